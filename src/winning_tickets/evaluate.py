@@ -1,0 +1,303 @@
+"""What a ticket preserves, without fine-tuning: KD loss, MLM loss and accuracy, zero-shot similarity."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from winning_tickets.config import EvaluateConfig, Runtime
+from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.cache import tokenise
+from winning_tickets.data.corpora import load_corpus
+from winning_tickets.errors import UsageError, unknown
+from winning_tickets.masking import MaskedWeights, modes
+from winning_tickets.objectives import Batch, PretrainingObjective, check_mlm_tokenizer
+from winning_tickets.plm import PLM, Head, load_mlm_head, load_plm, untie_decoder
+from winning_tickets.progress import progress
+from winning_tickets.provenance import versions
+from winning_tickets.ticket import Ticket, is_ticket
+from winning_tickets.train import choose_device
+
+EVALUATIONS = ("kd", "mlm", "similarity")
+
+
+@dataclass
+class Target:
+    """A model or a ticket as the user named it.
+
+    Attributes:
+        name: as given.
+        ticket: None for a dense model.
+        model: name of the (base) model.
+        revision: hub revision of it.
+        layers: how many layers of it are used.
+    """
+
+    name: str
+    ticket: Ticket | None
+    model: str
+    revision: str | None
+    layers: int | None
+
+    @classmethod
+    def find(cls, name: str, base: str | None = None, revision: str | None = None, layers: int | None = None) -> Target:
+        """Tell tickets from models.
+
+        Args:
+            name: a ticket folder, or a model's hub id, folder or `builtin:...`.
+            base: where a ticket's base model is now, if not where it was.
+            revision: hub revision of the model.
+            layers: first layers of a dense model; a ticket brings its own number.
+
+        Raises:
+            UsageError: `layers` contradicts the ticket, or nothing is there.
+            ContentError: the ticket is damaged.
+        """
+        if not is_ticket(name):
+            if base is not None:
+                raise UsageError(f"--base goes with a ticket, and {name} is not one.")
+            return cls(name, None, name, revision, layers)
+        ticket = Ticket.from_pretrained(Path(name))
+        if layers is not None and layers != ticket.base.layers:
+            raise UsageError(
+                f"--layers {layers} contradicts the ticket {name}, which was made for {ticket.base.layers}."
+            )
+        return cls(name, ticket, base or ticket.base.name, revision or ticket.base.revision, ticket.base.layers)
+
+    def load(self, head: Head = "none", **options: Any) -> PLM:
+        """The (base) model, dense."""
+        return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
+
+
+def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str, Any]:
+    """Measure what was asked for.
+
+    KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6). MLM loss: cross
+    entropy at masked positions with the dense decoder. Similarity: cosine of mean-pooled states against gold scores.
+
+    Args:
+        config: what to measure on what.
+        runtime: device and precision.
+
+    Returns:
+        `kd_loss`, `mlm_loss`, `mlm_accuracy`, `similarity_pearson`, `similarity_spearman` (None where not asked for),
+        `tokens` (scored tokens) and how they were measured.
+
+    Raises:
+        UsageError: unknown objective, missing corpus or task, no MLM head.
+        ContentError: a damaged ticket, one for other weights, an unusable corpus.
+    """
+    runtime = runtime or Runtime()
+    _check(config)
+    device = choose_device(runtime.device)
+    target = Target.find(config.target, config.base, config.revision, config.layers)
+    needs_mlm = "mlm" in config.objectives
+    plm = target.load("mlm" if needs_mlm else "none", require_mlm_head=needs_mlm and config.mlm_head != "ticket")
+    masked, head = _put_on(target, plm, config, device)
+    result: dict[str, Any] = dict.fromkeys(
+        ("kd_loss", "mlm_loss", "mlm_accuracy", "similarity_pearson", "similarity_spearman", "tokens")
+    )
+    with modes(plm.model, training=False), torch.no_grad():
+        if set(config.objectives) & {"kd", "mlm"}:
+            result |= _on_corpus(config, plm, masked, device, runtime)
+        if "similarity" in config.objectives:
+            result |= _similarity(config, plm, device, runtime)
+    ticket = target.ticket
+    return result | {
+        "target": config.target,
+        "model": target.model,
+        "sparsity": 0.0 if ticket is None else ticket.sparsity,
+        "ticket_id": None if ticket is None else ticket.id,
+        "mlm_head": head if needs_mlm else None,
+        "versions": versions(),
+    }
+
+
+def _check(config: EvaluateConfig) -> None:
+    for name in config.objectives:
+        if name not in EVALUATIONS:
+            raise unknown("objective", name, EVALUATIONS)
+    if set(config.objectives) & {"kd", "mlm"} and config.corpus is None:
+        raise UsageError(
+            "--objective kd or mlm needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
+        )
+    if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):
+        raise UsageError(
+            "--objective similarity needs scored pairs: either --task stsb (with --data-dir) or --pairs-file."
+        )
+
+
+def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str]:
+    """Put the ticket on the model (decoder untied, head chosen); return the dense weights and which head is used."""
+    ticket = target.ticket
+    if ticket is not None:
+        ticket.check(plm.encoder, config.allow_other_weights)
+    plm.model.to(device)
+    present = dict(plm.encoder.named_parameters())
+    masks = {} if ticket is None else {name: mask for name, mask in ticket.masks.items() if name in present}
+    masked = MaskedWeights(plm.encoder, list(masks))
+    head = "base"
+    if "mlm" in config.objectives:
+        untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
+        head = _choose_head(ticket, plm, config)
+    masked.write(masks)
+    return masked, head
+
+
+def _choose_head(ticket: Ticket | None, plm: PLM, config: EvaluateConfig) -> str:
+    trained = None if ticket is None else ticket.mlm_head
+    if config.mlm_head == "base" or (config.mlm_head is None and trained is None):
+        return "base"
+    if trained is None:
+        raise UsageError(f"--mlm-head ticket was asked for, and {config.target} has trained none; use --mlm-head base.")
+    load_mlm_head(plm, trained)
+    return "ticket"
+
+
+def _on_corpus(
+    config: EvaluateConfig, plm: PLM, masked: MaskedWeights, device: torch.device, runtime: Runtime
+) -> dict[str, Any]:
+    corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
+    names = [name for name in ("kd", "mlm") if name in config.objectives]
+    if "mlm" in names:
+        check_mlm_tokenizer(plm.tokenizer, plm.name)
+    batches = CorpusBatches(
+        tokenise(corpus, plm.tokenizer),
+        plm.tokenizer,
+        segments=config.segments,
+        batch_tokens=config.batch_tokens,
+        n_batches=None,
+        seed=config.seed,
+        shuffle=False,
+        mlm_probability=0.15 if "mlm" in names else None,
+        max_tokens=config.max_tokens,
+    )
+    measured = measure(plm, masked, batches, names, device, runtime)
+    return measured | {
+        "corpus": config.corpus,
+        "split": corpus.split,
+        "corpus_hash": corpus.fingerprint,
+        "segments": config.segments,
+    }
+
+
+def measure(
+    plm: PLM,
+    masked: MaskedWeights,
+    batches: CorpusBatches,
+    names: list[str],
+    device: torch.device,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """KD and MLM of whatever mask is on the model, token-weighted over all batches.
+
+    KD is measured on the clean text and MLM on the corrupted text, each with its own forward pass.
+    """
+    totals = dict.fromkeys(names, 0.0)
+    counts = dict.fromkeys(names, 0)
+    correct = 0
+    objectives = {name: PretrainingObjective({name: 1.0}, plm.architecture, masked) for name in names}
+    with progress("evaluating", len(batches), runtime.quiet) as advance:
+        for index in range(len(batches)):
+            batch = {key: value.to(device) for key, value in batches[index].items()}
+            for name, objective in objectives.items():
+                view = batch if name == "mlm" else _clean(batch)
+                with torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16):
+                    sums, hits = objective.forward(plm.model, view)
+                totals[name] += float(sums[name])
+                counts[name] += int(objective.counts(view)[name])
+                correct += 0 if hits is None else int(hits)
+            advance(index + 1, "")
+    means = {f"{name}_loss": totals[name] / counts[name] for name in names}
+    if "mlm" in names:
+        means["mlm_accuracy"] = correct / counts["mlm"]
+    return means | {"tokens": counts.get("kd", counts.get("mlm", 0)), "tokens_by_objective": counts}
+
+
+def _clean(batch: Batch) -> dict[str, Tensor]:
+    """The batch before MLM corruption, where it was corrupted."""
+    if "labels" not in batch:
+        return dict(batch)
+    clean = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
+    return {"input_ids": clean, "attention_mask": batch["attention_mask"]}
+
+
+def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:
+    from scipy.stats import pearsonr, spearmanr
+
+    pairs, gold, source = scored_pairs(config)
+    first, second = (embed(plm, texts, device, config.batch_tokens, runtime) for texts in pairs)
+    cosine = torch.nn.functional.cosine_similarity(first, second).numpy()
+    if np.ptp(cosine) == 0 or np.ptp(gold) == 0:
+        pearson, spearman = 0.0, 0.0
+    else:
+        pearson, spearman = float(pearsonr(cosine, gold).statistic), float(spearmanr(cosine, gold).statistic)
+    return {
+        "similarity_pearson": pearson,
+        "similarity_spearman": spearman,
+        "pairs": len(gold),
+        "pairs_from": source,
+    }
+
+
+def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], np.ndarray[Any, Any], str]:
+    """Text pairs with gold scores: a regression task's validation split, or a csv/tsv/jsonl of two texts and a score.
+
+    Raises:
+        UsageError: the task is not one of scored pairs.
+        ContentError: the file lacks columns.
+    """
+    from winning_tickets.data.local import load_files
+    from winning_tickets.data.tasks import load_task
+
+    if config.pairs_file is not None:
+        data = load_files(config.pairs_file, config.pairs_file, None, label_column="score", metric="pearson")
+        source = "pairs file"
+    else:
+        data = load_task(str(config.task), config.data_dir)
+        source = f"{config.task} {data.task.validation_splits[0]}"
+    split = next(iter(data.validation.values()))
+    if not data.task.is_regression or len(split.texts) != 2:
+        raise UsageError(
+            f"Similarity needs scored text pairs, and {data.task.name} has none; use stsb or --pairs-file."
+        )
+    return (split.texts[0], split.texts[1]), np.asarray(split.labels, dtype=float), source
+
+
+def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, runtime: Runtime) -> Tensor:
+    """Mean-pooled last hidden states.
+
+    Args:
+        plm: the model, with whatever mask is on it.
+        texts: one string each.
+        device: where to compute.
+        batch_tokens: padded tokens a forward pass sees.
+        runtime: precision and quietness.
+
+    Returns:
+        `(len(texts), hidden)` in float32 on the CPU.
+    """
+    longest = min(256, plm.tokenizer.model_max_length)
+    encoded = plm.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
+    order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))
+    result = torch.empty(len(texts), plm.model.config.hidden_size)
+    start = 0
+    with progress("embedding", len(texts), runtime.quiet) as advance:
+        while start < len(order):
+            stop = start + 1
+            while stop < len(order) and (stop + 1 - start) * len(encoded[order[stop]]) <= batch_tokens:
+                stop += 1
+            chosen = order[start:stop]
+            batch = plm.tokenizer.pad({"input_ids": [encoded[i] for i in chosen]}, return_tensors="pt").to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16):
+                states = plm.model.base_model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
+            kept = batch["attention_mask"].unsqueeze(-1).float()
+            result[chosen] = ((states.float() * kept).sum(1) / kept.sum(1)).cpu()
+            start = stop
+            advance(stop, "")
+    return result

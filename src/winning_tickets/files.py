@@ -1,0 +1,109 @@
+"""Writing files so that nothing is ever half-written: temporary file, fsync, rename."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.errors import ContentError, TrainingError, UsageError
+
+
+def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
+    """Let `writer` fill a temporary file beside `path`, then move it into place in one step.
+
+    Args:
+        path: the file to make or replace; its folder is made where it is missing.
+        writer: writes the whole content to the path that it is given.
+
+    Raises:
+        TrainingError: the file system refused (disk full, no permission); `path` is as it was before.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(temporary)
+        with temporary.open("rb") as handle:
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TrainingError(
+            f"Could not write {path}: {reason}. Nothing was left half-written; "
+            "free some space or choose another --out, then run the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically, as UTF-8."""
+    write_atomic(path, lambda temporary: _write_bytes(temporary, text.encode("utf-8")))
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` atomically as indented JSON; NaN and infinity are refused (they are not JSON)."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_bytes(path: Path, content: bytes) -> None:
+    with path.open("wb") as handle:
+        handle.write(content)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line to a log such as `metrics.jsonl`; readers skip a last line without an end."""
+    with path.open("a", encoding="utf-8") as handle:
+        handle.write(line + "\n")
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Read a JSON file.
+
+    Args:
+        path: the file.
+        what: its name in messages, such as `"ticket description"`.
+
+    Raises:
+        UsageError: there is no such file.
+        ContentError: it is not valid JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"There is no {what} at {path}.") from error
+    except (ValueError, UnicodeDecodeError) as error:
+        raise ContentError(f"The {what} {path} is not valid JSON ({error}); it was edited or cut off.") from error
+
+
+def build_directory(path: Path, fill: Callable[[Path], None]) -> None:
+    """Make a whole directory or nothing: `fill` writes into a staging folder, which is then moved to `path`.
+
+    Args:
+        path: the directory to make; it must be absent or empty.
+        fill: writes everything into the folder that it is given.
+
+    Raises:
+        TrainingError: the file system refused; nothing is left at `path`.
+    """
+    path = Path(path)
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        staging.mkdir(parents=True)
+        fill(staging)
+        if path.is_dir() and not any(path.iterdir()):
+            path.rmdir()
+        staging.replace(path)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise TrainingError(
+            f"Could not write {path}: {reason}. Nothing was left half-written; "
+            "free some space or choose another --out, then run the same command again."
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)

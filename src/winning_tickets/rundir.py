@@ -1,0 +1,116 @@
+"""The `--out` contract: one directory a run, resumable, idempotent, never overwritten by accident."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from winning_tickets.errors import UsageError
+from winning_tickets.files import append_line, read_json, write_json, write_text
+
+MARKER = "config.json"
+RESULT = "result.json"
+METRICS = "metrics.jsonl"
+SCRATCH = ".scratch"
+
+Status = Literal["new", "unfinished", "done"]
+
+
+class RunDirectory:
+    """A directory that belongs to exactly one run; done when, and only when, `result.json` is there.
+
+    Absent or empty: the run starts. Unfinished with the same id: it resumes. Finished with the same id: the stored
+    result is returned. Another id, or foreign files: refused untouched. `force` replaces only what carries our marker.
+
+    Attributes:
+        path: the directory.
+        status: `new`, `unfinished` or `done`, as it was found.
+    """
+
+    def __init__(self, path: Path, status: Status) -> None:
+        self.path = path
+        self.status = status
+
+    @classmethod
+    def claim(
+        cls, path: Path | str, verb: str, run_id: str, config: dict[str, Any], force: bool = False
+    ) -> RunDirectory:
+        """Take `path` for the run `run_id`.
+
+        Args:
+            path: the user's `--out`.
+            verb: `search`, `transfer` ...; part of the marker.
+            run_id: the identity of the run.
+            config: what is stored in the marker beside the id.
+            force: replace an earlier run of ours that has another id, or start this one afresh.
+
+        Raises:
+            UsageError: the directory holds foreign files or another run (without `force`); nothing was touched.
+        """
+        path = Path(path)
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
+        occupied = path.is_dir() and any(path.iterdir())
+        if occupied:
+            found = cls._marker(path)
+            if found is None:
+                raise UsageError(
+                    f"--out {path} holds files that are not a run of this tool; it was left untouched. "
+                    "Give a directory that is absent or empty."
+                )
+            if force:
+                shutil.rmtree(path)
+            elif found != (verb, run_id):
+                raise UsageError(
+                    f"--out {path} holds another run ({found[0]} {found[1]}), this one is {verb} {run_id}; it was left "
+                    "untouched. Give another directory, or --force to replace that run."
+                )
+            else:
+                return cls(path, "done" if (path / RESULT).exists() else "unfinished")
+        run = cls(path, "new")
+        write_json(path / MARKER, {"verb": verb, "id": run_id, "config": config})
+        return run
+
+    @staticmethod
+    def _marker(path: Path) -> tuple[str, str] | None:
+        try:
+            content = json.loads((path / MARKER).read_text(encoding="utf-8"))
+            return str(content["verb"]), str(content["id"])
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    @property
+    def scratch(self) -> Path:
+        """Where checkpoints live until the run is done; never part of the result."""
+        return self.path / SCRATCH
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one record to `metrics.jsonl`."""
+        append_line(self.path / METRICS, json.dumps(record, allow_nan=False))
+
+    def forget_after(self, step: int) -> None:
+        """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off: they are about to be redone."""
+        path = self.path / METRICS
+        if not path.exists():
+            return
+        kept = []
+        for line in path.read_text(encoding="utf-8").splitlines():
+            try:
+                record = json.loads(line)
+            except ValueError:
+                continue
+            if record["step"] <= step:
+                kept.append(line + "\n")
+        write_text(path, "".join(kept))
+
+    def result(self) -> dict[str, Any]:
+        """The stored result of a finished run."""
+        content: dict[str, Any] = read_json(self.path / RESULT, "result")
+        return content
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Store the result, which is what makes the run done, then drop the scratch folder."""
+        write_json(self.path / RESULT, result)
+        shutil.rmtree(self.scratch, ignore_errors=True)

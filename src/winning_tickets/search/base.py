@@ -1,0 +1,87 @@
+"""What every method starts from: the loaded model, the dense matrices in scope, the identity of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.data.corpora import CorpusText, load_corpus
+from winning_tickets.identity import run_id
+from winning_tickets.plm import PLM, load_plm, prunable_names
+from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
+from winning_tickets.train import choose_device
+
+
+@dataclass
+class Prepared:
+    """Everything found outside, ready for a method.
+
+    Attributes:
+        config: the configuration with its profile filled in.
+        plm: the model; with an MLM head where the objective needs one.
+        weights: dense matrices in scope by name, on the CPU.
+        base: name and hashes of the weights.
+        corpus: training text of a method that needs one.
+        run_id: identity of the run.
+        device: where to compute.
+        all_parameters: number of parameters of the encoder.
+    """
+
+    config: SearchConfig
+    plm: PLM
+    weights: dict[str, Tensor]
+    base: BaseModelInfo
+    corpus: CorpusText | None
+    run_id: str
+    device: torch.device
+    all_parameters: int
+
+    def ticket(self, masks: Mapping[str, Tensor], step: int | None = None, head: Any = None) -> Ticket:
+        """A ticket of this search, its masks in the order of the scope."""
+        info = TicketInfo(
+            method=self.config.method,
+            scope=str(self.config.scope),
+            config=self.config.model_dump(mode="json"),
+            applies_to=self.base,
+            seed=self.config.seed,
+            step=step,
+        )
+        return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
+
+
+def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
+    """Load what a search needs and compute its identity.
+
+    Raises:
+        UsageError: missing model or corpus, no MLM head where one is needed, no GPU where one is asked for.
+        ContentError: the model or the corpus is not usable.
+    """
+    filled = config.resolved()
+    device = choose_device(runtime.device)
+    trains = config.method == "mask-training"
+    needs_mlm = trains and "mlm" in config.objective
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if trains else None
+    plm = load_plm(
+        config.model,
+        head="mlm" if needs_mlm else "none",
+        revision=config.revision,
+        layers=config.layers,
+        require_mlm_head=needs_mlm,
+    )
+    scope = str(filled.scope)
+    # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
+    encoder = plm
+    if needs_mlm and "pooler" in scope:
+        encoder = load_plm(config.model, revision=config.revision, layers=config.layers)
+    parameters = dict(encoder.encoder.named_parameters())
+    weights = {name: parameters[name].detach() for name in prunable_names(encoder, scope)}
+    base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
+    slug = f"{config.method}-{config.objective}-{config.sparsity}" if trains else f"{config.method}-{config.sparsity}"
+    identity = run_id(config, slug, base=base.hash, corpus=None if corpus is None else corpus.fingerprint)
+    total = sum(parameter.numel() for parameter in parameters.values())
+    return Prepared(filled, plm, weights, base, corpus, identity, device, total)

@@ -1,0 +1,234 @@
+"""Task-agnostic mask training (TAMT, section 3.4): masks trained on the pre-training objectives, weights frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
+from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.cache import tokenise
+from winning_tickets.errors import UsageError
+from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
+from winning_tickets.masking import MaskedWeights
+from winning_tickets.objectives import PretrainingObjective, check_mlm_tokenizer, objective_weights
+from winning_tickets.plm import PLM, untie_decoder
+from winning_tickets.progress import progress
+from winning_tickets.rundir import RunDirectory
+from winning_tickets.search.base import Prepared
+from winning_tickets.selection import keep_top
+from winning_tickets.ticket import Ticket
+from winning_tickets.train import (
+    Checkpoints,
+    StepLog,
+    TicketTrainer,
+    TrainerCallback,
+    arguments,
+    run_training,
+)
+
+
+def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> Ticket:
+    """Train the masks; the ticket of the last step is returned, those of `save_at` are saved on the way.
+
+    Raises:
+        ContentError: the corpus is shorter than one segment.
+        TrainingError: NaN loss, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM.
+    """
+    config, plm = prepared.config, prepared.plm
+    wanted = objective_weights(config.objective)
+    dataset = _batches(prepared, with_labels="mlm" in wanted)
+    model = plm.model.to(prepared.device)
+    if config.student_dropout != MODEL_DROPOUT:
+        set_dropout(model, config.student_dropout or 0.0)
+    scores = _initial_scores(prepared)
+    state = MaskSearch(prepared, scores, head="mlm" in wanted)
+    objective = PretrainingObjective(wanted, plm.architecture, state.masked, bool(config.teacher_dropout))
+    with progress(f"searching a {config.sparsity:.0%} ticket", config.steps, runtime.quiet) as advance:
+        log = StepLog(run, advance, state.record)
+        trainer = TicketTrainer(
+            model=model,
+            objective=objective,
+            build_optimizer=lambda _: state.optimizer,
+            schedule_steps=config.schedule_steps or _schedule_steps(prepared),
+            in_order=True,
+            save_weights=False,
+            args=_arguments(config, run, runtime),
+            train_dataset=dataset,
+            data_collator=lambda items: items[0],
+            callbacks=[log, Checkpoints(runtime), _SaveAt(state, run, config.save_at)],
+        )
+        log.trainer = trainer
+        run_training(trainer, run)
+    return state.ticket(config.steps)
+
+
+def _batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
+    config, plm = prepared.config, prepared.plm
+    assert prepared.corpus is not None
+    if with_labels:
+        check_mlm_tokenizer(plm.tokenizer, plm.name)
+    return CorpusBatches(
+        tokenise(prepared.corpus, plm.tokenizer),
+        plm.tokenizer,
+        segments=str(config.segments),
+        batch_tokens=int(config.batch_tokens or 0),
+        n_batches=config.steps,
+        seed=config.seed,
+        shuffle=True,
+        mlm_probability=config.mlm_probability if with_labels else None,
+    )
+
+
+def _arguments(config: SearchConfig, run: RunDirectory, runtime: Runtime) -> Any:
+    return arguments(
+        run.scratch,
+        runtime,
+        max_steps=config.steps,
+        per_device_train_batch_size=1,
+        learning_rate=float(config.learning_rate or 0.0),
+        lr_scheduler_type="linear",
+        warmup_steps=config.warmup_steps or 0,
+        max_grad_norm=0.0,  # the optimiser clips the straight-through gradient, not this one
+        seed=config.seed,
+    )
+
+
+def _schedule_steps(prepared: Prepared) -> int | None:
+    """The papers' learning rate decays over two passes of the corpus, however many steps are taken."""
+    config = prepared.config
+    if config.profile == "tuned":
+        return None
+    assert prepared.corpus is not None
+    tokens = tokenise(prepared.corpus, prepared.plm.tokenizer).n_tokens
+    return max(config.steps, 2 * tokens // int(config.batch_tokens or 1))
+
+
+def _initial_scores(prepared: Prepared) -> dict[str, Tensor]:
+    config = prepared.config
+    return initial_scores(
+        prepared.weights,
+        config.score_init or "rank",
+        config.sparsity,
+        config.ranking,
+        config.count_rounding or "floor",
+        config.alpha,
+        config.phi,
+        config.seed,
+    )
+
+
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set the probability of every dropout module; attention kernels read it from there."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+
+
+class MaskSearch:
+    """The live state of a search: dense weights, scores and the optimiser that moves them.
+
+    Args:
+        prepared: the model and the configuration.
+        scores: initial scores of all matrices in scope.
+        head: train the MLM head too.
+    """
+
+    def __init__(self, prepared: Prepared, scores: Mapping[str, Tensor], head: bool) -> None:
+        self._prepared = prepared
+        config, plm = prepared.config, prepared.plm
+        exact = keep_top(
+            scores,
+            config.sparsity,
+            config.ranking,
+            weights=prepared.weights,
+            rounding=config.count_rounding or "floor",
+        )
+        present = dict(plm.encoder.named_parameters())
+        self._outside = {name: mask for name, mask in exact.items() if name not in present}
+        names = [name for name in prepared.weights if name in present]
+        # Captured before any checkpoint of masked weights could be loaded.
+        self.masked = MaskedWeights(plm.encoder, names)
+        self.masked.write({name: exact[name] for name in names})
+        trained = self._trained(names)
+        if not trained:
+            raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
+        self.head = trainable_head(plm, self.masked) if head else {}
+        freeze_all_but(plm.model, [self.masked.parameters[name] for name in trained] + list(self.head.values()))
+        device = prepared.device
+        self.optimizer = MaskOptimizer(
+            self.masked, {name: scores[name].to(device) for name in trained}, self.head, _update(config)
+        )
+
+    def _trained(self, names: list[str]) -> list[str]:
+        """Matrices whose mask is trained: those that the loss reaches, the embeddings only where told."""
+        config, architecture = self._prepared.config, self._prepared.plm.architecture
+        fixed = {architecture.pooler} | (set() if config.train_embeddings else {architecture.word_embeddings})
+        return [name for name in names if name not in fixed]
+
+    def record(self) -> dict[str, Any]:
+        """What the log of a step says about the masks."""
+        return {"grad_norm": self.optimizer.grad_norm}
+
+    def ticket(self, step: int) -> Ticket:
+        """The ticket of the present scores, at exactly the sparsity whatever the cadence of the threshold."""
+        self.optimizer.reselect(exact=True)
+        masks = self._outside | {name: mask.clone() for name, mask in self.masked.masks.items()}
+        head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
+        return self._prepared.ticket(masks, step, head or None)
+
+
+def _update(config: SearchConfig) -> MaskUpdate:
+    return MaskUpdate(
+        sparsity=config.sparsity,
+        ranking=config.ranking,
+        rounding=config.count_rounding or "floor",
+        phi=config.phi,
+        rank_by=config.rank_by or "signed",
+        reselect_steps=config.reselect_steps or 1,
+        learning_rate=float(config.learning_rate or 0.0),
+        head_learning_rate=float(config.head_learning_rate or config.learning_rate or 0.0),
+        kind=config.optimizer or "adamw",
+        epsilon=config.adam_epsilon or 1e-8,
+        weight_decay=config.weight_decay or 0.0,
+        clip=config.clip or "none",
+        max_grad_norm=config.max_grad_norm,
+    )
+
+
+def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
+    """Only these parameters get gradients; others would cost a backward pass that nobody uses."""
+    wanted = {id(parameter) for parameter in trained}
+    for parameter in model.parameters():
+        parameter.requires_grad_(id(parameter) in wanted)
+
+
+def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
+    """Untie the decoder from the masked embeddings and return the rest of the MLM head, by name.
+
+    The decoder keeps the dense embedding matrix (the same memory as the stored dense weights), as in the papers' code.
+    """
+    untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    inside = {id(parameter) for parameter in plm.encoder.parameters()} | {id(decoder.weight)}
+    return {name: parameter for name, parameter in plm.model.named_parameters() if id(parameter) not in inside}
+
+
+class _SaveAt(TrainerCallback):  # type: ignore[misc]
+    """Saves tickets on the way, in `step-000100/` and so on."""
+
+    def __init__(self, state: MaskSearch, run: RunDirectory, steps: tuple[int, ...]) -> None:
+        self._state = state
+        self._run = run
+        self._steps = set(steps)
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self._steps:
+            optimizer = self._state.optimizer
+            self._state.ticket(state.global_step).save_pretrained(self._run.path / f"step-{state.global_step:06d}")
+            optimizer.reselect(exact=optimizer.selected_exactly)

@@ -1,0 +1,319 @@
+"""The one training loop: a thin subclass of the Hugging Face Trainer, for mask training and fine-tuning alike."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import SequentialSampler
+from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers.utils import logging as transformers_logging
+
+from winning_tickets.config import Runtime
+from winning_tickets.errors import Interrupted, TrainingError, UsageError
+from winning_tickets.objectives import Objective
+from winning_tickets.rundir import RunDirectory
+
+CHECKPOINT = "checkpoint-"
+
+
+def choose_device(requested: str) -> torch.device:
+    """The device a run uses.
+
+    Raises:
+        UsageError: a GPU is asked for where there is none, or the name is not a device.
+    """
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise UsageError(f"--device {requested} is not a device; use auto, cpu, cuda or cuda:N.") from error
+    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(
+            f"--device {requested} was asked for, and this machine has {torch.cuda.device_count()} usable GPUs; "
+            "use --device cpu, or install a CUDA build of torch on a machine with a GPU."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {requested} is not supported; use auto, cpu, cuda or cuda:N.")
+    return device
+
+
+def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
+    """TrainingArguments with everything off that this package does itself: logs, saves, reports, progress bars."""
+    device = choose_device(runtime.device)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UsageError("Training in several processes is not supported yet; start one process for each run.")
+    transformers_logging.set_verbosity_error()
+    return TrainingArguments(
+        output_dir=str(scratch),
+        use_cpu=device.type == "cpu",
+        bf16=runtime.bf16,
+        report_to="none",
+        disable_tqdm=True,
+        logging_strategy="no",
+        save_strategy="no",
+        eval_strategy="no",
+        remove_unused_columns=False,
+        dataloader_pin_memory=device.type == "cuda",
+        logging_nan_inf_filter=False,
+        **fields,
+    )
+
+
+class TicketTrainer(Trainer):  # type: ignore[misc]
+    """Trains an objective given as sums and counts.
+
+    Args:
+        objective: what is minimised.
+        build_optimizer: makes the optimiser once the model is on its device; None takes the Trainer's AdamW.
+        schedule_steps: steps over which the learning rate decays; None means those of the run.
+        in_order: visit the training set in its own order (its items are whole batches).
+        save_weights: put the model's weights into checkpoints; a mask search keeps its state in the optimiser.
+        options: everything else a Trainer takes.
+    """
+
+    def __init__(
+        self,
+        *,
+        objective: Objective,
+        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
+        schedule_steps: int | None = None,
+        in_order: bool = False,
+        save_weights: bool = True,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.objective = objective
+        self.parts: dict[str, float] = {}
+        self.last_grad_norm: float | None = None
+        self.loss_is_scaled_for_ga = True
+        self._build_optimizer = build_optimizer
+        self._schedule_steps = schedule_steps
+        self._in_order = in_order
+        self._save_weights = save_weights
+        self._totals: dict[str, Tensor] = {}
+        self._staging: str | None = None
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """The optimiser that was asked for, else the Trainer's own."""
+        if self.optimizer is None and self._build_optimizer is not None:
+            self.optimizer = self._build_optimizer(self.model)
+        return super().create_optimizer(model)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Linear decay over the schedule's own horizon."""
+        return super().create_scheduler(self._schedule_steps or num_training_steps, optimizer)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return SequentialSampler(self.train_dataset) if self._in_order else super()._get_train_sampler(train_dataset)
+
+    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
+        """The micro-batches of one optimiser step, and how much each part of the loss counts in all of them."""
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            for name, count in self.objective.counts(batch).items():
+                totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
+        self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
+        self.parts = {}
+        return batches, None
+
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        """The loss of one micro-batch, normalised by the counts of the whole step; a loss that is not finite stops."""
+        sums = self.objective(model, inputs)
+        loss = sum(self.objective.weights[name] * value / self._totals[name] for name, value in sums.items())
+        for name, value in sums.items():
+            self.parts[name] = self.parts.get(name, 0.0) + float(value.detach()) / int(self._totals[name])
+        if not all(math.isfinite(value) for value in self.parts.values()):
+            raise LossNotFiniteError(self.state.global_step + 1, dict(self.parts))
+        return loss
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        self.last_grad_norm = None if grad_norm is None else float(grad_norm)
+        return grad_norm
+
+    def _get_output_dir(self, trial: Any) -> str:
+        return self._staging or super()._get_output_dir(trial)
+
+    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        """Write a checkpoint aside and move it into place when it is complete; older ones go after that."""
+        target = Path(self.args.output_dir)
+        self._staging = str(target / ".incomplete")
+        shutil.rmtree(self._staging, ignore_errors=True)
+        try:
+            super()._save_checkpoint(model, trial)
+            name = f"{CHECKPOINT}{self.state.global_step}"
+            shutil.rmtree(target / name, ignore_errors=True)
+            (Path(self._staging) / name).rename(target / name)
+        except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+            raise TrainingError(
+                f"Could not write a checkpoint under {target}: {error}. The previous checkpoint is intact; "
+                "free some space and run the same command again."
+            ) from error
+        finally:
+            shutil.rmtree(self._staging, ignore_errors=True)
+            self._staging = None
+        for old in checkpoints(target)[:-1]:
+            shutil.rmtree(old)
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Weights, unless the optimiser's state is all there is to keep."""
+        if self._save_weights:
+            super().save_model(output_dir, _internal_call)
+        elif output_dir is not None:
+            Path(output_dir).mkdir(parents=True, exist_ok=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        if self._save_weights:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+class LossNotFiniteError(TrainingError):
+    """The loss became NaN or infinite; nothing of that step was applied.
+
+    Args:
+        step: the step, counted from 1.
+        parts: the parts of the loss.
+    """
+
+    def __init__(self, step: int, parts: Mapping[str, float]) -> None:
+        self.step = step
+        shown = ", ".join(f"{name} = {value}" for name, value in parts.items())
+        super().__init__(f"The loss is not finite at step {step} ({shown}).")
+
+
+def checkpoints(scratch: Path) -> list[Path]:
+    """Complete checkpoints of a run, oldest first."""
+    found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdigit()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+
+
+def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
+    """Train to the end, from the last checkpoint where there is one.
+
+    Raises:
+        TrainingError: the loss became NaN or infinite (the state before that step is kept), or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    found = checkpoints(run.scratch)
+    stop = _StopOnSignal()
+    trainer.add_callback(stop)
+    try:
+        with stop:
+            trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
+    except LossNotFiniteError as error:
+        trainer._save_checkpoint(trainer.model)
+        kept = checkpoints(run.scratch)[-1]
+        raise TrainingError(
+            f"{error} Nothing of that step was applied; the last good state, after step {error.step - 1}, is kept in "
+            f"{kept}. Lower --learning-rate, or check the data and weights, and use another --out."
+        ) from error
+    if stop.signal_number is not None and trainer.state.global_step < trainer.state.max_steps:
+        name = signal.Signals(stop.signal_number).name
+        raise Interrupted(
+            stop.signal_number,
+            f"Stopped by {name} after step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint is in "
+            f"{run.path}. Run the same command again to go on.",
+        )
+
+
+class _StopOnSignal(TrainerCallback):  # type: ignore[misc]
+    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once."""
+
+    def __init__(self) -> None:
+        self.signal_number: int | None = None
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> _StopOnSignal:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *details: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal_number is not None:
+            raise KeyboardInterrupt
+        self.signal_number = number
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self.signal_number is not None and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+
+class Checkpoints(TrainerCallback):  # type: ignore[misc]
+    """Asks for a checkpoint every so many steps, or else every so many seconds."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._steps = runtime.checkpoint_steps
+        self._seconds = runtime.checkpoint_seconds
+        self._last = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Set `should_save` when it is time; not after the last step, whose result is saved anyway."""
+        if state.global_step >= state.max_steps:
+            return
+        due = (
+            time.monotonic() - self._last >= self._seconds
+            if self._steps is None
+            else state.global_step % self._steps == 0
+        )
+        if due:
+            control.should_save = True
+            self._last = time.monotonic()
+
+
+class StepLog(TrainerCallback):  # type: ignore[misc]
+    """Appends one record a step to `metrics.jsonl` and advances the progress display.
+
+    Args:
+        run: where to.
+        trainer: set after construction; the parts of the loss are read from it.
+        advance: called after each step with the step and a short text.
+        extra: more fields of the record.
+    """
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        advance: Callable[[int, str], None],
+        extra: Callable[[], dict[str, Any]] = dict,
+    ) -> None:
+        self.trainer: TicketTrainer | None = None
+        self._run = run
+        self._advance = advance
+        self._extra = extra
+        self._time = time.monotonic()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Forget records of steps that a resumed run does again."""
+        self._run.forget_after(state.global_step)
+        self._advance(state.global_step, "")
+        self._time = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Log the step that just ended."""
+        assert self.trainer is not None
+        now = time.monotonic()
+        parts = {name: float(value) for name, value in self.trainer.parts.items()}
+        record = {"step": state.global_step, **parts, "learning_rate": self.trainer._get_learning_rate()}
+        self._run.log(record | {"seconds": now - self._time} | self._extra())
+        self._time = now
+        self._advance(state.global_step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
