@@ -6,6 +6,8 @@ programs do, where they differ) or `tuned` (what measured best here; the default
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -18,6 +20,21 @@ METHOD_NAMES = ("random", "magnitude", "mask-training")
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
 SCORE_INITS = ("rank", "plateau", "random")
 PROFILES = ("paper", "code", "tuned")
+SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
+
+
+def check_sparsity(sparsity: float) -> Fraction:
+    """The sparsity as the exact decimal that the user wrote.
+
+    Floats would give `0.29 * 100 = 28.999...`; the shortest decimal of the float is what was meant.
+
+    Raises:
+        UsageError: not a number in [0, 1).
+    """
+    exact = Fraction(str(float(sparsity))) if math.isfinite(sparsity) else Fraction(-1)
+    if not 0 <= exact < 1:
+        raise UsageError(f"Sparsity {sparsity} is outside [0, 1); it is the fraction removed, for example 0.6.")
+    return exact
 
 
 class Settings(BaseModel):
@@ -76,7 +93,7 @@ class SearchConfig(Settings):
         layers: keep only the first so many layers.
         method: one of `METHOD_NAMES`.
         sparsity: fraction removed of the scope, in [0, 1).
-        scope: which matrices compete; see `plm.SCOPES`.
+        scope: which matrices compete; one of `SCOPES`.
         ranking: `matrix` (each matrix loses the same fraction) or `global`.
         profile: where unset fields take their values from.
         seed: of random masks, data order and MLM masking.
@@ -93,7 +110,7 @@ class SearchConfig(Settings):
         score_init: `rank` (scores rise with the rank of the absolute weight), `plateau` (TAMT eq. 5), `random`.
         alpha: kept entries start at alpha * phi (TAMT eq. 5).
         phi: the initial threshold (TAMT eq. 3).
-        rank_by: scores are ranked `signed` or by `absolute` value (TAMT section 3.4.2 says absolute, the code is signed).
+        rank_by: scores are ranked `signed` or by `absolute` value (TAMT section 3.4.2; the code is signed).
         reselect_steps: steps between adjustments of the threshold.
         count_rounding: pruned count of n entries, `floor` or `nearest` (the released one-shot code rounds).
         train_embeddings: train the mask of the word embeddings too; else it stays as initialised.
@@ -186,7 +203,7 @@ _PAPER: dict[str, Any] = _TUNED | {
 
 _PAPER_BY_OBJECTIVE: dict[str, dict[str, Any]] = {"kd": {"learning_rate": 2e-5}, "mlm": {}, "mlm+kd": {}}
 
-# What the released programs do where they differ from the paper; the sections are those of docs/explanation/profiles.md.
+# What the released programs do where they differ from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = {"scope": "encoder+embeddings+pooler", "rank_by": "signed", "reselect_steps": 1000}
 _CODE_ONE_SHOT: dict[str, Any] = {"count_rounding": "nearest"}
 _CODE_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
@@ -228,7 +245,7 @@ class EvaluateConfig(Settings):
         task: scored-pairs task of the similarity.
         pairs_file: the user's own scored pairs, instead of a task.
         data_dir: GLUE folder.
-        mlm_head: use the base model's own MLM head or the one the ticket trained; None takes the ticket's where it has one.
+        mlm_head: the base model's own MLM head or the one the ticket trained; None takes the ticket's if it has one.
         seed: of the MLM masking.
         allow_other_weights: evaluate the ticket on weights it was not made for.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,7 @@ def measure(
     plm: PLM,
     masked: MaskedWeights,
     batches: CorpusBatches,
-    names: list[str],
+    names: Sequence[str],
     device: torch.device,
     runtime: Runtime,
 ) -> dict[str, Any]:

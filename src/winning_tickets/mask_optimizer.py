@@ -76,7 +76,7 @@ def _rank_scores(weights: Mapping[str, Tensor], ranking: Ranking, top: float) ->
         order = joined.size - 1 - np.argsort(joined[::-1], kind="stable")
         ranks = np.empty(joined.size, dtype=np.float32)
         ranks[order] = np.linspace(0.0, top, joined.size, dtype=np.float32)
-        parts = torch.from_numpy(ranks).split([weights[name].numel() for name in group])
+        parts = torch.split(torch.from_numpy(ranks), [weights[name].numel() for name in group])
         for name, part in zip(group, parts, strict=True):
             scores[name] = part.reshape(weights[name].shape).to(weights[name].device)
     return scores
@@ -130,7 +130,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         # One flat buffer, so that a group that spans matrices is selected without copies.
         sizes = [scores[name].numel() for name in self.names]
         self._flat = torch.cat([scores[name].reshape(-1).float() for name in self.names])
-        self._slices = dict(zip(self.names, self._flat.split(sizes), strict=True))
+        self._slices = dict(zip(self.names, torch.split(self._flat, sizes), strict=True))
         self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
         self._selectors = self._make_selectors()
         parameters = [masked.parameters[name] for name in self.names]
@@ -142,7 +142,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self.reselect(exact=True)
 
     def _make_selectors(self) -> list[tuple[Tensor, Tensor, Tensor, BandSelector]]:
-        """For each group: its scores, its dense weights, its mask, its selector; flat, sharing memory where possible."""
+        """For each group: its scores, its dense weights, its mask, its selector; flat, sharing memory."""
         made = []
         for group in groups_of(self.names, self.update.ranking):
             count = pruned_count(
@@ -208,12 +208,12 @@ class MaskOptimizer(torch.optim.Optimizer):
                 torch.gt(keys, threshold, out=mask)
         if self.update.ranking == "global":
             mask = self._selectors[0][2]
-            parts = mask.split([self.scores[name].numel() for name in self.names])
+            parts = torch.split(mask, [self.scores[name].numel() for name in self.names])
             for name, part in zip(self.names, parts, strict=True):
                 self.masked.masks[name].view(-1).copy_(part)
         self.masked.write()
 
-    def state_dict(self) -> dict[str, Any]:  # type: ignore[override]
+    def state_dict(self) -> dict[str, Any]:
         """Scores, moments, head and thresholds by name; names survive where Parameters are replaced."""
         inner = self._inner.state_dict()["state"]
         order = [*self.names, *self.head]
@@ -227,8 +227,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         }
 
     @torch.no_grad()
-    def load_state_dict(self, state: dict[str, Any]) -> None:  # type: ignore[override]
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take back a state; the masks follow from it."""
+        state = state_dict
         self.steps = state["steps"]
         for name, score in self.scores.items():
             score.copy_(state["scores"][name])

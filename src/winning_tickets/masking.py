@@ -183,7 +183,7 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
         self._held: Held | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Zero the pruned weights and mask their gradients; a resumed run has trained weights, so only fit is checked."""
+        """Zero the pruned weights, mask their gradients; a resumed run has trained weights, so only fit is checked."""
         self._held = Held(model, self.ticket, self.allow_other_weights or state.global_step > 0)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -20,12 +20,14 @@ IGNORED = -100
 class Objective(Protocol):
     """A loss as sums: `loss = sum over parts of weight * sum / count`, counts taken over the whole optimiser step."""
 
-    weights: Mapping[str, float]
+    @property
+    def weights(self) -> Mapping[str, float]:
+        """Weight of each part."""
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """What each part's sum must be divided by: tokens, masked tokens, examples; scalars."""
 
-    def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+    def __call__(self, model: Any, batch: Batch, /) -> dict[str, Tensor]:
         """Each part's differentiable sum over the batch."""
 
 

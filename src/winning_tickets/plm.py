@@ -13,10 +13,10 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from winning_tickets.config import SCOPES
 from winning_tickets.errors import ContentError, UsageError, unknown
 
 Head = Literal["none", "mlm", "classification"]
-SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 HOW_TO_ADD = (
     "To add it, write one entry of ARCHITECTURES in winning_tickets/plm.py (docs/how_to/add_an_architecture.md)."
 )
@@ -320,7 +320,7 @@ def _identity_tensors(encoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
 def tensor_hash(tensor: Tensor) -> str:
     """xxh3-128 of a tensor's values, shape and type."""
     state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
-    state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 

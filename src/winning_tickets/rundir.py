@@ -91,7 +91,7 @@ class RunDirectory:
         append_line(self.path / METRICS, json.dumps(record, allow_nan=False))
 
     def forget_after(self, step: int) -> None:
-        """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off: they are about to be redone."""
+        """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off; they are redone."""
         path = self.path / METRICS
         if not path.exists():
             return

@@ -7,14 +7,13 @@ methods can only differ in how their scores arise.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from winning_tickets.errors import UsageError
+from winning_tickets.config import check_sparsity
 
 Ranking = Literal["matrix", "global"]
 Rounding = Literal["floor", "nearest"]
@@ -22,22 +21,8 @@ Rounding = Literal["floor", "nearest"]
 RANKINGS: tuple[Ranking, ...] = ("matrix", "global")
 
 
-def check_sparsity(sparsity: float) -> Fraction:
-    """The sparsity as the exact decimal that the user wrote.
-
-    Floats would give `0.29 * 100 = 28.999...`; the shortest decimal of the float is what was meant.
-
-    Raises:
-        UsageError: not a number in [0, 1).
-    """
-    exact = Fraction(str(float(sparsity))) if np.isfinite(sparsity) else Fraction(-1)
-    if not 0 <= exact < 1:
-        raise UsageError(f"Sparsity {sparsity} is outside [0, 1); it is the fraction removed, for example 0.6.")
-    return exact
-
-
 def pruned_count(entries: int, sparsity: float, rounding: Rounding = "floor") -> int:
-    """How many of `entries` weights are removed: floor(s * n), or to the nearest (ties to even) where `code` does so."""
+    """How many of `entries` weights are removed: floor(s * n), or the nearest (ties to even)."""
     exact = check_sparsity(sparsity) * entries
     return int(exact) if rounding == "floor" else round(exact)
 
@@ -73,7 +58,7 @@ def keep_top(
         joined = torch.cat(flat)
         ties = None if weights is None else torch.cat([weights[name].detach().reshape(-1) for name in group])
         kept = _keep_flat(joined, pruned_count(joined.numel(), sparsity, rounding), ties)
-        for name, part in zip(group, kept.split([f.numel() for f in flat]), strict=True):
+        for name, part in zip(group, torch.split(kept, [f.numel() for f in flat]), strict=True):
             masks[name] = part.reshape(scores[name].shape).clone()
     return masks
 

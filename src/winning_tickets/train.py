@@ -107,9 +107,11 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimiser that was asked for, else the Trainer's own."""
-        if self.optimizer is None and self._build_optimizer is not None:
-            self.optimizer = self._build_optimizer(self.model)
-        return super().create_optimizer(model)
+        if self._build_optimizer is not None:
+            self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
+            return self.optimizer
+        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
+        return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Linear decay over the schedule's own horizon."""
@@ -225,8 +227,8 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
         name = signal.Signals(stop.signal_number).name
         raise Interrupted(
             stop.signal_number,
-            f"Stopped by {name} after step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint is in "
-            f"{run.path}. Run the same command again to go on.",
+            f"Stopped by {name} after step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint "
+            f"is in {run.path}. Run the same command again to go on.",
         )
 
 

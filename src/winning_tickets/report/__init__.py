@@ -1,0 +1,1 @@
+"""Reading results: tables, figures, statistics and HTML pages; nothing here imports torch."""

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.config import METHOD_NAMES, OBJECTIVE_NAMES, Runtime, SearchConfig
-from winning_tickets.errors import UsageError, unknown
-from winning_tickets.plm import SCOPES
+from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search import magnitude, mask_training, random
 from winning_tickets.search.base import Prepared, prepare
-from winning_tickets.selection import check_sparsity
+from winning_tickets.search.checks import check
 from winning_tickets.ticket import Ticket
 
 METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], Ticket]] = {
@@ -51,49 +49,6 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
     return ticket
 
 
-def check(config: SearchConfig) -> None:
-    """Refuse what cannot work before anything is loaded; all problems at once.
-
-    Raises:
-        UsageError: one line for each problem.
-    """
-    problems: list[str] = []
-
-    def attempt(test: Callable[[], Any]) -> None:
-        try:
-            test()
-        except UsageError as error:
-            problems.append(str(error))
-
-    attempt(lambda: check_sparsity(config.sparsity))
-    if config.method not in METHOD_NAMES:
-        problems.append(str(unknown("method", config.method, METHOD_NAMES)))
-    if config.objective not in OBJECTIVE_NAMES:
-        problems.append(str(unknown("objective", config.objective, OBJECTIVE_NAMES)))
-    if config.scope is not None and config.scope not in SCOPES:
-        problems.append(str(unknown("scope", config.scope, SCOPES)))
-    if config.method == "mask-training":
-        problems += _check_training(config)
-    if problems:
-        raise UsageError("\n".join(problems))
-
-
-def _check_training(config: SearchConfig) -> list[str]:
-    problems = []
-    if config.corpus is None:
-        problems.append(
-            "--method mask-training needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
-        )
-    if config.steps < 1:
-        problems.append(f"--steps {config.steps} is impossible; at least 1.")
-    if config.batch_tokens is not None and config.batch_tokens < 1:
-        problems.append(f"--batch-tokens {config.batch_tokens} is impossible; at least 1.")
-    beyond = [step for step in config.save_at if not 1 <= step <= config.steps]
-    if beyond:
-        problems.append(f"--save-at {beyond[0]} lies outside the search of {config.steps} steps.")
-    return problems
-
-
 def summary(ticket: Ticket, prepared: Prepared) -> dict[str, Any]:
     """The result that is stored and printed."""
     share = ticket.pruned / prepared.all_parameters
@@ -108,5 +63,5 @@ def summary(ticket: Ticket, prepared: Prepared) -> dict[str, Any]:
         "total": ticket.total,
         "pruned_share_of_all_parameters": share,
         "steps": ticket.info.step,
-        "saved_at": [step for step in prepared.config.save_at],
+        "saved_at": list(prepared.config.save_at),
     }

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers import TrainerCallback
 
 from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
@@ -21,14 +22,7 @@ from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.base import Prepared
 from winning_tickets.selection import keep_top
 from winning_tickets.ticket import Ticket
-from winning_tickets.train import (
-    Checkpoints,
-    StepLog,
-    TicketTrainer,
-    TrainerCallback,
-    arguments,
-    run_training,
-)
+from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
 
 def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> Ticket:
@@ -104,7 +98,7 @@ def _schedule_steps(prepared: Prepared) -> int | None:
     if config.profile == "tuned":
         return None
     assert prepared.corpus is not None
-    tokens = tokenise(prepared.corpus, prepared.plm.tokenizer).n_tokens
+    tokens = int(tokenise(prepared.corpus, prepared.plm.tokenizer).n_tokens)
     return max(config.steps, 2 * tokens // int(config.batch_tokens or 1))
 
 

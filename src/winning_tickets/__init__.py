@@ -1,0 +1,69 @@
+"""Find, transfer, compare and export winning tickets in pre-trained language models."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from winning_tickets.compare import compare as compare
+    from winning_tickets.config import EvaluateConfig as EvaluateConfig
+    from winning_tickets.config import Runtime as Runtime
+    from winning_tickets.config import SearchConfig as SearchConfig
+    from winning_tickets.config import TransferConfig as TransferConfig
+    from winning_tickets.errors import TicketsError as TicketsError
+    from winning_tickets.evaluate import evaluate as evaluate
+    from winning_tickets.export import export as export
+    from winning_tickets.masking import TicketCallback as TicketCallback
+    from winning_tickets.masking import hold as hold
+    from winning_tickets.predict import predict as predict
+    from winning_tickets.search import search as search
+    from winning_tickets.ticket import Ticket as Ticket
+    from winning_tickets.transfer import transfer as transfer
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "EvaluateConfig": "config",
+    "Runtime": "config",
+    "SearchConfig": "config",
+    "Ticket": "ticket",
+    "TicketCallback": "masking",
+    "TicketsError": "errors",
+    "TransferConfig": "config",
+    "compare": "compare",
+    "evaluate": "evaluate",
+    "export": "export",
+    "hold": "masking",
+    "predict": "predict",
+    "search": "search",
+    "transfer": "transfer",
+}
+
+__all__ = sorted([*_PUBLIC, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    """Resolve public names on first use, so that `import winning_tickets` does not import torch."""
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*__all__]
+
+
+class _Package(ModuleType):
+    """Keeps a verb's function in front of its module: importing `winning_tickets.search` would rebind `search`."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in _PUBLIC or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

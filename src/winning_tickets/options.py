@@ -1,0 +1,74 @@
+"""Options that several verbs share, and the parsing of lists in options; no heavy imports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from winning_tickets.config import load_config_file
+from winning_tickets.errors import UsageError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Out = Annotated[Path, typer.Option("--out", help="Directory of the run: absent, empty, or holding this very run.")]
+Force = Annotated[bool, typer.Option("--force", help="Replace an earlier run of ours in --out.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
+Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast; weights and scores stay float32.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the command line, print the plan, do nothing.")]
+Config = Annotated[
+    Path | None, typer.Option("--config", help="YAML or JSON file of configuration fields; options win over it.")
+]
+Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
+Layers = Annotated[int | None, typer.Option("--layers", help="Keep only the first so many layers.")]
+DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/, SST-2/, ...).")]
+Base = Annotated[str | None, typer.Option("--base", help="Where a ticket's base model is now, if it has moved.")]
+OtherWeights = Annotated[
+    bool, typer.Option("--allow-other-weights", help="Use a ticket on weights it was not made for.")
+]
+CheckpointSteps = Annotated[
+    int | None, typer.Option("--checkpoint-steps", help="Steps between checkpoints; by default every two minutes.")
+]
+
+
+def fields_of(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
+    """Configuration fields: those of a `--config` file, then the options that were given on the command line."""
+    return (load_config_file(file) if file else {}) | {key: value for key, value in given.items() if value is not None}
+
+
+def split_words(text: str | None) -> tuple[str, ...] | None:
+    """`a,b` -> ("a", "b")."""
+    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:
+    """`1,2` -> (1, 2).
+
+    Raises:
+        UsageError: a part is not a whole number.
+    """
+    return _split(option, text, int, "whole numbers, such as 0,1,2")
+
+
+def split_floats(option: str, text: str | None) -> tuple[float, ...] | None:
+    """`0.5,0.6` -> (0.5, 0.6).
+
+    Raises:
+        UsageError: a part is not a number.
+    """
+    return _split(option, text, float, "numbers, such as 0.6")
+
+
+def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: str) -> tuple[Any, ...] | None:
+    words = split_words(text)
+    if words is None:
+        return None
+    try:
+        parsed = tuple(kind(word) for word in words)
+    except ValueError as error:
+        raise UsageError(f"{option} {text!r} is not a list of {expected}.") from error
+    if not parsed:
+        raise UsageError(f"{option} is empty; give {expected}.")
+    return parsed

@@ -1,0 +1,52 @@
+"""Refusing impossible searches before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from winning_tickets.config import METHOD_NAMES, OBJECTIVE_NAMES, SCOPES, SearchConfig, check_sparsity
+from winning_tickets.errors import UsageError, unknown
+
+
+def check(config: SearchConfig) -> None:
+    """Refuse what cannot work before anything is loaded; all problems at once.
+
+    Raises:
+        UsageError: one line for each problem.
+    """
+    problems: list[str] = []
+
+    def attempt(test: Callable[[], Any]) -> None:
+        try:
+            test()
+        except UsageError as error:
+            problems.append(str(error))
+
+    attempt(lambda: check_sparsity(config.sparsity))
+    if config.method not in METHOD_NAMES:
+        problems.append(str(unknown("method", config.method, METHOD_NAMES)))
+    if config.objective not in OBJECTIVE_NAMES:
+        problems.append(str(unknown("objective", config.objective, OBJECTIVE_NAMES)))
+    if config.scope is not None and config.scope not in SCOPES:
+        problems.append(str(unknown("scope", config.scope, SCOPES)))
+    if config.method == "mask-training":
+        problems += _check_training(config)
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _check_training(config: SearchConfig) -> list[str]:
+    problems = []
+    if config.corpus is None:
+        problems.append(
+            "--method mask-training needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
+        )
+    if config.steps < 1:
+        problems.append(f"--steps {config.steps} is impossible; at least 1.")
+    if config.batch_tokens is not None and config.batch_tokens < 1:
+        problems.append(f"--batch-tokens {config.batch_tokens} is impossible; at least 1.")
+    beyond = [step for step in config.save_at if not 1 <= step <= config.steps]
+    if beyond:
+        problems.append(f"--save-at {beyond[0]} lies outside the search of {config.steps} steps.")
+    return problems
