@@ -18,7 +18,6 @@ from winning_tickets.errors import UsageError, unknown
 Profile = Literal["paper", "code", "tuned"]
 METHOD_NAMES = ("random", "magnitude", "mask-training")
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
-SCORE_INITS = ("rank", "plateau", "random")
 PROFILES = ("paper", "code", "tuned")
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
@@ -107,7 +106,8 @@ class SearchConfig(Settings):
         head_learning_rate: of the MLM head.
         schedule_steps: steps after which the linearly decaying rate reaches zero; None means `steps`.
         warmup_steps: steps of linear warm-up.
-        score_init: `rank` (scores rise with the rank of the absolute weight), `plateau` (TAMT eq. 5), `random`.
+        score_init: `rank` (scores rise with the rank of the absolute weight), `activation` (with the rank of the
+            absolute weight times the norm of its input), `plateau` (TAMT eq. 5), `random`.
         alpha: kept entries start at alpha * phi (TAMT eq. 5).
         phi: the initial threshold (TAMT eq. 3).
         rank_by: scores are ranked `signed` or by `absolute` value (TAMT section 3.4.2; the code is signed).
@@ -144,7 +144,7 @@ class SearchConfig(Settings):
     head_learning_rate: float | None = None
     schedule_steps: int | None = None
     warmup_steps: int | None = None
-    score_init: Literal["rank", "plateau", "random"] | None = None
+    score_init: Literal["activation", "rank", "plateau", "random"] | None = None
     alpha: float = 2.0
     phi: float = 0.01
     rank_by: Literal["signed", "absolute"] | None = None
@@ -174,10 +174,10 @@ _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
     "batch_tokens": 2048,
     "segments": "mixed",
-    "learning_rate": 1e-4,
+    "learning_rate": 2e-4,
     "head_learning_rate": 5e-5,
     "warmup_steps": 0,
-    "score_init": "rank",
+    "score_init": "activation",
     "rank_by": "signed",
     "reselect_steps": 1,
     "count_rounding": "floor",

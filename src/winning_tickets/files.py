@@ -43,17 +43,21 @@ def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
-    write_atomic(path, lambda temporary: _write_bytes(temporary, text.encode("utf-8")))
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+
+    def writer(temporary: Path) -> None:
+        temporary.write_bytes(content)
+
+    write_atomic(path, writer)
 
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` atomically as indented JSON; NaN and infinity are refused (they are not JSON)."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _write_bytes(path: Path, content: bytes) -> None:
-    with path.open("wb") as handle:
-        handle.write(content)
 
 
 def append_line(path: Path, line: str) -> None:

@@ -20,8 +20,8 @@ from winning_tickets.selection import BandSelector, Ranking, Rounding, groups_of
 
 
 def initial_scores(
-    weights: Mapping[str, Tensor],
-    init: Literal["rank", "plateau", "random"],
+    importance: Mapping[str, Tensor],
+    init: Literal["activation", "rank", "plateau", "random"],
     sparsity: float,
     ranking: Ranking,
     rounding: Rounding,
@@ -31,12 +31,12 @@ def initial_scores(
 ) -> dict[str, Tensor]:
     """Scores before the first step.
 
-    `rank`: from 0 to alpha * phi, rising with the rank of the absolute weight inside its group, so that the threshold
-    lies in a dense scale and marginal weights move first. `plateau`: alpha * phi for what one-shot magnitude pruning
-    keeps, else 0 (TAMT eq. 5). `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
+    `rank` and `activation`: from 0 to alpha * phi, rising with the rank of the importance inside its group, so that the
+    threshold lies in a dense scale and marginal weights move first; they differ in the importance. `plateau`: alpha * phi
+    for what one-shot magnitude pruning keeps, else 0 (TAMT eq. 5). `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
 
     Args:
-        weights: dense matrices by name.
+        importance: by name, what decides before any training: absolute weights, or times the norms of their inputs.
         init: how.
         sparsity: fraction removed.
         ranking: groups inside which weights compete.
@@ -46,15 +46,15 @@ def initial_scores(
         seed: of the random mask.
 
     Returns:
-        float32 tensors of the shapes of `weights`.
+        float32 tensors of the shapes of `importance`.
     """
     top = alpha * phi
-    if init == "rank":
-        return _rank_scores(weights, ranking, top)
+    if init in ("rank", "activation"):
+        return _rank_scores(importance, ranking, top)
     if init == "plateau":
-        kept = keep_top({n: w.abs() for n, w in weights.items()}, sparsity, ranking, rounding=rounding)
+        kept = keep_top(importance, sparsity, ranking, rounding=rounding)
     else:
-        kept = random_masks(weights, sparsity, ranking, rounding, seed)
+        kept = random_masks(importance, sparsity, ranking, rounding, seed)
     return {name: mask.float() * top for name, mask in kept.items()}
 
 
@@ -68,17 +68,17 @@ def random_masks(
     return {name: mask.to(weights[name].device) for name, mask in kept.items()}
 
 
-def _rank_scores(weights: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
+def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
     scores: dict[str, Tensor] = {}
-    for group in groups_of(tuple(weights), ranking):
-        joined = torch.cat([weights[name].detach().reshape(-1) for name in group]).abs().cpu().numpy()
-        # Of equal weights the lower index survives (as in keep_top), so it must get the higher rank.
+    for group in groups_of(tuple(importance), ranking):
+        joined = torch.cat([importance[name].detach().reshape(-1) for name in group]).cpu().numpy()
+        # Of equal entries the lower index survives (as in keep_top), so it must get the higher rank.
         order = joined.size - 1 - np.argsort(joined[::-1], kind="stable")
         ranks = np.empty(joined.size, dtype=np.float32)
         ranks[order] = np.linspace(0.0, top, joined.size, dtype=np.float32)
-        parts = torch.split(torch.from_numpy(ranks), [weights[name].numel() for name in group])
+        parts = torch.split(torch.from_numpy(ranks), [importance[name].numel() for name in group])
         for name, part in zip(group, parts, strict=True):
-            scores[name] = part.reshape(weights[name].shape).to(weights[name].device)
+            scores[name] = part.reshape(importance[name].shape).to(importance[name].device)
     return scores
 
 

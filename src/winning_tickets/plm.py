@@ -216,7 +216,10 @@ def load_plm(
         AutoModelForSequenceClassification,
         AutoTokenizer,
     )
+    from transformers.utils import logging as transformers_logging
 
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
     where = resolve(name)
     config, architecture = _configure(name, where, revision, layers)
     classes = {

@@ -52,7 +52,8 @@ class RunDirectory:
         path = Path(path)
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
-        occupied = path.is_dir() and any(path.iterdir())
+        # A start that was killed while it wrote its marker leaves only that temporary file.
+        occupied = path.is_dir() and any(not entry.match(f".{MARKER}.*.tmp") for entry in path.iterdir())
         if occupied:
             found = cls._marker(path)
             if found is None:

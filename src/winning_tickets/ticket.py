@@ -13,11 +13,12 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from winning_tickets.errors import ContentError, UsageError
-from winning_tickets.files import read_json, write_atomic, write_json
+from winning_tickets.files import read_json, write_bytes, write_json
 from winning_tickets.identity import digest
 from winning_tickets.plm import base_hash, tensor_hash, weight_hashes
 from winning_tickets.provenance import versions
@@ -199,11 +200,11 @@ class Ticket:
         """
         directory = Path(directory)
         packed = {name: torch.from_numpy(_pack(mask)) for name, mask in self.masks.items()}
-        write_atomic(directory / MASK_FILE, lambda path: save_file(packed, path))
+        write_bytes(directory / MASK_FILE, to_bytes(packed))
         files = {MASK_FILE: _sha256(directory / MASK_FILE)}
         if self.mlm_head:
             head = {name: value.detach().cpu().contiguous() for name, value in self.mlm_head.items()}
-            write_atomic(directory / HEAD_FILE, lambda path: save_file(head, path))
+            write_bytes(directory / HEAD_FILE, to_bytes(head))
             files[HEAD_FILE] = _sha256(directory / HEAD_FILE)
         info = self.info if self.info.versions else self.info.model_copy(update={"versions": versions()})
         body = {

@@ -51,9 +51,9 @@ def build(result: Result) -> str:
     """
     share = f"{100 * result['sparsity']:.0f} %"
     summary = (
-        f"Every ticket below leaves out {share} of the weights of {result['model']} (those of its Transformer layers and "
-        "its word embedding). They differ only in which. The report compares how much of the full model's behaviour "
-        f"each ticket keeps, and how well each one can then be fine-tuned. {_headline(result)}"
+        f"Every ticket below leaves out {share} of the weights of {result['model']} (those of its Transformer layers "
+        "and its word embedding). They differ only in which. The report compares how much of the full model's "
+        f"behaviour each ticket keeps, and how well each one can then be fine-tuned. {_headline(result)}"
     )
     sections = [_table(result), _search(result), _preserved(result), _transfer(result), _changed(result)]
     sections += [_caveats(result), _provenance(result)]
@@ -196,7 +196,7 @@ def _changed(result: Result) -> Section:
     unmoved = [kind for kind, value in changed.items() if value == 0]
     caption = "Share of entries whose state (kept or removed) is not the one of magnitude pruning."
     if unmoved:
-        caption += f" Exactly zero: {', '.join(unmoved)}; by default the search leaves the embedding's mask as it is."
+        caption += f" Exactly zero: {', '.join(unmoved)}, whose masks the search left as they were."
     return Section("Which weights changed places", text, figures=(Figure(svg, alt, caption),))
 
 
@@ -223,7 +223,7 @@ def _provenance(result: Result) -> Section:
     ]
     for group in ("corpus", "pydocs", "machine", "versions"):
         facts += [(f"{group}: {name}".replace("_", " "), _shown(value)) for name, value in result[group].items()]
-    text = "Enough to repeat the run: the same versions, text and seed give the same masks on the same kind of machine."
+    text = "Enough to repeat the run on the same kind of machine."
     return Section("How this was made", text, facts=tuple(facts))
 
 

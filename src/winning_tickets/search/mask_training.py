@@ -19,6 +19,7 @@ from winning_tickets.objectives import PretrainingObjective, check_mlm_tokenizer
 from winning_tickets.plm import PLM, untie_decoder
 from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
+from winning_tickets.search.activations import activation_importance, input_norms
 from winning_tickets.search.base import Prepared
 from winning_tickets.selection import keep_top
 from winning_tickets.ticket import Ticket
@@ -39,7 +40,7 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> Ticket:
     model = plm.model.to(prepared.device)
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout or 0.0)
-    scores = _initial_scores(prepared)
+    scores = _initial_scores(prepared, dataset)
     state = MaskSearch(prepared, scores, head="mlm" in wanted)
     objective = PretrainingObjective(wanted, plm.architecture, state.masked, bool(config.teacher_dropout))
     with progress(f"searching a {config.sparsity:.0%} ticket", config.steps, runtime.quiet) as advance:
@@ -102,10 +103,21 @@ def _schedule_steps(prepared: Prepared) -> int | None:
     return max(config.steps, 2 * tokens // int(config.batch_tokens or 1))
 
 
-def _initial_scores(prepared: Prepared) -> dict[str, Tensor]:
+CALIBRATION_BATCHES = 8
+"""Training batches over which the norms of inputs are taken for `score_init="activation"`."""
+
+
+def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Tensor]:
     config = prepared.config
+    importance = {name: weight.abs() for name, weight in prepared.weights.items()}
+    if config.score_init == "activation":
+        present = dict(prepared.plm.encoder.named_parameters())
+        names = [name for name in prepared.weights if name in present]
+        batches = (dataset[index] for index in range(min(CALIBRATION_BATCHES, len(dataset))))
+        norms = input_norms(prepared.plm.model, names, batches, prepared.device)
+        importance = activation_importance(prepared.weights, norms)
     return initial_scores(
-        prepared.weights,
+        importance,
         config.score_init or "rank",
         config.sparsity,
         config.ranking,

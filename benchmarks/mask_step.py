@@ -1,0 +1,277 @@
+"""What a mask-training step costs beside the dense fine-tuning step: time and peak memory, as ratios of one run.
+
+    python benchmarks/mask_step.py --json > result.json
+
+Variants, interleaved step by step so that they see the same machine:
+  dense     fine-tuning all weights with AdamW and the MLM loss at masked positions only
+  mlm_mask  mask training, MLM objective (frozen weights, decoder untied and dense, head trained)
+  kd_mask   mask training, KD objective (one more forward pass, of the teacher)
+  in_graph  masked modules in the graph and a full MLM head, the straightforward way
+All have the same dropout. Peak memory is measured in one process a variant, above the level before the model loads.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import random
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig, BertForMaskedLM
+
+from in_graph import mask_in_graph
+from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
+from winning_tickets.masking import MaskedWeights
+from winning_tickets.objectives import PretrainingObjective, mlm_logits
+from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
+from winning_tickets.provenance import machine, versions
+from winning_tickets.search.mask_training import freeze_all_but, set_dropout, trainable_head
+
+SHAPES = {
+    "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "bert-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
+    "tiny": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=500),
+}
+VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph")
+PAPER_STEPS, PAPER_SECONDS = 22_000, 3 * 3600 + 55 * 60
+Step = Callable[[], None]
+
+
+class Bench:
+    """Builds the variants on one shape.
+
+    Args:
+        options: the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = torch.device(options.device)
+        self.config = BertConfig(**SHAPES[options.shape], max_position_embeddings=max(512, options.length))
+        generator = torch.Generator().manual_seed(0)
+        shape = (options.batch, options.length)
+        ids = torch.randint(1, self.config.vocab_size, shape, generator=generator)
+        chosen = torch.rand(shape, generator=generator) < 0.15
+        self.batch = {
+            "input_ids": ids.to(self.device),
+            "attention_mask": torch.ones_like(ids).to(self.device),
+            "labels": torch.where(chosen, ids, -100).to(self.device),
+        }
+
+    def plm(self) -> PLM:
+        """A fresh model with the same random weights every time."""
+        torch.manual_seed(0)
+        model = BertForMaskedLM(self.config).to(self.device)
+        set_dropout(model, self.options.dropout)
+        return PLM(model.train(), None, ARCHITECTURES["bert"], "benchmark", None, None, True)
+
+    def autocast(self) -> Any:
+        """bfloat16 where asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16)
+
+    def make(self, variant: str) -> Step:
+        """A function that does one whole optimiser step of a variant."""
+        if variant in ("mlm_mask", "kd_mask"):
+            return self._mask(variant.removesuffix("_mask"))
+        return self._dense() if variant == "dense" else self._in_graph()
+
+    def _dense(self) -> Step:
+        plm = self.plm()
+        optimizer = torch.optim.AdamW(plm.model.parameters(), lr=1e-5, fused=True)
+
+        def step() -> None:
+            with self.autocast():
+                hidden = plm.model.base_model(self.batch["input_ids"], self.batch["attention_mask"]).last_hidden_state
+                logits, targets = mlm_logits(plm.model, plm.architecture, hidden, self.batch["labels"])
+                loss = torch.nn.functional.cross_entropy(logits, targets)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(plm.model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def _mask(self, objective_name: str) -> Step:
+        plm = self.plm()
+        names = prunable_names(plm)
+        masked = MaskedWeights(plm.encoder, names)
+        trained = names if self.options.train_embeddings else [n for n in names if "embeddings" not in n]
+        head = trainable_head(plm, masked) if objective_name == "mlm" else {}
+        freeze_all_but(plm.model, [masked.parameters[n] for n in trained] + list(head.values()))
+        scores = initial_scores(
+            {n: w.abs() for n, w in masked.dense_weights.items()}, "rank", 0.6, "matrix", "floor", 2.0, 0.01, 0
+        )
+        update = MaskUpdate(0.6, "matrix", "floor", 0.01, "signed", 1, 1e-4, 5e-5, "adamw", 1e-8, 0.0, "none", 1.0)
+        optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, update)
+        objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, masked)
+
+        def step() -> None:
+            with self.autocast():
+                total = objective(plm.model, self.batch)[objective_name]
+                loss = total / objective.counts(self.batch)[objective_name]
+            loss.backward()
+            optimizer.step()
+            plm.model.zero_grad()
+
+        return step
+
+    def _in_graph(self) -> Step:
+        plm = self.plm()
+        decoder = plm.model.cls.predictions.decoder
+        decoder.weight = torch.nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
+        masked = mask_in_graph(plm.model, prunable_names(plm), 0.6)
+        for name, parameter in plm.model.cls.named_parameters():
+            parameter.requires_grad_("decoder.weight" not in name)
+        trained = [p for p in plm.model.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0)
+
+        def step() -> None:
+            with self.autocast():
+                logits = plm.model(self.batch["input_ids"], self.batch["attention_mask"]).logits
+                flat, labels = logits.view(-1, logits.size(-1)), self.batch["labels"].view(-1)
+                loss = torch.nn.functional.cross_entropy(flat.float(), labels)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            for module in masked:
+                module.reset_threshold()
+            plm.model.zero_grad()
+
+        return step
+
+
+def time_steps(bench: Bench, rounds: int, warm_up: int) -> dict[str, list[float]]:
+    """Seconds of each step of each variant; the order inside a round is shuffled."""
+    steps = {variant: bench.make(variant) for variant in VARIANTS}
+    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
+    order = random.Random(0)
+    for index in range(warm_up + rounds):
+        for variant in order.sample(VARIANTS, len(VARIANTS)):
+            gc.collect()
+            _wait(bench.device)
+            start = time.perf_counter()
+            steps[variant]()
+            _wait(bench.device)
+            if index >= warm_up:
+                seconds[variant].append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratio(over: list[float], under: list[float]) -> dict[str, float]:
+    """Ratio of medians with a 95 % bootstrap interval; rounds are resampled together, since they share the machine."""
+    generator = np.random.default_rng(0)
+    above, below = np.array(over), np.array(under)
+    picks = generator.integers(0, len(above), (2000, len(above)))
+    draws = np.median(above[picks], axis=1) / np.median(below[picks], axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"ratio": float(np.median(above) / np.median(below)), "low": float(low), "high": float(high)}
+
+
+def peak_memory(options: argparse.Namespace) -> dict[str, int]:
+    """Peak bytes of each variant above the level before its model loads, each in its own process."""
+    peaks = {}
+    for variant in VARIANTS:
+        command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--peak-of", variant]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peaks[variant] = int(done.stdout.split()[-1])
+    return peaks
+
+
+def peak_of(options: argparse.Namespace) -> int:
+    """Peak bytes of one variant in this process: a few steps, then the high-water mark above the level at the start."""
+    bench = Bench(options)
+    if bench.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        bench.autocast()
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    step = bench.make(options.peak_of)
+    for _ in range(3):
+        step()
+    if bench.device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated() - before)
+    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+
+
+def report(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was measured, with what is needed to read it."""
+    bench = Bench(options)
+    seconds = time_steps(bench, options.rounds, options.warm_up)
+    peaks = peak_memory(options)
+    medians = {variant: float(np.median(values)) for variant, values in seconds.items()}
+    tokens = options.batch * options.length
+    return {
+        "shape": {"model": options.shape, "batch": options.batch, "length": options.length, "dropout": options.dropout},
+        "train_embeddings": options.train_embeddings,
+        "device": options.device if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device),
+        "bf16": options.bf16,
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+        "ms_a_step": {variant: 1000 * value for variant, value in medians.items()},
+        "tokens_a_second": {variant: tokens / value for variant, value in medians.items()},
+        "ratios": {
+            "mlm_mask_over_dense": ratio(seconds["mlm_mask"], seconds["dense"]),
+            "kd_mask_over_dense": ratio(seconds["kd_mask"], seconds["dense"]),
+            "in_graph_over_mlm_mask": ratio(seconds["in_graph"], seconds["mlm_mask"]),
+        },
+        "peak_bytes": peaks,
+        "peak_ratios": {variant: peaks[variant] / peaks["dense"] for variant in VARIANTS if variant != "dense"},
+        "paper": {
+            "steps": PAPER_STEPS,
+            "seconds_on_a_v100": PAPER_SECONDS,
+            "seconds_here_at_this_shape": PAPER_STEPS * medians["mlm_mask"],
+        },
+        "seconds": seconds,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="minilm")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--dropout", type=float, default=0.0, help="the same in every variant")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--train-embeddings", action="store_true", help="train the embedding mask too")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    if options.peak_of:
+        print(peak_of(options))
+        return
+    result = report(options)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, value in result["ratios"].items():
+        print(f"{name}: {value['ratio']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+    for name, value in result["peak_ratios"].items():
+        print(f"peak memory of {name} over dense: {value:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""Corpora: names of the hub, the built-in text, a task's sentences, text files and folders, all as lists of lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from winning_tickets.data.fingerprint import fingerprint
+from winning_tickets.data.textfiles import read_utf8, split_lines
+from winning_tickets.errors import ContentError, UsageError, unknown
+
+SplitName = Literal["train", "validation"]
+
+HUB_CORPORA: dict[str, tuple[str, str | None]] = {
+    "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+}
+PYDOCS_PARTS = {"pydocs": "all", "pydocs:docstrings": "docstrings", "pydocs:topics": "topics"}
+TEXT_SUFFIXES = (".txt", ".tokens", ".raw", ".md")
+
+_SPLIT_WORDS = {
+    "train": {"train", "training"},
+    "validation": {"valid", "validation", "val", "dev"},
+    "test": {"test"},
+}
+
+
+@dataclass(frozen=True)
+class CorpusText:
+    """Text of one split.
+
+    Attributes:
+        name: the corpus as the user named it.
+        split: `train` or `validation`.
+        lines: non-blank lines or passages, as they are.
+        fingerprint: xxh3-128 of the lines.
+    """
+
+    name: str
+    split: str
+    lines: list[str]
+    fingerprint: str
+
+
+def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
+    """Read a corpus.
+
+    Args:
+        spec: `wikitext-103`, `wikitext-2`, `pydocs`, `pydocs:docstrings`, `pydocs:topics`, `task:NAME`, a text file
+            or a folder of text files.
+        split: a folder's files are told apart by train, valid or test in their names; a single file, or a folder
+            without such names, serves both splits.
+        data_dir: GLUE folder of `task:NAME`.
+
+    Raises:
+        UsageError: unknown name, missing path, or the hub cannot be reached.
+        ContentError: no text in it, or not UTF-8.
+    """
+    lines = [line for line in _read(spec, split, data_dir) if line.strip()]
+    if not lines:
+        raise ContentError(f"The corpus {spec} ({split}) is empty: it holds no line with text in it.")
+    return CorpusText(spec, split, lines, fingerprint(lines))
+
+
+def _read(spec: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
+    if spec in HUB_CORPORA:
+        return _hub(spec, split)
+    if spec in PYDOCS_PARTS:
+        from winning_tickets.data.builtin import pydocs_corpus
+
+        return pydocs_corpus(PYDOCS_PARTS[spec], split)
+    if spec.startswith("task:"):
+        return _task_sentences(spec.removeprefix("task:"), split, data_dir)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return (line for file in _files(path, split) for line in split_lines(read_utf8(file)))
+    if path.is_file():
+        return split_lines(read_utf8(path))
+    if re.search(r"[/\\]|^[.~]", spec) or path.suffix in TEXT_SUFFIXES:
+        raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
+    names = (*HUB_CORPORA, *PYDOCS_PARTS, "task:NAME")
+    raise unknown("corpus", spec, names, "A path to a text file or to a folder of text files works too.")
+
+
+def _hub(spec: str, split: SplitName) -> Iterable[str]:
+    from winning_tickets.data.hub import load_hub
+
+    name, config = HUB_CORPORA[spec]
+    instead = "Check the network, or give --corpus a text file or folder, or pydocs, which is built in."
+    found = load_hub(name, config, f"the corpus {spec}", instead)
+    if split not in found or "text" not in found[split].column_names:
+        raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
+    return (line for text in found[split]["text"] for line in split_lines(text))
+
+
+def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
+    """Texts of all columns, row by row, each text once."""
+    from winning_tickets.data.tasks import load_task
+
+    data = load_task(name, data_dir)
+    parts = [data.train] if split == "train" else list(data.validation.values())
+    rows = (row for part in parts for row in zip(*part.texts, strict=True))
+    return dict.fromkeys(text for row in rows for text in row)
+
+
+def _files(folder: Path, split: SplitName) -> list[Path]:
+    """The folder's text files for a split, sorted by name."""
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in TEXT_SUFFIXES)
+    if not files:
+        raise ContentError(f"The folder {folder} holds no text file ({', '.join(TEXT_SUFFIXES)}).")
+    kinds = {path: _split_of(path) for path in files}
+    if not any(kinds.values()):
+        return files
+    chosen = [path for path, kind in kinds.items() if kind == split]
+    if not chosen:
+        words = " or ".join(sorted(_SPLIT_WORDS[split]))
+        found = ", ".join(path.name for path in files)
+        raise UsageError(f"The folder {folder} has no {split} file (a name with {words} in it); found {found}.")
+    return chosen
+
+
+def _split_of(path: Path) -> str | None:
+    """The split that a file name states: `wiki.valid.tokens` does, `latest.txt` does not."""
+    words = set(re.split(r"[^a-z]+", path.name.lower()))
+    return next((split for split, marks in _SPLIT_WORDS.items() if words & marks), None)

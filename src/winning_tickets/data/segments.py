@@ -1,0 +1,250 @@
+"""How a tokenised corpus is cut: `packed:L`, `lines`, `mixed`; each cut answers which token spans batch i holds."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from winning_tickets.data.cache import TokenStream
+from winning_tickets.errors import ContentError, UsageError
+
+FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128)"
+Spans = np.ndarray[Any, Any]
+"""Token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`."""
+
+_ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
+
+
+@dataclass(frozen=True)
+class Segments:
+    """A parsed `--segments`.
+
+    Attributes:
+        form: `packed`, `lines` or `mixed`.
+        shortest: fewest tokens of a segment, special tokens included.
+        longest: most tokens of one.
+    """
+
+    form: Literal["packed", "lines", "mixed"]
+    shortest: int
+    longest: int
+
+
+def parse_segments(text: str) -> Segments:
+    """Read `--segments`.
+
+    Raises:
+        UsageError: none of the three forms.
+    """
+    if match := re.fullmatch(r"packed:(\d+)", text):
+        return Segments("packed", int(match[1]), int(match[1]))
+    if match := re.fullmatch(r"lines(?::(\d+))?", text):
+        return Segments("lines", 1, int(match[1] or 128))
+    if match := re.fullmatch(r"mixed(?::(\d+)-(\d+))?", text):
+        shortest, longest = int(match[1] or 10), int(match[2] or 128)
+        if shortest <= longest:
+            return Segments("mixed", shortest, longest)
+    raise UsageError(f"Unknown segments {text!r}; use {FORMS}.")
+
+
+def generator(seed: int, *purpose: int) -> np.random.Generator:
+    """The random numbers of one purpose: a pure function of its arguments."""
+    return np.random.default_rng((seed % 2**64, *purpose))
+
+
+class Cut(Protocol):
+    """A way to cut; `epoch_batches` is how many batches hold everything once (None where there is no such number)."""
+
+    @property
+    def epoch_batches(self) -> int | None:
+        """Batches of one pass."""
+
+    def spans(self, index: int) -> Spans:
+        """Token spans of batch `index`."""
+
+
+def too_short(found: int, needed: int, form: str) -> ContentError:
+    """The error of a corpus that does not fill one segment."""
+    return ContentError(
+        f"The corpus is shorter than one segment of {form}: found {found} tokens, needed {needed}. "
+        "Use more text or shorter segments."
+    )
+
+
+class Packed:
+    """Blocks of equal length over all lines, the tail dropped; in training every block once an epoch, in seeded order.
+
+    Args:
+        stream: the corpus.
+        content: tokens of a block, without special tokens.
+        rows: blocks a batch.
+        seed: None keeps the order of the corpus, and the last batch may be smaller.
+        max_blocks: only the first so many.
+    """
+
+    def __init__(
+        self, stream: TokenStream, content: int, rows: int, seed: int | None, max_blocks: int | None = None
+    ) -> None:
+        self._content, self._rows, self._seed = content, rows, seed
+        self._blocks = stream.n_tokens // content
+        if self._blocks == 0:
+            raise too_short(stream.n_tokens, content, "packed")
+        if max_blocks is not None:
+            self._blocks = min(self._blocks, max_blocks)
+        self._orders: dict[int, np.ndarray[Any, Any]] = {}
+
+    @property
+    def epoch_batches(self) -> int:
+        """Batches of one pass, a smaller last one included."""
+        return -(-self._blocks // self._rows)
+
+    def spans(self, index: int) -> Spans:
+        """A training batch that reaches the end of an epoch is filled from the next one."""
+        places = np.arange(index * self._rows, (index + 1) * self._rows, dtype=np.int64)
+        if self._seed is None:
+            blocks = places[places < self._blocks]
+        else:
+            epochs, within = np.divmod(places, self._blocks)
+            blocks = np.array([self._order(int(e))[w] for e, w in zip(epochs, within, strict=True)], dtype=np.int64)
+        starts = blocks * self._content
+        return np.stack([starts, starts + self._content], axis=1)
+
+    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
+        if epoch not in self._orders:
+            self._orders = {key: order for key, order in self._orders.items() if key == epoch - 1}
+            self._orders[epoch] = generator(int(self._seed or 0), _ORDER, epoch).permutation(self._blocks)
+        return self._orders[epoch]
+
+
+class Lines:
+    """One line a segment, cut at the end; lines of similar length share a batch.
+
+    In training the batches come in seeded order, and lines of equal length change places between epochs.
+
+    Args:
+        stream: the corpus.
+        content: most tokens of a line, without special tokens.
+        special: special tokens that are added to each line.
+        batch_tokens: padded tokens a batch may have.
+        seed: None keeps one fixed order.
+        max_tokens: only the first lines of the corpus, up to so many tokens, special tokens included.
+    """
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        content: int,
+        special: int,
+        batch_tokens: int,
+        seed: int | None,
+        max_tokens: int | None = None,
+    ) -> None:
+        self._starts = np.asarray(stream.offsets[:-1], dtype=np.int64)
+        self._lengths = np.minimum(np.diff(stream.offsets), content).astype(np.int64)
+        self._seed = seed
+        lines = np.flatnonzero(self._lengths)
+        if max_tokens is not None:
+            total = np.cumsum(self._lengths[lines] + special)
+            lines = lines[: max(1, int(np.searchsorted(total, max_tokens, side="right")))]
+        self._lines = lines
+        ordered = np.sort(self._lengths[lines]) + special
+        self._bounds = _batch_bounds(ordered, batch_tokens)
+        self._epochs: dict[int, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
+
+    @property
+    def epoch_batches(self) -> int:
+        """Batches of one pass; the same in every epoch."""
+        return len(self._bounds) - 1
+
+    def spans(self, index: int) -> Spans:
+        """Lines of batch `index`, of similar length."""
+        epoch, within = divmod(index, self.epoch_batches)
+        lines, batches = self._order(epoch)
+        which = int(batches[within])
+        chosen = lines[self._bounds[which] : self._bounds[which + 1]]
+        return np.stack([self._starts[chosen], self._starts[chosen] + self._lengths[chosen]], axis=1)
+
+    def _order(self, epoch: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+        if epoch not in self._epochs:
+            lines, batches = self._lines, np.arange(self.epoch_batches)
+            if self._seed is not None:
+                random = generator(self._seed, _ORDER, epoch)
+                lines, batches = random.permutation(lines), random.permutation(batches)
+            self._epochs = {epoch: (lines[np.argsort(self._lengths[lines], kind="stable")], batches)}
+        return self._epochs[epoch]
+
+
+def _batch_bounds(lengths: np.ndarray[Any, Any], batch_tokens: int) -> list[int]:
+    """Cut ascending lengths into runs with rows * longest <= batch_tokens."""
+    bounds = [0]
+    for index, length in enumerate(lengths.tolist()):
+        if index > bounds[-1] and (index + 1 - bounds[-1]) * length > batch_tokens:
+            bounds.append(index)
+    return [*bounds, len(lengths)]
+
+
+class Mixed:
+    """Training segments of many lengths: each batch has one length, drawn log-uniformly, and begins at sentences.
+
+    Short segments are what sentence tasks look like; a ticket searched on long blocks alone can get worse on them.
+    Segments stay inside a line wherever enough sentences of the corpus leave room for that.
+
+    Args:
+        stream: the corpus.
+        segments: the range of lengths.
+        special: special tokens that are added to each segment.
+        batch_tokens: tokens of a batch.
+        seed: of lengths and places.
+        sentence_ends: ids of the tokens that end a sentence.
+    """
+
+    epoch_batches: int | None = None
+    _ENOUGH = 0.05  # share of all sentence starts; with fewer, the same few segments would come again and again
+
+    def __init__(
+        self,
+        stream: TokenStream,
+        segments: Segments,
+        special: int,
+        batch_tokens: int,
+        seed: int,
+        sentence_ends: list[int],
+    ) -> None:
+        if stream.n_tokens < segments.longest - special:
+            raise too_short(stream.n_tokens, segments.longest - special, "mixed")
+        self._segments, self._special, self._batch_tokens, self._seed = segments, special, batch_tokens, seed
+        self._n_tokens = stream.n_tokens
+        starts = _sentence_starts(stream, sentence_ends)
+        line_ends = stream.offsets[np.searchsorted(stream.offsets, starts, side="right")]
+        room = line_ends - starts
+        order = np.argsort(-room, kind="stable")
+        self._starts, self._falling_room = starts[order], -room[order]
+
+    def length(self, index: int) -> int:
+        """Length of the segments of batch `index`, special tokens included."""
+        low, high = self._segments.shortest, self._segments.longest
+        drawn = generator(self._seed, _DRAW, index).random()
+        return min(high, int(low * ((high + 1) / low) ** drawn))
+
+    def spans(self, index: int) -> Spans:
+        """Rows of one length, so that nothing is padded."""
+        length = self.length(index)
+        rows, content = self._batch_tokens // length, length - self._special
+        random = generator(self._seed, _ORDER, index)
+        inside = int(np.searchsorted(self._falling_room, -content, side="right"))
+        if inside >= max(rows, self._ENOUGH * len(self._starts)):
+            starts = self._starts[random.choice(inside, rows, replace=False)]
+        else:
+            chosen = self._starts[random.integers(0, len(self._starts), rows)]
+            starts = np.minimum(chosen, self._n_tokens - content)
+        return np.stack([starts, starts + content], axis=1)
+
+
+def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> np.ndarray[Any, Any]:
+    """Positions where a line begins, or that follow a token that ends a sentence."""
+    after = np.flatnonzero(np.isin(stream.tokens, sentence_ends)) + 1
+    starts = np.union1d(after, stream.offsets[:-1]).astype(np.int64)
+    return starts[starts < stream.n_tokens]

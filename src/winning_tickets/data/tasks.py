@@ -1,0 +1,254 @@
+"""TASKS: one record a fine-tuning task, and the data of a task as plain lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from winning_tickets.data.fingerprint import fingerprint
+from winning_tickets.errors import UsageError, unknown
+
+METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+Source = Literal["hub", "folder", "files", "built in"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task is; its numbers are those of TAMT (Table 1) where the paper lists it.
+
+    Attributes:
+        name: name on the command line.
+        text_columns: one or two columns, as named on the hub.
+        labels: names of the classes in the hub's order; empty for regression.
+        metrics: from `METRICS`; the first one is primary.
+        label_column: the column of the label.
+        hub: data set and configuration on the Hugging Face hub.
+        folder: name of its folder in a GLUE download.
+        validation_splits: names of the splits it is evaluated on.
+        learning_rate: peak rate of AdamW.
+        batch_size: examples a step.
+        max_length: tokens an example is cut to.
+        epochs: passes over the training set.
+        eval_steps: steps between evaluations.
+        citation: whom to cite.
+        licence: terms of the data, in a few words.
+    """
+
+    name: str
+    text_columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    label_column: str = "label"
+    hub: tuple[str, str | None] | None = None
+    folder: str | None = None
+    validation_splits: tuple[str, ...] = ("validation",)
+    learning_rate: float = 2e-5
+    batch_size: int = 32
+    max_length: int = 128
+    epochs: int = 3
+    eval_steps: int = 50
+    citation: str = ""
+    licence: str = ""
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number and not a class."""
+        return not self.labels
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split.
+
+    Attributes:
+        texts: one list for each text column.
+        labels: class indices, or scores.
+    """
+
+    texts: tuple[list[str], ...]
+    labels: list[int] | list[float]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task and its examples.
+
+    Attributes:
+        task: what it is.
+        train: training examples.
+        validation: examples to evaluate on, by name of the split.
+        fingerprint: xxh3-128 of all texts and labels; the same data from hub and folder have the same one.
+        source: where it came from.
+    """
+
+    task: Task
+    train: Split
+    validation: dict[str, Split]
+    fingerprint: str
+    source: Source
+
+    @classmethod
+    def of(cls, task: Task, train: Split, validation: dict[str, Split], source: Source) -> TaskData:
+        """Put examples together and compute their fingerprint."""
+        parts = _contents(task, {"train": train, **validation})
+        return cls(task, train, validation, fingerprint(parts), source)
+
+
+def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
+    yield from task.labels
+    for name, split in splits.items():
+        yield f"{name} {len(split)}"
+        for column in split.texts:
+            yield from column
+        yield from map(repr, split.labels)
+
+
+TASKS: dict[str, Task] = {
+    "cola": Task(
+        "cola",
+        ("sentence",),
+        ("unacceptable", "acceptable"),
+        ("matthews",),
+        hub=("nyu-mll/glue", "cola"),
+        folder="CoLA",
+        citation="Warstadt et al. 2019",
+        licence="research use",
+    ),
+    "sst2": Task(
+        "sst2",
+        ("sentence",),
+        ("negative", "positive"),
+        ("accuracy",),
+        hub=("nyu-mll/glue", "sst2"),
+        folder="SST-2",
+        citation="Socher et al. 2013",
+        licence="see the source",
+    ),
+    "mrpc": Task(
+        "mrpc",
+        ("sentence1", "sentence2"),
+        ("not_equivalent", "equivalent"),
+        ("accuracy", "f1"),
+        hub=("nyu-mll/glue", "mrpc"),
+        folder="MRPC",
+        citation="Dolan and Brockett 2005",
+        licence="see the source",
+    ),
+    "stsb": Task(
+        "stsb",
+        ("sentence1", "sentence2"),
+        (),
+        ("pearson", "spearman"),
+        hub=("nyu-mll/glue", "stsb"),
+        folder="STS-B",
+        citation="Cer et al. 2017",
+        licence="CC BY-SA 4.0",
+    ),
+    "qqp": Task(
+        "qqp",
+        ("question1", "question2"),
+        ("not_duplicate", "duplicate"),
+        ("accuracy", "f1"),
+        hub=("nyu-mll/glue", "qqp"),
+        folder="QQP",
+        citation="Iyer et al. 2017",
+        licence="see the source",
+    ),
+    "mnli": Task(
+        "mnli",
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        ("accuracy",),
+        hub=("nyu-mll/glue", "mnli"),
+        folder="MNLI",
+        validation_splits=("validation_matched", "validation_mismatched"),
+        eval_steps=500,
+        citation="Williams et al. 2018",
+        licence="OANC and others, see the source",
+    ),
+    "qnli": Task(
+        "qnli",
+        ("question", "sentence"),
+        ("entailment", "not_entailment"),
+        ("accuracy",),
+        hub=("nyu-mll/glue", "qnli"),
+        folder="QNLI",
+        citation="Rajpurkar et al. 2016; Wang et al. 2019",
+        licence="CC BY-SA 4.0",
+    ),
+    "rte": Task(
+        "rte",
+        ("sentence1", "sentence2"),
+        ("entailment", "not_entailment"),
+        ("accuracy",),
+        hub=("nyu-mll/glue", "rte"),
+        folder="RTE",
+        citation="PASCAL RTE 1-3 and 5",
+        licence="see the source",
+    ),
+    "wnli": Task(
+        "wnli",
+        ("sentence1", "sentence2"),
+        ("not_entailment", "entailment"),
+        ("accuracy",),
+        hub=("nyu-mll/glue", "wnli"),
+        folder="WNLI",
+        citation="Levesque et al. 2012",
+        licence="CC BY 4.0",
+    ),
+    # The labels of pydocs are the modules listed in builtin.py, which is the only one that knows them.
+    "pydocs": Task(
+        "pydocs",
+        ("text",),
+        (),
+        ("accuracy",),
+        learning_rate=1e-4,
+        batch_size=16,
+        max_length=64,
+        citation="documentation of Python's standard library",
+        licence="PSF-2.0",
+    ),
+}
+
+
+def get_task(name: str) -> Task:
+    """The record of a task.
+
+    Raises:
+        UsageError: there is no task of that name.
+    """
+    if name not in TASKS:
+        raise unknown("task", name, TASKS, "For data of your own, use --train-file and --validation-file.")
+    return TASKS[name]
+
+
+def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
+    """Read a task's training and validation examples; unlabelled rows are left out.
+
+    Args:
+        name: a name of `TASKS`.
+        data_dir: a GLUE download (`CoLA/`, `SST-2/` ...) or the task's own folder in it; None reads the hub.
+
+    Raises:
+        UsageError: unknown task, missing folder or files, or the hub cannot be reached.
+        ContentError: columns or labels are not those of the task.
+    """
+    task = get_task(name)
+    if name == "pydocs":
+        from winning_tickets.data.builtin import pydocs_task
+
+        if data_dir is not None:
+            raise UsageError("The task pydocs is built in and reads no folder; leave --data-dir out.")
+        return pydocs_task()
+    if data_dir is not None:
+        from winning_tickets.data.glue import read_folder
+
+        return read_folder(task, Path(data_dir))
+    from winning_tickets.data.hub import read_hub
+
+    return read_hub(task)
