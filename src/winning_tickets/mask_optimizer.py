@@ -32,8 +32,9 @@ def initial_scores(
     """Scores before the first step.
 
     `rank` and `activation`: from 0 to alpha * phi, rising with the rank of the importance inside its group, so that the
-    threshold lies in a dense scale and marginal weights move first; they differ in the importance. `plateau`: alpha * phi
-    for what one-shot magnitude pruning keeps, else 0 (TAMT eq. 5). `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
+    threshold lies in a dense scale and marginal weights move first; they differ in the importance.
+    `plateau`: alpha * phi for what one-shot magnitude pruning keeps, else 0 (TAMT eq. 5).
+    `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
 
     Args:
         importance: by name, what decides before any training: absolute weights, or times the norms of their inputs.

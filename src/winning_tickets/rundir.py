@@ -93,18 +93,9 @@ class RunDirectory:
 
     def forget_after(self, step: int) -> None:
         """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off; they are redone."""
-        path = self.path / METRICS
-        if not path.exists():
-            return
-        kept = []
-        for line in path.read_text(encoding="utf-8").splitlines():
-            try:
-                record = json.loads(line)
-            except ValueError:
-                continue
-            if record["step"] <= step:
-                kept.append(line + "\n")
-        write_text(path, "".join(kept))
+        if (self.path / METRICS).exists():
+            kept = [json.dumps(record) + "\n" for record in read_log(self.path) if record["step"] <= step]
+            write_text(self.path / METRICS, "".join(kept))
 
     def result(self) -> dict[str, Any]:
         """The stored result of a finished run."""
@@ -115,3 +106,14 @@ class RunDirectory:
         """Store the result, which is what makes the run done, then drop the scratch folder."""
         write_json(self.path / RESULT, result)
         shutil.rmtree(self.scratch, ignore_errors=True)
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's `metrics.jsonl`; a last line that was cut off by a kill is passed over."""
+    records = []
+    for line in (path / METRICS).read_text(encoding="utf-8").splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    return records

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from winning_tickets.config import Runtime
@@ -94,6 +94,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        self.remove_callback(PrinterCallback)  # it would write to stdout, where only results go
         self.objective = objective
         self.parts: dict[str, float] = {}
         self.last_grad_norm: float | None = None

@@ -16,6 +16,7 @@ Result = Mapping[str, Any]
 
 MASK_TRAINING = "mask training (KD)"
 _COLORS = {"dense": figures.BLACK, "random": figures.PURPLE, "magnitude": figures.ORANGE, MASK_TRAINING: figures.BLUE}
+_KINDS = {"attention.output": "attention output", "intermediate": "FFN in", "output": "FFN out"}
 _TREND_STEPS = 8
 
 COLUMNS = (
@@ -23,10 +24,9 @@ COLUMNS = (
     Column("sparsity", "Sparsity", tables.percent),
     Column("kd_in", "KD in", tables.decimal),
     Column("kd_out", "KD out", tables.decimal),
-    Column("similarity_to_dense", "Similarity", tables.percent),
     Column("accuracy", "Accuracy", tables.percent),
     Column("accuracy_best", "Best", tables.percent),
-    Column("seconds", "Time", tables.seconds),
+    Column("seconds", "Search", tables.seconds),
 )
 
 
@@ -85,8 +85,8 @@ def _table(result: Result) -> Section:
         "step. Best is the highest of all evaluations on the way, which is always a little flattering."
     )
     caption = (
-        "Dense is the full model. Similarity compares a ticket's sentence vectors with those of the full model. "
-        "Sparsity, similarity and accuracy are times 100. "
+        "Dense is the full model. Sparsity and accuracy are times 100. Search is the time that finding the "
+        "ticket took. "
         f"Always answering with the most frequent class gives an accuracy of {_majority(result)}."
     )
     return Section("What came out", text, Table(caption, result["rows"], COLUMNS))
@@ -112,9 +112,9 @@ def _search(result: Result) -> Section:
         {"magnitude": magnitude},
     )
     text = (
-        "The search starts from the weights that magnitude pruning keeps. It gives every weight a score and lets the "
-        "KD loss move the scores; at each step the weights with the highest scores stay. The weights themselves never "
-        "change."
+        "Each weight starts with a score: the larger the weight and the stronger its usual input, the higher. The KD "
+        "loss then moves the scores; at each step the weights with the highest scores stay. The weights themselves "
+        "never change."
     )
     caption = (
         "Pale: the loss of each step's own batch, which jumps because batches differ in length and topic. Strong: mean "
@@ -177,7 +177,7 @@ def _transfer(result: Result) -> Section:
 
 
 def _changed(result: Result) -> Section:
-    changed = result["changed_by_kind"]
+    changed = {_KINDS.get(kind, kind): value for kind, value in result["changed_by_kind"].items()}
     bars = [figures.Bars("changed", [100 * value for value in changed.values()], color=_COLORS[MASK_TRAINING])]
     svg = figures.bar_chart(
         list(changed),

@@ -160,7 +160,7 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], xlabel: str, ylabel: 
                     ha="center",
                     fontsize=9,
                 )
-        axes.set_xticks(range(len(groups)), [textwrap.fill(group, 12) for group in groups])
+        axes.set_xticks(range(len(groups)), [textwrap.fill(group, 12, break_long_words=False) for group in groups])
         axes.tick_params(axis="x", length=0)
         axes.margins(y=0.12)
         low, high = axes.get_ylim()
