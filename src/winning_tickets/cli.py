@@ -13,8 +13,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 
 from winning_tickets import __version__, show
 from winning_tickets.config import EvaluateConfig, Runtime, SearchConfig, Settings, TransferConfig
@@ -93,7 +93,7 @@ def search(
     scope: Annotated[
         str | None, typer.Option(help="encoder+embeddings, encoder, encoder+embeddings+pooler or encoder+pooler.")
     ] = None,
-    score_init: Annotated[str | None, typer.Option(help="rank, plateau or random.")] = None,
+    score_init: Annotated[str | None, typer.Option(help="activation, rank, plateau or random.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Upper plateau in units of phi.")] = None,
     phi: Annotated[float | None, typer.Option(help="Initial threshold.")] = None,
     profile: Annotated[str | None, typer.Option(help="paper, code or tuned.")] = None,
@@ -411,10 +411,10 @@ def main() -> NoReturn:
     except TicketsError as error:
         typer.echo(f"Error: {error}", err=True)
         code = error.exit_code
-    except click.exceptions.Abort:
+    except Abort:
         code = 130
-    except click.ClickException as error:
-        error.show()
+    except TyperException as error:
+        typer.echo(f"Error: {error.format_message()}", err=True)
         code = error.exit_code
     except KeyboardInterrupt:
         typer.echo("Interrupted.", err=True)

@@ -235,6 +235,6 @@ def _describe(path: Path) -> dict[str, Any]:
     file = path / _ENTRY
     with contextlib.suppress(OSError, ValueError):
         stored = json.loads(file.read_text(encoding="utf-8"))
-        facts |= {name: stored.get(name) for name in facts}
+        facts |= {name: stored[name] for name in facts if isinstance(stored, dict) and name in stored}
     used = file.stat().st_mtime if file.exists() else path.stat().st_mtime
     return {"key": path.name, **facts, "bytes": _size(path), "last_used": used}

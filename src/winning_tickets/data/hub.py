@@ -22,11 +22,10 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
         UsageError: the hub cannot be reached, or has no such data set.
     """
     import datasets
-    import httpx
 
     try:
         return datasets.load_dataset(name, config)
-    except (OSError, ValueError, RuntimeError, httpx.HTTPError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         named = name if config is None else f"{name} ({config})"
         raise UsageError(
             f"Could not load the data set {named} for {what} from the Hugging Face hub: {error}. {instead}"
