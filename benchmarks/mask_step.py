@@ -35,6 +35,7 @@ from winning_tickets.objectives import PretrainingObjective, mlm_logits
 from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
 from winning_tickets.provenance import machine, versions
 from winning_tickets.search.mask_training import freeze_all_but, set_dropout, trainable_head
+from winning_tickets.selection import keep_top
 
 SHAPES = {
     "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
@@ -110,7 +111,8 @@ class Bench:
         scores = initial_scores(
             {n: w.abs() for n, w in masked.dense_weights.items()}, "rank", 0.6, "matrix", "floor", 2.0, 0.01, 0
         )
-        update = MaskUpdate(0.6, "matrix", "floor", 0.01, "signed", 1, 1e-4, 5e-5, "adamw", 1e-8, 0.0, "none", 1.0)
+        masked.write(keep_top(scores, 0.6, weights=masked.dense_weights))
+        update = MaskUpdate("matrix", 0.01, "signed", 1, 1e-4, 5e-5, "adamw", 1e-8, 0.0, "none", 1.0)
         optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, update)
         objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, masked)
 

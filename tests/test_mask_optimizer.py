@@ -13,9 +13,7 @@ from winning_tickets.selection import keep_top
 
 NAMES = (QUERY, "encoder.layer.1.output.dense.weight", "embeddings.word_embeddings.weight")
 TUNED = MaskUpdate(
-    sparsity=0.6,
     ranking="matrix",
-    rounding="floor",
     phi=0.01,
     rank_by="signed",
     reselect_steps=1,
@@ -46,9 +44,8 @@ def make(update, init="plateau", seed=0):
     for name in NAMES:
         parameters[name].requires_grad_(True)
     masked = MaskedWeights(model, NAMES)
-    scores = initial_scores(
-        absolute(masked.dense_weights), init, update.sparsity, update.ranking, "floor", 2.0, 0.01, seed
-    )
+    scores = initial_scores(absolute(masked.dense_weights), init, 0.6, update.ranking, "floor", 2.0, 0.01, seed)
+    masked.write(keep_top(scores, 0.6, update.ranking, weights=masked.dense_weights))
     return model, masked, MaskOptimizer(masked, scores, {}, update)
 
 
@@ -62,10 +59,10 @@ def naive_search(update, steps, init="plateau"):
     """The same search as masked products in the graph: W * M with a straight-through gradient for the scores."""
     model, masked, _ = make(update, init)
     dense = {name: value.clone() for name, value in masked.dense_weights.items()}
-    scores = initial_scores(absolute(dense), init, update.sparsity, update.ranking, "floor", 2.0, 0.01, 0)
+    scores = initial_scores(absolute(dense), init, 0.6, update.ranking, "floor", 2.0, 0.01, 0)
     moments = {name: (torch.zeros_like(s), torch.zeros_like(s)) for name, s in scores.items()}
     key = torch.abs if update.rank_by == "absolute" else (lambda s: s)
-    masks = keep_top({n: key(s) for n, s in scores.items()}, update.sparsity, update.ranking, weights=dense)
+    masks = keep_top({n: key(s) for n, s in scores.items()}, 0.6, update.ranking, weights=dense)
     threshold = {}
     history = []
     for step in range(1, steps + 1):
@@ -92,7 +89,7 @@ def naive_search(update, steps, init="plateau"):
                 scores[name] -= lr * (mean / (1 - 0.9**step)) / root
         keys = {n: key(s) for n, s in scores.items()}
         if step == 1 or step % update.reselect_steps == 0:
-            masks = keep_top(keys, update.sparsity, update.ranking, weights=dense)
+            masks = keep_top(keys, 0.6, update.ranking, weights=dense)
             for name in NAMES:
                 count = int(0.6 * keys[name].numel() + 1e-9)
                 threshold[name] = keys[name].reshape(-1).sort().values[count - 1]

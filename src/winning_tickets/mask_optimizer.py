@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.masking import MaskedWeights
-from winning_tickets.selection import BandSelector, Ranking, Rounding, groups_of, keep_top, pruned_count
+from winning_tickets.selection import BandSelector, Ranking, Rounding, groups_of, keep_top
 
 
 def initial_scores(
@@ -87,9 +87,7 @@ def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float)
 class MaskUpdate:
     """How scores move and masks follow; the fields are those of `SearchConfig`."""
 
-    sparsity: float
     ranking: Ranking
-    rounding: Rounding
     phi: float
     rank_by: Literal["signed", "absolute"]
     reselect_steps: int
@@ -106,7 +104,8 @@ class MaskOptimizer(torch.optim.Optimizer):
     """Trains the scores of some matrices, and an MLM head beside them.
 
     Args:
-        masked: the dense weights and the parameters that hold W * M; matrices without scores keep their mask.
+        masked: the dense weights and the parameters that hold W * M, with the initial masks: each group goes on
+            pruning as many entries as they do. Matrices without scores keep their mask.
         scores: initial scores by name; those matrices are trained.
         head: parameters of the MLM head by name; trained directly.
         update: how.
@@ -146,9 +145,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         """For each group: its scores, its dense weights, its mask, its selector; flat, sharing memory."""
         made = []
         for group in groups_of(self.names, self.update.ranking):
-            count = pruned_count(
-                sum(self.scores[name].numel() for name in group), self.update.sparsity, self.update.rounding
-            )
+            # What the masks prune now, so that with matrices that are not trained the whole stays exact too.
+            masks = [self.masked.masks[name] for name in group]
+            count = sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks)
             if len(group) == 1:
                 name = group[0]
                 weights, mask = self.masked.dense_weights[name].view(-1), self.masked.masks[name].view(-1)

@@ -127,6 +127,7 @@ class PLM:
         revision: the hub revision asked for.
         layers: how many layers were kept; None means all.
         has_mlm_head: whether the checkpoint brought a trained MLM head (known only when loaded with `head="mlm"`).
+        has_pooler: whether the checkpoint brought a pooler; else a loaded one is freshly initialised.
     """
 
     model: Any
@@ -136,6 +137,7 @@ class PLM:
     revision: str | None
     layers: int | None
     has_mlm_head: bool
+    has_pooler: bool = True
 
     @property
     def encoder(self) -> nn.Module:
@@ -248,7 +250,7 @@ def load_plm(
             f"{name} has no trained MLM head (missing: {', '.join(missing[:3])}), so no MLM loss can be computed. "
             "Use --objective kd, or give the checkpoint a head first: tickets fit-head."
         )
-    return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head)
+    return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
 def _configure(name: str, where: str, revision: str | None, layers: int | None) -> tuple[Any, Architecture]:
@@ -295,8 +297,8 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
     names = [architecture.word_embeddings] if "embeddings" in parts else []
     names += [f"{architecture.layers}.{i}.{matrix}" for i in range(count) for matrix in architecture.matrices]
     if "pooler" in parts:
-        if architecture.pooler is None or architecture.pooler not in present:
-            raise UsageError(f"Scope {scope!r} asks for a pooler, and {plm.name} loaded this way has none.")
+        if architecture.pooler is None or architecture.pooler not in present or not plm.has_pooler:
+            raise UsageError(f"Scope {scope!r} asks for a pooler, and {plm.name} has none; use a scope without it.")
         names.append(architecture.pooler)
     absent = [name for name in names if name not in present]
     if absent:

@@ -78,6 +78,9 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     encoder = plm
     if needs_mlm and "pooler" in scope:
         encoder = load_plm(config.model, revision=config.revision, layers=config.layers)
+    if config.scope is None and not _has_pooler(encoder):  # a profile's scope gives way to what there is
+        scope = scope.removesuffix("+pooler")
+        filled = filled.model_copy(update={"scope": scope})
     parameters = dict(encoder.encoder.named_parameters())
     weights = {name: parameters[name].detach() for name in prunable_names(encoder, scope)}
     base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
@@ -85,3 +88,7 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     identity = run_id(config, slug, base=base.hash, corpus=None if corpus is None else corpus.fingerprint)
     total = sum(parameter.numel() for parameter in parameters.values())
     return Prepared(filled, plm, weights, base, corpus, identity, device, total)
+
+
+def _has_pooler(plm: PLM) -> bool:
+    return plm.architecture.pooler in dict(plm.encoder.named_parameters()) and plm.has_pooler

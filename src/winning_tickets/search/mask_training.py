@@ -190,9 +190,7 @@ class MaskSearch:
 
 def _update(config: SearchConfig) -> MaskUpdate:
     return MaskUpdate(
-        sparsity=config.sparsity,
         ranking=config.ranking,
-        rounding=config.count_rounding or "floor",
         phi=config.phi,
         rank_by=config.rank_by or "signed",
         reselect_steps=config.reselect_steps or 1,
