@@ -16,7 +16,6 @@ import argparse
 import gc
 import json
 import random
-import resource
 import subprocess
 import sys
 import time
@@ -200,14 +199,22 @@ def peak_of(options: argparse.Namespace) -> int:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        bench.autocast()
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, which a child inherits from its parent
+        before = _resident("VmRSS")
     step = bench.make(options.peak_of)
     for _ in range(3):
         step()
     if bench.device.type == "cuda":
         return int(torch.cuda.max_memory_allocated() - before)
-    return int(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before)
+    return _resident("VmHWM") - before
+
+
+def _resident(field: str) -> int:
+    """Bytes of this process that are in memory now (VmRSS) or were at the peak (VmHWM); Linux only."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(field):
+            return int(line.split()[1]) * 1024
+    raise OSError(f"/proc/self/status has no {field}; the memory benchmark needs Linux or a GPU.")
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:

@@ -111,7 +111,7 @@ class Held:
         parameters = dict(model.base_model.named_parameters())
         self._handles: list[RemovableHandle] = []
         self._masked: list[tuple[nn.Parameter, Tensor]] = []
-        for name, mask in ticket.masks.items():
+        for name, mask in ticket.masks_on(model.base_model).items():
             parameter = parameters[name]
             mask = mask.to(parameter.device)
             self._masked.append((parameter, mask))

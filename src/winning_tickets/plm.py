@@ -338,9 +338,12 @@ def base_hash(hashes: dict[str, str]) -> str:
 
 
 def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
-    """Give the MLM decoder a frozen dense matrix of its own; without one (embeddings not masked) the tie stays."""
-    if dense is not None:
-        decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    """Give the MLM decoder a frozen dense matrix of its own; without one (embeddings not masked) the tie stays.
+
+    A decoder that the checkpoint itself does not tie is left as it is.
+    """
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
         decoder.weight = nn.Parameter(dense, requires_grad=False)
 
 

@@ -146,6 +146,11 @@ class Ticket:
     def __iter__(self) -> Iterator[str]:
         return iter(self.masks)
 
+    def masks_on(self, encoder: nn.Module) -> dict[str, Tensor]:
+        """The masks that concern an encoder: all of them, but for a pooler, which many head classes do not load."""
+        present = dict(encoder.named_parameters())
+        return {name: mask for name, mask in self.masks.items() if name in present or not name.startswith("pooler.")}
+
     def check(self, encoder: nn.Module, allow_other_weights: bool = False) -> None:
         """Make sure that the ticket fits an encoder: names, shapes and, unless told otherwise, the very weights.
 
@@ -153,7 +158,7 @@ class Ticket:
             ContentError: a matrix is missing, has another shape, or (without `allow_other_weights`) other values.
         """
         parameters = dict(encoder.named_parameters())
-        for name, mask in self.masks.items():
+        for name, mask in self.masks_on(encoder).items():
             if name not in parameters:
                 raise ContentError(
                     f"The ticket masks {name}, which this model does not have; is it another architecture?"
@@ -186,7 +191,7 @@ class Ticket:
         self.check(encoder, allow_other_weights)
         parameters = dict(encoder.named_parameters())
         with torch.no_grad():
-            for name, mask in self.masks.items():
+            for name, mask in self.masks_on(encoder).items():
                 parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
         return model
 

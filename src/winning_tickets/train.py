@@ -204,8 +204,11 @@ def checkpoints(scratch: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
 
 
-def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
+def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:
     """Train to the end, from the last checkpoint where there is one.
+
+    Returns:
+        A signal that came during the last step, when there was nothing left to stop; None without one.
 
     Raises:
         TrainingError: the loss became NaN or infinite (the state before that step is kept), or the disk is full.
@@ -231,6 +234,7 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
             f"Stopped by {name} after step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint "
             f"is in {run.path}. Run the same command again to go on.",
         )
+    return stop.signal_number
 
 
 class _StopOnSignal(TrainerCallback):  # type: ignore[misc]

@@ -1,0 +1,240 @@
+"""Fine-tuned models at work: finding the model of a transfer, batched forward passes, labels for new texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+
+from winning_tickets.config import Runtime
+from winning_tickets.data.encode import EncodedSplit, collate, encode
+from winning_tickets.data.tasks import Split, Task
+from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.files import read_json, write_json
+from winning_tickets.masking import modes
+from winning_tickets.plm import PLM, load_plm
+from winning_tickets.rundir import RESULT
+from winning_tickets.ticket import is_ticket
+from winning_tickets.train import choose_device
+
+MODEL_FOLDER = "model"
+TASK_FILE = "task.json"
+BATCH_TOKENS = 8192
+"""Padded tokens of a forward pass without gradients."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a saved model must say about its task; stored beside it as `task.json`.
+
+    Attributes:
+        task: name of the task.
+        text_columns: one or two columns.
+        labels: names of the classes; empty for regression.
+        max_length: tokens a text is cut to.
+        ticket_id: the ticket it was fine-tuned from; None for a dense model.
+        sparsity: fraction of the scope that is pruned.
+    """
+
+    task: str
+    text_columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    max_length: int
+    ticket_id: str | None
+    sparsity: float
+
+    @classmethod
+    def of(cls, task: Task, max_length: int, ticket_id: str | None, sparsity: float) -> Self:
+        """Describe a task."""
+        return cls(task.name, task.text_columns, task.labels, max_length, ticket_id, sparsity)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read it from a saved model.
+
+        Raises:
+            ContentError: the file was edited.
+        """
+        content = read_json(folder / TASK_FILE, "task description")
+        try:
+            return cls(**content | {key: tuple(content[key]) for key in ("text_columns", "labels")})
+        except (TypeError, KeyError) as error:
+            raise ContentError(
+                f"{folder / TASK_FILE} is not a task description ({error}); it was edited. "
+                "Run tickets transfer with --save-model again."
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Store it in a saved model's folder."""
+        write_json(folder / TASK_FILE, asdict(self))
+
+
+def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Save a model and its tokenizer as an ordinary Hugging Face folder.
+
+    Args:
+        model: any Hugging Face model.
+        tokenizer: saved beside it.
+        folder: where to.
+        extra: tensors by name that the model's class does not have and the checkpoint had.
+
+    Raises:
+        OSError: the file system refused; safetensors has an error of its own for that.
+    """
+    try:
+        model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
+        tokenizer.save_pretrained(folder)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def find_model(run: Path | str, seed: int | None = None) -> Path:
+    """The folder of a fine-tuned model.
+
+    Args:
+        run: a transfer's folder, one of its `seed-N` folders, or a saved model itself.
+        seed: which of a transfer's models; None takes the first one that was saved.
+
+    Raises:
+        UsageError: nothing is there, it is a ticket, no model was saved, or not that of this seed.
+    """
+    path = Path(run)
+    if is_ticket(path):
+        raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
+    if not path.is_dir():
+        raise UsageError(f"There is no run {path}; give the --out of a tickets transfer with --save-model.")
+    if (path / TASK_FILE).is_file() or (path / MODEL_FOLDER / TASK_FILE).is_file():
+        if seed is not None:
+            raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
+        return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
+    found = _saved_seeds(path)
+    if not found:
+        raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
+    if seed is not None and seed not in found:
+        raise UsageError(f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, found))}.")
+    return found[seed if seed is not None else next(iter(found))]
+
+
+def _saved_seeds(path: Path) -> dict[int, Path]:
+    """Models of finished seeds, lowest first."""
+    found = {}
+    for folder in path.glob("seed-*"):
+        number = folder.name.removeprefix("seed-")
+        if number.isdigit() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / TASK_FILE).is_file():
+            found[int(number)] = folder / MODEL_FOLDER
+    return dict(sorted(found.items()))
+
+
+def encode_for(plm: PLM, split: Split, max_length: int) -> EncodedSplit:
+    """Tokenise a split, with only those columns that the model can take.
+
+    Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
+    """
+    encoded = encode(split, plm.tokenizer, max_length)
+    columns = dict(encoded.columns)
+    if getattr(plm.model.config, "type_vocab_size", 0) < 2:
+        columns.pop("token_type_ids", None)
+    return EncodedSplit(columns, encoded.labels)
+
+
+def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:
+    """Outputs of a classification model, without dropout, in batches of similar lengths.
+
+    Args:
+        plm: the model, where it is now.
+        split: tokenised examples.
+        bf16: bfloat16 autocast.
+
+    Returns:
+        `(examples, outputs)`, in the order of the split.
+    """
+    pad = collate(plm.tokenizer)
+    device = plm.model.device
+    result = np.empty((len(split), plm.model.config.num_labels), dtype=np.float32)
+    with modes(plm.model, training=False), torch.no_grad():
+        for chosen in _by_length([len(ids) for ids in split.columns["input_ids"]]):
+            batch = pad([split[index] for index in chosen])
+            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = plm.model(**inputs).logits
+            result[chosen] = logits.float().cpu().numpy()
+    return result
+
+
+def _by_length(lengths: list[int]) -> Iterator[list[int]]:
+    """Indices of examples in batches of rising length, each of at most `BATCH_TOKENS` padded tokens."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def predict(
+    run: Path | str,
+    texts: Sequence[tuple[str, ...]],
+    seed: int | None = None,
+    runtime: Runtime | None = None,
+) -> dict[str, Any]:
+    """Label texts with a model that `transfer` fine-tuned and saved.
+
+    Args:
+        run: a transfer's folder, one of its `seed-N` folders, or a saved model.
+        texts: one tuple an example, with as many texts as the task has columns.
+        seed: which of a transfer's models; None takes the first one.
+        runtime: device and precision.
+
+    Returns:
+        `predictions`, in order: `text`, and `label` with the probabilities `scores`, or the `score` of a regression.
+
+    Raises:
+        UsageError: no saved model, no text, or not as many texts as the task has columns.
+        ContentError: the saved model is damaged.
+    """
+    runtime = runtime or Runtime()
+    device = choose_device(runtime.device)
+    folder = find_model(run, seed)
+    info = TaskInfo.read(folder)
+    _check_texts(texts, info)
+    plm = load_plm(str(folder), head="classification", num_labels=max(1, len(info.labels)))
+    plm.model.to(device)
+    columns = tuple([example[i] for example in texts] for i in range(len(info.text_columns)))
+    logits = predict_split(plm, encode_for(plm, Split(columns, [0] * len(texts)), info.max_length), runtime.bf16)
+    return {
+        "task": info.task,
+        "model": str(folder),
+        "ticket_id": info.ticket_id,
+        "predictions": [
+            {"text": list(example), **_answer(row, info.labels)} for example, row in zip(texts, logits, strict=True)
+        ],
+    }
+
+
+def _check_texts(texts: Sequence[tuple[str, ...]], info: TaskInfo) -> None:
+    columns = info.text_columns
+    if not texts:
+        raise UsageError(f"No text was given; the task {info.task} needs {' and '.join(columns)}.")
+    for example in texts:
+        if len(example) != len(columns):
+            raise UsageError(
+                f"The task {info.task} takes {len(columns)} text(s) an example ({', '.join(columns)}), found "
+                f"{len(example)}: {' | '.join(example)!r}. Give pairs as first<TAB>second, or with --text-pair."
+            )
+        if not all(text.strip() for text in example):
+            raise UsageError(f"An example has an empty text; the task {info.task} needs {' and '.join(columns)}.")
+
+
+def _answer(logits: np.ndarray[Any, Any], labels: tuple[str, ...]) -> dict[str, Any]:
+    if not labels:
+        return {"score": float(logits[0])}
+    odds = np.exp(logits.astype(np.float64) - logits.max())
+    scores = (odds / odds.sum()).tolist()
+    return {"label": labels[int(logits.argmax())], "scores": dict(zip(labels, scores, strict=True))}

@@ -1,0 +1,316 @@
+"""Fine-tuning a model or a ticket on a task: one stored run for each seed, and a summary over the seeds."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import statistics
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import TrainerCallback, set_seed
+
+from winning_tickets.config import Runtime, TransferConfig
+from winning_tickets.data.encode import collate, train_subset
+from winning_tickets.data.metrics import combine, compute, metric_names, primary_metric
+from winning_tickets.data.tasks import TaskData
+from winning_tickets.errors import Interrupted, TrainingError
+from winning_tickets.files import build_directory, write_json
+from winning_tickets.masking import TicketCallback
+from winning_tickets.objectives import TaskObjective
+from winning_tickets.plm import PLM
+from winning_tickets.predict import MODEL_FOLDER, TaskInfo, encode_for, predict_split, save_folder
+from winning_tickets.progress import progress
+from winning_tickets.provenance import machine, versions
+from winning_tickets.rundir import METRICS, RunDirectory, read_log
+from winning_tickets.ticket import Ticket
+from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.transfer_setup import Prepared, load_base, prepare
+
+ERROR = "error.json"
+
+
+def transfer(
+    config: TransferConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Fine-tune a model or ticket on a task, once for each seed, pruned weights held at zero.
+
+    AdamW with a linearly decaying rate (TAMT, section 4.1.3 and Table 1 for the tasks' own settings). Finished seeds
+    are kept, an unfinished one goes on from its checkpoint, failed ones are tried again.
+
+    Args:
+        config: what to fine-tune on what.
+        out: a directory that is absent or empty, or holds this very transfer.
+        runtime: device, precision and checkpoints.
+        force: replace another transfer of ours in `out`.
+
+    Returns:
+        The summary, as stored in `result.json`: for each metric the final and the best value, with mean, standard
+        deviation (ddof=1) and the values of the finished `seeds`.
+
+    Raises:
+        UsageError: impossible settings, missing files, unknown names, a foreign `out`.
+        ContentError: a damaged ticket, one for other weights, unusable data.
+        TrainingError: one or more seeds failed; the others are stored.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    runtime = runtime or Runtime()
+    prepared = prepare(config, runtime)
+    marker = config.model_dump(mode="json")
+    run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
+    if run.status == "done" and not run.result()["failed_seeds"]:
+        return run.result()
+    results: list[dict[str, Any]] = []
+    failures: dict[int, str] = {}
+    for seed in config.seeds:
+        try:
+            results.append(run_seed(prepared, seed, run.path, runtime))
+        except (TrainingError, torch.OutOfMemoryError) as error:
+            failures[seed] = str(error)
+            write_json(run.path / f"seed-{seed}" / ERROR, {"seed": seed, "error": str(error)})
+    summary = summarise(prepared, results, list(failures))
+    run.finish(summary)
+    if failures:
+        seed, message = next(iter(failures.items()))
+        raise TrainingError(
+            f"{len(failures)} of {len(config.seeds)} seeds failed ({', '.join(map(str, failures))}). Seed {seed}: "
+            f"{message} Each error is kept in {run.path}/seed-N/{ERROR}; the same command tries these seeds again."
+        )
+    return summary
+
+
+def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
+    """Fine-tune with one seed, or return the stored result of an earlier run.
+
+    Args:
+        prepared: what all seeds share.
+        seed: of the head, the data order and dropout.
+        parent: the transfer's folder; the run is `parent/seed-N`.
+        runtime: device, precision and checkpoints.
+
+    Raises:
+        TrainingError: the loss or a prediction became NaN or infinite, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM.
+    """
+    single = prepared.config.model_copy(update={"seeds": (seed,)})
+    folder = parent / f"seed-{seed}"
+    run = RunDirectory.claim(folder, "transfer-seed", prepared.identity(single), single.model_dump(mode="json"))
+    if run.status == "done":
+        return run.result()
+    (folder / ERROR).unlink(missing_ok=True)
+    set_seed(seed)
+    plm = load_base(prepared.target, prepared.task)
+    evaluations = Evaluations(run, prepared, plm, runtime)
+    with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
+        trainer = _trainer(prepared, plm, seed, run, runtime, evaluations, advance)
+        late_signal = run_training(trainer, run)
+    ticket = prepared.target.ticket
+    if ticket is not None:
+        check_pruned(ticket, plm)
+    info = TaskInfo.of(prepared.task, prepared.max_length, _id(ticket), _sparsity(ticket))
+    if prepared.config.save_model:
+        _save_model(plm, info, folder / MODEL_FOLDER)
+    result = _seed_result(prepared, seed, run, evaluations.records)
+    run.finish(result)
+    if late_signal is not None and seed != prepared.config.seeds[-1]:
+        raise Interrupted(late_signal, f"Stopped after seed {seed}, which is stored. Run the same command to go on.")
+    return result
+
+
+def _trainer(
+    prepared: Prepared,
+    plm: PLM,
+    seed: int,
+    run: RunDirectory,
+    runtime: Runtime,
+    evaluations: TrainerCallback,
+    advance: Callable[[int, str], None],
+) -> TicketTrainer:
+    config, ticket = prepared.config, prepared.target.ticket
+    subset_seed = seed if config.train_size_seed is None else config.train_size_seed
+    train = encode_for(plm, train_subset(prepared.data.train, config.train_size, subset_seed), prepared.max_length)
+    log = StepLog(run, advance)
+    held = [] if ticket is None else [TicketCallback(ticket, config.allow_other_weights)]
+    trainer = TicketTrainer(
+        model=plm.model,
+        objective=TaskObjective(prepared.task.is_regression),
+        args=arguments(
+            run.scratch,
+            runtime,
+            max_steps=prepared.steps,
+            per_device_train_batch_size=prepared.batch_size,
+            learning_rate=prepared.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=math.ceil(config.warmup_ratio * prepared.steps),
+            weight_decay=config.weight_decay,
+            max_grad_norm=1.0,
+            seed=seed,
+        ),
+        train_dataset=train,
+        data_collator=collate(plm.tokenizer),
+        callbacks=[*held, log, evaluations, Checkpoints(runtime)],
+    )
+    log.trainer = trainer
+    return trainer
+
+
+class Evaluations(TrainerCallback):  # type: ignore[misc]
+    """Evaluates on the validation splits and keeps the records.
+
+    All of it happens at the end of a step, also at the end of an epoch: a checkpoint of that step is written after it,
+    so that a resumed run neither lacks an evaluation nor has one twice.
+
+    Args:
+        run: records go to its `metrics.jsonl`.
+        prepared: the task and when evaluations are due.
+        plm: the model that is trained.
+        runtime: precision.
+    """
+
+    def __init__(self, run: RunDirectory, prepared: Prepared, plm: PLM, runtime: Runtime) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._run = run
+        self._prepared = prepared
+        self._plm = plm
+        self._bf16 = runtime.bf16
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Recall the evaluations up to the checkpoint; later ones were dropped from the log just before."""
+        if (self._run.path / METRICS).exists():
+            self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate where it is due."""
+        if self._prepared.due(state.global_step):
+            metrics, degenerate = measure(self._prepared, self._plm, self._bf16)
+            self.records.append({"step": state.global_step, "evaluation": metrics, "degenerate": degenerate})
+            self._run.log(self.records[-1])
+
+
+def measure(prepared: Prepared, plm: PLM, bf16: bool = False) -> tuple[dict[str, float], bool]:
+    """All metrics on all validation splits, and whether the predictions are constant on one of them."""
+    task = prepared.task
+    by_split, degenerate = {}, False
+    for name, split in prepared.validation.items():
+        logits = predict_split(plm, split, bf16)
+        predictions = logits[:, 0] if task.is_regression else logits.argmax(-1)
+        if not np.isfinite(logits).all():
+            raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
+        by_split[name], constant = compute(task, predictions, np.asarray(split.labels))
+        degenerate = degenerate or constant
+    return combine(task, by_split), degenerate
+
+
+def check_pruned(ticket: Ticket, plm: PLM) -> None:
+    """Make sure that every pruned weight is exactly +0.0 after training.
+
+    Raises:
+        TrainingError: one is not; the result would not be that of the ticket.
+    """
+    parameters = dict(plm.encoder.named_parameters())
+    for name, mask in ticket.masks_on(plm.encoder).items():
+        bits = parameters[name].detach().cpu().view(torch.int32)
+        count = int(torch.count_nonzero(bits.masked_fill(mask, 0)))
+        if count:
+            raise TrainingError(
+                f"{count} pruned weights of {name} are not zero after training, so the mask did not hold; this is a "
+                "bug of winning-tickets. Nothing of this seed was kept as a result; please report it."
+            )
+
+
+def _save_model(plm: PLM, info: TaskInfo, folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
+
+    def fill(staging: Path) -> None:
+        save_folder(plm.model, plm.tokenizer, staging)
+        info.write(staging)
+
+    build_directory(folder, fill)
+
+
+def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list[dict[str, Any]]) -> dict[str, Any]:
+    primary = primary_metric(prepared.task)
+    best = max(records, key=lambda record: record["evaluation"][primary])
+    ticket = prepared.target.ticket
+    return {
+        "verb": "transfer-seed",
+        "seed": seed,
+        "task": prepared.task.name,
+        "labels": list(prepared.task.labels),
+        "text_columns": list(prepared.task.text_columns),
+        "max_length": prepared.max_length,
+        "final": records[-1]["evaluation"],
+        "best": best["evaluation"],
+        "best_step": best["step"],
+        "primary_metric": primary,
+        "degenerate": records[-1]["degenerate"],
+        "steps": prepared.steps,
+        "train_examples": prepared.train_examples,
+        "train_seconds": sum(record.get("seconds", 0.0) for record in read_log(run.path)),
+        "ticket_id": _id(ticket),
+        "sparsity": _sparsity(ticket),
+        "model_saved": prepared.config.save_model,
+        "versions": versions(),
+        "machine": machine(),
+    }
+
+
+def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
+    """The summary over all finished seeds; failed ones are named and give no number."""
+    task, ticket = prepared.task, prepared.target.ticket
+    metrics = {
+        name: {kind: _statistics([result[kind][name] for result in results]) for kind in ("final", "best")}
+        for name in metric_names(task)
+    }
+    return {
+        "verb": "transfer",
+        "run_id": prepared.identity(prepared.config),
+        "task": task.name,
+        "metrics": metrics,
+        "seeds": [result["seed"] for result in results],
+        "failed_seeds": failed,
+        "primary_metric": primary_metric(task),
+        "degenerate": any(result["degenerate"] for result in results),
+        "majority": None if task.is_regression else _majority(prepared.data),
+        "target": prepared.config.target,
+        "model": prepared.target.model,
+        "ticket_id": _id(ticket),
+        "sparsity": _sparsity(ticket),
+        "train_examples": prepared.train_examples,
+        "validation_examples": {name: len(split) for name, split in prepared.validation.items()},
+        "epochs": prepared.steps / prepared.steps_per_epoch,
+        "steps": prepared.steps,
+        "batch_size": prepared.batch_size,
+        "learning_rate": prepared.learning_rate,
+        "max_length": prepared.max_length,
+        "eval_steps": prepared.eval_steps,
+        "data_hash": prepared.data.fingerprint,
+        "base_hash": prepared.base,
+        "versions": versions(),
+    }
+
+
+def _statistics(values: list[float]) -> dict[str, Any]:
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "values": values,
+    }
+
+
+def _majority(data: TaskData) -> float:
+    """Accuracy of the best constant answer on the first validation split."""
+    labels = next(iter(data.validation.values())).labels
+    return max(Counter(labels).values()) / len(labels)
+
+
+def _id(ticket: Ticket | None) -> str | None:
+    return None if ticket is None else ticket.id
+
+
+def _sparsity(ticket: Ticket | None) -> float:
+    return 0.0 if ticket is None else ticket.sparsity

@@ -1,0 +1,189 @@
+"""What a transfer starts from: its settings checked, the task's data, the base weights, the plan of steps."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from winning_tickets.config import Runtime, TransferConfig
+from winning_tickets.data.encode import EncodedSplit, train_subset
+from winning_tickets.data.local import load_files
+from winning_tickets.data.tasks import TASKS, Task, TaskData, load_task
+from winning_tickets.errors import UsageError, unknown
+from winning_tickets.evaluate import Target
+from winning_tickets.identity import run_id
+from winning_tickets.plm import PLM, base_hash, weight_hashes
+from winning_tickets.predict import encode_for
+from winning_tickets.train import choose_device
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is the same for all seeds of a transfer.
+
+    Attributes:
+        config: as given.
+        target: the model or ticket.
+        data: the task and its examples.
+        validation: tokenised examples by name of the split.
+        base: hash of the base weights.
+        train_examples: size of the training set, or of the subset that was asked for.
+        batch_size: examples a step.
+        learning_rate: peak rate.
+        max_length: tokens an example is cut to.
+        steps_per_epoch: optimiser steps of a pass over the training set.
+        steps: optimiser steps in all.
+        eval_steps: steps between evaluations.
+    """
+
+    config: TransferConfig
+    target: Target
+    data: TaskData
+    validation: dict[str, EncodedSplit]
+    base: str
+    train_examples: int
+    batch_size: int
+    learning_rate: float
+    max_length: int
+    steps_per_epoch: int
+    steps: int
+    eval_steps: int
+
+    @property
+    def task(self) -> Task:
+        """The task's record."""
+        return self.data.task
+
+    def identity(self, config: TransferConfig) -> str:
+        """The id of the whole transfer, or of one seed of it, by its configuration."""
+        ticket = self.target.ticket
+        slug = f"transfer-{self.task.name}-{'dense' if ticket is None else 'ticket'}"
+        content = {"base": self.base, "ticket": None if ticket is None else ticket.id, "data": self.data.fingerprint}
+        return run_id(config, slug, **content)
+
+    def due(self, step: int) -> bool:
+        """Whether an evaluation is due: every `eval_steps`, at the end of each epoch, and after the last step."""
+        return step % self.eval_steps == 0 or step % self.steps_per_epoch == 0 or step == self.steps
+
+
+def check(config: TransferConfig) -> None:
+    """Refuse what cannot work before anything is loaded; all problems at once.
+
+    Raises:
+        UsageError: one line for each problem.
+    """
+    problems = _check_data(config)
+    if not config.seeds or len(set(config.seeds)) < len(config.seeds):
+        problems.append(f"--seeds {','.join(map(str, config.seeds))!r} must name one or more different seeds.")
+    if any(not 0 <= seed < 2**32 for seed in config.seeds):
+        problems.append(f"--seeds {','.join(map(str, config.seeds))!r} must lie between 0 and 2**32 - 1.")
+    if config.epochs is not None and config.steps is not None:
+        problems.append("--epochs and --steps contradict each other; give one of them.")
+    for field in ("epochs", "learning_rate"):
+        value = getattr(config, field)
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            problems.append(f"--{field.replace('_', '-')} {value} is impossible; it must be above 0.")
+    for field in ("steps", "batch_size", "max_length", "eval_steps"):
+        value = getattr(config, field)
+        if value is not None and value < 1:
+            problems.append(f"--{field.replace('_', '-')} {value} is impossible; at least 1.")
+    if not 0 <= config.warmup_ratio <= 1:
+        problems.append(f"warmup_ratio {config.warmup_ratio} is outside [0, 1].")
+    if not (config.weight_decay >= 0 and math.isfinite(config.weight_decay)):
+        problems.append(f"weight_decay {config.weight_decay} is impossible; it must not be negative.")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _check_data(config: TransferConfig) -> list[str]:
+    files = (config.train_file, config.validation_file)
+    if config.task is None and files == (None, None):
+        return [f"No task was given: use --task ({', '.join(TASKS)}), or --train-file and --validation-file."]
+    if config.task is not None and files != (None, None):
+        return [f"--task {config.task} and files of your own contradict each other; give one of them."]
+    if config.task is None:
+        problems = [] if None not in files else ["--train-file and --validation-file go together; one is missing."]
+        return problems + (["--data-dir goes with --task, not with --train-file."] if config.data_dir else [])
+    problems = [] if config.task in TASKS else [str(unknown("task", config.task, TASKS))]
+    defaults = TransferConfig(target=config.target)
+    for field in ("text_columns", "label_column", "metric"):
+        if getattr(config, field) != getattr(defaults, field):
+            problems.append(f"--{field.replace('_', '-')} goes with --train-file; --task {config.task} has its own.")
+    return problems
+
+
+def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
+    """Check everything, load the data and look at the weights, before any work.
+
+    Raises:
+        UsageError: impossible settings, missing files, unknown names, no GPU where one is asked for.
+        ContentError: a damaged ticket, one for other weights, unusable data.
+    """
+    check(config)
+    choose_device(runtime.device)
+    target = Target.find(config.target, config.base, config.revision, config.layers)
+    data = _load_data(config)
+    examples = len(train_subset(data.train, config.train_size, seed=0))
+    plm = load_base(target, data.task)
+    if target.ticket is not None:
+        target.ticket.check(plm.encoder, config.allow_other_weights)
+    max_length = _max_length(config, data.task, plm)
+    batch_size = config.batch_size or data.task.batch_size
+    per_epoch = math.ceil(examples / batch_size)
+    return Prepared(
+        config=config,
+        target=target,
+        data=data,
+        validation={name: encode_for(plm, split, max_length) for name, split in data.validation.items()},
+        base=base_hash(weight_hashes(plm.encoder)),
+        train_examples=examples,
+        batch_size=batch_size,
+        learning_rate=config.learning_rate or data.task.learning_rate,
+        max_length=max_length,
+        steps_per_epoch=per_epoch,
+        steps=config.steps or math.ceil((config.epochs or data.task.epochs) * per_epoch),
+        eval_steps=config.eval_steps or data.task.eval_steps,
+    )
+
+
+def _load_data(config: TransferConfig) -> TaskData:
+    if config.task is not None:
+        return load_task(config.task, config.data_dir)
+    return load_files(
+        str(config.train_file),
+        str(config.validation_file),
+        config.text_columns,
+        label_column=config.label_column,
+        metric=config.metric,
+    )
+
+
+def load_base(target: Target, task: Task) -> PLM:
+    """The dense base model with a fresh classification head that knows the names of the labels."""
+    plm = target.load("classification", num_labels=max(1, len(task.labels)))
+    if task.is_regression:
+        plm.model.config.problem_type = "regression"
+    else:
+        plm.model.config.problem_type = "single_label_classification"
+        plm.model.config.id2label = dict(enumerate(task.labels))
+        plm.model.config.label2id = {label: index for index, label in enumerate(task.labels)}
+    return plm
+
+
+def _max_length(config: TransferConfig, task: Task, plm: PLM) -> int:
+    """The length that was asked for, else the task's, as far as the model reaches.
+
+    Raises:
+        UsageError: longer than the model can read, or too short for a single word of each text.
+    """
+    settings = plm.model.config
+    # RoBERTa counts its positions from behind the padding index.
+    offset = settings.pad_token_id + 1 if settings.model_type == "roberta" else 0
+    longest = min(settings.max_position_embeddings - offset, plm.tokenizer.model_max_length)
+    columns = len(task.text_columns)
+    shortest = plm.tokenizer.num_special_tokens_to_add(pair=columns == 2) + columns
+    if config.max_length is None:
+        return int(min(task.max_length, longest))
+    if not shortest <= config.max_length <= longest:
+        raise UsageError(f"--max-length {config.max_length} is impossible; {plm.name} reads {shortest} to {longest}.")
+    return config.max_length
