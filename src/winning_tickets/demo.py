@@ -79,7 +79,7 @@ def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
     resolve(config.model)  # the most likely problem first
     info = pydocs_info()
     run = RunDirectory.claim(
-        out, "demo", run_id(config, "demo", data=str(info["hash"])), config.model_dump(mode="json")
+        out, "demo", run_id(config, "demo", data=str(info["text_hash"])), config.model_dump(mode="json")
     )
     if run.status == "done":
         return run.result()
