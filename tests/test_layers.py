@@ -19,13 +19,26 @@ LAYERS = [
     {"data", "masking"},
     {"mask_optimizer", "objectives"},
     {"train"},
-    {"search", "evaluate"},
-    {"transfer", "predict", "export", "compare"},
+    {"search", "evaluate", "predict"},
+    {"transfer_setup"},
+    {"transfer", "export", "compare"},
     {"report", "show"},
     {"demo"},
     {"options", "cli", "__main__"},
 ]
-TORCH_FREE = {"errors", "files", "provenance", "progress", "config", "identity", "rundir", "report", "show", "options", "cli"}
+TORCH_FREE = {
+    "errors",
+    "files",
+    "provenance",
+    "progress",
+    "config",
+    "identity",
+    "rundir",
+    "report",
+    "show",
+    "options",
+    "cli",
+}
 
 
 def module_of(path):
@@ -89,7 +102,9 @@ def _nested(tree):
 @pytest.mark.parametrize("code", ["import winning_tickets", "from winning_tickets.cli import app; app(['--help'])"])
 def test_import_and_help_are_cheap(code):
     heavy = ("torch", "transformers", "datasets", "pandas", "sklearn", "scipy", "matplotlib", "numpy")
-    program = f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint([m for m in {heavy!r} if m in sys.modules])"
+    program = (
+        f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\nprint([m for m in {heavy!r} if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

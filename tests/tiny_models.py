@@ -14,6 +14,7 @@ from transformers import (
     ElectraConfig,
     RobertaConfig,
 )
+from transformers.utils import logging as transformers_logging
 
 from tiny import tiny_tokenizer
 
@@ -48,6 +49,7 @@ def make_model(path: Path, kind: str = "bert", head: str = "mlm", seed: int = 0)
         head: `mlm` (ForMaskedLM has no pooler), `none`, or `mlm+pooler` (a pre-training checkpoint, which has both).
         seed: of the weights.
     """
+    transformers_logging.disable_progress_bar()
     tokenizer = tiny_tokenizer(TEXT)
     torch.manual_seed(seed)
     config = CONFIGS[kind](len(tokenizer))

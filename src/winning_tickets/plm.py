@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 import xxhash
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from winning_tickets.config import SCOPES
@@ -236,7 +237,7 @@ def load_plm(
             where, config=config, revision=revision, dtype=dtype, output_loading_info=True
         )
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]

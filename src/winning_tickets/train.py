@@ -105,6 +105,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._save_weights = save_weights
         self._totals: dict[str, Tensor] = {}
         self._staging: str | None = None
+        self._random_state: list[Tensor] = []
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimiser that was asked for, else the Trainer's own."""
@@ -123,6 +124,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimiser step, and how much each part of the loss counts in all of them."""
+        self._random_state = _random_state()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         totals: dict[str, Tensor] = {}
         for batch in batches:
@@ -179,9 +181,21 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         elif output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
 
+    def keep_last_good_state(self) -> None:
+        """Write a checkpoint from which the step that has just failed is done again with the same dropout."""
+        torch.set_rng_state(self._random_state[0])
+        if torch.cuda.is_available():
+            torch.cuda.set_rng_state_all(self._random_state[1:])
+        self._save_checkpoint(self.model)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._save_weights:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+
+def _random_state() -> list[Tensor]:
+    """States of torch's generators: the processor's, then one for each GPU."""
+    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
 class LossNotFiniteError(TrainingError):
@@ -221,7 +235,7 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:
         with stop:
             trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
     except LossNotFiniteError as error:
-        trainer._save_checkpoint(trainer.model)
+        trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
         raise TrainingError(
             f"{error} Nothing of that step was applied; the last good state, after step {error.step - 1}, is kept in "

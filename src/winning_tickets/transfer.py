@@ -134,7 +134,8 @@ def _trainer(
     subset_seed = seed if config.train_size_seed is None else config.train_size_seed
     train = encode_for(plm, train_subset(prepared.data.train, config.train_size, subset_seed), prepared.max_length)
     log = StepLog(run, advance)
-    held = [] if ticket is None else [TicketCallback(ticket, config.allow_other_weights)]
+    # The ticket was checked against the base weights before; those of a checkpoint, even of step 0, are others.
+    held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
     trainer = TicketTrainer(
         model=plm.model,
         objective=TaskObjective(prepared.task.is_regression),
