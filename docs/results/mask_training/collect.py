@@ -1,0 +1,87 @@
+"""Copy the raw JSON of a finished `run.sh` beside this file, without machine paths, and print the tables as Markdown.
+
+Usage: DATA=... OUT=... python docs/results/mask_training/collect.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+RAW = HERE / "raw"
+
+
+def copy_raw(out: Path, data: str) -> None:
+    """Results, evaluations and step logs, with the folders of this machine replaced by $OUT and $DATA."""
+    RAW.mkdir(exist_ok=True)
+    for path in sorted([*out.glob("*.json"), *out.glob("*/result.json"), *out.glob("*/config.json")]):
+        name = path.name if path.parent == out else f"{path.parent.name}.{path.name}"
+        text = path.read_text().replace(str(out), "$OUT").replace(data, "$DATA")
+        if text.strip():
+            (RAW / name).write_text(text)
+
+
+def value(name: str, field: str) -> float | None:
+    """One number of one evaluation; None where it was not run."""
+    path = RAW / name
+    found: float | None = json.loads(path.read_text())[field] if path.exists() else None
+    return found
+
+
+def row(label: str, run: str) -> list[Any]:
+    """KD in and out of domain and zero-shot similarity of one run, each beside magnitude or dense."""
+    sparsity = run.split("-")[1] if "-" in run else None
+    wiki, stsb = value(f"{run}.wikitext.json", "kd_loss"), value(f"{run}.stsb.json", "kd_loss")
+    pearson = value(f"{run}.stsb.json", "similarity_pearson")
+    base_wiki = value(f"magnitude-{sparsity}.wikitext.json", "kd_loss")
+    base_stsb = value(f"magnitude-{sparsity}.stsb.json", "kd_loss")
+    dense = value("dense.stsb.json", "similarity_pearson")
+    cells: list[Any] = [label]
+    for found, base in ((wiki, base_wiki), (stsb, base_stsb), (pearson, dense)):
+        cells.append("-" if found is None else f"{found:.4f}")
+        cells.append("-" if found is None or not base else f"{found / base:.3f}")
+    return cells
+
+
+def table(rows: list[list[Any]]) -> str:
+    """A Markdown table."""
+    head = ["", "KD WikiText-2", "/ magnitude", "KD STS-B", "/ magnitude", "similarity", "/ dense"]
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
+
+
+def transfers() -> str:
+    """Mean, standard deviation and values of every transfer."""
+    lines = ["| | final | best | values (final) |", "| --- | --- | --- | --- |"]
+    for path in sorted(RAW.glob("sst2-*.result.json")):
+        accuracy = json.loads(path.read_text())["metrics"]["accuracy"]
+        cells = [path.name.removesuffix(".result.json")]
+        for kind in ("final", "best"):
+            std = accuracy[kind]["std"]
+            cells.append(f"{100 * accuracy[kind]['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}"))
+        cells.append(", ".join(f"{100 * v:.1f}" for v in accuracy["final"]["values"]))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Copy, then print."""
+    copy_raw(Path(os.environ["OUT"]), os.environ["DATA"])
+    rows = [row("dense", "dense")]
+    rows += [row(f"{m} {s} %", f"{m}-{s}") for s in (50, 60, 70, 80) for m in ("random", "magnitude", "tuned")]
+    variants = [row("tuned 60 %, 60 steps", "tuned-60-60steps")]
+    for steps in (60, 240):
+        variants += [
+            row(f"{m} 60 %, {steps} steps", f"{m}-60-{steps}steps")
+            for m in ("rank", "plateau", "randominit", "paper", "code")
+            if (RAW / f"{m}-60-{steps}steps.wikitext.json").exists()
+        ]
+    sys.stdout.write("\n\n".join([table(rows), table(variants), transfers()]) + "\n")
+
+
+if __name__ == "__main__":
+    main()
