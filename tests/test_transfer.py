@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tiny_models import CONFIGS, TEXT, make_model
 from tiny_tasks import task_data
-from winning_tickets import Runtime, SearchConfig, TransferConfig, search, transfer
+from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, search, transfer
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import ContentError, Interrupted, TrainingError, UsageError
@@ -26,27 +26,36 @@ transfer_module = importlib.import_module("winning_tickets.transfer")
 QUIET = Runtime(quiet=True)
 
 
-@pytest.fixture(autouse=True)
-def _tiny_tasks(monkeypatch):
-    setup = importlib.import_module("winning_tickets.transfer_setup")
-    monkeypatch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
+@pytest.fixture(autouse=True, scope="module")
+def _tiny_tasks():
+    with pytest.MonkeyPatch.context() as patch:
+        setup = importlib.import_module("winning_tickets.transfer_setup")
+        patch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
+
+
+@pytest.fixture(scope="module")
+def ticket_path(bert, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tickets") / "ticket"
+    search(SearchConfig(model=bert, method="magnitude", sparsity=0.6), path, QUIET)
+    return path
 
 
 @pytest.fixture
-def bert(tmp_path):
-    return str(make_model(tmp_path / "bert", head="mlm+pooler"))
+def ticket(ticket_path):
+    return Ticket.from_pretrained(ticket_path)
 
 
-@pytest.fixture
-def ticket(tmp_path, bert):
-    return search(SearchConfig(model=bert, method="magnitude", sparsity=0.6), tmp_path / "ticket", QUIET)
-
-
-@pytest.fixture
-def config(tmp_path, ticket):
+@pytest.fixture(scope="module")
+def config(ticket_path):
     """Two epochs of five steps, an evaluation every second step, weight decay to pull on pruned weights."""
     return TransferConfig(
-        target=str(tmp_path / "ticket"),
+        target=str(ticket_path),
         task="sst2",
         epochs=2,
         batch_size=8,
@@ -58,13 +67,25 @@ def config(tmp_path, ticket):
     )
 
 
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    """The folder of an uninterrupted transfer with seeds 0 and 1, which others are compared with."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    transfer(config.model_copy(update={"seeds": (0, 1)}), path, QUIET)
+    return path
+
+
+def summary_of(run):
+    return json.loads((run / "result.json").read_text())
+
+
 def evaluations(folder):
     return [(record["step"], record["evaluation"]) for record in read_log(folder) if "evaluation" in record]
 
 
 def test_the_summary(tmp_path, config, ticket, bert):
     result = transfer(config.model_copy(update={"seeds": (3, 1)}), tmp_path / "run", QUIET)
-    assert result == json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result == summary_of(tmp_path / "run")
     assert (result["task"], result["seeds"], result["failed_seeds"]) == ("sst2", [3, 1], [])
     stored = [json.loads((tmp_path / "run" / f"seed-{seed}" / "result.json").read_text()) for seed in (3, 1)]
     for kind in ("final", "best"):
@@ -121,13 +142,16 @@ def test_every_task(tmp_path, bert, task):
         assert -1 <= kinds["final"]["mean"] <= 1
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("scope", ["encoder+embeddings", "encoder+embeddings+pooler"])
+POOLERS = {"bert": "mlm+pooler", "roberta": "none"}
+"""Families with a pooler, and the kind of checkpoint that has it."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "scope"),
+    [(kind, "encoder+embeddings") for kind in CONFIGS] + [(kind, "encoder+embeddings+pooler") for kind in POOLERS],
+)
 def test_pruned_weights_are_positive_zero_after_training(tmp_path, config, kind, scope):
-    poolers = {"bert": "mlm+pooler", "roberta": "none"}
-    if "pooler" in scope and kind not in poolers:
-        pytest.skip(f"{kind} has no pooler")
-    model = str(make_model(tmp_path / "model", kind, poolers.get(kind, "mlm")))
+    model = str(make_model(tmp_path / "model", kind, POOLERS.get(kind, "mlm")))
     found = search(SearchConfig(model=model, method="magnitude", sparsity=0.7, scope=scope), tmp_path / "t", QUIET)
     transfer(config.model_copy(update={"target": str(tmp_path / "t")}), tmp_path / "run", QUIET)
     weights = load_file(tmp_path / "run" / "seed-0" / "model" / "model.safetensors")
@@ -169,8 +193,7 @@ class Killed(BaseException):
 
 
 @pytest.mark.parametrize(("every", "at"), [(2, 7), (5, 6), (5, 5), (3, 10), (4, 2)])
-def test_a_killed_transfer_resumes_to_the_same_bits(tmp_path, config, monkeypatch, every, at):
-    whole = transfer(config, tmp_path / "whole", QUIET)
+def test_a_killed_transfer_resumes_to_the_same_bits(tmp_path, config, whole, monkeypatch, every, at):
     runtime = Runtime(quiet=True, checkpoint_steps=every)
     original = transfer_module.Evaluations.on_step_end
 
@@ -184,8 +207,8 @@ def test_a_killed_transfer_resumes_to_the_same_bits(tmp_path, config, monkeypatc
         transfer(config, tmp_path / "killed", runtime)
     assert not (tmp_path / "killed" / "seed-0" / "result.json").exists()
     monkeypatch.setattr(transfer_module.Evaluations, "on_step_end", original)
-    assert transfer(config, tmp_path / "killed", runtime) == whole
-    same_runs(tmp_path / "whole", tmp_path / "killed")
+    transfer(config, tmp_path / "killed", runtime)
+    same_runs(whole, tmp_path / "killed")
 
 
 def signal_at(monkeypatch, number, step):
@@ -201,15 +224,14 @@ def signal_at(monkeypatch, number, step):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_stops_after_a_checkpoint(tmp_path, config, monkeypatch, number, code):
-    transfer(config, tmp_path / "whole", QUIET)
+def test_a_signal_stops_after_a_checkpoint(tmp_path, config, whole, monkeypatch, number, code):
     undo = signal_at(monkeypatch, number, 3)
     with pytest.raises(Interrupted, match="after step 3 of 10; a checkpoint is in .*seed-0. Run the same") as caught:
         transfer(config, tmp_path / "stopped", QUIET)
     assert caught.value.exit_code == code
     undo()
     transfer(config, tmp_path / "stopped", QUIET)
-    same_runs(tmp_path / "whole", tmp_path / "stopped")
+    same_runs(whole, tmp_path / "stopped")
 
 
 def test_a_signal_in_the_last_step_of_a_seed_keeps_the_next_from_starting(tmp_path, config, monkeypatch):
@@ -223,9 +245,9 @@ def test_a_signal_in_the_last_step_of_a_seed_keeps_the_next_from_starting(tmp_pa
     assert transfer(config, tmp_path / "run", QUIET)["seeds"] == [0, 1]
 
 
-def test_a_finished_transfer_and_finished_seeds_are_not_done_again(tmp_path, config, monkeypatch):
+def test_a_finished_transfer_and_finished_seeds_are_not_done_again(tmp_path, config, whole, monkeypatch):
     config = config.model_copy(update={"seeds": (0, 1)})
-    whole = transfer(config, tmp_path / "run", QUIET)
+    shutil.copytree(whole, tmp_path / "run")
     trained = []
     original = transfer_module.run_training
 
@@ -234,17 +256,16 @@ def test_a_finished_transfer_and_finished_seeds_are_not_done_again(tmp_path, con
         return original(trainer, run)
 
     monkeypatch.setattr(transfer_module, "run_training", train)
-    assert transfer(config, tmp_path / "run", QUIET) == whole
+    assert transfer(config, tmp_path / "run", QUIET) == summary_of(whole)
     assert trained == []
     (tmp_path / "run" / "result.json").unlink()
     shutil.rmtree(tmp_path / "run" / "seed-1")
-    assert transfer(config, tmp_path / "run", QUIET) == whole
+    assert transfer(config, tmp_path / "run", QUIET) == summary_of(whole)
     assert trained == ["seed-1"]
 
 
-def test_a_failed_seed_keeps_its_error_and_gives_no_number(tmp_path, config, monkeypatch):
-    config = config.model_copy(update={"seeds": (0, 1, 2)})
-    whole = transfer(config, tmp_path / "whole", QUIET)
+def test_a_failed_seed_keeps_its_error_and_gives_no_number(tmp_path, config, whole, monkeypatch):
+    config = config.model_copy(update={"seeds": (0, 1)})
     original = transfer_module._trainer
 
     class Broken(TaskObjective):
@@ -253,31 +274,30 @@ def test_a_failed_seed_keeps_its_error_and_gives_no_number(tmp_path, config, mon
 
     def trainer(prepared, plm, seed, *rest):
         made = original(prepared, plm, seed, *rest)
-        if seed == 1:
+        if seed == 0:
             made.objective = Broken(regression=False)
         return made
 
     monkeypatch.setattr(transfer_module, "_trainer", trainer)
-    message = r"1 of 3 seeds failed \(1\)\. Seed 1: The loss is not finite at step 1 .*error.json; the same command"
+    message = r"1 of 2 seeds failed \(0\)\. Seed 0: The loss is not finite at step 1 .*error.json; the same command"
     with pytest.raises(TrainingError, match=message):
         transfer(config, tmp_path / "run", QUIET)
-    error = json.loads((tmp_path / "run" / "seed-1" / "error.json").read_text())
-    assert error["seed"] == 1
+    error = json.loads((tmp_path / "run" / "seed-0" / "error.json").read_text())
+    assert error["seed"] == 0
     assert "The loss is not finite at step 1" in error["error"]
-    summary = json.loads((tmp_path / "run" / "result.json").read_text())
-    assert (summary["seeds"], summary["failed_seeds"]) == ([0, 2], [1])
-    values = whole["metrics"]["accuracy"]["final"]["values"]
-    assert summary["metrics"]["accuracy"]["final"]["values"] == [values[0], values[2]]
-    with pytest.raises(TrainingError, match="1 of 3 seeds failed"):
+    summary = summary_of(tmp_path / "run")
+    assert (summary["seeds"], summary["failed_seeds"]) == ([1], [0])
+    values = summary_of(whole)["metrics"]["accuracy"]["final"]["values"]
+    assert summary["metrics"]["accuracy"]["final"] == {"mean": values[1], "std": None, "values": [values[1]]}
+    with pytest.raises(TrainingError, match="1 of 2 seeds failed"):
         transfer(config, tmp_path / "run", QUIET)
     monkeypatch.setattr(transfer_module, "_trainer", original)
-    assert transfer(config, tmp_path / "run", QUIET)["metrics"] == whole["metrics"]
-    assert not (tmp_path / "run" / "seed-1" / "error.json").exists()
+    assert transfer(config, tmp_path / "run", QUIET)["metrics"] == summary_of(whole)["metrics"]
+    assert not (tmp_path / "run" / "seed-0" / "error.json").exists()
 
 
 @pytest.mark.parametrize("step", [1, 4, 6])
-def test_after_a_passing_nan_the_same_command_gives_the_same_bits(tmp_path, config, monkeypatch, step):
-    transfer(config, tmp_path / "whole", QUIET)
+def test_after_a_passing_nan_the_same_command_gives_the_same_bits(tmp_path, config, whole, monkeypatch, step):
     original = TaskObjective.__call__
     calls = []
 
@@ -290,14 +310,14 @@ def test_after_a_passing_nan_the_same_command_gives_the_same_bits(tmp_path, conf
         transfer(config, tmp_path / "run", QUIET)
     transfer(config, tmp_path / "run", QUIET)
     assert len(calls) == 11
-    same_runs(tmp_path / "whole", tmp_path / "run")
+    same_runs(whole, tmp_path / "run")
 
 
 def test_when_all_seeds_fail_there_is_no_number(tmp_path, config, monkeypatch):
     monkeypatch.setattr(transfer_module, "run_training", lambda *_: (_ for _ in ()).throw(TrainingError("No.")))
     with pytest.raises(TrainingError, match="1 of 1 seeds failed"):
         transfer(config, tmp_path / "run", QUIET)
-    summary = json.loads((tmp_path / "run" / "result.json").read_text())
+    summary = summary_of(tmp_path / "run")
     assert summary["metrics"] == {
         "accuracy": {kind: {"mean": None, "std": None, "values": []} for kind in ("final", "best")}
     }
@@ -433,7 +453,7 @@ def test_other_weights_and_foreign_directories(tmp_path, config):
     assert result["model"] == other
     with pytest.raises(UsageError, match="holds another run .* it was left untouched"):
         transfer(config, tmp_path / "run", QUIET)
-    assert json.loads((tmp_path / "run" / "result.json").read_text()) == result
+    assert summary_of(tmp_path / "run") == result
     with pytest.raises(UsageError, match="holds files that are not a run of this tool"):
         transfer(config, tmp_path / "other", QUIET, force=True)
     assert transfer(config, tmp_path / "run", QUIET, force=True)["steps"] == 10
