@@ -269,6 +269,9 @@ def transfer(
     }
     settings = TransferConfig.of(**fields_of(config, given))
     if dry_run:
+        from winning_tickets.transfer_setup import check
+
+        check(settings)
         return _plan(settings, out, as_json)
     from winning_tickets.transfer import transfer as fine_tune
 

@@ -69,7 +69,7 @@ class Runtime(Settings):
     """How a run is executed; never part of its identity.
 
     Attributes:
-        device: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1` ...
+        device: `auto` (a GPU where there is one), `cpu` or `cuda`; CUDA_VISIBLE_DEVICES says which GPU.
         bf16: bfloat16 autocast; weights and scores stay float32.
         checkpoint_steps: optimiser steps between checkpoints; None means by time.
         checkpoint_seconds: seconds between checkpoints where `checkpoint_steps` is None.

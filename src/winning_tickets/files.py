@@ -62,8 +62,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def append_line(path: Path, line: str) -> None:
     """Append one line to a log such as `metrics.jsonl`; readers skip a last line without an end."""
-    with path.open("a", encoding="utf-8") as handle:
-        handle.write(line + "\n")
+    try:
+        with path.open("a", encoding="utf-8") as handle:
+            handle.write(line + "\n")
+    except OSError as error:
+        raise TrainingError(
+            f"Could not write {path}: {error.strerror or error}. Free some space and run the same command again: it "
+            "goes on from the last checkpoint."
+        ) from error
 
 
 def read_json(path: Path, what: str) -> Any:

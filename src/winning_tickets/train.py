@@ -38,14 +38,18 @@ def choose_device(requested: str) -> torch.device:
     try:
         device = torch.device(requested)
     except RuntimeError as error:
-        raise UsageError(f"--device {requested} is not a device; use auto, cpu, cuda or cuda:N.") from error
-    if device.type == "cuda" and (not torch.cuda.is_available() or (device.index or 0) >= torch.cuda.device_count()):
+        raise UsageError(f"--device {requested} is not a device; use auto, cpu or cuda.") from error
+    if device.type == "cuda" and device.index is not None:
+        raise UsageError(
+            f"--device {requested}: choose a GPU with CUDA_VISIBLE_DEVICES={device.index} and give --device cuda."
+        )
+    if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"--device {requested} was asked for, and this machine has {torch.cuda.device_count()} usable GPUs; "
             "use --device cpu, or install a CUDA build of torch on a machine with a GPU."
         )
     if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {requested} is not supported; use auto, cpu, cuda or cuda:N.")
+        raise UsageError(f"--device {requested} is not supported; use auto, cpu or cuda.")
     return device
 
 
@@ -55,7 +59,7 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UsageError("Training in several processes is not supported yet; start one process for each run.")
     transformers_logging.set_verbosity_error()
-    return TrainingArguments(
+    made = TrainingArguments(
         output_dir=str(scratch),
         use_cpu=device.type == "cpu",
         bf16=runtime.bf16,
@@ -69,6 +73,9 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
         logging_nan_inf_filter=False,
         **fields,
     )
+    if made.n_gpu > 1:
+        made._n_gpu = 1  # with several GPUs in sight the Trainer would wrap the model in DataParallel
+    return made
 
 
 class TicketTrainer(Trainer):  # type: ignore[misc]
@@ -322,6 +329,7 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._advance = advance
         self._extra = extra
         self._time = time.monotonic()
+        self._rate = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Forget records of steps that a resumed run does again."""
@@ -329,12 +337,17 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._advance(state.global_step, "")
         self._time = time.monotonic()
 
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Note the rate of this step, before the schedule moves on."""
+        assert self.trainer is not None
+        self._rate = self.trainer._get_learning_rate()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Log the step that just ended."""
         assert self.trainer is not None
         now = time.monotonic()
         parts = {name: float(value) for name, value in self.trainer.parts.items()}
-        record = {"step": state.global_step, **parts, "learning_rate": self.trainer._get_learning_rate()}
+        record = {"step": state.global_step, **parts, "learning_rate": self._rate}
         self._run.log(record | {"seconds": now - self._time} | self._extra())
         self._time = now
         self._advance(state.global_step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
