@@ -172,14 +172,14 @@ def _wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def ratio(over: list[float], under: list[float]) -> dict[str, float]:
+def ratio(over: list[float], under: list[float]) -> tuple[float, list[float]]:
     """Ratio of medians with a 95 % bootstrap interval; rounds are resampled together, since they share the machine."""
     generator = np.random.default_rng(0)
     above, below = np.array(over), np.array(under)
     picks = generator.integers(0, len(above), (2000, len(above)))
     draws = np.median(above[picks], axis=1) / np.median(below[picks], axis=1)
     low, high = np.percentile(draws, [2.5, 97.5])
-    return {"ratio": float(np.median(above) / np.median(below)), "low": float(low), "high": float(high)}
+    return float(np.median(above) / np.median(below)), [float(low), float(high)]
 
 
 def peak_memory(options: argparse.Namespace) -> dict[str, int]:
@@ -222,6 +222,11 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     bench = Bench(options)
     seconds = time_steps(bench, options.rounds, options.warm_up)
     peaks = peak_memory(options)
+    pairs = {
+        "mlm_mask_over_dense": ratio(seconds["mlm_mask"], seconds["dense"]),
+        "kd_mask_over_dense": ratio(seconds["kd_mask"], seconds["dense"]),
+        "in_graph_over_mlm_mask": ratio(seconds["in_graph"], seconds["mlm_mask"]),
+    }
     medians = {variant: float(np.median(values)) for variant, values in seconds.items()}
     tokens = options.batch * options.length
     return {
@@ -233,11 +238,8 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "ms_a_step": {variant: 1000 * value for variant, value in medians.items()},
         "tokens_a_second": {variant: tokens / value for variant, value in medians.items()},
-        "ratios": {
-            "mlm_mask_over_dense": ratio(seconds["mlm_mask"], seconds["dense"]),
-            "kd_mask_over_dense": ratio(seconds["kd_mask"], seconds["dense"]),
-            "in_graph_over_mlm_mask": ratio(seconds["in_graph"], seconds["mlm_mask"]),
-        },
+        "ratios": {name: value for name, (value, _) in pairs.items()},
+        "intervals_95": {name: interval for name, (_, interval) in pairs.items()},
         "peak_bytes": peaks,
         "peak_ratios": {variant: peaks[variant] / peaks["dense"] for variant in VARIANTS if variant != "dense"},
         "paper": {
@@ -277,7 +279,8 @@ def main() -> None:
         print(json.dumps(result, indent=2))
         return
     for name, value in result["ratios"].items():
-        print(f"{name}: {value['ratio']:.3f} [{value['low']:.3f}, {value['high']:.3f}]")
+        low, high = result["intervals_95"][name]
+        print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}]")
     for name, value in result["peak_ratios"].items():
         print(f"peak memory of {name} over dense: {value:.3f}")
 
