@@ -176,24 +176,29 @@ def test_dry_run_does_nothing(tickets, world):
     assert not (world / "t").exists()
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_the_command_with_their_codes(world, number, code):
-    words = [str(word) for word in search_words(world, world / "t")]
-    words[words.index("--steps") + 1] = "100000"
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+def start_and_wait(world, steps, lines):
+    """Start a search in a process of its own and wait until it has logged so many steps."""
+    words = [str(word) for word in search_words(world, world / "t", "--checkpoint-steps", "2")]
+    words[words.index("--steps") + 1] = str(steps)
     process = subprocess.Popen(
         [sys.executable, "-m", "winning_tickets", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     log = world / "t" / "metrics.jsonl"
     deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size > 500):
+    while not (log.exists() and len(log.read_text().splitlines()) >= lines):
         assert process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
+    return process, words
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_command_with_their_codes(world, number, code):
+    process, _ = start_and_wait(world, 100_000, 3)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out) == (code, "")
@@ -201,6 +206,18 @@ def test_signals_end_the_command_with_their_codes(world, number, code):
     assert "Run the same command again to go on" in err
     assert "Traceback" not in err
     assert list((world / "t" / ".scratch").glob("checkpoint-*/optimizer.pt"))
+
+
+def test_kill_nine_and_run_again_gives_the_same_ticket(tickets, world):
+    process, words = start_and_wait(world, 200, 5)
+    process.kill()
+    process.communicate(timeout=60)
+    assert not (world / "t" / "result.json").exists()
+    code, out, _ = tickets(*words, "--json")
+    assert code == 0
+    words[words.index("--out") + 1] = str(world / "whole")
+    whole = json.loads(tickets(*words, "--json")[1])
+    assert json.loads(out)["ticket_id"] == whole["ticket_id"]
 
 
 def test_the_cache_is_listed_and_cleaned(tickets, world):
