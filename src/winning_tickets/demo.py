@@ -47,7 +47,7 @@ class DemoConfig(Settings):
     steps: int = 60
     search_corpus: str = "pydocs:docstrings"
     other_corpus: str = "pydocs:topics"
-    eval_tokens: int = 12_000
+    eval_tokens: int = 20_000
     transfer_steps: int = 40
     layers: int | None = None
     batch_tokens: int = 2048
