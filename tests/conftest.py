@@ -1,6 +1,10 @@
 """Every test is offline, on the CPU, and keeps its caches to itself."""
 
+import os
 from pathlib import Path
+
+# One thread a test process, set before torch is imported: with two processes on two cores more would only spin.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,13 @@ def copy_raw(out: Path, data: str) -> None:
     RAW.mkdir(exist_ok=True)
     for path in sorted([*out.glob("*.json"), *out.glob("*/result.json"), *out.glob("*/config.json")]):
         name = path.name if path.parent == out else f"{path.parent.name}.{path.name}"
+        _copy(path, name, out, data)
+    for path in sorted(out.glob("sst2-*/seed-*/result.json")):
+        _copy(path, f"{path.parts[-3]}.{path.parts[-2]}.result.json", out, data)
+
+
+def _copy(path: Path, name: str, out: Path, data: str) -> None:
+    if path.exists():
         text = path.read_text().replace(str(out), "$OUT").replace(data, "$DATA")
         if text.strip():
             (RAW / name).write_text(text)
@@ -55,15 +63,16 @@ def table(rows: list[list[Any]]) -> str:
 
 
 def transfers() -> str:
-    """Mean, standard deviation and values of every transfer."""
+    """Mean, standard deviation and values over the finished seeds of every transfer."""
     lines = ["| | final | best | values (final) |", "| --- | --- | --- | --- |"]
-    for path in sorted(RAW.glob("sst2-*.result.json")):
-        accuracy = json.loads(path.read_text())["metrics"]["accuracy"]
-        cells = [path.name.removesuffix(".result.json")]
+    for name in ("dense", "magnitude-70", "tuned-70"):
+        found = [json.loads(path.read_text()) for path in sorted(RAW.glob(f"sst2-{name}.seed-*.result.json"))]
+        cells = [name]
         for kind in ("final", "best"):
-            std = accuracy[kind]["std"]
-            cells.append(f"{100 * accuracy[kind]['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}"))
-        cells.append(", ".join(f"{100 * v:.1f}" for v in accuracy["final"]["values"]))
+            values = [100 * result[kind]["accuracy"] for result in found]
+            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "-")
+        cells.append(", ".join(f"{100 * result['final']['accuracy']:.1f}" for result in found))
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
