@@ -152,7 +152,8 @@ def search(
     runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet)
     ticket = find(settings, out, runtime, force)
     result = json.loads((out / "result.json").read_text(encoding="utf-8")) | {"out": str(out)}
-    return _emit(result, as_json, f"{ticket}\nsaved in {out}")
+    share = result["pruned_share_of_all_parameters"]
+    return _emit(result, as_json, f"{ticket}\n{share:.1%} of all encoder parameters are pruned; saved in {out}")
 
 
 @app.command()

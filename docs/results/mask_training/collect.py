@@ -83,12 +83,8 @@ def main() -> None:
     rows = [row("dense", "dense")]
     rows += [row(f"{m} {s} %", f"{m}-{s}") for s in (50, 60, 70, 80) for m in ("random", "magnitude", "tuned")]
     variants = [row("tuned 60 %, 60 steps", "tuned-60-60steps")]
-    for steps in (60, 240):
-        variants += [
-            row(f"{m} 60 %, {steps} steps", f"{m}-60-{steps}steps")
-            for m in ("rank", "plateau", "randominit", "paper", "code")
-            if (RAW / f"{m}-60-{steps}steps.wikitext.json").exists()
-        ]
+    names = ("rank-60", "plateau-60", "plateau-60-lr1e-3", "randominit-60", "paper-60", "code-60")
+    variants += [row(f"{name}, 60 steps", f"{name}-60steps") for name in names]
     sys.stdout.write("\n\n".join([table(rows), table(variants), transfers()]) + "\n")
 
 

@@ -23,13 +23,12 @@ CUT="--segments packed:128"
   search tuned-70 $TRAIN --sparsity 0.7 --steps 240
   search tuned-50 $TRAIN --sparsity 0.5 --steps 240
   search tuned-80 $TRAIN --sparsity 0.8 --steps 240
-  for steps in 60 240; do
-    search rank-60-${steps}steps $TRAIN --sparsity 0.6 --steps $steps --score-init rank
-    search plateau-60-${steps}steps $TRAIN --sparsity 0.6 --steps $steps --score-init plateau
-    search randominit-60-${steps}steps $TRAIN --sparsity 0.6 --steps $steps --score-init random
-    search paper-60-${steps}steps $TRAIN --sparsity 0.6 --steps $steps --profile paper $CUT
-    search code-60-${steps}steps $TRAIN --sparsity 0.6 --steps $steps --profile code $CUT
-  done
+  search rank-60-60steps $TRAIN --sparsity 0.6 --steps 60 --score-init rank
+  search plateau-60-60steps $TRAIN --sparsity 0.6 --steps 60 --score-init plateau
+  search plateau-60-lr1e-3-60steps $TRAIN --sparsity 0.6 --steps 60 --score-init plateau --learning-rate 1e-3
+  search randominit-60-60steps $TRAIN --sparsity 0.6 --steps 60 --score-init random
+  search paper-60-60steps $TRAIN --sparsity 0.6 --steps 60 --profile paper $CUT
+  search code-60-60steps $TRAIN --sparsity 0.6 --steps 60 --profile code $CUT
   for s in 50 60 70 80; do
     search magnitude-$s --method magnitude --sparsity 0.$s
     search random-$s --method random --sparsity 0.$s
@@ -39,15 +38,15 @@ CUT="--segments packed:128"
   measure dense builtin:minilm
   for s in 50 60 70 80; do for m in random magnitude tuned; do measure $m-$s "$OUT/$m-$s"; done; done
   measure tuned-60-60steps "$OUT/tuned-60-60steps"
-  for m in rank plateau randominit paper code; do
-    for steps in 60 240; do measure $m-60-${steps}steps "$OUT/$m-60-${steps}steps"; done
+  for m in rank-60 plateau-60 plateau-60-lr1e-3 randominit-60 paper-60 code-60; do
+    measure $m-60steps "$OUT/$m-60steps"
   done
 } > "$OUT/evaluations.txt"
 
 for m in dense magnitude-70 tuned-70; do
   target=$OUT/$m; [ $m = dense ] && target=builtin:minilm
   echo "tickets transfer $target --task sst2 --data-dir $DATA/glue --train-size 4000 --epochs 2 --learning-rate 1e-4" \
-    "--eval-steps 125 --seeds 0,1,2 --quiet --json --out $OUT/sst2-$m"
+    "--eval-steps 125 --seeds 0,1 --quiet --json --out $OUT/sst2-$m"
 done > "$OUT/transfers.txt"
 
 xargs -P 2 -I{} sh -c '{} > /dev/null' < "$OUT/searches.txt"
