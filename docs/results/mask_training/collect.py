@@ -22,6 +22,8 @@ def copy_raw(out: Path, data: str) -> None:
     for path in sorted([*out.glob("*.json"), *out.glob("*/result.json"), *out.glob("*/config.json")]):
         name = path.name if path.parent == out else f"{path.parent.name}.{path.name}"
         _copy(path, name, out, data)
+    for path in sorted(out.glob("*-60steps/metrics.jsonl")):
+        _copy(path, f"{path.parent.name}.metrics.jsonl", out, data)
     for path in sorted(out.glob("sst2-*/seed-*/result.json")):
         _copy(path, f"{path.parts[-3]}.{path.parts[-2]}.result.json", out, data)
 
