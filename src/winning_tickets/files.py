@@ -32,13 +32,16 @@ def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
             os.fsync(handle.fileno())
         temporary.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise TrainingError(
-            f"Could not write {path}: {reason}. Nothing was left half-written; "
-            "free some space or choose another --out, then run the same command again."
-        ) from error
+        raise _refused(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _refused(path: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"Could not write {path}: {error.strerror or error}. Nothing was left half-written; "
+        "free some space or choose another --out, then run the same command again."
+    )
 
 
 def write_text(path: Path, text: str) -> None:
@@ -110,10 +113,6 @@ def build_directory(path: Path, fill: Callable[[Path], None]) -> None:
             path.rmdir()
         staging.replace(path)
     except OSError as error:
-        reason = error.strerror or str(error)
-        raise TrainingError(
-            f"Could not write {path}: {reason}. Nothing was left half-written; "
-            "free some space or choose another --out, then run the same command again."
-        ) from error
+        raise _refused(path, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
