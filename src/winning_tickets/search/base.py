@@ -24,7 +24,7 @@ class Prepared:
     Attributes:
         config: the configuration with its profile filled in.
         plm: the model; with an MLM head where the objective needs one.
-        weights: dense matrices in scope by name, on the CPU.
+        weights: dense matrices in scope by name; they may share the model's memory, so read them before masking it.
         base: name and hashes of the weights.
         corpus: training text of a method that needs one.
         run_id: identity of the run.
