@@ -75,11 +75,11 @@ def test_ids_are_frozen():
     defaults = {
         n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
     }
-    from winning_tickets.config import _profile_values
+    from winning_tickets.config import profile_values
     from winning_tickets.identity import DEFAULTS_VERSION, digest
 
     profiles = [
-        _profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
+        profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
     assert (DEFAULTS_VERSION, digest([defaults, profiles])) == (1, "92ae746e2cc3")
 

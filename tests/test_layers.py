@@ -75,10 +75,10 @@ def test_imports_go_down_only(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_and_functions_stay_small(path):
     text = path.read_text()
-    if path.name != "cli.py":  # one function a verb, and a verb's options are its signature
+    if path.parent.name != "cli":  # one function a verb, and a verb's options are its signature
         assert len(text.splitlines()) <= 420
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef) and path.name != "cli.py":
+        if isinstance(node, ast.FunctionDef) and path.parent.name != "cli":
             assert node.end_lineno - node.lineno < 75, f"{node.name} is too long"
 
 

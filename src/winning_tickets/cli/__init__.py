@@ -1,0 +1,51 @@
+"""The command `tickets`: one function a verb that parses, calls one library function and prints.
+
+Results go to stdout, progress and messages to stderr; exit codes are those of `errors`. Nothing heavy is imported
+before a verb runs. A verb is a module here that registers its function; the order of this list is that of `--help`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import typer
+from typer.exceptions import Abort, TyperException
+
+from winning_tickets.cli.app import app
+from winning_tickets.errors import TicketsError
+
+VERBS = ("search", "evaluate", "transfer", "reading", "export", "demo", "cache")
+
+for _verb in VERBS:
+    import_module(f"{__name__}.{_verb}")
+
+
+def _terminate(number: int, frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def main() -> NoReturn:
+    """Entry point: errors become one message and an exit code, never a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    try:
+        code = app(standalone_mode=False)
+    except TicketsError as error:
+        typer.echo(f"Error: {error}", err=True)
+        code = error.exit_code
+    except Abort:
+        code = 130
+    except TyperException as error:
+        typer.echo(f"Error: {error.format_message()}", err=True)
+        code = error.exit_code
+    except KeyboardInterrupt:
+        typer.echo("Interrupted.", err=True)
+        code = 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    sys.exit(code if isinstance(code, int) else 0)

@@ -1,0 +1,45 @@
+"""The application that verbs register themselves with, and the one place that prints results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from winning_tickets import __version__
+from winning_tickets.config import Settings
+
+app = typer.Typer(
+    name="tickets",
+    help="Find winning tickets in pre-trained language models, see what they preserve, use them, take them away.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Options before the verb."""
+
+
+def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """The only place that writes to stdout."""
+    typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else text)
+
+
+def plan_of(config: Settings, out: Path | None, as_json: bool) -> None:
+    """What `--dry-run` prints."""
+    plan = {"plan": config.model_dump(mode="json"), "out": None if out is None else str(out)}
+    lines = [f"{key}: {value}" for key, value in plan["plan"].items() if value is not None]  # type: ignore[union-attr]
+    emit(plan, as_json, "\n".join(["Would run with:", *lines]))

@@ -1,0 +1,41 @@
+"""`tickets export`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from winning_tickets import show
+from winning_tickets.cli.app import app, emit
+from winning_tickets.options import (
+    Base,
+    DryRun,
+    Force,
+    Json,
+    OtherWeights,
+    Out,
+)
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a transfer with its model.")],
+    out: Out,
+    format_: Annotated[str, typer.Option("--format", help="masked: an ordinary Hugging Face folder with zeros.")],
+    base: Base = None,
+    allow_other_weights: OtherWeights = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model that others load.
+
+    Example: tickets export my-ticket --format masked --out my-model
+    """
+    if dry_run:
+        return emit({"plan": {"target": target, "format": format_}, "out": str(out)}, as_json, f"Would write {out}")
+    from winning_tickets.export import export as write
+
+    result = write(target, format_, out, base=base, allow_other_weights=allow_other_weights, force=force)
+    return emit(result, as_json, show.exported(result))

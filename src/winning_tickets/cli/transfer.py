@@ -1,0 +1,130 @@
+"""`tickets transfer` and `tickets predict`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from winning_tickets import show
+from winning_tickets.cli.app import app, emit, plan_of
+from winning_tickets.config import Runtime, TransferConfig
+from winning_tickets.errors import UsageError
+from winning_tickets.options import (
+    Base,
+    Bf16,
+    CheckpointSteps,
+    Config,
+    DataDir,
+    Device,
+    DryRun,
+    Force,
+    Json,
+    Layers,
+    OtherWeights,
+    Out,
+    Quiet,
+    Revision,
+    fields_of,
+    split_ints,
+    split_words,
+)
+
+
+@app.command()
+def transfer(
+    target: Annotated[str, typer.Argument(metavar="MODEL_OR_TICKET", help="A ticket folder, or a model.")],
+    out: Out,
+    task: Annotated[str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli or pydocs.")] = None,
+    data_dir: DataDir = None,
+    train_file: Annotated[str | None, typer.Option(help="Your own csv, tsv or jsonl.")] = None,
+    validation_file: Annotated[str | None, typer.Option(help="Your own csv, tsv or jsonl.")] = None,
+    text_columns: Annotated[str | None, typer.Option(help="One or two columns of your files, such as a,b.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Label column of your files.")] = None,
+    metric: Annotated[str | None, typer.Option(help="accuracy f1 matthews pearson spearman.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", "--seed", help="One run for each, such as 0,1,2.")] = None,
+    train_size: Annotated[str | None, typer.Option(help="N examples or P% of the training set.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training set.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of epochs.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of AdamW.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens an example is cut to.")] = None,
+    eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    save_model: Annotated[bool | None, typer.Option("--save-model", help="Keep the fine-tuned models.")] = None,
+    base: Base = None,
+    revision: Revision = None,
+    layers: Layers = None,
+    allow_other_weights: OtherWeights = False,
+    config: Config = None,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    checkpoint_steps: CheckpointSteps = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
+
+    Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
+    """
+    given = {
+        "target": target,
+        "base": base,
+        "revision": revision,
+        "layers": layers,
+        "task": task,
+        "data_dir": data_dir,
+        "train_file": train_file,
+        "validation_file": validation_file,
+        "text_columns": split_words(text_columns),
+        "label_column": label_column,
+        "metric": metric,
+        "seeds": split_ints("--seeds", seeds),
+        "train_size": train_size,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "max_length": max_length,
+        "eval_steps": eval_steps,
+        "save_model": save_model or None,
+        "allow_other_weights": allow_other_weights or None,
+    }
+    settings = TransferConfig.of(**fields_of(config, given))
+    if dry_run:
+        from winning_tickets.transfer_setup import check
+
+        check(settings)
+        return plan_of(settings, out, as_json)
+    from winning_tickets.transfer import transfer as fine_tune
+
+    runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet)
+    result = fine_tune(settings, out, runtime, force)
+    return emit(result, as_json, show.transfer(result))
+
+
+@app.command()
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A transfer made with --save-model.")],
+    text: Annotated[list[str], typer.Option("--text", help="A text; repeat it. For pairs: first TAB second.")],
+    text_pair: Annotated[
+        list[str] | None, typer.Option("--text-pair", help="The second text of each pair, in the order of --text.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Which seed's model; by default the first one saved.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Label texts with a fine-tuned ticket.
+
+    Example: tickets predict my-transfer --text "Return a list of the words in the string." --json
+    """
+    from winning_tickets.predict import predict as label
+
+    if text_pair is not None and len(text_pair) != len(text):
+        raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
+    texts = [tuple(item.split("\t")) for item in text]
+    if text_pair is not None:
+        texts = list(zip(text, text_pair, strict=True))
+    result = label(run, texts, seed=seed, runtime=Runtime(device=device, quiet=True))
+    emit(result, as_json, show.predictions(result))

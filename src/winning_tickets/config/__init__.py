@@ -1,0 +1,29 @@
+"""What changes the numbers (frozen, in a run's identity) and, apart from it, where and how a run is executed.
+
+A field that is None takes its value from the profile: `paper` (what the papers say), `code` (what their released
+programs do, where they differ) or `tuned` (what measured best here; the default). An explicit field always wins.
+"""
+
+from winning_tickets.config.evaluate import EvaluateConfig
+from winning_tickets.config.profiles import MODEL_DROPOUT, PROFILES, Profile, profile_values
+from winning_tickets.config.search import METHOD_NAMES, OBJECTIVE_NAMES, SCOPES, SearchConfig
+from winning_tickets.config.settings import Runtime, Settings, load_config_file
+from winning_tickets.config.sparsity import check_sparsity
+from winning_tickets.config.transfer import TransferConfig
+
+__all__ = [
+    "METHOD_NAMES",
+    "MODEL_DROPOUT",
+    "OBJECTIVE_NAMES",
+    "PROFILES",
+    "SCOPES",
+    "EvaluateConfig",
+    "Profile",
+    "Runtime",
+    "SearchConfig",
+    "Settings",
+    "TransferConfig",
+    "check_sparsity",
+    "load_config_file",
+    "profile_values",
+]

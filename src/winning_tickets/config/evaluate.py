@@ -1,0 +1,43 @@
+"""The configuration of an evaluation without fine-tuning."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from winning_tickets.config.settings import Settings
+
+
+class EvaluateConfig(Settings):
+    """An evaluation of a model or ticket without fine-tuning.
+
+    Attributes:
+        target: a ticket, or a model's name.
+        base: the base model of a ticket, where it has moved since the search.
+        objectives: any of `kd`, `mlm`, `similarity`.
+        corpus: text for KD and MLM; a folder's validation file is read.
+        segments: how the corpus is cut.
+        max_tokens: stop after so many unpadded tokens.
+        batch_tokens: tokens a forward pass sees.
+        task: scored-pairs task of the similarity.
+        pairs_file: the user's own scored pairs, instead of a task.
+        data_dir: GLUE folder.
+        mlm_head: the base model's own MLM head or the one the ticket trained; None takes the ticket's if it has one.
+        seed: of the MLM masking.
+        allow_other_weights: evaluate the ticket on weights it was not made for.
+    """
+
+    target: str
+    base: str | None = None
+    revision: str | None = None
+    layers: int | None = None
+    objectives: tuple[str, ...] = ("kd",)
+    corpus: str | None = None
+    segments: str = "packed:128"
+    max_tokens: int | None = None
+    batch_tokens: int = 4096
+    task: str | None = None
+    pairs_file: str | None = None
+    data_dir: str | None = None
+    mlm_head: Literal["base", "ticket"] | None = None
+    seed: int = 42
+    allow_other_weights: bool = False

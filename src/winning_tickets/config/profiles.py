@@ -1,0 +1,71 @@
+"""Profiles: what the paper says, what its released programs do where they differ, and what measured best here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+Profile = Literal["paper", "code", "tuned"]
+PROFILES = ("paper", "code", "tuned")
+MODEL_DROPOUT = -1.0
+"""`student_dropout` of a profile that leaves the model's own dropout on."""
+
+_TUNED: dict[str, Any] = {
+    "scope": "encoder+embeddings",
+    "batch_tokens": 2048,
+    "segments": "mixed",
+    "learning_rate": 2e-4,
+    "head_learning_rate": 5e-5,
+    "warmup_steps": 0,
+    "score_init": "activation",
+    "rank_by": "signed",
+    "reselect_steps": 1,
+    "count_rounding": "floor",
+    "train_embeddings": False,
+    "student_dropout": 0.0,
+    "teacher_dropout": False,
+    "optimizer": "adamw",
+    "adam_epsilon": 1e-8,
+    "weight_decay": 0.0,
+    "clip": "none",
+}
+
+_PAPER: dict[str, Any] = _TUNED | {
+    "batch_tokens": 16 * 512,
+    "segments": "packed:512",
+    "learning_rate": 5e-5,
+    "score_init": "plateau",
+    "rank_by": "absolute",
+    "train_embeddings": True,
+    "student_dropout": MODEL_DROPOUT,
+    "clip": "global",
+}
+
+_PAPER_BY_OBJECTIVE: dict[str, dict[str, Any]] = {"kd": {"learning_rate": 2e-5}, "mlm": {}, "mlm+kd": {}}
+
+# What the released programs do where they differ from the paper; see docs/explanation/profiles.md.
+_CODE: dict[str, Any] = {"scope": "encoder+embeddings+pooler", "rank_by": "signed", "reselect_steps": 1000}
+_CODE_ONE_SHOT: dict[str, Any] = {"count_rounding": "nearest"}
+_CODE_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
+    "kd": {
+        "reselect_steps": 100,
+        "teacher_dropout": True,
+        "optimizer": "bertadam",
+        "adam_epsilon": 1e-6,
+        "weight_decay": 0.01,
+        "clip": "tensor",
+    },
+    "mlm": {},
+    "mlm+kd": {},
+}
+
+
+def profile_values(profile: Profile, method: str, objective: str) -> dict[str, Any]:
+    """What a profile gives the open fields of a `SearchConfig`, by method and objective."""
+    if profile == "tuned":
+        return _TUNED
+    values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
+    if profile == "code":
+        values = (
+            values | _CODE | (_CODE_BY_OBJECTIVE.get(objective, {}) if method == "mask-training" else _CODE_ONE_SHOT)
+        )
+    return values

@@ -1,0 +1,96 @@
+"""The configuration of a search for a ticket."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from winning_tickets.config.profiles import Profile, profile_values
+from winning_tickets.config.settings import Settings
+
+METHOD_NAMES = ("random", "magnitude", "mask-training")
+OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
+SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
+
+
+class SearchConfig(Settings):
+    """A search for a ticket.
+
+    Attributes:
+        model: hub id, local folder or `builtin:minilm`.
+        revision: hub revision of the model.
+        layers: keep only the first so many layers.
+        method: one of `METHOD_NAMES`.
+        sparsity: fraction removed of the scope, in [0, 1).
+        scope: which matrices compete; one of `SCOPES`.
+        ranking: `matrix` (each matrix loses the same fraction) or `global`.
+        profile: where unset fields take their values from.
+        seed: of random masks, data order and MLM masking.
+        objective: what mask training minimises, one of `OBJECTIVE_NAMES`.
+        corpus: text the masks are trained on.
+        data_dir: folder of a `task:NAME` corpus.
+        steps: optimiser steps.
+        batch_tokens: tokens an optimiser step sees, over all processes.
+        segments: how the corpus is cut: `packed:L`, `lines`, `mixed`.
+        learning_rate: of the scores (and of the MLM head unless `head_learning_rate` is given).
+        head_learning_rate: of the MLM head.
+        schedule_steps: steps after which the linearly decaying rate reaches zero; None means `steps`.
+        warmup_steps: steps of linear warm-up.
+        score_init: `rank` (scores rise with the rank of the absolute weight), `activation` (with the rank of the
+            absolute weight times the norm of its input), `plateau` (TAMT eq. 5), `random`.
+        alpha: kept entries start at alpha * phi (TAMT eq. 5).
+        phi: the initial threshold (TAMT eq. 3).
+        rank_by: scores are ranked `signed` or by `absolute` value (TAMT section 3.4.2; the code is signed).
+        reselect_steps: steps between adjustments of the threshold.
+        count_rounding: pruned count of n entries, `floor` or `nearest` (the released one-shot code rounds).
+        train_embeddings: train the mask of the word embeddings too; else it stays as initialised.
+        student_dropout: dropout of the student; None in the profile means the model's own.
+        teacher_dropout: the teacher runs with dropout (the released KD code forgot to switch it off).
+        optimizer: `adamw`, or `bertadam` (no bias correction).
+        adam_epsilon: epsilon of the optimiser.
+        weight_decay: on the scores.
+        clip: `global` norm over scores and head, `tensor` by tensor, or `none`.
+        max_grad_norm: the norm clipped to.
+        mlm_probability: fraction of tokens masked for MLM.
+        save_at: steps at which intermediate tickets are saved too.
+    """
+
+    model: str
+    revision: str | None = None
+    layers: int | None = None
+    method: str = "mask-training"
+    sparsity: float = 0.6
+    scope: str | None = None
+    ranking: Literal["matrix", "global"] = "matrix"
+    profile: Profile = "tuned"
+    seed: int = 0
+    objective: str = "kd"
+    corpus: str | None = None
+    data_dir: str | None = None
+    steps: int = 60
+    batch_tokens: int | None = None
+    segments: str | None = None
+    learning_rate: float | None = None
+    head_learning_rate: float | None = None
+    schedule_steps: int | None = None
+    warmup_steps: int | None = None
+    score_init: Literal["activation", "rank", "plateau", "random"] | None = None
+    alpha: float = 2.0
+    phi: float = 0.01
+    rank_by: Literal["signed", "absolute"] | None = None
+    reselect_steps: int | None = None
+    count_rounding: Literal["floor", "nearest"] | None = None
+    train_embeddings: bool | None = None
+    student_dropout: float | None = None
+    teacher_dropout: bool | None = None
+    optimizer: Literal["adamw", "bertadam"] | None = None
+    adam_epsilon: float | None = None
+    weight_decay: float | None = None
+    clip: Literal["global", "tensor", "none"] | None = None
+    max_grad_norm: float = 1.0
+    mlm_probability: float = 0.15
+    save_at: tuple[int, ...] = ()
+
+    def resolved(self) -> SearchConfig:
+        """The same configuration with every open field filled from its profile."""
+        values = profile_values(self.profile, self.method, self.objective)
+        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
