@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from winning_tickets.masking import hold as hold
     from winning_tickets.predict import predict as predict
     from winning_tickets.search import search as search
+    from winning_tickets.search import search_all as search_all
     from winning_tickets.ticket import Ticket as Ticket
     from winning_tickets.transfer import transfer as transfer
 
@@ -39,6 +40,7 @@ _PUBLIC = {
     "hold": "masking",
     "predict": "predict",
     "search": "search",
+    "search_all": "search",
     "transfer": "transfer",
 }
 

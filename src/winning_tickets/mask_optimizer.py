@@ -144,10 +144,7 @@ class MaskOptimizer(torch.optim.Optimizer):
     def _make_selectors(self) -> list[tuple[Tensor, Tensor, Tensor, BandSelector]]:
         """For each group: its scores, its dense weights, its mask, its selector; flat, sharing memory."""
         made = []
-        for group in groups_of(self.names, self.update.ranking):
-            # What the masks prune now, so that with matrices that are not trained the whole stays exact too.
-            masks = [self.masked.masks[name] for name in group]
-            count = sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in masks)
+        for group, count in zip(groups_of(self.names, self.update.ranking), self._counts(), strict=True):
             if len(group) == 1:
                 name = group[0]
                 weights, mask = self.masked.dense_weights[name].view(-1), self.masked.masks[name].view(-1)
@@ -183,6 +180,18 @@ class MaskOptimizer(torch.optim.Optimizer):
             score.grad = None
         self.steps += 1
         self.reselect(self.selected_exactly)
+
+    @torch.no_grad()
+    def take_counts(self) -> None:
+        """From now on prune as many entries of each group as the masks do at present; the scores stay."""
+        for (_, _, _, selector), count in zip(self._selectors, self._counts(), strict=True):
+            selector.count = count
+        self.reselect(exact=True)
+
+    def _counts(self) -> list[int]:
+        """How many entries of each group the masks prune now, so that with untrained matrices the whole stays exact."""
+        masks = [[self.masked.masks[name] for name in group] for group in groups_of(self.names, self.update.ranking)]
+        return [sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in group) for group in masks]
 
     @property
     def selected_exactly(self) -> bool:

@@ -5,6 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 
+def search(result: dict[str, Any], tickets: list[str]) -> str:
+    """One ticket, or the rungs of a ladder."""
+    if "rungs" not in result:
+        share = result["pruned_share_of_all_parameters"]
+        return f"{tickets[0]}\n{share:.1%} of all encoder parameters are pruned; saved in {result['out']}"
+    lines = [
+        f"{result['out']}/{rung['folder']}: {ticket}" for rung, ticket in zip(result["rungs"], tickets, strict=True)
+    ]
+    if result["steps"] is not None:
+        lines.append(f"{result['steps']} steps; separate searches would take {result['steps_of_separate_searches']}")
+    inside = [rung["kept_inside_previous"] for rung in result["rungs"][1:]]
+    lines.append("nested" if result["nested"] else f"not nested: at least {min(inside):.1%} of a rung is kept below it")
+    return "\n".join(lines)
+
+
 def evaluation(result: dict[str, Any]) -> str:
     """The measured values of `evaluate`, a line each."""
     keys = ("kd_loss", "mlm_loss", "mlm_accuracy", "similarity_pearson", "similarity_spearman")

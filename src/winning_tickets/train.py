@@ -84,7 +84,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
     Args:
         objective: what is minimised.
         build_optimizer: makes the optimiser once the model is on its device; None takes the Trainer's AdamW.
-        schedule_steps: steps over which the learning rate decays; None means those of the run.
+        schedule: factor of the learning rate by step; None takes the Trainer's own schedule.
         in_order: visit the training set in its own order (its items are whole batches).
         save_weights: put the model's weights into checkpoints; a mask search keeps its state in the optimiser.
         options: everything else a Trainer takes.
@@ -95,7 +95,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         *,
         objective: Objective,
         build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
-        schedule_steps: int | None = None,
+        schedule: Callable[[int], float] | None = None,
         in_order: bool = False,
         save_weights: bool = True,
         **options: Any,
@@ -107,7 +107,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self.last_grad_norm: float | None = None
         self.loss_is_scaled_for_ga = True
         self._build_optimizer = build_optimizer
-        self._schedule_steps = schedule_steps
+        self._schedule = schedule
         self._in_order = in_order
         self._save_weights = save_weights
         self._totals: dict[str, Tensor] = {}
@@ -123,8 +123,11 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         return optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Linear decay over the schedule's own horizon."""
-        return super().create_scheduler(self._schedule_steps or num_training_steps, optimizer)
+        """The schedule that was asked for, else the Trainer's own."""
+        if self._schedule is None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._schedule)
+        return self.lr_scheduler
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return SequentialSampler(self.train_dataset) if self._in_order else super()._get_train_sampler(train_dataset)
@@ -223,6 +226,12 @@ def checkpoints(scratch: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
     found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdigit()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+
+
+def last_step(scratch: Path) -> int:
+    """Steps done at the last complete checkpoint; 0 without one."""
+    found = checkpoints(scratch)
+    return int(found[-1].name.removeprefix(CHECKPOINT)) if found else 0
 
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
+from winning_tickets import show
 from winning_tickets.cli.app import app, emit, plan_of
 from winning_tickets.config import Runtime, SearchConfig
-from winning_tickets.errors import UsageError
 from winning_tickets.options import (
     Bf16,
     CheckpointSteps,
@@ -36,13 +36,15 @@ def search(
     method: Annotated[str | None, typer.Option(help="random, magnitude or mask-training.")] = None,
     objective: Annotated[str | None, typer.Option(help="Of mask training: kd, mlm or mlm+kd.")] = None,
     sparsity: Annotated[
-        str | None, typer.Option("--sparsity", "--sparsities", help="Fraction removed, in [0, 1).")
+        str | None,
+        typer.Option("--sparsity", "--sparsities", help="Fraction removed, in [0, 1); several, with commas, a ladder."),
     ] = None,
     corpus: Annotated[
         str | None, typer.Option(help="wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
     ] = None,
     segments: Annotated[str | None, typer.Option(help="packed:L, lines or mixed.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps; of a ladder's first rung.")] = None,
+    rung_steps: Annotated[int | None, typer.Option(help="Steps of a ladder's other rungs; by default half.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens an optimiser step sees.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the scores.")] = None,
     ranking: Annotated[str | None, typer.Option(help="matrix or global.")] = None,
@@ -72,15 +74,12 @@ def search(
     Example: tickets search builtin:minilm --method mask-training --objective kd --sparsity 0.6 --corpus pydocs
     --steps 60 --out my-ticket
     """
-    sparsities = split_floats("--sparsity", sparsity)
-    if sparsities is not None and len(sparsities) > 1:
-        raise UsageError(f"--sparsity {sparsity}: one sparsity a search; run one search for each.")
     given = {
         "model": model,
         "revision": revision,
         "layers": layers,
         "method": method,
-        "sparsity": None if sparsities is None else sparsities[0],
+        "sparsity": split_floats("--sparsity", sparsity),
         "scope": scope,
         "ranking": ranking,
         "profile": profile,
@@ -89,6 +88,7 @@ def search(
         "corpus": corpus,
         "data_dir": data_dir,
         "steps": steps,
+        "rung_steps": rung_steps,
         "batch_tokens": batch_tokens,
         "segments": segments,
         "learning_rate": learning_rate,
@@ -103,10 +103,9 @@ def search(
 
         check(settings)
         return plan_of(settings.resolved(), out, as_json)
-    from winning_tickets.search import search as find
+    from winning_tickets.search import search_all
 
     runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet)
-    ticket = find(settings, out, runtime, force)
+    tickets = search_all(settings, out, runtime, force)
     result = json.loads((out / "result.json").read_text(encoding="utf-8")) | {"out": str(out)}
-    share = result["pruned_share_of_all_parameters"]
-    return emit(result, as_json, f"{ticket}\n{share:.1%} of all encoder parameters are pruned; saved in {out}")
+    return emit(result, as_json, show.search(result, list(map(str, tickets.values()))))

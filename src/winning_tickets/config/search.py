@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import field_validator
+
 from winning_tickets.config.profiles import Profile, profile_values
 from winning_tickets.config.settings import Settings
 
@@ -20,7 +22,7 @@ class SearchConfig(Settings):
         revision: hub revision of the model.
         layers: keep only the first so many layers.
         method: one of `METHOD_NAMES`.
-        sparsity: fraction removed of the scope, in [0, 1).
+        sparsity: fraction removed of the scope, in [0, 1); several make a ladder, one ticket for each.
         scope: which matrices compete; one of `SCOPES`.
         ranking: `matrix` (each matrix loses the same fraction) or `global`.
         profile: where unset fields take their values from.
@@ -28,7 +30,8 @@ class SearchConfig(Settings):
         objective: what mask training minimises, one of `OBJECTIVE_NAMES`.
         corpus: text the masks are trained on.
         data_dir: folder of a `task:NAME` corpus.
-        steps: optimiser steps.
+        steps: optimiser steps; of a ladder, those of its first rung.
+        rung_steps: optimiser steps of every further rung of a ladder; None means half of `steps`.
         batch_tokens: tokens an optimiser step sees, over all processes.
         segments: how the corpus is cut: `packed:L`, `lines`, `mixed`.
         learning_rate: of the scores (and of the MLM head unless `head_learning_rate` is given).
@@ -58,7 +61,7 @@ class SearchConfig(Settings):
     revision: str | None = None
     layers: int | None = None
     method: str = "mask-training"
-    sparsity: float = 0.6
+    sparsity: float | tuple[float, ...] = 0.6
     scope: str | None = None
     ranking: Literal["matrix", "global"] = "matrix"
     profile: Profile = "tuned"
@@ -67,6 +70,7 @@ class SearchConfig(Settings):
     corpus: str | None = None
     data_dir: str | None = None
     steps: int = 60
+    rung_steps: int | None = None
     batch_tokens: int | None = None
     segments: str | None = None
     learning_rate: float | None = None
@@ -89,6 +93,32 @@ class SearchConfig(Settings):
     max_grad_norm: float = 1.0
     mlm_probability: float = 0.15
     save_at: tuple[int, ...] = ()
+
+    @field_validator("sparsity")
+    @classmethod
+    def _in_order(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
+        """Ascending, each once; a ladder of one rung is a plain search."""
+        if not isinstance(value, tuple):
+            return value
+        rungs = tuple(sorted(set(value)))
+        if not rungs:
+            raise ValueError("give at least one sparsity")
+        return rungs if len(rungs) > 1 else rungs[0]
+
+    @property
+    def sparsities(self) -> tuple[float, ...]:
+        """All sparsities of the search, ascending."""
+        return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,)
+
+    @property
+    def steps_of_a_rung(self) -> int:
+        """Optimiser steps of every rung of a ladder but the first."""
+        return (self.steps + 1) // 2 if self.rung_steps is None else self.rung_steps
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole search."""
+        return self.steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
     def resolved(self) -> SearchConfig:
         """The same configuration with every open field filled from its profile."""

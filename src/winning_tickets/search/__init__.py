@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.errors import UsageError
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search import magnitude, mask_training, random
 from winning_tickets.search.base import Prepared, prepare
 from winning_tickets.search.checks import check
+from winning_tickets.search.ladder import kept_inside
 from winning_tickets.ticket import Ticket
 
-METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], Ticket]] = {
+METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], None]] = {
     "random": random.find,
     "magnitude": magnitude.find,
     "mask-training": mask_training.find,
@@ -21,7 +23,7 @@ METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], Ticket]] = {
 
 
 def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> Ticket:
-    """Find a ticket and save it in `out`, which is then the ticket's folder.
+    """Find a ticket of one sparsity and save it in `out`, which is then the ticket's folder.
 
     A finished search of the same settings is opened again, an unfinished one goes on where it was.
 
@@ -32,36 +34,69 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
         force: replace another run of ours in `out`.
 
     Raises:
-        UsageError: impossible settings, unknown names, missing model or corpus, a foreign `out`.
+        UsageError: impossible settings, unknown names, missing model or corpus, a foreign `out`, several sparsities
+            (`search_all` takes those).
         ContentError: the model or corpus is not usable.
         TrainingError: NaN loss or full disk while training.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    if len(config.sparsities) > 1:
+        raise UsageError(f"search finds one ticket and was given {len(config.sparsities)} sparsities; use search_all.")
+    return search_all(config, out, runtime, force)[config.sparsities[0]]
+
+
+def search_all(
+    config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+) -> dict[float, Ticket]:
+    """Find the tickets of all sparsities of a configuration, in one search: mask training climbs them as a ladder.
+
+    Several tickets are saved as `out/sparsity-0.60/` and so on, a single one as `out` itself; `search` says the rest.
+
+    Returns:
+        The tickets by sparsity, ascending.
     """
     runtime = runtime or Runtime()
     check(config)
     prepared = prepare(config, runtime)
     run = RunDirectory.claim(Path(out), "search", prepared.run_id, prepared.config.model_dump(mode="json"), force=force)
-    if run.status == "done":
-        return Ticket.from_pretrained(run.path)
-    ticket = METHODS[config.method](prepared, run, runtime)
-    ticket.save_pretrained(run.path)
-    run.finish(summary(ticket, prepared))
-    return ticket
+    if run.status != "done":
+        METHODS[config.method](prepared, run, runtime)
+    tickets = {s: Ticket.from_pretrained(prepared.folder(run, s)) for s in config.sparsities}
+    if run.status != "done":
+        run.finish(summary(tickets, prepared, run))
+    return tickets
 
 
-def summary(ticket: Ticket, prepared: Prepared) -> dict[str, Any]:
+def summary(tickets: dict[float, Ticket], prepared: Prepared, run: RunDirectory) -> dict[str, Any]:
     """The result that is stored and printed."""
-    share = ticket.pruned / prepared.all_parameters
+    config = prepared.config
+    common = {"verb": "search", "run_id": prepared.run_id, "method": config.method, "scope": config.scope}
+    if len(tickets) == 1:
+        (ticket,) = tickets.values()
+        return common | _facts(ticket, prepared) | {"saved_at": list(config.save_at)}
+    rungs: list[dict[str, Any]] = []
+    below: Ticket | None = None
+    for sparsity, ticket in tickets.items():
+        inside = None if below is None else kept_inside(ticket, below)
+        folder = prepared.folder(run, sparsity).name
+        rungs.append(_facts(ticket, prepared) | {"folder": folder, "kept_inside_previous": inside})
+        below = ticket
+    trained = config.method == "mask-training"
+    return common | {
+        "rungs": rungs,
+        "nested": all(rung["kept_inside_previous"] in (None, 1.0) for rung in rungs),
+        "steps": config.total_steps if trained else None,
+        "steps_of_separate_searches": config.steps * len(tickets) if trained else None,
+        "saved_at": list(config.save_at),
+    }
+
+
+def _facts(ticket: Ticket, prepared: Prepared) -> dict[str, Any]:
     return {
-        "verb": "search",
-        "run_id": prepared.run_id,
         "ticket_id": ticket.id,
-        "method": ticket.info.method,
-        "scope": ticket.info.scope,
         "sparsity": ticket.sparsity,
         "pruned": ticket.pruned,
         "total": ticket.total,
-        "pruned_share_of_all_parameters": share,
+        "pruned_share_of_all_parameters": ticket.pruned / prepared.all_parameters,
         "steps": ticket.info.step,
-        "saved_at": list(prepared.config.save_at),
     }

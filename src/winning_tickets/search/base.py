@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.identity import run_id
 from winning_tickets.plm import PLM, load_plm, prunable_names
+from winning_tickets.rundir import RunDirectory
 from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
 from winning_tickets.train import choose_device
 
@@ -41,17 +43,23 @@ class Prepared:
     device: torch.device
     all_parameters: int
 
-    def ticket(self, masks: Mapping[str, Tensor], step: int | None = None, head: Any = None) -> Ticket:
-        """A ticket of this search, its masks in the order of the scope."""
+    def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
+        """A ticket of this search, its masks in the order of the scope; its configuration has its own sparsity."""
         info = TicketInfo(
             method=self.config.method,
             scope=str(self.config.scope),
-            config=self.config.model_dump(mode="json"),
+            config=self.config.model_dump(mode="json") | {"sparsity": sparsity},
             applies_to=self.base,
             seed=self.config.seed,
             step=step,
         )
         return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
+
+    def folder(self, run: RunDirectory, sparsity: float) -> Path:
+        """Where the ticket of a sparsity is saved: the run itself, or `sparsity-0.60` inside it with several."""
+        if len(self.config.sparsities) == 1:
+            return run.path
+        return run.path / f"sparsity-{sparsity:.2f}{str(sparsity)[4:]}"
 
 
 def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
@@ -84,7 +92,7 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     parameters = dict(encoder.encoder.named_parameters())
     weights = {name: parameters[name].detach() for name in prunable_names(encoder, scope)}
     base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
-    slug = f"{config.method}-{config.objective}-{config.sparsity}" if trains else f"{config.method}-{config.sparsity}"
+    slug = "-".join([config.method, *([config.objective] if trains else []), *map(str, config.sparsities)])
     identity = run_id(config, slug, base=base.hash, corpus=None if corpus is None else corpus.fingerprint)
     total = sum(parameter.numel() for parameter in parameters.values())
     return Prepared(filled, plm, weights, base, corpus, identity, device, total)

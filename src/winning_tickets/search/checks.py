@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from winning_tickets.config import METHOD_NAMES, OBJECTIVE_NAMES, SCOPES, SearchConfig, check_sparsity
@@ -23,7 +24,8 @@ def check(config: SearchConfig) -> None:
         except UsageError as error:
             problems.append(str(error))
 
-    attempt(lambda: check_sparsity(config.sparsity))
+    for sparsity in config.sparsities:
+        attempt(partial(check_sparsity, sparsity))
     if config.method not in METHOD_NAMES:
         problems.append(str(unknown("method", config.method, METHOD_NAMES)))
     if config.objective not in OBJECTIVE_NAMES:
@@ -46,7 +48,9 @@ def _check_training(config: SearchConfig) -> list[str]:
         problems.append(f"--steps {config.steps} is impossible; at least 1.")
     if config.batch_tokens is not None and config.batch_tokens < 1:
         problems.append(f"--batch-tokens {config.batch_tokens} is impossible; at least 1.")
-    beyond = [step for step in config.save_at if not 1 <= step <= config.steps]
+    beyond = [step for step in config.save_at if not 1 <= step <= config.total_steps]
     if beyond:
-        problems.append(f"--save-at {beyond[0]} lies outside the search of {config.steps} steps.")
+        problems.append(f"--save-at {beyond[0]} lies outside the search of {config.total_steps} steps.")
+    if config.rung_steps is not None and config.rung_steps < 1:
+        problems.append(f"--rung-steps {config.rung_steps} is impossible; at least 1.")
     return problems

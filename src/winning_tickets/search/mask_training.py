@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,13 +22,14 @@ from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.activations import activation_importance, input_norms
 from winning_tickets.search.base import Prepared
+from winning_tickets.search.ladder import Rung, decay, rung_at, rungs_of
 from winning_tickets.selection import keep_top
 from winning_tickets.ticket import Ticket
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, last_step, run_training
 
 
-def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> Ticket:
-    """Train the masks; the ticket of the last step is returned, those of `save_at` are saved on the way.
+def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+    """Train the masks; tickets are saved at the end of each rung (one without a ladder) and at the steps of `save_at`.
 
     Raises:
         ContentError: the corpus is shorter than one segment.
@@ -43,23 +45,27 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> Ticket:
     scores = _initial_scores(prepared, dataset)
     state = MaskSearch(prepared, scores, head="mlm" in wanted)
     objective = PretrainingObjective(wanted, plm.architecture, state.masked, bool(config.teacher_dropout))
-    with progress(f"searching a {config.sparsity:.0%} ticket", config.steps, runtime.quiet) as advance:
+    rungs = rungs_of(config)
+    # Before the optimiser takes back a checkpoint's scores, which are selected at that rung's sparsity.
+    state.climb(rung_at(rungs, last_step(run.scratch)))
+    wanted_tickets = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
+    climb = _Climb(state, rungs, lambda sparsity: prepared.folder(run, sparsity))
+    with progress(f"searching a {wanted_tickets} ticket", config.total_steps, runtime.quiet) as advance:
         log = StepLog(run, advance, state.record)
         trainer = TicketTrainer(
             model=model,
             objective=objective,
             build_optimizer=lambda _: state.optimizer,
-            schedule_steps=config.schedule_steps or _schedule_steps(prepared),
+            schedule=decay(rungs, config.warmup_steps or 0, config.schedule_steps or _schedule_steps(prepared)),
             in_order=True,
             save_weights=False,
             args=_arguments(config, run, runtime),
             train_dataset=dataset,
             data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime), _SaveAt(state, run, config.save_at)],
+            callbacks=[log, Checkpoints(runtime), _SaveAt(state, run, config.save_at), climb],
         )
         log.trainer = trainer
         run_training(trainer, run)
-    return state.ticket(config.steps)
 
 
 def _batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
@@ -72,7 +78,7 @@ def _batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
         plm.tokenizer,
         segments=str(config.segments),
         batch_tokens=int(config.batch_tokens or 0),
-        n_batches=config.steps,
+        n_batches=config.total_steps,
         seed=config.seed,
         shuffle=True,
         mlm_probability=config.mlm_probability if with_labels else None,
@@ -83,11 +89,9 @@ def _arguments(config: SearchConfig, run: RunDirectory, runtime: Runtime) -> Any
     return arguments(
         run.scratch,
         runtime,
-        max_steps=config.steps,
+        max_steps=config.total_steps,
         per_device_train_batch_size=1,
         learning_rate=float(config.learning_rate or 0.0),
-        lr_scheduler_type="linear",
-        warmup_steps=config.warmup_steps or 0,
         max_grad_norm=0.0,  # the optimiser clips the straight-through gradient, not this one
         seed=config.seed,
     )
@@ -119,7 +123,7 @@ def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Ten
     return initial_scores(
         importance,
         config.score_init or "rank",
-        config.sparsity,
+        config.sparsities[0],
         config.ranking,
         config.count_rounding or "floor",
         config.alpha,
@@ -147,19 +151,18 @@ class MaskSearch:
     def __init__(self, prepared: Prepared, scores: Mapping[str, Tensor], head: bool) -> None:
         self._prepared = prepared
         config, plm = prepared.config, prepared.plm
-        exact = keep_top(
-            scores,
-            config.sparsity,
-            config.ranking,
-            weights=prepared.weights,
-            rounding=config.count_rounding or "floor",
-        )
+        self._starts = [
+            keep_top(
+                scores, sparsity, config.ranking, weights=prepared.weights, rounding=config.count_rounding or "floor"
+            )
+            for sparsity in config.sparsities
+        ]
+        self._rung = 0
         present = dict(plm.encoder.named_parameters())
-        self._outside = {name: mask for name, mask in exact.items() if name not in present}
         names = [name for name in prepared.weights if name in present]
         # Captured before any checkpoint of masked weights could be loaded.
         self.masked = MaskedWeights(plm.encoder, names)
-        self.masked.write({name: exact[name] for name in names})
+        self.masked.write({name: self._starts[0][name] for name in names})
         trained = self._trained(names)
         if not trained:
             raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
@@ -176,6 +179,15 @@ class MaskSearch:
         fixed = {architecture.pooler} | (set() if config.train_embeddings else {architecture.word_embeddings})
         return [name for name in names if name not in fixed]
 
+    def climb(self, rung: int) -> None:
+        """Go on at another sparsity: the scores stay, the matrices whose mask is not trained follow their start."""
+        if rung == self._rung:
+            return
+        self._rung = rung
+        # Every matrix is set to its start first: the optimiser takes from the masks how many entries it prunes.
+        self.masked.write({name: self._starts[rung][name] for name in self.masked.masks})
+        self.optimizer.take_counts()
+
     def record(self) -> dict[str, Any]:
         """What the log of a step says about the masks."""
         return {"grad_norm": self.optimizer.grad_norm}
@@ -183,9 +195,10 @@ class MaskSearch:
     def ticket(self, step: int) -> Ticket:
         """The ticket of the present scores, at exactly the sparsity whatever the cadence of the threshold."""
         self.optimizer.reselect(exact=True)
-        masks = self._outside | {name: mask.clone() for name, mask in self.masked.masks.items()}
+        masks = self._starts[self._rung] | {name: mask.clone() for name, mask in self.masked.masks.items()}
         head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
-        return self._prepared.ticket(masks, step, head or None)
+        sparsity = self._prepared.config.sparsities[self._rung]
+        return self._prepared.ticket(masks, sparsity, step, head or None)
 
 
 def _update(config: SearchConfig) -> MaskUpdate:
@@ -236,3 +249,19 @@ class _SaveAt(TrainerCallback):  # type: ignore[misc]
             optimizer = self._state.optimizer
             self._state.ticket(state.global_step).save_pretrained(self._run.path / f"step-{state.global_step:06d}")
             optimizer.reselect(exact=optimizer.selected_exactly)
+
+
+class _Climb(TrainerCallback):  # type: ignore[misc]
+    """Saves a rung's ticket at its end and goes on with the next rung."""
+
+    def __init__(self, state: MaskSearch, rungs: list[Rung], folder: Callable[[float], Path]) -> None:
+        self._state = state
+        self._rungs = rungs
+        self._folder = folder
+
+    @torch.no_grad()
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for index, rung in enumerate(self._rungs):
+            if rung.end == state.global_step:
+                self._state.ticket(rung.end).save_pretrained(self._folder(rung.sparsity))
+                self._state.climb(min(index + 1, len(self._rungs) - 1))
