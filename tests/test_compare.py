@@ -43,6 +43,20 @@ def test_every_number_by_hand(tmp_path):
     assert result["same_base"] is True
 
 
+def test_the_mean_over_matrices_counts_a_small_one_as_much_as_a_large_one(tmp_path):
+    a = save(tmp_path / "a", {"x": [[1, 1, 0, 0]], "y": [[1, 0], [0, 0]], "z": [[1]]})
+    b = save(tmp_path / "b", {"x": [[1, 0, 1, 0]], "y": [[1, 1], [1, 1]], "z": [[1]]})
+    result = compare([a, b], average="matrix")
+    assert result["average"] == "matrix"
+    assert result["kept_jaccard"][0][1] == pytest.approx((1 / 3 + 1 / 4 + 1) / 3)
+    assert result["pruned_jaccard"][1][0] == pytest.approx((1 / 3 + 0 + 1) / 3)
+    assert result["chance_kept"][0][1] == pytest.approx((1 / 3 + 1 / 4 + 1) / 3)
+    assert result["distance_to_first"] == pytest.approx([0.0, 1 - (1 / 3 + 1 / 4 + 1) / 3])
+    assert compare([a, b])["average"] == "pooled"
+    with pytest.raises(UsageError, match="Unknown average 'matrx'. Did you mean 'matrix'"):
+        compare([a, b], average="matrx")
+
+
 def test_random_tickets_overlap_as_chance_says(tmp_path):
     model = str(make_model(tmp_path / "m"))
     for seed, sparsity in ((0, 0.5), (1, 0.7)):

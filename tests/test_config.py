@@ -5,6 +5,7 @@ import pytest
 from winning_tickets.config import (
     METHOD_NAMES,
     OBJECTIVE_NAMES,
+    TERM_NAMES,
     EvaluateConfig,
     SearchConfig,
     TransferConfig,
@@ -12,13 +13,13 @@ from winning_tickets.config import (
 )
 from winning_tickets.errors import UsageError
 from winning_tickets.identity import run_id
-from winning_tickets.objectives import OBJECTIVES
+from winning_tickets.objectives import TERMS
 from winning_tickets.search import METHODS
 
 
 def test_names_and_tables_agree():
     assert set(METHODS) == set(METHOD_NAMES)
-    assert set(OBJECTIVES) == set(OBJECTIVE_NAMES)
+    assert tuple(TERMS) == TERM_NAMES
 
 
 def filled(profile, objective="kd", **fields):
@@ -62,7 +63,7 @@ def test_profiles_of_the_kd_objective(field, tuned, paper, code):
 def test_the_released_mlm_program_differs_from_the_kd_one():
     config = filled("code", "mlm")
     assert (config.learning_rate, config.reselect_steps, config.teacher_dropout) == (5e-5, 1000, False)
-    assert (config.optimizer, config.clip) == ("adamw", "global")
+    assert (config.optimizer, config.clip) == ("adamw-hf", "global")
     assert filled("code", method="magnitude").count_rounding == "nearest"
 
 
@@ -76,12 +77,13 @@ def test_ids_are_frozen():
         n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
     }
     from winning_tickets.config import profile_values
-    from winning_tickets.identity import DEFAULTS_VERSION, digest
+    from winning_tickets.identity import DEFAULTS_VERSION, PROFILE_VERSIONS, digest
 
     profiles = [
         profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
-    assert (DEFAULTS_VERSION, digest([defaults, profiles])) == (1, "92ae746e2cc3")
+    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (1, {"paper": 2, "code": 2})
+    assert digest([defaults, profiles]) == "0c5f77d4ed4c"
 
 
 def test_a_default_spelled_out_changes_nothing_and_another_value_does():

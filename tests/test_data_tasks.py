@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from winning_tickets.data import hub
+from winning_tickets.data.encode import train_subset
 from winning_tickets.data.fingerprint import fingerprint
 from winning_tickets.data.glue import FILES, LAYOUTS
 from winning_tickets.data.tasks import METRICS, TASKS, Split, Task, TaskData, get_task, load_task
@@ -32,6 +36,12 @@ HEADERS: dict[str, list[str] | None] = {
     "wnli": ["index", "sentence1", "sentence2", "label"],
 }
 GLUE_TASKS = sorted(HEADERS)
+HUB: dict[str, tuple[str, str | None] | None] = {
+    **{name: ("nyu-mll/glue", name) for name in GLUE_TASKS},
+    "snli": ("stanfordnlp/snli", None),
+    "scitail": ("allenai/scitail", "tsv_format"),
+    "pydocs": None,
+}
 WORD_LABELS = {"mnli", "qnli", "rte"}
 
 
@@ -46,6 +56,12 @@ def made_up(task: Task, n: int = 4) -> list[tuple[tuple[str, ...], Any, str]]:
             label = index % len(task.labels)
             rows.append((texts, label, task.labels[label] if task.name in WORD_LABELS else str(label)))
     return rows
+
+
+def made_up_split(name: str, n: int) -> Split:
+    """Rows that all differ."""
+    rows = made_up(TASKS[name], n)
+    return Split(tuple([texts[i] for texts, _, _ in rows] for i in range(len(rows[0][0]))), [row[1] for row in rows])
 
 
 def write_tsv(path: Path, task: Task, rows: list[tuple[tuple[str, ...], Any, str]]) -> None:
@@ -75,14 +91,13 @@ def glue(tmp_path: Path) -> Path:
 
 def test_registry_is_consistent() -> None:
     """Names, metrics and numbers are those of the papers."""
-    assert set(TASKS) == {*GLUE_TASKS, "pydocs"}
+    assert {name: TASKS[name].hub for name in HUB} == HUB
     for name, task in TASKS.items():
         assert task.name == name
         assert set(task.metrics) <= set(METRICS)
         assert len(task.text_columns) in (1, 2)
         assert task.citation
         assert task.licence
-        assert (task.hub == ("nyu-mll/glue", name)) == (name != "pydocs")
     primary = {name: TASKS[name].metrics[0] for name in ("mnli", "sst2", "cola", "stsb", "mrpc", "rte")}
     assert primary == {
         "mnli": "accuracy",
@@ -92,10 +107,31 @@ def test_registry_is_consistent() -> None:
         "mrpc": "accuracy",
         "rte": "accuracy",
     }
-    settings = {(t.learning_rate, t.batch_size, t.max_length, t.epochs) for n, t in TASKS.items() if n != "pydocs"}
-    assert settings == {(2e-5, 32, 128, 3)}
-    assert {name for name, task in TASKS.items() if task.eval_steps == 500} == {"mnli"}
-    assert [name for name, task in TASKS.items() if task.is_regression] == ["stsb"]
+    on_the_hub = [TASKS[name] for name, hub_name in HUB.items() if hub_name]
+    numbers = {(t.learning_rate, t.batch_size, t.max_length, t.epochs) for t in on_the_hub}
+    assert numbers == {(2e-5, 32, 128, 3)}
+    assert {task.name for task in on_the_hub if task.eval_steps == 500} == {"mnli", "snli"}
+    assert [task.name for task in on_the_hub if task.is_regression] == ["stsb"]
+    assert TASKS["snli"].labels == TASKS["mnli"].labels == ("entailment", "neutral", "contradiction")
+    assert TASKS["scitail"].labels == ("entails", "neutral")
+
+
+@pytest.mark.parametrize("name", sorted(HUB))
+@settings(max_examples=20)
+@given(
+    sizes=st.lists(st.one_of(st.integers(1, 36).map(str), st.integers(3, 100).map("{}%".format)), min_size=2),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_training_subsets_of_one_seed_are_nested(name: str, sizes: list[str], seed: int) -> None:
+    """In any order of sizes and units, each example with its own label and, of pairs, its own partner."""
+    whole = made_up_split(name, 36)
+    rows = list(zip(*whole.texts, whole.labels, strict=True))
+    subsets = [train_subset(whole, size, seed) for size in sizes]
+    chosen = [set(zip(*part.texts, part.labels, strict=True)) for part in sorted(subsets, key=len)]
+    for part, size in zip(subsets, sizes, strict=True):
+        assert len(part) == (36 * int(size[:-1]) // 100 if size.endswith("%") else int(size))
+        assert set(zip(*part.texts, part.labels, strict=True)) <= set(rows)
+    assert all(small <= large for small, large in itertools.pairwise(chosen))
 
 
 def test_unknown_task_names_the_closest() -> None:

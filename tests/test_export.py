@@ -5,11 +5,13 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForSequenceClassification, AutoTokenizer
 
 from tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, export, search, transfer
+from winning_tickets.architectures import ARCHITECTURES
 from winning_tickets.errors import ContentError, TrainingError, UsageError
+from winning_tickets.parts import prunable_views
 from winning_tickets.plm import load_plm
 
 QUIET = Runtime(quiet=True)
@@ -48,10 +50,9 @@ def test_a_reloaded_export_is_the_masked_model(tmp_path, kind, head, scope):
     expected = ticket.apply_(AutoModel.from_pretrained(model))
     loaded = AutoModel.from_pretrained(tmp_path / "e")
     assert torch.equal(outputs(loaded), outputs(expected))
-    parameters = dict(loaded.named_parameters())
-    for name, mask in ticket.masks.items():
-        assert torch.equal(parameters[name] != 0, mask)
-        assert not torch.signbit(parameters[name][~mask]).any()
+    for name, weight in prunable_views(loaded, ticket.masks).items():
+        assert torch.equal(weight != 0, ticket.masks[name])
+        assert not torch.signbit(weight[~ticket.masks[name]]).any()
     assert AutoTokenizer.from_pretrained(tmp_path / "e")(TEXT[0]) == AutoTokenizer.from_pretrained(model)(TEXT[0])
     if head == "mlm":
         untied = "embeddings" in scope
@@ -70,13 +71,27 @@ def dense_decoder_logits(model, ticket):
     return outputs(plm.model, "logits")
 
 
-def test_a_pooler_stays_beside_the_mlm_head(tmp_path):
-    model = make_model(tmp_path / "m", "bert", "mlm+pooler")
+@pytest.mark.parametrize("kind", ["bert", "albert"])
+def test_a_pooler_stays_beside_the_mlm_head(tmp_path, kind):
+    model = make_model(tmp_path / "m", kind, "mlm+pooler")
     ticket = magnitude(model, tmp_path / "t", scope="encoder+embeddings+pooler")
     export(tmp_path / "t", "masked", tmp_path / "e")
     expected = ticket.apply_(AutoModel.from_pretrained(model))
     assert torch.equal(outputs(AutoModel.from_pretrained(tmp_path / "e"), "pooler_output"), expected(IDS).pooler_output)
-    assert float((expected.pooler.dense.weight == 0).float().mean()) == pytest.approx(0.6, abs=0.01)
+    pooler = expected.get_parameter(ARCHITECTURES[kind].pooler)
+    assert float((pooler == 0).float().mean()) == pytest.approx(0.6, abs=0.01)
+
+
+def test_an_mlm_head_without_bias_is_exported(tmp_path):
+    model = make_model(tmp_path / "m", "modernbert")
+    config = AutoConfig.from_pretrained(model)
+    config.decoder_bias = False
+    AutoModelForMaskedLM.from_config(config).save_pretrained(model)
+    ticket = magnitude(model, tmp_path / "t")
+    export(tmp_path / "t", "masked", tmp_path / "e")
+    reloaded, report = AutoModelForMaskedLM.from_pretrained(tmp_path / "e", output_loading_info=True)
+    assert not any(report.values())
+    assert torch.equal(outputs(reloaded, "logits"), dense_decoder_logits(model, ticket))
 
 
 @pytest.mark.parametrize("kind", CONFIGS)

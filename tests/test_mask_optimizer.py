@@ -17,6 +17,8 @@ TUNED = MaskUpdate(
     phi=0.01,
     rank_by="signed",
     reselect_steps=1,
+    cadence="after",
+    threshold="exceeded",
     learning_rate=2e-3,
     head_learning_rate=1e-3,
     kind="adamw",
@@ -63,7 +65,7 @@ def naive_search(update, steps, init="plateau"):
     moments = {name: (torch.zeros_like(s), torch.zeros_like(s)) for name, s in scores.items()}
     key = torch.abs if update.rank_by == "absolute" else (lambda s: s)
     masks = keep_top({n: key(s) for n, s in scores.items()}, 0.6, update.ranking, weights=dense)
-    threshold = {}
+    threshold = dict.fromkeys(NAMES, update.phi)
     history = []
     for step in range(1, steps + 1):
         product = {name: (dense[name] * masks[name].float()).requires_grad_(True) for name in NAMES}
@@ -88,7 +90,8 @@ def naive_search(update, steps, init="plateau"):
                 root = (square / (1 - 0.999**step)).sqrt() + update.epsilon
                 scores[name] -= lr * (mean / (1 - 0.9**step)) / root
         keys = {n: key(s) for n, s in scores.items()}
-        if step == 1 or step % update.reselect_steps == 0:
+        early = update.cadence == "before"
+        if (early and step == 1) or (step + early) % update.reselect_steps == 0:
             masks = keep_top(keys, 0.6, update.ranking, weights=dense)
             for name in NAMES:
                 count = int(0.6 * keys[name].numel() + 1e-9)
@@ -108,7 +111,13 @@ def naive_search(update, steps, init="plateau"):
         (variant(reselect_steps=3, clip="global"), "plateau"),
         (
             variant(
-                kind="bertadam", epsilon=1e-6, weight_decay=0.01, clip="tensor", max_grad_norm=0.01, reselect_steps=4
+                kind="bertadam",
+                epsilon=1e-6,
+                weight_decay=0.01,
+                clip="tensor",
+                max_grad_norm=0.01,
+                reselect_steps=4,
+                cadence="before",
             ),
             "plateau",
         ),

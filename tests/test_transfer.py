@@ -14,10 +14,12 @@ from safetensors.torch import load_file
 from tiny_models import CONFIGS, TEXT, make_model
 from tiny_tasks import task_data
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, search, transfer
+from winning_tickets.architectures import ARCHITECTURES
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import ContentError, Interrupted, TrainingError, UsageError
 from winning_tickets.objectives import TaskObjective
+from winning_tickets.parts import present_in, prunable_views, split_name
 from winning_tickets.predict import encode_for, predict_split
 from winning_tickets.rundir import read_log
 from winning_tickets.transfer_setup import load_base, prepare
@@ -142,7 +144,7 @@ def test_every_task(tmp_path, bert, task):
         assert -1 <= kinds["final"]["mean"] <= 1
 
 
-POOLERS = {"bert": "mlm+pooler", "roberta": "none"}
+POOLERS = {"bert": "mlm+pooler", "roberta": "none", "mpnet": "none", "albert": "mlm+pooler"}
 """Families with a pooler, and the kind of checkpoint that has it."""
 
 
@@ -157,14 +159,15 @@ def test_pruned_weights_are_positive_zero_after_training(tmp_path, config, kind,
     weights = load_file(tmp_path / "run" / "seed-0" / "model" / "model.safetensors")
     before = load_base(prepare(config.model_copy(update={"target": model}), QUIET).target, TASKS["sst2"])
     prefix = before.model.base_model_prefix
-    dense = dict(before.encoder.named_parameters())
-    masks = {name: mask for name, mask in found.masks.items() if name in dense}
-    assert set(found.masks) - set(masks) <= {"pooler.dense.weight"}  # RoBERTa's classifier does without
-    assert ("pooler.dense.weight" in masks) == ("pooler" in scope and kind == "bert")
-    for name, mask in masks.items():
-        value = weights[f"{prefix}.{name}"]
+    used = present_in(before.encoder, found.masks)
+    pooler = ARCHITECTURES[kind].pooler
+    assert set(found.masks) - set(used) <= {pooler}  # the classifiers of RoBERTa and MPNet do without
+    assert (pooler in used) == ("pooler" in scope and kind in ("bert", "albert"))
+    for name, dense in prunable_views(before.encoder, used).items():
+        mask, part = found.masks[name], split_name(name)
+        value = part.of(weights[f"{prefix}.{part.parameter}"])
         assert value.view(torch.int32)[~mask].count_nonzero() == 0, name
-        assert not torch.equal(value[mask], dense[name][mask]), name
+        assert not torch.equal(value[mask], dense[mask]), name
 
 
 def test_weights_that_moved_fail_the_seed(tmp_path, config, monkeypatch):
@@ -349,7 +352,8 @@ def test_outputs_in_batches_are_those_of_single_examples(bert, monkeypatch):
 
 
 def test_segment_numbers_go_only_to_models_that_have_segments(tmp_path):
-    for kind, has_segments in {"bert": True, "roberta": True, "distilbert": False}.items():
+    segments = {"bert": True, "roberta": True, "distilbert": False, "albert": True, "modernbert": False, "mpnet": False}
+    for kind, has_segments in (segments | {"deberta-v2": False}).items():
         model = str(make_model(tmp_path / kind, kind))
         plm = load_base(prepare(TransferConfig(target=model, task="mrpc"), QUIET).target, TASKS["mrpc"])
         assert ("token_type_ids" in encode_for(plm, task_data("mrpc").train, 64).columns) == has_segments

@@ -6,12 +6,16 @@ from pathlib import Path
 
 import torch
 from transformers import (
+    AlbertConfig,
     AutoModel,
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     BertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
+    ModernBertConfig,
+    MPNetConfig,
     RobertaConfig,
 )
 from transformers.utils import logging as transformers_logging
@@ -36,6 +40,29 @@ CONFIGS = {
     "electra": lambda size: ElectraConfig(vocab_size=size, **_SMALL, embedding_size=16, pad_token_id=0),
     "distilbert": lambda size: DistilBertConfig(
         vocab_size=size, dim=32, n_layers=2, n_heads=2, hidden_dim=64, pad_token_id=0
+    ),
+    "mpnet": lambda size: MPNetConfig(vocab_size=size, **_SMALL, pad_token_id=1, max_position_embeddings=514),
+    "albert": lambda size: AlbertConfig(vocab_size=size, **_SMALL, embedding_size=16, pad_token_id=0),
+    "deberta-v2": lambda size: DebertaV2Config(  # the settings of v3
+        vocab_size=size,
+        **_SMALL,
+        pad_token_id=0,
+        relative_attention=True,
+        position_buckets=8,
+        norm_rel_ebd="layer_norm",
+        share_att_key=True,
+        pos_att_type="p2c|c2p",
+        position_biased_input=False,
+    ),
+    "modernbert": lambda size: ModernBertConfig(  # one layer of each kind of attention; the window is short
+        vocab_size=size,
+        **_SMALL,
+        pad_token_id=0,
+        bos_token_id=2,
+        eos_token_id=3,
+        cls_token_id=2,
+        sep_token_id=3,
+        local_attention=8,
     ),
 }
 

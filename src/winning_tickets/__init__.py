@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from winning_tickets.compare import compare as compare
     from winning_tickets.config import EvaluateConfig as EvaluateConfig
+    from winning_tickets.config import FitHeadConfig as FitHeadConfig
     from winning_tickets.config import Runtime as Runtime
     from winning_tickets.config import SearchConfig as SearchConfig
     from winning_tickets.config import TransferConfig as TransferConfig
     from winning_tickets.errors import TicketsError as TicketsError
     from winning_tickets.evaluate import evaluate as evaluate
     from winning_tickets.export import export as export
+    from winning_tickets.fit_head import fit_head as fit_head
     from winning_tickets.masking import TicketCallback as TicketCallback
     from winning_tickets.masking import hold as hold
     from winning_tickets.predict import predict as predict
@@ -28,6 +30,7 @@ __version__ = "0.1.0"
 
 _PUBLIC = {
     "EvaluateConfig": "config",
+    "FitHeadConfig": "config",
     "Runtime": "config",
     "SearchConfig": "config",
     "Ticket": "ticket",
@@ -37,6 +40,7 @@ _PUBLIC = {
     "compare": "compare",
     "evaluate": "evaluate",
     "export": "export",
+    "fit_head": "fit_head",
     "hold": "masking",
     "predict": "predict",
     "search": "search",

@@ -1,4 +1,4 @@
-"""What a ticket preserves, without fine-tuning: KD loss, MLM loss and accuracy, zero-shot similarity."""
+"""What a ticket preserves, without fine-tuning: the pre-training objectives' losses, zero-shot similarity."""
 
 from __future__ import annotations
 
@@ -17,14 +17,26 @@ from winning_tickets.data.cache import tokenise
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.masking import MaskedWeights, modes
-from winning_tickets.objectives import Batch, PretrainingObjective, check_mlm_tokenizer
-from winning_tickets.plm import PLM, Head, load_mlm_head, load_plm, untie_decoder
+from winning_tickets.objectives import (
+    TERMS,
+    Batch,
+    PretrainingObjective,
+    TermSettings,
+    check_attention_maps,
+    check_mlm_tokenizer,
+    check_negatives,
+    frozen_head,
+    needs_mlm_head,
+    needs_of,
+)
+from winning_tickets.parts import present_in
+from winning_tickets.plm import PLM, Head, base_hash, load_mlm_head, load_plm, untie_decoder, weight_hashes
 from winning_tickets.progress import progress
 from winning_tickets.provenance import versions
 from winning_tickets.ticket import Ticket, is_ticket
 from winning_tickets.train import choose_device
 
-EVALUATIONS = ("kd", "mlm", "similarity")
+EVALUATIONS = (*TERMS, "similarity")
 
 
 @dataclass
@@ -78,34 +90,53 @@ class Target:
 def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str, Any]:
     """Measure what was asked for.
 
-    KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6). MLM loss: cross
-    entropy at masked positions with the dense decoder. Similarity: cosine of mean-pooled states against gold scores.
+    KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), or as the fields of
+    the configuration that begin with `kd_` tell. MLM loss: cross entropy at masked positions with the dense decoder.
+    Attention, contrastive and logits losses: as docs/explanation/objectives.md says. Similarity: cosine of mean-pooled
+    states against gold scores.
 
     Args:
         config: what to measure on what.
         runtime: device and precision.
 
     Returns:
-        `kd_loss`, `mlm_loss`, `mlm_accuracy`, `similarity_pearson`, `similarity_spearman` (None where not asked for),
-        `tokens` (scored tokens) and how they were measured.
+        `kd_loss`, `mlm_loss`, `mlm_accuracy`, `attention_loss`, `contrastive_loss`, `logits_loss`,
+        `similarity_pearson`, `similarity_spearman` (None where not asked for), `tokens` (scored tokens) and how they
+        were measured.
 
     Raises:
-        UsageError: unknown objective, missing corpus or task, no MLM head.
+        UsageError: unknown objective, missing corpus or task, no MLM head, no attention maps, no room for two segments
+            in a batch of the contrastive loss.
         ContentError: a damaged ticket, one for other weights, an unusable corpus.
     """
     runtime = runtime or Runtime()
     _check(config)
     device = choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
-    needs_mlm = "mlm" in config.objectives
-    plm = target.load("mlm" if needs_mlm else "none", require_mlm_head=needs_mlm and config.mlm_head != "ticket")
-    masked, head = _put_on(target, plm, config, device)
+    terms = _terms(config)
+    needs_mlm, needs_maps = needs_mlm_head(terms), "attentions" in needs_of(terms)
+    plm = target.load(
+        "mlm" if needs_mlm else "none",
+        # The dense model's logits always come from the base's own head.
+        require_mlm_head=needs_mlm and (config.mlm_head != "ticket" or "logits" in terms),
+        attention="eager" if needs_maps else None,
+    )
+    if needs_maps:
+        check_attention_maps(plm.model)
+    base = base_hash(weight_hashes(plm.encoder))  # of the dense weights, before the ticket is put on
+    masked, head, teacher_head = _put_on(target, plm, config, device)
     result: dict[str, Any] = dict.fromkeys(
-        ("kd_loss", "mlm_loss", "mlm_accuracy", "similarity_pearson", "similarity_spearman", "tokens")
+        (
+            *(f"{name}_loss" for name in TERMS),
+            "mlm_accuracy",
+            "similarity_pearson",
+            "similarity_spearman",
+            "tokens",
+        )
     )
     with modes(plm.model, training=False), torch.no_grad():
-        if set(config.objectives) & {"kd", "mlm"}:
-            result |= _on_corpus(config, plm, masked, device, runtime)
+        if terms:
+            result |= _on_corpus(config, plm, masked, teacher_head, device, runtime)
         if "similarity" in config.objectives:
             result |= _similarity(config, plm, device, runtime)
     ticket = target.ticket
@@ -114,40 +145,64 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         "model": target.model,
         "sparsity": 0.0 if ticket is None else ticket.sparsity,
         "ticket_id": None if ticket is None else ticket.id,
+        "base_hash": base,
+        "method": None if ticket is None else ticket.info.method,
+        "search_objective": None if ticket is None else ticket.info.config.get("objective"),
         "mlm_head": head if needs_mlm else None,
+        "kd_distance": config.kd_loss if "kd" in config.objectives else None,
+        "kd_padding": config.kd_padding if "kd" in config.objectives else None,
+        "kd_masked_tokens": config.kd_masked_tokens if "kd" in config.objectives else None,
+        "temperature": config.temperature if "contrastive" in terms else None,
+        "batch_tokens": config.batch_tokens if "contrastive" in terms else None,  # it decides how many negatives
         "versions": versions(),
     }
+
+
+def _terms(config: EvaluateConfig) -> list[str]:
+    """The measures that are terms of pre-training objectives."""
+    return [name for name in TERMS if name in config.objectives]
 
 
 def _check(config: EvaluateConfig) -> None:
     for name in config.objectives:
         if name not in EVALUATIONS:
             raise unknown("objective", name, EVALUATIONS)
-    if set(config.objectives) & {"kd", "mlm"} and config.corpus is None:
+    terms = _terms(config)
+    if terms and config.corpus is None:
         raise UsageError(
-            "--objective kd or mlm needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
+            f"--objective {terms[0]} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
         )
+    if config.kd_masked_tokens and needs_mlm_head(terms):
+        raise UsageError(
+            "--kd-masked-tokens and --objective mlm or logits corrupt the text in two ways; measure them apart."
+        )
+    if "contrastive" in terms:
+        check_negatives(config.segments, config.batch_tokens)
     if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):
         raise UsageError(
             "--objective similarity needs scored pairs: either --task stsb (with --data-dir) or --pairs-file."
         )
 
 
-def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str]:
-    """Put the ticket on the model (decoder untied, head chosen); return the dense weights and which head is used."""
+def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str, Any]:
+    """Put the ticket on the model (decoder untied, head chosen).
+
+    Returns:
+        The dense weights, which head is used, and the base model's own head where the dense model's logits are needed.
+    """
     ticket = target.ticket
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
     plm.model.to(device)
-    present = dict(plm.encoder.named_parameters())
-    masks = {} if ticket is None else {name: mask for name, mask in ticket.masks.items() if name in present}
+    masks = {} if ticket is None else {name: ticket.masks[name] for name in present_in(plm.encoder, ticket.masks)}
     masked = MaskedWeights(plm.encoder, list(masks))
-    head = "base"
-    if "mlm" in config.objectives:
+    head, teacher_head = "base", None
+    if needs_mlm_head(_terms(config)):
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
+        teacher_head = frozen_head(plm.model, plm.architecture) if "logits" in config.objectives else None
         head = _choose_head(ticket, plm, config)
     masked.write(masks)
-    return masked, head
+    return masked, head, teacher_head
 
 
 def _choose_head(ticket: Ticket | None, plm: PLM, config: EvaluateConfig) -> str:
@@ -161,11 +216,16 @@ def _choose_head(ticket: Ticket | None, plm: PLM, config: EvaluateConfig) -> str
 
 
 def _on_corpus(
-    config: EvaluateConfig, plm: PLM, masked: MaskedWeights, device: torch.device, runtime: Runtime
+    config: EvaluateConfig,
+    plm: PLM,
+    masked: MaskedWeights,
+    teacher_head: Any,
+    device: torch.device,
+    runtime: Runtime,
 ) -> dict[str, Any]:
     corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
-    names = [name for name in ("kd", "mlm") if name in config.objectives]
-    if "mlm" in names:
+    names = _terms(config)
+    if needs_mlm_head(names):
         check_mlm_tokenizer(plm.tokenizer, plm.name)
     batches = CorpusBatches(
         tokenise(corpus, plm.tokenizer),
@@ -175,10 +235,20 @@ def _on_corpus(
         n_batches=None,
         seed=config.seed,
         shuffle=False,
-        mlm_probability=0.15 if "mlm" in names else None,
+        mlm_probability=0.15 if needs_mlm_head(names) else None,
         max_tokens=config.max_tokens,
+        masked_tokens=config.kd_masked_tokens,
     )
-    measured = measure(plm, masked, batches, names, device, runtime)
+    measured = measure(
+        plm,
+        masked,
+        batches,
+        names,
+        device,
+        runtime,
+        TermSettings(config.kd_loss, config.kd_padding == "counted", config.temperature),
+        teacher_head,
+    )
     return measured | {
         "corpus": config.corpus,
         "split": corpus.split,
@@ -194,30 +264,41 @@ def measure(
     names: Sequence[str],
     device: torch.device,
     runtime: Runtime,
+    settings: TermSettings | None = None,
+    teacher_head: Any = None,
 ) -> dict[str, Any]:
-    """KD and MLM of whatever mask is on the model, token-weighted over all batches.
+    """Terms of the objectives for whatever mask is on the model, each weighted by its count over all batches.
 
-    KD is measured on the clean text and MLM on the corrupted text, each with its own forward pass.
+    MLM and logits are measured on the corrupted text, the others on the text without MLM's corruption; each of the two
+    has its own forward pass.
     """
     totals = dict.fromkeys(names, 0.0)
     counts = dict.fromkeys(names, 0)
     correct = 0
-    objectives = {name: PretrainingObjective({name: 1.0}, plm.architecture, masked) for name in names}
+    objectives = {
+        corrupted: PretrainingObjective(
+            dict.fromkeys(chosen, 1.0), plm.architecture, masked, settings=settings, teacher_head=teacher_head
+        )
+        for corrupted in (False, True)
+        if (chosen := [name for name in names if needs_mlm_head([name]) == corrupted])
+    }
     with progress("evaluating", len(batches), runtime.quiet) as advance:
         for index in range(len(batches)):
             batch = {key: value.to(device) for key, value in batches[index].items()}
-            for name, objective in objectives.items():
-                view = batch if name == "mlm" else _clean(batch)
+            for corrupted, objective in objectives.items():
+                view = batch if corrupted else _clean(batch)
                 with torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16):
                     sums, hits = objective.forward(plm.model, view)
-                totals[name] += float(sums[name])
-                counts[name] += int(objective.counts(view)[name])
+                for name, count in objective.counts(view).items():
+                    totals[name] += float(sums[name])
+                    counts[name] += int(count)
                 correct += 0 if hits is None else int(hits)
             advance(index + 1, "")
     means = {f"{name}_loss": totals[name] / counts[name] for name in names}
     if "mlm" in names:
         means["mlm_accuracy"] = correct / counts["mlm"]
-    return means | {"tokens": counts.get("kd", counts.get("mlm", 0)), "tokens_by_objective": counts}
+    tokens = next((counts[name] for name in ("kd", "attention", "mlm", "logits") if name in counts), None)
+    return means | {"tokens": tokens, "tokens_by_objective": counts}
 
 
 def _clean(batch: Batch) -> dict[str, Tensor]:
@@ -225,7 +306,7 @@ def _clean(batch: Batch) -> dict[str, Tensor]:
     if "labels" not in batch:
         return dict(batch)
     clean = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
-    return {"input_ids": clean, "attention_mask": batch["attention_mask"]}
+    return {key: value for key, value in batch.items() if key != "labels"} | {"input_ids": clean}
 
 
 def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:

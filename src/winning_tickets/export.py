@@ -188,8 +188,9 @@ def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
         decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
         if plm.architecture.word_embeddings in ticket.masks and decoder.weight is embeddings:
             untie_decoder(plm, embeddings.detach().clone())
-            # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
-            decoder.bias = nn.Parameter(decoder.bias.detach().clone())
+            if decoder.bias is not None:
+                # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
+                decoder.bias = nn.Parameter(decoder.bias.detach().clone())
             plm.model.config.tie_word_embeddings = False
     ticket.apply_(plm.model, allow_other_weights=True)  # checked before anything was loaded twice
 

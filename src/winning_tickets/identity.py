@@ -11,6 +11,8 @@ from pydantic import BaseModel
 
 DEFAULTS_VERSION = 1
 """Raised whenever a default moves, so that old and new runs never share an id."""
+PROFILE_VERSIONS = {"paper": 2, "code": 2}
+"""The same for profiles whose values have moved while those of `tuned` stayed; they count instead of it."""
 
 
 def canonical_json(value: Any) -> str:
@@ -33,6 +35,7 @@ def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
         content: hashes of what the settings point to: base weights, corpus, data.
     """
     fields = config.model_dump(mode="json", exclude_defaults=True)
-    body = {"config": fields, "content": content, "defaults_version": DEFAULTS_VERSION}
+    version = PROFILE_VERSIONS.get(fields.get("profile", ""), DEFAULTS_VERSION)
+    body = {"config": fields, "content": content, "defaults_version": version}
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", slug).strip("-").lower()
     return f"{readable}-{digest(body)}"

@@ -7,7 +7,9 @@ and a few elementwise passes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -91,9 +93,11 @@ class MaskUpdate:
     phi: float
     rank_by: Literal["signed", "absolute"]
     reselect_steps: int
+    cadence: Literal["after", "before"]
+    threshold: Literal["reached", "exceeded"]
     learning_rate: float
     head_learning_rate: float
-    kind: Literal["adamw", "bertadam"]
+    kind: Literal["adamw", "adamw-hf", "bertadam"]
     epsilon: float
     weight_decay: float
     clip: Literal["global", "tensor", "none"]
@@ -133,13 +137,14 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._slices = dict(zip(self.names, torch.split(self._flat, sizes), strict=True))
         self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
         self._selectors = self._make_selectors()
-        parameters = [masked.parameters[name] for name in self.names]
-        groups: list[dict[str, Any]] = [{"params": parameters, "lr": update.learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": update.learning_rate}]
         if head:
             groups.append({"params": list(head.values()), "lr": update.head_learning_rate})
         super().__init__(groups, {})
         self._inner = self._make_inner()
+        self._thresholds = [update.phi] * len(self._selectors)
         self.reselect(exact=True)
+        self._start_at_phi()
 
     def _make_selectors(self) -> list[tuple[Tensor, Tensor, Tensor, BandSelector]]:
         """For each group: its scores, its dense weights, its mask, its selector; flat, sharing memory."""
@@ -158,8 +163,9 @@ class MaskOptimizer(torch.optim.Optimizer):
         groups: list[dict[str, Any]] = [{"params": list(self.scores.values())}]
         if self.head:
             groups.append({"params": list(self.head.values())})
-        if self.update.kind == "bertadam":
-            return BertAdam(groups, epsilon=self.update.epsilon, weight_decay=self.update.weight_decay)
+        if self.update.kind != "adamw":
+            corrected = self.update.kind == "adamw-hf"
+            return BertAdam(groups, self.update.epsilon, self.update.weight_decay, correct_bias=corrected)
         return torch.optim.AdamW(
             groups, lr=1.0, eps=self.update.epsilon, weight_decay=self.update.weight_decay, fused=True
         )
@@ -170,7 +176,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         if closure is not None:
             raise ValueError("MaskOptimizer does not support closures.")
         for name, score in self.scores.items():
-            gradient = self.masked.parameters[name].grad
+            gradient = self.masked.gradient(name)
             score.grad = None if gradient is None else gradient.mul_(self.masked.dense_weights[name]).float()
         self._clip([p for p in (*self.scores.values(), *self.head.values()) if p.grad is not None])
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
@@ -196,7 +202,9 @@ class MaskOptimizer(torch.optim.Optimizer):
     @property
     def selected_exactly(self) -> bool:
         """Whether the masks of the present step come from an adjusted threshold rather than the last one."""
-        return self.steps <= 1 or self.steps % self.update.reselect_steps == 0
+        if self.update.cadence == "after":
+            return self.steps % self.update.reselect_steps == 0
+        return self.steps == 1 or (self.steps + 1) % self.update.reselect_steps == 0
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
         if self.update.clip == "global":
@@ -207,14 +215,16 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def reselect(self, exact: bool = True) -> None:
-        """Masks from scores: exactly the sparsity, or (between adjustments) whatever exceeds the last threshold."""
-        for scores, weights, mask, selector in self._selectors:
-            keys = scores.abs() if self.update.rank_by == "absolute" else scores
+        """Masks from scores: exactly the sparsity, or (between adjustments) what is beyond the last threshold."""
+        self._exact = exact
+        for index, (scores, weights, mask, selector) in enumerate(self._selectors):
+            keys = self._keys(scores)
             if exact:
                 selector.select(keys, weights, mask)
+                if self.update.reselect_steps > 1:
+                    self._thresholds[index] = self._threshold_of(keys, mask, selector)
             else:
-                threshold = self.update.phi if selector.threshold is None else selector.threshold
-                torch.gt(keys, threshold, out=mask)
+                mask.copy_(self._beyond(keys, self._thresholds[index]))
         if self.update.ranking == "global":
             mask = self._selectors[0][2]
             parts = torch.split(mask, [self.scores[name].numel() for name in self.names])
@@ -222,16 +232,53 @@ class MaskOptimizer(torch.optim.Optimizer):
                 self.masked.masks[name].view(-1).copy_(part)
         self.masked.write()
 
+    @contextmanager
+    def exactly_selected(self) -> Iterator[None]:
+        """The masks have exactly the sparsity inside this block; the search goes on as if that had not been."""
+        thresholds, exact = list(self._thresholds), self._exact
+        self.reselect(exact=True)
+        yield
+        self._return_to(thresholds, exact)
+
+    def _return_to(self, thresholds: list[float], exact: bool) -> None:
+        """Masks as they were, and thresholds: an exact selection is no adjustment here."""
+        self._thresholds = list(thresholds)
+        self.reselect(exact)
+        self._thresholds = list(thresholds)
+
+    def _keys(self, scores: Tensor) -> Tensor:
+        """What is ranked."""
+        return scores.abs() if self.update.rank_by == "absolute" else scores
+
+    def _beyond(self, keys: Tensor, threshold: float) -> Tensor:
+        return keys >= threshold if self.update.threshold == "reached" else keys > threshold
+
+    def _threshold_of(self, keys: Tensor, mask: Tensor, selector: BandSelector) -> float:
+        """The threshold that an exact selection sets: the lowest kept value, or the highest pruned one."""
+        if selector.count == 0:
+            return -math.inf
+        return float(keys[mask].min()) if self.update.threshold == "reached" else float(selector.threshold or 0.0)
+
+    def _start_at_phi(self) -> None:
+        """Until the first adjustment the threshold is phi, where phi separates the scores as the masks do (TAMT eq. 5).
+
+        On two plateaus it does; among scores on a dense scale the exact selection sets the first threshold.
+        """
+        for index, (scores, _, mask, _) in enumerate(self._selectors):
+            if torch.equal(self._beyond(self._keys(scores), self.update.phi), mask):
+                self._thresholds[index] = self.update.phi
+
     def state_dict(self) -> dict[str, Any]:
         """Scores, moments, head and thresholds by name; names survive where Parameters are replaced."""
         inner = self._inner.state_dict()["state"]
         order = [*self.names, *self.head]
         return {
             "steps": self.steps,
+            "exact": self._exact,
             "scores": {name: score.detach() for name, score in self.scores.items()},
             "head": {name: value.detach() for name, value in self.head.items()},
             "moments": {order[index]: state for index, state in inner.items()},
-            "thresholds": [selector.threshold for *_, selector in self._selectors],
+            "thresholds": list(self._thresholds),
             "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
         }
 
@@ -248,24 +295,29 @@ class MaskOptimizer(torch.optim.Optimizer):
         inner = self._inner.state_dict()
         inner["state"] = {order[name]: moments for name, moments in state["moments"].items()}
         self._inner.load_state_dict(inner)
-        for selector_state, threshold in zip(self._selectors, state["thresholds"], strict=True):
-            selector_state[3].threshold = threshold
         for group, stored in zip(self.param_groups, state["param_groups"], strict=True):
             group.update(stored)
-        self.reselect(self.selected_exactly)
+        self._return_to(state["thresholds"], state["exact"])
 
 
 class BertAdam(torch.optim.Optimizer):
-    """Adam without bias correction, weight decay added to the update: what the released KD code trains masks with.
+    """The Adam of the released programs: epsilon is added to the root of the second moment as it is.
+
+    Without bias correction it is BertAdam, which the KD code trains masks with; with it, the AdamW of transformers 2,
+    which the MLM code uses. `torch.optim.AdamW` adds epsilon after the correction, where it weighs far less at first.
 
     Args:
         groups: parameter groups; `lr` is set by the owner.
         epsilon: added to the root of the second moment.
-        weight_decay: times the parameter, added to the update.
+        weight_decay: times the parameter; added to the update, or taken off after it where the bias is corrected.
+        correct_bias: divide the moments by what they have gathered so far.
     """
 
-    def __init__(self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float) -> None:
+    def __init__(
+        self, groups: Iterable[dict[str, Any]], epsilon: float, weight_decay: float, correct_bias: bool
+    ) -> None:
         super().__init__(groups, {"lr": 0.0, "betas": (0.9, 0.999), "eps": epsilon, "weight_decay": weight_decay})
+        self._correct_bias = correct_bias
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -277,10 +329,17 @@ class BertAdam(torch.optim.Optimizer):
                     continue
                 state = self.state[parameter]
                 if not state:
+                    state["step"] = 0
                     state["exp_avg"] = torch.zeros_like(parameter)
                     state["exp_avg_sq"] = torch.zeros_like(parameter)
+                state["step"] += 1
                 mean, square = state["exp_avg"], state["exp_avg_sq"]
                 mean.mul_(beta1).add_(parameter.grad, alpha=1 - beta1)
                 square.mul_(beta2).addcmul_(parameter.grad, parameter.grad, value=1 - beta2)
                 move = mean / (square.sqrt() + group["eps"])
-                parameter.sub_(move.add_(parameter, alpha=group["weight_decay"]), alpha=group["lr"])
+                rate, decay = group["lr"], group["weight_decay"]
+                if self._correct_bias:
+                    correction = math.sqrt(1 - beta2 ** state["step"]) / (1 - beta1 ** state["step"])
+                    parameter.sub_(move, alpha=rate * correction).mul_(1 - rate * decay)
+                else:
+                    parameter.sub_(move.add_(parameter, alpha=decay), alpha=rate)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 
+from winning_tickets.parts import prunable_views, split_name
 from winning_tickets.ticket import Ticket
 
 _INTEGERS = {4: torch.int32, 2: torch.int16, 8: torch.int64}
@@ -53,16 +54,30 @@ class MaskedWeights:
 
     Args:
         encoder: the encoder inside the model.
-        names: which of its parameters are masked.
+        names: which of its matrices are masked: whole parameters, or parts of fused ones.
+
+    Attributes:
+        parameters: the parameter that holds each matrix; several matrices may share one.
     """
 
     def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
         parameters = dict(encoder.named_parameters())
-        self.parameters: dict[str, nn.Parameter] = {name: parameters[name] for name in names}
-        self.dense_weights: dict[str, Tensor] = {n: p.detach().clone() for n, p in self.parameters.items()}
+        views = prunable_views(encoder, names)
+        self._parts = {name: split_name(name) for name in names}
+        self.parameters: dict[str, nn.Parameter] = {n: parameters[part.parameter] for n, part in self._parts.items()}
+        self.dense_weights: dict[str, Tensor] = {name: view.clone() for name, view in views.items()}
         self.masks: dict[str, Tensor] = {
-            n: torch.ones(p.shape, dtype=torch.bool, device=p.device) for n, p in self.parameters.items()
+            name: torch.ones(view.shape, dtype=torch.bool, device=view.device) for name, view in views.items()
         }
+
+    def trained(self, names: Sequence[str]) -> list[nn.Parameter]:
+        """The parameters that hold some of the matrices, each once."""
+        return list(dict.fromkeys(self.parameters[name] for name in names))
+
+    def gradient(self, name: str) -> Tensor | None:
+        """The gradient of a matrix: that of its parameter, or a view of its part of it."""
+        gradient = self.parameters[name].grad
+        return None if gradient is None else self._parts[name].of(gradient)
 
     @torch.no_grad()
     def write(self, masks: Mapping[str, Tensor] | None = None) -> None:
@@ -74,7 +89,7 @@ class MaskedWeights:
         for name, mask in (masks or {}).items():
             self.masks[name].copy_(mask)
         for name, parameter in self.parameters.items():
-            write_masked_(parameter, self.dense_weights[name], self.masks[name])
+            write_masked_(self._parts[name].of(parameter), self.dense_weights[name], self.masks[name])
 
     @contextmanager
     def dense(self) -> Iterator[None]:
@@ -84,11 +99,14 @@ class MaskedWeights:
         """
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(self.dense_weights[name])
+                self._parts[name].of(parameter).copy_(self.dense_weights[name])
+        # Autocast keeps bfloat16 copies of parameters and would hand out those of the other weights on either side.
+        torch.clear_autocast_cache()
         try:
             yield
         finally:
             self.write()
+            torch.clear_autocast_cache()
 
 
 @contextmanager

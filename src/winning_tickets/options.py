@@ -23,7 +23,9 @@ Config = Annotated[
 ]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
 Layers = Annotated[int | None, typer.Option("--layers", help="Keep only the first so many layers.")]
-DataDir = Annotated[str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/, SST-2/, ...).")]
+DataDir = Annotated[
+    str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/ ...), or a copy of the hub's repository.")
+]
 Base = Annotated[str | None, typer.Option("--base", help="Where a ticket's base model is now, if it has moved.")]
 OtherWeights = Annotated[
     bool, typer.Option("--allow-other-weights", help="Use a ticket on weights it was not made for.")

@@ -1,7 +1,8 @@
-"""Pre-trained language models: loading, and the table that says which of their tensors can be pruned."""
+"""Pre-trained language models: loading them, naming what can be pruned, recognising their weights."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping
@@ -14,86 +15,12 @@ import xxhash
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from winning_tickets.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, HeadWithoutDecoder, first_layers
 from winning_tickets.config import SCOPES
 from winning_tickets.errors import ContentError, UsageError, unknown
+from winning_tickets.parts import present_in
 
 Head = Literal["none", "mlm", "classification"]
-HOW_TO_ADD = (
-    "To add it, write one entry of ARCHITECTURES in winning_tickets/plm.py (docs/how_to/add_an_architecture.md)."
-)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Where one family of encoders keeps what can be pruned; all names are the encoder's own.
-
-    Attributes:
-        layers: path of the list of Transformer layers.
-        matrices: the six matrices of a layer in the order Q, K, V, AO, FI, FO (TAMT, section 3.1), relative to it.
-        word_embeddings: name of the word embedding matrix.
-        pooler: name of the pooler matrix; None where the family has none.
-        mlm_head: modules of the ForMaskedLM class, applied in this order to hidden states `(n, hidden)`.
-        mlm_decoder: the output projection of that head, tied to the word embeddings.
-    """
-
-    layers: str
-    matrices: tuple[str, str, str, str, str, str]
-    word_embeddings: str
-    pooler: str | None
-    mlm_head: tuple[str, ...]
-    mlm_decoder: str
-
-
-_BERT_MATRICES = (
-    "attention.self.query.weight",
-    "attention.self.key.weight",
-    "attention.self.value.weight",
-    "attention.output.dense.weight",
-    "intermediate.dense.weight",
-    "output.dense.weight",
-)
-
-ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(
-        layers="encoder.layer",
-        matrices=_BERT_MATRICES,
-        word_embeddings="embeddings.word_embeddings.weight",
-        pooler="pooler.dense.weight",
-        mlm_head=("cls",),
-        mlm_decoder="cls.predictions.decoder",
-    ),
-    "roberta": Architecture(
-        layers="encoder.layer",
-        matrices=_BERT_MATRICES,
-        word_embeddings="embeddings.word_embeddings.weight",
-        pooler="pooler.dense.weight",
-        mlm_head=("lm_head",),
-        mlm_decoder="lm_head.decoder",
-    ),
-    "electra": Architecture(
-        layers="encoder.layer",
-        matrices=_BERT_MATRICES,
-        word_embeddings="embeddings.word_embeddings.weight",
-        pooler=None,
-        mlm_head=("generator_predictions", "generator_lm_head"),
-        mlm_decoder="generator_lm_head",
-    ),
-    "distilbert": Architecture(
-        layers="transformer.layer",
-        matrices=(
-            "attention.q_lin.weight",
-            "attention.k_lin.weight",
-            "attention.v_lin.weight",
-            "attention.out_lin.weight",
-            "ffn.lin1.weight",
-            "ffn.lin2.weight",
-        ),
-        word_embeddings="embeddings.word_embeddings.weight",
-        pooler=None,
-        mlm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-        mlm_decoder="vocab_projector",
-    ),
-}
 
 
 @dataclass(frozen=True)
@@ -197,6 +124,7 @@ def load_plm(
     num_labels: int = 2,
     dtype: torch.dtype = torch.float32,
     require_mlm_head: bool = False,
+    attention: str | None = None,
 ) -> PLM:
     """Load a pre-trained encoder with the head that is needed, in float32 unless told otherwise.
 
@@ -208,6 +136,7 @@ def load_plm(
         num_labels: outputs of a classification head; 1 with regression.
         dtype: floating point type of the weights.
         require_mlm_head: refuse a checkpoint that has no trained MLM head.
+        attention: kind of attention; None takes the fastest, which gives no attention maps, and `eager` gives them.
 
     Raises:
         UsageError: unknown architecture, missing folder, impossible `layers`, or no MLM head where one is required.
@@ -234,13 +163,20 @@ def load_plm(
         config.num_labels = num_labels
     try:
         model, report = classes[head].from_pretrained(
-            where, config=config, revision=revision, dtype=dtype, output_loading_info=True
+            where,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            output_loading_info=True,
+            attn_implementation=attention,
         )
         tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
+    if head == "mlm" and architecture.other_mlm_head is not None:
+        model = _with_decoder(model, architecture.other_mlm_head)
     own_pooler = _pooler_missing(missing)
     lost = [key for key in missing if (head == "none" or key.startswith(prefix)) and key not in own_pooler]
     if lost:
@@ -254,6 +190,19 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
+def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
+    """The same MLM model with a decoder of its own, where its head borrows the word embeddings instead."""
+    if getattr(model.config, head.switch):
+        return model
+    state = {}
+    for name, value in model.state_dict().items():
+        start = next((start for start in head.renamed if name.startswith(start)), "")
+        state[head.renamed.get(start, "") + name.removeprefix(start)] = value
+    config = copy.deepcopy(model.config)
+    setattr(config, head.switch, True)
+    return type(model).from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
+
+
 def _configure(name: str, where: str, revision: str | None, layers: int | None) -> tuple[Any, Architecture]:
     from transformers import AutoConfig
 
@@ -263,11 +212,10 @@ def _configure(name: str, where: str, revision: str | None, layers: int | None) 
         raise UsageError(f"Could not find the model {name}: {_first_line(error)}") from error
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
+    architecture = ARCHITECTURES[config.model_type]
     if layers is not None:
-        if not 1 <= layers <= config.num_hidden_layers:
-            raise UsageError(f"--layers {layers} is impossible: {name} has {config.num_hidden_layers} layers.")
-        config.num_hidden_layers = layers
-    return config, ARCHITECTURES[config.model_type]
+        first_layers(config, architecture, layers, name)
+    return config, architecture
 
 
 def _pooler_missing(missing: list[str]) -> set[str]:
@@ -293,15 +241,14 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
         raise unknown("scope", scope, SCOPES)
     parts = scope.split("+")
     architecture = plm.architecture
-    present = dict(plm.encoder.named_parameters())
-    count = plm.model.config.num_hidden_layers
     names = [architecture.word_embeddings] if "embeddings" in parts else []
-    names += [f"{architecture.layers}.{i}.{matrix}" for i in range(count) for matrix in architecture.matrices]
+    for layer in architecture.layer_matrices(plm.encoder):
+        names += [name for matrices in layer.values() for name in matrices]
     if "pooler" in parts:
-        if architecture.pooler is None or architecture.pooler not in present or not plm.has_pooler:
+        if architecture.pooler is None or not plm.has_pooler or not present_in(plm.encoder, [architecture.pooler]):
             raise UsageError(f"Scope {scope!r} asks for a pooler, and {plm.name} has none; use a scope without it.")
         names.append(architecture.pooler)
-    absent = [name for name in names if name not in present]
+    absent = sorted(set(names) - set(present_in(plm.encoder, names)))
     if absent:
         raise ContentError(
             f"{plm.name} has no parameter {absent[0]}, which its architecture's entry names. {HOW_TO_ADD}"

@@ -35,7 +35,13 @@ class RunDirectory:
 
     @classmethod
     def claim(
-        cls, path: Path | str, verb: str, run_id: str, config: dict[str, Any], force: bool = False
+        cls,
+        path: Path | str,
+        verb: str,
+        run_id: str,
+        config: dict[str, Any],
+        force: bool = False,
+        marker: str = MARKER,
     ) -> RunDirectory:
         """Take `path` for the run `run_id`.
 
@@ -45,6 +51,7 @@ class RunDirectory:
             run_id: the identity of the run.
             config: what is stored in the marker beside the id.
             force: replace an earlier run of ours that has another id, or start this one afresh.
+            marker: name of the file that says whose run this is; another where `config.json` is a model's.
 
         Raises:
             UsageError: the directory holds foreign files or another run (without `force`); nothing was touched.
@@ -53,9 +60,9 @@ class RunDirectory:
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
         # A start that was killed while it wrote its marker leaves only that temporary file.
-        occupied = path.is_dir() and any(not entry.match(f".{MARKER}.*.tmp") for entry in path.iterdir())
+        occupied = path.is_dir() and any(not entry.match(f".{marker}.*.tmp") for entry in path.iterdir())
         if occupied:
-            found = cls._marker(path)
+            found = cls._marker(path / marker)
             if found is None:
                 raise UsageError(
                     f"--out {path} holds files that are not a run of this tool; it was left untouched. "
@@ -71,13 +78,13 @@ class RunDirectory:
             else:
                 return cls(path, "done" if (path / RESULT).exists() else "unfinished")
         run = cls(path, "new")
-        write_json(path / MARKER, {"verb": verb, "id": run_id, "config": config})
+        write_json(path / marker, {"verb": verb, "id": run_id, "config": config})
         return run
 
     @staticmethod
     def _marker(path: Path) -> tuple[str, str] | None:
         try:
-            content = json.loads((path / MARKER).read_text(encoding="utf-8"))
+            content = json.loads(path.read_text(encoding="utf-8"))
             return str(content["verb"]), str(content["id"])
         except (OSError, ValueError, KeyError, TypeError):
             return None

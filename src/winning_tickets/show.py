@@ -20,9 +20,20 @@ def search(result: dict[str, Any], tickets: list[str]) -> str:
     return "\n".join(lines)
 
 
+def fitted_head(result: dict[str, Any]) -> str:
+    """How good the head is."""
+    lines = [
+        f"  {name}: MLM loss {quality['mlm_loss']:.4f}, perplexity {quality['perplexity']:.1f}, "
+        f"accuracy {quality['mlm_accuracy']:.1%}"
+        for name, quality in (("untrained", result["start"]), ("fitted", result["final"]))
+    ]
+    return "\n".join([f"{result['out']}: {result['model']} with an MLM head after {result['steps']} steps", *lines])
+
+
 def evaluation(result: dict[str, Any]) -> str:
     """The measured values of `evaluate`, a line each."""
-    keys = ("kd_loss", "mlm_loss", "mlm_accuracy", "similarity_pearson", "similarity_spearman")
+    losses = ("kd_loss", "mlm_loss", "mlm_accuracy", "attention_loss", "contrastive_loss", "logits_loss")
+    keys = (*losses, "similarity_pearson", "similarity_spearman")
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
     lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
     if result["tokens"] is not None:
@@ -34,12 +45,43 @@ def transfer(result: dict[str, Any]) -> str:
     """Final and best metrics x100 with standard deviation and number of seeds."""
     lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
     for name, kinds in result["metrics"].items():
-        shown = []
-        for kind in ("final", "best"):
-            std = kinds[kind]["std"]
-            shown.append(f"{kind} {100 * kinds[kind]['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}"))
-        lines.append(f"  {name}: {', '.join(shown)}")
+        lines.append(f"  {name}: {_final_and_best(kinds)}")
+    unlabelled = result.get("unlabelled_examples", {})  # runs stored by earlier versions do not say
+    if any(unlabelled.values()):
+        counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
+        lines.append(f"  rows without a label, left out: {counts}")
     return "\n".join(lines)
+
+
+def averages(result: dict[str, Any]) -> str:
+    """Scores of each task and both averages x100, and what they leave out."""
+    lines = []
+    for task, run in result["tasks"].items():
+        lines += [f"{task} {name}: {_final_and_best(kinds)}" for name, kinds in run["metrics"].items()]
+    meanings = {"task_average": "each task once", "column_average": "the GLUE server's columns"}
+    for rule, kinds in result["averages"].items():
+        lines.append(f"{rule} ({meanings[rule]}): {_final_and_best(kinds)}")
+    lines.append(f"seeds: {', '.join(map(str, result['seeds']))}")
+    for task, seeds in result["left_out_seeds"].items():
+        lines.append(f"left out, as not all tasks have them: {task} {', '.join(map(str, seeds))}")
+    if result["missing_tasks"]:
+        lines.append(f"missing of the paper's tasks: {', '.join(result['missing_tasks'])}")
+    if result["other_tasks"]:
+        lines.append(f"not among the paper's tasks: {', '.join(result['other_tasks'])}")
+    if result["missing_tasks"] or result["other_tasks"]:
+        lines.append("These averages are not those of the paper's tables.")
+    sparsities = {task: run["sparsity"] for task, run in result["tasks"].items()}
+    if len(set(sparsities.values())) > 1:
+        lines.append(f"sparsities differ: {', '.join(f'{task} {value:.3f}' for task, value in sparsities.items())}")
+    return "\n".join(lines)
+
+
+def _final_and_best(kinds: dict[str, Any]) -> str:
+    shown = []
+    for kind in ("final", "best"):
+        std = kinds[kind]["std"]
+        shown.append(f"{kind} {100 * kinds[kind]['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}"))
+    return ", ".join(shown)
 
 
 def comparison(result: dict[str, Any]) -> str:
@@ -54,12 +96,21 @@ def comparison(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def analysis(result: dict[str, Any], out: Any) -> str:
+    """The table of an analysis, its notes, and where its files are."""
+    from winning_tickets.report.analysis_tables import table
+
+    return table(result).text() + ("" if out is None else f"\nSaved in {out}")
+
+
 def description(result: dict[str, Any]) -> str:
     """What `inspect` says of a ticket."""
     lines = [
         f"{result['method']} ticket {result['id']} of {result['base']['name']}",
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})",
     ]
+    if result["shared_layers"]:
+        lines.append("  all layers share these weights: a weight that is pruned is pruned in every layer")
     lines += [f"  {name}: {value:.4f}" for name, value in result["by_matrix"].items()]
     if result["tickets_inside"]:
         lines.append(f"  tickets inside: {', '.join(result['tickets_inside'])}")

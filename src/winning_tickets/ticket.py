@@ -17,9 +17,11 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from winning_tickets.architectures import ARCHITECTURES
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json, write_bytes, write_json
 from winning_tickets.identity import digest
+from winning_tickets.parts import join_parts, present_in, split_name
 from winning_tickets.plm import base_hash, tensor_hash, weight_hashes
 from winning_tickets.provenance import versions
 
@@ -85,7 +87,7 @@ class Ticket:
     """A subnetwork of a pre-trained encoder.
 
     Args:
-        masks: bool tensors by the encoder's own parameter names, True = kept.
+        masks: bool tensors by the encoder's own parameter names, or parts of them (`parts`), True = kept.
         info: where they came from.
         mlm_head: the trained MLM head (without decoder matrix), where the search trained one.
 
@@ -147,9 +149,15 @@ class Ticket:
         return iter(self.masks)
 
     def masks_on(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """The masks that concern an encoder: all of them, but for a pooler, which many head classes do not load."""
-        present = dict(encoder.named_parameters())
-        return {name: mask for name, mask in self.masks.items() if name in present or not name.startswith("pooler.")}
+        """One mask for each parameter of an encoder that the ticket concerns, parts of fused parameters joined.
+
+        That is all of them, but for a pooler, which many head classes do not load.
+        """
+        return join_parts({name: self.masks[name] for name in self._concerned(encoder)})
+
+    def _concerned(self, encoder: nn.Module) -> list[str]:
+        present = set(present_in(encoder, self.masks))
+        return [name for name in self.masks if name in present or not name.startswith("pooler.")]
 
     def check(self, encoder: nn.Module, allow_other_weights: bool = False) -> None:
         """Make sure that the ticket fits an encoder: names, shapes and, unless told otherwise, the very weights.
@@ -158,15 +166,17 @@ class Ticket:
             ContentError: a matrix is missing, has another shape, or (without `allow_other_weights`) other values.
         """
         parameters = dict(encoder.named_parameters())
-        for name, mask in self.masks_on(encoder).items():
-            if name not in parameters:
+        for name in self._concerned(encoder):
+            part, mask = split_name(name), self.masks[name]
+            if part.parameter not in parameters:
                 raise ContentError(
                     f"The ticket masks {name}, which this model does not have; is it another architecture?"
                 )
-            if parameters[name].shape != mask.shape:
+            weight = part.of(parameters[part.parameter])
+            if weight.shape != mask.shape:
                 raise ContentError(
                     f"The ticket's mask of {name} has shape {tuple(mask.shape)}, "
-                    f"the model's weight has {tuple(parameters[name].shape)}."
+                    f"the model's weight has {tuple(weight.shape)}."
                 )
         if allow_other_weights:
             return
@@ -324,6 +334,7 @@ def _sha256(path: Path) -> str:
 def describe(ticket: Ticket) -> dict[str, Any]:
     """The facts about a ticket that `tickets inspect` prints: exact sparsity, counts, by matrix, provenance."""
     info = ticket.info
+    architecture = ARCHITECTURES.get(ticket.base.model_type)
     return {
         "id": ticket.id,
         "method": info.method,
@@ -334,6 +345,7 @@ def describe(ticket: Ticket) -> dict[str, Any]:
         "by_matrix": ticket.sparsity_by_matrix(),
         "base": {"name": ticket.base.name, "revision": ticket.base.revision, "hash": ticket.base.hash},
         "layers": ticket.base.layers,
+        "shared_layers": architecture is not None and architecture.shared_layers,
         "seed": info.seed,
         "step": info.step,
         "mlm_head": ticket.mlm_head is not None,

@@ -148,7 +148,9 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The loss of one micro-batch, normalised by the counts of the whole step; a loss that is not finite stops."""
-        sums = self.objective(model, inputs)
+        # Accelerate's autocast covers the model's own forward only, and objectives call the encoder inside it.
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+            sums = self.objective(model, inputs)
         loss = sum(self.objective.weights[name] * value / self._totals[name] for name, value in sums.items())
         for name, value in sums.items():
             self.parts[name] = self.parts.get(name, 0.0) + float(value.detach()) / int(self._totals[name])

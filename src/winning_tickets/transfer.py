@@ -16,8 +16,8 @@ from transformers import TrainerCallback, set_seed
 
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import collate, train_subset
-from winning_tickets.data.metrics import combine, compute, metric_names, primary_metric
-from winning_tickets.data.tasks import TaskData
+from winning_tickets.data.metrics import combine, compute, metric_names
+from winning_tickets.data.tasks import Split
 from winning_tickets.errors import Interrupted, TrainingError
 from winning_tickets.files import build_directory, write_json
 from winning_tickets.masking import TicketCallback
@@ -152,7 +152,7 @@ def _trainer(
             seed=seed,
         ),
         train_dataset=train,
-        data_collator=collate(plm.tokenizer),
+        data_collator=collate(plm.tokenizer, prepared.pad_to),
         callbacks=[*held, log, evaluations, Checkpoints(runtime)],
     )
     log.trainer = trainer
@@ -186,7 +186,7 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate where it is due."""
-        if self._prepared.due(state.global_step):
+        if self._prepared.plan.due(state.global_step):
             metrics, degenerate = measure(self._prepared, self._plm, self._bf16)
             self.records.append({"step": state.global_step, "evaluation": metrics, "degenerate": degenerate})
             self._run.log(self.records[-1])
@@ -234,8 +234,7 @@ def _save_model(plm: PLM, info: TaskInfo, folder: Path) -> None:
 
 
 def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list[dict[str, Any]]) -> dict[str, Any]:
-    primary = primary_metric(prepared.task)
-    best = max(records, key=lambda record: record["evaluation"][primary])
+    best = prepared.plan.best(records)
     ticket = prepared.target.ticket
     return {
         "verb": "transfer-seed",
@@ -247,11 +246,13 @@ def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list
         "final": records[-1]["evaluation"],
         "best": best["evaluation"],
         "best_step": best["step"],
-        "primary_metric": primary,
+        "primary_metric": prepared.plan.primary,
         "degenerate": records[-1]["degenerate"],
         "steps": prepared.steps,
         "train_examples": prepared.train_examples,
         "train_seconds": sum(record.get("seconds", 0.0) for record in read_log(run.path)),
+        "model": prepared.target.model,
+        "base_hash": prepared.base,
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
         "model_saved": prepared.config.save_model,
@@ -274,15 +275,16 @@ def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: lis
         "metrics": metrics,
         "seeds": [result["seed"] for result in results],
         "failed_seeds": failed,
-        "primary_metric": primary_metric(task),
+        "primary_metric": prepared.plan.primary,
         "degenerate": any(result["degenerate"] for result in results),
-        "majority": None if task.is_regression else _majority(prepared.data),
+        "majority": None if task.is_regression else _majority(prepared.data.validation[prepared.plan.primary_split]),
         "target": prepared.config.target,
         "model": prepared.target.model,
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
         "train_examples": prepared.train_examples,
         "validation_examples": {name: len(split) for name, split in prepared.validation.items()},
+        "unlabelled_examples": prepared.data.unlabelled,
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "batch_size": prepared.batch_size,
@@ -303,10 +305,9 @@ def _statistics(values: list[float]) -> dict[str, Any]:
     }
 
 
-def _majority(data: TaskData) -> float:
-    """Accuracy of the best constant answer on the first validation split."""
-    labels = next(iter(data.validation.values())).labels
-    return max(Counter(labels).values()) / len(labels)
+def _majority(split: Split) -> float:
+    """Accuracy of the best constant answer on a validation split."""
+    return max(Counter(split.labels).values()) / len(split)
 
 
 def _id(ticket: Ticket | None) -> str | None:

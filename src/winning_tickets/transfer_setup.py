@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from winning_tickets.best import EvaluationPlan
+from winning_tickets.best import problems as choice_problems
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import EncodedSplit, train_subset
 from winning_tickets.data.local import load_files
@@ -54,6 +56,11 @@ class Prepared:
         """The task's record."""
         return self.data.task
 
+    @property
+    def pad_to(self) -> int | None:
+        """Length that training batches are padded to; None means that of the longest example."""
+        return self.max_length if self.config.resolved().padding == "max-length" else None
+
     def identity(self, config: TransferConfig) -> str:
         """The id of the whole transfer, or of one seed of it, by its configuration."""
         ticket = self.target.ticket
@@ -61,9 +68,10 @@ class Prepared:
         content = {"base": self.base, "ticket": None if ticket is None else ticket.id, "data": self.data.fingerprint}
         return run_id(config, slug, **content)
 
-    def due(self, step: int) -> bool:
-        """Whether an evaluation is due: every `eval_steps`, at the end of each epoch, and after the last step."""
-        return step % self.eval_steps == 0 or step % self.steps_per_epoch == 0 or step == self.steps
+    @property
+    def plan(self) -> EvaluationPlan:
+        """When it is evaluated, and which evaluation is the best."""
+        return EvaluationPlan(self.config.resolved(), self.task, self.eval_steps, self.steps_per_epoch, self.steps)
 
 
 def check(config: TransferConfig) -> None:
@@ -72,7 +80,7 @@ def check(config: TransferConfig) -> None:
     Raises:
         UsageError: one line for each problem.
     """
-    problems = _check_data(config)
+    problems = _check_data(config) + choice_problems(config)
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         problems.append(f"--seeds {','.join(map(str, config.seeds))!r} must name one or more different seeds.")
     if any(not 0 <= seed < 2**32 for seed in config.seeds):
@@ -130,7 +138,7 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     max_length = _max_length(config, data.task, plm)
     batch_size = config.batch_size or data.task.batch_size
     per_epoch = math.ceil(examples / batch_size)
-    return Prepared(
+    prepared = Prepared(
         config=config,
         target=target,
         data=data,
@@ -144,6 +152,8 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
         steps=config.steps or math.ceil((config.epochs or data.task.epochs) * per_epoch),
         eval_steps=config.eval_steps or data.task.eval_steps,
     )
+    prepared.plan.check()
+    return prepared
 
 
 def _load_data(config: TransferConfig) -> TaskData:
@@ -177,8 +187,9 @@ def _max_length(config: TransferConfig, task: Task, plm: PLM) -> int:
         UsageError: longer than the model can read, or too short for a single word of each text.
     """
     settings = plm.model.config
-    # RoBERTa counts its positions from behind the padding index.
-    offset = settings.pad_token_id + 1 if settings.model_type == "roberta" else 0
+    # RoBERTa and MPNet count their positions from behind the padding index of the position embeddings.
+    padding = getattr(getattr(plm.encoder.embeddings, "position_embeddings", None), "padding_idx", None)
+    offset = 0 if padding is None else padding + 1
     longest = min(settings.max_position_embeddings - offset, plm.tokenizer.model_max_length)
     columns = len(task.text_columns)
     shortest = plm.tokenizer.num_special_tokens_to_add(pair=columns == 2) + columns

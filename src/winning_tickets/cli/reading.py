@@ -1,4 +1,4 @@
-"""`tickets compare` and `tickets inspect`: what tickets are."""
+"""`tickets compare` and `tickets inspect`: what tickets are. `tickets average`: one score for several tasks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from winning_tickets.options import (
 @app.command()
 def compare(
     targets: Annotated[list[str], typer.Argument(metavar="TICKET...", help="Two or more tickets.")],
+    average: Annotated[
+        str, typer.Option(help="pooled over all weights, or the mean over the values of each matrix.")
+    ] = "pooled",
     as_json: Json = False,
 ) -> None:
     """How much tickets overlap, beside what chance would give.
@@ -24,7 +27,7 @@ def compare(
     """
     from winning_tickets.compare import compare as overlap
 
-    result = overlap(targets)
+    result = overlap(targets, average)
     emit(result, as_json, show.comparison(result))
 
 
@@ -41,3 +44,18 @@ def inspect(
 
     result = describe(Ticket.from_pretrained(ticket)) | {"tickets_inside": children(ticket)}
     emit(result, as_json, show.description(result))
+
+
+@app.command()
+def average(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one a task.")],
+    as_json: Json = False,
+) -> None:
+    """One score for several tasks, by both rules of the Super Tickets paper.
+
+    Example: tickets average runs/cola runs/mrpc runs/rte --json
+    """
+    from winning_tickets.report.averages import average_runs
+
+    result = average_runs(runs)
+    emit(result, as_json, show.averages(result))

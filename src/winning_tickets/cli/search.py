@@ -34,7 +34,11 @@ def search(
     model: Annotated[str, typer.Argument(help="Hub id, local folder or builtin:minilm.")],
     out: Out,
     method: Annotated[str | None, typer.Option(help="random, magnitude or mask-training.")] = None,
-    objective: Annotated[str | None, typer.Option(help="Of mask training: kd, mlm or mlm+kd.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="Of mask training: kd, mlm, attention, contrastive, logits, or a sum such as mlm:1,kd:2."),
+    ] = None,
+    temperature: Annotated[float | None, typer.Option(help="Of the contrastive objective.")] = None,
     sparsity: Annotated[
         str | None,
         typer.Option("--sparsity", "--sparsities", help="Fraction removed, in [0, 1); several, with commas, a ladder."),
@@ -42,7 +46,7 @@ def search(
     corpus: Annotated[
         str | None, typer.Option(help="wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
     ] = None,
-    segments: Annotated[str | None, typer.Option(help="packed:L, lines or mixed.")] = None,
+    segments: Annotated[str | None, typer.Option(help="packed:L, lines, mixed or sections:L.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; of a ladder's first rung.")] = None,
     rung_steps: Annotated[int | None, typer.Option(help="Steps of a ladder's other rungs; by default half.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens an optimiser step sees.")] = None,
@@ -85,6 +89,7 @@ def search(
         "profile": profile,
         "seed": seed,
         "objective": objective,
+        "temperature": temperature,
         "corpus": corpus,
         "data_dir": data_dir,
         "steps": steps,

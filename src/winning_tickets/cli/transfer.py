@@ -35,7 +35,9 @@ from winning_tickets.options import (
 def transfer(
     target: Annotated[str, typer.Argument(metavar="MODEL_OR_TICKET", help="A ticket folder, or a model.")],
     out: Out,
-    task: Annotated[str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli or pydocs.")] = None,
+    task: Annotated[
+        str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail or pydocs.")
+    ] = None,
     data_dir: DataDir = None,
     train_file: Annotated[str | None, typer.Option(help="Your own csv, tsv or jsonl.")] = None,
     validation_file: Annotated[str | None, typer.Option(help="Your own csv, tsv or jsonl.")] = None,
@@ -50,6 +52,7 @@ def transfer(
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate of AdamW.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens an example is cut to.")] = None,
     eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    profile: Annotated[str | None, typer.Option(help="paper, code or tuned: which evaluations count.")] = None,
     save_model: Annotated[bool | None, typer.Option("--save-model", help="Keep the fine-tuned models.")] = None,
     base: Base = None,
     revision: Revision = None,
@@ -88,6 +91,7 @@ def transfer(
         "learning_rate": learning_rate,
         "max_length": max_length,
         "eval_steps": eval_steps,
+        "profile": profile,
         "save_model": save_model or None,
         "allow_other_weights": allow_other_weights or None,
     }

@@ -5,8 +5,10 @@ programs do, where they differ) or `tuned` (what measured best here; the default
 """
 
 from winning_tickets.config.evaluate import EvaluateConfig
+from winning_tickets.config.fit_head import FitHeadConfig
+from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_objective
 from winning_tickets.config.profiles import MODEL_DROPOUT, PROFILES, Profile, profile_values
-from winning_tickets.config.search import METHOD_NAMES, OBJECTIVE_NAMES, SCOPES, SearchConfig
+from winning_tickets.config.search import METHOD_NAMES, SCOPES, SearchConfig
 from winning_tickets.config.settings import Runtime, Settings, load_config_file
 from winning_tickets.config.sparsity import check_sparsity
 from winning_tickets.config.transfer import TransferConfig
@@ -17,7 +19,9 @@ __all__ = [
     "OBJECTIVE_NAMES",
     "PROFILES",
     "SCOPES",
+    "TERM_NAMES",
     "EvaluateConfig",
+    "FitHeadConfig",
     "Profile",
     "Runtime",
     "SearchConfig",
@@ -25,5 +29,6 @@ __all__ = [
     "TransferConfig",
     "check_sparsity",
     "load_config_file",
+    "parse_objective",
     "profile_values",
 ]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
+from winning_tickets.config.objective import paper_objective
+
 Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
 MODEL_DROPOUT = -1.0
@@ -15,10 +17,14 @@ _TUNED: dict[str, Any] = {
     "segments": "mixed",
     "learning_rate": 2e-4,
     "head_learning_rate": 5e-5,
+    "schedule_passes": 0,
     "warmup_steps": 0,
+    "step_offset": 0,
     "score_init": "activation",
     "rank_by": "signed",
     "reselect_steps": 1,
+    "cadence": "after",
+    "threshold": "exceeded",
     "count_rounding": "floor",
     "train_embeddings": False,
     "student_dropout": 0.0,
@@ -27,14 +33,18 @@ _TUNED: dict[str, Any] = {
     "adam_epsilon": 1e-8,
     "weight_decay": 0.0,
     "clip": "none",
+    "kd_masked_tokens": 0,
+    "kd_padding": "ignored",
 }
 
 _PAPER: dict[str, Any] = _TUNED | {
     "batch_tokens": 16 * 512,
     "segments": "packed:512",
     "learning_rate": 5e-5,
+    "schedule_passes": 2,
     "score_init": "plateau",
     "rank_by": "absolute",
+    "threshold": "reached",
     "train_embeddings": True,
     "student_dropout": MODEL_DROPOUT,
     "clip": "global",
@@ -43,11 +53,22 @@ _PAPER: dict[str, Any] = _TUNED | {
 _PAPER_BY_OBJECTIVE: dict[str, dict[str, Any]] = {"kd": {"learning_rate": 2e-5}, "mlm": {}, "mlm+kd": {}}
 
 # What the released programs do where they differ from the paper; see docs/explanation/profiles.md.
-_CODE: dict[str, Any] = {"scope": "encoder+embeddings+pooler", "rank_by": "signed", "reselect_steps": 1000}
+_CODE: dict[str, Any] = {
+    "scope": "encoder+embeddings+pooler",
+    "rank_by": "signed",
+    "threshold": "exceeded",
+    "reselect_steps": 1000,
+    "optimizer": "adamw-hf",
+}
 _CODE_ONE_SHOT: dict[str, Any] = {"count_rounding": "nearest"}
 _CODE_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
     "kd": {
+        "segments": "sections:512",
+        "kd_masked_tokens": 1,
+        "kd_padding": "counted",
         "reselect_steps": 100,
+        "cadence": "before",
+        "step_offset": -1,
         "teacher_dropout": True,
         "optimizer": "bertadam",
         "adam_epsilon": 1e-6,
@@ -63,6 +84,7 @@ def profile_values(profile: Profile, method: str, objective: str) -> dict[str, A
     """What a profile gives the open fields of a `SearchConfig`, by method and objective."""
     if profile == "tuned":
         return _TUNED
+    objective = paper_objective(objective)
     values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
     if profile == "code":
         values = (

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import field_validator
+from pydantic import Field, field_validator
 
+from winning_tickets.config.objective import canonical_objective, parse_objective
 from winning_tickets.config.profiles import Profile, profile_values
 from winning_tickets.config.settings import Settings
+from winning_tickets.errors import UsageError
 
 METHOD_NAMES = ("random", "magnitude", "mask-training")
-OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
@@ -27,33 +28,43 @@ class SearchConfig(Settings):
         ranking: `matrix` (each matrix loses the same fraction) or `global`.
         profile: where unset fields take their values from.
         seed: of random masks, data order and MLM masking.
-        objective: what mask training minimises, one of `OBJECTIVE_NAMES`.
+        objective: what mask training minimises: a term of `TERM_NAMES` or a weighted sum such as `mlm:1,kd:2`; equal
+            sums are kept in one form.
+        temperature: of the objective's `contrastive` term.
+        logits_temperature: of the objective's `logits` term.
         corpus: text the masks are trained on.
         data_dir: folder of a `task:NAME` corpus.
         steps: optimiser steps; of a ladder, those of its first rung.
         rung_steps: optimiser steps of every further rung of a ladder; None means half of `steps`.
         batch_tokens: tokens an optimiser step sees, over all processes.
-        segments: how the corpus is cut: `packed:L`, `lines`, `mixed`.
+        segments: how the corpus is cut: `packed:L`, `lines`, `mixed`, `sections:L`.
+        short_sequence_probability: share of the sections for whose sequences a random length is aimed at.
         learning_rate: of the scores (and of the MLM head unless `head_learning_rate` is given).
         head_learning_rate: of the MLM head.
-        schedule_steps: steps after which the linearly decaying rate reaches zero; None means `steps`.
+        schedule_steps: steps after which the linearly decaying rate reaches zero; None means `schedule_passes`.
+        schedule_passes: passes over the corpus after which it reaches zero, or later if `steps` are more; 0: `steps`.
         warmup_steps: steps of linear warm-up.
+        step_offset: steps taken beyond `steps`; the released KD program saves its tickets one step early.
         score_init: `rank` (scores rise with the rank of the absolute weight), `activation` (with the rank of the
             absolute weight times the norm of its input), `plateau` (TAMT eq. 5), `random`.
         alpha: kept entries start at alpha * phi (TAMT eq. 5).
         phi: the initial threshold (TAMT eq. 3).
         rank_by: scores are ranked `signed` or by `absolute` value (TAMT section 3.4.2; the code is signed).
         reselect_steps: steps between adjustments of the threshold.
+        cadence: `after` every `reselect_steps` steps, or `before`: one step earlier, and after the first step too.
+        threshold: between adjustments an entry is kept that `reached` the threshold (TAMT eq. 3) or `exceeded` it.
         count_rounding: pruned count of n entries, `floor` or `nearest` (the released one-shot code rounds).
         train_embeddings: train the mask of the word embeddings too; else it stays as initialised.
         student_dropout: dropout of the student; None in the profile means the model's own.
         teacher_dropout: the teacher runs with dropout (the released KD code forgot to switch it off).
-        optimizer: `adamw`, or `bertadam` (no bias correction).
+        optimizer: `adamw`, `adamw-hf` (epsilon before the bias correction) or `bertadam` (no bias correction).
         adam_epsilon: epsilon of the optimiser.
         weight_decay: on the scores.
         clip: `global` norm over scores and head, `tensor` by tensor, or `none`.
         max_grad_norm: the norm clipped to.
         mlm_probability: fraction of tokens masked for MLM.
+        kd_masked_tokens: tokens corrupted in each sequence of a search without MLM (the released KD code: one).
+        kd_padding: padded positions are `ignored` in the KD loss, or `counted` (the released KD code).
         save_at: steps at which intermediate tickets are saved too.
     """
 
@@ -67,31 +78,40 @@ class SearchConfig(Settings):
     profile: Profile = "tuned"
     seed: int = 0
     objective: str = "kd"
+    temperature: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    logits_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     corpus: str | None = None
     data_dir: str | None = None
     steps: int = 60
     rung_steps: int | None = None
     batch_tokens: int | None = None
     segments: str | None = None
+    short_sequence_probability: float = Field(default=0.1, ge=0, le=1)
     learning_rate: float | None = None
     head_learning_rate: float | None = None
     schedule_steps: int | None = None
+    schedule_passes: int | None = Field(default=None, ge=0)
     warmup_steps: int | None = None
+    step_offset: int | None = None
     score_init: Literal["activation", "rank", "plateau", "random"] | None = None
     alpha: float = 2.0
     phi: float = 0.01
     rank_by: Literal["signed", "absolute"] | None = None
-    reselect_steps: int | None = None
+    reselect_steps: int | None = Field(default=None, ge=1)
+    cadence: Literal["after", "before"] | None = None
+    threshold: Literal["reached", "exceeded"] | None = None
     count_rounding: Literal["floor", "nearest"] | None = None
     train_embeddings: bool | None = None
     student_dropout: float | None = None
     teacher_dropout: bool | None = None
-    optimizer: Literal["adamw", "bertadam"] | None = None
+    optimizer: Literal["adamw", "adamw-hf", "bertadam"] | None = None
     adam_epsilon: float | None = None
     weight_decay: float | None = None
     clip: Literal["global", "tensor", "none"] | None = None
     max_grad_norm: float = 1.0
     mlm_probability: float = 0.15
+    kd_masked_tokens: int | None = Field(default=None, ge=0)
+    kd_padding: Literal["ignored", "counted"] | None = None
     save_at: tuple[int, ...] = ()
 
     @field_validator("sparsity")
@@ -105,6 +125,15 @@ class SearchConfig(Settings):
             raise ValueError("give at least one sparsity")
         return rungs if len(rungs) > 1 else rungs[0]
 
+    @field_validator("objective")
+    @classmethod
+    def _in_one_form(cls, value: str) -> str:
+        """Equal sums are written alike, so that they share an id; what is no sum is refused with all else that is."""
+        try:
+            return canonical_objective(parse_objective(value))
+        except UsageError:
+            return value
+
     @property
     def sparsities(self) -> tuple[float, ...]:
         """All sparsities of the search, ascending."""
@@ -116,9 +145,14 @@ class SearchConfig(Settings):
         return (self.steps + 1) // 2 if self.rung_steps is None else self.rung_steps
 
     @property
+    def first_steps(self) -> int:
+        """Optimiser steps of a search of one sparsity, or of a ladder's first rung; at least 1."""
+        return max(1, self.steps + (self.step_offset or 0))
+
+    @property
     def total_steps(self) -> int:
         """Optimiser steps of the whole search."""
-        return self.steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
+        return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
     def resolved(self) -> SearchConfig:
         """The same configuration with every open field filled from its profile."""

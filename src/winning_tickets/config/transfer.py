@@ -2,19 +2,50 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
+from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import Settings
+
+_TUNED: dict[str, Any] = {
+    "evaluate_each_epoch": True,
+    "eval_offset_steps": 0,
+    "best_includes_final": True,
+    "best_above_zero": False,
+    "best_by": "primary",
+    "mnli_dev": "matched",
+    "padding": "longest",
+}
+_PAPER: dict[str, Any] = _TUNED | {"evaluate_each_epoch": False}
+# What the released program does where it differs from the paper; see docs/explanation/profiles.md.
+_CODE: dict[str, Any] = _PAPER | {
+    "best_includes_final": False,
+    "best_above_zero": True,
+    "best_by": "accuracy-or-mean",
+    "mnli_dev": "mismatched",
+    "padding": "max-length",
+}
+_CODE_BY_TASK: dict[str, dict[str, Any]] = {"squad": {"eval_offset_steps": 1}}
+
+
+def transfer_profile(profile: Profile, task: str | None) -> dict[str, Any]:
+    """What a profile gives the open fields of a `TransferConfig`, by task; `resolved` says which are open."""
+    if profile == "code":
+        return _CODE | _CODE_BY_TASK.get(task or "", {})
+    return _PAPER if profile == "paper" else _TUNED
 
 
 class TransferConfig(Settings):
     """Fine-tuning of a model or ticket on a task, once for each seed.
 
-    Fields left None take the task's own values (TAMT Table 1).
+    Numbers left None take the task's own values (TAMT Table 1), choices left None those of the profile.
 
     Attributes:
         target: a ticket, or a model's name (the dense baseline).
         base: the base model of a ticket, where it has moved since the search.
         task: a name of `data.tasks.TASKS`; or `train_file` and `validation_file`.
-        data_dir: GLUE folder.
+        profile: where unset choices take their values from.
+        data_dir: folder with the task's data: a GLUE download, or a copy of the hub's repository.
         text_columns: text columns of the user's files.
         label_column: label column of the user's files.
         metric: primary metric of the user's files.
@@ -28,7 +59,15 @@ class TransferConfig(Settings):
         warmup_ratio: fraction of the steps with linear warm-up.
         weight_decay: of AdamW.
         max_length: tokens an example is cut to.
-        eval_steps: steps between evaluations; there is at least one an epoch.
+        eval_steps: steps between evaluations.
+        evaluate_each_epoch: evaluate at the end of each epoch too.
+        eval_offset_steps: evaluations come so many steps early; the released SQuAD program counts from 1.
+        best_includes_final: the evaluation after the last step can be the best; else only where it is due anyway.
+        best_above_zero: only scores above 0 are ever recorded as best, as in the released program.
+        best_by: `primary` metric, or `accuracy-or-mean`: the larger of accuracy and its mean with F1, where the task
+            has both (the released program).
+        mnli_dev: the validation set whose accuracy is primary on MNLI, `matched` or `mismatched`.
+        padding: training batches are padded to the `longest` example, or to `max-length`.
         save_model: keep each seed's final model.
         allow_other_weights: use the ticket on weights it was not made for.
     """
@@ -38,6 +77,7 @@ class TransferConfig(Settings):
     revision: str | None = None
     layers: int | None = None
     task: str | None = None
+    profile: Profile = "tuned"
     data_dir: str | None = None
     train_file: str | None = None
     validation_file: str | None = None
@@ -55,5 +95,17 @@ class TransferConfig(Settings):
     weight_decay: float = 0.0
     max_length: int | None = None
     eval_steps: int | None = None
+    evaluate_each_epoch: bool | None = None
+    eval_offset_steps: int | None = None
+    best_includes_final: bool | None = None
+    best_above_zero: bool | None = None
+    best_by: Literal["primary", "accuracy-or-mean"] | None = None
+    mnli_dev: Literal["matched", "mismatched"] | None = None
+    padding: Literal["longest", "max-length"] | None = None
     save_model: bool = False
     allow_other_weights: bool = False
+
+    def resolved(self) -> TransferConfig:
+        """The same configuration with every open choice filled from its profile."""
+        values = transfer_profile(self.profile, self.task)
+        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})

@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from winning_tickets.data.cache import TokenStream
+from winning_tickets.data.sections import SHORT_SEQUENCE_PROBABILITY, Sections
 from winning_tickets.data.segments import Cut, Lines, Mixed, Packed, Segments, Spans, generator, parse_segments
 from winning_tickets.errors import UsageError
 
@@ -16,24 +17,30 @@ Batch = dict[str, torch.Tensor]
 IGNORED = -100
 """Label of positions that are not predicted."""
 
-_MASKING = 3  # a random stream of its own
-_SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in ("", "\u0120", "\u2581"))
-"""As words, and with the marks that byte-level BPE and SentencePiece put for a space."""
+_MASKING, _FEW = 3, 5  # random streams of their own
+_PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
+_SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in _PREFIXES)
+_HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 
 
 class CorpusBatches(Dataset[Batch]):
     """Batches with `input_ids`, `attention_mask` and, for MLM, `labels`; all int64 `(rows, length)`.
 
+    Segments `sections:L` bring `token_type_ids` too, where the tokenizer has them, and are padded to L.
+
     Args:
         stream: the tokenised corpus.
         tokenizer: the one that made it; it says which special tokens surround a text.
-        segments: `packed:L`, `lines`, `lines:L`, `mixed` or `mixed:LO-HI`; lengths include special tokens.
+        segments: `packed:L`, `lines`, `lines:L`, `mixed`, `mixed:LO-HI` or `sections:L`; lengths include special
+            tokens.
         batch_tokens: rows * length is at most this, padding included.
         n_batches: how many there are; None for one pass over the corpus.
         seed: of order, places and masking.
         shuffle: training: batch i is drawn with the seed; otherwise the corpus once, in order.
         mlm_probability: share of tokens masked for MLM; None for none.
         max_tokens: take only the first segments, up to so many unpadded tokens (at least one segment).
+        masked_tokens: without MLM, corrupt so many tokens of each segment.
+        short_sequence_probability: of `sections:L`, share of sections for which a random length is aimed at.
 
     Raises:
         UsageError: segments of another form, too long for `batch_tokens` or the tokenizer's model, or too short to
@@ -53,15 +60,18 @@ class CorpusBatches(Dataset[Batch]):
         shuffle: bool,
         mlm_probability: float | None,
         max_tokens: int | None = None,
+        masked_tokens: int = 0,
+        short_sequence_probability: float = SHORT_SEQUENCE_PROBABILITY,
     ) -> None:
-        self._stream, self._seed = stream, seed
+        self._stream, self._seed, self._shuffle = stream, seed, shuffle
+        self._short_sequences, self._batch_tokens = short_sequence_probability, batch_tokens
         self._prefix, self._suffix = special_tokens(tokenizer)
         parsed = parse_segments(segments)
-        _check(parsed, segments, len(self._prefix) + len(self._suffix), batch_tokens, tokenizer)
+        special = len(self._prefix) + len(self._suffix) * (2 if parsed.form == "sections" else 1)
+        _check(parsed, segments, special, batch_tokens, tokenizer)
         if max_tokens is not None and (max_tokens < 1 or shuffle):
             raise UsageError(f"--max-tokens {max_tokens} must be at least 1, and limits evaluation only.")
-        order = seed if shuffle else None
-        self._cut = self._make_cut(parsed, tokenizer, batch_tokens, order, max_tokens)
+        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, max_tokens)
         if n_batches is None and self._cut.epoch_batches is None:
             raise UsageError(
                 f"Segments {segments} are drawn at random, so they have no end: they are for training. "
@@ -70,18 +80,40 @@ class CorpusBatches(Dataset[Batch]):
         self._length = int(n_batches if n_batches is not None else self._cut.epoch_batches or 0)
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
         self._masking = None if mlm_probability is None else _Masking(tokenizer, mlm_probability, seed)
+        self._few = None
+        if masked_tokens and mlm_probability is None:
+            self._few = _FewMasked(tokenizer, masked_tokens, seed)
+        self._padded_length = parsed.longest if parsed.form == "sections" else None
+        self._token_types = parsed.form == "sections" and "token_type_ids" in tokenizer.model_input_names
 
     def _make_cut(
-        self, parsed: Segments, tokenizer: Any, batch_tokens: int, seed: int | None, max_tokens: int | None
+        self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, max_tokens: int | None
     ) -> Cut:
-        special = len(self._prefix) + len(self._suffix)
         content = parsed.longest - special
+        seed = self._seed if self._shuffle else None
+        if parsed.form == "sections":
+            return Sections(
+                self._stream,
+                content,
+                special,
+                batch_tokens // parsed.longest,
+                self._seed,
+                self._shuffle,
+                _known(tokenizer, _HEADINGS),
+                self._short_sequences,
+                max_tokens,
+            )
         if parsed.form == "packed":
             blocks = None if max_tokens is None else max(1, max_tokens // parsed.longest)
             return Packed(self._stream, content, batch_tokens // parsed.longest, seed, blocks)
         if parsed.form == "lines":
             return Lines(self._stream, content, special, batch_tokens, seed, max_tokens)
         return Mixed(self._stream, parsed, special, batch_tokens, self._seed, _known(tokenizer, _SENTENCE_ENDS))
+
+    @property
+    def steps_of_a_pass(self) -> float:
+        """Batches that see the corpus once; where segments are drawn at random, as many tokens as it has."""
+        return self._cut.epoch_batches or self._stream.n_tokens / self._batch_tokens
 
     def __len__(self) -> int:
         return self._length
@@ -90,33 +122,44 @@ class CorpusBatches(Dataset[Batch]):
         """Batch `index`, the same whenever and wherever it is asked for."""
         if not 0 <= index < self._length:
             raise IndexError(f"Batch {index} of {self._length}.")
-        ids, attention = self._assemble(self._cut.spans(index))
+        spans = self._cut.spans(index)
+        ids, attention, types = self._assemble(spans)
         batch = {"input_ids": ids, "attention_mask": attention}
+        if self._token_types:
+            batch["token_type_ids"] = types
         if self._masking is not None:
             batch["input_ids"], batch["labels"] = self._masking(ids, attention, index)
+        elif self._few is not None:
+            batch["input_ids"] = self._few(ids, attention, spans[:, 0])
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _assemble(self, spans: Spans) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _assemble(self, spans: Spans) -> tuple[np.ndarray[Any, Any], ...]:
+        """Ids, attention mask and token types: the second segment follows the end of the first one."""
         head, tail = len(self._prefix), len(self._suffix)
-        lengths = spans[:, 1] - spans[:, 0] + head + tail
-        ids = np.full((len(spans), int(lengths.max())), self._pad, dtype=np.int64)
-        for row, ((start, stop), length) in enumerate(zip(spans.tolist(), lengths.tolist(), strict=True)):
-            ids[row, :head] = self._prefix
-            ids[row, head : length - tail] = self._stream.tokens[start:stop]
-            ids[row, length - tail : length] = self._suffix
-        attention = (np.arange(ids.shape[1]) < lengths[:, None]).astype(np.int64)
-        return ids, attention
+        firsts = spans[:, 1] - spans[:, 0] + head + tail
+        seconds = np.zeros_like(firsts)
+        if spans.shape[1] == 4:
+            seconds = spans[:, 3] - spans[:, 2]
+            seconds = np.where(seconds > 0, seconds + tail, 0)
+        lengths = firsts + seconds
+        ids = np.full((len(spans), self._padded_length or int(lengths.max())), self._pad, dtype=np.int64)
+        for row, first, length, (start, stop, *second) in zip(ids, firsts, lengths, spans, strict=True):
+            row[:head] = self._prefix
+            row[head : first - tail] = self._stream.tokens[start:stop]
+            row[first - tail : first] = self._suffix
+            if length > first:
+                row[first : length - tail] = self._stream.tokens[slice(*second)]
+                row[length - tail : length] = self._suffix
+        attention = np.arange(ids.shape[1]) < lengths[:, None]
+        types = attention & (np.arange(ids.shape[1]) >= firsts[:, None])
+        return ids, attention.astype(np.int64), types.astype(np.int64)
 
 
 class _Masking:
     """BERT's corruption: of the chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay."""
 
     def __init__(self, tokenizer: Any, probability: float, seed: int) -> None:
-        if tokenizer.mask_token_id is None:
-            raise UsageError(
-                f"The tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has no mask token, so there is "
-                "no MLM with it; use --objective kd."
-            )
+        _require_mask_token(tokenizer, "there is no MLM with it; use --objective kd")
         self._probability, self._seed = probability, seed
         self._mask_id, self._vocabulary = int(tokenizer.mask_token_id), len(tokenizer)
         self._special_ids = np.asarray(sorted(tokenizer.all_special_ids), dtype=np.int64)
@@ -134,6 +177,40 @@ class _Masking:
         words = random.integers(0, self._vocabulary, ids.shape)
         corrupted = np.where(fate < 0.8, self._mask_id, np.where(fate < 0.9, words, ids))
         return np.where(chosen, corrupted, ids), np.where(chosen, ids, IGNORED)
+
+
+class _FewMasked:
+    """Corrupts a fixed number of tokens of each row, the same ones whenever the row comes again.
+
+    The released KD program does so with one token, by an accident of its data generator. With RoBERTa it writes the
+    unknown token there instead of the mask token; that is not imitated.
+    """
+
+    def __init__(self, tokenizer: Any, count: int, seed: int) -> None:
+        _require_mask_token(tokenizer, "no token can be masked with it; use kd_masked_tokens 0")
+        self._count, self._seed = count, seed
+        self._mask_id, self._vocabulary = int(tokenizer.mask_token_id), len(tokenizer)
+        self._special_ids = np.asarray(sorted(tokenizer.all_special_ids), dtype=np.int64)
+
+    def __call__(
+        self, ids: np.ndarray[Any, Any], attention: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]
+    ) -> np.ndarray[Any, Any]:
+        """Corrupted ids: of the chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay."""
+        corrupted = ids.copy()
+        eligible = (attention == 1) & ~np.isin(ids, self._special_ids)
+        for row, key in enumerate(keys.tolist()):
+            random = generator(self._seed, _FEW, key)
+            places = np.flatnonzero(eligible[row])
+            for place in random.choice(places, min(self._count, len(places)), replace=False):
+                fate, word = random.random(), random.integers(0, self._vocabulary)
+                corrupted[row, place] = self._mask_id if fate < 0.8 else word if fate < 0.9 else ids[row, place]
+        return corrupted
+
+
+def _require_mask_token(tokenizer: Any, consequence: str) -> None:
+    if tokenizer.mask_token_id is None:
+        name = tokenizer.name_or_path or type(tokenizer).__name__
+        raise UsageError(f"The tokenizer {name} has no mask token, so {consequence}.")
 
 
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:

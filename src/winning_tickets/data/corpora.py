@@ -17,6 +17,8 @@ SplitName = Literal["train", "validation"]
 HUB_CORPORA: dict[str, tuple[str, str | None]] = {
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
     "wikitext-2": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
+    "wikitext-103-raw-v1": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
+    "wikitext-2-raw-v1": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
 }
 PYDOCS_PARTS = {"pydocs": "all", "pydocs:docstrings": "docstrings", "pydocs:topics": "topics"}
 TEXT_SUFFIXES = (".txt", ".tokens", ".raw", ".md")
@@ -53,7 +55,7 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
             or a folder of text files.
         split: a folder's files are told apart by train, valid or test in their names; a single file, or a folder
             without such names, serves both splits.
-        data_dir: GLUE folder of `task:NAME`.
+        data_dir: folder with the data of `task:NAME`, or a local copy of the hub's repository of a WikiText.
 
     Raises:
         UsageError: unknown name, missing path, or the hub cannot be reached.
@@ -67,7 +69,7 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
 
 def _read(spec: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
     if spec in HUB_CORPORA:
-        return _hub(spec, split)
+        return _hub(spec, split, data_dir)
     if spec in PYDOCS_PARTS:
         from winning_tickets.data.builtin import pydocs_corpus
 
@@ -85,12 +87,21 @@ def _read(spec: str, split: SplitName, data_dir: str | Path | None) -> Iterable[
     raise unknown("corpus", spec, names, "A path to a text file or to a folder of text files works too.")
 
 
-def _hub(spec: str, split: SplitName) -> Iterable[str]:
-    from winning_tickets.data.hub import load_hub
+def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
+    from winning_tickets.data.hub import find_files, load_files, load_hub
 
     name, config = HUB_CORPORA[spec]
-    instead = "Check the network, or give --corpus a text file or folder, or pydocs, which is built in."
-    found = load_hub(name, config, f"the corpus {spec}", instead)
+    if data_dir is None:
+        instead = "--corpus takes a text file or folder too, or pydocs, which is built in."
+        found = load_hub(name, config, f"the corpus {spec}", instead)
+    else:
+        files = find_files(Path(data_dir), config, (split,))
+        if not files:
+            raise UsageError(
+                f"{data_dir} has no {config}/{split}-*.parquet for the corpus {spec}; --data-dir takes a copy of the "
+                f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR)."
+            )
+        found = load_files(files)
     if split not in found or "text" not in found[split].column_names:
         raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
     return (line for text in found[split]["text"] for line in split_lines(text))

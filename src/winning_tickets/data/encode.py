@@ -48,13 +48,14 @@ def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
     return EncodedSplit({name: list(values) for name, values in columns.items()}, split.labels)
 
 
-def collate(tokenizer: Any) -> Callable[[list[Item]], Batch]:
-    """A collator that pads to the longest example; labels become int64, or float32 for scores."""
+def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
+    """A collator that pads to `length`, or to the longest example; labels become int64, or float32 for scores."""
+    padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
 
     def pad(items: list[Item]) -> Batch:
         labels = [item["labels"] for item in items]
         features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
-        batch: Batch = dict(tokenizer.pad(features, padding=True, return_tensors="pt"))
+        batch: Batch = dict(tokenizer.pad(features, **padding, return_tensors="pt"))
         kind = torch.float32 if isinstance(labels[0], float) else torch.int64
         batch["labels"] = torch.tensor(labels, dtype=kind)
         return batch

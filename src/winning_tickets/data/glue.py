@@ -1,29 +1,40 @@
-"""GLUE downloads: folders of TSV files with their quirks (no header in CoLA, byte-order mark in MRPC, no quoting)."""
+"""Releases as published: the TSV files of GLUE with their quirks (no header in CoLA, no quoting), SNLI, SciTail."""
 
 from __future__ import annotations
 
+import json
 import math
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from winning_tickets.data.tasks import Split, Task, TaskData
 from winning_tickets.data.textfiles import read_utf8, split_lines
 from winning_tickets.errors import ContentError, UsageError
 
+FILES = {
+    "train": "train.tsv",
+    "validation": "dev.tsv",
+    "validation_matched": "dev_matched.tsv",
+    "validation_mismatched": "dev_mismatched.tsv",
+}
+
 
 @dataclass(frozen=True)
 class Layout:
-    """Columns of a task's TSV files.
+    """Files of a task and their columns.
 
     Attributes:
         texts: columns of the texts, in the task's order.
         label: column of the label.
         header: the columns where the files have no header line.
+        files: names by split; `.tsv`, or `.jsonl` with one object a line.
     """
 
     texts: tuple[str, ...]
     label: str
     header: tuple[str, ...] | None = None
+    files: dict[str, str] = field(default_factory=lambda: FILES)
 
 
 LAYOUTS: dict[str, Layout] = {
@@ -36,22 +47,37 @@ LAYOUTS: dict[str, Layout] = {
     "qnli": Layout(("question", "sentence"), "label"),
     "rte": Layout(("sentence1", "sentence2"), "label"),
     "wnli": Layout(("sentence1", "sentence2"), "label"),
-}
-FILES = {
-    "train": "train.tsv",
-    "validation": "dev.tsv",
-    "validation_matched": "dev_matched.tsv",
-    "validation_mismatched": "dev_mismatched.tsv",
+    "snli": Layout(
+        ("sentence1", "sentence2"),
+        "gold_label",
+        files={"train": "snli_1.0_train.jsonl", "validation": "snli_1.0_dev.jsonl"},
+    ),
+    "scitail": Layout(
+        ("premise", "hypothesis"),
+        "label",
+        header=("premise", "hypothesis", "label"),
+        files={"train": "scitail_1.0_train.tsv", "validation": "scitail_1.0_dev.tsv"},
+    ),
 }
 _UNLABELLED = ("-1", "-")
 _MAX_SCORE = 5.0
 
 
+def described(task: Task) -> str:
+    """What a local release of a task looks like, in words."""
+    layout = LAYOUTS.get(task.name)
+    if layout is None:
+        return "the official release"
+    if layout.files is FILES:
+        return f"a GLUE download (a folder with {task.folder}/ in it)"
+    return f"the official release (a folder with {layout.files['train']} in it)"
+
+
 def read_folder(task: Task, data_dir: Path) -> TaskData:
-    """A task's examples from a GLUE download.
+    """A task's examples from a GLUE download, or from its own release.
 
     Args:
-        task: one with a folder.
+        task: one with a layout.
         data_dir: the folder that holds `CoLA/`, `SST-2/` ... (in any case), or the task's own folder.
 
     Raises:
@@ -59,26 +85,31 @@ def read_folder(task: Task, data_dir: Path) -> TaskData:
         ContentError: columns, rows or labels are not those of the task; file and line are named.
     """
     folder = _find(task, data_dir)
-    splits = {split: _read(task, folder / FILES[split]) for split in ("train", *task.validation_splits)}
-    return TaskData.of(task, splits.pop("train"), splits, "folder")
+    splits, unlabelled = {}, {}
+    for split in ("train", *task.validation_splits):
+        splits[split], unlabelled[split] = _read(task, folder / LAYOUTS[task.name].files[split])
+    return TaskData.of(task, splits.pop("train"), splits, "folder", unlabelled)
 
 
 def _find(task: Task, data_dir: Path) -> Path:
     if not data_dir.is_dir():
-        raise UsageError(f"There is no folder {data_dir}; --data-dir takes a GLUE download (CoLA/, SST-2/ ...).")
-    folder = str(task.folder)
+        raise UsageError(
+            f"There is no folder {data_dir}; --data-dir takes a GLUE download (CoLA/, SST-2/ ...) or a copy of the "
+            "hub's repository."
+        )
+    folder, files = str(task.folder), LAYOUTS[task.name].files
     names = {folder.lower(), folder.lower().replace("-", ""), task.name}
     inside = sorted(data_dir.iterdir())
     candidates = [path for path in inside if path.is_dir() and path.name.lower() in names]
-    if not candidates and (data_dir / FILES["train"]).is_file():
+    if not candidates and (data_dir / files["train"]).is_file():
         candidates = [data_dir]
     there = ", ".join(path.name for path in inside) or "nothing"
     if not candidates:
         raise UsageError(
-            f"{data_dir} has no folder {folder} for the task {task.name}, and no {FILES['train']} of its own; "
-            f"found {there}."
+            f"{data_dir} has no folder {folder} for the task {task.name}, and no {files['train']} or Parquet files of "
+            f"its own; found {there}."
         )
-    wanted = [FILES[split] for split in ("train", *task.validation_splits)]
+    wanted = [files[split] for split in ("train", *task.validation_splits)]
     missing = [name for name in wanted if not (candidates[0] / name).is_file()]
     if missing:
         found = ", ".join(path.name for path in sorted(candidates[0].iterdir())) or "nothing"
@@ -86,16 +117,33 @@ def _find(task: Task, data_dir: Path) -> Path:
     return candidates[0]
 
 
-def _read(task: Task, path: Path) -> Split:
+def _read(task: Task, path: Path) -> tuple[Split, int]:
+    """The labelled rows of a file, and how many have no label."""
     layout = LAYOUTS[task.name]
     lines = split_lines(read_utf8(path))
     if not lines:
         raise ContentError(f"{path} is empty.")
+    texts: tuple[list[str], ...] = tuple([] for _ in layout.texts)
+    labels: list[float] = []
+    unlabelled = 0
+    for number, cells in (_jsonl if path.suffix == ".jsonl" else _tsv)(layout, lines, path):
+        label = cells[-1].strip()
+        if label in _UNLABELLED:
+            unlabelled += 1
+            continue
+        labels.append(_label(task, label, f"{path}, line {number}"))
+        for column, cell in zip(texts, cells, strict=False):
+            column.append(cell)
+    if not labels:
+        raise ContentError(f"{path} holds no labelled row.")
+    return Split(texts, labels if task.is_regression else [int(label) for label in labels]), unlabelled
+
+
+def _tsv(layout: Layout, lines: list[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number, texts and, last, the label of each row."""
     header = list(layout.header or lines[0].split("\t"))
     first = 0 if layout.header else 1
     places = _places(layout, header, path)
-    texts: tuple[list[str], ...] = tuple([] for _ in layout.texts)
-    labels: list[float] = []
     for number, line in enumerate(lines[first:], start=first + 1):
         if not line.strip():
             continue
@@ -105,15 +153,22 @@ def _read(task: Task, path: Path) -> Split:
                 f"{path}, line {number}: found {len(cells)} columns, expected {len(header)} "
                 f"({', '.join(header)}). Repair or delete that line."
             )
-        label = cells[places[-1]].strip()
-        if label in _UNLABELLED:
+        yield number, [cells[place] for place in places]
+
+
+def _jsonl(layout: Layout, lines: list[str], path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line number, texts and, last, the label of each object."""
+    wanted = [*layout.texts, layout.label]
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
             continue
-        labels.append(_label(task, label, f"{path}, line {number}"))
-        for column, place in zip(texts, places, strict=False):
-            column.append(cells[place])
-    if not labels:
-        raise ContentError(f"{path} holds no labelled row.")
-    return Split(texts, labels if task.is_regression else [int(label) for label in labels])
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ContentError(f"{path}, line {number}: not valid JSON ({error}).") from error
+        if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in wanted):
+            raise ContentError(f"{path}, line {number}: expected an object with the texts {', '.join(wanted)}.")
+        yield number, [row[name] for name in wanted]
 
 
 def _places(layout: Layout, header: list[str], path: Path) -> list[int]:

@@ -1,4 +1,7 @@
-"""How a tokenised corpus is cut: `packed:L`, `lines`, `mixed`; each cut answers which token spans batch i holds."""
+"""How a tokenised corpus is cut: `packed:L`, `lines`, `mixed`; each cut answers which token spans batch i holds.
+
+The fourth cut, `sections:L`, is in `sections.py`.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +14,9 @@ import numpy as np
 from winning_tickets.data.cache import TokenStream
 from winning_tickets.errors import ContentError, UsageError
 
-FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128)"
+FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128), sections:L"
 Spans = np.ndarray[Any, Any]
-"""Token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`."""
+"""Token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`."""
 
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
@@ -23,12 +26,12 @@ class Segments:
     """A parsed `--segments`.
 
     Attributes:
-        form: `packed`, `lines` or `mixed`.
+        form: `packed`, `lines`, `mixed` or `sections`.
         shortest: fewest tokens of a segment, special tokens included.
         longest: most tokens of one.
     """
 
-    form: Literal["packed", "lines", "mixed"]
+    form: Literal["packed", "lines", "mixed", "sections"]
     shortest: int
     longest: int
 
@@ -37,10 +40,12 @@ def parse_segments(text: str) -> Segments:
     """Read `--segments`.
 
     Raises:
-        UsageError: none of the three forms.
+        UsageError: none of the forms.
     """
     if match := re.fullmatch(r"packed:(\d+)", text):
         return Segments("packed", int(match[1]), int(match[1]))
+    if match := re.fullmatch(r"sections:(\d+)", text):
+        return Segments("sections", int(match[1]), int(match[1]))
     if match := re.fullmatch(r"lines(?::(\d+))?", text):
         return Segments("lines", 1, int(match[1] or 128))
     if match := re.fullmatch(r"mixed(?::(\d+)-(\d+))?", text):
@@ -74,6 +79,39 @@ def too_short(found: int, needed: int, form: str) -> ContentError:
     )
 
 
+class Rotation:
+    """Which segments a batch holds: in training every one once an epoch, in seeded order; else once, in their order.
+
+    Args:
+        count: how many segments there are.
+        rows: segments a batch.
+        seed: None keeps the order of the corpus, and the last batch may be smaller.
+    """
+
+    def __init__(self, count: int, rows: int, seed: int | None) -> None:
+        self._count, self._rows, self._seed = count, rows, seed
+        self._orders: dict[int, np.ndarray[Any, Any]] = {}
+
+    @property
+    def epoch_batches(self) -> int:
+        """Batches of one pass, a smaller last one included."""
+        return -(-self._count // self._rows)
+
+    def batch(self, index: int) -> np.ndarray[Any, Any]:
+        """Numbers of the segments; a training batch that reaches the end of an epoch is filled from the next one."""
+        places = np.arange(index * self._rows, (index + 1) * self._rows, dtype=np.int64)
+        if self._seed is None:
+            return places[places < self._count]
+        epochs, within = np.divmod(places, self._count)
+        return np.array([self._order(int(e))[w] for e, w in zip(epochs, within, strict=True)], dtype=np.int64)
+
+    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
+        if epoch not in self._orders:
+            self._orders = {key: order for key, order in self._orders.items() if key == epoch - 1}
+            self._orders[epoch] = generator(int(self._seed or 0), _ORDER, epoch).permutation(self._count)
+        return self._orders[epoch]
+
+
 class Packed:
     """Blocks of equal length over all lines, the tail dropped; in training every block once an epoch, in seeded order.
 
@@ -88,35 +126,23 @@ class Packed:
     def __init__(
         self, stream: TokenStream, content: int, rows: int, seed: int | None, max_blocks: int | None = None
     ) -> None:
-        self._content, self._rows, self._seed = content, rows, seed
-        self._blocks = stream.n_tokens // content
-        if self._blocks == 0:
+        self._content = content
+        blocks = stream.n_tokens // content
+        if blocks == 0:
             raise too_short(stream.n_tokens, content, "packed")
         if max_blocks is not None:
-            self._blocks = min(self._blocks, max_blocks)
-        self._orders: dict[int, np.ndarray[Any, Any]] = {}
+            blocks = min(blocks, max_blocks)
+        self._rotation = Rotation(blocks, rows, seed)
 
     @property
     def epoch_batches(self) -> int:
         """Batches of one pass, a smaller last one included."""
-        return -(-self._blocks // self._rows)
+        return self._rotation.epoch_batches
 
     def spans(self, index: int) -> Spans:
-        """A training batch that reaches the end of an epoch is filled from the next one."""
-        places = np.arange(index * self._rows, (index + 1) * self._rows, dtype=np.int64)
-        if self._seed is None:
-            blocks = places[places < self._blocks]
-        else:
-            epochs, within = np.divmod(places, self._blocks)
-            blocks = np.array([self._order(int(e))[w] for e, w in zip(epochs, within, strict=True)], dtype=np.int64)
-        starts = blocks * self._content
+        """Blocks of batch `index`."""
+        starts = self._rotation.batch(index) * self._content
         return np.stack([starts, starts + self._content], axis=1)
-
-    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
-        if epoch not in self._orders:
-            self._orders = {key: order for key, order in self._orders.items() if key == epoch - 1}
-            self._orders[epoch] = generator(int(self._seed or 0), _ORDER, epoch).permutation(self._blocks)
-        return self._orders[epoch]
 
 
 class Lines:

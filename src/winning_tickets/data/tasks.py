@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -25,7 +25,7 @@ class Task:
         metrics: from `METRICS`; the first one is primary.
         label_column: the column of the label.
         hub: data set and configuration on the Hugging Face hub.
-        folder: name of its folder in a GLUE download.
+        folder: name of its folder in a GLUE download, or in its own release.
         validation_splits: names of the splits it is evaluated on.
         learning_rate: peak rate of AdamW.
         batch_size: examples a step.
@@ -84,6 +84,7 @@ class TaskData:
         validation: examples to evaluate on, by name of the split.
         fingerprint: xxh3-128 of all texts and labels; the same data from hub and folder have the same one.
         source: where it came from.
+        unlabelled: rows that were left out because nobody agreed on a label, by name of the split.
     """
 
     task: Task
@@ -91,12 +92,20 @@ class TaskData:
     validation: dict[str, Split]
     fingerprint: str
     source: Source
+    unlabelled: dict[str, int] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, task: Task, train: Split, validation: dict[str, Split], source: Source) -> TaskData:
+    def of(
+        cls,
+        task: Task,
+        train: Split,
+        validation: dict[str, Split],
+        source: Source,
+        unlabelled: dict[str, int] | None = None,
+    ) -> TaskData:
         """Put examples together and compute their fingerprint."""
         parts = _contents(task, {"train": train, **validation})
-        return cls(task, train, validation, fingerprint(parts), source)
+        return cls(task, train, validation, fingerprint(parts), source, unlabelled or {})
 
 
 def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
@@ -208,6 +217,27 @@ TASKS: dict[str, Task] = {
         citation="Levesque et al. 2012",
         licence="CC BY 4.0",
     ),
+    "snli": Task(
+        "snli",
+        ("premise", "hypothesis"),
+        ("entailment", "neutral", "contradiction"),
+        ("accuracy",),
+        hub=("stanfordnlp/snli", None),
+        folder="snli_1.0",
+        eval_steps=500,
+        citation="Bowman et al. 2015",
+        licence="CC BY-SA 4.0",
+    ),
+    "scitail": Task(
+        "scitail",
+        ("premise", "hypothesis"),
+        ("entails", "neutral"),
+        ("accuracy",),
+        hub=("allenai/scitail", "tsv_format"),
+        folder="tsv_format",
+        citation="Khot et al. 2018",
+        licence="see the source",
+    ),
     "pydocs": Task(
         "pydocs",
         ("text",),
@@ -238,7 +268,8 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
 
     Args:
         name: a name of `TASKS`.
-        data_dir: a GLUE download (`CoLA/`, `SST-2/` ...) or the task's own folder in it; None reads the hub.
+        data_dir: a copy of the hub's repository (Parquet files), a GLUE download (`CoLA/`, `SST-2/` ...) or the task's
+            own release; or the task's own folder in one of them. None reads the hub.
 
     Raises:
         UsageError: unknown task, missing folder or files, or the hub cannot be reached.
@@ -251,10 +282,12 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
         if data_dir is not None:
             raise UsageError("The task pydocs is built in and reads no folder; leave --data-dir out.")
         return pydocs_task()
-    if data_dir is not None:
-        from winning_tickets.data.glue import read_folder
+    from winning_tickets.data.hub import find_parquet, read_hub, read_parquet
 
-        return read_folder(task, Path(data_dir))
-    from winning_tickets.data.hub import read_hub
+    if data_dir is None:
+        return read_hub(task)
+    if files := find_parquet(task, Path(data_dir)):
+        return read_parquet(task, files)
+    from winning_tickets.data.glue import read_folder
 
-    return read_hub(task)
+    return read_folder(task, Path(data_dir))

@@ -18,9 +18,9 @@ BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 
-_INK, _GRID = "#333333", "#DDDDDD"
+INK, GRID = "#333333", "#DDDDDD"
 _SIZE = (7.2, 3.9)  # inches; 518 points wide, which a page of text holds at 100 %
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "font.family": "sans-serif",
@@ -30,14 +30,14 @@ _STYLE: dict[str, Any] = {
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
     "axes.titlepad": 12.0,
-    "axes.labelcolor": _INK,
+    "axes.labelcolor": INK,
     "axes.edgecolor": "#888888",
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
-    "text.color": _INK,
-    "xtick.color": _INK,
-    "ytick.color": _INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     "figure.facecolor": "white",
     "axes.facecolor": "white",
 }
@@ -114,12 +114,12 @@ def line_chart(
         positions = [x for one in series for x in one.x] or [1.0]
         right = max(positions)
         for name, value in (levels or {}).items():
-            axes.axhline(value, color=_INK, linewidth=1.2, linestyle=(0, (5, 3)))
-            ends.append((right, value, name, _INK))
+            axes.axhline(value, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
+            ends.append((right, value, name, INK))
         low, high = axes.get_ylim()
         axes.set_ylim(min(0.0, low), high)
         axes.set_xlim(min(0.0, *positions), right)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
         _label_ends(figure, axes, [end for end in ends if end[2]])
     return done()
 
@@ -148,7 +148,7 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], xlabel: str, ylabel: 
                 if value is None:
                     continue
                 axes.bar(
-                    group + shift, value, 0.92 * width, color=color, label=label, yerr=error, capsize=3, ecolor=_INK
+                    group + shift, value, 0.92 * width, color=color, label=label, yerr=error, capsize=3, ecolor=INK
                 )
                 label = "_nolegend_"
                 above = max(value + (error or 0.0), 0.0)
@@ -165,7 +165,7 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Bars], xlabel: str, ylabel: 
         axes.margins(y=0.12)
         low, high = axes.get_ylim()
         axes.set_ylim(min(0.0, low), high)
-        axes.grid(axis="y", color=_GRID, linewidth=0.8)
+        axes.grid(axis="y", color=GRID, linewidth=0.8)
         if len(bars) > 1:
             axes.legend(frameon=False, ncols=len(bars), loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=9)
     return done()
@@ -188,7 +188,7 @@ def scatter(points: Sequence[Point], xlabel: str, ylabel: str, title: str) -> st
             axes.plot([point.x], [point.y], "o", color=color, markersize=7)
             axes.annotate(point.name, (point.x, point.y), (7, 4), textcoords="offset points", fontsize=9)
         axes.margins(0.15)
-        axes.grid(color=_GRID, linewidth=0.8)
+        axes.grid(color=GRID, linewidth=0.8)
     return done()
 
 
@@ -245,7 +245,7 @@ def _canvas(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, Any, Ca
 
     made: list[str] = []
     # The salt is the title, so that two figures of one page never share an id.
-    with mpl.rc_context(_STYLE | {"svg.hashsalt": title}):
+    with mpl.rc_context(STYLE | {"svg.hashsalt": title}):
         figure = Figure(figsize=_SIZE, layout="constrained")
         FigureCanvasSVG(figure)
         axes = figure.add_subplot()
@@ -254,10 +254,10 @@ def _canvas(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, Any, Ca
         yield figure, axes, lambda: made[0]
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    made.append(_clean(buffer.getvalue()))
+    made.append(clean_svg(buffer.getvalue()))
 
 
-def _clean(svg: str) -> str:
+def clean_svg(svg: str) -> str:
     """Only the `<svg>` element, without the ids that nothing refers to (they would clash inside one HTML page)."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

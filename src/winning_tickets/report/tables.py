@@ -30,6 +30,11 @@ def decimal(value: float) -> str:
     return f"{value:.3f}"
 
 
+def count(value: int) -> str:
+    """A whole number."""
+    return f"{value:,}"
+
+
 def seconds(value: float) -> str:
     """A duration in whole seconds."""
     return f"{value:.0f} s"

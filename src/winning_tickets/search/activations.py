@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from winning_tickets.masking import modes
 from winning_tickets.objectives import Batch
+from winning_tickets.parts import split_name
 
 
 @torch.no_grad()
@@ -25,20 +26,24 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
     Returns:
         `(in_features,)` by name.
     """
-    squares: dict[str, Tensor] = {}
+    squares: dict[str, Tensor] = {}  # by parameter: the parts of one share its input
     kept: Tensor | None = None
 
     def hook(name: str) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             states = inputs[0].detach().float()
+            if kept is not None and states.dim() == 3:
+                if states.shape[:2] != kept.shape:
+                    return  # DeBERTa projects its relative positions with the same matrices; they are no tokens
+                states = states[kept]
             # A pooler sees one position of each segment, which is never padding.
-            states = states[kept] if states.dim() == 3 and kept is not None else states
             squares[name] = squares.get(name, 0.0) + states.reshape(-1, states.shape[-1]).square().sum(0)
 
         return add
 
     encoder = model.base_model
-    modules = {name: encoder.get_submodule(name.removesuffix(".weight")) for name in names}
+    parameters = {name: split_name(name).parameter for name in names}
+    modules = {name: encoder.get_submodule(name.removesuffix(".weight")) for name in set(parameters.values())}
     handles = [m.register_forward_hook(hook(n)) for n, m in modules.items() if isinstance(m, nn.Linear)]
     try:
         with modes(model, training=False):
@@ -48,7 +53,7 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
     finally:
         for handle in handles:
             handle.remove()
-    return {name: total.sqrt() for name, total in squares.items()}
+    return {name: squares[parameter].sqrt() for name, parameter in parameters.items() if parameter in squares}
 
 
 def activation_importance(weights: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, Tensor]:

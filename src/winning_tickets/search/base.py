@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.config import Runtime, SearchConfig, parse_objective
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.identity import run_id
+from winning_tickets.objectives import check_attention_maps, needs_mlm_head, needs_of
+from winning_tickets.parts import prunable_views
 from winning_tickets.plm import PLM, load_plm, prunable_names
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
@@ -66,13 +68,16 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     """Load what a search needs and compute its identity.
 
     Raises:
-        UsageError: missing model or corpus, no MLM head where one is needed, no GPU where one is asked for.
+        UsageError: missing model or corpus, no MLM head or no attention maps where the objective needs them, no GPU
+            where one is asked for.
         ContentError: the model or the corpus is not usable.
     """
     filled = config.resolved()
     device = choose_device(runtime.device)
     trains = config.method == "mask-training"
-    needs_mlm = trains and "mlm" in config.objective
+    terms = parse_objective(config.objective) if trains else {}
+    needs_mlm = needs_mlm_head(terms)
+    needs_maps = "attentions" in needs_of(terms)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir) if trains else None
     plm = load_plm(
         config.model,
@@ -80,7 +85,10 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
         revision=config.revision,
         layers=config.layers,
         require_mlm_head=needs_mlm,
+        attention="eager" if needs_maps else None,
     )
+    if needs_maps:
+        check_attention_maps(plm.model)
     scope = str(filled.scope)
     # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
     encoder = plm
@@ -89,14 +97,13 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     if config.scope is None and not _has_pooler(encoder):  # a profile's scope gives way to what there is
         scope = scope.removesuffix("+pooler")
         filled = filled.model_copy(update={"scope": scope})
-    parameters = dict(encoder.encoder.named_parameters())
-    weights = {name: parameters[name].detach() for name in prunable_names(encoder, scope)}
+    weights = prunable_views(encoder.encoder, prunable_names(encoder, scope))
     base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
     slug = "-".join([config.method, *([config.objective] if trains else []), *map(str, config.sparsities)])
     identity = run_id(config, slug, base=base.hash, corpus=None if corpus is None else corpus.fingerprint)
-    total = sum(parameter.numel() for parameter in parameters.values())
+    total = sum(parameter.numel() for parameter in encoder.encoder.parameters())
     return Prepared(filled, plm, weights, base, corpus, identity, device, total)
 
 
 def _has_pooler(plm: PLM) -> bool:
-    return plm.architecture.pooler in dict(plm.encoder.named_parameters()) and plm.has_pooler
+    return plm.has_pooler and plm.architecture.pooler in dict(plm.encoder.named_parameters())

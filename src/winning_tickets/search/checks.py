@@ -6,8 +6,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from winning_tickets.config import METHOD_NAMES, OBJECTIVE_NAMES, SCOPES, SearchConfig, check_sparsity
+from winning_tickets.config import METHOD_NAMES, SCOPES, SearchConfig, check_sparsity, parse_objective
 from winning_tickets.errors import UsageError, unknown
+from winning_tickets.objectives import check_negatives
 
 
 def check(config: SearchConfig) -> None:
@@ -18,24 +19,37 @@ def check(config: SearchConfig) -> None:
     """
     problems: list[str] = []
 
-    def attempt(test: Callable[[], Any]) -> None:
+    def attempt(test: Callable[[], Any]) -> Any:
         try:
-            test()
+            return test()
         except UsageError as error:
             problems.append(str(error))
+            return None
 
     for sparsity in config.sparsities:
         attempt(partial(check_sparsity, sparsity))
     if config.method not in METHOD_NAMES:
         problems.append(str(unknown("method", config.method, METHOD_NAMES)))
-    if config.objective not in OBJECTIVE_NAMES:
-        problems.append(str(unknown("objective", config.objective, OBJECTIVE_NAMES)))
+    terms = attempt(partial(parse_objective, config.objective)) or {}
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
     if config.method == "mask-training":
-        problems += _check_training(config)
+        filled = config.resolved()
+        problems += _check_training(filled)
+        if "attention" in terms:
+            attempt(partial(_check_distributions, filled))
+        if "contrastive" in terms:
+            attempt(partial(check_negatives, str(filled.segments), int(filled.batch_tokens or 0)))
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _check_distributions(config: SearchConfig) -> None:
+    if config.student_dropout or config.teacher_dropout:
+        raise UsageError(
+            "The attention objective compares distributions, and dropout strikes out parts of them: set "
+            "student_dropout: 0 and teacher_dropout: false in a --config file, or use --profile tuned."
+        )
 
 
 def _check_training(config: SearchConfig) -> list[str]:

@@ -32,7 +32,7 @@ class Rung:
 
 def rungs_of(config: SearchConfig) -> list[Rung]:
     """The rungs of a search, lowest sparsity first; one for a search of one sparsity."""
-    ends = [config.steps + index * config.steps_of_a_rung for index in range(len(config.sparsities))]
+    ends = [config.first_steps + index * config.steps_of_a_rung for index in range(len(config.sparsities))]
     starts = [0, *ends[:-1]]
     return [Rung(*values) for values in zip(config.sparsities, starts, ends, strict=True)]
 

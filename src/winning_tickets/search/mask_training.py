@@ -10,13 +10,20 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
+from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig, parse_objective
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.cache import tokenise
 from winning_tickets.errors import UsageError
 from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
 from winning_tickets.masking import MaskedWeights
-from winning_tickets.objectives import PretrainingObjective, check_mlm_tokenizer, objective_weights
+from winning_tickets.objectives import (
+    PretrainingObjective,
+    TermSettings,
+    check_mlm_tokenizer,
+    frozen_head,
+    needs_mlm_head,
+)
+from winning_tickets.parts import present_in
 from winning_tickets.plm import PLM, untie_decoder
 from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
@@ -37,14 +44,14 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
         Interrupted: Ctrl-C or SIGTERM.
     """
     config, plm = prepared.config, prepared.plm
-    wanted = objective_weights(config.objective)
-    dataset = _batches(prepared, with_labels="mlm" in wanted)
+    wanted = parse_objective(config.objective)
+    dataset = _batches(prepared, with_labels=needs_mlm_head(wanted))
     model = plm.model.to(prepared.device)
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout or 0.0)
     scores = _initial_scores(prepared, dataset)
     state = MaskSearch(prepared, scores, head="mlm" in wanted)
-    objective = PretrainingObjective(wanted, plm.architecture, state.masked, bool(config.teacher_dropout))
+    objective = _objective(prepared, wanted, state.masked)
     rungs = rungs_of(config)
     # Before the optimiser takes back a checkpoint's scores, which are selected at that rung's sparsity.
     state.climb(rung_at(rungs, last_step(run.scratch)))
@@ -56,7 +63,7 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
             model=model,
             objective=objective,
             build_optimizer=lambda _: state.optimizer,
-            schedule=decay(rungs, config.warmup_steps or 0, config.schedule_steps or _schedule_steps(prepared)),
+            schedule=decay(rungs, config.warmup_steps or 0, horizon(config, dataset)),
             in_order=True,
             save_weights=False,
             args=_arguments(config, run, runtime),
@@ -66,6 +73,23 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
         )
         log.trainer = trainer
         run_training(trainer, run)
+
+
+def _objective(prepared: Prepared, weights: Mapping[str, float], masked: MaskedWeights) -> PretrainingObjective:
+    config, plm = prepared.config, prepared.plm
+    teacher_head = None
+    if "logits" in weights:
+        # The decoder stays dense as in MLM; the teacher keeps the checkpoint's head while MLM moves the student's.
+        untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
+        teacher_head = frozen_head(plm.model, plm.architecture)
+    settings = TermSettings(
+        count_padding=config.kd_padding == "counted",
+        temperature=config.temperature,
+        logits_temperature=config.logits_temperature,
+    )
+    return PretrainingObjective(
+        weights, plm.architecture, masked, bool(config.teacher_dropout), settings, teacher_head=teacher_head
+    )
 
 
 def _batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
@@ -82,6 +106,8 @@ def _batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
         seed=config.seed,
         shuffle=True,
         mlm_probability=config.mlm_probability if with_labels else None,
+        masked_tokens=config.kd_masked_tokens or 0,
+        short_sequence_probability=config.short_sequence_probability,
     )
 
 
@@ -97,14 +123,14 @@ def _arguments(config: SearchConfig, run: RunDirectory, runtime: Runtime) -> Any
     )
 
 
-def _schedule_steps(prepared: Prepared) -> int | None:
-    """The papers' learning rate decays over two passes of the corpus, however many steps are taken."""
-    config = prepared.config
-    if config.profile == "tuned":
-        return None
-    assert prepared.corpus is not None
-    tokens = int(tokenise(prepared.corpus, prepared.plm.tokenizer).n_tokens)
-    return max(config.steps, 2 * tokens // int(config.batch_tokens or 1))
+def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
+    """Steps after which the learning rate reaches zero: those told, or passes of the corpus; None for the rung's end.
+
+    The papers' rate decays over two passes however many steps are taken; a longer search stretches it.
+    """
+    if config.schedule_steps is not None or not config.schedule_passes:
+        return config.schedule_steps
+    return max(config.first_steps, round(config.schedule_passes * dataset.steps_of_a_pass))
 
 
 CALIBRATION_BATCHES = 8
@@ -115,8 +141,7 @@ def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Ten
     config = prepared.config
     importance = {name: weight.abs() for name, weight in prepared.weights.items()}
     if config.score_init == "activation":
-        present = dict(prepared.plm.encoder.named_parameters())
-        names = [name for name in prepared.weights if name in present]
+        names = present_in(prepared.plm.encoder, prepared.weights)
         batches = (dataset[index] for index in range(min(CALIBRATION_BATCHES, len(dataset))))
         norms = input_norms(prepared.plm.model, names, batches, prepared.device)
         importance = activation_importance(prepared.weights, norms)
@@ -133,10 +158,16 @@ def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Ten
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set the probability of every dropout module; attention kernels read it from there."""
+    """Set the probability of every dropout module, from where attention kernels read it.
+
+    ModernBERT's attention keeps a number of its own instead.
+    """
+    module: Any
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
+        elif isinstance(getattr(module, "attention_dropout", None), int | float):
+            module.attention_dropout = probability
 
 
 class MaskSearch:
@@ -158,8 +189,7 @@ class MaskSearch:
             for sparsity in config.sparsities
         ]
         self._rung = 0
-        present = dict(plm.encoder.named_parameters())
-        names = [name for name in prepared.weights if name in present]
+        names = present_in(plm.encoder, prepared.weights)
         # Captured before any checkpoint of masked weights could be loaded.
         self.masked = MaskedWeights(plm.encoder, names)
         self.masked.write({name: self._starts[0][name] for name in names})
@@ -167,7 +197,7 @@ class MaskSearch:
         if not trained:
             raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
         self.head = trainable_head(plm, self.masked) if head else {}
-        freeze_all_but(plm.model, [self.masked.parameters[name] for name in trained] + list(self.head.values()))
+        freeze_all_but(plm.model, self.masked.trained(trained) + list(self.head.values()))
         device = prepared.device
         self.optimizer = MaskOptimizer(
             self.masked, {name: scores[name].to(device) for name in trained}, self.head, _update(config)
@@ -194,8 +224,8 @@ class MaskSearch:
 
     def ticket(self, step: int) -> Ticket:
         """The ticket of the present scores, at exactly the sparsity whatever the cadence of the threshold."""
-        self.optimizer.reselect(exact=True)
-        masks = self._starts[self._rung] | {name: mask.clone() for name, mask in self.masked.masks.items()}
+        with self.optimizer.exactly_selected():
+            masks = self._starts[self._rung] | {name: mask.clone() for name, mask in self.masked.masks.items()}
         head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
         sparsity = self._prepared.config.sparsities[self._rung]
         return self._prepared.ticket(masks, sparsity, step, head or None)
@@ -207,6 +237,8 @@ def _update(config: SearchConfig) -> MaskUpdate:
         phi=config.phi,
         rank_by=config.rank_by or "signed",
         reselect_steps=config.reselect_steps or 1,
+        cadence=config.cadence or "after",
+        threshold=config.threshold or "exceeded",
         learning_rate=float(config.learning_rate or 0.0),
         head_learning_rate=float(config.head_learning_rate or config.learning_rate or 0.0),
         kind=config.optimizer or "adamw",
@@ -246,9 +278,7 @@ class _SaveAt(TrainerCallback):  # type: ignore[misc]
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in self._steps:
-            optimizer = self._state.optimizer
             self._state.ticket(state.global_step).save_pretrained(self._run.path / f"step-{state.global_step:06d}")
-            optimizer.reselect(exact=optimizer.selected_exactly)
 
 
 class _Climb(TrainerCallback):  # type: ignore[misc]

@@ -1,0 +1,21 @@
+"""ANALYSES: what tickets and results say together, as plain records; `report` writes and draws them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from winning_tickets.analyse.densities import densities
+from winning_tickets.analyse.distance import distance
+from winning_tickets.analyse.gain import gain
+from winning_tickets.analyse.predictors import predictors
+from winning_tickets.analyse.similarity import similarity
+
+ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {
+    "similarity": similarity,
+    "distance": distance,
+    "densities": densities,
+    "predictors": predictors,
+    "gain": gain,
+}
+"""Each analysis by its kind, which is the word of the command line and `kind` in its result."""

@@ -1,0 +1,165 @@
+"""`tickets analyse KIND PATH...`: what tickets and results say together, as a table, JSON and a figure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from winning_tickets import show
+from winning_tickets.cli.app import app, emit
+from winning_tickets.options import Base, Json, split_words
+
+analyse_app = typer.Typer(
+    help="What tickets and results say together: a table, and with --out files and a figure.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(analyse_app, name="analyse")
+
+Out = Annotated[
+    Path | None, typer.Option("--out", help="Folder for analysis.json, table.csv and the figure; absent or empty.")
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace another analysis in --out.")]
+
+
+class ListOptions(TyperCommand):
+    """A command whose `--baseline` and `--dense` take all words up to the next option, as a shell's `*` gives them."""
+
+    lists = ("--baseline", "--dense")
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Repeat the option before each of its words, which is what the parser understands."""
+        given: list[str] = []
+        words = list(args)
+        while words:
+            name, equals, value = words.pop(0).partition("=")
+            if name not in self.lists:
+                given.append(name + equals + value)
+                continue
+            values = [value] if equals else []
+            while words and not words[0].startswith("-"):
+                values.append(words.pop(0))
+            if not values:
+                ctx.fail(f"Option {name!r} needs one or more paths.")
+            given += [part for value in values for part in (name, value)]
+        return super().parse_args(ctx, given)
+
+
+def _finish(kind: str, out: Path | None, force: bool, as_json: bool, *paths: Any, **options: Any) -> None:
+    """Run an analysis, store it where asked for, and print it."""
+    from winning_tickets.analyse import ANALYSES
+    from winning_tickets.report import analyses
+
+    analyses.check_out(out)
+    result = ANALYSES[kind](*paths, **options)
+    if out is not None:
+        analyses.save(result, out, force=force)
+    emit(result, as_json, show.analysis(result, out))
+
+
+Tickets = Annotated[list[str], typer.Argument(metavar="TICKET...", help="Ticket folders or hub ids.")]
+Labels = Annotated[str | None, typer.Option("--labels", help="A name for each path, with commas; else their folders.")]
+Score = Annotated[str, typer.Option("--score", help="final or best score of each seed.")]
+BootstrapSeed = Annotated[int, typer.Option("--seed", help="Of the bootstrap.")]
+
+
+@analyse_app.command()
+def similarity(
+    tickets: Tickets,
+    of: Annotated[str, typer.Option("--of", help="Overlap of kept or of pruned weights.")] = "kept",
+    average: Annotated[str, typer.Option("--average", help="pooled, or matrix: mean over matrices.")] = "pooled",
+    labels: Labels = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """How much tickets have in common: one matrix, beside chance.
+
+    Example: tickets analyse similarity tickets/* --out similarity
+    """
+    _finish("similarity", out, force, as_json, tickets, of=of, average=average, labels=split_words(labels))
+
+
+@analyse_app.command()
+def distance(
+    searches: Annotated[
+        list[str], typer.Argument(metavar="SEARCH...", help="Folders of searches, made with --save-at.")
+    ],
+    reference: Annotated[
+        str | None, typer.Option("--reference", help="A ticket to take the distance from, instead of computing OMP.")
+    ] = None,
+    base: Base = None,
+    labels: Labels = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """How far searches move from one-shot magnitude pruning (OMP).
+
+    Example: tickets analyse distance kd-search mlm-search --out distance
+    """
+    names = split_words(labels)
+    _finish("distance", out, force, as_json, searches, reference=reference, base=base, labels=names)
+
+
+@analyse_app.command()
+def densities(
+    tickets: Tickets,
+    labels: Labels = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """What tickets keep of each matrix, and which rows and columns are gone.
+
+    Example: tickets analyse densities global-ticket --out densities
+    """
+    _finish("densities", out, force, as_json, tickets, labels=split_words(labels))
+
+
+@analyse_app.command()
+def predictors(
+    paths: Annotated[
+        list[str], typer.Argument(metavar="PATH...", help="JSON files of evaluate, and transfer runs, in any order.")
+    ],
+    score: Score = "final",
+    seed: BootstrapSeed = 0,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """What is measured before fine-tuning against how tickets transfer.
+
+    Example: tickets analyse predictors evaluations/*.json runs/* --out predictors
+    """
+    _finish("predictors", out, force, as_json, paths, score=score, seed=seed)
+
+
+@analyse_app.command(cls=ListOptions)
+def gain(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfer runs of the tickets in question.")],
+    baseline: Annotated[
+        list[str], typer.Option("--baseline", metavar="RUN...", help="Transfer runs they are compared with.")
+    ],
+    dense: Annotated[
+        list[str] | None, typer.Option("--dense", metavar="RUN...", help="Transfer runs of the dense model.")
+    ] = None,
+    score: Score = "final",
+    allow_missing: Annotated[
+        bool, typer.Option("--allow-missing", help="Leave out tasks and seeds that a group lacks.")
+    ] = False,
+    seed: BootstrapSeed = 0,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Do tickets transfer better? Runs paired by task and seed.
+
+    Example: tickets analyse gain runs/*-kd-70 --baseline runs/*-magnitude-70 --dense runs/*-dense
+    """
+    _finish(
+        "gain", out, force, as_json, runs, baseline, dense or (), score=score, allow_missing=allow_missing, seed=seed
+    )

@@ -1,0 +1,83 @@
+"""What mask training minimises, as the user writes it: a weighted sum such as `mlm+kd`, `mlm:1,kd:2`."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+
+from winning_tickets.errors import UsageError, unknown
+
+TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
+"""The terms of a sum in canonical order; what they compute stands in `winning_tickets.objectives`."""
+OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
+"""The papers' objectives, which profiles know by name."""
+
+_EXAMPLES = "such as mlm+kd or mlm:1,kd:2."
+
+
+def parse_objective(text: str) -> dict[str, float]:
+    """The terms of a sum and their weights, in canonical order.
+
+    Terms are separated by `+` or `,`; a weight follows a colon and is 1 where it is left out.
+
+    Args:
+        text: such as `kd`, `mlm+kd`, `kd:0.5+attention:1`.
+
+    Raises:
+        UsageError: unknown or repeated terms, weights that are not positive finite numbers; all problems at once.
+    """
+    weights: dict[str, float] = {}
+    problems = []
+    for part in re.split(r"[+,]", text):
+        name, colon, number = (piece.strip() for piece in part.partition(":"))
+        if not name:
+            known = ", ".join(TERM_NAMES)
+            problems.append(f"The objective {text!r} has an empty term; write a sum of {known}, {_EXAMPLES}")
+        elif name not in TERM_NAMES:
+            problems.append(
+                str(unknown("objective", name, TERM_NAMES, f"An objective is one of them or a sum, {_EXAMPLES}"))
+            )
+        elif name in weights:
+            problems.append(f"The objective {text!r} names {name} twice; give it one weight, such as {name}:2.")
+        else:
+            weights[name] = _weight(number) if colon else 1.0
+            if not weights[name] > 0 or math.isinf(weights[name]):
+                problems.append(
+                    f"The weight {number!r} of {name} in the objective {text!r} is not a positive number; "
+                    f"write {name}:0.5, or leave the term out."
+                )
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+    return {name: weights[name] for name in TERM_NAMES if name in weights}
+
+
+def _weight(number: str) -> float:
+    try:
+        return float(number)
+    except ValueError:
+        return math.nan
+
+
+def canonical_objective(weights: Mapping[str, float]) -> str:
+    """The one way to write a sum: terms in the order of `TERM_NAMES`, joined with `+`, weights of 1 left out."""
+    return "+".join(
+        name if weights[name] == 1 else f"{name}:{_digits(weights[name])}" for name in TERM_NAMES if name in weights
+    )
+
+
+def _digits(weight: float) -> str:
+    """All digits without an exponent, whose sign would look like a separator."""
+    digits = format(Decimal(repr(weight)), "f")
+    return digits.removesuffix(".0")
+
+
+def paper_objective(objective: str) -> str:
+    """The papers' objective whose profile values another sum takes: `mlm+kd` where it has `mlm` in it, else `kd`."""
+    if objective in OBJECTIVE_NAMES:
+        return objective
+    try:
+        return "mlm+kd" if "mlm" in parse_objective(objective) else "kd"
+    except UsageError:  # refused elsewhere, together with what else is wrong
+        return "kd"

@@ -1,0 +1,256 @@
+"""`fit_head`: a checkpoint without an MLM head gets a good one and becomes an ordinary ForMaskedLM folder."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
+from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.cache import TokenStream, tokenise
+from winning_tickets.data.corpora import load_corpus
+from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.evaluate import evaluate, measure
+from winning_tickets.files import build_directory
+from winning_tickets.identity import run_id
+from winning_tickets.masking import MaskedWeights, modes
+from winning_tickets.objectives import PretrainingObjective, check_mlm_tokenizer
+from winning_tickets.plm import PLM, base_hash, load_plm, weight_hashes
+from winning_tickets.progress import progress
+from winning_tickets.provenance import versions
+from winning_tickets.rundir import RunDirectory
+from winning_tickets.search.mask_training import freeze_all_but, set_dropout
+from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, choose_device, run_training
+
+MARKER = "fit_head.json"
+"""The run's marker: `config.json` is the model's here."""
+
+
+def fit_head(
+    config: FitHeadConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Train an MLM head on an encoder that has none, and save both in `out`, which transformers loads as it is.
+
+    A finished run of the same settings is not done again, an unfinished one goes on where it was. Without
+    `train_encoder` the encoder stays bit for bit, so tickets of the one fit the other.
+
+    Args:
+        config: what to train on what.
+        out: a directory that is absent or empty, or holds this very run.
+        runtime: device, precision and checkpoints.
+        force: replace another run of ours in `out`.
+
+    Returns:
+        `start` and `final` (`mlm_loss`, `perplexity`, `mlm_accuracy` on the corpus's validation part), `steps`,
+        `tokens_seen`, `trained_parameters`, `base_hash` of the saved encoder.
+
+    Raises:
+        UsageError: impossible settings, a model that has an MLM head already, missing model or corpus.
+        ContentError: the model or the corpus is not usable.
+        TrainingError: NaN loss, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    runtime = runtime or Runtime()
+    check(config)
+    device = choose_device(runtime.device)
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir)
+    plm = _with_fresh_head(config)
+    base = base_hash(weight_hashes(plm.encoder))
+    identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
+    run = RunDirectory.claim(
+        Path(out), "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER
+    )
+    if run.status == "done":
+        return run.result()
+    stream = tokenise(corpus, plm.tokenizer)
+    start_from_unigrams(plm, stream)
+    plm.model.to(device)
+    start = _measure_start(config, plm, device, runtime)
+    batches = _batches(config, stream, plm)
+    _train(config, plm, batches, run, runtime)
+    _save(plm, run.path)
+    final = evaluate(_evaluation(config, str(run.path)), runtime)
+    result = {
+        "verb": "fit-head",
+        "run_id": identity,
+        "model": config.model,
+        "corpus": config.corpus,
+        "steps": config.steps,
+        "tokens_seen": config.steps * config.batch_tokens,
+        "train_encoder": config.train_encoder,
+        "trained_parameters": sum(p.numel() for p in plm.model.parameters() if p.requires_grad),
+        "start": start,
+        "final": _quality(final),
+        "measured_tokens": final["tokens"],
+        "base_hash": base_hash(weight_hashes(plm.encoder)),
+        "versions": versions(),
+    }
+    run.finish(result)
+    return result
+
+
+def check(config: FitHeadConfig) -> None:
+    """Refuse impossible settings before anything is loaded.
+
+    Raises:
+        UsageError: one line for each problem.
+    """
+    problems = []
+    if config.corpus is None:
+        problems.append("fit-head needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder.")
+    if config.steps < 1:
+        problems.append(f"--steps {config.steps} is impossible; at least 1.")
+    if not 0 < config.mlm_probability < 1:
+        problems.append(f"--mlm-probability {config.mlm_probability} is outside (0, 1), for example 0.15.")
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _with_fresh_head(config: FitHeadConfig) -> PLM:
+    """The model with a head initialised from the seed, whatever the state of the global generators."""
+    with torch.random.fork_rng():
+        torch.manual_seed(config.seed)
+        plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
+    if plm.has_mlm_head:
+        raise UsageError(
+            f"{config.model} has a trained MLM head already; see how good it is with tickets evaluate {config.model} "
+            "--objective mlm."
+        )
+    check_mlm_tokenizer(plm.tokenizer, plm.name)
+    return plm
+
+
+def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
+    """Set the decoder's bias to the log frequencies of the corpus, with one more of each token.
+
+    A head that knows nothing of the context then predicts what is frequent, instead of learning that first.
+    """
+    bias = plm.model.get_submodule(plm.architecture.mlm_decoder).bias
+    counts = np.bincount(np.asarray(stream.tokens), minlength=bias.numel())[: bias.numel()] + 1.0
+    with torch.no_grad():
+        bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+
+
+def _batches(config: FitHeadConfig, stream: TokenStream, plm: PLM) -> CorpusBatches:
+    return CorpusBatches(
+        stream,
+        plm.tokenizer,
+        segments=config.segments,
+        batch_tokens=config.batch_tokens,
+        n_batches=config.steps,
+        seed=config.seed,
+        shuffle=True,
+        mlm_probability=config.mlm_probability,
+    )
+
+
+def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
+    # A frozen encoder must give the states that it will give later; a trained one sees too little text to overfit it.
+    set_dropout(plm.model, 0.0)
+    inside = {id(parameter) for parameter in plm.encoder.parameters()}
+    head = [parameter for parameter in plm.model.parameters() if id(parameter) not in inside]
+    encoder = [parameter for name, parameter in plm.encoder.named_parameters() if "pooler." not in name]
+    freeze_all_but(plm.model, head + (encoder if config.train_encoder else []))
+    groups = _groups(head, config.learning_rate, config.weight_decay)
+    if config.train_encoder:
+        groups += _groups(encoder, config.encoder_learning_rate, config.weight_decay)
+    with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
+        log = StepLog(run, advance)
+        trainer = TicketTrainer(
+            model=plm.model,
+            objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
+            build_optimizer=lambda _: torch.optim.AdamW(groups, fused=True),
+            in_order=True,
+            args=arguments(
+                run.scratch,
+                runtime,
+                max_steps=config.steps,
+                per_device_train_batch_size=1,
+                learning_rate=config.learning_rate,
+                lr_scheduler_type="linear",
+                warmup_steps=math.ceil(config.warmup_ratio * config.steps),
+                max_grad_norm=1.0,
+                seed=config.seed,
+            ),
+            train_dataset=batches,
+            data_collator=lambda items: items[0],
+            callbacks=[log, Checkpoints(runtime)],
+        )
+        log.trainer = trainer
+        run_training(trainer, run)
+
+
+def _groups(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of AdamW: matrices decay, biases and LayerNorms do not."""
+    listed = list(parameters)
+    matrices = [parameter for parameter in listed if parameter.ndim > 1]
+    vectors = [parameter for parameter in listed if parameter.ndim <= 1]
+    made = [
+        {"params": matrices, "lr": rate, "weight_decay": decay},
+        {"params": vectors, "lr": rate, "weight_decay": 0.0},
+    ]
+    return [group for group in made if group["params"]]
+
+
+def _evaluation(config: FitHeadConfig, target: str) -> EvaluateConfig:
+    segments = "packed:128" if config.segments.startswith("mixed") else config.segments
+    return EvaluateConfig(
+        target=target,
+        objectives=("mlm",),
+        corpus=config.corpus,
+        data_dir=config.data_dir,
+        segments=segments,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _measure_start(config: FitHeadConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, float]:
+    """The untrained head, on what `tickets evaluate` would measure the saved one on."""
+    asked = _evaluation(config, config.model)
+    corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
+    batches = CorpusBatches(
+        tokenise(corpus, plm.tokenizer),
+        plm.tokenizer,
+        segments=asked.segments,
+        batch_tokens=asked.batch_tokens,
+        n_batches=None,
+        seed=asked.seed,
+        shuffle=False,
+        mlm_probability=0.15,
+        max_tokens=asked.max_tokens,
+    )
+    with modes(plm.model, training=False), torch.no_grad():
+        return _quality(measure(plm, MaskedWeights(plm.encoder, []), batches, ["mlm"], device, runtime))
+
+
+def _quality(measured: dict[str, Any]) -> dict[str, float]:
+    loss = float(measured["mlm_loss"])
+    return {"mlm_loss": loss, "perplexity": math.exp(loss), "mlm_accuracy": float(measured["mlm_accuracy"])}
+
+
+def _save(plm: PLM, folder: Path) -> None:
+    """Write the model into the run's folder, file by file, and read it back.
+
+    Raises:
+        ContentError: what was read back is not what was trained.
+    """
+    staging = folder / ".model"
+
+    def fill(target: Path) -> None:
+        plm.model.save_pretrained(target)
+        plm.tokenizer.save_pretrained(target)
+
+    build_directory(staging, fill)
+    for path in sorted(staging.iterdir()):
+        path.replace(folder / path.name)
+    staging.rmdir()
+    again = load_plm(str(folder), head="mlm", require_mlm_head=True).model.state_dict()
+    lost = [name for name, value in plm.model.state_dict().items() if not torch.equal(value.cpu(), again[name])]
+    if lost:
+        raise ContentError(f"{folder} gives other weights back than were trained, for example {lost[0]}.")
