@@ -11,23 +11,37 @@ import torch
 from torch.utils.data import Dataset
 
 from winning_tickets.data.tasks import Split
-from winning_tickets.errors import UsageError
+from winning_tickets.errors import ContentError, UsageError
 
+Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
+IGNORED = -100
+"""Label of tokens that are not scored."""
 
 
 class EncodedSplit(Dataset[Item]):
     """Tokenised examples; an item holds lists of ids and `labels`.
 
     Args:
-        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids`, one list an example each.
-        labels: class indices, or scores.
+        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids`, one list an item each.
+        labels: class indices; scores; tuples of numbers; or lists with one number a token, which are padded.
+        owners: which example each item is a window of; None where each example is one item.
+        places: with windows, the characters of the text that each token covers `(tokens, 2)`, -1 for tokens of other
+            texts; with labels for words, the position of each word's first token.
     """
 
-    def __init__(self, columns: dict[str, list[list[int]]], labels: list[int] | list[float]) -> None:
+    def __init__(
+        self,
+        columns: dict[str, list[Any]],
+        labels: list[Any],
+        owners: list[int] | None = None,
+        places: list[Array] | None = None,
+    ) -> None:
         self.columns = columns
         self.labels = labels
+        self.owners = owners
+        self.places = places
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -48,16 +62,32 @@ def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
     return EncodedSplit({name: list(values) for name, values in columns.items()}, split.labels)
 
 
+def require_offsets(tokenizer: Any) -> None:
+    """Make sure that a tokenizer tells which characters a token covers.
+
+    Raises:
+        ContentError: it cannot.
+    """
+    if not tokenizer.is_fast:
+        raise ContentError(
+            "The model's tokenizer cannot tell which characters a token covers, so labels for words and spans cannot "
+            "be found; use a model with a fast tokenizer (tokenizer.json)."
+        )
+
+
 def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
-    """A collator that pads to `length`, or to the longest example; labels become int64, or float32 for scores."""
+    """A collator that pads on the right, to `length` or to the longest item; labels become int64, or float32."""
     padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
 
     def pad(items: list[Item]) -> Batch:
         labels = [item["labels"] for item in items]
         features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
-        batch: Batch = dict(tokenizer.pad(features, **padding, return_tensors="pt"))
-        kind = torch.float32 if isinstance(labels[0], float) else torch.int64
-        batch["labels"] = torch.tensor(labels, dtype=kind)
+        batch: Batch = dict(tokenizer.pad(features, **padding, padding_side="right", return_tensors="pt"))
+        if isinstance(labels[0], list):
+            width = batch["input_ids"].shape[1]
+            labels = [row + [IGNORED] * (width - len(row)) for row in labels]
+        first = labels[0][0] if isinstance(labels[0], list | tuple) else labels[0]
+        batch["labels"] = torch.tensor(labels, dtype=torch.float32 if isinstance(first, float) else torch.int64)
         return batch
 
     return pad

@@ -76,58 +76,6 @@ def _metrics(metric: str | None, scores: bool) -> tuple[str, ...]:
     return ("accuracy",) if metric in (None, "accuracy") else (str(metric), "accuracy")
 
 
-def _rows(path: Path) -> list[Row]:
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": _jsonl}
-    if path.suffix.lower() not in readers:
-        raise UsageError(f"{path} is not one of {', '.join(readers)}.")
-    rows = list(readers[path.suffix.lower()](path, read_utf8(path)))
-    if not rows:
-        raise ContentError(f"{path} is empty: it holds no example.")
-    return rows
-
-
-def _csv(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    try:
-        yield from _table(path, ((reader.line_num, cells) for cells in reader))
-    except csv.Error as error:
-        raise ContentError(f"{path}, line {reader.line_num}: not valid csv ({error}).") from error
-
-
-def _tsv(path: Path, text: str) -> Iterator[Row]:
-    return _table(path, ((number, line.split("\t")) for number, line in enumerate(split_lines(text), start=1)))
-
-
-def _table(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
-    header: list[str] = []
-    for number, cells in lines:
-        if not any(cell.strip() for cell in cells):
-            continue
-        if not header:
-            header = [cell.strip() for cell in cells]
-            if len(set(header)) < len(header):
-                raise ContentError(f"{path}, line {number}: a column name comes twice in {', '.join(header)}.")
-        elif len(cells) != len(header):
-            raise ContentError(
-                f"{path}, line {number}: found {len(cells)} columns, expected {len(header)} ({', '.join(header)})."
-            )
-        else:
-            yield number, dict(zip(header, cells, strict=True))
-
-
-def _jsonl(path: Path, text: str) -> Iterator[Row]:
-    for number, line in enumerate(split_lines(text), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise ContentError(f"{path}, line {number}: not valid JSON ({error}).") from error
-        if not isinstance(row, dict):
-            raise ContentError(f"{path}, line {number}: expected one object a line, found {type(row).__name__}.")
-        yield number, row
-
-
 def _infer(path: Path, rows: list[Row], label_column: str) -> tuple[str, ...]:
     found = [name for name in rows[0][1] if name != label_column]
     present = [names for names in WELL_KNOWN if set(names) <= set(found)]

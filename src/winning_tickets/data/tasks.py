@@ -5,12 +5,24 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from winning_tickets.data.fingerprint import fingerprint
 from winning_tickets.errors import UsageError, unknown
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+"""Of classification and regression."""
+
+Kind = Literal["classification", "regression", "multilabel", "tokens", "span"]
+"""What is predicted: one class, a number, any number of classes, a class for each word, a piece of a text."""
+
+METRICS_OF: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "multilabel": ("micro_f1", "macro_f1", "exact_match"),
+    "tokens": ("f1", "macro_f1", "accuracy"),
+    "span": ("f1", "exact_match"),
+}
 Source = Literal["hub", "folder", "files", "built in"]
 
 
@@ -21,8 +33,9 @@ class Task:
     Attributes:
         name: name on the command line.
         text_columns: one or two columns, as named on the hub.
-        labels: names of the classes in the hub's order; empty for regression.
-        metrics: from `METRICS`; the first one is primary.
+        labels: names of the classes in the hub's order; empty for regression and spans.
+        metrics: from `METRICS_OF` its kind; the first one is primary.
+        kind: what is predicted.
         label_column: the column of the label.
         hub: data set and configuration on the Hugging Face hub.
         folder: name of its folder in a GLUE download, or in its own release.
@@ -32,6 +45,7 @@ class Task:
         max_length: tokens an example is cut to.
         epochs: passes over the training set.
         eval_steps: steps between evaluations.
+        doc_stride: of spans: tokens from the start of one window over a long text to that of the next.
         citation: whom to cite.
         licence: terms of the data, in a few words.
     """
@@ -40,6 +54,7 @@ class Task:
     text_columns: tuple[str, ...]
     labels: tuple[str, ...]
     metrics: tuple[str, ...]
+    kind: Kind = "classification"
     label_column: str = "label"
     hub: tuple[str, str | None] | None = None
     folder: str | None = None
@@ -49,13 +64,14 @@ class Task:
     max_length: int = 128
     epochs: int = 3
     eval_steps: int = 50
+    doc_stride: int | None = None
     citation: str = ""
     licence: str = ""
 
     @property
     def is_regression(self) -> bool:
         """Whether the label is a number and not a class."""
-        return not self.labels
+        return self.kind == "regression"
 
 
 @dataclass(frozen=True)
@@ -63,12 +79,12 @@ class Split:
     """Examples of one split.
 
     Attributes:
-        texts: one list for each text column.
-        labels: class indices, or scores.
+        texts: one list for each text column: strings, or lists of words where each word has a label.
+        labels: by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `squad.Answers`.
     """
 
-    texts: tuple[list[str], ...]
-    labels: list[int] | list[float]
+    texts: tuple[list[Any], ...]
+    labels: list[Any]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -113,7 +129,12 @@ def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
     for name, split in splits.items():
         yield f"{name} {len(split)}"
         for column in split.texts:
-            yield from column
+            for text in column:
+                if isinstance(text, str):
+                    yield text
+                else:
+                    yield f"{len(text)} words"
+                    yield from text
         yield from map(repr, split.labels)
 
 
@@ -160,6 +181,7 @@ TASKS: dict[str, Task] = {
         ("sentence1", "sentence2"),
         (),
         ("pearson", "spearman"),
+        kind="regression",
         hub=("nyu-mll/glue", "stsb"),
         folder="STS-B",
         citation="Cer et al. 2017",
@@ -238,6 +260,24 @@ TASKS: dict[str, Task] = {
         citation="Khot et al. 2018",
         licence="see the source",
     ),
+    "squad": Task(
+        "squad",
+        ("question", "context"),
+        (),
+        ("f1", "exact_match"),
+        kind="span",
+        label_column="answers",
+        hub=("rajpurkar/squad", None),
+        folder="squad",
+        learning_rate=3e-5,
+        batch_size=16,
+        max_length=384,
+        epochs=2,
+        eval_steps=1000,
+        doc_stride=128,
+        citation="Rajpurkar et al. 2016",
+        licence="CC BY-SA 4.0",
+    ),
     "pydocs": Task(
         "pydocs",
         ("text",),
@@ -288,6 +328,10 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
         return read_hub(task)
     if files := find_parquet(task, Path(data_dir)):
         return read_parquet(task, files)
+    if task.kind == "span":
+        from winning_tickets.data import squad
+
+        return squad.read_folder(task, Path(data_dir))
     from winning_tickets.data.glue import read_folder
 
     return read_folder(task, Path(data_dir))
