@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM
 
@@ -49,6 +49,7 @@ def weights():
     return st.dictionaries(st.sampled_from(TERM_NAMES), positive | st.integers(1, 10**6).map(float), min_size=1)
 
 
+@settings(deadline=None)
 @given(weights())
 def test_a_canonical_sum_reads_back_exactly(terms):
     text = canonical_objective(terms)
@@ -57,6 +58,7 @@ def test_a_canonical_sum_reads_back_exactly(terms):
     assert SearchConfig(model="m", objective=text).objective == text
 
 
+@settings(deadline=None)
 @given(weights(), st.randoms(use_true_random=False), st.sampled_from("+,"), st.sampled_from(["", " "]))
 def test_order_separators_spaces_and_ones_do_not_matter(terms, random, separator, space):
     parts = [f"{name}{space}:{space}{Decimal(weight):f}" for name, weight in terms.items()]
@@ -65,6 +67,7 @@ def test_order_separators_spaces_and_ones_do_not_matter(terms, random, separator
     assert config.objective == canonical_objective(terms)
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="kdmlatenio:+,0.5e- ", max_size=12))
 def test_any_other_text_is_refused_and_never_crashes(text):
     try:

@@ -93,7 +93,7 @@ def test_task_losses_are_those_of_the_library(tmp_path, regression):
     batch = batch_of()
     labels = torch.tensor([0.5, 2.0, 1.0]) if regression else torch.tensor([0, 2, 1])
     inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "labels": labels}
-    objective = TaskObjective(regression)
+    objective = TaskObjective("regression" if regression else "classification")
     with modes(plm.model, training=False), torch.no_grad():
         expected = plm.model(**inputs).loss
         found = objective(plm.model, inputs)["loss"] / objective.counts(inputs)["loss"]

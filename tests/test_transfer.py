@@ -138,7 +138,7 @@ def test_every_task(tmp_path, bert, task):
     result = transfer(TransferConfig(target=bert, task=task, steps=2), tmp_path / "run", QUIET)
     assert tuple(result["metrics"]) == metric_names(TASKS[task])
     assert result["primary_metric"] == next(iter(result["metrics"]))
-    assert (result["majority"] is None) == TASKS[task].is_regression
+    assert (result["majority"] is None) == (TASKS[task].kind != "classification")
     assert set(result["validation_examples"]) == set(TASKS[task].validation_splits)
     for kinds in result["metrics"].values():
         assert -1 <= kinds["final"]["mean"] <= 1
@@ -278,7 +278,7 @@ def test_a_failed_seed_keeps_its_error_and_gives_no_number(tmp_path, config, who
     def trainer(prepared, plm, seed, *rest):
         made = original(prepared, plm, seed, *rest)
         if seed == 0:
-            made.objective = Broken(regression=False)
+            made.objective = Broken("classification")
         return made
 
     monkeypatch.setattr(transfer_module, "_trainer", trainer)
@@ -342,7 +342,7 @@ def test_outputs_in_batches_are_those_of_single_examples(bert, monkeypatch):
     split = task_data("mnli").train
     encoded = encode_for(plm, split, 128)
     monkeypatch.setattr(importlib.import_module("winning_tickets.predict"), "BATCH_TOKENS", 70)
-    found = torch.from_numpy(predict_split(plm, encoded))
+    found = [torch.from_numpy(logits) for logits in predict_split(plm, encoded)]
     assert plm.model.training
     plm.model.eval()
     with torch.no_grad():
@@ -384,9 +384,9 @@ def test_files_of_ones_own(tmp_path, bert):
 def test_the_subset_follows_its_seed(tmp_path, bert, monkeypatch):
     seen = {}
 
-    def encode(plm, split, max_length):
+    def encode(plm, split, *rest):
         seen.setdefault(len(split), []).append(tuple(split.texts[0]))
-        return encode_for(plm, split, max_length)
+        return encode_for(plm, split, *rest)
 
     monkeypatch.setattr(transfer_module, "encode_for", encode)
     config = TransferConfig(target=bert, task="sst2", steps=1, seeds=(0, 1), train_size="10")

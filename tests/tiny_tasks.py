@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from winning_tickets.data.squad import Answers
 from winning_tickets.data.tasks import TASKS, Split, TaskData
 
 SUBJECTS = ("the cat", "a dog", "birds", "she", "rain", "he")
@@ -9,7 +10,7 @@ PLACES = ("on the mat", "over the hill", "in the tall tree", "by the window", "o
 
 
 def split(task_name: str, count: int, offset: int = 0) -> Split:
-    """Examples whose label follows from the first word of the first text."""
+    """Examples whose label follows from the first word of the first text; answers are the places of second texts."""
     task = TASKS[task_name]
     columns = []
     for number in range(len(task.text_columns)):
@@ -19,6 +20,9 @@ def split(task_name: str, count: int, offset: int = 0) -> Split:
             for i in range(count)
         ]
         columns.append(words)
+    if task.kind == "span":
+        found = [(context.index("sat ") + 4, context) for context in columns[1]]
+        return Split(tuple(columns), [Answers((context[start:],), (start,)) for start, context in found])
     kinds = [(i + offset) % 6 for i in range(count)]
     labels = [5 * kind / 6 for kind in kinds] if task.is_regression else [kind % len(task.labels) for kind in kinds]
     return Split(tuple(columns), labels)

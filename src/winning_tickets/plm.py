@@ -20,7 +20,14 @@ from winning_tickets.config import SCOPES
 from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.parts import present_in
 
-Head = Literal["none", "mlm", "classification"]
+Head = Literal["none", "mlm", "classification", "tokens", "span"]
+_CLASSES: dict[Head, str] = {
+    "none": "AutoModel",
+    "mlm": "AutoModelForMaskedLM",
+    "classification": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+}
 
 
 @dataclass(frozen=True)
@@ -130,10 +137,11 @@ def load_plm(
 
     Args:
         name: hub id, local folder or `builtin:minilm`.
-        head: `none` (AutoModel), `mlm` (ForMaskedLM) or `classification` (a fresh head with `num_labels` outputs).
+        head: `none` (AutoModel), `mlm` (ForMaskedLM), or a fresh head with `num_labels` outputs: `classification` of
+            a whole text, `tokens` of each token, `span` (start and end of an answer).
         revision: hub revision.
         layers: keep only the first so many Transformer layers.
-        num_labels: outputs of a classification head; 1 with regression.
+        num_labels: outputs of a fresh head; 1 with regression, 2 with spans.
         dtype: floating point type of the weights.
         require_mlm_head: refuse a checkpoint that has no trained MLM head.
         attention: kind of attention; None takes the fastest, which gives no attention maps, and `eager` gives them.
@@ -142,27 +150,17 @@ def load_plm(
         UsageError: unknown architecture, missing folder, impossible `layers`, or no MLM head where one is required.
         ContentError: the checkpoint cannot be read or lacks encoder weights.
     """
-    from transformers import (
-        AutoModel,
-        AutoModelForMaskedLM,
-        AutoModelForSequenceClassification,
-        AutoTokenizer,
-    )
+    import transformers
     from transformers.utils import logging as transformers_logging
 
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     where = resolve(name)
     config, architecture = _configure(name, where, revision, layers)
-    classes = {
-        "none": AutoModel,
-        "mlm": AutoModelForMaskedLM,
-        "classification": AutoModelForSequenceClassification,
-    }
-    if head == "classification":
+    if head not in ("none", "mlm"):
         config.num_labels = num_labels
     try:
-        model, report = classes[head].from_pretrained(
+        model, report = getattr(transformers, _CLASSES[head]).from_pretrained(
             where,
             config=config,
             revision=revision,
@@ -170,7 +168,7 @@ def load_plm(
             output_loading_info=True,
             attn_implementation=attention,
         )
-        tokenizer = AutoTokenizer.from_pretrained(where, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."

@@ -12,11 +12,13 @@ import torch
 from safetensors import SafetensorError
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.encode import EncodedSplit, collate, encode
-from winning_tickets.data.tasks import Split, Task
+from winning_tickets.data.encode import Array, EncodedSplit, collate
+from winning_tickets.data.kinds import KINDS, outputs_of
+from winning_tickets.data.tasks import Kind, Split, Task
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json, write_json
 from winning_tickets.masking import modes
+from winning_tickets.objectives import task_logits
 from winning_tickets.plm import PLM, load_plm
 from winning_tickets.rundir import RESULT
 from winning_tickets.ticket import is_ticket
@@ -35,10 +37,12 @@ class TaskInfo:
     Attributes:
         task: name of the task.
         text_columns: one or two columns.
-        labels: names of the classes; empty for regression.
-        max_length: tokens a text is cut to.
+        labels: names of the classes; empty for regression and spans.
+        max_length: tokens a text, or a window over it, is cut to.
         ticket_id: the ticket it was fine-tuned from; None for a dense model.
         sparsity: fraction of the scope that is pruned.
+        kind: what is predicted.
+        doc_stride: of spans: tokens from one window to the next.
     """
 
     task: str
@@ -47,11 +51,14 @@ class TaskInfo:
     max_length: int
     ticket_id: str | None
     sparsity: float
+    kind: Kind
+    doc_stride: int | None
 
     @classmethod
-    def of(cls, task: Task, max_length: int, ticket_id: str | None, sparsity: float) -> Self:
+    def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, sparsity: float) -> Self:
         """Describe a task."""
-        return cls(task.name, task.text_columns, task.labels, max_length, ticket_id, sparsity)
+        columns, labels = task.text_columns, task.labels
+        return cls(task.name, columns, labels, max_length, ticket_id, sparsity, task.kind, doc_stride)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -62,7 +69,11 @@ class TaskInfo:
         """
         content = read_json(folder / TASK_FILE, "task description")
         try:
-            return cls(**content | {key: tuple(content[key]) for key in ("text_columns", "labels")})
+            lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
+            kind = "classification" if lists["labels"] else "regression"  # earlier versions had these two only
+            info = cls(**{"kind": kind, "doc_stride": None} | content | lists)
+            KINDS[info.kind]
+            return info
         except (TypeError, KeyError) as error:
             raise ContentError(
                 f"{folder / TASK_FILE} is not a task description ({error}); it was edited. "
@@ -130,20 +141,22 @@ def _saved_seeds(path: Path) -> dict[int, Path]:
     return dict(sorted(found.items()))
 
 
-def encode_for(plm: PLM, split: Split, max_length: int) -> EncodedSplit:
+def encode_for(
+    plm: PLM, split: Split, max_length: int, kind: Kind = "classification", doc_stride: int | None = None
+) -> EncodedSplit:
     """Tokenise a split, with only those columns that the model can take.
 
     Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
     """
-    encoded = encode(split, plm.tokenizer, max_length)
+    encoded = KINDS[kind].encode(split, plm.tokenizer, max_length, doc_stride or max_length)
     columns = dict(encoded.columns)
     if getattr(plm.model.config, "type_vocab_size", 0) < 2:
         columns.pop("token_type_ids", None)
-    return EncodedSplit(columns, encoded.labels)
+    return EncodedSplit(columns, encoded.labels, encoded.owners, encoded.places)
 
 
-def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """Outputs of a classification model, without dropout, in batches of similar lengths.
+def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
+    """Outputs of a model with a head, without dropout, in batches of similar lengths.
 
     Args:
         plm: the model, where it is now.
@@ -151,18 +164,20 @@ def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> np.ndarr
         bf16: bfloat16 autocast.
 
     Returns:
-        `(examples, outputs)`, in the order of the split.
+        For each item, in the order of the split, `(outputs,)`, or `(tokens, outputs)` without padding; float32.
     """
     pad = collate(plm.tokenizer)
     device = plm.model.device
-    result = np.empty((len(split), plm.model.config.num_labels), dtype=np.float32)
+    lengths = [len(ids) for ids in split.columns["input_ids"]]
+    result: list[Array] = [np.empty(0)] * len(split)
     with modes(plm.model, training=False), torch.no_grad():
-        for chosen in _by_length([len(ids) for ids in split.columns["input_ids"]]):
+        for chosen in _by_length(lengths):
             batch = pad([split[index] for index in chosen])
             inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                logits = plm.model(**inputs).logits
-            result[chosen] = logits.float().cpu().numpy()
+                logits = task_logits(plm.model(**inputs))
+            for index, row in zip(chosen, logits.float().cpu().numpy(), strict=True):
+                result[index] = row if row.ndim == 1 else row[: lengths[index]]
     return result
 
 
@@ -193,7 +208,9 @@ def predict(
         runtime: device and precision.
 
     Returns:
-        `predictions`, in order: `text`, and `label` with the probabilities `scores`, or the `score` of a regression.
+        `predictions`, in order: `text`, and by kind: `label` with the probabilities `scores`; the `score` of a
+        regression; `labels` with the probability of each class; `words` with their `labels`; `answer` with `start`, its
+        first character in the text, and `score`, the sum of two logits (an empty answer has neither).
 
     Raises:
         UsageError: no saved model, no text, or not as many texts as the task has columns.
@@ -204,17 +221,17 @@ def predict(
     folder = find_model(run, seed)
     info = TaskInfo.read(folder)
     _check_texts(texts, info)
-    plm = load_plm(str(folder), head="classification", num_labels=max(1, len(info.labels)))
+    kind = KINDS[info.kind]
+    plm = load_plm(str(folder), head=kind.head, num_labels=outputs_of(info.kind, info.labels))
     plm.model.to(device)
-    columns = tuple([example[i] for example in texts] for i in range(len(info.text_columns)))
-    logits = predict_split(plm, encode_for(plm, Split(columns, [0] * len(texts)), info.max_length), runtime.bf16)
+    split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
+    encoded = encode_for(plm, split, info.max_length, info.kind, info.doc_stride)
+    told = kind.tell(predict_split(plm, encoded, runtime.bf16), encoded, split, info.labels)
     return {
         "task": info.task,
         "model": str(folder),
         "ticket_id": info.ticket_id,
-        "predictions": [
-            {"text": list(example), **_answer(row, info.labels)} for example, row in zip(texts, logits, strict=True)
-        ],
+        "predictions": [{"text": list(example), **prediction} for example, prediction in zip(texts, told, strict=True)],
     }
 
 
@@ -230,11 +247,3 @@ def _check_texts(texts: Sequence[tuple[str, ...]], info: TaskInfo) -> None:
             )
         if not all(text.strip() for text in example):
             raise UsageError(f"An example has an empty text; the task {info.task} needs {' and '.join(columns)}.")
-
-
-def _answer(logits: np.ndarray[Any, Any], labels: tuple[str, ...]) -> dict[str, Any]:
-    if not labels:
-        return {"score": float(logits[0])}
-    odds = np.exp(logits.astype(np.float64) - logits.max())
-    scores = (odds / odds.sum()).tolist()
-    return {"label": labels[int(logits.argmax())], "scores": dict(zip(labels, scores, strict=True))}

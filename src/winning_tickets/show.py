@@ -46,6 +46,8 @@ def transfer(result: dict[str, Any]) -> str:
     lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
     for name, kinds in result["metrics"].items():
         lines.append(f"  {name}: {_final_and_best(kinds)}")
+    if result.get("train_windows") is not None:
+        lines.append(f"  trained on {result['train_examples']:,} questions, {result['train_windows']:,} windows")
     unlabelled = result.get("unlabelled_examples", {})  # runs stored by earlier versions do not say
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
@@ -118,12 +120,19 @@ def description(result: dict[str, Any]) -> str:
 
 
 def predictions(result: dict[str, Any]) -> str:
-    """One line a text: its label and probability, or its score."""
-    lines = []
-    for item in result["predictions"]:
-        shown = f"{item['score']:.3f}" if "score" in item else f"{item['label']} ({max(item['scores'].values()):.3f})"
-        lines.append(f"{shown}\t{' | '.join(item['text'])}")
-    return "\n".join(lines)
+    """One line a text: its label and probability, its score, its labels, the label of each word, or the answer."""
+    return "\n".join(f"{_predicted(item)}\t{' | '.join(item['text'])}" for item in result["predictions"])
+
+
+def _predicted(item: dict[str, Any]) -> str:
+    if "answer" in item:
+        return str(item["answer"]) or "(no answer)"
+    if "words" in item:
+        pairs = zip(item["words"], item["labels"], strict=True)
+        return " ".join(f"{word}/{'(cut off)' if label is None else label}" for word, label in pairs)
+    if "labels" in item:
+        return ", ".join(f"{name} ({item['scores'][name]:.3f})" for name in item["labels"]) or "(no label)"
+    return f"{item['score']:.3f}" if "score" in item else f"{item['label']} ({max(item['scores'].values()):.3f})"
 
 
 def exported(result: dict[str, Any]) -> str:

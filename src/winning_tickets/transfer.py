@@ -15,9 +15,10 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from winning_tickets.config import Runtime, TransferConfig
-from winning_tickets.data.encode import collate, train_subset
-from winning_tickets.data.metrics import combine, compute, metric_names
-from winning_tickets.data.tasks import Split
+from winning_tickets.data.encode import collate
+from winning_tickets.data.kinds import KINDS
+from winning_tickets.data.metrics import combine, metric_names
+from winning_tickets.data.tasks import Kind, Split
 from winning_tickets.errors import Interrupted, TrainingError
 from winning_tickets.files import build_directory, write_json
 from winning_tickets.masking import TicketCallback
@@ -29,7 +30,7 @@ from winning_tickets.provenance import machine, versions
 from winning_tickets.rundir import METRICS, RunDirectory, read_log
 from winning_tickets.ticket import Ticket
 from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
-from winning_tickets.transfer_setup import Prepared, load_base, prepare
+from winning_tickets.transfer_setup import Prepared, load_base, prepare, train_split
 
 ERROR = "error.json"
 
@@ -111,7 +112,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
     ticket = prepared.target.ticket
     if ticket is not None:
         check_pruned(ticket, plm)
-    info = TaskInfo.of(prepared.task, prepared.max_length, _id(ticket), _sparsity(ticket))
+    info = TaskInfo.of(prepared.task, prepared.max_length, prepared.doc_stride, _id(ticket), _sparsity(ticket))
     if prepared.config.save_model:
         _save_model(plm, info, folder / MODEL_FOLDER)
     result = _seed_result(prepared, seed, run, evaluations.records)
@@ -130,15 +131,15 @@ def _trainer(
     evaluations: TrainerCallback,
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
-    config, ticket = prepared.config, prepared.target.ticket
-    subset_seed = seed if config.train_size_seed is None else config.train_size_seed
-    train = encode_for(plm, train_subset(prepared.data.train, config.train_size, subset_seed), prepared.max_length)
+    config, task, ticket = prepared.config, prepared.task, prepared.target.ticket
+    examples = train_split(config, prepared.data, seed)
+    train = encode_for(plm, examples, prepared.max_length, task.kind, prepared.doc_stride)
     log = StepLog(run, advance)
     # The ticket was checked against the base weights before; those of a checkpoint, even of step 0, are others.
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
     trainer = TicketTrainer(
         model=plm.model,
-        objective=TaskObjective(prepared.task.is_regression),
+        objective=TaskObjective(task.kind),
         args=arguments(
             run.scratch,
             runtime,
@@ -193,15 +194,14 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
 
 
 def measure(prepared: Prepared, plm: PLM, bf16: bool = False) -> tuple[dict[str, float], bool]:
-    """All metrics on all validation splits, and whether the predictions are constant on one of them."""
+    """All metrics on all validation splits, and whether the predictions are constant, or empty, on one of them."""
     task = prepared.task
     by_split, degenerate = {}, False
-    for name, split in prepared.validation.items():
-        logits = predict_split(plm, split, bf16)
-        predictions = logits[:, 0] if task.is_regression else logits.argmax(-1)
-        if not np.isfinite(logits).all():
+    for name, encoded in prepared.validation.items():
+        outputs = predict_split(plm, encoded, bf16)
+        if not all(np.isfinite(logits).all() for logits in outputs):
             raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
-        by_split[name], constant = compute(task, predictions, np.asarray(split.labels))
+        by_split[name], constant = KINDS[task.kind].score(task, outputs, encoded, prepared.data.validation[name])
         degenerate = degenerate or constant
     return combine(task, by_split), degenerate
 
@@ -277,19 +277,21 @@ def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: lis
         "failed_seeds": failed,
         "primary_metric": prepared.plan.primary,
         "degenerate": any(result["degenerate"] for result in results),
-        "majority": None if task.is_regression else _majority(prepared.data.validation[prepared.plan.primary_split]),
+        "majority": _majority(task.kind, prepared.data.validation[prepared.plan.primary_split]),
         "target": prepared.config.target,
         "model": prepared.target.model,
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
         "train_examples": prepared.train_examples,
-        "validation_examples": {name: len(split) for name, split in prepared.validation.items()},
+        "train_windows": prepared.train_windows,
+        "validation_examples": {name: len(split) for name, split in prepared.data.validation.items()},
         "unlabelled_examples": prepared.data.unlabelled,
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "batch_size": prepared.batch_size,
         "learning_rate": prepared.learning_rate,
         "max_length": prepared.max_length,
+        "doc_stride": prepared.doc_stride,
         "eval_steps": prepared.eval_steps,
         "data_hash": prepared.data.fingerprint,
         "base_hash": prepared.base,
@@ -305,9 +307,12 @@ def _statistics(values: list[float]) -> dict[str, Any]:
     }
 
 
-def _majority(split: Split) -> float:
-    """Accuracy of the best constant answer on a validation split."""
-    return max(Counter(split.labels).values()) / len(split)
+def _majority(kind: Kind, split: Split) -> float | None:
+    """Accuracy of the best constant class on a validation split, of examples or of words; None for other kinds."""
+    if kind not in ("classification", "tokens"):
+        return None
+    labels = split.labels if kind == "classification" else [label for row in split.labels for label in row]
+    return max(Counter(labels).values()) / len(labels)
 
 
 def _id(ticket: Ticket | None) -> str | None:

@@ -9,8 +9,9 @@ from winning_tickets.best import EvaluationPlan
 from winning_tickets.best import problems as choice_problems
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import EncodedSplit, train_subset
+from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.data.local import load_files
-from winning_tickets.data.tasks import TASKS, Task, TaskData, load_task
+from winning_tickets.data.tasks import TASKS, Split, Task, TaskData, load_task
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.evaluate import Target
 from winning_tickets.identity import run_id
@@ -30,9 +31,11 @@ class Prepared:
         validation: tokenised examples by name of the split.
         base: hash of the base weights.
         train_examples: size of the training set, or of the subset that was asked for.
+        train_windows: of spans: windows over the texts of these examples (of the first seed's); they fill the batches.
         batch_size: examples a step.
         learning_rate: peak rate.
-        max_length: tokens an example is cut to.
+        max_length: tokens an example or a window is cut to.
+        doc_stride: of spans: tokens from one window to the next.
         steps_per_epoch: optimiser steps of a pass over the training set.
         steps: optimiser steps in all.
         eval_steps: steps between evaluations.
@@ -44,9 +47,11 @@ class Prepared:
     validation: dict[str, EncodedSplit]
     base: str
     train_examples: int
+    train_windows: int | None
     batch_size: int
     learning_rate: float
     max_length: int
+    doc_stride: int | None
     steps_per_epoch: int
     steps: int
     eval_steps: int
@@ -91,7 +96,7 @@ def check(config: TransferConfig) -> None:
         value = getattr(config, field)
         if value is not None and not (value > 0 and math.isfinite(value)):
             problems.append(f"--{field.replace('_', '-')} {value} is impossible; it must be above 0.")
-    for field in ("steps", "batch_size", "max_length", "eval_steps"):
+    for field in ("steps", "batch_size", "max_length", "doc_stride", "eval_steps"):
         value = getattr(config, field)
         if value is not None and value < 1:
             problems.append(f"--{field.replace('_', '-')} {value} is impossible; at least 1.")
@@ -114,7 +119,7 @@ def _check_data(config: TransferConfig) -> list[str]:
         return problems + (["--data-dir goes with --task, not with --train-file."] if config.data_dir else [])
     problems = [] if config.task in TASKS else [str(unknown("task", config.task, TASKS))]
     defaults = TransferConfig(target=config.target)
-    for field in ("text_columns", "label_column", "metric"):
+    for field in ("text_columns", "label_column", "metric", "kind"):
         if getattr(config, field) != getattr(defaults, field):
             problems.append(f"--{field.replace('_', '-')} goes with --train-file; --task {config.task} has its own.")
     return problems
@@ -131,23 +136,32 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
     data = _load_data(config)
-    examples = len(train_subset(data.train, config.train_size, seed=0))
+    examples = train_split(config, data, config.seeds[0])
     plm = load_base(target, data.task)
     if target.ticket is not None:
         target.ticket.check(plm.encoder, config.allow_other_weights)
     max_length = _max_length(config, data.task, plm)
+    doc_stride = _doc_stride(config, data.task, max_length)
+    windows = None
+    if data.task.kind == "span":
+        windows = len(encode_for(plm, examples, max_length, data.task.kind, doc_stride))
     batch_size = config.batch_size or data.task.batch_size
-    per_epoch = math.ceil(examples / batch_size)
+    per_epoch = math.ceil((windows or len(examples)) / batch_size)
     prepared = Prepared(
         config=config,
         target=target,
         data=data,
-        validation={name: encode_for(plm, split, max_length) for name, split in data.validation.items()},
+        validation={
+            name: encode_for(plm, split, max_length, data.task.kind, doc_stride)
+            for name, split in data.validation.items()
+        },
         base=base_hash(weight_hashes(plm.encoder)),
-        train_examples=examples,
+        train_examples=len(examples),
+        train_windows=windows,
         batch_size=batch_size,
         learning_rate=config.learning_rate or data.task.learning_rate,
         max_length=max_length,
+        doc_stride=doc_stride,
         steps_per_epoch=per_epoch,
         steps=config.steps or math.ceil((config.epochs or data.task.epochs) * per_epoch),
         eval_steps=config.eval_steps or data.task.eval_steps,
@@ -165,16 +179,26 @@ def _load_data(config: TransferConfig) -> TaskData:
         config.text_columns,
         label_column=config.label_column,
         metric=config.metric,
+        kind=config.kind,
     )
 
 
+def train_split(config: TransferConfig, data: TaskData, seed: int) -> Split:
+    """The training examples of one seed.
+
+    Raises:
+        UsageError: more examples are asked for than there are.
+    """
+    chosen = seed if config.train_size_seed is None else config.train_size_seed
+    return train_subset(data.train, config.train_size, chosen)
+
+
 def load_base(target: Target, task: Task) -> PLM:
-    """The dense base model with a fresh classification head that knows the names of the labels."""
-    plm = target.load("classification", num_labels=max(1, len(task.labels)))
-    if task.is_regression:
-        plm.model.config.problem_type = "regression"
-    else:
-        plm.model.config.problem_type = "single_label_classification"
+    """The dense base model with a fresh head for the task, which knows the names of the labels."""
+    kind = KINDS[task.kind]
+    plm = target.load(kind.head, num_labels=outputs_of(task.kind, task.labels))
+    plm.model.config.problem_type = kind.problem_type
+    if task.labels:
         plm.model.config.id2label = dict(enumerate(task.labels))
         plm.model.config.label2id = {label: index for index, label in enumerate(task.labels)}
     return plm
@@ -198,3 +222,23 @@ def _max_length(config: TransferConfig, task: Task, plm: PLM) -> int:
     if not shortest <= config.max_length <= longest:
         raise UsageError(f"--max-length {config.max_length} is impossible; {plm.name} reads {shortest} to {longest}.")
     return config.max_length
+
+
+def _doc_stride(config: TransferConfig, task: Task, max_length: int) -> int | None:
+    """The step between windows that was asked for, else the task's; None for tasks without windows.
+
+    Raises:
+        UsageError: the task has no windows, or a step that is longer than one.
+    """
+    if config.doc_stride is None:
+        return task.doc_stride
+    if task.kind != "span":
+        raise UsageError(
+            f"--doc-stride goes with answers in texts (--task squad, or JSON of that kind); {task.name} has none."
+        )
+    if config.doc_stride >= max_length:
+        raise UsageError(
+            f"--doc-stride {config.doc_stride} is impossible: windows of {max_length} tokens would leave gaps; "
+            "give fewer, such as 128."
+        )
+    return config.doc_stride

@@ -18,7 +18,7 @@ for seed in $SEEDS; do
   for name in $NAMES; do
     transfer sst2 "$name" "$seed" --epochs 2 --train-size 4000
     transfer mrpc "$name" "$seed" --epochs 4
-    transfer stsb "$name" "$seed" --epochs 5
+    transfer stsb "$name" "$seed" --epochs 3
   done
 done > "$OUT/transfers.txt"
 xargs -P 2 -I{} sh -c '{} > /dev/null' < "$OUT/transfers.txt"

@@ -36,14 +36,17 @@ def transfer(
     target: Annotated[str, typer.Argument(metavar="MODEL_OR_TICKET", help="A ticket folder, or a model.")],
     out: Out,
     task: Annotated[
-        str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail or pydocs.")
+        str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad or pydocs.")
     ] = None,
     data_dir: DataDir = None,
-    train_file: Annotated[str | None, typer.Option(help="Your own csv, tsv or jsonl.")] = None,
-    validation_file: Annotated[str | None, typer.Option(help="Your own csv, tsv or jsonl.")] = None,
+    train_file: Annotated[str | None, typer.Option(help="Your own csv, tsv, jsonl, conll or SQuAD json.")] = None,
+    validation_file: Annotated[str | None, typer.Option(help="Another file of that format.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="Of your files: classification regression multilabel tokens span.")
+    ] = None,
     text_columns: Annotated[str | None, typer.Option(help="One or two columns of your files, such as a,b.")] = None,
     label_column: Annotated[str | None, typer.Option(help="Label column of your files.")] = None,
-    metric: Annotated[str | None, typer.Option(help="accuracy f1 matthews pearson spearman.")] = None,
+    metric: Annotated[str | None, typer.Option(help="Primary metric of your files, such as f1.")] = None,
     seeds: Annotated[str | None, typer.Option("--seeds", "--seed", help="One run for each, such as 0,1,2.")] = None,
     train_size: Annotated[str | None, typer.Option(help="N examples or P% of the training set.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training set.")] = None,
@@ -51,6 +54,7 @@ def transfer(
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate of AdamW.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens an example is cut to.")] = None,
+    doc_stride: Annotated[int | None, typer.Option(help="squad: tokens from one window of a text to the next.")] = None,
     eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
     profile: Annotated[str | None, typer.Option(help="paper, code or tuned: which evaluations count.")] = None,
     save_model: Annotated[bool | None, typer.Option("--save-model", help="Keep the fine-tuned models.")] = None,
@@ -83,6 +87,7 @@ def transfer(
         "text_columns": split_words(text_columns),
         "label_column": label_column,
         "metric": metric,
+        "kind": kind,
         "seeds": split_ints("--seeds", seeds),
         "train_size": train_size,
         "epochs": epochs,
@@ -90,6 +95,7 @@ def transfer(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "max_length": max_length,
+        "doc_stride": doc_stride,
         "eval_steps": eval_steps,
         "profile": profile,
         "save_model": save_model or None,

@@ -49,6 +49,7 @@ class TransferConfig(Settings):
         text_columns: text columns of the user's files.
         label_column: label column of the user's files.
         metric: primary metric of the user's files.
+        kind: what is predicted in the user's files; None looks at them.
         seeds: one run each: head initialisation, data order, dropout.
         train_size: `N` examples or `P%` of the training set, nested and seeded.
         train_size_seed: seed of that subset; None takes each run's own seed.
@@ -58,7 +59,8 @@ class TransferConfig(Settings):
         learning_rate: peak rate of AdamW, decaying linearly to zero.
         warmup_ratio: fraction of the steps with linear warm-up.
         weight_decay: of AdamW.
-        max_length: tokens an example is cut to.
+        max_length: tokens an example, or a window over a long text, is cut to.
+        doc_stride: of answers in texts: tokens from the start of one window to that of the next.
         eval_steps: steps between evaluations.
         evaluate_each_epoch: evaluate at the end of each epoch too.
         eval_offset_steps: evaluations come so many steps early; the released SQuAD program counts from 1.
@@ -84,6 +86,7 @@ class TransferConfig(Settings):
     text_columns: tuple[str, ...] | None = None
     label_column: str = "label"
     metric: str | None = None
+    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = None
     seeds: tuple[int, ...] = (0,)
     train_size: str | None = None
     train_size_seed: int | None = None
@@ -94,6 +97,7 @@ class TransferConfig(Settings):
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
     max_length: int | None = None
+    doc_stride: int | None = None
     eval_steps: int | None = None
     evaluate_each_epoch: bool | None = None
     eval_offset_steps: int | None = None

@@ -10,14 +10,13 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from winning_tickets.data.batches import IGNORED
 from winning_tickets.data.tasks import Split
 from winning_tickets.errors import ContentError, UsageError
 
 Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
-IGNORED = -100
-"""Label of tokens that are not scored."""
 
 
 class EncodedSplit(Dataset[Item]):

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.data.squad import answers_of, check_answers
 from winning_tickets.data.tasks import Split, Task, TaskData
 from winning_tickets.errors import ContentError, UsageError
 
@@ -128,6 +129,8 @@ def _read(task: Task, found: Mapping[str, Any], where: str, source: Any) -> Task
     splits, unlabelled = {}, {}
     for name in ("train", *task.validation_splits):
         splits[name], unlabelled[name] = _split(task, found, name, where)
+    if task.kind == "span":
+        check_answers(splits["train"], where)
     return TaskData.of(task, splits.pop("train"), splits, source, unlabelled)
 
 
@@ -160,7 +163,9 @@ def _split(task: Task, found: Mapping[str, Any], name: str, where: str) -> tuple
 
 
 def _label(task: Task, found: Any, where: str) -> Any:
-    """A score, or the class by number or by name."""
+    """A score, the answers to a question, or the class by number or by name."""
+    if task.kind == "span":
+        return answers_of(found, where)
     if task.is_regression:
         return float(found)
     if isinstance(found, str) and found in task.labels:

@@ -162,7 +162,7 @@ def read_json(path: Path) -> Split:
 
 def _described(content: Any) -> str:
     if not isinstance(content, dict):
-        return {list: "a list", str: "a text"}.get(type(content), type(content).__name__)
+        return "a list" if isinstance(content, list) else repr(content)[:60]
     return f"an object with {', '.join(map(repr, list(content)[:5])) or 'nothing in it'}"
 
 
@@ -183,12 +183,10 @@ def _questions(path: Path, articles: list[Any]) -> Iterator[tuple[str, str, Answ
 
 
 def _get(row: Any, name: str, kind: type, where: str) -> Any:
-    value = row.get(name) if isinstance(row, dict) else None
-    if not isinstance(value, kind) or (kind is str and name != "text" and not value.strip()):
+    value: Any = row.get(name) if isinstance(row, dict) else None
+    if not isinstance(value, kind) or not str(value).strip():
         wanted = {str: "a text", list: "a list", int: "a whole number"}[kind]
-        raise ContentError(
-            f"{where}: {name!r} must be {wanted}, found {str(value)[:60]!r}. SQuAD v1.1 has {_SHAPE}."
-        )
+        raise ContentError(f"{where}: {name!r} must be {wanted}, found {str(value)[:60]!r}. SQuAD v1.1 has {_SHAPE}.")
     return value
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from winning_tickets.data.encode import IGNORED, Array, EncodedSplit, require_offsets
+from winning_tickets.data.batches import IGNORED
+from winning_tickets.data.encode import Array, EncodedSplit, require_offsets
 from winning_tickets.data.rows import jsonl_rows
 from winning_tickets.data.tasks import Split, Task, TaskData
 from winning_tickets.data.textfiles import read_utf8, split_lines
@@ -93,7 +95,8 @@ def _lists(path: Path, column: str | None, label_column: str) -> Iterator[Senten
         if not isinstance(words, list) or not all(isinstance(word, str) and word.strip() for word in words):
             raise ContentError(f"{where}: column {name!r} must be a list of words, found {str(words)[:60]!r}.")
         if not isinstance(labels, list) or any(isinstance(label, list | dict) or label is None for label in labels):
-            raise ContentError(f"{where}: column {label_column!r} must be a list of labels, found {str(labels)[:60]!r}.")
+            shown = str(labels)[:60]
+            raise ContentError(f"{where}: column {label_column!r} must be a list of labels, found {shown!r}.")
         if len(words) != len(labels) or not words:
             raise ContentError(
                 f"{where}: found {len(words)} words and {len(labels)} labels; each word needs one, and a row one word."
@@ -121,9 +124,10 @@ def _conll(path: Path) -> Iterator[Sentence]:
 def _split(path: Path, sentences: list[Sentence], labels: tuple[str, ...]) -> Split:
     places = {label: index for index, label in enumerate(labels)}
     for number, _, found in sentences:
-        if unknown := [label for label in found if label not in places]:
+        if others := [label for label in found if label not in places]:
+            allowed = ", ".join(labels)
             raise ContentError(
-                f"{path}, line {number}: label {unknown[0]!r} is not in the training file; allowed: {', '.join(labels)}."
+                f"{path}, line {number}: label {others[0]!r} is not in the training file; allowed: {allowed}."
             )
     return Split(([words for _, words, _ in sentences],), [[places[label] for label in row] for _, _, row in sentences])
 

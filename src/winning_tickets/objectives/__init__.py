@@ -8,7 +8,7 @@ from winning_tickets.objectives.logits import logits_sum
 from winning_tickets.objectives.mlm import check_mlm_tokenizer, frozen_head, mlm_logits
 from winning_tickets.objectives.passes import check_attention_maps
 from winning_tickets.objectives.pretraining import PretrainingObjective
-from winning_tickets.objectives.task import TaskObjective
+from winning_tickets.objectives.task import TaskObjective, task_logits
 from winning_tickets.objectives.terms import TERMS, needs_mlm_head, needs_of
 
 __all__ = [
@@ -33,4 +33,5 @@ __all__ = [
     "mlm_logits",
     "needs_mlm_head",
     "needs_of",
+    "task_logits",
 ]

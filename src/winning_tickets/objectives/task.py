@@ -1,32 +1,87 @@
-"""The loss of fine-tuning."""
+"""The losses of fine-tuning, one for each kind of task."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from winning_tickets.objectives.base import Batch
+from winning_tickets.data.tasks import Kind
+from winning_tickets.objectives.base import IGNORED, Batch
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """The loss of one kind of task.
+
+    Attributes:
+        count: what the sum is divided by, from the labels.
+        sum: the differentiable sum over a batch, from logits and labels.
+    """
+
+    count: Callable[[Tensor], int | Tensor]
+    sum: Callable[[Tensor, Tensor], Tensor]
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
+
+
+def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+
+
+def _word_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def _span_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Half the cross entropy of the start plus half that of the end, over the positions of a window."""
+    return functional.cross_entropy(logits, labels, reduction="sum") / 2  # (batch, positions as classes, 2)
+
+
+TASK_LOSSES: dict[Kind, TaskLoss] = {
+    "classification": TaskLoss(Tensor.numel, _cross_entropy),
+    "regression": TaskLoss(Tensor.numel, _squared_error),
+    "multilabel": TaskLoss(Tensor.numel, _binary_cross_entropy),
+    "tokens": TaskLoss(lambda labels: (labels != IGNORED).sum(), _word_cross_entropy),
+    "span": TaskLoss(len, _span_cross_entropy),
+}
+
+
+def task_logits(output: Any) -> Tensor:
+    """The logits of a model with a head: `(batch, outputs)`, `(batch, seq, outputs)`; `(batch, seq, 2)` for spans."""
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    logits: Tensor = output.logits
+    return logits
 
 
 class TaskObjective:
-    """Cross entropy, or squared error for regression, of a sequence classification model."""
+    """What fine-tuning minimises.
 
-    def __init__(self, regression: bool) -> None:
+    Args:
+        kind: of the task.
+    """
+
+    def __init__(self, kind: Kind) -> None:
         self.weights = {"loss": 1.0}
-        self._regression = regression
+        self._loss = TASK_LOSSES[kind]
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of examples."""
-        return {"loss": torch.tensor(batch["labels"].numel(), device=batch["labels"].device)}
+        """Number of examples, of pairs of an example and a class, of labelled words, or of windows."""
+        labels = batch["labels"]
+        return {"loss": torch.as_tensor(self._loss.count(labels), device=labels.device)}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sum of the examples' losses."""
-        labels = batch["labels"]
-        logits = model(**{key: value for key, value in batch.items() if key != "labels"}).logits.float()
-        if self._regression:
-            loss = torch.nn.functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-        else:
-            loss = torch.nn.functional.cross_entropy(logits, labels, reduction="sum")
-        return {"loss": loss}
+        """Sum of their losses."""
+        output = model(**{key: value for key, value in batch.items() if key != "labels"})
+        return {"loss": self._loss.sum(task_logits(output).float(), batch["labels"])}
