@@ -111,7 +111,21 @@ class Bench:
             {n: w.abs() for n, w in masked.dense_weights.items()}, "rank", 0.6, "matrix", "floor", 2.0, 0.01, 0
         )
         masked.write(keep_top(scores, 0.6, weights=masked.dense_weights))
-        update = MaskUpdate("matrix", 0.01, "signed", 1, 1e-4, 5e-5, "adamw", 1e-8, 0.0, "none", 1.0)
+        update = MaskUpdate(
+            ranking="matrix",
+            phi=0.01,
+            rank_by="signed",
+            reselect_steps=1,
+            cadence="after",
+            threshold="exceeded",
+            learning_rate=1e-4,
+            head_learning_rate=5e-5,
+            kind="adamw",
+            epsilon=1e-8,
+            weight_decay=0.0,
+            clip="none",
+            max_grad_norm=1.0,
+        )
         optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, update)
         objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, masked)
 

@@ -31,7 +31,10 @@ def test_every_open_field_is_filled_by_every_profile():
         for objective in OBJECTIVE_NAMES:
             config = filled(profile, objective)
             missing = [k for k, v in config.model_dump().items() if v is None]
-            assert missing == ["revision", "layers", "corpus", "data_dir", "rung_steps", "schedule_steps"], (profile, objective)
+            assert missing == ["revision", "layers", "corpus", "data_dir", "rung_steps", "schedule_steps"], (
+                profile,
+                objective,
+            )
 
 
 def test_an_explicit_field_wins():

@@ -177,3 +177,54 @@ def test_scored_pairs(tmp_path: Path) -> None:
     content = jsonl({"sentence1": "a", "sentence2": "b", "score": 4}, {"sentence1": "c", "sentence2": "d", "score": 1})
     data = both(tmp_path, "pairs.jsonl", content, label_column="score", metric="pearson")
     assert data.validation["validation"] == Split((["a", "c"], ["b", "d"]), [4.0, 1.0])
+
+
+def test_sets_of_classes(tmp_path: Path) -> None:
+    """A list, or one text with bars; no class at all is fine."""
+    lists = jsonl({"text": "a", "label": ["fun", "old"]}, {"text": "b", "label": []}, {"text": "c", "label": ["sad"]})
+    data = both(tmp_path, "a.jsonl", lists, kind="multilabel")
+    assert data.train == Split((["a", "b", "c"],), [(1.0, 1.0, 0.0), (0.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+    assert (data.task.labels, data.task.kind) == (("fun", "old", "sad"), "multilabel")
+    assert data.task.metrics == ("micro_f1", "macro_f1", "exact_match")
+    assert not data.task.is_regression
+    bars = both(tmp_path, "b.csv", "text,label\na,old| fun\nb,\nc,sad\n", kind="multilabel")
+    assert (bars.train, bars.fingerprint) == (data.train, data.fingerprint)
+    numbers = jsonl({"text": "a", "label": [10, 9]}, {"text": "b", "label": "9|1"})
+    assert both(tmp_path, "c.jsonl", numbers, kind="multilabel").task.labels == ("1", "9", "10")
+    chosen = both(tmp_path, "a.jsonl", lists, kind="multilabel", metric="exact_match")
+    assert chosen.task.metrics == ("exact_match", "micro_f1", "macro_f1")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.jsonl",
+            jsonl({"text": "a", "label": ["x", None]}),
+            r"line 1: column 'label' must be a list of classes, or cl",
+        ),
+        ("a.jsonl", jsonl({"text": "a", "label": 1.5}), r"classes with '\|' between them, found 1\.5"),
+        ("a.csv", "text,label\na,x\nb,x||y\n", r"line 3: column 'label' must be a list of classes.*found 'x\|\|y'"),
+        ("a.csv", "text,label\na,\nb,\n", r"a\.csv has no label in the column 'label'"),
+    ],
+)
+def test_wrong_sets_of_classes(tmp_path: Path, name: str, content: str, message: str) -> None:
+    with pytest.raises(ContentError, match=message):
+        both(tmp_path, name, content, kind="multilabel")
+
+
+def test_a_class_that_the_training_file_lacks(tmp_path: Path) -> None:
+    train, dev = put(tmp_path, "a.csv", "text,label\na,x|y\n"), put(tmp_path, "b.csv", "text,label\na,x\nb,y|z\n")
+    with pytest.raises(ContentError, match=r"b\.csv, line 3: label 'z' is not in the training file; allowed: x, y"):
+        load_files(train, dev, None, kind="multilabel")
+
+
+def test_the_kind_can_be_said(tmp_path: Path) -> None:
+    """Whole numbers as scores, fractions as names."""
+    numbers = "text,label\na,1\nb,2\n"
+    assert both(tmp_path, "a.csv", numbers, kind="regression").train.labels == [1.0, 2.0]
+    assert both(tmp_path, "a.csv", numbers, kind="regression").task.metrics == ("pearson", "spearman")
+    assert both(tmp_path, "a.csv", numbers, kind="regression", metric="spearman").task.metrics[0] == "spearman"
+    assert both(tmp_path, "b.csv", "text,label\na,1.5\nb,2.5\n", kind="classification").task.labels == ("1.5", "2.5")
+    with pytest.raises(UsageError, match=r"Unknown metric 'pearson'.*accuracy"):
+        both(tmp_path, "a.csv", numbers, kind="classification", metric="pearson")

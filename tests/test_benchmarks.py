@@ -1,0 +1,26 @@
+"""Benchmarks are not timed in tests, but each variant must take its steps with the library as it is."""
+
+import argparse
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("variant", ["dense", "mlm_mask", "kd_mask", "in_graph"])
+def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import mask_step
+
+    options = argparse.Namespace(
+        shape="tiny", batch=2, length=16, dropout=0.0, device="cpu", bf16=bf16, train_embeddings=False
+    )
+    assert variant in mask_step.VARIANTS
+    step = mask_step.Bench(options).make(variant)
+    step()
+    step()
+    for name in ("mask_step", "in_graph"):
+        sys.modules.pop(name, None)
