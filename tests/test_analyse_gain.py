@@ -192,3 +192,25 @@ def test_the_command_line_takes_what_a_shell_makes_of_a_star(groups, tickets, tm
         code, out, err = tickets(*wrong)
         assert (code, out) == (2, ""), wrong
         assert message in err
+
+
+def test_seeds_drawn_within_each_task_by_exact_enumeration(groups):
+    """All 27 x 27 draws of three seeds from three for each of the two tasks; 10,000 draws come near their quantiles."""
+    from itertools import product
+
+    rte, cola = (0.10, -0.05, 0.0), (0.2, 0.1, 0.3)
+    means = [(sum(a) / 3 + sum(b) / 3) / 2 for a in product(rte, repeat=3) for b in product(cola, repeat=3)]
+    result = gain(*groups)["mean"]
+    assert result["interval_within_tasks"] == pytest.approx(tuple(np.quantile(means, [0.025, 0.975])), abs=0.005)
+    low, high = result["interval"]
+    assert low < result["interval_within_tasks"][0]
+    assert high > result["interval_within_tasks"][1]
+
+
+def test_a_task_with_one_seed_does_not_move_within_itself(tmp_path):
+    pairs = [
+        [run(tmp_path / f"{name}-{task}", task, scores, ticket=name) for task, scores in runs.items()]
+        for name, runs in {"a": {"rte": {0: 0.7}, "sst2": {0: 0.9}}, "b": {"rte": {0: 0.6}, "sst2": {0: 0.6}}}.items()
+    ]
+    low, high = gain(*pairs)["mean"]["interval_within_tasks"]
+    assert low == high == pytest.approx(0.2)

@@ -100,6 +100,7 @@ SAMPLES = {
              "gain_std": 0.0707, "seeds": [0, 1], "n": 2, "wins": 1, "ties": 1, "losses": 0}
         ],
         "mean": {"target": 0.6, "baseline": 0.55, "gain": 0.05, "interval": (0.0, 0.1), "tasks": 1, "tasks_won": 1,
+                 "interval_within_tasks": (0.01, 0.09),
                  "n": 2, "wins": 1, "ties": 1, "losses": 0},
         "dense_share": {"dense": 0.7, "n": 2, "target": 0.857, "target_interval": None, "baseline": 0.786,
                         "baseline_interval": (0.7, 0.85)},
@@ -180,6 +181,7 @@ def test_what_the_tables_say():
         in text
     )
     assert "Mean gain +5.0, 95 % interval [+0.0, +10.0] (bootstrap over 2 cells); better in 1 of 2 cells" in text
+    assert "Seeds drawn within each task: [+1.0, +9.0]." in text
     assert "the target keeps 85.7 % –, the baseline 78.6 % [70.0, 85.0]" in text  # noqa: RUF001
     assert "Left out because a group lacks them: cola seed 4 (dense)." in text
 

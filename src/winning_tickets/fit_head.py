@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.cache import TokenStream, tokenise
 from winning_tickets.data.corpora import load_corpus
+from winning_tickets.data.segments import parse_segments
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.evaluate import evaluate, measure
 from winning_tickets.files import build_directory
@@ -22,6 +24,7 @@ from winning_tickets.identity import run_id
 from winning_tickets.masking import MaskedWeights, modes
 from winning_tickets.objectives import PretrainingObjective, check_mlm_tokenizer
 from winning_tickets.plm import PLM, base_hash, load_plm, weight_hashes
+from winning_tickets.predict import save_folder
 from winning_tickets.progress import progress
 from winning_tickets.provenance import versions
 from winning_tickets.rundir import RunDirectory
@@ -30,6 +33,9 @@ from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments
 
 MARKER = "fit_head.json"
 """The run's marker: `config.json` is the model's here."""
+
+COUNTED_AT_ONCE = 2**22
+"""Tokens of the corpus, which lies on disk, that are in memory at a time."""
 
 
 def fit_head(
@@ -61,6 +67,8 @@ def fit_head(
     device = choose_device(runtime.device)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir)
     plm = _with_fresh_head(config)
+    stream = tokenise(corpus, plm.tokenizer)
+    batches, validation = _batches(config, stream, plm), _validation(config, plm)  # both refuse, so before --out is
     base = base_hash(weight_hashes(plm.encoder))
     identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
     run = RunDirectory.claim(
@@ -68,13 +76,11 @@ def fit_head(
     )
     if run.status == "done":
         return run.result()
-    stream = tokenise(corpus, plm.tokenizer)
     start_from_unigrams(plm, stream)
     plm.model.to(device)
-    start = _measure_start(config, plm, device, runtime)
-    batches = _batches(config, stream, plm)
+    start = _measure_start(plm, validation, device, runtime)
     _train(config, plm, batches, run, runtime)
-    _save(plm, run.path)
+    _save(plm, run)
     final = evaluate(_evaluation(config, str(run.path)), runtime)
     result = {
         "verb": "fit-head",
@@ -82,12 +88,13 @@ def fit_head(
         "model": config.model,
         "corpus": config.corpus,
         "steps": config.steps,
-        "tokens_seen": config.steps * config.batch_tokens,
+        "tokens_seen": sum(int(batches[step]["attention_mask"].sum()) for step in range(len(batches))),
         "train_encoder": config.train_encoder,
         "trained_parameters": sum(p.numel() for p in plm.model.parameters() if p.requires_grad),
         "start": start,
         "final": _quality(final),
         "measured_tokens": final["tokens"],
+        "measured_segments": final["segments"],
         "base_hash": base_hash(weight_hashes(plm.encoder)),
         "versions": versions(),
     }
@@ -106,16 +113,22 @@ def check(config: FitHeadConfig) -> None:
         problems.append("fit-head needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder.")
     if config.steps < 1:
         problems.append(f"--steps {config.steps} is impossible; at least 1.")
+    elif config.warmup > config.steps:
+        problems.append(f"--warmup-steps {config.warmup} is more than the {config.steps} steps of the run.")
     if not 0 < config.mlm_probability < 1:
         problems.append(f"--mlm-probability {config.mlm_probability} is outside (0, 1), for example 0.15.")
+    try:
+        parse_segments(config.segments)
+    except UsageError as error:
+        problems.append(str(error))
     if problems:
         raise UsageError("\n".join(problems))
 
 
 def _with_fresh_head(config: FitHeadConfig) -> PLM:
     """The model with a head initialised from the seed, whatever the state of the global generators."""
-    with torch.random.fork_rng():
-        torch.manual_seed(config.seed)
+    with torch.random.fork_rng(devices=[]):  # a model is made on the CPU
+        torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
     if plm.has_mlm_head:
         raise UsageError(
@@ -132,7 +145,11 @@ def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
     A head that knows nothing of the context then predicts what is frequent, instead of learning that first.
     """
     bias = plm.model.get_submodule(plm.architecture.mlm_decoder).bias
-    counts = np.bincount(np.asarray(stream.tokens), minlength=bias.numel())[: bias.numel()] + 1.0
+    if bias is None:  # ModernBERT may be configured so
+        return
+    counts = np.ones(bias.numel())
+    for start in range(0, stream.n_tokens, COUNTED_AT_ONCE):
+        counts += np.bincount(stream.tokens[start : start + COUNTED_AT_ONCE], minlength=counts.size)
     with torch.no_grad():
         bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
@@ -174,7 +191,7 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
                 per_device_train_batch_size=1,
                 learning_rate=config.learning_rate,
                 lr_scheduler_type="linear",
-                warmup_steps=math.ceil(config.warmup_ratio * config.steps),
+                warmup_steps=config.warmup,
                 max_grad_norm=1.0,
                 seed=config.seed,
             ),
@@ -210,11 +227,11 @@ def _evaluation(config: FitHeadConfig, target: str) -> EvaluateConfig:
     )
 
 
-def _measure_start(config: FitHeadConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, float]:
-    """The untrained head, on what `tickets evaluate` would measure the saved one on."""
+def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
+    """What `tickets evaluate` will measure the saved model on."""
     asked = _evaluation(config, config.model)
     corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
-    batches = CorpusBatches(
+    return CorpusBatches(
         tokenise(corpus, plm.tokenizer),
         plm.tokenizer,
         segments=asked.segments,
@@ -225,8 +242,12 @@ def _measure_start(config: FitHeadConfig, plm: PLM, device: torch.device, runtim
         mlm_probability=0.15,
         max_tokens=asked.max_tokens,
     )
+
+
+def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
+    """The untrained head."""
     with modes(plm.model, training=False), torch.no_grad():
-        return _quality(measure(plm, MaskedWeights(plm.encoder, []), batches, ["mlm"], device, runtime))
+        return _quality(measure(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
 
 
 def _quality(measured: dict[str, Any]) -> dict[str, float]:
@@ -234,23 +255,35 @@ def _quality(measured: dict[str, Any]) -> dict[str, float]:
     return {"mlm_loss": loss, "perplexity": math.exp(loss), "mlm_accuracy": float(measured["mlm_accuracy"])}
 
 
-def _save(plm: PLM, folder: Path) -> None:
-    """Write the model into the run's folder, file by file, and read it back.
+def _save(plm: PLM, run: RunDirectory) -> None:
+    """Put the model into the run's folder once it has been read back; `config.json`, which makes it one, comes last.
 
     Raises:
         ContentError: what was read back is not what was trained.
+        TrainingError: the file system refused.
     """
-    staging = folder / ".model"
+    staging = run.scratch / "model"
+    shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was killed while it saved
 
-    def fill(target: Path) -> None:
-        plm.model.save_pretrained(target)
-        plm.tokenizer.save_pretrained(target)
+    def fill(folder: Path) -> None:
+        save_folder(plm.model, plm.tokenizer, folder, _pooler(plm))
 
     build_directory(staging, fill)
-    for path in sorted(staging.iterdir()):
-        path.replace(folder / path.name)
-    staging.rmdir()
-    again = load_plm(str(folder), head="mlm", require_mlm_head=True).model.state_dict()
+    again = load_plm(str(staging), head="mlm", require_mlm_head=True).model.state_dict()
     lost = [name for name, value in plm.model.state_dict().items() if not torch.equal(value.cpu(), again[name])]
     if lost:
-        raise ContentError(f"{folder} gives other weights back than were trained, for example {lost[0]}.")
+        raise ContentError(f"{staging} gives other weights back than were trained, for example {lost[0]}.")
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(run.path / path.name)
+
+
+def _pooler(plm: PLM) -> dict[str, torch.Tensor]:
+    """The checkpoint's own pooler: ForMaskedLM has none, and a task head that uses one finds it in the file."""
+    if plm.architecture.pooler is None:
+        return {}
+    plain = load_plm(plm.name, revision=plm.revision, layers=plm.layers)
+    if not plain.has_pooler:
+        return {}
+    prefix = plm.model.base_model_prefix
+    parameters = plain.encoder.named_parameters()
+    return {f"{prefix}.{name}": value.detach() for name, value in parameters if name.startswith("pooler.")}

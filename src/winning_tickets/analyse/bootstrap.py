@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,11 @@ RESAMPLES = 10_000
 
 
 def interval(
-    statistic: Callable[[Array], Array], n: int, seed: int = 0, resamples: int = RESAMPLES
+    statistic: Callable[[Array], Array],
+    n: int,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    strata: Sequence[str] | None = None,
 ) -> tuple[float, float] | None:
     """95 % percentile interval.
 
@@ -24,13 +28,18 @@ def interval(
         n: number of units that are drawn from, with replacement, n at a time.
         seed: of the draws; the same seed gives the same interval.
         resamples: number of draws.
+        strata: group of each unit; every group keeps its number of units, drawn inside it. None draws from all.
 
     Returns:
         The 2.5 % and 97.5 % quantiles; None for fewer than two units, or where most draws are undefined.
     """
     if n < 2:
         return None
-    drawn = np.random.default_rng(seed).integers(n, size=(resamples, n))
+    generator = np.random.default_rng(seed)
+    groups = (
+        [np.arange(n)] if strata is None else [np.flatnonzero(np.array(strata) == s) for s in dict.fromkeys(strata)]
+    )
+    drawn = np.concatenate([own[generator.integers(len(own), size=(resamples, len(own)))] for own in groups], axis=1)
     values = statistic(drawn)
     values = values[np.isfinite(values)]
     if values.size <= resamples / 2:

@@ -29,7 +29,7 @@ def gain(
 
     A cell is one task with one seed; its gain is the target's score minus the baseline's. The mean over tasks weighs
     each task equally, whatever its number of seeds. The interval draws cells with replacement, as many as there are,
-    from all tasks together: it speaks of these tasks, not of tasks in general.
+    from all tasks together; the one within tasks draws the seeds of each task, and so asks about these tasks alone.
 
     Args:
         runs: transfer runs of the tickets in question.
@@ -162,6 +162,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         "baseline": float(weights @ _column(cells, "baseline")),
         "gain": float(weights @ gains),
         "interval": interval(drawn_mean, len(cells), seed),
+        "interval_within_tasks": interval(drawn_mean, len(cells), seed, strata=[cell["task"] for cell in cells]),
         "tasks": len(tasks),
         "tasks_won": sum(value > 0 for value in tasks),
         **_counts(cells),

@@ -6,15 +6,17 @@ programs do, where they differ) or `tuned` (what measured best here; the default
 
 from winning_tickets.config.evaluate import EvaluateConfig
 from winning_tickets.config.fit_head import FitHeadConfig
+from winning_tickets.config.methods import METHOD_NAMES, METHOD_NEEDS
 from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_objective
 from winning_tickets.config.profiles import MODEL_DROPOUT, PROFILES, Profile, profile_values
-from winning_tickets.config.search import METHOD_NAMES, SCOPES, SearchConfig
+from winning_tickets.config.search import SCOPES, SearchConfig
 from winning_tickets.config.settings import Runtime, Settings, load_config_file
 from winning_tickets.config.sparsity import check_sparsity
 from winning_tickets.config.transfer import TransferConfig
 
 __all__ = [
     "METHOD_NAMES",
+    "METHOD_NEEDS",
     "MODEL_DROPOUT",
     "OBJECTIVE_NAMES",
     "PROFILES",

@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field, field_validator
 
+from winning_tickets.config.methods import METHOD_NEEDS, MethodNeeds
 from winning_tickets.config.objective import canonical_objective, parse_objective
 from winning_tickets.config.profiles import Profile, profile_values
 from winning_tickets.config.settings import Settings
 from winning_tickets.errors import UsageError
 
-METHOD_NAMES = ("random", "magnitude", "mask-training")
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
@@ -133,6 +133,11 @@ class SearchConfig(Settings):
             return canonical_objective(parse_objective(value))
         except UsageError:
             return value
+
+    @property
+    def needs(self) -> MethodNeeds:
+        """What the method reads besides the model; of an unknown one nothing."""
+        return METHOD_NEEDS.get(self.method, MethodNeeds())
 
     @property
     def sparsities(self) -> tuple[float, ...]:

@@ -81,7 +81,8 @@ def _gain(result: Result) -> AnalysisTable:
     notes = [
         f"Mean gain {signed_percent(mean['gain'])}, 95 % interval {between(mean['interval'], signed_percent)} "
         f"(bootstrap over {mean['n']} cells); better in {mean['wins']} of {mean['n']} cells and on the average of "
-        f"{mean['tasks_won']} of {mean['tasks']} tasks."
+        f"{mean['tasks_won']} of {mean['tasks']} tasks. Seeds drawn within each task: "
+        f"{between(mean['interval_within_tasks'], signed_percent)}."
     ]
     if share:
         notes.append(

@@ -81,7 +81,7 @@ def summary(tickets: dict[float, Ticket], prepared: Prepared, run: RunDirectory)
         folder = prepared.folder(run, sparsity).name
         rungs.append(_facts(ticket, prepared) | {"folder": folder, "kept_inside_previous": inside})
         below = ticket
-    trained = config.method == "mask-training"
+    trained = config.needs.mask_training
     return common | {
         "rungs": rungs,
         "nested": all(rung["kept_inside_previous"] in (None, 1.0) for rung in rungs),

@@ -74,11 +74,11 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     """
     filled = config.resolved()
     device = choose_device(runtime.device)
-    trains = config.method == "mask-training"
-    terms = parse_objective(config.objective) if trains else {}
+    needs = config.needs
+    terms = parse_objective(config.objective) if needs.objective else {}
     needs_mlm = needs_mlm_head(terms)
     needs_maps = "attentions" in needs_of(terms)
-    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if trains else None
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if needs.corpus else None
     plm = load_plm(
         config.model,
         head="mlm" if needs_mlm else "none",
@@ -99,7 +99,7 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
         filled = filled.model_copy(update={"scope": scope})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, scope))
     base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
-    slug = "-".join([config.method, *([config.objective] if trains else []), *map(str, config.sparsities)])
+    slug = "-".join([config.method, *([config.objective] if needs.objective else []), *map(str, config.sparsities)])
     identity = run_id(config, slug, base=base.hash, corpus=None if corpus is None else corpus.fingerprint)
     total = sum(parameter.numel() for parameter in encoder.encoder.parameters())
     return Prepared(filled, plm, weights, base, corpus, identity, device, total)

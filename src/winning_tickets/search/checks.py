@@ -33,7 +33,11 @@ def check(config: SearchConfig) -> None:
     terms = attempt(partial(parse_objective, config.objective)) or {}
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
-    if config.method == "mask-training":
+    if config.needs.corpus and config.corpus is None:
+        problems.append(
+            f"--method {config.method} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
+        )
+    if config.needs.mask_training:
         filled = config.resolved()
         problems += _check_training(filled)
         if "attention" in terms:
@@ -54,10 +58,6 @@ def _check_distributions(config: SearchConfig) -> None:
 
 def _check_training(config: SearchConfig) -> list[str]:
     problems = []
-    if config.corpus is None:
-        problems.append(
-            "--method mask-training needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
-        )
     if config.steps < 1:
         problems.append(f"--steps {config.steps} is impossible; at least 1.")
     if config.batch_tokens is not None and config.batch_tokens < 1:
