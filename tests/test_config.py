@@ -11,6 +11,7 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
+from winning_tickets.config.learning import LearningSettings
 from winning_tickets.errors import UsageError
 from winning_tickets.identity import run_id
 from winning_tickets.objectives import TERMS
@@ -30,11 +31,19 @@ def test_every_open_field_is_filled_by_every_profile():
     for profile in ("tuned", "paper", "code"):
         for objective in OBJECTIVE_NAMES:
             config = filled(profile, objective)
-            missing = [k for k, v in config.model_dump().items() if v is None]
+            missing = [k for k, v in config.model_dump().items() if v is None and k not in LearningSettings.model_fields]
             assert missing == ["revision", "layers", "corpus", "data_dir", "rung_steps", "schedule_steps"], (
                 profile,
                 objective,
             )
+
+
+def test_every_choice_of_iterative_pruning_is_made_by_every_profile():
+    chosen = ("scope", "rewind", "rewind_scope", "prune_first", "rate_horizon", "reset_optimizer", "segments")
+    for profile in ("tuned", "paper", "code"):
+        for objective in ("mlm", "task", "mlm+task"):
+            config = filled(profile, objective, method="imp").model_dump()
+            assert [field for field in (*chosen, "batch_tokens", "count_rounding") if config[field] is None] == []
 
 
 def test_an_explicit_field_wins():

@@ -14,9 +14,10 @@ from types import FrameType
 from typing import Any
 
 import torch
+from safetensors.torch import load_model, save_model
 from torch import Tensor
 from torch.utils.data import SequentialSampler
-from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
 from winning_tickets.config import Runtime
@@ -25,6 +26,7 @@ from winning_tickets.objectives import Objective
 from winning_tickets.rundir import RunDirectory
 
 CHECKPOINT = "checkpoint-"
+WEIGHTS = "model.safetensors"
 
 
 def choose_device(requested: str) -> torch.device:
@@ -188,7 +190,11 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights, unless the optimiser's state is all there is to keep."""
-        if self._save_weights:
+        if self._save_weights and not isinstance(self.model, PreTrainedModel):
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(self.model, str(folder / WEIGHTS))  # knows tensors that several models share
+        elif self._save_weights:
             super().save_model(output_dir, _internal_call)
         elif output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
@@ -201,7 +207,9 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._save_checkpoint(self.model)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._save_weights:
+        if self._save_weights and not isinstance(self.model, PreTrainedModel):
+            load_model(self.model, str(Path(resume_from_checkpoint) / WEIGHTS))
+        elif self._save_weights:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
 

@@ -9,7 +9,6 @@ from winning_tickets.best import EvaluationPlan
 from winning_tickets.best import problems as choice_problems
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import EncodedSplit, train_subset
-from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.data.local import load_files
 from winning_tickets.data.tasks import TASKS, Split, Task, TaskData, load_task
 from winning_tickets.errors import UsageError, unknown
@@ -17,6 +16,7 @@ from winning_tickets.evaluate import Target
 from winning_tickets.identity import run_id
 from winning_tickets.plm import PLM, base_hash, weight_hashes
 from winning_tickets.predict import encode_for
+from winning_tickets.task_models import load_for_task, text_length, window_stride
 from winning_tickets.train import choose_device
 
 
@@ -140,8 +140,8 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     plm = load_base(target, data.task)
     if target.ticket is not None:
         target.ticket.check(plm.encoder, config.allow_other_weights)
-    max_length = _max_length(config, data.task, plm)
-    doc_stride = _doc_stride(config, data.task, max_length)
+    max_length = text_length(config.max_length, data.task, plm)
+    doc_stride = window_stride(config.doc_stride, data.task, max_length)
     windows = None
     if data.task.kind == "span":
         windows = len(encode_for(plm, examples, max_length, data.task.kind, doc_stride))
@@ -195,50 +195,4 @@ def train_split(config: TransferConfig, data: TaskData, seed: int) -> Split:
 
 def load_base(target: Target, task: Task) -> PLM:
     """The dense base model with a fresh head for the task, which knows the names of the labels."""
-    kind = KINDS[task.kind]
-    plm = target.load(kind.head, num_labels=outputs_of(task.kind, task.labels))
-    plm.model.config.problem_type = kind.problem_type
-    if task.labels:
-        plm.model.config.id2label = dict(enumerate(task.labels))
-        plm.model.config.label2id = {label: index for index, label in enumerate(task.labels)}
-    return plm
-
-
-def _max_length(config: TransferConfig, task: Task, plm: PLM) -> int:
-    """The length that was asked for, else the task's, as far as the model reaches.
-
-    Raises:
-        UsageError: longer than the model can read, or too short for a single word of each text.
-    """
-    settings = plm.model.config
-    # RoBERTa and MPNet count their positions from behind the padding index of the position embeddings.
-    padding = getattr(getattr(plm.encoder.embeddings, "position_embeddings", None), "padding_idx", None)
-    offset = 0 if padding is None else padding + 1
-    longest = min(settings.max_position_embeddings - offset, plm.tokenizer.model_max_length)
-    columns = len(task.text_columns)
-    shortest = plm.tokenizer.num_special_tokens_to_add(pair=columns == 2) + columns
-    if config.max_length is None:
-        return int(min(task.max_length, longest))
-    if not shortest <= config.max_length <= longest:
-        raise UsageError(f"--max-length {config.max_length} is impossible; {plm.name} reads {shortest} to {longest}.")
-    return config.max_length
-
-
-def _doc_stride(config: TransferConfig, task: Task, max_length: int) -> int | None:
-    """The step between windows that was asked for, else the task's; None for tasks without windows.
-
-    Raises:
-        UsageError: the task has no windows, or a step that is longer than one.
-    """
-    if config.doc_stride is None:
-        return task.doc_stride
-    if task.kind != "span":
-        raise UsageError(
-            f"--doc-stride goes with answers in texts (--task squad, or JSON of that kind); {task.name} has none."
-        )
-    if config.doc_stride >= max_length:
-        raise UsageError(
-            f"--doc-stride {config.doc_stride} is impossible: windows of {max_length} tokens would leave gaps; "
-            "give fewer, such as 128."
-        )
-    return config.doc_stride
+    return load_for_task(target.load, task)

@@ -9,7 +9,7 @@ import typer
 
 from winning_tickets import show
 from winning_tickets.cli.app import app, emit, plan_of
-from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.config import METHOD_NAMES, Runtime, SearchConfig
 from winning_tickets.options import (
     Bf16,
     CheckpointSteps,
@@ -26,6 +26,7 @@ from winning_tickets.options import (
     fields_of,
     split_floats,
     split_ints,
+    split_words,
 )
 
 
@@ -33,10 +34,13 @@ from winning_tickets.options import (
 def search(
     model: Annotated[str, typer.Argument(help="Hub id, local folder or builtin:minilm.")],
     out: Out,
-    method: Annotated[str | None, typer.Option(help="random, magnitude or mask-training.")] = None,
+    method: Annotated[str | None, typer.Option(help=f"One of {', '.join(METHOD_NAMES)}.")] = None,
     objective: Annotated[
         str | None,
-        typer.Option(help="Of mask training: kd, mlm, attention, contrastive, logits, or a sum such as mlm:1,kd:2."),
+        typer.Option(
+            help="Of mask training: kd, mlm, attention, contrastive, logits, or a sum such as mlm:1,kd:2. "
+            "Of imp, snip, movement: mlm, task or mlm+task."
+        ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the contrastive objective.")] = None,
     sparsity: Annotated[
@@ -46,11 +50,40 @@ def search(
     corpus: Annotated[
         str | None, typer.Option(help="wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
     ] = None,
+    task: Annotated[str | None, typer.Option(help="Tasks of the objective, such as rte,mrpc.")] = None,
+    train_file: Annotated[str | None, typer.Option(help="Your own training file, as a task.")] = None,
+    text_columns: Annotated[str | None, typer.Option(help="Its text columns, such as premise,hypothesis.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Its label column.")] = None,
+    kind: Annotated[
+        str | None, typer.Option(help="classification, regression, multilabel, tokens or span; else found out.")
+    ] = None,
+    train_size: Annotated[str | None, typer.Option(help="N examples, or P% of each task's training set.")] = None,
     segments: Annotated[str | None, typer.Option(help="packed:L, lines, mixed or sections:L.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps; of a ladder's first rung.")] = None,
     rung_steps: Annotated[int | None, typer.Option(help="Steps of a ladder's other rungs; by default half.")] = None,
     batch_tokens: Annotated[int | None, typer.Option(help="Tokens an optimiser step sees.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Of the scores.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Examples of a task a step.")] = None,
+    max_length: Annotated[int | None, typer.Option(help="Tokens a task's example is cut to.")] = None,
+    mixing: Annotated[str | None, typer.Option(help="Of several sources: sum or proportional.")] = None,
+    round_steps: Annotated[int | None, typer.Option(help="Optimiser steps of a round of imp.")] = None,
+    round_epochs: Annotated[float | None, typer.Option(help="The same in passes over the largest source.")] = None,
+    round_examples: Annotated[int | None, typer.Option(help="The same in examples of all sources.")] = None,
+    rewind: Annotated[
+        str | None,
+        typer.Option(help="What a round of imp goes back to: pretrained, step:K, percent:P, none, noise, reinit."),
+    ] = None,
+    rewind_scope: Annotated[str | None, typer.Option(help="What goes back: all, encoder or prunable.")] = None,
+    prune_first: Annotated[bool | None, typer.Option("--prune-first", help="Prune before the first round.")] = None,
+    rate_horizon: Annotated[
+        str | None, typer.Option(help="The learning rate decays over each round, or in total.")
+    ] = None,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="Keep the optimiser's moments from round to round.")
+    ] = False,
+    save_trained: Annotated[
+        bool | None, typer.Option("--save-trained", help="Keep the weights at the end of each round.")
+    ] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Of the scores, or of the weights.")] = None,
     ranking: Annotated[str | None, typer.Option(help="matrix or global.")] = None,
     scope: Annotated[
         str | None, typer.Option(help="encoder+embeddings, encoder, encoder+embeddings+pooler or encoder+pooler.")
@@ -92,6 +125,24 @@ def search(
         "temperature": temperature,
         "corpus": corpus,
         "data_dir": data_dir,
+        "tasks": split_words(task),
+        "train_file": train_file,
+        "text_columns": split_words(text_columns),
+        "label_column": label_column,
+        "kind": kind,
+        "train_size": train_size,
+        "batch_size": batch_size,
+        "max_length": max_length,
+        "mixing": mixing,
+        "round_steps": round_steps,
+        "round_epochs": round_epochs,
+        "round_examples": round_examples,
+        "rewind": rewind,
+        "rewind_scope": rewind_scope,
+        "prune_first": prune_first,
+        "rate_horizon": rate_horizon,
+        "reset_optimizer": False if keep_optimizer else None,
+        "save_trained": save_trained,
         "steps": steps,
         "rung_steps": rung_steps,
         "batch_tokens": batch_tokens,

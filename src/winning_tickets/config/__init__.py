@@ -9,6 +9,7 @@ from winning_tickets.config.fit_head import FitHeadConfig
 from winning_tickets.config.methods import METHOD_NAMES, METHOD_NEEDS
 from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_objective
 from winning_tickets.config.profiles import MODEL_DROPOUT, PROFILES, Profile, profile_values
+from winning_tickets.config.rewinding import Rewind, parse_rewind
 from winning_tickets.config.search import SCOPES, SearchConfig
 from winning_tickets.config.settings import Runtime, Settings, load_config_file
 from winning_tickets.config.sparsity import check_sparsity
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluateConfig",
     "FitHeadConfig",
     "Profile",
+    "Rewind",
     "Runtime",
     "SearchConfig",
     "Settings",
@@ -32,5 +34,6 @@ __all__ = [
     "check_sparsity",
     "load_config_file",
     "parse_objective",
+    "parse_rewind",
     "profile_values",
 ]

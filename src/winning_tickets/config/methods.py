@@ -1,8 +1,10 @@
-"""The methods of a search by name, and what each of them needs before it can start."""
+"""The methods of a search by name, what each needs before it can start, and its own defaults."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -10,19 +12,29 @@ class MethodNeeds:
     """What a method reads besides the model.
 
     Attributes:
-        corpus: it reads text, `--corpus`.
+        corpus: it always reads text, `--corpus`.
         objective: it minimises, or differentiates, an `--objective`.
         mask_training: it trains masks: steps, schedule, score start and the rest of a `SearchConfig` apply.
+        sources: its objective is a sum of `mlm` on a corpus and `task` on tasks, and `LearningSettings` apply.
+        defaults: fields of a `SearchConfig` whose default differs for this method.
     """
 
     corpus: bool = False
     objective: bool = False
     mask_training: bool = False
+    sources: bool = False
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
+
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
+"""10 to 90 %, the sparsities of the papers' iterative pruning."""
 
 METHOD_NEEDS = {
     "random": MethodNeeds(),
     "magnitude": MethodNeeds(),
     "mask-training": MethodNeeds(corpus=True, objective=True, mask_training=True),
+    "imp": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm", "sparsity": TENTHS}),
+    "snip": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm"}),
+    "movement": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm"}),
 }
 METHOD_NAMES = tuple(METHOD_NEEDS)

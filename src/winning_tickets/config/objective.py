@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
 from winning_tickets.errors import UsageError, unknown
 
 TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; what they compute stands in `winning_tickets.objectives`."""
+SOURCE_NAMES = ("mlm", "task")
+"""The terms of methods that train weights: text, and the tasks of `--task`."""
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
 """The papers' objectives, which profiles know by name."""
+
+ALL_NAMES = (*TERM_NAMES, "task")
 
 _EXAMPLES = "such as mlm+kd or mlm:1,kd:2."
 
 
-def parse_objective(text: str) -> dict[str, float]:
+def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, float]:
     """The terms of a sum and their weights, in canonical order.
 
     Terms are separated by `+` or `,`; a weight follows a colon and is 1 where it is left out.
 
     Args:
         text: such as `kd`, `mlm+kd`, `kd:0.5+attention:1`.
+        names: the terms there are.
 
     Raises:
         UsageError: unknown or repeated terms, weights that are not positive finite numbers; all problems at once.
@@ -33,11 +38,11 @@ def parse_objective(text: str) -> dict[str, float]:
     for part in re.split(r"[+,]", text):
         name, colon, number = (piece.strip() for piece in part.partition(":"))
         if not name:
-            known = ", ".join(TERM_NAMES)
+            known = ", ".join(names)
             problems.append(f"The objective {text!r} has an empty term; write a sum of {known}, {_EXAMPLES}")
-        elif name not in TERM_NAMES:
+        elif name not in names:
             problems.append(
-                str(unknown("objective", name, TERM_NAMES, f"An objective is one of them or a sum, {_EXAMPLES}"))
+                str(unknown("objective", name, names, f"An objective is one of them or a sum, {_EXAMPLES}"))
             )
         elif name in weights:
             problems.append(f"The objective {text!r} names {name} twice; give it one weight, such as {name}:2.")
@@ -50,7 +55,7 @@ def parse_objective(text: str) -> dict[str, float]:
                 )
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
-    return {name: weights[name] for name in TERM_NAMES if name in weights}
+    return {name: weights[name] for name in names if name in weights}
 
 
 def _weight(number: str) -> float:
@@ -61,9 +66,9 @@ def _weight(number: str) -> float:
 
 
 def canonical_objective(weights: Mapping[str, float]) -> str:
-    """The one way to write a sum: terms in the order of `TERM_NAMES`, joined with `+`, weights of 1 left out."""
+    """The one way to write a sum: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
     return "+".join(
-        name if weights[name] == 1 else f"{name}:{_digits(weights[name])}" for name in TERM_NAMES if name in weights
+        name if weights[name] == 1 else f"{name}:{_digits(weights[name])}" for name in ALL_NAMES if name in weights
     )
 
 

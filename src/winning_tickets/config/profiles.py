@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Literal
 
 from winning_tickets.config.objective import paper_objective
@@ -78,6 +79,33 @@ _CODE_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
     "mlm": {},
     "mlm+kd": {},
 }
+
+
+# Methods that train weights; of the papers, the tickets of Chen et al. 2020 and their released program.
+_LEARNED_TUNED: dict[str, Any] = {
+    "scope": "encoder+embeddings",
+    "batch_tokens": 2048,
+    "segments": "packed:128",
+    "warmup_steps": 0,
+    "weight_decay": 0.0,
+    "count_rounding": "floor",
+    "rewind": "pretrained",
+    "rewind_scope": "all",
+    "prune_first": False,
+    "rate_horizon": "round",
+    "reset_optimizer": True,
+}
+_LEARNED_PAPER = _LEARNED_TUNED | {"scope": "encoder+pooler", "batch_tokens": 16 * 512, "segments": "packed:512"}
+_LEARNED_CODE = _LEARNED_PAPER | {"rewind_scope": "encoder", "rate_horizon": "total", "count_rounding": "nearest"}
+# There what the MLM program goes back to is the live weights, so that it never does.
+_LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}
+
+
+def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
+    """What a profile gives the open fields of a method that trains weights, by the terms of its objective."""
+    if profile == "code":
+        return _LEARNED_CODE | (_LEARNED_CODE_MLM if set(terms) == {"mlm"} else {})
+    return _LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED
 
 
 def profile_values(profile: Profile, method: str, objective: str) -> dict[str, Any]:

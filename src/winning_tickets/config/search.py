@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
+from winning_tickets.config.learning import LearningSettings
 from winning_tickets.config.methods import METHOD_NEEDS, MethodNeeds
-from winning_tickets.config.objective import canonical_objective, parse_objective
-from winning_tickets.config.profiles import Profile, profile_values
-from winning_tickets.config.settings import Settings
+from winning_tickets.config.objective import ALL_NAMES, SOURCE_NAMES, TERM_NAMES, canonical_objective, parse_objective
+from winning_tickets.config.profiles import Profile, learned_values, profile_values
 from winning_tickets.errors import UsageError
 
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
-class SearchConfig(Settings):
-    """A search for a ticket.
+class SearchConfig(LearningSettings):
+    """A search for a ticket; the fields about learning from tasks and about rounds are those of `LearningSettings`.
 
     Attributes:
         model: hub id, local folder or `builtin:minilm`.
@@ -114,6 +114,18 @@ class SearchConfig(Settings):
     kd_padding: Literal["ignored", "counted"] | None = None
     save_at: tuple[int, ...] = ()
 
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_of_the_method(cls, values: Any) -> Any:
+        """Methods with defaults of their own have them written down, so that they count in an id."""
+        needs = METHOD_NEEDS.get(values.get("method", "")) if isinstance(values, dict) else None
+        if needs is None:
+            return values
+        defaults = dict(needs.defaults)
+        if needs.sources and (values.get("tasks") or values.get("train_file")):
+            defaults["objective"] = "task"
+        return defaults | values
+
     @field_validator("sparsity")
     @classmethod
     def _in_order(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
@@ -130,7 +142,7 @@ class SearchConfig(Settings):
     def _in_one_form(cls, value: str) -> str:
         """Equal sums are written alike, so that they share an id; what is no sum is refused with all else that is."""
         try:
-            return canonical_objective(parse_objective(value))
+            return canonical_objective(parse_objective(value, ALL_NAMES))
         except UsageError:
             return value
 
@@ -138,6 +150,17 @@ class SearchConfig(Settings):
     def needs(self) -> MethodNeeds:
         """What the method reads besides the model; of an unknown one nothing."""
         return METHOD_NEEDS.get(self.method, MethodNeeds())
+
+    @property
+    def terms(self) -> dict[str, float]:
+        """Weights of the terms of the objective; none for a method without one.
+
+        Raises:
+            UsageError: not a sum of terms that the method knows.
+        """
+        if not self.needs.objective:
+            return {}
+        return parse_objective(self.objective, SOURCE_NAMES if self.needs.sources else TERM_NAMES)
 
     @property
     def sparsities(self) -> tuple[float, ...]:
@@ -161,5 +184,8 @@ class SearchConfig(Settings):
 
     def resolved(self) -> SearchConfig:
         """The same configuration with every open field filled from its profile."""
-        values = profile_values(self.profile, self.method, self.objective)
+        if self.needs.sources:
+            values = learned_values(self.profile, self.terms)
+        else:
+            values = profile_values(self.profile, self.method, self.objective)
         return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})

@@ -24,10 +24,10 @@ class Objective(Protocol):
     def weights(self) -> Mapping[str, float]:
         """Weight of each part."""
 
-    def counts(self, batch: Batch) -> dict[str, Tensor]:
+    def counts(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """What each part's sum must be divided by: tokens, masked tokens, examples; scalars."""
 
-    def __call__(self, model: Any, batch: Batch, /) -> dict[str, Tensor]:
+    def __call__(self, model: Any, batch: Mapping[str, Any], /) -> dict[str, Tensor]:
         """Each part's differentiable sum over the batch."""
 
 

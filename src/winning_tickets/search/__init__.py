@@ -9,7 +9,7 @@ from typing import Any
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.errors import UsageError
 from winning_tickets.rundir import RunDirectory
-from winning_tickets.search import magnitude, mask_training, random
+from winning_tickets.search import magnitude, mask_training, movement, random, snip
 from winning_tickets.search.base import Prepared, prepare
 from winning_tickets.search.checks import check
 from winning_tickets.search.ladder import kept_inside
@@ -19,6 +19,8 @@ METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], None]] = {
     "random": random.find,
     "magnitude": magnitude.find,
     "mask-training": mask_training.find,
+    "snip": snip.find,
+    "movement": movement.find,
 }
 
 
@@ -81,12 +83,11 @@ def summary(tickets: dict[float, Ticket], prepared: Prepared, run: RunDirectory)
         folder = prepared.folder(run, sparsity).name
         rungs.append(_facts(ticket, prepared) | {"folder": folder, "kept_inside_previous": inside})
         below = ticket
-    trained = config.needs.mask_training
     return common | {
         "rungs": rungs,
         "nested": all(rung["kept_inside_previous"] in (None, 1.0) for rung in rungs),
-        "steps": config.total_steps if trained else None,
-        "steps_of_separate_searches": config.steps * len(tickets) if trained else None,
+        "steps": rungs[-1]["steps"],
+        "steps_of_separate_searches": config.steps * len(tickets) if config.needs.mask_training else None,
         "saved_at": list(config.save_at),
     }
 

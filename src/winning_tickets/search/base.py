@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.config import Runtime, SearchConfig, parse_objective
+from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.data.corpora import CorpusText, load_corpus
+from winning_tickets.data.local import load_files
+from winning_tickets.data.tasks import TaskData, load_task
 from winning_tickets.identity import run_id
 from winning_tickets.objectives import check_attention_maps, needs_mlm_head, needs_of
 from winning_tickets.parts import prunable_views
@@ -31,6 +33,7 @@ class Prepared:
         weights: dense matrices in scope by name; they may share the model's memory, so read them before masking it.
         base: name and hashes of the weights.
         corpus: training text of a method that needs one.
+        tasks: of a method that learns from tasks.
         run_id: identity of the run.
         device: where to compute.
         all_parameters: number of parameters of the encoder.
@@ -41,6 +44,7 @@ class Prepared:
     weights: dict[str, Tensor]
     base: BaseModelInfo
     corpus: CorpusText | None
+    tasks: tuple[TaskData, ...]
     run_id: str
     device: torch.device
     all_parameters: int
@@ -75,10 +79,12 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     filled = config.resolved()
     device = choose_device(runtime.device)
     needs = config.needs
-    terms = parse_objective(config.objective) if needs.objective else {}
+    terms = {} if needs.sources else config.terms  # a method with sources loads a model for each of them
     needs_mlm = needs_mlm_head(terms)
     needs_maps = "attentions" in needs_of(terms)
-    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if needs.corpus else None
+    reads_text = needs.corpus or (needs.sources and "mlm" in config.terms)
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if reads_text else None
+    tasks = _tasks(config) if needs.sources else ()
     plm = load_plm(
         config.model,
         head="mlm" if needs_mlm else "none",
@@ -100,9 +106,22 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
     weights = prunable_views(encoder.encoder, prunable_names(encoder, scope))
     base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
     slug = "-".join([config.method, *([config.objective] if needs.objective else []), *map(str, config.sparsities)])
-    identity = run_id(config, slug, base=base.hash, corpus=None if corpus is None else corpus.fingerprint)
+    content = {"base": base.hash, "corpus": None if corpus is None else corpus.fingerprint}
+    if tasks:
+        content["tasks"] = "+".join(data.fingerprint for data in tasks)
+    identity = run_id(config, slug, **content)
     total = sum(parameter.numel() for parameter in encoder.encoder.parameters())
-    return Prepared(filled, plm, weights, base, corpus, identity, device, total)
+    return Prepared(filled, plm, weights, base, corpus, tasks, identity, device, total)
+
+
+def _tasks(config: SearchConfig) -> tuple[TaskData, ...]:
+    """The tasks of the objective, those with a name first."""
+    found = [load_task(name, config.data_dir) for name in config.tasks]
+    if config.train_file is not None:
+        # Nothing is evaluated here: the training file stands for both.
+        files = (config.train_file, config.train_file)
+        found.append(load_files(*files, config.text_columns, label_column=config.label_column, kind=config.kind))
+    return tuple(found)
 
 
 def _has_pooler(plm: PLM) -> bool:

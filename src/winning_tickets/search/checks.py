@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from winning_tickets.config import METHOD_NAMES, SCOPES, SearchConfig, check_sparsity, parse_objective
+from winning_tickets.config import METHOD_NAMES, SCOPES, SearchConfig, check_sparsity, parse_rewind
+from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.objectives import check_negatives
 
@@ -30,7 +31,9 @@ def check(config: SearchConfig) -> None:
         attempt(partial(check_sparsity, sparsity))
     if config.method not in METHOD_NAMES:
         problems.append(str(unknown("method", config.method, METHOD_NAMES)))
-    terms = attempt(partial(parse_objective, config.objective)) or {}
+    terms = attempt(lambda: config.terms) or {}
+    if config.needs.sources:
+        problems += _check_sources(config, terms)
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
     if config.needs.corpus and config.corpus is None:
@@ -46,6 +49,42 @@ def check(config: SearchConfig) -> None:
             attempt(partial(check_negatives, str(filled.segments), int(filled.batch_tokens or 0)))
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _check_sources(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    problems = []
+    named = bool(config.tasks) or config.train_file is not None
+    if "mlm" in terms and config.corpus is None:
+        problems.append("The objective mlm needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder.")
+    if "task" in terms and not named:
+        problems.append(f"The objective task needs --task ({', '.join(TASKS)}; several with commas), or --train-file.")
+    if terms and "task" not in terms and named:
+        problems.append(f"The objective {config.objective} uses no task; write task, or mlm+task, or leave --task out.")
+    problems += [str(unknown("task", name, TASKS)) for name in config.tasks if name not in TASKS]
+    return problems + (_check_rounds(config, terms) if config.method == "imp" else [])
+
+
+def _check_rounds(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    problems = []
+    given = [f for f in ("round_steps", "round_epochs", "round_examples") if getattr(config, f) is not None]
+    if len(given) > 1:
+        options = " and ".join(f"--{field.replace('_', '-')}" for field in given)
+        problems.append(f"{options} contradict each other; give one of them.")
+    if not given and "mlm" in terms:
+        problems.append("--method imp on text needs the length of a round: --round-steps, -epochs or -examples.")
+    filled = config.resolved()
+    if filled.prune_first and len(config.sparsities) == 1:
+        problems.append("prune_first with one sparsity trains nothing; that is --method magnitude.")
+    try:
+        policy = parse_rewind(str(filled.rewind))
+        step = policy.step(config.round_steps or 0)
+        if policy.kind == "step" and config.round_steps is not None and step is not None and step > config.round_steps:
+            problems.append(
+                f"--rewind {config.rewind} lies behind the first round, which has {config.round_steps} steps."
+            )
+    except UsageError as error:
+        problems.append(str(error))
+    return problems
 
 
 def _check_distributions(config: SearchConfig) -> None:
