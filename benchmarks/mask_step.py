@@ -13,13 +13,9 @@ All have the same dropout. Peak memory is measured in one process a variant, abo
 from __future__ import annotations
 
 import argparse
-import gc
 import json
-import random
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +24,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from in_graph import mask_in_graph
+from interleave import Step, interleaved, ratio
 from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
 from winning_tickets.masking import MaskedWeights
 from winning_tickets.objectives import PretrainingObjective, mlm_logits
@@ -43,7 +40,6 @@ SHAPES = {
 }
 VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph")
 PAPER_STEPS, PAPER_SECONDS = 22_000, 3 * 3600 + 55 * 60
-Step = Callable[[], None]
 
 
 class Bench:
@@ -164,38 +160,6 @@ class Bench:
         return step
 
 
-def time_steps(bench: Bench, rounds: int, warm_up: int) -> dict[str, list[float]]:
-    """Seconds of each step of each variant; the order inside a round is shuffled."""
-    steps = {variant: bench.make(variant) for variant in VARIANTS}
-    seconds: dict[str, list[float]] = {variant: [] for variant in VARIANTS}
-    order = random.Random(0)
-    for index in range(warm_up + rounds):
-        for variant in order.sample(VARIANTS, len(VARIANTS)):
-            gc.collect()
-            _wait(bench.device)
-            start = time.perf_counter()
-            steps[variant]()
-            _wait(bench.device)
-            if index >= warm_up:
-                seconds[variant].append(time.perf_counter() - start)
-    return seconds
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def ratio(over: list[float], under: list[float]) -> tuple[float, list[float]]:
-    """Ratio of medians with a 95 % bootstrap interval; rounds are resampled together, since they share the machine."""
-    generator = np.random.default_rng(0)
-    above, below = np.array(over), np.array(under)
-    picks = generator.integers(0, len(above), (2000, len(above)))
-    draws = np.median(above[picks], axis=1) / np.median(below[picks], axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return float(np.median(above) / np.median(below)), [float(low), float(high)]
-
-
 def peak_memory(options: argparse.Namespace) -> dict[str, int]:
     """Peak bytes of each variant above the level before its model loads, each in its own process."""
     peaks = {}
@@ -234,7 +198,8 @@ def _resident(field: str) -> int:
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, with what is needed to read it."""
     bench = Bench(options)
-    seconds = time_steps(bench, options.rounds, options.warm_up)
+    steps = {variant: bench.make(variant) for variant in VARIANTS}
+    seconds = interleaved(steps, options.rounds, options.warm_up, bench.device)
     peaks = peak_memory(options)
     pairs = {
         "mlm_mask_over_dense": ratio(seconds["mlm_mask"], seconds["dense"]),

@@ -22,5 +22,22 @@ def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16)
     step = mask_step.Bench(options).make(variant)
     step()
     step()
-    for name in ("mask_step", "in_graph"):
+    forget()
+
+
+@pytest.mark.parametrize("variant", ["dense", "held", "torch_prune", "mlm", "imp"])
+def test_a_variant_of_the_holding_benchmark_takes_steps(monkeypatch, variant):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import hold_step
+
+    options = argparse.Namespace(shape="tiny", batch=2, length=16, dropout=0.1, device="cpu", bf16=False)
+    assert variant in hold_step.VARIANTS
+    step = hold_step.HoldBench(options).make(variant)
+    step()
+    step()
+    forget()
+
+
+def forget():
+    for name in ("mask_step", "hold_step", "interleave", "in_graph"):
         sys.modules.pop(name, None)

@@ -1,0 +1,175 @@
+"""What holding a ticket costs in a training step, and what a step of iterative pruning costs: ratios of one run.
+
+    python benchmarks/hold_step.py --json > result.json
+
+Variants, interleaved step by step:
+  dense        fine-tuning all weights with fused AdamW, gradients clipped
+  held         the same with a 70 % ticket held: gradients masked before clipping, pruned weights zero after each step
+  torch_prune  the same with torch.nn.utils.prune, which keeps weight_orig and multiplies by the mask in each forward
+  mlm          training all weights on MLM, a plain loop
+  imp          a step of `--method imp` on MLM inside a round, with the same ticket
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils import prune
+from transformers import BertForMaskedLM, BertForSequenceClassification
+
+from interleave import Step, interleaved, ratio
+from mask_step import SHAPES, Bench
+from winning_tickets import Ticket
+from winning_tickets.config import SearchConfig
+from winning_tickets.masking import Held, hold
+from winning_tickets.multitask import JointObjective, SharedEncoder
+from winning_tickets.objectives import PretrainingObjective, mlm_logits
+from winning_tickets.parts import prunable_views
+from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
+from winning_tickets.provenance import machine, versions
+from winning_tickets.selection import keep_top
+from winning_tickets.ticket import BaseModelInfo, TicketInfo
+
+VARIANTS = ("dense", "held", "torch_prune", "mlm", "imp")
+PAIRS = {
+    "held_over_dense": ("held", "dense"),
+    "torch_prune_over_dense": ("torch_prune", "dense"),
+    "imp_over_mlm": ("imp", "mlm"),
+}
+SPARSITY = 0.7
+
+
+class HoldBench(Bench):
+    """The variants on one shape."""
+
+    def make(self, variant: str) -> Step:
+        """A function that does one whole optimiser step of a variant."""
+        return self._imp() if variant == "imp" else self._mlm() if variant == "mlm" else self._fine_tuning(variant)
+
+    def _model(self, kind: Any) -> Any:
+        torch.manual_seed(0)
+        return kind(self.config).to(self.device).train()
+
+    def _ticket(self, model: Any) -> Ticket:
+        plm = PLM(model, None, ARCHITECTURES["bert"], "benchmark", None, None, True)
+        weights = prunable_views(model.base_model, prunable_names(plm))
+        masks = keep_top({name: weight.abs() for name, weight in weights.items()}, SPARSITY)
+        config = SearchConfig(model="benchmark", method="magnitude").model_dump(mode="json")
+        base = BaseModelInfo.of(model.base_model, "benchmark", "bert", None, None)
+        info = TicketInfo(
+            method="magnitude", scope="encoder+embeddings", config=config, applies_to=base, seed=0, step=None
+        )
+        return Ticket({name: mask.cpu() for name, mask in masks.items()}, info, None)
+
+    def _fine_tuning(self, variant: str) -> Step:
+        model = self._model(BertForSequenceClassification)
+        labels = torch.zeros(self.options.batch, dtype=torch.long, device=self.device)
+        ticket = self._ticket(model)
+        if variant == "torch_prune":
+            for name, mask in ticket.masks.items():
+                module = model.base_model.get_submodule(name.removesuffix(".weight"))
+                prune.custom_from_mask(module, "weight", mask.to(self.device))
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        if variant == "held":
+            hold(model, ticket, optimizer)
+
+        def step() -> None:
+            with self.autocast():
+                logits = model(self.batch["input_ids"], self.batch["attention_mask"]).logits
+            torch.nn.functional.cross_entropy(logits.float(), labels).backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def _mlm(self) -> Step:
+        model = self._model(BertForMaskedLM)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+
+        def step() -> None:
+            with self.autocast():
+                hidden = model.base_model(self.batch["input_ids"], self.batch["attention_mask"]).last_hidden_state
+                logits, targets = mlm_logits(model, ARCHITECTURES["bert"], hidden, self.batch["labels"])
+                loss = torch.nn.functional.cross_entropy(logits, targets)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    def _imp(self) -> Step:
+        alone = self._model(BertForMaskedLM)
+        ticket = self._ticket(alone)
+        model = SharedEncoder({"mlm": alone})
+        objective = JointObjective({"mlm": PretrainingObjective({"mlm": 1.0}, ARCHITECTURES["bert"])}, {"mlm": 1.0})
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        held = Held(model, ticket)
+        batch = {"mlm": self.batch}
+
+        def step() -> None:
+            with self.autocast():
+                loss = objective(model, batch)["mlm"] / objective.counts(batch)["mlm"]
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            held.zero_()
+            optimizer.zero_grad()
+
+        return step
+
+
+def report(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was measured, with what is needed to read it."""
+    bench = HoldBench(options)
+    steps = {variant: bench.make(variant) for variant in VARIANTS}
+    seconds = interleaved(steps, options.rounds, options.warm_up, bench.device)
+    pairs = {name: ratio(seconds[over], seconds[under]) for name, (over, under) in PAIRS.items()}
+    return {
+        "shape": {"model": options.shape, "batch": options.batch, "length": options.length, "dropout": options.dropout},
+        "sparsity": SPARSITY,
+        "device": options.device if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device),
+        "bf16": options.bf16,
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+        "ms_a_step": {variant: 1000 * float(np.median(values)) for variant, values in seconds.items()},
+        "ratios": {name: value for name, (value, _) in pairs.items()},
+        "intervals_95": {name: interval for name, (_, interval) in pairs.items()},
+        "seconds": seconds,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="minilm")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--dropout", type=float, default=0.1, help="the same in every variant")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    result = report(options)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, value in result["ratios"].items():
+        low, high = result["intervals_95"][name]
+        print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}]")
+
+
+if __name__ == "__main__":
+    main()

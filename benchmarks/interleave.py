@@ -1,0 +1,44 @@
+"""Timing several variants of a step side by side: shuffled turns in one process, ratios with intervals."""
+
+from __future__ import annotations
+
+import gc
+import random
+import time
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import torch
+
+Step = Callable[[], None]
+
+
+def interleaved(steps: Mapping[str, Step], rounds: int, warm_up: int, device: torch.device) -> dict[str, list[float]]:
+    """Seconds of each step of each variant; the order inside a round is shuffled, so that all see the same machine."""
+    seconds: dict[str, list[float]] = {variant: [] for variant in steps}
+    order = random.Random(0)
+    for index in range(warm_up + rounds):
+        for variant in order.sample(list(steps), len(steps)):
+            gc.collect()
+            _wait(device)
+            start = time.perf_counter()
+            steps[variant]()
+            _wait(device)
+            if index >= warm_up:
+                seconds[variant].append(time.perf_counter() - start)
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ratio(over: list[float], under: list[float]) -> tuple[float, list[float]]:
+    """Ratio of medians with a 95 % bootstrap interval; rounds are resampled together, since they share the machine."""
+    generator = np.random.default_rng(0)
+    above, below = np.array(over), np.array(under)
+    picks = generator.integers(0, len(above), (2000, len(above)))
+    draws = np.median(above[picks], axis=1) / np.median(below[picks], axis=1)
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return float(np.median(above) / np.median(below)), [float(low), float(high)]
