@@ -1,6 +1,6 @@
 """Copy the raw JSON of a finished `run.sh` beside this file, without machine paths, and print the table.
 
-Usage: DATA=... TICKETS=... OUT=... python docs/results/transfer/collect.py
+Usage: DATA=... TICKETS=... HEAD=... OUT=... python docs/results/transfer/collect.py
 """
 
 from __future__ import annotations
@@ -23,15 +23,18 @@ def say(line: str) -> None:
 
 def main() -> None:
     """Copy and print."""
-    out, tickets, data = os.environ["OUT"], os.environ["TICKETS"], os.environ["DATA"]
+    paths = {os.environ[name]: f"${name}" for name in ("OUT", "TICKETS", "DATA", "HEAD")}
+    out = os.environ["OUT"]
     RAW.mkdir(exist_ok=True)
     for path in sorted([*Path(out).glob("*/result.json"), *Path(out).glob("*.json")]):
         name = path.name if path.parent == Path(out) else f"{path.parent.name}.json"
-        text = path.read_text().replace(out, "$OUT").replace(tickets, "$TICKETS").replace(data, "$DATA")
+        text = path.read_text()
+        for found, shown in paths.items():
+            text = text.replace(found, shown)
         if text.strip():
             (RAW / name).write_text(text)
     say("| | " + " | ".join(TASKS) + " |\n| --- | --- | --- | --- |")
-    for group in ("dense", "magnitude-70", "tuned-70", "mlm+kd-70", "magnitude-60", "tuned-60"):
+    for group in ("dense", "magnitude-70", "tuned-70", "mlm-70", "mlmkd-70", "magnitude-60", "tuned-60"):
         cells = [", ".join(values(task, group)) or "-" for task in TASKS]
         if set(cells) != {"-"}:
             say(f"| {group} | {' | '.join(cells)} |")
