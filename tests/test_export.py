@@ -236,7 +236,7 @@ def test_refusals(tmp_path):
     model = make_model(tmp_path / "m")
     magnitude(model, tmp_path / "t")
     other = make_model(tmp_path / "other", seed=1)
-    with pytest.raises(UsageError, match=r"Unknown format 'mask'. Did you mean 'masked'\? Known: masked"):
+    with pytest.raises(UsageError, match=r"Unknown format 'mask'. Did you mean 'masked' or 'mask-pt'\? Known: "):
         export(tmp_path / "t", "mask", tmp_path / "e")
     with pytest.raises(UsageError, match="m has no saved model; run tickets transfer with --save-model"):
         export(model, "masked", tmp_path / "e")
@@ -256,7 +256,7 @@ def test_a_full_disk_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(importlib.import_module("winning_tickets.export"), "save_folder", full)
+    monkeypatch.setattr(importlib.import_module("winning_tickets.export_masked"), "save_folder", full)
     with pytest.raises(
         TrainingError, match="Could not write .*: No space left on device. Nothing was left half-written"
     ):

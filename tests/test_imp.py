@@ -254,12 +254,19 @@ def test_files_of_ones_own_are_a_task(tmp_path, bert):
 def test_profiles_are_the_papers_choices():
     def chosen(profile, objective):
         config = SearchConfig(model="m", method="imp", objective=objective, profile=profile).resolved()
-        return (config.scope, config.rewind, config.rewind_scope, config.rate_horizon, config.prune_first)
+        return (
+            config.scope,
+            config.rewind,
+            config.rewind_scope,
+            config.rate_horizon,
+            config.prune_first,
+            config.ranking,
+        )
 
-    assert chosen("tuned", "mlm") == ("encoder+embeddings", "pretrained", "all", "round", False)
-    assert chosen("paper", "mlm") == ("encoder+pooler", "pretrained", "all", "round", False)
-    assert chosen("code", "task") == ("encoder+pooler", "pretrained", "encoder", "total", False)
-    assert chosen("code", "mlm") == ("encoder+pooler", "none", "encoder", "total", True)
+    assert chosen("tuned", "mlm") == ("encoder+embeddings", "pretrained", "all", "round", False, "matrix")
+    assert chosen("paper", "mlm") == ("encoder+pooler", "pretrained", "all", "round", False, "global")
+    assert chosen("code", "task") == ("encoder+pooler", "pretrained", "encoder", "total", False, "global")
+    assert chosen("code", "mlm") == ("encoder+pooler", "none", "encoder", "total", True, "global")
 
 
 def test_what_cannot_work_is_refused_before_any_work():

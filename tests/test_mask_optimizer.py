@@ -7,6 +7,7 @@ import torch
 from transformers import BertConfig, BertModel
 
 from test_ticket import CONFIG, QUERY
+from winning_tickets.config import Pattern
 from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
 from winning_tickets.masking import MaskedWeights
 from winning_tickets.selection import keep_top
@@ -47,7 +48,7 @@ def make(update, init="plateau", seed=0):
         parameters[name].requires_grad_(True)
     masked = MaskedWeights(model, NAMES)
     scores = initial_scores(absolute(masked.dense_weights), init, 0.6, update.ranking, "floor", 2.0, 0.01, seed)
-    masked.write(keep_top(scores, 0.6, update.ranking, weights=masked.dense_weights))
+    masked.write(keep_top(scores, 0.6, update.ranking, weights=masked.dense_weights, pattern=update.pattern))
     return model, masked, MaskOptimizer(masked, scores, {}, update)
 
 
@@ -64,7 +65,7 @@ def naive_search(update, steps, init="plateau"):
     scores = initial_scores(absolute(dense), init, 0.6, update.ranking, "floor", 2.0, 0.01, 0)
     moments = {name: (torch.zeros_like(s), torch.zeros_like(s)) for name, s in scores.items()}
     key = torch.abs if update.rank_by == "absolute" else (lambda s: s)
-    masks = keep_top({n: key(s) for n, s in scores.items()}, 0.6, update.ranking, weights=dense)
+    masks = keep_top({n: key(s) for n, s in scores.items()}, 0.6, update.ranking, dense, pattern=update.pattern)
     threshold = dict.fromkeys(NAMES, update.phi)
     history = []
     for step in range(1, steps + 1):
@@ -92,7 +93,7 @@ def naive_search(update, steps, init="plateau"):
         keys = {n: key(s) for n, s in scores.items()}
         early = update.cadence == "before"
         if (early and step == 1) or (step + early) % update.reselect_steps == 0:
-            masks = keep_top(keys, 0.6, update.ranking, weights=dense)
+            masks = keep_top(keys, 0.6, update.ranking, weights=dense, pattern=update.pattern)
             for name in NAMES:
                 count = int(0.6 * keys[name].numel() + 1e-9)
                 threshold[name] = keys[name].reshape(-1).sort().values[count - 1]
@@ -107,6 +108,9 @@ def naive_search(update, steps, init="plateau"):
     [
         (TUNED, "rank"),
         (variant(ranking="global"), "rank"),
+        (variant(ranking="row"), "rank"),
+        (variant(pattern=Pattern(2, 4)), "rank"),
+        (variant(pattern=Pattern(1, 8), rank_by="absolute"), "plateau"),
         (variant(rank_by="absolute", clip="global", max_grad_norm=0.01), "plateau"),
         (variant(reselect_steps=3, clip="global"), "plateau"),
         (
@@ -122,7 +126,7 @@ def naive_search(update, steps, init="plateau"):
             "plateau",
         ),
     ],
-    ids=["tuned", "global", "paper", "code-mlm", "code-kd"],
+    ids=["tuned", "global", "row", "2:4", "1:8", "paper", "code-mlm", "code-kd"],
 )
 def test_every_step_equals_the_naive_search(update, init):
     model, masked, optimizer = make(update, init)
@@ -153,14 +157,15 @@ def test_weights_never_change_and_masks_do():
         assert size - int(masked.masks[name].sum()) == size * 6 // 10
 
 
-def test_a_saved_state_continues_bit_for_bit():
-    model, masked, optimizer = make(TUNED, "rank")
+@pytest.mark.parametrize("update", [TUNED, variant(pattern=Pattern(2, 4))], ids=["tuned", "2:4"])
+def test_a_saved_state_continues_bit_for_bit(update):
+    model, masked, optimizer = make(update, "rank")
     for step in range(3):
         loss_of(model, step).backward()
         optimizer.step()
         model.zero_grad()
     state = copy.deepcopy(optimizer.state_dict())
-    other_model, other_masked, other = make(TUNED, "rank")
+    other_model, other_masked, other = make(update, "rank")
     other.load_state_dict(state)
     for step in range(3, 6):
         for m, o in ((model, optimizer), (other_model, other)):
@@ -170,6 +175,23 @@ def test_a_saved_state_continues_bit_for_bit():
     for name in NAMES:
         assert torch.equal(optimizer.scores[name], other.scores[name])
         assert torch.equal(masked.masks[name], other_masked.masks[name])
+
+
+@pytest.mark.parametrize(("fields", "size"), [({"ranking": "row"}, 16), ({"pattern": Pattern(3, 8)}, 8)])
+def test_groups_stay_exact_at_every_step(fields, size):
+    model, masked, optimizer = make(variant(**fields), "plateau")
+    start = {name: masked.masks[name].clone() for name in NAMES}
+    kept = int(start[QUERY].view(-1, size)[0].sum())
+    for step in range(6):
+        loss_of(model, step).backward()
+        optimizer.step()
+        model.zero_grad()
+        masks = masked.masks
+        for name in (QUERY, NAMES[2]):
+            assert set(masks[name].view(-1, size).sum(1).tolist()) == {kept}
+        with optimizer.exactly_selected():
+            assert all(torch.equal(masked.masks[name], masks[name]) for name in NAMES)
+    assert any(not torch.equal(start[name], masked.masks[name]) for name in NAMES)
 
 
 def test_rank_scores_put_the_threshold_in_the_middle_of_a_dense_scale():

@@ -12,8 +12,9 @@ import pytest
 from winning_tickets.analyse import ANALYSES
 from winning_tickets.errors import UsageError
 from winning_tickets.report import analyses
-from winning_tickets.report.analysis_figures import FIGURES, FORMATS, figure
+from winning_tickets.report.analysis_figures import FIGURES, figure
 from winning_tickets.report.analysis_tables import TABLES, table
+from winning_tickets.report.canvas import FORMATS
 
 BOOTSTRAP = {"resamples": 10, "seed": 0, "confidence": 0.95, "resampled": "cells"}
 
@@ -27,6 +28,12 @@ def checkpoint(step, to_reference, to_previous):
     kinds = {"embeddings": 0.0, "Q": 2 * to_reference}
     return {"step": step, "folder": f"s/{step}", "ticket_id": str(step), "to_reference": to_reference, "to_first": 0.0,
             "to_previous": to_previous, "by_kind": kinds, "chance": 0.75}  # fmt: skip
+
+
+def verdict(task, sparsity, wins, mean):
+    return {"task": task, "group": "imp & $mlm$", "sparsity": sparsity, "wins": wins, "value": mean, "threshold": 0.69,
+            "mean": mean, "std": 0.02, "median": mean, "best": mean, "n": 3, "n_judged": 3, "n_full": 3,
+            "constant": wins is False, "unpaired_seeds": [], "reason": "one score" if wins is None else ""}  # fmt: skip
 
 
 def row(label, method, sparsity, kd, score, ticket_id="t"):
@@ -108,6 +115,28 @@ SAMPLES = {
         "different_settings": [],
         "bootstrap": BOOTSTRAP,
     },
+    "winning": {
+        "kind": "winning",
+        "criterion": "within-std",
+        "std_of": "max",
+        "margin": 0.01,
+        "statistic": "mean",
+        "select_seeds": None,
+        "report_seeds": None,
+        "tasks": [
+            {"task": "rte", "metric": "accuracy", "dense": {"mean": 0.7, "std": 0.01}, "degenerate": []},
+            {"task": "wnli", "metric": "accuracy", "dense": {"mean": 0.563, "std": None}, "degenerate": ["majority"]},
+        ],
+        "groups": [{"group": "imp & $mlm$"}],
+        "cells": [verdict("rte", 0.5, True, 0.7234), verdict("rte", 0.6, None, 0.5), verdict("wnli", 0.5, False, 0.5)],
+        "highest": [
+            {"task": "rte", "group": "imp & $mlm$", "highest": 0.5, "unbroken": 0.5,
+             "at_highest": {"mean": 0.7234, "std": 0.02, "n": 3}, "reported": None},
+            {"task": "wnli", "group": "imp & $mlm$", "highest": None, "unbroken": None, "at_highest": None,
+             "reported": None},
+        ],
+        "different_settings": [],
+    },
 }  # fmt: skip
 
 
@@ -151,6 +180,9 @@ def test_what_the_figures_say():
         "kd[c]", "magnitude", "random", "60 % pruned", "dense", "Spearman -1.00, within sparsity -0.50 (n = 5)",
     } <= set(words("predictors"))  # fmt: skip
     assert {"rte (accuracy)", "mean over tasks", "gain over the baseline (points)"} <= set(words("gain"))
+    assert {
+        "rte (accuracy)", "wnli (accuracy, degenerate)", "imp & $mlm$", "score (x 100); filled: wins",
+    } <= set(words("winning"))  # fmt: skip
     nothing = SAMPLES["predictors"] | {"rows": [one | {"mean": None} for one in SAMPLES["predictors"]["rows"]]}
     assert b"no ticket has all tasks" in figure(nothing)["svg"]
 
@@ -184,6 +216,15 @@ def test_what_the_tables_say():
     assert "Seeds drawn within each task: [+1.0, +9.0]." in text
     assert "the target keeps 85.7 % –, the baseline 78.6 % [70.0, 85.0]" in text  # noqa: RUF001
     assert "Left out because a group lacks them: cola seed 4 (dense)." in text
+    text = table(SAMPLES["winning"]).text()
+    assert (
+        "| rte  | accuracy | imp & $mlm$ |  70.0 |       1.0 |            50.0 |     50.0 |        72.3 | 2.0 |" in text
+    )
+    assert "| rte  | imp & $mlm$ | yes  | ?    |" in text
+    assert "| wnli | imp & $mlm$ | no*  | –    |" in text  # noqa: RUF001
+    assert "A ticket wins where its mean is at least the full model's minus one standard deviation of either" in text
+    assert "No verdict (?) for 1 of 3 tickets, which counts as not won: one score." in text
+    assert ",0.7234," in table(SAMPLES["winning"]).unshown["cells"].csv()
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
@@ -191,7 +232,7 @@ def test_an_analysis_as_files(tmp_path, kind):
     out = tmp_path / "new" / "out"
     files = analyses.save(SAMPLES[kind], out)
     expected = {"analysis.json", "table.csv", "figure.png", "figure.svg", "figure.pdf"}
-    expected |= {"correlations.csv"} if kind == "predictors" else set()
+    expected |= {"predictors": {"correlations.csv"}, "winning": {"grid.csv", "cells.csv"}}.get(kind, set())
     assert {file.name for file in files} == {file.name for file in out.iterdir()} == expected
     assert files[-1].name == "analysis.json"
     assert json.loads(files[-1].read_text()) == json.loads(json.dumps(SAMPLES[kind]))

@@ -48,6 +48,10 @@ def test_pruned_count_is_exact_for_every_method_and_scope(method, ranking, spars
     pruned = {name: mask.numel() - int(mask.sum()) for name, mask in masks.items()}
     if ranking == "matrix":
         assert pruned == {name: exact_count(weights[name].numel(), sparsity) for name in weights}
+    elif ranking == "row":
+        for mask in masks.values():
+            rows = mask.view(-1, mask.shape[-1])
+            assert (~rows).sum(1).tolist() == [exact_count(rows.shape[1], sparsity)] * rows.shape[0]
     else:
         assert sum(pruned.values()) == exact_count(sum(w.numel() for w in weights.values()), sparsity)
 
@@ -63,6 +67,23 @@ def test_keep_top_equals_the_definition_with_many_ties(scores, seed, sparsity):
     weights = torch.randint(-2, 3, (len(scores),), generator=torch.Generator().manual_seed(seed)).float()
     expected = naive_keep(scores, weights.tolist(), exact_count(len(scores), sparsity))
     assert keep_top({"m": values}, sparsity, weights={"m": weights})["m"].tolist() == expected
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    size=st.integers(1, 40),
+    values=st.sampled_from([0, 3, 1000]),
+    seed=st.integers(0, 1000),
+    sparsity=st.sampled_from(SPARSITIES),
+)
+def test_each_row_is_that_of_the_definition(rows, size, values, seed, sparsity):
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randint(-values, values + 1, (rows, size), generator=generator).float()
+    weights = torch.randint(-2, 3, (rows, size), generator=generator).float()
+    count = exact_count(size, sparsity)
+    expected = [naive_keep(*row, count) for row in zip(scores.tolist(), weights.tolist(), strict=True)]
+    assert keep_top({"m": scores}, sparsity, "row", weights={"m": weights})["m"].tolist() == expected
 
 
 @settings(max_examples=60, deadline=None)

@@ -159,6 +159,7 @@ def test_a_model_without_mlm_head_is_refused(tmp_path):
     model = str(make_model(tmp_path / "m", head="none"))
     with pytest.raises(UsageError, match="no trained MLM head"):
         search(learning(model, "snip", corpus_of(tmp_path), sparsity=0.5), tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 def test_tasks_given_mean_their_objective_and_their_order_nothing():

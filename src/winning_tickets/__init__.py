@@ -8,6 +8,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from winning_tickets.algebra import combine as combine
+    from winning_tickets.algebra import perturb as perturb
+    from winning_tickets.compact import load_compact as load_compact
     from winning_tickets.compare import compare as compare
     from winning_tickets.config import EvaluateConfig as EvaluateConfig
     from winning_tickets.config import FitHeadConfig as FitHeadConfig
@@ -18,8 +21,10 @@ if TYPE_CHECKING:
     from winning_tickets.evaluate import evaluate as evaluate
     from winning_tickets.export import export as export
     from winning_tickets.fit_head import fit_head as fit_head
+    from winning_tickets.mask_files import import_mask as import_mask
     from winning_tickets.masking import TicketCallback as TicketCallback
     from winning_tickets.masking import hold as hold
+    from winning_tickets.measure import measure as measure
     from winning_tickets.predict import predict as predict
     from winning_tickets.search import search as search
     from winning_tickets.search import search_all as search_all
@@ -37,11 +42,16 @@ _PUBLIC = {
     "TicketCallback": "masking",
     "TicketsError": "errors",
     "TransferConfig": "config",
+    "combine": "algebra",
     "compare": "compare",
     "evaluate": "evaluate",
     "export": "export",
     "fit_head": "fit_head",
     "hold": "masking",
+    "import_mask": "mask_files",
+    "load_compact": "compact",
+    "measure": "measure",
+    "perturb": "algebra",
     "predict": "predict",
     "search": "search",
     "search_all": "search",

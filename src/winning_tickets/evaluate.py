@@ -29,7 +29,6 @@ from winning_tickets.objectives import (
     needs_mlm_head,
     needs_of,
 )
-from winning_tickets.parts import present_in
 from winning_tickets.plm import PLM, Head, base_hash, load_mlm_head, load_plm, untie_decoder, weight_hashes
 from winning_tickets.progress import progress
 from winning_tickets.provenance import versions
@@ -194,7 +193,7 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
     plm.model.to(device)
-    masks = {} if ticket is None else {name: ticket.masks[name] for name in present_in(plm.encoder, ticket.masks)}
+    masks = {} if ticket is None else ticket.all_masks(plm.encoder)
     masked = MaskedWeights(plm.encoder, list(masks))
     head, teacher_head = "base", None
     if needs_mlm_head(_terms(config)):

@@ -17,8 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from winning_tickets.config import Pattern
 from winning_tickets.masking import MaskedWeights
-from winning_tickets.selection import BandSelector, Ranking, Rounding, groups_of, keep_top
+from winning_tickets.reselection import ByGroups, ByThreshold, RankBy, Reselection
+from winning_tickets.selection import Ranking, Rounding, groups_of, keep_top
 
 
 def initial_scores(
@@ -30,11 +32,13 @@ def initial_scores(
     alpha: float,
     phi: float,
     seed: int,
+    pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
     """Scores before the first step.
 
-    `rank` and `activation`: from 0 to alpha * phi, rising with the rank of the importance inside its group, so that the
-    threshold lies in a dense scale and marginal weights move first; they differ in the importance.
+    `rank` and `activation`: from 0 to alpha * phi, rising with the rank of the importance inside its matrix (or, ranked
+    globally, among all), so that the threshold lies in a dense scale and marginal weights move first; they differ in
+    the importance. Rows and N:M groups take theirs from the scale of the whole matrix.
     `plateau`: alpha * phi for what one-shot magnitude pruning keeps, else 0 (TAMT eq. 5).
     `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
 
@@ -47,6 +51,7 @@ def initial_scores(
         alpha: height of the upper plateau in units of phi.
         phi: initial threshold.
         seed: of the random mask.
+        pattern: decides what the upper plateau holds, instead of sparsity, ranking and rounding.
 
     Returns:
         float32 tensors of the shapes of `importance`.
@@ -54,21 +59,23 @@ def initial_scores(
     top = alpha * phi
     if init in ("rank", "activation"):
         return _rank_scores(importance, ranking, top)
-    if init == "plateau":
-        kept = keep_top(importance, sparsity, ranking, rounding=rounding)
-    else:
-        kept = random_masks(importance, sparsity, ranking, rounding, seed)
+    ranked = importance if init == "plateau" else random_scores(importance, seed)
+    kept = keep_top(ranked, sparsity, ranking, rounding=rounding, pattern=pattern)
     return {name: mask.float() * top for name, mask in kept.items()}
+
+
+def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Uniform draws of the shapes of some weights, the same on every device; those kept of them are a random mask."""
+    generator = torch.Generator().manual_seed(seed)
+    draws = {n: torch.rand(w.shape, generator=generator, dtype=torch.float64) for n, w in weights.items()}
+    return {name: draw.to(weights[name].device) for name, draw in draws.items()}
 
 
 def random_masks(
     weights: Mapping[str, Tensor], sparsity: float, ranking: Ranking, rounding: Rounding, seed: int
 ) -> dict[str, Tensor]:
-    """Uniformly random masks with exact counts, the same on every device."""
-    generator = torch.Generator().manual_seed(seed)
-    draws = {n: torch.rand(w.shape, generator=generator, dtype=torch.float64) for n, w in weights.items()}
-    kept = keep_top(draws, sparsity, ranking, rounding=rounding)
-    return {name: mask.to(weights[name].device) for name, mask in kept.items()}
+    """Uniformly random masks with exact counts."""
+    return keep_top(random_scores(weights, seed), sparsity, ranking, rounding=rounding)
 
 
 def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
@@ -91,7 +98,7 @@ class MaskUpdate:
 
     ranking: Ranking
     phi: float
-    rank_by: Literal["signed", "absolute"]
+    rank_by: RankBy
     reselect_steps: int
     cadence: Literal["after", "before"]
     threshold: Literal["reached", "exceeded"]
@@ -102,6 +109,7 @@ class MaskUpdate:
     weight_decay: float
     clip: Literal["global", "tensor", "none"]
     max_grad_norm: float
+    pattern: Pattern | None = None
 
 
 class MaskOptimizer(torch.optim.Optimizer):
@@ -136,28 +144,29 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._flat = torch.cat([scores[name].reshape(-1).float() for name in self.names])
         self._slices = dict(zip(self.names, torch.split(self._flat, sizes), strict=True))
         self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
-        self._selectors = self._make_selectors()
+        self._selection = self._choose_selection()
         groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": update.learning_rate}]
         if head:
             groups.append({"params": list(head.values()), "lr": update.head_learning_rate})
         super().__init__(groups, {})
         self._inner = self._make_inner()
-        self._thresholds = [update.phi] * len(self._selectors)
         self.reselect(exact=True)
-        self._start_at_phi()
+        self._selection.start_at(update.phi)
 
-    def _make_selectors(self) -> list[tuple[Tensor, Tensor, Tensor, BandSelector]]:
-        """For each group: its scores, its dense weights, its mask, its selector; flat, sharing memory."""
-        made = []
-        for group, count in zip(groups_of(self.names, self.update.ranking), self._counts(), strict=True):
-            if len(group) == 1:
-                name = group[0]
-                weights, mask = self.masked.dense_weights[name].view(-1), self.masked.masks[name].view(-1)
-                made.append((self._slices[name], weights, mask, BandSelector(count)))
-            else:
-                weights = torch.cat([self.masked.dense_weights[name].view(-1) for name in group])
-                made.append((self._flat, weights, torch.empty_like(self._flat, dtype=torch.bool), BandSelector(count)))
-        return made
+    def _choose_selection(self) -> Reselection:
+        update = self.update
+        if update.pattern is not None or update.ranking == "row":
+            return ByGroups(self.masked, self._slices, update.pattern, update.rank_by)
+        return ByThreshold(
+            self.masked,
+            self._flat,
+            self._slices,
+            ranking=update.ranking,
+            rank_by=update.rank_by,
+            kept_at=update.threshold,
+            phi=update.phi,
+            adjusted_always=update.reselect_steps == 1,
+        )
 
     def _make_inner(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": list(self.scores.values())}]
@@ -190,14 +199,8 @@ class MaskOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def take_counts(self) -> None:
         """From now on prune as many entries of each group as the masks do at present; the scores stay."""
-        for (_, _, _, selector), count in zip(self._selectors, self._counts(), strict=True):
-            selector.count = count
+        self._selection.take_counts()
         self.reselect(exact=True)
-
-    def _counts(self) -> list[int]:
-        """How many entries of each group the masks prune now, so that with untrained matrices the whole stays exact."""
-        masks = [[self.masked.masks[name] for name in group] for group in groups_of(self.names, self.update.ranking)]
-        return [sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in group) for group in masks]
 
     @property
     def selected_exactly(self) -> bool:
@@ -217,56 +220,22 @@ class MaskOptimizer(torch.optim.Optimizer):
     def reselect(self, exact: bool = True) -> None:
         """Masks from scores: exactly the sparsity, or (between adjustments) what is beyond the last threshold."""
         self._exact = exact
-        for index, (scores, weights, mask, selector) in enumerate(self._selectors):
-            keys = self._keys(scores)
-            if exact:
-                selector.select(keys, weights, mask)
-                if self.update.reselect_steps > 1:
-                    self._thresholds[index] = self._threshold_of(keys, mask, selector)
-            else:
-                mask.copy_(self._beyond(keys, self._thresholds[index]))
-        if self.update.ranking == "global":
-            mask = self._selectors[0][2]
-            parts = torch.split(mask, [self.scores[name].numel() for name in self.names])
-            for name, part in zip(self.names, parts, strict=True):
-                self.masked.masks[name].view(-1).copy_(part)
+        self._selection.select(exact)
         self.masked.write()
 
     @contextmanager
     def exactly_selected(self) -> Iterator[None]:
         """The masks have exactly the sparsity inside this block; the search goes on as if that had not been."""
-        thresholds, exact = list(self._thresholds), self._exact
+        thresholds, exact = list(self._selection.thresholds), self._exact
         self.reselect(exact=True)
         yield
         self._return_to(thresholds, exact)
 
     def _return_to(self, thresholds: list[float], exact: bool) -> None:
         """Masks as they were, and thresholds: an exact selection is no adjustment here."""
-        self._thresholds = list(thresholds)
+        self._selection.thresholds = list(thresholds)
         self.reselect(exact)
-        self._thresholds = list(thresholds)
-
-    def _keys(self, scores: Tensor) -> Tensor:
-        """What is ranked."""
-        return scores.abs() if self.update.rank_by == "absolute" else scores
-
-    def _beyond(self, keys: Tensor, threshold: float) -> Tensor:
-        return keys >= threshold if self.update.threshold == "reached" else keys > threshold
-
-    def _threshold_of(self, keys: Tensor, mask: Tensor, selector: BandSelector) -> float:
-        """The threshold that an exact selection sets: the lowest kept value, or the highest pruned one."""
-        if selector.count == 0:
-            return -math.inf
-        return float(keys[mask].min()) if self.update.threshold == "reached" else float(selector.threshold or 0.0)
-
-    def _start_at_phi(self) -> None:
-        """Until the first adjustment the threshold is phi, where phi separates the scores as the masks do (TAMT eq. 5).
-
-        On two plateaus it does; among scores on a dense scale the exact selection sets the first threshold.
-        """
-        for index, (scores, _, mask, _) in enumerate(self._selectors):
-            if torch.equal(self._beyond(self._keys(scores), self.update.phi), mask):
-                self._thresholds[index] = self.update.phi
+        self._selection.thresholds = list(thresholds)
 
     def state_dict(self) -> dict[str, Any]:
         """Scores, moments, head and thresholds by name; names survive where Parameters are replaced."""
@@ -278,7 +247,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             "scores": {name: score.detach() for name, score in self.scores.items()},
             "head": {name: value.detach() for name, value in self.head.items()},
             "moments": {order[index]: state for index, state in inner.items()},
-            "thresholds": list(self._thresholds),
+            "thresholds": list(self._selection.thresholds),
             "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
         }
 

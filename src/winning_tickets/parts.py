@@ -80,13 +80,21 @@ def prunable_views(encoder: nn.Module, names: Iterable[str]) -> dict[str, Tensor
     Raises:
         ContentError: the encoder lacks a parameter, or it cannot be cut into the parts.
     """
-    parameters = dict(encoder.named_parameters())
+    return matrices_of(dict(encoder.named_parameters()), names)
+
+
+def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
+    """The matrices behind names, without gradient: views of tensors by name of the parameter.
+
+    Raises:
+        ContentError: a parameter is missing, or it cannot be cut into the parts.
+    """
     views = {}
     for name in names:
         part = split_name(name)
-        if part.parameter not in parameters:
+        if part.parameter not in tensors:
             raise ContentError(f"The model has no parameter {part.parameter}; is it another architecture?")
-        views[name] = part.of(parameters[part.parameter].detach())
+        views[name] = part.of(tensors[part.parameter].detach())
     return views
 
 

@@ -16,12 +16,13 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from winning_tickets.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, HeadWithoutDecoder, first_layers
+from winning_tickets.compact_modeling import COMPACT, compact_class
 from winning_tickets.config import SCOPES
 from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.parts import present_in
 
 Head = Literal["none", "mlm", "classification", "tokens", "span"]
-_CLASSES: dict[Head, str] = {
+CLASSES: dict[Head, str] = {
     "none": "AutoModel",
     "mlm": "AutoModelForMaskedLM",
     "classification": "AutoModelForSequenceClassification",
@@ -160,7 +161,7 @@ def load_plm(
     if head not in ("none", "mlm"):
         config.num_labels = num_labels
     try:
-        model, report = getattr(transformers, _CLASSES[head]).from_pretrained(
+        model, report = _model_class(head, config).from_pretrained(
             where,
             config=config,
             revision=revision,
@@ -188,6 +189,14 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
+def _model_class(head: Head, config: Any) -> Any:
+    """The class to load with; that of a compact export comes from this package, not from the export's folder."""
+    import transformers
+
+    auto = getattr(transformers, CLASSES[head])
+    return compact_class(auto._model_mapping[type(config)]) if hasattr(config, COMPACT) else auto
+
+
 def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
     """The same MLM model with a decoder of its own, where its head borrows the word embeddings instead."""
     if getattr(model.config, head.switch):
@@ -211,6 +220,8 @@ def _configure(name: str, where: str, revision: str | None, layers: int | None) 
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     architecture = ARCHITECTURES[config.model_type]
+    if layers is not None and hasattr(config, COMPACT):
+        raise UsageError(f"--layers {layers} is impossible: {name} is a compact export, whose layers differ in size.")
     if layers is not None:
         first_layers(config, architecture, layers, name)
     return config, architecture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,8 +12,10 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 
+from winning_tickets import compact_modeling
+from winning_tickets.compact_modeling import COMPACT, MODEL_FILE
 from winning_tickets.config import Runtime
-from winning_tickets.data.encode import Array, EncodedSplit, collate
+from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, collate
 from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.data.tasks import Kind, Split, Task
 from winning_tickets.errors import ContentError, UsageError
@@ -100,6 +103,8 @@ def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, to
     try:
         model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
         tokenizer.save_pretrained(folder)
+        if hasattr(model.config, COMPACT):
+            shutil.copyfile(compact_modeling.__file__, folder / MODEL_FILE)  # without which others cannot load it
     except SafetensorError as error:
         raise OSError(str(error)) from error
 
@@ -173,7 +178,7 @@ def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Arr
     with modes(plm.model, training=False), torch.no_grad():
         for chosen in _by_length(lengths):
             batch = pad([split[index] for index in chosen])
-            inputs = {name: value.to(device) for name, value in batch.items() if name != "labels"}
+            inputs = {name: value.to(device) for name, value in batch.items() if name not in TARGETS}
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 logits = task_logits(plm.model(**inputs))
             for index, row in zip(chosen, logits.float().cpu().numpy(), strict=True):

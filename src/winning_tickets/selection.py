@@ -1,7 +1,7 @@
-"""From scores to masks: exact counts, deterministic ties, per matrix or global.
+"""From scores to masks: exact counts, deterministic ties, per matrix, row, N:M group, or global.
 
-Everything that prunes by a score goes through `keep_top` (once) or `BandSelector` (every step of a search), so that
-methods can only differ in how their scores arise.
+Everything that prunes by a score goes through `keep_top` (once), `BandSelector` or `keep_in_groups` (every step of a
+search), so that methods can only differ in how their scores arise.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from winning_tickets.config import check_sparsity
+from winning_tickets.config import Pattern, check_sparsity
 
-Ranking = Literal["matrix", "global"]
+Ranking = Literal["matrix", "row", "global"]
 Rounding = Literal["floor", "nearest"]
 
-RANKINGS: tuple[Ranking, ...] = ("matrix", "global")
+RANKINGS: tuple[Ranking, ...] = ("matrix", "row", "global")
 
 
 def pruned_count(entries: int, sparsity: float, rounding: Rounding = "floor") -> int:
@@ -28,7 +28,7 @@ def pruned_count(entries: int, sparsity: float, rounding: Rounding = "floor") ->
 
 
 def groups_of(names: Sequence[str], ranking: Ranking) -> list[tuple[str, ...]]:
-    """The groups of matrices inside which weights compete: each matrix alone, or all of them together."""
+    """The matrices between which weights compete: each matrix alone (or its rows), or all of them together."""
     return [tuple(names)] if ranking == "global" else [(name,) for name in names]
 
 
@@ -38,21 +38,34 @@ def keep_top(
     ranking: Ranking = "matrix",
     weights: Mapping[str, Tensor] | None = None,
     rounding: Rounding = "floor",
+    pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
     """Keep the entries with the highest scores, exactly as many as the sparsity leaves in each group.
 
     Args:
         scores: one float tensor of any shape for each name.
         sparsity: fraction removed of each group, in [0, 1).
-        ranking: `matrix` ranks inside each tensor, `global` over all of them together.
+        ranking: `matrix` ranks inside each tensor, `row` inside each row of it, `global` over all of them together.
         weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
             lower index (in the order of `scores` for `global`).
         rounding: how a fractional count is rounded.
+        pattern: what `keep_pattern` keeps, whatever sparsity, ranking and rounding are.
 
     Returns:
         Bool tensors of the same shapes, True = kept.
+
+    Raises:
+        UsageError: the pattern does not fit a matrix.
     """
+    if pattern is not None:
+        return keep_pattern(scores, pattern, weights)
     masks: dict[str, Tensor] = {}
+    if ranking == "row":
+        for name, values in scores.items():
+            entries = values.shape[-1]
+            left = entries - pruned_count(entries, sparsity, rounding)
+            masks[name] = _keep_consecutive(values, entries, left, None if weights is None else weights[name])
+        return masks
     for group in groups_of(tuple(scores), ranking):
         flat = [scores[name].detach().reshape(-1) for name in group]
         joined = torch.cat(flat)
@@ -61,6 +74,49 @@ def keep_top(
         for name, part in zip(group, torch.split(kept, [f.numel() for f in flat]), strict=True):
             masks[name] = part.reshape(scores[name].shape).clone()
     return masks
+
+
+def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Keep the given number of highest scores of each matrix; of equal scores the one with the lower index survives.
+
+    Args:
+        scores: one float tensor of any shape for each name.
+        counts: how many of it are kept, from 0 to all.
+    """
+    return {
+        name: _keep_flat(values.detach().reshape(-1), values.numel() - counts[name], None).reshape(values.shape)
+        for name, values in scores.items()
+    }
+
+
+def keep_pattern(
+    scores: Mapping[str, Tensor], pattern: Pattern, weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Keep the N highest scores of every M consecutive entries of the last dimension, exactly.
+
+    Args:
+        scores: one float tensor `(out, in)` for each name.
+        pattern: N and M.
+        weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
+            lower index.
+
+    Returns:
+        Bool tensors of the same shapes, True = kept.
+
+    Raises:
+        UsageError: M does not divide the input dimension of a matrix.
+    """
+    pattern.check_shapes({name: values.shape for name, values in scores.items()})
+    return {
+        name: _keep_consecutive(values, pattern.of, pattern.keep, None if weights is None else weights[name])
+        for name, values in scores.items()
+    }
+
+
+def _keep_consecutive(scores: Tensor, size: int, keep: int, weights: Tensor | None) -> Tensor:
+    """Mask with `keep` of every `size` consecutive entries."""
+    ties = None if weights is None else weights.detach().reshape(-1, size)
+    return keep_in_groups(scores.detach().reshape(-1, size), keep, ties).view(scores.shape)
 
 
 def _keep_flat(scores: Tensor, count: int, weights: Tensor | None) -> Tensor:
@@ -96,6 +152,77 @@ def nonzero(condition: Tensor) -> Tensor:
     if condition.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(condition.numpy()))
     return condition.reshape(-1).nonzero().reshape(-1)
+
+
+def keep_in_groups(scores: Tensor, keep: int, weights: Tensor | None = None) -> Tensor:
+    """Keep so many of each row of a matrix of groups.
+
+    Args:
+        scores: `(groups, size)` float.
+        keep: from 0 to size.
+        weights: same shape; the larger absolute weight survives among equal scores, then the lower index.
+
+    Returns:
+        Bool `(groups, size)`, True = kept.
+    """
+    size = scores.shape[1]
+    if keep == size:
+        return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+    return (_keep_by_wins if size <= _SMALL_GROUP else _keep_by_threshold)(scores, keep, weights)
+
+
+_SMALL_GROUP = 4  # entries up to which comparing each with each costs less than a partition
+_AT_A_TIME = 1 << 17  # entries of small groups compared at a time on a CPU: they stay in its cache
+
+
+def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
+    """An entry survives when fewer than `keep` of its group beat it: no sorting, whole columns at once."""
+    groups, size = scores.shape
+    kept = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+    step = max(1, _AT_A_TIME // size) if scores.device.type == "cpu" else groups
+    for start in range(0, groups, step):
+        part = slice(start, start + step)
+        columns = scores[part].t().contiguous()
+        beaten = torch.arange(size - 1, -1, -1, dtype=torch.uint8, device=scores.device)[:, None]
+        beaten = beaten.repeat(1, columns.shape[1])  # as if every later entry had won
+        for index in range(size - 1):
+            wins = columns[index] >= columns[index + 1 :]
+            if weights is not None:
+                tied = columns[index] == columns[index + 1 :]
+                if tied.any():
+                    sizes = weights[part].t().abs()
+                    wins &= ~(tied & (sizes[index] < sizes[index + 1 :]))
+            beaten[index + 1 :] += wins.view(torch.uint8)
+            beaten[index] -= wins.view(torch.uint8).sum(0, dtype=torch.uint8)
+        kept[part] = (beaten < keep).t()
+    return kept
+
+
+def _keep_by_threshold(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
+    """What exceeds each group's own threshold; groups where more than one entry could be the last are sorted."""
+    pruned = scores.shape[1] - keep
+    exact = scores.float() if scores.element_size() < 4 else scores  # numpy has no bfloat16
+    if scores.device.type == "cpu":
+        threshold = torch.from_numpy(np.partition(exact.numpy(), pruned - 1, axis=1)[:, pruned - 1 : pruned])
+    else:
+        threshold = exact.kthvalue(pruned, dim=1, keepdim=True).values
+    kept = exact > threshold
+    missing = keep - kept.sum(1, keepdim=True)
+    tied = exact == threshold
+    undecided = ((missing > 0) & (tied.sum(1, keepdim=True) > missing)).reshape(-1).nonzero().reshape(-1)
+    kept |= tied & (missing > 0)
+    if undecided.numel():
+        kept[undecided] = _keep_sorted(exact[undecided], keep, None if weights is None else weights[undecided])
+    return kept
+
+
+def _keep_sorted(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
+    order = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
+    if weights is not None:
+        order = torch.argsort(weights.abs(), dim=1, descending=True, stable=True)
+    by_score = torch.argsort(scores.gather(1, order), dim=1, descending=True, stable=True)
+    best = order.gather(1, by_score[:, :keep])
+    return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device).scatter_(1, best, True)
 
 
 class BandSelector:

@@ -48,6 +48,8 @@ def transfer(result: dict[str, Any]) -> str:
         lines.append(f"  {name}: {_final_and_best(kinds)}")
     if result.get("train_windows") is not None:
         lines.append(f"  trained on {result['train_examples']:,} questions, {result['train_windows']:,} windows")
+    if result.get("start_from", "pretrained") != "pretrained":
+        lines.append(f"  started from: {result['start_from']}")
     unlabelled = result.get("unlabelled_examples", {})  # runs stored by earlier versions do not say
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
@@ -111,8 +113,12 @@ def description(result: dict[str, Any]) -> str:
         f"{result['method']} ticket {result['id']} of {result['base']['name']}",
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})",
     ]
+    if result["pattern"]:
+        lines.append(f"  pattern: {result['pattern']} along the input dimension")
     if result["shared_layers"]:
         lines.append("  all layers share these weights: a weight that is pruned is pruned in every layer")
+    units = result["units"] or {}
+    lines += [f"  {unit}: {count['pruned']:,} of {count['total']:,} pruned" for unit, count in units.items()]
     lines += [f"  {name}: {value:.4f}" for name, value in result["by_matrix"].items()]
     if result["tickets_inside"]:
         lines.append(f"  tickets inside: {', '.join(result['tickets_inside'])}")
@@ -135,9 +141,62 @@ def _predicted(item: dict[str, Any]) -> str:
     return f"{item['score']:.3f}" if "score" in item else f"{item['label']} ({max(item['scores'].values()):.3f})"
 
 
+def derived(result: dict[str, Any]) -> str:
+    """A ticket that was made from others."""
+    return (
+        f"{result['method']} ticket {result['ticket_id']} of {', '.join(result['parents'])}\n"
+        f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}); saved in {result['out']}"
+    )
+
+
 def exported(result: dict[str, Any]) -> str:
     """What was written and what to expect of it."""
-    return f"{result['format']} model written to {result['out']}\n{result['note']}"
+    return f"{result['format']} export written to {result['out']}\n{result['note']}"
+
+
+def submission(result: dict[str, Any]) -> str:
+    """The files that were written, and those that the server wants beside them."""
+    lines = [f"  {name}: {file['rows']:,} predictions of {file['run']}" for name, file in result["files"].items()]
+    if result["missing"]:
+        lines.append(f"The GLUE server wants these too: {', '.join(result['missing'])}")
+    lines += result["notes"]
+    return "\n".join([f"GLUE submission in {result['out']}:", *lines])
+
+
+def imported(result: dict[str, Any]) -> str:
+    """What the ticket of a mask file is."""
+    return (
+        f"{result['out']}: ticket {result['ticket_id']} of {result['model']}, names as in {result['convention']}\n"
+        f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})"
+    )
+
+
+def measurement(result: dict[str, Any]) -> str:
+    """Sizes, then for each batch and length the time, beside that of the dense model."""
+    parameters, size = result["parameters"], result["bytes_on_disk"]
+    lines = [
+        f"{result['target']}: encoder of {parameters['encoder']:,} parameters, {parameters['non_zero']:,} not zero"
+        + ("" if result["dense"] is None else f" (dense: {result['dense']['parameters']['encoder']:,})")
+        + ("" if size is None else f"; weights of {size / 1e6:.1f} MB")
+    ]
+    for shape in result["shapes"]:
+        latency = shape["latency_seconds"]
+        line = f"  {shape['batch']} x {shape['length']} tokens: {_milliseconds(latency)}, "
+        line += f"{shape['texts_per_second']['median']:.1f} texts/s, {shape['flops'] / 1e9:.2f} GFLOPs"
+        if "speedup" in shape:
+            speed = shape["speedup"]
+            line += f"; dense {_milliseconds(shape['dense_latency_seconds'])}: {speed['median']:.2f} times as fast "
+            line += f"[{speed['lower_quartile']:.2f}, {speed['upper_quartile']:.2f}]"
+            line += f", {shape['flops_ratio']:.2f} by FLOPs"
+        lines.append(line)
+    where = f"{result['device']}, {result['threads']} thread(s)"
+    lines.append(f"Medians [quartiles] of {result['repeats']} passes on {where}")
+    return "\n".join([*lines, result["expectation"]])
+
+
+def _milliseconds(latency: dict[str, float]) -> str:
+    median, low, high = (1000 * latency[key] for key in ("median", "lower_quartile", "upper_quartile"))
+    return f"{median:.1f} ms [{low:.1f}, {high:.1f}]"
 
 
 def cache(result: dict[str, Any]) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import nn
+
 from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.data.tasks import Task
 from winning_tickets.errors import UsageError
@@ -11,7 +13,7 @@ from winning_tickets.plm import PLM
 
 
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
-    """The dense base model with a fresh head for the task, which knows the names of the labels.
+    """The dense base model with a fresh head for the task, which knows the names of the labels and its dropout.
 
     Args:
         load: loads the model with the `head` and `num_labels` that it is given.
@@ -23,6 +25,11 @@ def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     if task.labels:
         plm.model.config.id2label = dict(enumerate(task.labels))
         plm.model.config.label2id = {label: index for index, label in enumerate(task.labels)}
+    if task.head_dropout is not None:
+        inside = set(plm.encoder.modules())
+        for module in plm.model.modules():
+            if isinstance(module, nn.Dropout) and module not in inside:
+                module.p = task.head_dropout
     return plm
 
 

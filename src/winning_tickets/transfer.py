@@ -18,11 +18,12 @@ from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import collate
 from winning_tickets.data.kinds import KINDS
 from winning_tickets.data.metrics import combine, metric_names
-from winning_tickets.data.tasks import Kind, Split
+from winning_tickets.data.tasks import Kind, Split, Task
 from winning_tickets.errors import Interrupted, TrainingError
 from winning_tickets.files import build_directory, write_json
 from winning_tickets.masking import TicketCallback
-from winning_tickets.objectives import TaskObjective
+from winning_tickets.objectives import Objective, SmartObjective, TaskObjective
+from winning_tickets.origin import origin
 from winning_tickets.plm import PLM
 from winning_tickets.predict import MODEL_FOLDER, TaskInfo, encode_for, predict_split, save_folder
 from winning_tickets.progress import progress
@@ -105,6 +106,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
     (folder / ERROR).unlink(missing_ok=True)
     set_seed(seed)
     plm = load_base(prepared.target, prepared.task)
+    prepared.start(plm, seed)
     evaluations = Evaluations(run, prepared, plm, runtime)
     with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         trainer = _trainer(prepared, plm, seed, run, runtime, evaluations, advance)
@@ -139,7 +141,7 @@ def _trainer(
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
     trainer = TicketTrainer(
         model=plm.model,
-        objective=TaskObjective(task.kind),
+        objective=objective_of(config, task),
         args=arguments(
             run.scratch,
             runtime,
@@ -158,6 +160,12 @@ def _trainer(
     )
     log.trainer = trainer
     return trainer
+
+
+def objective_of(config: TransferConfig, task: Task) -> Objective:
+    """The losses of a task, with SMART beside them where it is asked for."""
+    losses = TaskObjective.of(task)
+    return losses if config.smart is None else SmartObjective(losses, task, config.smart)
 
 
 class Evaluations(TrainerCallback):  # type: ignore[misc]
@@ -255,6 +263,9 @@ def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list
         "base_hash": prepared.base,
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
+        **origin(ticket),
+        "start_from": prepared.config.start_from,
+        "start_hash": prepared.start_hash,
         "model_saved": prepared.config.save_model,
         "versions": versions(),
         "machine": machine(),
@@ -282,8 +293,13 @@ def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: lis
         "model": prepared.target.model,
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
+        **origin(ticket),
+        "start_from": prepared.config.start_from,
+        "start_hash": prepared.start_hash,
         "train_examples": prepared.train_examples,
         "train_windows": prepared.train_windows,
+        "soft_labels": prepared.data.train.soft is not None,
+        "smart": None if prepared.config.smart is None else prepared.config.smart.model_dump(),
         "validation_examples": {name: len(split) for name, split in prepared.data.validation.items()},
         "unlabelled_examples": prepared.data.unlabelled,
         "epochs": prepared.steps / prepared.steps_per_epoch,

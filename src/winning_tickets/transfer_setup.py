@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from torch import Tensor
 
 from winning_tickets.best import EvaluationPlan
 from winning_tickets.best import problems as choice_problems
-from winning_tickets.config import Runtime, TransferConfig
+from winning_tickets.config import PRETRAINED, Runtime, TransferConfig, parse_start
 from winning_tickets.data.encode import EncodedSplit, train_subset
 from winning_tickets.data.local import load_files
+from winning_tickets.data.mtdnn import load_defined
+from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.tasks import TASKS, Split, Task, TaskData, load_task
-from winning_tickets.errors import UsageError, unknown
+from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.evaluate import Target
-from winning_tickets.identity import run_id
+from winning_tickets.identity import digest, run_id
+from winning_tickets.objectives import check_smart
 from winning_tickets.plm import PLM, base_hash, weight_hashes
 from winning_tickets.predict import encode_for
+from winning_tickets.states import content_hash, start_weights, write_state_
 from winning_tickets.task_models import load_for_task, text_length, window_stride
 from winning_tickets.train import choose_device
 
@@ -30,6 +36,7 @@ class Prepared:
         data: the task and its examples.
         validation: tokenised examples by name of the split.
         base: hash of the base weights.
+        start_hash: of the weights in a state or folder to start from; None for those that are made here.
         train_examples: size of the training set, or of the subset that was asked for.
         train_windows: of spans: windows over the texts of these examples (of the first seed's); they fill the batches.
         batch_size: examples a step.
@@ -46,6 +53,7 @@ class Prepared:
     data: TaskData
     validation: dict[str, EncodedSplit]
     base: str
+    start_hash: str | None
     train_examples: int
     train_windows: int | None
     batch_size: int
@@ -71,12 +79,39 @@ class Prepared:
         ticket = self.target.ticket
         slug = f"transfer-{self.task.name}-{'dense' if ticket is None else 'ticket'}"
         content = {"base": self.base, "ticket": None if ticket is None else ticket.id, "data": self.data.fingerprint}
+        if self.start_hash is not None:  # what is in the file counts, not where it is
+            config, content = config.model_copy(update={"start_from": PRETRAINED}), content | {"start": self.start_hash}
+        if config.task_file is not None:  # likewise
+            config, content = config.model_copy(update={"task_file": None}), content | {"task": _digest_of(self.task)}
         return run_id(config, slug, **content)
+
+    def start(self, plm: PLM, seed: int) -> None:
+        """Put the weights that fine-tuning starts from into a freshly loaded model; a seed draws its own ones.
+
+        Raises:
+            UsageError: the model cannot be transformed so.
+            ContentError: a state or folder has changed since the transfer began.
+        """
+        if self.config.start_from == PRETRAINED:
+            return
+        weights = _start_weights(self.config, plm, seed, self.base)
+        if self.start_hash is not None and content_hash(weights) != self.start_hash:
+            raise ContentError(
+                f"The weights in {self.config.start_from} have changed since this transfer began, so its seeds would "
+                "not start alike. Put them back, or start a transfer in another --out."
+            )
+        write_state_(plm.encoder, weights)
 
     @property
     def plan(self) -> EvaluationPlan:
         """When it is evaluated, and which evaluation is the best."""
         return EvaluationPlan(self.config.resolved(), self.task, self.eval_steps, self.steps_per_epoch, self.steps)
+
+
+def _digest_of(task: Task) -> str:
+    """A hash of what a task says of itself; a field that all tasks may one day have leaves it as it is."""
+    said = {field.name: getattr(task, field.name) for field in fields(task)}
+    return digest({field.name: said[field.name] for field in fields(task) if said[field.name] != field.default})
 
 
 def check(config: TransferConfig) -> None:
@@ -85,7 +120,11 @@ def check(config: TransferConfig) -> None:
     Raises:
         UsageError: one line for each problem.
     """
-    problems = _check_data(config) + choice_problems(config)
+    problems = _check_data(config) + choice_problems(config) + ([] if config.smart is None else config.smart.problems())
+    try:
+        parse_start(config.start_from)
+    except UsageError as error:
+        problems.append(f"--start-from: {error}")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         problems.append(f"--seeds {','.join(map(str, config.seeds))!r} must name one or more different seeds.")
     if any(not 0 <= seed < 2**32 for seed in config.seeds):
@@ -110,6 +149,8 @@ def check(config: TransferConfig) -> None:
 
 def _check_data(config: TransferConfig) -> list[str]:
     files = (config.train_file, config.validation_file)
+    if config.task_file is not None and config.task is None:
+        return ["--task-file goes with --task, which says which of its tasks."]
     if config.task is None and files == (None, None):
         return [f"No task was given: use --task ({', '.join(TASKS)}), or --train-file and --validation-file."]
     if config.task is not None and files != (None, None):
@@ -117,7 +158,14 @@ def _check_data(config: TransferConfig) -> list[str]:
     if config.task is None:
         problems = [] if None not in files else ["--train-file and --validation-file go together; one is missing."]
         return problems + (["--data-dir goes with --task, not with --train-file."] if config.data_dir else [])
-    problems = [] if config.task in TASKS else [str(unknown("task", config.task, TASKS))]
+    if config.task_file is not None:
+        try:
+            load_definitions(config.task_file, (config.task,))
+            problems = []
+        except UsageError as error:
+            problems = [str(error)]
+    else:
+        problems = [] if config.task in TASKS else [str(unknown("task", config.task, TASKS))]
     defaults = TransferConfig(target=config.target)
     for field in ("text_columns", "label_column", "metric", "kind"):
         if getattr(config, field) != getattr(defaults, field):
@@ -134,12 +182,18 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     """
     check(config)
     choose_device(runtime.device)
+    if config.smart is not None and runtime.bf16:
+        raise UsageError("--smart and --bf16 contradict each other: its noise is smaller than bfloat16 can tell.")
     target = Target.find(config.target, config.base, config.revision, config.layers)
-    data = _load_data(config)
+    data = load_data(config)
+    if config.smart is not None:
+        check_smart(data.task)
     examples = train_split(config, data, config.seeds[0])
     plm = load_base(target, data.task)
     if target.ticket is not None:
         target.ticket.check(plm.encoder, config.allow_other_weights)
+    base = base_hash(weight_hashes(plm.encoder))
+    start_hash = _try_start(config, plm, base)
     max_length = text_length(config.max_length, data.task, plm)
     doc_stride = window_stride(config.doc_stride, data.task, max_length)
     windows = None
@@ -155,7 +209,8 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
             name: encode_for(plm, split, max_length, data.task.kind, doc_stride)
             for name, split in data.validation.items()
         },
-        base=base_hash(weight_hashes(plm.encoder)),
+        base=base,
+        start_hash=start_hash,
         train_examples=len(examples),
         train_windows=windows,
         batch_size=batch_size,
@@ -170,7 +225,30 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     return prepared
 
 
-def _load_data(config: TransferConfig) -> TaskData:
+def _start_weights(config: TransferConfig, plm: PLM, seed: int, base: str) -> dict[str, Tensor]:
+    start = parse_start(config.start_from)
+    return start_weights(start, plm, seed, None if config.allow_other_weights else base)
+
+
+def _try_start(config: TransferConfig, plm: PLM, base: str) -> str | None:
+    """Make sure that the model can start from the weights; the hash of those of a state or folder."""
+    if config.start_from == PRETRAINED:
+        return None
+    weights = _start_weights(config, plm, config.seeds[0], base)
+    write_state_(plm.encoder, weights)
+    return content_hash(weights) if parse_start(config.start_from).path is not None else None
+
+
+def load_data(config: TransferConfig) -> TaskData:
+    """The task and its examples, of a known task, of one that a task file defines, or of the user's own files.
+
+    Raises:
+        UsageError: missing files.
+        ContentError: unusable data.
+    """
+    if config.task is not None and config.task_file is not None:
+        (definition,) = load_definitions(config.task_file, (config.task,))
+        return load_defined(definition, config.task_file, config.data_dir)
     if config.task is not None:
         return load_task(config.task, config.data_dir)
     return load_files(
@@ -190,7 +268,7 @@ def train_split(config: TransferConfig, data: TaskData, seed: int) -> Split:
         UsageError: more examples are asked for than there are.
     """
     chosen = seed if config.train_size_seed is None else config.train_size_seed
-    return train_subset(data.train, config.train_size, chosen)
+    return train_subset(data.train, config.train_size or data.task.train_size, chosen)
 
 
 def load_base(target: Target, task: Task) -> PLM:

@@ -10,6 +10,7 @@ from winning_tickets.analyse.distance import distance
 from winning_tickets.analyse.gain import gain
 from winning_tickets.analyse.predictors import predictors
 from winning_tickets.analyse.similarity import similarity
+from winning_tickets.analyse.winning import winning
 
 ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {
     "similarity": similarity,
@@ -17,5 +18,6 @@ ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {
     "densities": densities,
     "predictors": predictors,
     "gain": gain,
+    "winning": winning,
 }
 """Each analysis by its kind, which is the word of the command line and `kind` in its result."""

@@ -9,6 +9,7 @@ from typing import Any
 from winning_tickets.analyse.opening import labels_of
 from winning_tickets.analyse.places import KINDS, places
 from winning_tickets.compare import check_scopes, overlap_by_matrix, pool
+from winning_tickets.config import Pattern
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.parts import prunable_views
 from winning_tickets.plm import load_plm
@@ -111,7 +112,7 @@ def _checkpoint(folder: Path, ticket: Ticket, omp: Ticket, first: Ticket, previo
 
 
 class _References:
-    """The tickets that distances are taken to; computed once for each base, sparsity, ranking and rounding."""
+    """The tickets that distances are taken to; computed once for each base and choice of counts."""
 
     def __init__(self, given: Ticket | None, base: str | None) -> None:
         self._given = given
@@ -129,8 +130,8 @@ class _References:
         return self._made[key]
 
 
-def _settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any]:
-    """Sparsity, ranking and rounding that a ticket was made with."""
+def _settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any, str | None]:
+    """Sparsity, ranking, rounding and N:M pattern that a ticket was made with."""
     config = ticket.info.config
     sparsity = config.get("sparsity")
     if not isinstance(sparsity, float | int) or isinstance(sparsity, bool) or "ranking" not in config:
@@ -138,11 +139,11 @@ def _settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any]:
             f"The ticket {folder} does not say the sparsity and ranking it was made with, so its OMP ticket is "
             "unknown; give one with --reference."
         )
-    return sparsity, config["ranking"], config.get("count_rounding") or "floor"
+    return sparsity, config["ranking"], config.get("count_rounding") or "floor", config.get("pattern")
 
 
 def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
-    """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking and rounding.
+    """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking, rounding and pattern.
 
     Args:
         ticket: what it goes with.
@@ -153,7 +154,7 @@ def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
         UsageError: the base model is not there.
         ContentError: the model holds other weights, or the ticket does not say how it was made.
     """
-    sparsity, ranking, rounding = _settings(ticket, folder)
+    sparsity, ranking, rounding, pattern = _settings(ticket, folder)
     about = ticket.base
     try:
         plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
@@ -164,6 +165,7 @@ def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
         ) from error
     ticket.check(plm.encoder)
     magnitudes = {name: weight.abs() for name, weight in prunable_views(plm.encoder, ticket.masks).items()}
-    masks = keep_top(magnitudes, sparsity, ranking, rounding=rounding)
+    n_of_m = None if pattern is None else Pattern.parse(pattern)
+    masks = keep_top(magnitudes, sparsity, ranking, rounding=rounding, pattern=n_of_m)
     info = ticket.info.model_copy(update={"method": "magnitude", "step": None, "seed": None})
     return Ticket(masks, info)

@@ -18,6 +18,8 @@ SCORES: tuple[Score, ...] = ("final", "best")
 SETTINGS = ("steps", "train_examples", "max_length", "batch_size", "learning_rate", "data_hash")
 """What two runs should share for their scores to be comparable; a stored seed knows the first three only."""
 
+_ORIGIN = ("method", "search", "search_seed", "start_from")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -34,6 +36,12 @@ class Cell:
         base_hash: of the base weights, where the files say it.
         settings: those of `SETTINGS` that the files hold.
         path: the file the score was read from.
+        method: how the ticket was found; None for a dense model, and in files of earlier versions.
+        search: settings of its search, as `origin` tells them; None likewise.
+        search_seed: the seed of its search, where it has one.
+        start_from: the weights that fine-tuning started from.
+        degenerate: predictions were constant, in this run or, read from a summary, in some run.
+        majority: accuracy of the most frequent class, where the files hold it and `metric` is that accuracy.
     """
 
     task: str
@@ -46,6 +54,12 @@ class Cell:
     base_hash: str | None
     settings: dict[str, Any]
     path: str
+    method: str | None = None
+    search: dict[str, Any] | None = None
+    search_seed: int | None = None
+    start_from: str = "pretrained"
+    degenerate: bool = False
+    majority: float | None = None
 
     @property
     def key(self) -> tuple[str, int]:
@@ -53,20 +67,21 @@ class Cell:
         return self.task, self.seed
 
 
-def read_runs(paths: Sequence[str | Path], score: Score = "final") -> list[Cell]:
+def read_runs(paths: Sequence[str | Path], score: Score = "final", metric: str | None = None) -> list[Cell]:
     """All finished seeds of transfer runs, in the order of the paths and of the seeds.
 
     Args:
         paths: folders made by `tickets transfer --out` (finished or with some seeds finished), or their `result.json`.
         score: the `final` evaluation of each seed, or its `best`.
+        metric: one that all runs have; None takes each task's primary one.
 
     Raises:
-        UsageError: nothing is there, no seed has finished, or the score is unknown.
+        UsageError: nothing is there, no seed has finished, the score is unknown, or a run lacks the metric.
         ContentError: a file is not a transfer result.
     """
     if score not in SCORES:
         raise unknown("score", score, SCORES)
-    return [cell for path in paths for cell in _read_run(Path(path), score)]
+    return [cell for path in paths for cell in _read_run(Path(path), score, metric)]
 
 
 def check_metrics(cells: Sequence[Cell]) -> None:
@@ -90,23 +105,23 @@ def is_transfer(content: Any) -> bool:
     return isinstance(content, dict) and content.get("verb") in ("transfer", "transfer-seed")
 
 
-def _read_run(path: Path, score: Score) -> list[Cell]:
+def _read_run(path: Path, score: Score, metric: str | None) -> list[Cell]:
     if not path.exists():
         raise UsageError(f"There is no transfer run {path}; give folders made by tickets transfer --out.")
     if path.is_file():
-        return _read_file(path, score, {})
+        return _read_file(path, score, metric, {})
     seeds = sorted(path.glob(f"seed-*/{RESULT}"), key=_seed_number)
     common = read_json(path / RESULT, "result") if (path / RESULT).is_file() else {}
     if not seeds:
         if common:
-            return _read_file(path / RESULT, score, {})
+            return _read_file(path / RESULT, score, metric, {})
         started = (path / MARKER).is_file()
         raise UsageError(
             f"{path} is a run that has no finished seed yet; wait for it, or leave it out."
             if started
             else f"{path} is not a transfer run; give folders made by tickets transfer --out."
         )
-    return [cell for file in seeds for cell in _read_file(file, score, common)]
+    return [cell for file in seeds for cell in _read_file(file, score, metric, common)]
 
 
 def _seed_number(path: Path) -> tuple[int, str]:
@@ -114,7 +129,7 @@ def _seed_number(path: Path) -> tuple[int, str]:
     return (int(number), "") if number.isdecimal() else (-1, number)
 
 
-def _read_file(path: Path, score: Score, common: dict[str, Any]) -> list[Cell]:
+def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, Any]) -> list[Cell]:
     """The cells of a seed's result (what it lacks is taken from the summary `common`) or of a summary."""
     content = read_json(path, "result")
     if not is_transfer(content):
@@ -122,12 +137,15 @@ def _read_file(path: Path, score: Score, common: dict[str, Any]) -> list[Cell]:
         what = f"a result of tickets {found}" if found else "something else"
         raise ContentError(f"{path} is not the result of a transfer but {what}; give folders made by tickets transfer.")
     try:
-        metric = content["primary_metric"]
-        if content["verb"] == "transfer":
-            scores = dict(zip(content["seeds"], content["metrics"][metric][score]["values"], strict=True))
-        else:
-            scores = {content["seed"]: content[score][metric]}
         merged = common | content
+        metric = content["primary_metric"] if wanted is None else wanted
+        measured = content["metrics"] if content["verb"] == "transfer" else content[score]
+        if metric not in measured:
+            raise unknown("metric", metric, measured, f"{path} has no other.")
+        if content["verb"] == "transfer":
+            scores = dict(zip(content["seeds"], measured[metric][score]["values"], strict=True))
+        else:
+            scores = {content["seed"]: measured[metric]}
         cells = [
             Cell(
                 task=str(content["task"]),
@@ -140,6 +158,9 @@ def _read_file(path: Path, score: Score, common: dict[str, Any]) -> list[Cell]:
                 base_hash=merged.get("base_hash"),
                 settings={key: merged[key] for key in SETTINGS if key in merged},
                 path=str(path),
+                **{key: merged[key] for key in _ORIGIN if merged.get(key) is not None},
+                degenerate=bool(content.get("degenerate", False)),
+                majority=_majority(merged, metric),
             )
             for seed, value in scores.items()
         ]
@@ -149,3 +170,9 @@ def _read_file(path: Path, score: Score, common: dict[str, Any]) -> list[Cell]:
         if not math.isfinite(cell.value):
             raise ContentError(f"{path} holds a score that is not finite ({cell.value}); a failed run is no number.")
     return cells
+
+
+def _majority(content: dict[str, Any], metric: str) -> float | None:
+    """The accuracy of the most frequent class, where `metric` is an accuracy on the examples that it was counted on."""
+    counted = metric == "accuracy" or (metric.startswith("accuracy") and metric == content["primary_metric"])
+    return content.get("majority") if counted else None

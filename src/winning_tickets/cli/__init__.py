@@ -18,7 +18,21 @@ from typer.exceptions import Abort, TyperException
 from winning_tickets.cli.app import app
 from winning_tickets.errors import TicketsError
 
-VERBS = ("search", "evaluate", "fit_head", "transfer", "reading", "analyse", "export", "demo", "cache")
+VERBS = (
+    "search",
+    "evaluate",
+    "fit_head",
+    "transfer",
+    "reading",
+    "combine",
+    "perturb",
+    "analyse",
+    "export",
+    "import_mask",
+    "measure",
+    "demo",
+    "cache",
+)
 
 for _verb in VERBS:
     import_module(f"{__name__}.{_verb}")

@@ -10,7 +10,7 @@ from typer.core import TyperCommand
 
 from winning_tickets import show
 from winning_tickets.cli.app import app, emit
-from winning_tickets.options import Base, Json, split_words
+from winning_tickets.options import Base, Json, split_ints, split_words
 
 analyse_app = typer.Typer(
     help="What tickets and results say together: a table, and with --out files and a figure.",
@@ -163,3 +163,39 @@ def gain(
     _finish(
         "gain", out, force, as_json, runs, baseline, dense or (), score=score, allow_missing=allow_missing, seed=seed
     )
+
+
+@analyse_app.command(cls=ListOptions)
+def winning(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfer runs of tickets, of any sparsities.")],
+    dense: Annotated[
+        list[str], typer.Option("--dense", metavar="RUN...", help="Transfer runs of the full model, one a task.")
+    ],
+    criterion: Annotated[str, typer.Option("--criterion", help="exceeds, within-std or non-inferior.")] = "exceeds",
+    std_of: Annotated[
+        str, typer.Option("--std-of", help="Whose standard deviation: full, subnetwork or max.")
+    ] = "full",
+    margin: Annotated[float, typer.Option("--margin", help="How much worse non-inferior may be, a fraction.")] = 0.01,
+    statistic: Annotated[str, typer.Option("--statistic", help="mean, median or best of the seeds.")] = "mean",
+    score: Score = "final",
+    metric: Annotated[str | None, typer.Option("--metric", help="By default each task's primary one.")] = None,
+    select_seeds: Annotated[
+        str | None, typer.Option("--select-seeds", help="Seeds that the highest winning sparsity is chosen on.")
+    ] = None,
+    report_seeds: Annotated[
+        str | None, typer.Option("--report-seeds", help="Other seeds, on which it is reported.")
+    ] = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Which tickets match the full model, and up to which sparsity?
+
+    Example: tickets analyse winning runs/*-imp-* --dense runs/*-dense --criterion within-std --out winning
+    """
+    seeds = {
+        "select_seeds": split_ints("--select-seeds", select_seeds),
+        "report_seeds": split_ints("--report-seeds", report_seeds),
+    }
+    how = {"criterion": criterion, "std_of": std_of, "margin": margin, "statistic": statistic}
+    _finish("winning", out, force, as_json, runs, dense, **how, score=score, metric=metric, **seeds)

@@ -22,8 +22,18 @@ from winning_tickets.options import (
 def export(
     target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a transfer with its model.")],
     out: Out,
-    format_: Annotated[str, typer.Option("--format", help="masked: an ordinary Hugging Face folder with zeros.")],
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="masked: a Hugging Face folder with zeros; compact: smaller matrices; onnx: without PyTorch; "
+            "mask-pt: the masks alone, as the papers' programs store them.",
+        ),
+    ],
     base: Base = None,
+    convention: Annotated[
+        str | None, typer.Option("--convention", help="Names in a mask-pt: bert-tickets (default) or tamt.")
+    ] = None,
     allow_other_weights: OtherWeights = False,
     force: Force = False,
     dry_run: DryRun = False,
@@ -37,5 +47,13 @@ def export(
         return emit({"plan": {"target": target, "format": format_}, "out": str(out)}, as_json, f"Would write {out}")
     from winning_tickets.export import export as write
 
-    result = write(target, format_, out, base=base, allow_other_weights=allow_other_weights, force=force)
+    result = write(
+        target,
+        format_,
+        out,
+        base=base,
+        allow_other_weights=allow_other_weights,
+        convention=convention,
+        force=force,
+    )
     return emit(result, as_json, show.exported(result))

@@ -39,7 +39,7 @@ def search(
         str | None,
         typer.Option(
             help="Of mask training: kd, mlm, attention, contrastive, logits, or a sum such as mlm:1,kd:2. "
-            "Of imp, snip, movement: mlm, task or mlm+task."
+            "Of imp, snip, movement: mlm, task or mlm+task. Of importance: kd, mlm, or task with --importance-from."
         ),
     ] = None,
     temperature: Annotated[float | None, typer.Option(help="Of the contrastive objective.")] = None,
@@ -84,7 +84,46 @@ def search(
         bool | None, typer.Option("--save-trained", help="Keep the weights at the end of each round.")
     ] = None,
     learning_rate: Annotated[float | None, typer.Option(help="Of the scores, or of the weights.")] = None,
-    ranking: Annotated[str | None, typer.Option(help="matrix or global.")] = None,
+    ranking: Annotated[str | None, typer.Option(help="matrix, row or global.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option(help="N:M, such as 2:4: of every M consecutive weights of a row N are kept.")
+    ] = None,
+    like: Annotated[
+        str | None, typer.Option(help="Of random: a ticket whose counts of each matrix are matched.")
+    ] = None,
+    weights_from: Annotated[
+        str | None,
+        typer.Option(help="Of magnitude: rank pretrained, reinit, shuffle-within, shuffle-layers, noise:0.1, a path."),
+    ] = None,
+    calibration_batches: Annotated[
+        int | None, typer.Option(help="Batches over which wanda takes the norms of inputs.")
+    ] = None,
+    level: Annotated[
+        str | None, typer.Option(help="Of importance: percent of the heads and FFNs that go, such as 30% or 10,20,30.")
+    ] = None,
+    units: Annotated[
+        str | None, typer.Option(help="What a level prunes, of heads, ffns, neurons, layers; by default heads,ffns.")
+    ] = None,
+    heads: Annotated[
+        str | None, typer.Option(help="Of importance: heads that go, instead of a level; several, with commas.")
+    ] = None,
+    ffns: Annotated[str | None, typer.Option(help="The same for FFNs.")] = None,
+    neurons: Annotated[str | None, typer.Option(help="The same for neurons of FFNs.")] = None,
+    whole_layers: Annotated[str | None, typer.Option(help="The same for whole layers.")] = None,
+    selection: Annotated[str | None, typer.Option(help="Of importance: winning, losing or random tickets.")] = None,
+    importance: Annotated[
+        str | None, typer.Option(help="Absolute gradients of each sample, token or batch, or released.")
+    ] = None,
+    min_heads_per_layer: Annotated[int | None, typer.Option(help="Heads that every layer keeps.")] = None,
+    importance_from: Annotated[
+        str | None,
+        typer.Option(
+            help="A transfer with --save-model, or an earlier search by importance; else --objective on text."
+        ),
+    ] = None,
+    keep_token_importance: Annotated[
+        bool | None, typer.Option("--keep-token-importance", help="Save the gradients of every token too.")
+    ] = None,
     scope: Annotated[
         str | None, typer.Option(help="encoder+embeddings, encoder, encoder+embeddings+pooler or encoder+pooler.")
     ] = None,
@@ -119,6 +158,21 @@ def search(
         "sparsity": split_floats("--sparsity", sparsity),
         "scope": scope,
         "ranking": ranking,
+        "pattern": pattern,
+        "like": like,
+        "weights_from": weights_from,
+        "calibration_batches": calibration_batches,
+        "level": split_words(level),
+        "units": split_words(units),
+        "prune_heads": split_ints("--heads", heads),
+        "prune_ffns": split_ints("--ffns", ffns),
+        "prune_neurons": split_ints("--neurons", neurons),
+        "prune_layers": split_ints("--whole-layers", whole_layers),
+        "selection": selection,
+        "importance": importance,
+        "min_heads_per_layer": min_heads_per_layer,
+        "importance_from": importance_from,
+        "keep_token_importance": keep_token_importance,
         "profile": profile,
         "seed": seed,
         "objective": objective,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -35,9 +36,14 @@ from winning_tickets.options import (
 def transfer(
     target: Annotated[str, typer.Argument(metavar="MODEL_OR_TICKET", help="A ticket folder, or a model.")],
     out: Out,
+    start_from: Annotated[
+        str | None,
+        typer.Option(help="pretrained, reinit, shuffle-within, shuffle-layers, noise:0.1, a state or a model's folder."),
+    ] = None,
     task: Annotated[
         str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad or pydocs.")
     ] = None,
+    task_file: Annotated[str | None, typer.Option(help="YAML that defines --task, in MT-DNN's form.")] = None,
     data_dir: DataDir = None,
     train_file: Annotated[str | None, typer.Option(help="Your own csv, tsv, jsonl, conll or SQuAD json.")] = None,
     validation_file: Annotated[str | None, typer.Option(help="Another file of that format.")] = None,
@@ -56,6 +62,7 @@ def transfer(
     max_length: Annotated[int | None, typer.Option(help="Tokens an example is cut to.")] = None,
     doc_stride: Annotated[int | None, typer.Option(help="squad: tokens from one window of a text to the next.")] = None,
     eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    smart: Annotated[float | None, typer.Option(help="Weight of SMART, an adversarial regulariser.")] = None,
     profile: Annotated[str | None, typer.Option(help="paper, code or tuned: which evaluations count.")] = None,
     save_model: Annotated[bool | None, typer.Option("--save-model", help="Keep the fine-tuned models.")] = None,
     base: Base = None,
@@ -80,7 +87,9 @@ def transfer(
         "base": base,
         "revision": revision,
         "layers": layers,
+        "start_from": start_from,
         "task": task,
+        "task_file": task_file,
         "data_dir": data_dir,
         "train_file": train_file,
         "validation_file": validation_file,
@@ -101,7 +110,11 @@ def transfer(
         "save_model": save_model or None,
         "allow_other_weights": allow_other_weights or None,
     }
-    settings = TransferConfig.of(**fields_of(config, given))
+    fields = fields_of(config, given)
+    if smart is not None:  # its other settings may stand in the file
+        others = fields.get("smart")
+        fields["smart"] = {**(others if isinstance(others, dict) else {}), "alpha": smart}
+    settings = TransferConfig.of(**fields)
     if dry_run:
         from winning_tickets.transfer_setup import check
 
@@ -116,25 +129,49 @@ def transfer(
 
 @app.command()
 def predict(
-    run: Annotated[str, typer.Argument(metavar="RUN", help="A transfer made with --save-model.")],
-    text: Annotated[list[str], typer.Option("--text", help="A text; repeat it. For pairs: first TAB second.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A transfer made with --save-model.")],
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A text; repeat it. For pairs: first TAB second.")
+    ] = None,
     text_pair: Annotated[
         list[str] | None, typer.Option("--text-pair", help="The second text of each pair, in the order of --text.")
     ] = None,
+    glue_submission: Annotated[
+        Path | None, typer.Option("--glue-submission", help="Folder for files of the GLUE server, one RUN a task.")
+    ] = None,
+    data_dir: DataDir = None,
     seed: Annotated[int | None, typer.Option(help="Which seed's model; by default the first one saved.")] = None,
+    force: Force = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Label texts with a fine-tuned ticket.
+    """Label texts with a fine-tuned ticket, or write the files that the GLUE server takes.
 
     Example: tickets predict my-transfer --text "Return a list of the words in the string." --json
+    Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
     """
+    runtime = Runtime(device=device, quiet=True)
+    if glue_submission is not None:
+        from winning_tickets.glue_submission import glue_submission as submit
+
+        if text or text_pair:
+            raise UsageError("--glue-submission labels the test sets of GLUE; leave --text and --text-pair out.")
+        if data_dir is None:
+            raise UsageError("--glue-submission needs --data-dir, a GLUE download with the test files.")
+        written = submit(runs, data_dir, glue_submission, seed=seed, runtime=runtime, force=force)
+        return emit(written, as_json, show.submission(written))
     from winning_tickets.predict import predict as label
 
+    if data_dir is not None or force:
+        raise UsageError("--data-dir and --force go with --glue-submission.")
+    if len(runs) > 1:
+        raise UsageError(f"--text is labelled by one run, found {len(runs)}; several go with --glue-submission.")
+    if not text:
+        raise UsageError("There is nothing to label: give --text, or --glue-submission DIR.")
     if text_pair is not None and len(text_pair) != len(text):
         raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
     texts = [tuple(item.split("\t")) for item in text]
     if text_pair is not None:
         texts = list(zip(text, text_pair, strict=True))
-    result = label(run, texts, seed=seed, runtime=Runtime(device=device, quiet=True))
-    emit(result, as_json, show.predictions(result))
+    result = label(runs[0], texts, seed=seed, runtime=runtime)
+    return emit(result, as_json, show.predictions(result))

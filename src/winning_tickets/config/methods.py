@@ -15,14 +15,22 @@ class MethodNeeds:
         corpus: it always reads text, `--corpus`.
         objective: it minimises, or differentiates, an `--objective`.
         mask_training: it trains masks: steps, schedule, score start and the rest of a `SearchConfig` apply.
+        patterns: its masks can follow a `--pattern`.
+        like: how many weights of each matrix it keeps can be told by another ticket, `--like`.
+        other_weights: it can rank other weights than those of the model, `--weights-from`.
         sources: its objective is a sum of `mlm` on a corpus and `task` on tasks, and `LearningSettings` apply.
+        structured: its tickets lose heads, FFNs, neurons or layers, and `StructuredSettings` apply.
         defaults: fields of a `SearchConfig` whose default differs for this method.
     """
 
     corpus: bool = False
     objective: bool = False
     mask_training: bool = False
+    patterns: bool = False
+    like: bool = False
+    other_weights: bool = False
     sources: bool = False
+    structured: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -30,11 +38,13 @@ TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 """10 to 90 %, the sparsities of the papers' iterative pruning."""
 
 METHOD_NEEDS = {
-    "random": MethodNeeds(),
-    "magnitude": MethodNeeds(),
-    "mask-training": MethodNeeds(corpus=True, objective=True, mask_training=True),
+    "random": MethodNeeds(patterns=True, like=True),
+    "magnitude": MethodNeeds(patterns=True, other_weights=True),
+    "wanda": MethodNeeds(corpus=True, patterns=True, defaults={"ranking": "row"}),
+    "mask-training": MethodNeeds(corpus=True, objective=True, mask_training=True, patterns=True),
     "imp": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm", "sparsity": TENTHS}),
-    "snip": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm"}),
-    "movement": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm"}),
+    "snip": MethodNeeds(objective=True, sources=True, patterns=True, defaults={"objective": "mlm"}),
+    "movement": MethodNeeds(objective=True, sources=True, patterns=True, defaults={"objective": "mlm"}),
+    "importance": MethodNeeds(objective=True, structured=True, defaults={"scope": "encoder"}),
 }
 METHOD_NAMES = tuple(METHOD_NEEDS)

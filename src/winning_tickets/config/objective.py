@@ -13,6 +13,8 @@ TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; what they compute stands in `winning_tickets.objectives`."""
 SOURCE_NAMES = ("mlm", "task")
 """The terms of methods that train weights: text, and the tasks of `--task`."""
+STRUCTURED_NAMES = ("mlm", "kd", "task")
+"""The loss that the importance of heads and FFNs is about; one of them."""
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
 """The papers' objectives, which profiles know by name."""
 

@@ -108,6 +108,23 @@ def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
     return _LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED
 
 
+# Super Tickets (Liang et al. 2021) and its released program.
+_STRUCTURED: dict[str, Any] = {
+    "batch_tokens": 2048,
+    "segments": "packed:128",
+    "importance": "sample",
+    "min_heads_per_layer": 0,
+}
+
+
+def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
+    """What a profile gives the open fields of a search for a ticket of heads and FFNs."""
+    if profile != "code":
+        return _STRUCTURED
+    # The program protects one head of every layer where it ranks them, and none where it draws them.
+    return _STRUCTURED | {"importance": "released", "min_heads_per_layer": 0 if selection == "random" else 1}
+
+
 def profile_values(profile: Profile, method: str, objective: str) -> dict[str, Any]:
     """What a profile gives the open fields of a `SearchConfig`, by method and objective."""
     if profile == "tuned":

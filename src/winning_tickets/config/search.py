@@ -8,15 +8,28 @@ from pydantic import Field, field_validator, model_validator
 
 from winning_tickets.config.learning import LearningSettings
 from winning_tickets.config.methods import METHOD_NEEDS, MethodNeeds
-from winning_tickets.config.objective import ALL_NAMES, SOURCE_NAMES, TERM_NAMES, canonical_objective, parse_objective
-from winning_tickets.config.profiles import Profile, learned_values, profile_values
+from winning_tickets.config.objective import (
+    ALL_NAMES,
+    SOURCE_NAMES,
+    STRUCTURED_NAMES,
+    TERM_NAMES,
+    canonical_objective,
+    parse_objective,
+)
+from winning_tickets.config.pattern import Pattern
+from winning_tickets.config.profiles import Profile, learned_values, profile_values, structured_values
+from winning_tickets.config.start import PRETRAINED
+from winning_tickets.config.structured import StructuredSettings
 from winning_tickets.errors import UsageError
 
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
-class SearchConfig(LearningSettings):
-    """A search for a ticket; the fields about learning from tasks and about rounds are those of `LearningSettings`.
+class SearchConfig(LearningSettings, StructuredSettings):
+    """A search for a ticket.
+
+    The fields about learning from tasks and about rounds are those of `LearningSettings`, those about heads, FFNs and
+    neurons of `StructuredSettings`.
 
     Attributes:
         model: hub id, local folder or `builtin:minilm`.
@@ -25,7 +38,10 @@ class SearchConfig(LearningSettings):
         method: one of `METHOD_NAMES`.
         sparsity: fraction removed of the scope, in [0, 1); several make a ladder, one ticket for each.
         scope: which matrices compete; one of `SCOPES`.
-        ranking: `matrix` (each matrix loses the same fraction) or `global`.
+        ranking: `matrix` (each matrix loses the same fraction), `row` (each row of it does) or `global`.
+        like: of `random`: a ticket that says how many weights of each matrix are kept, and so the sparsity and scope.
+        weights_from: of `magnitude`: the weights that are ranked, as in `TransferConfig.start_from`.
+        pattern: `N:M`: N of every M consecutive weights along the input dimension are kept; it sets the sparsity.
         profile: where unset fields take their values from.
         seed: of random masks, data order and MLM masking.
         objective: what mask training minimises: a term of `TERM_NAMES` or a weighted sum such as `mlm:1,kd:2`; equal
@@ -39,6 +55,7 @@ class SearchConfig(LearningSettings):
         batch_tokens: tokens an optimiser step sees, over all processes.
         segments: how the corpus is cut: `packed:L`, `lines`, `mixed`, `sections:L`.
         short_sequence_probability: share of the sections for whose sequences a random length is aimed at.
+        calibration_batches: batches over which the norms of inputs are taken, for `wanda` and `score_init`.
         learning_rate: of the scores (and of the MLM head unless `head_learning_rate` is given).
         head_learning_rate: of the MLM head.
         schedule_steps: steps after which the linearly decaying rate reaches zero; None means `schedule_passes`.
@@ -74,7 +91,10 @@ class SearchConfig(LearningSettings):
     method: str = "mask-training"
     sparsity: float | tuple[float, ...] = 0.6
     scope: str | None = None
-    ranking: Literal["matrix", "global"] = "matrix"
+    ranking: Literal["matrix", "row", "global"] = "matrix"
+    pattern: str | None = None
+    like: str | None = None
+    weights_from: str = PRETRAINED
     profile: Profile = "tuned"
     seed: int = 0
     objective: str = "kd"
@@ -87,6 +107,7 @@ class SearchConfig(LearningSettings):
     batch_tokens: int | None = None
     segments: str | None = None
     short_sequence_probability: float = Field(default=0.1, ge=0, le=1)
+    calibration_batches: int = Field(default=8, ge=1)
     learning_rate: float | None = None
     head_learning_rate: float | None = None
     schedule_steps: int | None = None
@@ -117,14 +138,29 @@ class SearchConfig(LearningSettings):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_method(cls, values: Any) -> Any:
-        """Methods with defaults of their own have them written down, so that they count in an id."""
-        needs = METHOD_NEEDS.get(values.get("method", "")) if isinstance(values, dict) else None
-        if needs is None:
+        """What a method or a pattern sets by default is written down, so that it counts in an id."""
+        if not isinstance(values, dict):
             return values
+        needs = METHOD_NEEDS.get(str(values.get("method", cls.model_fields["method"].default)), MethodNeeds())
         defaults = dict(needs.defaults)
         if needs.sources and (values.get("tasks") or values.get("train_file")):
             defaults["objective"] = "task"
+        if needs.sources and values.get("profile") in ("paper", "code"):
+            defaults["ranking"] = "global"  # one threshold over all matrices (Chen et al. 2020)
+        if needs.structured and values.get("importance_from") is not None:
+            defaults["objective"] = "task"
+        if isinstance(values.get("pattern"), str):
+            defaults = {key: value for key, value in defaults.items() if key not in ("ranking", "sparsity")}
+            defaults |= _defaults_of_a_pattern(values["pattern"])
         return defaults | values
+
+    @field_validator("pattern", mode="before")
+    @classmethod
+    def _not_a_number(cls, value: Any) -> Any:
+        """YAML 1.1 reads 2:4 without quotes as 124, in base 60."""
+        if isinstance(value, int):
+            raise ValueError("write it with quotes in a configuration file, such as pattern: '2:4'")
+        return value
 
     @field_validator("sparsity")
     @classmethod
@@ -158,14 +194,37 @@ class SearchConfig(LearningSettings):
         Raises:
             UsageError: not a sum of terms that the method knows.
         """
-        if not self.needs.objective:
+        if not self.needs.objective or (self.needs.structured and self.selection == "random"):
             return {}
+        if self.needs.structured:
+            return parse_objective(self.objective, STRUCTURED_NAMES)
         return parse_objective(self.objective, SOURCE_NAMES if self.needs.sources else TERM_NAMES)
+
+    @property
+    def reads_corpus(self) -> bool:
+        """Whether `corpus` is read."""
+        if self.needs.sources:
+            return "mlm" in self.terms
+        return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
+
+    @property
+    def n_of_m(self) -> Pattern | None:
+        """The pattern, where there is one.
+
+        Raises:
+            UsageError: it is not N:M with 1 <= N <= M.
+        """
+        return None if self.pattern is None else Pattern.parse(self.pattern)
 
     @property
     def sparsities(self) -> tuple[float, ...]:
         """All sparsities of the search, ascending."""
         return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,)
+
+    @property
+    def rungs(self) -> tuple[float, ...] | tuple[str, ...]:
+        """What each ticket of the search is known by: its sparsity, or the folder of its level."""
+        return tuple(level.folder for level in self.levels) if self.needs.structured else self.sparsities
 
     @property
     def steps_of_a_rung(self) -> int:
@@ -186,6 +245,16 @@ class SearchConfig(LearningSettings):
         """The same configuration with every open field filled from its profile."""
         if self.needs.sources:
             values = learned_values(self.profile, self.terms)
+        elif self.needs.structured:
+            values = structured_values(self.profile, self.selection)
         else:
             values = profile_values(self.profile, self.method, self.objective)
         return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+
+
+def _defaults_of_a_pattern(text: str) -> dict[str, Any]:
+    """It says the sparsity, and word embeddings, whose rows are no inputs, are out of its scope."""
+    try:
+        return {"sparsity": Pattern.parse(text).sparsity, "scope": "encoder"}
+    except UsageError:
+        return {}  # refused with all else that is

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import Settings
+from winning_tickets.config.smart import Smart
+from winning_tickets.config.start import PRETRAINED
 
 _TUNED: dict[str, Any] = {
     "evaluate_each_epoch": True,
@@ -43,7 +45,10 @@ class TransferConfig(Settings):
     Attributes:
         target: a ticket, or a model's name (the dense baseline).
         base: the base model of a ticket, where it has moved since the search.
-        task: a name of `data.tasks.TASKS`; or `train_file` and `validation_file`.
+        start_from: the encoder's weights when fine-tuning starts, which the ticket is held on: `pretrained`, `reinit`,
+            `shuffle-within`, `shuffle-layers`, `noise:SCALE`, a state file, or a folder with Hugging Face weights.
+        task: a name of `data.tasks.TASKS`, or of a task of `task_file`; or `train_file` and `validation_file`.
+        task_file: YAML with definitions of tasks, in MT-DNN's form.
         profile: where unset choices take their values from.
         data_dir: folder with the task's data: a GLUE download, or a copy of the hub's repository.
         text_columns: text columns of the user's files.
@@ -70,15 +75,18 @@ class TransferConfig(Settings):
             has both (the released program).
         mnli_dev: the validation set whose accuracy is primary on MNLI, `matched` or `mismatched`.
         padding: training batches are padded to the `longest` example, or to `max-length`.
+        smart: adversarial regularisation; None goes without.
         save_model: keep each seed's final model.
-        allow_other_weights: use the ticket on weights it was not made for.
+        allow_other_weights: use the ticket on weights it was not made for, start from a state of another model.
     """
 
     target: str
     base: str | None = None
     revision: str | None = None
     layers: int | None = None
+    start_from: str = PRETRAINED
     task: str | None = None
+    task_file: str | None = None
     profile: Profile = "tuned"
     data_dir: str | None = None
     train_file: str | None = None
@@ -106,6 +114,7 @@ class TransferConfig(Settings):
     best_by: Literal["primary", "accuracy-or-mean"] | None = None
     mnli_dev: Literal["matched", "mismatched"] | None = None
     padding: Literal["longest", "max-length"] | None = None
+    smart: Smart | None = None
     save_model: bool = False
     allow_other_weights: bool = False
 

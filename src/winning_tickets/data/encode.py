@@ -17,13 +17,16 @@ from winning_tickets.errors import ContentError, UsageError
 Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
+SOFT_LABELS = "soft_labels"
+TARGETS = ("labels", SOFT_LABELS)
+"""What a batch holds beside the inputs of a model."""
 
 
 class EncodedSplit(Dataset[Item]):
     """Tokenised examples; an item holds lists of ids and `labels`.
 
     Args:
-        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids`, one list an item each.
+        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list an item each.
         labels: class indices; scores; tuples of numbers; or lists with one number a token, which are padded.
         owners: which example each item is a window of; None where each example is one item.
         places: with windows, the characters of the text that each token covers `(tokens, 2)`, -1 for tokens of other
@@ -57,8 +60,11 @@ def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
         tokenizer: of the model.
         max_length: tokens an example is cut to, special tokens included; of pairs the longer text is cut first.
     """
-    columns = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False) if len(split) else {}
-    return EncodedSplit({name: list(values) for name, values in columns.items()}, split.labels)
+    found = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False) if len(split) else {}
+    columns = {name: list(values) for name, values in found.items()}
+    if split.soft is not None:
+        columns[SOFT_LABELS] = split.soft
+    return EncodedSplit(columns, split.labels)
 
 
 def require_offsets(tokenizer: Any) -> None:
@@ -75,18 +81,23 @@ def require_offsets(tokenizer: Any) -> None:
 
 
 def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
-    """A collator that pads on the right, to `length` or to the longest item; labels become int64, or float32."""
+    """A collator that pads on the right, to `length` or to the longest item.
+
+    Labels become int64, or float32; soft labels float32.
+    """
     padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
 
     def pad(items: list[Item]) -> Batch:
         labels = [item["labels"] for item in items]
-        features = [{name: value for name, value in item.items() if name != "labels"} for item in items]
+        features = [{name: value for name, value in item.items() if name not in TARGETS} for item in items]
         batch: Batch = dict(tokenizer.pad(features, **padding, padding_side="right", return_tensors="pt"))
         if isinstance(labels[0], list):
             width = batch["input_ids"].shape[1]
             labels = [row + [IGNORED] * (width - len(row)) for row in labels]
         first = labels[0][0] if isinstance(labels[0], list | tuple) else labels[0]
         batch["labels"] = torch.tensor(labels, dtype=torch.float32 if isinstance(first, float) else torch.int64)
+        if SOFT_LABELS in items[0]:
+            batch[SOFT_LABELS] = torch.tensor([item[SOFT_LABELS] for item in items], dtype=torch.float32)
         return batch
 
     return pad
@@ -107,7 +118,8 @@ def train_subset(split: Split, size: str | None, seed: int) -> Split:
         return split
     order = np.random.default_rng(seed).permutation(len(split))[: _count(size, len(split))].tolist()
     texts = tuple([column[index] for index in order] for column in split.texts)
-    return Split(texts, [split.labels[index] for index in order])
+    soft = None if split.soft is None else [split.soft[index] for index in order]
+    return Split(texts, [split.labels[index] for index in order], soft)
 
 
 def _count(size: str, available: int) -> int:

@@ -91,20 +91,28 @@ def read_folder(task: Task, data_dir: Path) -> TaskData:
     return TaskData.of(task, splits.pop("train"), splits, "folder", unlabelled)
 
 
-def _find(task: Task, data_dir: Path) -> Path:
+def folders_of(task: Task, data_dir: Path, file: str) -> list[Path]:
+    """Where a task's files may be: its folder in a GLUE download, in any case, or else a folder with this file in it.
+
+    Raises:
+        UsageError: there is no such folder as `data_dir`.
+    """
     if not data_dir.is_dir():
         raise UsageError(
             f"There is no folder {data_dir}; --data-dir takes a GLUE download (CoLA/, SST-2/ ...) or a copy of the "
             "hub's repository."
         )
+    folder = str(task.folder).lower()
+    names = {folder, folder.replace("-", ""), task.name}
+    inside = [path for path in sorted(data_dir.iterdir()) if path.is_dir() and path.name.lower() in names]
+    return inside or ([data_dir] if (data_dir / file).is_file() else [])
+
+
+def _find(task: Task, data_dir: Path) -> Path:
     folder, files = str(task.folder), LAYOUTS[task.name].files
-    names = {folder.lower(), folder.lower().replace("-", ""), task.name}
-    inside = sorted(data_dir.iterdir())
-    candidates = [path for path in inside if path.is_dir() and path.name.lower() in names]
-    if not candidates and (data_dir / files["train"]).is_file():
-        candidates = [data_dir]
-    there = ", ".join(path.name for path in inside) or "nothing"
+    candidates = folders_of(task, data_dir, files["train"])
     if not candidates:
+        there = ", ".join(sorted(path.name for path in data_dir.iterdir())) or "nothing"
         raise UsageError(
             f"{data_dir} has no folder {folder} for the task {task.name}, and no {files['train']} or Parquet files of "
             f"its own; found {there}."
@@ -141,9 +149,26 @@ def _read(task: Task, path: Path) -> tuple[Split, int]:
 
 def _tsv(layout: Layout, lines: list[str], path: Path) -> Iterator[tuple[int, list[str]]]:
     """Line number, texts and, last, the label of each row."""
-    header = list(layout.header or lines[0].split("\t"))
-    first = 0 if layout.header else 1
-    places = _places(layout, header, path)
+    return tsv_cells(lines, path, [*layout.texts, layout.label], layout.header)
+
+
+def tsv_cells(
+    lines: list[str], path: Path, wanted: list[str], header_of: tuple[str, ...] | None = None
+) -> Iterator[tuple[int, list[str]]]:
+    """Line number and wanted cells of each row of a TSV file as GLUE has them.
+
+    Args:
+        lines: of the file.
+        path: for messages.
+        wanted: names of columns.
+        header_of: the columns where the file has no header line.
+
+    Raises:
+        ContentError: columns are missing, or a row has more or fewer than the others.
+    """
+    header = list(header_of or lines[0].split("\t"))
+    first = 0 if header_of else 1
+    places = _places(wanted, header, path)
     for number, line in enumerate(lines[first:], start=first + 1):
         if not line.strip():
             continue
@@ -171,9 +196,7 @@ def _jsonl(layout: Layout, lines: list[str], path: Path) -> Iterator[tuple[int, 
         yield number, [row[name] for name in wanted]
 
 
-def _places(layout: Layout, header: list[str], path: Path) -> list[int]:
-    """Positions of the text columns and, last, of the label."""
-    wanted = [*layout.texts, layout.label]
+def _places(wanted: list[str], header: list[str], path: Path) -> list[int]:
     missing = [name for name in wanted if name not in header]
     if missing:
         raise ContentError(

@@ -24,6 +24,8 @@ METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "span": ("f1", "exact_match"),
 }
 Source = Literal["hub", "folder", "files", "built in"]
+Distance = Literal["kl", "symmetric-kl", "mse"]
+"""How far outputs are from others, or from soft labels: Kullback-Leibler, both ways, or squared error."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,11 @@ class Task:
         doc_stride: of spans: tokens from the start of one window over a long text to that of the next.
         citation: whom to cite.
         licence: terms of the data, in a few words.
+        head_dropout: dropout before the head; None leaves it as the model has it.
+        train_size: `N` examples or `P%` of the training set; None means all.
+        soft_loss: how far from soft labels, where training examples have some.
+        soft_form: whether soft labels are probabilities, or logits; of a regression they are scores.
+        adversarial_loss: how far from the outputs of the unchanged text, in SMART; None takes that of the kind.
     """
 
     name: str
@@ -67,6 +74,11 @@ class Task:
     doc_stride: int | None = None
     citation: str = ""
     licence: str = ""
+    head_dropout: float | None = None
+    train_size: str | None = None
+    soft_loss: Distance | None = None
+    soft_form: Literal["probabilities", "logits"] = "probabilities"
+    adversarial_loss: Distance | None = None
 
     @property
     def is_regression(self) -> bool:
@@ -81,10 +93,12 @@ class Split:
     Attributes:
         texts: one list for each text column: strings, or lists of words where each word has a label.
         labels: by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `squad.Answers`.
+        soft: what another model says of each example, a number a class or one score; None where there is nothing.
     """
 
     texts: tuple[list[Any], ...]
     labels: list[Any]
+    soft: list[tuple[float, ...]] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -136,6 +150,7 @@ def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
                     yield f"{len(text)} words"
                     yield from text
         yield from map(repr, split.labels)
+        yield from map(repr, split.soft or [])
 
 
 _PYDOCS = """

@@ -8,6 +8,9 @@ from winning_tickets.objectives.logits import logits_sum
 from winning_tickets.objectives.mlm import check_mlm_tokenizer, frozen_head, mlm_logits
 from winning_tickets.objectives.passes import check_attention_maps
 from winning_tickets.objectives.pretraining import PretrainingObjective
+from winning_tickets.objectives.probe import StateProbe
+from winning_tickets.objectives.smart import SmartObjective, check_smart
+from winning_tickets.objectives.soft_labels import SoftLabelLoss
 from winning_tickets.objectives.task import TaskObjective, task_logits
 from winning_tickets.objectives.terms import TERMS, needs_mlm_head, needs_of
 
@@ -18,6 +21,9 @@ __all__ = [
     "Objective",
     "Outputs",
     "PretrainingObjective",
+    "SmartObjective",
+    "SoftLabelLoss",
+    "StateProbe",
     "TaskObjective",
     "Term",
     "TermSettings",
@@ -25,6 +31,7 @@ __all__ = [
     "check_attention_maps",
     "check_mlm_tokenizer",
     "check_negatives",
+    "check_smart",
     "contrastive_sum",
     "frozen_head",
     "kd_squared_sum",

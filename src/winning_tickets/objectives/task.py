@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from winning_tickets.data.tasks import Kind
+from winning_tickets.data.encode import SOFT_LABELS, TARGETS
+from winning_tickets.data.tasks import Kind, Task
 from winning_tickets.objectives.base import IGNORED, Batch
+from winning_tickets.objectives.soft_labels import SoftLabelLoss
 
 
 @dataclass(frozen=True)
@@ -70,18 +72,39 @@ class TaskObjective:
 
     Args:
         kind: of the task.
+        soft: how far from soft labels, which is added where a batch has some.
     """
 
-    def __init__(self, kind: Kind) -> None:
-        self.weights = {"loss": 1.0}
+    def __init__(self, kind: Kind, soft: SoftLabelLoss | None = None) -> None:
+        self.weights = {"loss": 1.0} | ({} if soft is None else {"soft_loss": 1.0})
         self._loss = TASK_LOSSES[kind]
+        self._soft = soft
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """The losses of a task: that of its kind, and that of soft labels where it has one."""
+        return cls(task.kind, None if task.soft_loss is None else SoftLabelLoss(task.soft_loss, task.soft_form))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Number of examples, of pairs of an example and a class, of labelled words, or of windows."""
         labels = batch["labels"]
-        return {"loss": torch.as_tensor(self._loss.count(labels), device=labels.device)}
+        counts = {"loss": torch.as_tensor(self._loss.count(labels), device=labels.device)}
+        if self._soft is not None and SOFT_LABELS in batch:
+            counts["soft_loss"] = torch.as_tensor(self._soft.count(batch[SOFT_LABELS]), device=labels.device)
+        return counts
+
+    def logits(self, model: Any, batch: Batch) -> Tensor:
+        """What the model's head says of a batch, in float32."""
+        output = model(**{key: value for key, value in batch.items() if key not in TARGETS})
+        return task_logits(output).float()
+
+    def sums(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sums of the losses of what the head said."""
+        sums = {"loss": self._loss.sum(logits, batch["labels"])}
+        if self._soft is not None and SOFT_LABELS in batch:
+            sums["soft_loss"] = self._soft.sum(logits, batch[SOFT_LABELS])
+        return sums
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Sum of their losses."""
-        output = model(**{key: value for key, value in batch.items() if key != "labels"})
-        return {"loss": self._loss.sum(task_logits(output).float(), batch["labels"])}
+        return self.sums(self.logits(model, batch), batch)

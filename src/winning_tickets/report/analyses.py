@@ -7,13 +7,15 @@ from typing import Any
 
 from winning_tickets.errors import UsageError
 from winning_tickets.files import read_json, write_bytes, write_json
-from winning_tickets.report.analysis_figures import FORMATS, figure
-from winning_tickets.report.analysis_tables import Result, table
+from winning_tickets.report.analysis_figures import figure
+from winning_tickets.report.analysis_table import Result
+from winning_tickets.report.analysis_tables import table
+from winning_tickets.report.canvas import FORMATS
 
 FILE = "analysis.json"
 TABLE = "table.csv"
 FIGURE = "figure"
-_NAMES = {FILE, TABLE, "correlations.csv", *(f"{FIGURE}.{suffix}" for suffix in FORMATS)}
+_NAMES = {FILE, TABLE, "correlations.csv", "grid.csv", "cells.csv", *(f"{FIGURE}.{suffix}" for suffix in FORMATS)}
 """All that an analysis may have written; nothing else in its folder is touched."""
 
 
@@ -61,7 +63,8 @@ def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
                 "Give another directory, or --force to replace it."
             )
     made, drawn = table(result), figure(result)
-    content = {TABLE: made.csv().encode()} | {f"{name}.csv": one.csv().encode() for name, one in made.further.items()}
+    content = {TABLE: made.csv().encode()}
+    content |= {f"{name}.csv": one.csv().encode() for name, one in {**made.further, **made.unshown}.items()}
     content |= {f"{FIGURE}.{suffix}": drawn[suffix] for suffix in FORMATS}
     for name in _NAMES - content.keys() - {FILE}:  # of the analysis that is replaced
         (out / name).unlink(missing_ok=True)

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from winning_tickets.report.analysis_tables import LAYER_KEYS, Result, layer_rows
-from winning_tickets.report.figures import BLUE, GRID, INK, ORANGE, PALETTE, STYLE, clean_svg
-
-FORMATS = ("png", "svg", "pdf")
-_DPI = 160
-# Dates and names of programs would make the bytes of each run others.
-_METADATA: dict[str, dict[str, None]] = {
-    "png": {"Software": None},
-    "svg": {"Date": None, "Creator": None},
-    "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
-}
+from winning_tickets.report.analysis_table import Result
+from winning_tickets.report.analysis_tables import LAYER_KEYS, layer_rows
+from winning_tickets.report.canvas import canvas
+from winning_tickets.report.figures import BLUE, GRID, INK, ORANGE, PALETTE
+from winning_tickets.report.winning import winning_figure
 
 
 @dataclass(frozen=True)
@@ -52,23 +44,6 @@ def figure(result: Result) -> dict[str, bytes]:
         The bytes of a file for each of `FORMATS`.
     """
     return FIGURES[result["kind"]](result)
-
-
-@contextmanager
-def canvas(width: float, height: float, salt: str) -> Iterator[tuple[Any, dict[str, bytes]]]:
-    """An empty figure of so many inches, and the files that it is written to when the block is left."""
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    made: dict[str, bytes] = {}
-    with mpl.rc_context(STYLE | {"svg.hashsalt": salt, "pdf.fonttype": 42}):
-        drawing = Figure(figsize=(width, height), layout="constrained")
-        yield drawing, made
-        for suffix in FORMATS:
-            buffer = io.BytesIO()
-            drawing.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
-            made[suffix] = buffer.getvalue()
-    made["svg"] = (clean_svg(made["svg"].decode()) + "\n").encode()
 
 
 def _gain(result: Result) -> dict[str, bytes]:
@@ -310,5 +285,6 @@ FIGURES: dict[str, Callable[[Result], dict[str, bytes]]] = {
     "densities": _densities,
     "predictors": _predictors,
     "gain": _gain,
+    "winning": winning_figure,
 }
 """The figure of each analysis, by its kind."""

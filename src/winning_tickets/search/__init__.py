@@ -9,18 +9,22 @@ from typing import Any
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.errors import UsageError
 from winning_tickets.rundir import RunDirectory
-from winning_tickets.search import magnitude, mask_training, movement, random, snip
+from winning_tickets.search import imp, importance, magnitude, mask_training, movement, random, snip, wanda
 from winning_tickets.search.base import Prepared, prepare
 from winning_tickets.search.checks import check
 from winning_tickets.search.ladder import kept_inside
+from winning_tickets.structure import count_units
 from winning_tickets.ticket import Ticket
 
 METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], None]] = {
     "random": random.find,
     "magnitude": magnitude.find,
+    "wanda": wanda.find,
     "mask-training": mask_training.find,
+    "imp": imp.find,
     "snip": snip.find,
     "movement": movement.find,
+    "importance": importance.find,
 }
 
 
@@ -42,20 +46,23 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
         TrainingError: NaN loss or full disk while training.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
-    if len(config.sparsities) > 1:
-        raise UsageError(f"search finds one ticket and was given {len(config.sparsities)} sparsities; use search_all.")
-    return search_all(config, out, runtime, force)[config.sparsities[0]]
+    check(config)
+    if len(config.rungs) > 1:
+        what = "levels" if config.needs.structured else "sparsities"
+        raise UsageError(f"search finds one ticket and was given {len(config.rungs)} {what}; use search_all.")
+    (ticket,) = search_all(config, out, runtime, force).values()
+    return ticket
 
 
 def search_all(
     config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
-) -> dict[float, Ticket]:
+) -> dict[Any, Ticket]:
     """Find the tickets of all sparsities of a configuration, in one search: mask training climbs them as a ladder.
 
     Several tickets are saved as `out/sparsity-0.60/` and so on, a single one as `out` itself; `search` says the rest.
 
     Returns:
-        The tickets by sparsity, ascending.
+        The tickets by sparsity, ascending; those of heads and FFNs by the folders of their levels, such as `level-30`.
     """
     runtime = runtime or Runtime()
     check(config)
@@ -63,13 +70,13 @@ def search_all(
     run = RunDirectory.claim(Path(out), "search", prepared.run_id, prepared.config.model_dump(mode="json"), force=force)
     if run.status != "done":
         METHODS[config.method](prepared, run, runtime)
-    tickets = {s: Ticket.from_pretrained(prepared.folder(run, s)) for s in config.sparsities}
+    tickets = {rung: Ticket.from_pretrained(prepared.folder(run, rung)) for rung in prepared.config.rungs}
     if run.status != "done":
         run.finish(summary(tickets, prepared, run))
     return tickets
 
 
-def summary(tickets: dict[float, Ticket], prepared: Prepared, run: RunDirectory) -> dict[str, Any]:
+def summary(tickets: dict[Any, Ticket], prepared: Prepared, run: RunDirectory) -> dict[str, Any]:
     """The result that is stored and printed."""
     config = prepared.config
     common = {"verb": "search", "run_id": prepared.run_id, "method": config.method, "scope": config.scope}
@@ -78,9 +85,9 @@ def summary(tickets: dict[float, Ticket], prepared: Prepared, run: RunDirectory)
         return common | _facts(ticket, prepared) | {"saved_at": list(config.save_at)}
     rungs: list[dict[str, Any]] = []
     below: Ticket | None = None
-    for sparsity, ticket in tickets.items():
+    for rung, ticket in tickets.items():
         inside = None if below is None else kept_inside(ticket, below)
-        folder = prepared.folder(run, sparsity).name
+        folder = prepared.folder(run, rung).name
         rungs.append(_facts(ticket, prepared) | {"folder": folder, "kept_inside_previous": inside})
         below = ticket
     return common | {
@@ -93,7 +100,8 @@ def summary(tickets: dict[float, Ticket], prepared: Prepared, run: RunDirectory)
 
 
 def _facts(ticket: Ticket, prepared: Prepared) -> dict[str, Any]:
-    return {
+    units = {} if ticket.structure is None else {"units": count_units(ticket.gates, ticket.structure)}
+    return units | {
         "ticket_id": ticket.id,
         "sparsity": ticket.sparsity,
         "pruned": ticket.pruned,

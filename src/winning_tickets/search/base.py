@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.config import PRETRAINED, Runtime, SearchConfig
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.local import load_files
 from winning_tickets.data.tasks import TaskData, load_task
@@ -19,6 +19,11 @@ from winning_tickets.objectives import check_attention_maps, needs_mlm_head, nee
 from winning_tickets.parts import prunable_views
 from winning_tickets.plm import PLM, load_plm, prunable_names
 from winning_tickets.rundir import RunDirectory
+from winning_tickets.search.controls import Ranked, check_match, matched, ranked, ticket_to_match
+from winning_tickets.search.importance_source import Origin
+from winning_tickets.search.levels import counts_of
+from winning_tickets.selection import keep_top
+from winning_tickets.structure import structure_of
 from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
 from winning_tickets.train import choose_device
 
@@ -37,6 +42,9 @@ class Prepared:
         run_id: identity of the run.
         device: where to compute.
         all_parameters: number of parameters of the encoder.
+        ranked: the matrices whose magnitudes count; `weights`, unless the configuration names others.
+        like: a ticket that says how many weights of each matrix are kept.
+        origin: what importances of heads and FFNs are taken from.
     """
 
     config: SearchConfig
@@ -48,6 +56,9 @@ class Prepared:
     run_id: str
     device: torch.device
     all_parameters: int
+    ranked: Ranked
+    like: Ticket | None
+    origin: Origin
 
     def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
         """A ticket of this search, its masks in the order of the scope; its configuration has its own sparsity."""
@@ -56,16 +67,30 @@ class Prepared:
             scope=str(self.config.scope),
             config=self.config.model_dump(mode="json") | {"sparsity": sparsity},
             applies_to=self.base,
+            scores_from=self.ranked.source,
+            parents=() if self.like is None else (self.like.id,),
             seed=self.config.seed,
             step=step,
         )
         return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
 
-    def folder(self, run: RunDirectory, sparsity: float) -> Path:
-        """Where the ticket of a sparsity is saved: the run itself, or `sparsity-0.60` inside it with several."""
-        if len(self.config.sparsities) == 1:
+    def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        """The masks of some scores at a sparsity, by the ranking, rounding and pattern of the configuration."""
+        config = self.config
+        return keep_top(
+            scores,
+            sparsity,
+            config.ranking,
+            weights=self.weights,
+            rounding=config.count_rounding or "floor",
+            pattern=config.n_of_m,
+        )
+
+    def folder(self, run: RunDirectory, rung: float | str) -> Path:
+        """Where a ticket is saved: the run itself, or with several `sparsity-0.60`, or `level-30`, inside it."""
+        if len(self.config.rungs) == 1:
             return run.path
-        return run.path / f"sparsity-{sparsity:.2f}{str(sparsity)[4:]}"
+        return run.path / (rung if isinstance(rung, str) else f"sparsity-{rung:.2f}{str(rung)[4:]}")
 
 
 def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
@@ -73,17 +98,18 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
 
     Raises:
         UsageError: missing model or corpus, no MLM head or no attention maps where the objective needs them, no GPU
-            where one is asked for.
+            where one is asked for, a pattern that does not fit a matrix.
         ContentError: the model or the corpus is not usable.
     """
-    filled = config.resolved()
+    like = ticket_to_match(config)
+    filled = matched(config.resolved(), like)
+    origin = Origin.find(config)
     device = choose_device(runtime.device)
     needs = config.needs
-    terms = {} if needs.sources else config.terms  # a method with sources loads a model for each of them
+    terms = {name: weight for name, weight in config.terms.items() if name != "task"}
     needs_mlm = needs_mlm_head(terms)
     needs_maps = "attentions" in needs_of(terms)
-    reads_text = needs.corpus or (needs.sources and "mlm" in config.terms)
-    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if reads_text else None
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if config.reads_corpus else None
     tasks = _tasks(config) if needs.sources else ()
     plm = load_plm(
         config.model,
@@ -104,14 +130,37 @@ def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
         scope = scope.removesuffix("+pooler")
         filled = filled.model_copy(update={"scope": scope})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, scope))
+    check_match(like, weights, config.model)
+    if filled.n_of_m is not None:
+        filled.n_of_m.check_shapes({name: weight.shape for name, weight in weights.items()})
     base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
-    slug = "-".join([config.method, *([config.objective] if needs.objective else []), *map(str, config.sparsities)])
-    content = {"base": base.hash, "corpus": None if corpus is None else corpus.fingerprint}
+    scored = ranked(config, encoder, weights)
+    if needs.structured:
+        structure = structure_of(plm)
+        counts_of(filled, structure)
+        origin.check(structure, base.hash, filled)
+        filled = filled.model_copy(update={"importance_from": origin.kind, "objective": origin.objective(config)})
+    content = {"base": base.hash, "corpus": None if corpus is None else corpus.fingerprint, **origin.content()}
     if tasks:
         content["tasks"] = "+".join(data.fingerprint for data in tasks)
-    identity = run_id(config, slug, **content)
+    identity = _identity(config, content, like, scored)
     total = sum(parameter.numel() for parameter in encoder.encoder.parameters())
-    return Prepared(filled, plm, weights, base, corpus, tasks, identity, device, total)
+    return Prepared(filled, plm, weights, base, corpus, tasks, identity, device, total, scored, like, origin)
+
+
+def _identity(config: SearchConfig, content: dict[str, str | None], like: Ticket | None, scored: Ranked) -> str:
+    """The id of the run; of a ticket, state or folder its content counts, not where it is."""
+    how_many = [config.pattern] if config.pattern else list(map(str, config.rungs))
+    if config.needs.structured:
+        config, how_many = config.model_copy(update={"importance_from": None}), [config.selection, *how_many]
+    if like is not None:
+        config, content = config.model_copy(update={"like": None}), content | {"like": like.id}
+        how_many = ["like", like.id]
+    if scored.hash is not None:
+        config = config.model_copy(update={"weights_from": PRETRAINED})
+        content = content | {"weights_from": scored.hash}
+    slug = "-".join([config.method, *([config.objective] if config.needs.objective else []), *how_many])
+    return run_id(config, slug, **content)
 
 
 def _tasks(config: SearchConfig) -> tuple[TaskData, ...]:

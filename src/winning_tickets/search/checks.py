@@ -6,10 +6,21 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from winning_tickets.config import METHOD_NAMES, SCOPES, SearchConfig, check_sparsity, parse_rewind
+from winning_tickets.config import (
+    METHOD_NAMES,
+    METHOD_NEEDS,
+    PRETRAINED,
+    SCOPES,
+    Pattern,
+    SearchConfig,
+    check_sparsity,
+    parse_rewind,
+    parse_start,
+)
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.objectives import check_negatives
+from winning_tickets.search.structured_checks import structured_problems
 
 
 def check(config: SearchConfig) -> None:
@@ -36,19 +47,86 @@ def check(config: SearchConfig) -> None:
         problems += _check_sources(config, terms)
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
+    if config.pattern is not None and config.method in METHOD_NAMES:
+        problems += _check_pattern(config, config.pattern)
+    if config.method in METHOD_NAMES:
+        problems += _check_controls(config)
     if config.needs.corpus and config.corpus is None:
         problems.append(
             f"--method {config.method} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
         )
+    problems += structured_problems(config, terms)
     if config.needs.mask_training:
         filled = config.resolved()
         problems += _check_training(filled)
+        if config.ranking == "row" and (filled.reselect_steps or 1) > 1:
+            problems.append(_no_thresholds("--ranking row", filled))
         if "attention" in terms:
             attempt(partial(_check_distributions, filled))
         if "contrastive" in terms:
             attempt(partial(check_negatives, str(filled.segments), int(filled.batch_tokens or 0)))
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _check_controls(config: SearchConfig) -> list[str]:
+    problems = []
+    if config.like is not None:
+        if not config.needs.like:
+            problems.append(f"--method {config.method} knows no --like; it goes with --method random.")
+        written = ("ranking", "pattern" if config.pattern is not None else "sparsity")  # a pattern writes its sparsity
+        given = [field for field in written if field in config.model_fields_set]
+        problems += [
+            f"--{field} contradicts --like, which takes the counts of each matrix from a ticket; leave it out."
+            for field in given
+        ]
+    if config.weights_from != PRETRAINED:
+        if not config.needs.other_weights:
+            problems.append(f"--method {config.method} knows no --weights-from; it goes with --method magnitude.")
+        try:
+            parse_start(config.weights_from)
+        except UsageError as error:
+            problems.append(f"--weights-from: {error}")
+    return problems
+
+
+def _check_pattern(config: SearchConfig, text: str) -> list[str]:
+    """What a pattern contradicts: it has groups, counts and a sparsity of its own."""
+    try:
+        pattern = Pattern.parse(text)
+    except UsageError as error:
+        return [str(error)]
+    if not config.needs.patterns:
+        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.patterns)
+        return [f"--method {config.method} knows no --pattern; those that do: {able}."]
+    problems = []
+    if config.sparsities != (pattern.sparsity,):
+        found = ",".join(map(str, config.sparsities))
+        problems.append(
+            f"--sparsity {found} contradicts --pattern {text}, which removes {pattern.sparsity:.4g} of each group; "
+            "leave --sparsity out."
+        )
+    if config.ranking != "matrix":
+        problems.append(
+            f"--ranking {config.ranking} contradicts --pattern {text}, whose groups are {pattern.of} consecutive "
+            "weights; leave --ranking out."
+        )
+    filled = config.resolved()
+    if "embeddings" in str(filled.scope):
+        problems.append(
+            f"--scope {filled.scope} has word embeddings, and --pattern {text} is for matrices that multiply their "
+            "input; use encoder or encoder+pooler."
+        )
+    if config.needs.mask_training and (filled.reselect_steps or 1) > 1:
+        problems.append(_no_thresholds(f"--pattern {text}", filled))
+    return problems
+
+
+def _no_thresholds(option: str, filled: SearchConfig) -> str:
+    return (
+        f"{option} selects anew at every step, and reselect_steps is {filled.reselect_steps} (profile "
+        f"{filled.profile}); use another profile, or set reselect_steps: 1 in a --config file."
+    )
 
 
 def _check_sources(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:

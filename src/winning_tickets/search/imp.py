@@ -14,15 +14,14 @@ from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.errors import TrainingError, UsageError
 from winning_tickets.masking import Held
 from winning_tickets.multitask import SharedEncoder
-from winning_tickets.parts import prunable_views, split_name
+from winning_tickets.parts import present_in, prunable_views
 from winning_tickets.plm import tensor_hash
 from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.base import Prepared
 from winning_tickets.search.rounds import Rounds
 from winning_tickets.search.sources import Sources, sources_of
-from winning_tickets.selection import keep_top
-from winning_tickets.states import StateInfo, load_state, noisy, reinitialised, save_state
+from winning_tickets.states import StateInfo, load_state, noisy, reinitialised, save_state, write_state_
 from winning_tickets.ticket import Ticket
 from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
@@ -154,15 +153,19 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         return self._prepared.folder(self._run, self._sparsity(index))
 
     def _prune(self, index: int) -> None:
-        """Save the ticket of the largest present weights among those that are left."""
-        config, encoder = self._config, self._model.base_model
-        weights = {name: view.abs() for name, view in prunable_views(encoder, list(self._prepared.weights)).items()}
+        """Save the ticket of the largest present weights among those that are left.
+
+        A pooler that no head here has keeps its pre-trained weights, as in the released MLM program.
+        """
+        encoder, dense = self._model.base_model, self._prepared.weights
+        present = prunable_views(encoder, present_in(encoder, dense))
+        weights = {name: present.get(name, weight).abs().to(self._prepared.device) for name, weight in dense.items()}
         if index > 0:
             masks = Ticket.from_pretrained(self._folder(index - 1)).masks
             # Below every weight, so that what was pruned stays so even beside weights that are exactly zero.
             weights = {name: value.masked_fill(~masks[name].to(value.device), -1.0) for name, value in weights.items()}
         sparsity = self._sparsity(index)
-        masks = keep_top(weights, sparsity, config.ranking, rounding=config.count_rounding or "floor")
+        masks = self._prepared.keep(weights, sparsity)
         step = (index + 1 - self._rounds.prune_first) * self._rounds.steps
         self._prepared.ticket(masks, sparsity, step).save_pretrained(self._folder(index))
 
@@ -184,9 +187,8 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
             weights = reinitialised(prepared.plm, self._config.seed)
         else:
             return {}
-        # A pooler that the checkpoint lacks was made afresh here as there, from other random numbers.
-        fresh = set() if prepared.plm.has_pooler else {name for name in self._start if name.startswith("pooler.")}
-        return {name: value if name in fresh else weights[name] for name, value in self._start.items()}
+        # A pooler belongs to the heads that use it: where the checkpoint has none, it was made afresh with them.
+        return {name: value if "pooler." in name else weights[name] for name, value in self._start.items()}
 
     def _keep_state(self, step: int) -> None:
         """Keep this step's weights in a file, for the rewinding of all rounds and for `transfer --start-from`."""
@@ -208,19 +210,14 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         weights, heads, hashes = self._target, self._heads, self._hashes
         if self._kept_step is not None:
             state = load_state(self._run.path / STATES / f"step-{self._kept_step:06d}.safetensors")
-            weights, heads, hashes = dict(state.tensors), dict(state.heads), _hashes(state.tensors)
-        encoder = self._model.base_model
-        if self._config.rewind_scope == "prunable":
-            for name, view in prunable_views(encoder, list(self._prepared.weights)).items():
-                part = split_name(name)
-                view.copy_(part.of(weights[part.parameter]))
-            return
-        for name, parameter in encoder.named_parameters():
-            parameter.copy_(weights[name])
-        if self._config.rewind_scope == "all":
+            weights, heads, hashes = state.tensors, state.heads, _hashes(state.tensors)
+        encoder, scope = self._model.base_model, self._config.rewind_scope
+        names = present_in(encoder, self._prepared.weights) if scope == "prunable" else None
+        write_state_(encoder, weights, names)
+        if scope == "all":
             for name, parameter in self._model.heads.items():
                 parameter.copy_(heads[name])
-        if _hashes(dict(encoder.named_parameters())) != hashes:
+        if scope != "prunable" and _hashes(dict(encoder.named_parameters())) != hashes:
             raise TrainingError(
                 f"Rewinding to {self._config.rewind} did not bring the weights back; this is a bug of "
                 "winning-tickets. The rounds so far are intact; please report it."

@@ -30,7 +30,6 @@ from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.activations import activation_importance, input_norms
 from winning_tickets.search.base import Prepared
 from winning_tickets.search.ladder import Rung, decay, rung_at, rungs_of
-from winning_tickets.selection import keep_top
 from winning_tickets.ticket import Ticket
 from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, last_step, run_training
 
@@ -133,16 +132,12 @@ def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
     return max(config.first_steps, round(config.schedule_passes * dataset.steps_of_a_pass))
 
 
-CALIBRATION_BATCHES = 8
-"""Training batches over which the norms of inputs are taken for `score_init="activation"`."""
-
-
 def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Tensor]:
     config = prepared.config
     importance = {name: weight.abs() for name, weight in prepared.weights.items()}
     if config.score_init == "activation":
         names = present_in(prepared.plm.encoder, prepared.weights)
-        batches = (dataset[index] for index in range(min(CALIBRATION_BATCHES, len(dataset))))
+        batches = (dataset[index] for index in range(min(config.calibration_batches, len(dataset))))
         norms = input_norms(prepared.plm.model, names, batches, prepared.device)
         importance = activation_importance(prepared.weights, norms)
     return initial_scores(
@@ -154,6 +149,7 @@ def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Ten
         config.alpha,
         config.phi,
         config.seed,
+        config.n_of_m,
     )
 
 
@@ -182,12 +178,7 @@ class MaskSearch:
     def __init__(self, prepared: Prepared, scores: Mapping[str, Tensor], head: bool) -> None:
         self._prepared = prepared
         config, plm = prepared.config, prepared.plm
-        self._starts = [
-            keep_top(
-                scores, sparsity, config.ranking, weights=prepared.weights, rounding=config.count_rounding or "floor"
-            )
-            for sparsity in config.sparsities
-        ]
+        self._starts = [prepared.keep(scores, sparsity) for sparsity in config.sparsities]
         self._rung = 0
         names = present_in(plm.encoder, prepared.weights)
         # Captured before any checkpoint of masked weights could be loaded.
@@ -246,6 +237,7 @@ def _update(config: SearchConfig) -> MaskUpdate:
         weight_decay=config.weight_decay or 0.0,
         clip=config.clip or "none",
         max_grad_norm=config.max_grad_norm,
+        pattern=config.n_of_m,
     )
 
 

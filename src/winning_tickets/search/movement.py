@@ -15,7 +15,6 @@ from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.base import Prepared
 from winning_tickets.search.rounds import Rounds
 from winning_tickets.search.sources import sources_of
-from winning_tickets.selection import keep_top
 from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
 MOVEMENT = "movement"
@@ -68,9 +67,7 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
         run_training(trainer, run)
     scores = _scores(prepared.weights, parameters, optimizers[-1])
     for sparsity in config.sparsities:
-        masks = keep_top(
-            scores, sparsity, config.ranking, weights=prepared.weights, rounding=config.count_rounding or "floor"
-        )
+        masks = prepared.keep(scores, sparsity)
         prepared.ticket(masks, sparsity, config.steps).save_pretrained(prepared.folder(run, sparsity))
 
 

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from winning_tickets.config import Runtime
-from winning_tickets.mask_optimizer import random_masks
+from winning_tickets.mask_optimizer import random_scores
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.base import Prepared
+from winning_tickets.selection import keep_counts
 
 
 def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
-    """Uniformly random masks with exact counts, inside each matrix or over all of them.
+    """Uniformly random masks with exact counts, inside each matrix, row or N:M group, or over all matrices.
 
-    Those of several sparsities come from the same draws, so they are nested.
+    Those of several sparsities come from the same draws, so they are nested. With a ticket to match each matrix keeps
+    exactly as many weights as that ticket does: what is left of the ticket is its distribution over the matrices.
     """
-    config = prepared.config
-    for sparsity in config.sparsities:
-        masks = random_masks(prepared.weights, sparsity, config.ranking, config.count_rounding or "floor", config.seed)
+    draws = random_scores(prepared.weights, prepared.config.seed)
+    for sparsity in prepared.config.sparsities:
+        if prepared.like is None:
+            masks = prepared.keep(draws, sparsity)
+        else:
+            masks = keep_counts(draws, {name: int(mask.sum()) for name, mask in prepared.like.masks.items()})
         prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))

@@ -11,7 +11,6 @@ from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.base import Prepared
 from winning_tickets.search.sources import Sources, sources_of
-from winning_tickets.selection import keep_top
 
 
 def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
@@ -33,9 +32,7 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
         if gradient is not None:
             scores[name] = (view * part.of(gradient)).abs()
     for sparsity in config.sparsities:
-        masks = keep_top(
-            scores, sparsity, config.ranking, weights=prepared.weights, rounding=config.count_rounding or "floor"
-        )
+        masks = prepared.keep(scores, sparsity)
         prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))
 
 

@@ -1,0 +1,158 @@
+"""Which heads, FFNs, neurons and layers a structured ticket loses: levels, counts, and what they are ranked by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from winning_tickets.config.settings import Settings
+from winning_tickets.errors import UsageError
+
+Unit = Literal["heads", "ffns", "neurons", "layers"]
+UNIT_NAMES: tuple[Unit, ...] = ("heads", "ffns", "neurons", "layers")
+COUNT_FIELDS: dict[Unit, str] = {
+    "heads": "prune_heads",
+    "ffns": "prune_ffns",
+    "neurons": "prune_neurons",
+    "layers": "prune_layers",
+}
+"""The field that says how many of a unit are pruned."""
+_FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 12 of BERT-base
+
+
+@dataclass(frozen=True)
+class Level:
+    """How much one ticket loses.
+
+    Attributes:
+        units: what is pruned.
+        percent: of all units of a kind; None where counts are given.
+        given: numbers of units, where they are.
+    """
+
+    units: tuple[Unit, ...]
+    percent: float | None = None
+    given: Mapping[Unit, int] | None = None
+
+    @property
+    def folder(self) -> str:
+        """`level-30`, or `heads-43-ffns-3`."""
+        if self.given is not None:
+            return "-".join(f"{unit}-{count}" for unit, count in self.given.items())
+        return f"level-{self.percent:04.1f}".removesuffix(".0")
+
+    def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
+        """How many of each unit are pruned.
+
+        A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released program p / 10 of
+        every 12 FFNs.
+
+        Args:
+            totals: how many there are, by unit.
+
+        Raises:
+            UsageError: more than there are.
+        """
+        if self.given is not None:
+            for unit, count in self.given.items():
+                if count > totals[unit]:
+                    raise UsageError(f"{count} {unit} cannot be pruned: the model has {totals[unit]}.")
+            return dict(self.given)
+        share = Fraction(str(self.percent)) / 100
+        return {unit: int(share * totals[unit] * (_FFN_SHARE if unit == "ffns" else 1)) for unit in self.units}
+
+
+class StructuredSettings(Settings):
+    """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers.
+
+    Attributes:
+        level: percent of the units that are pruned; several give nested tickets, one for each.
+        units: what `level` prunes: `heads`, `ffns`, `neurons`, `layers`; heads and FFNs unless told otherwise.
+        prune_heads: how many heads are pruned, instead of a level; several give several tickets.
+        prune_ffns: the same for FFNs; as many numbers as there are of heads.
+        prune_neurons: the same for neurons of FFNs.
+        prune_layers: the same for whole layers.
+        selection: the `winning` tickets lose what matters least, the `losing` ones what matters most, `random` ones
+            any (Super Tickets, section 3.2).
+        importance: where absolute values of gradients are taken: of each `sample` (Super Tickets, eq. 3), `token` or
+            `batch`; `released`: of each token, summed up as the released program does.
+        min_heads_per_layer: heads that every layer keeps.
+        importance_from: a transfer that was run with `--save-model`, or a folder with an `importance.json`; None takes
+            the objective on a corpus.
+        keep_token_importance: save the gradients of every token too, not only of every sample.
+    """
+
+    level: tuple[float, ...] = ()
+    units: tuple[Unit, ...] = ()
+    prune_heads: tuple[int, ...] = ()
+    prune_ffns: tuple[int, ...] = ()
+    prune_neurons: tuple[int, ...] = ()
+    prune_layers: tuple[int, ...] = ()
+    selection: Literal["winning", "losing", "random"] = "winning"
+    importance: Literal["sample", "token", "batch", "released"] | None = None
+    min_heads_per_layer: int | None = Field(default=None, ge=0)
+    importance_from: str | None = None
+    keep_token_importance: bool = False
+
+    @field_validator("level", mode="before")
+    @classmethod
+    def _without_percent_signs(cls, value: Any) -> Any:
+        """`30%`, `30` and a list of them are all percent."""
+        values = value if isinstance(value, list | tuple) else (value,)
+        return tuple(one.strip().removesuffix("%") if isinstance(one, str) else one for one in values)
+
+    @field_validator("level")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(value)))
+
+    @field_validator("units")
+    @classmethod
+    def _in_one_order(cls, value: tuple[Unit, ...]) -> tuple[Unit, ...]:
+        return tuple(unit for unit in UNIT_NAMES if unit in value)
+
+    @property
+    def counted(self) -> dict[Unit, tuple[int, ...]]:
+        """The numbers of units to prune, of those units that have some."""
+        counts = {unit: getattr(self, field) for unit, field in COUNT_FIELDS.items()}
+        return {unit: numbers for unit, numbers in counts.items() if numbers}
+
+    @property
+    def levels(self) -> tuple[Level, ...]:
+        """What each ticket loses.
+
+        Raises:
+            UsageError: none is given, or they contradict each other; all problems at once.
+        """
+        problems = list(self._level_problems())
+        if problems:
+            raise UsageError("\n".join(problems))
+        counted = self.counted
+        if counted:
+            rows = zip(*counted.values(), strict=True)
+            return tuple(Level(tuple(counted), given=dict(zip(counted, row, strict=True))) for row in rows)
+        return tuple(Level(self.units or ("heads", "ffns"), percent) for percent in self.level)
+
+    def _level_problems(self) -> list[str]:
+        counted = self.counted
+        if bool(counted) == bool(self.level):
+            found = "found both" if counted else "found neither"
+            return [
+                f"Say what is pruned with --level (such as 30%) or with counts (such as --heads 43 --ffns 3); {found}."
+            ]
+        problems = [f"--level {p:g}% lies outside (0, 100]." for p in self.level if not 0 < p <= 100]
+        if len({len(numbers) for numbers in counted.values()}) > 1:
+            found = ", ".join(f"{len(numbers)} of {unit}" for unit, numbers in counted.items())
+            problems.append(f"Each ticket needs a number of every unit; found {found}.")
+        if any(number < 0 for numbers in counted.values() for number in numbers):
+            problems.append("Numbers of units to prune must not be negative.")
+        if counted and self.units:
+            problems.append("--units goes with --level; counts say themselves what is pruned.")
+        rows = list(zip(*counted.values(), strict=False))
+        if len(set(rows)) < len(rows):
+            problems.append("Two tickets lose the same numbers of units; give each combination once.")
+        return problems

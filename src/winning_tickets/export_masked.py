@@ -1,0 +1,251 @@
+"""`export --format masked`: an ordinary Hugging Face folder whose pruned weights are zeros.
+
+The other formats start from the same two: a ticket on its base model, and the model of a transfer.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from winning_tickets.data.kinds import KINDS, outputs_of
+from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.evaluate import Target
+from winning_tickets.export_source import Export, Source
+from winning_tickets.files import read_json
+from winning_tickets.plm import (
+    PLM,
+    base_hash,
+    load_mlm_head,
+    load_plm,
+    resolve,
+    tensor_hash,
+    untie_decoder,
+    weight_hashes,
+)
+from winning_tickets.predict import TaskInfo, find_model, save_folder
+from winning_tickets.ticket import Ticket, is_ticket
+
+SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
+NOTE = (
+    "The pruned weights are stored as zeros: the files are as large, and the model as fast, as the dense one. "
+    "The ticket itself takes one bit a weight."
+)
+
+
+@dataclass(frozen=True)
+class OnBase:
+    """A ticket and its base model, not yet put together.
+
+    Attributes:
+        target: what the user named.
+        ticket: checked against the base.
+        encoder: the base without head.
+        plm: the base with its MLM head where it or the ticket has one and a head was asked for, else the encoder.
+        facts: provenance.
+    """
+
+    target: Target
+    ticket: Ticket
+    encoder: PLM
+    plm: PLM
+    facts: dict[str, Any]
+
+    @classmethod
+    def load(cls, source: Source, with_head: bool = True) -> OnBase:
+        """Find the ticket, load its base.
+
+        Args:
+            source: names a ticket.
+            with_head: whether an MLM head is wanted where there is one.
+
+        Raises:
+            UsageError: `--seed` was given, or the base is not found.
+            ContentError: the ticket is damaged, or for other weights.
+        """
+        if source.seed is not None:
+            raise UsageError(f"--seed {source.seed} chooses a model of a transfer, and {source.name} is a ticket.")
+        target = Target.find(source.name, source.base)
+        ticket = target.ticket
+        assert ticket is not None
+        encoder = target.load()
+        ticket.check(encoder.encoder, source.allow_other_weights)
+        masked_lm = target.load("mlm") if with_head else encoder
+        has_head = with_head and (masked_lm.has_mlm_head or ticket.mlm_head is not None)
+        plm = masked_lm if has_head else encoder
+        facts = {
+            "ticket_id": ticket.id,
+            "model_class": type(plm.model).__name__,
+            "base": {
+                "name": target.model,
+                "revision": target.revision,
+                "layers": target.layers,
+                "hash": base_hash(weight_hashes(encoder.encoder)),
+            },
+            "sparsity": ticket.sparsity,
+            "pruned": ticket.pruned,
+            "total": ticket.total,
+            "mlm_head": ("base" if ticket.mlm_head is None else "ticket") if has_head else None,
+        }
+        return cls(target, ticket, encoder, plm, facts)
+
+    def put_on(self) -> dict[str, Tensor]:
+        """Zero the pruned weights of `plm`.
+
+        Returns:
+            Tensors that the checkpoint has beside those of `plm`: the pooler of a model with an MLM head.
+        """
+        has_head = self.facts["mlm_head"] is not None
+        _mask(self.plm, self.ticket, has_head)
+        return _pooler(self.plm, self.encoder, self.ticket) if has_head else {}
+
+
+def masked(source: Source) -> Export:
+    """An ordinary Hugging Face folder whose pruned weights are zero."""
+    if is_ticket(source.name):
+        return _masked_ticket(source)
+    return _fine_tuned(source)
+
+
+def _masked_ticket(source: Source) -> Export:
+    """A ticket on its base model: with MLM head where the checkpoint or the ticket has one, else the plain encoder."""
+    base = OnBase.load(source)
+
+    def fill(staging: Path) -> dict[str, Any]:
+        extra = base.put_on()
+        save_folder(base.plm.model, base.plm.tokenizer, staging, extra)
+        copy_sentence_modules(base.target.model, base.target.revision, staging)
+        return {}
+
+    return Export(base.facts, fill, NOTE)
+
+
+def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
+    """Zero the pruned weights; an MLM decoder tied to masked embeddings gets the dense matrix for its own."""
+    if has_head:
+        if ticket.mlm_head is not None:
+            load_mlm_head(plm, ticket.mlm_head)
+        embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
+        decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+        if plm.architecture.word_embeddings in ticket.masks and decoder.weight is embeddings:
+            untie_decoder(plm, embeddings.detach().clone())
+            if decoder.bias is not None:
+                # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
+                decoder.bias = nn.Parameter(decoder.bias.detach().clone())
+            plm.model.config.tie_word_embeddings = False
+    ticket.apply_(plm.model, allow_other_weights=True)  # checked before anything was loaded twice
+
+
+def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
+    """The checkpoint's pooler under the names of a ForMaskedLM model, which has none; pre-training files hold both."""
+    if not encoder.has_pooler:
+        return {}
+    ticket.apply_(encoder.model, allow_other_weights=True)
+    prefix = plm.model.base_model_prefix
+    parameters = encoder.encoder.named_parameters()
+    return {f"{prefix}.{name}": value.detach() for name, value in parameters if name.startswith("pooler.")}
+
+
+def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
+    """Copy what makes a sentence-transformers model of an encoder: its list of modules, pooling and so on.
+
+    Args:
+        name: the base model.
+        revision: its hub revision.
+        folder: where the encoder was saved; left as it is where the base is no sentence-transformers model.
+    """
+    where = _local_folder(name, revision)
+    if not (where / SENTENCE_FILES[0]).is_file():
+        return
+    for file in SENTENCE_FILES:
+        if (where / file).is_file():
+            shutil.copyfile(where / file, folder / file)
+    for module in read_json(where / SENTENCE_FILES[0], "list of modules"):
+        path = module["path"]
+        if path and (where / path).is_dir():  # modules without settings have no folder
+            shutil.copytree(where / path, folder / path)
+
+
+def _local_folder(name: str, revision: str | None) -> Path:
+    """Where the small files of a model are on this machine; those of a hub model are in the hub's cache."""
+    where = resolve(name)
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+
+    patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
+    return Path(snapshot_download(where, revision=revision, allow_patterns=patterns))
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """The saved model of a transfer, whose pruned weights are zero already.
+
+    Attributes:
+        folder: where it is.
+        info: its task.
+        facts: provenance.
+    """
+
+    folder: Path
+    info: TaskInfo
+    facts: dict[str, Any]
+
+    @classmethod
+    def find(cls, source: Source) -> FineTuned:
+        """Find it; nothing is loaded but to make sure that the weights can be read.
+
+        Raises:
+            UsageError: there is no saved model, or `--base` was given.
+            ContentError: it is damaged.
+        """
+        if source.base is not None:
+            raise UsageError(f"--base goes with a ticket, and {source.name} is not one.")
+        folder = find_model(source.name, source.seed)
+        info = TaskInfo.read(folder)
+        config = read_json(folder / "config.json", "model configuration")
+        facts = {
+            "ticket_id": info.ticket_id,
+            "model_class": next(iter(config.get("architectures") or [None])),
+            "task": info.task,
+            "sparsity": info.sparsity,
+            "weights": _weights_digest(folder),
+        }
+        return cls(folder, info, facts)
+
+    def load(self) -> PLM:
+        """The model with its task head."""
+        kind = KINDS[self.info.kind]
+        return load_plm(str(self.folder), head=kind.head, num_labels=outputs_of(self.info.kind, self.info.labels))
+
+
+def _fine_tuned(source: Source) -> Export:
+    model = FineTuned.find(source)
+
+    def fill(staging: Path) -> dict[str, Any]:
+        shutil.copytree(model.folder, staging, dirs_exist_ok=True)
+        return {}
+
+    return Export(model.facts, fill, NOTE)
+
+
+def _weights_digest(folder: Path) -> str:
+    """A hash that tells fine-tuned models apart, and makes sure that the weights can be read."""
+    try:
+        return base_hash(
+            {
+                name: tensor_hash(value)
+                for path in sorted(folder.glob("*.safetensors"))
+                for name, value in load_file(path).items()
+            }
+        )
+    except (SafetensorError, OSError) as error:
+        raise ContentError(
+            f"The weights in {folder} cannot be read ({error}); run tickets transfer with --save-model again."
+        ) from error

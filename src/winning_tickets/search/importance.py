@@ -1,0 +1,143 @@
+"""Tickets of heads, FFNs, neurons and layers by their importance (Super Tickets, Liang et al. 2021, section 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from winning_tickets.config import COUNT_FIELDS, Level, Runtime
+from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.cache import tokenise
+from winning_tickets.importance import IMPORTANCE_FILE, Importance, add_up
+from winning_tickets.objectives import (
+    Batch,
+    Objective,
+    PretrainingObjective,
+    StateProbe,
+    TaskObjective,
+    check_mlm_tokenizer,
+)
+from winning_tickets.plm import PLM
+from winning_tickets.progress import progress
+from winning_tickets.rundir import RunDirectory
+from winning_tickets.search.base import Prepared
+from winning_tickets.search.importance_source import BATCH_SIZE, SplitBatches
+from winning_tickets.search.levels import close_gates, counts_of, random_unit_scores
+from winning_tickets.structure import Structure, structure_of
+from winning_tickets.ticket import Ticket, TicketInfo
+
+
+def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+    """Close the gates of what matters least (winning tickets), most (losing), or of any (random), at every level.
+
+    Importances are computed in one pass and saved in the run, so that `--importance-from` can take other levels,
+    selections or definitions from them.
+    """
+    config = prepared.config
+    structure = structure_of(prepared.plm)
+    levels = counts_of(config, structure)
+    units = sorted({unit for level, _ in levels for unit in level.units})
+    importance = None
+    if config.selection == "random":
+        scores = random_unit_scores(structure, units, config.seed)
+    else:
+        importance = _importance(prepared, structure, run, runtime)
+        sign = 1 if config.selection == "winning" else -1
+        scores = {unit: sign * importance.scores(str(config.importance), unit) for unit in units}
+    for level, counts in levels:
+        gates = close_gates(scores, counts, structure, config.min_heads_per_layer or 0)
+        _ticket(prepared, gates, structure, level, importance).save_pretrained(prepared.folder(run, level.folder))
+
+
+def _ticket(
+    prepared: Prepared, gates: dict[str, Any], structure: Structure, level: Level, importance: Importance | None
+) -> Ticket:
+    """A ticket of one level, whose configuration has its own level alone."""
+    config = prepared.config
+    own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
+    own |= {"level": () if level.percent is None else (level.percent,)}
+    own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
+    about = {} if importance is None else importance.about
+    info = TicketInfo(
+        method=config.method,
+        scope=str(config.scope),
+        config=config.model_copy(update=own).model_dump(mode="json"),
+        applies_to=prepared.base,
+        scores_from=about.get("source"),
+        parents=() if about.get("ticket_id") is None else (about["ticket_id"],),
+        seed=config.seed,
+    )
+    ticket = Ticket({}, info, gates=gates, structure=structure)
+    ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
+    return ticket
+
+
+def _importance(prepared: Prepared, structure: Structure, run: RunDirectory, runtime: Runtime) -> Importance:
+    """Opened where there is one, of an earlier search or of this one when it was stopped; else computed and saved."""
+    if (run.path / IMPORTANCE_FILE).is_file():
+        return Importance.load(run.path)
+    importance = prepared.origin.saved or _computed(prepared, structure, runtime)
+    importance.save(run.path)
+    return importance
+
+
+def _computed(prepared: Prepared, structure: Structure, runtime: Runtime) -> Importance:
+    config = prepared.config
+    plm, objective, batches, about = _on_task(prepared) if prepared.origin.model else _on_text(prepared)
+    plm.model.to(prepared.device)
+    with progress(f"importance by {about['source']}", len(batches), runtime.quiet) as advance:
+
+        def read() -> Iterator[Batch]:
+            for number, batch in enumerate(batches, start=1):
+                yield batch
+                advance(number, "")
+
+        sums = add_up(
+            plm.model, structure, objective, read(), _units(config), config.keep_token_importance, runtime.bf16
+        )
+    return sums.finish(about | {"objective": config.objective, "base_hash": prepared.base.hash})
+
+
+def _units(config: Any) -> list[str]:
+    """Heads, FFNs and layers always, which cost nothing; neurons where they are pruned."""
+    asked = {unit for level in config.levels for unit in level.units}
+    return ["heads", "ffns", "layers", *(["neurons"] if "neurons" in asked else [])]
+
+
+def _on_task(prepared: Prepared) -> tuple[PLM, Objective, Any, dict[str, Any]]:
+    """A fine-tuned model on the examples that it was trained on (section 3.1)."""
+    model = prepared.origin.model
+    assert model is not None
+    plm = model.load()
+    batches = SplitBatches(plm, model.examples(plm, prepared.config), prepared.config.batch_size or BATCH_SIZE)
+    about = {
+        "source": f"{model.info.task}, fine-tuned with seed {model.transfer.seeds[0]}",
+        "kind": prepared.origin.kind,
+        "data": model.data.fingerprint,
+        "ticket_id": model.info.ticket_id,
+    }
+    return plm, TaskObjective(model.info.kind), batches, about
+
+
+def _on_text(prepared: Prepared) -> tuple[PLM, Objective, Any, dict[str, Any]]:
+    """The pre-trained model on the first batches of a corpus that mask training would see."""
+    config, plm, corpus = prepared.config, prepared.plm, prepared.corpus
+    assert corpus is not None
+    predicts = config.objective == "mlm"
+    if predicts:
+        check_mlm_tokenizer(plm.tokenizer, plm.name)
+    batches = CorpusBatches(
+        tokenise(corpus, plm.tokenizer),
+        plm.tokenizer,
+        segments=str(config.segments),
+        batch_tokens=int(config.batch_tokens or 0),
+        n_batches=config.steps,
+        seed=config.seed,
+        shuffle=True,
+        mlm_probability=config.mlm_probability if predicts else None,
+        short_sequence_probability=config.short_sequence_probability,
+    )
+    about = {"source": f"{config.objective} on text", "kind": f"{config.objective} on text", "data": corpus.fingerprint}
+    if predicts:
+        return plm, PretrainingObjective({"mlm": 1.0}, plm.architecture), batches, about
+    return plm, StateProbe(plm.architecture, config.seed), batches, about

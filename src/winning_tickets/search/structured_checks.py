@@ -1,0 +1,63 @@
+"""Refusing impossible searches for tickets of heads, FFNs, neurons and layers before anything is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig, StructuredSettings
+from winning_tickets.errors import UsageError
+
+_OPTIONS = {field: f"--{unit}" for unit, field in COUNT_FIELDS.items()} | {"prune_layers": "--whole-layers"}
+
+
+def structured_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    """What is wrong with levels, counts and the loss of importances; nothing for other methods without them.
+
+    Args:
+        config: of the search.
+        terms: of its objective, empty where it is no sum of known ones.
+    """
+    if not config.needs.structured:
+        given = [field for field in StructuredSettings.model_fields if field in config.model_fields_set]
+        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.structured)
+        return [f"--method {config.method} knows no {_option(field)}; it goes with --method {able}." for field in given]
+    problems = []
+    try:
+        _ = config.levels
+    except UsageError as error:
+        problems.append(str(error))
+    for field, way in (("sparsity", "follows from --level or the counts"), ("ranking", "is over all layers")):
+        if field in config.model_fields_set:
+            problems.append(f"--{field} does not go with --method {config.method}, where it {way}; leave it out.")
+    if config.scope != "encoder":
+        problems.append(f"--scope {config.scope} does not go with --method {config.method}, which prunes the encoder.")
+    return problems + _loss_problems(config, terms)
+
+
+def _option(field: str) -> str:
+    return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
+
+
+def _loss_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    if not terms:
+        return []
+    if len(terms) > 1:
+        return [f"Importance is about one loss, mlm, kd or task, and the objective is {config.objective}."]
+    if "task" in terms and config.importance_from is None:
+        return [
+            "Importance for a task needs a model fine-tuned on it: tickets transfer --save-model, then "
+            "--importance-from RUN."
+        ]
+    if "task" not in terms and config.importance_from is not None:
+        return [
+            f"--objective {config.objective} contradicts --importance-from, which says what importances are about; "
+            "give one of them."
+        ]
+    if "task" not in terms and config.corpus is None:
+        return [
+            f"Importance by {config.objective} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a "
+            "folder. For that of a task give --importance-from RUN."
+        ]
+    if config.steps < 1:
+        return [f"--steps {config.steps} is impossible; at least 1 batch."]
+    return []

@@ -1,0 +1,231 @@
+"""The optimiser of tickets sharing: a step on a batch of one task moves what that task selected, and nothing else.
+
+Super tickets, section 4, Algorithm 1. Zero gradients are not enough for that: momentum and weight decay move weights
+without any. So every parameter is cut into pieces by the set of tasks that selected them (`membership`), and a step
+passes only the task's pieces on to an ordinary optimiser, which does not see the others at all: their weights, moments
+and step counts stay as they are, to the bit. Each piece counts its own steps, so bias correction is right for what is
+updated seldom. The arithmetic is at most that of a dense step, and less where much was not selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.adamax import MTDNNAdamax
+from winning_tickets.errors import ContentError
+from winning_tickets.masking import write_masked_
+from winning_tickets.membership import Piece, pieces_of, union_of
+
+_EPSILON = {"adamw": 1e-8, "adamax": 1e-8, "adamax-mtdnn": 1e-6}
+
+
+@dataclass(frozen=True)
+class SharedUpdate:
+    """How shared weights move.
+
+    Attributes:
+        kind: `adamw` and `adamax` are torch's, `adamax-mtdnn` is `MTDNNAdamax`, which the paper's runs used.
+        learning_rate: peak rate; a scheduler may change it, by the steps of all tasks together.
+        weight_decay: of matrices; biases and norms are never decayed.
+        betas: decay of the moments.
+        epsilon: None takes the kind's own.
+    """
+
+    kind: Literal["adamw", "adamax", "adamax-mtdnn"]
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A piece of a parameter, and what the inner optimiser knows as a parameter of its own.
+
+    Attributes:
+        piece: which entries.
+        value: shares the parameter's memory where the piece is a run of rows; else a buffer.
+    """
+
+    piece: Piece
+    value: nn.Parameter
+
+
+class SharingOptimizer(torch.optim.Optimizer):
+    """Steps for one task at a time, over parameters that tasks share in part.
+
+    Say before each step whose batch it is: `optimizer.select("rte")`. Entries that no task selected are set to +0.0 at
+    the start and stay so.
+
+    Args:
+        parameters: all that are trained, by name; where they will be trained, so after moving the model.
+        tasks: all tasks.
+        selections: of each task, bool masks by parameter name, True = selected; without an entry a parameter is shared.
+        owners: the one task that moves a parameter (its head), by parameter name.
+        update: how.
+        strict: False lets every parameter that has ever had a gradient be moved at every step, by momentum and decay
+            where there is no gradient now, as the released program does.
+
+    Attributes:
+        slices: the pieces of each parameter, by its name.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        tasks: Sequence[str],
+        selections: Mapping[str, Mapping[str, Tensor]],
+        owners: Mapping[str, str],
+        update: SharedUpdate,
+        strict: bool = True,
+    ) -> None:
+        self.update, self.strict = update, strict
+        self._tasks, self._task = tuple(tasks), ""
+        self._parameters = {name: value for name, value in parameters.items() if value.requires_grad}
+        self.slices: dict[str, list[Slice]] = {}
+        for name, parameter in self._parameters.items():
+            selected = {task: masks[name].to(parameter.device) for task, masks in selections.items() if name in masks}
+            union = union_of(self._tasks, selected)
+            if union is not None:
+                write_masked_(parameter, parameter, union)
+            self.slices[name] = self._cut(parameter, selected, owners.get(name))
+        self._places = {name: parameter.data_ptr() for name, parameter in self._parameters.items()}
+        matrices = [name for name, parameter in self._parameters.items() if parameter.dim() > 1]
+        vectors = [name for name, parameter in self._parameters.items() if parameter.dim() <= 1]
+        self._groups = [names for names in (matrices, vectors) if names]
+        decay = [update.weight_decay if names is matrices else 0.0 for names in self._groups]
+        super().__init__(
+            [
+                {"params": [self._parameters[name] for name in names], "weight_decay": amount}
+                for names, amount in zip(self._groups, decay, strict=True)
+            ],
+            {"lr": update.learning_rate},
+        )
+        self._inner = self._make_inner(decay)
+
+    def _cut(self, parameter: nn.Parameter, selected: Mapping[str, Tensor], owner: str | None) -> list[Slice]:
+        tasks = self._tasks if owner is None else (owner,)
+        # `view` refuses memory that is not in order, where views of rows would be copies.
+        flat = parameter.detach().view(-1).view(parameter.shape or (1,))
+        pieces = pieces_of(flat.shape, tasks, selected if self.strict else {})
+        return [
+            Slice(piece, nn.Parameter(piece.of(flat)))  # of a run this is a view: what moves it moves the parameter
+            for piece in pieces
+        ]
+
+    def _make_inner(self, decay: Sequence[float]) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [
+            {"params": [part.value for name in names for part in self.slices[name]], "weight_decay": amount}
+            for names, amount in zip(self._groups, decay, strict=True)
+        ]
+        update = self.update
+        epsilon = _EPSILON[update.kind] if update.epsilon is None else update.epsilon
+        if update.kind == "adamw":
+            return torch.optim.AdamW(groups, lr=update.learning_rate, betas=update.betas, eps=epsilon, fused=True)
+        kind = MTDNNAdamax if update.kind == "adamax-mtdnn" else torch.optim.Adamax
+        return kind(groups, lr=update.learning_rate, betas=update.betas, eps=epsilon)
+
+    def select(self, task: str) -> None:
+        """The next step is one on a batch of this task.
+
+        Raises:
+            ValueError: there is no such task.
+        """
+        if task not in self._tasks:
+            raise ValueError(f"There is no task {task!r} here; the tasks are {', '.join(self._tasks)}.")
+        self._task = task
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of what the selected task selected, where it has gradients.
+
+        Raises:
+            ValueError: no task was selected since the last step, or the parameters were moved to other memory.
+        """
+        if closure is not None:
+            raise ValueError("SharingOptimizer does not support closures.")
+        if not self._task:
+            raise ValueError("Whose batch is it? Call select(task) before each step.")
+        touched = self._touched()
+        for _, part, gradient in touched:
+            part.value.grad = gradient
+        for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
+            inner["lr"] = outer["lr"]
+        self._inner.step()
+        for parameter, part, _ in touched:
+            part.value.grad = None
+            if part.piece.index is not None:
+                part.piece.put_(parameter, part.value)
+        self._task = ""
+
+    def _touched(self) -> list[tuple[nn.Parameter, Slice, Tensor]]:
+        """What this step moves, with gradients; buffers of gathered pieces are filled."""
+        found = []
+        for name, parameter in self._parameters.items():
+            if parameter.data_ptr() != self._places[name]:
+                raise ValueError(
+                    f"{name} lies elsewhere than when the optimiser was made; move the model to its device first."
+                )
+            for part in self.slices[name]:
+                if self.strict and self._task not in part.piece.tasks:
+                    continue
+                if parameter.grad is not None:
+                    gradient = part.piece.of(parameter.grad.contiguous())
+                elif not self.strict and part.value in self._inner.state:
+                    gradient = torch.zeros_like(part.value)
+                else:
+                    continue
+                if part.piece.index is not None:
+                    part.value.copy_(part.piece.of(parameter))
+                found.append((parameter, part, gradient))
+        return found
+
+    def _order(self) -> list[tuple[str, int]]:
+        """The slices as the inner optimiser numbers them."""
+        return [(name, place) for names in self._groups for name in names for place in range(len(self.slices[name]))]
+
+    def _layout(self) -> dict[str, list[list[Any]]]:
+        """What the slices are: number of entries and tasks of each, by parameter."""
+        return {
+            name: [[part.value.numel(), *sorted(part.piece.tasks)] for part in parts]
+            for name, parts in self.slices.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and steps of each slice by parameter name; names survive where Parameters are replaced."""
+        moments: dict[str, dict[int, Any]] = {}
+        order = self._order()
+        for number, state in self._inner.state_dict()["state"].items():
+            name, place = order[number]
+            moments.setdefault(name, {})[place] = state
+        return {
+            "layout": self._layout(),
+            "moments": moments,
+            "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back a state.
+
+        Raises:
+            ContentError: it was saved for other parameters, tasks or tickets.
+        """
+        if state_dict["layout"] != self._layout():
+            raise ContentError(
+                "The optimiser's state was saved for other parameters, tasks or tickets than these; it cannot go on "
+                "from there. Start anew, with another --out."
+            )
+        inner = self._inner.state_dict()
+        inner["state"] = {
+            number: state_dict["moments"][name][place]
+            for number, (name, place) in enumerate(self._order())
+            if place in state_dict["moments"].get(name, {})
+        }
+        self._inner.load_state_dict(inner)
+        for group, stored in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update(stored)

@@ -1,0 +1,217 @@
+"""Where the heads, FFNs and neurons of an encoder are, and what gates on them mean for its weights.
+
+A gate is a bool tensor, True = kept, named after what it opens: `layers.{i}.heads` `(num_heads,)`, `layers.{i}.neurons`
+`(intermediate,)`, `layers.{i}.ffn` `(1,)` and `layers.{i}.layer` `(1,)`, which closes all heads and the FFN at once.
+
+A closed head's context is zero before the output projection: the bias of its values is gone, that of the projection
+stays. A closed FFN adds exactly nothing: the bias of its output is gone as well. A closed neuron's activation is zero.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from winning_tickets.architectures import Role
+from winning_tickets.compact_modeling import COMPACT
+from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.parts import present_in, split_name
+from winning_tickets.plm import PLM
+
+UNITS = {"heads": "heads", "ffns": "ffn", "neurons": "neurons", "layers": "layer"}
+"""What can be pruned as a whole, and how the gates of a layer are called."""
+_GATE = re.compile(r"layers\.(0|[1-9]\d*)\.(heads|ffn|neurons|layer)")
+
+
+class Structure(BaseModel):
+    """Where heads, neurons and FFNs are; all layers are alike.
+
+    Attributes:
+        layers: paths of the layers in the encoder, the first layer first.
+        matrices: of each role, relative to a layer; `weight[0/3]` is a part of a fused parameter (`parts`).
+        biases: the same for biases, of those matrices that have one.
+        hidden_size: width of the residual stream.
+        num_heads: in each layer.
+        head_size: width of a head's context.
+        intermediate_size: neurons of an FFN.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    layers: tuple[str, ...]
+    matrices: dict[Role, tuple[str, ...]]
+    biases: dict[Role, tuple[str, ...]]
+    hidden_size: int
+    num_heads: int
+    head_size: int
+    intermediate_size: int
+
+    def context_module(self, layer: int) -> str:
+        """Path of the module whose input is the context of all heads, `(batch, seq, heads * head_size)`."""
+        return self._module(layer, "AO")
+
+    def ffn_module(self, layer: int) -> str:
+        """Path of the module whose input is the neurons' activations, and whose output is what the FFN adds."""
+        return self._module(layer, "FO")
+
+    def _module(self, layer: int, role: Role) -> str:
+        return f"{self.layers[layer]}.{self.matrices[role][0]}".removesuffix(".weight")
+
+    def names(self, layer: int, role: Role) -> list[str]:
+        """The encoder's names of the matrices of a role, parts of fused parameters included."""
+        return [f"{self.layers[layer]}.{name}" for name in self.matrices[role]]
+
+    def bias_names(self, layer: int, role: Role) -> list[str]:
+        """The same for biases; empty where there are none."""
+        return [f"{self.layers[layer]}.{name}" for name in self.biases.get(role, ())]
+
+    def size(self, unit: str) -> int:
+        """How many heads, FFNs, neurons or layers there are in all (a key of `UNITS`)."""
+        return len(self.layers) * self.per_layer(unit)
+
+    def per_layer(self, unit: str) -> int:
+        """How many of them a layer has."""
+        return {"heads": self.num_heads, "neurons": self.intermediate_size}.get(unit, 1)
+
+    def check(self, gates: Mapping[str, Tensor]) -> None:
+        """Make sure that gates fit.
+
+        Raises:
+            ContentError: an unknown name, another type or length, or a layer that is not there.
+        """
+        lengths = {gate: self.per_layer(unit) for unit, gate in UNITS.items()}
+        for name, gate in gates.items():
+            match = _GATE.fullmatch(name)
+            if match is None or int(match[1]) >= len(self.layers):
+                raise ContentError(
+                    f"There is no gate {name!r}: gates are called layers.0.heads, layers.0.ffn, layers.0.neurons or "
+                    f"layers.0.layer, and the encoder has {len(self.layers)} layers."
+                )
+            if gate.dtype != torch.bool or gate.shape != (lengths[match[2]],):
+                raise ContentError(
+                    f"The gate {name} is {gate.dtype} of shape {tuple(gate.shape)}, expected torch.bool (True = kept) "
+                    f"of shape {(lengths[match[2]],)}."
+                )
+
+
+@dataclass(frozen=True)
+class Open:
+    """What the gates of a layer leave open, the gate of the whole layer taken into account.
+
+    Attributes:
+        heads: bool `(num_heads,)`.
+        neurons: bool `(intermediate,)`; all False where the FFN is closed.
+        ffn: whether the FFN adds anything; with all neurons closed and the FFN open that is the bias of its output.
+    """
+
+    heads: Tensor
+    neurons: Tensor
+    ffn: bool
+
+
+def structure_of(plm: PLM) -> Structure:
+    """Where heads, neurons and FFNs of a loaded model are.
+
+    Raises:
+        UsageError: its layers share their weights, so that no gate of one layer can be written in weights, or they
+            differ in size (a compact export).
+    """
+    architecture, encoder = plm.architecture, plm.encoder
+    config: Any = encoder.config
+    if architecture.shared_layers:
+        raise UsageError(
+            f"All layers of {plm.name} apply the same stored weights, so a head, neuron or FFN cannot be pruned in one "
+            "layer alone. Structured tickets need a model whose layers have weights of their own."
+        )
+    if hasattr(config, COMPACT):
+        raise UsageError(f"{plm.name} is a compact export, whose layers differ in size; start from the full model.")
+    paths = architecture.layer_paths(encoder)
+    biases = {role: tuple(map(_bias, names)) for role, names in architecture.matrices.items()}
+    output: Any = _linear(encoder, paths[0], architecture.matrices["AO"][0])
+    second: Any = _linear(encoder, paths[0], architecture.matrices["FO"][0])
+    heads = int(config.num_attention_heads)
+    return Structure(
+        layers=tuple(paths),
+        matrices=dict(architecture.matrices),
+        biases={
+            role: names
+            for role, names in biases.items()
+            if present_in(encoder, [f"{paths[0]}.{name}" for name in names])
+        },
+        hidden_size=output.out_features,
+        num_heads=heads,
+        head_size=output.in_features // heads,
+        intermediate_size=second.in_features,
+    )
+
+
+def _bias(name: str) -> str:
+    """`Wqkv.weight[0/3]` -> `Wqkv.bias[0/3]`."""
+    parameter = split_name(name).parameter
+    return parameter.removesuffix("weight") + "bias" + name.removeprefix(parameter)
+
+
+def _linear(encoder: nn.Module, path: str, name: str) -> nn.Module:
+    return encoder.get_submodule(f"{path}.{name}".removesuffix(".weight"))
+
+
+def open_units(gates: Mapping[str, Tensor], structure: Structure, layer: int) -> Open:
+    """What the gates leave of a layer; a gate that is not there is open."""
+
+    def gate(unit: str) -> Tensor:
+        closed = torch.ones(structure.per_layer(unit), dtype=torch.bool)
+        return gates.get(f"layers.{layer}.{UNITS[unit]}", closed).cpu()
+
+    whole = bool(gate("layers"))
+    ffn = whole and bool(gate("ffns"))
+    return Open(gate("heads") & whole, gate("neurons") & ffn, ffn)
+
+
+def expand(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Gates as masks of weights that compute the same (docs/explanation/structured.md).
+
+    Args:
+        gates: as `Structure.check` wants them.
+        structure: of the encoder.
+
+    Returns:
+        The masks of all matrices of all layers, by the encoder's names and in the order of its layers, and those of
+        the biases that lose something, parts of fused ones included; bool, True = kept.
+    """
+    matrices: dict[str, Tensor] = {}
+    biases: dict[str, Tensor] = {}
+    for layer in range(len(structure.layers)):
+        left = open_units(gates, structure, layer)
+        rows: dict[Role, Tensor] = dict.fromkeys(("Q", "K", "V"), left.heads.repeat_interleave(structure.head_size))
+        rows["FI"] = left.neurons
+        columns: dict[Role, Tensor] = {"AO": rows["V"], "FO": left.neurons}
+        for role in structure.matrices:
+            mask = rows[role][:, None] if role in rows else columns[role][None]
+            shape = (-1, structure.hidden_size) if role in rows else (structure.hidden_size, -1)
+            for name in structure.names(layer, role):
+                matrices[name] = mask.expand(shape).contiguous()
+        lost = rows | ({} if left.ffn else {"FO": torch.zeros(structure.hidden_size, dtype=torch.bool)})
+        for role, kept in lost.items():
+            if not bool(kept.all()):
+                biases |= dict.fromkeys(structure.bias_names(layer, role), kept)
+    return matrices, biases
+
+
+def count_units(gates: Mapping[str, Tensor], structure: Structure) -> dict[str, dict[str, int]]:
+    """How many heads, FFNs, neurons and layers have a closed gate of their own, for each kind that has gates.
+
+    Returns:
+        `{"heads": {"pruned": 43, "total": 144}, ...}`.
+    """
+    found: dict[str, dict[str, int]] = {}
+    for unit, gate in UNITS.items():
+        closed = [int((~kept).sum()) for name, kept in gates.items() if name.endswith(f".{gate}")]
+        if closed:
+            found[unit] = {"pruned": sum(closed), "total": structure.size(unit)}
+    return found
