@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from test_structure import IDS, PADDED, SEPARATE, masked, naive, output, some_gates, tiny_plm
-from winning_tickets.gates import GateGradients, full_gates, gated
+from winning_tickets.gates import GateGradients, gated
 from winning_tickets.structure import UNITS, structure_of
 
 
@@ -115,11 +115,3 @@ def test_no_graph_is_kept_alive():
         assert [reference() for reference in watched] == [None] * 6
     finally:
         gc.enable()
-
-
-def test_full_gates_are_open_gates_of_the_units_asked_for():
-    structure = structure_of(tiny_plm("bert"))
-    gates = full_gates(structure, ("ffns", "heads"))
-    assert list(gates) == [f"layers.{layer}.{gate}" for layer in range(3) for gate in ("heads", "ffn")]
-    assert all(bool(gate.all()) for gate in gates.values())
-    structure.check(gates)

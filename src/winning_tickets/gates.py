@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Self
 
-import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -156,13 +155,3 @@ class GateGradients:
 def _single(tensor: Tensor) -> Tensor:
     """In single precision, or better where it is."""
     return tensor.float() if tensor.element_size() < 4 else tensor
-
-
-def full_gates(structure: Structure, units: Collection[str]) -> dict[str, Tensor]:
-    """Open gates for every unit of these kinds (keys of `structure.UNITS`)."""
-    return {
-        f"layers.{layer}.{UNITS[unit]}": torch.ones(structure.per_layer(unit), dtype=torch.bool)
-        for layer in range(len(structure.layers))
-        for unit in UNITS
-        if unit in units
-    }

@@ -38,7 +38,7 @@ def transfer(
     out: Out,
     start_from: Annotated[
         str | None,
-        typer.Option(help="pretrained, reinit, shuffle-within, shuffle-layers, noise:0.1, a state or a model's folder."),
+        typer.Option(help="pretrained, reinit, shuffle-within, shuffle-layers, noise:0.1, a state, a model's folder."),
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad or pydocs.")

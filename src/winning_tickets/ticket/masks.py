@@ -76,7 +76,7 @@ class Ticket:
         self._own = dict(masks)
         if self.structure is not None:
             self.structure.check(self.gates)
-            self._check_shapes(self.structure)
+            self._check_shapes()
 
     def __repr__(self) -> str:
         what = f"{len(self.masks)} matrices"
@@ -85,9 +85,14 @@ class Ticket:
             what = " and ".join(f"{count['pruned']} of {count['total']} {unit}" for unit, count in units) + " pruned"
         return f"Ticket({self.info.method}, sparsity={self.sparsity:.4f}, {what} of {self.base.name})"
 
-    def _check_shapes(self, structure: Structure) -> None:
+    @functools.cached_property
+    def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What gates amount to: masks of matrices and of biases."""
+        return ({}, {}) if self.structure is None else expand(self.gates, self.structure)
+
+    def _check_shapes(self) -> None:
         """Masks of matrices that the gates prune as well must have their shapes."""
-        for name, mask in expand(self.gates, structure)[0].items() if self._own else ():
+        for name, mask in self._expanded[0].items() if self._own else ():
             if name in self._own and self._own[name].shape != mask.shape:
                 raise ContentError(
                     f"The mask of {name} has shape {tuple(self._own[name].shape)}, by its gates {tuple(mask.shape)}."
@@ -101,14 +106,13 @@ class Ticket:
         """
         if self.structure is None:
             return self._own
-        gated = expand(self.gates, self.structure)[0]
         own = {name: mask.cpu() for name, mask in self._own.items()}
-        return own | {name: mask & own[name] if name in own else mask for name, mask in gated.items()}
+        return own | {name: mask & own[name] if name in own else mask for name, mask in self._expanded[0].items()}
 
     @functools.cached_property
     def bias_masks(self) -> dict[str, Tensor]:
         """What gates keep of the biases that lose something, by name; they do not count in the sparsity."""
-        return {} if self.structure is None else expand(self.gates, self.structure)[1]
+        return self._expanded[1]
 
     def all_masks(self, encoder: nn.Module) -> dict[str, Tensor]:
         """The masks of all matrices and biases of an encoder that the ticket concerns, parts of fused ones apart.
