@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 RAW = Path(__file__).resolve().parent / "raw"
-NAMES = ("random", "magnitude", "imp-5e-5", "imp", "imp-none", "tamt-mlm", "tamt-kd", "tamt-mlmkd")
+NAMES = ("random", "magnitude", "imp", "imp-none", "tamt-mlm", "tamt-kd", "tamt-mlmkd")
 LEVELS = (50, 60, 70, 80)
 
 

@@ -20,12 +20,11 @@ RUNGS="--sparsity 0.5,0.6,0.7,0.8"
   IMP="$SEARCH $TEXT --method imp --objective mlm --sparsity 0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8 --round-steps 30"
   echo "$IMP --learning-rate 3e-4 --out $OUT/imp > /dev/null"
   echo "$IMP --learning-rate 3e-4 --rewind none --out $OUT/imp-none > /dev/null"
-  echo "$IMP --learning-rate 5e-5 --out $OUT/imp-5e-5 > /dev/null"
 } | two_at_a_time
 EVALUATE="tickets evaluate --corpus $DATA/wikitext-2 --max-tokens 30000 --quiet --json"
 {
   echo "$EVALUATE $MODEL --objective mlm > $OUT/dense.json"
-  for name in random magnitude imp imp-none imp-5e-5 tamt-mlm tamt-kd tamt-mlmkd; do for s in 50 60 70 80; do
+  for name in random magnitude imp imp-none tamt-mlm tamt-kd tamt-mlmkd; do for s in 50 60 70 80; do
     echo "$EVALUATE $OUT/$name/sparsity-0.$s --mlm-head base --objective kd,mlm > $OUT/$name-$s.json"
   done; done
 } | two_at_a_time
