@@ -134,7 +134,7 @@ class Held:
             mask = mask.to(parameter.device)
             self._masked.append((parameter, mask))
             if parameter.requires_grad:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(_mask_gradient(mask)))
+                self._handles.append(parameter.register_post_accumulate_grad_hook(mask_gradient(mask)))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
         """Zero the pruned weights again after each step of an optimiser, whatever it did to them."""
@@ -153,7 +153,9 @@ class Held:
         self._handles.clear()
 
 
-def _mask_gradient(mask: Tensor) -> Any:
+def mask_gradient(mask: Tensor) -> Any:
+    """A hook that masks a parameter's gradient as it is accumulated, before all-reduce and clipping."""
+
     def hook(parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
             write_masked_(parameter.grad, parameter.grad, mask)

@@ -7,7 +7,7 @@ the time of a batch, which costs three passes over the masked matrices.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.gates import gated
-from winning_tickets.masking import write_masked_
+from winning_tickets.masking import mask_gradient, write_masked_
 from winning_tickets.multitask import SharedEncoder
 from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.structure import Structure, expand
@@ -73,7 +73,7 @@ class TaskTickets:
                 self._mask(name, mask)
                 stack.callback(self._restore, name)
                 if parameter.requires_grad:
-                    stack.callback(parameter.register_post_accumulate_grad_hook(_masked_by(mask)).remove)
+                    stack.callback(parameter.register_post_accumulate_grad_hook(mask_gradient(mask)).remove)
             yield
 
     @torch.no_grad()
@@ -86,14 +86,6 @@ class TaskTickets:
     @torch.no_grad()
     def _restore(self, name: str) -> None:
         self._parameters[name].copy_(self._buffers[name])
-
-
-def _masked_by(mask: Tensor) -> Callable[[Tensor], None]:
-    def hook(parameter: Tensor) -> None:
-        if parameter.grad is not None:
-            write_masked_(parameter.grad, parameter.grad, mask)
-
-    return hook
 
 
 def _is_gates_alone(ticket: Ticket, structure: Structure) -> bool:
