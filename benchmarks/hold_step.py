@@ -22,7 +22,7 @@ from torch.nn.utils import prune
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
 from interleave import Step, interleaved, ratio
-from mask_step import SHAPES, Bench
+from mask_step import Bench, common_options
 from winning_tickets import Ticket
 from winning_tickets.config import SearchConfig
 from winning_tickets.masking import Held, hold
@@ -148,18 +148,7 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="minilm")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--dropout", type=float, default=0.1, help="the same in every variant")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
-    parser.add_argument("--json", action="store_true", help="everything, as JSON")
-    options = parser.parse_args()
+    options = common_options(__doc__, dropout=0.1).parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
     result = report(options)

@@ -232,20 +232,26 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Parse the command line, measure, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def common_options(description: str | None, dropout: float) -> argparse.ArgumentParser:
+    """What every benchmark of a step can be told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=SHAPES, default="minilm")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--dropout", type=float, default=0.0, help="the same in every variant")
+    parser.add_argument("--dropout", type=float, default=dropout, help="the same in every variant")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--train-embeddings", action="store_true", help="train the embedding mask too")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    return parser
+
+
+def main() -> None:
+    """Parse the command line, measure, print."""
+    parser = common_options(__doc__, dropout=0.0)
+    parser.add_argument("--train-embeddings", action="store_true", help="train the embedding mask too")
     parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.threads:
