@@ -32,6 +32,7 @@ def main() -> None:
     RAW.mkdir(exist_ok=True)
     out = Path(os.environ["OUT"])
     files = [out / f"{name}-{level}.json" for name in NAMES for level in LEVELS] + [out / "dense.json"]
+    files += out.glob("tamt-mlm-steps-step-*.json")
     for path in [*files, *out.glob("*-impmrpc-70-s*/result.json"), *out.glob("imp*/result.json")]:
         if path.exists() and path.stat().st_size:
             text = path.read_text()

@@ -16,6 +16,7 @@ RUNGS="--sparsity 0.5,0.6,0.7,0.8"
   for pair in mlm=mlm kd=kd mlmkd=mlm+kd:30; do
     echo "$SEARCH $TEXT --objective ${pair#*=} $RUNGS --steps 150 --rung-steps 30 --out $OUT/tamt-${pair%%=*} > /dev/null"
   done
+  echo "$SEARCH $TEXT --objective mlm --sparsity 0.7 --steps 80 --save-at 5,10,20,40 --out $OUT/tamt-mlm-steps > /dev/null"
   # 30 steps for each ten points: 150, 180, 210 and 240 steps at the same sparsities.
   IMP="$SEARCH $TEXT --method imp --objective mlm --sparsity 0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8 --round-steps 30"
   echo "$IMP --learning-rate 3e-4 --out $OUT/imp > /dev/null"
@@ -27,4 +28,8 @@ EVALUATE="tickets evaluate --corpus $DATA/wikitext-2 --max-tokens 30000 --quiet 
   for name in random magnitude imp imp-none tamt-mlm tamt-kd tamt-mlmkd; do for s in 50 60 70 80; do
     echo "$EVALUATE $OUT/$name/sparsity-0.$s --mlm-head base --objective kd,mlm > $OUT/$name-$s.json"
   done; done
+  for step in 000005 000010 000020 000040; do
+    echo "$EVALUATE $OUT/tamt-mlm-steps/step-$step --mlm-head base --objective kd,mlm > $OUT/tamt-mlm-steps-step-$step.json"
+  done
+  echo "$EVALUATE $OUT/tamt-mlm-steps --mlm-head base --objective kd,mlm > $OUT/tamt-mlm-steps-step-000080.json"
 } | two_at_a_time
