@@ -13,16 +13,14 @@ Variants, interleaved step by step:
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
-import numpy as np
 import torch
 from torch.nn.utils import prune
 from transformers import BertForMaskedLM, BertForSequenceClassification
 
-from interleave import Step, interleaved, ratio
-from mask_step import Bench, common_options
+from bench import Bench, common_options, run, timings
+from interleave import Step
 from winning_tickets import Ticket
 from winning_tickets.config import SearchConfig
 from winning_tickets.masking import Held, hold
@@ -30,7 +28,6 @@ from winning_tickets.multitask import JointObjective, SharedEncoder
 from winning_tickets.objectives import PretrainingObjective, mlm_logits
 from winning_tickets.parts import prunable_views
 from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
-from winning_tickets.provenance import machine, versions
 from winning_tickets.selection import keep_top
 from winning_tickets.ticket import BaseModelInfo, TicketInfo
 
@@ -127,38 +124,8 @@ class HoldBench(Bench):
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, with what is needed to read it."""
     bench = HoldBench(options)
-    steps = {variant: bench.make(variant) for variant in VARIANTS}
-    seconds = interleaved(steps, options.rounds, options.warm_up, bench.device)
-    pairs = {name: ratio(seconds[over], seconds[under]) for name, (over, under) in PAIRS.items()}
-    return {
-        "shape": {"model": options.shape, "batch": options.batch, "length": options.length, "dropout": options.dropout},
-        "sparsity": SPARSITY,
-        "device": options.device if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device),
-        "bf16": options.bf16,
-        "threads": torch.get_num_threads(),
-        "rounds": options.rounds,
-        "ms_a_step": {variant: 1000 * float(np.median(values)) for variant, values in seconds.items()},
-        "ratios": {name: value for name, (value, _) in pairs.items()},
-        "intervals_95": {name: interval for name, (_, interval) in pairs.items()},
-        "seconds": seconds,
-        "machine": machine(),
-        "versions": versions(),
-    }
-
-
-def main() -> None:
-    """Parse the command line, measure, print."""
-    options = common_options(__doc__, dropout=0.1).parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
-    result = report(options)
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return
-    for name, value in result["ratios"].items():
-        low, high = result["intervals_95"][name]
-        print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}]")
+    return {"sparsity": SPARSITY} | timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
 
 
 if __name__ == "__main__":
-    main()
+    run(common_options(__doc__, dropout=0.1), report)

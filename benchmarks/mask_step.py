@@ -13,55 +13,35 @@ All have the same dropout. Peak memory is measured in one process a variant, abo
 from __future__ import annotations
 
 import argparse
-import json
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from transformers import BertConfig, BertForMaskedLM
+from transformers import BertForMaskedLM
 
+from bench import Bench, common_options, run, timings
 from in_graph import mask_in_graph
-from interleave import Step, interleaved, ratio
+from interleave import Step
 from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
 from winning_tickets.masking import MaskedWeights
 from winning_tickets.objectives import PretrainingObjective, mlm_logits
 from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
-from winning_tickets.provenance import machine, versions
 from winning_tickets.search.mask_training import freeze_all_but, set_dropout, trainable_head
 from winning_tickets.selection import keep_top
 
-SHAPES = {
-    "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
-    "bert-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
-    "tiny": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=500),
-}
 VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph")
+PAIRS = {
+    "mlm_mask_over_dense": ("mlm_mask", "dense"),
+    "kd_mask_over_dense": ("kd_mask", "dense"),
+    "in_graph_over_mlm_mask": ("in_graph", "mlm_mask"),
+}
 PAPER_STEPS, PAPER_SECONDS = 22_000, 3 * 3600 + 55 * 60
 
 
-class Bench:
-    """Builds the variants on one shape.
-
-    Args:
-        options: the command line.
-    """
-
-    def __init__(self, options: argparse.Namespace) -> None:
-        self.options = options
-        self.device = torch.device(options.device)
-        self.config = BertConfig(**SHAPES[options.shape], max_position_embeddings=max(512, options.length))
-        generator = torch.Generator().manual_seed(0)
-        shape = (options.batch, options.length)
-        ids = torch.randint(1, self.config.vocab_size, shape, generator=generator)
-        chosen = torch.rand(shape, generator=generator) < 0.15
-        self.batch = {
-            "input_ids": ids.to(self.device),
-            "attention_mask": torch.ones_like(ids).to(self.device),
-            "labels": torch.where(chosen, ids, -100).to(self.device),
-        }
+class MaskBench(Bench):
+    """The variants on one shape."""
 
     def plm(self) -> PLM:
         """A fresh model with the same random weights every time."""
@@ -69,10 +49,6 @@ class Bench:
         model = BertForMaskedLM(self.config).to(self.device)
         set_dropout(model, self.options.dropout)
         return PLM(model.train(), None, ARCHITECTURES["bert"], "benchmark", None, None, True)
-
-    def autocast(self) -> Any:
-        """bfloat16 where asked for."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16)
 
     def make(self, variant: str) -> Step:
         """A function that does one whole optimiser step of a variant."""
@@ -172,7 +148,7 @@ def peak_memory(options: argparse.Namespace) -> dict[str, int]:
 
 def peak_of(options: argparse.Namespace) -> int:
     """Peak bytes of one variant in this process: a few steps, then the high-water mark above the level at the start."""
-    bench = Bench(options)
+    bench = MaskBench(options)
     if bench.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
@@ -197,55 +173,19 @@ def _resident(field: str) -> int:
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, with what is needed to read it."""
-    bench = Bench(options)
-    steps = {variant: bench.make(variant) for variant in VARIANTS}
-    seconds = interleaved(steps, options.rounds, options.warm_up, bench.device)
+    bench = MaskBench(options)
+    found = timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
     peaks = peak_memory(options)
-    pairs = {
-        "mlm_mask_over_dense": ratio(seconds["mlm_mask"], seconds["dense"]),
-        "kd_mask_over_dense": ratio(seconds["kd_mask"], seconds["dense"]),
-        "in_graph_over_mlm_mask": ratio(seconds["in_graph"], seconds["mlm_mask"]),
-    }
-    medians = {variant: float(np.median(values)) for variant, values in seconds.items()}
-    tokens = options.batch * options.length
-    return {
-        "shape": {"model": options.shape, "batch": options.batch, "length": options.length, "dropout": options.dropout},
+    return found | {
         "train_embeddings": options.train_embeddings,
-        "device": options.device if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device),
-        "bf16": options.bf16,
-        "threads": torch.get_num_threads(),
-        "rounds": options.rounds,
-        "ms_a_step": {variant: 1000 * value for variant, value in medians.items()},
-        "tokens_a_second": {variant: tokens / value for variant, value in medians.items()},
-        "ratios": {name: value for name, (value, _) in pairs.items()},
-        "intervals_95": {name: interval for name, (_, interval) in pairs.items()},
         "peak_bytes": peaks,
         "peak_ratios": {variant: peaks[variant] / peaks["dense"] for variant in VARIANTS if variant != "dense"},
         "paper": {
             "steps": PAPER_STEPS,
             "seconds_on_a_v100": PAPER_SECONDS,
-            "seconds_here_at_this_shape": PAPER_STEPS * medians["mlm_mask"],
+            "seconds_here_at_this_shape": PAPER_STEPS * found["ms_a_step"]["mlm_mask"] / 1000,
         },
-        "seconds": seconds,
-        "machine": machine(),
-        "versions": versions(),
     }
-
-
-def common_options(description: str | None, dropout: float) -> argparse.ArgumentParser:
-    """What every benchmark of a step can be told."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=SHAPES, default="minilm")
-    parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--length", type=int, default=128)
-    parser.add_argument("--dropout", type=float, default=dropout, help="the same in every variant")
-    parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--warm-up", type=int, default=2)
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true")
-    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
-    parser.add_argument("--json", action="store_true", help="everything, as JSON")
-    return parser
 
 
 def main() -> None:
@@ -254,20 +194,10 @@ def main() -> None:
     parser.add_argument("--train-embeddings", action="store_true", help="train the embedding mask too")
     parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.threads:
-        torch.set_num_threads(options.threads)
     if options.peak_of:
         print(peak_of(options))
-        return
-    result = report(options)
-    if options.json:
-        print(json.dumps(result, indent=2))
-        return
-    for name, value in result["ratios"].items():
-        low, high = result["intervals_95"][name]
-        print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}]")
-    for name, value in result["peak_ratios"].items():
-        print(f"peak memory of {name} over dense: {value:.3f}")
+    else:
+        run(parser, report)
 
 
 if __name__ == "__main__":

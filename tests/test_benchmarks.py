@@ -1,6 +1,7 @@
 """Benchmarks are not timed in tests, but each variant must take its steps with the library as it is."""
 
 import argparse
+import importlib
 import sys
 from pathlib import Path
 
@@ -19,7 +20,7 @@ def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16)
         shape="tiny", batch=2, length=16, dropout=0.0, device="cpu", bf16=bf16, train_embeddings=False
     )
     assert variant in mask_step.VARIANTS
-    step = mask_step.Bench(options).make(variant)
+    step = mask_step.MaskBench(options).make(variant)
     step()
     step()
     forget()
@@ -38,6 +39,31 @@ def test_a_variant_of_the_holding_benchmark_takes_steps(monkeypatch, variant):
     forget()
 
 
+@pytest.mark.parametrize(
+    ("script", "bench", "variant"),
+    [
+        ("importance", "ImportanceBench", "passes"),
+        ("importance", "ImportanceBench", "importance"),
+        ("importance", "ImportanceBench", "neurons"),
+        ("compact", "CompactBench", "dense"),
+        ("compact", "CompactBench", "compact"),
+        ("sharing_step", "SharingBench", "multi_task"),
+        ("sharing_step", "SharingBench", "no_tickets"),
+        ("sharing_step", "SharingBench", "sharing"),
+        ("sharing_step", "SharingBench", "weights"),
+    ],
+)
+def test_a_variant_of_a_benchmark_of_structured_tickets_takes_steps(monkeypatch, script, bench, variant):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = importlib.import_module(script)
+    options = argparse.Namespace(shape="tiny", batch=2, length=16, dropout=0.1, device="cpu", bf16=False)
+    assert variant in module.VARIANTS
+    step = getattr(module, bench)(options).make(variant)
+    step()
+    step()
+    forget()
+
+
 def forget():
-    for name in ("mask_step", "hold_step", "interleave", "in_graph"):
+    for name in ("bench", "mask_step", "hold_step", "interleave", "in_graph", "importance", "compact", "sharing_step"):
         sys.modules.pop(name, None)

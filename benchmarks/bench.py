@@ -1,0 +1,111 @@
+"""What every benchmark of a step shares: shapes, a batch, the command line, and the report of one run."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import BertConfig
+
+from interleave import Step, interleaved, ratio
+from winning_tickets.provenance import machine, versions
+
+SHAPES = {
+    "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),
+    "bert-base": dict(hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072),
+    "tiny": dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, vocab_size=500),
+}
+
+
+class Bench:
+    """One shape and one batch, the same for all variants.
+
+    Args:
+        options: the command line.
+    """
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.options = options
+        self.device = torch.device(options.device)
+        self.config = BertConfig(**SHAPES[options.shape], max_position_embeddings=max(512, options.length))
+        generator = torch.Generator().manual_seed(0)
+        shape = (options.batch, options.length)
+        ids = torch.randint(1, self.config.vocab_size, shape, generator=generator)
+        chosen = torch.rand(shape, generator=generator) < 0.15
+        self.batch = {
+            "input_ids": ids.to(self.device),
+            "attention_mask": torch.ones_like(ids).to(self.device),
+            "labels": torch.where(chosen, ids, -100).to(self.device),
+        }
+
+    def autocast(self) -> Any:
+        """bfloat16 where asked for."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16)
+
+
+def timings(bench: Bench, steps: Mapping[str, Step], pairs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:
+    """Time all variants in turns.
+
+    Args:
+        bench: shape, device, rounds.
+        steps: the variants.
+        pairs: names of ratios, and the variants above and below the line.
+
+    Returns:
+        Medians, ratios with 95 % intervals, all times, and what is needed to read them.
+    """
+    options = bench.options
+    seconds = interleaved(steps, options.rounds, options.warm_up, bench.device)
+    found = {name: ratio(seconds[over], seconds[under]) for name, (over, under) in pairs.items()}
+    medians = {variant: float(np.median(values)) for variant, values in seconds.items()}
+    tokens = options.batch * options.length
+    return {
+        "shape": {"model": options.shape, "batch": options.batch, "length": options.length, "dropout": options.dropout},
+        "device": options.device if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device),
+        "bf16": options.bf16,
+        "threads": torch.get_num_threads(),
+        "rounds": options.rounds,
+        "ms_a_step": {variant: 1000 * value for variant, value in medians.items()},
+        "tokens_a_second": {variant: tokens / value for variant, value in medians.items()},
+        "ratios": {name: value for name, (value, _) in found.items()},
+        "intervals_95": {name: interval for name, (_, interval) in found.items()},
+        "seconds": seconds,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def common_options(description: str | None, dropout: float, batch: int = 16) -> argparse.ArgumentParser:
+    """What every benchmark of a step can be told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=SHAPES, default="minilm")
+    parser.add_argument("--batch", type=int, default=batch)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--dropout", type=float, default=dropout, help="the same in every variant")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--bf16", action="store_true")
+    parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
+    parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    return parser
+
+
+def run(parser: argparse.ArgumentParser, report: Callable[[argparse.Namespace], dict[str, Any]]) -> None:
+    """Parse the command line, measure, print."""
+    options = parser.parse_args()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    result = report(options)
+    if options.json:
+        print(json.dumps(result, indent=2))
+        return
+    for name, value in result["ratios"].items():
+        low, high = result["intervals_95"][name]
+        print(f"{name}: {value:.3f} [{low:.3f}, {high:.3f}]")
+    for name, value in result.get("peak_ratios", {}).items():
+        print(f"peak memory of {name} over dense: {value:.3f}")
