@@ -9,7 +9,7 @@ from scipy import stats
 from analyse_samples import command_line, transfer_run
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, TransferConfig, evaluate, search, transfer
 from winning_tickets.analyse import ANALYSES
-from winning_tickets.analyse.correlation import correlate, correlate_within, pearson, spearman
+from winning_tickets.correlation import correlate, correlate_within, pearson, spearman
 from winning_tickets.errors import ContentError, UsageError
 
 predictors = ANALYSES["predictors"]

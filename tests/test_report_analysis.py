@@ -9,6 +9,7 @@ from functools import cache
 import matplotlib as mpl
 import pytest
 
+import sharing_samples
 from winning_tickets.analyse import ANALYSES
 from winning_tickets.errors import UsageError
 from winning_tickets.report import analyses
@@ -137,6 +138,7 @@ SAMPLES = {
         ],
         "different_settings": [],
     },
+    **sharing_samples.SAMPLES,
 }  # fmt: skip
 
 
@@ -232,7 +234,14 @@ def test_an_analysis_as_files(tmp_path, kind):
     out = tmp_path / "new" / "out"
     files = analyses.save(SAMPLES[kind], out)
     expected = {"analysis.json", "table.csv", "figure.png", "figure.svg", "figure.pdf"}
-    expected |= {"predictors": {"correlations.csv"}, "winning": {"grid.csv", "cells.csv"}}.get(kind, set())
+    further = {
+        "predictors": {"correlations.csv"},
+        "winning": {"grid.csv", "cells.csv"},
+        "sharing": {"used_by.csv", "layers.csv", "overlap.csv", "structures.csv"},
+        "sensitivity": {"settings.csv", "differences.csv"},
+        "cards": {"labels.csv"},
+    }
+    expected |= further.get(kind, set())
     assert {file.name for file in files} == {file.name for file in out.iterdir()} == expected
     assert files[-1].name == "analysis.json"
     assert json.loads(files[-1].read_text()) == json.loads(json.dumps(SAMPLES[kind]))

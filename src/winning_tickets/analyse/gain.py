@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from winning_tickets.analyse.bootstrap import Array, about, interval
 from winning_tickets.analyse.results import SETTINGS, Cell, Score, check_metrics, read_runs
+from winning_tickets.bootstrap import Array, about, interval
 from winning_tickets.errors import ContentError, UsageError
 
 Key = tuple[str, int]

@@ -28,19 +28,20 @@ def open_all(paths: Sequence[str | Path]) -> list[Ticket]:
     return tickets
 
 
-def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None = None) -> list[str]:
+def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
     """Short names: those given, else the names of the folders, with as many of their parents as tell them apart.
 
     Args:
         paths: what is named.
         given: one different name for each, or None.
+        option: what the names were given with, for the message.
 
     Raises:
         UsageError: another number of names than of paths, or one twice.
     """
     if given is not None:
         if len(given) != len(paths) or len(set(given)) < len(given):
-            raise UsageError(f"--labels must name each of the {len(paths)} paths differently, found: {','.join(given)}")
+            raise UsageError(f"{option} must name each of the {len(paths)} paths differently, found: {','.join(given)}")
         return list(given)
     parts = [Path(path).resolve().parts if Path(path).exists() else Path(path).parts for path in paths]
     deepest = max(len(part) for part in parts)

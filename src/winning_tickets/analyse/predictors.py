@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analyse.bootstrap import about
-from winning_tickets.analyse.correlation import RESAMPLES, correlate, correlate_within
 from winning_tickets.analyse.evaluations import Measurement, Subject, is_evaluation, measurements, merged, method_name
 from winning_tickets.analyse.results import SETTINGS, Cell, Score, check_metrics, is_transfer, read_runs
+from winning_tickets.bootstrap import about
+from winning_tickets.correlation import RESAMPLES, correlate, correlate_within
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json
 

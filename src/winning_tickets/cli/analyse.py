@@ -10,7 +10,8 @@ from typer.core import TyperCommand
 
 from winning_tickets import show
 from winning_tickets.cli.app import app, emit
-from winning_tickets.options import Base, Json, split_ints, split_words
+from winning_tickets.errors import UsageError
+from winning_tickets.options import Base, DataDir, Json, split_ints, split_words
 
 analyse_app = typer.Typer(
     help="What tickets and results say together: a table, and with --out files and a figure.",
@@ -136,6 +137,92 @@ def predictors(
     Example: tickets analyse predictors evaluations/*.json runs/* --out predictors
     """
     _finish("predictors", out, force, as_json, paths, score=score, seed=seed)
+
+
+@analyse_app.command()
+def sharing(
+    tickets: Annotated[
+        list[str],
+        typer.Argument(metavar="TICKET...", help="Tickets of heads and FFNs, one a task; or one shared model."),
+    ],
+    names: Annotated[str | None, typer.Option("--names", help="A name for each task, with commas.")] = None,
+    importances: Annotated[
+        str | None,
+        typer.Option("--importances", help="Searches by importance, one a task, with commas; else the tickets' own."),
+    ] = None,
+    definition: Annotated[
+        str, typer.Option("--definition", help="Of importance: sample (the paper's), token, batch or released.")
+    ] = "sample",
+    base: Base = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Which tasks keep which heads and FFNs, and how much each makes of it.
+
+    Example: tickets analyse sharing tickets/rte tickets/mrpc tickets/cola --out sharing
+    """
+    how = {"names": split_words(names), "importances": split_words(importances), "definition": definition}
+    _finish("sharing", out, force, as_json, tickets, **how, base=base)
+
+
+@analyse_app.command()
+def sensitivity(
+    runs: Annotated[
+        list[str], typer.Argument(metavar="RUN...", help="Transfer runs of one task, of any settings and seeds.")
+    ],
+    score: Score = "final",
+    metric: Annotated[str | None, typer.Option("--metric", help="By default the task's primary one.")] = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """How much scores depend on seeds, learning rates and batch sizes.
+
+    Example: tickets analyse sensitivity runs/rte-dense-* runs/rte-ticket-* --out sensitivity
+    """
+    _finish("sensitivity", out, force, as_json, runs, score=score, metric=metric)
+
+
+@analyse_app.command()
+def cards(
+    tasks: Annotated[str | None, typer.Option("--tasks", help="Names with commas, such as rte,mrpc.")] = None,
+    data_dir: DataDir = None,
+    task_file: Annotated[
+        str | None, typer.Option("--task-file", help="YAML that defines --tasks, or else all that are in it.")
+    ] = None,
+    train_file: Annotated[str | None, typer.Option("--train-file", help="Your own file, as transfer takes it.")] = None,
+    validation_file: Annotated[
+        str | None, typer.Option("--validation-file", help="Another file of that format.")
+    ] = None,
+    kind: Annotated[str | None, typer.Option("--kind", help="Of your files, as transfer takes it.")] = None,
+    text_columns: Annotated[
+        str | None, typer.Option("--text-columns", help="One or two columns of your files.")
+    ] = None,
+    label_column: Annotated[str, typer.Option("--label-column", help="Label column of your files.")] = "label",
+    metric: Annotated[str | None, typer.Option("--metric", help="Primary metric of your files.")] = None,
+    out: Out = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """What the data of tasks consists of: examples, labels, lengths, baselines, repeated texts.
+
+    Example: tickets analyse cards --tasks rte,mrpc --data-dir glue --out cards
+    """
+    files = None
+    if train_file is not None or validation_file is not None:
+        if train_file is None or validation_file is None:
+            raise UsageError("--train-file and --validation-file go together; one of them is missing.")
+        files = dict(
+            train_file=train_file,
+            validation_file=validation_file,
+            text_columns=split_words(text_columns),
+            label_column=label_column,
+            metric=metric,
+            kind=kind,
+        )
+    names = split_words(tasks) or ()
+    _finish("cards", out, force, as_json, names, data_dir=data_dir, task_file=task_file, files=files)
 
 
 @analyse_app.command(cls=ListOptions)

@@ -15,7 +15,11 @@ from winning_tickets.report.canvas import FORMATS
 FILE = "analysis.json"
 TABLE = "table.csv"
 FIGURE = "figure"
-_NAMES = {FILE, TABLE, "correlations.csv", "grid.csv", "cells.csv", *(f"{FIGURE}.{suffix}" for suffix in FORMATS)}
+_FURTHER = (
+    *("correlations", "grid", "cells", "used_by", "layers", "overlap", "structures"),
+    *("settings", "differences", "labels"),
+)
+_NAMES = {FILE, TABLE, *(f"{name}.csv" for name in _FURTHER), *(f"{FIGURE}.{suffix}" for suffix in FORMATS)}
 """All that an analysis may have written; nothing else in its folder is touched."""
 
 

@@ -9,7 +9,10 @@ from typing import Any
 from winning_tickets.report.analysis_table import Result
 from winning_tickets.report.analysis_tables import LAYER_KEYS, layer_rows
 from winning_tickets.report.canvas import canvas
+from winning_tickets.report.cards import cards_figure
 from winning_tickets.report.figures import BLUE, GRID, INK, ORANGE, PALETTE
+from winning_tickets.report.sensitivity import sensitivity_figure
+from winning_tickets.report.sharing_figure import sharing_figure
 from winning_tickets.report.winning import winning_figure
 
 
@@ -70,13 +73,17 @@ def _gain(result: Result) -> dict[str, bytes]:
     return made
 
 
-def draw_cells(axes: Any, cells: Iterable[Cell], scale: float = 1.0) -> None:
+_INKS = (INK, "white")
+
+
+def draw_cells(axes: Any, cells: Iterable[Cell], scale: float = 1.0, inks: tuple[str, str] = _INKS) -> None:
     """Coloured cells with their numbers; rows go down, and vector formats stay sharp.
 
     Args:
         axes: where to draw.
         cells: what is shown.
         scale: the value of the darkest colour.
+        inks: colours of the numbers on pale and on dark cells.
     """
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
@@ -87,7 +94,7 @@ def draw_cells(axes: Any, cells: Iterable[Cell], scale: float = 1.0) -> None:
         shade = min(1.0, cell.value / scale) if scale > 0 else 0.0
         corner = (cell.column, cell.row)
         axes.add_patch(Rectangle(corner, cell.width, 1, facecolor=colours(shade), edgecolor="white", linewidth=1.0))
-        ink = "white" if shade > 0.5 else INK
+        ink = inks[shade > 0.5]
         middle = cell.column + cell.width / 2
         axes.text(
             middle,
@@ -286,5 +293,8 @@ FIGURES: dict[str, Callable[[Result], dict[str, bytes]]] = {
     "predictors": _predictors,
     "gain": _gain,
     "winning": winning_figure,
+    "sharing": sharing_figure,
+    "sensitivity": sensitivity_figure,
+    "cards": cards_figure,
 }
 """The figure of each analysis, by its kind."""

@@ -8,6 +8,9 @@ from typing import Any
 
 from winning_tickets.report import tables
 from winning_tickets.report.analysis_table import AnalysisTable, Result
+from winning_tickets.report.cards import cards_table
+from winning_tickets.report.sensitivity import sensitivity_table
+from winning_tickets.report.sharing import sharing_table
 from winning_tickets.report.tables import MISSING, Column, Row
 from winning_tickets.report.winning import winning_table
 
@@ -245,6 +248,9 @@ TABLES: dict[str, Callable[[Result], AnalysisTable]] = {
     "predictors": _predictors,
     "gain": _gain,
     "winning": winning_table,
+    "sharing": sharing_table,
+    "sensitivity": sensitivity_table,
+    "cards": cards_table,
 }
 """The table of each analysis, by its kind."""
 

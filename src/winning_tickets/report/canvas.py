@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,9 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 @contextmanager
-def canvas(width: float, height: float, salt: str) -> Iterator[tuple[Any, dict[str, bytes]]]:
+def canvas(
+    width: float, height: float, salt: str, formats: Sequence[str] = FORMATS
+) -> Iterator[tuple[Any, dict[str, bytes]]]:
     """An empty figure of so many inches, and the files that it is written to when the block is left."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -29,8 +31,9 @@ def canvas(width: float, height: float, salt: str) -> Iterator[tuple[Any, dict[s
     with mpl.rc_context(STYLE | {"svg.hashsalt": salt, "pdf.fonttype": 42}):
         drawing = Figure(figsize=(width, height), layout="constrained")
         yield drawing, made
-        for suffix in FORMATS:
+        for suffix in formats:
             buffer = io.BytesIO()
             drawing.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
             made[suffix] = buffer.getvalue()
-    made["svg"] = (clean_svg(made["svg"].decode()) + "\n").encode()
+    if "svg" in made:
+        made["svg"] = (clean_svg(made["svg"].decode()) + "\n").encode()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,16 @@ def render(title: str, summary: str, sections: Sequence[Section]) -> str:
         summary: one paragraph at the top.
         sections: the rest, in order.
     """
+    return fill("report.html.j2", {"title": title, "summary": summary, "sections": sections})
+
+
+def fill(template: str, values: Mapping[str, Any]) -> str:
+    """A template of ours with its values; every text is escaped.
+
+    Args:
+        template: name of a file in `templates`.
+        values: what it shows; `svg` in it takes an `<svg>` element as it is.
+    """
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
@@ -91,5 +101,4 @@ def render(title: str, summary: str, sections: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    values: dict[str, Any] = {"title": title, "summary": summary, "sections": sections, "svg": Markup}
-    return environment.get_template("report.html.j2").render(values)
+    return environment.get_template(template).render({**values, "svg": Markup})

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from winning_tickets.errors import ContentError
+
+Key = TypeVar("Key", bound=Hashable)
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,44 @@ def summarise(values: Sequence[float]) -> Summary:
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
     half = _t_quantile(0.975, n - 1) * std / math.sqrt(n)
     return Summary(mean, std, n, (mean - half, mean + half))
+
+
+@dataclass(frozen=True)
+class Paired:
+    """Differences of runs that share a seed.
+
+    Attributes:
+        mean: of the differences.
+        std: sample standard deviation of the differences; None where there is one pair.
+        n: number of pairs.
+        interval: 95 % confidence interval of the mean from Student's t; None where there is one pair.
+        p: two-sided p-value of the paired t-test; None where there is one pair, or where all differences are equal.
+    """
+
+    mean: float
+    std: float | None
+    n: int
+    interval: tuple[float, float] | None
+    p: float | None
+
+
+def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
+    """Compare two experiments by a paired t-test.
+
+    Args:
+        first: scores by seed, or by whatever makes a pair.
+        second: those that are subtracted; what only one has is passed over.
+
+    Raises:
+        ContentError: there is no pair, or a score is not finite.
+    """
+    found = summarise([value - second[key] for key, value in first.items() if key in second])
+    p = None
+    if found.std:
+        from scipy.special import stdtr
+
+        p = float(2 * stdtr(found.n - 1, -abs(found.mean) / (found.std / math.sqrt(found.n))))
+    return Paired(found.mean, found.std, found.n, found.interval, p)
 
 
 def _t_quantile(probability: float, degrees: int) -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from winning_tickets.analyse.bootstrap import Array, interval
+from winning_tickets.bootstrap import Array, interval
 
 SMALLEST = 3
 """Fewer pairs than this have no correlation worth a number."""

@@ -1,0 +1,152 @@
+"""The report of a study, from the store alone: tables, figures, claims and one page; nothing here imports torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.errors import UsageError, unknown
+from winning_tickets.files import read_json, write_bytes, write_json
+from winning_tickets.report.study import grid_text
+from winning_tickets.report.study.charts import draw
+from winning_tickets.report.study.claims import Verdict, judge
+from winning_tickets.report.study.gather import gather
+from winning_tickets.report.study.grids import Grid, table_grid
+from winning_tickets.report.study.long_form import long_form
+from winning_tickets.report.study.page import render_page
+from winning_tickets.report.study.plot_grid import plot_grid
+from winning_tickets.report.study.plots import Plot, plot_of
+from winning_tickets.report.study.runs import counts
+from winning_tickets.report.study.theme import dark_svg
+from winning_tickets.store import Store
+from winning_tickets.study.plan import Plan
+
+FORMATS = ("md", "tex", "csv", "svg", "png", "html")
+FILE, PAGE, LONG = "report.json", "index.html", "runs.csv"
+
+
+def report_study(
+    plan: Plan, store: Store, out: Path | str, formats: Sequence[str] = FORMATS, force: bool = False
+) -> dict[str, Any]:
+    """Write what a store knows of a study: each table and figure, the verdict on each claim, and one page with all.
+
+    A report may be made at any time; what is missing is shown as missing. The same store gives the same bytes.
+
+    Args:
+        plan: of the study at a scale.
+        store: where its runs are.
+        out: a folder that is absent or empty, or holds a report of this study, which is replaced.
+        formats: of `FORMATS`.
+        force: replace the report of another study.
+
+    Returns:
+        `runs` (how many are done, failed, missing), `tables`, `figures`, `claims`, `problems` and `files`.
+
+    Raises:
+        UsageError: an unknown format, or `out` holds something else; it was left untouched.
+        ContentError: the store holds what cannot be read.
+    """
+    out = Path(out)
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+    _check_out(out, plan, force)
+    runs = gather(plan, store)
+    study = plan.study
+    grids = [table_grid(study, name, runs) for name in study.tables]
+    plots = [plot_of(study, name, runs) for name in study.figures]
+    plotted = [plot_grid(plot, study.published) for plot in plots]
+    verdicts = [judge(study, name, runs) for name in study.claims]
+    problems = list(dict.fromkeys(note for grid in (*grids, *plotted) for note in grid.problems))
+    files: dict[str, bytes] = {}
+    for grid in (*grids, *plotted):
+        files |= _table_files(grid, formats)
+    svgs = []
+    for plot, grid in zip(plots, plotted, strict=True):
+        drawn = _drawn(plot, grid, formats)
+        svgs.append(drawn.get(f"{grid.stem}.svg", b"").decode())
+        files |= {name: content for name, content in drawn.items() if name.rsplit(".", 1)[1] in formats}
+    if "csv" in formats:
+        files[LONG] = long_form(runs).encode()
+    if "html" in formats:
+        page = render_page(plan, runs, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
+        files[PAGE] = page.encode()
+    result = {
+        "verb": "study-report",
+        "study": study.name,
+        "scale": plan.scale,
+        "runs": counts({run.id: run for run in runs}.values()),
+        "tables": list(study.tables),
+        "figures": list(study.figures),
+        "claims": {verdict.name: _record(verdict) for verdict in verdicts},
+        "problems": problems,
+        "files": sorted(files),
+    }
+    _write(out, files, result)
+    return {**result, "out": str(out)}
+
+
+def _check_out(out: Path, plan: Plan, force: bool) -> None:
+    """Make sure, before any work, that a folder is absent, empty, or a report of this study."""
+    if out.is_file():
+        raise UsageError(f"--out {out} is a file; give a directory that is absent or empty.")
+    if not out.is_dir() or not any(one.name[0] != "." for one in out.iterdir()):
+        return
+    found = read_json(out / FILE, "report") if (out / FILE).is_file() else None
+    if not isinstance(found, dict) or found.get("verb") != "study-report":
+        raise UsageError(
+            f"--out {out} holds files that are not the report of a study; it was left untouched. "
+            "Give a directory that is absent or empty."
+        )
+    own = (plan.study.name, plan.scale)
+    if (found.get("study"), found.get("scale")) != own and not force:
+        raise UsageError(
+            f"--out {out} holds the report of {found.get('study')} at {found.get('scale')}, this one is of {own[0]} at "
+            f"{own[1]}; it was left untouched. Give another directory, or --force to replace it."
+        )
+
+
+def _table_files(grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
+    writers = {"md": grid_text.markdown, "tex": grid_text.latex, "csv": grid_text.csv_text}
+    return {f"{grid.stem}.{name}": write(grid).encode() for name, write in writers.items() if name in formats}
+
+
+def _drawn(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
+    """The files of a figure; nothing while it has no number."""
+    wanted = [*(["png"] if "png" in formats else []), *(["svg"] if {"svg", "html"} & set(formats) else [])]
+    if plot.empty or not wanted:
+        return {}
+    made = draw(plot, wanted, grid)
+    files = {f"{grid.stem}.{suffix}": content for suffix, content in made.items()}
+    if "svg" in made:
+        files[f"{grid.stem}-dark.svg"] = dark_svg(made["svg"].decode()).encode()
+    return files
+
+
+def _record(verdict: Verdict) -> dict[str, Any]:
+    """A verdict for JSON."""
+    return {
+        "text": verdict.text,
+        "verdict": verdict.word,
+        "reason": verdict.reason,
+        "test": verdict.test,
+        "n": verdict.n,
+        "planned": verdict.planned,
+        "estimate": verdict.estimate,
+        "interval": verdict.interval,
+        "bootstrap": verdict.bootstrap,
+        "runs": sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids}),
+    }
+
+
+def _write(out: Path, files: dict[str, bytes], result: dict[str, Any]) -> None:
+    """Write all files, `report.json` last; files of an earlier report that this one lacks are removed."""
+    before = read_json(out / FILE, "report").get("files", []) if (out / FILE).is_file() else []
+    # A report that is stopped half-way can be told from foreign files by this.
+    write_json(out / FILE, {**result, "files": sorted({*files, *before})})
+    for name, content in files.items():
+        write_bytes(out / name, content)
+    for name in set(before) - files.keys():
+        (out / Path(str(name)).name).unlink(missing_ok=True)
+    write_json(out / FILE, result)

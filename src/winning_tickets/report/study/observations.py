@@ -1,0 +1,141 @@
+"""Numbers of runs in long form: one record a number, with the axes it belongs to; absent numbers have a record too."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from winning_tickets.data.tasks import TASKS
+from winning_tickets.report.study.runs import Run, State
+
+SEED = "seed"
+METRIC = "metric"
+SCORES = {"score": "final", "score.best": "best"}
+"""Short words for a transfer's primary metric: at the last evaluation, and the best of all."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One number of one run, or the place where it will be.
+
+    Attributes:
+        run: where it comes from.
+        axes: those of the run, and `seed` and `metric` where one run holds several.
+        state: whether the number is there.
+        value: finite; None unless the state is `done`.
+        part: which seed and metric inside the run; None where the run holds one number.
+    """
+
+    run: Run
+    axes: Mapping[str, Any]
+    state: State
+    value: float | None = None
+    part: tuple[Any, str | None] = (None, None)
+
+
+def observe(runs: Sequence[Run], path: str) -> list[Observation]:
+    """The numbers at a path in the results of runs.
+
+    Args:
+        runs: in any state.
+        path: keys with dots, such as `kd_loss` or `metrics.accuracy.final`; `*` takes every key there and makes it the
+            axis `metric`; `score` and `score.best` are those of the primary metric. A record of several seeds
+            (`{"values": [...]}`) gives one number a seed.
+    """
+    return [one for run in runs for one in _observe(run, path)]
+
+
+def absent_note(path: str, runs: Sequence[Run]) -> list[str]:
+    """A sentence where no finished run holds anything at a path, which a misspelt path does."""
+    finished = [run for run in runs if run.state == "done"]
+    if not finished or any(one.value is not None for one in observe(finished, path)):
+        return []
+    keys = sorted({key for run in finished for key in run.result or ()})
+    return [f"No finished run has {path}; their results have {', '.join(keys)}."]
+
+
+def _observe(run: Run, path: str) -> Iterator[Observation]:
+    if run.state != "done" or run.result is None:
+        state: State = run.state if run.state == "failed" else "missing"
+        for seed in _planned_seeds(run):
+            for metric in _planned_metrics(run, path):
+                yield _one(run, seed, metric, state)
+        return
+    metrics: list[str | None] = []
+    for metric, node in _nodes(run.result, path):
+        metrics.append(metric)
+        yield from _values(run, metric, node)
+    failed = run.result.get("failed_seeds") or ()
+    if not metrics and not failed:
+        yield _one(run, None, None, "missing")
+    for seed in failed:
+        for metric in metrics or [None]:
+            yield _one(run, _number(seed), metric, "failed")
+
+
+def _number(seed: Any) -> Any:
+    return seed["seed"] if isinstance(seed, Mapping) else seed
+
+
+def _values(run: Run, metric: str | None, node: Any) -> Iterator[Observation]:
+    result = run.result or {}
+    if isinstance(node, Mapping) and isinstance(node.get("values"), list):
+        seeds = result.get("seeds") or range(len(node["values"]))
+        for seed, value in zip(seeds, node["values"], strict=True):
+            yield _one(run, seed, metric, "done", value)
+        return
+    value = node.get("median", node.get("mean")) if isinstance(node, Mapping) else node
+    yield _one(run, None, metric, "done", value)
+
+
+def _one(run: Run, seed: Any, metric: str | None, state: State, value: Any = None) -> Observation:
+    """An observation; what is no finite number is missing."""
+    axes = dict(run.axes)
+    if seed is not None:
+        # A study's own axis stays as it is: its label may be another word for the one seed that the run has.
+        axes.setdefault(SEED, seed)
+    if metric is not None:
+        axes[METRIC] = metric
+    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if state == "done" and math.isfinite(number):
+        return Observation(run, axes, "done", number, (seed, metric))
+    return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))
+
+
+def _nodes(result: Mapping[str, Any], path: str) -> Iterator[tuple[str | None, Any]]:
+    """What lies at a path, with the key that `*` stood for."""
+    if path in SCORES:
+        path = f"metrics.{result.get('primary_metric')}.{SCORES[path]}"
+    found: list[tuple[str | None, Any]] = [(None, result)]
+    for key in path.split("."):
+        inside: list[tuple[str | None, Any]] = []
+        for metric, node in found:
+            if isinstance(node, Mapping) and key == "*":
+                inside += [(str(name), value) for name, value in node.items()]
+            elif isinstance(node, Mapping) and key in node:
+                inside.append((metric, node[key]))
+            elif isinstance(node, list) and key.lstrip("-").isdecimal() and -len(node) <= int(key) < len(node):
+                inside.append((metric, node[int(key)]))
+        found = inside
+    yield from found
+
+
+def _planned_seeds(run: Run) -> Sequence[Any]:
+    """The seeds that one run will hold; None where it holds one number."""
+    seeds = run.config.get("seeds")
+    return seeds if isinstance(seeds, Sequence) and not isinstance(seeds, str) and SEED not in run.axes else [None]
+
+
+def _planned_metrics(run: Run, path: str) -> Sequence[str | None]:
+    """The metrics that a transfer to a known task will have, where a path asks for all of them."""
+    if not path.startswith("metrics.*"):
+        return [None]
+    task = TASKS.get(str(run.axes.get("task", run.config.get("task"))))
+    if task is None:
+        return [None]
+    if len(task.validation_splits) == 1:
+        return list(task.metrics)
+    suffixes = [split.removeprefix("validation_") for split in task.validation_splits]
+    return [f"{metric}_{suffix}" for metric in task.metrics for suffix in suffixes]
