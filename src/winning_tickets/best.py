@@ -80,7 +80,8 @@ class EvaluationPlan:
         """The first record with the highest score among those that count.
 
         Args:
-            records: evaluations in order: `step` and `evaluation`, the metrics by name.
+            records: evaluations in order: `step` and `evaluation`, the metrics by name; `selection`, those on the
+                part of the dev set that the best one is chosen on, where there is one.
 
         Returns:
             That record. Where only scores above 0 are recorded and there is none: `step` None and zeros.
@@ -88,10 +89,18 @@ class EvaluationPlan:
         best: dict[str, Any] = {"step": None, "evaluation": dict.fromkeys(metric_names(self.task), 0.0)}
         highest = 0.0 if self.config.best_above_zero else float("-inf")
         for record in records:
-            score = self.score(record["evaluation"])
+            score = self.score(record.get("selection", record["evaluation"]))
             if self.counts(record["step"]) and score > highest:
                 best, highest = record, score
         return best
+
+    def exhausted(self, records: list[dict[str, Any]]) -> bool:
+        """Whether the last `patience` evaluations that count brought no new best one."""
+        patience = self.config.patience
+        counted = [record for record in records if self.counts(record["step"])]
+        if patience is None or len(counted) <= patience:
+            return False
+        return self.best(counted)["step"] not in [record["step"] for record in counted[-patience:]]
 
 
 def problems(config: TransferConfig) -> list[str]:
@@ -101,4 +110,8 @@ def problems(config: TransferConfig) -> list[str]:
         found.append(f"mnli_dev {config.mnli_dev!r} goes with --task mnli.")
     if config.eval_offset_steps is not None and config.eval_offset_steps < 0:
         found.append(f"eval_offset_steps {config.eval_offset_steps} is impossible; it must not be negative.")
+    if not 0 <= config.select_on < 1:
+        found.append(f"--select-on {config.select_on:g} is outside [0, 1).")
+    if config.patience is not None and config.patience < 1:
+        found.append(f"--patience {config.patience} is impossible; at least 1.")
     return found

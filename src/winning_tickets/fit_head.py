@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from winning_tickets.files import build_directory
 from winning_tickets.identity import run_id
 from winning_tickets.masking import MaskedWeights, modes
 from winning_tickets.objectives import PretrainingObjective, check_mlm_tokenizer
+from winning_tickets.optimizers import decay_groups
 from winning_tickets.plm import PLM, base_hash, load_plm, weight_hashes
 from winning_tickets.predict import save_folder
 from winning_tickets.progress import progress
@@ -174,9 +174,10 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
     head = [parameter for parameter in plm.model.parameters() if id(parameter) not in inside]
     encoder = [parameter for name, parameter in plm.encoder.named_parameters() if "pooler." not in name]
     freeze_all_but(plm.model, head + (encoder if config.train_encoder else []))
-    groups = _groups(head, config.learning_rate, config.weight_decay)
+    groups = [group | {"lr": config.learning_rate} for group in decay_groups(head, config.weight_decay)]
     if config.train_encoder:
-        groups += _groups(encoder, config.encoder_learning_rate, config.weight_decay)
+        rate = {"lr": config.encoder_learning_rate}
+        groups += [group | rate for group in decay_groups(encoder, config.weight_decay)]
     with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
         log = StepLog(run, advance)
         trainer = TicketTrainer(
@@ -201,18 +202,6 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
         )
         log.trainer = trainer
         run_training(trainer, run)
-
-
-def _groups(parameters: Iterable[nn.Parameter], rate: float, decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of AdamW: matrices decay, biases and LayerNorms do not."""
-    listed = list(parameters)
-    matrices = [parameter for parameter in listed if parameter.ndim > 1]
-    vectors = [parameter for parameter in listed if parameter.ndim <= 1]
-    made = [
-        {"params": matrices, "lr": rate, "weight_decay": decay},
-        {"params": vectors, "lr": rate, "weight_decay": 0.0},
-    ]
-    return [group for group in made if group["params"]]
 
 
 def _evaluation(config: FitHeadConfig, target: str) -> EvaluateConfig:

@@ -16,12 +16,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.adamax import MTDNNAdamax
 from winning_tickets.errors import ContentError
 from winning_tickets.masking import write_masked_
 from winning_tickets.membership import Piece, pieces_of, union_of
-
-_EPSILON = {"adamw": 1e-8, "adamax": 1e-8, "adamax-mtdnn": 1e-6}
+from winning_tickets.optimizers import make_optimizer
 
 
 @dataclass(frozen=True)
@@ -124,11 +122,7 @@ class SharingOptimizer(torch.optim.Optimizer):
             for names, amount in zip(self._groups, decay, strict=True)
         ]
         update = self.update
-        epsilon = _EPSILON[update.kind] if update.epsilon is None else update.epsilon
-        if update.kind == "adamw":
-            return torch.optim.AdamW(groups, lr=update.learning_rate, betas=update.betas, eps=epsilon, fused=True)
-        kind = MTDNNAdamax if update.kind == "adamax-mtdnn" else torch.optim.Adamax
-        return kind(groups, lr=update.learning_rate, betas=update.betas, eps=epsilon)
+        return make_optimizer(update.kind, groups, update.learning_rate, update.betas, update.epsilon)
 
     def select(self, task: str) -> None:
         """The next step is one on a batch of this task.

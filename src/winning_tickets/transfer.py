@@ -4,36 +4,34 @@ from __future__ import annotations
 
 import math
 import shutil
-import statistics
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from transformers import TrainerCallback, set_seed
 
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import collate
-from winning_tickets.data.kinds import KINDS
-from winning_tickets.data.metrics import combine, metric_names
+from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import Kind, Split, Task
+from winning_tickets.dev_evaluations import Evaluations
 from winning_tickets.errors import Interrupted, TrainingError
-from winning_tickets.files import build_directory, write_json
+from winning_tickets.files import build_directory
 from winning_tickets.masking import TicketCallback
 from winning_tickets.objectives import Objective, SmartObjective, TaskObjective
+from winning_tickets.optimizers import decay_groups, make_optimizer
 from winning_tickets.origin import origin
 from winning_tickets.plm import PLM
-from winning_tickets.predict import MODEL_FOLDER, TaskInfo, encode_for, predict_split, save_folder
+from winning_tickets.predict import MODEL_FOLDER, TaskInfo, encode_for, save_model
 from winning_tickets.progress import progress
 from winning_tickets.provenance import machine, versions
-from winning_tickets.rundir import METRICS, RunDirectory, read_log
+from winning_tickets.rundir import RunDirectory, read_log
+from winning_tickets.seed_runs import ERROR, raise_failures, run_seeds, statistics_of
 from winning_tickets.ticket import Ticket
 from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
-from winning_tickets.transfer_setup import Prepared, load_base, prepare, train_split
-
-ERROR = "error.json"
+from winning_tickets.transfer_setup import Prepared, prepare, train_split
 
 
 def transfer(
@@ -66,22 +64,10 @@ def transfer(
     run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
     if run.status == "done" and not run.result()["failed_seeds"]:
         return run.result()
-    results: list[dict[str, Any]] = []
-    failures: dict[int, str] = {}
-    for seed in config.seeds:
-        try:
-            results.append(run_seed(prepared, seed, run.path, runtime))
-        except (TrainingError, torch.OutOfMemoryError) as error:
-            failures[seed] = str(error)
-            write_json(run.path / f"seed-{seed}" / ERROR, {"seed": seed, "error": str(error)})
+    results, failures = run_seeds(config.seeds, run.path, lambda seed: run_seed(prepared, seed, run.path, runtime))
     summary = summarise(prepared, results, list(failures))
     run.finish(summary)
-    if failures:
-        seed, message = next(iter(failures.items()))
-        raise TrainingError(
-            f"{len(failures)} of {len(config.seeds)} seeds failed ({', '.join(map(str, failures))}). Seed {seed}: "
-            f"{message} Each error is kept in {run.path}/seed-N/{ERROR}; the same command tries these seeds again."
-        )
+    raise_failures(failures, config.seeds, run.path)
     return summary
 
 
@@ -105,8 +91,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
         return run.result()
     (folder / ERROR).unlink(missing_ok=True)
     set_seed(seed)
-    plm = load_base(prepared.target, prepared.task)
-    prepared.start(plm, seed)
+    plm = prepared.load(seed)
     evaluations = Evaluations(run, prepared, plm, runtime)
     with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         trainer = _trainer(prepared, plm, seed, run, runtime, evaluations, advance)
@@ -116,7 +101,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
         check_pruned(ticket, plm)
     info = TaskInfo.of(prepared.task, prepared.max_length, prepared.doc_stride, _id(ticket), _sparsity(ticket))
     if prepared.config.save_model:
-        _save_model(plm, info, folder / MODEL_FOLDER)
+        _save_model(plm, info, ticket, folder / MODEL_FOLDER)
     result = _seed_result(prepared, seed, run, evaluations.records)
     run.finish(result)
     if late_signal is not None and seed != prepared.config.seeds[-1]:
@@ -142,6 +127,7 @@ def _trainer(
     trainer = TicketTrainer(
         model=plm.model,
         objective=objective_of(config, task),
+        build_optimizer=_optimizer(config, prepared.learning_rate),
         args=arguments(
             run.scratch,
             runtime,
@@ -162,56 +148,17 @@ def _trainer(
     return trainer
 
 
+def _optimizer(config: TransferConfig, rate: float) -> Callable[[Any], torch.optim.Optimizer] | None:
+    """The optimiser where it is not the Trainer's AdamW."""
+    if config.optimizer == "adamw":
+        return None
+    return lambda model: make_optimizer(config.optimizer, decay_groups(model.parameters(), config.weight_decay), rate)
+
+
 def objective_of(config: TransferConfig, task: Task) -> Objective:
     """The losses of a task, with SMART beside them where it is asked for."""
     losses = TaskObjective.of(task)
     return losses if config.smart is None else SmartObjective(losses, task, config.smart)
-
-
-class Evaluations(TrainerCallback):  # type: ignore[misc]
-    """Evaluates on the validation splits and keeps the records.
-
-    All of it happens at the end of a step, also at the end of an epoch: a checkpoint of that step is written after it,
-    so that a resumed run neither lacks an evaluation nor has one twice.
-
-    Args:
-        run: records go to its `metrics.jsonl`.
-        prepared: the task and when evaluations are due.
-        plm: the model that is trained.
-        runtime: precision.
-    """
-
-    def __init__(self, run: RunDirectory, prepared: Prepared, plm: PLM, runtime: Runtime) -> None:
-        self.records: list[dict[str, Any]] = []
-        self._run = run
-        self._prepared = prepared
-        self._plm = plm
-        self._bf16 = runtime.bf16
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Recall the evaluations up to the checkpoint; later ones were dropped from the log just before."""
-        if (self._run.path / METRICS).exists():
-            self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Evaluate where it is due."""
-        if self._prepared.plan.due(state.global_step):
-            metrics, degenerate = measure(self._prepared, self._plm, self._bf16)
-            self.records.append({"step": state.global_step, "evaluation": metrics, "degenerate": degenerate})
-            self._run.log(self.records[-1])
-
-
-def measure(prepared: Prepared, plm: PLM, bf16: bool = False) -> tuple[dict[str, float], bool]:
-    """All metrics on all validation splits, and whether the predictions are constant, or empty, on one of them."""
-    task = prepared.task
-    by_split, degenerate = {}, False
-    for name, encoded in prepared.validation.items():
-        outputs = predict_split(plm, encoded, bf16)
-        if not all(np.isfinite(logits).all() for logits in outputs):
-            raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
-        by_split[name], constant = KINDS[task.kind].score(task, outputs, encoded, prepared.data.validation[name])
-        degenerate = degenerate or constant
-    return combine(task, by_split), degenerate
 
 
 def check_pruned(ticket: Ticket, plm: PLM) -> None:
@@ -231,12 +178,11 @@ def check_pruned(ticket: Ticket, plm: PLM) -> None:
             )
 
 
-def _save_model(plm: PLM, info: TaskInfo, folder: Path) -> None:
+def _save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
 
     def fill(staging: Path) -> None:
-        save_folder(plm.model, plm.tokenizer, staging)
-        info.write(staging)
+        save_model(plm, info, ticket, staging)
 
     build_directory(folder, fill)
 
@@ -254,6 +200,8 @@ def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list
         "final": records[-1]["evaluation"],
         "best": best["evaluation"],
         "best_step": best["step"],
+        **{f"best_{part}": best[part] for part in ("selection", "rest") if part in best},
+        "stopped_step": records[-1]["step"],
         "primary_metric": prepared.plan.primary,
         "degenerate": records[-1]["degenerate"],
         "steps": prepared.steps,
@@ -264,8 +212,7 @@ def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
         **origin(ticket),
-        "start_from": prepared.config.start_from,
-        "start_hash": prepared.start_hash,
+        **prepared.began,
         "model_saved": prepared.config.save_model,
         "versions": versions(),
         "machine": machine(),
@@ -275,8 +222,9 @@ def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list
 def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
     """The summary over all finished seeds; failed ones are named and give no number."""
     task, ticket = prepared.task, prepared.target.ticket
+    kinds = ("final", "best", *(("best_selection", "best_rest") if prepared.selection else ()))
     metrics = {
-        name: {kind: _statistics([result[kind][name] for result in results]) for kind in ("final", "best")}
+        name: {kind: statistics_of([result[kind][name] for result in results]) for kind in kinds}
         for name in metric_names(task)
     }
     return {
@@ -294,8 +242,7 @@ def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: lis
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
         **origin(ticket),
-        "start_from": prepared.config.start_from,
-        "start_hash": prepared.start_hash,
+        **prepared.began,
         "train_examples": prepared.train_examples,
         "train_windows": prepared.train_windows,
         "soft_labels": prepared.data.train.soft is not None,
@@ -312,14 +259,6 @@ def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: lis
         "data_hash": prepared.data.fingerprint,
         "base_hash": prepared.base,
         "versions": versions(),
-    }
-
-
-def _statistics(values: list[float]) -> dict[str, Any]:
-    return {
-        "mean": statistics.fmean(values) if values else None,
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "values": values,
     }
 
 

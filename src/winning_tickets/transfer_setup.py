@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from torch import Tensor
 
+from winning_tickets.adaptation import Adaptation, adaptation_problems
 from winning_tickets.best import EvaluationPlan
 from winning_tickets.best import problems as choice_problems
 from winning_tickets.config import PRETRAINED, Runtime, TransferConfig, parse_start
@@ -15,6 +18,7 @@ from winning_tickets.data.local import load_files
 from winning_tickets.data.mtdnn import load_defined
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.tasks import TASKS, Split, Task, TaskData, load_task
+from winning_tickets.dev_selection import DevPart, selected_count, selection_first
 from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.evaluate import Target
 from winning_tickets.identity import digest, run_id
@@ -33,10 +37,14 @@ class Prepared:
     Attributes:
         config: as given.
         target: the model or ticket.
+        adaptation: the fine-tuned model that fine-tuning goes on from, where there is one.
         data: the task and its examples.
         validation: tokenised examples by name of the split.
+        selection: what the best evaluation is chosen on and what is left, by name of the split; empty where it is
+            chosen on the whole.
         base: hash of the base weights.
-        start_hash: of the weights in a state or folder to start from; None for those that are made here.
+        start_hash: of the weights in a state, a folder or a fine-tuned model to start from; None for those that are
+            made here.
         train_examples: size of the training set, or of the subset that was asked for.
         train_windows: of spans: windows over the texts of these examples (of the first seed's); they fill the batches.
         batch_size: examples a step.
@@ -50,8 +58,10 @@ class Prepared:
 
     config: TransferConfig
     target: Target
+    adaptation: Adaptation | None
     data: TaskData
     validation: dict[str, EncodedSplit]
+    selection: dict[str, tuple[DevPart, DevPart]]
     base: str
     start_hash: str | None
     train_examples: int
@@ -81,9 +91,37 @@ class Prepared:
         content = {"base": self.base, "ticket": None if ticket is None else ticket.id, "data": self.data.fingerprint}
         if self.start_hash is not None:  # what is in the file counts, not where it is
             config, content = config.model_copy(update={"start_from": PRETRAINED}), content | {"start": self.start_hash}
+        if self.adaptation is not None:  # likewise
+            config = config.model_copy(update={"target": "", "from_task": None})
         if config.task_file is not None:  # likewise
-            config, content = config.model_copy(update={"task_file": None}), content | {"task": _digest_of(self.task)}
+            config, content = config.model_copy(update={"task_file": None}), content | {"task": digest_of(self.task)}
         return run_id(config, slug, **content)
+
+    @property
+    def began(self) -> dict[str, Any]:
+        """What a result says about the weights that fine-tuning started from."""
+        adaptation = self.adaptation
+        return {
+            "start_from": self.config.start_from if adaptation is None else self.config.target,
+            "start_hash": self.start_hash,
+            "from_task": None if adaptation is None else adaptation.source.info.task,
+            "head": None if adaptation is None else adaptation.head.note,
+        }
+
+    def load(self, seed: int) -> PLM:
+        """The model of a seed before its first step; the ticket is not yet held.
+
+        Raises:
+            UsageError: the model cannot be transformed as `start_from` says.
+            ContentError: what it starts from has changed since the transfer began.
+        """
+        if self.adaptation is None:
+            plm = load_base(self.target, self.task)
+            self.start(plm, seed)
+            return plm
+        plm = self.adaptation.load(self.task)
+        self.adaptation.check(plm, str(self.start_hash))
+        return plm
 
     def start(self, plm: PLM, seed: int) -> None:
         """Put the weights that fine-tuning starts from into a freshly loaded model; a seed draws its own ones.
@@ -108,7 +146,7 @@ class Prepared:
         return EvaluationPlan(self.config.resolved(), self.task, self.eval_steps, self.steps_per_epoch, self.steps)
 
 
-def _digest_of(task: Task) -> str:
+def digest_of(task: Task) -> str:
     """A hash of what a task says of itself; a field that all tasks may one day have leaves it as it is."""
     said = {field.name: getattr(task, field.name) for field in fields(task)}
     return digest({field.name: said[field.name] for field in fields(task) if said[field.name] != field.default})
@@ -120,7 +158,8 @@ def check(config: TransferConfig) -> None:
     Raises:
         UsageError: one line for each problem.
     """
-    problems = _check_data(config) + choice_problems(config) + ([] if config.smart is None else config.smart.problems())
+    problems = _check_data(config) + adaptation_problems(config) + choice_problems(config)
+    problems += [] if config.smart is None else config.smart.problems()
     try:
         parse_start(config.start_from)
     except UsageError as error:
@@ -143,6 +182,8 @@ def check(config: TransferConfig) -> None:
         problems.append(f"warmup_ratio {config.warmup_ratio} is outside [0, 1].")
     if not (config.weight_decay >= 0 and math.isfinite(config.weight_decay)):
         problems.append(f"weight_decay {config.weight_decay} is impossible; it must not be negative.")
+    if config.head_dropout is not None and not 0 <= config.head_dropout < 1:
+        problems.append(f"--head-dropout {config.head_dropout:g} is outside [0, 1).")
     if problems:
         raise UsageError("\n".join(problems))
 
@@ -184,16 +225,20 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     choose_device(runtime.device)
     if config.smart is not None and runtime.bf16:
         raise UsageError("--smart and --bf16 contradict each other: its noise is smaller than bfloat16 can tell.")
-    target = Target.find(config.target, config.base, config.revision, config.layers)
     data = load_data(config)
+    adaptation = Adaptation.find(config, data.task)
+    if adaptation is None:
+        target = Target.find(config.target, config.base, config.revision, config.layers)
+    else:
+        target = adaptation.target
     if config.smart is not None:
         check_smart(data.task)
     examples = train_split(config, data, config.seeds[0])
-    plm = load_base(target, data.task)
-    if target.ticket is not None:
-        target.ticket.check(plm.encoder, config.allow_other_weights)
-    base = base_hash(weight_hashes(plm.encoder))
-    start_hash = _try_start(config, plm, base)
+    plm = load_base(target, data.task) if adaptation is None else adaptation.load(data.task)
+    if target.ticket is not None:  # a fine-tuned model has other weights than the ticket was made for
+        target.ticket.check(plm.encoder, config.allow_other_weights or adaptation is not None)
+    base = (adaptation and adaptation.source.base) or base_hash(weight_hashes(plm.encoder))
+    start_hash = _try_start(config, plm, base) if adaptation is None else adaptation.content(plm)
     max_length = text_length(config.max_length, data.task, plm)
     doc_stride = window_stride(config.doc_stride, data.task, max_length)
     windows = None
@@ -201,13 +246,18 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
         windows = len(encode_for(plm, examples, max_length, data.task.kind, doc_stride))
     batch_size = config.batch_size or data.task.batch_size
     per_epoch = math.ceil((windows or len(examples)) / batch_size)
+
+    def encode(split: Split) -> EncodedSplit:
+        return encode_for(plm, split, max_length, data.task.kind, doc_stride)
+
     prepared = Prepared(
         config=config,
         target=target,
+        adaptation=adaptation,
         data=data,
-        validation={
-            name: encode_for(plm, split, max_length, data.task.kind, doc_stride)
-            for name, split in data.validation.items()
+        validation={name: encode(split) for name, split in data.validation.items()},
+        selection={
+            name: _dev_parts(split, config, name, encode) for name, split in data.validation.items() if config.select_on
         },
         base=base,
         start_hash=start_hash,
@@ -223,6 +273,16 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     )
     prepared.plan.check()
     return prepared
+
+
+def _dev_parts(
+    split: Split, config: TransferConfig, name: str, encode: Callable[[Split], EncodedSplit]
+) -> tuple[DevPart, DevPart]:
+    """What the best evaluation is chosen on, and the rest, of a split that has been put in the order of the choice."""
+    count = selected_count(config.select_on, len(split), name)
+    parts = split.take(list(range(count))), split.take(list(range(count, len(split))))
+    first, rest = (DevPart(part, encode(part)) for part in parts)
+    return first, rest
 
 
 def _start_weights(config: TransferConfig, plm: PLM, seed: int, base: str) -> dict[str, Tensor]:
@@ -242,10 +302,22 @@ def _try_start(config: TransferConfig, plm: PLM, base: str) -> str | None:
 def load_data(config: TransferConfig) -> TaskData:
     """The task and its examples, of a known task, of one that a task file defines, or of the user's own files.
 
+    With `select_on` validation splits are in the order of that choice.
+
     Raises:
         UsageError: missing files.
         ContentError: unusable data.
     """
+    data = _load_data(config)
+    if config.head_dropout is not None:
+        data = replace(data, task=replace(data.task, head_dropout=config.head_dropout))
+    if config.select_on:
+        ordered = {name: selection_first(split, config.select_on_seed) for name, split in data.validation.items()}
+        data = replace(data, validation=ordered)
+    return data
+
+
+def _load_data(config: TransferConfig) -> TaskData:
     if config.task is not None and config.task_file is not None:
         (definition,) = load_definitions(config.task_file, (config.task,))
         return load_defined(definition, config.task_file, config.data_dir)

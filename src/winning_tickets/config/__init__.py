@@ -13,14 +13,17 @@ from winning_tickets.config.profiles import MODEL_DROPOUT, PROFILES, Profile, pr
 from winning_tickets.config.rewinding import Rewind, parse_rewind
 from winning_tickets.config.search import SCOPES, SearchConfig
 from winning_tickets.config.settings import Runtime, Settings, load_config_file
+from winning_tickets.config.share import AUTO, ShareConfig
 from winning_tickets.config.smart import Smart
 from winning_tickets.config.sparsity import check_sparsity
 from winning_tickets.config.start import PRETRAINED, Start, parse_start
 from winning_tickets.config.structured import COUNT_FIELDS, UNIT_NAMES, Level, StructuredSettings
+from winning_tickets.config.super_ticket import SELECTIONS, SuperConfig
 from winning_tickets.config.task_file import TaskDefinition
 from winning_tickets.config.transfer import TransferConfig
 
 __all__ = [
+    "AUTO",
     "COUNT_FIELDS",
     "METHOD_NAMES",
     "METHOD_NEEDS",
@@ -29,6 +32,7 @@ __all__ = [
     "PRETRAINED",
     "PROFILES",
     "SCOPES",
+    "SELECTIONS",
     "TERM_NAMES",
     "UNIT_NAMES",
     "EvaluateConfig",
@@ -40,9 +44,11 @@ __all__ = [
     "Runtime",
     "SearchConfig",
     "Settings",
+    "ShareConfig",
     "Smart",
     "Start",
     "StructuredSettings",
+    "SuperConfig",
     "TaskDefinition",
     "TransferConfig",
     "check_sparsity",

@@ -33,6 +33,11 @@ class MethodNeeds:
     structured: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def gates(self) -> bool:
+        """Whether it trains gates of heads, FFNs, neurons or layers."""
+        return self.structured and self.mask_training
+
 
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
 """10 to 90 %, the sparsities of the papers' iterative pruning."""
@@ -48,3 +53,7 @@ METHOD_NEEDS = {
     "importance": MethodNeeds(objective=True, structured=True, defaults={"scope": "encoder"}),
 }
 METHOD_NAMES = tuple(METHOD_NEEDS)
+GATE_TRAINING = MethodNeeds(
+    corpus=True, objective=True, mask_training=True, structured=True, defaults={"scope": "encoder"}
+)
+"""What `mask-training` needs where a level, units or counts say that it trains gates and no masks of weights."""

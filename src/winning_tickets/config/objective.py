@@ -15,6 +15,8 @@ SOURCE_NAMES = ("mlm", "task")
 """The terms of methods that train weights: text, and the tasks of `--task`."""
 STRUCTURED_NAMES = ("mlm", "kd", "task")
 """The loss that the importance of heads and FFNs is about; one of them."""
+GATE_NAMES = ("mlm", "kd")
+"""The terms that gates of heads, FFNs, neurons and layers are trained on."""
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
 """The papers' objectives, which profiles know by name."""
 

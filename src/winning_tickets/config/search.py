@@ -7,9 +7,10 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from winning_tickets.config.learning import LearningSettings
-from winning_tickets.config.methods import METHOD_NEEDS, MethodNeeds
+from winning_tickets.config.methods import GATE_TRAINING, METHOD_NEEDS, MethodNeeds
 from winning_tickets.config.objective import (
     ALL_NAMES,
+    GATE_NAMES,
     SOURCE_NAMES,
     STRUCTURED_NAMES,
     TERM_NAMES,
@@ -17,9 +18,15 @@ from winning_tickets.config.objective import (
     parse_objective,
 )
 from winning_tickets.config.pattern import Pattern
-from winning_tickets.config.profiles import Profile, learned_values, profile_values, structured_values
+from winning_tickets.config.profiles import (
+    Profile,
+    gate_values,
+    learned_values,
+    profile_values,
+    structured_values,
+)
 from winning_tickets.config.start import PRETRAINED
-from winning_tickets.config.structured import StructuredSettings
+from winning_tickets.config.structured import UNIT_FIELDS, StructuredSettings
 from winning_tickets.errors import UsageError
 
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
@@ -141,13 +148,14 @@ class SearchConfig(LearningSettings, StructuredSettings):
         """What a method or a pattern sets by default is written down, so that it counts in an id."""
         if not isinstance(values, dict):
             return values
-        needs = METHOD_NEEDS.get(str(values.get("method", cls.model_fields["method"].default)), MethodNeeds())
+        method = str(values.get("method", cls.model_fields["method"].default))
+        needs = _needs_of(method, any(values.get(field) not in (None, (), []) for field in UNIT_FIELDS))
         defaults = dict(needs.defaults)
         if needs.sources and (values.get("tasks") or values.get("train_file")):
             defaults["objective"] = "task"
         if needs.sources and values.get("profile") in ("paper", "code"):
             defaults["ranking"] = "global"  # one threshold over all matrices (Chen et al. 2020)
-        if needs.structured and values.get("importance_from") is not None:
+        if needs.structured and not needs.gates and values.get("importance_from") is not None:
             defaults["objective"] = "task"
         if isinstance(values.get("pattern"), str):
             defaults = {key: value for key, value in defaults.items() if key not in ("ranking", "sparsity")}
@@ -185,7 +193,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     @property
     def needs(self) -> MethodNeeds:
         """What the method reads besides the model; of an unknown one nothing."""
-        return METHOD_NEEDS.get(self.method, MethodNeeds())
+        return _needs_of(self.method, any(getattr(self, field) for field in UNIT_FIELDS))
 
     @property
     def terms(self) -> dict[str, float]:
@@ -194,6 +202,8 @@ class SearchConfig(LearningSettings, StructuredSettings):
         Raises:
             UsageError: not a sum of terms that the method knows.
         """
+        if self.needs.gates:
+            return parse_objective(self.objective, GATE_NAMES)
         if not self.needs.objective or (self.needs.structured and self.selection == "random"):
             return {}
         if self.needs.structured:
@@ -245,11 +255,18 @@ class SearchConfig(LearningSettings, StructuredSettings):
         """The same configuration with every open field filled from its profile."""
         if self.needs.sources:
             values = learned_values(self.profile, self.terms)
+        elif self.needs.gates:
+            values = gate_values()
         elif self.needs.structured:
             values = structured_values(self.profile, self.selection)
         else:
             values = profile_values(self.profile, self.method, self.objective)
         return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+
+
+def _needs_of(method: str, units: bool) -> MethodNeeds:
+    """What a method needs; with units, levels or counts mask training trains gates."""
+    return GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
 
 
 def _defaults_of_a_pattern(text: str) -> dict[str, Any]:

@@ -21,6 +21,8 @@ COUNT_FIELDS: dict[Unit, str] = {
     "layers": "prune_layers",
 }
 """The field that says how many of a unit are pruned."""
+UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())
+"""With one of them `mask-training` trains gates."""
 _FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 12 of BERT-base
 
 
@@ -68,6 +70,9 @@ class Level:
 
 class StructuredSettings(Settings):
     """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers.
+
+    They are those of `importance`, and of `mask-training` with a level, units or counts, which trains gates. Where
+    gates are trained, importances only say where their scores start, and are always those of the objective's corpus.
 
     Attributes:
         level: percent of the units that are pruned; several give nested tickets, one for each.

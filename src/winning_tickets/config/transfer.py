@@ -43,10 +43,13 @@ class TransferConfig(Settings):
     Numbers left None take the task's own values (TAMT Table 1), choices left None those of the profile.
 
     Attributes:
-        target: a ticket, or a model's name (the dense baseline).
+        target: a ticket, or a model's name (the dense baseline); or a transfer or share with a saved model, which
+            fine-tuning goes on from.
         base: the base model of a ticket, where it has moved since the search.
         start_from: the encoder's weights when fine-tuning starts, which the ticket is held on: `pretrained`, `reinit`,
             `shuffle-within`, `shuffle-layers`, `noise:SCALE`, a state file, or a folder with Hugging Face weights.
+        from_task: of a shared model: the task whose head and ticket are used; None takes the one called like `task`.
+        fresh_head: draw the head afresh also where that of a fine-tuned target knows all labels.
         task: a name of `data.tasks.TASKS`, or of a task of `task_file`; or `train_file` and `validation_file`.
         task_file: YAML with definitions of tasks, in MT-DNN's form.
         profile: where unset choices take their values from.
@@ -61,9 +64,12 @@ class TransferConfig(Settings):
         epochs: passes over the training set.
         steps: optimiser steps, instead of epochs.
         batch_size: examples a step.
-        learning_rate: peak rate of AdamW, decaying linearly to zero.
+        learning_rate: peak rate, decaying linearly to zero.
+        optimizer: `adamw`, `adamax`, or `adamax-mtdnn` (without bias correction), which the super tickets were
+            trained with; gradients are clipped to a norm of 1.
         warmup_ratio: fraction of the steps with linear warm-up.
-        weight_decay: of AdamW.
+        weight_decay: of the optimiser; biases and norms never decay.
+        head_dropout: dropout before the head; None leaves it as the task or the model has it.
         max_length: tokens an example, or a window over a long text, is cut to.
         doc_stride: of answers in texts: tokens from the start of one window to that of the next.
         eval_steps: steps between evaluations.
@@ -75,6 +81,10 @@ class TransferConfig(Settings):
             has both (the released program).
         mnli_dev: the validation set whose accuracy is primary on MNLI, `matched` or `mismatched`.
         padding: training batches are padded to the `longest` example, or to `max-length`.
+        select_on: the share of each validation split, seeded, on which the best evaluation is chosen; metrics are then
+            reported on that part, on the rest and on the whole. 0 chooses on the whole.
+        select_on_seed: of that choice.
+        patience: stop after so many evaluations without a new best one; None goes through all steps.
         smart: adversarial regularisation; None goes without.
         save_model: keep each seed's final model.
         allow_other_weights: use the ticket on weights it was not made for, start from a state of another model.
@@ -85,6 +95,8 @@ class TransferConfig(Settings):
     revision: str | None = None
     layers: int | None = None
     start_from: str = PRETRAINED
+    from_task: str | None = None
+    fresh_head: bool = False
     task: str | None = None
     task_file: str | None = None
     profile: Profile = "tuned"
@@ -104,6 +116,8 @@ class TransferConfig(Settings):
     learning_rate: float | None = None
     warmup_ratio: float = 0.0
     weight_decay: float = 0.0
+    optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] = "adamw"
+    head_dropout: float | None = None
     max_length: int | None = None
     doc_stride: int | None = None
     eval_steps: int | None = None
@@ -114,6 +128,9 @@ class TransferConfig(Settings):
     best_by: Literal["primary", "accuracy-or-mean"] | None = None
     mnli_dev: Literal["matched", "mismatched"] | None = None
     padding: Literal["longest", "max-length"] | None = None
+    select_on: float = 0.0
+    select_on_seed: int = 0
+    patience: int | None = None
     smart: Smart | None = None
     save_model: bool = False
     allow_other_weights: bool = False
