@@ -208,7 +208,7 @@ def test_dropout_of_student_and_teacher(tmp_path, folder, corpus, monkeypatch, p
 
 def adjusted_steps(profile, objective, until):
     filled = SearchConfig(model="m", profile=profile, objective=objective).resolved()
-    update = mask_training_module._update(filled)
+    update = mask_training_module.mask_update(filled)
 
     class Clock:
         selected_exactly = mask_optimizer_module.MaskOptimizer.selected_exactly
@@ -328,7 +328,7 @@ def first_move(kind, weight, score, epsilon, decay):
         weight_decay=decay,
     ).resolved()
     optimizer = mask_optimizer_module.MaskOptimizer(
-        masked, {"weight": score.clone()}, {}, mask_training_module._update(filled)
+        masked, {"weight": score.clone()}, {}, mask_training_module.mask_update(filled)
     )
     layer.weight[0, 0].backward()
     optimizer.step()

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from winning_tickets.config import FitHeadConfig as FitHeadConfig
     from winning_tickets.config import Runtime as Runtime
     from winning_tickets.config import SearchConfig as SearchConfig
+    from winning_tickets.config import ShareConfig as ShareConfig
+    from winning_tickets.config import SuperConfig as SuperConfig
     from winning_tickets.config import TransferConfig as TransferConfig
     from winning_tickets.errors import TicketsError as TicketsError
     from winning_tickets.evaluate import evaluate as evaluate
@@ -28,6 +30,9 @@ if TYPE_CHECKING:
     from winning_tickets.predict import predict as predict
     from winning_tickets.search import search as search
     from winning_tickets.search import search_all as search_all
+    from winning_tickets.shared_model import SharedModel as SharedModel
+    from winning_tickets.sharing import share as share
+    from winning_tickets.super_ticket import super_ticket as super_ticket
     from winning_tickets.ticket import Ticket as Ticket
     from winning_tickets.transfer import transfer as transfer
 
@@ -38,6 +43,9 @@ _PUBLIC = {
     "FitHeadConfig": "config",
     "Runtime": "config",
     "SearchConfig": "config",
+    "ShareConfig": "config",
+    "SharedModel": "shared_model",
+    "SuperConfig": "config",
     "Ticket": "ticket",
     "TicketCallback": "masking",
     "TicketsError": "errors",
@@ -55,6 +63,8 @@ _PUBLIC = {
     "predict": "predict",
     "search": "search",
     "search_all": "search",
+    "share": "sharing",
+    "super_ticket": "super_ticket",
     "transfer": "transfer",
 }
 

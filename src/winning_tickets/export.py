@@ -10,10 +10,12 @@ from typing import Any
 
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.export_compact import compact
+from winning_tickets.export_encoder import encoder
 from winning_tickets.export_masked import masked
 from winning_tickets.export_onnx import onnx
 from winning_tickets.export_source import Export, Source
 from winning_tickets.files import build_directory, write_json
+from winning_tickets.fine_tuned import is_fine_tuned
 from winning_tickets.identity import digest
 from winning_tickets.mask_files import mask_pt
 from winning_tickets.provenance import versions
@@ -29,18 +31,20 @@ def export(
     base: str | None = None,
     allow_other_weights: bool = False,
     seed: int | None = None,
+    task: str | None = None,
     convention: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
     """Write a model that others load.
 
     Args:
-        target: a ticket, or a transfer that was run with `--save-model` (or one of its seeds).
+        target: a ticket, a transfer that was run with `--save-model` (or one of its seeds), or a shared model.
         format: a key of `FORMATS`.
         out: a directory that is absent or empty, or holds this very export.
         base: where a ticket's base model is now, if not where it was.
         allow_other_weights: put the ticket on weights it was not made for.
-        seed: which model of a transfer; None takes the first one saved.
+        seed: which model of a transfer or share; None takes the first one saved.
+        task: of a shared model: which of its tasks.
         convention: of `mask-pt`: a key of `CONVENTIONS`; None takes that of BERT-tickets.
         force: replace another export in `out`.
 
@@ -56,8 +60,10 @@ def export(
         raise unknown("format", format, FORMATS)
     if convention is not None and format != "mask-pt":
         raise UsageError(f"--convention {convention} goes with --format mask-pt, and the format is {format}.")
+    if task is not None and not is_fine_tuned(target):
+        raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is none.")
     out = Path(out)
-    wanted = FORMATS[format](Source(str(target), base, allow_other_weights, seed, convention))
+    wanted = FORMATS[format](Source(str(target), base, allow_other_weights, seed, task, convention))
     identity = f"export-{format}-{digest(wanted.facts)}"
     body = {"verb": "export", "id": identity, "format": format, **wanted.facts, "versions": versions()}
     body["note"] = wanted.note
@@ -105,6 +111,7 @@ FORMATS: dict[str, Callable[[Source], Export]] = {
     "masked": masked,
     "compact": compact,
     "onnx": onnx,
+    "encoder": encoder,
     "mask-pt": mask_pt,
 }
 """`tickets export`."""

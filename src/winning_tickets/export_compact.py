@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from winning_tickets.compact_modeling import MODEL_FILE, PREFIX
 from winning_tickets.export_masked import FineTuned, OnBase, copy_sentence_modules
 from winning_tickets.export_source import Export, Source
 from winning_tickets.plm import CLASSES, PLM
-from winning_tickets.predict import TASK_FILE, save_folder
+from winning_tickets.predict import save_folder
 from winning_tickets.ticket import is_ticket
 
 NOTE = (
@@ -54,7 +53,7 @@ def _fine_tuned(source: Source) -> Export:
 
     def fill(staging: Path) -> dict[str, Any]:
         _save(plm, staging, {})
-        shutil.copyfile(found.folder / TASK_FILE, staging / TASK_FILE)
+        found.info.write(staging)
         return {}
 
     return Export(found.facts | sizes, fill, NOTE)

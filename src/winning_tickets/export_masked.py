@@ -14,22 +14,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.evaluate import Target
 from winning_tickets.export_source import Export, Source
 from winning_tickets.files import read_json
+from winning_tickets.fine_tuned import FineTunedModel, open_fine_tuned
 from winning_tickets.plm import (
     PLM,
     base_hash,
     load_mlm_head,
-    load_plm,
     resolve,
     tensor_hash,
     untie_decoder,
     weight_hashes,
 )
-from winning_tickets.predict import TaskInfo, find_model, save_folder
+from winning_tickets.predict import TaskInfo, save_folder, save_model
+from winning_tickets.states import content_hash
 from winning_tickets.ticket import Ticket, is_ticket
 
 SENTENCE_FILES = ("modules.json", "config_sentence_transformers.json", "sentence_bert_config.json")
@@ -185,54 +185,62 @@ def _local_folder(name: str, revision: str | None) -> Path:
 
 @dataclass(frozen=True)
 class FineTuned:
-    """The saved model of a transfer, whose pruned weights are zero already.
+    """The saved model of a transfer, or of a task of a shared model.
 
     Attributes:
-        folder: where it is.
-        info: its task.
+        model: what was found.
         facts: provenance.
     """
 
-    folder: Path
-    info: TaskInfo
+    model: FineTunedModel
     facts: dict[str, Any]
+
+    @property
+    def info(self) -> TaskInfo:
+        """Its task."""
+        return self.model.info
 
     @classmethod
     def find(cls, source: Source) -> FineTuned:
         """Find it; nothing is loaded but to make sure that the weights can be read.
 
         Raises:
-            UsageError: there is no saved model, or `--base` was given.
+            UsageError: there is no saved model, not of this task, or `--base` was given.
             ContentError: it is damaged.
         """
         if source.base is not None:
             raise UsageError(f"--base goes with a ticket, and {source.name} is not one.")
-        folder = find_model(source.name, source.seed)
-        info = TaskInfo.read(folder)
-        config = read_json(folder / "config.json", "model configuration")
-        facts = {
-            "ticket_id": info.ticket_id,
-            "model_class": next(iter(config.get("architectures") or [None])),
-            "task": info.task,
-            "sparsity": info.sparsity,
-            "weights": _weights_digest(folder),
-        }
-        return cls(folder, info, facts)
+        model = open_fine_tuned(source.name, source.task, source.seed)
+        if model.shared is None:
+            config = read_json(model.folder / "config.json", "model configuration")
+            facts = {
+                "model_class": next(iter(config.get("architectures") or [None])),
+                "weights": _weights_digest(model.folder),
+            }
+        else:
+            plm = model.load()
+            facts = {"model_class": type(plm.model).__name__, "weights": content_hash(plm.model.state_dict())}
+        info = model.info
+        facts |= {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
+        return cls(model, facts)
 
     def load(self) -> PLM:
-        """The model with its task head."""
-        kind = KINDS[self.info.kind]
-        return load_plm(str(self.folder), head=kind.head, num_labels=outputs_of(self.info.kind, self.info.labels))
+        """The model with its task head, the weights that its ticket prunes at zero."""
+        return self.model.load()
 
 
 def _fine_tuned(source: Source) -> Export:
-    model = FineTuned.find(source)
+    found = FineTuned.find(source)
 
     def fill(staging: Path) -> dict[str, Any]:
-        shutil.copytree(model.folder, staging, dirs_exist_ok=True)
+        if found.model.shared is None:
+            shutil.copytree(found.model.folder, staging, dirs_exist_ok=True)
+        else:
+            plm = found.load()
+            save_model(plm, found.info, found.model.ticket, staging)
         return {}
 
-    return Export(model.facts, fill, NOTE)
+    return Export(found.facts, fill, NOTE)
 
 
 def _weights_digest(folder: Path) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,6 @@ from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.export_masked import FineTuned, OnBase
 from winning_tickets.export_source import Export, Source
 from winning_tickets.plm import PLM
-from winning_tickets.predict import TASK_FILE
 from winning_tickets.ticket import is_ticket
 
 ONNX_FILE = "model.onnx"
@@ -86,7 +84,7 @@ def _fine_tuned(source: Source) -> Export:
     found = FineTuned.find(source)
 
     def fill(staging: Path) -> dict[str, Any]:
-        shutil.copyfile(found.folder / TASK_FILE, staging / TASK_FILE)
+        found.info.write(staging)
         return write_onnx(found.load(), staging)
 
     return Export(found.facts | {"opset": OPSET}, fill, NOTE)

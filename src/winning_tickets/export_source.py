@@ -16,7 +16,8 @@ class Source:
         name: as the user gave it.
         base: where a ticket's base model is now, if not where it was.
         allow_other_weights: put the ticket on weights it was not made for.
-        seed: which model of a transfer; None takes the first one saved.
+        seed: which model of a run; None takes the first one saved.
+        task: of a shared model: which of its tasks.
         convention: of a format that has several, how masks are named and stored.
     """
 
@@ -24,6 +25,7 @@ class Source:
     base: str | None
     allow_other_weights: bool
     seed: int | None
+    task: str | None = None
     convention: str | None = None
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches

@@ -121,6 +121,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         scores: initial scores by name; those matrices are trained.
         head: parameters of the MLM head by name; trained directly.
         update: how.
+        select_by: makes what turns flat scores, by name, into masks; None takes what `update` says.
 
     Attributes:
         grad_norm: norm of the straight-through gradient in the last step, where it was computed for clipping.
@@ -132,6 +133,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         scores: Mapping[str, Tensor],
         head: Mapping[str, nn.Parameter],
         update: MaskUpdate,
+        select_by: Callable[[MaskedWeights, Mapping[str, Tensor]], Reselection] | None = None,
     ) -> None:
         self.masked = masked
         self.update = update
@@ -144,7 +146,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._flat = torch.cat([scores[name].reshape(-1).float() for name in self.names])
         self._slices = dict(zip(self.names, torch.split(self._flat, sizes), strict=True))
         self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
-        self._selection = self._choose_selection()
+        self._selection = (select_by or self._choose_selection)(masked, self._slices)
         groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": update.learning_rate}]
         if head:
             groups.append({"params": list(head.values()), "lr": update.head_learning_rate})
@@ -153,14 +155,14 @@ class MaskOptimizer(torch.optim.Optimizer):
         self.reselect(exact=True)
         self._selection.start_at(update.phi)
 
-    def _choose_selection(self) -> Reselection:
+    def _choose_selection(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> Reselection:
         update = self.update
         if update.pattern is not None or update.ranking == "row":
-            return ByGroups(self.masked, self._slices, update.pattern, update.rank_by)
+            return ByGroups(masked, scores, update.pattern, update.rank_by)
         return ByThreshold(
-            self.masked,
+            masked,
             self._flat,
-            self._slices,
+            scores,
             ranking=update.ranking,
             rank_by=update.rank_by,
             kept_at=update.threshold,

@@ -51,23 +51,32 @@ class JointObjective:
     """The losses of several sources, each over its own head; a batch may hold some of them only.
 
     Args:
-        objectives: by source, each with one part.
+        objectives: by source. Its loss is called like the source, a further part like `rte.soft_loss`.
         weights: of each source.
     """
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
-        self.weights = dict(weights)
         self._objectives = dict(objectives)
+        self.weights = {
+            key: weights[name] * objective.weights[part]
+            for name, objective in self._objectives.items()
+            for part, key in self._keys(name).items()
+        }
+
+    def _keys(self, name: str) -> dict[str, str]:
+        parts = self._objectives[name].weights
+        return {part: name if part == "loss" or len(parts) == 1 else f"{name}.{part}" for part in parts}
+
+    def _named(self, name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        keys = self._keys(name)
+        return {keys[part]: value for part, value in values.items()}
 
     def counts(self, batch: MixedBatch) -> dict[str, Tensor]:
-        """What the sum of each source of the batch is divided by."""
-        return {name: _only(self._objectives[name].counts(part)) for name, part in batch.items()}
+        """What the sums of each source of the batch are divided by."""
+        named = [self._named(name, self._objectives[name].counts(part)) for name, part in batch.items()]
+        return {key: count for counts in named for key, count in counts.items()}
 
     def __call__(self, model: Any, batch: MixedBatch) -> dict[str, Tensor]:
-        """The sum of each source of the batch."""
-        return {name: _only(self._objectives[name](model.models[name], part)) for name, part in batch.items()}
-
-
-def _only(parts: Mapping[str, Tensor]) -> Tensor:
-    (value,) = parts.values()
-    return value
+        """The sums of each source of the batch."""
+        named = [self._named(name, self._objectives[name](model.models[name], part)) for name, part in batch.items()]
+        return {key: value for sums in named for key, value in sums.items()}

@@ -30,6 +30,10 @@ Base = Annotated[str | None, typer.Option("--base", help="Where a ticket's base 
 OtherWeights = Annotated[
     bool, typer.Option("--allow-other-weights", help="Use a ticket on weights it was not made for.")
 ]
+StoreFolder = Annotated[
+    Path, typer.Option("--store", envvar="WINNING_TICKETS_STORE", help="Folder of the store that holds the runs.")
+]
+DEFAULT_STORE = Path("tickets-store")
 CheckpointSteps = Annotated[
     int | None, typer.Option("--checkpoint-steps", help="Steps between checkpoints; by default every two minutes.")
 ]

@@ -42,5 +42,7 @@ def _usual(info: TicketInfo) -> dict[str, Any]:
     """What a search of this method and profile has where nothing else is asked for; nothing for other tickets."""
     if info.method not in METHOD_NEEDS:
         return {}
-    known = {name: info.config[name] for name in ("method", "profile", "objective") if name in info.config}
+    # Levels and counts say whether mask training trained gates.
+    named = ("method", "profile", "objective", "level", *COUNT_FIELDS.values())
+    known = {name: info.config[name] for name in named if name in info.config}
     return SearchConfig(model="", **known).resolved().model_dump(mode="json")

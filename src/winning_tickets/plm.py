@@ -6,7 +6,7 @@ import copy
 import hashlib
 import importlib.util
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,8 +193,15 @@ def _model_class(head: Head, config: Any) -> Any:
     """The class to load with; that of a compact export comes from this package, not from the export's folder."""
     import transformers
 
-    auto = getattr(transformers, CLASSES[head])
-    return compact_class(auto._model_mapping[type(config)]) if hasattr(config, COMPACT) else auto
+    return _class_of(head, config) if hasattr(config, COMPACT) else getattr(transformers, CLASSES[head])
+
+
+def _class_of(head: Head, config: Any) -> Any:
+    """The model's own class, where the automatic ones would look for it."""
+    import transformers
+
+    found = getattr(transformers, CLASSES[head])._model_mapping[type(config)]
+    return compact_class(found) if hasattr(config, COMPACT) else found
 
 
 def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
@@ -208,6 +215,28 @@ def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
     config = copy.deepcopy(model.config)
     setattr(config, head.switch, True)
     return type(model).from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
+
+
+def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
+    """Another model on the encoder of a loaded one, with a head that is drawn afresh, whatever head there was.
+
+    Args:
+        plm: with any head or none; it may share its weights with the new one.
+        head: a fresh one, as of `load_plm`.
+        num_labels: its outputs.
+    """
+    config = copy.deepcopy(plm.model.config)
+    config.id2label = None  # names of another task's classes, which would stay where the number is the same
+    config.num_labels = num_labels
+    kind = _class_of(head, config)
+    state = {f"{kind.base_model_prefix}.{name}": value for name, value in plm.encoder.state_dict().items()}
+    if not plm.has_pooler:
+        state = {name: value for name, value in state.items() if "pooler." not in name}
+    model, report = kind.from_pretrained(
+        None, config=config, state_dict=state, dtype=plm.model.dtype, output_loading_info=True
+    )
+    missing = _pooler_missing([key for key in report["missing_keys"] if key.startswith(f"{kind.base_model_prefix}.")])
+    return replace(plm, model=model, has_mlm_head=False, has_pooler=not missing)
 
 
 def _configure(name: str, where: str, revision: str | None, layers: int | None) -> tuple[Any, Architecture]:

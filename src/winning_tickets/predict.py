@@ -24,11 +24,15 @@ from winning_tickets.masking import modes
 from winning_tickets.objectives import task_logits
 from winning_tickets.plm import PLM, load_plm
 from winning_tickets.rundir import RESULT
-from winning_tickets.ticket import is_ticket
+from winning_tickets.ticket import Ticket, is_ticket
 from winning_tickets.train import choose_device
 
 MODEL_FOLDER = "model"
 TASK_FILE = "task.json"
+HELD_TICKET = Path("held") / "ticket"
+"""The ticket of a saved model; one level deeper, because a folder that holds tickets is taken for one."""
+SHARED_PLACES = ("shared.json", f"{MODEL_FOLDER}/shared.json", f"seed-*/{MODEL_FOLDER}/shared.json")
+"""Where a folder has the description of a shared model, which is none of one task."""
 BATCH_TOKENS = 8192
 """Padded tokens of a forward pass without gradients."""
 
@@ -109,6 +113,21 @@ def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, to
         raise OSError(str(error)) from error
 
 
+def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) -> None:
+    """Save a fine-tuned model with its task, and with its ticket, which further fine-tuning holds.
+
+    Args:
+        plm: the model with its head.
+        info: its task.
+        ticket: None for a dense model.
+        folder: where to.
+    """
+    save_folder(plm.model, plm.tokenizer, folder)
+    info.write(folder)
+    if ticket is not None:
+        ticket.save_pretrained(folder / HELD_TICKET)
+
+
 def find_model(run: Path | str, seed: int | None = None) -> Path:
     """The folder of a fine-tuned model.
 
@@ -129,6 +148,11 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
             raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
         return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
     found = _saved_seeds(path)
+    if any(next(path.glob(place), None) for place in SHARED_PLACES):
+        raise UsageError(
+            f"{path} is a model that several tasks share; take one of them out first: tickets export {path} --format "
+            "masked --task NAME --out DIR."
+        )
     if not found:
         raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
     if seed is not None and seed not in found:

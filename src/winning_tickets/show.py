@@ -50,11 +50,53 @@ def transfer(result: dict[str, Any]) -> str:
         lines.append(f"  trained on {result['train_examples']:,} questions, {result['train_windows']:,} windows")
     if result.get("start_from", "pretrained") != "pretrained":
         lines.append(f"  started from: {result['start_from']}")
+    if result.get("head") is not None:
+        lines.append(f"  fine-tuned before on {result['from_task']}; head: {result['head']}")
     unlabelled = result.get("unlabelled_examples", {})  # runs stored by earlier versions do not say
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
         lines.append(f"  rows without a label, left out: {counts}")
     return "\n".join(lines)
+
+
+def super_ticket(result: dict[str, Any]) -> str:
+    """The scores of every level and selection on the rest of the dev set, x100, and the super ticket."""
+    lines = [f"{result['task']}, {result['metric']} on the rest of the dev set, {len(result['seeds'])} seed(s)"]
+    lines.append(f"  full model: {_mean_and_std(result['full']['rest'])}")
+    for selection, levels in result["selections"].items():
+        for level, facts in levels.items():
+            left = f"{100 * facts['weight_remaining']:.1f} % of the weights"
+            lines.append(f"  {selection} {level} %, {left}: {_mean_and_std(facts['rest'])}")
+    best = result["super_ticket"]
+    test = best["against"]["full"]["rest"]
+    sure = "" if test["p"] is None else f", p = {test['p']:.3f} (paired, {test['n']} seeds)"
+    lines.append(
+        f"super ticket: level {best['level']:g} %, in {best['folder']}; {100 * test['mean']:+.1f} over the full "
+        f"model{sure}"
+    )
+    return "\n".join(lines)
+
+
+def sharing(result: dict[str, Any]) -> str:
+    """Scores of each task x100, their averages and what is left of the weights; the same after fine-tuning."""
+    lines = [f"{len(result['tasks'])} tasks on {result['model']}, {len(result['seeds'])} seed(s)"]
+    for name, task in result["tasks"].items():
+        lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+        if task["ticket_id"] is not None:
+            lines[-1] += f"; ticket keeps {task['weight_remaining']:.1%} of the encoder"
+    lines += _two_averages(result)
+    lines.append(f"weight remaining: {result['weight_remaining']:.1%} of the encoder is kept by at least one task")
+    if "fine_tuned" in result:
+        lines.append("fine-tuned on each task alone:")
+        for name, task in result["fine_tuned"]["tasks"].items():
+            lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+        lines += _two_averages(result["fine_tuned"])
+    return "\n".join(lines)
+
+
+def _two_averages(result: dict[str, Any]) -> list[str]:
+    found = result["averages"] or {}
+    return [f"  {rule}: {_final_and_best(kinds)}" for rule, kinds in found.items()]
 
 
 def averages(result: dict[str, Any]) -> str:
@@ -81,11 +123,13 @@ def averages(result: dict[str, Any]) -> str:
 
 
 def _final_and_best(kinds: dict[str, Any]) -> str:
-    shown = []
-    for kind in ("final", "best"):
-        std = kinds[kind]["std"]
-        shown.append(f"{kind} {100 * kinds[kind]['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}"))
-    return ", ".join(shown)
+    return ", ".join(f"{kind} {_mean_and_std(kinds[kind])}" for kind in ("final", "best"))
+
+
+def _mean_and_std(scores: dict[str, Any]) -> str:
+    """`71.2 ± 0.8`, x100."""
+    std = scores["std"]
+    return f"{100 * scores['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 def comparison(result: dict[str, Any]) -> str:
@@ -204,3 +248,17 @@ def cache(result: dict[str, Any]) -> str:
     lines = [f"{result['root']}: {len(result['entries'])} entries"]
     lines += [f"  {entry['key']}: {entry.get('bytes', 0) / 1e6:.1f} MB" for entry in result["entries"]]
     return "\n".join(lines)
+
+
+def verification(result: dict[str, Any]) -> str:
+    """What is wrong, a line each; then what was compared and what could not be."""
+    lines = [f"{one['kind']}: {one['path']}: {one['detail']}" for one in result["findings"]]
+    seen = f"{result['files_hashed']} files hashed ({result['bytes_hashed'] / 1e6:.1f} MB)"
+    seen += f", {result['files_opened']} without hashes opened"
+    if result["runs"]:
+        seen += f"; {result['runs']} runs of stores"
+    for key, meaning in (("running", "running, left alone"), ("unsealed", "done, never hashed")):
+        if ids := result[key]:
+            lines.append(f"{meaning}: {', '.join(ids[:5])}" + (f" and {len(ids) - 5} more" if len(ids) > 5 else ""))
+    verdict = "nothing is wrong" if result["ok"] else f"{len(result['findings'])} findings"
+    return "\n".join([*lines, f"{verdict}; {seen}"])

@@ -23,6 +23,7 @@ from winning_tickets.report.stats import paired
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search import search_all
 from winning_tickets.search.checks import check as check_search
+from winning_tickets.seed_runs import statistics_of
 from winning_tickets.ticket import Ticket
 from winning_tickets.transfer import transfer
 from winning_tickets.transfer_setup import check as check_transfer
@@ -62,6 +63,10 @@ class Runs:
             for seed, value in zip(result["seeds"], result["metrics"][self.metric][PARTS[part]]["values"], strict=True)
         }
 
+    def _statistics(self, part: str) -> dict[str, Any]:
+        scores = self.scores(part)
+        return statistics_of(list(scores.values())) | {"seeds": list(scores)}
+
     def facts(self) -> dict[str, Any]:
         """What is stored of them."""
         return {
@@ -69,7 +74,7 @@ class Runs:
             "learning_rate": self.results[0]["learning_rate"],
             "batch_size": self.results[0]["batch_size"],
             "runs": list(self.folders),
-            **{part: _statistics(self.scores(part)) for part in PARTS},
+            **{part: self._statistics(part) for part in PARTS},
         }
 
 
@@ -337,13 +342,3 @@ def _draw(result: dict[str, Any], path: Path) -> None:
         path,
         title=f"{result['task']}: {result['model']}",
     )
-
-
-def _statistics(scores: Mapping[int, float]) -> dict[str, Any]:
-    values = list(scores.values())
-    return {
-        "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
-        "values": values,
-        "seeds": list(scores),
-    }

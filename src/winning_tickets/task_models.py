@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import torch
 from torch import nn
 
 from winning_tickets.data.kinds import KINDS, outputs_of
@@ -31,6 +33,17 @@ def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
             if isinstance(module, nn.Dropout) and module not in inside:
                 module.p = task.head_dropout
     return plm
+
+
+def with_seed(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
+    """The same loader, whose fresh heads come from the seed alone, whatever the state of the global generators."""
+
+    def seeded(**options: Any) -> PLM:
+        with torch.random.fork_rng(devices=[]):  # a model is made on the CPU
+            torch.default_generator.manual_seed(seed)
+            return load(**options)
+
+    return seeded
 
 
 def text_length(asked: int | None, task: Task, plm: PLM) -> int:

@@ -38,8 +38,8 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else text)
 
 
-def plan_of(config: Settings, out: Path | None, as_json: bool) -> None:
-    """What `--dry-run` prints."""
-    plan = {"plan": config.model_dump(mode="json"), "out": None if out is None else str(out)}
+def plan_of(config: Settings, out: Path | None, as_json: bool, **facts: Any) -> None:
+    """What `--dry-run` prints: the settings, and facts that follow from them."""
+    plan = {"plan": config.model_dump(mode="json") | facts, "out": None if out is None else str(out)}
     lines = [f"{key}: {value}" for key, value in plan["plan"].items() if value is not None]  # type: ignore[union-attr]
     emit(plan, as_json, "\n".join(["Would run with:", *lines]))

@@ -20,16 +20,18 @@ from winning_tickets.options import (
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a transfer with its model.")],
+    target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model.")],
     out: Out,
     format_: Annotated[
         str,
         typer.Option(
             "--format",
             help="masked: a Hugging Face folder with zeros; compact: smaller matrices; onnx: without PyTorch; "
-            "mask-pt: the masks alone, as the papers' programs store them.",
+            "encoder: a fine-tuned or shared encoder without its heads; mask-pt: the masks alone, as the papers' "
+            "programs store them.",
         ),
     ],
+    task: Annotated[str | None, typer.Option("--task", help="Which task of a shared model.")] = None,
     base: Base = None,
     convention: Annotated[
         str | None, typer.Option("--convention", help="Names in a mask-pt: bert-tickets (default) or tamt.")
@@ -42,6 +44,7 @@ def export(
     """Write a model that others load.
 
     Example: tickets export my-ticket --format masked --out my-model
+    Example: tickets export my-share --task rte --format compact --out my-rte
     """
     if dry_run:
         return emit({"plan": {"target": target, "format": format_}, "out": str(out)}, as_json, f"Would write {out}")
@@ -53,6 +56,7 @@ def export(
         out,
         base=base,
         allow_other_weights=allow_other_weights,
+        task=task,
         convention=convention,
         force=force,
     )

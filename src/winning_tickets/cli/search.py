@@ -99,14 +99,12 @@ def search(
         int | None, typer.Option(help="Batches over which wanda takes the norms of inputs.")
     ] = None,
     level: Annotated[
-        str | None, typer.Option(help="Of importance: percent of the heads and FFNs that go, such as 30% or 10,20,30.")
+        str | None, typer.Option(help="Percent of the heads and FFNs that go, such as 30% or 10,20,30.")
     ] = None,
     units: Annotated[
         str | None, typer.Option(help="What a level prunes, of heads, ffns, neurons, layers; by default heads,ffns.")
     ] = None,
-    heads: Annotated[
-        str | None, typer.Option(help="Of importance: heads that go, instead of a level; several, with commas.")
-    ] = None,
+    heads: Annotated[str | None, typer.Option(help="Heads that go, instead of a level; several, with commas.")] = None,
     ffns: Annotated[str | None, typer.Option(help="The same for FFNs.")] = None,
     neurons: Annotated[str | None, typer.Option(help="The same for neurons of FFNs.")] = None,
     whole_layers: Annotated[str | None, typer.Option(help="The same for whole layers.")] = None,

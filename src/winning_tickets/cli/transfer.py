@@ -34,11 +34,19 @@ from winning_tickets.options import (
 
 @app.command()
 def transfer(
-    target: Annotated[str, typer.Argument(metavar="MODEL_OR_TICKET", help="A ticket folder, or a model.")],
+    target: Annotated[
+        str, typer.Argument(metavar="MODEL_OR_TICKET_OR_RUN", help="A ticket, a model, or a run with its model.")
+    ],
     out: Out,
     start_from: Annotated[
         str | None,
         typer.Option(help="pretrained, reinit, shuffle-within, shuffle-layers, noise:0.1, a state, a model's folder."),
+    ] = None,
+    from_task: Annotated[
+        str | None, typer.Option(help="Of a shared model: the task whose head and ticket are used.")
+    ] = None,
+    fresh_head: Annotated[
+        bool | None, typer.Option("--fresh-head", help="A new head, also where the labels are those of the RUN.")
     ] = None,
     task: Annotated[
         str | None, typer.Option(help="cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad or pydocs.")
@@ -58,10 +66,18 @@ def transfer(
     epochs: Annotated[float | None, typer.Option(help="Passes over the training set.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of epochs.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of AdamW.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate, decaying linearly.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adamax, or adamax-mtdnn of the super tickets.")] = None,
+    warmup_ratio: Annotated[float | None, typer.Option(help="Fraction of the steps with linear warm-up.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of matrices; biases and norms never decay.")] = None,
+    head_dropout: Annotated[float | None, typer.Option(help="Dropout before the head.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Tokens an example is cut to.")] = None,
     doc_stride: Annotated[int | None, typer.Option(help="squad: tokens from one window of a text to the next.")] = None,
     eval_steps: Annotated[int | None, typer.Option(help="Steps between evaluations.")] = None,
+    select_on: Annotated[
+        float | None, typer.Option(help="Share of the dev set that the best evaluation is chosen on, such as 0.1.")
+    ] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better one.")] = None,
     smart: Annotated[float | None, typer.Option(help="Weight of SMART, an adversarial regulariser.")] = None,
     profile: Annotated[str | None, typer.Option(help="paper, code or tuned: which evaluations count.")] = None,
     save_model: Annotated[bool | None, typer.Option("--save-model", help="Keep the fine-tuned models.")] = None,
@@ -81,6 +97,7 @@ def transfer(
     """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
 
     Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
+    Example: tickets transfer my-transfer --train-file F --validation-file F --train-size 10% --out adapted
     """
     given = {
         "target": target,
@@ -88,6 +105,8 @@ def transfer(
         "revision": revision,
         "layers": layers,
         "start_from": start_from,
+        "from_task": from_task,
+        "fresh_head": fresh_head or None,
         "task": task,
         "task_file": task_file,
         "data_dir": data_dir,
@@ -103,6 +122,12 @@ def transfer(
         "steps": steps,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "warmup_ratio": warmup_ratio,
+        "weight_decay": weight_decay,
+        "head_dropout": head_dropout,
+        "select_on": select_on,
+        "patience": patience,
         "max_length": max_length,
         "doc_stride": doc_stride,
         "eval_steps": eval_steps,

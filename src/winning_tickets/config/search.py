@@ -236,6 +236,11 @@ class SearchConfig(LearningSettings, StructuredSettings):
         """What each ticket of the search is known by: its sparsity, or the folder of its level."""
         return tuple(level.folder for level in self.levels) if self.needs.structured else self.sparsities
 
+    @staticmethod
+    def rung_folder(rung: float | str) -> str:
+        """The folder of one of several tickets: `sparsity-0.60`, or that of its level."""
+        return rung if isinstance(rung, str) else f"sparsity-{rung:.2f}{str(rung)[4:]}"
+
     @property
     def steps_of_a_rung(self) -> int:
         """Optimiser steps of every rung of a ladder but the first."""

@@ -117,9 +117,7 @@ def train_subset(split: Split, size: str | None, seed: int) -> Split:
     if size is None:
         return split
     order = np.random.default_rng(seed).permutation(len(split))[: _count(size, len(split))].tolist()
-    texts = tuple([column[index] for index in order] for column in split.texts)
-    soft = None if split.soft is None else [split.soft[index] for index in order]
-    return Split(texts, [split.labels[index] for index in order], soft)
+    return split.take(order)
 
 
 def _count(size: str, available: int) -> int:

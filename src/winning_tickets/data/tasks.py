@@ -103,6 +103,12 @@ class Split:
     def __len__(self) -> int:
         return len(self.labels)
 
+    def take(self, order: list[int]) -> Split:
+        """The examples at these places, in this order."""
+        texts = tuple([column[index] for index in order] for column in self.texts)
+        soft = None if self.soft is None else [self.soft[index] for index in order]
+        return Split(texts, [self.labels[index] for index in order], soft)
+
 
 @dataclass(frozen=True)
 class TaskData:

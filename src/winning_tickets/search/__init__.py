@@ -9,7 +9,17 @@ from typing import Any
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.errors import UsageError
 from winning_tickets.rundir import RunDirectory
-from winning_tickets.search import imp, importance, magnitude, mask_training, movement, random, snip, wanda
+from winning_tickets.search import (
+    gate_training,
+    imp,
+    importance,
+    magnitude,
+    mask_training,
+    movement,
+    random,
+    snip,
+    wanda,
+)
 from winning_tickets.search.base import Prepared, prepare
 from winning_tickets.search.checks import check
 from winning_tickets.search.ladder import kept_inside
@@ -69,7 +79,8 @@ def search_all(
     prepared = prepare(config, runtime)
     run = RunDirectory.claim(Path(out), "search", prepared.run_id, prepared.config.model_dump(mode="json"), force=force)
     if run.status != "done":
-        METHODS[config.method](prepared, run, runtime)
+        find = gate_training.find if config.needs.gates else METHODS[config.method]
+        find(prepared, run, runtime)
     tickets = {rung: Ticket.from_pretrained(prepared.folder(run, rung)) for rung in prepared.config.rungs}
     if run.status != "done":
         run.finish(summary(tickets, prepared, run))
@@ -85,6 +96,7 @@ def summary(tickets: dict[Any, Ticket], prepared: Prepared, run: RunDirectory) -
         return common | _facts(ticket, prepared) | {"saved_at": list(config.save_at)}
     rungs: list[dict[str, Any]] = []
     below: Ticket | None = None
+    climbs = config.needs.mask_training and not config.needs.structured
     for rung, ticket in tickets.items():
         inside = None if below is None else kept_inside(ticket, below)
         folder = prepared.folder(run, rung).name
@@ -93,8 +105,9 @@ def summary(tickets: dict[Any, Ticket], prepared: Prepared, run: RunDirectory) -
     return common | {
         "rungs": rungs,
         "nested": all(rung["kept_inside_previous"] in (None, 1.0) for rung in rungs),
-        "steps": rungs[-1]["steps"],
-        "steps_of_separate_searches": config.steps * len(tickets) if config.needs.mask_training else None,
+        # Levels are no ladder: each ticket has a training of its own, whose steps stand beside it.
+        "steps": None if config.needs.structured else rungs[-1]["steps"],
+        "steps_of_separate_searches": config.steps * len(tickets) if climbs else None,
         "saved_at": list(config.save_at),
     }
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.config import PRETRAINED, Runtime, SearchConfig
+from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, Runtime, SearchConfig
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.local import load_files
 from winning_tickets.data.tasks import TaskData, load_task
@@ -23,7 +23,7 @@ from winning_tickets.search.controls import Ranked, check_match, matched, ranked
 from winning_tickets.search.importance_source import Origin
 from winning_tickets.search.levels import counts_of
 from winning_tickets.selection import keep_top
-from winning_tickets.structure import structure_of
+from winning_tickets.structure import Structure, structure_of
 from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
 from winning_tickets.train import choose_device
 
@@ -74,6 +74,30 @@ class Prepared:
         )
         return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
 
+    def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
+        """A ticket of gates; its configuration has its own level alone, and the sparsity of the matrices.
+
+        Args:
+            gates: by name, True = kept.
+            structure: of the encoder.
+            level: what it loses.
+            about: more of a `TicketInfo`: `scores_from`, `parents`, `step`.
+        """
+        own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
+        own |= {"level": () if level.percent is None else (level.percent,)}
+        own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
+        info = TicketInfo(
+            method=self.config.method,
+            scope=str(self.config.scope),
+            config=self.config.model_copy(update=own).model_dump(mode="json"),
+            applies_to=self.base,
+            seed=self.config.seed,
+            **about,
+        )
+        ticket = Ticket({}, info, gates={name: gate.cpu() for name, gate in gates.items()}, structure=structure)
+        ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
+        return ticket
+
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """The masks of some scores at a sparsity, by the ranking, rounding and pattern of the configuration."""
         config = self.config
@@ -90,7 +114,7 @@ class Prepared:
         """Where a ticket is saved: the run itself, or with several `sparsity-0.60`, or `level-30`, inside it."""
         if len(self.config.rungs) == 1:
             return run.path
-        return run.path / (rung if isinstance(rung, str) else f"sparsity-{rung:.2f}{str(rung)[4:]}")
+        return run.path / self.config.rung_folder(rung)
 
 
 def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
@@ -152,7 +176,8 @@ def _identity(config: SearchConfig, content: dict[str, str | None], like: Ticket
     """The id of the run; of a ticket, state or folder its content counts, not where it is."""
     how_many = [config.pattern] if config.pattern else list(map(str, config.rungs))
     if config.needs.structured:
-        config, how_many = config.model_copy(update={"importance_from": None}), [config.selection, *how_many]
+        selection = [] if config.needs.gates else [config.selection]
+        config, how_many = config.model_copy(update={"importance_from": None}), [*selection, *how_many]
     if like is not None:
         config, content = config.model_copy(update={"like": None}), content | {"like": like.id}
         how_many = ["like", like.id]

@@ -47,7 +47,7 @@ def check(config: SearchConfig) -> None:
         problems += _check_sources(config, terms)
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
-    if config.pattern is not None and config.method in METHOD_NAMES:
+    if config.pattern is not None and config.method in METHOD_NAMES and not config.needs.gates:
         problems += _check_pattern(config, config.pattern)
     if config.method in METHOD_NAMES:
         problems += _check_controls(config)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from winning_tickets.config import COUNT_FIELDS, Level, Runtime
+from winning_tickets.config import Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.cache import tokenise
 from winning_tickets.importance import IMPORTANCE_FILE, Importance, add_up
@@ -24,7 +24,6 @@ from winning_tickets.search.base import Prepared
 from winning_tickets.search.importance_source import BATCH_SIZE, SplitBatches
 from winning_tickets.search.levels import close_gates, counts_of, random_unit_scores
 from winning_tickets.structure import Structure, structure_of
-from winning_tickets.ticket import Ticket, TicketInfo
 
 
 def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
@@ -44,32 +43,13 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
         importance = _importance(prepared, structure, run, runtime)
         sign = 1 if config.selection == "winning" else -1
         scores = {unit: sign * importance.scores(str(config.importance), unit) for unit in units}
+    about = {} if importance is None else importance.about
+    scores_from, parent = about.get("source"), about.get("ticket_id")
+    parents = () if parent is None else (parent,)
     for level, counts in levels:
         gates = close_gates(scores, counts, structure, config.min_heads_per_layer or 0)
-        _ticket(prepared, gates, structure, level, importance).save_pretrained(prepared.folder(run, level.folder))
-
-
-def _ticket(
-    prepared: Prepared, gates: dict[str, Any], structure: Structure, level: Level, importance: Importance | None
-) -> Ticket:
-    """A ticket of one level, whose configuration has its own level alone."""
-    config = prepared.config
-    own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
-    own |= {"level": () if level.percent is None else (level.percent,)}
-    own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
-    about = {} if importance is None else importance.about
-    info = TicketInfo(
-        method=config.method,
-        scope=str(config.scope),
-        config=config.model_copy(update=own).model_dump(mode="json"),
-        applies_to=prepared.base,
-        scores_from=about.get("source"),
-        parents=() if about.get("ticket_id") is None else (about["ticket_id"],),
-        seed=config.seed,
-    )
-    ticket = Ticket({}, info, gates=gates, structure=structure)
-    ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
-    return ticket
+        ticket = prepared.gate_ticket(gates, structure, level, scores_from=scores_from, parents=parents)
+        ticket.save_pretrained(prepared.folder(run, level.folder))
 
 
 def _importance(prepared: Prepared, structure: Structure, run: RunDirectory, runtime: Runtime) -> Importance:

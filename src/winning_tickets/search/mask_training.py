@@ -44,13 +44,13 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
     """
     config, plm = prepared.config, prepared.plm
     wanted = parse_objective(config.objective)
-    dataset = _batches(prepared, with_labels=needs_mlm_head(wanted))
+    dataset = corpus_batches(prepared, with_labels=needs_mlm_head(wanted))
     model = plm.model.to(prepared.device)
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout or 0.0)
     scores = _initial_scores(prepared, dataset)
     state = MaskSearch(prepared, scores, head="mlm" in wanted)
-    objective = _objective(prepared, wanted, state.masked)
+    objective = objective_of(prepared, wanted, state.masked)
     rungs = rungs_of(config)
     # Before the optimiser takes back a checkpoint's scores, which are selected at that rung's sparsity.
     state.climb(rung_at(rungs, last_step(run.scratch)))
@@ -65,16 +65,23 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
             schedule=decay(rungs, config.warmup_steps or 0, horizon(config, dataset)),
             in_order=True,
             save_weights=False,
-            args=_arguments(config, run, runtime),
+            args=training_arguments(config, run, runtime),
             train_dataset=dataset,
             data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime), _SaveAt(state, run, config.save_at), climb],
+            callbacks=[log, Checkpoints(runtime), SaveAt(state.ticket, run, config.save_at), climb],
         )
         log.trainer = trainer
         run_training(trainer, run)
 
 
-def _objective(prepared: Prepared, weights: Mapping[str, float], masked: MaskedWeights) -> PretrainingObjective:
+def objective_of(prepared: Prepared, weights: Mapping[str, float], masked: MaskedWeights) -> PretrainingObjective:
+    """The sum that is minimised, as the configuration has it.
+
+    Args:
+        prepared: the model and the configuration.
+        weights: of each term.
+        masked: with its dense values swapped in the model is the teacher.
+    """
     config, plm = prepared.config, prepared.plm
     teacher_head = None
     if "logits" in weights:
@@ -91,7 +98,8 @@ def _objective(prepared: Prepared, weights: Mapping[str, float], masked: MaskedW
     )
 
 
-def _batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
+def corpus_batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
+    """The batches of all steps; with masked tokens and their labels where MLM needs them."""
     config, plm = prepared.config, prepared.plm
     assert prepared.corpus is not None
     if with_labels:
@@ -110,7 +118,8 @@ def _batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
     )
 
 
-def _arguments(config: SearchConfig, run: RunDirectory, runtime: Runtime) -> Any:
+def training_arguments(config: SearchConfig, run: RunDirectory, runtime: Runtime) -> Any:
+    """What the Trainer is told: the steps, and to leave clipping to the optimiser."""
     return arguments(
         run.scratch,
         runtime,
@@ -191,7 +200,7 @@ class MaskSearch:
         freeze_all_but(plm.model, self.masked.trained(trained) + list(self.head.values()))
         device = prepared.device
         self.optimizer = MaskOptimizer(
-            self.masked, {name: scores[name].to(device) for name in trained}, self.head, _update(config)
+            self.masked, {name: scores[name].to(device) for name in trained}, self.head, mask_update(config)
         )
 
     def _trained(self, names: list[str]) -> list[str]:
@@ -222,7 +231,8 @@ class MaskSearch:
         return self._prepared.ticket(masks, sparsity, step, head or None)
 
 
-def _update(config: SearchConfig) -> MaskUpdate:
+def mask_update(config: SearchConfig) -> MaskUpdate:
+    """How scores move and masks follow, as the configuration has it."""
     return MaskUpdate(
         ranking=config.ranking,
         phi=config.phi,
@@ -259,18 +269,24 @@ def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in plm.model.named_parameters() if id(parameter) not in inside}
 
 
-class _SaveAt(TrainerCallback):  # type: ignore[misc]
-    """Saves tickets on the way, in `step-000100/` and so on."""
+class SaveAt(TrainerCallback):  # type: ignore[misc]
+    """Saves tickets on the way, in `step-000100/` and so on.
 
-    def __init__(self, state: MaskSearch, run: RunDirectory, steps: tuple[int, ...]) -> None:
-        self._state = state
+    Args:
+        take: gives the ticket of a step.
+        run: where they go.
+        steps: at which.
+    """
+
+    def __init__(self, take: Callable[[int], Ticket], run: RunDirectory, steps: tuple[int, ...]) -> None:
+        self._take = take
         self._run = run
         self._steps = set(steps)
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in self._steps:
-            self._state.ticket(state.global_step).save_pretrained(self._run.path / f"step-{state.global_step:06d}")
+            self._take(state.global_step).save_pretrained(self._run.path / f"step-{state.global_step:06d}")
 
 
 class _Climb(TrainerCallback):  # type: ignore[misc]

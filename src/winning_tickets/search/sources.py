@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
-
-import torch
 
 from winning_tickets.config import SearchConfig
 from winning_tickets.data.batches import CorpusBatches
@@ -22,7 +21,7 @@ from winning_tickets.objectives import Objective, PretrainingObjective, TaskObje
 from winning_tickets.plm import PLM, load_plm, untie_decoder
 from winning_tickets.predict import encode_for
 from winning_tickets.search.base import Prepared
-from winning_tickets.task_models import load_for_task, text_length, window_stride
+from winning_tickets.task_models import load_for_task, text_length, window_stride, with_seed
 
 MLM = "mlm"
 MLM_LEARNING_RATE = 5e-5
@@ -163,11 +162,5 @@ def _add_task(prepared: Prepared, data: TaskData, parts: _Parts) -> None:
 
 
 def _loaded(config: SearchConfig) -> Callable[..., PLM]:
-    """Loads the model with a fresh head from the seed, whatever the state of the global generators."""
-
-    def load(**options: Any) -> PLM:
-        with torch.random.fork_rng(devices=[]):  # a model is made on the CPU
-            torch.default_generator.manual_seed(config.seed)
-            return load_plm(config.model, revision=config.revision, layers=config.layers, **options)
-
-    return load
+    """Loads the model with a fresh head from the seed."""
+    return with_seed(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)

@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig, StructuredSettings
+from winning_tickets.config.structured import UNIT_FIELDS
 from winning_tickets.errors import UsageError
 
 _OPTIONS = {field: f"--{unit}" for unit, field in COUNT_FIELDS.items()} | {"prune_layers": "--whole-layers"}
+_OF_WEIGHTS = (
+    *("sparsity", "ranking", "rung_steps", "head_learning_rate", "train_embeddings"),
+    *("rank_by", "reselect_steps", "cadence", "threshold", "count_rounding"),
+)
+_OF_IMPORTANCE = ("selection", "importance_from", "keep_token_importance")
 
 
 def structured_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
@@ -19,19 +25,56 @@ def structured_problems(config: SearchConfig, terms: Mapping[str, float]) -> lis
     """
     if not config.needs.structured:
         given = [field for field in StructuredSettings.model_fields if field in config.model_fields_set]
-        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.structured)
-        return [f"--method {config.method} knows no {_option(field)}; it goes with --method {able}." for field in given]
+        return [f"--method {config.method} knows no {_option(f)}; it goes with {_methods(f)}." for f in given]
     problems = []
     try:
         _ = config.levels
     except UsageError as error:
         problems.append(str(error))
+    if config.needs.gates:
+        return problems + _gate_problems(config)
     for field, way in (("sparsity", "follows from --level or the counts"), ("ranking", "is over all layers")):
         if field in config.model_fields_set:
             problems.append(f"--{field} does not go with --method {config.method}, where it {way}; leave it out.")
     if config.scope != "encoder":
         problems.append(f"--scope {config.scope} does not go with --method {config.method}, which prunes the encoder.")
     return problems + _loss_problems(config, terms)
+
+
+def _methods(field: str) -> str:
+    able = [f"--method {name}" for name, needs in METHOD_NEEDS.items() if needs.structured]
+    if field in UNIT_FIELDS:
+        return " or ".join([*able, "mask-training"])
+    with_units = [] if field in _OF_IMPORTANCE else ["mask-training with --level or counts"]
+    return " or ".join([*able, *with_units])
+
+
+def _gate_problems(config: SearchConfig) -> list[str]:
+    """What is for masks of weights, or for importance alone, where gates are trained."""
+    given = config.model_fields_set
+    what = _option(next(field for field in UNIT_FIELDS if field in given and getattr(config, field)))
+    if config.pattern is not None:
+        return [f"--pattern {config.pattern} prunes weights, and {what} whole units; give one of them."]
+    problems = [
+        f"{_option(field)} is about masks of weights, and with {what} gates are trained; leave it out."
+        for field in _OF_WEIGHTS
+        if field in given
+    ]
+    problems += [
+        f"{_option(field)} goes with {_methods(field)}; gates that are trained know no such choice."
+        for field in _OF_IMPORTANCE
+        if field in given
+    ]
+    if config.scope != "encoder":
+        problems.append(f"--scope {config.scope} does not go with {what}, which prunes the encoder; leave it out.")
+    if config.profile != "tuned":
+        problems.append(
+            f"--profile {config.profile} is a recipe for masks of weights, and none of the papers trains gates; leave "
+            "it out."
+        )
+    if config.score_init == "activation":
+        problems.append("--score-init activation is about weights; for gates give rank, plateau or random.")
+    return problems
 
 
 def _option(field: str) -> str:

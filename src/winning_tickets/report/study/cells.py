@@ -129,7 +129,20 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
-FRACTIONS = ("score", "metrics", "accuracy", "similarity", "jaccard", "chance", "f1", "matthews", "sparsity", "pearson")
+FRACTIONS = (
+    "score",
+    "metrics",
+    "whole",
+    "remaining",
+    "accuracy",
+    "similarity",
+    "jaccard",
+    "chance",
+    "f1",
+    "matthews",
+    "sparsity",
+    "pearson",
+)
 
 
 def form_of(path: str) -> Callable[[float], str]:
@@ -144,4 +157,6 @@ def form_of(path: str) -> Callable[[float], str]:
 def _number(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"

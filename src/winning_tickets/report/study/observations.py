@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,9 @@ SEED = "seed"
 METRIC = "metric"
 SCORES = {"score": "final", "score.best": "best"}
 """Short words for a transfer's primary metric: at the last evaluation, and the best of all."""
+_PRIMARY = "<primary>"
+_ROUNDED = 0.005
+_AXIS = re.compile(r"\$\{\s*(\w+)\s*\}")
 
 
 @dataclass(frozen=True)
@@ -41,8 +45,10 @@ def observe(runs: Sequence[Run], path: str) -> list[Observation]:
     Args:
         runs: in any state.
         path: keys with dots, such as `kd_loss` or `metrics.accuracy.final`; `*` takes every key there and makes it the
-            axis `metric`; `score` and `score.best` are those of the primary metric. A record of several seeds
-            (`{"values": [...]}`) gives one number a seed.
+            axis `metric`; `score` and `score.best`, also behind other keys, are those of the primary metric;
+            `${axis}` stands for the run's value of an axis; `run.seconds` is what the store tells of the run; `name=value`
+            takes the entry of a list. A record
+            of several seeds (`{"values": [...]}`) gives one number a seed.
     """
     return [one for run in runs for one in _observe(run, path)]
 
@@ -64,7 +70,7 @@ def _observe(run: Run, path: str) -> Iterator[Observation]:
                 yield _one(run, seed, metric, state)
         return
     metrics: list[str | None] = []
-    for metric, node in _nodes(run.result, path):
+    for metric, node in _nodes(run, path):
         metrics.append(metric)
         yield from _values(run, metric, node)
     failed = run.result.get("failed_seeds") or ()
@@ -104,22 +110,45 @@ def _one(run: Run, seed: Any, metric: str | None, state: State, value: Any = Non
     return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))
 
 
-def _nodes(result: Mapping[str, Any], path: str) -> Iterator[tuple[str | None, Any]]:
+def _nodes(run: Run, path: str) -> Iterator[tuple[str | None, Any]]:
     """What lies at a path, with the key that `*` stood for."""
-    if path in SCORES:
-        path = f"metrics.{result.get('primary_metric')}.{SCORES[path]}"
+    result = {**(run.result or {}), "run": run.facts}
     found: list[tuple[str | None, Any]] = [(None, result)]
-    for key in path.split("."):
+    for key in _keys(path, run.axes):
         inside: list[tuple[str | None, Any]] = []
         for metric, node in found:
             if isinstance(node, Mapping) and key == "*":
                 inside += [(str(name), value) for name, value in node.items()]
+            elif isinstance(node, Mapping) and key == _PRIMARY:
+                metrics, primary = node.get("metrics", {}), node.get("primary_metric")
+                inside += [(metric, metrics[primary])] if primary in metrics else []
             elif isinstance(node, Mapping) and key in node:
                 inside.append((metric, node[key]))
+            elif isinstance(node, list) and "=" in key:
+                inside += [(metric, item) for item in node if _is(item, *key.split("=", 1))]
             elif isinstance(node, list) and key.lstrip("-").isdecimal() and -len(node) <= int(key) < len(node):
                 inside.append((metric, node[int(key)]))
         found = inside
     yield from found
+
+
+def _keys(path: str, axes: Mapping[str, Any]) -> list[str]:
+    """The keys of a path, `${axis}` written out; a value with a dot in it is one key."""
+    for short, kind in SCORES.items():
+        if path == short or path.endswith(f".{short}"):
+            path = f"{path.removesuffix(short)}{_PRIMARY}.{kind}"
+    return [_AXIS.sub(lambda found: str(axes.get(found.group(1))), key) for key in path.split(".")]
+
+
+def _is(item: Any, name: str, wanted: str) -> bool:
+    """Whether an entry of a list has a value; sparsities differ a little from what was asked for, by exact counts."""
+    value = item.get(name) if isinstance(item, Mapping) else None
+    if isinstance(value, float):
+        try:
+            return abs(value - float(wanted)) < _ROUNDED
+        except ValueError:
+            return False
+    return str(value) == wanted
 
 
 def _planned_seeds(run: Run) -> Sequence[Any]:

@@ -1,0 +1,206 @@
+"""`tickets study plan|run|status|report|list|new`: grids of runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from winning_tickets.cli.app import app, emit
+from winning_tickets.config import Runtime
+from winning_tickets.errors import TrainingError, UsageError
+from winning_tickets.options import (
+    DEFAULT_STORE,
+    Bf16,
+    CheckpointSteps,
+    Device,
+    Force,
+    Json,
+    Quiet,
+    StoreFolder,
+    split_words,
+)
+
+if TYPE_CHECKING:
+    from winning_tickets.study.plan import Plan
+
+study_app = typer.Typer(
+    help="Grids of runs: a recipe of the papers, or your own; planned, run, resumed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(study_app, name="study")
+
+Source = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A recipe of `tickets recipes`, or a YAML file.")]
+Scale = Annotated[str, typer.Option("--scale", help="smoke, small or paper.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter, such as tasks=rte,mrpc.")
+]
+Workers = Annotated[int, typer.Option("--workers", help="Processes at a time.")]
+
+
+def _plan(source: str, scale: str, overrides: list[str] | None) -> Plan:
+    from winning_tickets.study.load import load_study
+    from winning_tickets.study.plan import parse_overrides, plan_study
+
+    return plan_study(load_study(source), scale, parse_overrides(overrides or []))
+
+
+@study_app.command()
+def plan(
+    study: Source,
+    scale: Scale,
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """How many runs, what is done, how long the rest takes, what is missing.
+
+    Example: tickets study plan tamt-figure-3 --scale small --set tasks=rte,mrpc
+    """
+    from winning_tickets.store import Store
+    from winning_tickets.study.progress import study_status
+    from winning_tickets.study.text import plan_text
+
+    planned = _plan(study, scale, set_)
+    result = study_status(planned, Store(store), workers)
+    runs = [{"id": one.id, "stage": one.stage, "verb": one.verb, "needs": one.needs} for one in planned.runs.values()]
+    emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text(result))
+
+
+@study_app.command()
+def status(
+    study: Source,
+    scale: Scale,
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """What is done, running, failed and blocked; also while it runs.
+
+    Example: tickets study status tamt-figure-3 --scale small
+    """
+    from winning_tickets.store import Store
+    from winning_tickets.study.progress import study_status
+    from winning_tickets.study.text import status_text
+
+    result = study_status(_plan(study, scale, set_), Store(store), workers)
+    emit(result, as_json, status_text(result))
+
+
+@study_app.command()
+def run(
+    study: Source,
+    scale: Scale,
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    engine: Annotated[str, typer.Option("--engine", help="local or ray.")] = "local",
+    workers: Workers = 1,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of a Ray cluster; else one is started here.")
+    ] = None,
+    cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray.")] = 1,
+    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray; may be a fraction.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    checkpoint_steps: CheckpointSteps = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Do all runs that are not done; the same command goes on after any stop.
+
+    Example: tickets study run tamt-figure-3 --scale smoke --workers 2
+    """
+    from winning_tickets.store import Store
+    from winning_tickets.study.engines import EngineOptions, make_engine
+    from winning_tickets.study.progress import problems_of
+    from winning_tickets.study.progress_lines import Lines
+    from winning_tickets.study.run import run_study
+    from winning_tickets.study.text import run_text
+
+    planned = _plan(study, scale, set_)
+    problems = problems_of(planned)
+    if problems:
+        raise UsageError("\n".join(problems))
+    found = Store(store)
+    options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
+    runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=True)
+    watch = None if quiet else Lines(planned, found, workers, sys.stderr)
+    result = run_study(planned, found, make_engine(engine, options, found.path), runtime, retry_failed, watch)
+    _check(result)
+    result = {"study": planned.study.name, "scale": scale, **result}
+    emit(result, as_json, run_text(result))
+
+
+def _check(result: dict[str, Any]) -> None:
+    """A study with failed runs is a failure."""
+    failed, blocked = result["failed"], result["blocked"]
+    if failed:
+        name, message = next(iter(failed.items()))
+        raise TrainingError(
+            f"{len(failed)} of {result['runs']} runs failed and {len(blocked)} wait for them; {result['done']} are "
+            f"done. {name}: {message} `tickets study status` shows all; --retry-failed tries them again."
+        )
+
+
+@study_app.command("list")
+def list_studies(store: StoreFolder = DEFAULT_STORE, as_json: Json = False) -> None:
+    """The studies that have runs in a store.
+
+    Example: tickets study list
+    """
+    from winning_tickets.store import Store
+    from winning_tickets.study.listing import studies_in
+    from winning_tickets.study.text import studies_text
+
+    found = studies_in(Store(store))
+    emit({"store": str(store), "studies": found}, as_json, studies_text(found, str(store)))
+
+
+@study_app.command()
+def report(
+    study: Source,
+    scale: Scale,
+    out: Annotated[Path, typer.Option("--out", help="Folder: absent, empty, or holding a report of this study.")],
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    formats: Annotated[
+        str, typer.Option("--formats", help="Of md, tex, csv, svg, png, html; with commas.")
+    ] = "md,tex,csv,svg,png,html",
+    force: Annotated[bool, typer.Option("--force", help="Replace the report of another study in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tables, figures, verdicts on the claims and one page, from what is stored; at any time.
+
+    Example: tickets study report tamt-figure-3 --scale small --out report
+    """
+    from winning_tickets.report.study import report_study
+    from winning_tickets.report.study.text import report_text
+    from winning_tickets.store import Store
+
+    found = Store(store)
+    if not found.exists():
+        raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
+    result = report_study(_plan(study, scale, set_), found, out, split_words(formats) or [], force)
+    emit(result, as_json, report_text(result))
+
+
+@study_app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML to write; it must not exist.")],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a study with comments, to start from.
+
+    Example: tickets study new my-study.yaml
+    """
+    from winning_tickets.study.listing import write_template
+
+    write_template(file, force)
+    emit({"file": str(file)}, as_json, f"{file}: change it, then see `tickets study plan {file} --scale smoke`.")

@@ -1,0 +1,62 @@
+"""One stored run for each seed: finished ones are kept, failed ones keep their error and give no number."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from winning_tickets.errors import TrainingError
+from winning_tickets.files import write_json
+
+ERROR = "error.json"
+
+
+def run_seeds(
+    seeds: Sequence[int], path: Path, run_seed: Callable[[int], dict[str, Any]]
+) -> tuple[list[dict[str, Any]], dict[int, str]]:
+    """Run all seeds, one after the other.
+
+    Args:
+        seeds: each once.
+        path: the folder above `seed-N`.
+        run_seed: gives the result of a seed.
+
+    Returns:
+        The results of the seeds that finished, in order, and the messages of those that failed.
+    """
+    results: list[dict[str, Any]] = []
+    failures: dict[int, str] = {}
+    for seed in seeds:
+        try:
+            results.append(run_seed(seed))
+        except (TrainingError, torch.OutOfMemoryError) as error:
+            failures[seed] = str(error)
+            write_json(path / f"seed-{seed}" / ERROR, {"seed": seed, "error": str(error)})
+    return results, failures
+
+
+def raise_failures(failures: Mapping[int, str], seeds: Sequence[int], path: Path) -> None:
+    """Tell of failed seeds, once all others are stored.
+
+    Raises:
+        TrainingError: there are some.
+    """
+    if failures:
+        seed, message = next(iter(failures.items()))
+        raise TrainingError(
+            f"{len(failures)} of {len(seeds)} seeds failed ({', '.join(map(str, failures))}). Seed {seed}: "
+            f"{message} Each error is kept in {path}/seed-N/{ERROR}; the same command tries these seeds again."
+        )
+
+
+def statistics_of(values: list[float]) -> dict[str, Any]:
+    """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds."""
+    return {
+        "mean": statistics.fmean(values) if values else None,
+        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "values": values,
+    }

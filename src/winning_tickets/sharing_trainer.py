@@ -1,0 +1,188 @@
+"""The training of tickets sharing: the package's one loop around tickets, and the evaluations along the way."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from transformers import TrainerCallback
+
+from winning_tickets.config import Runtime
+from winning_tickets.data.encode import collate
+from winning_tickets.data.mixing import MixedBatches, TaskBatches
+from winning_tickets.dev_evaluations import measure
+from winning_tickets.multitask import JointObjective, SharedEncoder
+from winning_tickets.objectives import TaskObjective
+from winning_tickets.plm import PLM
+from winning_tickets.predict import encode_for
+from winning_tickets.rundir import METRICS, RunDirectory, read_log
+from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
+from winning_tickets.sharing_setup import PreparedSharing, train_examples
+from winning_tickets.task_models import load_for_task, with_seed
+from winning_tickets.task_tickets import TaskTickets, sharing_optimizer
+from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, choose_device
+
+
+class Sharing:
+    """A model that tasks share, on its device, before the first step of one seed.
+
+    Heads are drawn from the seed, each alike whatever other tasks there are. Weights that no ticket keeps are zero.
+
+    Args:
+        prepared: what all seeds share; its tickets are known.
+        seed: of the heads.
+        runtime: device.
+
+    Attributes:
+        plms: by task, ordinary models on the one encoder.
+        model: all of them.
+        tickets: which one computes.
+        optimizer: what moves weights.
+    """
+
+    def __init__(self, prepared: PreparedSharing, seed: int, runtime: Runtime) -> None:
+        settings, names = prepared.settings, list(prepared.tasks)
+        load = with_seed(prepared.target.load, seed)
+        self.plms: dict[str, PLM] = {name: load_for_task(load, task.task) for name, task in prepared.tasks.items()}
+        self.model = SharedEncoder({name: plm.model for name, plm in self.plms.items()})
+        self.model.to(choose_device(runtime.device))  # pieces of parameters stay where they are when they are cut
+        # The tickets were checked against the base weights before; those of a checkpoint are others.
+        self.tickets = TaskTickets(self.model.base_model, prepared.tickets or {}, allow_other_weights=True)
+        update = SharedUpdate(
+            settings.optimizer or "adamw", float(settings.learning_rate or 0), float(settings.weight_decay or 0)
+        )
+        self.optimizer: SharingOptimizer = sharing_optimizer(
+            self.model, names, self.tickets, update, strict=bool(settings.strict)
+        )
+
+
+class SharingTrainer(TicketTrainer):
+    """Every step is one on a batch of one task: with its ticket, moving what it selected.
+
+    Args:
+        sharing: the model, its tickets and its optimiser.
+        options: what a `TicketTrainer` takes beside the model and the optimiser.
+    """
+
+    def __init__(self, sharing: Sharing, **options: Any) -> None:
+        super().__init__(model=sharing.model, build_optimizer=lambda model: sharing.optimizer, in_order=True, **options)
+        self._sharing = sharing
+
+    def training_step(self, model: Any, inputs: Mapping[str, Any], *rest: Any) -> Any:
+        """The forward and the backward pass of one task's batch."""
+        (task,) = inputs
+        self._sharing.optimizer.select(task)
+        with self._sharing.tickets.acting(task):
+            return super().training_step(model, inputs, *rest)
+
+
+def trainer_of(
+    prepared: PreparedSharing,
+    sharing: Sharing,
+    seed: int,
+    run: RunDirectory,
+    runtime: Runtime,
+    evaluations: TrainerCallback,
+    advance: Callable[[int, str], None],
+) -> SharingTrainer:
+    """Everything one seed's training needs, on the tasks' batches in the order of the mixing.
+
+    Args:
+        prepared: tasks, tickets and settings.
+        sharing: what is trained.
+        seed: of the order of examples and tasks, and of dropout.
+        run: of the seed.
+        runtime: device, precision and checkpoints.
+        evaluations: what happens at the end of epochs.
+        advance: shows progress.
+    """
+    settings = prepared.settings
+    batches = _batches(prepared, sharing, seed)
+    log = StepLog(run, advance)
+    trainer = SharingTrainer(
+        sharing,
+        objective=JointObjective(
+            {name: TaskObjective.of(task.task) for name, task in prepared.tasks.items()},
+            dict.fromkeys(prepared.tasks, 1.0),
+        ),
+        args=arguments(
+            run.scratch,
+            runtime,
+            max_steps=prepared.steps,
+            per_device_train_batch_size=1,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type="linear",
+            warmup_steps=math.ceil(float(settings.warmup_ratio or 0) * prepared.steps),
+            max_grad_norm=settings.max_grad_norm,
+            seed=seed,
+        ),
+        train_dataset=MixedBatches(
+            batches,
+            {name: found.per_epoch for name, found in batches.items()},
+            settings.mixing,
+            prepared.steps,
+            seed,
+            settings.main_task or settings.tasks[0],
+            settings.ratio,
+        ),
+        data_collator=lambda items: items[0],
+        callbacks=[log, evaluations, Checkpoints(runtime)],
+    )
+    log.trainer = trainer
+    return trainer
+
+
+def _batches(prepared: PreparedSharing, sharing: Sharing, seed: int) -> dict[str, TaskBatches]:
+    made = {}
+    for name, task in prepared.tasks.items():
+        plm, examples = sharing.plms[name], train_examples(prepared.settings, task.data, seed)
+        encoded = encode_for(plm, examples, task.max_length, task.task.kind, task.doc_stride)
+        made[name] = TaskBatches(encoded, collate(plm.tokenizer), task.batch_size, seed)
+    return made
+
+
+class SharedEvaluations(TrainerCallback):  # type: ignore[misc]
+    """Evaluates every task with its own ticket at the end of each epoch and of the training, and keeps the records.
+
+    It happens at the end of a step, so that a checkpoint of that step is written after it.
+
+    Args:
+        run: records go to its `metrics.jsonl`.
+        prepared: the tasks.
+        sharing: what is trained.
+        runtime: precision.
+
+    Attributes:
+        records: of each evaluation the `step`, and by task the metrics (`evaluation`) and whether the predictions say
+            nothing (`degenerate`).
+    """
+
+    def __init__(self, run: RunDirectory, prepared: PreparedSharing, sharing: Sharing, runtime: Runtime) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._run, self._prepared, self._sharing, self._bf16 = run, prepared, sharing, runtime.bf16
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Recall the evaluations up to the checkpoint; later ones were dropped from the log just before."""
+        if (self._run.path / METRICS).exists():
+            self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate where it is due."""
+        prepared, step = self._prepared, state.global_step
+        if step % prepared.steps_per_epoch and step != prepared.steps:
+            return
+        found = {}
+        for name, task in prepared.tasks.items():
+            with self._sharing.tickets.acting(name):
+                found[name] = measure(task, self._sharing.plms[name], self._bf16)
+        record = {key: {name: values[key] for name, values in found.items()} for key in ("evaluation", "degenerate")}
+        self.records.append({"step": step} | record)
+        self._run.log(self.records[-1])
+
+    def of(self, task: str) -> list[dict[str, Any]]:
+        """The records of one task, as `best.EvaluationPlan` reads them."""
+        return [
+            {"step": record["step"]} | {key: record[key][task] for key in ("evaluation", "degenerate")}
+            for record in self.records
+        ]

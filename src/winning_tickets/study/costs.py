@@ -1,0 +1,152 @@
+"""What a study will cost: seconds of like runs in the store, else by steps and sizes of models."""
+
+from __future__ import annotations
+
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from winning_tickets.config import (
+    EvaluateConfig,
+    FitHeadConfig,
+    SearchConfig,
+    Settings,
+    TransferConfig,
+)
+from winning_tickets.store import Record
+from winning_tickets.study.plan import Plan, Run
+
+STEP_SECONDS = 1.05
+"""Of a fine-tuning step of MiniLM on 16 x 128 tokens, on two cores; see docs/results/hold_step."""
+_STEP_TOKENS = 16 * 128
+_MINILM = 6 * 384**2
+_WIDTHS = {"builtin:minilm": (6, 384), "base": (12, 768), "large": (24, 1024), "tiny": (2, 32)}
+"""Layers and width by what a model's name has in it."""
+_PARAMETERS = {"builtin:minilm": 22_713_216, "base": 109_482_240, "large": 335_141_888, "tiny": 60_000}
+EXAMPLES = {
+    "cola": 8_551,
+    "sst2": 67_349,
+    "mrpc": 3_668,
+    "stsb": 5_749,
+    "qqp": 363_846,
+    "mnli": 392_702,
+    "qnli": 104_743,
+    "rte": 2_490,
+    "wnli": 635,
+    "snli": 549_367,
+    "scitail": 23_596,
+    "squad": 87_599,
+}
+"""Training examples by task."""
+_BATCH, _LENGTH, _EPOCHS, _EVALUATED_TOKENS = 32, 128, 3.0, 300_000
+_FORWARD = 1 / 3
+"""Of a step's work; the other two thirds are the backward pass."""
+_FIXED_SECONDS = 5.0
+_RESULT_BYTES = 30_000
+_INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
+
+
+class Estimator:
+    """Seconds and bytes of runs that are still to do.
+
+    Args:
+        plan: whose.
+        records: of the store, by id.
+    """
+
+    def __init__(self, plan: Plan, records: Mapping[str, Record]) -> None:
+        self._plan = plan
+        self._records = records
+        self._measured: dict[tuple[str, ...], list[float]] = {}
+        for record in records.values():
+            if record.status == "done" and record.seconds is not None:
+                kind = self._kind(record.verb, record.config)
+                self._measured.setdefault(kind, []).append(record.seconds / self._units(record.config))
+
+    def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
+        """What runs will take.
+
+        Args:
+            left: their ids.
+            workers: how many are done at a time.
+
+        Returns:
+            `seconds`, `bytes`, and `measured_runs` of `runs` whose seconds are those of like runs in the store.
+        """
+        seconds, size, measured, count = 0.0, 0, 0, 0
+        for run in (self._plan.runs[run] for run in left):
+            known = self._known(run)
+            seconds += self._guess(run) if known is None else known
+            size += self._bytes(run)
+            measured += known is not None
+            count += 1
+        return {"seconds": seconds / max(1, workers), "bytes": size, "runs": count, "measured_runs": measured}
+
+    def _known(self, run: Run) -> float | None:
+        """Median seconds of runs of the same verb, model and method; by step, or else of the same task."""
+        config = dict(run.settings)
+        found = self._measured.get(self._kind(run.verb, config))
+        return None if found is None else statistics.median(found) * self._units(config)
+
+    def _kind(self, verb: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+        task = "any" if config.get("steps") else str(config.get("task"))  # without steps the data decide
+        return (verb, self._model(config), str(config.get("method")), task)
+
+    def _units(self, config: Mapping[str, Any]) -> float:
+        return float(config.get("steps") or 1)
+
+    def _model(self, config: Mapping[str, Any]) -> str:
+        """The model that a run starts from, through the runs that it refers to."""
+        name = config.get("model") or config.get("target")
+        inside = _INSIDE.search(str(name))
+        if inside is None:
+            return str(name)
+        run = self._plan.runs.get(inside.group(1))
+        if run is not None:
+            return self._model(run.config)
+        record = self._records.get(inside.group(1))
+        return str(name) if record is None else self._model(record.config)
+
+    def _guess(self, run: Run) -> float:
+        layers, width = _of_model(_WIDTHS, self._model(run.config))
+        per_token = STEP_SECONDS / _STEP_TOKENS * layers * width**2 / _MINILM
+        return _FIXED_SECONDS + float(tokens_of(run.settings) * per_token)
+
+    def _bytes(self, run: Run) -> int:
+        parameters: int = _of_model(_PARAMETERS, self._model(run.config))
+        settings = run.settings
+        if isinstance(settings, SearchConfig):
+            tickets = len(settings.rungs) + len(settings.save_at)
+            return _RESULT_BYTES + tickets * parameters // 8
+        saves = isinstance(settings, FitHeadConfig) or getattr(settings, "save_model", False) or run.verb == "export"
+        return _RESULT_BYTES + (4 * parameters if saves else 0)
+
+
+def tokens_of(settings: Settings) -> float:
+    """Tokens that a run trains on, padding included; those it only reads count a third."""
+    if isinstance(settings, SearchConfig):
+        trains = settings.needs.mask_training or settings.needs.sources
+        return float(settings.total_steps * (settings.batch_tokens or _STEP_TOKENS)) if trains else 0.0
+    if isinstance(settings, FitHeadConfig):
+        return float(settings.steps * settings.batch_tokens)
+    if isinstance(settings, EvaluateConfig):
+        return _FORWARD * (settings.max_tokens or _EVALUATED_TOKENS)
+    if isinstance(settings, TransferConfig):
+        batch = settings.batch_size or _BATCH
+        steps = settings.steps or (settings.epochs or _EPOCHS) * _examples(settings) / batch
+        return steps * batch * (settings.max_length or _LENGTH) * len(settings.seeds)
+    return 0.0
+
+
+def _examples(settings: TransferConfig) -> float:
+    every: float = EXAMPLES.get(str(settings.task), 1_000)
+    asked = settings.train_size
+    if asked is None:
+        return every
+    number = float(asked.rstrip("% "))
+    return every * number / 100 if asked.strip().endswith("%") else min(every, number)
+
+
+def _of_model(table: Mapping[str, Any], name: str) -> Any:
+    return next((value for part, value in table.items() if part in name), table["base"])
