@@ -17,6 +17,7 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.architectures import ARCHITECTURES
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.dev_evaluations import measure
 from winning_tickets.errors import ContentError, Interrupted, TrainingError, UsageError
 from winning_tickets.objectives import TaskObjective
 from winning_tickets.parts import present_in, prunable_views, split_name
@@ -333,7 +334,7 @@ def test_constant_predictions_are_degenerate(tmp_path, bert):
     with torch.no_grad():
         plm.model.classifier.weight.zero_()
         plm.model.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
-    assert transfer_module.measure(prepared, plm) == ({"matthews": 0.0}, True)
+    assert measure(prepared, plm) == {"evaluation": {"matthews": 0.0}, "degenerate": True}
 
 
 def test_outputs_in_batches_are_those_of_single_examples(bert, monkeypatch):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from winning_tickets.data.encode import collate
 from winning_tickets.data.kinds import KINDS
 from winning_tickets.data.squad import Answers
 from winning_tickets.data.tasks import METRICS_OF, Split, Task, get_task
+from winning_tickets.dev_evaluations import Evaluations, measure
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.masking import modes
 from winning_tickets.objectives import TaskObjective, task_logits
@@ -29,7 +29,6 @@ from winning_tickets.predict import encode_for
 from winning_tickets.rundir import read_log
 from winning_tickets.transfer_setup import load_base, prepare
 
-transfer_module = importlib.import_module("winning_tickets.transfer")
 QUIET = Runtime(quiet=True)
 NEW = ("multilabel", "tokens", "span")
 METRICS = {
@@ -186,17 +185,17 @@ def test_a_killed_run_resumes_to_the_same_bits(
     config = config_of(kind, ticket, files, steps=8, eval_steps=2, save_model=True)
     runtime = Runtime(quiet=True, checkpoint_steps=3)
     transfer(config, tmp_path / "whole", runtime)
-    original = transfer_module.Evaluations.on_step_end
+    original = Evaluations.on_step_end
 
     def kill(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         original(self, args, state, control, **kwargs)
         if state.global_step == 5:
             raise Killed
 
-    monkeypatch.setattr(transfer_module.Evaluations, "on_step_end", kill)
+    monkeypatch.setattr(Evaluations, "on_step_end", kill)
     with pytest.raises(Killed):
         transfer(config, tmp_path / "killed", runtime)
-    monkeypatch.setattr(transfer_module.Evaluations, "on_step_end", original)
+    monkeypatch.setattr(Evaluations, "on_step_end", original)
     transfer(config, tmp_path / "killed", runtime)
     runs = [tmp_path / name / "seed-0" for name in ("whole", "killed")]
     logs = [[{**record, "seconds": None} for record in read_log(run)] for run in runs]
@@ -246,9 +245,9 @@ def test_constant_predictions_are_degenerate(kind: str, expected: float, bert: s
         plm.model.classifier.weight.zero_()
         plm.model.classifier.bias.copy_(torch.arange(len(prepared.task.labels)) * (1.0 if kind == "tokens" else -1.0))
         plm.model.classifier.bias[0] = -1.0
-    metrics, degenerate = transfer_module.measure(prepared, plm)
-    assert degenerate
-    assert metrics[METRICS[kind][0]] == expected
+    found = measure(prepared, plm)
+    assert found["degenerate"]
+    assert found["evaluation"][METRICS[kind][0]] == expected
 
 
 def test_labels_for_new_texts(trained: Path) -> None:

@@ -239,7 +239,7 @@ def _stages_of(shown: Any) -> Iterator[str]:
     correlation = getattr(shown, "correlates", None)
     pairs += [] if correlation is None else [correlation.x, correlation.y]
     yield from (value.stage for value in pairs if value is not None and not isinstance(value, str))
-    yield from getattr(shown, "level", ())
+    yield from (one if isinstance(one, str) else one.stage for one in getattr(shown, "level", ()))
 
 
 def _axes_shown(shown: Any) -> Iterator[str]:

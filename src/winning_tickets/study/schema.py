@@ -32,7 +32,7 @@ class Stage(Settings):
         over: axes whose product gives the runs: name -> list of values, or mapping of label -> fields.
         label: axes that only the report sees, such as `{method: dense}`; of a list each value is a place of its own,
             whose `value` may be another one of the same result.
-        skip: runs that match any of these conditions are left out.
+        skip: runs that match any of these conditions are left out; a list, or a parameter that is one.
         only: where given, runs that match none of these are left out.
         when: false leaves the whole stage out; a parameter, so that only some scales have the stage.
     """
@@ -41,8 +41,8 @@ class Stage(Settings):
     settings: dict[str, Any] = Field(default_factory=dict, alias="with")
     over: dict[str, Any] = Field(default_factory=dict)
     label: dict[str, str | int | float | tuple[str | int | float, ...]] = Field(default_factory=dict)
-    skip: tuple[Condition, ...] = ()
-    only: tuple[Condition, ...] = ()
+    skip: tuple[Condition, ...] | str = ()
+    only: tuple[Condition, ...] | str = ()
     when: str | bool = True
 
 
@@ -72,6 +72,7 @@ class Table(Settings):
         average: axes that are averaged for each seed first; only cells that have all of them count.
         mean_column: heading of one more column, the mean over all columns of a row; None for no such column.
         best: which value of a column is set in bold.
+        statistic: of the repetitions: `mean` with deviation, or their `median`, `best` or `std` alone.
     """
 
     title: str = ""
@@ -83,6 +84,7 @@ class Table(Settings):
     average: tuple[str, ...] = ()
     mean_column: str | None = None
     best: Literal["max", "min"] | None = "max"
+    statistic: Literal["mean", "median", "best", "std"] = "mean"
 
 
 class Figure(Settings):
@@ -99,7 +101,7 @@ class Figure(Settings):
         where: only runs that match one of these conditions.
         average: axes that are averaged for each seed first; only points that have all of them count.
         error: band or bar around the mean over the remaining axes.
-        level: stages drawn as a horizontal line, such as the dense model's.
+        level: stages drawn as a horizontal line, such as the dense model's; or values of them, where not `y`.
         reach: a score, a series (its best mean counts) or a stage of `level`; the first x at which each line is there
             is told.
         x_label: text of the horizontal axis; by default the axis' name.
@@ -116,7 +118,7 @@ class Figure(Settings):
     where: tuple[Condition, ...] = ()
     average: tuple[str, ...] = ()
     error: Literal["std", "interval"] | None = "std"
-    level: tuple[str, ...] = ()
+    level: tuple[str | Value, ...] = ()
     reach: str | float | None = None
     x_label: str | None = None
     y_label: str | None = None

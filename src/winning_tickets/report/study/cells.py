@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from winning_tickets.report import tables
@@ -96,6 +97,27 @@ def make_cell(
             values.append(sum(done) / len(done))
         failed += any(one.state == "failed" for one in own)
     return Cell(tuple(values), len(repetitions), failed, tuple(reversed(single.values())))
+
+
+STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
+    "median": statistics.median,
+    "best": max,
+    "std": statistics.stdev,
+}
+
+
+def condensed(cell: Cell, statistic: str) -> Cell:
+    """A cell whose one value is a statistic of its repetitions, once all of them are there; `mean` leaves it as it is.
+
+    Args:
+        cell: with all repetitions.
+        statistic: `mean` or one of `STATISTICS`; a deviation needs two repetitions.
+    """
+    if statistic == "mean":
+        return cell
+    enough = not cell.partial and cell.n > (statistic == "std")
+    values = (STATISTICS[statistic](cell.values),) if enough else ()
+    return replace(cell, values=values, expected=min(1, cell.expected))
 
 
 def _place(one: Observation, average: Sequence[str]) -> Key:

@@ -6,7 +6,18 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from winning_tickets.report.study.cells import Cell, Key, form_of, group, label, make_cell, required, row_label, slug
+from winning_tickets.report.study.cells import (
+    Cell,
+    Key,
+    condensed,
+    form_of,
+    group,
+    label,
+    make_cell,
+    required,
+    row_label,
+    slug,
+)
 from winning_tickets.report.study.observations import METRIC, absent_note, observe
 from winning_tickets.report.study.runs import Run
 from winning_tickets.report.study.select import chosen, stages_of
@@ -149,6 +160,7 @@ def _part(table: Table, text: str, path: str, runs: Sequence[Run]) -> _Part:
         everything = (*table.average, *axes)
         all_of_them = required(observations, everything)
         cells |= {(row, MEAN): make_cell(own, everything, all_of_them) for row, own in rows.items()}
+    cells = {place: condensed(cell, table.statistic) for place, cell in cells.items()}
     return _Part(text, path, tuple(rows), columns, cells)
 
 
@@ -174,12 +186,19 @@ def _columns(table: Table, parts: Sequence[_Part]) -> list[tuple[_Part, Key, Hea
 
 
 def _notes(table: Table, cells: Sequence[Cell]) -> list[str]:
-    notes = [cells_note(cells)] if cells else []
+    notes = [_statistic_note(table, cells)] if cells else []
     if table.average:
         notes.append(f"Averaged over {' and '.join(table.average)} inside each repetition first.")
     if table.mean_column:
         notes.append(f"{table.mean_column}: the mean over the columns inside each repetition first.")
     return notes
+
+
+def _statistic_note(table: Table, cells: Sequence[Cell]) -> str:
+    if table.statistic == "mean":
+        return cells_note(cells)
+    word = {"median": "Median", "best": "Largest value", "std": "Standard deviation (ddof=1)"}[table.statistic]
+    return f"{word} of the repetitions, once all of them are there."
 
 
 def cells_note(cells: Sequence[Cell]) -> str:

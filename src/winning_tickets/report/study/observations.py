@@ -46,9 +46,9 @@ def observe(runs: Sequence[Run], path: str) -> list[Observation]:
         runs: in any state.
         path: keys with dots, such as `kd_loss` or `metrics.accuracy.final`; `*` takes every key there and makes it the
             axis `metric`; `score` and `score.best`, also behind other keys, are those of the primary metric;
-            `${axis}` stands for the run's value of an axis; `run.seconds` is what the store tells of the run; `name=value`
-            takes the entry of a list. A record
-            of several seeds (`{"values": [...]}`) gives one number a seed.
+            `${axis}` stands for the run's value of an axis; `run.seconds` is what the store tells of the run;
+            `name=value` takes the entry of a list. A record of several seeds (`{"values": [...]}`) gives one number a
+            seed.
     """
     return [one for run in runs for one in _observe(run, path)]
 

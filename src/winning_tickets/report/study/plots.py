@@ -194,8 +194,9 @@ def _others(observations: Sequence[Observation], shared: Sequence[str]) -> list[
 def _levels(figure: Figure, path: str, runs: Sequence[Run], panel: Any) -> dict[str, Cell]:
     """The mean of each stage drawn as a line, over the places that the figure averages."""
     found = {}
-    for stage in figure.level:
-        own = observe(chosen(runs, (stage,)), path)
+    for level in figure.level:
+        stage, own_path = (level, path) if isinstance(level, str) else (level.stage, level.value)
+        own = observe(chosen(runs, (stage,)), own_path)
         if figure.panels and any(figure.panels in one.axes for one in own):
             own = [one for one in own if one.axes.get(figure.panels) == panel]
         if own:
