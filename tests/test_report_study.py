@@ -12,7 +12,7 @@ import pytest
 from study_report_samples import PARAMETERS, fill_store, result_of, sample_plan, score_of, write_run
 from winning_tickets.errors import UsageError
 from winning_tickets.report.study import report_study
-from winning_tickets.report.study.cells import make_cell, required
+from winning_tickets.report.study.cells import condensed, make_cell, required
 from winning_tickets.report.study.claims import judge
 from winning_tickets.report.study.gather import gather
 from winning_tickets.report.study.grid_text import csv_text, latex, markdown
@@ -241,6 +241,79 @@ def test_a_path_that_no_run_has_is_told(full):
 
 
 # Figures
+
+
+def path_value(path, axes, result, facts=None):
+    """The one number at a path."""
+    run = Run("r", "s", "super", axes, status="done", result=result, facts=facts or {})
+    (one,) = observe([run], path)
+    return one.value
+
+
+def test_paths_may_hold_axes():
+    result = {"selections": {"winning": {"10": {"mean": 0.1}, "12.5": {"mean": 0.2}}}, "full": {"mean": 0.3}}
+    path = "selections.${selection}.${level}.mean"
+    assert path_value(path, {"selection": "winning", "level": 10}, result) == 0.1
+    assert path_value(path, {"selection": "winning", "level": 12.5}, result) == 0.2
+    assert path_value(path, {"selection": "losing", "level": 10}, result) is None
+    assert path_value("${part}.mean", {"part": "full"}, result) == 0.3
+    assert path_value("${part}.mean", {}, result) is None
+
+
+def test_the_score_of_one_task_of_several():
+    def task(metric, value):
+        return {"primary_metric": metric, "metrics": {metric: {"best": {"values": [value]}}, "other": {}}}
+
+    result = {"tasks": {"rte": task("accuracy", 0.5), "stsb": task("pearson", 0.7)}, "seeds": [4]}
+    assert path_value("tasks.${task}.score.best", {"task": "stsb"}, result) == 0.7
+    assert path_value("tasks.${task}.score.best", {"task": "rte"}, result) == 0.5
+
+
+def test_an_entry_of_a_list_is_found_by_what_it_says():
+    rungs = {
+        "rungs": [{"sparsity": 0.4999, "steps": 3, "folder": "a"}, {"sparsity": 0.6998, "steps": 5, "folder": "b"}]
+    }
+    assert path_value("rungs.sparsity=${sparsity}.steps", {"sparsity": 0.7}, rungs) == 5
+    assert path_value("rungs.sparsity=${sparsity}.steps", {"sparsity": 0.6}, rungs) is None
+    assert path_value("rungs.sparsity=${sparsity}.steps", {}, rungs) is None
+    assert path_value("rungs.folder=a.steps", {}, rungs) == 3
+
+
+def test_what_the_store_tells_of_a_run_is_a_value():
+    assert path_value("run.seconds", {}, {"run": {"seconds": 1.0}}, {"seconds": 12.5}) == 12.5
+
+
+@pytest.mark.parametrize(
+    ("statistic", "expected"), [("median", 2.0), ("best", 7.0), ("std", statistics.stdev([1, 2, 7]))]
+)
+def test_other_statistics_than_the_mean(statistic, expected):
+    runs = [Run(f"r{i}", "s", "v", {"i": i}, status="done", result={"x": x}) for i, x in enumerate((2, 7, 1))]
+    cell = condensed(make_cell(observe(runs, "x")), statistic)
+    assert cell.values == (pytest.approx(expected),)
+    assert (cell.partial, cell.run_ids) == (False, ("r0", "r1", "r2"))
+    missing = condensed(make_cell(observe([*runs, Run("r3", "s", "v", {"i": 3})], "x")), statistic)
+    assert (missing.values, missing.text(str)) == ((), "– (0 of 1)")  # noqa: RUF001
+    single = condensed(make_cell(observe(runs[:1], "x")), statistic)
+    assert single.values == (() if statistic == "std" else (2.0,))
+
+
+def test_a_table_of_another_statistic_says_so(full):
+    def deviations(body):
+        body["tables"]["main"]["statistic"] = "std"
+
+    grid = table_grid(sample_plan(deviations).study, "main", gather(*full))
+    assert grid.notes[0] == "Standard deviation (ddof=1) of the repetitions, once all of them are there."
+    row, column = grid.rows.index(("TAMT", "0.5")), [head.label for head in grid.heads].index("rte")
+    own = values(full[0], method="TAMT", sparsity=0.5, task="rte")
+    assert grid.cells[row, column].values == (pytest.approx(statistics.stdev(own)),)
+
+
+def test_a_level_may_have_a_value_of_its_own(full):
+    def with_level(body):
+        body["figures"]["scores"]["level"] = [{"stage": "dense", "value": "seeds.0"}]
+
+    plot = plot_of(sample_plan(with_level).study, "scores", gather(*full))
+    assert plot.panels[0].levels["dense"].summary.mean == pytest.approx(1.0)  # the mean of the seeds 0, 1 and 2
 
 
 def test_a_line_has_the_means_of_seeds_over_tasks_and_the_dense_level(full):

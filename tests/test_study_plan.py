@@ -10,6 +10,7 @@ import pytest
 
 from study_samples import little, planned
 from winning_tickets.errors import UsageError
+from winning_tickets.study.costs import Estimator, tokens_of
 from winning_tickets.study.jobs import TINY
 from winning_tickets.study.load import load_study
 from winning_tickets.study.plan import parse_overrides, plan_study
@@ -327,3 +328,81 @@ def test_the_figures_of_the_recipe_count():
     assert len(plan.stage_runs("transfer")) == 8 * 7 * (4 * 9 + 3)
     assert len(plan.stage_runs("transfer-imp")) == 8 * 7 * 9
     assert len(plan.stage_runs("dense")) == 7 * 3
+
+
+def test_labels_may_be_lists_that_only_the_report_sees():
+    stages = {
+        "search": SEARCH | {"label": {"part": "${parts}", "how": "own"}, "over": {"seed": [0, 1]}},
+        "t": TRANSFER | {"with": {"target": "@search[seed]", "task": "rte"}},
+        "all": {"verb": "compare", "with": {"targets": ["@search"]}, "label": {"seed": [0, 1]}},
+    }
+    plan = planned(study(stages, parts=["full", "half"]))
+    assert [p.axes for p in plan.points if p.stage == "search"] == [
+        {"seed": seed, "part": part, "how": "own"} for seed in (0, 1) for part in ("full", "half")
+    ]
+    first, second = plan.stage_runs("search")
+    assert [p.axes for p in plan.points if p.stage == "t"] == [{"seed": 0}, {"seed": 1}]
+    assert [config["targets"] for config in configs(plan, "all")] == [[f"@{first}"], [f"@{second}"]]
+
+
+def test_a_parameter_may_map_names_to_references():
+    stages = {
+        "search": SEARCH | {"over": {"task": {"rte": {"seed": 0}, "mrpc": {"seed": 1}}, "round": {"a": {}, "b": {}}}},
+        "share": {
+            "verb": "share",
+            "with": {"tasks": ["rte", "mrpc"], "tickets": "${tickets}"},
+            "over": {"round": {"a": {"seeds": [0]}, "b": {"seeds": [1]}}},
+        },
+    }
+    tickets = {task: f"@search[task={task}, round]/best" for task in ("rte", "mrpc")}
+    plan = planned(study(stages, tickets=tickets))
+    rte, mrpc = plan.stage_runs("search")
+    assert configs(plan, "share") == [
+        {"tasks": ["rte", "mrpc"], "tickets": {"rte": f"@{rte}/best", "mrpc": f"@{mrpc}/best"}} | seeds
+        for seeds in ({}, {"seeds": [1]})
+    ]
+    assert plan.runs[plan.stage_runs("share")[0]].needs == (rte, mrpc)
+
+
+def test_conditions_may_be_a_parameter_and_what_they_leave_out_needs_no_value():
+    over = {"sparsity": [0.5, 0.7, 0.9]}
+    with_steps = {
+        "verb": "search",
+        "with": {"model": "m", "steps": "${n[sparsity]}"},
+        "over": over,
+        "only": "${wanted}",
+    }
+    plan = planned(study({"search": with_steps}, n={0.5: 5, 0.9: 9}, wanted=[{"sparsity": [0.5, 0.9]}]))
+    assert [config["steps"] for config in configs(plan, "search")] == [5, 9]
+    with pytest.raises(UsageError, match=r"n has no entry for sparsity 0.7; found 0.5, 0.9"):
+        planned(study({"search": with_steps}, n={0.5: 5, 0.9: 9}, wanted=[{"sparsity": 0.7}]))
+
+
+def test_two_tickets_may_be_compared_by_name():
+    stages = {
+        "search": SEARCH | {"over": {"method": ["random", "magnitude"]}},
+        "compare": {"verb": "compare", "with": {"reference": "@search[method=magnitude]", "target": "@search"}},
+    }
+    plan = planned(study(stages))
+    random, magnitude = plan.stage_runs("search")
+    assert [plan.runs[run].settings.tickets for run in plan.stage_runs("compare")] == [
+        (f"@{magnitude}", f"@{random}"),
+        (f"@{magnitude}", f"@{magnitude}"),
+    ]
+
+
+def test_super_tickets_and_sharing_cost_their_trainings():
+    fine_tuning = {"target": "builtin:minilm", "task": "rte", "steps": 10, "seeds": [3]}
+    stages = {
+        "super": {"verb": "super", "with": {"fine_tuning": fine_tuning, "level": [10, 20]}},
+        "one": {"verb": "transfer", "with": fine_tuning},
+        "share": {"verb": "share", "with": {"tasks": ["rte", "mrpc"], "model": "builtin:minilm", "steps": 10}},
+    }
+    plan = planned(study(stages))
+    (super_run,), (one,), (share,) = (plan.stage_runs(stage) for stage in ("super", "one", "share"))
+    assert super_run.startswith("super-rte-s3-")
+    tokens = {run: tokens_of(plan.runs[run].settings) for run in plan.runs}
+    assert tokens[super_run] == (1 + 2 * 3) * tokens[one]
+    assert tokens[share] == tokens[one]
+    seconds = [Estimator(plan, {}).estimate([run], 1)["seconds"] for run in (super_run, one)]
+    assert seconds[0] - 5 == pytest.approx(7 * (seconds[1] - 5))

@@ -17,7 +17,6 @@ from winning_tickets.study.engines.local import gpu_of, threads_of
 from winning_tickets.study.jobs import Job, Outcome, perform, resolve
 from winning_tickets.study.listing import studies_in
 from winning_tickets.study.progress import study_status
-from winning_tickets.study.references import sparsity_folder
 from winning_tickets.study.run import MAX_LOSSES, absolute_paths, run_study
 from winning_tickets.tiny import MAKERS, tiny_folder
 
@@ -314,4 +313,4 @@ def test_folders_of_rungs_are_those_of_a_search(tmp_path):
         SearchConfig(model=str(model), method="random", sparsity=sparsities), tmp_path / "t", Runtime(quiet=True)
     )
     found = {path.name for path in (tmp_path / "t").iterdir() if path.is_dir()}
-    assert found == {sparsity_folder(sparsity) for sparsity in sparsities}
+    assert found == {SearchConfig.rung_folder(sparsity) for sparsity in sparsities}

@@ -14,7 +14,7 @@ from winning_tickets.study.conditions import matches
 from winning_tickets.study.expressions import parse_reference, substitute
 from winning_tickets.study.grid import order_of
 from winning_tickets.study.listing import write_template
-from winning_tickets.study.load import load_study, recipe_names
+from winning_tickets.study.load import load_study
 from winning_tickets.study.plan import plan_study
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,14 +42,51 @@ def test_the_example_of_the_docs_is_a_study():
     assert len(plan_study(study, "small", {"data_dir": "d"}).runs) == 4 + 3 + 24
 
 
-def test_every_recipe_opens_at_every_scale():
-    assert "tamt-figure-3" in recipe_names()
-    for name in recipe_names():
-        study = load_study(name)
-        assert study.name == name
-        assert set(study.scales) == {"smoke", "small", "paper"}
-        for scale in study.scales:
-            assert plan_study(study, scale).runs
+def test_the_example_with_a_base_is_a_study():
+    page = (ROOT / "docs/reference/studies.md").read_text(encoding="utf-8")
+    (text,) = re.findall(r"```yaml\n(name: my-figure-3.*?)```", page, re.DOTALL)
+    plan = plan_study(load_study(yaml.safe_load(text)), "small", {"data_dir": "d", "corpus": "c"})
+    assert list(dict.fromkeys(run.stage for run in plan.runs.values())) == ["head", "dense", "search", "transfer"]
+    assert {(p.axes["task"], p.axes["seed"]) for p in plan.points if p.stage == "transfer"} == {("sst2", 0)}
+
+
+def test_a_base_gives_parameters_and_stages():
+    base = load_study("tamt-figure-3")
+    own = {
+        "name": "mine",
+        "title": "Mine",
+        "base": "tamt-figure-3",
+        "parameters": {"seeds": [7]},
+        "scales": {"smoke": {"sparsities": [0.9], "search_steps": {0.9: 4}, "imp_sparsities": [0.9]}},
+        "stages": {"imp": None, "transfer-imp": None, "extra": {"verb": "evaluate", "with": {"target": "@search"}}},
+    }
+    study = load_study(own)
+    assert set(study.stages) == (set(base.stages) | {"extra"}) - {"imp", "transfer-imp"}
+    assert study.stages["search"] == base.stages["search"]
+    assert study.parameters == base.parameters | {"seeds": [7]}
+    assert study.scales["smoke"] == base.scales["smoke"] | own["scales"]["smoke"]
+    assert study.scales["paper"] == base.scales["paper"]
+    assert study.scales["small"]["corpus"] is None, "a parameter that is null stays one"
+    assert study.needs == base.needs
+    assert (study.tables, study.figures, study.claims) == ({}, {}, {})
+    (search,) = set(plan_study(study, "smoke", {"methods": ["OMP"]}).stage_runs("search"))
+    assert search in plan_study(base, "smoke", {"sparsities": [0.9], "search_steps": {0.9: 4}}).runs
+
+
+def test_a_base_must_be_a_recipe(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("name: mine\ntitle: Mine\nbase: tamt-figure-33\n", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"mine\.yaml, line 3: Unknown recipe 'tamt-figure-33'.*tamt-figure-3"):
+        load_study(file)
+
+
+def test_bases_in_a_circle(monkeypatch):
+    from winning_tickets.study import load
+
+    texts = {"a": "name: a\nbase: b\n", "b": "name: b\nbase: a\n"}
+    monkeypatch.setattr(load, "_recipe_files", lambda: texts)
+    with pytest.raises(UsageError, match="recipe a, line 2: The bases lead back to b: b -> a -> b"):
+        load_study("a")
 
 
 def test_the_template_is_a_study(tmp_path):

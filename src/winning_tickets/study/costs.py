@@ -12,6 +12,8 @@ from winning_tickets.config import (
     FitHeadConfig,
     SearchConfig,
     Settings,
+    ShareConfig,
+    SuperConfig,
     TransferConfig,
 )
 from winning_tickets.store import Record
@@ -61,8 +63,9 @@ class Estimator:
         self._measured: dict[tuple[str, ...], list[float]] = {}
         for record in records.values():
             if record.status == "done" and record.seconds is not None:
-                kind = self._kind(record.verb, record.config)
-                self._measured.setdefault(kind, []).append(record.seconds / self._units(record.config))
+                config = _flat(record.config)
+                kind = self._kind(record.verb, config)
+                self._measured.setdefault(kind, []).append(record.seconds / self._units(config))
 
     def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
         """What runs will take.
@@ -85,7 +88,7 @@ class Estimator:
 
     def _known(self, run: Run) -> float | None:
         """Median seconds of runs of the same verb, model and method; by step, or else of the same task."""
-        config = dict(run.settings)
+        config = _flat(dict(run.settings))
         found = self._measured.get(self._kind(run.verb, config))
         return None if found is None else statistics.median(found) * self._units(config)
 
@@ -98,6 +101,7 @@ class Estimator:
 
     def _model(self, config: Mapping[str, Any]) -> str:
         """The model that a run starts from, through the runs that it refers to."""
+        config = _flat(config)
         name = config.get("model") or config.get("target")
         inside = _INSIDE.search(str(name))
         if inside is None:
@@ -123,6 +127,11 @@ class Estimator:
         return _RESULT_BYTES + (4 * parameters if saves else 0)
 
 
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with the fields of the fine-tuning inside it, as that of a super ticket has one."""
+    return {**config, **dict(config.get("fine_tuning") or {})}
+
+
 def tokens_of(settings: Settings) -> float:
     """Tokens that a run trains on, padding included; those it only reads count a third."""
     if isinstance(settings, SearchConfig):
@@ -134,14 +143,22 @@ def tokens_of(settings: Settings) -> float:
         return _FORWARD * (settings.max_tokens or _EVALUATED_TOKENS)
     if isinstance(settings, TransferConfig):
         batch = settings.batch_size or _BATCH
-        steps = settings.steps or (settings.epochs or _EPOCHS) * _examples(settings) / batch
+        steps = settings.steps or (settings.epochs or _EPOCHS) * _examples(settings.task, settings.train_size) / batch
+        return steps * batch * (settings.max_length or _LENGTH) * len(settings.seeds)
+    if isinstance(settings, SuperConfig):
+        settings = settings.resolved()
+        trainings = 1 + len(settings.level) * len(settings.selections)
+        return trainings * sum(tokens_of(fine_tuning) for _, fine_tuning in settings.grid())
+    if isinstance(settings, ShareConfig):
+        batch = settings.batch_size or _BATCH
+        examples = sum(_examples(task, settings.train_size) for task in settings.tasks)
+        steps = settings.steps or float(settings.resolved().epochs or _EPOCHS) * examples / batch
         return steps * batch * (settings.max_length or _LENGTH) * len(settings.seeds)
     return 0.0
 
 
-def _examples(settings: TransferConfig) -> float:
-    every: float = EXAMPLES.get(str(settings.task), 1_000)
-    asked = settings.train_size
+def _examples(task: str | None, asked: str | None) -> float:
+    every: float = EXAMPLES.get(str(task), 1_000)
     if asked is None:
         return every
     number = float(asked.rstrip("% "))

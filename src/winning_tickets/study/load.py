@@ -76,7 +76,7 @@ def _with_base(
     if base not in recipe_names():
         raise UsageError(f"{where}: {unknown('recipe', str(base), recipe_names())}")
     if base in above:
-        raise UsageError(f"{where}: the bases lead back to {base}: {' -> '.join((*above, base))}.")
+        raise UsageError(f"{where}: The bases lead back to {base}: {' -> '.join((*above, base))}.")
     text = recipe_text(base)
     found = _with_base(*_read(text, f"recipe {base}"), above=(*above, base))
     merged = dict(content)
