@@ -1,0 +1,30 @@
+#!/usr/bin/env bash
+# Single-task, MT-DNN and Ticket-Share with MiniLM, each with single-task fine-tuning afterwards; RTE with few examples. See README.md.
+# Usage: DATA=<folder with glue/> OUT=<folder for the runs> FULL=<folder with dense-rte ... of ../super_tickets/run.sh> bash run.sh
+# Finished runs are not done again, so it can be stopped and started. Two runs at a time, one thread each.
+set -u
+export DATA=${DATA:?} OUT=${OUT:?} FULL=${FULL:?} OMP_NUM_THREADS=1
+mkdir -p "$OUT"
+two_at_a_time() { xargs -P 2 -I{} sh -c '{} --data-dir $DATA/glue --bf16 --quiet --json > /dev/null'; }
+TASKS="rte mrpc cola stsb"
+SIZE="--train-size 1000 --batch-size 32 --max-length 96 --learning-rate 1e-4 --warmup-ratio 0.1 --weight-decay 0.01"
+TUNE="--train-size 1000 --batch-size 32 --max-length 96 --learning-rate 5e-5 --warmup-ratio 0.1 --weight-decay 0.01 --epochs 1 --eval-steps 5000"
+for task in $TASKS; do
+  echo "tickets search builtin:minilm --method importance --importance-from $FULL/dense-$task --level 30% --train-size 1000 --out $OUT/ticket-$task"
+done | xargs -P 2 -I{} sh -c '{} --quiet --json > /dev/null'
+TICKETS=$(for task in $TASKS; do printf '%s,' "$OUT/ticket-$task"; done | sed 's/,$//')
+for seed in 0 1; do
+  echo "tickets share --model builtin:minilm --tasks rte,mrpc,cola,stsb $SIZE --epochs 3 --seeds $seed --out $OUT/mtdnn-s$seed"
+  echo "tickets share --tasks rte,mrpc,cola,stsb --tickets $TICKETS $SIZE --epochs 3 --seeds $seed --out $OUT/shared-s$seed"
+done | two_at_a_time
+for seed in 0 1; do for task in $TASKS; do
+  echo "tickets transfer builtin:minilm --task $task $SIZE --epochs 3 --eval-steps 5000 --seeds $seed --out $OUT/single-$task-s$seed"
+  echo "tickets transfer $OUT/mtdnn-s$seed --task $task $TUNE --seeds $seed --out $OUT/mtdnn-tuned-$task-s$seed"
+  echo "tickets transfer $OUT/shared-s$seed --task $task $TUNE --seeds $seed --out $OUT/shared-tuned-$task-s$seed"
+done; done | two_at_a_time
+# RTE stands in for SNLI and SciTail, which are not at hand: from models that know MRPC, or all four tasks.
+for size in 1% 10% 100%; do
+  for start in "single=$FULL/dense-mrpc" "mtdnn=$OUT/mtdnn-s0 --from-task rte" "shared=$OUT/shared-s0 --from-task rte" "pretrained=builtin:minilm"; do
+    echo "tickets transfer ${start#*=} --task rte --train-size $size --batch-size 16 --max-length 96 --learning-rate 1e-4 --warmup-ratio 0.1 --steps 40 --eval-steps 5000 --seeds 0 --out $OUT/adapt-${start%%=*}-${size%\%}"
+  done
+done | two_at_a_time
