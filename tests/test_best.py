@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import transfers_read
 from winning_tickets import Runtime, TransferConfig, transfer
 from winning_tickets.best import EvaluationPlan
 from winning_tickets.config.transfer import transfer_profile
@@ -166,8 +165,7 @@ def test_a_plan_without_an_evaluation_that_counts():
 
 @pytest.fixture
 def bert(tmp_path, monkeypatch):
-    setup = importlib.import_module("winning_tickets.transfer_setup")
-    monkeypatch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
+    transfers_read(monkeypatch)
     return str(make_model(tmp_path / "bert", head="mlm+pooler"))
 
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import task_data, transfers_read
 from winning_tickets import Runtime, SearchConfig, ShareConfig, SharedModel, Ticket, cli
 from winning_tickets.identity import digest, run_id
 from winning_tickets.rundir import METRICS
@@ -19,8 +19,7 @@ SHORT = ("--steps", "2", "--batch-size", "4", "--quiet")
 
 @pytest.fixture(autouse=True)
 def _tiny_tasks(monkeypatch):
-    setup = importlib.import_module("winning_tickets.transfer_setup")
-    monkeypatch.setattr(setup, "load_task", lambda name, data_dir: task_data(name, 8, 6))
+    transfers_read(monkeypatch, lambda name: task_data(name, 8, 6))
 
 
 @pytest.fixture(scope="module")

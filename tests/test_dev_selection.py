@@ -9,14 +9,14 @@ import torch
 from safetensors.torch import load_file
 
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, TransferConfig, transfer
 from winning_tickets.best import EvaluationPlan
 from winning_tickets.data.metrics import compute
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import Interrupted, UsageError
 from winning_tickets.optimizers import decay_groups, make_optimizer
-from winning_tickets.predict import predict_split
+from winning_tickets.predict import encode_for, predict_split
 from winning_tickets.rundir import read_log
 from winning_tickets.train import Checkpoints
 from winning_tickets.transfer_setup import load_base, prepare
@@ -24,12 +24,7 @@ from winning_tickets.transfer_setup import load_base, prepare
 QUIET = Runtime(quiet=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_tasks():
-    with pytest.MonkeyPatch.context() as patch:
-        setup = importlib.import_module("winning_tickets.transfer_setup")
-        patch.setattr(setup, "load_task", lambda name, data_dir: task_data(name, validation=40))
-        yield
+_tiny_tasks = tasks_fixture(lambda name: task_data(name, validation=40))
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +49,22 @@ def test_the_parts_are_disjoint_seeded_and_make_up_the_whole(config):
     larger = prepare(config.model_copy(update={"select_on": 0.5}), QUIET).selection["validation"][0]
     assert larger.split.texts[0][:10] == chosen.split.texts[0]
     assert prepare(config.model_copy(update={"select_on": 0.0}), QUIET).selection == {}
+
+
+def test_windows_over_texts_go_with_their_examples(config):
+    spans = config.model_copy(update={"task": "squad", "max_length": 16, "doc_stride": 4})
+    prepared = prepare(spans, QUIET)
+    whole = prepared.validation["validation"]
+    assert len(whole) > 40
+    plm = load_base(prepared.target, prepared.task)
+    for part in prepared.selection["validation"]:
+        alone = encode_for(plm, part.split, 16, "span", 4)
+        assert part.encoded.owners == alone.owners
+        assert part.encoded.labels == alone.labels
+        assert [ids.tolist() for ids in part.encoded.columns["input_ids"]] == [
+            ids.tolist() for ids in alone.columns["input_ids"]
+        ]
+        assert all(np.array_equal(a, b) for a, b in zip(part.encoded.places, alone.places, strict=True))
 
 
 def test_the_best_evaluation_is_that_of_the_selection_and_is_reported_on_all_parts(config, tmp_path):

@@ -1,6 +1,5 @@
 """`search --method importance` from end to end: from a fine-tuned model, from text, from an earlier search."""
 
-import importlib
 import json
 
 import pytest
@@ -9,7 +8,7 @@ from typer.testing import CliRunner
 
 from learning import corpus_of
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import tasks_fixture
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, search, search_all, transfer
 from winning_tickets.cli import app
 from winning_tickets.errors import ContentError, UsageError
@@ -24,12 +23,7 @@ from winning_tickets.structure import structure_of
 QUIET = Runtime(quiet=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_tasks():
-    with pytest.MonkeyPatch.context() as patch:
-        setup = importlib.import_module("winning_tickets.transfer_setup")
-        patch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
-        yield
+_tiny_tasks = tasks_fixture()
 
 
 @pytest.fixture(scope="module")

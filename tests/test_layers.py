@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each layer may import itself and those above it in this list; see docs/explanation/architecture.md.
 LAYERS = [
     {"__init__", "errors", "files", "provenance", "progress"},
-    {"bootstrap", "config", "correlation", "criteria", "identity", "rundir"},
+    {"bootstrap", "config", "correlation", "criteria", "identity", "rundir", "sealed", "stats"},
     {"store"},
     {"architectures", "compact_modeling", "parts", "plm", "selection", "structure"},
     {"origin", "ticket"},
@@ -61,6 +61,8 @@ TORCH_FREE = {
     "criteria",
     "identity",
     "rundir",
+    "sealed",
+    "stats",
     "store",
     "study",
     "report",

@@ -1,13 +1,12 @@
 """What results say about how their tickets were found, from the search to the analysis."""
 
-import importlib
 import json
 
 import pytest
 import torch
 
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import transfers_read
 from winning_tickets import Runtime, SearchConfig, TransferConfig, search, transfer
 from winning_tickets.analyse import ANALYSES
 from winning_tickets.origin import origin
@@ -46,8 +45,7 @@ def test_only_what_makes_another_kind_of_ticket():
 
 
 def test_from_the_search_to_the_analysis(tmp_path, monkeypatch):
-    setup = importlib.import_module("winning_tickets.transfer_setup")
-    monkeypatch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
+    transfers_read(monkeypatch)
     model = str(make_model(tmp_path / "m"))
     for ranking in ("matrix", "global"):
         search(SearchConfig(model=model, method="magnitude", ranking=ranking, sparsity=0.5), tmp_path / ranking, QUIET)
@@ -70,8 +68,7 @@ def test_from_the_search_to_the_analysis(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("part", ["seed-0/result.json", "result.json"])
 def test_a_seed_and_a_summary_say_the_same(tmp_path, part, monkeypatch):
-    setup = importlib.import_module("winning_tickets.transfer_setup")
-    monkeypatch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
+    transfers_read(monkeypatch)
     model = str(make_model(tmp_path / "m"))
     search(SearchConfig(model=model, method="random", sparsity=0.5, seed=5), tmp_path / "t", QUIET)
     transfer(TransferConfig(target=str(tmp_path / "t"), task="sst2", steps=1), tmp_path / "run", QUIET)

@@ -13,8 +13,8 @@ from rich.console import Console
 
 from winning_tickets.errors import ContentError
 from winning_tickets.report import tables
-from winning_tickets.report.stats import summarise
 from winning_tickets.report.tables import Column
+from winning_tickets.stats import summarise
 
 COLUMNS = (
     Column("name", "Method"),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import TrainerCallback, get_linear_schedule_with_warmup
 
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, SearchConfig, ShareConfig, SharedModel, Ticket, share
 from winning_tickets.data.averages import averages
 from winning_tickets.data.encode import collate
@@ -39,12 +39,7 @@ SIZES = {"rte": 20, "mrpc": 12, "stsb": 9}
 NAMES = tuple(SIZES)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_tasks():
-    with pytest.MonkeyPatch.context() as patch:
-        setup = importlib.import_module("winning_tickets.transfer_setup")
-        patch.setattr(setup, "load_task", lambda name, data_dir: task_data(name, SIZES.get(name, 12), 12))
-        yield
+_tiny_tasks = tasks_fixture(lambda name: task_data(name, SIZES.get(name, 12), 12))
 
 
 @pytest.fixture(scope="module")

@@ -8,23 +8,18 @@ import pytest
 from typer.testing import CliRunner
 
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, SuperConfig, Ticket, TransferConfig, super_ticket
 from winning_tickets.cli import app
 from winning_tickets.errors import Interrupted, UsageError
-from winning_tickets.report.stats import paired
+from winning_tickets.stats import paired
 from winning_tickets.super_ticket import trainings
 
 QUIET = Runtime(quiet=True)
 module = importlib.import_module("winning_tickets.super_ticket")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_tasks():
-    with pytest.MonkeyPatch.context() as patch:
-        setup = importlib.import_module("winning_tickets.transfer_setup")
-        patch.setattr(setup, "load_task", lambda name, data_dir: task_data(name, validation=40))
-        yield
+_tiny_tasks = tasks_fixture(lambda name: task_data(name, validation=40))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Structured tickets: on disk, in weights, held in training, evaluated, transferred, exported."""
 
-import importlib
 import json
 
 import pytest
@@ -9,7 +8,7 @@ from transformers import AutoModel, AutoModelForPreTraining
 
 from test_structure import IDS, PADDED, SEPARATE, naive, some_gates, tiny_plm
 from tiny_models import TEXT, make_model
-from tiny_tasks import task_data
+from tiny_tasks import transfers_read
 from winning_tickets import (
     EvaluateConfig,
     Runtime,
@@ -198,8 +197,7 @@ def test_evaluating_compares_with_the_dense_model(plm, structured, tmp_path):
 
 
 def test_transfer_predict_export_and_measure(plm, structured, tmp_path, monkeypatch):
-    setup = importlib.import_module("winning_tickets.transfer_setup")
-    monkeypatch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
+    transfers_read(monkeypatch)
     config = TransferConfig(
         target=str(structured), task="rte", steps=4, batch_size=8, save_model=True, weight_decay=0.1
     )

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from tiny_models import CONFIGS, TEXT, make_model
-from tiny_tasks import task_data
+from tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, search, transfer
 from winning_tickets.architectures import ARCHITECTURES
 from winning_tickets.data.metrics import metric_names
@@ -29,12 +29,7 @@ transfer_module = importlib.import_module("winning_tickets.transfer")
 QUIET = Runtime(quiet=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_tasks():
-    with pytest.MonkeyPatch.context() as patch:
-        setup = importlib.import_module("winning_tickets.transfer_setup")
-        patch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
-        yield
+_tiny_tasks = tasks_fixture()
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from tiny_models import make_model
-from tiny_tasks import task_data
+from tiny_tasks import tasks_fixture
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, cli, search, transfer
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.plm import base_hash, load_plm, weight_hashes
@@ -21,12 +21,7 @@ transfer_module = importlib.import_module("winning_tickets.transfer")
 QUIET = Runtime(quiet=True)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _tiny_tasks():
-    with pytest.MonkeyPatch.context() as patch:
-        setup = importlib.import_module("winning_tickets.transfer_setup")
-        patch.setattr(setup, "load_task", lambda name, data_dir: task_data(name))
-        yield
+_tiny_tasks = tasks_fixture()
 
 
 @pytest.fixture(scope="module")

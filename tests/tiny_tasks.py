@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+
+import pytest
+
 from winning_tickets.data.squad import Answers
 from winning_tickets.data.tasks import TASKS, Split, TaskData
 
@@ -26,6 +30,29 @@ def split(task_name: str, count: int, offset: int = 0) -> Split:
     kinds = [(i + offset) % 6 for i in range(count)]
     labels = [5 * kind / 6 for kind in kinds] if task.is_regression else [kind % len(task.labels) for kind in kinds]
     return Split(tuple(columns), labels)
+
+
+def transfers_read(patch, data=None):
+    """Whatever a transfer reads by the name of a task comes from here, wherever the data would lie.
+
+    Args:
+        patch: a `MonkeyPatch`.
+        data: gives the data of a name; None takes `task_data`.
+    """
+    setup = importlib.import_module("winning_tickets.transfer_setup")
+    patch.setattr(setup, "load_task", lambda name, data_dir: (data or task_data)(name))
+
+
+def tasks_fixture(data=None):
+    """A fixture for a whole test module, in which `transfers_read`."""
+
+    @pytest.fixture(autouse=True, scope="module")
+    def tiny_tasks():
+        with pytest.MonkeyPatch.context() as patch:
+            transfers_read(patch, data)
+            yield
+
+    return tiny_tasks
 
 
 def task_data(name: str, train: int = 36, validation: int = 18) -> TaskData:

@@ -6,7 +6,6 @@ Super tickets, section 7: domain adaptation from a single-task, a multi-task or 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from winning_tickets.data.tasks import Kind, Task
 from winning_tickets.errors import ContentError
 from winning_tickets.evaluate import Target
 from winning_tickets.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
-from winning_tickets.plm import PLM, Head, with_fresh_head
+from winning_tickets.plm import PLM, Head, outside_encoder, with_fresh_head
 from winning_tickets.predict import TaskInfo
 from winning_tickets.states import content_hash
 from winning_tickets.task_models import load_for_task
@@ -123,7 +122,7 @@ class Adaptation:
         if not plm.has_pooler:
             named = {name: value for name, value in named.items() if not name.startswith("encoder.pooler.")}
         if self.head.rows is not None:
-            named |= {f"head.{name}": value.detach() for name, value in _head_of(plm).items()}
+            named |= {f"head.{name}": value.detach() for name, value in outside_encoder(plm.model).items()}
         return content_hash(named)
 
     def check(self, plm: PLM, start_hash: str) -> None:
@@ -164,28 +163,20 @@ def adaptation_problems(config: TransferConfig) -> list[str]:
     return problems
 
 
-def _head_of(plm: PLM) -> dict[str, nn.Parameter]:
-    """The parameters outside the encoder, by name."""
-    inside = {id(parameter) for parameter in plm.encoder.parameters()}
-    return {name: value for name, value in plm.model.named_parameters() if id(value) not in inside}
-
-
 def _output_layer(plm: PLM) -> str:
     """Name of the layer that gives the logits: heads end with it."""
     inside = set(plm.encoder.modules())
-    layers = [name for name, module in plm.model.named_modules() if _is_linear(module) and module not in inside]
+    layers = [
+        name for name, module in plm.model.named_modules() if isinstance(module, nn.Linear) and module not in inside
+    ]
     return str(layers[-1])
-
-
-def _is_linear(module: Any) -> bool:
-    return isinstance(module, nn.Linear)
 
 
 @torch.no_grad()
 def _copy_head_(old: PLM, new: PLM, rows: tuple[int, ...]) -> None:
     """Copy a head of the same kind; of the output layer these rows."""
     output = _output_layer(old)
-    sources: dict[str, Tensor] = dict(_head_of(old))
-    for name, parameter in _head_of(new).items():
+    sources: dict[str, Tensor] = dict(outside_encoder(old.model))
+    for name, parameter in outside_encoder(new.model).items():
         value = sources[name]
         parameter.copy_(value[list(rows)] if name.startswith(f"{output}.") else value)

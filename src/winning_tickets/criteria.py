@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from winning_tickets.errors import ContentError, UsageError, unknown
+from winning_tickets.stats import t_quantile
 
 Criterion = Literal["exceeds", "within-std", "non-inferior"]
 Statistic = Literal["mean", "median", "best"]
@@ -141,7 +142,7 @@ def non_inferior(
         return Outcome(
             "non-inferior", None, mean, None, None, -margin, n, n, "one pair of scores has no standard deviation"
         )
-    lower = mean - _t_quantile(confidence, n - 1) * statistics.stdev(differences) / math.sqrt(n)
+    lower = mean - t_quantile(confidence, n - 1) * statistics.stdev(differences) / math.sqrt(n)
     return Outcome("non-inferior", lower > -margin + TIE, mean, None, lower, -margin, n, n)
 
 
@@ -212,9 +213,3 @@ def _check(scores: Sequence[float]) -> None:
 
 def _listed(seeds: Mapping[int, float]) -> str:
     return ", ".join(map(str, seeds)) or "none"
-
-
-def _t_quantile(probability: float, degrees: int) -> float:
-    from scipy.special import stdtrit
-
-    return float(stdtrit(degrees, probability))

@@ -21,6 +21,13 @@ from winning_tickets.rundir import METRICS, RunDirectory, read_log
 from winning_tickets.transfer_setup import Prepared
 
 
+def stored_evaluations(run: RunDirectory) -> list[dict[str, Any]]:
+    """The evaluations that a run has logged so far."""
+    if not (run.path / METRICS).exists():
+        return []
+    return [record for record in read_log(run.path) if "evaluation" in record]
+
+
 class Evaluations(TrainerCallback):  # type: ignore[misc]
     """Evaluates on the validation splits and keeps the records.
 
@@ -43,8 +50,7 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Recall the evaluations up to the checkpoint; later ones were dropped from the log just before."""
-        if (self._run.path / METRICS).exists():
-            self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
+        self.records = stored_evaluations(self._run)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate where it is due."""

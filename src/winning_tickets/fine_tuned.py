@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from winning_tickets.compact_modeling import COMPACT
-from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json
-from winning_tickets.plm import PLM, load_plm
-from winning_tickets.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model
+from winning_tickets.plm import PLM
+from winning_tickets.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_saved
 from winning_tickets.rundir import MARKER, RESULT
 from winning_tickets.shared_model import SharedModel, find_shared, is_shared
 from winning_tickets.ticket import Ticket, is_ticket
@@ -46,8 +45,7 @@ class FineTunedModel:
             ContentError: the weights are damaged, or the ticket does not fit them.
         """
         if self.shared is None:
-            kind = KINDS[self.info.kind]
-            return load_plm(str(self.folder), head=kind.head, num_labels=outputs_of(self.info.kind, self.info.labels))
+            return load_saved(self.folder, self.info)
         plm = self.shared.load_task(self.info.task)
         if self.ticket is not None:
             self.ticket.apply_(plm.model, allow_other_weights=True)

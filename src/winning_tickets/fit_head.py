@@ -22,7 +22,7 @@ from winning_tickets.identity import run_id
 from winning_tickets.masking import MaskedWeights, modes
 from winning_tickets.objectives import PretrainingObjective, check_mlm_tokenizer
 from winning_tickets.optimizers import decay_groups
-from winning_tickets.plm import PLM, base_hash, load_plm, weight_hashes
+from winning_tickets.plm import PLM, base_hash, load_plm, outside_encoder, weight_hashes
 from winning_tickets.predict import save_folder
 from winning_tickets.progress import progress
 from winning_tickets.provenance import versions
@@ -169,8 +169,7 @@ def _batches(config: FitHeadConfig, stream: TokenStream, plm: PLM) -> CorpusBatc
 def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
     # A frozen encoder must give the states that it will give later; a trained one sees too little text to overfit it.
     set_dropout(plm.model, 0.0)
-    inside = {id(parameter) for parameter in plm.encoder.parameters()}
-    head = [parameter for parameter in plm.model.parameters() if id(parameter) not in inside]
+    head = list(outside_encoder(plm.model).values())
     encoder = [parameter for name, parameter in plm.encoder.named_parameters() if "pooler." not in name]
     freeze_all_but(plm.model, head + (encoder if config.train_encoder else []))
     groups = [group | {"lr": config.learning_rate} for group in decay_groups(head, config.weight_decay)]

@@ -13,13 +13,12 @@ from winning_tickets.config import Runtime, Settings
 from winning_tickets.data.encode import Array
 from winning_tickets.data.fingerprint import fingerprint
 from winning_tickets.data.glue_test import DIAGNOSTIC, SERVER_FILES, TestSet, read_tests
-from winning_tickets.data.kinds import KINDS, outputs_of
+from winning_tickets.data.kinds import KINDS
 from winning_tickets.data.tasks import TASKS, Task
 from winning_tickets.errors import ContentError, TrainingError, UsageError
 from winning_tickets.files import write_text
 from winning_tickets.identity import run_id
-from winning_tickets.plm import load_plm
-from winning_tickets.predict import TaskInfo, encode_for, find_model, predict_split
+from winning_tickets.predict import TaskInfo, encode_for, find_model, load_saved, predict_split
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.train import choose_device
 
@@ -86,11 +85,7 @@ def glue_submission(
         return directory.result()
     files = {}
     for part in parts:
-        plm = load_plm(
-            str(part.folder),
-            head=KINDS[part.info.kind].head,
-            num_labels=outputs_of(part.info.kind, part.info.labels),
-        )
+        plm = load_saved(part.folder, part.info)
         plm.model.to(device)
         for name, test in part.tests.items():
             split = KINDS[part.info.kind].unlabelled(test.texts)

@@ -20,11 +20,12 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from winning_tickets.errors import ContentError, TrainingError, UsageError
-from winning_tickets.files import read_json, write_bytes, write_json
+from winning_tickets.files import read_json, write_bytes
 from winning_tickets.gates import GateGradients
 from winning_tickets.identity import digest
 from winning_tickets.masking import modes
 from winning_tickets.objectives import Batch, Objective
+from winning_tickets.sealed import write_sealed
 from winning_tickets.structure import UNITS, Structure
 
 DEFINITIONS = ("sample", "token", "batch", "released")
@@ -99,7 +100,7 @@ class Importance:
                 for definition, units in self.values.items()
             },
         }
-        write_json(folder / IMPORTANCE_FILE, body | {"checksum": digest(body, 64)})
+        write_sealed(folder / IMPORTANCE_FILE, body)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"{name}.{unit}": value for name, units in self.values.items() for unit, value in units.items()}

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from winning_tickets.objectives import Objective
+from winning_tickets.plm import outside_encoder
 
 MixedBatch = Mapping[str, Mapping[str, Tensor]]
 """A batch of one or more sources, by name."""
@@ -43,8 +44,7 @@ class SharedEncoder(nn.Module):
     @property
     def heads(self) -> dict[str, nn.Parameter]:
         """The parameters outside the encoder, by name; a decoder that is tied to the embeddings is not among them."""
-        inside = {id(parameter) for parameter in self.base_model.parameters()}
-        return {name: value for name, value in self.named_parameters() if id(value) not in inside}
+        return outside_encoder(self)
 
 
 class JointObjective:

@@ -38,6 +38,18 @@ CheckpointSteps = Annotated[
     int | None, typer.Option("--checkpoint-steps", help="Steps between checkpoints; by default every two minutes.")
 ]
 
+TaskFile = Annotated[str | None, typer.Option(help="YAML that defines --task, in MT-DNN's form.")]
+TrainSize = Annotated[str | None, typer.Option(help="N examples or P% of the training set.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the training set.")]
+Steps = Annotated[int | None, typer.Option(help="Optimiser steps, instead of epochs.")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples a step.")]
+MaxLength = Annotated[int | None, typer.Option(help="Tokens an example is cut to.")]
+EvalSteps = Annotated[int | None, typer.Option(help="Steps between evaluations.")]
+WarmupRatio = Annotated[float | None, typer.Option(help="Fraction of the steps with linear warm-up.")]
+WeightDecay = Annotated[float | None, typer.Option(help="Of matrices; biases and norms never decay.")]
+HeadDropout = Annotated[float | None, typer.Option(help="Dropout before the head.")]
+Patience = Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better one.")]
+
 
 def fields_of(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     """Configuration fields: those of a `--config` file, then the options that were given on the command line."""

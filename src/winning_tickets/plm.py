@@ -123,6 +123,16 @@ def _builtin_folder(key: str) -> Path:
     return folder
 
 
+def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
+    """The parameters of a model outside its encoder, by the model's own names; a decoder tied to it is inside.
+
+    Args:
+        model: a Hugging Face model, or another with the encoder as `base_model`.
+    """
+    inside = {id(parameter) for parameter in model.base_model.parameters()}
+    return {name: value for name, value in model.named_parameters() if id(value) not in inside}
+
+
 def load_plm(
     name: str,
     *,

@@ -184,6 +184,19 @@ def encode_for(
     return EncodedSplit(columns, encoded.labels, encoded.owners, encoded.places)
 
 
+def load_saved(folder: Path, info: TaskInfo) -> PLM:
+    """A saved model with the head of its task.
+
+    Args:
+        folder: of the model.
+        info: its task.
+
+    Raises:
+        ContentError: the weights are damaged.
+    """
+    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=outputs_of(info.kind, info.labels))
+
+
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
     """Outputs of a model with a head, without dropout, in batches of similar lengths.
 
@@ -251,7 +264,7 @@ def predict(
     info = TaskInfo.read(folder)
     _check_texts(texts, info)
     kind = KINDS[info.kind]
-    plm = load_plm(str(folder), head=kind.head, num_labels=outputs_of(info.kind, info.labels))
+    plm = load_saved(folder, info)
     plm.model.to(device)
     split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
     encoded = encode_for(plm, split, info.max_length, info.kind, info.doc_stride)

@@ -9,8 +9,9 @@ from typing import Any
 
 import torch
 
-from winning_tickets.errors import TrainingError
+from winning_tickets.errors import Interrupted, TrainingError
 from winning_tickets.files import write_json
+from winning_tickets.stats import deviation
 
 ERROR = "error.json"
 
@@ -53,10 +54,25 @@ def raise_failures(failures: Mapping[int, str], seeds: Sequence[int], path: Path
         )
 
 
+def raise_late_signal(number: int | None, seed: int, seeds: Sequence[int]) -> None:
+    """Stop between two seeds, where a signal came when the first one had nothing left to stop.
+
+    Args:
+        number: of the signal; None without one.
+        seed: the one that has just been stored.
+        seeds: all of them.
+
+    Raises:
+        Interrupted: there are more seeds.
+    """
+    if number is not None and seed != seeds[-1]:
+        raise Interrupted(number, f"Stopped after seed {seed}, which is stored. Run the same command to go on.")
+
+
 def statistics_of(values: list[float]) -> dict[str, Any]:
     """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds."""
     return {
         "mean": statistics.fmean(values) if values else None,
-        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "std": deviation(values),
         "values": values,
     }

@@ -21,11 +21,11 @@ from safetensors.torch import save as to_bytes
 from winning_tickets.data.tasks import METRICS_OF, Task
 from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.files import build_directory, read_json, write_bytes, write_json
-from winning_tickets.identity import digest
 from winning_tickets.multitask import SharedEncoder
-from winning_tickets.plm import PLM, load_plm
+from winning_tickets.plm import PLM, load_plm, outside_encoder
 from winning_tickets.predict import MODEL_FOLDER, TASK_FILE, TaskInfo, save_folder
 from winning_tickets.rundir import RESULT
+from winning_tickets.sealed import read_sealed, write_sealed
 from winning_tickets.task_models import load_for_task
 from winning_tickets.ticket import Ticket
 from winning_tickets.ticket.files import sha256
@@ -72,19 +72,13 @@ class SharedModel:
             raise UsageError(
                 f"{path} is no shared model: it has no {SHARED_FILE}. Give a folder seed-N/model of tickets share."
             )
-        body = read_json(path / SHARED_FILE, "description of the shared model")
-        if not isinstance(body, dict) or body.get("format_version") != FORMAT_VERSION:
-            found = body.get("format_version") if isinstance(body, dict) else type(body).__name__
-            raise ContentError(
-                f"{path / SHARED_FILE} has format version {found}, this version reads {FORMAT_VERSION}; upgrade "
-                "winning-tickets, or run tickets share again."
-            )
-        stated = body.pop("checksum", None)
-        if stated != digest(body, 64):
-            raise ContentError(
-                f"{path / SHARED_FILE} does not match its own checksum: it was edited or cut off. Copy the shared "
-                "model again, or run tickets share again."
-            )
+        body = read_sealed(
+            path / SHARED_FILE,
+            "description of the shared model",
+            FORMAT_VERSION,
+            anew="run tickets share again",
+            mend="Copy the shared model again, or run tickets share again.",
+        )
         model = cls(path, body)
         for name in model._files:
             model._check_there(name)
@@ -141,7 +135,7 @@ class SharedModel:
             head = load_file(self.path / name)
         except (SafetensorError, OSError) as error:
             raise ContentError(f"{self.path / name} cannot be read ({error}); copy the shared model again.") from error
-        own = _outside(plm.model)
+        own = outside_encoder(plm.model)
         if {key: value.shape for key, value in head.items()} != {key: value.shape for key, value in own.items()}:
             raise ContentError(
                 f"{self.path / name} holds {', '.join(sorted(head)) or 'nothing'}, and a model for {task} has "
@@ -247,7 +241,8 @@ def save_shared(
         _forget_the_task(staging / ENCODER / "config.json")
         for task, info in infos.items():
             own = staging / TASKS / task
-            head = {name: value.detach().cpu().contiguous() for name, value in _outside(model.models[task]).items()}
+            named = outside_encoder(model.models[task])
+            head = {name: value.detach().cpu().contiguous() for name, value in named.items()}
             write_bytes(own / HEAD_FILE, to_bytes(head))
             info.write(own)
             if task in tickets:
@@ -260,7 +255,7 @@ def save_shared(
             "base_hash": base_hash,
             "files": {path.relative_to(staging).as_posix(): sha256(path) for path in sorted(checked)},
         }
-        write_json(staging / SHARED_FILE, body | {"checksum": digest(body, 64)})
+        write_sealed(staging / SHARED_FILE, body)
 
     build_directory(folder, fill)
 
@@ -269,12 +264,6 @@ def _forget_the_task(config: Path) -> None:
     """The encoder is that of all tasks, and was loaded for one of them."""
     content = read_json(config, "model configuration")
     write_json(config, {key: value for key, value in content.items() if key not in _OF_A_TASK})
-
-
-def _outside(model: Any) -> dict[str, torch.nn.Parameter]:
-    """The parameters of a model outside its encoder, by the model's own names."""
-    inside = {id(parameter) for parameter in model.base_model.parameters()}
-    return {name: value for name, value in model.named_parameters() if id(value) not in inside}
 
 
 def _task_of(info: TaskInfo) -> Task:

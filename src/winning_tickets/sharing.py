@@ -10,11 +10,10 @@ from typing import Any
 from transformers import set_seed
 
 from winning_tickets.config import Runtime, ShareConfig
-from winning_tickets.errors import Interrupted
 from winning_tickets.predict import MODEL_FOLDER, TaskInfo
 from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
-from winning_tickets.seed_runs import ERROR, raise_failures, run_seeds
+from winning_tickets.seed_runs import ERROR, raise_failures, raise_late_signal, run_seeds
 from winning_tickets.shared_model import save_shared
 from winning_tickets.sharing_results import seed_result, summarise
 from winning_tickets.sharing_setup import PreparedSharing, prepare
@@ -92,8 +91,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
         _save_model(prepared, sharing, folder / MODEL_FOLDER)
     result = seed_result(prepared, seed, run, evaluations, sharing)
     run.finish(result)
-    if late_signal is not None and seed != prepared.config.seeds[-1]:
-        raise Interrupted(late_signal, f"Stopped after seed {seed}, which is stored. Run the same command to go on.")
+    raise_late_signal(late_signal, seed, prepared.config.seeds)
     return result
 
 

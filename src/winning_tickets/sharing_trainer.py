@@ -11,12 +11,12 @@ from transformers import TrainerCallback
 from winning_tickets.config import Runtime
 from winning_tickets.data.encode import collate
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
-from winning_tickets.dev_evaluations import measure
+from winning_tickets.dev_evaluations import measure, stored_evaluations
 from winning_tickets.multitask import JointObjective, SharedEncoder
 from winning_tickets.objectives import TaskObjective
 from winning_tickets.plm import PLM
 from winning_tickets.predict import encode_for
-from winning_tickets.rundir import METRICS, RunDirectory, read_log
+from winning_tickets.rundir import RunDirectory
 from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.sharing_setup import PreparedSharing, train_examples
 from winning_tickets.task_models import load_for_task, with_seed
@@ -164,8 +164,7 @@ class SharedEvaluations(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Recall the evaluations up to the checkpoint; later ones were dropped from the log just before."""
-        if (self._run.path / METRICS).exists():
-            self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
+        self.records = stored_evaluations(self._run)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate where it is due."""

@@ -13,17 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.best import EvaluationPlan
-from winning_tickets.config import Runtime, SearchConfig, SuperConfig, TransferConfig
+from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
 from winning_tickets.errors import UsageError
 from winning_tickets.files import read_json
 from winning_tickets.identity import run_id
 from winning_tickets.provenance import versions
 from winning_tickets.report.phase_figure import PhasePoint, phase_figure
-from winning_tickets.report.stats import paired
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search import search_all
 from winning_tickets.search.checks import check as check_search
 from winning_tickets.seed_runs import statistics_of
+from winning_tickets.stats import paired
 from winning_tickets.ticket import Ticket
 from winning_tickets.transfer import transfer
 from winning_tickets.transfer_setup import check as check_transfer
@@ -116,9 +116,7 @@ def super_ticket(
     tickets = _tickets(config, run.path, full.settings, runtime)
     found = {
         selection: {
-            level: _best_settings(
-                config, run.path, f"{selection}/level-{level:04.1f}".removesuffix(".0"), by_seed, runtime
-            )
+            level: _best_settings(config, run.path, f"{selection}/{_folder(config, level)}", by_seed, runtime)
             for level, by_seed in levels.items()
         }
         for selection, levels in tickets.items()
@@ -232,7 +230,11 @@ def _tickets(
 
 
 def _rung(out: Path, config: SuperConfig, level: float) -> Path:
-    return out if len(config.level) == 1 else out / f"level-{level:04.1f}".removesuffix(".0")
+    return out if len(config.level) == 1 else out / _folder(config, level)
+
+
+def _folder(config: SuperConfig, level: float) -> str:
+    return Level(config.units, level).folder
 
 
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
@@ -298,14 +300,12 @@ def _super_level(winning: Mapping[float, Runs]) -> float:
 
 def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, Any]:
     """What the tickets of one level keep; random ones of all seeds keep as much."""
-    ticket = Ticket.from_pretrained(folders[0])
-    assert ticket.structure is not None
-    result = _stored(Path(folders[0]), config)
+    stored = [_stored(Path(folder), config) for folder in folders]
     return {
-        "ticket_ids": [Ticket.from_pretrained(folder).id for folder in folders],
-        "units": result["units"],
-        "sparsity": ticket.sparsity,
-        "weight_remaining": 1.0 - result["pruned_share_of_all_parameters"],
+        "ticket_ids": [result["ticket_id"] for result in stored],
+        "units": stored[0]["units"],
+        "sparsity": stored[0]["sparsity"],
+        "weight_remaining": 1.0 - stored[0]["pruned_share_of_all_parameters"],
     }
 
 

@@ -17,7 +17,7 @@ from winning_tickets.data.encode import collate
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import Kind, Split, Task
 from winning_tickets.dev_evaluations import Evaluations
-from winning_tickets.errors import Interrupted, TrainingError
+from winning_tickets.errors import TrainingError
 from winning_tickets.files import build_directory
 from winning_tickets.masking import TicketCallback
 from winning_tickets.objectives import Objective, SmartObjective, TaskObjective
@@ -28,7 +28,7 @@ from winning_tickets.predict import MODEL_FOLDER, TaskInfo, encode_for, save_mod
 from winning_tickets.progress import progress
 from winning_tickets.provenance import machine, versions
 from winning_tickets.rundir import RunDirectory, read_log
-from winning_tickets.seed_runs import ERROR, raise_failures, run_seeds, statistics_of
+from winning_tickets.seed_runs import ERROR, raise_failures, raise_late_signal, run_seeds, statistics_of
 from winning_tickets.ticket import Ticket
 from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 from winning_tickets.transfer_setup import Prepared, prepare, train_split
@@ -104,8 +104,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
         _save_model(plm, info, ticket, folder / MODEL_FOLDER)
     result = _seed_result(prepared, seed, run, evaluations.records)
     run.finish(result)
-    if late_signal is not None and seed != prepared.config.seeds[-1]:
-        raise Interrupted(late_signal, f"Stopped after seed {seed}, which is stored. Run the same command to go on.")
+    raise_late_signal(late_signal, seed, prepared.config.seeds)
     return result
 
 

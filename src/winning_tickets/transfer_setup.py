@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -246,19 +246,16 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
         windows = len(encode_for(plm, examples, max_length, data.task.kind, doc_stride))
     batch_size = config.batch_size or data.task.batch_size
     per_epoch = math.ceil((windows or len(examples)) / batch_size)
-
-    def encode(split: Split) -> EncodedSplit:
-        return encode_for(plm, split, max_length, data.task.kind, doc_stride)
-
+    validation = {
+        name: encode_for(plm, split, max_length, data.task.kind, doc_stride) for name, split in data.validation.items()
+    }
     prepared = Prepared(
         config=config,
         target=target,
         adaptation=adaptation,
         data=data,
-        validation={name: encode(split) for name, split in data.validation.items()},
-        selection={
-            name: _dev_parts(split, config, name, encode) for name, split in data.validation.items() if config.select_on
-        },
+        validation=validation,
+        selection=_selection(config, data, validation),
         base=base,
         start_hash=start_hash,
         train_examples=len(examples),
@@ -275,14 +272,17 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     return prepared
 
 
-def _dev_parts(
-    split: Split, config: TransferConfig, name: str, encode: Callable[[Split], EncodedSplit]
-) -> tuple[DevPart, DevPart]:
-    """What the best evaluation is chosen on, and the rest, of a split that has been put in the order of the choice."""
-    count = selected_count(config.select_on, len(split), name)
-    parts = split.take(list(range(count))), split.take(list(range(count, len(split))))
-    first, rest = (DevPart(part, encode(part)) for part in parts)
-    return first, rest
+def _selection(
+    config: TransferConfig, data: TaskData, validation: Mapping[str, EncodedSplit]
+) -> dict[str, tuple[DevPart, DevPart]]:
+    """What the best evaluation is chosen on, and the rest, of splits that have been put in the order of the choice."""
+    parts = {}
+    for name, split in data.validation.items() if config.select_on else ():
+        count = selected_count(config.select_on, len(split), name)
+        first, rest = validation[name].split_at(count)
+        places = list(range(len(split)))
+        parts[name] = (DevPart(split.take(places[:count]), first), DevPart(split.take(places[count:]), rest))
+    return parts
 
 
 def _start_weights(config: TransferConfig, plm: PLM, seed: int, base: str) -> dict[str, Tensor]:

@@ -6,13 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analyse.opening import labels_of
+from winning_tickets.analyse.opening import base_model_of, labels_of
 from winning_tickets.analyse.places import KINDS, places
 from winning_tickets.compare import check_scopes, overlap_by_matrix, pool
 from winning_tickets.config import Pattern
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.parts import prunable_views
-from winning_tickets.plm import load_plm
 from winning_tickets.selection import keep_top
 from winning_tickets.ticket import INFO_FILE, Ticket, children
 
@@ -155,15 +154,11 @@ def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
         ContentError: the model holds other weights, or the ticket does not say how it was made.
     """
     sparsity, ranking, rounding, pattern = _settings(ticket, folder)
-    about = ticket.base
-    try:
-        plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
-    except UsageError as error:
-        raise UsageError(
-            f"{error} The base model is needed for the OMP ticket; say where it is with --base, or give that ticket "
-            "with --reference."
-        ) from error
-    ticket.check(plm.encoder)
+    why = (
+        "The base model is needed for the OMP ticket; say where it is with --base, or give that ticket with "
+        "--reference."
+    )
+    plm = base_model_of(ticket, base, why)
     magnitudes = {name: weight.abs() for name, weight in prunable_views(plm.encoder, ticket.masks).items()}
     n_of_m = None if pattern is None else Pattern.parse(pattern)
     masks = keep_top(magnitudes, sparsity, ranking, rounding=rounding, pattern=n_of_m)

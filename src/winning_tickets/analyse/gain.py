@@ -12,6 +12,7 @@ import numpy as np
 from winning_tickets.analyse.results import SETTINGS, Cell, Score, check_metrics, read_runs
 from winning_tickets.bootstrap import Array, about, interval
 from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.stats import deviation
 
 Key = tuple[str, int]
 
@@ -134,7 +135,7 @@ def _task(task: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         "baseline": statistics.fmean(cell["baseline"] for cell in own),
         "dense": statistics.fmean(dense) if dense else None,
         "gain": statistics.fmean(gains),
-        "gain_std": statistics.stdev(gains) if len(gains) > 1 else None,
+        "gain_std": deviation(gains),
         "seeds": [cell["seed"] for cell in own],
         **_counts(own),
     }

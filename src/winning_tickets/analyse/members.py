@@ -8,10 +8,10 @@ from pathlib import Path
 
 import torch
 
-from winning_tickets.analyse.opening import labels_of
+from winning_tickets.analyse.opening import base_model_of, labels_of
 from winning_tickets.analyse.task_shares import find_importance
 from winning_tickets.errors import ContentError, UsageError
-from winning_tickets.plm import PLM, load_plm
+from winning_tickets.plm import PLM
 from winning_tickets.shared_model import SharedModel, find_shared, is_shared
 from winning_tickets.structure import Structure
 from winning_tickets.ticket import Ticket
@@ -70,7 +70,8 @@ def open_members(
         Member(name, str(path), ticket, importance=find_importance(path))
         for name, path, ticket in zip(found, paths, tickets, strict=True)
     ]
-    return members, _base_model(tickets[0], base)
+    why = "The parameters of the base model are counted; say where it is with --base."
+    return members, base_model_of(tickets[0], base, why)
 
 
 def _of_shared_model(folder: Path, names: Sequence[str] | None, base: str | None) -> tuple[list[Member], PLM]:
@@ -118,15 +119,3 @@ def _names(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> list[str]:
     """The tasks that tickets were found on (`rte, fine-tuned with seed 0`); their folders where these do not differ."""
     tasks = [(ticket.info.scores_from or "").partition(", fine-tuned")[0] for ticket in tickets]
     return tasks if all(tasks) and len(set(tasks)) == len(tasks) else labels_of(paths)
-
-
-def _base_model(ticket: Ticket, base: str | None) -> PLM:
-    about = ticket.base
-    try:
-        plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
-    except UsageError as error:
-        raise UsageError(
-            f"{error} The parameters of the base model are counted; say where it is with --base."
-        ) from error
-    ticket.check(plm.encoder)
-    return plm

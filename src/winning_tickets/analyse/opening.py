@@ -7,6 +7,7 @@ from pathlib import Path
 
 from winning_tickets.compare import check_scopes
 from winning_tickets.errors import UsageError
+from winning_tickets.plm import PLM, load_plm
 from winning_tickets.ticket import Ticket
 
 
@@ -26,6 +27,27 @@ def open_all(paths: Sequence[str | Path]) -> list[Ticket]:
     for path, ticket in zip(paths[1:], tickets[1:], strict=True):
         check_scopes(str(paths[0]), tickets[0], str(path), ticket)
     return tickets
+
+
+def base_model_of(ticket: Ticket, base: str | None, why: str) -> PLM:
+    """The pre-trained model of a ticket.
+
+    Args:
+        ticket: what was made for it.
+        base: where it is now, if not where the ticket says.
+        why: what it is needed for, and what to do, for the message where it is not there.
+
+    Raises:
+        UsageError: it is not there.
+        ContentError: it holds other weights.
+    """
+    about = ticket.base
+    try:
+        plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
+    except UsageError as error:
+        raise UsageError(f"{error} {why}") from error
+    ticket.check(plm.encoder)
+    return plm
 
 
 def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:

@@ -11,6 +11,7 @@ from winning_tickets.analyse.groups import group_key, group_labels
 from winning_tickets.analyse.results import Cell, Score, check_metrics, read_runs
 from winning_tickets.criteria import non_inferior
 from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.stats import deviation
 
 VARIED = ("learning_rate", "batch_size", "steps")
 """What a setting consists of; runs that differ in anything else cannot be compared."""
@@ -145,7 +146,7 @@ def _summary(by_seed: Mapping[int, Cell]) -> dict[str, Any]:
     values = [cell.value for cell in by_seed.values()]
     return {
         "mean": statistics.fmean(values),
-        "std": _std(values),
+        "std": deviation(values),
         "best": max(values),
         "min": min(values),
         "n": len(values),
@@ -153,10 +154,6 @@ def _summary(by_seed: Mapping[int, Cell]) -> dict[str, Any]:
         "values": values,
         "degenerate": any(cell.degenerate for cell in by_seed.values()),
     }
-
-
-def _std(values: Sequence[float]) -> float | None:
-    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _group(name: str, group: Group) -> dict[str, Any]:
@@ -169,8 +166,8 @@ def _group(name: str, group: Group) -> dict[str, Any]:
         "settings": len(group),
         "seeds": common,
         "mean": statistics.fmean(means.values()),
-        "over_seeds": _std(by_seed),
-        "over_settings": _std(list(means.values())),
+        "over_seeds": deviation(by_seed),
+        "over_settings": deviation(list(means.values())),
         "range": max(means.values()) - min(means.values()),
         "best_setting": _named(best),
         "best_mean": means[best],

@@ -25,6 +25,7 @@ from winning_tickets.criteria import (
     within_std,
 )
 from winning_tickets.errors import ContentError, UsageError, unknown
+from winning_tickets.stats import deviation
 
 Seeds = Sequence[int] | None
 
@@ -246,7 +247,7 @@ def _summary(cells: Sequence[Cell]) -> dict[str, Any]:
     return {
         "n": len(values),
         "mean": statistics.fmean(values),
-        "std": statistics.stdev(values) if len(values) > 1 else None,
+        "std": deviation(values),
         "median": statistics.median(values),
         "best": max(values),
         "values": values,

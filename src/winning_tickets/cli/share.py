@@ -10,6 +10,7 @@ from winning_tickets import show
 from winning_tickets.cli.app import app, emit, plan_of
 from winning_tickets.config import Runtime, ShareConfig
 from winning_tickets.options import (
+    BatchSize,
     Bf16,
     CheckpointSteps,
     Config,
@@ -19,10 +20,13 @@ from winning_tickets.options import (
     Force,
     Json,
     Layers,
+    MaxLength,
     OtherWeights,
     Out,
     Quiet,
     Revision,
+    Steps,
+    WarmupRatio,
     fields_of,
     split_ints,
 )
@@ -42,17 +46,17 @@ def share(
     seeds: Annotated[str | None, typer.Option("--seeds", "--seed", help="One run for each, such as 0,1,2.")] = None,
     train_size: Annotated[str | None, typer.Option(help="N examples or P% of each training set.")] = None,
     epochs: Annotated[float | None, typer.Option(help="Passes over the training sets.")] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps, instead of epochs.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Examples a step.")] = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
     learning_rate: Annotated[float | None, typer.Option(help="Peak rate.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="adamw, adamax or adamax-mtdnn.")] = None,
-    warmup_ratio: Annotated[float | None, typer.Option(help="Fraction of the steps with linear warm-up.")] = None,
+    warmup_ratio: WarmupRatio = None,
     weight_decay: Annotated[float | None, typer.Option(help="Of matrices.")] = None,
     dropout_p: Annotated[str | None, typer.Option(help="Dropout before the heads: 0.1, or task=0.05.")] = None,
     mixing: Annotated[str | None, typer.Option(help="proportional, annealed, ratio or round-robin.")] = None,
     main_task: Annotated[str | None, typer.Option(help="Of ratio: by default the first task.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Batches of the others for each of the main task.")] = None,
-    max_length: Annotated[int | None, typer.Option(help="Tokens an example is cut to.")] = None,
+    max_length: MaxLength = None,
     single_epochs: Annotated[
         float | None, typer.Option(help="Passes of the single-task fine-tunings of auto and --fine-tune.")
     ] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
@@ -47,6 +48,17 @@ class EncodedSplit(Dataset[Item]):
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def split_at(self, examples: int) -> tuple[EncodedSplit, EncodedSplit]:
+        """The items of the first so many examples, and those of the rest."""
+        border = examples if self.owners is None else bisect_left(self.owners, examples)
+        return self._between(0, border, 0), self._between(border, len(self), examples)
+
+    def _between(self, start: int, stop: int, first: int) -> EncodedSplit:
+        owners = None if self.owners is None else [owner - first for owner in self.owners[start:stop]]
+        places = None if self.places is None else self.places[start:stop]
+        columns = {name: values[start:stop] for name, values in self.columns.items()}
+        return EncodedSplit(columns, self.labels[start:stop], owners, places)
 
     def __getitem__(self, index: int) -> Item:
         return {name: values[index] for name, values in self.columns.items()} | {"labels": self.labels[index]}

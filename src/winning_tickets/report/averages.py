@@ -9,8 +9,8 @@ from typing import Any
 from winning_tickets.data.averages import averages
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json
-from winning_tickets.report.stats import summarise
 from winning_tickets.rundir import MARKER, RESULT
+from winning_tickets.stats import summarise
 
 KINDS = ("final", "best")
 

@@ -11,7 +11,7 @@ from winning_tickets.errors import ContentError
 from winning_tickets.files import write_bytes
 from winning_tickets.report.canvas import FORMATS, canvas
 from winning_tickets.report.figures import BLUE, GREEN, GRID, INK, ORANGE, PALETTE
-from winning_tickets.report.stats import summarise
+from winning_tickets.stats import summarise
 
 
 @dataclass(frozen=True)

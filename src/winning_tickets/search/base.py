@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, Runtime, SearchConfig
+from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.cache import tokenise
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.local import load_files
 from winning_tickets.data.tasks import TaskData, load_task
@@ -108,6 +110,28 @@ class Prepared:
             weights=self.weights,
             rounding=config.count_rounding or "floor",
             pattern=config.n_of_m,
+        )
+
+    def batches(self, n_batches: int, mlm_probability: float | None = None, masked_tokens: int = 0) -> CorpusBatches:
+        """The first batches of the corpus, in the order in which mask training would see them.
+
+        Args:
+            n_batches: how many.
+            mlm_probability: fraction of tokens that are masked and labelled; None masks none.
+            masked_tokens: tokens of each sequence that are corrupted though nothing predicts them.
+        """
+        assert self.corpus is not None
+        return CorpusBatches(
+            tokenise(self.corpus, self.plm.tokenizer),
+            self.plm.tokenizer,
+            segments=str(self.config.segments),
+            batch_tokens=int(self.config.batch_tokens or 0),
+            n_batches=n_batches,
+            seed=self.config.seed,
+            shuffle=True,
+            mlm_probability=mlm_probability,
+            masked_tokens=masked_tokens,
+            short_sequence_probability=self.config.short_sequence_probability,
         )
 
     def folder(self, run: RunDirectory, rung: float | str) -> Path:

@@ -6,8 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.batches import CorpusBatches
-from winning_tickets.data.cache import tokenise
 from winning_tickets.importance import IMPORTANCE_FILE, Importance, add_up
 from winning_tickets.objectives import (
     Batch,
@@ -106,17 +104,7 @@ def _on_text(prepared: Prepared) -> tuple[PLM, Objective, Any, dict[str, Any]]:
     predicts = config.objective == "mlm"
     if predicts:
         check_mlm_tokenizer(plm.tokenizer, plm.name)
-    batches = CorpusBatches(
-        tokenise(corpus, plm.tokenizer),
-        plm.tokenizer,
-        segments=str(config.segments),
-        batch_tokens=int(config.batch_tokens or 0),
-        n_batches=config.steps,
-        seed=config.seed,
-        shuffle=True,
-        mlm_probability=config.mlm_probability if predicts else None,
-        short_sequence_probability=config.short_sequence_probability,
-    )
+    batches = prepared.batches(config.steps, config.mlm_probability if predicts else None)
     about = {"source": f"{config.objective} on text", "kind": f"{config.objective} on text", "data": corpus.fingerprint}
     if predicts:
         return plm, PretrainingObjective({"mlm": 1.0}, plm.architecture), batches, about

@@ -11,13 +11,12 @@ from pydantic import ValidationError
 
 from winning_tickets.config import SearchConfig, TransferConfig
 from winning_tickets.data.encode import EncodedSplit, collate, train_subset
-from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.data.tasks import TaskData
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json
 from winning_tickets.importance import DEFINITIONS, IMPORTANCE_FILE, Importance
-from winning_tickets.plm import PLM, base_hash, load_plm, weight_hashes
-from winning_tickets.predict import TaskInfo, encode_for, find_model
+from winning_tickets.plm import PLM, base_hash, weight_hashes
+from winning_tickets.predict import TaskInfo, encode_for, find_model, load_saved
 from winning_tickets.rundir import MARKER, RESULT
 from winning_tickets.structure import Structure
 from winning_tickets.transfer_setup import load_data, train_split
@@ -74,8 +73,7 @@ class FineTuned:
 
     def load(self) -> PLM:
         """The model with its task head."""
-        kind = KINDS[self.info.kind]
-        return load_plm(str(self.folder), head=kind.head, num_labels=outputs_of(self.info.kind, self.info.labels))
+        return load_saved(self.folder, self.info)
 
     def examples(self, plm: PLM, config: SearchConfig) -> EncodedSplit:
         """The examples it was trained on, or `train_size` of them, in their order."""

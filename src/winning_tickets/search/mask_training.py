@@ -12,7 +12,6 @@ from transformers import TrainerCallback
 
 from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig, parse_objective
 from winning_tickets.data.batches import CorpusBatches
-from winning_tickets.data.cache import tokenise
 from winning_tickets.errors import UsageError
 from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
 from winning_tickets.masking import MaskedWeights
@@ -101,21 +100,10 @@ def objective_of(prepared: Prepared, weights: Mapping[str, float], masked: Maske
 def corpus_batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
     """The batches of all steps; with masked tokens and their labels where MLM needs them."""
     config, plm = prepared.config, prepared.plm
-    assert prepared.corpus is not None
     if with_labels:
         check_mlm_tokenizer(plm.tokenizer, plm.name)
-    return CorpusBatches(
-        tokenise(prepared.corpus, plm.tokenizer),
-        plm.tokenizer,
-        segments=str(config.segments),
-        batch_tokens=int(config.batch_tokens or 0),
-        n_batches=config.total_steps,
-        seed=config.seed,
-        shuffle=True,
-        mlm_probability=config.mlm_probability if with_labels else None,
-        masked_tokens=config.kd_masked_tokens or 0,
-        short_sequence_probability=config.short_sequence_probability,
-    )
+    probability = config.mlm_probability if with_labels else None
+    return prepared.batches(config.total_steps, probability, config.kd_masked_tokens or 0)
 
 
 def training_arguments(config: SearchConfig, run: RunDirectory, runtime: Runtime) -> Any:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.batches import Batch, CorpusBatches
-from winning_tickets.data.cache import tokenise
+from winning_tickets.data.batches import Batch
 from winning_tickets.parts import present_in
 from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
@@ -25,7 +24,7 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
         ContentError: the corpus is shorter than one segment.
     """
     config = prepared.config
-    batches = _batches(prepared)
+    batches = prepared.batches(config.calibration_batches)  # the first ones that mask training would see
     model = prepared.plm.model.to(prepared.device)
     names = present_in(prepared.plm.encoder, prepared.weights)
     with progress("norms of the inputs", len(batches), runtime.quiet) as advance:
@@ -39,20 +38,3 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
     scores = activation_importance(prepared.weights, norms)
     for sparsity in config.sparsities:
         prepared.ticket(prepared.keep(scores, sparsity), sparsity).save_pretrained(prepared.folder(run, sparsity))
-
-
-def _batches(prepared: Prepared) -> CorpusBatches:
-    """The calibration text: the first batches that mask training with the same settings would see."""
-    config, plm = prepared.config, prepared.plm
-    assert prepared.corpus is not None
-    return CorpusBatches(
-        tokenise(prepared.corpus, plm.tokenizer),
-        plm.tokenizer,
-        segments=str(config.segments),
-        batch_tokens=int(config.batch_tokens or 0),
-        n_batches=config.calibration_batches,
-        seed=config.seed,
-        shuffle=True,
-        mlm_probability=None,
-        short_sequence_probability=config.short_sequence_probability,
-    )

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from winning_tickets.errors import ContentError, UsageError
-from winning_tickets.files import read_json
-from winning_tickets.identity import digest
+from winning_tickets.sealed import read_sealed
 
 FORMAT_VERSION = 1
 MASK_FILE = "ticket.safetensors"
@@ -65,19 +64,13 @@ def read_info(directory: Path) -> dict[str, Any]:
     Raises:
         ContentError: another format, or something was cut off or edited.
     """
-    body = read_json(directory / INFO_FILE, "ticket description")
-    if not isinstance(body, dict) or body.get("format_version") != FORMAT_VERSION:
-        found = body.get("format_version") if isinstance(body, dict) else type(body).__name__
-        raise ContentError(
-            f"{directory / INFO_FILE} has format version {found}, this version reads {FORMAT_VERSION}; "
-            "upgrade winning-tickets, or make the ticket anew."
-        )
-    stated = body.pop("checksum", None)
-    if stated != digest(body, 64):
-        raise ContentError(
-            f"{directory / INFO_FILE} does not match its own checksum: it was edited or cut off. "
-            "Copy the ticket again, or make it anew with tickets search."
-        )
+    body = read_sealed(
+        directory / INFO_FILE,
+        "ticket description",
+        FORMAT_VERSION,
+        anew="make the ticket anew",
+        mend="Copy the ticket again, or make it anew with tickets search.",
+    )
     for file, expected in body["files"].items():
         _check_file(directory / file, expected)
     return body

@@ -17,11 +17,11 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from winning_tickets.errors import ContentError
-from winning_tickets.files import write_bytes, write_json
-from winning_tickets.identity import digest
+from winning_tickets.files import write_bytes
 from winning_tickets.parts import join_parts, present_in, split_name
 from winning_tickets.plm import tensor_hash
 from winning_tickets.provenance import versions
+from winning_tickets.sealed import write_sealed
 from winning_tickets.structure import Structure, count_units, expand
 from winning_tickets.ticket.files import (
     FORMAT_VERSION,
@@ -252,7 +252,7 @@ class Ticket:
         }
         if self.structure is not None:
             body |= {"gates": list(self.gates), "structure": self.structure.model_dump(mode="json")}
-        write_json(directory / INFO_FILE, body | {"checksum": digest(body, 64)})
+        write_sealed(directory / INFO_FILE, body)
 
     @classmethod
     def from_pretrained(cls, name: Path | str, revision: str | None = None) -> Self:

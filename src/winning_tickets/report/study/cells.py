@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from winning_tickets.report import tables
-from winning_tickets.report.stats import Summary, summarise
 from winning_tickets.report.study.observations import Observation
+from winning_tickets.stats import Summary, summarise
 
 Key = tuple[Any, ...]
 

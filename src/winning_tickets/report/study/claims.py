@@ -11,12 +11,12 @@ import numpy as np
 from winning_tickets.bootstrap import RESAMPLES, Array, interval
 from winning_tickets.correlation import correlate
 from winning_tickets.report import tables
-from winning_tickets.report.stats import Paired, paired
 from winning_tickets.report.study.cells import Cell, Key, form_of, group, label, make_cell, row_label
 from winning_tickets.report.study.observations import Observation, observe
 from winning_tickets.report.study.plots import common_axes, matched
 from winning_tickets.report.study.runs import Run
 from winning_tickets.report.study.select import chosen, stages_of
+from winning_tickets.stats import Paired, paired
 from winning_tickets.study.schema import Claim, Comparison, Correlation, Study
 
 Word = Literal["holds", "does not hold", "not enough runs"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
@@ -47,7 +48,7 @@ def summarise(values: Sequence[float]) -> Summary:
     if n == 1:
         return Summary(mean, None, 1, None)
     std = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = _t_quantile(0.975, n - 1) * std / math.sqrt(n)
+    half = t_quantile(0.975, n - 1) * std / math.sqrt(n)
     return Summary(mean, std, n, (mean - half, mean + half))
 
 
@@ -89,7 +90,13 @@ def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
     return Paired(found.mean, found.std, found.n, found.interval, p)
 
 
-def _t_quantile(probability: float, degrees: int) -> float:
+def deviation(values: Sequence[float]) -> float | None:
+    """The sample standard deviation (ddof=1); None where there are not two values."""
+    return statistics.stdev(values) if len(values) > 1 else None
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """A quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))
