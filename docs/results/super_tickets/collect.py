@@ -53,6 +53,7 @@ def main() -> None:
     paths = {os.environ[name]: f"${name}" for name in ("OUT", "DATA")}
     for task in TASKS:
         for source, name in (
+            (out / f"pilot-{task}-3e-4" / "result.json", f"pilot-{task}-3e-4.json"),
             (out / f"super-{task}" / "result.json", f"super-{task}.json"),
             (out / f"dense-{task}" / "result.json", f"dense-{task}.json"),
             (out / f"measure-{task}.json", f"measure-{task}.json"),
