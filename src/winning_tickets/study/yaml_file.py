@@ -21,12 +21,17 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[Path, int]]:
     Raises:
         UsageError: it is not valid YAML, or a key comes twice; the line is named.
     """
+    lines: dict[Path, int] = {}
     try:
-        tree = yaml.compose(text, yaml.SafeLoader)
-        lines: dict[Path, int] = {}
-        if tree is not None:
+        loader = yaml.SafeLoader(text)
+        try:
+            tree = loader.get_single_node()
+            if tree is None:
+                return None, lines
             _note(tree, (), lines, source)
-        return yaml.safe_load(text), lines
+            return loader.construct_document(tree), lines
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f", line {mark.line + 1}"
