@@ -406,3 +406,13 @@ def test_super_tickets_and_sharing_cost_their_trainings():
     assert tokens[share] == tokens[one]
     seconds = [Estimator(plan, {}).estimate([run], 1)["seconds"] for run in (super_run, one)]
     assert seconds[0] - 5 == pytest.approx(7 * (seconds[1] - 5))
+
+
+def test_the_estimate_knows_the_size_of_a_local_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 6, "hidden_size": 384, "vocab_size": 30522}')
+    seconds = []
+    for model in ("builtin:minilm", str(tmp_path), str(tmp_path / "missing")):
+        plan = planned(study({"one": {"verb": "transfer", "with": {"target": model, "task": "rte", "steps": 100}}}))
+        seconds.append(Estimator(plan, {}).estimate(plan.runs, 1)["seconds"])
+    assert seconds[0] == seconds[1]
+    assert seconds[2] > 4 * seconds[1]  # as BERT-base, which is what is counted with where nothing is known

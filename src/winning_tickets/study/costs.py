@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import re
 import statistics
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from winning_tickets.config import (
@@ -23,9 +25,13 @@ STEP_SECONDS = 1.05
 """Of a fine-tuning step of MiniLM on 16 x 128 tokens, on two cores; see docs/results/hold_step."""
 _STEP_TOKENS = 16 * 128
 _MINILM = 6 * 384**2
-_WIDTHS = {"builtin:minilm": (6, 384), "base": (12, 768), "large": (24, 1024), "tiny": (2, 32)}
-"""Layers and width by what a model's name has in it."""
-_PARAMETERS = {"builtin:minilm": 22_713_216, "base": 109_482_240, "large": 335_141_888, "tiny": 60_000}
+_SIZES = {
+    "builtin:minilm": (6, 384, 22_713_216),
+    "base": (12, 768, 109_482_240),
+    "large": (24, 1024, 335_141_888),
+    "tiny": (2, 32, 60_000),
+}
+"""Layers, width and parameters by what a model's name has in it; of a local folder its config.json tells."""
 EXAMPLES = {
     "cola": 8_551,
     "sst2": 67_349,
@@ -113,12 +119,12 @@ class Estimator:
         return str(name) if record is None else self._model(record.config)
 
     def _guess(self, run: Run) -> float:
-        layers, width = _of_model(_WIDTHS, self._model(run.config))
+        layers, width, _ = _size_of(self._model(run.config))
         per_token = STEP_SECONDS / _STEP_TOKENS * layers * width**2 / _MINILM
         return _FIXED_SECONDS + float(tokens_of(run.settings) * per_token)
 
     def _bytes(self, run: Run) -> int:
-        parameters: int = _of_model(_PARAMETERS, self._model(run.config))
+        _, _, parameters = _size_of(self._model(run.config))
         settings = run.settings
         if isinstance(settings, SearchConfig):
             tickets = len(settings.rungs) + len(settings.save_at)
@@ -165,5 +171,11 @@ def _examples(task: str | None, asked: str | None) -> float:
     return every * number / 100 if asked.strip().endswith("%") else min(every, number)
 
 
-def _of_model(table: Mapping[str, Any], name: str) -> Any:
-    return next((value for part, value in table.items() if part in name), table["base"])
+def _size_of(name: str) -> tuple[int, int, int]:
+    """Layers, width and about how many parameters a model has."""
+    try:
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        layers, width, words = (int(config[key]) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+    except (OSError, ValueError, KeyError, TypeError):  # no local folder, or one that the run itself will refuse
+        return next((size for part, size in _SIZES.items() if part in name), _SIZES["base"])
+    return layers, width, words * width + 12 * layers * width**2
