@@ -25,6 +25,9 @@ done; done | two_at_a_time
 # RTE stands in for SNLI and SciTail, which are not at hand: from models that know MRPC, or all four tasks.
 for size in 1% 10% 100%; do
   for start in "single=$FULL/dense-mrpc" "mtdnn=$OUT/mtdnn-s0 --from-task rte" "shared=$OUT/shared-s0 --from-task rte" "pretrained=builtin:minilm"; do
-    echo "tickets transfer ${start#*=} --task rte --train-size $size --batch-size 16 --max-length 96 --learning-rate 1e-4 --warmup-ratio 0.1 --steps 40 --eval-steps 5000 --seeds 0 --out $OUT/adapt-${start%%=*}-${size%\%}"
+    echo "tickets transfer ${start#*=} --task rte --train-size $size --batch-size 16 --max-length 96 --learning-rate 1e-4 --warmup-ratio 0.1 --steps 40 --eval-steps 5000 --seeds 0,1 --out $OUT/adapt-${start%%=*}-${size%\%}"
   done
 done | two_at_a_time
+TICKET_LIST=$(for task in $TASKS; do printf '%s ' "$OUT/ticket-$task"; done)
+tickets analyse sharing $TICKET_LIST --names rte,mrpc,cola,stsb --out "$OUT/pies" > /dev/null
+tickets analyse cards --tasks rte,mrpc,cola,stsb,sst2 --data-dir "$DATA/glue" --out "$OUT/cards" > /dev/null

@@ -9,7 +9,7 @@ study() {
   name=$1; shift
   more=()
   [ "$DO" = run ] && more=(--bf16 --quiet --workers "${WORKERS:-1}")
-  [ "$DO" = report ] && more=(--out "reports/$name")
+  [ "$DO" = report ] && more=(--out "reports/$name" --formats md,csv,svg,html)
   tickets study "$DO" "$name" --scale small --store store --set data_dir=data/glue "${more[@]}" "$@"
 }
 MLM=(--set corpus=data/wikitext-2 --set model=models/minilm-mlm --set encoder=models/minilm-mlm --set fit_head=false --set batch_tokens=1024)
