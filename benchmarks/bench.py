@@ -59,18 +59,34 @@ def timings(bench: Bench, steps: Mapping[str, Step], pairs: Mapping[str, tuple[s
         Medians, ratios with 95 % intervals, all times, and what is needed to read them.
     """
     options = bench.options
-    seconds = interleaved(steps, options.rounds, options.warm_up, bench.device)
-    found = {name: ratio(seconds[over], seconds[under]) for name, (over, under) in pairs.items()}
-    medians = {variant: float(np.median(values)) for variant, values in seconds.items()}
+    found = measured(steps, pairs, options)
     tokens = options.batch * options.length
+    shape = {"model": options.shape, "batch": options.batch, "length": options.length, "dropout": options.dropout}
+    speeds = {variant: 1000 * tokens / value for variant, value in found["ms_a_step"].items()}
+    return {"shape": shape, "bf16": options.bf16, "tokens_a_second": speeds} | found
+
+
+def measured(
+    steps: Mapping[str, Step], pairs: Mapping[str, tuple[str, str]], options: argparse.Namespace
+) -> dict[str, Any]:
+    """Time all variants in turns, whatever a step of theirs is.
+
+    Args:
+        steps: the variants.
+        pairs: names of ratios, and the variants above and below the line.
+        options: the command line, with rounds, warm_up and device.
+
+    Returns:
+        Medians, ratios with 95 % intervals, all times, and what is needed to read them.
+    """
+    device = torch.device(options.device)
+    seconds = interleaved(steps, options.rounds, options.warm_up, device)
+    found = {name: ratio(seconds[over], seconds[under]) for name, (over, under) in pairs.items()}
     return {
-        "shape": {"model": options.shape, "batch": options.batch, "length": options.length, "dropout": options.dropout},
-        "device": options.device if bench.device.type == "cpu" else torch.cuda.get_device_name(bench.device),
-        "bf16": options.bf16,
+        "device": options.device if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "rounds": options.rounds,
-        "ms_a_step": {variant: 1000 * value for variant, value in medians.items()},
-        "tokens_a_second": {variant: tokens / value for variant, value in medians.items()},
+        "ms_a_step": {variant: 1000 * float(np.median(values)) for variant, values in seconds.items()},
         "ratios": {name: value for name, (value, _) in found.items()},
         "intervals_95": {name: interval for name, (_, interval) in found.items()},
         "seconds": seconds,
@@ -81,15 +97,21 @@ def timings(bench: Bench, steps: Mapping[str, Step], pairs: Mapping[str, tuple[s
 
 def common_options(description: str | None, dropout: float, batch: int = 16) -> argparse.ArgumentParser:
     """What every benchmark of a step can be told."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = small_options(description, rounds=15)
     parser.add_argument("--shape", choices=SHAPES, default="minilm")
     parser.add_argument("--batch", type=int, default=batch)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--dropout", type=float, default=dropout, help="the same in every variant")
-    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--bf16", action="store_true")
+    return parser
+
+
+def small_options(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """What every benchmark can be told."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--warm-up", type=int, default=2)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--bf16", action="store_true")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")
     return parser

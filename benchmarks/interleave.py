@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-Step = Callable[[], None]
+Step = Callable[[], object]
 
 
 def interleaved(steps: Mapping[str, Step], rounds: int, warm_up: int, device: torch.device) -> dict[str, list[float]]:

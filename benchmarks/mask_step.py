@@ -13,9 +13,7 @@ All have the same dropout. Peak memory is measured in one process a variant, abo
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +22,7 @@ from transformers import BertForMaskedLM
 from bench import Bench, common_options, run, timings
 from in_graph import mask_in_graph
 from interleave import Step
+from memory import measured_apart, peak_of
 from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
 from winning_tickets.masking import MaskedWeights
 from winning_tickets.objectives import PretrainingObjective, mlm_logits
@@ -138,37 +137,19 @@ class MaskBench(Bench):
 
 def peak_memory(options: argparse.Namespace) -> dict[str, int]:
     """Peak bytes of each variant above the level before its model loads, each in its own process."""
-    peaks = {}
-    for variant in VARIANTS:
-        command = [sys.executable, str(Path(__file__)), *sys.argv[1:], "--peak-of", variant]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        peaks[variant] = int(done.stdout.split()[-1])
-    return peaks
+    return {variant: measured_apart(__file__, [*sys.argv[1:], "--peak-of", variant]) for variant in VARIANTS}
 
 
-def peak_of(options: argparse.Namespace) -> int:
-    """Peak bytes of one variant in this process: a few steps, then the high-water mark above the level at the start."""
+def peak_of_steps(options: argparse.Namespace) -> int:
+    """Peak bytes of a few steps of one variant in this process."""
     bench = MaskBench(options)
-    if bench.device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-    else:
-        Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far, which a child inherits from its parent
-        before = _resident("VmRSS")
-    step = bench.make(options.peak_of)
-    for _ in range(3):
-        step()
-    if bench.device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated() - before)
-    return _resident("VmHWM") - before
 
+    def work() -> None:
+        step = bench.make(options.peak_of)
+        for _ in range(3):
+            step()
 
-def _resident(field: str) -> int:
-    """Bytes of this process that are in memory now (VmRSS) or were at the peak (VmHWM); Linux only."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field):
-            return int(line.split()[1]) * 1024
-    raise OSError(f"/proc/self/status has no {field}; the memory benchmark needs Linux or a GPU.")
+    return peak_of(work, bench.device)
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
@@ -195,7 +176,7 @@ def main() -> None:
     parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
-        print(peak_of(options))
+        print(peak_of_steps(options))
     else:
         run(parser, report)
 

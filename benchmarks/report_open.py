@@ -17,6 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.provenance import machine, versions
 from winning_tickets.report.study import report_study
 from winning_tickets.store import Store
 from winning_tickets.study.load import load_study
@@ -68,6 +69,7 @@ def fill(path: Path, plan: Plan) -> None:
     store = Store(path)
     first = next(iter(plan.runs.values()))
     store.describe(first.id, first.verb, first.config)
+    versions_here, machine_here = versions(), machine()
     for number, point in enumerate(plan.points):
         run = plan.runs[point.run]
         folder = store.folder(run.id)
@@ -76,8 +78,18 @@ def fill(path: Path, plan: Plan) -> None:
         kinds = {kind: {"mean": value, "std": None, "values": [value]} for kind in ("final", "best")}
         result = {"verb": run.verb, "run_id": run.id, "metrics": {"accuracy": kinds}, "primary_metric": "accuracy"}
         result |= {"seeds": [point.axes.get("seed", 0)], "failed_seeds": [], "versions": {"python": "3"}}
-        (folder / "config.json").write_text(json.dumps({"verb": run.verb, "id": run.id, "config": run.config}))
-        (folder / "result.json").write_text(json.dumps(result))
+        about = path / "about" / run.id
+        about.mkdir(exist_ok=True)
+        described = {"verb": run.verb, "id": run.id, "config": run.config}
+        labels = {"study": plan.study.name, "scale": plan.scale, "stage": run.stage}
+        provenance = {"seconds": 60.0 + number % 7, "versions": versions_here, "machine": machine_here}
+        for file, content in (
+            (about / "run.json", described | {"labels": labels}),
+            (about / "provenance.json", provenance),
+            (folder / "config.json", described | {"config": run.settings.model_dump(mode="json")}),
+            (folder / "result.json", result),
+        ):
+            file.write_text(json.dumps(content))
 
 
 def timed_report(path: Path, plan: Plan, out: Path, formats: list[str]) -> float:

@@ -68,6 +68,34 @@ def test_many_lines_go_through_in_parts(tokenizer: Any, monkeypatch: pytest.Monk
     assert np.array_equal(tokenise(corpus_of(LINES), tokenizer).tokens, whole)
 
 
+def test_long_lines_go_through_one_by_one(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cache, "_CHARACTERS_A_CALL", 26)
+    assert list(cache._some_at_a_time(LINES)) == [LINES[:3], LINES[3:]]
+    assert list(cache._some_at_a_time([])) == []
+
+
+def test_special_words_of_the_text_stay_as_the_tokenizer_has_them(tokenizer: Any) -> None:
+    """Truncation and padding of an earlier call are not for the corpus."""
+    tokenizer("the cat sat", truncation=True, max_length=2, padding="max_length")
+    stream = tokenise(corpus_of(LINES[2:3]), tokenizer)
+    assert stream.tokens.tolist() == tokenizer.convert_tokens_to_ids(["a", "dog", "[SEP]", "barked"])
+
+
+def test_a_text_that_changes_while_it_is_read(tokenizer: Any, root: Path) -> None:
+    corpus = CorpusText("a.txt", "train", LINES, fingerprint(LINES[:2]))
+    with pytest.raises(ContentError, match=r"^The corpus a\.txt \(train\) changed while it was read; start again\.$"):
+        tokenise(corpus, tokenizer)
+    assert list((root / "tokens").iterdir()) == []
+
+
+def test_offsets_are_an_ordinary_array_in_a_file(tokenizer: Any) -> None:
+    stream = tokenise(corpus_of(LINES), tokenizer)
+    assert isinstance(stream.offsets, np.memmap)
+    assert stream.offsets.dtype == np.int64
+    expected = np.cumsum([0, *(len(tokenizer.tokenize(line)) for line in LINES)])
+    assert np.array_equal(np.load(stream.path / "offsets.npy"), expected)
+
+
 def test_large_vocabularies_need_four_bytes() -> None:
     words = [f"w{index}" for index in range(70_000)]
     tokenizer = tiny_tokenizer([" ".join(words)])
@@ -167,7 +195,7 @@ def test_full_disk(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, root: Path) 
     def full(*arguments: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cache.np, "save", full)
+    monkeypatch.setattr(cache.np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(TrainingError, match=r"Could not write the token cache .*No space left.*WINNING_TICKETS_CACHE"):
         tokenise(corpus_of(LINES), tokenizer)
     assert list((root / "tokens").iterdir()) == []

@@ -7,8 +7,9 @@ from typing import Any
 
 import pytest
 
-from winning_tickets.data import corpora
-from winning_tickets.data.corpora import HUB_CORPORA, CorpusText, SplitName, load_corpus
+from winning_tickets.data import corpora, textfiles
+from winning_tickets.data.corpora import HUB_CORPORA, SplitName, load_corpus
+from winning_tickets.data.fingerprint import fingerprint
 from winning_tickets.errors import ContentError, UsageError
 
 WIKITEXT = Path(__file__).resolve().parents[2] / "shared" / "data" / "wikitext-2"
@@ -24,8 +25,31 @@ def put(folder: Path, **files: str) -> Path:
 def test_a_file_is_taken_as_it_is(tmp_path: Path) -> None:
     path = put(tmp_path, a__txt="\ufeff = Title = \r\n\n  \nIt 's <unk> @-@ \u2028 here .\n") / "a.txt"
     train, validation = (load_corpus(str(path), split) for split in ("train", "validation"))
-    assert train.lines == [" = Title = ", "It 's <unk> @-@ \u2028 here ."]
-    assert validation == CorpusText(str(path), "validation", train.lines, train.fingerprint)
+    assert list(train.lines) == [" = Title = ", "It 's <unk> @-@ \u2028 here ."]
+    assert list(train.lines) == list(validation.lines)  # as often as needed
+    assert len(train.lines) == 2
+    assert (train.name, train.split, train.fingerprint) == (str(path), "train", fingerprint(train.lines))
+    assert (validation.name, validation.split, validation.fingerprint) == (str(path), "validation", train.fingerprint)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 20])
+@pytest.mark.parametrize(
+    "content", ["", "\ufeff", "\n", "a", "\ufeffa\r\n\n é\u2028x\r\nlast", "a\n\r", "a\n\ufeffb\n\n"]
+)
+def test_lines_are_those_of_the_whole_text(
+    tmp_path: Path, content: str, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_bytes(content.encode())
+    monkeypatch.setattr(textfiles, "_BLOCK", block)
+    assert list(textfiles.read_lines(path)) == textfiles.split_lines(textfiles.read_utf8(path))
+
+
+def test_not_utf8_far_into_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.txt").write_bytes("äb\nc\nde é".encode() + b"\xff\n")
+    monkeypatch.setattr(textfiles, "_BLOCK", 1)
+    with pytest.raises(ContentError, match=r"a\.txt is not UTF-8: byte 0xff at offset 11\. Convert it"):
+        load_corpus(str(tmp_path / "a.txt"), "train")
 
 
 def test_fingerprint_follows_the_text(tmp_path: Path) -> None:
@@ -45,7 +69,7 @@ def test_fingerprint_follows_the_text(tmp_path: Path) -> None:
     ],
 )
 def test_folders(tmp_path: Path, files: dict[str, str], split: SplitName, lines: list[str]) -> None:
-    assert load_corpus(str(put(tmp_path / "folder", **files)), split).lines == lines
+    assert list(load_corpus(str(put(tmp_path / "folder", **files)), split).lines) == lines
 
 
 def test_folder_without_the_split(tmp_path: Path) -> None:
@@ -89,8 +113,8 @@ def test_task_sentences(tmp_path: Path) -> None:
     """Each text once, row by row."""
     rows = "index\tsentence1\tsentence2\tlabel\n0\ta\tb\tentailment\n1\tc\ta\tnot_entailment\n"
     put(tmp_path / "RTE", train__tsv=rows, dev__tsv=rows.replace("\tc\t", "\td\t"))
-    assert load_corpus("task:rte", "train", tmp_path).lines == ["a", "b", "c"]
-    assert load_corpus("task:rte", "validation", tmp_path).lines == ["a", "b", "d"]
+    assert list(load_corpus("task:rte", "train", tmp_path).lines) == ["a", "b", "c"]
+    assert list(load_corpus("task:rte", "validation", tmp_path).lines) == ["a", "b", "d"]
 
 
 @pytest.mark.parametrize("spec", ["pydocs", "pydocs:docstrings", "pydocs:topics"])
@@ -112,7 +136,7 @@ def test_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         rows.to_parquet(tmp_path / "hub" / "data" / f"{split}-00000-of-00001.parquet")
     assert HUB_CORPORA["wikitext-103"] == ("Salesforce/wikitext", "wikitext-103-raw-v1")
     monkeypatch.setitem(HUB_CORPORA, "wikitext-2", (str(tmp_path / "hub"), None))
-    assert load_corpus("wikitext-2", "validation").lines == [" = validation = ", "a paragraph"]
+    assert list(load_corpus("wikitext-2", "validation").lines) == [" = validation = ", "a paragraph"]
 
 
 def test_hub_out_of_reach(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,4 +163,4 @@ def test_real_wikitext() -> None:
     blank = (WIKITEXT / "wiki.valid.tokens").read_text(encoding="utf-8").split("\n")[:-1]
     assert len(corpus.lines) == 2461
     assert sum(len(line.split()) for line in corpus.lines) + len(blank) == 217_646
-    assert corpus.lines[0] == " = Homarus gammarus = "
+    assert next(iter(corpus.lines)) == " = Homarus gammarus = "

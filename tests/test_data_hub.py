@@ -227,8 +227,8 @@ def test_wikitext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(folder / "train-00001-of-00002.parquet", [(" words \n",)], ("text",))
     put(folder / "validation-00000-of-00001.parquet", [(" others \n",)], ("text",))
     for spec in ("wikitext-103", "wikitext-103-raw-v1"):
-        assert corpora.load_corpus(spec, "train", root).lines == [" = Title = ", " words "]
-        assert corpora.load_corpus(spec, "validation", folder).lines == [" others "]
+        assert list(corpora.load_corpus(spec, "train", root).lines) == [" = Title = ", " words "]
+        assert list(corpora.load_corpus(spec, "validation", folder).lines) == [" others "]
     with pytest.raises(
         UsageError, match=r"has no wikitext-2-raw-v1/train-\*\.parquet for the corpus wikitext-2; --data"
     ):

@@ -12,10 +12,10 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Each layer may import itself and those above it in this list; see docs/explanation/architecture.md.
 LAYERS = [
-    {"__init__", "errors", "files", "provenance", "progress"},
-    {"bootstrap", "config", "correlation", "criteria", "identity", "rundir", "sealed", "stats"},
+    {"__init__", "errors", "files", "process_group", "processes", "provenance", "progress"},
+    {"bootstrap", "config", "correlation", "criteria", "identity", "rundir", "sealed", "stats", "tracking"},
     {"store"},
-    {"architectures", "compact_modeling", "parts", "plm", "selection", "structure"},
+    {"architectures", "bits", "compact_modeling", "parts", "plm", "selection", "structure"},
     {"origin", "ticket"},
     {"data", "gates", "masking", "states", "tiny"},
     {
@@ -25,10 +25,13 @@ LAYERS = [
         "membership",
         "objectives",
         "optimizers",
+        "random_states",
         "reselection",
+        "sharded_selection",
+        "shares",
         "sharing_optimizer",
     },
-    {"multitask", "task_tickets", "train"},
+    {"finite", "multitask", "sharded", "task_tickets", "train"},
     {"evaluate", "predict"},
     {"task_models"},
     {"best", "seed_runs", "shared_model"},

@@ -8,7 +8,8 @@ from transformers import BertConfig, BertForSequenceClassification, BertModel, T
 
 from test_ticket import CONFIG, QUERY, make_ticket
 from winning_tickets import TicketCallback, hold
-from winning_tickets.masking import MaskedWeights, modes, write_masked_
+from winning_tickets.bits import write_masked_
+from winning_tickets.masking import MaskedWeights, modes
 
 
 def classifier(seed=0):

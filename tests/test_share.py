@@ -1,5 +1,6 @@
 """Tickets sharing from the outside: what a step moves, numbers, resuming, failed seeds, refusals."""
 
+import dataclasses
 import importlib
 import json
 import math
@@ -17,6 +18,7 @@ from transformers import TrainerCallback, get_linear_schedule_with_warmup
 from tiny_models import make_model
 from tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, SearchConfig, ShareConfig, SharedModel, Ticket, share
+from winning_tickets.config import Smart
 from winning_tickets.data.averages import averages
 from winning_tickets.data.encode import collate
 from winning_tickets.data.metrics import compute
@@ -27,10 +29,10 @@ from winning_tickets.multitask import SharedEncoder
 from winning_tickets.objectives import TaskObjective
 from winning_tickets.plm import base_hash, load_plm, weight_hashes
 from winning_tickets.predict import encode_for, predict_split
-from winning_tickets.rundir import read_log
+from winning_tickets.rundir import RunDirectory, read_log
 from winning_tickets.search import search
 from winning_tickets.sharing_setup import check, prepare
-from winning_tickets.sharing_trainer import SharedEvaluations, Sharing
+from winning_tickets.sharing_trainer import SharedEvaluations, Sharing, trainer_of
 from winning_tickets.task_models import load_for_task
 
 sharing_module = importlib.import_module("winning_tickets.sharing")
@@ -490,6 +492,79 @@ def test_tasks_of_a_task_file_with_soft_labels(tmp_path, bert):
     (tmp_path / "tasks.yml").write_text(TASK_FILE.replace("labels: [bad", "labls: [bad"))
     with pytest.raises(UsageError, match="task tone: Unknown key 'labls'. Did you mean 'labels'"):
         share(config, tmp_path / "other", QUIET)
+
+
+def first_loss(path):
+    """The task of the first step, and its losses."""
+    record = read_log(path / "seed-0")[0]
+    return {key: value for key, value in record.items() if key not in ("step", "seconds", "learning_rate")}
+
+
+def test_a_task_file_gives_weights_and_tickets(tmp_path, folders, bert):
+    shutil.copytree(folders["rte"], tmp_path / "one")
+    text = "rte: {task_type: Classification, data_format: PremiseAndOneHypothesis, metric_meta: [ACC], n_class: 2, "
+    (tmp_path / "tasks.yml").write_text(text + "weight: 0.5, ticket: one}\n")
+    (tmp_path / "plain.yml").write_text(text + "}\n")
+    rows = [{"uid": "1", "label": i % 2, "premise": "the cat sat", "hypothesis": "a dog ran"} for i in range(4)]
+    for split in ("train", "dev"):
+        (tmp_path / f"rte_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ShareConfig(
+        tasks=("rte",), task_file=str(tmp_path / "tasks.yml"), data_dir=str(tmp_path), steps=1, batch_size=4
+    )
+    found = share(config, tmp_path / "run", QUIET)  # the ticket says which model
+    assert found["tickets"] == "given"
+    assert found["tasks"]["rte"]["ticket_id"] == Ticket.from_pretrained(folders["rte"]).id
+    plain = config.model_copy(update={"task_file": str(tmp_path / "plain.yml"), "tickets": {"rte": folders["rte"]}})
+    assert share(plain, tmp_path / "plain", QUIET)["run_id"] != found["run_id"]
+    # The loss of each part stands in the log as it is; its weight acts on the gradient.
+    assert first_loss(tmp_path / "plain") == first_loss(tmp_path / "run")
+    with pytest.raises(UsageError, match="No model was given"):
+        check(ShareConfig(tasks=("rte",), task_file=config.task_file, tickets="none"))
+    none = config.model_copy(update={"tickets": {}, "model": bert})
+    assert share(none, tmp_path / "none", QUIET)["tickets"] == "none"
+
+
+def test_the_weight_of_a_task_multiplies_its_gradient(tmp_path, bert):
+    plain = prepare(ShareConfig(tasks=("rte",), model=bert, steps=1, batch_size=4), QUIET)
+    gradients = []
+    for place, weight in enumerate((1.0, 0.25)):
+        task = plain.tasks["rte"]
+        data = dataclasses.replace(task.data, task=dataclasses.replace(task.task, weight=weight))
+        prepared = dataclasses.replace(plain, tasks={"rte": dataclasses.replace(task, data=data)})
+        sharing = Sharing(prepared, 0, QUIET)
+        bias = sharing.model.models["rte"].classifier.bias
+        bias.register_post_accumulate_grad_hook(lambda one: gradients.append(one.grad.clone()))
+        run = RunDirectory.claim(tmp_path / str(place), "share", "id", {})
+        torch.manual_seed(0)  # the same dropout
+        trainer_of(prepared, sharing, 0, run, QUIET, TrainerCallback(), lambda *_: None).train()
+    assert gradients[0].abs().max() > 0
+    assert torch.equal(gradients[1], 0.25 * gradients[0])
+
+
+def test_smart_regularises_every_task_in_every_stage(tmp_path, bert):
+    config = ShareConfig(tasks=("rte", "stsb"), model=bert, steps=4, batch_size=4, fine_tune=True, single_epochs=1,
+                         smart=Smart(alpha=0.5))  # fmt: skip
+    found = share(config, tmp_path / "run", QUIET)
+    assert found["smart"]["alpha"] == 0.5
+    keys = {key for record in read_log(tmp_path / "run" / "seed-0") for key in record}
+    assert {"rte", "rte.smart", "stsb", "stsb.smart"} <= keys
+    alone = json.loads((tmp_path / "run" / "fine-tuned" / "seed-0" / "rte" / "result.json").read_text())
+    assert alone["smart"]["alpha"] == 0.5
+    without = share(
+        config.model_copy(update={"smart": None, "fine_tune": False, "single_epochs": None}), tmp_path / "o", QUIET
+    )
+    assert without["smart"] is None
+    assert "rte.smart" not in {key for record in read_log(tmp_path / "o" / "seed-0") for key in record}
+
+
+def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
+    config = ShareConfig(tasks=("rte",), model=bert, smart=Smart())
+    with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
+        prepare(config, Runtime(quiet=True, bf16=True))
+    with pytest.raises(UsageError, match="--smart goes with one class or one score a text, and the task squad"):
+        prepare(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
+    with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
+        check(config.model_copy(update={"smart": Smart(alpha=-1.0)}))
 
 
 @pytest.mark.parametrize(

@@ -234,7 +234,7 @@ def test_other_kinds_are_refused():
 
 
 def test_settings_that_cannot_be():
-    found = Smart(alpha=-1, steps=0, radius=0, noise=float("nan")).problems()
+    found = Smart(alpha=-1, steps=0, radius=0, noise=-1e-5).problems()
     assert len(found) == 4
     assert found[0] == "--smart -1.0 is impossible; its weight must not be negative."
     assert Smart().problems() == []

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from winning_tickets.predict import predict as predict
     from winning_tickets.search import search as search
     from winning_tickets.search import search_all as search_all
+    from winning_tickets.sharded import ShardedMaskOptimizer as ShardedMaskOptimizer
     from winning_tickets.shared_model import SharedModel as SharedModel
     from winning_tickets.sharing import share as share
     from winning_tickets.super_ticket import super_ticket as super_ticket
@@ -43,6 +44,7 @@ _PUBLIC = {
     "FitHeadConfig": "config",
     "Runtime": "config",
     "SearchConfig": "config",
+    "ShardedMaskOptimizer": "sharded",
     "ShareConfig": "config",
     "SharedModel": "shared_model",
     "SuperConfig": "config",

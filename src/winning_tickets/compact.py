@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from winning_tickets.architectures import ARCHITECTURES
 from winning_tickets.compact_modeling import COMPACT, shrink_
 from winning_tickets.errors import UsageError, unknown
-from winning_tickets.files import read_json
+from winning_tickets.files import read_object
 from winning_tickets.parts import split_name
 from winning_tickets.plm import PLM, Head, load_plm
 from winning_tickets.structure import Open, Structure, open_units, structure_of
@@ -89,7 +89,7 @@ def load_compact(folder: Path | str, head: Head = "none") -> Any:
         UsageError: there is no such folder, or it is no compact export.
         ContentError: the weights are damaged.
     """
-    config = read_json(Path(folder) / "config.json", "model configuration")
+    config = read_object(Path(folder) / "config.json", "model configuration")
     if COMPACT not in config:
         raise UsageError(f"{folder} is no compact export; make one with tickets export --format compact.")
     return load_plm(str(folder), head=head, num_labels=len(config.get("id2label", (0, 1)))).model

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 from transformers import TrainerCallback
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.kinds import KINDS
@@ -55,7 +56,8 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Evaluate where it is due."""
         if self._prepared.plan.due(state.global_step):
-            self.records.append({"step": state.global_step} | measure(self._prepared, self._plm, self._bf16))
+            found = processes.on_main(lambda: measure(self._prepared, self._plm, self._bf16))
+            self.records.append({"step": state.global_step} | found)
             self._run.log(self.records[-1])
             if self._prepared.plan.exhausted(self.records):
                 state.max_steps = state.global_step  # so that this was the last step, for checkpoints and signals too

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import difflib
+import reprlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class TicketsError(Exception):
-    """An error whose message is meant for the user; the command line prints it without a traceback."""
+    """An error whose message is meant for the user; the command line prints it without a traceback.
+
+    Attributes:
+        of_all: where several processes do one run, all of them raise it alike and can go on together.
+    """
 
     exit_code = 1
+    of_all = False
 
 
 class UsageError(TicketsError):
@@ -37,6 +44,36 @@ class Interrupted(TicketsError):  # noqa: N818 - not an error of the run, but it
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
+
+
+class _Short(reprlib.Repr):
+    """Values in messages: as Python writes them, long ones with `...` in the middle."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = self.maxlong = 80
+        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 8
+        self.maxlevel = 3
+
+
+def shown(value: Any) -> str:
+    """A value that was found, for a message; short, however large the value is."""
+    return _Short().repr(value)
+
+
+def explain(error: Any) -> str:
+    """The first problem that a `pydantic.ValidationError` holds, in words."""
+    item = error.errors()[0]
+    place = ".".join(str(part) for part in item["loc"])
+    return f"{place + ': ' if place else ''}{item['msg']} (found {shown(item['input'])})."
+
+
+_CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) if chr(code) not in "\n\t"}
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: names and values from files must not steer it by control characters."""
+    return text.translate(_CONTROLS)
 
 
 def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> UsageError:

@@ -109,7 +109,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         ContentError: a damaged ticket, one for other weights, an unusable corpus.
     """
     runtime = runtime or Runtime()
-    _check(config)
+    check(config)
     device = choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
     terms = _terms(config)
@@ -162,7 +162,12 @@ def _terms(config: EvaluateConfig) -> list[str]:
     return [name for name in TERMS if name in config.objectives]
 
 
-def _check(config: EvaluateConfig) -> None:
+def check(config: EvaluateConfig) -> None:
+    """Refuse what cannot be measured before anything is loaded.
+
+    Raises:
+        UsageError: see `evaluate`.
+    """
     for name in config.objectives:
         if name not in EVALUATIONS:
             raise unknown("objective", name, EVALUATIONS)

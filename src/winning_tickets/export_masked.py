@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.evaluate import Target
 from winning_tickets.export_source import Export, Source
-from winning_tickets.files import read_json
+from winning_tickets.files import inside, read_json, read_object
 from winning_tickets.fine_tuned import FineTunedModel, open_fine_tuned
 from winning_tickets.plm import (
     PLM,
@@ -166,10 +166,19 @@ def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None
     for file in SENTENCE_FILES:
         if (where / file).is_file():
             shutil.copyfile(where / file, folder / file)
-    for module in read_json(where / SENTENCE_FILES[0], "list of modules"):
-        path = module["path"]
-        if path and (where / path).is_dir():  # modules without settings have no folder
-            shutil.copytree(where / path, folder / path)
+    for module in _modules(where / SENTENCE_FILES[0]):
+        if module and inside(where, module).is_dir():  # modules without settings have no folder
+            shutil.copytree(where / module, folder / module)
+
+
+def _modules(file: Path) -> list[str]:
+    """Folders of the modules of a sentence-transformers model."""
+    found = read_json(file, "list of modules")
+    modules = found if isinstance(found, list) else [found]
+    paths = [module.get("path") if isinstance(module, dict) else None for module in modules]
+    if not all(isinstance(path, str) for path in paths):
+        raise ContentError(f"The list of modules {file} is not one of sentence-transformers; it was edited.")
+    return [str(path) for path in paths]
 
 
 def _local_folder(name: str, revision: str | None) -> Path:
@@ -212,7 +221,7 @@ class FineTuned:
             raise UsageError(f"--base goes with a ticket, and {source.name} is not one.")
         model = open_fine_tuned(source.name, source.task, source.seed)
         if model.shared is None:
-            config = read_json(model.folder / "config.json", "model configuration")
+            config = read_object(model.folder / "config.json", "model configuration")
             facts = {
                 "model_class": next(iter(config.get("architectures") or [None])),
                 "weights": _weights_digest(model.folder),

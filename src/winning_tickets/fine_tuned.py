@@ -7,7 +7,7 @@ from pathlib import Path
 
 from winning_tickets.compact_modeling import COMPACT
 from winning_tickets.errors import ContentError, UsageError
-from winning_tickets.files import read_json
+from winning_tickets.files import read_object
 from winning_tickets.plm import PLM
 from winning_tickets.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_saved
 from winning_tickets.rundir import MARKER, RESULT
@@ -59,7 +59,7 @@ def is_fine_tuned(path: Path | str) -> bool:
         return False
     if is_shared(path) or any((folder / TASK_FILE).is_file() for folder in (path, path / MODEL_FOLDER)):
         return True
-    return (path / MARKER).is_file() and read_json(path / MARKER, "configuration").get("verb") in _VERBS
+    return (path / MARKER).is_file() and read_object(path / MARKER, "configuration").get("verb") in _VERBS
 
 
 def open_fine_tuned(
@@ -85,7 +85,7 @@ def open_fine_tuned(
     if task not in (None, info.task):
         raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")
     ticket = _held(folder, info)
-    said = read_json(folder.parent / RESULT, "result") if (folder.parent / RESULT).is_file() else {}
+    said = read_object(folder.parent / RESULT, "result") if (folder.parent / RESULT).is_file() else {}
     model = said.get("model") or (str(folder) if ticket is None else ticket.base.name)
     base = said.get("base_hash") or (None if ticket is None else ticket.base.hash)
     return FineTunedModel(folder, info, ticket, None, model, base)
@@ -95,7 +95,7 @@ def _of_shared(shared: SharedModel, task: str) -> FineTunedModel:
     info, ticket = shared.info(task), shared.ticket(task)
     _check_id(ticket, info, shared.path)
     result = shared.path.parent / RESULT
-    said = read_json(result, "result") if result.is_file() else {}
+    said = read_object(result, "result") if result.is_file() else {}
     return FineTunedModel(shared.path, info, ticket, shared, said.get("model") or str(shared.path), shared.base_hash)
 
 
@@ -118,7 +118,7 @@ def _chosen(shared: SharedModel, task: str | None, default: str | None) -> str:
 
 def _held(folder: Path, info: TaskInfo) -> Ticket | None:
     """The ticket that was saved beside a model."""
-    if info.ticket_id is None or COMPACT in read_json(folder / "config.json", "model configuration"):
+    if info.ticket_id is None or COMPACT in read_object(folder / "config.json", "model configuration"):
         return None
     if not is_ticket(folder / HELD_TICKET):
         raise ContentError(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from winning_tickets import processes
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.cache import TokenStream, tokenise
@@ -37,6 +38,7 @@ COUNTED_AT_ONCE = 2**22
 """Tokens of the corpus, which lies on disk, that are in memory at a time."""
 
 
+@processes.together()
 def fit_head(
     config: FitHeadConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[str, Any]:
@@ -77,10 +79,10 @@ def fit_head(
         return run.result()
     start_from_unigrams(plm, stream)
     plm.model.to(device)
-    start = _measure_start(plm, validation, device, runtime)
+    start = processes.on_main(lambda: _measure_start(plm, validation, device, runtime))
     _train(config, plm, batches, run, runtime)
-    _save(plm, run)
-    final = evaluate(_evaluation(config, str(run.path)), runtime)
+    processes.on_main(lambda: _save(plm, run))
+    final = processes.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
     result = {
         "verb": "fit-head",
         "run_id": identity,

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
@@ -124,9 +125,11 @@ class Importance:
         try:
             intact = stated == digest(body, 64) and _sha256(path.read_bytes()) == body["sha256"]
             tensors = load_file(path) if intact else {}
-        except (OSError, SafetensorError, KeyError, TypeError):
+            structure = Structure.model_validate(body["structure"]) if intact else None
+            version, about = body["format_version"], body["about"]
+        except (OSError, SafetensorError, ValidationError, KeyError, TypeError):
             intact = False
-        if not intact or body["format_version"] != FORMAT_VERSION:
+        if not intact or structure is None or version != FORMAT_VERSION or not isinstance(about, dict):
             raise ContentError(
                 f"The importance in {folder} does not match its checksums or is of another version; it was cut off or "
                 "edited. Compute it anew."
@@ -137,8 +140,20 @@ class Importance:
             groups.setdefault(group, {})[unit] = value
         lengths = groups.pop("lengths", {}).get("")
         samples, tokens = groups.pop("samples", {}), groups.pop("tokens", {})
-        structure = Structure.model_validate(body["structure"])
-        return cls(groups, samples, structure, body["about"], tokens, lengths)
+        _check_shapes(folder, groups, structure)
+        return cls(groups, samples, structure, about, tokens, lengths)
+
+
+def _check_shapes(folder: Path, values: Mapping[str, Mapping[str, Tensor]], structure: Structure) -> None:
+    """Make sure that there is a number for each unit of each layer, by every definition."""
+    for definition in DEFINITIONS:
+        for unit, value in values.get(definition, {"nothing": torch.empty(0)}).items():
+            expected = (len(structure.layers), structure.per_layer(unit)) if unit in UNITS else None
+            if value.shape != expected:
+                raise ContentError(
+                    f"The importance in {folder} has {unit} of shape {tuple(value.shape)} for {definition!r}, expected "
+                    f"{expected}; it was edited. Compute it anew."
+                )
 
 
 def _sha256(content: bytes) -> str:

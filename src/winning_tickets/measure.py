@@ -21,7 +21,7 @@ from winning_tickets.compact_modeling import COMPACT
 from winning_tickets.config import Runtime
 from winning_tickets.errors import UsageError
 from winning_tickets.evaluate import Target
-from winning_tickets.files import read_json
+from winning_tickets.files import read_object
 from winning_tickets.flops import forward_flops
 from winning_tickets.parts import prunable_views
 from winning_tickets.plm import PLM, prunable_names, resolve
@@ -179,7 +179,7 @@ def find_subject(
 
 def _is_run(path: Path) -> bool:
     """Whether a folder is a transfer or one of its seeds, not a model; both have a `config.json`."""
-    return (path / MARKER).is_file() and "verb" in read_json(path / MARKER, "configuration")
+    return (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
 
 
 def _weights_folder(name: str, revision: str | None) -> Path | None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 
-from winning_tickets.config import load_config_file
+from winning_tickets.config import Settings, load_config_file
 from winning_tickets.errors import UsageError
+from winning_tickets.tracking import check_trackers
+
+AnySettings = TypeVar("AnySettings", bound=Settings)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory of the run: absent, empty, or holding this very run.")]
@@ -35,7 +38,17 @@ StoreFolder = Annotated[
 ]
 DEFAULT_STORE = Path("tickets-store")
 CheckpointSteps = Annotated[
-    int | None, typer.Option("--checkpoint-steps", help="Steps between checkpoints; by default every two minutes.")
+    int | None,
+    typer.Option("--checkpoint-steps", min=1, help="Steps between checkpoints; by default every two minutes."),
+]
+SmartWeight = Annotated[float | None, typer.Option("--smart", help="Weight of SMART, an adversarial regulariser.")]
+NonFinite = Annotated[
+    Literal["stop", "skip"],
+    typer.Option("--non-finite", help="At a step whose loss or gradients are NaN or infinite: stop, or skip it."),
+]
+ReportTo = Annotated[
+    str | None,
+    typer.Option("--report-to", help="tensorboard, trackio, wandb, mlflow, or several; by default nothing is told."),
 ]
 
 TaskFile = Annotated[str | None, typer.Option(help="YAML that defines --task, in MT-DNN's form.")]
@@ -56,9 +69,42 @@ def fields_of(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
     return (load_config_file(file) if file else {}) | {key: value for key, value in given.items() if value is not None}
 
 
+def settings_of(kind: type[AnySettings], file: Path | None, fields: dict[str, Any]) -> AnySettings:
+    """The settings that fields make; a problem is told with the file that may have it.
+
+    Raises:
+        UsageError: one or more fields are unknown or have impossible values.
+    """
+    try:
+        return kind.of(**fields)
+    except UsageError as error:
+        if file is None:
+            raise
+        raise UsageError(f"{error}\nFields that are no options of this command line come from {file}.") from error
+
+
+def with_smart(fields: dict[str, Any], alpha: float | None) -> dict[str, Any]:
+    """Configuration fields with the weight of SMART; its other settings may stand in the file."""
+    if alpha is None:
+        return fields
+    others = fields.get("smart")
+    return fields | {"smart": {**(others if isinstance(others, dict) else {}), "alpha": alpha}}
+
+
 def split_words(text: str | None) -> tuple[str, ...] | None:
     """`a,b` -> ("a", "b")."""
     return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def trackers_of(text: str | None) -> tuple[str, ...]:
+    """The trackers of `--report-to`; `none` is no tracker.
+
+    Raises:
+        UsageError: an unknown name, or a package that is not installed.
+    """
+    names = tuple(dict.fromkeys(name for name in split_words(text) or () if name != "none"))
+    check_trackers(names)
+    return names
 
 
 def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:

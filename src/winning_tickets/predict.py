@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from pydantic import TypeAdapter
 from safetensors import SafetensorError
 
 from winning_tickets import compact_modeling
@@ -78,10 +79,11 @@ class TaskInfo:
         try:
             lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
             kind = "classification" if lists["labels"] else "regression"  # earlier versions had these two only
-            info = cls(**{"kind": kind, "doc_stride": None} | content | lists)
-            KINDS[info.kind]
+            info = TypeAdapter(cls).validate_python({"kind": kind, "doc_stride": None} | content | lists)
+            if len(info.text_columns) not in (1, 2):
+                raise ValueError(f"{len(info.text_columns)} text columns")
             return info
-        except (TypeError, KeyError) as error:
+        except (TypeError, KeyError, ValueError) as error:
             raise ContentError(
                 f"{folder / TASK_FILE} is not a task description ({error}); it was edited. "
                 "Run tickets transfer with --save-model again."

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from winning_tickets.processes import is_main
+
 Advance = Callable[[int, str], None]
 
 
@@ -22,7 +24,7 @@ def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
     Yields:
         A function to call with the number of steps done and a short text, such as the loss.
     """
-    if quiet or total <= 0:
+    if quiet or total <= 0 or not is_main():
         yield lambda done, text: None
     elif sys.stderr.isatty():
         with _bar(title, total) as advance:

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.processes import count
+
 try:
     import resource
 except ImportError:  # Windows
@@ -32,6 +34,12 @@ PACKAGES = (
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that can change a number."""
+    return dict(_versions())
+
+
+@functools.cache
+def _versions() -> dict[str, str]:
+    """Looked up once a process: what counts are the packages that were loaded."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -42,14 +50,15 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """System, processor and the number of usable cores; no host name, no paths."""
+    """System, processor, the number of usable cores, and of processes where there are several; no names, no paths."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
+    found = {
         "system": platform.system(),
         "processor": platform.machine(),
         "cores": cores,
         "python": sys.version.split()[0],
     }
+    return found if count() == 1 else found | {"processes": count()}
 
 
 INPUTS = (

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+from winning_tickets import processes
 from winning_tickets.errors import UsageError
-from winning_tickets.files import append_line, read_json, write_json, write_text
+from winning_tickets.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
 
 MARKER = "config.json"
 RESULT = "result.json"
@@ -27,11 +29,15 @@ class RunDirectory:
     Attributes:
         path: the directory.
         status: `new`, `unfinished` or `done`, as it was found.
+        id: of the run.
+        watch: told of each record that is logged; None where nobody wants to know.
     """
 
-    def __init__(self, path: Path, status: Status) -> None:
+    def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - it is the run's
         self.path = path
         self.status = status
+        self.id = id
+        self.watch: Callable[[dict[str, Any]], None] | None = None
 
     @classmethod
     def claim(
@@ -57,6 +63,12 @@ class RunDirectory:
             UsageError: the directory holds foreign files or another run (without `force`); nothing was touched.
         """
         path = Path(path)
+        processes.check_same(f"{verb} {run_id}", "run")
+        status = processes.on_main(lambda: cls._claim(path, verb, run_id, config, force, marker))
+        return cls(path, status, run_id)
+
+    @classmethod
+    def _claim(cls, path: Path, verb: str, run_id: str, config: dict[str, Any], force: bool, marker: str) -> Status:
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
         # A start that was killed while it wrote its marker leaves only that temporary file.
@@ -69,22 +81,24 @@ class RunDirectory:
                     "Give a directory that is absent or empty."
                 )
             if force:
-                shutil.rmtree(path)
+                _empty(path)
             elif found != (verb, run_id):
                 raise UsageError(
                     f"--out {path} holds another run ({found[0]} {found[1]}), this one is {verb} {run_id}; it was left "
                     "untouched. Give another directory, or --force to replace that run."
                 )
             else:
-                return cls(path, "done" if (path / RESULT).exists() else "unfinished")
-        run = cls(path, "new")
+                if not (path / RESULT).exists():
+                    return "unfinished"
+                _tidy(path)  # a kill may have come between the result and this
+                return "done"
         write_json(path / marker, {"verb": verb, "id": run_id, "config": config})
-        return run
+        return "new"
 
     @staticmethod
     def _marker(path: Path) -> tuple[str, str] | None:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"))
             return str(content["verb"]), str(content["id"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
@@ -96,13 +110,23 @@ class RunDirectory:
 
     def log(self, record: dict[str, Any]) -> None:
         """Append one record to `metrics.jsonl`."""
-        append_line(self.path / METRICS, json.dumps(record, allow_nan=False))
+
+        def write() -> None:
+            append_line(self.path / METRICS, json.dumps(record, allow_nan=False))
+            if self.watch is not None:
+                self.watch(record)
+
+        processes.on_main(write)
 
     def forget_after(self, step: int) -> None:
         """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off; they are redone."""
-        if (self.path / METRICS).exists():
-            kept = [json.dumps(record) + "\n" for record in read_log(self.path) if record["step"] <= step]
-            write_text(self.path / METRICS, "".join(kept))
+
+        def write() -> None:
+            if (self.path / METRICS).exists():
+                kept = [json.dumps(record) + "\n" for record in read_log(self.path) if record["step"] <= step]
+                write_text(self.path / METRICS, "".join(kept))
+
+        processes.on_main(write)
 
     def result(self) -> dict[str, Any]:
         """The stored result of a finished run."""
@@ -110,17 +134,47 @@ class RunDirectory:
         return content
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Store the result, which is what makes the run done, then drop the scratch folder."""
-        write_json(self.path / RESULT, result)
-        shutil.rmtree(self.scratch, ignore_errors=True)
+        """Store the result, which is what makes the run done, then drop all that is temporary."""
+
+        def write() -> None:
+            skipped = skipped_steps(self.path)
+            write_json(self.path / RESULT, result | ({"skipped_steps": skipped} if skipped else {}))
+            _tidy(self.path)
+
+        processes.on_main(write)
+
+
+def _empty(path: Path) -> None:
+    """Remove what is in a folder; the folder may be a link, and what is linked from inside stays."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _tidy(path: Path) -> None:
+    shutil.rmtree(path / SCRATCH, ignore_errors=True)
+    remove_leftovers(path)
+
+
+def skipped_steps(path: Path) -> list[int]:
+    """Steps of a run that were passed over because they were not finite, see `finite.FiniteSteps`."""
+    log = read_log(path) if (path / METRICS).exists() else []
+    return [record["step"] for record in log if record.get("skipped")]
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's `metrics.jsonl`; a last line that was cut off by a kill is passed over."""
+    """The records of a run's `metrics.jsonl`; a last line that was cut off by a kill is passed over.
+
+    Other lines that are no records of a step, which an edit may leave, are passed over too.
+    """
     records = []
-    for line in (path / METRICS).read_text(encoding="utf-8").splitlines():
+    for line in (path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            records.append(json.loads(line))
+            record = parse_json(line)
         except ValueError:
             continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
     return records

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from winning_tickets import processes
 from winning_tickets.errors import Interrupted, TrainingError
 from winning_tickets.files import write_json
+from winning_tickets.rundir import MARKER
 from winning_tickets.stats import deviation
 
 ERROR = "error.json"
@@ -35,8 +38,13 @@ def run_seeds(
         try:
             results.append(run_seed(seed))
         except (TrainingError, torch.OutOfMemoryError) as error:
+            if processes.count() > 1 and not getattr(error, "of_all", False):
+                raise  # the others do not know of it, and would wait for this process in that seed
             failures[seed] = str(error)
-            write_json(path / f"seed-{seed}" / ERROR, {"seed": seed, "error": str(error)})
+            if not (path / f"seed-{seed}" / MARKER).exists():
+                raise  # the disk refused the run's own folder, which an error alone would turn into a foreign one
+            content = {"seed": seed, "error": str(error)}
+            processes.on_main(partial(write_json, path / f"seed-{seed}" / ERROR, content))
     return results, failures
 
 

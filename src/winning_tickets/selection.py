@@ -6,13 +6,15 @@ search), so that methods can only differ in how their scores arise.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from winning_tickets.bits import between, beyond, count_true, nonzero
 from winning_tickets.config import Pattern, check_sparsity
 
 Ranking = Literal["matrix", "row", "global"]
@@ -68,12 +70,17 @@ def keep_top(
         return masks
     for group in groups_of(tuple(scores), ranking):
         flat = [scores[name].detach().reshape(-1) for name in group]
-        joined = torch.cat(flat)
-        ties = None if weights is None else torch.cat([weights[name].detach().reshape(-1) for name in group])
+        joined = _joined(flat)
+        ties = None if weights is None else _joined([weights[name].detach().reshape(-1) for name in group])
         kept = _keep_flat(joined, pruned_count(joined.numel(), sparsity, rounding), ties)
         for name, part in zip(group, torch.split(kept, [f.numel() for f in flat]), strict=True):
-            masks[name] = part.reshape(scores[name].shape).clone()
+            masks[name] = (part if len(group) == 1 else part.clone()).reshape(scores[name].shape)
     return masks
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One flat tensor; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -124,10 +131,10 @@ def _keep_flat(scores: Tensor, count: int, weights: Tensor | None) -> Tensor:
     if count == 0:
         return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
     threshold = kth_smallest(scores, count)
-    kept = scores > threshold
-    missing = scores.numel() - count - int(torch.count_nonzero(kept))
+    kept = beyond(scores, threshold)
+    missing = scores.numel() - count - count_true(kept)
     if missing:
-        tied = nonzero(scores == threshold)
+        _, tied = between(scores, threshold, threshold)
         kept[tied[_strongest(weights, tied, missing)]] = True
     return kept
 
@@ -136,22 +143,47 @@ def _strongest(weights: Tensor | None, tied: Tensor, count: int) -> Tensor:
     """Positions inside `tied` (ascending indices) of the `count` entries that survive a tie."""
     if weights is None:
         return torch.arange(count, device=tied.device)
-    return torch.argsort(weights[tied].abs(), descending=True, stable=True)[:count]
+    sizes = weights[tied].abs().nan_to_num_(nan=math.inf, posinf=math.inf)
+    return nonzero(_keep_flat(sizes, sizes.numel() - count, None))
 
 
 def kth_smallest(values: Tensor, k: int) -> float:
-    """The k-th smallest value (k from 1), exactly; numpy's vectorised partition is 12 times `kthvalue` on a CPU."""
+    """The k-th smallest value (k from 1), exactly; numpy's vectorised partition is 12 times `kthvalue` on a CPU.
+
+    Among many values it is looked for only where a sample says that it lies; where that is wrong, among all of them.
+
+    Args:
+        values: float `(n,)`.
+        k: from 1 to n.
+    """
     exact = values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
-    if values.device.type == "cpu":
-        return float(np.partition(exact.numpy(), k - 1)[k - 1])
-    return float(exact.kthvalue(k).values)
+    if values.device.type != "cpu":
+        return float(exact.kthvalue(k).values)
+    if len(exact) >= _MANY:
+        low, high = _bracket(exact.numpy(), k)
+        below, inside = between(exact, low, high)
+        if below < k <= below + len(inside):
+            return low if low == high else _partitioned(exact[inside].numpy(), k - below)
+    return _partitioned(exact.numpy(), k)
 
 
-def nonzero(condition: Tensor) -> Tensor:
-    """Flat ascending indices of True; numpy is 3 times faster than `torch.nonzero` on a CPU."""
-    if condition.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(condition.numpy()))
-    return condition.reshape(-1).nonzero().reshape(-1)
+_MANY = 1 << 20  # values among which looking at a sample first is worth while
+_SAMPLE = 1 << 16
+_MARGIN = 0.01  # of all values on either side: five standard deviations of the rank that a sample of that size gives
+
+
+def _bracket(values: np.ndarray[Any, Any], k: int) -> tuple[float, float]:
+    """Two values between which the k-th smallest very probably lies; values of a sample, so ties are met exactly."""
+    sample = values[:: len(values) // _SAMPLE]
+    share = k / len(values)
+    places = [int(min(max(edge, 0.0), 1.0) * (len(sample) - 1)) for edge in (share - _MARGIN, share + _MARGIN)]
+    low, high = np.partition(sample, places)[places].tolist()
+    # Beyond the ends of the sample there may be more.
+    return (low if places[0] else -math.inf), (high if places[1] < len(sample) - 1 else math.inf)
+
+
+def _partitioned(values: np.ndarray[Any, Any], k: int) -> float:
+    return float(np.partition(values, k - 1)[k - 1])
 
 
 def keep_in_groups(scores: Tensor, keep: int, weights: Tensor | None = None) -> Tensor:
@@ -260,7 +292,7 @@ class BandSelector:
         tied, missing = self._locate(scores)
         threshold = self.threshold
         assert threshold is not None
-        torch.gt(scores, threshold, out=out)
+        beyond(scores, threshold, out)
         if missing:
             out[tied[_strongest(weights, tied, missing)]] = True
 
@@ -268,8 +300,7 @@ class BandSelector:
         """Set the threshold; return the indices that equal it and how many of them survive."""
         if self.threshold is not None:
             low, high = self.threshold - self._half_width, self.threshold + self._half_width
-            below = int(torch.count_nonzero(scores < low))
-            inside = nonzero((scores >= low) & (scores <= high))
+            below, inside = between(scores, low, high)
             if below < self.count <= below + inside.numel():
                 values = scores[inside]
                 self._adapt(inside.numel() / scores.numel())
@@ -279,9 +310,8 @@ class BandSelector:
 
     def _finish(self, values: Tensor, indices: Tensor | None, below: int) -> tuple[Tensor, int]:
         self.threshold = kth_smallest(values, self.count - below)
-        tied = nonzero(values == self.threshold)
-        under = below + int(torch.count_nonzero(values < self.threshold))
-        survivors = under + tied.numel() - self.count
+        under, tied = between(values, self.threshold, self.threshold)
+        survivors = below + under + tied.numel() - self.count
         return (tied if indices is None else indices[tied]), survivors
 
     def _adapt(self, share: float) -> None:

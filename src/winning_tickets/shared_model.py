@@ -11,16 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import torch
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from winning_tickets.data.tasks import METRICS_OF, Task
-from winning_tickets.errors import ContentError, UsageError, unknown
-from winning_tickets.files import build_directory, read_json, write_bytes, write_json
+from winning_tickets.errors import ContentError, UsageError, explain, unknown
+from winning_tickets.files import build_directory, inside, read_json, write_bytes, write_json
 from winning_tickets.multitask import SharedEncoder
 from winning_tickets.plm import PLM, load_plm, outside_encoder
 from winning_tickets.predict import MODEL_FOLDER, TASK_FILE, TaskInfo, save_folder
@@ -79,7 +80,7 @@ class SharedModel:
             anew="run tickets share again",
             mend="Copy the shared model again, or run tickets share again.",
         )
-        model = cls(path, body)
+        model = cls(path, _described(path, body))
         for name in model._files:
             model._check_there(name)
         for task in model.tasks:
@@ -160,16 +161,33 @@ class SharedModel:
                 self._check(name)
 
     def _check_there(self, name: str) -> None:
-        if not (self.path / name).is_file():
+        if not inside(self.path, name).is_file():
             raise ContentError(f"The shared model {self.path} lacks {name}; copy the whole folder again.")
 
     def _check(self, name: str) -> None:
         self._check_there(name)
-        if sha256(self.path / name) != self._files[name]:
+        if name not in self._files or sha256(self.path / name) != self._files[name]:
             raise ContentError(
                 f"{self.path / name} does not match its checksum in {SHARED_FILE}: the file was cut off or edited. "
                 "Copy the shared model again, or run tickets share again."
             )
+
+
+class _Description(BaseModel):
+    tasks: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")]] = Field(min_length=1)
+    tickets: list[str]
+    base_hash: str
+    files: dict[str, str]
+
+
+def _described(path: Path, body: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return _Description.model_validate(body).model_dump()
+    except ValidationError as error:
+        raise ContentError(
+            f"{path / SHARED_FILE} is not the description of a shared model: {explain(error)} It was edited. Copy the "
+            "shared model again, or run tickets share again."
+        ) from error
 
 
 def is_shared(path: Path | str) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 from transformers import set_seed
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime, ShareConfig
 from winning_tickets.predict import MODEL_FOLDER, TaskInfo
 from winning_tickets.progress import progress
@@ -22,6 +23,7 @@ from winning_tickets.sharing_trainer import SharedEvaluations, Sharing, trainer_
 from winning_tickets.train import run_training
 
 
+@processes.together()
 def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> dict[str, Any]:
     """Train one encoder for several tasks, each with its ticket (Super Tickets, section 4, Algorithm 1).
 
@@ -81,14 +83,14 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
     run = RunDirectory.claim(folder, "share-seed", prepared.identity(config), config.model_dump(mode="json"))
     if run.status == "done":
         return run.result()
-    (folder / ERROR).unlink(missing_ok=True)
+    processes.on_main(lambda: (folder / ERROR).unlink(missing_ok=True))
     set_seed(seed)
     sharing = Sharing(prepared, seed, runtime)
     evaluations = SharedEvaluations(run, prepared, sharing, runtime)
     with progress(f"sharing {', '.join(prepared.tasks)}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         late_signal = run_training(trainer_of(prepared, sharing, seed, run, runtime, evaluations, advance), run)
     if prepared.config.save_model:
-        _save_model(prepared, sharing, folder / MODEL_FOLDER)
+        processes.on_main(lambda: _save_model(prepared, sharing, folder / MODEL_FOLDER))
     result = seed_result(prepared, seed, run, evaluations, sharing)
     run.finish(result)
     raise_late_signal(late_signal, seed, prepared.config.seeds)

@@ -16,8 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from winning_tickets.bits import write_masked_
 from winning_tickets.errors import ContentError
-from winning_tickets.masking import write_masked_
 from winning_tickets.membership import Piece, pieces_of, union_of
 from winning_tickets.optimizers import make_optimizer
 
@@ -160,6 +160,8 @@ class SharingOptimizer(torch.optim.Optimizer):
     def _touched(self) -> list[tuple[nn.Parameter, Slice, Tensor]]:
         """What this step moves, with gradients; buffers of gathered pieces are filled."""
         found = []
+        # A step that is passed over because it was not finite has none, and moves nothing.
+        any_gradient = any(parameter.grad is not None for parameter in self._parameters.values())
         for name, parameter in self._parameters.items():
             if parameter.data_ptr() != self._places[name]:
                 raise ValueError(
@@ -170,7 +172,7 @@ class SharingOptimizer(torch.optim.Optimizer):
                     continue
                 if parameter.grad is not None:
                     gradient = part.piece.of(parameter.grad.contiguous())
-                elif not self.strict and part.value in self._inner.state:
+                elif not self.strict and any_gradient and part.value in self._inner.state:
                     gradient = torch.zeros_like(part.value)
                 else:
                     continue

@@ -96,12 +96,23 @@ def summarise(
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "steps_per_epoch": prepared.steps_per_epoch,
-        **{key: getattr(settings, key) for key in _SHOWN},
+        **settings.model_dump(mode="json", include=_SHOWN),
         "versions": versions(),
     }
 
 
-_SHOWN = ("mixing", "main_task", "ratio", "optimizer", "learning_rate", "warmup_ratio", "weight_decay", "strict")
+_SHOWN = {
+    "mixing",
+    "main_task",
+    "ratio",
+    "optimizer",
+    "learning_rate",
+    "warmup_ratio",
+    "weight_decay",
+    "strict",
+    "smart",
+}
+"""Settings that a summary repeats."""
 
 
 def _task(prepared: PreparedSharing, name: str, results: Sequence[dict[str, Any]]) -> dict[str, Any]:

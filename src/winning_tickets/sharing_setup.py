@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from winning_tickets.best import EvaluationPlan
 from winning_tickets.config import AUTO, Runtime, ShareConfig, TransferConfig
 from winning_tickets.data.encode import EncodedSplit, train_subset
 from winning_tickets.data.mixing import epoch_steps
+from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.tasks import Split, Task, TaskData
 from winning_tickets.dev_selection import DevPart
 from winning_tickets.errors import ContentError, TicketsError, UsageError
 from winning_tickets.evaluate import Target
 from winning_tickets.identity import run_id
+from winning_tickets.objectives import check_precision, check_smart
 from winning_tickets.plm import PLM, base_hash, weight_hashes
 from winning_tickets.predict import encode_for
 from winning_tickets.task_models import text_length, window_stride
@@ -128,6 +132,7 @@ def single(config: ShareConfig, target: str, task: str, head_dropout: float | No
         head_dropout=head_dropout,
         max_length=config.max_length,
         save_model=True,
+        smart=config.smart,
         allow_other_weights=config.allow_other_weights,
     )
 
@@ -139,9 +144,11 @@ def check(config: ShareConfig) -> None:
         UsageError: one line for each problem.
     """
     problems: list[str] = []
+    with suppress(UsageError):  # a bad task file is told with each task
+        config = with_tickets_of_the_file(config)
     if not config.tasks:
         problems.append("No task was given: use --tasks, such as rte,mrpc.")
-    if config.model is None and not isinstance(config.tickets, dict):
+    if config.model is None and config.tickets in (None, {}, AUTO):
         problems.append("No model was given: use --model, or --tickets with folders, whose base model it is then.")
     problems += [
         f"The name of the task {name} is taken by the log; rename it." for name in config.tasks if name in _LOGGED
@@ -169,6 +176,19 @@ def check(config: ShareConfig) -> None:
         problems.append("--fine-tune goes on from the shared model; leave --no-save-model out.")
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
+def with_tickets_of_the_file(config: ShareConfig) -> ShareConfig:
+    """The configuration with the tickets that its task file names, where `tickets` says nothing.
+
+    Raises:
+        UsageError: the task file is missing or impossible.
+    """
+    if config.tickets is not None or config.task_file is None:
+        return config
+    here = Path(config.task_file).parent
+    named = {one.name: str(here / one.ticket) for one in load_definitions(config.task_file, config.tasks) if one.ticket}
+    return config.model_copy(update={"tickets": named}) if named else config
 
 
 def _ticket_problems(config: ShareConfig) -> list[str]:
@@ -208,6 +228,9 @@ def prepare(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
     """
     check(config)
     choose_device(runtime.device)
+    if config.smart is not None:
+        check_precision(runtime)
+    config = with_tickets_of_the_file(config)
     tickets, target = _open(config)
     data = {task: _data(config, task) for task in config.tasks}
     plm = target.load()
@@ -230,11 +253,12 @@ def prepare(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
 
 def _open(config: ShareConfig) -> tuple[dict[str, Ticket] | None, Target]:
     """The tickets, and the model that they belong to."""
-    if not isinstance(config.tickets, dict):
+    folders = config.tickets if isinstance(config.tickets, dict) else {}
+    if not folders:
         target = Target(str(config.model), None, str(config.model), config.revision, config.layers)
         return (None if config.tickets == AUTO else {}), target
     targets = {}
-    for task, folder in config.tickets.items():
+    for task, folder in folders.items():
         try:
             found = Target.find(folder, config.model, config.revision, config.layers)
             targets[task] = replace(found, ticket=found.ticket or Ticket.from_pretrained(folder))
@@ -247,6 +271,8 @@ def _data(config: ShareConfig, task: str) -> TaskData:
     data = load_data(single(config, "", task, None))
     if not len(data.train):
         raise ContentError(f"The task {task} has no training example; give it some, or leave it out of --tasks.")
+    if config.smart is not None:
+        check_smart(data.task)
     own = config.dropout_of(task, data.task.head_dropout)
     return replace(data, task=replace(data.task, head_dropout=own))
 

@@ -8,12 +8,13 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime
 from winning_tickets.data.encode import collate
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.dev_evaluations import measure, stored_evaluations
 from winning_tickets.multitask import JointObjective, SharedEncoder
-from winning_tickets.objectives import TaskObjective
+from winning_tickets.objectives import task_losses
 from winning_tickets.plm import PLM
 from winning_tickets.predict import encode_for
 from winning_tickets.rundir import RunDirectory
@@ -103,8 +104,8 @@ def trainer_of(
     trainer = SharingTrainer(
         sharing,
         objective=JointObjective(
-            {name: TaskObjective.of(task.task) for name, task in prepared.tasks.items()},
-            dict.fromkeys(prepared.tasks, 1.0),
+            {name: task_losses(task.task, settings.smart) for name, task in prepared.tasks.items()},
+            {name: task.task.weight for name, task in prepared.tasks.items()},
         ),
         args=arguments(
             run.scratch,
@@ -171,13 +172,17 @@ class SharedEvaluations(TrainerCallback):  # type: ignore[misc]
         prepared, step = self._prepared, state.global_step
         if step % prepared.steps_per_epoch and step != prepared.steps:
             return
-        found = {}
-        for name, task in prepared.tasks.items():
-            with self._sharing.tickets.acting(name):
-                found[name] = measure(task, self._sharing.plms[name], self._bf16)
+        found = processes.on_main(self._measured)
         record = {key: {name: values[key] for name, values in found.items()} for key in ("evaluation", "degenerate")}
         self.records.append({"step": step} | record)
         self._run.log(self.records[-1])
+
+    def _measured(self) -> dict[str, Any]:
+        found = {}
+        for name, task in self._prepared.tasks.items():
+            with self._sharing.tickets.acting(name):
+                found[name] = measure(task, self._sharing.plms[name], self._bf16)
+        return found
 
     def of(self, task: str) -> list[dict[str, Any]]:
         """The records of one task, as `best.EvaluationPlan` reads them."""

@@ -7,7 +7,6 @@ Every function here gives copies: a reference to live weights would follow the t
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from winning_tickets.config import Start
 from winning_tickets.errors import ContentError, UsageError
-from winning_tickets.files import write_bytes
+from winning_tickets.files import parse_json, write_bytes
 from winning_tickets.identity import canonical_json
 from winning_tickets.parts import matrices_of
 from winning_tickets.plm import PLM, base_hash, load_plm, prunable_names, tensor_hash
@@ -108,7 +107,7 @@ def load_state(path: Path | str) -> State:
             "the folder of a Hugging Face model."
         )
     try:
-        fields = json.loads(about)
+        fields = parse_json(about, finite=True)
         version, content = fields.pop("format_version"), fields.pop("content")
         if version != FORMAT_VERSION:
             raise ContentError(

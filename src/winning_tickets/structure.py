@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
 from winning_tickets.architectures import Role
@@ -26,6 +26,8 @@ from winning_tickets.plm import PLM
 
 UNITS = {"heads": "heads", "ffns": "ffn", "neurons": "neurons", "layers": "layer"}
 """What can be pruned as a whole, and how the gates of a layer are called."""
+MAX_WEIGHTS = 2**31
+"""A small file may claim any size; masks of it would fill the memory."""
 _GATE = re.compile(r"layers\.(0|[1-9]\d*)\.(heads|ffn|neurons|layer)")
 
 
@@ -47,10 +49,17 @@ class Structure(BaseModel):
     layers: tuple[str, ...]
     matrices: dict[Role, tuple[str, ...]]
     biases: dict[Role, tuple[str, ...]]
-    hidden_size: int
-    num_heads: int
-    head_size: int
-    intermediate_size: int
+    hidden_size: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    head_size: int = Field(ge=1)
+    intermediate_size: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _of_this_world(self) -> Structure:
+        width = self.num_heads * self.head_size + self.intermediate_size
+        if len(self.layers) * self.hidden_size * width > MAX_WEIGHTS:
+            raise ValueError(f"more than {MAX_WEIGHTS:,} weights, which no model that is read here has")
+        return self
 
     def context_module(self, layer: int) -> str:
         """Path of the module whose input is the context of all heads, `(batch, seq, heads * head_size)`."""

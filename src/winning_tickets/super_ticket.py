@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from winning_tickets import processes
 from winning_tickets.best import EvaluationPlan
 from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
 from winning_tickets.errors import UsageError
@@ -78,6 +79,7 @@ class Runs:
         }
 
 
+@processes.together()
 def super_ticket(
     config: SuperConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[str, Any]:
@@ -122,8 +124,8 @@ def super_ticket(
         for selection, levels in tickets.items()
     }
     result = _result(config, identity, prepared.plan, full, found, tickets)
-    _keep_super_ticket(result, tickets, run.path)
-    _draw(result, run.path / FIGURE)
+    processes.on_main(lambda: _keep_super_ticket(result, tickets, run.path))
+    processes.on_main(lambda: _draw(result, run.path / FIGURE))
     run.finish(result)
     return run.result()
 

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from winning_tickets.bits import write_masked_
 from winning_tickets.gates import gated
-from winning_tickets.masking import mask_gradient, write_masked_
+from winning_tickets.masking import mask_gradient
 from winning_tickets.multitask import SharedEncoder
 from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.structure import Structure, expand

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from itertools import product
 from pathlib import Path
@@ -54,6 +55,8 @@ def tiny_folder(name: str, parent: Path) -> Path:
         except Exception:
             if not folder.is_dir():  # another process was faster
                 raise
+        for stale in parent.glob(f".{name}.*.tmp"):  # of processes that were killed, or have lost the race
+            shutil.rmtree(stale, ignore_errors=True)
     return folder
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import os
 import shutil
 import signal
 import threading
@@ -20,10 +18,16 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime
 from winning_tickets.errors import Interrupted, TrainingError, UsageError
+from winning_tickets.files import REFUSALS
+from winning_tickets.finite import FiniteSteps, NotFiniteError, gradient_norm
 from winning_tickets.objectives import Objective
+from winning_tickets.random_states import draw_apart, load_own_state, random_state, save_states, set_random_state
 from winning_tickets.rundir import RunDirectory
+from winning_tickets.shares import add_up_gradients, filled, share_of
+from winning_tickets.tracking import hand_over, tracked
 
 CHECKPOINT = "checkpoint-"
 WEIGHTS = "model.safetensors"
@@ -58,23 +62,25 @@ def choose_device(requested: str) -> torch.device:
 def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
     """TrainingArguments with everything off that this package does itself: logs, saves, reports, progress bars."""
     device = choose_device(runtime.device)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UsageError("Training in several processes is not supported yet; start one process for each run.")
     transformers_logging.set_verbosity_error()
-    made = TrainingArguments(
-        output_dir=str(scratch),
-        use_cpu=device.type == "cpu",
-        bf16=runtime.bf16,
-        report_to="none",
-        disable_tqdm=True,
-        logging_strategy="no",
-        save_strategy="no",
-        eval_strategy="no",
-        remove_unused_columns=False,
-        dataloader_pin_memory=device.type == "cuda",
-        logging_nan_inf_filter=False,
-        **fields,
-    )
+    with processes.unseen():
+        made = TrainingArguments(
+            output_dir=str(scratch),
+            use_cpu=device.type == "cpu",
+            bf16=runtime.bf16,
+            report_to="none",
+            disable_tqdm=True,
+            logging_strategy="no",
+            save_strategy="no",
+            eval_strategy="no",
+            remove_unused_columns=False,
+            dataloader_pin_memory=device.type == "cuda",
+            logging_nan_inf_filter=False,
+            **fields,
+        )
+    made.skip_not_finite = runtime.non_finite == "skip"
+    made.distributed_state.process_index = processes.rank()  # only the main process makes folders
+    hand_over(made, runtime.report_to if processes.is_main() else ())
     if made.n_gpu > 1:
         made._n_gpu = 1  # with several GPUs in sight the Trainer would wrap the model in DataParallel
     return made
@@ -82,6 +88,8 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
 
 class TicketTrainer(Trainer):  # type: ignore[misc]
     """Trains an objective given as sums and counts.
+
+    Where several processes do the run, each computes its rows of every batch; losses and gradients are summed.
 
     Args:
         objective: what is minimised.
@@ -106,7 +114,6 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self.remove_callback(PrinterCallback)  # it would write to stdout, where only results go
         self.objective = objective
         self.parts: dict[str, float] = {}
-        self.last_grad_norm: float | None = None
         self.loss_is_scaled_for_ga = True
         self._build_optimizer = build_optimizer
         self._schedule = schedule
@@ -115,6 +122,8 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._totals: dict[str, Tensor] = {}
         self._staging: str | None = None
         self._random_state: list[Tensor] = []
+        self._random_states: list[list[Tensor]] = []
+        self.finite = FiniteSteps(skip=self.args.skip_not_finite)
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The optimiser that was asked for, else the Trainer's own."""
@@ -136,7 +145,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """The micro-batches of one optimiser step, and how much each part of the loss counts in all of them."""
-        self._random_state = _random_state()
+        self._random_state = random_state()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         totals: dict[str, Tensor] = {}
         for batch in batches:
@@ -144,42 +153,64 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
         self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
         self.parts = {}
-        return batches, None
+        return [share_of(batch, processes.rank(), processes.count()) for batch in batches], None
+
+    def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+        """The loss and the gradients of one micro-batch; those of all processes together at the last one of a step."""
+        present = filled(inputs)
+        if present:
+            loss = super().training_step(model, present, *rest, **options)
+        else:  # fewer examples than processes
+            loss = torch.zeros((), device=self.args.device)
+            self._add_parts({})
+        if self.accelerator.sync_gradients:
+            add_up_gradients(value for group in self.optimizer.param_groups for value in group["params"])
+        return loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of one micro-batch, normalised by the counts of the whole step; a loss that is not finite stops."""
+        """The loss of one micro-batch, normalised by the counts of the whole step."""
         # Accelerate's autocast covers the model's own forward only, and objectives call the encoder inside it.
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
             sums = self.objective(model, inputs)
         loss = sum(self.objective.weights[name] * value / self._totals[name] for name, value in sums.items())
-        for name, value in sums.items():
-            self.parts[name] = self.parts.get(name, 0.0) + float(value.detach()) / int(self._totals[name])
-        if not all(math.isfinite(value) for value in self.parts.values()):
-            raise LossNotFiniteError(self.state.global_step + 1, dict(self.parts))
+        self._add_parts(sums)
         return loss
 
+    def _add_parts(self, sums: Mapping[str, Tensor]) -> None:
+        """Note what a micro-batch adds to the parts of the loss, in all processes."""
+        own = {name: float(sums[name].detach()) if name in sums else 0.0 for name in self._totals}
+        for name, value in zip(own, processes.totals(list(own.values())), strict=True):
+            self.parts[name] = self.parts.get(name, 0.0) + value / int(self._totals[name])
+
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        self.last_grad_norm = None if grad_norm is None else float(grad_norm)
+        """The last look at a step before the optimiser's: one that is not finite stops here, or is passed over."""
+        norm = gradient_norm(self.optimizer) if grad_norm is None else float(grad_norm)
+        self.finite.check(self.state.global_step + 1, self.parts, norm, self.optimizer)
         return grad_norm
 
     def _get_output_dir(self, trial: Any) -> str:
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
+        self._random_states = processes.gathered(random_state())
+        processes.on_main(lambda: self._write_checkpoint(model, trial))
+
+    def _write_checkpoint(self, model: Any, trial: Any) -> None:
         """Write a checkpoint aside and move it into place when it is complete; older ones go after that."""
-        target = Path(self.args.output_dir)
+        target, name = Path(self.args.output_dir), f"{CHECKPOINT}{self.state.global_step}"
+        if (target / name).is_dir():
+            return  # the same state; taking it away first would leave a moment without any
         self._staging = str(target / ".incomplete")
         shutil.rmtree(self._staging, ignore_errors=True)
         try:
             super()._save_checkpoint(model, trial)
-            name = f"{CHECKPOINT}{self.state.global_step}"
-            shutil.rmtree(target / name, ignore_errors=True)
             (Path(self._staging) / name).rename(target / name)
-        except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+        except (*REFUSALS, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+            hidden = "is the disk full? " if "inline_container" in str(error) else ""  # it does not say why
             raise TrainingError(
-                f"Could not write a checkpoint under {target}: {error}. The previous checkpoint is intact; "
+                f"Could not write a checkpoint under {target}: {hidden}{error}. The previous checkpoint is intact; "
                 "free some space and run the same command again."
             ) from error
         finally:
@@ -201,35 +232,23 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def keep_last_good_state(self) -> None:
         """Write a checkpoint from which the step that has just failed is done again with the same dropout."""
-        torch.set_rng_state(self._random_state[0])
-        if torch.cuda.is_available():
-            torch.cuda.set_rng_state_all(self._random_state[1:])
+        set_random_state(self._random_state)
         self._save_checkpoint(self.model)
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        save_states(Path(output_dir), self._random_states)
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        super()._load_rng_state(checkpoint)
+        if checkpoint is not None:
+            load_own_state(Path(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._save_weights and not isinstance(self.model, PreTrainedModel):
             load_model(self.model, str(Path(resume_from_checkpoint) / WEIGHTS))
         elif self._save_weights:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
-
-
-def _random_state() -> list[Tensor]:
-    """States of torch's generators: the processor's, then one for each GPU."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
-
-
-class LossNotFiniteError(TrainingError):
-    """The loss became NaN or infinite; nothing of that step was applied.
-
-    Args:
-        step: the step, counted from 1.
-        parts: the parts of the loss.
-    """
-
-    def __init__(self, step: int, parts: Mapping[str, float]) -> None:
-        self.step = step
-        shown = ", ".join(f"{name} = {value}" for name, value in parts.items())
-        super().__init__(f"The loss is not finite at step {step} ({shown}).")
 
 
 def checkpoints(scratch: Path) -> list[Path]:
@@ -251,22 +270,26 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:
         A signal that came during the last step, when there was nothing left to stop; None without one.
 
     Raises:
-        TrainingError: the loss became NaN or infinite (the state before that step is kept), or the disk is full.
+        TrainingError: the loss or the gradients became NaN or infinite (the state before that step is kept), or the
+            disk is full.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
-    found = checkpoints(run.scratch)
+    found = processes.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
     stop = _StopOnSignal()
     trainer.add_callback(stop)
     try:
-        with stop:
-            trainer.train(resume_from_checkpoint=str(found[-1]) if found else None)
-    except LossNotFiniteError as error:
+        with stop, tracked(trainer, run):
+            trainer.train(resume_from_checkpoint=found[-1] if found else None)
+    except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
-        raise TrainingError(
+        failure = TrainingError(
             f"{error} Nothing of that step was applied; the last good state, after step {error.step - 1}, is kept in "
-            f"{kept}. Lower --learning-rate, or check the data and weights, and use another --out."
-        ) from error
+            f"{kept}. Lower --learning-rate, or check the data and weights, and use another --out; "
+            "or run the same command again with --non-finite skip, which passes over such steps."
+        )
+        failure.of_all = True
+        raise failure from error
     if stop.signal_number is not None and trainer.state.global_step < trainer.state.max_steps:
         name = signal.Signals(stop.signal_number).name
         raise Interrupted(
@@ -278,7 +301,10 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:
 
 
 class _StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once."""
+    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once.
+
+    A signal to one of several processes stops all.
+    """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
@@ -299,7 +325,11 @@ class _StopOnSignal(TrainerCallback):  # type: ignore[misc]
             raise KeyboardInterrupt
         self.signal_number = number
 
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        draw_apart()
+
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.signal_number = processes.largest(self.signal_number or 0) or None
         if self.signal_number is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
@@ -322,7 +352,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             if self._steps is None
             else state.global_step % self._steps == 0
         )
-        if due:
+        if processes.largest(int(due)):  # clocks differ
             control.should_save = True
             self._last = time.monotonic()
 
@@ -365,8 +395,8 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         """Log the step that just ended."""
         assert self.trainer is not None
         now = time.monotonic()
-        parts = {name: float(value) for name, value in self.trainer.parts.items()}
-        record = {"step": state.global_step, **parts, "learning_rate": self._rate}
+        parts = {} if self.trainer.finite.skipped else dict(self.trainer.parts)
+        record = {"step": state.global_step, **(parts or {"skipped": True}), "learning_rate": self._rate}
         self._run.log(record | {"seconds": now - self._time} | self._extra())
         self._time = now
         self._advance(state.global_step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))

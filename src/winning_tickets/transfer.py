@@ -12,15 +12,16 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, set_seed
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import collate
 from winning_tickets.data.metrics import metric_names
-from winning_tickets.data.tasks import Kind, Split, Task
+from winning_tickets.data.tasks import Kind, Split
 from winning_tickets.dev_evaluations import Evaluations
 from winning_tickets.errors import TrainingError
 from winning_tickets.files import build_directory
 from winning_tickets.masking import TicketCallback
-from winning_tickets.objectives import Objective, SmartObjective, TaskObjective
+from winning_tickets.objectives import task_losses
 from winning_tickets.optimizers import decay_groups, make_optimizer
 from winning_tickets.origin import origin
 from winning_tickets.plm import PLM
@@ -34,6 +35,7 @@ from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments
 from winning_tickets.transfer_setup import Prepared, prepare, train_split
 
 
+@processes.together()
 def transfer(
     config: TransferConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[str, Any]:
@@ -89,7 +91,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
     run = RunDirectory.claim(folder, "transfer-seed", prepared.identity(single), single.model_dump(mode="json"))
     if run.status == "done":
         return run.result()
-    (folder / ERROR).unlink(missing_ok=True)
+    processes.on_main(lambda: (folder / ERROR).unlink(missing_ok=True))
     set_seed(seed)
     plm = prepared.load(seed)
     evaluations = Evaluations(run, prepared, plm, runtime)
@@ -101,7 +103,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
         check_pruned(ticket, plm)
     info = TaskInfo.of(prepared.task, prepared.max_length, prepared.doc_stride, _id(ticket), _sparsity(ticket))
     if prepared.config.save_model:
-        _save_model(plm, info, ticket, folder / MODEL_FOLDER)
+        processes.on_main(lambda: _save_model(plm, info, ticket, folder / MODEL_FOLDER))
     result = _seed_result(prepared, seed, run, evaluations.records)
     run.finish(result)
     raise_late_signal(late_signal, seed, prepared.config.seeds)
@@ -125,7 +127,7 @@ def _trainer(
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
     trainer = TicketTrainer(
         model=plm.model,
-        objective=objective_of(config, task),
+        objective=task_losses(task, config.smart),
         build_optimizer=_optimizer(config, prepared.learning_rate),
         args=arguments(
             run.scratch,
@@ -152,12 +154,6 @@ def _optimizer(config: TransferConfig, rate: float) -> Callable[[Any], torch.opt
     if config.optimizer == "adamw":
         return None
     return lambda model: make_optimizer(config.optimizer, decay_groups(model.parameters(), config.weight_decay), rate)
-
-
-def objective_of(config: TransferConfig, task: Task) -> Objective:
-    """The losses of a task, with SMART beside them where it is asked for."""
-    losses = TaskObjective.of(task)
-    return losses if config.smart is None else SmartObjective(losses, task, config.smart)
 
 
 def check_pruned(ticket: Ticket, plm: PLM) -> None:

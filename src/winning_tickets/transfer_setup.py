@@ -22,7 +22,7 @@ from winning_tickets.dev_selection import DevPart, selected_count, selection_fir
 from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.evaluate import Target
 from winning_tickets.identity import digest, run_id
-from winning_tickets.objectives import check_smart
+from winning_tickets.objectives import check_precision, check_smart
 from winning_tickets.plm import PLM, base_hash, weight_hashes
 from winning_tickets.predict import encode_for
 from winning_tickets.states import content_hash, start_weights, write_state_
@@ -223,8 +223,8 @@ def prepare(config: TransferConfig, runtime: Runtime) -> Prepared:
     """
     check(config)
     choose_device(runtime.device)
-    if config.smart is not None and runtime.bf16:
-        raise UsageError("--smart and --bf16 contradict each other: its noise is smaller than bfloat16 can tell.")
+    if config.smart is not None:
+        check_precision(runtime)
     data = load_data(config)
     adaptation = Adaptation.find(config, data.task)
     if adaptation is None:

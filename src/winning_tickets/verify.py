@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.errors import TicketsError, UsageError
-from winning_tickets.files import read_json
+from winning_tickets.files import is_temporary, read_json
 from winning_tickets.rundir import SCRATCH
-from winning_tickets.store import Finding, Store, is_store, is_temporary, left_behind
+from winning_tickets.store import Finding, Store, is_store, left_behind
 
 _SIGNS = ("config.json", "ticket.json", "export.json", "result.json", "importance.json", "analysis.json")
 _STATE = "winning_tickets_state"

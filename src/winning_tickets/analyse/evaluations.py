@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from winning_tickets.errors import ContentError
-from winning_tickets.files import read_json
+from pydantic import TypeAdapter, ValidationError
+
+from winning_tickets.errors import ContentError, explain
+from winning_tickets.files import read_object
 from winning_tickets.ticket import INFO_FILE
 
 MEASURES = {
@@ -73,10 +75,23 @@ def is_evaluation(content: Any) -> bool:
 
 
 def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
-    """All numbers of an evaluation."""
+    """All numbers of an evaluation.
+
+    Raises:
+        ContentError: it has something else where numbers or names should be.
+    """
+    try:
+        return [_MEASUREMENT.validate_python(asdict(one)) for one in _measurements(content, path)]
+    except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = explain(error) if isinstance(error, ValidationError) else repr(error)
+        raise ContentError(
+            f"{path} is no evaluation as tickets evaluate --json prints it: {reason} It was edited; evaluate anew."
+        ) from error
+
+
+def _measurements(content: Mapping[str, Any], path: str) -> Iterator[Measurement]:
     subject = Subject(content["ticket_id"], content.get("model"), content.get("base_hash"))
     target = str(content["target"])
-    found = []
     for key, short in MEASURES.items():
         if content[key] is None:
             continue
@@ -88,10 +103,10 @@ def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
             text = PurePath(str(content.get("corpus"))).name
             how = _how(content, short)
         method = method_of(content)
-        found.append(
-            Measurement(subject, f"{short}[{text}]", how, value, float(content["sparsity"]), target, path, method)
-        )
-    return found
+        yield Measurement(subject, f"{short}[{text}]", how, value, float(content["sparsity"]), target, path, method)
+
+
+_MEASUREMENT = TypeAdapter(Measurement)
 
 
 def _how(content: Mapping[str, Any], measure: str) -> tuple[tuple[str, str], ...]:
@@ -109,7 +124,7 @@ def method_of(content: Mapping[str, Any]) -> str | None:
     if content.get("method") is not None:
         return method_name(content["method"], content.get("search_objective"))
     file = Path(str(content["target"])) / INFO_FILE
-    body = read_json(file, "ticket description") if file.is_file() else {}
+    body = read_object(file, "ticket description") if file.is_file() else {}
     if body.get("id") != content["ticket_id"]:
         return None
     return method_name(body["info"]["method"], body["info"]["config"].get("objective"))

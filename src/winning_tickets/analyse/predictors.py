@@ -80,7 +80,12 @@ def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement],
         if is_evaluation(content):
             found += measurements(content, str(path))
         elif isinstance(content, dict) and content.get("kind") == "distance":
-            found += _distances(content, str(path))
+            try:
+                found += _distances(content, str(path))
+            except (KeyError, TypeError, AttributeError) as error:
+                raise ContentError(
+                    f"{path} is no distance analysis as tickets analyse distance stores it ({error!r}); make it anew."
+                ) from error
         elif path.is_dir() or not path.exists() or is_transfer(content):
             cells += read_runs([path], score)
         else:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from winning_tickets.errors import ContentError, UsageError, unknown
+from pydantic import TypeAdapter, ValidationError
+
+from winning_tickets.errors import ContentError, UsageError, explain, shown, unknown
 from winning_tickets.files import read_json
 from winning_tickets.rundir import MARKER, RESULT
 
@@ -65,6 +67,9 @@ class Cell:
     def key(self) -> tuple[str, int]:
         """What runs of different tickets are paired by."""
         return self.task, self.seed
+
+
+_CELL = TypeAdapter(Cell)
 
 
 def read_runs(paths: Sequence[str | Path], score: Score = "final", metric: str | None = None) -> list[Cell]:
@@ -147,29 +152,39 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
         else:
             scores = {content["seed"]: measured[metric]}
         cells = [
-            Cell(
-                task=str(content["task"]),
-                seed=int(seed),
-                metric=str(metric),
-                value=float(value),
-                ticket_id=content["ticket_id"],
-                sparsity=float(content["sparsity"]),
-                model=merged.get("model"),
-                base_hash=merged.get("base_hash"),
-                settings={key: merged[key] for key in SETTINGS if key in merged},
-                path=str(path),
-                **{key: merged[key] for key in _ORIGIN if merged.get(key) is not None},
-                degenerate=bool(content.get("degenerate", False)),
-                majority=_majority(merged, metric),
+            _CELL.validate_python(
+                {
+                    "task": content["task"],
+                    "seed": seed,
+                    "metric": metric,
+                    "value": value,
+                    "ticket_id": content["ticket_id"],
+                    "sparsity": content["sparsity"],
+                    "model": merged.get("model"),
+                    "base_hash": merged.get("base_hash"),
+                    "settings": {key: _plain(merged[key]) for key in SETTINGS if key in merged},
+                    "path": str(path),
+                    **{key: merged[key] for key in _ORIGIN if merged.get(key) is not None},
+                    "degenerate": bool(content.get("degenerate", False)),
+                    "majority": _majority(merged, metric),
+                }
             )
             for seed, value in scores.items()
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except ValidationError as error:
+        raise ContentError(f"{path} is no transfer result: {explain(error)} It was edited; make it anew.") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContentError(f"{path} is an incomplete transfer result ({error!r}); make it anew.") from error
     for cell in cells:
         if not math.isfinite(cell.value):
             raise ContentError(f"{path} holds a score that is not finite ({cell.value}); a failed run is no number.")
     return cells
+
+
+def _plain(setting: Any) -> Any:
+    if isinstance(setting, list | dict):
+        raise TypeError(f"{shown(setting)} is no setting")
+    return setting
 
 
 def _majority(content: dict[str, Any], metric: str) -> float | None:

@@ -6,6 +6,7 @@ before a verb runs. A verb is a module here that registers its function; the ord
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -16,7 +17,8 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from winning_tickets.cli.app import app
-from winning_tickets.errors import TicketsError
+from winning_tickets.errors import TicketsError, printable
+from winning_tickets.processes import is_main
 
 VERBS = (
     "search",
@@ -48,24 +50,41 @@ def _terminate(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+"""Of the file system, where no verb has told of them in its own words."""
+
+
+def _tell(message: str) -> None:
+    if is_main():
+        typer.echo(printable(message), err=True)
+
+
 def main() -> NoReturn:
     """Entry point: errors become one message and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
+    if not is_main():
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until this process ends
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         code = app(standalone_mode=False)
     except TicketsError as error:
-        typer.echo(f"Error: {error}", err=True)
+        _tell(f"Error: {error}")
         code = error.exit_code
     except Abort:
         code = 130
     except TyperException as error:
-        typer.echo(f"Error: {error.format_message()}", err=True)
+        _tell(f"Error: {error.format_message()}")
         code = error.exit_code
     except KeyboardInterrupt:
-        typer.echo("Interrupted.", err=True)
+        _tell("Interrupted.")
         code = 130
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 1
+    except OSError as error:
+        if error.errno not in _REFUSALS:
+            raise
+        what = error.filename or "The file system"
+        _tell(f"Error: {what}: {error.strerror}. Free some space, or choose another place.")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from winning_tickets import __version__
+from winning_tickets import __version__, processes
 from winning_tickets.config import Settings
+from winning_tickets.errors import printable
 
 app = typer.Typer(
     name="tickets",
@@ -26,16 +27,23 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+TOGETHER = ("search", "transfer", "share", "super", "fit-head")
+"""Verbs whose training several processes do together; every other verb is left to the first of them."""
+
+
 @app.callback()
 def _options(
+    context: typer.Context,
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Options before the verb."""
+    if context.invoked_subcommand not in TOGETHER and not processes.leave_to_main():
+        raise typer.Exit
 
 
 def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
     """The only place that writes to stdout."""
-    typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else text)
+    typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else printable(text))
 
 
 def plan_of(config: Settings, out: Path | None, as_json: bool, **facts: Any) -> None:

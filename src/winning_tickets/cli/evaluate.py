@@ -81,6 +81,9 @@ def evaluate(
         allow_other_weights=allow_other_weights,
     )
     if dry_run:
+        from winning_tickets.evaluate import check
+
+        check(settings)
         return plan_of(settings, None, as_json)
     from winning_tickets.evaluate import evaluate as measure
 

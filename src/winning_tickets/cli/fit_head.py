@@ -19,10 +19,14 @@ from winning_tickets.options import (
     Force,
     Json,
     Layers,
+    NonFinite,
     Out,
     Quiet,
+    ReportTo,
     Revision,
     fields_of,
+    settings_of,
+    trackers_of,
 )
 
 
@@ -50,6 +54,8 @@ def fit_head(
     device: Device = "auto",
     bf16: Bf16 = False,
     checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
     force: Force = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -76,7 +82,8 @@ def fit_head(
         "max_tokens": max_tokens,
         "seed": seed,
     }
-    settings = FitHeadConfig.of(**fields_of(config, given))
+    settings = settings_of(FitHeadConfig, config, fields_of(config, given))
+    trackers = trackers_of(report_to)
     if dry_run:
         from winning_tickets.fit_head import check
 
@@ -84,6 +91,13 @@ def fit_head(
         return plan_of(settings, out, as_json)
     from winning_tickets.fit_head import fit_head as fit
 
-    runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet)
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
     result = fit(settings, out, runtime, force) | {"out": str(out)}
     return emit(result, as_json, show.fitted_head(result))

@@ -20,13 +20,17 @@ from winning_tickets.options import (
     Force,
     Json,
     Layers,
+    NonFinite,
     Out,
     Quiet,
+    ReportTo,
     Revision,
     fields_of,
+    settings_of,
     split_floats,
     split_ints,
     split_words,
+    trackers_of,
 )
 
 
@@ -138,6 +142,8 @@ def search(
     device: Device = "auto",
     bf16: Bf16 = False,
     checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
     force: Force = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -205,7 +211,8 @@ def search(
         "phi": phi,
         "save_at": split_ints("--save-at", save_at),
     }
-    settings = SearchConfig.of(**fields_of(config, given))
+    settings = settings_of(SearchConfig, config, fields_of(config, given))
+    trackers = trackers_of(report_to)
     if dry_run:
         from winning_tickets.search.checks import check
 
@@ -213,7 +220,14 @@ def search(
         return plan_of(settings.resolved(), out, as_json)
     from winning_tickets.search import search_all
 
-    runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet)
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
     tickets = search_all(settings, out, runtime, force)
     result = json.loads((out / "result.json").read_text(encoding="utf-8")) | {"out": str(out)}
     return emit(result, as_json, show.search(result, list(map(str, tickets.values()))))

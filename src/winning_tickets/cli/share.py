@@ -21,14 +21,20 @@ from winning_tickets.options import (
     Json,
     Layers,
     MaxLength,
+    NonFinite,
     OtherWeights,
     Out,
     Quiet,
+    ReportTo,
     Revision,
+    SmartWeight,
     Steps,
     WarmupRatio,
     fields_of,
+    settings_of,
     split_ints,
+    trackers_of,
+    with_smart,
 )
 
 
@@ -57,6 +63,7 @@ def share(
     main_task: Annotated[str | None, typer.Option(help="Of ratio: by default the first task.")] = None,
     ratio: Annotated[float | None, typer.Option(help="Batches of the others for each of the main task.")] = None,
     max_length: MaxLength = None,
+    smart: SmartWeight = None,
     single_epochs: Annotated[
         float | None, typer.Option(help="Passes of the single-task fine-tunings of auto and --fine-tune.")
     ] = None,
@@ -75,6 +82,8 @@ def share(
     device: Device = "auto",
     bf16: Bf16 = False,
     checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
     force: Force = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -115,7 +124,8 @@ def share(
         "save_model": False if no_save_model else None,
         "allow_other_weights": allow_other_weights or None,
     }
-    settings = ShareConfig.of(**({"tasks": ()} | fields_of(config, given)))
+    settings = settings_of(ShareConfig, config, {"tasks": ()} | with_smart(fields_of(config, given), smart))
+    trackers = trackers_of(report_to)
     if dry_run:
         from winning_tickets.sharing_setup import check
 
@@ -123,6 +133,13 @@ def share(
         return plan_of(settings, out, as_json)
     from winning_tickets.sharing import share as share_model
 
-    runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet)
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
     result = share_model(settings, out, runtime, force)
     return emit(result, as_json, show.sharing(result))

@@ -18,9 +18,12 @@ from winning_tickets.options import (
     Device,
     Force,
     Json,
+    NonFinite,
     Quiet,
+    ReportTo,
     StoreFolder,
     split_words,
+    trackers_of,
 )
 
 if TYPE_CHECKING:
@@ -109,6 +112,8 @@ def run(
     device: Device = "auto",
     bf16: Bf16 = False,
     checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -123,13 +128,21 @@ def run(
     from winning_tickets.study.run import run_study
     from winning_tickets.study.text import run_text
 
+    trackers = trackers_of(report_to)
     planned = _plan(study, scale, set_)
     problems = problems_of(planned)
     if problems:
         raise UsageError("\n".join(problems))
     found = Store(store)
     options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
-    runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=True)
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=True,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
     watch = None if quiet else Lines(planned, found, workers, sys.stderr)
     result = run_study(planned, found, make_engine(engine, options, found.path), runtime, retry_failed, watch)
     _check(result)

@@ -24,9 +24,11 @@ from winning_tickets.options import (
     Json,
     Layers,
     MaxLength,
+    NonFinite,
     Out,
     Patience,
     Quiet,
+    ReportTo,
     Revision,
     Steps,
     TaskFile,
@@ -34,9 +36,11 @@ from winning_tickets.options import (
     WarmupRatio,
     WeightDecay,
     fields_of,
+    settings_of,
     split_floats,
     split_ints,
     split_words,
+    trackers_of,
 )
 
 
@@ -89,6 +93,8 @@ def super_ticket(
     device: Device = "auto",
     bf16: Bf16 = False,
     checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
     force: Force = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -131,7 +137,8 @@ def super_ticket(
         "revision": revision,
         "layers": layers,
     }
-    settings = SuperConfig.of(**_with_fine_tuning(fields_of(config, given), fine_tuning)).resolved()
+    settings = settings_of(SuperConfig, config, _with_fine_tuning(fields_of(config, given), fine_tuning)).resolved()
+    trackers = trackers_of(report_to)
     if dry_run:
         from winning_tickets.super_ticket import check, trainings
 
@@ -139,9 +146,15 @@ def super_ticket(
         return plan_of(settings, out, as_json, trainings=trainings(settings))
     from winning_tickets.super_ticket import super_ticket as find
 
-    result = find(
-        settings, out, Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet), force
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
     )
+    result = find(settings, out, runtime, force)
     return emit(result, as_json, show.super_ticket(result))
 
 

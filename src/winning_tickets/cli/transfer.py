@@ -27,19 +27,25 @@ from winning_tickets.options import (
     Json,
     Layers,
     MaxLength,
+    NonFinite,
     OtherWeights,
     Out,
     Patience,
     Quiet,
+    ReportTo,
     Revision,
+    SmartWeight,
     Steps,
     TaskFile,
     TrainSize,
     WarmupRatio,
     WeightDecay,
     fields_of,
+    settings_of,
     split_ints,
     split_words,
+    trackers_of,
+    with_smart,
 )
 
 
@@ -89,7 +95,7 @@ def transfer(
         float | None, typer.Option(help="Share of the dev set that the best evaluation is chosen on, such as 0.1.")
     ] = None,
     patience: Patience = None,
-    smart: Annotated[float | None, typer.Option(help="Weight of SMART, an adversarial regulariser.")] = None,
+    smart: SmartWeight = None,
     profile: Annotated[str | None, typer.Option(help="paper, code or tuned: which evaluations count.")] = None,
     save_model: Annotated[bool | None, typer.Option("--save-model", help="Keep the fine-tuned models.")] = None,
     base: Base = None,
@@ -100,6 +106,8 @@ def transfer(
     device: Device = "auto",
     bf16: Bf16 = False,
     checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
     force: Force = False,
     dry_run: DryRun = False,
     quiet: Quiet = False,
@@ -146,11 +154,8 @@ def transfer(
         "save_model": save_model or None,
         "allow_other_weights": allow_other_weights or None,
     }
-    fields = fields_of(config, given)
-    if smart is not None:  # its other settings may stand in the file
-        others = fields.get("smart")
-        fields["smart"] = {**(others if isinstance(others, dict) else {}), "alpha": smart}
-    settings = TransferConfig.of(**fields)
+    settings = settings_of(TransferConfig, config, with_smart(fields_of(config, given), smart))
+    trackers = trackers_of(report_to)
     if dry_run:
         from winning_tickets.transfer_setup import check
 
@@ -158,7 +163,14 @@ def transfer(
         return plan_of(settings, out, as_json)
     from winning_tickets.transfer import transfer as fine_tune
 
-    runtime = Runtime(device=device, bf16=bf16, checkpoint_steps=checkpoint_steps, quiet=quiet)
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
     result = fine_tune(settings, out, runtime, force)
     return emit(result, as_json, show.transfer(result))
 

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from winning_tickets.config.settings import Settings
+from winning_tickets.config.settings import Count, Seed, Settings
 
 
 class EvaluateConfig(Settings):
@@ -35,12 +35,12 @@ class EvaluateConfig(Settings):
     target: str
     base: str | None = None
     revision: str | None = None
-    layers: int | None = None
+    layers: Count | None = None
     objectives: tuple[str, ...] = ("kd",)
     corpus: str | None = None
     segments: str = "packed:128"
-    max_tokens: int | None = None
-    batch_tokens: int = 4096
+    max_tokens: Count | None = None
+    batch_tokens: Count = 4096
     task: str | None = None
     pairs_file: str | None = None
     data_dir: str | None = None
@@ -49,5 +49,5 @@ class EvaluateConfig(Settings):
     kd_masked_tokens: int = Field(default=0, ge=0)
     temperature: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     mlm_head: Literal["base", "ticket"] | None = None
-    seed: int = 42
+    seed: Seed = 42
     allow_other_weights: bool = False

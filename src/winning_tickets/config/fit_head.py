@@ -6,7 +6,7 @@ import math
 
 from pydantic import Field
 
-from winning_tickets.config.settings import Settings
+from winning_tickets.config.settings import Count, Seed, Settings
 
 WARMUP_RATIO = 0.06
 """Fraction of the steps that the learning rates rise where `warmup_steps` is None."""
@@ -37,7 +37,7 @@ class FitHeadConfig(Settings):
 
     model: str
     revision: str | None = None
-    layers: int | None = None
+    layers: Count | None = None
     corpus: str | None = None
     data_dir: str | None = None
     steps: int = 1000
@@ -50,7 +50,7 @@ class FitHeadConfig(Settings):
     weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
     mlm_probability: float = 0.15
     max_tokens: int | None = Field(default=None, ge=1)
-    seed: int = 0
+    seed: Seed = 0
 
     @property
     def warmup(self) -> int:

@@ -25,6 +25,7 @@ from winning_tickets.config.profiles import (
     profile_values,
     structured_values,
 )
+from winning_tickets.config.settings import Count, Rate, Seed
 from winning_tickets.config.start import PRETRAINED
 from winning_tickets.config.structured import UNIT_FIELDS, StructuredSettings
 from winning_tickets.errors import UsageError
@@ -94,7 +95,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     model: str
     revision: str | None = None
-    layers: int | None = None
+    layers: Count | None = None
     method: str = "mask-training"
     sparsity: float | tuple[float, ...] = 0.6
     scope: str | None = None
@@ -103,7 +104,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     like: str | None = None
     weights_from: str = PRETRAINED
     profile: Profile = "tuned"
-    seed: int = 0
+    seed: Seed = 0
     objective: str = "kd"
     temperature: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     logits_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
@@ -115,15 +116,15 @@ class SearchConfig(LearningSettings, StructuredSettings):
     segments: str | None = None
     short_sequence_probability: float = Field(default=0.1, ge=0, le=1)
     calibration_batches: int = Field(default=8, ge=1)
-    learning_rate: float | None = None
-    head_learning_rate: float | None = None
+    learning_rate: Rate | None = None
+    head_learning_rate: Rate | None = None
     schedule_steps: int | None = None
     schedule_passes: int | None = Field(default=None, ge=0)
     warmup_steps: int | None = None
     step_offset: int | None = None
     score_init: Literal["activation", "rank", "plateau", "random"] | None = None
-    alpha: float = 2.0
-    phi: float = 0.01
+    alpha: float = Field(default=2.0, gt=0, allow_inf_nan=False)
+    phi: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     rank_by: Literal["signed", "absolute"] | None = None
     reselect_steps: int | None = Field(default=None, ge=1)
     cadence: Literal["after", "before"] | None = None

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from winning_tickets.errors import UsageError, unknown
+from winning_tickets.errors import UsageError, shown, unknown
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Any generator takes these; NumPy's take no others."""
 
 
 class Settings(BaseModel):
-    """Base of all configurations: frozen, and unknown fields are errors."""
+    """Base of all configurations: frozen, numbers are finite, and unknown fields are errors."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     @classmethod
-    def of(cls, **fields: Any) -> Self:
+    def of(cls, /, **fields: Any) -> Self:
         """Build one, reporting every problem at once.
 
         Raises:
@@ -35,7 +40,7 @@ def _problems(cls: type[BaseModel], error: ValidationError) -> str:
         if item["type"] == "extra_forbidden":
             lines.append(str(unknown("field", field, cls.model_fields)))
         else:
-            lines.append(f"{field.replace('_', '-')}: {item['msg']} (found {item['input']!r}).")
+            lines.append(f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])}).")
     return "\n".join(lines)
 
 
@@ -48,6 +53,9 @@ class Runtime(Settings):
         checkpoint_steps: optimiser steps between checkpoints; None means by time.
         checkpoint_seconds: seconds between checkpoints where `checkpoint_steps` is None.
         quiet: no progress on stderr.
+        non_finite: at a step whose loss or gradients are NaN or infinite `stop`, or `skip` it; it changes no number of
+            a run that has no such step, and one that has gives none without it.
+        report_to: names of `tracking.TRACKERS` that are told of losses and scores while a run trains.
     """
 
     device: str = "auto"
@@ -55,6 +63,8 @@ class Runtime(Settings):
     checkpoint_steps: int | None = None
     checkpoint_seconds: float = 120.0
     quiet: bool = False
+    non_finite: Literal["stop", "skip"] = "stop"
+    report_to: tuple[str, ...] = ()
 
 
 def load_config_file(path: Path) -> dict[str, Any]:
@@ -65,10 +75,12 @@ def load_config_file(path: Path) -> dict[str, Any]:
     """
     import yaml
 
+    from winning_tickets.config.yaml_text import parse_yaml
+
     if not path.is_file():
         raise UsageError(f"There is no configuration file {path}.")
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        _, content = parse_yaml(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UsageError(f"The configuration file {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):

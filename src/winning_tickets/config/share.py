@@ -8,7 +8,8 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Settings
+from winning_tickets.config.settings import Count, Settings
+from winning_tickets.config.smart import Smart
 from winning_tickets.errors import UsageError, unknown
 
 AUTO = "auto"
@@ -45,7 +46,8 @@ class ShareConfig(Settings):
         revision: hub revision of the model.
         layers: keep only the first so many layers.
         tickets: the folder of a ticket by task; a task without one uses the whole encoder. None is plain multi-task
-            fine-tuning (MT-DNN). `auto` finds a ticket for each task: single-task fine-tuning, importance, `level`.
+            fine-tuning (MT-DNN), unless the task file names tickets; an empty mapping is so in any case. `auto` finds a
+            ticket for each task: single-task fine-tuning, importance, `level`.
         level: of `auto`: percent of the heads and FFNs that a ticket loses, by task; 0 means no ticket.
         task_file: YAML with definitions of the tasks, in MT-DNN's form.
         data_dir: folder with the tasks' data.
@@ -70,6 +72,7 @@ class ShareConfig(Settings):
         single_epochs: passes of each single-task fine-tuning, of `auto` and of `fine_tune`; None: the task's own.
         single_learning_rate: its peak rate; None takes that of sharing, as the paper has it for tickets.
         fine_tune: fine-tune the shared model on each task alone afterwards, with its ticket held.
+        smart: adversarial regularisation of every training; None goes without.
         save_model: keep each seed's shared model.
         allow_other_weights: use tickets on weights they were not made for.
     """
@@ -77,7 +80,7 @@ class ShareConfig(Settings):
     tasks: tuple[str, ...]
     model: str | None = None
     revision: str | None = None
-    layers: int | None = None
+    layers: Count | None = None
     tickets: Literal["auto"] | dict[str, str] | None = None
     level: dict[str, float] | None = None
     task_file: str | None = None
@@ -102,6 +105,7 @@ class ShareConfig(Settings):
     single_epochs: float | None = None
     single_learning_rate: float | None = None
     fine_tune: bool = False
+    smart: Smart | None = None
     save_model: bool = True
     allow_other_weights: bool = False
 
@@ -122,10 +126,10 @@ class ShareConfig(Settings):
             raise UsageError(f"--tasks names {repeated[0]} twice; two tasks cannot have one name.")
         tickets = values.get("tickets")
         if tickets == NONE:
-            values["tickets"] = None
+            values["tickets"] = {}
         elif tickets is not None and tickets != AUTO:
             folders = by_task("--tickets", tickets, tasks, "folder")
-            values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE} or None
+            values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE}
         if values.get("level") is not None:
             levels = by_task("--level", values["level"], tasks, "level", one_for_all=True)
             values["level"] = {task: _without_percent_sign(level) for task, level in levels.items()}
@@ -177,7 +181,7 @@ def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_al
     if len(named) < len(found):
         raise UsageError(
             f"{option} gives {len(found)} {what}(s) for {len(tasks)} tasks ({', '.join(tasks)}); give one for each, in "
-            f"their order, or by name: {tasks[0]}={what.upper()},..."
+            f"their order, or by name: {next(iter(tasks), 'rte')}={what.upper()},..."
         )
     values: dict[str, Any] = {}
     for task, part in named:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Settings
+from winning_tickets.config.settings import Count, Seed, Settings
 from winning_tickets.config.smart import Smart
 from winning_tickets.config.start import PRETRAINED
 
@@ -93,7 +93,7 @@ class TransferConfig(Settings):
     target: str
     base: str | None = None
     revision: str | None = None
-    layers: int | None = None
+    layers: Count | None = None
     start_from: str = PRETRAINED
     from_task: str | None = None
     fresh_head: bool = False
@@ -109,7 +109,7 @@ class TransferConfig(Settings):
     kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = None
     seeds: tuple[int, ...] = (0,)
     train_size: str | None = None
-    train_size_seed: int | None = None
+    train_size_seed: Seed | None = None
     epochs: float | None = None
     steps: int | None = None
     batch_size: int | None = None
@@ -129,7 +129,7 @@ class TransferConfig(Settings):
     mnli_dev: Literal["matched", "mismatched"] | None = None
     padding: Literal["longest", "max-length"] | None = None
     select_on: float = 0.0
-    select_on_seed: int = 0
+    select_on_seed: Seed = 0
     patience: int | None = None
     smart: Smart | None = None
     save_model: bool = False

@@ -9,22 +9,25 @@ import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from winning_tickets.data.corpora import CorpusText
-from winning_tickets.data.fingerprint import fingerprint
+from winning_tickets.data.fingerprint import RunningFingerprint, fingerprint
 from winning_tickets.errors import ContentError, TrainingError, UsageError
 from winning_tickets.files import build_directory, write_json
+from winning_tickets.processes import main_first
 from winning_tickets.progress import progress
 
 FORMAT_VERSION = 1
 _TOKENS, _OFFSETS, _ENTRY = "tokens.bin", "offsets.npy", "entry.json"
-_LINES_A_CALL = 1000
+_LINES_A_CALL, _CHARACTERS_A_CALL = 1000, 1 << 20
+_BLOCK = 1 << 20  # bytes of a file that are hashed at a time
 _STALE_SECONDS = 24 * 3600.0
 
 
@@ -34,7 +37,7 @@ class TokenStream:
 
     Attributes:
         tokens: ids, uint16 or uint32, memory-mapped, `(n_tokens,)`.
-        offsets: line i is `tokens[offsets[i]:offsets[i + 1]]`; int64, `(n_lines + 1,)`.
+        offsets: line i is `tokens[offsets[i]:offsets[i + 1]]`; int64, memory-mapped, `(n_lines + 1,)`.
         path: the cache entry.
         key: its name.
     """
@@ -89,11 +92,14 @@ def tokenise(corpus: CorpusText, tokenizer: Any) -> TokenStream:
 
     Raises:
         UsageError: the tokenizer is not a fast one.
-        ContentError: the text has no tokens.
+        ContentError: the text has no tokens, or changed while it was read.
         TrainingError: the cache cannot be written.
     """
     key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
-    path = cache_root() / "tokens" / key
+    return main_first(lambda: _tokenised_in(cache_root() / "tokens" / key, corpus, tokenizer))
+
+
+def _tokenised_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream:
     if (found := _open(path)) is not None:
         return found
     _discard(path)
@@ -117,26 +123,30 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
 
     largest = max(tokenizer.get_vocab().values())
     kind = np.dtype("<u2" if largest < 2**16 else "<u4")
-    lengths: list[int] = []
+    total = 0
     state = xxhash.xxh3_128()
-    with (folder / _TOKENS).open("wb") as handle:
+    with (folder / _TOKENS).open("wb") as tokens, (folder / _OFFSETS).open("wb") as offsets:
+        shape = {"descr": "<i8", "fortran_order": False, "shape": (len(corpus.lines) + 1,)}
+        np.lib.format.write_array_header_1_0(offsets, shape)
+        begin = offsets.tell()
+        offsets.write(np.zeros(1, "<i8").tobytes())
         for lines in _tokenised(corpus, tokenizer):
-            lengths.extend(map(len, lines))
-            content = np.fromiter((token for line in lines for token in line), kind).tobytes()
+            ends = total + np.cumsum([len(line) for line in lines], dtype="<i8")
+            content = np.fromiter(chain.from_iterable(lines), kind, count=int(ends[-1]) - total).tobytes()
             state.update(content)
-            handle.write(content)
-    offsets = np.concatenate(([0], np.cumsum(lengths, dtype=np.int64)))
-    if offsets[-1] == 0:
+            tokens.write(content)
+            offsets.write(ends.tobytes())
+            total = int(ends[-1])
+    if total == 0:
         raise ContentError(f"The corpus {corpus.name} ({corpus.split}) has no tokens after tokenisation.")
-    np.save(folder / _OFFSETS, offsets)
-    state.update(offsets.tobytes())
+    _hash_file(state, folder / _OFFSETS, begin)
     entry = {
         "format_version": FORMAT_VERSION,
         "corpus": corpus.name,
         "split": corpus.split,
         "tokenizer": str(tokenizer.name_or_path),
-        "tokens": int(offsets[-1]),
-        "lines": len(lengths),
+        "tokens": total,
+        "lines": len(corpus.lines),
         "dtype": kind.str,
         "hash": state.hexdigest(),
     }
@@ -144,21 +154,48 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
 
 
 def _tokenised(corpus: CorpusText, tokenizer: Any) -> Iterator[list[list[int]]]:
+    """Ids of some lines after the other.
+
+    Raises:
+        ContentError: the lines are no longer those of the fingerprint; tokens of others would be kept under its name.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    seen, done = RunningFingerprint(), 0
     quiet = not sys.stderr.isatty()
     with progress(f"tokenising {corpus.name}", len(corpus.lines), quiet) as advance:
-        for start in range(0, len(corpus.lines), _LINES_A_CALL):
-            lines = corpus.lines[start : start + _LINES_A_CALL]
-            encoded = tokenizer(
-                lines,
-                add_special_tokens=False,
-                truncation=False,
-                padding=False,
-                return_attention_mask=False,
-                return_token_type_ids=False,
-                verbose=False,  # no warning about lines longer than the model takes: they are cut later
-            )
-            yield encoded["input_ids"]
-            advance(start + len(lines), "")
+        for lines in _some_at_a_time(corpus.lines):
+            for line in lines:
+                seen.add(line)
+            yield [encoding.ids for encoding in backend.encode_batch_fast(lines, add_special_tokens=False)]
+            done += len(lines)
+            advance(done, "")
+    if seen.hexdigest() != corpus.fingerprint:
+        raise ContentError(f"The corpus {corpus.name} ({corpus.split}) changed while it was read; start again.")
+
+
+def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Few enough at once that neither many nor long ones take much memory."""
+    some: list[str] = []
+    characters = 0
+    for line in lines:
+        some.append(line)
+        characters += len(line)
+        if len(some) >= _LINES_A_CALL or characters >= _CHARACTERS_A_CALL:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def _hash_file(state: Any, path: Path, begin: int) -> None:
+    """Add a file's content from a byte on; read, not mapped, so that its pages do not count as memory of ours."""
+    with path.open("rb") as handle:
+        handle.seek(begin)
+        while block := handle.read(_BLOCK):
+            state.update(block)
 
 
 def _open(path: Path) -> TokenStream | None:
@@ -167,10 +204,11 @@ def _open(path: Path) -> TokenStream | None:
 
     try:
         entry = json.loads((path / _ENTRY).read_text(encoding="utf-8"))
-        offsets = np.load(path / _OFFSETS, allow_pickle=False)
+        offsets = np.load(path / _OFFSETS, mmap_mode="r", allow_pickle=False)
         tokens = np.memmap(path / _TOKENS, dtype=np.dtype(entry["dtype"]), mode="r")
-        state = xxhash.xxh3_128(tokens.data)
-        state.update(offsets.tobytes())
+        state = xxhash.xxh3_128()
+        _hash_file(state, path / _TOKENS, 0)
+        _hash_file(state, path / _OFFSETS, offsets.offset)
         if entry["format_version"] != FORMAT_VERSION or entry["hash"] != state.hexdigest():
             return None
     except (OSError, ValueError, KeyError, TypeError, EOFError):

@@ -1,15 +1,18 @@
-"""Corpora: names of the hub, the built-in text, a task's sentences, text files and folders, all as lists of lines."""
+"""Corpora: names of the hub, the built-in text, a task's sentences, text files and folders, all as lines.
+
+Files and data sets of the hub are read a part at a time, so that a text need not fit into memory.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from winning_tickets.data.fingerprint import fingerprint
-from winning_tickets.data.textfiles import read_utf8, split_lines
+from winning_tickets.data.fingerprint import RunningFingerprint
+from winning_tickets.data.textfiles import read_lines, split_lines
 from winning_tickets.errors import ContentError, UsageError, unknown
 
 SplitName = Literal["train", "validation"]
@@ -21,6 +24,7 @@ HUB_CORPORA: dict[str, tuple[str, str | None]] = {
     "wikitext-2-raw-v1": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
 }
 PYDOCS_PARTS = {"pydocs": "all", "pydocs:docstrings": "docstrings", "pydocs:topics": "topics"}
+_ROWS_AT_A_TIME = 1000
 TEXT_SUFFIXES = (".txt", ".tokens", ".raw", ".md")
 
 _SPLIT_WORDS = {
@@ -28,6 +32,14 @@ _SPLIT_WORDS = {
     "validation": {"valid", "validation", "val", "dev"},
     "test": {"test"},
 }
+
+
+class Lines(Protocol):
+    """Lines that can be gone over as often as needed: a list, or a text that is read anew each time."""
+
+    def __iter__(self) -> Iterator[str]: ...
+
+    def __len__(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -43,7 +55,7 @@ class CorpusText:
 
     name: str
     split: str
-    lines: list[str]
+    lines: Lines
     fingerprint: str
 
 
@@ -61,33 +73,60 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
         UsageError: unknown name, missing path, or the hub cannot be reached.
         ContentError: no text in it, or not UTF-8.
     """
-    lines = [line for line in _read(spec, split, data_dir) if line.strip()]
-    if not lines:
+    read = _reader(spec, split, data_dir)
+    state, count = RunningFingerprint(), 0
+    for line in _with_text(read()):
+        state.add(line)
+        count += 1
+    if not count:
         raise ContentError(f"The corpus {spec} ({split}) is empty: it holds no line with text in it.")
-    return CorpusText(spec, split, lines, fingerprint(lines))
+    return CorpusText(spec, split, _LinesAnew(read, count), state.hexdigest())
 
 
-def _read(spec: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
+class _LinesAnew:
+    """The lines with text in them, read anew each time.
+
+    Args:
+        read: gives all lines from the first on.
+        count: how many of them have text in them.
+    """
+
+    def __init__(self, read: Callable[[], Iterable[str]], count: int) -> None:
+        self._read, self._count = read, count
+
+    def __iter__(self) -> Iterator[str]:
+        return _with_text(self._read())
+
+    def __len__(self) -> int:
+        return self._count
+
+
+def _with_text(lines: Iterable[str]) -> Iterator[str]:
+    return (line for line in lines if line.strip())
+
+
+def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
+    """A function that gives all lines of a corpus from the first on."""
     if spec in HUB_CORPORA:
         return _hub(spec, split, data_dir)
     if spec in PYDOCS_PARTS:
         from winning_tickets.data.builtin import pydocs_corpus
 
-        return pydocs_corpus(PYDOCS_PARTS[spec], split)
+        return lambda: pydocs_corpus(PYDOCS_PARTS[spec], split)
     if spec.startswith("task:"):
-        return _task_sentences(spec.removeprefix("task:"), split, data_dir)
+        sentences = _task_sentences(spec.removeprefix("task:"), split, data_dir)
+        return lambda: sentences
     path = Path(spec).expanduser()
-    if path.is_dir():
-        return (line for file in _files(path, split) for line in split_lines(read_utf8(file)))
-    if path.is_file():
-        return split_lines(read_utf8(path))
+    if path.is_dir() or path.is_file():
+        files = _files(path, split) if path.is_dir() else [path]
+        return lambda: (line for file in files for line in read_lines(file))
     if re.search(r"[/\\]|^[.~]", spec) or path.suffix in TEXT_SUFFIXES:
         raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
     names = (*HUB_CORPORA, *PYDOCS_PARTS, "task:NAME")
     raise unknown("corpus", spec, names, "A path to a text file or to a folder of text files works too.")
 
 
-def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
+def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
     from winning_tickets.data.hub import find_files, load_files, load_hub
 
     name, config = HUB_CORPORA[spec]
@@ -104,7 +143,8 @@ def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Iterable[s
         found = load_files(files)
     if split not in found or "text" not in found[split].column_names:
         raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
-    return (line for text in found[split]["text"] for line in split_lines(text))
+    rows = found[split].select_columns("text")
+    return lambda: (line for part in rows.iter(_ROWS_AT_A_TIME) for text in part["text"] for line in split_lines(text))
 
 
 def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:

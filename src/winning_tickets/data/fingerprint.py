@@ -1,4 +1,4 @@
-"""One way to hash data: xxh3-128 over length-prefixed strings."""
+"""One way to hash data: xxh3-128 over length-prefixed strings, all at once or as they come."""
 
 from __future__ import annotations
 
@@ -10,11 +10,26 @@ def fingerprint(parts: Iterable[str]) -> str:
 
     Each string is preceded by its length, so that moving text from one to the next changes the hash.
     """
-    import xxhash
-
-    state = xxhash.xxh3_128()
+    running = RunningFingerprint()
     for part in parts:
+        running.add(part)
+    return running.hexdigest()
+
+
+class RunningFingerprint:
+    """The fingerprint of the strings that were added so far."""
+
+    def __init__(self) -> None:
+        import xxhash
+
+        self._state = xxhash.xxh3_128()
+
+    def add(self, part: str) -> None:
+        """One more string."""
         content = part.encode("utf-8", "surrogatepass")
-        state.update(len(content).to_bytes(8, "little"))
-        state.update(content)
-    return str(state.hexdigest())
+        self._state.update(len(content).to_bytes(8, "little"))
+        self._state.update(content)
+
+    def hexdigest(self) -> str:
+        """32 hex digits."""
+        return str(self._state.hexdigest())

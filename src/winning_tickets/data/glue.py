@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path
 from winning_tickets.data.tasks import Split, Task, TaskData
 from winning_tickets.data.textfiles import read_utf8, split_lines
 from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.files import parse_json
 
 FILES = {
     "train": "train.tsv",
@@ -188,7 +188,7 @@ def _jsonl(layout: Layout, lines: list[str], path: Path) -> Iterator[tuple[int, 
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise ContentError(f"{path}, line {number}: not valid JSON ({error}).") from error
         if not isinstance(row, dict) or not all(isinstance(row.get(name), str) for name in wanted):

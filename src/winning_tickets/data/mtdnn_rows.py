@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from winning_tickets.data.rows import jsonl_rows
 from winning_tickets.data.tasks import Split, Task
 from winning_tickets.data.textfiles import read_utf8, split_lines
 from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.files import parse_json
 
 SOFT = "softlabel"
 """Key of soft labels in JSONL; in TSV they are one more column."""
@@ -183,7 +183,7 @@ def _number(found: Any) -> float | None:
         return None
     try:
         value = float(found)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return value if math.isfinite(value) else None
 
@@ -195,7 +195,7 @@ def _soft(task: Task, found: Any, where: str) -> tuple[float, ...]:
     if isinstance(found, str):
         text = found.strip()
         try:
-            value = json.loads(text) if text.startswith("[") else text.replace(",", " ").split()
+            value = parse_json(text) if text.startswith("[") else text.replace(",", " ").split()
         except ValueError:
             value = None
     values = value if isinstance(value, list) else [value]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.textfiles import read_utf8, split_lines
 from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.files import parse_json
 
 Row = tuple[int, dict[str, Any]]
 """Line number and cells by column."""
@@ -71,7 +71,7 @@ def jsonl_rows(path: Path, text: str) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except ValueError as error:
             raise ContentError(f"{path}, line {number}: not valid JSON ({error}).") from error
         if not isinstance(row, dict):

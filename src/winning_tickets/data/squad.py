@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +13,7 @@ from winning_tickets.data.encode import Array, EncodedSplit, require_offsets
 from winning_tickets.data.tasks import TASKS, Split, Task, TaskData
 from winning_tickets.data.textfiles import read_utf8
 from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.files import parse_json
 
 MAX_QUESTION_TOKENS = 64
 """Longer questions are cut (Devlin et al. 2019)."""
@@ -142,7 +142,7 @@ def read_json(path: Path) -> Split:
     if path.suffix.lower() != ".json":
         raise UsageError(f"{path} is not a .json file; questions about texts are read from the JSON of SQuAD v1.1.")
     try:
-        content = json.loads(read_utf8(path))
+        content = parse_json(read_utf8(path))
     except ValueError as error:
         raise ContentError(f"{path} is not valid JSON ({error}).") from error
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):

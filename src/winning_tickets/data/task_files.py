@@ -11,9 +11,10 @@ import yaml
 from pydantic import ValidationError
 
 from winning_tickets.config.task_file import DISTANCES, METRIC_NAMES, TaskDefinition
+from winning_tickets.config.yaml_text import parse_yaml
 from winning_tickets.data.tasks import METRICS_OF, TASKS, Distance, Task
 from winning_tickets.data.textfiles import read_utf8
-from winning_tickets.errors import UsageError, unknown
+from winning_tickets.errors import UsageError, shown, unknown
 
 MARKERS = ("X", "CLS", "SEP")
 """Labels that MT-DNN gives to further pieces of words and to special tokens; nothing here is labelled so."""
@@ -49,8 +50,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[str]]:
     """The tasks of a file, and the keys that come twice (of which YAML itself would take the last, without a word)."""
     text = read_utf8(path)
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        content = yaml.safe_load(text)
+        root, content = parse_yaml(text)
     except yaml.YAMLError as error:
         raise UsageError(f"The task file {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:
@@ -82,7 +82,7 @@ def _repeats(node: Any, task: str | None) -> Iterator[tuple[str | None, str, int
 def _definition(name: str, fields: Any) -> tuple[TaskDefinition | None, list[str]]:
     """A task's definition, where its values are of the right types, and its problems."""
     if not isinstance(fields, dict):
-        return None, [f"expected keys and values such as task_type: Classification, found {fields!r}."]
+        return None, [f"expected keys and values such as task_type: Classification, found {shown(fields)}."]
     values = dict(fields)
     problems: list[str] = []
     if "labels" in values and isinstance(values["labels"], list):
@@ -113,7 +113,7 @@ def _told(item: Any) -> str:
     place = ".".join(str(part) for part in item["loc"])
     if item["type"] == "missing":
         return f"the key {place} is missing."
-    return f"{place}: {item['msg'][0].lower()}{item['msg'][1:]} (found {item['input']!r})."
+    return f"{place}: {item['msg'][0].lower()}{item['msg'][1:]} (found {shown(item['input'])})."
 
 
 def task_of(definition: TaskDefinition) -> Task:
@@ -136,6 +136,7 @@ def task_of(definition: TaskDefinition) -> Task:
         soft_loss=_distance(definition.kd_loss, kind, "kl"),
         soft_form=definition.soft_labels,
         adversarial_loss=_distance(definition.adv_loss, kind, "symmetric-kl"),
+        weight=definition.weight,
     )
     if kind == "span":
         numbers = ("learning_rate", "batch_size", "max_length", "epochs", "eval_steps", "doc_stride")

@@ -55,6 +55,7 @@ class Task:
         soft_loss: how far from soft labels, where training examples have some.
         soft_form: whether soft labels are probabilities, or logits; of a regression they are scores.
         adversarial_loss: how far from the outputs of the unchanged text, in SMART; None takes that of the kind.
+        weight: of its losses, where several tasks are trained together.
     """
 
     name: str
@@ -79,6 +80,7 @@ class Task:
     soft_loss: Distance | None = None
     soft_form: Literal["probabilities", "logits"] = "probabilities"
     adversarial_loss: Distance | None = None
+    weight: float = 1.0
 
     @property
     def is_regression(self) -> bool:

@@ -9,7 +9,7 @@ from winning_tickets.objectives.mlm import check_mlm_tokenizer, frozen_head, mlm
 from winning_tickets.objectives.passes import check_attention_maps
 from winning_tickets.objectives.pretraining import PretrainingObjective
 from winning_tickets.objectives.probe import StateProbe
-from winning_tickets.objectives.smart import SmartObjective, check_smart
+from winning_tickets.objectives.smart import SmartObjective, check_precision, check_smart, task_losses
 from winning_tickets.objectives.soft_labels import SoftLabelLoss
 from winning_tickets.objectives.task import TaskObjective, task_logits
 from winning_tickets.objectives.terms import TERMS, needs_mlm_head, needs_of
@@ -31,6 +31,7 @@ __all__ = [
     "check_attention_maps",
     "check_mlm_tokenizer",
     "check_negatives",
+    "check_precision",
     "check_smart",
     "contrastive_sum",
     "frozen_head",
@@ -41,4 +42,5 @@ __all__ = [
     "needs_mlm_head",
     "needs_of",
     "task_logits",
+    "task_losses",
 ]

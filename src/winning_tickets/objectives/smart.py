@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.config.smart import Smart
+from winning_tickets.config import Runtime, Smart
 from winning_tickets.data.tasks import Task
 from winning_tickets.errors import UsageError
-from winning_tickets.objectives.base import Batch
+from winning_tickets.objectives.base import Batch, Objective
 from winning_tickets.objectives.distances import DISTANCES
 from winning_tickets.objectives.task import TaskObjective
 
@@ -87,6 +87,26 @@ class SmartObjective:
     def _mean_outputs(self, total: Tensor, logits: Tensor) -> Tensor:
         """A sum over examples: squared errors of several outputs count as their mean."""
         return total * (len(logits) / self._distance.count(logits))
+
+
+def task_losses(task: Task, smart: Smart | None) -> Objective:
+    """The losses of a task, with SMART beside them where it is asked for.
+
+    Raises:
+        UsageError: SMART is asked for, and the task has neither classes nor scores.
+    """
+    losses = TaskObjective.of(task)
+    return losses if smart is None else SmartObjective(losses, task, smart)
+
+
+def check_precision(runtime: Runtime) -> None:
+    """Make sure that SMART can be used with a precision.
+
+    Raises:
+        UsageError: it is too coarse.
+    """
+    if runtime.bf16:
+        raise UsageError("--smart and --bf16 contradict each other: its noise is smaller than bfloat16 can tell.")
 
 
 def check_smart(task: Task) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.averages import averages
-from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.errors import ContentError, UsageError, shown
 from winning_tickets.files import read_json
 from winning_tickets.rundir import MARKER, RESULT
 from winning_tickets.stats import summarise
@@ -45,7 +45,10 @@ def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     if not seeds:
         found = "; ".join(f"{task} {','.join(map(str, run['seeds']))}" for task, run in runs.items())
         raise UsageError(f"No seed was run for all tasks ({found}); run tickets transfer with the same --seeds.")
-    by_kind = {kind: [averages(_of_seed(runs, kind, seed)) for seed in seeds] for kind in KINDS}
+    try:
+        by_kind = {kind: [averages(_of_seed(runs, kind, seed)) for seed in seeds] for kind in KINDS}
+    except ContentError as error:
+        raise ContentError(f"{', '.join(run['run'] for run in runs.values())}: {error}") from error
     example = by_kind["final"][0]
     return {
         "verb": "average",
@@ -77,7 +80,9 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         for kinds in content["metrics"].values():
             for kind in KINDS:
-                dict(zip(content["seeds"], kinds[kind]["values"], strict=True))
+                scores = dict(zip(content["seeds"], kinds[kind]["values"], strict=True))
+                if not all(type(seed) is int and type(value) in (int, float) for seed, value in scores.items()):
+                    raise ValueError(f"{shown(scores)} are no scores of seeds")
         if not content["seeds"]:
             raise ContentError(f"All seeds of {path} failed, so it has no score; see {path}/seed-N/error.json.")
         return {key: content[key] for key in ("task", "metrics", "seeds", "ticket_id", "sparsity")}

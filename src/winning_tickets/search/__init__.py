@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.errors import UsageError
 from winning_tickets.rundir import RunDirectory
@@ -36,6 +37,8 @@ METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], None]] = {
     "movement": movement.find,
     "importance": importance.find,
 }
+_TRAIN = {mask_training.find, imp.find, movement.find, gate_training.find}
+"""What several processes do together; the rest is done by the main process, for all."""
 
 
 def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> Ticket:
@@ -64,6 +67,7 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
     return ticket
 
 
+@processes.together()
 def search_all(
     config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[Any, Ticket]:
@@ -80,7 +84,10 @@ def search_all(
     run = RunDirectory.claim(Path(out), "search", prepared.run_id, prepared.config.model_dump(mode="json"), force=force)
     if run.status != "done":
         find = gate_training.find if config.needs.gates else METHODS[config.method]
-        find(prepared, run, runtime)
+        if find in _TRAIN:
+            find(prepared, run, runtime)
+        else:
+            processes.on_main(lambda: find(prepared, run, runtime))
     tickets = {rung: Ticket.from_pretrained(prepared.folder(run, rung)) for rung in prepared.config.rungs}
     if run.status != "done":
         run.finish(summary(tickets, prepared, run))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from winning_tickets import processes
 from winning_tickets.config import (
     METHOD_NAMES,
     METHOD_NEEDS,
@@ -45,6 +46,9 @@ def check(config: SearchConfig) -> None:
     terms = attempt(lambda: config.terms) or {}
     if config.needs.sources:
         problems += _check_sources(config, terms)
+    elif config.method in METHOD_NAMES and (config.tasks or config.train_file is not None):
+        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.sources)
+        problems.append(f"--method {config.method} reads no task; --task and --train-file go with {able}.")
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
     if config.pattern is not None and config.method in METHOD_NAMES and not config.needs.gates:
@@ -65,8 +69,18 @@ def check(config: SearchConfig) -> None:
             attempt(partial(_check_distributions, filled))
         if "contrastive" in terms:
             attempt(partial(check_negatives, str(filled.segments), int(filled.batch_tokens or 0)))
+            problems += _check_single()
     if problems:
         raise UsageError("\n".join(problems))
+
+
+def _check_single() -> list[str]:
+    if processes.count() == 1:
+        return []
+    return [
+        "The contrastive objective compares all segments of a batch, and each of several processes has some of them; "
+        "search in one process, or with another objective."
+    ]
 
 
 def _check_controls(config: SearchConfig) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from winning_tickets import processes
 from winning_tickets.config import MODEL_DROPOUT, Level, Runtime
 from winning_tickets.config.structured import Unit
 from winning_tickets.data.batches import CorpusBatches
@@ -64,13 +65,14 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
     units = sorted({unit for level, _ in levels for unit in level.units})
     importances = {} if config.score_init == "random" else _importances(prepared, structure, dataset, units, runtime)
     for level, counts in levels:
-        own = RunDirectory(prepared.folder(run, level.folder), run.status)
+        own = RunDirectory(prepared.folder(run, level.folder), run.status, f"{run.id}-{level.folder}")
         stopped = None
-        if not (own.path / INFO_FILE).is_file():  # else an earlier start got beyond this level
+        if not processes.on_main((own.path / INFO_FILE).is_file):  # else an earlier start got beyond this level
             state = GateSearch(prepared, structure, level, counts, importances)
             stopped = _train(state, dataset, own, runtime)
-            state.ticket(config.total_steps).save_pretrained(own.path)
-        shutil.rmtree(own.scratch, ignore_errors=True)
+            ticket = state.ticket(config.total_steps)
+            processes.on_main(partial(ticket.save_pretrained, own.path))
+        processes.on_main(partial(shutil.rmtree, own.scratch, ignore_errors=True))
         if stopped is not None and level is not levels[-1][0]:
             raise Interrupted(
                 stopped,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import TrainerCallback
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.errors import TrainingError, UsageError
 from winning_tickets.masking import Held
@@ -167,7 +168,8 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         sparsity = self._sparsity(index)
         masks = self._prepared.keep(weights, sparsity)
         step = (index + 1 - self._rounds.prune_first) * self._rounds.steps
-        self._prepared.ticket(masks, sparsity, step).save_pretrained(self._folder(index))
+        ticket = self._prepared.ticket(masks, sparsity, step)
+        processes.on_main(lambda: ticket.save_pretrained(self._folder(index)))
 
     def _hold(self, pruned: int) -> None:
         if self._held is not None:
@@ -197,7 +199,8 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
     def _save(self, name: str, what: str, step: int) -> None:
         info = StateInfo(base_hash=self._prepared.base.hash, what=what, step=step, seed=self._config.seed)
         heads = {key: value.detach() for key, value in self._model.heads.items()}
-        save_state(self._run.path / STATES / f"{name}.safetensors", self._model.base_model, info=info, heads=heads)
+        path = self._run.path / STATES / f"{name}.safetensors"
+        processes.on_main(lambda: save_state(path, self._model.base_model, info=info, heads=heads))
 
     def _rewind(self) -> None:
         """Put the weights back, in place, and make sure that they are the ones.

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
-
+from winning_tickets.bits import count_true
 from winning_tickets.config import SearchConfig
 from winning_tickets.ticket import Ticket
 
@@ -64,5 +63,5 @@ def decay(rungs: list[Rung], warmup_steps: int, horizon: int | None) -> Callable
 
 def kept_inside(inner: Ticket, outer: Ticket) -> float:
     """Fraction of the weights that `inner` keeps which `outer` keeps too; 1 where they are nested."""
-    both = sum(int(torch.count_nonzero(mask & outer.masks[name])) for name, mask in inner.masks.items())
+    both = sum(count_true(mask & outer.masks[name]) for name, mask in inner.masks.items())
     return both / max(1, inner.total - inner.pruned)

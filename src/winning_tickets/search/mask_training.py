@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
+from winning_tickets import processes
 from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig, parse_objective
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.errors import UsageError
@@ -274,7 +276,9 @@ class SaveAt(TrainerCallback):  # type: ignore[misc]
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in self._steps:
-            self._take(state.global_step).save_pretrained(self._run.path / f"step-{state.global_step:06d}")
+            ticket = self._take(state.global_step)
+            folder = self._run.path / f"step-{state.global_step:06d}"
+            processes.on_main(lambda: ticket.save_pretrained(folder))
 
 
 class _Climb(TrainerCallback):  # type: ignore[misc]
@@ -289,5 +293,6 @@ class _Climb(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for index, rung in enumerate(self._rungs):
             if rung.end == state.global_step:
-                self._state.ticket(rung.end).save_pretrained(self._folder(rung.sparsity))
+                ticket, folder = self._state.ticket(rung.end), self._folder(rung.sparsity)
+                processes.on_main(partial(ticket.save_pretrained, folder))
                 self._state.climb(min(index + 1, len(self._rungs) - 1))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from winning_tickets import processes
 from winning_tickets.config import Runtime
 from winning_tickets.parts import present_in, split_name
 from winning_tickets.progress import progress
@@ -68,7 +70,8 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
     scores = _scores(prepared.weights, parameters, optimizers[-1])
     for sparsity in config.sparsities:
         masks = prepared.keep(scores, sparsity)
-        prepared.ticket(masks, sparsity, config.steps).save_pretrained(prepared.folder(run, sparsity))
+        ticket = prepared.ticket(masks, sparsity, config.steps)
+        processes.on_main(partial(ticket.save_pretrained, prepared.folder(run, sparsity)))
 
 
 def _scores(

@@ -15,11 +15,13 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from winning_tickets.errors import UsageError
+from winning_tickets.files import parse_json, refused
 from winning_tickets.store import processes
 
 _HELD, _RELEASED = ".json", ".released"
@@ -61,9 +63,10 @@ class Holder:
     def read(cls, path: Path) -> Holder | None:
         """What a claim's file says; None where a kill cut it off, or it is gone."""
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            holder = cls(**parse_json(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError):
             return None
+        return holder if type(holder.pid) is int else None
 
 
 class Claim:
@@ -134,9 +137,13 @@ class Claims:
 
         Raises:
             ClaimedError: a process that lives, or may live, holds it.
+            TrainingError: the file system refused.
         """
         folder = self.folder / run_id
-        folder.mkdir(exist_ok=True)
+        try:
+            folder.mkdir(exist_ok=True)
+        except OSError as error:
+            raise refused(folder, error) from error
         holder = Holder.me()
         while True:
             latest = self.latest(run_id)
@@ -150,6 +157,10 @@ class Claims:
                     os.fsync(handle.fileno())
             except FileExistsError:
                 continue  # somebody was faster; the next look says who
+            except OSError as error:
+                with suppress(OSError):
+                    path.unlink(missing_ok=True)  # a claim of nobody would count for a minute
+                raise refused(path, error) from error
             if self.latest(run_id) == path:
                 break
             path.unlink(missing_ok=True)  # while this process slept others came, went, and tidied up this number

@@ -12,16 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from winning_tickets.errors import ContentError, TrainingError
-from winning_tickets.files import read_json, write_text
+from winning_tickets.errors import ContentError, TrainingError, UsageError
+from winning_tickets.files import parse_json, read_json, remove_leftovers, write_text
 from winning_tickets.rundir import MARKER, RESULT
 from winning_tickets.store.layout import DESCRIPTION, ERROR, PROVENANCE, Layout, check_id, is_id
+from winning_tickets.store.shapes import misshapen
 
 Status = Literal["absent", "running", "unfinished", "failed", "done"]
 
 _CACHE_VERSION = 1
 _DAMAGED = "(damaged)"
 """Key of a message that stands for a file that cannot be read."""
+_FILES = {"description", "marker", "result", "error", "provenance"}
 _SHARDS = 64
 """Files of the cache, so that a run that changes does not rewrite all of it."""
 
@@ -96,6 +98,7 @@ class Index:
     def bodies(self, ids: Iterable[str]) -> dict[str, Body]:
         """The same of many runs; what had to be read is remembered in the cache."""
         if not self._loaded:
+            remove_leftovers(self._layout.cache)  # whoever is just writing one only forgets what it has read
             for shard in range(_SHARDS):
                 self._known |= self._read(self._shard(shard))
             self._loaded = True
@@ -118,7 +121,8 @@ class Index:
         known = self._known.get(run_id)
         if known is not None and known[0] == stamps:
             return known[1], False
-        body = {name: _parsed(path) for name, path in paths.items()}
+        found = zip(paths.items(), stamps, strict=True)
+        body = {name: None if stamp is None else _parsed(name, path) for (name, path), stamp in found}
         self._known[run_id] = (stamps, body)
         return body, True
 
@@ -137,9 +141,10 @@ class Index:
 
     def _read(self, path: Path) -> dict[str, tuple[list[Any], Body]]:
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = parse_json(path.read_text(encoding="utf-8"), finite=True)
             if content["version"] == _CACHE_VERSION:
-                return {run_id: (stamps, body) for run_id, (stamps, body) in content["runs"].items()}
+                runs = {run_id: (stamps, body) for run_id, (stamps, body) in content["runs"].items()}
+                return {run_id: (stamps, body) for run_id, (stamps, body) in runs.items() if _is_body(body)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
             pass  # absent, or damaged: made anew
         return {}
@@ -211,6 +216,13 @@ def _shard_of(run_id: str) -> int:
     return zlib.crc32(run_id.encode()) % _SHARDS
 
 
+def _is_body(body: Any) -> bool:
+    """Whether an entry of the cache is one that `_look` could have made."""
+    return body.keys() == _FILES and all(
+        content is None or _DAMAGED in content or misshapen(name, content) is None for name, content in body.items()
+    )
+
+
 def _stamp(path: str) -> list[int] | None:
     try:
         found = os.stat(path)  # noqa: PTH116 - tens of thousands of them
@@ -219,14 +231,16 @@ def _stamp(path: str) -> list[int] | None:
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 
-def _parsed(path: str) -> dict[str, Any] | None:
-    """A JSON object, None where there is no file, and `{_DAMAGED: message}` where somebody edited it or cut it off."""
-    if _stamp(path) is None:
-        return None
+def _parsed(name: str, path: str) -> dict[str, Any] | None:
+    """A JSON object, None where the file has just gone, `{_DAMAGED: message}` where somebody edited or cut it off."""
     try:
         content = read_json(Path(path), "file")
+    except UsageError:
+        return None
     except ContentError as error:
         return {_DAMAGED: str(error)}
     if not isinstance(content, dict):
         return {_DAMAGED: f"{path} holds {type(content).__name__} instead of an object; it was edited."}
+    if (problem := misshapen(name, content)) is not None:
+        return {_DAMAGED: f"{path} was edited: {problem}. Copy it again, or delete the run and repeat it."}
     return content

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from winning_tickets.errors import ContentError, UsageError
-from winning_tickets.files import read_json, write_json
+from winning_tickets.files import is_temporary, read_json, write_json
 
 FORMAT_VERSION = 1
 MARKER = "store.json"
 DESCRIPTION, ERROR, PROVENANCE, FILES = "run.json", "error.json", "provenance.json", "files.json"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
-_TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 class Layout:
@@ -104,13 +102,3 @@ def check_id(run_id: str) -> str:
             "dots, dashes and underscores, and have at most 200 characters."
         )
     return run_id
-
-
-def is_temporary(path: Path) -> bool:
-    """Whether a file or folder is one of `files.write_atomic` or `files.build_directory` that a kill left behind."""
-    return _TEMPORARY.fullmatch(path.name) is not None
-
-
-def leftovers(folder: Path) -> Iterator[Path]:
-    """The temporary files and folders anywhere in a folder."""
-    return (path for path in sorted(folder.rglob(".*.tmp")) if is_temporary(path))

@@ -56,10 +56,10 @@ def _headline(record: Record) -> str:
 def _scores(result: dict[str, Any]) -> list[str]:
     """The task's primary metric x100, or the losses and the sparsity that the result has."""
     primary = result.get("primary_metric")
-    if primary is not None and isinstance(scores := result.get("metrics", {}).get(primary), dict):
-        final = scores["final"]
-        deviation = "" if final["std"] is None else f" ± {100 * final['std']:.1f}"
-        return [f"{primary} {100 * final['mean']:.1f}{deviation}"]
+    if primary is not None and isinstance(scores := (result.get("metrics") or {}).get(primary), dict):
+        final = scores.get("final", {})
+        deviation = "" if final.get("std") is None else f" ± {100 * final['std']:.1f}"
+        return [] if final.get("mean") is None else [f"{primary} {100 * final['mean']:.1f}{deviation}"]
     names = ("kd_loss", "mlm_loss", "similarity_spearman", "sparsity")
     return [f"{name} {result[name]:.4f}" for name in names if isinstance(result.get(name), float)]
 

@@ -11,9 +11,8 @@ from typing import Any, Literal
 import xxhash
 
 from winning_tickets.errors import ContentError, TicketsError
-from winning_tickets.files import read_json
+from winning_tickets.files import inside, is_temporary, leftovers, read_json, remove_leftovers
 from winning_tickets.rundir import SCRATCH
-from winning_tickets.store.layout import is_temporary, leftovers
 
 _ALGORITHM = "xxh3-128"
 
@@ -58,7 +57,7 @@ class Check:
 
 
 def seal_files(folder: Path, about: Path) -> dict[str, Any]:
-    """Sizes and hashes of all files of a finished run; temporary files of killed attempts are removed first.
+    """Sizes and hashes of all files of a finished run; what is temporary, as killed attempts leave it, goes first.
 
     Args:
         folder: the run directory; nobody may be writing to it.
@@ -67,11 +66,10 @@ def seal_files(folder: Path, about: Path) -> dict[str, Any]:
     Returns:
         The content of `files.json`: by relative path `size` in bytes and `hash`.
     """
-    for leftover in [*leftovers(folder), *leftovers(about)]:
-        if leftover.is_dir():
-            shutil.rmtree(leftover)
-        else:
-            leftover.unlink(missing_ok=True)
+    for place in (folder, about):
+        remove_leftovers(place)
+    for scratch in list(folder.rglob(SCRATCH)):  # a kill may have come between a result and this
+        shutil.rmtree(scratch, ignore_errors=True)
     files = {str(path.relative_to(folder).as_posix()): _facts(path) for path in _files(folder)}
     return {"algorithm": _ALGORITHM, "files": files}
 
@@ -89,7 +87,9 @@ def compare(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
     try:
         expected = read_json(sealed, "list of files")["files"]
         names = {name: (int(facts["size"]), str(facts["hash"])) for name, facts in expected.items()}
-    except (TicketsError, KeyError, TypeError, ValueError, AttributeError) as error:
+        for name in names:
+            inside(folder, name)
+    except (TicketsError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         return (
             [
                 Finding(

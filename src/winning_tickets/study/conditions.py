@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from winning_tickets.errors import UsageError
+from winning_tickets.errors import UsageError, shown
 
 _TESTS = ("not", "above", "below")
 
@@ -20,6 +20,10 @@ def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) ->
     Raises:
         UsageError: a condition is none of these.
     """
+    if not isinstance(conditions, list | tuple) or not all(isinstance(one, Mapping) for one in conditions):
+        raise UsageError(
+            f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
+        )
     return any(all(name in axes and _holds(axes[name], wanted) for name, wanted in one.items()) for one in conditions)
 
 
@@ -27,7 +31,7 @@ def _holds(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, Mapping):
         if not wanted or any(test not in _TESTS for test in wanted):
             raise UsageError(
-                f"{dict(wanted)} is no condition; expected a value, a list, or one of {', '.join(_TESTS)}."
+                f"{shown(dict(wanted))} is no condition; expected a value, a list, or one of {', '.join(_TESTS)}."
             )
         return all(_test(test, value, limit) for test, limit in wanted.items())
     choices = wanted if isinstance(wanted, list | tuple) else [wanted]
@@ -39,7 +43,7 @@ def _test(test: str, value: Any, limit: Any) -> bool:
         return not _holds(value, limit)
     numbers = [one for one in (value, limit) if isinstance(one, int | float) and not isinstance(one, bool)]
     if len(numbers) < 2:
-        raise UsageError(f"{test} compares numbers, found {value!r} and {limit!r}.")
+        raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")
     return bool(value > limit if test == "above" else value < limit)
 
 

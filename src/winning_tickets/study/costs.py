@@ -66,12 +66,13 @@ class Estimator:
     def __init__(self, plan: Plan, records: Mapping[str, Record]) -> None:
         self._plan = plan
         self._records = records
-        self._measured: dict[tuple[str, ...], list[float]] = {}
+        measured: dict[tuple[str, ...], list[float]] = {}
         for record in records.values():
             if record.status == "done" and record.seconds is not None:
                 config = _flat(record.config)
                 kind = self._kind(record.verb, config)
-                self._measured.setdefault(kind, []).append(record.seconds / self._units(config))
+                measured.setdefault(kind, []).append(record.seconds / self._units(config))
+        self._typical = {kind: statistics.median(seconds) for kind, seconds in measured.items()}
 
     def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
         """What runs will take.
@@ -95,8 +96,8 @@ class Estimator:
     def _known(self, run: Run) -> float | None:
         """Median seconds of runs of the same verb, model and method; by step, or else of the same task."""
         config = _flat(dict(run.settings))
-        found = self._measured.get(self._kind(run.verb, config))
-        return None if found is None else statistics.median(found) * self._units(config)
+        found = self._typical.get(self._kind(run.verb, config))
+        return None if found is None else found * self._units(config)
 
     def _kind(self, verb: str, config: Mapping[str, Any]) -> tuple[str, ...]:
         task = "any" if config.get("steps") else str(config.get("task"))  # without steps the data decide

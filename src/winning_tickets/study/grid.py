@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
 from winning_tickets.config import Settings
-from winning_tickets.errors import UsageError, unknown
+from winning_tickets.errors import UsageError, shown, unknown
 from winning_tickets.study.expressions import (
     LADDERS,
     Reference,
@@ -21,6 +22,8 @@ from winning_tickets.study.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]
 """Where in the study, and what."""
+MAX_PLACES = 100_000
+"""Of a stage: a few lines can ask for more runs than there is memory."""
 _LISTS = {"seed": "seeds", "task": "tasks"}
 """Axes that set a list of one value, where a verb takes only lists."""
 
@@ -39,13 +42,15 @@ def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]
         wrong = [label for label, fields in value.items() if not isinstance(fields, Mapping)]
         if not wrong:
             return [(label, dict(fields)) for label, fields in value.items()]
-        raise UsageError(f"the axis {name} maps {wrong[0]!r} to {value[wrong[0]]!r}; expected fields, as {{seed: 1}}")
+        found = shown(value[wrong[0]])
+        raise UsageError(f"the axis {name} maps {wrong[0]!r} to {found}; expected fields, as {{seed: 1}}")
     if isinstance(value, list | tuple) and value:
         wrong = [item for item in value if not isinstance(item, str | int | float) or is_reference(item)]
         if not wrong:
             return [(item, None) for item in value]
-        raise UsageError(f"the axis {name} has the value {wrong[0]!r}; use a mapping such as {{label: {{field: ..}}}}")
-    raise UsageError(f"the axis {name} must be a list or a mapping with at least one value, found {value!r}")
+        found = shown(wrong[0])
+        raise UsageError(f"the axis {name} has the value {found}; use a mapping such as {{label: {{field: ..}}}}")
+    raise UsageError(f"the axis {name} must be a list or a mapping with at least one value, found {shown(value)}")
 
 
 def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
@@ -61,7 +66,12 @@ def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, 
     known = verb_named(stage.verb).settings.model_fields
     used = used_names(stage)
     axes = {name: axis_values(name, value) for name, value in over.items()}
-    labels = [dict(zip(stage.label, values, strict=True)) for values in product(*map(_listed, stage.label.values()))]
+    chosen = [_listed(value) for value in stage.label.values()]
+    if math.prod(map(len, chosen)) > MAX_PLACES:
+        raise UsageError(f"its labels make more than {MAX_PLACES:,} places; split the study")
+    labels = [dict(zip(stage.label, values, strict=True)) for values in product(*chosen)]
+    if (size := math.prod(map(len, axes.values())) * len(labels)) > MAX_PLACES:
+        raise UsageError(f"its axes make {size:,} places, and a stage may have {MAX_PLACES:,}; split the study")
     for combination in product(*axes.values()):
         values = dict(zip(axes, (value for value, _ in combination), strict=True))
         fields = dict(stage.settings)
@@ -214,15 +224,15 @@ def axes_of(study: Study, name: str, seen: frozenset[str] = frozenset()) -> set[
 def _check_shown(study: Study) -> Iterator[Problem]:
     """Stages and axes of tables, figures and claims."""
     for kind in ("tables", "figures", "claims"):
-        for name, shown in getattr(study, kind).items():
+        for name, item in getattr(study, kind).items():
             place = (kind, name)
-            stages = [one for one in _stages_of(shown) if one]
+            stages = [one for one in _stages_of(item) if one]
             for stage in stages:
                 if stage not in study.stages:
                     yield place, str(unknown("stage", stage, study.stages))
             known = {axis for stage in stages for axis in axes_of(study, stage)}
             if all(stage in study.stages for stage in stages):
-                for axis in _axes_shown(shown):
+                for axis in _axes_shown(item):
                     if axis not in known:
                         yield place, str(unknown("axis", axis, known))
     names = {*study.tables, *study.figures}

@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
-from winning_tickets.errors import UsageError, unknown
+from winning_tickets.errors import UsageError, shown, unknown
 from winning_tickets.study.grid import check_study
 from winning_tickets.study.schema import Study
 from winning_tickets.study.yaml_file import line_of, read_yaml
@@ -146,7 +146,7 @@ def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
     if item["type"] == "missing":
         return f"{where}: {_dotted(place)} is missing."
     message = item["msg"].removeprefix("Value error, ")
-    found = "" if isinstance(item["input"], dict | list) else f" (found {item['input']!r})"
+    found = "" if isinstance(item["input"], dict | list) else f" (found {shown(item['input'])})"
     return f"{where}: {_dotted(place)}: {message}{found}."
 
 

@@ -10,11 +10,12 @@ from typing import Any
 import yaml
 
 from winning_tickets.config import METHOD_NEEDS, SearchConfig, Settings
+from winning_tickets.config.yaml_text import parse_yaml
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.identity import run_id
 from winning_tickets.study.conditions import matches
 from winning_tickets.study.expressions import is_reference, substitute
-from winning_tickets.study.grid import order_of, own_grid
+from winning_tickets.study.grid import MAX_PLACES, order_of, own_grid
 from winning_tickets.study.references import Placed, Resolver, target_id
 from winning_tickets.study.schema import SCALES, Stage, Study
 from winning_tickets.study.verbs import verb_named
@@ -135,7 +136,7 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
             raise UsageError(f"--set {text!r} is not of the form NAME=VALUE, such as tasks=rte,mrpc.")
         plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
         try:
-            found[name.strip()] = yaml.safe_load(f"[{value}]" if plain else value)
+            _, found[name.strip()] = parse_yaml(f"[{value}]" if plain else value)
         except yaml.YAMLError as error:
             raise UsageError(f"--set {text!r}: the value is not valid YAML.") from error
     return found
@@ -163,11 +164,15 @@ def _place_stage(
     except UsageError as error:
         raise UsageError(f"Stage {name}: {error}") from error
     resolver = Resolver(placed, parameters)
+    count = 0
     for own, fields in grid:
         try:
             for axes, resolved in resolver.rows(own, fields):
                 if matches(skip, axes) or (only and not matches(only, axes)):
                     continue
+                count += 1
+                if count > MAX_PLACES:
+                    raise UsageError(f"more than {MAX_PLACES:,} places, which a stage may have; split the study")
                 run = _run(name, stage, substitute(resolved, {**parameters, **axes}))
                 yield Placed(axes, runs.setdefault(run.id, run).id, stage.verb, run.settings)
         except UsageError as error:

@@ -120,6 +120,8 @@ class Resolver:
 
     def _matching(self, reference: Reference, axes: Mapping[str, Any]) -> list[Candidate]:
         """Candidates that agree with all axes that both sides have."""
+        if reference.stage not in self._placed:
+            raise UsageError(f"{reference.text} refers to a stage whose runs are not known before this one's.")
         if reference.text not in self._groups:
             groups: dict[tuple[str, ...], list[Candidate]] = {}
             for one in _candidates(reference, self._placed[reference.stage]):

@@ -6,6 +6,7 @@ from typing import Any
 
 import yaml
 
+from winning_tickets.config.yaml_text import parse_yaml
 from winning_tickets.errors import UsageError
 
 Path = tuple[str | int, ...]
@@ -23,15 +24,10 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[Path, int]]:
     """
     lines: dict[Path, int] = {}
     try:
-        loader = yaml.SafeLoader(text)
-        try:
-            tree = loader.get_single_node()
-            if tree is None:
-                return None, lines
+        tree, content = parse_yaml(text)
+        if tree is not None:
             _note(tree, (), lines, source)
-            return loader.construct_document(tree), lines
-        finally:
-            loader.dispose()
+        return content, lines
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = "" if mark is None else f", line {mark.line + 1}"

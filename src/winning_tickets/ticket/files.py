@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
+from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
-from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.errors import ContentError, UsageError, explain
 from winning_tickets.sealed import read_sealed
+from winning_tickets.structure import Structure
+from winning_tickets.ticket.info import TicketInfo
 
 FORMAT_VERSION = 1
 MASK_FILE = "ticket.safetensors"
@@ -71,6 +75,13 @@ def read_info(directory: Path) -> dict[str, Any]:
         anew="make the ticket anew",
         mend="Copy the ticket again, or make it anew with tickets search.",
     )
+    try:
+        Description.model_validate(body)
+    except ValidationError as error:
+        raise ContentError(
+            f"{directory / INFO_FILE} is not the description of a ticket: {explain(error)} It was edited. Copy the "
+            "ticket again, or make it anew with tickets search."
+        ) from error
     for file, expected in body["files"].items():
         _check_file(directory / file, expected)
     return body
@@ -86,6 +97,34 @@ def _check_file(path: Path, expected: str) -> None:
         )
 
 
+class Description(BaseModel):
+    """What `ticket.json` must have for the ticket to be opened; it may have more, as facts for people.
+
+    Attributes:
+        id: of the ticket.
+        files: their sha256 by name.
+        shapes: of the masks of matrices, by name.
+        gates: names of the gates.
+        structure: of the encoder, where there are gates.
+        info: provenance.
+    """
+
+    id: str
+    files: dict[Literal["ticket.safetensors", "mlm_head.safetensors"], str]
+    shapes: dict[str, list[Annotated[int, Field(ge=1)]]]
+    gates: list[str] = []
+    structure: Structure | None = None
+    info: TicketInfo
+
+    @model_validator(mode="after")
+    def _whole(self) -> Description:
+        if MASK_FILE not in self.files:
+            raise ValueError(f"{MASK_FILE} is not among its files")
+        if self.gates and self.structure is None:
+            raise ValueError("there are gates, and no structure")
+        return self
+
+
 def pack(mask: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Eight entries a byte, the first in the highest bit; the last byte is filled with zeros."""
     return np.packbits(mask.detach().cpu().reshape(-1).numpy())
@@ -97,10 +136,10 @@ def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Ten
     Raises:
         ValueError: the bytes cannot hold a mask of that shape.
     """
-    count = int(np.prod(shape))
+    count = math.prod(shape)  # exact, however large the claimed shape is
     if packed.dtype != np.uint8 or packed.size != (count + 7) // 8:
         raise ValueError(f"{packed.size} bytes of {packed.dtype} cannot hold a mask of shape {shape}")
-    return torch.from_numpy(np.unpackbits(packed, count=count).astype(np.bool_).reshape(shape))
+    return torch.from_numpy(np.unpackbits(packed, count=count).view(np.bool_).reshape(shape))
 
 
 def sha256(path: Path) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -16,6 +15,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from winning_tickets.bits import count_true, write_masked_
 from winning_tickets.errors import ContentError
 from winning_tickets.files import write_bytes
 from winning_tickets.parts import join_parts, present_in, split_name
@@ -136,7 +136,7 @@ class Ticket:
     @property
     def pruned(self) -> int:
         """Number of weights removed."""
-        return sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in self.masks.values())
+        return sum(mask.numel() - count_true(mask) for mask in self.masks.values())
 
     @property
     def sparsity(self) -> float:
@@ -145,7 +145,7 @@ class Ticket:
 
     def sparsity_by_matrix(self) -> dict[str, float]:
         """Fraction removed of each matrix."""
-        return {name: 1 - int(torch.count_nonzero(mask)) / mask.numel() for name, mask in self.masks.items()}
+        return {name: 1 - count_true(mask) / mask.numel() for name, mask in self.masks.items()}
 
     @property
     def id(self) -> str:
@@ -218,7 +218,7 @@ class Ticket:
         parameters = dict(encoder.named_parameters())
         with torch.no_grad():
             for name, mask in self.masks_on(encoder).items():
-                parameters[name].masked_fill_(~mask.to(parameters[name].device), 0.0)
+                write_masked_(parameters[name], parameters[name], mask.to(parameters[name].device))
         return model
 
     def save_pretrained(self, directory: Path | str) -> None:
@@ -271,6 +271,9 @@ class Ticket:
                 gates = {key: torch.from_numpy(handle.get_tensor(key) != 0) for key in body.get("gates", ())}
             structure = Structure.model_validate(body["structure"]) if gates else None
             head = load_file(directory / HEAD_FILE) if HEAD_FILE in body["files"] else None
-        except (SafetensorError, ValidationError, KeyError, ValueError, struct.error) as error:
+        except (SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
             raise ContentError(f"The ticket {directory} cannot be read: {error}") from error
-        return cls(masks, info, head, gates, structure)
+        try:
+            return cls(masks, info, head, gates, structure)
+        except ContentError as error:
+            raise ContentError(f"The ticket {directory} cannot be used: {error}") from error

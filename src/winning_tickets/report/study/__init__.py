@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.errors import UsageError, unknown
-from winning_tickets.files import read_json, write_bytes, write_json
+from winning_tickets.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.report.study import grid_text
 from winning_tickets.report.study.charts import draw
 from winning_tickets.report.study.claims import Verdict, judge
@@ -142,11 +142,13 @@ def _record(verdict: Verdict) -> dict[str, Any]:
 
 def _write(out: Path, files: dict[str, bytes], result: dict[str, Any]) -> None:
     """Write all files, `report.json` last; files of an earlier report that this one lacks are removed."""
-    before = read_json(out / FILE, "report").get("files", []) if (out / FILE).is_file() else []
+    listed = read_object(out / FILE, "report").get("files") if (out / FILE).is_file() else None
+    before = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
     # A report that is stopped half-way can be told from foreign files by this.
     write_json(out / FILE, {**result, "files": sorted({*files, *before})})
     for name, content in files.items():
         write_bytes(out / name, content)
     for name in set(before) - files.keys():
-        (out / Path(str(name)).name).unlink(missing_ok=True)
+        if (old := out / Path(name).name).is_file():  # a name, and not a path, whatever the file says
+            old.unlink()
     write_json(out / FILE, result)

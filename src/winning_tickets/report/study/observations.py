@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.errors import ContentError
 from winning_tickets.report.study.runs import Run, State
 
 SEED = "seed"
@@ -89,6 +90,11 @@ def _values(run: Run, metric: str | None, node: Any) -> Iterator[Observation]:
     result = run.result or {}
     if isinstance(node, Mapping) and isinstance(node.get("values"), list):
         seeds = result.get("seeds") or range(len(node["values"]))
+        if len(seeds) != len(node["values"]):
+            raise ContentError(
+                f"The result of the run {run.id} has {len(node['values'])} values for {len(seeds)} seeds: it was edited. "
+                "tickets verify finds such files; repeat the run."
+            )
         for seed, value in zip(seeds, node["values"], strict=True):
             yield _one(run, seed, metric, "done", value)
         return
@@ -120,8 +126,9 @@ def _nodes(run: Run, path: str) -> Iterator[tuple[str | None, Any]]:
             if isinstance(node, Mapping) and key == "*":
                 inside += [(str(name), value) for name, value in node.items()]
             elif isinstance(node, Mapping) and key == _PRIMARY:
-                metrics, primary = node.get("metrics", {}), node.get("primary_metric")
-                inside += [(metric, metrics[primary])] if primary in metrics else []
+                metrics, primary = node.get("metrics"), node.get("primary_metric")
+                known = isinstance(metrics, Mapping) and isinstance(primary, str) and primary in metrics
+                inside += [(metric, metrics[primary])] if known else []
             elif isinstance(node, Mapping) and key in node:
                 inside.append((metric, node[key]))
             elif isinstance(node, list) and "=" in key:

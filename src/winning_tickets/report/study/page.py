@@ -62,7 +62,7 @@ def render_page(
         problems: what a reader should know first, such as a value that no run has.
     """
     unique = list({run.id: run for run in runs}.values())
-    study = plan.study
+    study, usual = plan.study, usual_facts(runs)
     values = {
         "study": study,
         "scale": plan.scale,
@@ -74,8 +74,8 @@ def render_page(
         "claims": [_claim(study.claims[verdict.name].value, verdict) for verdict in verdicts],
         "tables": [page_table(grid) for grid in grids],
         "figures": [PageFigure(page_svg(svg), alternative(plot, grid), page_table(grid)) for plot, grid, svg in plots],
-        "stages": stage_runs(runs),
-        "usual": usual_facts(runs),
+        "stages": stage_runs(runs, usual),
+        "usual": usual,
         "light": page_variables(dark=False),
         "dark": page_variables(dark=True),
         "version": __version__,

@@ -62,9 +62,13 @@ class StageRuns:
     elsewhere: tuple[tuple[str, str, str], ...]
 
 
-def stage_runs(runs: Sequence[Run]) -> list[StageRuns]:
-    """All runs, by stage; a run that several stages share is listed with the first of them."""
-    usual = usual_facts(runs)
+def stage_runs(runs: Sequence[Run], usual: Mapping[str, str]) -> list[StageRuns]:
+    """All runs, by stage; a run that several stages share is listed with the first of them.
+
+    Args:
+        runs: all planned runs.
+        usual: what most of them share, as of `usual_facts`.
+    """
     listed: set[str] = set()
     found = []
     for stage in dict.fromkeys(run.stage for run in runs):

@@ -1,0 +1,77 @@
+"""What padding to the longest example of a batch saves in fine-tuning, beside padding all to `--length`.
+
+    python benchmarks/padding_step.py --json > result.json
+
+Variants, interleaved, over the same batches of the built-in task in the same order, whole optimiser steps:
+  longest     as `transfer` pads by default
+  max_length  every batch to the full length, as the papers' program does
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+import torch
+from transformers import BertForSequenceClassification
+
+from bench import Bench, common_options, run, timings
+from interleave import Step
+from texts import tokenizer_of
+from winning_tickets.data.builtin import pydocs_task
+from winning_tickets.data.encode import collate, encode
+from winning_tickets.data.mixing import TaskBatches
+
+VARIANTS = ("longest", "max_length")
+PAIRS = {"longest_over_max_length": ("longest", "max_length")}
+
+
+class PaddingBench(Bench):
+    """The variants on one shape, each over the same few batches of real text."""
+
+    batches = 4
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        super().__init__(options)
+        self.config.hidden_dropout_prob = self.config.attention_probs_dropout_prob = options.dropout
+        tokenizer, data = tokenizer_of(None), pydocs_task()
+        self.config.vocab_size, self.config.num_labels = len(tokenizer), len(data.task.labels)
+        examples = encode(data.train, tokenizer, options.length)
+        lengths = {"longest": None, "max_length": options.length}
+        self.texts = {
+            variant: [
+                TaskBatches(examples, collate(tokenizer, length), options.batch, seed=0)[i] for i in range(self.batches)
+            ]
+            for variant, length in lengths.items()
+        }
+        real = sum(int(batch["attention_mask"].sum()) for batch in self.texts["longest"])
+        self.share = real / (self.batches * options.batch * options.length)
+
+    def make(self, variant: str) -> Step:
+        """A function that does one optimiser step on each of the batches."""
+        torch.manual_seed(0)
+        model = BertForSequenceClassification(self.config).to(self.device).train()
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        batches = [{name: value.to(self.device) for name, value in batch.items()} for batch in self.texts[variant]]
+
+        def step() -> None:
+            for batch in batches:
+                with self.autocast():
+                    loss = model(**batch).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return step
+
+
+def report(options: argparse.Namespace) -> dict[str, Any]:
+    """Everything that was measured, with what is needed to read it."""
+    bench = PaddingBench(options)
+    found = timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
+    return {"batches": bench.batches, "share_of_real_tokens": bench.share} | found
+
+
+if __name__ == "__main__":
+    run(common_options(__doc__, dropout=0.1, batch=32), report)

@@ -1,0 +1,267 @@
+"""What `all.py` runs, and which of each result's numbers stand in the table: data, no logic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    Attributes:
+        name: what is measured.
+        ratio: a key of the result's `ratios` called OURS_over_BESIDE; the milliseconds of both stand beside it.
+        share: dotted path of a ratio that is measured otherwise.
+        ours: dotted path of a number, with `unit`; without a ratio this is what is judged.
+        beside: dotted path of what it is compared with.
+        unit: of both.
+        asked: the bound.
+        at_least: the bound is a lower one.
+    """
+
+    name: str
+    ratio: str | None = None
+    share: str | None = None
+    ours: str | None = None
+    beside: str | None = None
+    unit: str = "s"
+    asked: float | None = None
+    at_least: bool = False
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A script with its words.
+
+    Attributes:
+        name: of the JSON file.
+        script: file in this folder.
+        full: words that the table is made with.
+        quick: words that only show that it runs.
+        rows: of the table.
+        takes_device: whether it can compute elsewhere than on the CPU.
+    """
+
+    name: str
+    script: str
+    full: tuple[str, ...]
+    quick: tuple[str, ...]
+    rows: tuple[Row, ...]
+    takes_device: bool = False
+
+
+_TINY_STEP = ("--shape", "tiny", "--batch", "2", "--length", "16", "--rounds", "2", "--warm-up", "1", "--json")
+_FEW = ("--rounds", "2", "--warm-up", "1", "--json")
+
+BENCHMARKS = (
+    Benchmark(
+        "mask_step",
+        "mask_step",
+        ("--rounds", "12", "--json"),
+        _TINY_STEP,
+        (
+            Row("mask step, MLM, beside a dense step", ratio="mlm_mask_over_dense", asked=1.10),
+            Row("mask step, KD, beside a dense step", ratio="kd_mask_over_dense", asked=1.45),
+            Row("masks in the graph beside a mask step, MLM", ratio="in_graph_over_mlm_mask", asked=2.2, at_least=True),
+            Row("peak memory of mask steps, KD, beside dense", share="peak_ratios.kd_mask", asked=1.15),
+            Row("peak memory of mask steps, MLM, beside dense", share="peak_ratios.mlm_mask"),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "hold_step",
+        "hold_step",
+        ("--rounds", "12", "--json"),
+        _TINY_STEP,
+        (
+            Row("fine-tuning with a ticket held, beside dense", ratio="held_over_dense", asked=1.04),
+            Row("fine-tuning with torch.nn.utils.prune, beside dense", ratio="torch_prune_over_dense"),
+            Row("step of iterative pruning beside plain MLM", ratio="imp_over_mlm", asked=1.05),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "importance",
+        "importance",
+        ("--rounds", "10", "--json"),
+        _TINY_STEP,
+        (
+            Row("importance of heads and FFNs beside its passes", ratio="importance_over_passes", asked=1.15),
+            Row("importance of neurons too, beside its passes", ratio="neurons_over_passes"),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "sharing_step",
+        "sharing_step",
+        ("--rounds", "12", "--json"),
+        _TINY_STEP,
+        (
+            Row("step of tickets sharing beside multi-task", ratio="sharing_over_multi_task", asked=1.05),
+            Row("step of tickets sharing, single weights", ratio="weights_over_multi_task"),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "compact",
+        "compact",
+        ("--shape", "bert-base", "--rounds", "20", "--json"),
+        _TINY_STEP,
+        (
+            Row("dense beside compact, half of heads and FFNs", ratio="dense_over_compact"),
+            Row(
+                "how much of the promised speed-up that is",
+                ratio="reached_of_promised",
+                asked=0.85,
+                at_least=True,
+            ),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "padding_step",
+        "padding_step",
+        ("--rounds", "8", "--json"),
+        _TINY_STEP,
+        (Row("fine-tuning, padded to the longest, beside to 128", ratio="longest_over_max_length", asked=1.0),),
+        takes_device=True,
+    ),
+    Benchmark(
+        "selection",
+        "select_top",
+        ("--scores", "1e8", "--json"),
+        ("--scores", "1e4", *_FEW),
+        (
+            Row("exact top of 10^8 scores beside torch.topk", ratio="ours_over_topk", asked=1.0),
+            Row("exact top of 10^8 scores beside torch.kthvalue", ratio="ours_over_kthvalue", asked=1.0),
+            Row("exact top, many ties, beside torch.topk", ratio="ours_ties_over_topk_ties", asked=1.0),
+            Row("exact top, many ties, beside torch.kthvalue", ratio="ours_ties_over_kthvalue_ties", asked=1.0),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "ticket_files",
+        "ticket_files",
+        ("--json",),
+        ("--shape", "tiny", *_FEW),
+        (
+            Row(
+                "ticket of BERT-base: save, beside compressed numpy arrays",
+                ours="seconds_each.save",
+                beside="seconds_each.savez",
+                asked=0.5,
+            ),
+            Row("ticket of BERT-base: load", ours="seconds_each.load", beside="seconds_each.loadz", asked=0.5),
+            Row(
+                "ticket of BERT-base: check and apply, beside multiplying",
+                ours="seconds_each.apply",
+                beside="seconds_each.multiply",
+                asked=0.5,
+            ),
+            Row(
+                "ticket of BERT-base: size beside one bit a weight",
+                share="bytes_over_packed",
+                ours="bytes",
+                unit="bytes",
+                asked=1.01,
+            ),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "tokenising",
+        "tokenising",
+        ("--megabytes", "100,1000", "--json"),
+        ("--megabytes", "0.5,1", "--speed-megabytes", "0.1", *_FEW),
+        (
+            Row(
+                "tokenising into the cache beside one plain call",
+                ratio="ours_over_plain",
+                ours="tokens_a_second.ours",
+                beside="tokens_a_second.plain",
+                unit="tokens/s",
+            ),
+            Row("peak memory of tokenising 1 GB", ours="peak_megabytes", unit="MB"),
+            Row("peak memory of tokenising 1 GB beside 100 MB", share="peak_growth", asked=1.1),
+        ),
+    ),
+    Benchmark(
+        "search_memory",
+        "search_memory",
+        ("--json",),
+        ("--shape", "tiny", "--steps", "1", "--batch-tokens", "64", "--length", "32", "--json"),
+        (
+            Row(
+                "peak memory of a search, KD, BERT-base, beside dense",
+                share="peak_ratios.kd_mask",
+                ours="peak_megabytes.kd_mask",
+                beside="peak_megabytes.dense",
+                unit="MB",
+                asked=1.15,
+            ),
+            Row(
+                "peak memory of a search, MLM, BERT-base, beside dense",
+                share="peak_ratios.mlm_mask",
+                ours="peak_megabytes.mlm_mask",
+                beside="peak_megabytes.dense",
+                unit="MB",
+                asked=1.15,
+            ),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
+        "start_time",
+        "start_time",
+        ("--json",),
+        _FEW,
+        (
+            Row("import winning_tickets", ours="seconds_each.import", beside="seconds_each.python", asked=0.5),
+            Row("tickets --help", ours="seconds_each.help", beside="seconds_each.python", asked=0.5),
+        ),
+    ),
+    Benchmark(
+        "study_plan",
+        "study_plan",
+        (),
+        ("tamt-figure-3", "--rounds", "1"),
+        (
+            Row("planning the largest recipe", ours="seconds.plan.median", asked=5.0),
+            Row("the command that plans it", ours="seconds.command_absent.median", asked=5.0),
+        ),
+    ),
+    Benchmark(
+        "report_open",
+        "report_open",
+        (),
+        ("--runs", "40", "--formats", "md,csv"),
+        (
+            Row("report of 10,000 runs: made", ours="first_seconds", asked=10.0),
+            Row("its page: opened in a browser", ours="browser_seconds", asked=10.0),
+        ),
+    ),
+    Benchmark(
+        "store_overhead",
+        "store_overhead",
+        (),
+        ("--others", "5", "--megabytes", "0.1", "--rounds", "2"),
+        (Row("what the store adds to a run of a minute", share="share_of_a_minute", ours="total_seconds", asked=0.01),),
+    ),
+    Benchmark(
+        "workers",
+        "workers",
+        (),
+        ("--seeds", "1", "--steps", "2", "--rounds", "1"),
+        (
+            Row(
+                "a grid of small runs: one worker beside two",
+                ratio="one_over_several",
+                ours="seconds.1",
+                beside="seconds.2",
+                asked=1.7,
+                at_least=True,
+            ),
+        ),
+    ),
+)

@@ -1,0 +1,120 @@
+"""What the store adds to a run: note what it is, claim it, show signs of life for a minute, hash its files, seal it.
+
+    python benchmarks/store_overhead.py [--others 1000] [--megabytes 3] [--rounds 20]
+
+A run here only writes files: a result, a log and a ticket of so many megabytes. All that a worker and its driver do
+around it is timed, in a store that holds other runs already. The first run of a process also looks up the repository's
+commit, which is told apart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from winning_tickets.provenance import machine, source, versions
+from winning_tickets.rundir import RunDirectory
+from winning_tickets.store import Store
+from winning_tickets.store.store import HEARTBEAT_SECONDS
+
+MINUTE = 60.0
+PARTS = ("describe", "claim", "status", "signs_of_life", "release", "seal")
+
+
+class Clock:
+    """Adds up the seconds of each part."""
+
+    def __init__(self) -> None:
+        self.seconds = dict.fromkeys(PARTS, 0.0)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time inside for a part."""
+        start = time.perf_counter()
+        yield
+        self.seconds[name] += time.perf_counter() - start
+
+
+def one_run(store: Store, run_id: str, content: bytes) -> dict[str, float]:
+    """What the driver and its worker do for a run, as `study.jobs.perform` does; seconds of each part.
+
+    Args:
+        store: where to.
+        run_id: a new one.
+        content: of its ticket.
+    """
+    clock = Clock()
+    config = {"target": "@search", "task": "rte", "seeds": [0]}
+    with clock.part("describe"):
+        store.describe(run_id, "transfer", config, {"study": "s", "scale": "smoke", "stage": "transfer"})
+    start = time.perf_counter()
+    with store.claim(run_id) as claim:
+        clock.seconds["claim"] += time.perf_counter() - start
+        with clock.part("status"):
+            assert store.status(run_id) != "done"
+        work(store, run_id, content)
+        with clock.part("signs_of_life"):
+            for _ in range(int(MINUTE / HEARTBEAT_SECONDS)):  # what the claim's thread does in a minute
+                claim.still_mine()
+                os.utime(claim.path)
+            claim.still_mine()
+        with clock.part("seal"):
+            store.seal(run_id)
+        start = time.perf_counter()
+    clock.seconds["release"] += time.perf_counter() - start
+    return clock.seconds
+
+
+def work(store: Store, run_id: str, content: bytes) -> None:
+    """What a verb writes; it would do so without a store too."""
+    run = RunDirectory.claim(store.folder(run_id), "transfer", run_id, {"task": "rte"})
+    for step in range(100):
+        run.log({"step": step, "loss": 0.5})
+    (run.path / "ticket.safetensors").write_bytes(content)
+    run.finish({"verb": "transfer", "metrics": {"accuracy": {"final": {"mean": 0.5}}}})
+
+
+def main() -> None:
+    """Print one JSON object with the seconds of each part and their share of a minute."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--others", type=int, default=1_000, help="runs that are there before")
+    parser.add_argument("--megabytes", type=float, default=3.0, help="of the ticket; MiniLM's has 2.8")
+    parser.add_argument("--rounds", type=int, default=20)
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        store = Store(Path(temporary) / "store")
+        start = time.perf_counter()
+        source()
+        first = time.perf_counter() - start
+        for number in range(given.others):
+            one_run(store, f"other-{number}", b"")
+        content = os.urandom(int(1e6 * given.megabytes))
+        rounds = [one_run(store, f"run-{number}", content) for number in range(given.rounds)]
+    seconds = {part: statistics.median(one[part] for one in rounds) for part in PARTS}
+    totals = [sum(one.values()) for one in rounds]
+    result = {
+        "others": given.others,
+        "megabytes": given.megabytes,
+        "rounds": given.rounds,
+        "seconds": seconds,
+        "total_seconds": statistics.median(totals),
+        "all_totals": totals,
+        "once_a_process_seconds": first,
+        "share_of_a_minute": statistics.median(totals) / MINUTE,
+        "machine": machine(),
+        "versions": versions(),
+    }
+    json.dump(result, sys.stdout, indent=2)
+    print()
+
+
+if __name__ == "__main__":
+    main()

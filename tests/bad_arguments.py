@@ -1,0 +1,526 @@
+"""Wrong command lines, one a row: what is spoilt, the exit code, and words that the message must have.
+
+A row begins with `BASE` of its command, which is valid, unless it begins with `!`; later options win over earlier ones.
+"""
+
+from __future__ import annotations
+
+BASE: dict[str, str] = {
+    "search": "bert --method mask-training --objective kd --corpus corpus.txt --steps 1 --quiet --out out",
+    "evaluate": "bert --corpus corpus.txt --quiet",
+    "fit-head": "plain --corpus corpus.txt --steps 1 --quiet --out out",
+    "transfer": "bert --train-file rows.csv --validation-file rows.csv --steps 1 --quiet --out out",
+    "predict": "run --text x",
+    "share": "--model bert --tasks rte,cola --data-dir glue --steps 1 --quiet --out out",
+    "compare": "ticket other",
+    "inspect": "ticket",
+    "average": "run",
+    "combine": "union ticket other --out out",
+    "perturb": "ticket --out out",
+    "super": "bert --task rte --data-dir glue --steps 1 --quiet --out out",
+    "export": "ticket --format masked --out out",
+    "import-mask": "mask.pt --base bert --out out",
+    "measure": "ticket --quiet --repeats 1 --batch 1 --length 8",
+    "runs": "--store store",
+    "verify": "ticket",
+    "recipes": "",
+    "demo": "--out out",
+    "analyse similarity": "ticket other",
+    "analyse distance": "ticket",
+    "analyse densities": "ticket",
+    "analyse predictors": "run evaluation.json",
+    "analyse sharing": "structured structured",
+    "analyse sensitivity": "run",
+    "analyse cards": "--train-file rows.csv --validation-file rows.csv",
+    "analyse gain": "run --baseline dense",
+    "analyse winning": "run --dense dense",
+    "study plan": "study.yaml --scale smoke --store new",
+    "study status": "study.yaml --scale smoke --store new",
+    "study run": "study.yaml --scale smoke --store new",
+    "study list": "--store store",
+    "study report": "study.yaml --scale smoke --store store --out out",
+    "study new": "new.yaml",
+    "cache list": "",
+    "cache clean": "",
+}
+
+ANY_TEXT = {
+    "--revision": "a hub revision; folders have none",
+    "--label-column": "a column of the user's file, see the rows of its readers",
+    "--names": "any words",
+    "--address": "of a Ray cluster, which tests do not have",
+    "--cpus": "of a Ray cluster",
+    "--gpus": "of a Ray cluster",
+}
+"""Options whose value cannot be wrong by itself, or not here, and why."""
+
+_LEARNING = """
+--learning-rate 0 | 2 | learning
+--learning-rate -1 | 2 | learning
+--learning-rate inf | 2 | learning
+--learning-rate nan | 2 | learning
+--steps 0 | 2 | --steps
+--steps -1 | 2 | --steps
+--device gpu | 2 | device
+--device cuda | 2 | GPU
+--config nowhere.yaml | 2 | no configuration file nowhere.yaml
+--config bert | 2 | configuration file bert
+--config corpus.txt | 2 | must map
+--config wrong.yaml | 2 | Did you mean
+--report-to tensorbord | 2 | Did you mean 'tensorboard'
+--layers 0 | 2 | layers
+--layers 99 | 2 | layers
+--checkpoint-steps 0 | 2 | checkpoint-steps
+--non-finite ignore | 2 | 'stop', 'skip'
+--profile papr | 2 | 'paper', 'code' or 'tuned'
+--out file.txt | 2 | is a file
+--out foreign | 2 | untouched
+--out ticket | 2 | untouched
+"""
+_FINE_TUNING = """
+--batch-size 0 | 2 | batch-size
+--epochs 0 | 2 | epochs
+--epochs nan | 2 | epochs
+--warmup-ratio 2 | 2 | warmup
+--weight-decay -1 | 2 | weight
+--max-length 1 | 2 | max-length
+--max-length 100000 | 2 | max-length
+--train-size 0 | 2 | train-size
+--train-size 200% | 2 | train-size
+--train-size many | 2 | train-size
+--optimizer adan | 2 | 'adamw'
+--smart -1 | 2 | smart
+"""
+_SEEDS = """
+--seeds 0,0 | 2 | seeds
+--seeds -1 | 2 | seeds
+--seeds , | 2 | seeds
+--seeds a | 2 | seeds
+"""
+
+ROWS: dict[str, str] = {
+    "search": _LEARNING + """
+        ! nowhere/x --method magnitude --out out | 2 | nowhere/x
+        ! ./nowhere --method magnitude --out out | 2 | no model folder ./nowhere
+        ! empty --method magnitude --out out | 2 | empty
+        ! ticket --method magnitude --out out | 2 | ticket
+        ! file.txt --method magnitude --out out | 2 | file.txt
+        ! builtin:minlm --method magnitude --out out | 2 | minilm
+        --method magnitud | 2 | Did you mean 'magnitude'
+        --objective kdd | 2 | Did you mean 'kd'
+        --objective kd:nan | 2 | kd
+        --temperature 0 | 2 | temperature
+        --sparsity 1.0 | 2 | outside [0, 1)
+        --sparsity -0.1 | 2 | outside [0, 1)
+        --sparsity nan | 2 | outside [0, 1)
+        --sparsity 0.5,x | 2 | is not a list of numbers
+        --corpus nowhere.txt | 2 | no file or folder
+        --corpus wikitext | 2 | Did you mean 'wikitext-
+        --corpus empty.txt | 1 | empty
+        --corpus binary | 1 | not UTF-8
+        --corpus task:rtee | 2 | Did you mean 'rte'
+        --task rte | 2 | --method mask-training reads no task
+        --method imp --objective task --task rtee | 2 | Did you mean 'rte'
+        --method imp --objective task --train-file nowhere.csv | 2 | nowhere.csv
+        --method imp --objective task --train-file rows.csv --text-columns a,b,c | 2 | text-columns
+        --method imp --objective mlm --task rte | 2 | uses no task
+        --kind span2 | 2 | 'span'
+        --train-size many | 2 | train-size
+        --segments packed:0 | 2 | packed
+        --segments pakced:8 | 2 | packed
+        --rung-steps 0 | 2 | rung-steps
+        --batch-tokens 0 | 2 | batch-tokens
+        --batch-size 0 | 2 | batch-size
+        --max-length 0 | 2 | max-length
+        --mixing some | 2 | 'sum' or 'proportional'
+        --round-steps 0 | 2 | round-steps
+        --round-epochs 0 | 2 | round-epochs
+        --round-examples 0 | 2 | round-examples
+        --method imp --objective mlm --round-steps 1 --rewind stp:5 | 2 | rewind
+        --rewind-scope al | 2 | 'all'
+        --rate-horizon never | 2 | 'round' or 'total'
+        --ranking tensor | 2 | 'matrix'
+        --pattern 4:2 | 2 | N:M
+        --pattern 2:4 --sparsity 0.6 | 2 | contradict
+        --method random --like nowhere/x | 2 | no ticket
+        --method magnitude --weights-from nois | 2 | Did you mean 'noise'
+        --method wanda --calibration-batches 0 | 2 | calibration-batches
+        --method importance --level 0 | 2 | level
+        --method importance --units head | 2 | 'heads'
+        --heads -1 | 2 | negative
+        --ffns x | 2 | --ffns
+        --neurons 1.5 | 2 | --neurons
+        --whole-layers , | 2 | --whole-layers
+        --selection best | 2 | selection
+        --importance sampel | 2 | 'sample'
+        --min-heads-per-layer -1 | 2 | min-heads-per-layer
+        ! bert --method importance --level 30 --importance-from nowhere/x --out out | 2 | nowhere/x
+        --scope encoders | 2 | Did you mean 'encoder'
+        --score-init rnk | 2 | 'rank'
+        --alpha nan | 2 | alpha
+        --alpha 0 | 2 | alpha
+        --phi -1 | 2 | phi
+        --phi inf | 2 | phi
+        --save-at 5 | 2 | --save-at 5
+        --seed -1 | 2 | seed
+        --data-dir nowhere --corpus task:rte | 2 | --data-dir
+        ! roberta --method random --like ticket --out out | 1 | ticket
+    """,
+    "evaluate": """
+        ! nowhere/x --corpus corpus.txt | 2 | nowhere/x
+        ! empty --corpus corpus.txt | 2 | empty
+        ! run --corpus corpus.txt | 2 | run
+        ! bert | 2 | needs --corpus
+        --objective kl | 2 | Unknown objective 'kl'
+        --temperature nan | 2 | temperature
+        --corpus nowhere.txt | 2 | no file or folder
+        --corpus empty.txt | 1 | empty
+        --segments lines:x | 2 | lines
+        --max-tokens 0 | 2 | max-tokens
+        --batch-tokens 0 | 2 | batch-tokens
+        --objective similarity --task rte --data-dir glue | 2 | stsb
+        --objective similarity --pairs-file nowhere.csv | 2 | nowhere.csv
+        --objective similarity --task stsb --data-dir nowhere | 2 | --data-dir
+        --kd-loss cos | 2 | 'cosine'
+        --kd-padding none | 2 | 'ignored'
+        --kd-masked-tokens -1 | 2 | kd-masked-tokens
+        --mlm-head own | 2 | 'base' or 'ticket'
+        --seed -1 | 2 | seed
+        --base roberta | 2 | --base goes with a ticket
+        ! ticket --base nowhere/x --corpus corpus.txt | 2 | nowhere/x
+        ! ticket --base roberta --corpus corpus.txt | 1 | ticket
+        ! ticket --layers 1 --corpus corpus.txt | 2 | contradicts
+        ! damaged --corpus corpus.txt | 1 | edited
+        --layers 0 | 2 | layers
+        --device gpu | 2 | device
+    """,
+    "fit-head": _LEARNING.replace("--profile papr | 2 | 'paper', 'code' or 'tuned'\n", "") + """
+        ! nowhere/x --corpus corpus.txt --out out | 2 | nowhere/x
+        ! plain --out out | 2 | corpus
+        --corpus nowhere.txt | 2 | no file or folder
+        --corpus empty.txt | 1 | empty
+        --batch-tokens 0 | 2 | batch-tokens
+        --segments nonsense | 2 | nonsense
+        --encoder-learning-rate 0 | 2 | encoder-learning-rate
+        --warmup-steps -1 | 2 | warmup-steps
+        --mlm-probability 1 | 2 | outside (0, 1)
+        --max-tokens 0 | 2 | max-tokens
+        --seed -1 | 2 | seed
+        --corpus task:rte --data-dir nowhere | 2 | --data-dir
+    """,
+    "transfer": _LEARNING + _FINE_TUNING + _SEEDS + """
+        ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x
+        ! empty --task rte --data-dir glue --out out | 2 | empty
+        ! bert --out out | 2 | --task
+        ! bert --task rtee --out out | 2 | Did you mean 'rte'
+        ! bert --task rte --data-dir nowhere --out out | 2 | --data-dir
+        ! bert --task rte --data-dir empty --out out | 2 | empty
+        ! bert --task rte --data-dir file.txt --out out | 2 | file.txt
+        ! bert --task mine --task-file nowhere.yaml --out out | 2 | nowhere.yaml
+        ! bert --task mien --task-file tasks.yaml --out out | 2 | Did you mean 'mine'
+        --task rte | 2 | --task
+        --train-file nowhere.csv | 2 | nowhere.csv
+        --train-file bert | 2 | bert
+        --train-file empty.csv | 1 | empty
+        --validation-file ragged.csv | 1 | ragged.csv, line 2
+        --start-from nowhere/x | 2 | nowhere/x
+        --from-task rte | 2 | --from-task
+        --kind span2 | 2 | 'span'
+        --text-columns nowhere | 1 | lacks the columns
+        --label-column nowhere | 1 | lacks the columns
+        --metric acuracy | 2 | Did you mean 'accuracy'
+        --head-dropout 1 | 2 | head-dropout
+        --doc-stride 0 | 2 | doc-stride
+        --eval-steps 0 | 2 | eval-steps
+        --select-on 1 | 2 | select-on
+        --patience 0 | 2 | patience
+        --base roberta | 2 | --base goes with a ticket
+        ! ticket --base nowhere/x --train-file rows.csv --validation-file rows.csv --out out | 2 | nowhere/x
+        ! damaged --train-file rows.csv --validation-file rows.csv --out out | 1 | edited
+        ! run --train-file rows.csv --validation-file rows.csv --out out | 2 | run
+    """,
+    "predict": """
+        ! nowhere/x --text x | 2 | nowhere/x
+        ! run --text x | 2 | run
+        ! ticket --text x | 2 | ticket
+        ! run | 2 | --text
+        --text-pair y --text z | 2 | run
+        --glue-submission out | 2 | --text
+        ! run --glue-submission out --data-dir nowhere | 2 | nowhere
+        --seed 5 | 2 | run
+        --device gpu | 2 | device
+    """,
+    "share": _LEARNING + _FINE_TUNING + _SEEDS + """
+        --tasks rte,rte | 2 | twice
+        --tasks rte,colla | 2 | Did you mean 'cola'
+        --tasks , | 2 | tasks
+        --model nowhere/x | 2 | nowhere/x
+        --tickets ticket | 2 | --tickets
+        --tickets ticket,nowhere/x | 2 | nowhere/x
+        --tickets ticket,ticket --model roberta | 1 | The ticket of rte
+        --level 0 | 2 | level
+        --task-file nowhere.yaml | 2 | nowhere.yaml
+        --data-dir nowhere | 2 | nowhere
+        --dropout-p 1 | 2 | dropout
+        --mixing anealed | 2 | 'annealed'
+        --mixing ratio --main-task cla --ratio 0.5 | 2 | cola
+        --mixing ratio --main-task cola --ratio -1 | 2 | ratio
+        --single-epochs 0 | 2 | single
+        --single-learning-rate 0 | 2 | single
+    """,
+    "compare": """
+        ! ticket | 2 | two
+        ! ticket nowhere/x | 2 | nowhere/x
+        ! ticket bert | 2 | bert
+        ! ticket damaged | 1 | edited
+        --average mean | 2 | pooled
+    """,
+    "inspect": """
+        ! nowhere/x | 2 | no ticket
+        ! bert | 2 | not a ticket
+        ! run | 2 | not a ticket
+        ! file.txt | 2 | not a ticket
+        ! damaged | 1 | edited
+    """,
+    "average": """
+        ! nowhere/x | 2 | nowhere/x
+        ! ticket | 2 | ticket
+        ! run run | 2 | both runs of
+        ! wrong | 1 | wrong
+    """,
+    "combine": """
+        ! unoin ticket other --out out | 2 | Did you mean 'union'
+        ! union ticket --out out | 2 | two
+        ! union ticket nowhere/x --out out | 2 | nowhere/x
+        ! union ticket structured --out out | 1 | tickets of single weights
+        ! intersection ticket damaged --out out | 1 | edited
+        --out foreign | 2 | untouched
+        --out file.txt | 2 | is a file
+    """,
+    "perturb": """
+        ! nowhere/x --out out | 2 | no ticket
+        ! damaged --out out | 1 | edited
+        --fraction 2 | 2 | fraction
+        --fraction nan | 2 | fraction
+        --fraction -0.1 | 2 | fraction
+        --seed -1 | 2 | seed
+        --out foreign | 2 | untouched
+    """,
+    "super": _LEARNING.replace("--learning-rate ", "--learning-rates ") + _FINE_TUNING.replace(
+        "--batch-size ", "--batch-sizes ").replace("--smart -1 | 2 | smart\n", "") + _SEEDS + """
+        ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x
+        ! bert --data-dir glue --out out | 2 | --task
+        --task rtee | 2 | Did you mean 'rte'
+        --task-file nowhere.yaml | 2 | nowhere.yaml
+        --data-dir nowhere | 2 | nowhere
+        --level 101 | 2 | level
+        --units head | 2 | 'heads'
+        --selections wining | 2 | 'winning'
+        --importance sampel | 2 | 'sample'
+        --importance-from nowhere/x | 2 | nowhere/x
+        --importance-train-size many | 2 | train-size
+        --min-heads-per-layer -1 | 2 | min-heads-per-layer
+        --learning-rates 1e-4,x | 2 | --learning-rates
+        --batch-sizes 8,x | 2 | --batch-sizes
+        --eval-steps 0 | 2 | eval-steps
+        --select-on 2 | 2 | select-on
+        --patience 0 | 2 | patience
+        --head-dropout -1 | 2 | head-dropout
+    """,
+    "export": """
+        ! nowhere/x --format masked --out out | 2 | nowhere/x
+        ! bert --format masked --out out | 2 | bert
+        ! damaged --format masked --out out | 1 | edited
+        --format maskd | 2 | Did you mean 'masked'
+        --task rte | 2 | --task rte
+        --base nowhere/x | 2 | nowhere/x
+        --base roberta | 1 | ticket
+        --convention tamt | 2 | mask-pt
+        --format mask-pt --convention tmt | 2 | Did you mean 'tamt'
+        --out foreign | 2 | untouched
+        --out file.txt | 2 | file.txt
+    """,
+    "import-mask": """
+        ! nowhere.pt --base bert --out out | 2 | no mask file
+        ! bert --base bert --out out | 2 | no mask file
+        ! file.txt --base bert --out out | 1 | torch.save
+        --base nowhere/x | 2 | nowhere/x
+        --base roberta | 1 | roberta
+        --out foreign | 2 | untouched
+    """,
+    "measure": """
+        ! nowhere/x | 2 | nowhere/x
+        ! empty | 2 | empty
+        --batch 0 | 2 | batch
+        --batch x | 2 | --batch
+        --length 0 | 2 | length
+        --length 100000 | 2 | length
+        --threads 0 | 2 | threads
+        --repeats 0 | 2 | repeats
+        --base nowhere/x | 2 | nowhere/x
+        --layers 1 | 2 | layers
+        --device gpu | 2 | device
+    """,
+    "runs": """
+        --store nowhere | 2 | no store
+        --store file.txt | 2 | is a file
+        --store foreign | 2 | foreign
+        --where task | 2 | is not a condition
+        --where tsk=rte | 2 | Did you mean
+        --status dome | 2 | Did you mean 'done'
+        --csv --json | 2 | exclude each other
+    """,
+    "verify": """
+        ! nowhere/x | 2 | nothing at
+        ! bert --store store | 2 | neither a store
+        ! file.txt | 2 | file.txt
+        ! --store nowhere | 2 | nothing at
+    """,
+    "recipes": """
+        ! tamt-figur-3 | 2 | Did you mean 'tamt-figure-3'
+    """,
+    "demo": """
+        --out file.txt | 2 | is a file
+        --out foreign | 2 | untouched
+        --device gpu | 2 | device
+    """,
+    "analyse similarity": """
+        ! nowhere/x ticket | 2 | no ticket
+        ! ticket damaged | 1 | edited
+        --of kep | 2 | kept
+        --average mean | 2 | pooled
+        --labels a | 2 | --labels
+        --out foreign | 2 | untouched
+        --out file.txt | 2 | is a file
+    """,
+    "analyse distance": """
+        ! nowhere/x | 2 | nowhere/x
+        --reference nowhere/x | 2 | nowhere/x
+        --base nowhere/x | 2 | nowhere/x
+        --labels a,b | 2 | --labels
+        --out foreign | 2 | untouched
+    """,
+    "analyse densities": """
+        ! nowhere/x | 2 | no ticket
+        --labels a,b | 2 | --labels
+        --out foreign | 2 | untouched
+    """,
+    "analyse predictors": """
+        ! nowhere/x | 2 | nowhere/x
+        ! run | 2 | no evaluations
+        ! run wrong/result.json | 1 | wrong/result.json
+        --score fnal | 2 | Did you mean 'final'
+        --seed -1 | 2 | seed
+        --out foreign | 2 | untouched
+    """,
+    "analyse sharing": """
+        ! nowhere/x | 2 | nowhere/x
+        --names a | 2 | names
+        --importances nowhere/x | 2 | importance
+        --definition sampel --importances importance,importance | 2 | 'sample'
+        --base nowhere/x | 2 | nowhere/x
+        --out foreign | 2 | untouched
+    """,
+    "analyse sensitivity": """
+        ! nowhere/x | 2 | nowhere/x
+        --score fnal | 2 | Did you mean 'final'
+        --metric acuracy | 2 | Did you mean 'accuracy'
+        --out foreign | 2 | untouched
+    """,
+    "analyse cards": """
+        ! | 2 | --tasks
+        --tasks rtee | 2 | Did you mean 'rte'
+        ! --tasks rte --data-dir nowhere | 2 | nowhere
+        ! --tasks mine --task-file nowhere.yaml | 2 | nowhere.yaml
+        --train-file nowhere.csv | 2 | nowhere.csv
+        --validation-file empty.csv | 1 | empty
+        --kind span2 | 2 | kind
+        --text-columns nowhere | 1 | lacks the columns
+        --metric acuracy | 2 | Did you mean 'accuracy'
+        --out foreign | 2 | untouched
+    """,
+    "analyse gain": """
+        ! nowhere/x --baseline dense | 2 | nowhere/x
+        --baseline nowhere/x | 2 | nowhere/x
+        --dense nowhere/x | 2 | nowhere/x
+        --score fnal | 2 | Did you mean 'final'
+        --seed -1 | 2 | seed
+        --out foreign | 2 | untouched
+    """,
+    "analyse winning": """
+        ! nowhere/x --dense dense | 2 | nowhere/x
+        --dense nowhere/x | 2 | nowhere/x
+        --criterion within-sd | 2 | within-std
+        --std-of all | 2 | std-of
+        --margin -1 | 2 | margin
+        --statistic men | 2 | mean
+        --score fnal | 2 | Did you mean 'final'
+        --metric acuracy | 2 | Did you mean 'accuracy'
+        --select-seeds 9 | 2 | seed
+        --report-seeds x | 2 | --report-seeds
+        --out foreign | 2 | untouched
+    """,
+    "study plan": """
+        ! nowhere.yaml --scale smoke | 2 | no file
+        ! tamt-figur-3 --scale smoke | 2 | Did you mean 'tamt-figure-3'
+        ! wrong.yaml --scale smoke | 2 | wrong.yaml
+        ! bert --scale smoke | 2 | bert
+        --scale smal | 2 | Did you mean 'small'
+        --set tasks | 2 | NAME=VALUE
+        --set tsks=rte | 2 | Did you mean 'tasks'
+        --store file.txt | 2 | is a file
+        --workers 0 | 2 | workers
+    """,
+    "study status": """
+        ! nowhere.yaml --scale smoke | 2 | no file
+        --scale smal | 2 | Did you mean 'small'
+        --set tsks=rte | 2 | Did you mean 'tasks'
+        --store foreign | 2 | foreign
+        --workers 0 | 2 | workers
+    """,
+    "study run": """
+        ! nowhere.yaml --scale smoke | 2 | no file
+        --scale smal | 2 | Did you mean 'small'
+        --set tsks=rte | 2 | Did you mean 'tasks'
+        --store foreign | 2 | untouched
+        --engine locl | 2 | Did you mean 'local'
+        --workers 0 | 2 | workers
+        --device gpu | 2 | device
+        --checkpoint-steps 0 | 2 | checkpoint-steps
+        --non-finite ignore | 2 | 'stop', 'skip'
+        --report-to tensorbord | 2 | Did you mean 'tensorboard'
+    """,
+    "study list": """
+        --store file.txt | 2 | is a file
+    """,
+    "study report": """
+        ! nowhere.yaml --scale smoke --out out | 2 | no file
+        --scale smal | 2 | Did you mean 'small'
+        --set tsks=rte | 2 | Did you mean 'tasks'
+        --store nowhere | 2 | no store
+        --store file.txt | 2 | is a file
+        --formats mdd | 2 | Did you mean 'md'
+        --out foreign | 2 | untouched
+        --out file.txt | 2 | is a file
+    """,
+    "study new": """
+        ! corpus.txt | 2 | corpus.txt
+        ! file.txt/x.yaml | 2 | file.txt
+    """,
+    "cache list": "",
+    "cache clean": """
+        --older-than-days -1 | 2 | older-than-days
+        --older-than-days nan | 2 | older-than-days
+    """,
+}  # fmt: skip
+
+
+def rows() -> list[tuple[str, str, int, str]]:
+    """Command, words, exit code and a piece of the message of every row."""
+    found = []
+    for command, table in ROWS.items():
+        for line in filter(None, map(str.strip, table.splitlines())):
+            words, code, message = (part.strip() for part in line.split(" | "))
+            line = words[1:] if words.startswith("!") else f"{BASE[command]} {words}"
+            found.append((command, line.strip(), int(code), message))
+    return found

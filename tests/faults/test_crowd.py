@@ -1,0 +1,46 @@
+"""Eight processes on one store, one token cache and one model that nobody has made yet."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+from faults import crowd
+from faults.harness import contents
+from winning_tickets.files import leftovers
+from winning_tickets.store import Store
+
+
+def test_eight_processes_do_every_run_once(lab, tmp_path):
+    store, cache, log = tmp_path / "store", tmp_path / "cache", tmp_path / "log"
+    workers = [lab.server.start([crowd.WORD, store, log, seed], cache) for seed in range(8)]
+    ended = [worker.end() for worker in workers]
+    assert [one.code for one in ended] == [0] * 8, [one.err for one in ended]
+    runs = sorted(crowd.plan().runs)
+    assert Counter(log.read_text().split()) == Counter(runs)
+    assert [(record.id, record.status) for record in Store(store).records()] == [(run, "done") for run in runs]
+    checked = lab.server.run(["verify", "--store", store, "--json"], cache)
+    assert checked.code == 0, checked.out
+    found = json.loads(checked.out)
+    assert (found["ok"], found["unsealed"], found["running"]) == (True, [], [])
+    check_cache(lab, cache)
+    check_same_as_alone(lab, store, cache, tmp_path)
+
+
+def check_cache(lab, cache):
+    """One entry, whole; nothing left of those that were made in vain."""
+    assert list(leftovers(cache)) == []
+    (entry,) = (cache / "tokens").iterdir()
+    assert sorted(path.name for path in entry.iterdir()) == ["entry.json", "offsets.npy", "tokens.bin"]
+    assert (entry / "tokens.bin").stat().st_size == 2 * json.loads((entry / "entry.json").read_text())["tokens"]
+
+
+def check_same_as_alone(lab, store, cache, tmp_path):
+    """Tickets are those of a process that does one run by itself."""
+    run = next(iter(crowd.plan().runs))
+    config = json.loads((store / "runs" / run / "config.json").read_text())["config"]
+    words = ["search", config["model"], "--method", "wanda", "--corpus", config["corpus"], "--seed", config["seed"]]
+    words += ["--sparsity", config["sparsity"], "--segments", "packed:16", "--batch-tokens", 64]
+    words += ["--calibration-batches", 2, "--out", tmp_path / "alone", "--quiet"]
+    assert lab.server.run(words, cache).code == 0
+    assert contents(tmp_path / "alone") == contents(store / "runs" / run)

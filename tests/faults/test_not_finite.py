@@ -1,0 +1,222 @@
+"""A loss or gradients that are NaN or infinite: stopped or skipped, reported, the last good state kept."""
+
+from __future__ import annotations
+
+import json
+import math
+from contextlib import contextmanager
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from learning import corpus_of, learning
+from tiny_models import make_model
+from tiny_tasks import task_data, tasks_fixture
+from winning_tickets import Runtime, TransferConfig, transfer
+from winning_tickets.adamax import MTDNNAdamax
+from winning_tickets.cli import app
+from winning_tickets.config import FitHeadConfig
+from winning_tickets.errors import TrainingError
+from winning_tickets.finite import MAX_SKIPPED, FiniteSteps, gradient_norm
+from winning_tickets.fit_head import fit_head
+from winning_tickets.mask_optimizer import BertAdam
+from winning_tickets.rundir import read_log
+from winning_tickets.search import search
+from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
+from winning_tickets.train import TicketTrainer
+
+STOP, SKIP = Runtime(quiet=True), Runtime(quiet=True, non_finite="skip")
+BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
+_tiny_tasks = tasks_fixture(lambda name: task_data(name))
+
+
+@contextmanager
+def poisoned(steps, value, where):
+    """At some steps the loss, or one entry of one gradient, is not a number."""
+    before = TicketTrainer.training_step, TicketTrainer._add_parts
+
+    def training_step(self, *rest, **options):
+        loss = before[0](self, *rest, **options)
+        if where == "gradients" and self.state.global_step + 1 in steps:
+            group = self.optimizer.param_groups[0]["params"]
+            next(parameter for parameter in group if parameter.grad is not None).grad.view(-1)[0] = value
+        return loss
+
+    def add_parts(self, sums):
+        if where == "loss" and self.state.global_step + 1 in steps:
+            sums = {name: part * value for name, part in sums.items()}
+        before[1](self, sums)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(TicketTrainer, "training_step", training_step)
+        patch.setattr(TicketTrainer, "_add_parts", add_parts)
+        yield
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    make_model(folder / "bert", head="mlm+pooler")
+    make_model(folder / "headless", head="none")
+    return folder, str(folder / "bert"), corpus_of(folder)
+
+
+def mask_training(world, out, runtime):
+    search(learning(world[1], "mask-training", world[2], objective="kd", sparsity=0.5), out, runtime)
+    return out
+
+
+def imp(world, out, runtime):
+    search(learning(world[1], "imp", world[2], objective="mlm", sparsity=0.5, round_steps=4), out, runtime)
+    return out
+
+
+def fine_tuning(world, out, runtime):
+    transfer(TransferConfig(target=world[1], task="rte", steps=4, save_model=True), out, runtime)
+    return out / "seed-0"
+
+
+def head(world, out, runtime):
+    settings = {"steps": 4, "segments": "packed:16", "batch_tokens": 64}
+    fit_head(FitHeadConfig.of(model=str(world[0] / "headless"), corpus=world[2], **settings), out, runtime)
+    return out
+
+
+def artefacts(folder):
+    return {path.name: path.read_bytes() for path in folder.rglob("*.safetensors")}
+
+
+def cases(*quick):
+    """Every verb with every fault; all but some are slow."""
+    every = [
+        (verb, where, value)
+        for verb in (mask_training, imp, fine_tuning, head)
+        for where, value in (("loss", "nan"), ("loss", "-inf"), ("gradients", "nan"), ("gradients", "inf"))
+    ]
+    slow = [pytest.param(*case, marks=pytest.mark.slow) for case in every if case not in quick]
+    return pytest.mark.parametrize(("verb", "where", "value"), [*quick, *slow])
+
+
+@cases((mask_training, "loss", "nan"), (fine_tuning, "gradients", "inf"))
+def test_it_stops_before_the_step_and_goes_on_from_there(world, tmp_path, verb, where, value):
+    with (
+        poisoned({3}, BAD[value], where),
+        pytest.raises(TrainingError, match=f"The {where} (is|are) not finite at step 3 ") as told,
+    ):
+        verb(world, tmp_path / "out", STOP)
+    assert "Nothing of that step was applied; the last good state, after step 2, is kept in " in str(told.value)
+    assert "or run the same command again with --non-finite skip" in str(told.value)
+    (kept,) = (tmp_path / "out").rglob("checkpoint-2")
+    assert str(kept) in str(told.value)
+    whole = artefacts(verb(world, tmp_path / "whole", STOP))
+    assert artefacts(verb(world, tmp_path / "out", STOP)) == whole != {}
+
+
+@cases((mask_training, "gradients", "nan"), (imp, "loss", "nan"), (fine_tuning, "loss", "-inf"))
+def test_it_skips_the_step_where_that_is_wanted(world, tmp_path, capsys, verb, where, value):
+    with poisoned({2, 3}, BAD[value], where):
+        run = verb(world, tmp_path / "out", SKIP)
+    assert json.loads((run / "result.json").read_text())["skipped_steps"] == [2, 3]
+    records = [record for record in read_log(run) if "learning_rate" in record]
+    assert [record.get("skipped", False) for record in records] == [False, True, True, False]
+    assert [set(record) & {"kd", "mlm", "loss"} == set() for record in records] == [False, True, True, False]
+    told = [line for line in capsys.readouterr().err.splitlines() if "not finite" in line]
+    assert [line.partition(" (")[0].rpartition(" ")[2] for line in told] == ["2", "3"]
+    assert all(line.endswith("The step was skipped.") for line in told)
+
+
+def test_a_stopped_run_goes_on_by_skipping(world, tmp_path):
+    with poisoned({3}, math.nan, "loss"):
+        with pytest.raises(TrainingError, match="at step 3"):
+            fine_tuning(world, tmp_path / "out", STOP)
+        resumed = fine_tuning(world, tmp_path / "out", SKIP)
+        whole = fine_tuning(world, tmp_path / "whole", SKIP)
+    assert artefacts(resumed) == artefacts(whole)
+    assert json.loads((resumed / "result.json").read_text())["skipped_steps"] == [3]
+
+
+def test_without_such_a_step_both_ways_are_the_same(world, tmp_path):
+    stop, skip = (mask_training(world, tmp_path / name, how) for name, how in (("stop", STOP), ("skip", SKIP)))
+    assert artefacts(stop) == artefacts(skip)
+    for name in ("config.json", "ticket.json", "result.json"):
+        assert (stop / name).read_bytes() == (skip / name).read_bytes()
+
+
+def test_too_many_in_a_row_stop_all_the_same():
+    weight = torch.nn.Parameter(torch.ones(2))
+    optimizer, steps = torch.optim.SGD([weight], lr=1.0), FiniteSteps(skip=True)
+    for step in range(1, MAX_SKIPPED + 1):
+        steps.check(step, {"kd": 0.5}, math.inf, optimizer)
+        assert steps.skipped
+    steps.check(11, {"kd": 0.5}, 1.0, optimizer)
+    assert not steps.skipped
+    for step in range(12, 12 + MAX_SKIPPED):
+        steps.check(step, {"kd": math.nan}, 1.0, optimizer)
+    message = r"The gradients are not finite at step 22 \(norm = nan, kd = 0.5\). The 10 steps before it were skipped."
+    with pytest.raises(TrainingError, match=message):
+        steps.check(22, {"kd": 0.5}, math.nan, optimizer)
+
+
+@pytest.mark.parametrize("value", BAD.values(), ids=BAD)
+def test_one_entry_is_enough(value):
+    weights = [
+        torch.nn.Parameter(torch.ones(3, 4)),
+        torch.nn.Parameter(torch.ones(5)),
+        torch.nn.Parameter(torch.ones(2)),
+    ]
+    optimizer = torch.optim.SGD(weights, lr=1.0)
+    weights[0].grad, weights[1].grad = torch.full((3, 4), 2.0), torch.full((5,), 3.0)
+    assert gradient_norm(optimizer) == pytest.approx(math.sqrt(12 * 4 + 5 * 9))
+    weights[1].grad[4] = value
+    assert not math.isfinite(gradient_norm(optimizer))
+
+
+def sharing(weights, strict):
+    named = {str(index): weight for index, weight in enumerate(weights)}
+    update = SharedUpdate("adamw", 0.1, 0.5)
+    return SharingOptimizer(named, ["a"], {}, {}, update, strict=strict)
+
+
+OPTIMIZERS = {
+    "adamw": lambda weights: torch.optim.AdamW(weights, lr=0.1, weight_decay=0.5, fused=True),
+    "adamax": lambda weights: torch.optim.Adamax(weights, lr=0.1, weight_decay=0.5),
+    "adamax-mtdnn": lambda weights: MTDNNAdamax(weights, lr=0.1, weight_decay=0.5),
+    "bertadam": lambda weights: BertAdam([{"params": weights, "lr": 0.1}], 1e-6, 0.5, correct_bias=False),
+    "sharing": lambda weights: sharing(weights, strict=True),
+    "sharing as released": lambda weights: sharing(weights, strict=False),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_no_optimiser_moves_anything_in_a_skipped_step(name):
+    """Neither momentum nor weight decay does, and no step is counted."""
+
+    def step(gradient):
+        if "sharing" in name:
+            optimizer.select("a")
+        for weight in weights:
+            weight.grad = torch.full_like(weight, gradient)
+        steps.check(1, {"task": 1.0}, gradient_norm(optimizer), optimizer)
+        optimizer.step()
+
+    weights = [torch.nn.Parameter(torch.ones(3, 4)), torch.nn.Parameter(torch.ones(5))]
+    optimizer, steps = OPTIMIZERS[name](weights), FiniteSteps(skip=True)
+    step(1.0)
+    before = [weight.detach().clone() for weight in weights], json.dumps(optimizer.state_dict(), default=str)
+    step(math.nan)
+    assert all(torch.equal(now, then) for now, then in zip(weights, before[0], strict=True))
+    assert json.dumps(optimizer.state_dict(), default=str) == before[1]
+    step(1.0)
+    assert not any(torch.equal(now, then) for now, then in zip(weights, before[0], strict=True))
+
+
+def test_the_option(world, tmp_path):
+    words = ["search", world[1], "--method", "mask-training", "--objective", "kd", "--corpus", world[2], "--steps", "4"]
+    words += ["--segments", "packed:16", "--batch-tokens", "64", "--quiet", "--out", str(tmp_path / "out")]
+    wrong = CliRunner().invoke(app, [*words, "--non-finite", "ignore"])
+    assert wrong.exit_code == 2
+    assert "'ignore' is not one of 'stop', 'skip'" in wrong.stderr
+    with poisoned({2}, math.nan, "gradients"):
+        assert CliRunner().invoke(app, [*words, "--non-finite", "skip"]).exit_code == 0
+    assert json.loads((tmp_path / "out/result.json").read_text())["skipped_steps"] == [2]

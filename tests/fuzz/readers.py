@@ -1,0 +1,299 @@
+"""Every reader of files that others may have written: which file is damaged, how it is read, how it is sealed again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from fuzz import seeds
+from winning_tickets import show
+from winning_tickets.analyse import ANALYSES
+from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
+from winning_tickets.data.corpora import load_corpus
+from winning_tickets.data.glue_test import read_tests
+from winning_tickets.data.local import load_files
+from winning_tickets.data.mtdnn import load_defined
+from winning_tickets.data.task_files import load_definitions, task_of
+from winning_tickets.data.tasks import TASKS, load_task
+from winning_tickets.errors import ContentError, TicketsError, UsageError
+from winning_tickets.identity import digest, run_id
+from winning_tickets.importance import Importance
+from winning_tickets.mask_files import read_masks
+from winning_tickets.options import fields_of, settings_of
+from winning_tickets.plm import PLM
+from winning_tickets.predict import TaskInfo
+from winning_tickets.report.averages import average_runs
+from winning_tickets.report.study import report_study
+from winning_tickets.rundir import RunDirectory
+from winning_tickets.shared_model import SharedModel
+from winning_tickets.states import load_state
+from winning_tickets.store import Store, listing
+from winning_tickets.study.load import load_study
+from winning_tickets.study.plan import plan_study
+from winning_tickets.ticket import Ticket, describe
+from winning_tickets.ticket.files import sha256
+from winning_tickets.verify import verify
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A way to open a file.
+
+    Attributes:
+        make: writes a folder of valid files.
+        file: the one that is damaged, relative to the folder.
+        form: a key of `mutate.FORMS`.
+        read: opens the folder, and does with it what a command would.
+        seal: puts checksums right after the damage, as whoever means harm would.
+        inputs: of the long run; fewer where each takes long.
+    """
+
+    make: Callable[[Path], None]
+    file: str
+    form: str
+    read: Callable[[Path], Any]
+    seal: Callable[[Path], None] | None = None
+    inputs: int = 100_000
+
+
+def _sealed(*places: tuple[str, str, str | None]) -> Callable[[Path], None]:
+    """A function that renews hashes: of a file in a description (dotted key), then the description's own checksum."""
+
+    def seal(folder: Path) -> None:
+        for description, key, file in places:
+            path = folder / description
+            try:
+                body = json.loads(path.read_bytes())
+                body.pop("checksum", None)
+                if file is not None:
+                    inside = body
+                    *above, last = key.split("|")
+                    for part in above:
+                        inside = inside[part]
+                    inside[last] = sha256(folder / file)
+                path.write_text(json.dumps({**body, "checksum": digest(body, 64)}), encoding="utf-8")
+            except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+                return  # beyond what can be sealed
+
+    return seal
+
+
+def _ticket(folder: Path) -> Any:
+    return show.description(describe(Ticket.from_pretrained(folder / "ticket")) | {"tickets_inside": []})
+
+
+def _shared(folder: Path) -> Any:
+    model = SharedModel.open(folder / "shared")
+    return [(model.info(task), model.ticket(task), model.load_task(task)) for task in model.tasks]
+
+
+def _config(kind: Any) -> Callable[[Path], Any]:
+    def read(folder: Path) -> Any:
+        file = folder / "config.yaml"
+        settings = settings_of(kind, file, fields_of(file, {}))
+        return run_id(settings.resolved() if hasattr(settings, "resolved") else settings, "fuzz")
+
+    return read
+
+
+def _study(folder: Path) -> Any:
+    study = load_study(folder / "study.yaml")
+    try:
+        return [plan_study(study, str(scale)) for scale in study.scales]
+    except UsageError as error:  # a plan is of a study, and no file any more
+        raise UsageError(f"study.yaml: {error}") from error
+
+
+def _tasks(folder: Path) -> Any:
+    return [task_of(one) for one in load_definitions(folder / "tasks.yaml")]
+
+
+def _defined(folder: Path) -> Any:
+    (definition,) = load_definitions(folder / "tasks.yaml", ["mine"])
+    return load_defined(definition, folder / "tasks.yaml", str(folder / "data"))
+
+
+def _task(name: str) -> Callable[[Path], Any]:
+    return lambda folder: load_task(name, folder)
+
+
+def _rows(name: str, **options: Any) -> Callable[[Path], Any]:
+    return lambda folder: load_files(folder / name, folder / name, None, **options)
+
+
+def _results(folder: Path) -> Any:
+    """What `average` and `analyse` make of runs."""
+    found = [
+        lambda: show.averages(average_runs([folder / "run"])),
+        lambda: _gain(folder / "run", folder / "dense"),
+        lambda: ANALYSES["winning"]([folder / "run"], dense=[folder / "dense"]),
+        lambda: ANALYSES["sensitivity"]([folder / "run", folder / "dense"]),
+        lambda: ANALYSES["predictors"]([folder / "run", folder / "evaluation.json"]),
+        lambda: _gain(folder / "seed", folder / "dense"),
+    ]
+    return each(found, (UsageError,))  # which tells how runs go together, by tasks and seeds
+
+
+def _gain(run: Path, dense: Path) -> Any:
+    try:
+        return ANALYSES["gain"]([run], [dense])
+    except ContentError as error:
+        if not str(error).startswith("Runs are paired by task and seed"):  # which is about no one file
+            raise
+
+
+def each(functions: list[Callable[[], Any]], allowed: tuple[type[Exception], ...] = ()) -> Any:
+    """Call all, and raise the last of their errors, if there is one: each must fail as it should.
+
+    Args:
+        functions: to be called.
+        allowed: errors that are passed over.
+    """
+    error = None
+    for function in functions:
+        try:
+            function()
+        except allowed:
+            continue
+        except TicketsError as found:
+            error = found
+    if error is not None:
+        raise error
+
+
+def _store(folder: Path) -> Any:
+    place = str(folder / "store")
+
+    def records() -> None:
+        found = list(Store(place).records(["config.task=rte"])) + list(Store(place).records())
+        listing.as_text(found, place)
+        listing.as_csv(found)
+        json.dumps(listing.as_json(found, place), allow_nan=False).encode()
+
+    return each([records, lambda: verify([place]), lambda: _stored(place), lambda: _tables(folder)])
+
+
+def _stored(place: str) -> Any:
+    store = Store(place)
+    return store.result("done") if store.status("done") == "done" else None
+
+
+@cache
+def _plan_of_store() -> Any:
+    from fuzz.plans import plan_with
+
+    return plan_with("done")
+
+
+def _tables(folder: Path) -> Any:
+    return report_study(_plan_of_store(), Store(folder / "store"), folder / "tables", ("md", "csv"), force=True)
+
+
+def _page(folder: Path) -> Any:
+    return report_study(_plan_of_store(), Store(folder / "store"), folder / "page", ("html",), force=True)
+
+
+def _log(folder: Path) -> Any:
+    return RunDirectory(folder / "run", "unfinished", "x").forget_after(1)
+
+
+@cache
+def _plm() -> PLM:
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        return seeds.tiny_plm(Path(folder))
+
+
+TICKET = ("ticket/ticket.json", "", None)
+FEW = 10_000
+
+
+def _file(name: str) -> Callable[[Path], None]:
+    return _sealed(("ticket/ticket.json", f"files|{name}", f"ticket/{name}"))
+
+
+READERS: dict[str, Reader] = {
+    "ticket description": Reader(seeds.ticket, "ticket/ticket.json", "json", _ticket, _sealed(TICKET)),
+    "ticket description as it is": Reader(seeds.ticket, "ticket/ticket.json", "json", _ticket),
+    "masks": Reader(seeds.ticket, "ticket/ticket.safetensors", "safetensors", _ticket, _file("ticket.safetensors")),
+    "mlm head": Reader(
+        seeds.ticket, "ticket/mlm_head.safetensors", "safetensors", _ticket, _file("mlm_head.safetensors")
+    ),
+    "ticket to verify": Reader(
+        seeds.ticket, "ticket/ticket.json", "json", lambda folder: verify([folder / "ticket"]), _sealed(TICKET), FEW
+    ),
+    "structured ticket": Reader(seeds.structured, "ticket/ticket.json", "json", _ticket, _sealed(TICKET)),
+    "gates": Reader(seeds.structured, "ticket/ticket.safetensors", "safetensors", _ticket, _file("ticket.safetensors")),
+    "state": Reader(
+        seeds.state, "state.safetensors", "safetensors", lambda folder: load_state(folder / "state.safetensors")
+    ),
+    "importance": Reader(
+        seeds.importance,
+        "importance/importance.json",
+        "json",
+        lambda folder: Importance.load(folder / "importance").id,
+        _sealed(("importance/importance.json", "", None)),
+    ),
+    "importance tensors": Reader(
+        seeds.importance,
+        "importance/importance.safetensors",
+        "safetensors",
+        lambda folder: Importance.load(folder / "importance").id,
+        _sealed(("importance/importance.json", "sha256", "importance/importance.safetensors")),
+    ),
+    "shared model": Reader(
+        seeds.shared, "shared/shared.json", "json", _shared, _sealed(("shared/shared.json", "", None)), FEW
+    ),
+    "task of a saved model": Reader(seeds.saved_model, "task.json", "json", TaskInfo.read),
+    "search configuration": Reader(seeds.search_config, "config.yaml", "yaml", _config(SearchConfig)),
+    "share configuration": Reader(seeds.share_config, "config.yaml", "yaml", _config(ShareConfig)),
+    "transfer configuration": Reader(seeds.transfer_config, "config.yaml", "yaml", _config(TransferConfig)),
+    "study": Reader(seeds.study, "study.yaml", "yaml", _study),
+    "task file": Reader(seeds.task_file, "tasks.yaml", "yaml", _tasks),
+    "MT-DNN rows": Reader(seeds.mtdnn_tsv, "data/mine_train.tsv", "tsv", _defined),
+    "MT-DNN objects": Reader(seeds.mtdnn_jsonl, "data/mine_dev.jsonl", "jsonl", _defined),
+    "MT-DNN words": Reader(seeds.mtdnn_words, "data/mine_train.tsv", "tsv", _defined),
+    "CoLA": Reader(seeds.glue, "CoLA/train.tsv", "tsv", _task("cola")),
+    "RTE": Reader(seeds.glue, "RTE/dev.tsv", "tsv", _task("rte")),
+    "STS-B": Reader(seeds.glue, "STS-B/train.tsv", "tsv", _task("stsb")),
+    "SNLI": Reader(seeds.glue, "snli_1.0/snli_1.0_train.jsonl", "jsonl", _task("snli")),
+    "SciTail": Reader(seeds.glue, "tsv_format/scitail_1.0_train.tsv", "tsv", _task("scitail")),
+    "GLUE test set": Reader(seeds.glue, "RTE/test.tsv", "tsv", lambda folder: read_tests(TASKS["rte"], folder)),
+    "SQuAD": Reader(seeds.squad, "train-v1.1.json", "json", _task("squad")),
+    "CSV": Reader(seeds.tables, "rows.csv", "csv", _rows("rows.csv")),
+    "TSV": Reader(seeds.tables, "rows.tsv", "tsv", _rows("rows.tsv")),
+    "JSONL with sets of classes": Reader(seeds.tables, "rows.jsonl", "jsonl", _rows("rows.jsonl", kind="multilabel")),
+    "JSONL of words": Reader(seeds.tables, "words.jsonl", "jsonl", _rows("words.jsonl", kind="tokens")),
+    "CoNLL": Reader(seeds.tables, "words.conll", "conll", _rows("words.conll")),
+    "corpus": Reader(
+        seeds.corpus, "corpus.txt", "text", lambda folder: load_corpus(str(folder / "corpus.txt"), "train")
+    ),
+    "result": Reader(seeds.run, "run/result.json", "json", _results),
+    "result of a seed": Reader(seeds.run, "seed/seed-0/result.json", "json", _results),
+    "evaluation": Reader(seeds.run, "evaluation.json", "json", _results),
+    "log": Reader(seeds.run, "run/metrics.jsonl", "jsonl", _log),
+    "settings of a run": Reader(seeds.run, "run/config.json", "json", lambda folder: verify([folder / "run"])),
+    "stored result": Reader(seeds.store, "store/runs/done/result.json", "json", _store, inputs=FEW),
+    "stored settings": Reader(seeds.store, "store/runs/done/config.json", "json", _store, inputs=FEW),
+    "stored description": Reader(seeds.store, "store/about/done/run.json", "json", _store, inputs=FEW),
+    "stored provenance": Reader(seeds.store, "store/about/done/provenance.json", "json", _store, inputs=FEW),
+    "stored error": Reader(seeds.store, "store/about/failed/error.json", "json", _store, inputs=FEW),
+    "stored hashes": Reader(seeds.store, "store/about/done/files.json", "json", _store, inputs=FEW),
+    "stored result on a page": Reader(seeds.store, "store/runs/done/result.json", "json", _page, inputs=1000),
+    "stored provenance on a page": Reader(seeds.store, "store/about/done/provenance.json", "json", _page, inputs=1000),
+    "cached index of a store": Reader(seeds.store, "store/cache/43.json", "json", _store, inputs=FEW),
+    "claim": Reader(
+        seeds.store,
+        "store/claims/unfinished/000001.json",
+        "json",
+        lambda folder: Store(folder / "store").status("unfinished"),
+    ),
+    "marker of a store": Reader(seeds.store, "store/store.json", "json", _store, inputs=FEW),
+    "mask.pt": Reader(seeds.mask_pt, "mask.pt", "pt", lambda folder: read_masks(folder / "mask.pt", _plm())),
+}
+"""By name. A new reader of files that others may have written gets a line here."""
