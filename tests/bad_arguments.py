@@ -17,7 +17,7 @@ BASE: dict[str, str] = {
     "average": "run",
     "combine": "union ticket other --out out",
     "perturb": "ticket --out out",
-    "super": "bert --task rte --data-dir glue --steps 1 --quiet --out out",
+    "super": "bert --task rte --data-dir glue --level 50 --steps 1 --quiet --out out",
     "export": "ticket --format masked --out out",
     "import-mask": "mask.pt --base bert --out out",
     "measure": "ticket --quiet --repeats 1 --batch 1 --length 8",
@@ -88,6 +88,7 @@ _FINE_TUNING = """
 --train-size 0 | 2 | train-size
 --train-size 200% | 2 | train-size
 --train-size many | 2 | train-size
+--train-size 1e99999999 | 2 | train-size
 --optimizer adan | 2 | 'adamw'
 --smart -1 | 2 | smart
 """
@@ -125,7 +126,7 @@ ROWS: dict[str, str] = {
         --method imp --objective task --train-file rows.csv --text-columns a,b,c | 2 | text-columns
         --method imp --objective mlm --task rte | 2 | uses no task
         --kind span2 | 2 | 'span'
-        --train-size many | 2 | train-size
+        --method imp --objective task --train-file rows.csv --round-steps 1 --train-size many | 2 | train-size
         --segments packed:0 | 2 | packed
         --segments pakced:8 | 2 | packed
         --rung-steps 0 | 2 | rung-steps
@@ -244,9 +245,9 @@ ROWS: dict[str, str] = {
         ! run --text x | 2 | run
         ! ticket --text x | 2 | ticket
         ! run | 2 | --text
-        --text-pair y --text z | 2 | run
+        --text-pair y --text z | 2 | they go in pairs
         --glue-submission out | 2 | --text
-        ! run --glue-submission out --data-dir nowhere | 2 | nowhere
+        ! run --glue-submission out --data-dir nowhere | 2 | no saved model
         --seed 5 | 2 | run
         --device gpu | 2 | device
     """,
@@ -306,7 +307,8 @@ ROWS: dict[str, str] = {
         --seed -1 | 2 | seed
         --out foreign | 2 | untouched
     """,
-    "super": _LEARNING.replace("--learning-rate ", "--learning-rates ") + _FINE_TUNING.replace(
+    "super": _LEARNING.replace("--learning-rate ", "--learning-rates ")
+        .replace("Did you mean\n", "Unknown field\n") + _FINE_TUNING.replace(
         "--batch-size ", "--batch-sizes ").replace("--smart -1 | 2 | smart\n", "") + _SEEDS + """
         ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x
         ! bert --data-dir glue --out out | 2 | --task
@@ -372,7 +374,7 @@ ROWS: dict[str, str] = {
     """,
     "verify": """
         ! nowhere/x | 2 | nothing at
-        ! bert --store store | 2 | neither a store
+        ! foreign | 2 | neither a store
         ! file.txt | 2 | file.txt
         ! --store nowhere | 2 | nothing at
     """,
@@ -414,7 +416,8 @@ ROWS: dict[str, str] = {
         --out foreign | 2 | untouched
     """,
     "analyse sharing": """
-        ! nowhere/x | 2 | nowhere/x
+        ! nowhere/x structured | 2 | nowhere/x
+        ! structured | 2 | two or more tasks
         --names a | 2 | names
         --importances nowhere/x | 2 | importance
         --definition sampel --importances importance,importance | 2 | 'sample'
@@ -429,12 +432,13 @@ ROWS: dict[str, str] = {
     """,
     "analyse cards": """
         ! | 2 | --tasks
-        --tasks rtee | 2 | Did you mean 'rte'
+        --tasks rte | 2 | not both
+        ! --tasks rtee | 2 | Did you mean 'rte'
         ! --tasks rte --data-dir nowhere | 2 | nowhere
         ! --tasks mine --task-file nowhere.yaml | 2 | nowhere.yaml
         --train-file nowhere.csv | 2 | nowhere.csv
         --validation-file empty.csv | 1 | empty
-        --kind span2 | 2 | kind
+        --kind span2 | 2 | Did you mean 'span'
         --text-columns nowhere | 1 | lacks the columns
         --metric acuracy | 2 | Did you mean 'accuracy'
         --out foreign | 2 | untouched
@@ -451,7 +455,7 @@ ROWS: dict[str, str] = {
         ! nowhere/x --dense dense | 2 | nowhere/x
         --dense nowhere/x | 2 | nowhere/x
         --criterion within-sd | 2 | within-std
-        --std-of all | 2 | std-of
+        --std-of all | 2 | full, max, subnetwork
         --margin -1 | 2 | margin
         --statistic men | 2 | mean
         --score fnal | 2 | Did you mean 'final'
@@ -494,7 +498,7 @@ ROWS: dict[str, str] = {
         --store file.txt | 2 | is a file
     """,
     "study report": """
-        ! nowhere.yaml --scale smoke --out out | 2 | no file
+        ! nowhere.yaml --scale smoke --out out --store store | 2 | no file
         --scale smal | 2 | Did you mean 'small'
         --set tsks=rte | 2 | Did you mean 'tasks'
         --store nowhere | 2 | no store
@@ -505,7 +509,7 @@ ROWS: dict[str, str] = {
     """,
     "study new": """
         ! corpus.txt | 2 | corpus.txt
-        ! file.txt/x.yaml | 2 | file.txt
+        ! file.txt/x.yaml | 1 | file.txt
     """,
     "cache list": "",
     "cache clean": """

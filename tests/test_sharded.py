@@ -173,7 +173,7 @@ def sharded(config, update, rank, expected):
     train(found, optimizer, [(rank, 2)], 2.0)
     masks, scores = optimizer.whole_masks(), optimizer.whole_scores()
     for name, score in expected.scores.items():
-        torch.testing.assert_close(scores[name], score.detach(), rtol=0, atol=1e-7)
+        torch.testing.assert_close(scores[name], score.detach(), rtol=0, atol=1e-4 * update.learning_rate)
     assert all(torch.equal(masks[name], mask) for name, mask in expected.masked.masks.items())
     if update.clip == "global":
         assert optimizer.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)

@@ -18,7 +18,20 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Out = Annotated[Path, typer.Option("--out", help="Directory of the run: absent, empty, or holding this very run.")]
 Force = Annotated[bool, typer.Option("--force", help="Replace an earlier run of ours in --out.")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-Device = Annotated[str, typer.Option("--device", help="auto, cpu or cuda.")]
+
+
+def _device(name: str) -> str:
+    """Names that cannot be are refused before anything heavy is imported; what this machine has is seen later.
+
+    Raises:
+        UsageError: it is not the name of a device.
+    """
+    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
+        raise UsageError(f"--device {name} is not a device; use auto, cpu or cuda.")
+    return name
+
+
+Device = Annotated[str, typer.Option("--device", callback=_device, help="auto, cpu or cuda.")]
 Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast; weights and scores stay float32.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the command line, print the plan, do nothing.")]
 Config = Annotated[

@@ -151,6 +151,11 @@ def check(config: SuperConfig) -> None:
         values = getattr(config, field)
         if len(set(values)) < len(values) or any(value <= 0 for value in values):
             problems.append(f"--{field.replace('_', '-')} must name different numbers above 0.")
+    if config.importance_from is not None and not Path(config.importance_from).expanduser().is_dir():
+        problems.append(
+            f"--importance-from: there is no folder {config.importance_from}; give a search --method importance, or a "
+            "transfer with its model."
+        )
     try:
         check_transfer(config.fine_tuning)
     except UsageError as error:

@@ -208,7 +208,8 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
             super()._save_checkpoint(model, trial)
             (Path(self._staging) / name).rename(target / name)
         except (*REFUSALS, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-            hidden = "is the disk full? " if "inline_container" in str(error) else ""  # it does not say why
+            silent = any(word in str(error) for word in ("inline_container", "iostream"))  # it does not say why
+            hidden = "is the disk full? " if silent else ""
             raise TrainingError(
                 f"Could not write a checkpoint under {target}: {hidden}{error}. The previous checkpoint is intact; "
                 "free some space and run the same command again."

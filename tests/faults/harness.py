@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SERVER = Path(__file__).with_name("server.py")
-SECONDS = 120.0
+SECONDS = 300.0
 VOLATILE = {"seconds", "train_seconds", "time", "finished_at", "peak_memory", "machine", "source", "resumed", "since"}
 """Keys of times, and of what says how a number came about rather than what it is."""
 

@@ -12,6 +12,7 @@ from faults.harness import stamps
 from faults.test_kills import MOMENTS, RUNS, SLOW, finish
 from winning_tickets.files import leftovers
 
+pytestmark = pytest.mark.timeout(1800)
 FULL = "No space left on device"
 LIMIT = "File too large"
 TORCH = "is the disk full?"

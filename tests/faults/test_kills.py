@@ -12,6 +12,7 @@ from faults.commands import COMMANDS
 from faults.harness import hidden, stamps
 
 SLOW = pytest.mark.slow
+pytestmark = pytest.mark.timeout(1800)
 RUNS = [name for name in COMMANDS if name != "study"]
 MOMENTS = 12
 """At most so many moments of a command are tried."""

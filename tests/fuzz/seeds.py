@@ -35,7 +35,9 @@ def tiny_plm(folder: Path) -> PLM:
 def ticket_of(plm: PLM, gates: bool = False, head: bool = False) -> Ticket:
     """A ticket with one mask, and perhaps gates and an MLM head."""
     base = BaseModelInfo.of(plm.encoder, "bert", "bert", None, None)
-    info = TicketInfo(method="magnitude", scope="encoder", config={"sparsity": 0.5}, applies_to=base, seed=0)
+    info = TicketInfo(
+        method="magnitude", scope="encoder", config={"sparsity": 0.5, "ranking": "matrix"}, applies_to=base, seed=0
+    )
     mask = torch.arange(32 * 32).reshape(32, 32) % 2 == 0
     closed = {name: torch.tensor(gate) for name, gate in GATES.items()} if gates else None
     heads = {"transform.dense.weight": torch.ones(4, 4)} if head else None

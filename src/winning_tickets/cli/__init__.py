@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any, NoReturn
 
 import typer
@@ -63,7 +64,7 @@ def main() -> NoReturn:
     """Entry point: errors become one message and an exit code, never a traceback."""
     signal.signal(signal.SIGTERM, _terminate)
     if not is_main():
-        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - until this process ends
+        sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until this process ends
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     try:
         code = app(standalone_mode=False)

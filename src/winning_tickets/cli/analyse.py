@@ -64,7 +64,7 @@ def _finish(kind: str, out: Path | None, force: bool, as_json: bool, *paths: Any
 Tickets = Annotated[list[str], typer.Argument(metavar="TICKET...", help="Ticket folders or hub ids.")]
 Labels = Annotated[str | None, typer.Option("--labels", help="A name for each path, with commas; else their folders.")]
 Score = Annotated[str, typer.Option("--score", help="final or best score of each seed.")]
-BootstrapSeed = Annotated[int, typer.Option("--seed", help="Of the bootstrap.")]
+BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, help="Of the bootstrap.")]
 
 
 @analyse_app.command()
@@ -262,7 +262,9 @@ def winning(
     std_of: Annotated[
         str, typer.Option("--std-of", help="Whose standard deviation: full, subnetwork or max.")
     ] = "full",
-    margin: Annotated[float, typer.Option("--margin", help="How much worse non-inferior may be, a fraction.")] = 0.01,
+    margin: Annotated[
+        float, typer.Option("--margin", min=0, help="How much worse non-inferior may be, a fraction.")
+    ] = 0.01,
     statistic: Annotated[str, typer.Option("--statistic", help="mean, median or best of the seeds.")] = "mean",
     score: Score = "final",
     metric: Annotated[str | None, typer.Option("--metric", help="By default each task's primary one.")] = None,

@@ -8,6 +8,7 @@ import typer
 
 from winning_tickets import show
 from winning_tickets.cli.app import app, emit
+from winning_tickets.errors import UsageError
 from winning_tickets.options import (
     Json,
 )
@@ -33,5 +34,7 @@ def cache_clean(
     """Remove tokenised corpora; they are made again when needed."""
     from winning_tickets.data.cache import clean
 
+    if older_than_days is not None and not older_than_days >= 0:
+        raise UsageError(f"--older-than-days {older_than_days} is impossible; give a number of days, such as 30.")
     freed = clean(older_than_days)
     emit({"bytes_freed": freed}, as_json, f"{freed / 1e6:.1f} MB freed")

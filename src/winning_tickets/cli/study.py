@@ -41,7 +41,7 @@ Scale = Annotated[str, typer.Option("--scale", help="smoke, small or paper.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter, such as tasks=rte,mrpc.")
 ]
-Workers = Annotated[int, typer.Option("--workers", help="Processes at a time.")]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes at a time.")]
 
 
 def _plan(source: str, scale: str, overrides: list[str] | None) -> Plan:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,10 +27,13 @@ from winning_tickets.config.profiles import (
     structured_values,
 )
 from winning_tickets.config.settings import Count, Rate, Seed
+from winning_tickets.config.sparsity import check_sparsity
 from winning_tickets.config.start import PRETRAINED
 from winning_tickets.config.structured import UNIT_FIELDS, StructuredSettings
 from winning_tickets.errors import UsageError
 
+_Sparsity = Annotated[float, Field(allow_inf_nan=True)]
+"""`check_sparsity` has a better message."""
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
@@ -97,7 +101,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     revision: str | None = None
     layers: Count | None = None
     method: str = "mask-training"
-    sparsity: float | tuple[float, ...] = 0.6
+    sparsity: _Sparsity | tuple[_Sparsity, ...] = 0.6
     scope: str | None = None
     ranking: Literal["matrix", "row", "global"] = "matrix"
     pattern: str | None = None
@@ -175,6 +179,9 @@ class SearchConfig(LearningSettings, StructuredSettings):
     @classmethod
     def _in_order(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
         """Ascending, each once; a ladder of one rung is a plain search."""
+        for one in value if isinstance(value, tuple) else (value,):
+            if not math.isfinite(one):
+                check_sparsity(one)
         if not isinstance(value, tuple):
             return value
         rungs = tuple(sorted(set(value)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Callable
 from fractions import Fraction
@@ -132,20 +133,34 @@ def train_subset(split: Split, size: str | None, seed: int) -> Split:
     return split.take(order)
 
 
-def _count(size: str, available: int) -> int:
-    wanted = "use a number of examples such as 1000, or a percentage such as 10%"
+_WANTED = "use a number of examples such as 1000, or a percentage such as 10%"
+_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")
+"""What a size is made of; an exponent could stand for a number that fills the memory."""
+
+
+def parse_size(size: str) -> tuple[Fraction, bool]:
+    """A number of examples, or a percentage, and which it is.
+
+    Raises:
+        UsageError: it is neither.
+    """
     percent = size.strip().endswith("%")
-    try:
-        number = Fraction(size.strip().removesuffix("%").strip())
-    except (ValueError, ZeroDivisionError) as error:
-        raise UsageError(f"--train-size {size} is not a size; {wanted}.") from error
+    text = size.strip().removesuffix("%").strip()
+    if not _NUMBER.fullmatch(text):
+        raise UsageError(f"--train-size {size} is not a size; {_WANTED}.")
+    number = Fraction(text)
     if percent and not 0 < number <= 100:
-        raise UsageError(f"--train-size {size} is outside (0%, 100%]; {wanted}.")
+        raise UsageError(f"--train-size {size} is outside (0%, 100%]; {_WANTED}.")
     if not percent and (number.denominator != 1 or number < 1):
-        raise UsageError(f"--train-size {size} is not a whole number of at least 1; {wanted}.")
+        raise UsageError(f"--train-size {size} is not a whole number of at least 1; {_WANTED}.")
+    return number, percent
+
+
+def _count(size: str, available: int) -> int:
+    number, percent = parse_size(size)
     count = int(number * available / 100) if percent else int(number)
     if count > available:
         raise UsageError(f"--train-size {size} asks for more than the {available} training examples there are.")
     if count == 0:
-        raise UsageError(f"--train-size {size} of {available} training examples leaves none; {wanted}.")
+        raise UsageError(f"--train-size {size} of {available} training examples leaves none; {_WANTED}.")
     return count

@@ -55,6 +55,8 @@ def load_files(
         ContentError: missing columns, ragged rows, empty texts, labels outside the set; file and line are named.
     """
     train, validation = Path(train_file), Path(validation_file)
+    if kind is not None and kind not in METRICS_OF:
+        raise unknown("kind", kind, METRICS_OF)
     if kind is None and metric not in METRICS_OF["regression"]:
         kind = KIND_BY_SUFFIX.get(train.suffix.lower())
     known = METRICS if kind is None else METRICS_OF[kind]

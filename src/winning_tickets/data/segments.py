@@ -42,13 +42,13 @@ def parse_segments(text: str) -> Segments:
     Raises:
         UsageError: none of the forms.
     """
-    if match := re.fullmatch(r"packed:(\d+)", text):
+    if match := re.fullmatch(r"packed:([1-9]\d{0,6})", text):
         return Segments("packed", int(match[1]), int(match[1]))
-    if match := re.fullmatch(r"sections:(\d+)", text):
+    if match := re.fullmatch(r"sections:([1-9]\d{0,6})", text):
         return Segments("sections", int(match[1]), int(match[1]))
-    if match := re.fullmatch(r"lines(?::(\d+))?", text):
+    if match := re.fullmatch(r"lines(?::([1-9]\d{0,6}))?", text):
         return Segments("lines", 1, int(match[1] or 128))
-    if match := re.fullmatch(r"mixed(?::(\d+)-(\d+))?", text):
+    if match := re.fullmatch(r"mixed(?::([1-9]\d{0,6})-([1-9]\d{0,6}))?", text):
         shortest, longest = int(match[1] or 10), int(match[2] or 128)
         if shortest <= longest:
             return Segments("mixed", shortest, longest)

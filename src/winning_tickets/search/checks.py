@@ -18,6 +18,8 @@ from winning_tickets.config import (
     parse_rewind,
     parse_start,
 )
+from winning_tickets.data.encode import parse_size
+from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.objectives import check_negatives
@@ -55,6 +57,10 @@ def check(config: SearchConfig) -> None:
         problems += _check_pattern(config, config.pattern)
     if config.method in METHOD_NAMES:
         problems += _check_controls(config)
+    if config.segments is not None:
+        attempt(partial(parse_segments, config.segments))
+    if config.train_size is not None:
+        attempt(partial(parse_size, config.train_size))
     if config.needs.corpus and config.corpus is None:
         problems.append(
             f"--method {config.method} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."

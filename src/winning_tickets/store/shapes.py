@@ -51,8 +51,12 @@ def _problems(file: str, content: Mapping[str, Any]) -> Iterator[str]:
             return
     if file == "error" and content.get("provenance") is not None:
         yield from _problems("provenance", content["provenance"])
-    if file == "result" and content.get("verb") == "transfer":
-        yield from _scores(content)
+    if file == "result":
+        numbers = [one.get("seed") if isinstance(one, dict) else one for one in content.get("failed_seeds") or ()]
+        if any(type(seed) is not int for seed in [*(content.get("seeds") or ()), *numbers]):
+            yield f"seeds are {shown(content.get('seeds'))} and {shown(numbers)}, expected whole numbers"
+        elif content.get("verb") == "transfer":
+            yield from _scores(content)
 
 
 def _scores(result: Mapping[str, Any]) -> Iterator[str]:

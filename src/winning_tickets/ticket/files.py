@@ -59,7 +59,8 @@ def find(name: Path | str, revision: str | None) -> Path:
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[MASK_FILE, INFO_FILE, HEAD_FILE]))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        raise UsageError(f"There is no ticket folder {name}, and the hub did not have it: {error}") from error
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"There is no ticket folder {name}, and the hub did not have it: {reason}") from error
 
 
 def read_info(directory: Path) -> dict[str, Any]:

@@ -92,8 +92,8 @@ def _values(run: Run, metric: str | None, node: Any) -> Iterator[Observation]:
         seeds = result.get("seeds") or range(len(node["values"]))
         if len(seeds) != len(node["values"]):
             raise ContentError(
-                f"The result of the run {run.id} has {len(node['values'])} values for {len(seeds)} seeds: it was edited. "
-                "tickets verify finds such files; repeat the run."
+                f"The result of the run {run.id} has {len(node['values'])} values for {len(seeds)} seeds: it was "
+                "edited. tickets verify finds such files; repeat the run."
             )
         for seed, value in zip(seeds, node["values"], strict=True):
             yield _one(run, seed, metric, "done", value)
@@ -127,8 +127,8 @@ def _nodes(run: Run, path: str) -> Iterator[tuple[str | None, Any]]:
                 inside += [(str(name), value) for name, value in node.items()]
             elif isinstance(node, Mapping) and key == _PRIMARY:
                 metrics, primary = node.get("metrics"), node.get("primary_metric")
-                known = isinstance(metrics, Mapping) and isinstance(primary, str) and primary in metrics
-                inside += [(metric, metrics[primary])] if known else []
+                if isinstance(metrics, Mapping) and isinstance(primary, str) and primary in metrics:
+                    inside.append((metric, metrics[primary]))
             elif isinstance(node, Mapping) and key in node:
                 inside.append((metric, node[key]))
             elif isinstance(node, list) and "=" in key:
