@@ -55,6 +55,7 @@ class Launch:
             numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
             os.environ.update({name: str(value) for name, value in numbers.items()})
             os.environ.update({"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
+            os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads did not come along
             work(rank)
             code = 0
         except TicketsError as error:

@@ -16,7 +16,7 @@ from winning_tickets.config import TransferConfig
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.export_masked import copy_sentence_modules
-from winning_tickets.identity import digest, run_id
+from winning_tickets.identity import run_id
 from winning_tickets.report.study import report_study
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.shared_model import SharedModel
@@ -29,14 +29,6 @@ from winning_tickets.verify import verify
 OUTSIDE = ("../../x", "/tmp/x", "..", "a/../../x")
 
 
-def resealed(path: Path, change) -> None:
-    """Edit a description and renew its checksum."""
-    body = json.loads(path.read_text())
-    body.pop("checksum")
-    change(body)
-    path.write_text(json.dumps(body | {"checksum": digest(body, 64)}))
-
-
 def everything(folder: Path) -> set[str]:
     return {str(path.relative_to(folder)) for path in folder.rglob("*")}
 
@@ -44,7 +36,7 @@ def everything(folder: Path) -> set[str]:
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_ticket_names_no_file_elsewhere(tmp_path, name):
     fuzz.seeds.ticket(tmp_path)
-    resealed(tmp_path / "ticket" / "ticket.json", lambda body: body["files"].update({name: "0" * 64}))
+    fuzz.seeds.resealed(tmp_path / "ticket" / "ticket.json", lambda body: body["files"].update({name: "0" * 64}))
     with pytest.raises(ContentError, match=r"ticket.json is not the description of a ticket: files\."):
         Ticket.from_pretrained(tmp_path / "ticket")
 
@@ -54,11 +46,11 @@ def test_a_shared_model_names_no_file_and_no_task_elsewhere(tmp_path, name):
     fuzz.seeds.shared(tmp_path)
     description = tmp_path / "shared" / "shared.json"
     valid = description.read_text()
-    resealed(description, lambda body: body["files"].update({name: "0" * 64}))
+    fuzz.seeds.resealed(description, lambda body: body["files"].update({name: "0" * 64}))
     with pytest.raises(ContentError, match="only files in its own folder may be named"):
         SharedModel.open(tmp_path / "shared")
     description.write_text(valid)
-    resealed(description, lambda body: body["tasks"].append(name))
+    fuzz.seeds.resealed(description, lambda body: body["tasks"].append(name))
     with pytest.raises(ContentError, match=r"shared.json is not the description of a shared model: tasks\.2: "):
         SharedModel.open(tmp_path / "shared")
 

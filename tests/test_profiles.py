@@ -22,6 +22,7 @@ from winning_tickets.data.cache import tokenise
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.errors import UsageError
 from winning_tickets.masking import MaskedWeights
+from winning_tickets.search import base as base_module
 from winning_tickets.search import mask_training as mask_training_module
 
 QUIET = Runtime(quiet=True)
@@ -80,7 +81,7 @@ def trace(config, out, monkeypatch):
     """Run a search and write down its batches, and its scores, masks and head after each step."""
     batches, states, horizons = {}, [], []
 
-    class Recorded(mask_training_module.CorpusBatches):
+    class Recorded(base_module.CorpusBatches):
         def __getitem__(self, index):
             batches[index] = super().__getitem__(index)
             return dict(batches[index])
@@ -93,7 +94,7 @@ def trace(config, out, monkeypatch):
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mask_training_module, "CorpusBatches", Recorded)
+        patch.setattr(base_module, "CorpusBatches", Recorded)
         patch.setattr(mask_training_module.MaskSearch, "record", record)
         patch.setattr(mask_training_module, "horizon", lambda *a: horizons.append(horizon(*a)) or horizons[-1])
         ticket = search(config, out, QUIET)

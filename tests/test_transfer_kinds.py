@@ -311,7 +311,7 @@ def test_models_of_earlier_versions_and_edited_ones(tmp_path: Path, bert: str, f
     path.write_text(json.dumps({k: v for k, v in content.items() if k not in ("kind", "doc_stride")}))
     assert predict(tmp_path / "run", [(TEXT[0],)]) == expected
     path.write_text(json.dumps(content | {"kind": "poem"}))
-    with pytest.raises(ContentError, match=r"task.json is not a task description \('poem'\); it was edited"):
+    with pytest.raises(ContentError, match=r"task.json is not a task description \(kind: .*, found 'poem'\); it"):
         predict(tmp_path / "run", [(TEXT[0],)])
 
 

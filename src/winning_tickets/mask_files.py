@@ -10,6 +10,7 @@ import difflib
 import hashlib
 import pickle
 import re
+import struct
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,6 +31,18 @@ from winning_tickets.rundir import RunDirectory
 from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
 
 MASK_PT = "mask.pt"
+_DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
+"""What torch's reader raises where a file was damaged; it has no error of its own for that."""
 SHOWN = 3
 """How many names or values a message gives as examples."""
 
@@ -182,7 +195,7 @@ def _load(file: Path) -> dict[str, Tensor]:
             "A whole model (model.pt) is such a file; give the mask.pt beside it. Where there is none, and you trust "
             "the file, take its masks out in a program of your own: torch.save({name: tensor, ...}, 'mask.pt')."
         ) from error
-    except (OSError, EOFError, RuntimeError, KeyError, ValueError, IndexError) as error:
+    except _DAMAGED as error:
         raise ContentError(f"{file} is not a file of torch.save, or it was cut off; copy it again.") from error
     if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
         found = "nothing" if isinstance(content, dict) and not content else f"a {type(content).__name__}"

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 import torch
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from winning_tickets import compact_modeling
@@ -85,7 +85,7 @@ class TaskInfo:
             return info
         except (TypeError, KeyError, ValueError) as error:
             raise ContentError(
-                f"{folder / TASK_FILE} is not a task description ({error}); it was edited. "
+                f"{folder / TASK_FILE} is not a task description ({_reason(error)}); it was edited. "
                 "Run tickets transfer with --save-model again."
             ) from error
 
@@ -291,3 +291,11 @@ def _check_texts(texts: Sequence[tuple[str, ...]], info: TaskInfo) -> None:
             )
         if not all(text.strip() for text in example):
             raise UsageError(f"An example has an empty text; the task {info.task} needs {' and '.join(columns)}.")
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a description, in a line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"

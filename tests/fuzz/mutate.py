@@ -118,7 +118,7 @@ def _hostile(rng: random.Random) -> Any:
     if kind == 10:
         return {rng.choice(("a", "id", "cls", "self", "0")): rng.choice((0, "a", None, []))}
     value: Any = rng.choice((0, "a"))
-    for _ in range(rng.choice((3, 70, 500))):
+    for _ in range(rng.choice((3, 70, 200))):
         value = [value] if rng.random() < 0.5 else {"a": value}
     return value
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from tiny_models import make_model
 from tiny_shared import make_shared
+from winning_tickets.identity import digest
 from winning_tickets.importance import Importance
 from winning_tickets.plm import PLM, load_plm
 from winning_tickets.rundir import RunDirectory
@@ -25,6 +28,14 @@ def write(path: Path, text: str) -> None:
     """A text file, with its folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def resealed(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    """Edit a description and renew its checksum."""
+    body = json.loads(path.read_text())
+    body.pop("checksum")
+    change(body)
+    path.write_text(json.dumps(body | {"checksum": digest(body, 64)}))
 
 
 def tiny_plm(folder: Path) -> PLM:

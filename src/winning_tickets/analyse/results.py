@@ -162,7 +162,7 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
                     "sparsity": content["sparsity"],
                     "model": merged.get("model"),
                     "base_hash": merged.get("base_hash"),
-                    "settings": {key: _plain(merged[key]) for key in SETTINGS if key in merged},
+                    "settings": {key: _setting(key, merged[key]) for key in SETTINGS if key in merged},
                     "path": str(path),
                     **{key: merged[key] for key in _ORIGIN if merged.get(key) is not None},
                     "degenerate": bool(content.get("degenerate", False)),
@@ -181,10 +181,11 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
     return cells
 
 
-def _plain(setting: Any) -> Any:
-    if isinstance(setting, list | dict):
-        raise TypeError(f"{shown(setting)} is no setting")
-    return setting
+def _setting(name: str, value: Any) -> Any:
+    expected: tuple[type, ...] = (str,) if name == "data_hash" else (int, float)
+    if value is not None and type(value) not in expected:
+        raise TypeError(f"{name} is {shown(value)}")
+    return value
 
 
 def _majority(content: dict[str, Any], metric: str) -> float | None:

@@ -23,6 +23,7 @@ class _Loader(yaml.SafeLoader):
         self._depths: dict[int, int] = {}
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        """Read the next node, and refuse it where it is too deep, too large, or inside itself."""
         peeked: Any = self.peek_event()  # type: ignore[no-untyped-call]
         if self._level >= MAX_DEPTH:
             raise _refused(f"nested more than {MAX_DEPTH} deep", peeked)
@@ -53,6 +54,7 @@ class _Loader(yaml.SafeLoader):
         self._depths[id(node)] = 1 + max((self._depths[id(one)] for one in inside), default=0)
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """The value of a node, or an error that says where it does not fit its tag."""
         try:
             value = super().construct_object(node, deep)
             if isinstance(value, int):

@@ -204,7 +204,7 @@ def _classes(path: Path, labels: list[tuple[int, str]]) -> tuple[str, ...]:
 
 
 def _sorted(names: set[str]) -> tuple[str, ...]:
-    numeric = all(re.fullmatch(r"-?\d+", text) for text in names)
+    numeric = all(re.fullmatch(r"-?\d{1,300}", text) for text in names)
     return tuple(sorted(names, key=(lambda text: (int(text), text)) if numeric else str))
 
 

@@ -83,6 +83,10 @@ def _read(path: Path) -> dict[str, Any]:
                 scores = dict(zip(content["seeds"], kinds[kind]["values"], strict=True))
                 if not all(type(seed) is int and type(value) in (int, float) for seed, value in scores.items()):
                     raise ValueError(f"{shown(scores)} are no scores of seeds")
+        if not isinstance(content["ticket_id"], str | None) or type(content["sparsity"]) not in (int, float):
+            raise ValueError(f"ticket_id {shown(content['ticket_id'])}, sparsity {shown(content['sparsity'])}")
+        if type(content["sparsity"]) not in (int, float):
+            raise ValueError(f"{shown(content['sparsity'])} is no sparsity")
         if not content["seeds"]:
             raise ContentError(f"All seeds of {path} failed, so it has no score; see {path}/seed-N/error.json.")
         return {key: content[key] for key in ("task", "metrics", "seeds", "ticket_id", "sparsity")}

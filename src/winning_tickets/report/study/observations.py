@@ -92,7 +92,7 @@ def _values(run: Run, metric: str | None, node: Any) -> Iterator[Observation]:
         seeds = result.get("seeds") or range(len(node["values"]))
         if len(seeds) != len(node["values"]):
             raise ContentError(
-                f"The result of the run {run.id} has {len(node['values'])} values for {len(seeds)} seeds: it was "
+                f"{run.facts.get('path', run.id)} has {len(node['values'])} values for {len(seeds)} seeds: it was "
                 "edited. tickets verify finds such files; repeat the run."
             )
         for seed, value in zip(seeds, node["values"], strict=True):
