@@ -32,7 +32,8 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> dict[str, Any]:
     return {words: leaf for name, one in command.commands.items() for words, leaf in leaves(one, (*path, name)).items()}
 
 
-COMMANDS = leaves(typer.main.get_command(cli.app))
+APP = typer.main.get_command(cli.app)
+COMMANDS = leaves(APP)
 GROUPS = sorted({words.split()[0] for words in COMMANDS if " " in words})
 
 
@@ -117,6 +118,8 @@ def contents(place: Path) -> dict[str, tuple[int, int]]:
 def refused(world, capsys, monkeypatch):
     """Run a command line that must be refused."""
     monkeypatch.chdir(world)
+
+    monkeypatch.setattr(typer.main, "get_command", lambda app: APP)  # made anew for each call it would take most time
 
     def run(command: str, line: str, code: int, message: str) -> str:
         before, terminate = contents(world), signal.getsignal(signal.SIGTERM)

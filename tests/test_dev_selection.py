@@ -18,7 +18,7 @@ from winning_tickets.errors import Interrupted, UsageError
 from winning_tickets.optimizers import decay_groups, make_optimizer
 from winning_tickets.predict import encode_for, predict_split
 from winning_tickets.rundir import read_log
-from winning_tickets.train import Checkpoints
+from winning_tickets.training_callbacks import Checkpoints
 from winning_tickets.transfer_setup import load_base, prepare
 
 QUIET = Runtime(quiet=True)

@@ -30,7 +30,7 @@ from winning_tickets.fit_head import start_from_unigrams
 from winning_tickets.identity import run_id
 from winning_tickets.plm import base_hash, load_plm, weight_hashes
 from winning_tickets.rundir import read_log
-from winning_tickets.train import StepLog
+from winning_tickets.training_callbacks import StepLog
 
 QUIET = Runtime(quiet=True)
 MODULE = import_module("winning_tickets.fit_head")

@@ -15,7 +15,7 @@ LAYERS = [
     {"__init__", "errors", "files", "process_group", "processes", "provenance", "progress"},
     {"bootstrap", "config", "correlation", "criteria", "identity", "rundir", "sealed", "stats", "tracking"},
     {"store"},
-    {"architectures", "bits", "compact_modeling", "parts", "plm", "selection", "structure"},
+    {"architectures", "bits", "compact_modeling", "devices", "parts", "plm", "selection", "structure"},
     {"origin", "ticket"},
     {"data", "gates", "masking", "states", "tiny"},
     {
@@ -31,7 +31,7 @@ LAYERS = [
         "shares",
         "sharing_optimizer",
     },
-    {"finite", "multitask", "sharded", "task_tickets", "train"},
+    {"finite", "multitask", "sharded", "task_tickets", "train", "training_callbacks"},
     {"evaluate", "predict"},
     {"task_models"},
     {"best", "seed_runs", "shared_model"},

@@ -15,6 +15,7 @@ from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.cache import tokenise
 from winning_tickets.data.corpora import load_corpus
+from winning_tickets.devices import choose_device
 from winning_tickets.errors import UsageError, unknown
 from winning_tickets.masking import MaskedWeights, modes
 from winning_tickets.objectives import (
@@ -33,7 +34,6 @@ from winning_tickets.plm import PLM, Head, base_hash, load_mlm_head, load_plm, u
 from winning_tickets.progress import progress
 from winning_tickets.provenance import versions
 from winning_tickets.ticket import Ticket, is_ticket
-from winning_tickets.train import choose_device
 
 EVALUATIONS = (*TERMS, "similarity")
 

@@ -16,6 +16,7 @@ from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.cache import TokenStream, tokenise
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
+from winning_tickets.devices import choose_device
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.evaluate import evaluate, measure
 from winning_tickets.files import build_directory
@@ -29,7 +30,8 @@ from winning_tickets.progress import progress
 from winning_tickets.provenance import versions
 from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.mask_training import freeze_all_but, set_dropout
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, choose_device, run_training
+from winning_tickets.train import TicketTrainer, arguments, run_training
+from winning_tickets.training_callbacks import Checkpoints, StepLog
 
 MARKER = "fit_head.json"
 """The run's marker: `config.json` is the model's here."""

@@ -15,12 +15,12 @@ from winning_tickets.data.fingerprint import fingerprint
 from winning_tickets.data.glue_test import DIAGNOSTIC, SERVER_FILES, TestSet, read_tests
 from winning_tickets.data.kinds import KINDS
 from winning_tickets.data.tasks import TASKS, Task
+from winning_tickets.devices import choose_device
 from winning_tickets.errors import ContentError, TrainingError, UsageError
 from winning_tickets.files import write_text
 from winning_tickets.identity import run_id
 from winning_tickets.predict import TaskInfo, encode_for, find_model, load_saved, predict_split
 from winning_tickets.rundir import RunDirectory
-from winning_tickets.train import choose_device
 
 ALL_FILES = (*(name for files in SERVER_FILES.values() for name in files), DIAGNOSTIC)
 WEIGHTS = "model.safetensors"

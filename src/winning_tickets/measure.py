@@ -19,6 +19,7 @@ from torch import Tensor
 
 from winning_tickets.compact_modeling import COMPACT
 from winning_tickets.config import Runtime
+from winning_tickets.devices import choose_device
 from winning_tickets.errors import UsageError
 from winning_tickets.evaluate import Target
 from winning_tickets.files import read_object
@@ -30,7 +31,6 @@ from winning_tickets.progress import progress
 from winning_tickets.provenance import machine, versions
 from winning_tickets.rundir import MARKER
 from winning_tickets.ticket import is_ticket
-from winning_tickets.train import choose_device
 
 WARM_UPS = 2
 """Passes of each model that are not timed: the first ones allocate memory and choose kernels."""

@@ -19,6 +19,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, collate
 from winning_tickets.data.kinds import KINDS, outputs_of
 from winning_tickets.data.tasks import Kind, Split, Task
+from winning_tickets.devices import choose_device
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json, write_json
 from winning_tickets.masking import modes
@@ -26,7 +27,6 @@ from winning_tickets.objectives import task_logits
 from winning_tickets.plm import PLM, load_plm
 from winning_tickets.rundir import RESULT
 from winning_tickets.ticket import Ticket, is_ticket
-from winning_tickets.train import choose_device
 
 MODEL_FOLDER = "model"
 TASK_FILE = "task.json"

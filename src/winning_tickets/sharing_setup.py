@@ -15,6 +15,7 @@ from winning_tickets.data.mixing import epoch_steps
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.tasks import Split, Task, TaskData
 from winning_tickets.dev_selection import DevPart
+from winning_tickets.devices import choose_device
 from winning_tickets.errors import ContentError, TicketsError, UsageError
 from winning_tickets.evaluate import Target
 from winning_tickets.identity import run_id
@@ -23,7 +24,6 @@ from winning_tickets.plm import PLM, base_hash, weight_hashes
 from winning_tickets.predict import encode_for
 from winning_tickets.task_models import text_length, window_stride
 from winning_tickets.ticket import Ticket
-from winning_tickets.train import choose_device
 from winning_tickets.transfer_setup import check as check_single
 from winning_tickets.transfer_setup import digest_of, load_data
 

@@ -13,6 +13,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.data.encode import collate
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.dev_evaluations import measure, stored_evaluations
+from winning_tickets.devices import choose_device
 from winning_tickets.multitask import JointObjective, SharedEncoder
 from winning_tickets.objectives import task_losses
 from winning_tickets.plm import PLM
@@ -22,7 +23,8 @@ from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.sharing_setup import PreparedSharing, train_examples
 from winning_tickets.task_models import load_for_task, with_seed
 from winning_tickets.task_tickets import TaskTickets, sharing_optimizer
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, choose_device
+from winning_tickets.train import TicketTrainer, arguments
+from winning_tickets.training_callbacks import Checkpoints, StepLog
 
 
 class Sharing:

@@ -31,7 +31,8 @@ from winning_tickets.provenance import machine, versions
 from winning_tickets.rundir import RunDirectory, read_log
 from winning_tickets.seed_runs import ERROR, raise_failures, raise_late_signal, run_seeds, statistics_of
 from winning_tickets.ticket import Ticket
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.train import TicketTrainer, arguments, run_training
+from winning_tickets.training_callbacks import Checkpoints, StepLog
 from winning_tickets.transfer_setup import Prepared, prepare, train_split
 
 

@@ -19,6 +19,7 @@ from winning_tickets.data.mtdnn import load_defined
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.tasks import TASKS, Split, Task, TaskData, load_task
 from winning_tickets.dev_selection import DevPart, selected_count, selection_first
+from winning_tickets.devices import choose_device
 from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.evaluate import Target
 from winning_tickets.identity import digest, run_id
@@ -27,7 +28,6 @@ from winning_tickets.plm import PLM, base_hash, weight_hashes
 from winning_tickets.predict import encode_for
 from winning_tickets.states import content_hash, start_weights, write_state_
 from winning_tickets.task_models import load_for_task, text_length, window_stride
-from winning_tickets.train import choose_device
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Damage to files: to bytes as they come, and to what they mean.
 
-The default mutator needs nothing but Python and a seed. `atheris_readers.py` drives the same readers by coverage, where
-atheris is installed; it is no dependency, because its wheels lag behind new Pythons and need glibc.
+This mutator needs nothing but Python and a seed, so that the tests run wherever the package does. `atheris_readers.py`
+drives the same readers by coverage, for whoever has installed atheris.
 """
 
 from __future__ import annotations

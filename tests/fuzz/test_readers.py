@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -36,9 +37,11 @@ def test_damaged_files_are_refused_or_read(name, tmp_path):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("name", READERS)
-def test_very_many_damaged_files(name, tmp_path):
+def test_very_many_damaged_files(name, tmp_path, record_property):
+    """With `--junitxml=FILE` the counts are in FILE."""
     reader = READERS[name]
     found = Fuzzer(reader, tmp_path).run(reader.inputs, seed=int(os.environ.get("FUZZ_SEED", "0")))
+    record_property("found", json.dumps(found))
     assert sum(found.values()) == reader.inputs
     assert found.keys() <= {"valid", "ContentError", "UsageError"}
 

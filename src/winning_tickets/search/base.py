@@ -16,6 +16,7 @@ from winning_tickets.data.cache import tokenise
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.local import load_files
 from winning_tickets.data.tasks import TaskData, load_task
+from winning_tickets.devices import choose_device
 from winning_tickets.identity import run_id
 from winning_tickets.objectives import check_attention_maps, needs_mlm_head, needs_of
 from winning_tickets.parts import prunable_views
@@ -27,7 +28,6 @@ from winning_tickets.search.levels import counts_of
 from winning_tickets.selection import keep_top
 from winning_tickets.structure import Structure, structure_of
 from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
-from winning_tickets.train import choose_device
 
 
 @dataclass

@@ -43,7 +43,8 @@ from winning_tickets.search.mask_training import (
 from winning_tickets.structure import Structure, structure_of
 from winning_tickets.ticket import Ticket
 from winning_tickets.ticket.files import INFO_FILE
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, run_training
+from winning_tickets.train import TicketTrainer, run_training
+from winning_tickets.training_callbacks import Checkpoints, StepLog
 
 
 def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:

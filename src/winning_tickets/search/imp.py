@@ -24,7 +24,8 @@ from winning_tickets.search.rounds import Rounds
 from winning_tickets.search.sources import Sources, sources_of
 from winning_tickets.states import StateInfo, load_state, noisy, reinitialised, save_state, write_state_
 from winning_tickets.ticket import Ticket
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.train import TicketTrainer, arguments, run_training
+from winning_tickets.training_callbacks import Checkpoints, StepLog
 
 STATES = "states"
 """Folder of the weights that a search keeps: those it rewinds to, and trained ones where they were asked for."""

@@ -32,7 +32,8 @@ from winning_tickets.search.activations import activation_importance, input_norm
 from winning_tickets.search.base import Prepared
 from winning_tickets.search.ladder import Rung, decay, rung_at, rungs_of
 from winning_tickets.ticket import Ticket
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, last_step, run_training
+from winning_tickets.train import TicketTrainer, arguments, last_step, run_training
+from winning_tickets.training_callbacks import Checkpoints, StepLog
 
 
 def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:

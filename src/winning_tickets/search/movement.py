@@ -17,7 +17,8 @@ from winning_tickets.rundir import RunDirectory
 from winning_tickets.search.base import Prepared
 from winning_tickets.search.rounds import Rounds
 from winning_tickets.search.sources import sources_of
-from winning_tickets.train import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.train import TicketTrainer, arguments, run_training
+from winning_tickets.training_callbacks import Checkpoints, StepLog
 
 MOVEMENT = "movement"
 
