@@ -23,11 +23,13 @@ from bench import Bench, common_options, run, timings
 from interleave import Step
 from winning_tickets import Ticket
 from winning_tickets.config import SearchConfig
+from winning_tickets.finite import FiniteSteps
 from winning_tickets.masking import Held, hold
 from winning_tickets.multitask import JointObjective, SharedEncoder
 from winning_tickets.objectives import PretrainingObjective, mlm_logits
 from winning_tickets.parts import prunable_views
 from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
+from winning_tickets.search.mask_training import set_dropout
 from winning_tickets.selection import keep_top
 from winning_tickets.ticket import BaseModelInfo, TicketInfo
 
@@ -49,7 +51,9 @@ class HoldBench(Bench):
 
     def _model(self, kind: Any) -> Any:
         torch.manual_seed(0)
-        return kind(self.config).to(self.device).train()
+        model = kind(self.config).to(self.device)
+        set_dropout(model, self.options.dropout)
+        return model.train()
 
     def _ticket(self, model: Any) -> Ticket:
         plm = PLM(model, None, ARCHITECTURES["bert"], "benchmark", None, None, True)
@@ -108,12 +112,14 @@ class HoldBench(Bench):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         held = Held(model, ticket)
         batch = {"mlm": self.batch}
+        finite = FiniteSteps(skip=False)
 
         def step() -> None:
             with self.autocast():
                 loss = objective(model, batch)["mlm"] / objective.counts(batch)["mlm"]
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            finite.check(1, {"mlm": float(loss.detach())}, float(norm), optimizer)
             optimizer.step()
             held.zero_()
             optimizer.zero_grad()

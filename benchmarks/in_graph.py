@@ -68,8 +68,18 @@ class MaskedEmbedding(_Masked):
         return nn.functional.embedding(ids, self.masked(), self.padding_idx)
 
 
-def mask_in_graph(model: nn.Module, names: list[str], sparsity: float) -> list[_Masked]:
-    """Replace the modules that own the named weights of a model's encoder by masked ones."""
+def mask_in_graph(model: nn.Module, names: list[str], sparsity: float, fixed: set[str]) -> list[_Masked]:
+    """Replace the modules that own the named weights of a model's encoder by masked ones.
+
+    Args:
+        model: with a base model.
+        names: of the weights.
+        sparsity: of each.
+        fixed: those of them whose mask stays as it is.
+
+    Returns:
+        The modules whose masks are trained.
+    """
     encoder = model.base_model
     made: list[_Masked] = []
     for parameter in model.parameters():
@@ -79,6 +89,10 @@ def mask_in_graph(model: nn.Module, names: list[str], sparsity: float) -> list[_
         parent = encoder.get_submodule(path)
         module = getattr(parent, attribute)
         kind = MaskedLinear if isinstance(module, nn.Linear) else MaskedEmbedding
-        made.append(kind(module, sparsity))
-        setattr(parent, attribute, made[-1])
+        masked = kind(module, sparsity)
+        setattr(parent, attribute, masked)
+        if name in fixed:
+            masked.scores.requires_grad_(False)
+        else:
+            made.append(masked)
     return made

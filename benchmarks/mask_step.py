@@ -7,7 +7,8 @@ Variants, interleaved step by step so that they see the same machine:
   mlm_mask  mask training, MLM objective (frozen weights, decoder untied and dense, head trained)
   kd_mask   mask training, KD objective (one more forward pass, of the teacher)
   in_graph  masked modules in the graph and a full MLM head, the straightforward way
-All have the same dropout. Peak memory is measured in one process a variant, above the level before the model loads.
+The settings of the mask steps are those of a search (`tuned`), and they look for NaN as its steps do. All have the same
+dropout. Peak memory is measured in one process a variant, above the level before the model loads.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ from bench import Bench, common_options, run, timings
 from in_graph import mask_in_graph
 from interleave import Step
 from memory import measured_apart, peak_of
-from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
+from winning_tickets.config import SearchConfig
+from winning_tickets.finite import FiniteSteps, gradient_norm
+from winning_tickets.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.masking import MaskedWeights
 from winning_tickets.objectives import PretrainingObjective, mlm_logits
 from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
-from winning_tickets.search.mask_training import freeze_all_but, set_dropout, trainable_head
+from winning_tickets.search.mask_training import freeze_all_but, mask_update, set_dropout, trainable_head
 from winning_tickets.selection import keep_top
 
 VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph")
@@ -36,6 +39,7 @@ PAIRS = {
     "kd_mask_over_dense": ("kd_mask", "dense"),
     "in_graph_over_mlm_mask": ("in_graph", "mlm_mask"),
 }
+SPARSITY = 0.6
 PAPER_STEPS, PAPER_SECONDS = 22_000, 3 * 3600 + 55 * 60
 
 
@@ -78,47 +82,49 @@ class MaskBench(Bench):
         trained = names if self.options.train_embeddings else [n for n in names if "embeddings" not in n]
         head = trainable_head(plm, masked) if objective_name == "mlm" else {}
         freeze_all_but(plm.model, [masked.parameters[n] for n in trained] + list(head.values()))
+        config = self._search(objective_name)
         scores = initial_scores(
-            {n: w.abs() for n, w in masked.dense_weights.items()}, "rank", 0.6, "matrix", "floor", 2.0, 0.01, 0
+            {n: w.abs() for n, w in masked.dense_weights.items()},
+            "rank",  # as `activation`, which would need a corpus
+            SPARSITY,
+            config.ranking,
+            config.count_rounding or "floor",
+            config.alpha,
+            config.phi,
+            config.seed,
         )
-        masked.write(keep_top(scores, 0.6, weights=masked.dense_weights))
-        update = MaskUpdate(
-            ranking="matrix",
-            phi=0.01,
-            rank_by="signed",
-            reselect_steps=1,
-            cadence="after",
-            threshold="exceeded",
-            learning_rate=1e-4,
-            head_learning_rate=5e-5,
-            kind="adamw",
-            epsilon=1e-8,
-            weight_decay=0.0,
-            clip="none",
-            max_grad_norm=1.0,
-        )
-        optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, update)
+        masked.write(keep_top(scores, SPARSITY, config.ranking, weights=masked.dense_weights))
+        optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, mask_update(config))
         objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, masked)
+        finite = FiniteSteps(skip=False)
 
         def step() -> None:
             with self.autocast():
                 total = objective(plm.model, self.batch)[objective_name]
                 loss = total / objective.counts(self.batch)[objective_name]
             loss.backward()
+            finite.check(1, {objective_name: float(loss.detach())}, gradient_norm(optimizer), optimizer)
             optimizer.step()
             plm.model.zero_grad()
 
         return step
 
+    def _search(self, objective_name: str) -> SearchConfig:
+        """The product's settings of a search."""
+        return SearchConfig(
+            model="benchmark", method="mask-training", objective=objective_name, sparsity=SPARSITY
+        ).resolved()
+
     def _in_graph(self) -> Step:
         plm = self.plm()
         decoder = plm.model.cls.predictions.decoder
         decoder.weight = torch.nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
-        masked = mask_in_graph(plm.model, prunable_names(plm), 0.6)
+        fixed = set() if self.options.train_embeddings else {plm.architecture.word_embeddings}
+        masked = mask_in_graph(plm.model, prunable_names(plm), SPARSITY, fixed)
         for name, parameter in plm.model.cls.named_parameters():
             parameter.requires_grad_("decoder.weight" not in name)
         trained = [p for p in plm.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0)
+        optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, fused=True)
 
         def step() -> None:
             with self.autocast():

@@ -1,6 +1,6 @@
 """How long the report of a study of many runs takes to make, and a browser to open it.
 
-    python benchmarks/report_open.py [--runs 10000] [--formats html,md,csv] [--keep DIR]
+    python benchmarks/report_open.py [--runs 10000] [--formats html,md,csv,tex,svg,png] [--keep DIR]
 
 The study and its results are made up and written to a temporary store first; that is not timed.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.provenance import machine, versions
-from winning_tickets.report.study import report_study
+from winning_tickets.report.study import FORMATS, report_study
 from winning_tickets.store import Store
 from winning_tickets.study.load import load_study
 from winning_tickets.study.plan import Plan, plan_study
@@ -29,8 +30,8 @@ METHODS = ("random", "magnitude", "snip", "wanda", "mask-training")
 
 
 def plan_of(runs: int) -> Plan:
-    """A study with about so many transfers."""
-    seeds = max(1, round(runs / (len(TASKS) * len(SPARSITIES) * len(METHODS))))
+    """A study with at least so many transfers."""
+    seeds = math.ceil(runs / (len(TASKS) * len(SPARSITIES) * len(METHODS)))
     transfer = {"stage": "transfer", "average": ["task"]}
     body: dict[str, Any] = {
         "name": "many-runs",
@@ -113,7 +114,7 @@ def main() -> None:
     """Print one JSON object with the times in seconds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10_000)
-    parser.add_argument("--formats", default="html,md,csv")
+    parser.add_argument("--formats", default=",".join(FORMATS))
     parser.add_argument("--keep", type=Path, help="a folder for the store and the report, which stay")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

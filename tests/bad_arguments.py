@@ -272,6 +272,7 @@ ROWS: dict[str, str] = {
     "compare": """
         ! ticket | 2 | two
         ! ticket nowhere/x | 2 | nowhere/x
+        ! ticket x/a--2 | 2 | no ticket folder x/a--2
         ! ticket bert | 2 | bert
         ! ticket damaged | 1 | edited
         --average mean | 2 | pooled
@@ -282,7 +283,11 @@ ROWS: dict[str, str] = {
         ! run | 2 | not a ticket
         ! file.txt | 2 | not a ticket
         ! damaged | 1 | edited
-    """,
+        ! 'tickets/*' | 2 | no ticket folder tickets/*
+        ! 'my runs/kd' | 2 | no ticket folder my runs/kd
+        ! a--2 | 2 | no ticket a--2
+        ! x/a--2 | 2 | no ticket folder x/a--2
+    """ + f"! {'x' * 300} | 1 | File name too long. Give another path",
     "average": """
         ! nowhere/x | 2 | nowhere/x
         ! ticket | 2 | ticket
@@ -305,6 +310,7 @@ ROWS: dict[str, str] = {
         --fraction nan | 2 | fraction
         --fraction -0.1 | 2 | fraction
         --seed -1 | 2 | seed
+        --seed 4294967296 | 2 | seed
         --out foreign | 2 | untouched
     """,
     "super": _LEARNING.replace("--learning-rate ", "--learning-rates ")
@@ -413,6 +419,7 @@ ROWS: dict[str, str] = {
         ! run wrong/result.json | 1 | wrong/result.json
         --score fnal | 2 | Did you mean 'final'
         --seed -1 | 2 | seed
+        --seed 4294967296 | 2 | seed
         --out foreign | 2 | untouched
     """,
     "analyse sharing": """
@@ -449,6 +456,7 @@ ROWS: dict[str, str] = {
         --dense nowhere/x | 2 | nowhere/x
         --score fnal | 2 | Did you mean 'final'
         --seed -1 | 2 | seed
+        --seed 4294967296 | 2 | seed
         --out foreign | 2 | untouched
     """,
     "analyse winning": """

@@ -76,21 +76,14 @@ class Launch:
         for rank in ranks:
             os.kill(self.pids[rank], number)
 
-    def wait(self, stop=False):
-        """How each ended, by rank.
-
-        Args:
-            stop: do as a launcher does, and stop the others as soon as one has failed.
-        """
-        codes, deadline, stopped = {}, time.monotonic() + PATIENCE, False
+    def wait(self):
+        """How each ended, by rank."""
+        codes, deadline = {}, time.monotonic() + PATIENCE
         while len(codes) < len(self.pids):
             for rank, pid in enumerate(self.pids):
                 if rank not in codes and (found := os.waitpid(pid, os.WNOHANG))[0]:
                     codes[rank] = os.waitstatus_to_exitcode(found[1])
             left = [rank for rank in range(len(self.pids)) if rank not in codes]
-            if stop and not stopped and any(codes.values()):
-                stopped = True
-                self.kill(signal.SIGTERM, left)
             if time.monotonic() > deadline:
                 self.kill(signal.SIGKILL, left)
                 raise AssertionError(f"Processes {left} hang; ended: {codes}\n{self._printed('err')}")

@@ -1,5 +1,6 @@
 """The command line as others rely on it: exit codes, JSON, messages, nothing on stdout when something went wrong."""
 
+import errno
 import json
 import os
 import signal
@@ -9,6 +10,7 @@ import time
 
 import pytest
 
+import fuzz.seeds
 from tiny_models import TEXT, make_model
 from winning_tickets import cli
 
@@ -38,6 +40,35 @@ def world(tmp_path):
     for name in ("train", "dev"):
         (tmp_path / f"{name}.csv").write_text("\n".join(["text,label", *rows]))
     return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "advice"),
+    [
+        (errno.ENOSPC, "x/y", "x/y: No space left on device. Free some space, or choose another place."),
+        (errno.EDQUOT, None, "The file system: Disk quota exceeded. Free some space, or choose another place."),
+        (errno.EACCES, "x/y", "x/y: Permission denied. Give another path."),
+        (errno.ENAMETOOLONG, "x/y", "x/y: File name too long. Give another path."),
+        (errno.ENOTDIR, "x/y", "x/y: Not a directory. Give another path."),
+        (errno.ELOOP, "x/y", "x/y: Too many levels of symbolic links. Give another path."),
+    ],
+)
+def test_what_the_file_system_refuses_is_one_message(tickets, monkeypatch, number, name, advice):
+    def app(**options):
+        raise OSError(number, os.strerror(number), name)
+
+    monkeypatch.setattr(cli, "app", app)
+    assert tickets("search") == (1, "", f"Error: {advice}\n")
+
+
+def test_a_result_that_is_a_link_to_itself(tickets, tmp_path):
+    fuzz.seeds.store(tmp_path)
+    result = tmp_path / "store" / "runs" / "done" / "result.json"
+    result.unlink()
+    result.symlink_to(result)
+    code, out, err = tickets("runs", "--store", tmp_path / "store")
+    assert (code, out) == (1, "")
+    assert err == f"Error: {result}: Too many levels of symbolic links. Give another path.\n"
 
 
 def search_words(world, out, *more):

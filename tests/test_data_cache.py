@@ -163,6 +163,7 @@ def entry(value: Any) -> Callable[[Path], None]:
         lambda path: (path / "tokens.bin").unlink(),
         lambda path: (path / "offsets.npy").write_bytes(b"no array"),
         lambda path: (path / "entry.json").write_text("{"),
+        lambda path: (path / "entry.json").write_text("[" * 100_000),
     ],
 )
 def test_damaged_entries_are_made_again(tokenizer: Any, damage: Callable[[Path], None]) -> None:
@@ -232,6 +233,11 @@ def test_list_and_clean(tokenizer: Any, root: Path) -> None:
     os.utime(leftover, (long_ago, long_ago))
     assert clean() == listed[0]["bytes"]
     assert list((root / "tokens").iterdir()) == []
+
+
+def test_damaged_entries_are_listed(tokenizer: Any) -> None:
+    (tokenise(corpus_of(LINES), tokenizer).path / "entry.json").write_text("[" * 100_000)
+    assert [(found["corpus"], found["bytes"] > 100_000) for found in list_entries()] == [(None, True)]
 
 
 def test_reading_counts_as_use(tokenizer: Any) -> None:

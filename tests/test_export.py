@@ -159,6 +159,51 @@ def test_the_modules_of_a_sentence_encoder_come_along(tmp_path):
     assert not (tmp_path / "e" / "2_Normalize").exists()
 
 
+@pytest.fixture
+def secret(tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home" / "id_rsa").write_text("mine alone")
+    return tmp_path / "home" / "id_rsa"
+
+
+@pytest.mark.parametrize("place", ["1_Pooling/key", "1_Pooling/more", "sentence_bert_config.json", "2_Normalize"])
+def test_links_out_of_a_sentence_encoder_are_not_followed(tmp_path, secret, place):
+    model = sentence_model(tmp_path / "m")
+    magnitude(model, tmp_path / "t")
+    (model / place).unlink(missing_ok=True)
+    (model / place).symlink_to(secret if place.endswith(("key", "json")) else secret.parent)
+    with pytest.raises(ContentError, match=f"{place}.* is a link out of .*, or no file, so nothing was exported"):
+        export(tmp_path / "t", "masked", tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+
+
+def test_the_links_of_the_hub_cache_are_followed(tmp_path):
+    """Its snapshots are links to files beside them."""
+    made = sentence_model(tmp_path / "m")
+    cache = tmp_path / "models--me--mine"
+    model = cache / "snapshots" / "0123abcd"
+    (cache / "blobs").mkdir(parents=True)
+    for number, file in enumerate(path for path in made.rglob("*") if path.is_file()):
+        link = model / file.relative_to(made)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        file.rename(cache / "blobs" / str(number))
+        link.symlink_to(cache / "blobs" / str(number))
+    magnitude(model, tmp_path / "t")
+    export(tmp_path / "t", "masked", tmp_path / "e")
+    copied = tmp_path / "e" / "1_Pooling" / "config.json"
+    assert copied.read_text() == (model / "1_Pooling" / "config.json").read_text()
+    assert not copied.is_symlink()
+    blobs = cache.rename(tmp_path / "other") / "blobs"
+    model.parent.mkdir(parents=True)
+    (tmp_path / "other" / "snapshots" / "0123abcd").rename(model)
+    for link in (path for path in model.rglob("*") if path.is_symlink()):
+        there = blobs / link.readlink().name
+        link.unlink()
+        link.symlink_to(there)
+    with pytest.raises(ContentError, match="is a link out of"):
+        export(tmp_path / "t", "masked", tmp_path / "f")
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_sentence_transformers_loads_the_export_of_the_real_encoder(tmp_path):
@@ -204,6 +249,18 @@ def test_a_fine_tuned_ticket_is_exported_with_its_labels(tmp_path, fine_tuned):
         assert torch.count_nonzero(parameters[name][~mask]) == 0
 
 
+def test_links_out_of_a_saved_model_are_not_followed(tmp_path, fine_tuned, secret):
+    model = fine_tuned[1] / "seed-0" / "model"
+    (model / "more").mkdir()
+    (model / "more" / "config.json").symlink_to(model / "config.json")
+    export(model, "masked", tmp_path / "e")
+    assert (tmp_path / "e" / "more" / "config.json").read_text() == (model / "config.json").read_text()
+    (model / "more" / "key").symlink_to(secret)
+    with pytest.raises(ContentError, match="more/key is a link out of"):
+        export(model, "masked", tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
 def test_damaged_weights_of_a_run_are_refused(tmp_path, fine_tuned):
     _, run = fine_tuned
     weights = run / "seed-0" / "model" / "model.safetensors"
@@ -230,6 +287,9 @@ def test_the_directory_belongs_to_one_export(tmp_path):
         with pytest.raises(UsageError, match="holds files that are not an export of this tool; it was left untouched"):
             export(tmp_path / "t", "masked", tmp_path / foreign, force=True)
         assert (tmp_path / foreign / ("ticket.json" if foreign == "t" else "config.json")).exists()
+    (tmp_path / "e" / "export.json").write_text("[" * 100_000)
+    with pytest.raises(UsageError, match="holds files that are not an export of this tool; it was left untouched"):
+        export(tmp_path / "t", "masked", tmp_path / "e", force=True)
 
 
 def test_refusals(tmp_path):

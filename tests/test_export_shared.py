@@ -125,6 +125,21 @@ def test_the_shared_encoder_alone_holds_all_weights_and_no_ticket(tmp_path, run)
     assert measure(str(tmp_path / "e"), (1,), (8,), repeats=1, runtime=QUIET)["dense"] is None
 
 
+def test_only_the_files_with_a_checksum_leave_a_shared_model(tmp_path, tickets):
+    made = SharedModel.open(make_shared(tmp_path / "m", tickets[0], ("rte", "mnli"), {}))
+    encoder = tmp_path / "m" / "encoder"
+    (encoder / "notes.txt").write_text("mine alone")
+    (tmp_path / "key").write_text("mine alone")
+    (encoder / "key").symlink_to(tmp_path / "key")
+    export(tmp_path / "m", "encoder", tmp_path / "e")
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {*made.encoder_files, "export.json"}
+    (encoder / "config.json").rename(tmp_path / "config.json")
+    (encoder / "config.json").symlink_to(tmp_path / "config.json")
+    with pytest.raises(ContentError, match="config.json is a link out of"):
+        export(tmp_path / "m", "encoder", tmp_path / "f")
+    assert not (tmp_path / "f").exists()
+
+
 @pytest.fixture(scope="module")
 def adapted(run, tmp_path_factory):
     """The task rte of the shared model, fine-tuned on a file."""

@@ -2,11 +2,12 @@
 
 import errno
 import json
+import os
 
 import pytest
 
 from winning_tickets.errors import ContentError, TrainingError, UsageError, unknown
-from winning_tickets.files import build_directory, read_json, write_atomic, write_json, write_text
+from winning_tickets.files import build_directory, read_json, to_disk, write_atomic, write_json, write_text
 from winning_tickets.rundir import RunDirectory
 
 
@@ -40,6 +41,25 @@ def test_build_directory_takes_an_empty_one(tmp_path):
     (tmp_path / "out").mkdir()
     build_directory(tmp_path / "out", lambda staging: (staging / "one").write_text("1") and None)
     assert (tmp_path / "out" / "one").read_text() == "1"
+
+
+def test_files_and_folders_are_brought_to_the_disk(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("x")
+    brought = []
+    monkeypatch.setattr(os, "fsync", lambda number: brought.append(os.fstat(number).st_ino))
+    for path in (tmp_path / "file", tmp_path):
+        to_disk(path)
+    assert brought == [(tmp_path / "file").stat().st_ino, tmp_path.stat().st_ino]
+
+    def refuse(number):
+        raise OSError(kind, "refused")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    kind = errno.EINVAL  # a file system that cannot do it for folders
+    to_disk(tmp_path)
+    kind = errno.EIO
+    with pytest.raises(OSError, match="refused"):
+        to_disk(tmp_path)
 
 
 def test_nan_is_not_json(tmp_path):

@@ -12,7 +12,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 
 # Each layer may import itself and those above it in this list; see docs/explanation/architecture.md.
 LAYERS = [
-    {"__init__", "errors", "files", "process_group", "processes", "provenance", "progress"},
+    {"__init__", "errors", "files", "interruption", "process_group", "processes", "provenance", "progress"},
     {"bootstrap", "config", "correlation", "criteria", "identity", "rundir", "sealed", "stats", "tracking"},
     {"store"},
     {"architectures", "bits", "compact_modeling", "devices", "parts", "plm", "selection", "structure"},
@@ -56,6 +56,7 @@ LAYERS = [
 TORCH_FREE = {
     "errors",
     "files",
+    "interruption",
     "provenance",
     "progress",
     "bootstrap",

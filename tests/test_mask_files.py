@@ -3,6 +3,7 @@
 import hashlib
 import json
 import pickle
+import warnings
 
 import pytest
 import torch
@@ -183,11 +184,18 @@ def test_what_is_no_file_of_masks(tmp_path, bert, ticket):
         (tmp_path / "bad.pt").write_bytes(content)
         with pytest.raises(ContentError, match=r"bad.pt (is not a file of torch.save, or it was cut off|holds more)"):
             import_mask(tmp_path / "bad.pt", bert, tmp_path / "out")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls both a thing of the past or of the future
+        nested = torch.nested.nested_tensor([torch.ones(2), torch.ones(3)])
+        quantized = torch.quantize_per_tensor(torch.ones(2, 2), 1.0, 0, torch.quint8)
     for content, message in (
         ([1, 2], "holds a list, expected a dictionary of masks"),
         ({}, "holds nothing, expected a dictionary of masks"),
         ({"a.weight_mask": 3}, "has a int for a.weight_mask, expected a dense tensor of 0 and 1"),
         ({"a.weight_mask": torch.eye(2).to_sparse()}, "has a Tensor for a.weight_mask, expected a dense tensor"),
+        ({"a.weight_mask": torch.ones(2, 2, device="meta")}, "has a Tensor for a.weight_mask, expected a dense tensor"),
+        ({"a.weight_mask": nested}, "has a Tensor for a.weight_mask, expected a dense tensor"),
+        ({"a.weight_mask": quantized}, "has a Tensor for a.weight_mask, expected a dense tensor"),
         (
             {"a.bias": torch.ones(2)},
             "has a.bias, which is not the name of a mask; those end in .weight_mask or .weight",

@@ -168,6 +168,7 @@ def test_soft_labels_are_for_all_rows_or_none(load):
         (WORDS, "0\t['O', 'B-Y']\t['a', 'b']", "label 'B-Y' is not a label of t; allowed: O, B-X, I-X, or 0 to 5."),
         (WORDS, "0\t['CLS']\t['a']", "label 'CLS' is not a label of t"),
         (WORDS, "0\t['O']\ta", "premise must be a list such as ['a', 'b'], found 'a'."),
+        (WORDS, "0\t['O']\t['\\ud800']", "premise must be a list of words, found \"['\\\\ud800']\"."),
         (WORDS, "0\t__import__('os')\t['a']", "label must be a list such as ['a', 'b'], found \"__import__('os')\"."),
     ],
 )
@@ -231,6 +232,11 @@ def test_files_that_are_not_there(load, tmp_path):
         load(ONE, {}, None)
     with pytest.raises(UsageError, match=r"There is no file .*gone.tsv"):
         load(ONE.replace("}", ", data: {train: gone.tsv, dev: gone.tsv}}"), {})
+    for name in ('"gone\\0.tsv"', '"gone\\0.jsonl"'):
+        with pytest.raises(UsageError, match=r"Cannot read '.*gone\\x00.*': this cannot be the name of a file"):
+            load(ONE.replace("}", f", data: {{train: {name}, dev: {name}}}}}"), {})
+    with pytest.raises(UsageError, match="There is no folder .*where the task t of"):
+        load(ONE.replace("}", ', data: "a\\0b"}'), {})
     with pytest.raises(ContentError, match=r"t_train.tsv is empty: it holds no example"):
         load(ONE, {"t_train.tsv": "\n", "t_dev.tsv": ""})
 

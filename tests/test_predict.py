@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
@@ -58,6 +59,7 @@ def test_labels_and_probabilities(trained):
 def test_every_way_to_name_the_model(trained):
     run = trained(["text"], MOODS, seeds=(0, 1))
     texts = [(TEXT[0],)]
+    shutil.copytree(run / "seed-0", run / "seed-²")  # a digit, but no number
     assert predict(run, texts) == predict(run, texts, seed=0) == predict(run / "seed-0", texts)
     assert predict(run / "seed-0" / "model", texts) == predict(run, texts)
     other = predict(run, texts, seed=1)

@@ -1,5 +1,6 @@
 """Processes of one run: what they agree on, who works, and how one takes the others along when it fails."""
 
+import importlib
 import json
 import os
 import signal
@@ -120,6 +121,25 @@ def test_a_process_that_is_killed_ends_all(tmp_path):
     assert "goes on from the last checkpoint" in ended[0].err
 
 
+def test_a_main_process_that_is_killed_is_told_of_by_another(tmp_path):
+    cli = importlib.import_module("winning_tickets.cli")
+
+    def work(rank):
+        def command(**options):
+            with processes.together():
+                processes.largest(1)
+                if rank == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                processes.largest(1)
+
+        cli.app = command
+        cli.main()
+
+    ended = Launch(tmp_path, work).wait()
+    assert [one.code for one in ended] == [-9, 1]
+    assert "Error: Another process of this run ended without a word" in ended[1].err
+
+
 @pytest.mark.parametrize("stopped", [0, 1])
 def test_a_signal_to_one_ends_all_with_its_code(tmp_path, stopped):
     def terminate(number, frame):
@@ -161,9 +181,24 @@ def test_processes_with_different_runs_are_refused_and_may_try_again(tmp_path):
 def test_a_launch_without_an_address_is_refused(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "0")
-    refused = pytest.raises(UsageError, match="WORLD_SIZE is 2, and MASTER_ADDR, MASTER_PORT is not set")
-    with refused, processes.together():
-        pass
+    for rank, missing in (("0", "MASTER_ADDR, MASTER_PORT"), ("", "RANK, MASTER_ADDR, MASTER_PORT")):
+        monkeypatch.setenv("RANK", rank)
+        refused = pytest.raises(UsageError, match=f"WORLD_SIZE is 2, and {missing} is not set")
+        with refused, processes.together():
+            pass
+
+
+@pytest.mark.parametrize("size", [None, "", "1", "some"])
+def test_a_rank_alone_is_no_launch(monkeypatch, size):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    if size is not None:
+        monkeypatch.setenv("WORLD_SIZE", size)
+    assert processes.is_main()
+    with processes.together():
+        assert processes.count() == 1
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert not processes.is_main()
 
 
 def test_errors_cross_processes_as_what_they_are():
@@ -187,6 +222,7 @@ def test_the_environment_is_hidden_and_comes_back(monkeypatch):
         assert "WORLD_SIZE" not in os.environ
         assert "LOCAL_RANK" not in os.environ
     assert os.environ["WORLD_SIZE"] == "1"
+    monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
     assert not processes.leave_to_main()
     assert "WORLD_SIZE" not in os.environ

@@ -110,6 +110,26 @@ def test_every_documented_option_exists() -> None:
     assert known - documented == {"--tiny"}, "there, but not documented"
 
 
+def test_options_of_several_verbs_are_theirs() -> None:
+    page = (ROOT / "docs/reference/command_line.md").read_text(encoding="utf-8")
+    sections = {text.partition("\n")[0]: text for text in page.split("\n## ")}
+    commands: Any = typer.main.get_command(app)
+    verbs = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        for name, command in commands.commands.items()
+        if not hasattr(command, "commands")
+    }
+    assert [verb for verb in verbs if f"\ntickets {verb}" not in sections["# Command line"]] == []
+    for row in re.findall(r"^\| (`--.*)\|$", sections["Options of several verbs"].replace("\\|", "/"), re.MULTILINE):
+        names, users, _ = row.split(" | ")
+        said = {re.sub(r" \(.*\)", "", one) for one in users.split(", ")}
+        said = (said & verbs.keys()) if users != "all" else set(verbs)
+        for option in re.findall(r"--[a-z][a-z0-9-]*", names):
+            own = {verb for verb in verbs if f"`{option}" in sections.get(f"Options of {verb}", "")}
+            having = {verb for verb in verbs if option in verbs[verb]}
+            assert (said - having, having - said - own) == (set(), set()), option
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_lead_somewhere(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)

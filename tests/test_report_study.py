@@ -10,9 +10,10 @@ import sys
 import pytest
 
 from study_report_samples import PARAMETERS, fill_store, result_of, sample_plan, score_of, write_run
-from winning_tickets.errors import UsageError
-from winning_tickets.report.study import report_study
+from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.report.study import charts, report_study
 from winning_tickets.report.study.cells import condensed, make_cell, required
+from winning_tickets.report.study.charts import draw
 from winning_tickets.report.study.claims import judge
 from winning_tickets.report.study.gather import gather
 from winning_tickets.report.study.grid_text import csv_text, latex, markdown
@@ -101,6 +102,18 @@ def test_a_run_that_is_not_done_has_a_place_for_each_planned_seed_and_metric(sta
 def test_what_is_no_finite_number_is_missing(value):
     run = Run("a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": value})
     assert [(one.state, one.value) for one in observe([run], "kd_loss")] == [("missing", None)]
+
+
+def test_places_in_lists():
+    run = Run("a", "search", "search", {}, status="done", result={"rungs": [{"x": 1}, {"x": 2}]})
+    paths = ("rungs.0.x", "rungs.-1.x", "rungs.2.x", "rungs.--1.x", "rungs.-.x", "rungs.².x", f"rungs.{'9' * 5000}.x")
+    assert [observe([run], path)[0].value for path in paths] == [1, 2, None, None, None, None, None]
+
+
+def test_what_no_run_can_measure_is_refused():
+    run = Run("a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": 1e200}, facts={"path": "runs/a/x"})
+    with pytest.raises(ContentError, match=r"runs/a/x has the value 1e\+200, and no run measures more than 1e\+100"):
+        observe([run], "kd_loss")
 
 
 def test_a_result_of_a_failed_run_is_never_read():
@@ -376,7 +389,7 @@ def test_a_heat_map_and_its_table(full):
     assert (grid.rows, [head.label for head in grid.heads]) == ((("OMP",), ("TAMT",)), ["0.5", "0.7"])
 
 
-def test_a_heat_map_of_a_matrix_in_one_result():
+def overlap_plot(result):
     def overlap(body):
         body["stages"]["compare"] = {
             "verb": "compare", "with": {"targets": ["@search"]}, "label": {"ticket": "all"}
@@ -387,9 +400,12 @@ def test_a_heat_map_of_a_matrix_in_one_result():
 
     plan = sample_plan(overlap)
     (run_id,) = {point.run for point in plan.points if point.stage == "compare"}
-    result = {"names": ["a", "b"], "kept_jaccard": [[1.0, 0.25], [0.25, 1.0]]}
-    runs = [Run(run_id, "compare", "compare", {}, status="done", result=result)]
-    plot = plot_of(plan.study, "overlap", runs)
+    facts = {"path": "runs/a/result.json"}
+    return plot_of(plan.study, "overlap", [Run(run_id, "compare", "compare", {}, {}, "done", result, facts=facts)])
+
+
+def test_a_heat_map_of_a_matrix_in_one_result():
+    plot = overlap_plot({"names": ["a", "b"], "kept_jaccard": [[1.0, 0.25], [0.25, 1.0]]})
     assert plot.panels[0].matrix["a", "b"].values == (0.25,)
     assert plot.problems == ()
     assert [[cell.text(lambda x: f"{x:g}")] for cell in plot_grid(plot).cells.values()] == [
@@ -398,6 +414,29 @@ def test_a_heat_map_of_a_matrix_in_one_result():
         ["0.25"],
         ["1"],
     ]
+
+
+@pytest.mark.parametrize(
+    "matrix", [[[1.0, 0.25], [0.25]], [[1.0, 0.25]], [[1.0, "x"], [0.25, 1.0]], [[1.0, True], [0, 1]], [[1.0, 0.25], 1]]
+)
+def test_a_matrix_that_was_edited_is_refused(matrix):
+    message = "runs/a/result.json has a kept_jaccard that is no matrix of numbers for its 2 names: it was edited"
+    with pytest.raises(ContentError, match=message):
+        overlap_plot({"names": ["a", "b"], "kept_jaccard": matrix})
+
+
+def test_names_in_a_result_do_not_decide_how_large_a_picture_is(monkeypatch):
+    names = ["a" * 100_000, "b" * 100_000]
+    plot = overlap_plot({"names": names, "kept_jaccard": [[1.0, 0.5], [0.5, 1.0]]})
+    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    assert [name[:37] + "..." in text for name in names] == [True, True]
+    assert names[0][:38] not in text
+    assert 'height="324pt"' in text  # 4.5 inches for two rows and 40 characters
+    monkeypatch.setattr(charts, "_MOST_INCHES", 4.25)
+    plot = overlap_plot({"names": list("abcdefgh"), "kept_jaccard": [[0.5] * 8] * 8})
+    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    assert 'width="306pt"' in text
+    assert 'height="306pt"' in text
 
 
 # Claims

@@ -81,5 +81,8 @@ def test_one_seed_has_no_spread() -> None:
 def test_failed_runs_are_never_numbers() -> None:
     with pytest.raises(ContentError, match="not finite"):
         summarise([0.8, math.nan])
+    for values in ([1.7e308, 1.7e308], [1e200, -1e200]):  # whose sum, and whose squares, are infinite
+        with pytest.raises(ContentError, match="Found a value beyond 1e.100 among"):
+            summarise(values)
     with pytest.raises(ContentError, match="no run has a value"):
         summarise([])

@@ -1,6 +1,13 @@
 """Mask training on weights that are sharded over processes: the masks are those of one process."""
 
 import dataclasses
+import itertools
+import math
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -16,8 +23,10 @@ from winning_tickets.masking import MaskedWeights
 from winning_tickets.objectives import PretrainingObjective
 from winning_tickets.parts import prunable_views
 from winning_tickets.plm import load_plm, prunable_names
+from winning_tickets.reselection import ByShards, ByThreshold
 from winning_tickets.search.base import prepare
 from winning_tickets.selection import groups_of, keep_top, pruned_count
+from winning_tickets.sharded import _check
 from winning_tickets.sharded_selection import SharedSelector, _float_of, _ordered
 from winning_tickets.shares import share_of
 
@@ -210,6 +219,77 @@ def test_masks_of_two_processes_are_those_of_one(tmp_path, fields):
     changed = sum(int((mask != start(config).masks[n]).sum()) for n, mask in expected.masked.masks.items())
     assert changed > 20  # a search that moves nothing would prove nothing
     launched(tmp_path, lambda rank: sharded(config, update, rank, expected))
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "leaves"), [(5, 4, True), (6, 4, True), (3, 4, True), (4, 4, False), (5, 3, False)]
+)
+def test_a_process_without_rows_is_refused(rows, size, leaves):
+    placement = SimpleNamespace(is_shard=lambda dimension: dimension == 0)
+    parameter = MagicMock(placements=(placement,), device_mesh=SimpleNamespace(size=lambda: size))
+    parameter.__len__.return_value = rows
+    assert (len(torch.chunk(torch.zeros(rows, 1), size)) < size) == leaves
+    refused = pytest.raises(UsageError, match=f"w has {rows} rows for {size} processes, which leaves some without any")
+    with refused if leaves else nullcontext():
+        _check("w", parameter)
+
+
+def thresholds_of(make, rows, kept_at, ranking, sparsity):
+    """The thresholds of two matrices after an exact selection."""
+    torch.manual_seed(0)
+    scores = {name: torch.randn(8, 4) for name in "ab"}
+    masks = keep_top(scores, sparsity, ranking)
+    flat = torch.cat([score[rows].reshape(-1) for score in scores.values()])
+    own = dict(zip(scores, torch.split(flat, len(flat) // 2), strict=True))
+    masked = SimpleNamespace(
+        masks={name: mask[rows].clone() for name, mask in masks.items()},
+        dense_weights={name: torch.ones_like(score)[rows] for name, score in scores.items()},
+    )
+    how = {"ranking": ranking, "rank_by": "signed", "kept_at": kept_at, "phi": 0.01, "adjusted_always": False}
+    selection = make(masked, flat, own, how)
+    selection.select(exact=True)
+    selection.start_at(0.01)
+    return selection.thresholds
+
+
+def test_thresholds_over_processes_are_those_of_one(tmp_path):
+    cases = list(itertools.product(("reached", "exceeded"), ("matrix", "global"), (0.0, 0.5)))
+
+    def work(rank):
+        torch.distributed.init_process_group("gloo")
+        for case in cases:
+            expected = thresholds_of(lambda *a: ByThreshold(*a[:3], **a[3]), slice(None), *case)
+            rows = slice(4 * rank, 4 * rank + 4)
+            assert thresholds_of(lambda *a: ByShards(*a[:3], None, **a[3]), rows, *case) == expected, case
+            assert (case[2] == 0.0) == (expected[0] == -math.inf)
+
+    launched(tmp_path, work)
+
+
+def test_the_code_of_the_docs_runs(tmp_path):
+    """As it stands there, on another model."""
+    page = Path(__file__).resolve().parents[1] / "docs/how_to/run_on_several_processes.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    bert = str(without_dropout(make_model(tmp_path / "bert", head="mlm+pooler")))
+    assert code.count('"bert-base-uncased"') == 1
+    batches = start(learning(bert, "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.6)).batches
+
+    def work(rank):
+        found = {}
+        exec(code.replace("bert-base-uncased", bert), found)
+        for index in range(5):
+            found["step"](batches[index])
+        assert found["optimizer"].steps == 5
+        masks, first = found["optimizer"].whole_masks(), found["masks"]
+        assert masks.keys() == first.keys()
+        for name, mask in masks.items():
+            assert torch.count_nonzero(~mask) == pruned_count(mask.numel(), 0.6), name
+        assert sum(int((mask != first[name]).sum()) for name, mask in masks.items()) > 0
+        everyone = [None, None]
+        torch.distributed.all_gather_object(everyone, {name: mask.tolist() for name, mask in masks.items()})
+        assert everyone[0] == everyone[1]
+
+    launched(tmp_path, work)
 
 
 def test_matrices_that_are_not_sharded_are_refused(tmp_path):

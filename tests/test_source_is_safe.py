@@ -16,6 +16,8 @@ SUBPROCESS = {"provenance.py", "study/engines/local.py"}
 """Files that start processes: git, and the workers of a study; always from a list of words."""
 PICKLE = {"mask_files.py": {"UnpicklingError"}}
 """The errors of torch's own restricted reader are those of pickle."""
+OWN = ("Ticket.",)
+"""Classes of ours with a `from_pretrained`; without `trust_remote_code=False` those of transformers ask on stdin."""
 
 
 def name_of(node: ast.AST) -> str:
@@ -46,11 +48,11 @@ def problems(text: str, name: str) -> list[str]:
             found += [f"uses pickle.{node.attr}"] if node.attr not in PICKLE.get(name, ()) else []
         elif isinstance(node, ast.Call):
             found += _problems_of_call(node)
-        elif isinstance(node, ast.keyword | ast.arg) and node.arg == "trust_remote_code":
+        elif isinstance(node, ast.arg) and node.arg == "trust_remote_code":
             found.append("trust_remote_code")
         if (
             isinstance(node, ast.keyword)
-            and node.arg in ("shell", "allow_pickle")
+            and node.arg in ("shell", "allow_pickle", "trust_remote_code")
             and constant(node.value) is not False
         ):
             found.append(f"{node.arg}=...")
@@ -68,6 +70,8 @@ def _problems_of_call(node: ast.Call) -> list[str]:
         return ["torch.load without weights_only=True"]
     if called.endswith("yaml.load") or (called.startswith("yaml.") and "unsafe" in called.lower()):
         return [f"calls {called}"]
+    if called.endswith((".from_pretrained", ".from_config")) and not called.startswith(OWN):
+        return [] if keywords.get("trust_remote_code") is False else [f"{called} without trust_remote_code=False"]
     if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") is not False:
         return ["np.load without allow_pickle=False"]
     return []
@@ -96,7 +100,10 @@ def test_a_file_runs_nothing_that_it_reads(path):
         ("run(x, shell=True)", "shell=..."),
         ("run(x, shell=y)", "shell=..."),
         ("os.system(x)", "calls os.system"),
-        ("AutoModel.from_pretrained(x, trust_remote_code=True)", "trust_remote_code"),
+        ("AutoModel.from_pretrained(x, trust_remote_code=True)", "trust_remote_code=..."),
+        ("AutoModel.from_pretrained(x, trust_remote_code=y)", "trust_remote_code=..."),
+        ("AutoModel.from_pretrained(x)", "AutoModel.from_pretrained without trust_remote_code=False"),
+        ("kind(x).from_config(y)", "?.from_config without trust_remote_code=False"),
         ("def load(trust_remote_code): pass", "trust_remote_code"),
     ],
 )
@@ -113,6 +120,8 @@ def test_the_check_sees_what_it_looks_for(text, problem):
         "ast.literal_eval(x)",
         "re.compile(x)",
         "'trust_remote_code=True'",
+        "AutoModel.from_pretrained(x, trust_remote_code=False)",
+        "Ticket.from_pretrained(x)",
     ],
 )
 def test_the_check_lets_the_rest_pass(text):

@@ -1,5 +1,6 @@
 """Claims: one process works on a run, a dead one cannot keep it, and a slow one cannot push out its successor."""
 
+import errno
 import json
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from winning_tickets.errors import UsageError
+from winning_tickets.errors import TrainingError, UsageError
 from winning_tickets.store import ClaimedError, Store, claims, processes
 from winning_tickets.store.claims import Holder
 
@@ -299,6 +300,47 @@ def test_a_claim_whose_file_was_deleted_is_lost(store):
         claim.path.unlink()
         assert not claim.still_mine()
     assert files(store) == []
+
+
+def refusing(monkeypatch, times, number=errno.EMFILE):
+    """The next reads of a claim fail, so many of them; says how many are left."""
+    left, read = [None] * times, Holder.read
+
+    def fail(path):
+        if left:
+            left.pop()
+            raise OSError(number, os.strerror(number), str(path))
+        return read(path)
+
+    monkeypatch.setattr(Holder, "read", fail)
+    return left
+
+
+def test_a_claim_that_cannot_be_read_for_a_moment_is_not_lost(store, monkeypatch):
+    with store.claim("run") as claim:
+        left = refusing(monkeypatch, 3)
+        end = time.monotonic() + 5
+        while left and time.monotonic() < end:
+            time.sleep(0.01)
+        assert not left  # the heartbeats met them
+        assert not claim.lost.is_set()
+        refusing(monkeypatch, 2)
+        assert claim.still_mine()
+        claim._over.set()  # no heartbeat takes what the release is to meet
+        claim._thread.join()
+        refusing(monkeypatch, 2, errno.EIO)
+    assert files(store) == ["000001.released"]
+
+
+def test_a_claim_that_can_never_be_read_is_told(store, monkeypatch):
+    with store.claim("run") as claim, monkeypatch.context() as patch:
+        claim._over.set()
+        claim._thread.join()
+        refusing(patch, 100)
+        with pytest.raises(TrainingError, match=r"000001\.json: Too many open files"):
+            claim.still_mine()
+        assert store.status("run") == "running"  # young; others still see it
+    assert files(store) == ["000001.released"]
 
 
 def test_a_rename_that_shows_both_names_for_a_moment_is_over(store):

@@ -82,6 +82,7 @@ RECORD = Record(
         ("nowhere!=1", False),
         ("metrics.accuracy.final.mean.more=1", False),
         ("task=", False),
+        ("task=" + "[" * 100_000, False),
     ],
 )
 def test_conditions(text, expected):

@@ -17,7 +17,8 @@ from study_samples import InlineEngine, little, planned
 from winning_tickets.errors import UsageError
 from winning_tickets.store import Store
 from winning_tickets.study.engines import EngineOptions, make_engine
-from winning_tickets.study.jobs import Job
+from winning_tickets.study.engines.local import LocalEngine, _Worker
+from winning_tickets.study.jobs import Job, Outcome
 from winning_tickets.study.run import run_study
 
 
@@ -51,6 +52,27 @@ def test_unknown_engines_and_impossible_numbers(tmp_path):
         make_engine("slurm", EngineOptions(), tmp_path)
     with pytest.raises(UsageError, match="--workers 0 is impossible; at least 1"):
         make_engine("local", EngineOptions(workers=0), tmp_path)
+
+
+def test_a_worker_that_said_stopped_gets_no_other_job(tmp_path, monkeypatch):
+    script = "import sys, time; print(sys.stdin.readline() and sys.argv[1], flush=True); time.sleep(0.3)"
+    outcomes = iter([Outcome("a", "stopped"), Outcome("b", "done")])
+
+    def spawn(place):
+        command = [sys.executable, "-c", script, next(outcomes).line()]
+        return _Worker(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE), tmp_path / "log")
+
+    engine = LocalEngine(1, tmp_path)
+    monkeypatch.setattr(engine, "_spawn", spawn)
+    kinds = []
+    for run in "ab":
+        engine.start(Job(run, "search", {}, "s", {}))
+        while not (ended := engine.wait(1.0)):
+            pass
+        kinds += [outcome.kind for outcome in ended]
+        assert engine.free() == 1
+    engine.close()
+    assert kinds == ["stopped", "done"]
 
 
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")

@@ -242,6 +242,23 @@ def test_a_claimed_run_is_left_alone(plan, store):
     assert not store.folder(run.id).exists()
 
 
+def test_a_run_that_another_driver_has_seen_fail_is_not_done_again(plan, store):
+    run = next(iter(plan.runs.values()))
+    store.fail(run.id, "no luck")
+    outcome = perform(Job(run.id, run.verb, run.config, str(store.path), {}))
+    assert outcome == Outcome(run.id, "failed", "no luck")
+    assert not store.folder(run.id).exists()
+
+
+def test_a_reason_that_the_store_could_not_keep_is_told(plan, store, done):
+    first = next(iter(plan.runs))
+
+    def ending(job, before):
+        return Outcome(job.run, "failed", "Could not write /s: full.") if job.run == first else done(job, before)
+
+    assert run_study(plan, store, ScriptedEngine(ending))["failed"] == {first: "Could not write /s: full."}
+
+
 def test_a_finished_run_that_was_not_sealed_is_sealed(plan, store, monkeypatch):
     run = next(iter(plan.runs.values()))
     with store.claim(run.id):

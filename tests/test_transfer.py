@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import statistics
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from safetensors.torch import load_file
 
 from tiny_models import CONFIGS, TEXT, make_model
 from tiny_tasks import task_data, tasks_fixture
-from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, search, transfer
+from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, processes, search, transfer
 from winning_tickets.architectures import ARCHITECTURES
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
@@ -26,6 +27,7 @@ from winning_tickets.rundir import read_log
 from winning_tickets.transfer_setup import load_base, prepare
 
 transfer_module = importlib.import_module("winning_tickets.transfer")
+train_module = importlib.import_module("winning_tickets.train")
 QUIET = Runtime(quiet=True)
 
 
@@ -210,6 +212,23 @@ def test_a_killed_transfer_resumes_to_the_same_bits(tmp_path, config, whole, mon
     same_runs(whole, tmp_path / "killed")
 
 
+def test_a_checkpoint_is_on_the_disk_before_the_one_before_it_goes(tmp_path, config, monkeypatch):
+    seen, remove = [], shutil.rmtree
+
+    def rmtree(path, *rest, **options):
+        seen.append(f"gone {Path(path).name}")
+        remove(path, *rest, **options)
+
+    monkeypatch.setattr(train_module, "to_disk", lambda path: seen.append(path.name))
+    monkeypatch.setattr(train_module.shutil, "rmtree", rmtree)
+    transfer(config, tmp_path / "run", Runtime(quiet=True, checkpoint_steps=4))
+    first, second = [at for at, name in enumerate(seen) if name == ".scratch"]
+    assert seen[first + 1 : first + 3] == ["gone .incomplete"] * 2  # nothing else to remove
+    files = {"model.safetensors", "optimizer.pt", "scheduler.pt", "trainer_state.json", "rng_state.pth"}
+    assert files | {"checkpoint-8", "metrics.jsonl"} <= set(seen[first + 3 : second])
+    assert seen[second + 1 : second + 3] == ["gone .incomplete", "gone checkpoint-4"]
+
+
 def signal_at(monkeypatch, number, step):
     original = transfer_module.Evaluations.on_step_end
 
@@ -233,13 +252,29 @@ def test_a_signal_stops_after_a_checkpoint(tmp_path, config, whole, monkeypatch,
     same_runs(whole, tmp_path / "stopped")
 
 
+AT_THE_END = "Stopped by NAME at the end of a training, which is stored. Run the same command again to go on."
+
+
+def test_a_signal_in_the_last_step_of_a_stage_keeps_the_next_from_starting(tmp_path, config, monkeypatch):
+    """As of `super` and `share`, which fine-tune again and again."""
+    undo = signal_at(monkeypatch, signal.SIGTERM, 10)
+    with processes.together():
+        assert transfer(config, tmp_path / "first", QUIET)["seeds"] == [0]
+        undo()
+        with pytest.raises(Interrupted, match=AT_THE_END.replace("NAME", "SIGTERM")) as caught:
+            transfer(config, tmp_path / "second", QUIET)
+    assert caught.value.exit_code == 143
+    assert not (tmp_path / "second" / "seed-0" / "metrics.jsonl").exists()
+    assert transfer(config, tmp_path / "second", QUIET)["seeds"] == [0]  # another command
+
+
 def test_a_signal_in_the_last_step_of_a_seed_keeps_the_next_from_starting(tmp_path, config, monkeypatch):
     config = config.model_copy(update={"seeds": (0, 1)})
     undo = signal_at(monkeypatch, signal.SIGINT, 10)
-    with pytest.raises(Interrupted, match="Stopped after seed 0, which is stored. Run the same command to go on."):
+    with pytest.raises(Interrupted, match=AT_THE_END.replace("NAME", "SIGINT")):
         transfer(config, tmp_path / "run", QUIET)
     assert (tmp_path / "run" / "seed-0" / "result.json").exists()
-    assert not (tmp_path / "run" / "seed-1").exists()
+    assert not (tmp_path / "run" / "seed-1" / "metrics.jsonl").exists()
     undo()
     assert transfer(config, tmp_path / "run", QUIET)["seeds"] == [0, 1]
 

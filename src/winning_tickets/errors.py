@@ -13,10 +13,12 @@ class TicketsError(Exception):
 
     Attributes:
         of_all: where several processes do one run, all of them raise it alike and can go on together.
+        told_by_any: each of several processes prints it, as the main one, which else does, may be gone.
     """
 
     exit_code = 1
     of_all = False
+    told_by_any = False
 
 
 class UsageError(TicketsError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +13,7 @@ from winning_tickets.export_encoder import encoder
 from winning_tickets.export_masked import masked
 from winning_tickets.export_onnx import onnx
 from winning_tickets.export_source import Export, Source
-from winning_tickets.files import build_directory, write_json
+from winning_tickets.files import build_directory, parse_json, write_json
 from winning_tickets.fine_tuned import is_fine_tuned
 from winning_tickets.identity import digest
 from winning_tickets.mask_files import mask_pt
@@ -90,7 +89,7 @@ def _claim(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
-        found: dict[str, Any] = json.loads((out / EXPORT_FILE).read_text(encoding="utf-8"))
+        found: dict[str, Any] = parse_json((out / EXPORT_FILE).read_text(encoding="utf-8"))
         known = str(found["id"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(

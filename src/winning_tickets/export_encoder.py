@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.errors import UsageError
-from winning_tickets.export_source import Export, Source
+from winning_tickets.export_source import Export, Source, copy_files
 from winning_tickets.fine_tuned import is_fine_tuned, open_fine_tuned
 from winning_tickets.plm import PLM
 from winning_tickets.predict import save_folder
@@ -45,7 +44,7 @@ def _shared(source: Source) -> Export:
     facts = {"ticket_id": None, "tasks": list(shared.tasks), "sparsity": 0.0, **_about(shared.load_encoder())}
 
     def fill(staging: Path) -> dict[str, Any]:
-        shutil.copytree(shared.path / ENCODER, staging, dirs_exist_ok=True)
+        copy_files(shared.path / ENCODER, shared.encoder_files, staging)
         return {}
 
     return Export(facts, fill, NOTE)

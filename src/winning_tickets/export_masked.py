@@ -5,7 +5,6 @@ The other formats start from the same two: a ticket on its base model, and the m
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.evaluate import Target
-from winning_tickets.export_source import Export, Source
+from winning_tickets.export_source import Export, Source, copy_files, files_in
 from winning_tickets.files import inside, read_json, read_object
 from winning_tickets.fine_tuned import FineTunedModel, open_fine_tuned
 from winning_tickets.plm import (
@@ -163,12 +162,11 @@ def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None
     where = _local_folder(name, revision)
     if not (where / SENTENCE_FILES[0]).is_file():
         return
-    for file in SENTENCE_FILES:
-        if (where / file).is_file():
-            shutil.copyfile(where / file, folder / file)
+    names = [file for file in SENTENCE_FILES if (where / file).is_file()]
     for module in _modules(where / SENTENCE_FILES[0]):
         if module and inside(where, module).is_dir():  # modules without settings have no folder
-            shutil.copytree(where / module, folder / module)
+            names += [f"{module}/{name}" for name in files_in(where / module)]
+    copy_files(where, names, folder)
 
 
 def _modules(file: Path) -> list[str]:
@@ -243,7 +241,7 @@ def _fine_tuned(source: Source) -> Export:
 
     def fill(staging: Path) -> dict[str, Any]:
         if found.model.shared is None:
-            shutil.copytree(found.model.folder, staging, dirs_exist_ok=True)
+            copy_files(found.model.folder, files_in(found.model.folder), staging)
         else:
             plm = found.load()
             save_model(plm, found.info, found.model.ticket, staging)

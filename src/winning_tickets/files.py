@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -20,7 +21,8 @@ from winning_tickets.errors import ContentError, TrainingError, UsageError, show
 MAX_DEPTH = 64
 """Of JSON that is read."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
-_LARGE_EXPONENT = re.compile(r"[eE]\+?\d{3}|\d{300}")
+_MAYBE_INFINITE = re.compile(r"[eE]\+?\d{3}|\d{200}")
+"""In the text of each number from 1e299 on; fewer digits with an exponent of two are below that."""
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
@@ -39,7 +41,7 @@ def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer(temporary)
-        _to_disk(temporary)
+        to_disk(temporary)
         temporary.replace(path)
     except REFUSALS as error:
         raise refused(path, error) from error
@@ -84,10 +86,19 @@ def remove_leftovers(folder: Path) -> None:
                 path.unlink(missing_ok=True)
 
 
-def _to_disk(path: Path) -> None:
-    """Make sure that a file's content outlives a loss of power; a rename alone may be kept without it."""
-    with path.open("rb") as handle:
-        os.fsync(handle.fileno())
+def to_disk(path: Path) -> None:
+    """Make sure that a file's content, or the names in a folder, outlive a loss of power.
+
+    A rename may be kept without the content of what was renamed, and a deletion without the rename before it.
+    """
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that has nothing of the kind for folders
+            raise
+    finally:
+        os.close(number)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -134,7 +145,7 @@ def parse_json(text: str, finite: bool = False) -> Any:
     """
     try:
         value = json.loads(text, parse_constant=_refuse if finite else None)
-        if finite and _LARGE_EXPONENT.search(text):
+        if finite and _MAYBE_INFINITE.search(text):
             json.loads(text, parse_float=_finite, parse_int=_finite)
         if text.count("[") + text.count("{") > MAX_DEPTH:
             _check_depth(value)
@@ -236,7 +247,7 @@ def build_directory(path: Path, fill: Callable[[Path], None]) -> None:
         fill(staging)
         for file in staging.rglob("*"):
             if file.is_file():
-                _to_disk(file)
+                to_disk(file)
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
         staging.replace(path)

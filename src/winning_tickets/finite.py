@@ -28,6 +28,7 @@ class NotFiniteError(TrainingError):
 
     def __init__(self, step: int, parts: Mapping[str, float], norm: float, skipped: int) -> None:
         self.step = step
+        self.skipped = skipped
         before = f" The {skipped} steps before it were skipped." if skipped else ""
         super().__init__(f"{_found(step, parts, norm)}{before}")
 
@@ -46,6 +47,14 @@ class FiniteSteps:
         self._skip = skip
         self._in_a_row = 0
         self.skipped = False
+
+    def go_on(self, skipped: int) -> None:
+        """A run is resumed.
+
+        Args:
+            skipped: so many steps in a row were passed over just before.
+        """
+        self._in_a_row = skipped
 
     def check(self, step: int, parts: Mapping[str, float], norm: float, optimizer: Any) -> None:
         """Let a step pass, or take away its gradients, so that the optimiser moves nothing.

@@ -201,9 +201,16 @@ def _load(file: Path) -> dict[str, Tensor]:
         found = "nothing" if isinstance(content, dict) and not content else f"a {type(content).__name__}"
         raise ContentError(f"{file} holds {found}, expected a dictionary of masks by the names of matrices.")
     for key, value in content.items():
-        if not isinstance(value, Tensor) or value.layout is not torch.strided:
+        if not isinstance(value, Tensor) or not _is_plain(value):
             raise ContentError(f"{file} has a {type(value).__name__} for {key}, expected a dense tensor of 0 and 1.")
     return content
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds its entries, one after the other: not sparse, without data, nested or quantized."""
+    return (
+        value.layout is torch.strided and value.device.type == "cpu" and not value.is_nested and not value.is_quantized
+    )
 
 
 def _convention(file: Path, keys: Mapping[str, Any]) -> str:

@@ -112,6 +112,17 @@ class MaskUpdate:
     pattern: Pattern | None = None
 
 
+def by_threshold(update: MaskUpdate) -> dict[str, Any]:
+    """How a selection by thresholds goes about it, as `ByThreshold` takes it."""
+    return {
+        "ranking": update.ranking,
+        "rank_by": update.rank_by,
+        "kept_at": update.threshold,
+        "phi": update.phi,
+        "adjusted_always": update.reselect_steps == 1,
+    }
+
+
 class MaskOptimizer(torch.optim.Optimizer):
     """Trains the scores of some matrices, and an MLM head beside them.
 
@@ -159,16 +170,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         update = self.update
         if update.pattern is not None or update.ranking == "row":
             return ByGroups(masked, scores, update.pattern, update.rank_by)
-        return ByThreshold(
-            masked,
-            self._flat,
-            scores,
-            ranking=update.ranking,
-            rank_by=update.rank_by,
-            kept_at=update.threshold,
-            phi=update.phi,
-            adjusted_always=update.reselect_steps == 1,
-        )
+        return ByThreshold(masked, self._flat, scores, **by_threshold(update))
 
     def _make_inner(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": list(self.scores.values())}]

@@ -239,7 +239,7 @@ def dense_twin(plm: PLM) -> PLM:
     vars(config).pop(COMPACT, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(config, dtype=torch.float32)
+        model = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
     return dataclasses.replace(plm, model=model)
 
 

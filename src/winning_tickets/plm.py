@@ -178,8 +178,9 @@ def load_plm(
             dtype=dtype,
             output_loading_info=True,
             attn_implementation=attention,
+            trust_remote_code=False,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
@@ -224,7 +225,9 @@ def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
         state[head.renamed.get(start, "") + name.removeprefix(start)] = value
     config = copy.deepcopy(model.config)
     setattr(config, head.switch, True)
-    return type(model).from_pretrained(None, config=config, state_dict=state, dtype=model.dtype)
+    return type(model).from_pretrained(
+        None, config=config, state_dict=state, dtype=model.dtype, trust_remote_code=False
+    )
 
 
 def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
@@ -243,7 +246,12 @@ def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
     if not plm.has_pooler:
         state = {name: value for name, value in state.items() if "pooler." not in name}
     model, report = kind.from_pretrained(
-        None, config=config, state_dict=state, dtype=plm.model.dtype, output_loading_info=True
+        None,
+        config=config,
+        state_dict=state,
+        dtype=plm.model.dtype,
+        output_loading_info=True,
+        trust_remote_code=False,
     )
     missing = _pooler_missing([key for key in report["missing_keys"] if key.startswith(f"{kind.base_model_prefix}.")])
     return replace(plm, model=model, has_mlm_head=False, has_pooler=not missing)
@@ -253,7 +261,7 @@ def _configure(name: str, where: str, revision: str | None, layers: int | None) 
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision)
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise UsageError(f"Could not find the model {name}: {_first_line(error)}") from error
     if config.model_type not in ARCHITECTURES:

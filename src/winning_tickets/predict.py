@@ -167,7 +167,7 @@ def _saved_seeds(path: Path) -> dict[int, Path]:
     found = {}
     for folder in path.glob("seed-*"):
         number = folder.name.removeprefix("seed-")
-        if number.isdigit() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / TASK_FILE).is_file():
+        if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / TASK_FILE).is_file():
             found[int(number)] = folder / MODEL_FOLDER
     return dict(sorted(found.items()))
 

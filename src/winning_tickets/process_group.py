@@ -136,10 +136,12 @@ class Group:
                 return self._failure()
         where_in_c, end = r"^\[.*?\] ", ". "
         reason = re.sub(where_in_c, "", str(error)).partition(end)[0] or type(error).__name__
-        return TrainingError(
+        lost = TrainingError(
             f"Another process of this run ended without a word, or cannot be reached ({reason}). Run the same command "
             "again: it goes on from the last checkpoint."
         )
+        lost.told_by_any = True
+        return lost
 
     def _failure(self) -> TicketsError:
         return error_of(json.loads(self.store.get(_FAILED)))
@@ -203,7 +205,7 @@ def join(number: int) -> Group:
 def _store() -> Any:
     from torch.distributed.rendezvous import rendezvous
 
-    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    missing = [name for name in ("RANK", "MASTER_ADDR", "MASTER_PORT") if not os.environ.get(name)]
     if missing:
         raise UsageError(
             f"WORLD_SIZE is {os.environ['WORLD_SIZE']}, and {', '.join(missing)} is not set, so the processes cannot "

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from winning_tickets import interruption
 from winning_tickets.errors import TicketsError, UsageError
 from winning_tickets.process_group import LAUNCH, Group, described, error_of, join
 
@@ -46,7 +47,9 @@ def rank() -> int:
 
 def is_main() -> bool:
     """Whether this process writes and prints; before a run begins, the launch says so."""
-    return _group.rank == 0 if _group is not None else os.environ.get("RANK", "0") == "0"
+    if _group is not None:
+        return _group.rank == 0
+    return not _is_launch() or os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
@@ -58,15 +61,19 @@ def together() -> Iterator[None]:
         TicketsError: another process failed; its message and exit code.
     """
     global _inside, _group
-    if _inside or not _is_launch():
+    if _inside:
         yield
         return
-    group = _join()
+    interruption.forget()
+    group = _group = _join() if _is_launch() else None
     _inside = True
     try:
         yield
-        group.finish()
+        if group is not None:
+            group.finish()
     except BaseException as error:
+        if group is None:
+            raise
         _group = None
         reason = group.fail(error)
         if reason is error:
@@ -206,7 +213,8 @@ def leave_to_main() -> bool:
 
 
 def _is_launch() -> bool:
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    size = os.environ.get("WORLD_SIZE", "")  # a RANK alone is left over from something else
+    if size.isdecimal() and int(size) > 1:
         return True
     distributed: Any = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1

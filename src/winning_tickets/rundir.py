@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -118,15 +119,22 @@ class RunDirectory:
 
         processes.on_main(write)
 
-    def forget_after(self, step: int) -> None:
-        """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off; they are redone."""
+    def forget_after(self, step: int) -> int:
+        """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off; they are redone.
 
-        def write() -> None:
-            if (self.path / METRICS).exists():
-                kept = [json.dumps(record) + "\n" for record in read_log(self.path) if record["step"] <= step]
-                write_text(self.path / METRICS, "".join(kept))
+        Returns:
+            How many steps in a row, up to this one, were skipped.
+        """
 
-        processes.on_main(write)
+        def write() -> int:
+            if not (self.path / METRICS).exists():
+                return 0
+            kept = [record for record in read_log(self.path) if record["step"] <= step]
+            write_text(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+            steps = [record for record in kept if "learning_rate" in record]  # evaluations stand between them
+            return len(list(takewhile(lambda record: record.get("skipped"), reversed(steps))))
+
+        return processes.on_main(write)
 
     def result(self) -> dict[str, Any]:
         """The stored result of a finished run."""
@@ -137,8 +145,7 @@ class RunDirectory:
         """Store the result, which is what makes the run done, then drop all that is temporary."""
 
         def write() -> None:
-            skipped = skipped_steps(self.path)
-            write_json(self.path / RESULT, result | ({"skipped_steps": skipped} if skipped else {}))
+            write_json(self.path / RESULT, result | skipped_steps(self.path))
             _tidy(self.path)
 
         processes.on_main(write)
@@ -158,10 +165,11 @@ def _tidy(path: Path) -> None:
     remove_leftovers(path)
 
 
-def skipped_steps(path: Path) -> list[int]:
-    """Steps of a run that were passed over because they were not finite, see `finite.FiniteSteps`."""
+def skipped_steps(path: Path) -> dict[str, list[int]]:
+    """What a result says of steps that were passed over, see `finite.FiniteSteps`; nothing where there are none."""
     log = read_log(path) if (path / METRICS).exists() else []
-    return [record["step"] for record in log if record.get("skipped")]
+    skipped = [record["step"] for record in log if record.get("skipped")]
+    return {"skipped_steps": skipped} if skipped else {}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

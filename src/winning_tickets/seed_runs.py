@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from winning_tickets import processes
-from winning_tickets.errors import Interrupted, TrainingError
+from winning_tickets.errors import TrainingError
 from winning_tickets.files import write_json
 from winning_tickets.rundir import MARKER
 from winning_tickets.stats import deviation
@@ -60,21 +60,6 @@ def raise_failures(failures: Mapping[int, str], seeds: Sequence[int], path: Path
             f"{len(failures)} of {len(seeds)} seeds failed ({', '.join(map(str, failures))}). Seed {seed}: "
             f"{message} Each error is kept in {path}/seed-N/{ERROR}; the same command tries these seeds again."
         )
-
-
-def raise_late_signal(number: int | None, seed: int, seeds: Sequence[int]) -> None:
-    """Stop between two seeds, where a signal came when the first one had nothing left to stop.
-
-    Args:
-        number: of the signal; None without one.
-        seed: the one that has just been stored.
-        seeds: all of them.
-
-    Raises:
-        Interrupted: there are more seeds.
-    """
-    if number is not None and seed != seeds[-1]:
-        raise Interrupted(number, f"Stopped after seed {seed}, which is stored. Run the same command to go on.")
 
 
 def statistics_of(values: list[float]) -> dict[str, Any]:

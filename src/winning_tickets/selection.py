@@ -257,6 +257,22 @@ def _keep_sorted(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
     return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device).scatter_(1, best, True)
 
 
+_NARROW, WIDE = 0.002, 0.02
+"""Shares of a group that a band around the last threshold should hold: enough to hit, few enough to be cheap."""
+
+
+def adapted(half_width: float, share: float) -> float:
+    """The half width of a band for the next selection.
+
+    Args:
+        half_width: at present.
+        share: of the group that lay inside.
+    """
+    if share > WIDE:
+        return half_width / 2
+    return half_width * 2 if share < _NARROW else half_width
+
+
 class BandSelector:
     """Exact selection for scores that move a little every step.
 
@@ -267,11 +283,6 @@ class BandSelector:
     Args:
         count: entries pruned of the group.
     """
-
-    _NARROW, _WIDE = (
-        0.002,
-        0.02,
-    )  # fractions of a group that a band should hold: enough to hit, few enough to be cheap
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -303,9 +314,9 @@ class BandSelector:
             below, inside = between(scores, low, high)
             if below < self.count <= below + inside.numel():
                 values = scores[inside]
-                self._adapt(inside.numel() / scores.numel())
+                self._half_width = adapted(self._half_width, inside.numel() / scores.numel())
                 return self._finish(values, inside, below)
-        self._half_width = float(scores.std(correction=0)) * self._WIDE
+        self._half_width = float(scores.std(correction=0)) * WIDE
         return self._finish(scores, None, 0)
 
     def _finish(self, values: Tensor, indices: Tensor | None, below: int) -> tuple[Tensor, int]:
@@ -313,9 +324,3 @@ class BandSelector:
         under, tied = between(values, self.threshold, self.threshold)
         survivors = below + under + tied.numel() - self.count
         return (tied if indices is None else indices[tied]), survivors
-
-    def _adapt(self, share: float) -> None:
-        if share > self._WIDE:
-            self._half_width /= 2
-        elif share < self._NARROW:
-            self._half_width *= 2

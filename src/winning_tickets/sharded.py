@@ -6,7 +6,6 @@ the value that separates what is kept from what is pruned is found by counting, 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,11 +14,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from winning_tickets.errors import UsageError
-from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate
+from winning_tickets.mask_optimizer import MaskOptimizer, MaskUpdate, by_threshold
 from winning_tickets.masking import MaskedWeights, rows_here
-from winning_tickets.reselection import Reselection
-from winning_tickets.selection import groups_of
-from winning_tickets.sharded_selection import SharedSelector
+from winning_tickets.reselection import ByShards, Reselection
 
 
 class ShardedMaskOptimizer(MaskOptimizer):
@@ -38,8 +35,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         update: how.
 
     Raises:
-        UsageError: a matrix is not sharded so, is part of a fused parameter, or has fewer rows than there are
-            processes.
+        UsageError: a matrix is not sharded so, is part of a fused parameter, or leaves a process without rows.
     """
 
     def __init__(
@@ -83,7 +79,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
     def _choose_selection(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> Reselection:
         if self.update.pattern is not None or self.update.ranking == "row":
             return super()._choose_selection(masked, scores)  # rows are whole in every process
-        return ByShards(masked, self._flat, scores, self.update, self._processes)
+        return ByShards(masked, self._flat, scores, self._processes, **by_threshold(self.update))
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
         if self.update.clip == "none":
@@ -106,68 +102,7 @@ def _check(name: str, parameter: Any) -> None:
             f"{name} is not sharded by rows over one dimension of processes; call fully_shard on the encoder and its "
             "layers first, with a mesh of one dimension. Parts of fused parameters cannot be trained so."
         )
-    if len(parameter) < parameter.device_mesh.size():
-        raise UsageError(f"{name} has {len(parameter)} rows for {parameter.device_mesh.size()} processes; use fewer.")
-
-
-class ByShards:
-    """Exact counts of each matrix, or of all together, over the rows of all processes.
-
-    Args:
-        masked: its masks are overwritten; they say how many entries are pruned.
-        flat: the scores of all matrices in one buffer.
-        scores: views of it by name of the matrix.
-        update: the ranking, and how masks follow between adjustments.
-        processes: group of processes that share the matrices.
-    """
-
-    def __init__(
-        self, masked: MaskedWeights, flat: Tensor, scores: Mapping[str, Tensor], update: MaskUpdate, processes: Any
-    ) -> None:
-        self._masked, self._update = masked, update
-        self._groups = groups_of(tuple(scores), update.ranking)
-        self._scores = [flat if len(group) > 1 else scores[group[0]] for group in self._groups]
-        self._weights = [torch.cat([masked.dense_weights[n].reshape(-1) for n in group]) for group in self._groups]
-        self._parts = [[scores[name].numel() for name in group] for group in self._groups]
-        self._selector = SharedSelector(self._parts, processes, flat.device)
-        self.thresholds = [update.phi] * len(self._groups)
-        self.take_counts()
-
-    def take_counts(self) -> None:
-        """From now on prune as many entries of each group as the masks do at present."""
-        self._pruned = self._selector.totals([int(torch.count_nonzero(~mask)) for mask in self._present()])
-
-    def select(self, exact: bool) -> None:
-        """Masks from scores: exactly the sparsity, or (between adjustments) what is beyond the last threshold."""
-        keys = self._keys()
-        if exact:
-            kept = self._selector.select(keys, self._weights, self._pruned)
-            self.thresholds = self._selector.borders
-            if self._update.threshold == "reached":
-                lowest = [
-                    float(one[mask].min()) if mask.any() else math.inf for one, mask in zip(keys, kept, strict=True)
-                ]
-                self.thresholds = self._selector.lowest(lowest)
-        else:
-            kept = [self._beyond(one, threshold) for one, threshold in zip(keys, self.thresholds, strict=True)]
-        for group, mask, parts in zip(self._groups, kept, self._parts, strict=True):
-            for name, part in zip(group, torch.split(mask, parts), strict=True):
-                self._masked.masks[name].view(-1).copy_(part)
-
-    def start_at(self, phi: float) -> None:
-        """Until the first adjustment the threshold is phi, where phi separates the scores as the masks do."""
-        masks = [self._beyond(keys, phi) ^ mask for keys, mask in zip(self._keys(), self._present(), strict=True)]
-        for index, wrong in enumerate(self._selector.totals([int(torch.count_nonzero(mask)) for mask in masks])):
-            if not wrong:
-                self.thresholds[index] = phi
-
-    def _keys(self) -> list[Tensor]:
-        """What is ranked."""
-        return [one.abs() for one in self._scores] if self._update.rank_by == "absolute" else list(self._scores)
-
-    def _present(self) -> list[Tensor]:
-        """The masks of each group as they are."""
-        return [torch.cat([self._masked.masks[name].view(-1) for name in group]) for group in self._groups]
-
-    def _beyond(self, keys: Tensor, threshold: float) -> Tensor:
-        return keys >= threshold if self._update.threshold == "reached" else keys > threshold
+    rows, size = len(parameter), parameter.device_mesh.size()
+    each = -(-rows // size)  # as torch.chunk gives them; the last processes may get none
+    if each * (size - 1) >= rows:
+        raise UsageError(f"{name} has {rows} rows for {size} processes, which leaves some without any; use fewer.")

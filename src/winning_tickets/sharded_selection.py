@@ -14,8 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from winning_tickets.selection import WIDE, adapted
+
 _LOWEST, _HIGHEST = -(2**31), 2**31 - 1
-_NARROW, _WIDE = 0.002, 0.02  # shares of a group that a band around the last border should hold
 
 
 class SharedSelector:
@@ -131,16 +132,10 @@ class SharedSelector:
         for index, (count, many) in enumerate(zip(below, within, strict=True)):
             if count < pruned[index] <= count + many:
                 found[index], offsets[index] = inside[index], count
-                self._adapt(index, many / self._sizes[index])
-        if missed := [index for index, offset in enumerate(offsets) if found[index] is scores[index]]:
+                self._half_widths[index] = adapted(self._half_widths[index], many / self._sizes[index])
+        if missed := [index for index, one in enumerate(found) if one is scores[index]]:
             self._widen(scores, missed)
         return found, offsets
-
-    def _adapt(self, index: int, share: float) -> None:
-        if share > _WIDE:
-            self._half_widths[index] /= 2
-        elif share < _NARROW:
-            self._half_widths[index] *= 2
 
     def _widen(self, scores: Sequence[Tensor], missed: Sequence[int]) -> None:
         """Bands of a fixed share of the deviation, the same in all processes."""
@@ -148,7 +143,7 @@ class SharedSelector:
         dist.all_reduce(sums, group=self._processes)
         for index in missed:
             mean, square = (float(value) / self._sizes[index] for value in sums[index])
-            self._half_widths[index] = math.sqrt(max(0.0, square - mean**2)) * _WIDE
+            self._half_widths[index] = math.sqrt(max(0.0, square - mean**2)) * WIDE
 
     def _kth_smallest(self, values: Sequence[Tensor], ks: Sequence[int]) -> list[float]:
         """The k-th smallest of each group over all processes, k from 1, exactly; minus infinity for k = 0."""

@@ -87,6 +87,11 @@ class SharedModel:
             model._check(f"{TASKS}/{task}/{TASK_FILE}")
         return model
 
+    @property
+    def encoder_files(self) -> list[str]:
+        """The files of the encoder that have a checksum, relative to its folder."""
+        return [name.removeprefix(f"{ENCODER}/") for name in self._files if name.startswith(f"{ENCODER}/")]
+
     def info(self, task: str) -> TaskInfo:
         """What a task is.
 
@@ -156,9 +161,8 @@ class SharedModel:
         return self.path / TASKS / task
 
     def _check_encoder(self) -> None:
-        for name in self._files:
-            if name.startswith(f"{ENCODER}/"):
-                self._check(name)
+        for name in self.encoder_files:
+            self._check(f"{ENCODER}/{name}")
 
     def _check_there(self, name: str) -> None:
         if not inside(self.path, name).is_file():
@@ -227,7 +231,7 @@ def _seeds(path: Path) -> dict[int, Path]:
     found = {}
     for folder in path.glob("seed-*"):
         number = folder.name.removeprefix("seed-")
-        if number.isdigit() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / SHARED_FILE).is_file():
+        if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / SHARED_FILE).is_file():
             found[int(number)] = folder / MODEL_FOLDER
     return dict(sorted(found.items()))
 

@@ -14,7 +14,7 @@ from winning_tickets.config import Runtime, ShareConfig
 from winning_tickets.predict import MODEL_FOLDER, TaskInfo
 from winning_tickets.progress import progress
 from winning_tickets.rundir import RunDirectory
-from winning_tickets.seed_runs import ERROR, raise_failures, raise_late_signal, run_seeds
+from winning_tickets.seed_runs import ERROR, raise_failures, run_seeds
 from winning_tickets.shared_model import save_shared
 from winning_tickets.sharing_results import seed_result, summarise
 from winning_tickets.sharing_setup import PreparedSharing, prepare
@@ -88,12 +88,11 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
     sharing = Sharing(prepared, seed, runtime)
     evaluations = SharedEvaluations(run, prepared, sharing, runtime)
     with progress(f"sharing {', '.join(prepared.tasks)}, seed {seed}", prepared.steps, runtime.quiet) as advance:
-        late_signal = run_training(trainer_of(prepared, sharing, seed, run, runtime, evaluations, advance), run)
+        run_training(trainer_of(prepared, sharing, seed, run, runtime, evaluations, advance), run)
     if prepared.config.save_model:
         processes.on_main(lambda: _save_model(prepared, sharing, folder / MODEL_FOLDER))
     result = seed_result(prepared, seed, run, evaluations, sharing)
     run.finish(result)
-    raise_late_signal(late_signal, seed, prepared.config.seeds)
     return result
 
 

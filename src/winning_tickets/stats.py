@@ -8,9 +8,12 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from winning_tickets.errors import ContentError
+from winning_tickets.errors import ContentError, shown
 
 Key = TypeVar("Key", bound=Hashable)
+
+LARGEST = 1e100
+"""Of values that a run can have measured; float32 ends long before, and sums and squares of larger ones overflow."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +40,15 @@ def summarise(values: Sequence[float]) -> Summary:
         values: one number a run, all finite.
 
     Raises:
-        ContentError: there is no value, or one is NaN or infinite (a failed run is never a number).
+        ContentError: there is no value, or one is NaN, infinite (a failed run is never a number) or beyond `LARGEST`.
     """
     n = len(values)
     if n == 0:
         raise ContentError("There is nothing to summarise: no run has a value.")
     if not all(math.isfinite(value) for value in values):
         raise ContentError(f"Found a value that is not finite among {list(values)}; leave failed runs out.")
+    if max(map(abs, values)) > LARGEST:
+        raise ContentError(f"Found a value beyond {LARGEST:g} among {shown(list(values))}, which no run measures.")
     mean = math.fsum(values) / n
     if n == 1:
         return Summary(mean, None, 1, None)

@@ -75,7 +75,7 @@ def _model(folder: Path, config: BertConfig | RobertaConfig, seed: int) -> None:
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        AutoModelForMaskedLM.from_config(config).save_pretrained(folder)
+        AutoModelForMaskedLM.from_config(config, trust_remote_code=False).save_pretrained(folder)
     tokenizer: Any = _tokenizer()
     tokenizer.save_pretrained(folder)
 

@@ -15,15 +15,15 @@ from torch.utils.data import SequentialSampler
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainingArguments
 from transformers.utils import logging as transformers_logging
 
-from winning_tickets import processes
+from winning_tickets import interruption, processes
 from winning_tickets.config import Runtime
 from winning_tickets.devices import choose_device
 from winning_tickets.errors import Interrupted, TrainingError
-from winning_tickets.files import REFUSALS
-from winning_tickets.finite import FiniteSteps, NotFiniteError, gradient_norm
+from winning_tickets.files import REFUSALS, to_disk
+from winning_tickets.finite import MAX_SKIPPED, FiniteSteps, NotFiniteError, gradient_norm
 from winning_tickets.objectives import Objective
 from winning_tickets.random_states import load_own_state, random_state, save_states, set_random_state
-from winning_tickets.rundir import RunDirectory
+from winning_tickets.rundir import METRICS, RunDirectory
 from winning_tickets.shares import add_up_gradients, filled, share_of
 from winning_tickets.tracking import hand_over, tracked
 from winning_tickets.training_callbacks import StopOnSignal
@@ -179,7 +179,9 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         shutil.rmtree(self._staging, ignore_errors=True)
         try:
             super()._save_checkpoint(model, trial)
+            self._to_disk(Path(self._staging) / name)
             (Path(self._staging) / name).rename(target / name)
+            to_disk(target)
         except (*REFUSALS, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
             silent = any(word in str(error) for word in ("inline_container", "iostream"))  # it does not say why
             hidden = "is the disk full? " if silent else ""
@@ -192,6 +194,12 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
             self._staging = None
         for old in checkpoints(target)[:-1]:
             shutil.rmtree(old)
+
+    def _to_disk(self, checkpoint: Path) -> None:
+        """Bring a checkpoint to the disk, and the log of the steps that a run which goes on from it does not repeat."""
+        log = Path(self.args.output_dir).parent / METRICS
+        for path in (*checkpoint.rglob("*"), checkpoint, *([log] if log.exists() else [])):
+            to_disk(path)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Weights, unless the optimiser's state is all there is to keep."""
@@ -237,17 +245,17 @@ def last_step(scratch: Path) -> int:
     return int(found[-1].name.removeprefix(CHECKPOINT)) if found else 0
 
 
-def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:
+def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     """Train to the end, from the last checkpoint where there is one.
 
-    Returns:
-        A signal that came during the last step, when there was nothing left to stop; None without one.
+    A signal that comes when there is nothing left to stop stops the next training of the same command.
 
     Raises:
         TrainingError: the loss or the gradients became NaN or infinite (the state before that step is kept), or the
             disk is full.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
+    interruption.stop_between(processes.largest(interruption.kept()))
     found = processes.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
     stop = StopOnSignal()
     trainer.add_callback(stop)
@@ -257,10 +265,11 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
+        skip = "; or run the same command again with --non-finite skip, which passes over such steps"
         failure = TrainingError(
             f"{error} Nothing of that step was applied; the last good state, after step {error.step - 1}, is kept in "
-            f"{kept}. Lower --learning-rate, or check the data and weights, and use another --out; "
-            "or run the same command again with --non-finite skip, which passes over such steps."
+            f"{kept}. Lower --learning-rate, or check the data and weights, and use another "
+            f"--out{'' if error.skipped >= MAX_SKIPPED else skip}."
         )
         failure.of_all = True
         raise failure from error
@@ -271,4 +280,4 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> int | None:
             f"Stopped by {name} after step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint "
             f"is in {run.path}. Run the same command again to go on.",
         )
-    return stop.signal_number
+    interruption.keep(stop.received or 0)

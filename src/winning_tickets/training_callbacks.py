@@ -23,11 +23,17 @@ if TYPE_CHECKING:
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once.
 
-    A signal to one of several processes stops all.
+    A signal to one of several processes stops all. From the start of the training these draw random numbers of their
+    own.
+
+    Attributes:
+        signal_number: the signal that all processes have agreed to stop at; None before that.
+        received: the signal that came to this process; None without one.
     """
 
     def __init__(self) -> None:
         self.signal_number: int | None = None
+        self.received: int | None = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -41,15 +47,18 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
             signal.signal(number, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_number is not None:
-            raise KeyboardInterrupt
-        self.signal_number = number
+        if self.received is not None:
+            before = self._before[number]
+            if callable(before):  # what Ctrl-C and SIGTERM do outside a training
+                before(number, frame)
+            raise SystemExit(128 + number)
+        self.received = number
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         draw_apart()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self.signal_number = processes.largest(self.signal_number or 0) or None
+        self.signal_number = processes.largest(self.received or 0) or None
         if self.signal_number is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
@@ -101,8 +110,9 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._rate = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget records of steps that a resumed run does again."""
-        self._run.forget_after(state.global_step)
+        """Forget records of steps that a resumed run does again, and go on counting those that were skipped."""
+        assert self.trainer is not None
+        self.trainer.finite.go_on(self._run.forget_after(state.global_step))
         self._advance(state.global_step, "")
         self._time = time.monotonic()
 

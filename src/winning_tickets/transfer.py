@@ -29,7 +29,7 @@ from winning_tickets.predict import MODEL_FOLDER, TaskInfo, encode_for, save_mod
 from winning_tickets.progress import progress
 from winning_tickets.provenance import machine, versions
 from winning_tickets.rundir import RunDirectory, read_log
-from winning_tickets.seed_runs import ERROR, raise_failures, raise_late_signal, run_seeds, statistics_of
+from winning_tickets.seed_runs import ERROR, raise_failures, run_seeds, statistics_of
 from winning_tickets.ticket import Ticket
 from winning_tickets.train import TicketTrainer, arguments, run_training
 from winning_tickets.training_callbacks import Checkpoints, StepLog
@@ -98,7 +98,7 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
     evaluations = Evaluations(run, prepared, plm, runtime)
     with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         trainer = _trainer(prepared, plm, seed, run, runtime, evaluations, advance)
-        late_signal = run_training(trainer, run)
+        run_training(trainer, run)
     ticket = prepared.target.ticket
     if ticket is not None:
         check_pruned(ticket, plm)
@@ -107,7 +107,6 @@ def run_seed(prepared: Prepared, seed: int, parent: Path, runtime: Runtime) -> d
         processes.on_main(lambda: _save_model(plm, info, ticket, folder / MODEL_FOLDER))
     result = _seed_result(prepared, seed, run, evaluations.records)
     run.finish(result)
-    raise_late_signal(late_signal, seed, prepared.config.seeds)
     return result
 
 

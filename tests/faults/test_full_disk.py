@@ -115,6 +115,7 @@ def test_a_store_on_a_full_disk(lab, size):
         ended = lab.run("study")
         assert (ended.code, ended.out) == (1, ""), ended.err
         assert "Traceback" not in ended.err
+        assert str(lab.out) in ended.err
         assert FULL in ended.err or "runs failed" in ended.err
         grow(lab.out.parent, 64 * KIB**2)
         ended = lab.start("study", more=["--retry-failed"]).end()

@@ -22,7 +22,7 @@ from winning_tickets.finite import MAX_SKIPPED, FiniteSteps, gradient_norm
 from winning_tickets.fit_head import fit_head
 from winning_tickets.mask_optimizer import BertAdam
 from winning_tickets.rundir import read_log
-from winning_tickets.search import search
+from winning_tickets.search import search, search_all
 from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.train import TicketTrainer
 
@@ -134,6 +134,28 @@ def test_a_stopped_run_goes_on_by_skipping(world, tmp_path):
         whole = fine_tuning(world, tmp_path / "whole", SKIP)
     assert artefacts(resumed) == artefacts(whole)
     assert json.loads((resumed / "result.json").read_text())["skipped_steps"] == [3]
+
+
+def test_each_level_tells_of_its_own_steps(world, tmp_path):
+    config = learning(world[1], "mask-training", world[2], objective="kd", level=(25, 50), score_init="random")
+    with poisoned({2}, math.nan, "loss"):
+        search_all(config, tmp_path / "out", SKIP)
+    result = json.loads((tmp_path / "out/result.json").read_text())
+    assert [(rung["folder"], rung["skipped_steps"]) for rung in result["rungs"]] == [
+        ("level-25", [2]),
+        ("level-50", [2]),
+    ]
+    assert "skipped_steps" not in result
+
+
+def test_a_run_that_gave_up_skipping_has_not_forgotten_it(world, tmp_path):
+    config = TransferConfig(target=world[1], task="rte", steps=15, eval_steps=5)
+    with poisoned(set(range(3, 15)), math.nan, "loss"):
+        for _ in range(2):
+            with pytest.raises(TrainingError, match="at step 13 .* The 10 steps before it were skipped") as told:
+                transfer(config, tmp_path / "out", SKIP)
+            assert "and use another --out." in str(told.value)
+            assert "--non-finite skip" not in str(told.value)
 
 
 def test_without_such_a_step_both_ways_are_the_same(world, tmp_path):

@@ -274,6 +274,7 @@ READERS: dict[str, Reader] = {
         seeds.corpus, "corpus.txt", "text", lambda folder: load_corpus(str(folder / "corpus.txt"), "train")
     ),
     "result": Reader(seeds.run, "run/result.json", "json", _results),
+    "result of two seeds": Reader(seeds.run_of_two_seeds, "run/result.json", "json", _results),
     "result of a seed": Reader(seeds.run, "seed/seed-0/result.json", "json", _results),
     "evaluation": Reader(seeds.run, "evaluation.json", "json", _results),
     "log": Reader(seeds.run, "run/metrics.jsonl", "jsonl", _log),

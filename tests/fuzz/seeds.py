@@ -236,10 +236,11 @@ def corpus(folder: Path) -> None:
     write(folder / "corpus.txt", "the cat sat\n\non the mat\r\nbirds sing\n")
 
 
-def _result(score: float) -> dict[str, object]:
-    final = {"mean": score, "std": None, "values": [score]}
+def _result(*scores: float) -> dict[str, object]:
+    final = {"mean": sum(scores) / len(scores), "std": None, "values": scores}
     return {
-        "verb": "transfer", "task": "rte", "primary_metric": "accuracy", "seeds": [0], "failed_seeds": [],
+        "verb": "transfer", "task": "rte", "primary_metric": "accuracy", "seeds": [*range(len(scores))],
+        "failed_seeds": [],
         "metrics": {"accuracy": {"final": final, "best": final}}, "ticket_id": "t", "sparsity": 0.5, "model": "m",
         "base_hash": "h", "method": "magnitude", "search": {"sparsity": 0.5}, "steps": 3, "train_examples": 10,
         "learning_rate": 1e-4, "majority": 0.5, "batch_size": 8, "max_length": 64, "data_hash": "d",
@@ -258,6 +259,13 @@ def run(folder: Path) -> None:
     more = {"kd_loss": 0.1, "ticket_id": "t", "sparsity": 0.5, "target": "ticket", "corpus": "c", "corpus_hash": "h"}
     write(folder / "evaluation.json", json.dumps({**found, **more, "model": "m", "method": "magnitude"}))
     write(folder / "run" / "metrics.jsonl", '{"step": 1, "loss": 0.5}\n{"step": 2, "loss": 0.4}\n')
+
+
+def run_of_two_seeds(folder: Path) -> None:
+    """The same with two seeds, whose numbers are summarised."""
+    run(folder)
+    write(folder / "run" / "result.json", json.dumps(_result(0.7, 0.75)))
+    write(folder / "dense" / "result.json", json.dumps({**_result(0.8, 0.85), "ticket_id": None, "sparsity": 0.0}))
 
 
 def store(folder: Path) -> None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 
 from winning_tickets.errors import ContentError, UsageError, explain, shown, unknown
 from winning_tickets.files import read_json
 from winning_tickets.rundir import MARKER, RESULT
+from winning_tickets.stats import LARGEST
 
 Score = Literal["final", "best"]
 SCORES: tuple[Score, ...] = ("final", "best")
@@ -51,7 +51,7 @@ class Cell:
     metric: str
     value: float
     ticket_id: str | None
-    sparsity: float
+    sparsity: Annotated[float, Field(ge=0, le=1)]
     model: str | None
     base_hash: str | None
     settings: dict[str, Any]
@@ -176,8 +176,10 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ContentError(f"{path} is an incomplete transfer result ({error!r}); make it anew.") from error
     for cell in cells:
-        if not math.isfinite(cell.value):
-            raise ContentError(f"{path} holds a score that is not finite ({cell.value}); a failed run is no number.")
+        if not abs(cell.value) <= LARGEST:
+            raise ContentError(
+                f"{path} holds a score that is not finite, or beyond {LARGEST:g}: {cell.value}; a failed run is none."
+            )
     return cells
 
 

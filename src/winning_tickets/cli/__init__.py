@@ -51,12 +51,13 @@ def _terminate(number: int, frame: Any) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-_REFUSALS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
-"""Of the file system, where no verb has told of them in its own words."""
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
+"""Of the file system, whether or not they name a file."""
 
 
-def _tell(message: str) -> None:
-    if is_main():
+def _tell(message: str, by_any: bool = False) -> None:
+    if by_any or is_main():
         typer.echo(printable(message), err=True)
 
 
@@ -69,7 +70,7 @@ def main() -> NoReturn:
     try:
         code = app(standalone_mode=False)
     except TicketsError as error:
-        _tell(f"Error: {error}")
+        _tell(f"Error: {error}", by_any=error.told_by_any)
         code = error.exit_code
     except Abort:
         code = 130
@@ -83,9 +84,10 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 1
     except OSError as error:
-        if error.errno not in _REFUSALS:
+        if error.filename is None and error.errno not in _REFUSALS:
             raise
         what = error.filename or "The file system"
-        _tell(f"Error: {what}: {error.strerror}. Free some space, or choose another place.")
+        advice = "Free some space, or choose another place" if error.errno in _FULL else "Give another path"
+        _tell(f"Error: {what}: {error.strerror}. {advice}.")
         code = 1
     sys.exit(code if isinstance(code, int) else 0)

@@ -16,7 +16,7 @@ def perturb(
     target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
     out: Out,
     fraction: Annotated[float, typer.Option(help="Of the kept weights of each matrix, moved to pruned places.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, help="Which ones move, and where to.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which ones move, and where to.")] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

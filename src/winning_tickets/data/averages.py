@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from statistics import fmean
 
-from winning_tickets.errors import ContentError
+from winning_tickets.errors import ContentError, shown
+from winning_tickets.stats import LARGEST
 
 Metrics = Mapping[str, float]
 
@@ -105,6 +106,10 @@ def _average(
             raise ContentError(
                 f"The results of {task} lack {', '.join(lacking) or 'any metric'}; "
                 f"found {', '.join(metrics) or 'nothing'}."
+            )
+        if max(map(abs, metrics.values())) > LARGEST:
+            raise ContentError(
+                f"The results of {task} hold {shown(dict(metrics))}, and no score is beyond {LARGEST:g}."
             )
         values = tuple(metrics[name] for name in needed[task]) if task in needed else (other(metrics),)
         scores[task] = (fmean(values),) if merge else values

@@ -20,7 +20,7 @@ import numpy as np
 from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.fingerprint import RunningFingerprint, fingerprint
 from winning_tickets.errors import ContentError, TrainingError, UsageError
-from winning_tickets.files import build_directory, write_json
+from winning_tickets.files import build_directory, parse_json, write_json
 from winning_tickets.processes import main_first
 from winning_tickets.progress import progress
 
@@ -203,7 +203,7 @@ def _open(path: Path) -> TokenStream | None:
     import xxhash
 
     try:
-        entry = json.loads((path / _ENTRY).read_text(encoding="utf-8"))
+        entry = parse_json((path / _ENTRY).read_text(encoding="utf-8"))
         offsets = np.load(path / _OFFSETS, mmap_mode="r", allow_pickle=False)
         tokens = np.memmap(path / _TOKENS, dtype=np.dtype(entry["dtype"]), mode="r")
         state = xxhash.xxh3_128()
@@ -272,7 +272,7 @@ def _describe(path: Path) -> dict[str, Any]:
     facts: dict[str, Any] = {"corpus": None, "split": None, "tokenizer": None, "tokens": None, "lines": None}
     file = path / _ENTRY
     with contextlib.suppress(OSError, ValueError):
-        stored = json.loads(file.read_text(encoding="utf-8"))
+        stored = parse_json(file.read_text(encoding="utf-8"))
         facts |= {name: stored[name] for name in facts if isinstance(stored, dict) and name in stored}
     used = file.stat().st_mtime if file.exists() else path.stat().st_mtime
     return {"key": path.name, **facts, "bytes": _size(path), "last_used": used}

@@ -127,13 +127,18 @@ def _may_be_soft(task: Task) -> bool:
 def _texts(task: Task, row: _Row, where: str) -> list[Any]:
     if task.kind == "tokens":
         words = _listed(row.texts[0], "premise", where)
-        if not words or not all(isinstance(word, str) and word.strip() for word in words):
+        if not words or not all(isinstance(word, str) and word.strip() and _is_text(word) for word in words):
             raise ContentError(f"{where}: premise must be a list of words, found {str(row.texts[0])[:60]!r}.")
         return [words]
     for key, text in zip(_TEXT_KEYS, row.texts, strict=False):
         if not isinstance(text, str) or not text.strip():
             raise ContentError(f"{where}: the {key} must be a text, found {text!r}.")
     return row.texts
+
+
+def _is_text(word: str) -> bool:
+    """Whether UTF-8 can hold it: literals of Python may have half of a surrogate pair, which is no character."""
+    return not any("\ud800" <= character <= "\udfff" for character in word)
 
 
 def _listed(found: Any, key: str, where: str) -> list[Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.errors import ContentError, UsageError, shown
 
 
 def read_utf8(path: Path) -> str:
@@ -17,7 +17,7 @@ def read_utf8(path: Path) -> str:
     """
     try:
         content = path.read_bytes()
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
     return _decoded(path, content, 0)
 
@@ -38,14 +38,16 @@ def read_lines(path: Path) -> Iterator[str]:
             while block := b"".join(handle.readlines(_BLOCK)):
                 yield from split_lines(_decoded(path, block, offset))
                 offset += len(block)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise _unreadable(path, error) from error
 
 
-def _unreadable(path: Path, error: OSError) -> UsageError:
+def _unreadable(path: Path, error: OSError | ValueError) -> UsageError:
+    """What to say of a file that cannot be opened; Python has ValueErrors for names that no file can have."""
     if isinstance(error, FileNotFoundError):
         return UsageError(f"There is no file {path}.")
-    return UsageError(f"Cannot read {path}: {error.strerror or error}.")
+    reason = error.strerror or error if isinstance(error, OSError) else "this cannot be the name of a file"
+    return UsageError(f"Cannot read {shown(str(path)) if isinstance(error, ValueError) else path}: {reason}.")
 
 
 def _decoded(path: Path, content: bytes, offset: int) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from winning_tickets import processes
 from winning_tickets.config import Runtime, SearchConfig
 from winning_tickets.errors import UsageError
-from winning_tickets.rundir import RunDirectory
+from winning_tickets.rundir import RunDirectory, skipped_steps
 from winning_tickets.search import (
     gate_training,
     imp,
@@ -106,8 +106,9 @@ def summary(tickets: dict[Any, Ticket], prepared: Prepared, run: RunDirectory) -
     climbs = config.needs.mask_training and not config.needs.structured
     for rung, ticket in tickets.items():
         inside = None if below is None else kept_inside(ticket, below)
-        folder = prepared.folder(run, rung).name
-        rungs.append(_facts(ticket, prepared) | {"folder": folder, "kept_inside_previous": inside})
+        folder = prepared.folder(run, rung)
+        about = {"folder": folder.name, "kept_inside_previous": inside} | skipped_steps(folder)
+        rungs.append(_facts(ticket, prepared) | about)
         below = ticket
     return common | {
         "rungs": rungs,

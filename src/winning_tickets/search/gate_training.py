@@ -6,7 +6,6 @@ The open question of the TAMT paper, answered with its own engine (section 3.4):
 from __future__ import annotations
 
 import shutil
-import signal
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -18,7 +17,6 @@ from winning_tickets import processes
 from winning_tickets.config import MODEL_DROPOUT, Level, Runtime
 from winning_tickets.config.structured import Unit
 from winning_tickets.data.batches import CorpusBatches
-from winning_tickets.errors import Interrupted
 from winning_tickets.gates import gated
 from winning_tickets.importance import add_up
 from winning_tickets.mask_optimizer import MaskOptimizer
@@ -67,19 +65,12 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
     importances = {} if config.score_init == "random" else _importances(prepared, structure, dataset, units, runtime)
     for level, counts in levels:
         own = RunDirectory(prepared.folder(run, level.folder), run.status, f"{run.id}-{level.folder}")
-        stopped = None
         if not processes.on_main((own.path / INFO_FILE).is_file):  # else an earlier start got beyond this level
             state = GateSearch(prepared, structure, level, counts, importances)
-            stopped = _train(state, dataset, own, runtime)
+            _train(state, dataset, own, runtime)
             ticket = state.ticket(config.total_steps)
             processes.on_main(partial(ticket.save_pretrained, own.path))
         processes.on_main(partial(shutil.rmtree, own.scratch, ignore_errors=True))
-        if stopped is not None and level is not levels[-1][0]:
-            raise Interrupted(
-                stopped,
-                f"Stopped by {signal.Signals(stopped).name} after {level.folder}, whose ticket is saved. Run the same "
-                "command again to go on with the other levels.",
-            )
 
 
 class GateSearch:
@@ -134,8 +125,8 @@ class GateSearch:
         return self.prepared.gate_ticket(gates, self.structure, self.level, step=step)
 
 
-def _train(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> int | None:
-    """All steps of one level; a signal that came during the last of them is returned."""
+def _train(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
+    """All steps of one level."""
     prepared, config = state.prepared, state.prepared.config
     plm = prepared.plm
     with progress(f"searching a {state.level.folder} ticket", config.total_steps, runtime.quiet) as advance:
@@ -154,7 +145,7 @@ def _train(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime
         )
         log.trainer = trainer
         with gated(plm.encoder, state.structure, state.gates):
-            return run_training(trainer, run)
+            run_training(trainer, run)
 
 
 def _importances(

@@ -25,6 +25,8 @@ from winning_tickets.files import parse_json, refused
 from winning_tickets.store import processes
 
 _HELD, _RELEASED = ".json", ".released"
+_TRIES = 5
+"""So often a file system that refuses is asked, over one heartbeat."""
 _NUMBERED = re.compile(r"\d{6,}\.(json|released)")
 
 
@@ -61,10 +63,14 @@ class Holder:
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """What a claim's file says; None where a kill cut it off, or it is gone."""
+        """What a claim's file says; None where a kill cut it off, or it is gone.
+
+        Raises:
+            OSError: it cannot be read now, which says nothing.
+        """
         try:
             holder = cls(**parse_json(path.read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError):
+        except (FileNotFoundError, ValueError, TypeError):
             return None
         return holder if type(holder.pid) is int else None
 
@@ -93,22 +99,50 @@ class Claim:
         self._thread.start()
 
     def still_mine(self) -> bool:
-        """Whether nobody has taken the run, as one may after a long standstill of this machine."""
+        """Whether nobody has taken the run, as one may after a long standstill of this machine.
+
+        Raises:
+            TrainingError: the file system does not say, and was asked more than once.
+        """
+        return self._insist(self._look)
+
+    def release(self) -> None:
+        """End the claim; one that was lost is left to whoever has it.
+
+        Raises:
+            TrainingError: the file system refuses, and was asked more than once.
+        """
+        self._over.set()
+        self._thread.join()
+        self._insist(self._end)
+
+    def _look(self) -> bool:
         if self._claims.latest(self.run_id) != self.path or Holder.read(self.path) != self.holder:
             self.lost.set()
         return not self.lost.is_set()
 
-    def release(self) -> None:
-        """End the claim; one that was lost is left to whoever has it."""
-        self._over.set()
-        self._thread.join()
-        if self.still_mine():
+    def _end(self) -> bool:
+        mine = self._look()
+        if mine:
             self.path.rename(self.path.with_suffix(_RELEASED))
+        return mine
+
+    def _insist(self, work: Callable[[], bool]) -> bool:
+        """Do something with the claim; a file system may be away for a moment."""
+        for _ in range(_TRIES - 1):
+            try:
+                return work()
+            except OSError:
+                time.sleep(self._claims.heartbeat_seconds / _TRIES)
+        try:
+            return work()
+        except OSError as error:
+            raise refused(self.path, error) from error
 
     def _beat(self) -> None:
         while not self._over.wait(self._claims.heartbeat_seconds):
             try:
-                if not self.still_mine():
+                if not self._look():
                     return
                 os.utime(self.path)
             except OSError:
@@ -148,7 +182,7 @@ class Claims:
         while True:
             latest = self.latest(run_id)
             if latest is not None and self._alive(latest, self._watched):
-                raise _claimed(run_id, Holder.read(latest))
+                raise _claimed(run_id, _holder(latest))
             path = folder / f"{1 if latest is None else int(latest.stem) + 1:06d}{_HELD}"
             try:
                 with path.open("x", encoding="utf-8") as handle:
@@ -187,7 +221,7 @@ class Claims:
         """Whether the holder lives; where it was not seen lately `doubtful` decides, by file and age in seconds."""
         if path.suffix == _RELEASED:
             return False
-        holder = Holder.read(path)
+        holder = _holder(path)
         if holder is not None and holder.namespace is not None and holder.namespace == processes.namespace():
             return processes.started(holder.pid) == holder.started
         try:
@@ -223,6 +257,14 @@ class Claims:
             return probe.stat().st_mtime
         except OSError:
             return time.time()  # a store that may only be read
+
+
+def _holder(path: Path) -> Holder | None:
+    """Who holds a claim, where its file can be read; its age tells more."""
+    try:
+        return Holder.read(path)
+    except OSError:
+        return None
 
 
 def _claimed(run_id: str, holder: Holder | None) -> ClaimedError:

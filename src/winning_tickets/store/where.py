@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -11,6 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from winning_tickets.errors import UsageError
+from winning_tickets.files import parse_json
 from winning_tickets.store.index import Record
 
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
@@ -77,7 +77,7 @@ class Condition:
     def _value(self) -> Any:
         """The value as JSON reads it, else the text itself."""
         try:
-            return json.loads(self.text)
+            return parse_json(self.text)
         except ValueError:
             return self.text
 

@@ -17,7 +17,7 @@ from winning_tickets.study.expressions import (
     parse_reference,
     references_in,
 )
-from winning_tickets.study.schema import Stage, Study
+from winning_tickets.study.schema import Comparison, Stage, Study, Value
 from winning_tickets.study.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]
@@ -143,7 +143,7 @@ def _check_stage(study: Study, name: str, stage: Stage) -> Iterator[Problem]:
             hint = f"Use it in 'with' as '${{{axis}}}', or give a mapping of labels to fields."
             yield where, f"The axis {axis}: {unknown(f'field of {stage.verb}', axis, settings.model_fields, hint)}"
     for index, missing in _unknown_names(study, name, stage):
-        known = {*study.parameters, *(key for values in study.scales.values() for key in values), *stage.over}
+        known = {*_parameters(study), *stage.over}
         yield (*place, *index), str(unknown("parameter or axis", missing, known))
 
 
@@ -187,7 +187,7 @@ def _check_references(study: Study, where: tuple[str | int, ...], fields: Mappin
 
 def _unknown_names(study: Study, name: str, stage: Stage) -> Iterator[tuple[tuple[str, ...], str]]:
     """Names in `${...}` that are neither parameters nor axes."""
-    parameters = {*study.parameters, *(key for values in study.scales.values() for key in values)}
+    parameters = _parameters(study)
     axes = parameters | axes_of(study, name)
     for axis, values in stage.over.items():
         # An axis' own values are made before any axis has a value; fields of a mapping are filled in later.
@@ -199,6 +199,11 @@ def _unknown_names(study: Study, name: str, stage: Stage) -> Iterator[tuple[tupl
             yield ("with", field), missing
     for missing in sorted(names_in(stage.when) - parameters):
         yield ("when",), missing
+
+
+def _parameters(study: Study) -> set[str]:
+    """The names of the parameters of all scales."""
+    return {*study.parameters, *(key for values in study.scales.values() for key in values)}
 
 
 def axes_of(study: Study, name: str, seen: frozenset[str] = frozenset()) -> set[str]:
@@ -235,6 +240,8 @@ def _check_shown(study: Study) -> Iterator[Problem]:
                 for axis in _axes_shown(item):
                     if axis not in known:
                         yield place, str(unknown("axis", axis, known))
+            for missing in sorted(names_in(item.where) - _parameters(study)):
+                yield (*place, "where"), str(unknown("parameter", missing, _parameters(study)))
     names = {*study.tables, *study.figures}
     for index, number in enumerate(study.published):
         if number.of not in names:
@@ -248,6 +255,7 @@ def _stages_of(shown: Any) -> Iterator[str]:
     pairs = [getattr(shown, "x", None), getattr(shown, "y", None)]
     correlation = getattr(shown, "correlates", None)
     pairs += [] if correlation is None else [correlation.x, correlation.y]
+    pairs += [comparison.second for comparison in _comparisons(shown) if isinstance(comparison.second, Value)]
     yield from (value.stage for value in pairs if value is not None and not isinstance(value, str))
     yield from (one if isinstance(one, str) else one.stage for one in getattr(shown, "level", ()))
 
@@ -260,10 +268,12 @@ def _axes_shown(shown: Any) -> Iterator[str]:
         axis = getattr(shown, name, None)
         if isinstance(axis, str):
             yield axis
-    for test in ("better", "not_worse"):
-        comparison = getattr(shown, test, None)
-        if comparison is not None:
-            yield comparison.axis
+    yield from (comparison.axis for comparison in _comparisons(shown))
+
+
+def _comparisons(shown: Any) -> list[Comparison]:
+    found = [getattr(shown, test, None) for test in ("better", "not_worse")]
+    return [one for one in found if one is not None]
 
 
 def order_of(study: Study) -> list[str]:

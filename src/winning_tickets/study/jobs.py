@@ -81,7 +81,7 @@ class Outcome:
 
 
 def perform(job: Job) -> Outcome:
-    """Do a run unless it is done; an error is kept in the store, and nothing but a stop is raised.
+    """Do a run unless it is done or has failed; an error is kept in the store, and nothing but a stop is raised.
 
     Raises:
         Stopped: the worker was told to end.
@@ -89,7 +89,11 @@ def perform(job: Job) -> Outcome:
     try:
         store = Store(job.store)
         with store.claim(job.run) as claim:
-            if store.status(job.run) != "done":
+            status = store.status(job.run)
+            if status == "failed":  # by another process, since this one was told to try it
+                kept = store.record(job.run).error or {}
+                return Outcome(job.run, "failed", str(kept.get("message", "")))
+            if status != "done":
                 try:
                     execute(job, store)
                 except Interrupted as error:

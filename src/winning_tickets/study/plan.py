@@ -64,7 +64,7 @@ class Plan:
     """All runs of a study at a scale.
 
     Attributes:
-        study: whose.
+        study: whose; parameters in the conditions of what is shown are in place.
         scale: one of those that it has.
         parameters: their values, as given and as overridden.
         runs: by id; each comes after those that it needs.
@@ -100,7 +100,19 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     for name in order_of(study):
         placed[name] = list(_place_stage(study, name, parameters, placed, runs))
     points = [Point(name, one.axes, one.run) for name in study.stages for one in placed[name]]
-    return Plan(study, scale, parameters, runs, tuple(points))
+    return Plan(_with_conditions(study, parameters), scale, parameters, runs, tuple(points))
+
+
+def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
+    """The study with parameters in place in the conditions of its tables, figures and claims."""
+    shown = {
+        kind: {
+            name: item.model_copy(update={"where": substitute(item.where, parameters)})
+            for name, item in getattr(study, kind).items()
+        }
+        for kind in ("tables", "figures", "claims")
+    }
+    return study.model_copy(update=shown)
 
 
 def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dict[str, Any]:

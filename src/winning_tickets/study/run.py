@@ -109,6 +109,7 @@ class _Driver:
         self._dependants: dict[str, list[str]] = {}
         self._ready: deque[str] = deque()
         self._claimed: deque[tuple[float, str]] = deque()
+        self._reasons: dict[str, str] = {}
         self.progress = Progress(dict.fromkeys(plan.runs, "waiting"))
         self.stopping = False
 
@@ -166,6 +167,8 @@ class _Driver:
             self.progress.finished.append(run.id)
             if outcome.kind == "done":
                 self._release(run.id)
+            else:
+                self._reasons[run.id] = outcome.message
         if self._watch is not None:
             self._watch(self.progress, run, outcome)
 
@@ -173,7 +176,9 @@ class _Driver:
         """What has become of all runs."""
         states = self.progress.states
         failed = [run for run, state in states.items() if state == "failed"]
-        errors = {run: (self._store.record(run).error or {}).get("message", "") for run in failed}
+        kept = {run: (self._store.record(run).error or {}).get("message") for run in failed}
+        # A full disk may have kept the store from keeping it.
+        errors = {run: message or self._reasons.get(run, "") for run, message in kept.items()}
         return {
             "runs": len(states),
             "done": self.progress.count("done"),

@@ -130,12 +130,13 @@ class Comparison(Settings):
     Attributes:
         axis: what tells them apart, such as `method`.
         first: its value in the first group.
-        second: its value in the second group.
+        second: its value in the second group; or a value of another stage, such as the dense model's score, whose runs
+            stand beside every value of the axes that they lack.
     """
 
     axis: str
     first: str | int | float
-    second: str | int | float
+    second: str | int | float | Value
 
 
 class Correlation(Settings):
@@ -166,7 +167,7 @@ class Claim(Settings):
         lower_is_better: of `value`, as of a loss.
         pair_by: axes that pair runs of both groups.
         average: axes that are averaged in each pair first.
-        where: only runs that match one of these conditions.
+        where: only runs of `stage` that match one of these conditions.
     """
 
     text: str

@@ -54,11 +54,11 @@ def find(name: Path | str, revision: str | None) -> Path:
     if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UsageError(f"There is no ticket {name}; give a folder made by tickets search, or a hub id.")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         return Path(snapshot_download(name, revision=revision, allow_patterns=[MASK_FILE, INFO_FILE, HEAD_FILE]))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"There is no ticket folder {name}, and the hub did not have it: {reason}") from error
 

@@ -17,6 +17,9 @@ from winning_tickets.report.study.plots import Panel, Plot, Point, Series
 from winning_tickets.report.study.theme import EDGE, TILE_INKS
 from winning_tickets.study.schema import Value
 
+_MOST_INCHES = 40.0
+_LONGEST_LABEL = 40
+"""Names in results are labels, and must not decide how much memory a picture takes."""
 _MARKERS = "osD^vPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 
@@ -37,7 +40,7 @@ def draw(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes]:
     if plot.figure.kind == "heatmap":
         width, height = _heat_size(plot, across, down)
     names = _names(plot)
-    with canvas(width, height, plot.name, formats) as (drawing, made):
+    with canvas(min(_MOST_INCHES, width), min(_MOST_INCHES, height), plot.name, formats) as (drawing, made):
         places = list(drawing.subplots(down, across, squeeze=False).flat)
         for index, axes in enumerate(places):
             if index >= len(plot.panels):
@@ -78,7 +81,7 @@ def _panel(axes: Any, plot: Plot, panel: Panel, names: Sequence[str]) -> None:
         axes.set_ylabel(figure.y_label or value_label(plot.path))
     axes.set_xlabel(_x_label(plot, panel))
     if panel.title:
-        axes.set_title(panel.title)
+        axes.set_title(_cut(panel.title))
 
 
 Published = dict[tuple[str, str, str], float]
@@ -160,7 +163,7 @@ def _line(axes: Any, plot: Plot, series: Series, look: int) -> None:
     marker = _MARKERS[look % len(_MARKERS)]
     axes.plot(xs, ys, color=colour, linewidth=1.8, linestyle=dashes)
     # The legend's own, as the markers below may be hollow.
-    axes.plot([], [], marker, color=colour, linewidth=1.8, linestyle=dashes, markersize=5, label=series.name)
+    axes.plot([], [], marker, color=colour, linewidth=1.8, linestyle=dashes, markersize=5, label=_cut(series.name))
     spreads = [_spread(plot, point.cell) or (y, y) for point, y in zip(points, ys, strict=True)]
     if any(low != high for low, high in spreads):
         axes.fill_between(
@@ -194,7 +197,7 @@ def _bars(axes: Any, plot: Plot, series: Series, look: int) -> None:
             y,
             0.92 * width,
             color=colour,
-            label="_nolegend_" if shown else series.name,
+            label="_nolegend_" if shown else _cut(series.name),
             hatch="///" if point.cell.partial else None,
             edgecolor=EDGE,
             linewidth=0.0,
@@ -204,7 +207,7 @@ def _bars(axes: Any, plot: Plot, series: Series, look: int) -> None:
         if spread is not None:
             middle = groups.index(label(point.x)) + shift
             axes.plot([middle, middle], spread, color=INK, linewidth=1.2)
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), map(_cut, groups))
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.tick_params(axis="x", length=0)
 
@@ -230,7 +233,7 @@ def _cloud(axes: Any, plot: Plot, series: Series, look: int) -> None:
         color=PALETTE[look % len(PALETTE)],
         markersize=6.5,
         alpha=0.85,
-        label=series.name,
+        label=_cut(series.name),
     )
     axes.margins(0.1)
 
@@ -263,8 +266,8 @@ def _heatmap(axes: Any, plot: Plot, panel: Panel) -> None:
     axes.set_xlim(0, len(columns))
     axes.set_ylim(len(rows), 0)
     turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"} if max(map(len, columns)) > 6 else {}
-    axes.set_xticks([i + 0.5 for i in range(len(columns))], columns, **turned)
-    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows)
+    axes.set_xticks([i + 0.5 for i in range(len(columns))], map(_cut, columns), **turned)
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], map(_cut, rows))
 
 
 def _labels(panel: Panel) -> tuple[list[str], list[str]]:
@@ -275,9 +278,14 @@ def _labels(panel: Panel) -> tuple[list[str], list[str]]:
 
 def _heat_size(plot: Plot, across: int, down: int) -> tuple[float, float]:
     rows, columns = zip(*(_labels(panel) for panel in plot.panels), strict=True)
-    longest = max((len(name) for names in (*rows, *columns) for name in names), default=1)
+    longest = max((len(_cut(name)) for names in (*rows, *columns) for name in names), default=1)
     wide, high = max(map(len, columns)), max(map(len, rows))
     return (
         across * max(3.6, 0.75 * wide + 0.08 * longest + 0.8),
         down * max(2.4, 0.45 * high + 0.06 * longest + 1.2),
     )
+
+
+def _cut(name: str) -> str:
+    """A label as it is drawn."""
+    return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 3]}..."

@@ -17,7 +17,7 @@ from winning_tickets.report.study.plots import common_axes, matched
 from winning_tickets.report.study.runs import Run
 from winning_tickets.report.study.select import chosen, stages_of
 from winning_tickets.stats import Paired, paired
-from winning_tickets.study.schema import Claim, Comparison, Correlation, Study
+from winning_tickets.study.schema import Claim, Comparison, Correlation, Study, Value
 
 Word = Literal["holds", "does not hold", "not enough runs"]
 
@@ -80,26 +80,25 @@ def judge(study: Study, name: str, runs: Sequence[Run]) -> Verdict:
 
 def _compares(name: str, claim: Claim, comparison: Comparison, runs: Sequence[Run]) -> Verdict:
     """A paired t-test of the mean difference, with a bootstrap over the pairs beside it."""
-    observations = observe(chosen(runs, stages_of(claim.stage), claim.where), claim.value)
-    first, second = _sides(observations, claim, comparison)
+    first, second = _sides(runs, claim, comparison)
     planned = [key for key in first if key in second]
     sign = -1.0 if claim.lower_is_better else 1.0
     ours, theirs = _means(first, planned, sign), _means(second, planned, sign)
     ours = {key: mean for key, mean in ours.items() if key in theirs}
     margin = "above zero" if claim.better else f"above {signed(claim.value, -claim.margin)}"
     test = (
-        f"Paired t-test of {claim.value}, {comparison.axis} {label(comparison.first)} minus {label(comparison.second)}"
+        f"Paired t-test of {claim.value}, {comparison.axis} {label(comparison.first)} minus {_second(comparison)}"
         f": the 95 % interval of the mean difference lies {margin}"
         + ("; the sign is turned, as lower is better." if claim.lower_is_better else ".")
     )
     cells = {
-        f"{row_label(key)}: {label(side)}" if key else label(side): own[key]
+        f"{row_label(key)}: {side}" if key else side: own[key]
         for key in planned
-        for side, own in ((comparison.first, first), (comparison.second, second))
+        for side, own in ((label(comparison.first), first), (_second(comparison), second))
     }
     n = len(ours)
     if n < FEWEST_PAIRS:
-        reason = f"{n} of {len(planned)} planned pairs are there; a verdict needs {FEWEST_PAIRS}."
+        reason = _too_few(n, len(planned), "pairs", FEWEST_PAIRS)
         return Verdict(name, claim.text, "not enough runs", reason, test, n, len(planned), None, None, None, cells)
     found = paired(ours, theirs)
     differences = [ours[key] - theirs[key] for key in ours]
@@ -111,33 +110,55 @@ def _compares(name: str, claim: Claim, comparison: Comparison, runs: Sequence[Ru
     return Verdict(name, claim.text, word, reason, test, n, len(planned), found.mean, found.interval, around, cells)
 
 
+def _too_few(n: int, planned: int, what: str, needed: int) -> str:
+    if not planned:
+        return f"No {what} of it are planned with these parameters."
+    return f"{n} of {planned} planned {what} are there; a verdict needs {needed}."
+
+
+def _second(comparison: Comparison) -> str:
+    """How the second group is named."""
+    second = comparison.second
+    return f"{second.value} of {second.stage}" if isinstance(second, Value) else label(second)
+
+
 def _means(cells: Mapping[Key, Cell], keys: Sequence[Key], sign: float) -> dict[Hashable, float]:
     """The means of complete cells."""
     found = {key: cells[key].summary for key in keys if not cells[key].partial}
     return {key: sign * summary.mean for key, summary in found.items() if summary is not None}
 
 
-def _sides(
-    observations: Sequence[Observation], claim: Claim, comparison: Comparison
-) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
+def _sides(runs: Sequence[Run], claim: Claim, comparison: Comparison) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
     """The cells of both groups by pair; without `pair_by` all axes pair but those that are compared or averaged."""
-    sides = [
-        [one for one in observations if label(one.axes.get(comparison.axis)) == label(value)]
-        for value in (comparison.first, comparison.second)
-    ]
+    observations = observe(chosen(runs, stages_of(claim.stage), claim.where), claim.value)
+    wanted = comparison.second
+    first = _with_label(observations, comparison.axis, comparison.first)
+    if isinstance(wanted, Value):
+        second = observe(chosen(runs, (wanted.stage,)), wanted.value)
+    else:
+        second = _with_label(observations, comparison.axis, wanted)
     pair_by = claim.pair_by or [
-        axis for axis in common_axes(*sides) if axis != comparison.axis and axis not in claim.average
+        axis for axis in common_axes(first, second) if axis != comparison.axis and axis not in claim.average
     ]
-    found = []
-    for own in sides:
-        by_pair = group(own, pair_by)
-        found.append(
-            {
-                key: make_cell(inside, sorted({axis for one in inside for axis in one.axes} - set(pair_by)))
-                for key, inside in by_pair.items()
-            }
-        )
-    return found[0], found[1]
+    ours = _by_pair(first, pair_by)
+    if not isinstance(wanted, Value):
+        return ours, _by_pair(second, pair_by)
+    # Axes that the other stage lacks, such as a dense model's sparsity, pair each of its cells with all their values.
+    places = [place for place, axis in enumerate(pair_by) if second and all(axis in one.axes for one in second)]
+    theirs = _by_pair(second, [pair_by[place] for place in places])
+    beside = {key: tuple(key[place] for place in places) for key in ours}
+    return ours, {key: theirs[own] for key, own in beside.items() if own in theirs}
+
+
+def _with_label(observations: Sequence[Observation], axis: str, value: object) -> list[Observation]:
+    return [one for one in observations if label(one.axes.get(axis)) == label(value)]
+
+
+def _by_pair(observations: Sequence[Observation], pair_by: Sequence[str]) -> dict[Key, Cell]:
+    return {
+        key: make_cell(inside, sorted({axis for one in inside for axis in one.axes} - set(pair_by)))
+        for key, inside in group(observations, pair_by).items()
+    }
 
 
 def _mean_of(differences: Sequence[float]) -> Callable[[Array], Array]:
@@ -181,7 +202,7 @@ def _correlates(name: str, claim: Claim, wanted: Correlation, runs: Sequence[Run
     cells = {f"point {index}": point.cell for index, point in enumerate(points, 1)}
     around = found["pearson_interval"]
     if len(pairs) < FEWEST_POINTS or found["pearson"] is None or around is None:
-        reason = f"{len(pairs)} of {len(points)} planned points are there; a verdict needs {FEWEST_POINTS}."
+        reason = _too_few(len(pairs), len(points), "points", FEWEST_POINTS)
         if len(pairs) >= FEWEST_POINTS:
             reason = f"The values of {len(pairs)} points are constant, which has no correlation."
         return Verdict(

@@ -11,6 +11,7 @@ from typing import Any
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import ContentError
 from winning_tickets.report.study.runs import Run, State
+from winning_tickets.stats import LARGEST
 
 SEED = "seed"
 METRIC = "metric"
@@ -19,6 +20,7 @@ SCORES = {"score": "final", "score.best": "best"}
 _PRIMARY = "<primary>"
 _ROUNDED = 0.005
 _AXIS = re.compile(r"\$\{\s*(\w+)\s*\}")
+_PLACE = re.compile(r"-?\d{1,9}")
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,11 @@ def _one(run: Run, seed: Any, metric: str | None, state: State, value: Any = Non
     if metric is not None:
         axes[METRIC] = metric
     number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    if math.isfinite(number) and abs(number) > LARGEST:
+        raise ContentError(
+            f"{run.facts.get('path', run.id)} has the value {number}, and no run measures more than {LARGEST:g}: it "
+            "was edited. tickets verify finds such files; repeat the run."
+        )
     if state == "done" and math.isfinite(number):
         return Observation(run, axes, "done", number, (seed, metric))
     return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))
@@ -133,7 +140,7 @@ def _nodes(run: Run, path: str) -> Iterator[tuple[str | None, Any]]:
                 inside.append((metric, node[key]))
             elif isinstance(node, list) and "=" in key:
                 inside += [(metric, item) for item in node if _is(item, *key.split("=", 1))]
-            elif isinstance(node, list) and key.lstrip("-").isdecimal() and -len(node) <= int(key) < len(node):
+            elif isinstance(node, list) and _PLACE.fullmatch(key) and -len(node) <= int(key) < len(node):
                 inside.append((metric, node[int(key)]))
         found = inside
     yield from found

@@ -117,17 +117,25 @@ class LocalEngine:
         if not lines:
             return []
         worker.job = None
-        return [Outcome.of_line(line.decode()) for line in lines]
+        outcomes = [Outcome.of_line(line.decode()) for line in lines]
+        if any(outcome.kind == "stopped" for outcome in outcomes):
+            self._dismiss(place)  # it is ending, and does no more jobs
+        return outcomes
 
-    def _bury(self, place: int) -> Outcome:
+    def _dismiss(self, place: int) -> tuple[_Worker, int]:
+        """A worker that ends, and its exit code."""
         worker = self._workers.pop(place)
-        code = worker.process.wait()
-        assert worker.job is not None
         assert worker.process.stdin is not None
         assert worker.process.stdout is not None
         with suppress(BrokenPipeError):
             worker.process.stdin.close()
+        code = worker.process.wait()
         worker.process.stdout.close()
+        return worker, code
+
+    def _bury(self, place: int) -> Outcome:
+        worker, code = self._dismiss(place)
+        assert worker.job is not None
         how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return Outcome(worker.job.run, "lost", f"Its worker died ({how}); what it wrote last is in {worker.log}.")
 
