@@ -50,8 +50,8 @@ def find(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
     model = plm.model.to(prepared.device)
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout or 0.0)
-    scores = _initial_scores(prepared, dataset)
-    state = MaskSearch(prepared, scores, head="mlm" in wanted)
+    # The initial scores have no name here: they are as large as the weights, and the search keeps its own.
+    state = MaskSearch(prepared, _initial_scores(prepared, dataset), head="mlm" in wanted)
     objective = objective_of(prepared, wanted, state.masked)
     rungs = rungs_of(config)
     # Before the optimiser takes back a checkpoint's scores, which are selected at that rung's sparsity.
@@ -183,7 +183,7 @@ class MaskSearch:
         names = present_in(plm.encoder, prepared.weights)
         # Captured before any checkpoint of masked weights could be loaded.
         self.masked = MaskedWeights(plm.encoder, names)
-        self.masked.write({name: self._starts[0][name] for name in names})
+        self.masked.write({name: self._starts[0].pop(name) for name in names})  # nothing climbs to the first rung
         trained = self._trained(names)
         if not trained:
             raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
