@@ -14,7 +14,7 @@ study() {
 }
 MLM=(--set corpus=data/wikitext-2 --set model=models/minilm-mlm --set encoder=models/minilm-mlm --set fit_head=false --set batch_tokens=1024)
 TAMT=("${MLM[@]}" --set tasks=stsb,sst2 --set 'search_seeds=[0]' --set 'seeds=[0]' --set fine_tuning_steps=120 --set 'save_at=[20, 60]' --set round_steps=20)
-SUPER=(--set tasks=sst2,stsb,mrpc --set 'seeds=[0]' --set 'levels=[20, 40]' --set steps=120 --set 'learning_rates=[1e-4]')
+SUPER=(--set tasks=cola,stsb,mrpc --set 'seeds=[0]' --set 'levels=[20, 40]' --set steps=120 --set 'learning_rates=[1e-4]')
 study tamt-figure-5 "${TAMT[@]}" --set trained_steps=120 --set 'sparsities=[0.5, 0.7]'
 study tamt-figure-8 "${TAMT[@]}" --set trained_steps=120
 study tamt-figure-6 "${TAMT[@]}" --set trained_steps=120 --set 'imp_steps={60: {round_steps: 20}, 120: {round_steps: 40}}'
