@@ -6,7 +6,8 @@ Variants, interleaved step by step so that they see the same machine:
   dense     fine-tuning all weights with AdamW and the MLM loss at masked positions only
   mlm_mask  mask training, MLM objective (frozen weights, decoder untied and dense, head trained)
   kd_mask   mask training, KD objective (one more forward pass, of the teacher)
-  in_graph  masked modules in the graph and a full MLM head, the straightforward way
+  in_graph  masked modules in the graph, those of the embeddings among them, and a full MLM head: the straightforward way
+  alike     the same with the embedding mask fixed and a fused AdamW, as in `mlm_mask`
 The settings of the mask steps are those of a search (`tuned`), and they look for NaN as its steps do. All have the same
 dropout. Peak memory is measured in one process a variant, above the level before the model loads.
 """
@@ -33,11 +34,12 @@ from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
 from winning_tickets.search.mask_training import freeze_all_but, mask_update, set_dropout, trainable_head
 from winning_tickets.selection import keep_top
 
-VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph")
+VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph", "alike")
 PAIRS = {
     "mlm_mask_over_dense": ("mlm_mask", "dense"),
     "kd_mask_over_dense": ("kd_mask", "dense"),
     "in_graph_over_mlm_mask": ("in_graph", "mlm_mask"),
+    "alike_over_mlm_mask": ("alike", "mlm_mask"),
 }
 SPARSITY = 0.6
 PAPER_STEPS, PAPER_SECONDS = 22_000, 3 * 3600 + 55 * 60
@@ -57,7 +59,7 @@ class MaskBench(Bench):
         """A function that does one whole optimiser step of a variant."""
         if variant in ("mlm_mask", "kd_mask"):
             return self._mask(variant.removesuffix("_mask"))
-        return self._dense() if variant == "dense" else self._in_graph()
+        return self._dense() if variant == "dense" else self._in_graph(alike=variant == "alike")
 
     def _dense(self) -> Step:
         plm = self.plm()
@@ -115,16 +117,16 @@ class MaskBench(Bench):
             model="benchmark", method="mask-training", objective=objective_name, sparsity=SPARSITY
         ).resolved()
 
-    def _in_graph(self) -> Step:
+    def _in_graph(self, alike: bool) -> Step:
         plm = self.plm()
         decoder = plm.model.cls.predictions.decoder
         decoder.weight = torch.nn.Parameter(decoder.weight.detach().clone(), requires_grad=False)
-        fixed = set() if self.options.train_embeddings else {plm.architecture.word_embeddings}
+        fixed = {plm.architecture.word_embeddings} if alike and not self.options.train_embeddings else set()
         masked = mask_in_graph(plm.model, prunable_names(plm), SPARSITY, fixed)
         for name, parameter in plm.model.cls.named_parameters():
             parameter.requires_grad_("decoder.weight" not in name)
         trained = [p for p in plm.model.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, fused=True)
+        optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, fused=alike or None)
 
         def step() -> None:
             with self.autocast():

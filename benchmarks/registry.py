@@ -69,6 +69,7 @@ BENCHMARKS = (
             Row("mask step, MLM, beside a dense step", ratio="mlm_mask_over_dense", asked=1.10, asked_of_gpu=1.05),
             Row("mask step, KD, beside a dense step", ratio="kd_mask_over_dense", asked=1.45),
             Row("masks in the graph beside a mask step, MLM", ratio="in_graph_over_mlm_mask", asked=2.2, at_least=True),
+            Row("the same, the same matrices trained, fused AdamW", ratio="alike_over_mlm_mask"),
             Row("peak memory of mask steps, KD, beside dense", share="peak_ratios.kd_mask", asked=1.15),
             Row("peak memory of mask steps, MLM, beside dense", share="peak_ratios.mlm_mask"),
         ),
@@ -207,7 +208,6 @@ BENCHMARKS = (
                 ours="peak_megabytes.kd_mask",
                 beside="peak_megabytes.dense",
                 unit="MB",
-                asked=1.15,
             ),
             Row(
                 "peak memory of a search, MLM, BERT-base, beside dense",
@@ -215,7 +215,6 @@ BENCHMARKS = (
                 ours="peak_megabytes.mlm_mask",
                 beside="peak_megabytes.dense",
                 unit="MB",
-                asked=1.15,
             ),
         ),
         takes_device=True,

@@ -1,6 +1,6 @@
-"""Counts of a long run of the fuzz tests, from its junit file: `counts.json` beside this file, and a table.
+"""Counts of a long run of the fuzz tests, from its junit files: `counts.json` beside this file, and a table.
 
-Usage: pytest -m slow tests/fuzz --junitxml=FILE; python docs/results/hostile_input/collect.py FILE
+Usage: pytest -m slow tests/fuzz --junitxml=FILE; python docs/results/hostile_input/collect.py FILE...
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ HERE = Path(__file__).resolve().parent
 def main() -> None:
     """Read, write, print."""
     found: dict[str, dict[str, int]] = {}
-    for case in ElementTree.parse(sys.argv[1]).iter("testcase"):
+    for case in (case for file in sys.argv[1:] for case in ElementTree.parse(file).iter("testcase")):
         name = str(case.get("name"))
         if name.startswith("test_very_many_damaged_files["):
             for value in case.iter("property"):
