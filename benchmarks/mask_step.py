@@ -6,7 +6,7 @@ Variants, interleaved step by step so that they see the same machine:
   dense     fine-tuning all weights with AdamW and the MLM loss at masked positions only
   mlm_mask  mask training, MLM objective (frozen weights, decoder untied and dense, head trained)
   kd_mask   mask training, KD objective (one more forward pass, of the teacher)
-  in_graph  masked modules in the graph, those of the embeddings among them, and a full MLM head: the straightforward way
+  in_graph  masked modules in the graph, embeddings among them, and a full MLM head: the straightforward way
   alike     the same with the embedding mask fixed and a fused AdamW, as in `mlm_mask`
 The settings of the mask steps are those of a search (`tuned`), and they look for NaN as its steps do. All have the same
 dropout. Peak memory is measured in one process a variant, above the level before the model loads.

@@ -54,7 +54,8 @@ class Fuzzer:
     def _checked(self, error: TicketsError) -> str:
         """The name of an error's class, where it says which file it is about."""
         message = str(error)
-        assert str(self.folder) in message or self.file.name in message, f"names no file: {message or 'no message'}"
+        names = (str(self.folder), self.file.name, self.reader.copied_from)
+        assert any(name and name in message for name in names), f"names no file: {message or 'no message'}"
         return type(error).__name__
 
     def damage(self, rng: random.Random, meaning: bool) -> bytes:

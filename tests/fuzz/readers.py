@@ -50,6 +50,7 @@ class Reader:
         read: opens the folder, and does with it what a command would.
         seal: puts checksums right after the damage, as whoever means harm would.
         inputs: of the long run; fewer where each takes long.
+        copied_from: what the file is a cache of, which errors may name instead.
     """
 
     make: Callable[[Path], None]
@@ -58,6 +59,7 @@ class Reader:
     read: Callable[[Path], Any]
     seal: Callable[[Path], None] | None = None
     inputs: int = 100_000
+    copied_from: str | None = None
 
 
 def _sealed(*places: tuple[str, str, str | None]) -> Callable[[Path], None]:
@@ -287,7 +289,9 @@ READERS: dict[str, Reader] = {
     "stored hashes": Reader(seeds.store, "store/about/done/files.json", "json", _store, inputs=FEW),
     "stored result on a page": Reader(seeds.store, "store/runs/done/result.json", "json", _page, inputs=1000),
     "stored provenance on a page": Reader(seeds.store, "store/about/done/provenance.json", "json", _page, inputs=1000),
-    "cached index of a store": Reader(seeds.store, "store/cache/43.json", "json", _store, inputs=FEW),
+    "cached index of a store": Reader(
+        seeds.store, "store/cache/43.json", "json", _store, inputs=FEW, copied_from="runs/done/"
+    ),
     "claim": Reader(
         seeds.store,
         "store/claims/unfinished/000001.json",
