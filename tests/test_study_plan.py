@@ -76,6 +76,12 @@ def test_a_field_that_is_given_wins_over_its_axis():
     assert [point.axes["task"] for point in plan.points] == ["rte", "cola"]
 
 
+def test_a_parameter_that_holds_itself_is_refused():
+    stage = {"verb": "share", "with": {"model": "m", "tasks": ["rte"], "tickets": "${x}"}}
+    with pytest.raises(UsageError, match=r"\$\{x\} holds itself"):
+        planned(study({"s": stage}, x={"rte": "${x}"}))
+
+
 def test_references_bring_their_axes_and_join_on_shared_ones():
     stages = {
         "finetune": {

@@ -220,8 +220,17 @@ def _single(value: Any) -> Iterator[str]:
                 yield from _single(item)
 
 
-def _write_out(value: Any, known: Mapping[str, Any]) -> Any:
-    """Fill in `${...}` inside references, and parameters that are references; all else waits for further axes."""
+def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """Fill in `${...}` inside references, and parameters that are references; all else waits for further axes.
+
+    Args:
+        value: of a field.
+        known: what `${...}` may stand for.
+        inside: the texts that stand for what the value was found in.
+
+    Raises:
+        UsageError: a parameter holds itself.
+    """
     if isinstance(value, str):
         if not names_in(value) <= known.keys():
             return value
@@ -230,8 +239,10 @@ def _write_out(value: Any, known: Mapping[str, Any]) -> Any:
         except UsageError:  # no entry for this run, which a condition may leave out; else it is told later
             return value
         if isinstance(filled, Mapping):  # such as a ticket for each task
-            return _write_out(filled, known)
+            if value in inside:
+                raise UsageError(f"{value} holds itself; a parameter cannot.")
+            return _write_out(filled, known, (*inside, value))
         return filled if is_reference(filled) else value
     if isinstance(value, Mapping):
-        return {key: _write_out(item, known) for key, item in value.items()}
-    return [_write_out(item, known) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _write_out(item, known, inside) for key, item in value.items()}
+    return [_write_out(item, known, inside) for item in value] if isinstance(value, list | tuple) else value
