@@ -188,4 +188,4 @@ def test_kills_of_workers_and_drivers_change_nothing(tmp_path, kills):
             done[index] += count
         check(plan, store, undisturbed)
     assert sum(done) == kills
-    assert min(done) > 0
+    assert kills < 10 or min(done) > 0  # chance may take one kind only
