@@ -14,6 +14,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def cells(row: Row, result: dict[str, Any]) -> list[str]:
         beside = look_up(result, row.beside)
     if row.share is not None:
         ratio = look_up(result, row.share)
-    asked = row.asked if row.asked_of_gpu is None or result.get("device", "cpu") == "cpu" else row.asked_of_gpu
+    if row.asked_of_gpu is not None and result.get("device", "cpu") != "cpu":
+        row = replace(row, asked=row.asked_of_gpu)
     judged = ours if row.ratio is None and row.share is None else ratio
     unit = row.unit if row.ratio is None or row.ours is not None else "ms"
     return [
@@ -67,8 +69,8 @@ def cells(row: Row, result: dict[str, Any]) -> list[str]:
         _number(ours, unit),
         _number(beside, unit),
         _with_interval(ratio, interval),
-        _asked(row, asked),
-        _met(row, asked, judged),
+        _asked(row),
+        _met(row, judged),
     ]
 
 
@@ -82,19 +84,19 @@ def _with_interval(ratio: float | None, interval: Sequence[float] | None) -> str
     return f"{ratio:.3f}" + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
 
 
-def _asked(row: Row, asked: float | None) -> str:
-    if asked is None:
+def _asked(row: Row) -> str:
+    if row.asked is None:
         return ""
-    bound = f"{asked:g}" if row.ratio is not None or row.share is not None else f"{asked:g} {row.unit}"
+    bound = f"{row.asked:g}" if row.ratio is not None or row.share is not None else f"{row.asked:g} {row.unit}"
     return f"at {'least' if row.at_least else 'most'} {bound}"
 
 
-def _met(row: Row, asked: float | None, value: float | None) -> str:
-    if asked is None:
+def _met(row: Row, value: float | None) -> str:
+    if row.asked is None:
         return ""
     if value is None:
         return "not measured"
-    return "yes" if (value >= asked if row.at_least else value <= asked) else "**no**"
+    return "yes" if (value >= row.asked if row.at_least else value <= row.asked) else "**no**"
 
 
 def table(out: Path, chosen: Sequence[Benchmark]) -> str:

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
 from safetensors import SafetensorError
 
@@ -130,6 +130,11 @@ def append_line(path: Path, line: str) -> None:
             f"Could not write {path}: {error.strerror or error}. Free some space and run the same command again: it "
             "goes on from the last checkpoint."
         ) from error
+
+
+def is_number(value: Any) -> TypeGuard[int | float]:
+    """Whether a value that was read from JSON is a number; true and false are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def parse_json(text: str, finite: bool = False) -> Any:

@@ -12,7 +12,7 @@ from torch import Tensor
 from winning_tickets.adaptation import Adaptation, adaptation_problems
 from winning_tickets.best import EvaluationPlan
 from winning_tickets.best import problems as choice_problems
-from winning_tickets.config import PRETRAINED, Runtime, TransferConfig, parse_start
+from winning_tickets.config import LAST_SEED, PRETRAINED, Runtime, TransferConfig, parse_start
 from winning_tickets.data.encode import EncodedSplit, train_subset
 from winning_tickets.data.local import load_files
 from winning_tickets.data.mtdnn import load_defined
@@ -166,7 +166,7 @@ def check(config: TransferConfig) -> None:
         problems.append(f"--start-from: {error}")
     if not config.seeds or len(set(config.seeds)) < len(config.seeds):
         problems.append(f"--seeds {','.join(map(str, config.seeds))!r} must name one or more different seeds.")
-    if any(not 0 <= seed < 2**32 for seed in config.seeds):
+    if any(not 0 <= seed <= LAST_SEED for seed in config.seeds):
         problems.append(f"--seeds {','.join(map(str, config.seeds))!r} must lie between 0 and 2**32 - 1.")
     if config.epochs is not None and config.steps is not None:
         problems.append("--epochs and --steps contradict each other; give one of them.")

@@ -10,6 +10,7 @@ from typer.core import TyperCommand
 
 from winning_tickets import show
 from winning_tickets.cli.app import app, emit
+from winning_tickets.config import LAST_SEED
 from winning_tickets.errors import UsageError
 from winning_tickets.options import Base, DataDir, Json, split_ints, split_words
 
@@ -64,7 +65,7 @@ def _finish(kind: str, out: Path | None, force: bool, as_json: bool, *paths: Any
 Tickets = Annotated[list[str], typer.Argument(metavar="TICKET...", help="Ticket folders or hub ids.")]
 Labels = Annotated[str | None, typer.Option("--labels", help="A name for each path, with commas; else their folders.")]
 Score = Annotated[str, typer.Option("--score", help="final or best score of each seed.")]
-BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, max=2**32 - 1, help="Of the bootstrap.")]
+BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, max=LAST_SEED, help="Of the bootstrap.")]
 
 
 @analyse_app.command()

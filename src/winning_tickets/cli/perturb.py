@@ -8,6 +8,7 @@ import typer
 
 from winning_tickets import show
 from winning_tickets.cli.app import app, emit
+from winning_tickets.config import LAST_SEED
 from winning_tickets.options import Force, Json, Out
 
 
@@ -16,7 +17,7 @@ def perturb(
     target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
     out: Out,
     fraction: Annotated[float, typer.Option(help="Of the kept weights of each matrix, moved to pruned places.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Which ones move, and where to.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Which ones move, and where to.")] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:

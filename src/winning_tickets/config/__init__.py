@@ -12,7 +12,7 @@ from winning_tickets.config.pattern import Pattern
 from winning_tickets.config.profiles import MODEL_DROPOUT, PROFILES, Profile, profile_values
 from winning_tickets.config.rewinding import Rewind, parse_rewind
 from winning_tickets.config.search import SCOPES, SearchConfig
-from winning_tickets.config.settings import Runtime, Settings, load_config_file
+from winning_tickets.config.settings import LAST_SEED, Runtime, Settings, load_config_file
 from winning_tickets.config.share import AUTO, ShareConfig
 from winning_tickets.config.smart import Smart
 from winning_tickets.config.sparsity import check_sparsity
@@ -25,6 +25,7 @@ from winning_tickets.config.transfer import TransferConfig
 __all__ = [
     "AUTO",
     "COUNT_FIELDS",
+    "LAST_SEED",
     "METHOD_NAMES",
     "METHOD_NEEDS",
     "MODEL_DROPOUT",

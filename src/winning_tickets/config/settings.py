@@ -11,8 +11,9 @@ from winning_tickets.errors import UsageError, shown, unknown
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-"""Any generator takes these; NumPy's take no others."""
+LAST_SEED = 2**32 - 1
+"""Any generator takes seeds up to this one; NumPy's take no others."""
+Seed = Annotated[int, Field(ge=0, lt=LAST_SEED + 1)]
 
 
 class Settings(BaseModel):

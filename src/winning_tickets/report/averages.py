@@ -85,8 +85,6 @@ def _read(path: Path) -> dict[str, Any]:
                     raise ValueError(f"{shown(scores)} are no scores of seeds")
         if not isinstance(content["ticket_id"], str | None) or type(content["sparsity"]) not in (int, float):
             raise ValueError(f"ticket_id {shown(content['ticket_id'])}, sparsity {shown(content['sparsity'])}")
-        if type(content["sparsity"]) not in (int, float):
-            raise ValueError(f"{shown(content['sparsity'])} is no sparsity")
         if not content["seeds"]:
             raise ContentError(f"All seeds of {path} failed, so it has no score; see {path}/seed-N/error.json.")
         return {key: content[key] for key in ("task", "metrics", "seeds", "ticket_id", "sparsity")}

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from winning_tickets.errors import UsageError
-from winning_tickets.files import parse_json
+from winning_tickets.files import is_number, parse_json
 from winning_tickets.store.index import Record
 
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
@@ -94,7 +94,7 @@ class Condition:
         if isinstance(found, str):
             return compare(found, self.text)
         value = self._value
-        return _is_number(found) and _is_number(value) and compare(found, value)
+        return is_number(found) and is_number(value) and compare(found, value)
 
 
 def _find(record: Record, key: str) -> Any:
@@ -126,10 +126,6 @@ def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> N
 
 
 _ABSENT = object()
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _inside(value: Any, parts: list[str]) -> Any:

@@ -10,6 +10,7 @@ from typing import Any
 
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.errors import ContentError
+from winning_tickets.files import is_number
 from winning_tickets.report.study.runs import Run, State
 from winning_tickets.stats import LARGEST
 
@@ -93,15 +94,24 @@ def _values(run: Run, metric: str | None, node: Any) -> Iterator[Observation]:
     if isinstance(node, Mapping) and isinstance(node.get("values"), list):
         seeds = result.get("seeds") or range(len(node["values"]))
         if len(seeds) != len(node["values"]):
-            raise ContentError(
-                f"{run.facts.get('path', run.id)} has {len(node['values'])} values for {len(seeds)} seeds: it was "
-                "edited. tickets verify finds such files; repeat the run."
-            )
+            raise edited(run, f"has {len(node['values'])} values for {len(seeds)} seeds")
         for seed, value in zip(seeds, node["values"], strict=True):
             yield _one(run, seed, metric, "done", value)
         return
     value = node.get("median", node.get("mean")) if isinstance(node, Mapping) else node
     yield _one(run, None, metric, "done", value)
+
+
+def edited(run: Run, how: str) -> ContentError:
+    """The error of a stored result that no run writes.
+
+    Args:
+        run: whose.
+        how: what it has.
+    """
+    return ContentError(
+        f"{run.facts.get('path', run.id)} {how}: it was edited. tickets verify finds such files; repeat the run."
+    )
 
 
 def _one(run: Run, seed: Any, metric: str | None, state: State, value: Any = None) -> Observation:
@@ -112,12 +122,9 @@ def _one(run: Run, seed: Any, metric: str | None, state: State, value: Any = Non
         axes.setdefault(SEED, seed)
     if metric is not None:
         axes[METRIC] = metric
-    number = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    number = float(value) if is_number(value) else math.nan
     if math.isfinite(number) and abs(number) > LARGEST:
-        raise ContentError(
-            f"{run.facts.get('path', run.id)} has the value {number}, and no run measures more than {LARGEST:g}: it "
-            "was edited. tickets verify finds such files; repeat the run."
-        )
+        raise edited(run, f"has the value {number}, and no run measures more than {LARGEST:g}")
     if state == "done" and math.isfinite(number):
         return Observation(run, axes, "done", number, (seed, metric))
     return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))

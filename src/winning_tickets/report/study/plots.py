@@ -7,9 +7,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from winning_tickets.correlation import correlate
-from winning_tickets.errors import ContentError
+from winning_tickets.files import is_number
 from winning_tickets.report.study.cells import Cell, Key, group, label, make_cell, required, row_label
-from winning_tickets.report.study.observations import Observation, absent_note, observe
+from winning_tickets.report.study.observations import Observation, absent_note, edited, observe
 from winning_tickets.report.study.runs import Run
 from winning_tickets.report.study.select import chosen, stages_of
 from winning_tickets.study.schema import Figure, Study, Value
@@ -238,11 +238,8 @@ def _stored_matrix(run: Run, path: str) -> dict[tuple[str, str], Cell]:
     if not (isinstance(node, list) and node and isinstance(node[0], list) and isinstance(names, list)):
         return {}
     whole = len(node) == len(names) and all(isinstance(line, list) and len(line) == len(names) for line in node)
-    if not whole or not all(value is None or _is_number(value) for line in node for value in line):
-        raise ContentError(
-            f"{run.facts.get('path', run.id)} has a {path} that is no matrix of numbers for its {len(names)} names: it "
-            "was edited. tickets verify finds such files; repeat the run."
-        )
+    if not whole or not all(value is None or is_number(value) for line in node for value in line):
+        raise edited(run, f"has a {path} that is no matrix of numbers for its {len(names)} names")
     return {
         (label(row), label(column)): Cell(
             (float(value),), 1, 0, (Observation(run, {"row": row, "column": column}, "done", float(value)),)
@@ -251,7 +248,3 @@ def _stored_matrix(run: Run, path: str) -> dict[tuple[str, str], Cell]:
         for column, value in zip(names, line, strict=True)
         if value is not None
     }
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
