@@ -1,8 +1,10 @@
 """Fitting an MLM head: an ordinary folder comes out, the encoder stays, a killed run goes on to the same bits."""
 
+import gc
 import json
 import math
 import sys
+import weakref
 from importlib import import_module
 
 import numpy as np
@@ -70,6 +72,21 @@ def logits_of(model):
     ids = torch.tensor([[2, 30, 4, 50, 3]])
     with torch.no_grad():
         return model.eval()(input_ids=ids, attention_mask=torch.ones_like(ids)).logits
+
+
+def test_the_trained_model_is_let_go_before_the_saved_one_is_measured(tmp_path, corpus, monkeypatch):
+    kept, alive = [], []
+    save, measure = MODULE._save, MODULE.evaluate
+    monkeypatch.setattr(MODULE, "_save", lambda plm, run: (kept.append(weakref.ref(plm.model)), save(plm, run)))
+
+    def measured(*arguments):
+        gc.collect()
+        alive.extend(one() is not None for one in kept)
+        return measure(*arguments)
+
+    monkeypatch.setattr(MODULE, "evaluate", measured)
+    fit_head(settings(make_model(tmp_path / "base", "bert", head="none"), corpus), tmp_path / "out", QUIET)
+    assert alive == [False]
 
 
 @pytest.mark.parametrize("train_encoder", [False, True])

@@ -157,6 +157,20 @@ def test_weights_never_change_and_masks_do():
         assert size - int(masked.masks[name].sum()) == size * 6 // 10
 
 
+@pytest.mark.parametrize("kind", ["adamw", "adamw-hf", "bertadam"])
+def test_moments_are_there_before_the_first_step_and_a_step_makes_no_others(kind):
+    model, _, optimizer = make(variant(kind=kind))
+    before = optimizer.state_dict()["moments"]
+    assert set(before) == set(NAMES)
+    assert all(float(moments[one].abs().max()) == 0 for moments in before.values() for one in ("exp_avg", "exp_avg_sq"))
+    places = {name: moments["exp_avg"].data_ptr() for name, moments in before.items()}
+    loss_of(model, 0).backward()
+    optimizer.step()
+    after = optimizer.state_dict()["moments"]
+    assert {name: moments["exp_avg"].data_ptr() for name, moments in after.items()} == places
+    assert all(int(moments["step"]) == 1 and float(moments["exp_avg"].abs().max()) > 0 for moments in after.values())
+
+
 @pytest.mark.parametrize("update", [TUNED, variant(pattern=Pattern(2, 4))], ids=["tuned", "2:4"])
 def test_a_saved_state_continues_bit_for_bit(update):
     model, masked, optimizer = make(update, "rank")

@@ -67,41 +67,12 @@ def fit_head(
     """
     runtime = runtime or Runtime()
     check(config)
-    device = choose_device(runtime.device)
-    corpus = load_corpus(str(config.corpus), "train", config.data_dir)
-    plm = _with_fresh_head(config)
-    stream = tokenise(corpus, plm.tokenizer)
-    batches, validation = _batches(config, stream, plm), _validation(config, plm)  # both refuse, so before --out is
-    base = base_hash(weight_hashes(plm.encoder))
-    identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
-    run = RunDirectory.claim(
-        Path(out), "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER
-    )
-    if run.status == "done":
-        return run.result()
-    start_from_unigrams(plm, stream)
-    plm.model.to(device)
-    start = processes.on_main(lambda: _measure_start(plm, validation, device, runtime))
-    _train(config, plm, batches, run, runtime)
-    processes.on_main(lambda: _save(plm, run))
-    final = processes.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
-    result = {
-        "verb": "fit-head",
-        "run_id": identity,
-        "model": config.model,
-        "corpus": config.corpus,
-        "steps": config.steps,
-        "tokens_seen": sum(int(batches[step]["attention_mask"].sum()) for step in range(len(batches))),
-        "train_encoder": config.train_encoder,
-        "trained_parameters": sum(p.numel() for p in plm.model.parameters() if p.requires_grad),
-        "start": start,
-        "final": _quality(final),
-        "measured_tokens": final["tokens"],
-        "measured_segments": final["segments"],
-        "base_hash": base_hash(weight_hashes(plm.encoder)),
-        "versions": versions(),
-    }
-    run.finish(result)
+    # The trained model is let go with that function: what is measured is the saved one, and two need more memory.
+    run, result = _fit(config, Path(out), runtime, force)
+    if run.status != "done":
+        final = processes.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
+        result |= {"final": _quality(final), "measured_tokens": final["tokens"], "measured_segments": final["segments"]}
+        run.finish(result)
     return result
 
 
@@ -168,6 +139,38 @@ def _batches(config: FitHeadConfig, stream: TokenStream, plm: PLM) -> CorpusBatc
         shuffle=True,
         mlm_probability=config.mlm_probability,
     )
+
+
+def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tuple[RunDirectory, dict[str, Any]]:
+    """The run with a saved model, and what is known of it before that is measured; of a finished run its result."""
+    device = choose_device(runtime.device)
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir)
+    plm = _with_fresh_head(config)
+    stream = tokenise(corpus, plm.tokenizer)
+    batches, validation = _batches(config, stream, plm), _validation(config, plm)  # both refuse, so before --out is
+    base = base_hash(weight_hashes(plm.encoder))
+    identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
+    run = RunDirectory.claim(out, "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER)
+    if run.status == "done":
+        return run, run.result()
+    start_from_unigrams(plm, stream)
+    plm.model.to(device)
+    start = processes.on_main(lambda: _measure_start(plm, validation, device, runtime))
+    _train(config, plm, batches, run, runtime)
+    processes.on_main(lambda: _save(plm, run))
+    return run, {
+        "verb": "fit-head",
+        "run_id": identity,
+        "model": config.model,
+        "corpus": config.corpus,
+        "steps": config.steps,
+        "tokens_seen": sum(int(batches[step]["attention_mask"].sum()) for step in range(len(batches))),
+        "train_encoder": config.train_encoder,
+        "trained_parameters": sum(p.numel() for p in plm.model.parameters() if p.requires_grad),
+        "start": start,
+        "base_hash": base_hash(weight_hashes(plm.encoder)),
+        "versions": versions(),
+    }
 
 
 def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:

@@ -179,9 +179,12 @@ class MaskOptimizer(torch.optim.Optimizer):
         if self.update.kind != "adamw":
             corrected = self.update.kind == "adamw-hf"
             return BertAdam(groups, self.update.epsilon, self.update.weight_decay, correct_bias=corrected)
-        return torch.optim.AdamW(
+        adamw = torch.optim.AdamW(
             groups, lr=1.0, eps=self.update.epsilon, weight_decay=self.update.weight_decay, fused=True
         )
+        for parameter in (*self.scores.values(), *self.head.values()):
+            adamw.state[parameter] = _moments(parameter, torch.zeros((), device=parameter.device))
+        return adamw
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -273,6 +276,11 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._return_to(state["thresholds"], state["exact"])
 
 
+def _moments(parameter: Tensor, step: int | Tensor) -> dict[str, Any]:
+    """State of an Adam before its first step: allocated among that step's gradients, it would leave holes in memory."""
+    return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
+
+
 class BertAdam(torch.optim.Optimizer):
     """The Adam of the released programs: epsilon is added to the root of the second moment as it is.
 
@@ -291,6 +299,8 @@ class BertAdam(torch.optim.Optimizer):
     ) -> None:
         super().__init__(groups, {"lr": 0.0, "betas": (0.9, 0.999), "eps": epsilon, "weight_decay": weight_decay})
         self._correct_bias = correct_bias
+        for group in self.param_groups:
+            self.state |= {parameter: _moments(parameter, 0) for parameter in group["params"]}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
@@ -301,10 +311,6 @@ class BertAdam(torch.optim.Optimizer):
                 if parameter.grad is None:
                     continue
                 state = self.state[parameter]
-                if not state:
-                    state["step"] = 0
-                    state["exp_avg"] = torch.zeros_like(parameter)
-                    state["exp_avg_sq"] = torch.zeros_like(parameter)
                 state["step"] += 1
                 mean, square = state["exp_avg"], state["exp_avg_sq"]
                 mean.mul_(beta1).add_(parameter.grad, alpha=1 - beta1)

@@ -16,6 +16,7 @@ def test_plain_yaml_is_read_as_before():
     tree, value = parse_yaml(text)
     assert value == yaml.safe_load(text)
     assert tree.start_mark.line == 0
+    assert [key.value for key, _ in tree.value[-1][1].value] == ["<<", "g"]  # as it was written
     assert parse_yaml("") == (None, None)
 
 

@@ -72,6 +72,18 @@ def _refused(problem: str, where: Any) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=problem, problem_mark=where.start_mark)
 
 
+def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
+    """The same tree of other nodes, aliases included; the marks, which hold the whole text, are shared."""
+    if id(node) in copies:
+        return copies[id(node)]
+    copied = copies[id(node)] = copy.copy(node)
+    if isinstance(node, yaml.MappingNode):
+        copied.value = [(_copied(key, copies), _copied(value, copies)) for key, value in node.value]
+    elif isinstance(node, yaml.SequenceNode):
+        copied.value = [_copied(item, copies) for item in node.value]
+    return copied
+
+
 def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
     """The tree of a document, which knows where everything stands, and its value.
 
@@ -87,6 +99,6 @@ def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
     try:
         tree = loader.get_single_node()
         # The values are made of a copy: merge keys (<<) are written out in what they are made of.
-        return tree, None if tree is None else loader.construct_document(copy.deepcopy(tree))
+        return tree, None if tree is None else loader.construct_document(_copied(tree, {}))
     finally:
         loader.dispose()
