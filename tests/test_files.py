@@ -27,6 +27,25 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["result.json"]
 
 
+@pytest.mark.parametrize(
+    ("number", "advice"),
+    [
+        (errno.EDQUOT, "free some space"),
+        (errno.EACCES, "make its folder writable"),
+        (errno.EROFS, "make its folder writable"),
+        (errno.ENAMETOOLONG, "mend that"),
+    ],
+)
+def test_the_advice_fits_what_the_file_system_refused(tmp_path, number, advice):
+    def refuse(path):
+        raise OSError(number, os.strerror(number))
+
+    with pytest.raises(
+        TrainingError, match=rf"{os.strerror(number)}\. Nothing was left half-written; {advice} or choose"
+    ):
+        write_atomic(tmp_path / "result.json", refuse)
+
+
 def test_a_full_disk_leaves_no_directory(tmp_path):
     def fill(staging):
         (staging / "one").write_text("1")

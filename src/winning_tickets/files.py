@@ -54,11 +54,17 @@ REFUSALS = (OSError, SafetensorError)
 """What a file system that refuses raises; safetensors has an error of its own."""
 
 
+_ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | dict.fromkeys(
+    (errno.EACCES, errno.EPERM, errno.EROFS), "make its folder writable"
+)
+
+
 def refused(path: Path, error: Exception) -> TrainingError:
     """The error for a file or folder that could not be written, such as on a full disk."""
+    advice = _ADVICE.get(getattr(error, "errno", None) or 0, "mend that")
     return TrainingError(
         f"Could not write {path}: {getattr(error, 'strerror', None) or error}. Nothing was left half-written; "
-        "free some space or choose another --out, then run the same command again."
+        f"{advice} or choose another --out, then run the same command again."
     )
 
 

@@ -235,7 +235,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
 def checkpoints(scratch: Path) -> list[Path]:
     """Complete checkpoints of a run, oldest first."""
-    found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdigit()]
+    found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
 
 
