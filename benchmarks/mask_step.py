@@ -9,7 +9,8 @@ Variants, interleaved step by step so that they see the same machine:
   in_graph  masked modules in the graph, embeddings among them, and a full MLM head: the straightforward way
   alike     the same with the embedding mask fixed and a fused AdamW, as in `mlm_mask`
 The settings of the mask steps are those of a search (`tuned`), and they look for NaN as its steps do. All have the same
-dropout. Peak memory is measured in one process a variant, above the level before the model loads.
+dropout. Utilisation is what the model's products amount to a second beside one large product. Peak memory is taken in
+one process a variant, above the level before the model loads.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from bench import Bench, common_options, run, timings
 from in_graph import mask_in_graph
 from interleave import Step
 from memory import measured_apart, peak_of
+from utilisation import model_flops, product_flops_a_second
 from winning_tickets.config import SearchConfig
 from winning_tickets.finite import FiniteSteps, gradient_norm
 from winning_tickets.mask_optimizer import MaskOptimizer, initial_scores
@@ -164,8 +166,16 @@ def report(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that was measured, with what is needed to read it."""
     bench = MaskBench(options)
     found = timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
+    plm = bench.plm()
+    flops = {variant: model_flops(bench, plm, mlm_head=variant != "kd_mask") for variant in VARIANTS}
+    speeds = {variant: 1000 * flops[variant] / ms for variant, ms in found["ms_a_step"].items()}
+    product = product_flops_a_second(bench)
     peaks = peak_memory(options)
     return found | {
+        "model_flops_a_step": flops,
+        "model_flops_a_second": speeds,
+        "product_flops_a_second": product,
+        "utilisation": {variant: speed / product for variant, speed in speeds.items()},
         "train_embeddings": options.train_embeddings,
         "peak_bytes": peaks,
         "peak_ratios": {variant: peaks[variant] / peaks["dense"] for variant in VARIANTS if variant != "dense"},

@@ -63,13 +63,16 @@ BENCHMARKS = (
     Benchmark(
         "mask_step",
         "mask_step",
-        ("--rounds", "12", "--json"),
+        ("--rounds", "24", "--json"),
         _TINY_STEP,
         (
             Row("mask step, MLM, beside a dense step", ratio="mlm_mask_over_dense", asked=1.10, asked_of_gpu=1.05),
             Row("mask step, KD, beside a dense step", ratio="kd_mask_over_dense", asked=1.45),
             Row("masks in the graph beside a mask step, MLM", ratio="in_graph_over_mlm_mask", asked=2.2, at_least=True),
             Row("the same, the same matrices trained, fused AdamW", ratio="alike_over_mlm_mask"),
+            Row("model FLOPs a second beside one large product: dense step", share="utilisation.dense"),
+            Row("the same, mask step, MLM", share="utilisation.mlm_mask"),
+            Row("the same, mask step, KD (its teacher counts for nothing)", share="utilisation.kd_mask"),
             Row("peak memory of mask steps, KD, beside dense", share="peak_ratios.kd_mask", asked=1.15),
             Row("peak memory of mask steps, MLM, beside dense", share="peak_ratios.mlm_mask"),
         ),

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-HELPERS = {"all", "bench", "in_graph", "interleave", "memory", "registry", "texts"}
+HELPERS = {"utilisation", "all", "bench", "in_graph", "interleave", "memory", "registry", "texts"}
 KEYS = {"device", "threads", "rounds", "ms_a_step", "ratios", "intervals_95", "seconds", "machine", "versions"}
 FEW = {"rounds": 2, "warm_up": 1, "device": "cpu", "threads": 0}
 

@@ -6,6 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from winning_tickets.objectives import mlm_logits
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
@@ -64,6 +68,33 @@ def test_a_variant_of_a_benchmark_of_structured_tickets_takes_steps(monkeypatch,
     forget()
 
 
+@pytest.mark.parametrize("mlm_head", [False, True])
+def test_a_step_is_credited_with_three_times_the_products_of_a_forward_pass(monkeypatch, mlm_head):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import mask_step
+    from utilisation import model_flops
+
+    bench = mask_step.MaskBench(argparse.Namespace(shape="tiny", batch=3, length=16, dropout=0.0, device="cpu"))
+    bench.config._attn_implementation = "eager"  # whose products the counter sees
+    plm = bench.plm()
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        hidden = plm.encoder(bench.batch["input_ids"], bench.batch["attention_mask"]).last_hidden_state
+        if mlm_head:
+            mlm_logits(plm.model, plm.architecture, hidden, bench.batch["labels"])
+    assert model_flops(bench, plm, mlm_head) == 3 * counter.get_total_flops() > 0
+    forget()
+
+
 def forget():
-    for name in ("bench", "mask_step", "hold_step", "interleave", "in_graph", "importance", "compact", "sharing_step"):
+    for name in (
+        "bench",
+        "mask_step",
+        "hold_step",
+        "interleave",
+        "in_graph",
+        "importance",
+        "compact",
+        "sharing_step",
+        "utilisation",
+    ):
         sys.modules.pop(name, None)

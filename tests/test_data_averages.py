@@ -162,7 +162,13 @@ def test_what_cannot_be_averaged(tmp_path: Path) -> None:
     (again / "result.json").write_text('{"verb": "search"}')
     with pytest.raises(ContentError, match="is not the result of a transfer"):
         average_runs([again])
-    for damaged in ('{"verb": "transfer"}', '{"verb": "transfer", "seeds": [0], "metrics": {"accuracy": 1}}'):
+    whole = {"verb": "transfer", "task": "rte", "metrics": {}, "ticket_id": None, "sparsity": 0.0}
+    for damaged in (
+        '{"verb": "transfer"}',
+        '{"verb": "transfer", "seeds": [0], "metrics": {"accuracy": 1}}',
+        json.dumps(whole | {"seeds": 5}),
+        json.dumps(whole | {"seeds": ["0"]}),
+    ):
         (again / "result.json").write_text(damaged)
         with pytest.raises(ContentError, match="is damaged"):
             average_runs([again])

@@ -78,14 +78,17 @@ def _read(path: Path) -> dict[str, Any]:
     if verb != "transfer":
         raise ContentError(f"{path / RESULT} is not the result of a transfer; give folders made by tickets transfer.")
     try:
+        seeds = content["seeds"]
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+            raise ValueError(f"seeds {shown(seeds)}")
         for kinds in content["metrics"].values():
             for kind in KINDS:
-                scores = dict(zip(content["seeds"], kinds[kind]["values"], strict=True))
-                if not all(type(seed) is int and _is_score(value) for seed, value in scores.items()):
+                scores = dict(zip(seeds, kinds[kind]["values"], strict=True))
+                if not all(map(_is_score, scores.values())):
                     raise ValueError(f"{shown(scores)} are no scores of seeds")
         if not isinstance(content["ticket_id"], str | None) or type(content["sparsity"]) not in (int, float):
             raise ValueError(f"ticket_id {shown(content['ticket_id'])}, sparsity {shown(content['sparsity'])}")
-        if not content["seeds"]:
+        if not seeds:
             raise ContentError(f"All seeds of {path} failed, so it has no score; see {path}/seed-N/error.json.")
         return {key: content[key] for key in ("task", "metrics", "seeds", "ticket_id", "sparsity")}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
