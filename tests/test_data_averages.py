@@ -168,6 +168,7 @@ def test_what_cannot_be_averaged(tmp_path: Path) -> None:
         '{"verb": "transfer", "seeds": [0], "metrics": {"accuracy": 1}}',
         json.dumps(whole | {"seeds": 5}),
         json.dumps(whole | {"seeds": ["0"]}),
+        json.dumps(whole | {"seeds": [0, 0]}),
     ):
         (again / "result.json").write_text(damaged)
         with pytest.raises(ContentError, match="is damaged"):

@@ -79,7 +79,7 @@ def _read(path: Path) -> dict[str, Any]:
         raise ContentError(f"{path / RESULT} is not the result of a transfer; give folders made by tickets transfer.")
     try:
         seeds = content["seeds"]
-        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds):
+        if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
             raise ValueError(f"seeds {shown(seeds)}")
         for kinds in content["metrics"].values():
             for kind in KINDS:
