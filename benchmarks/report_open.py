@@ -133,6 +133,7 @@ def main() -> None:
         if "html" in formats:
             result["page_bytes"] = (out / "index.html").stat().st_size
             result["browser_seconds"] = timed_browser(out / "index.html", Path(temporary) / "profile")
+    result |= {"machine": machine(), "versions": versions()}
     json.dump(result, sys.stdout, indent=2)
     print()
 

@@ -166,6 +166,11 @@ def test_refusals(tmp_path):
     (tmp_path / "cut.json").write_text('{"verb": "transfer-seed", "primary_metric": "f1"}')
     with pytest.raises(ContentError, match="is an incomplete transfer result"):
         gain([one], [tmp_path / "cut.json"])
+    two = run(tmp_path / "two", "rte", {0: 0.5, 1: 0.6})
+    twice = json.loads((two / "result.json").read_text()) | {"seeds": [0, 0]}
+    (tmp_path / "twice.json").write_text(json.dumps(twice))
+    with pytest.raises(ContentError, match="a seed comes twice"):
+        gain([one], [tmp_path / "twice.json"])
     other = run(tmp_path / "c", "rte", {0: 0.5}, metric="f1")
     with pytest.raises(ContentError, match="rte is scored by accuracy in .* and by f1 in"):
         gain([one], [other])
@@ -212,5 +217,19 @@ def test_a_task_with_one_seed_does_not_move_within_itself(tmp_path):
         [run(tmp_path / f"{name}-{task}", task, scores, ticket=name) for task, scores in runs.items()]
         for name, runs in {"a": {"rte": {0: 0.7}, "sst2": {0: 0.9}}, "b": {"rte": {0: 0.6}, "sst2": {0: 0.6}}}.items()
     ]
-    low, high = gain(*pairs)["mean"]["interval_within_tasks"]
-    assert low == high == pytest.approx(0.2)
+    result = gain(*pairs)
+    assert result["mean"]["interval_within_tasks"] is None  # not an interval of no width
+    assert "Seeds drawn within each task: –." in analyses.table(result).text()  # noqa: RUF001
+    for name, side in zip("ab", pairs, strict=True):
+        side.append(run(tmp_path / f"{name}-cola", "cola", {0: 0.5, 1: 0.7 if name == "a" else 0.5}, ticket=name))
+    result = gain(*pairs)
+    low, high = result["mean"]["interval_within_tasks"]
+    assert (low, high) == pytest.approx((0.4 / 3, 0.6 / 3))  # cola draws 0, 0.1 or 0.2; rte and sst2 stay
+    assert "is too narrow, as seeds of rte, sst2 cannot be drawn: there is one." in analyses.table(result).text()
+
+
+def test_the_weights_that_were_started_from_are_a_setting(tmp_path):
+    target = run(tmp_path / "a", "rte", {0: 0.6}, start_from="reinit")
+    baseline = run(tmp_path / "b", "rte", {0: 0.5})
+    (one,) = gain([target], [baseline])["different_settings"]
+    assert (one["setting"], one["values"]) == ("start_from", {"target": "reinit", "baseline": "pretrained"})

@@ -1,14 +1,18 @@
 """Evaluations joined with transfers: the table, the correlations (against SciPy), what cannot be joined."""
 
 import json
+from fractions import Fraction
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
 from analyse_samples import command_line, transfer_run
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, TransferConfig, evaluate, search, transfer
 from winning_tickets.analyse import ANALYSES
+from winning_tickets.analyse.evaluations import method_of
 from winning_tickets.correlation import correlate, correlate_within, pearson, spearman
 from winning_tickets.errors import ContentError, UsageError
 
@@ -66,6 +70,11 @@ def found(result, predictor, task):
     return next(one for one in result["correlations"] if (one["predictor"], one["task"]) == (predictor, task))
 
 
+@pytest.mark.parametrize("target", ["x" * 5000, "a\0b", "/nowhere"])
+def test_a_target_that_no_ticket_can_be_leaves_the_method_open(target):
+    assert method_of({"ticket_id": "a", "target": target}) is None
+
+
 def test_the_table_is_joined_by_ticket(world):
     result = predictors(world)
     assert result["predictors"] == ["kd[wikitext-2]", "kd[task:stsb]", "similarity_pearson[stsb]"]
@@ -116,6 +125,32 @@ def test_correlations_of_rows_and_of_too_little():
     assert correlate([0.1, 0.1, 0.1], [1, 2, 3]) == {"n": 3} | empty
     assert correlate_within([1, 2, 3], [3, 4, 5], [0.5, 0.6, 0.7])["pearson"] is None
     assert correlate_within([1, 1, 2, 2], [1, 2, 3, 4], [0.5, 0.5, 0.6, 0.6])["pearson"] is None
+
+
+def test_residuals_that_are_equal_share_a_rank():
+    x, y = [0.1, 0.2, 0.3, 0.6, 0.7, 0.8], [1, 2, 3, 1, 2, 3]
+    assert correlate_within(x, y, [0, 0, 0, 1, 1, 1])["spearman"] == pytest.approx(1.0)
+    assert correlate_within([1e9 / 3] * 3 + [0.1] * 3, y, [0, 0, 0, 1, 1, 1])["pearson"] is None  # no noise either
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(0, 2)), min_size=3, max_size=12))
+def test_correlations_within_groups_are_those_of_exact_residuals(rows):
+    """Scores k / 7 and losses k / 10 as floats, against residuals in fractions, whose ranks have exact ties."""
+    exact = [(Fraction(a, 7), Fraction(b, 10), group) for a, b, group in rows]
+    sides = [[], []]
+    for group in {row[2] for row in rows}:
+        own = [row for row in exact if row[2] == group]
+        for side in (0, 1) if len(own) > 1 else ():
+            sides[side] += [row[side] - sum(other[side] for other in own) / len(own) for row in own]
+    found = correlate_within([a / 7 for a, _, _ in rows], [b / 10 for _, b, _ in rows], [row[2] for row in rows])
+    assert found["n"] == len(sides[0])
+    if len(sides[0]) < 3 or any(len(set(side)) == 1 for side in sides):
+        assert found["pearson"] is found["spearman"] is None
+    else:
+        ranks = [[sum(a < b for a in side) + sum(a == b for a in side) / 2 for b in side] for side in sides]
+        assert found["spearman"] == pytest.approx(stats.pearsonr(*ranks).statistic)
+        floats = [[float(value) for value in side] for side in sides]
+        assert found["pearson"] == pytest.approx(stats.pearsonr(*floats).statistic)
 
 
 def test_texts_of_one_name_that_were_cut_differently_are_columns_of_their_own(tmp_path):
@@ -170,6 +205,12 @@ def test_what_is_not_joined_is_named_and_the_same_run_twice_is_one(world, tmp_pa
     again = transfer_run(tmp_path / "again", "sst2", {0: 0.5}, ticket="a")
     with pytest.raises(ContentError, match=r"sst2 with seed 0 of one ticket is there twice, with different scores: "):
         predictors([*world, again])
+
+
+def test_runs_of_one_ticket_from_other_weights_are_not_averaged_without_a_word(world, tmp_path):
+    other = transfer_run(tmp_path / "other", "rte", {7: 0.5}, ticket="a", start_from="reinit")
+    (one,) = predictors([*world, other])["different_settings"]
+    assert (one["setting"], one["task"], set(one["values"])) == ("start_from", "rte", {"pretrained", "reinit"})
 
 
 def test_refusals(world, tmp_path):

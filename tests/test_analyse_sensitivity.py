@@ -92,6 +92,15 @@ def test_groups_and_the_baseline(tmp_path):
     assert sensitivity(runs[3:])["baseline"] is None
 
 
+def test_random_tickets_of_one_level_are_one_group_though_their_sparsities_differ(tmp_path):
+    runs = [
+        transfer(tmp_path / str(s), {s: 0.7}, sparsity=sparsity, ticket=str(s), asked={"level": [50.0]}, **FOUND)
+        for s, sparsity in enumerate((0.62, 0.74, 0.77))
+    ]
+    (group,) = sensitivity(runs)["groups"]
+    assert (group["group"], group["seeds"]) == ("importance task:rte, 71 %", [0, 1, 2])
+
+
 def test_score_and_metric(runs):
     assert sensitivity(runs, score="best")["settings"][0]["mean"] == pytest.approx(0.75)
     with pytest.raises(UsageError, match="metric"):

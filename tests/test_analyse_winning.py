@@ -227,6 +227,22 @@ def test_tickets_of_other_search_seeds_are_one_point(tmp_path, dense):
         winning([*runs, run(tmp_path / "x", "rte", {0: 0.7}, ticket="x", search_seed=2, **KD)], [dense])
 
 
+def test_tickets_of_one_level_are_one_point_though_their_sparsities_differ(tmp_path, dense):
+    """Units overlap: which heads lie in pruned layers depends on the seed of the search."""
+    own = {"method": "importance", "search": {"selection": "random"}}
+    runs = [
+        run(
+            tmp_path / f"{level}-{s}", "rte", {s: score}, ticket=f"{level}-{s}", sparsity=sparsity, search_seed=s,
+            asked={"level": [level]}, **own,
+        )
+        for level, sparsities in ((50.0, (0.62, 0.74, 0.77)), (75.0, (0.74, 0.88, 0.9)))
+        for s, (sparsity, score) in enumerate(zip(sparsities, (0.7, 0.71, 0.72), strict=True))
+    ]  # fmt: skip
+    cells = winning(runs, [dense])["cells"]
+    assert [(cell["sparsity"], cell["n"]) for cell in cells] == [(0.71, 3), (0.84, 3)]
+    assert cells[0]["exact_sparsity"] == [0.62, 0.74, 0.77]
+
+
 def test_another_metric_for_all(tmp_path):
     paths = {}
     for name, ticket, f1 in (("d", None, 0.8), ("a", "a", 0.9)):

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 import fuzz.seeds
 from tiny_models import TEXT, make_model
 from winning_tickets import cli
+from winning_tickets.progress import progress
 
 
 @pytest.fixture
@@ -165,6 +167,22 @@ def test_mistakes_get_one_message_the_right_code_and_an_empty_stdout(tickets, wo
     assert message in err
     assert "Traceback" not in err
     assert not (world / "out").exists()
+
+
+@pytest.mark.parametrize("words", [(), ("study",)])
+def test_without_a_verb_there_is_help_and_no_error(tickets, words):
+    code, out, err = tickets(*words)
+    assert (code, out) == (2, "")
+    assert err.startswith(f"Usage: {' '.join(['tickets', *words])} [OPTIONS] COMMAND")
+
+
+def test_progress_without_a_text_has_no_stray_space(capsys):
+    with progress("evaluating", 2, quiet=False) as advance:
+        advance(1, "")
+        advance(2, "loss 0.5")
+    first, last = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"evaluating: 1/2, \d+ s left", first)
+    assert last == "evaluating: 2/2 loss 0.5"
 
 
 def test_a_foreign_out_is_left_alone(tickets, world):

@@ -37,12 +37,13 @@ def test_plan_run_status_and_list(tickets, file, tmp_path):
         "  stage     runs  done  running  failed  blocked  to do",
         "  search       2     0        0       0        0      2",
     ]
+    assert "; results and saved weights of at most " in out
     assert "(9 runs by their steps and the size of the model on two cores)" in out
     assert not (tmp_path / "tickets-store").exists()
     code, out, err = tickets("study", "run", file, "--scale", "smoke")
     assert (code, out) == (0, "little at smoke: all 9 runs are done (9 now).\n")
     assert len(err.splitlines()) == 9
-    assert err.splitlines()[-1].startswith("[9/9 done")
+    assert err.splitlines()[-1].startswith("[9/9 done] done ")
     code, out, err = tickets("study", "run", file, "--scale", "smoke", "--json", "--quiet")
     assert (code, err) == (0, "")
     assert json.loads(out) == {
@@ -73,15 +74,18 @@ def test_plan_as_json(tickets, file):
     assert result["estimate"]["runs"] == 11
 
 
-def test_a_failure_is_exit_one_and_status_shows_it(tickets, file):
+def test_a_failure_is_exit_one_and_status_shows_it(tickets, file, tmp_path):
+    (tmp_path / "nowhere").mkdir()
     code, out, err = tickets("study", "run", file, "--scale", "smoke", "--quiet", "--set", "model=./nowhere", "--json")
     assert (code, out) == (1, "")
     assert "2 of 9 runs failed and 7 wait for them; 0 are done. search-magnitude" in err
-    assert "There is no model folder ./nowhere" in err
+    assert ": The model folder " in err
     code, out, _ = tickets("study", "status", file, "--scale", "smoke", "--set", "model=./nowhere")
     assert code == 0
     assert "  search       2     0        0       2        0      0" in out
     assert "`tickets study run --retry-failed` tries them again." in out
+    assert "Nothing can run; 7 wait for failed runs (--retry-failed)." in out
+    assert "left:" not in out
 
 
 def test_missing_data_is_refused_before_any_work(tickets, file, tmp_path):
@@ -94,6 +98,15 @@ def test_missing_data_is_refused_before_any_work(tickets, file, tmp_path):
     code, out, _ = tickets("study", "plan", *words)
     assert code == 0
     assert "Missing: model: there is no ./no/model" in out
+
+
+def test_the_nodes_of_a_cluster_may_have_other_data(tickets, file, monkeypatch):
+    monkeypatch.setitem(engines.ENGINES, "ray", lambda options, store: InlineEngine())
+    words = ("study", "run", file, "--scale", "smoke", "--quiet", "--set", "model=./no/model")
+    assert tickets(*words) == (2, "", "Error: model=./no/model: there is no file or folder ./no/model.\n")
+    code, _, err = tickets(*words, "--engine", "ray")
+    assert code == 1
+    assert "2 of 9 runs failed and 7 wait for them" in err
 
 
 def test_what_is_refused(tickets, file, tmp_path):
@@ -121,8 +134,14 @@ def test_a_new_study_runs_as_it_is(tickets, file, tmp_path):
     assert (code, out) == (2, "")
     assert "mine.yaml is there already and was left untouched" in err
     code, out, err = tickets("study", "run", "mine.yaml", "--scale", "smoke", "--quiet")
-    assert (code, out) == (0, "mine at smoke: all 8 runs are done (8 now).\n"), err
+    assert (code, out) == (0, "mine at smoke: all 12 runs are done (12 now).\n"), err
     assert list(Store(tmp_path / "tickets-store").records(["verb=transfer"]))
+    code, out, err = tickets("study", "report", "mine.yaml", "--scale", "smoke", "--out", "report", "--formats", "html")
+    assert code == 0, err
+    assert "over 4 of 4 planned pairs" in out
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert "<p>Judged on the numbers of this study alone." in page
+    assert "paper" not in page.partition("<section")[2].lower()
 
 
 def test_recipes(tickets):

@@ -11,6 +11,7 @@ from scipy import stats
 
 from winning_tickets.criteria import degenerate_reasons, exceeds, highest_winning, non_inferior, within_std
 from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.stats import paired
 
 SCORES = st.lists(st.integers(0, 1000).map(lambda k: k / 1000), min_size=2, max_size=6)
 SHIFTS = st.integers(0, 500).map(lambda k: k / 1000)
@@ -139,6 +140,16 @@ def test_what_exceeds_is_within_any_deviation(sub, full):
         assert all(within_std(sub, full, of=of).wins for of in ("full", "subnetwork", "max"))
     if within_std(sub, full, of="full").wins or within_std(sub, full, of="subnetwork").wins:
         assert within_std(sub, full, of="max").wins
+
+
+def test_differences_that_are_equal_up_to_rounding_have_no_p_value():
+    found = paired({0: 0.7, 1: 0.8, 2: 0.9}, {0: 0.6, 1: 0.7, 2: 0.8})
+    assert (found.std, found.p, found.interval) == (0.0, None, (found.mean, found.mean))
+    large = paired({0: 7e9 / 3, 1: 8e9 / 3}, {0: 6e9 / 3, 1: 7e9 / 3})
+    assert (large.std, large.p) == (0.0, None)
+    assert paired({0: 0.0, 1: 0.0}, {0: 0.0, 1: 0.0}).p is None
+    small = paired({0: 3e-14, 1: 5e-14, 2: 4e-14}, {0: 1e-14, 1: 2e-14, 2: 3e-14})
+    assert small.p == pytest.approx(stats.ttest_rel([3, 5, 4], [1, 2, 3]).pvalue)
 
 
 def test_the_highest_winning_sparsity():

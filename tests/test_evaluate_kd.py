@@ -1,5 +1,8 @@
 """KD loss as the paper defines it and as the released program reports it, against naive loops over the models."""
 
+import sys
+
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModel
@@ -137,3 +140,16 @@ def test_nothing_is_said_of_kd_where_it_is_not_measured(made):
     tickets, corpus = made
     result = evaluate(EvaluateConfig(target=tickets["bert"], corpus=corpus, objectives=("mlm",)), QUIET)
     assert (result["kd_distance"], result["kd_padding"], result["kd_masked_tokens"]) == (None, None, None)
+
+
+def test_cosines_that_differ_by_rounding_only_are_constant(tmp_path, monkeypatch):
+    module = sys.modules[evaluate.__module__]
+    first = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
+    sides = iter((first, first * 0.3))  # every cosine is 1, but for its last bits
+    monkeypatch.setattr(module, "embed", lambda *_: next(sides))
+    rows = [f"a {i},b {i},{i}" for i in range(8)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
+    config = EvaluateConfig(target="m", objectives=("similarity",), pairs_file=str(tmp_path / "pairs.csv"))
+    assert 0 < np.ptp(torch.cosine_similarity(first, first * 0.3).numpy()) < 1e-6
+    found = module._similarity(config, None, torch.device("cpu"), QUIET)
+    assert (found["similarity_pearson"], found["similarity_spearman"], found["pairs"]) == (0.0, 0.0, 8)

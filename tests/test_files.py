@@ -124,6 +124,39 @@ def test_another_run_is_refused_untouched_and_replaced_only_by_force(tmp_path):
     assert not (out / "result.json").exists()
 
 
+def test_the_settings_that_differ_from_another_run_are_named(tmp_path):
+    def start(run_id, **config):
+        RunDirectory.claim(tmp_path, "search", run_id, config)
+
+    start("id-1", steps=4, seed=1, terms=(1, 2), a=0, b=0, old=1)
+    with pytest.raises(UsageError, match=r"this one is search id-2 \(steps: 4 there, 6 here\); it was left untouched"):
+        start("id-2", steps=6, seed=1, terms=(1, 2), new=2)
+    with pytest.raises(
+        UsageError, match=r"\(a: 0 there, 1 here; b: 0 there, 1 here; seed: 1 there, 2 here; and 1 more\)"
+    ):
+        start("id-2", a=1, b=1, seed=2, steps=6)
+    with pytest.raises(UsageError, match="this one is search id-2; it was left"):  # the weights or data are others
+        start("id-2", steps=4)
+    with pytest.raises(UsageError, match=r"steps: 4 there, 'y{30,40}\.\.\.y{30,40}' here"):
+        start("id-2", steps="y" * 1000)
+
+
+def test_files_of_a_built_directory_follow_the_umask(tmp_path):
+    def fill(folder):
+        (folder / "inside").mkdir()
+        for name, mode in (("a", 0o600), ("inside/b", 0o600), ("c", 0o755)):
+            (folder / name).write_text("")
+            (folder / name).chmod(mode)
+
+    before = os.umask(0o027)
+    try:
+        build_directory(tmp_path / "built", fill)
+    finally:
+        os.umask(before)
+    modes = {name: (tmp_path / "built" / name).stat().st_mode & 0o777 for name in ("a", "inside/b", "c")}
+    assert modes == {"a": 0o640, "inside/b": 0o640, "c": 0o755}
+
+
 @pytest.mark.parametrize("force", [False, True])
 def test_foreign_files_are_never_touched(tmp_path, force):
     (tmp_path / "thesis.txt").write_text("years of work")

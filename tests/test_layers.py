@@ -13,7 +13,7 @@ FILES = sorted(SOURCE.rglob("*.py"))
 # Each layer may import itself and those above it in this list; see docs/explanation/architecture.md.
 LAYERS = [
     {"__init__", "errors", "files", "interruption", "process_group", "processes", "provenance", "progress"},
-    {"bootstrap", "config", "correlation", "criteria", "identity", "rundir", "sealed", "stats", "tracking"},
+    {"bootstrap", "config", "correlation", "criteria", "folders", "identity", "rundir", "sealed", "stats", "tracking"},
     {"store"},
     {"architectures", "bits", "compact_modeling", "devices", "parts", "plm", "selection", "structure"},
     {"origin", "ticket"},
@@ -63,6 +63,7 @@ TORCH_FREE = {
     "config",
     "correlation",
     "criteria",
+    "folders",
     "identity",
     "rundir",
     "sealed",

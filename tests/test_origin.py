@@ -30,6 +30,7 @@ def test_only_what_makes_another_kind_of_ticket():
         "method": "mask-training",
         "search": {"objective": "kd", "corpus": "c"},
         "search_seed": 3,
+        "asked": None,
     }
     other = own.model_copy(update={"sparsity": 0.5, "seed": 4, "model": "elsewhere"})
     assert found("mask-training", other.model_dump(mode="json"))["search"] == {"objective": "kd", "corpus": "c"}
@@ -40,8 +41,12 @@ def test_only_what_makes_another_kind_of_ticket():
         matched = SearchConfig(model="m", method="random", like=like).model_dump(mode="json")
         assert found("random", matched)["search"] == {"like": True}
     imported = found("imported", {"file_sha256": "0", "convention": "tamt", "sparsity": 0.5})
-    assert imported == {"method": "imported", "search": {"convention": "tamt"}, "search_seed": None}
-    assert origin(None) == {"method": None, "search": None, "search_seed": None}
+    assert imported == {"method": "imported", "search": {"convention": "tamt"}, "search_seed": None, "asked": None}
+    units = SearchConfig.of(model="m", method="importance", selection="random", level=(50,), seed=1)
+    assert found("importance", units.model_dump(mode="json"))["asked"] == {"level": [50.0]}
+    counts = SearchConfig.of(model="m", method="importance", prune_heads=(4,), prune_ffns=(0,))
+    assert found("importance", counts.model_dump(mode="json"))["asked"] == {"prune_heads": [4], "prune_ffns": [0]}
+    assert origin(None) == {"method": None, "search": None, "search_seed": None, "asked": None}
 
 
 def test_from_the_search_to_the_analysis(tmp_path, monkeypatch):

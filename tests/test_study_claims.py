@@ -66,3 +66,12 @@ def test_unknown_stages_and_parameters_are_told(tmp_path):
         judged(tmp_path, {"better": TO_DENSE | {"second": {"stage": "dens"}}})
     with pytest.raises(UsageError, match="Unknown parameter 'task'. Did you mean 'tasks'"):
         judged(tmp_path, {"better": TO_DENSE, "where": [{"task": "${task}"}]})
+
+
+def test_exactly_the_margin_worse_is_not_above_it_whatever_the_rounding(tmp_path):
+    """On rte all three differences to the dense model are -0.06, of which the sum rounds to a little less."""
+    claim = {"not_worse": TO_DENSE | {"first": "OMP"}, "pair_by": ["task", "sparsity", "seed"]}
+    claim["where"] = [{"sparsity": 0.5, "task": "rte"}]
+    verdict = judged(tmp_path / "at", claim | {"margin": 0.06})
+    assert (verdict.word, verdict.n) == ("does not hold", 3)
+    assert judged(tmp_path / "below", claim | {"margin": 0.061}).word == "holds"

@@ -11,10 +11,9 @@ import pytest
 from study_samples import little, planned
 from winning_tickets.errors import UsageError
 from winning_tickets.study.costs import Estimator, tokens_of
-from winning_tickets.study.jobs import TINY
 from winning_tickets.study.load import load_study
 from winning_tickets.study.plan import parse_overrides, plan_study
-from winning_tickets.study.progress import blocked_by, problems_of
+from winning_tickets.study.progress import blocked_by
 from winning_tickets.study.verbs import VERBS
 
 GOLDEN = {
@@ -289,18 +288,6 @@ def test_overrides():
     with pytest.raises(UsageError, match=r"--set 'tasks' is not of the form NAME=VALUE"):
         parse_overrides(["tasks"])
     assert len(planned(little(), tasks=["rte", "cola"]).stage_runs("transfer")) == 4
-
-
-def test_missing_data_is_told(tmp_path):
-    content = little(
-        needs={"model": "a model", "data": "a folder", "far": "text", "hub": "a corpus"},
-        parameters={"data": None, "far": str(tmp_path / "no"), "hub": "org/name"},
-    )
-    assert problems_of(planned(content)) == [
-        "data is not set; it has to be a folder: --set data=...",
-        f"far: there is no {tmp_path / 'no'}; it has to be text: --set far=...",
-    ]
-    assert planned(content).parameters["model"].startswith(TINY)
 
 
 def test_what_waits_for_a_failed_run_is_blocked():

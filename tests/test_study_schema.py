@@ -93,7 +93,7 @@ def test_the_template_is_a_study(tmp_path):
     write_template(tmp_path / "My study.yaml")
     study = load_study(tmp_path / "My study.yaml")
     assert study.name == "my-study"
-    assert len(plan_study(study, "smoke").runs) == 2 + 2 + 4
+    assert len(plan_study(study, "smoke").runs) == 2 + 2 + 8
     with pytest.raises(UsageError, match="is there already and was left untouched"):
         write_template(tmp_path / "My study.yaml")
     with pytest.raises(UsageError, match=r"expected one that ends with \.yaml or \.yml"):

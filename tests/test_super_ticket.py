@@ -95,6 +95,17 @@ def test_random_tickets_differ_by_seed_and_losing_ones_lose_what_winning_ones_ke
     assert [not gate for gate in heads[0]] == heads[1]
 
 
+def test_what_tickets_keep_is_the_mean_over_seeds(config, tmp_path):
+    """Where units overlap, random tickets of one level differ: a head may lie in a pruned layer or not."""
+    for seed, (sparsity, share) in enumerate(((0.6, 0.25), (0.8, 0.375))):
+        rung = {"folder": "level-50", "ticket_id": str(seed), "units": {}, "sparsity": sparsity}
+        (tmp_path / str(seed)).mkdir()
+        rungs = {"rungs": [rung | {"pruned_share_of_all_parameters": share}]}
+        (tmp_path / str(seed) / "result.json").write_text(json.dumps(rungs))
+    facts = module._ticket_facts(tuple(str(tmp_path / str(seed) / "level-50") for seed in (0, 1)), config)
+    assert (facts["sparsity"], facts["weight_remaining"]) == pytest.approx((0.7, 1 - 0.3125))
+
+
 def test_tests_are_paired_by_seed(whole):
     result, _ = whole
     winning, random, full = (

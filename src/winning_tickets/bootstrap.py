@@ -31,14 +31,15 @@ def interval(
         strata: group of each unit; every group keeps its number of units, drawn inside it. None draws from all.
 
     Returns:
-        The 2.5 % and 97.5 % quantiles; None for fewer than two units, or where most draws are undefined.
+        The 2.5 % and 97.5 % quantiles; None where no group has two units, so that all draws are the same, or where most
+        draws are undefined.
     """
-    if n < 2:
-        return None
-    generator = np.random.default_rng(seed)
     groups = (
         [np.arange(n)] if strata is None else [np.flatnonzero(np.array(strata) == s) for s in dict.fromkeys(strata)]
     )
+    if all(len(own) < 2 for own in groups):
+        return None
+    generator = np.random.default_rng(seed)
     drawn = np.concatenate([own[generator.integers(len(own), size=(resamples, len(own)))] for own in groups], axis=1)
     values = statistic(drawn)
     values = values[np.isfinite(values)]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from winning_tickets.bootstrap import Array, interval
+from winning_tickets.stats import TIE
 
 SMALLEST = 3
 """Fewer pairs than this have no correlation worth a number."""
@@ -68,13 +69,25 @@ def correlate_within(x: Sequence[float], y: Sequence[float], groups: Sequence[fl
         inside = of == group
         if np.count_nonzero(inside) > 1:
             left.append((first[inside] - first[inside].mean(), second[inside] - second[inside].mean()))
-    a, b = (np.concatenate([pair[side] for pair in left]) if left else np.zeros(0) for side in (0, 1))
+    a, b = (
+        _tied(np.concatenate([pair[side] for pair in left]), TIE * float(np.abs(values).max())) if left else np.zeros(0)
+        for side, values in ((0, first), (1, second))
+    )
     return {
         "n": len(a),
         "groups": len(left),
         "pearson": _number(pearson, a, b),
         "spearman": _number(spearman, a, b),
     }
+
+
+def _tied(values: Array, tie: float) -> Array:
+    """Values `(n,)` of which those that differ by rounding only are equal, so that they share a rank."""
+    order = np.argsort(values)
+    begins = np.diff(values[order], prepend=-np.inf) > tie
+    result = np.empty_like(values)
+    result[order] = values[order][begins][np.cumsum(begins) - 1]
+    return result
 
 
 def _number(function: Callable[[Array, Array], Array], x: Array, y: Array) -> float | None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from winning_tickets.errors import ContentError, UsageError, unknown
-from winning_tickets.stats import t_quantile
+from winning_tickets.stats import TIE, Key, t_quantile
 
 Criterion = Literal["exceeds", "within-std", "non-inferior"]
 Statistic = Literal["mean", "median", "best"]
@@ -28,9 +28,6 @@ STATISTICS: dict[Statistic, Callable[[Sequence[float]], float]] = {
 }
 """What several seeds are summed up by."""
 STD_OF: tuple[StdOf, ...] = ("full", "subnetwork", "max")
-
-TIE = 1e-12
-"""Scores that are no further apart are equal: they differ by the rounding of a sum."""
 
 
 @dataclass(frozen=True)
@@ -109,15 +106,15 @@ _LONG = {"full": "full model", "subnetwork": "subnetwork"}
 
 
 def non_inferior(
-    subnetwork: Mapping[int, float], full: Mapping[int, float], margin: float = 0.01, confidence: float = 0.95
+    subnetwork: Mapping[Key, float], full: Mapping[Key, float], margin: float = 0.01, confidence: float = 0.95
 ) -> Outcome:
     """Whether the subnetwork is surely less than a margin worse: a one-sided paired t-test.
 
     The lower bound of the mean difference of runs with one seed, by Student's t, must lie above `-margin`.
 
     Args:
-        subnetwork: its score by seed.
-        full: the full model's by seed; seeds that only one has are passed over.
+        subnetwork: its score by seed, or by whatever makes a pair.
+        full: the full model's; what only one has is passed over.
         margin: how much worse is still good enough, as a fraction; 0 asks for better.
         confidence: of the one-sided bound, in (0, 1).
 
@@ -211,5 +208,5 @@ def _check(scores: Sequence[float]) -> None:
         raise ContentError(f"Found a score that is not finite among {list(scores)}; leave failed runs out.")
 
 
-def _listed(seeds: Mapping[int, float]) -> str:
+def _listed(seeds: Mapping[Key, float]) -> str:
     return ", ".join(map(str, seeds)) or "none"

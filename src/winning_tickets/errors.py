@@ -88,7 +88,17 @@ def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> Usag
         hint: one more sentence, such as how to add an entry.
     """
     names = sorted(known)
-    close = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
-    meant = f" Did you mean {' or '.join(repr(c) for c in close)}?" if close else ""
-    text = f"Unknown {kind} {found!r}.{meant} Known: {', '.join(names)}."
+    text = f"Unknown {kind} {found!r}.{closest(found, names)} Known: {', '.join(names)}."
     return UsageError(f"{text} {hint}".rstrip())
+
+
+def closest(found: str, names: Iterable[str], prefix: str = "") -> str:
+    """A sentence with the names that are closest to one that is none of them, after a space; empty where none is close.
+
+    Args:
+        found: as the user gave it.
+        names: that exist.
+        prefix: put before each of them.
+    """
+    close = difflib.get_close_matches(found, list(names), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(prefix + name) for name in close)}?" if close else ""

@@ -30,12 +30,24 @@ from winning_tickets.objectives import (
     needs_mlm_head,
     needs_of,
 )
-from winning_tickets.plm import PLM, Head, base_hash, load_mlm_head, load_plm, untie_decoder, weight_hashes
+from winning_tickets.plm import (
+    PLM,
+    Head,
+    ModelNotFound,
+    base_hash,
+    load_mlm_head,
+    load_plm,
+    untie_decoder,
+    weight_hashes,
+)
 from winning_tickets.progress import progress
 from winning_tickets.provenance import versions
 from winning_tickets.ticket import Ticket, is_ticket
 
 EVALUATIONS = (*TERMS, "similarity")
+
+_SAME_COSINE = 1e-6
+"""Cosines in float32 that are no further apart are equal: they differ by rounding, and so would their correlation."""
 
 
 @dataclass
@@ -82,8 +94,18 @@ class Target:
         return cls(name, ticket, base or ticket.base.name, revision or ticket.base.revision, ticket.base.layers)
 
     def load(self, head: Head = "none", **options: Any) -> PLM:
-        """The (base) model, dense."""
-        return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
+        """The (base) model, dense.
+
+        Raises:
+            UsageError: it is not there; of a ticket's own one, the message says so.
+            ContentError: see `load_plm`.
+        """
+        try:
+            return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
+        except ModelNotFound as error:
+            if self.ticket is None or self.model != self.ticket.base.name:
+                raise
+            raise self.ticket.base.not_found(self.name, error) from error
 
 
 def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str, Any]:
@@ -319,7 +341,7 @@ def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     pairs, gold, source = scored_pairs(config)
     first, second = (embed(plm, texts, device, config.batch_tokens, runtime) for texts in pairs)
     cosine = torch.nn.functional.cosine_similarity(first, second).numpy()
-    if np.ptp(cosine) == 0 or np.ptp(gold) == 0:
+    if np.ptp(cosine) <= _SAME_COSINE or np.ptp(gold) == 0:
         pearson, spearman = 0.0, 0.0
     else:
         pearson, spearman = float(pearsonr(cosine, gold).statistic), float(spearmanr(cosine, gold).statistic)

@@ -17,7 +17,8 @@ from winning_tickets.predict import save_folder
 from winning_tickets.ticket import is_ticket
 
 NOTE = (
-    "Pruned heads, neurons and FFNs are gone, other pruned weights are zeros. Load it with "
+    "Pruned heads, neurons and FFNs are gone: of the encoder's {dense:,} parameters {compact:,} are left. Other pruned "
+    "weights are zeros. Load it with "
     "winning_tickets.load_compact(DIR), or without this package with AutoModel.from_pretrained(DIR, "
     "trust_remote_code=True); tickets measure DIR says how fast it is."
 )
@@ -43,7 +44,7 @@ def _ticket(source: Source) -> Export:
         copy_sentence_modules(base.target.model, base.target.revision, staging)
         return {}
 
-    return Export(base.facts | sizes, fill, NOTE)
+    return Export(base.facts | sizes, fill, NOTE.format(**sizes["parameters"]))
 
 
 def _fine_tuned(source: Source) -> Export:
@@ -56,7 +57,7 @@ def _fine_tuned(source: Source) -> Export:
         found.info.write(staging)
         return {}
 
-    return Export(found.facts | sizes, fill, NOTE)
+    return Export(found.facts | sizes, fill, NOTE.format(**sizes["parameters"]))
 
 
 def _shrink(plm: PLM) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -255,9 +256,11 @@ def build_directory(path: Path, fill: Callable[[Path], None]) -> None:
     staging = _temporary(path)
     try:
         staging.mkdir(parents=True)
+        allowed = staging.stat().st_mode & 0o666  # what the umask leaves
         fill(staging)
         for file in staging.rglob("*"):
             if file.is_file():
+                _open_up(file, allowed)
                 to_disk(file)
         if path.is_dir() and not any(path.iterdir()):
             path.rmdir()
@@ -266,3 +269,10 @@ def build_directory(path: Path, fill: Callable[[Path], None]) -> None:
         raise refused(path, error) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _open_up(file: Path, allowed: int) -> None:
+    """Let others read a file as they may all others: safetensors writes weights for their owner alone."""
+    mode = stat.S_IMODE(file.stat().st_mode)
+    if allowed & ~mode:
+        file.chmod(mode | allowed)

@@ -20,10 +20,11 @@ def origin(ticket: Ticket | None) -> dict[str, Any]:
 
     Returns:
         `method`; `search`: settings that are not those of its profile, and the objective of a method that has one,
-        without sparsity, seed and places; `search_seed`. All are None for a dense model.
+        without sparsity, seed and places; `search_seed`; `asked`: the level or the counts of units that were to be
+        pruned, where units were. All are None for a dense model.
     """
     if ticket is None:
-        return {"method": None, "search": None, "search_seed": None}
+        return {"method": None, "search": None, "search_seed": None, "asked": None}
     info = ticket.info
     usual = _usual(info)
     search = {
@@ -35,7 +36,8 @@ def origin(ticket: Ticket | None) -> dict[str, Any]:
         search["objective"] = info.config["objective"]
     if "like" in search:
         search["like"] = True  # which ticket was matched differs with the sparsity
-    return {"method": info.method, "search": search, "search_seed": info.seed}
+    asked = {name: info.config[name] for name in ("level", *COUNT_FIELDS.values()) if info.config.get(name)}
+    return {"method": info.method, "search": search, "search_seed": info.seed, "asked": asked or None}
 
 
 def _usual(info: TicketInfo) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from winning_tickets.architectures import ARCHITECTURES, HOW_TO_ADD, Architectur
 from winning_tickets.compact_modeling import COMPACT, compact_class
 from winning_tickets.config import SCOPES
 from winning_tickets.errors import ContentError, UsageError, unknown
+from winning_tickets.folders import missing, refuse_run
 from winning_tickets.parts import present_in
 
 Head = Literal["none", "mlm", "classification", "tokens", "span"]
@@ -82,11 +83,16 @@ class PLM:
         return encoder
 
 
+class ModelNotFound(UsageError):  # noqa: N818 - as the name of what happened
+    """There is no such model here, nor on the hub as far as it can be reached."""
+
+
 def resolve(name: str) -> str:
     """What `from_pretrained` must be given for a name: a folder for `builtin:...` and local paths, else the hub id.
 
     Raises:
-        UsageError: an unknown builtin, its package is missing, or a path that does not exist.
+        ModelNotFound: a path that does not exist, or one without a model.
+        UsageError: an unknown builtin, its package is missing, or a run, which is no model.
         ContentError: the builtin's weights are not the ones we know.
     """
     if name.startswith("builtin:"):
@@ -94,10 +100,15 @@ def resolve(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise UsageError(f"The model folder {path} has no config.json; give a Hugging Face model folder or hub id.")
+            raise ModelNotFound(
+                f"The model folder {path} has no config.json; give a Hugging Face model folder or hub id."
+            )
+        refuse_run(path)
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
-        raise UsageError(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
+        raise ModelNotFound(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
+    if (told := missing(name)) is not None:
+        raise ModelNotFound(told)
     return name
 
 
@@ -263,7 +274,8 @@ def _configure(name: str, where: str, revision: str | None, layers: int | None) 
     try:
         config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError) as error:
-        raise UsageError(f"Could not find the model {name}: {_first_line(error)}") from error
+        which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
+        raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     architecture = ARCHITECTURES[config.model_type]

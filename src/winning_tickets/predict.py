@@ -22,6 +22,7 @@ from winning_tickets.data.tasks import Kind, Split, Task
 from winning_tickets.devices import choose_device
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.files import read_json, write_json
+from winning_tickets.folders import refuse_unfinished
 from winning_tickets.masking import modes
 from winning_tickets.objectives import task_logits
 from winning_tickets.plm import PLM, load_plm
@@ -156,6 +157,7 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
             "masked --task NAME --out DIR."
         )
     if not found:
+        refuse_unfinished(path)
         raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
     if seed is not None and seed not in found:
         raise UsageError(f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, found))}.")

@@ -62,6 +62,6 @@ def _lines(title: str, total: int) -> Advance:
         if done and (done % every == 0 or done == total):
             pace = (time.monotonic() - start) / max(1, done - first[0])
             left = f", {pace * (total - done):.0f} s left" if done < total else ""
-            print(f"{title}: {done}/{total} {text}{left}", file=sys.stderr, flush=True)  # noqa: T201
+            print(f"{title}: {done}/{total}{' ' + text if text else ''}{left}", file=sys.stderr, flush=True)  # noqa: T201
 
     return advance

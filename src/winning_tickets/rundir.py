@@ -5,20 +5,48 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets import processes
-from winning_tickets.errors import UsageError
+from winning_tickets.errors import UsageError, shown
 from winning_tickets.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
 
 MARKER = "config.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
 SCRATCH = ".scratch"
+_DIFFERENCES = 3
+"""Settings that a refusal names."""
 
 Status = Literal["new", "unfinished", "done"]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """Whose run a directory is, by its marker.
+
+    Attributes:
+        verb: `search`, `transfer` ...
+        id: of the run.
+        config: as it was stored; None where that is no object.
+    """
+
+    verb: str
+    id: str
+    config: dict[str, Any] | None
+
+
+def stored_run(marker: Path) -> StoredRun | None:
+    """What a marker says; None where there is none, such as in the folder of a model."""
+    try:
+        content = parse_json(marker.read_text(encoding="utf-8"))
+        config = content.get("config") if isinstance(content, dict) else None
+        return StoredRun(str(content["verb"]), str(content["id"]), config if isinstance(config, dict) else None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 class RunDirectory:
@@ -75,7 +103,7 @@ class RunDirectory:
         # A start that was killed while it wrote its marker leaves only that temporary file.
         occupied = path.is_dir() and any(not entry.match(f".{marker}.*.tmp") for entry in path.iterdir())
         if occupied:
-            found = cls._marker(path / marker)
+            found = stored_run(path / marker)
             if found is None:
                 raise UsageError(
                     f"--out {path} holds files that are not a run of this tool; it was left untouched. "
@@ -83,10 +111,11 @@ class RunDirectory:
                 )
             if force:
                 _empty(path)
-            elif found != (verb, run_id):
+            elif (found.verb, found.id) != (verb, run_id):
+                differ = _differences(found.config or {}, config) if found.verb == verb else ""
                 raise UsageError(
-                    f"--out {path} holds another run ({found[0]} {found[1]}), this one is {verb} {run_id}; it was left "
-                    "untouched. Give another directory, or --force to replace that run."
+                    f"--out {path} holds another run ({found.verb} {found.id}), this one is {verb} {run_id}{differ}; "
+                    "it was left untouched. Give another directory, or --force to replace that run."
                 )
             else:
                 if not (path / RESULT).exists():
@@ -95,14 +124,6 @@ class RunDirectory:
                 return "done"
         write_json(path / marker, {"verb": verb, "id": run_id, "config": config})
         return "new"
-
-    @staticmethod
-    def _marker(path: Path) -> tuple[str, str] | None:
-        try:
-            content = parse_json(path.read_text(encoding="utf-8"))
-            return str(content["verb"]), str(content["id"])
-        except (OSError, ValueError, KeyError, TypeError):
-            return None
 
     @property
     def scratch(self) -> Path:
@@ -149,6 +170,16 @@ class RunDirectory:
             _tidy(self.path)
 
         processes.on_main(write)
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first settings in which two runs differ, for a message; empty where what the settings point to does."""
+    here = json.loads(json.dumps(here))  # tuples are lists in what was stored
+    differ = [name for name in here if name in there and there[name] != here[name]]
+    told = [f"{name}: {shown(there[name])} there, {shown(here[name])} here" for name in differ[:_DIFFERENCES]]
+    if len(differ) > _DIFFERENCES:
+        told.append(f"and {len(differ) - _DIFFERENCES} more")
+    return f" ({'; '.join(told)})" if told else ""
 
 
 def _empty(path: Path) -> None:

@@ -5,15 +5,23 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeGuard, TypeVar
 
 from winning_tickets.errors import ContentError, shown
+from winning_tickets.files import is_number
 
 Key = TypeVar("Key", bound=Hashable)
 
 LARGEST = 1e100
 """Of values that a run can have measured; float32 ends long before, and sums and squares of larger ones overflow."""
+TIE = 1e-12
+"""Scores that are no further apart are equal: they differ by the rounding of a sum."""
+
+
+def is_score(value: Any) -> TypeGuard[int | float]:
+    """Whether a value that was read from JSON is a number that a run can have measured."""
+    return is_number(value) and abs(value) <= LARGEST
 
 
 @dataclass(frozen=True)
@@ -66,7 +74,8 @@ class Paired:
         std: sample standard deviation of the differences; None where there is one pair.
         n: number of pairs.
         interval: 95 % confidence interval of the mean from Student's t; None where there is one pair.
-        p: two-sided p-value of the paired t-test; None where there is one pair, or where all differences are equal.
+        p: two-sided p-value of the paired t-test; None where there is one pair, or where all differences are equal, up
+            to rounding (their deviation is 0 then).
     """
 
     mean: float
@@ -86,7 +95,10 @@ def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
     Raises:
         ContentError: there is no pair, or a score is not finite.
     """
-    found = summarise([value - second[key] for key, value in first.items() if key in second])
+    keys = [key for key in first if key in second]
+    found = summarise([first[key] - second[key] for key in keys])
+    if found.std is not None and found.std <= TIE * max(abs(side[key]) for side in (first, second) for key in keys):
+        found = replace(found, std=0.0, interval=(found.mean, found.mean))
     p = None
     if found.std:
         from scipy.special import stdtr

@@ -24,7 +24,7 @@ from winning_tickets.rundir import RunDirectory
 from winning_tickets.search import search_all
 from winning_tickets.search.checks import check as check_search
 from winning_tickets.seed_runs import statistics_of
-from winning_tickets.stats import paired
+from winning_tickets.stats import TIE, paired
 from winning_tickets.ticket import Ticket
 from winning_tickets.transfer import transfer
 from winning_tickets.transfer_setup import check as check_transfer
@@ -34,7 +34,6 @@ FIGURE = "phases"
 SUPER_TICKET = "super-ticket"
 PARTS = {"selection": "best_selection", "rest": "best_rest", "whole": "best"}
 """Parts of the dev set, and what a transfer calls the best evaluation's metrics on them."""
-_TIE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -199,7 +198,7 @@ def _best_settings(config: SuperConfig, folder: Path, name: str, targets: tuple[
         )
         runs = Runs(tuple(names), results, settings)
         mean = statistics.fmean(runs.scores("selection").values())
-        if mean > highest + _TIE:
+        if mean > highest + TIE:
             best, highest = runs, mean
     assert best is not None
     return best
@@ -299,20 +298,20 @@ def _super_level(winning: Mapping[float, Runs]) -> float:
     best, highest = None, float("-inf")
     for level, runs in sorted(winning.items()):
         mean = statistics.fmean(runs.scores("selection").values())
-        if mean >= highest - _TIE:
+        if mean >= highest - TIE:
             best, highest = level, max(mean, highest)
     assert best is not None
     return best
 
 
 def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, Any]:
-    """What the tickets of one level keep; random ones of all seeds keep as much."""
+    """What the tickets of one level keep, on average: random ones differ by seed where units overlap."""
     stored = [_stored(Path(folder), config) for folder in folders]
     return {
         "ticket_ids": [result["ticket_id"] for result in stored],
         "units": stored[0]["units"],
-        "sparsity": stored[0]["sparsity"],
-        "weight_remaining": 1.0 - stored[0]["pruned_share_of_all_parameters"],
+        "sparsity": statistics.fmean(result["sparsity"] for result in stored),
+        "weight_remaining": 1.0 - statistics.fmean(result["pruned_share_of_all_parameters"] for result in stored),
     }
 
 

@@ -22,6 +22,7 @@ from winning_tickets.dev_selection import DevPart, selected_count, selection_fir
 from winning_tickets.devices import choose_device
 from winning_tickets.errors import ContentError, UsageError, unknown
 from winning_tickets.evaluate import Target
+from winning_tickets.folders import missing
 from winning_tickets.identity import digest, run_id
 from winning_tickets.objectives import check_precision, check_smart
 from winning_tickets.plm import PLM, base_hash, weight_hashes
@@ -159,6 +160,8 @@ def check(config: TransferConfig) -> None:
         UsageError: one line for each problem.
     """
     problems = _check_data(config) + adaptation_problems(config) + choice_problems(config)
+    if (told := missing(config.target)) is not None:
+        problems.append(told)  # here already, as data may have to be fetched first
     problems += [] if config.smart is None else config.smart.problems()
     try:
         parse_start(config.start_from)

@@ -17,7 +17,7 @@ from winning_tickets.data.segments import parse_segments
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.importance import Importance
 from winning_tickets.rundir import RunDirectory, read_log
-from winning_tickets.store import Store
+from winning_tickets.store import Store, listing
 from winning_tickets.store.claims import Holder
 from winning_tickets.store.shapes import misshapen
 from winning_tickets.study.load import load_study
@@ -138,6 +138,20 @@ def test_an_edited_result_is_a_failed_run_with_its_reason(tmp_path):
     assert record.error["message"] == (
         f"{path} was edited: seeds is 'none', expected a list. Copy it again, or delete the run and repeat it."
     )
+
+
+@pytest.mark.parametrize(
+    "metrics",
+    [{}, {"accuracy": None}, {"accuracy": {"final": "high"}}, {"accuracy": {"final": {"mean": "high"}}}]
+    + [{"accuracy": {"final": {"mean": mean, "std": mean}}} for mean in (10**308, True, [])],
+)
+def test_a_result_of_another_verb_may_hold_anything(tmp_path, metrics):
+    seeds.store(tmp_path)
+    path = tmp_path / "store" / "runs" / "done" / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"verb": "measure", "metrics": metrics}))
+    records = Store(tmp_path / "store").records()
+    line = next(line for line in listing.as_text(list(records), "store").splitlines() if line.startswith("done"))
+    assert "accuracy" not in line
 
 
 @pytest.mark.parametrize("content", ["[]", '{"pid": "../x"}', "{", "null"])

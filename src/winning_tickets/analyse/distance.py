@@ -158,7 +158,7 @@ def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
         "The base model is needed for the OMP ticket; say where it is with --base, or give that ticket with "
         "--reference."
     )
-    plm = base_model_of(ticket, base, why)
+    plm = base_model_of(ticket, str(folder), base, why)
     magnitudes = {name: weight.abs() for name, weight in prunable_views(plm.encoder, ticket.masks).items()}
     n_of_m = None if pattern is None else Pattern.parse(pattern)
     masks = keep_top(magnitudes, sparsity, ranking, rounding=rounding, pattern=n_of_m)

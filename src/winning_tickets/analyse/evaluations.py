@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -123,8 +124,9 @@ def method_of(content: Mapping[str, Any]) -> str | None:
         return None
     if content.get("method") is not None:
         return method_name(content["method"], content.get("search_objective"))
-    file = Path(str(content["target"])) / INFO_FILE
-    body = read_object(file, "ticket description") if file.is_file() else {}
+    file, body = Path(str(content["target"])) / INFO_FILE, {}
+    with suppress(OSError):  # a target that no path can be
+        body = read_object(file, "ticket description") if file.is_file() else {}
     if body.get("id") != content["ticket_id"]:
         return None
     return method_name(body["info"]["method"], body["info"]["config"].get("objective"))

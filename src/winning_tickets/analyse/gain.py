@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from winning_tickets.analyse.results import SETTINGS, Cell, Score, check_metrics, read_runs
+from winning_tickets.analyse.groups import COMPARED, compared
+from winning_tickets.analyse.results import Cell, Score, check_metrics, read_runs
 from winning_tickets.bootstrap import Array, about, interval
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.stats import deviation
@@ -206,8 +207,8 @@ def _different_settings(keys: Sequence[Key], groups: Mapping[str, dict[Key, Cell
     """Settings of the fine-tuning that are not the same in all groups; a fair comparison has none."""
     found = []
     for key in keys:
-        present = {name: group[key].settings for name, group in groups.items() if key in group}
-        for setting in SETTINGS:
+        present = {name: compared(group[key]) for name, group in groups.items() if key in group}
+        for setting in COMPARED:
             values = {name: settings[setting] for name, settings in present.items() if setting in settings}
             if len(set(map(str, values.values()))) > 1:
                 found.append({"task": key[0], "seed": key[1], "setting": setting, "values": values})

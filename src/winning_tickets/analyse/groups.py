@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analyse.results import Cell
+from winning_tickets.analyse.results import SETTINGS, Cell
 from winning_tickets.identity import canonical_json
 
 UNKNOWN = "tickets"
 """What tickets are called whose runs do not say how they were found, as those of earlier versions."""
+COMPARED = (*SETTINGS, "start_from")
+"""What should be the same in runs that are compared, or averaged, without being told apart by it."""
 
 
 def group_key(cell: Cell) -> str:
     """Equal for runs of tickets that were found alike and fine-tuned from the same weights."""
     return canonical_json([cell.method, cell.search, _start(cell)])
+
+
+def grid_sparsities(cells: Sequence[Cell]) -> list[float]:
+    """Where each cell stands on the grid of its group: its sparsity to three decimals, as exact counts differ a little.
+
+    Units overlap, such as a head in a pruned layer, so that tickets of one level differ in sparsity with the seed of
+    their search; those of one group that were to lose the same units stand at the mean of their sparsities.
+    """
+    places = [(group_key(cell), canonical_json(cell.asked or round(cell.sparsity, 3))) for cell in cells]
+    tickets: dict[tuple[str, str], dict[str | None, float]] = {}
+    for place, cell in zip(places, cells, strict=True):
+        tickets.setdefault(place, {})[cell.ticket_id] = cell.sparsity
+    return [round(statistics.fmean(tickets[place].values()), 3) for place in places]
 
 
 def group_labels(cells: Sequence[Cell]) -> dict[str, str]:
@@ -48,6 +64,11 @@ def objective_of(cell: Cell) -> str | None:
     objective = search.get("objective")
     tasks = search.get("tasks")
     return f"{objective}:{','.join(tasks)}" if objective and tasks else objective
+
+
+def compared(cell: Cell) -> dict[str, Any]:
+    """Those of `COMPARED` that a run tells."""
+    return cell.settings | {"start_from": _start(cell)}
 
 
 def _name(cell: Cell) -> str:

@@ -71,7 +71,7 @@ def open_members(
         for name, path, ticket in zip(found, paths, tickets, strict=True)
     ]
     why = "The parameters of the base model are counted; say where it is with --base."
-    return members, base_model_of(tickets[0], base, why)
+    return members, base_model_of(tickets[0], str(paths[0]), base, why)
 
 
 def _of_shared_model(folder: Path, names: Sequence[str] | None, base: str | None) -> tuple[list[Member], PLM]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from winning_tickets.compare import check_scopes
 from winning_tickets.errors import UsageError
-from winning_tickets.plm import PLM, load_plm
+from winning_tickets.plm import PLM, ModelNotFound, load_plm
 from winning_tickets.ticket import Ticket
 
 
@@ -29,11 +29,12 @@ def open_all(paths: Sequence[str | Path]) -> list[Ticket]:
     return tickets
 
 
-def base_model_of(ticket: Ticket, base: str | None, why: str) -> PLM:
+def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
     """The pre-trained model of a ticket.
 
     Args:
         ticket: what was made for it.
+        name: of the ticket, for messages.
         base: where it is now, if not where the ticket says.
         why: what it is needed for, and what to do, for the message where it is not there.
 
@@ -44,8 +45,10 @@ def base_model_of(ticket: Ticket, base: str | None, why: str) -> PLM:
     about = ticket.base
     try:
         plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
-    except UsageError as error:
-        raise UsageError(f"{error} {why}") from error
+    except ModelNotFound as error:
+        if base is not None:
+            raise
+        raise about.not_found(name, error, why) from error
     ticket.check(plm.encoder)
     return plm
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analyse.evaluations import Measurement, Subject, is_evaluation, measurements, merged, method_name
-from winning_tickets.analyse.results import SETTINGS, Cell, Score, check_metrics, is_transfer, read_runs
+from winning_tickets.analyse.groups import COMPARED, compared
+from winning_tickets.analyse.results import Cell, Score, check_metrics, is_transfer, read_runs
 from winning_tickets.bootstrap import about
 from winning_tickets.correlation import RESAMPLES, correlate, correlate_within
 from winning_tickets.errors import ContentError, UsageError
@@ -197,10 +198,9 @@ def _different_settings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
     """Settings of the fine-tuning that are not the same for all tickets; a fair comparison has none."""
     found = []
     for task in dict.fromkeys(cell.task for cell in cells):
-        for setting in SETTINGS:
-            values = {
-                str(c.settings[setting]): c.settings[setting] for c in cells if c.task == task and setting in c.settings
-            }
+        own = [compared(cell) for cell in cells if cell.task == task]
+        for setting in COMPARED:
+            values = {str(one[setting]): one[setting] for one in own if setting in one}
             if len(values) > 1:
                 found.append({"task": task, "setting": setting, "values": list(values.values())})
     return found

@@ -20,7 +20,7 @@ SCORES: tuple[Score, ...] = ("final", "best")
 SETTINGS = ("steps", "train_examples", "max_length", "batch_size", "learning_rate", "data_hash")
 """What two runs should share for their scores to be comparable; a stored seed knows the first three only."""
 
-_ORIGIN = ("method", "search", "search_seed", "start_from")
+_ORIGIN = ("method", "search", "search_seed", "asked", "start_from")
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,7 @@ class Cell:
         method: how the ticket was found; None for a dense model, and in files of earlier versions.
         search: settings of its search, as `origin` tells them; None likewise.
         search_seed: the seed of its search, where it has one.
+        asked: the level or the counts of units that were to be pruned, where units were and the files say it.
         start_from: the weights that fine-tuning started from.
         degenerate: predictions were constant, in this run or, read from a summary, in some run.
         majority: accuracy of the most frequent class, where the files hold it and `metric` is that accuracy.
@@ -59,6 +60,7 @@ class Cell:
     method: str | None = None
     search: dict[str, Any] | None = None
     search_seed: int | None = None
+    asked: dict[str, Any] | None = None
     start_from: str = "pretrained"
     degenerate: bool = False
     majority: float | None = None
@@ -149,6 +151,8 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
             raise unknown("metric", metric, measured, f"{path} has no other.")
         if content["verb"] == "transfer":
             scores = dict(zip(content["seeds"], measured[metric][score]["values"], strict=True))
+            if len(scores) < len(content["seeds"]):
+                raise ValueError(f"a seed comes twice: {shown(content['seeds'])}")
         else:
             scores = {content["seed"]: measured[metric]}
         cells = [

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analyse.groups import group_key, group_labels
+from winning_tickets.analyse.groups import grid_sparsities, group_key, group_labels
 from winning_tickets.analyse.results import Cell, Score, check_metrics, read_runs
 from winning_tickets.criteria import non_inferior
 from winning_tickets.errors import ContentError, UsageError
@@ -102,33 +102,28 @@ def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
     """Scores by group, setting and seed; groups and seeds as they come, settings sorted."""
     labels = _labels(cells)
     found: dict[str, Group] = {}
-    for cell in cells:
+    for cell, label in zip(cells, labels, strict=True):
         setting = tuple(cell.settings[name] for name in VARIED)
-        by_seed = found.setdefault(labels[_key(cell)], {}).setdefault(setting, {})
+        by_seed = found.setdefault(label, {}).setdefault(setting, {})
         if cell.seed in by_seed:
             raise ContentError(
-                f"Seed {cell.seed} is there twice for {labels[_key(cell)]} with one setting: {by_seed[cell.seed].path} "
-                f"and {cell.path}. Give one run for each setting and seed."
+                f"Seed {cell.seed} is there twice for {label} with one setting: {by_seed[cell.seed].path} and "
+                f"{cell.path}. Give one run for each setting and seed."
             )
         by_seed[cell.seed] = cell
     return {name: dict(sorted(group.items())) for name, group in found.items()}
 
 
-def _key(cell: Cell) -> tuple[str, float]:
-    """Tickets of different seeds may differ by a rounded weight."""
-    return group_key(cell), round(cell.sparsity, 3)
-
-
-def _labels(cells: Sequence[Cell]) -> dict[tuple[str, float], str]:
-    """`dense`, or how the tickets were found and how sparse they are."""
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    """The group of each run: `dense`, or how the tickets were found and how sparse they are."""
     tickets = group_labels([cell for cell in cells if cell.ticket_id is not None])
-    found = {}
-    for cell in cells:
+    found = []
+    for cell, sparsity in zip(cells, grid_sparsities(cells), strict=True):
         if cell.ticket_id is not None:
-            found[_key(cell)] = f"{tickets[group_key(cell)]}, {100 * round(cell.sparsity, 3):g} %"
+            found.append(f"{tickets[group_key(cell)]}, {100 * sparsity:g} %")
         else:
             start = "" if cell.start_from == "pretrained" else f" from {Path(cell.start_from).name}"
-            found[_key(cell)] = f"dense{start}"
+            found.append(f"dense{start}")
     return found
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analyse.groups import group_key, group_labels, objective_of
+from winning_tickets.analyse.groups import grid_sparsities, group_key, group_labels, objective_of
 from winning_tickets.analyse.results import SETTINGS, Cell, Score, check_metrics, read_runs
 from winning_tickets.criteria import (
     CRITERIA,
@@ -205,10 +205,10 @@ def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
 
 
 def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
-    """Runs by task, group and rising sparsity, to three decimals, as exact counts differ a little by rounding."""
+    """Runs by task, group and rising sparsity."""
     found: dict[tuple[str, str, float], Point] = {}
-    for cell in tickets:
-        place = (cell.task, labels[group_key(cell)], round(cell.sparsity, 3))
+    for cell, sparsity in zip(tickets, grid_sparsities(tickets), strict=True):
+        place = (cell.task, labels[group_key(cell)], sparsity)
         found.setdefault(place, Point(*place)).add(cell)
     rows = list(dict.fromkeys((point.task, point.group) for point in found.values()))
     return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))

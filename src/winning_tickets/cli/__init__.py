@@ -75,7 +75,8 @@ def main() -> NoReturn:
     except Abort:
         code = 130
     except TyperException as error:
-        _tell(f"Error: {error.format_message()}")
+        text = error.format_message()
+        _tell(text if text.startswith("Usage: ") else f"Error: {text}")  # without a verb it is the help
         code = error.exit_code
     except KeyboardInterrupt:
         _tell("Interrupted.")

@@ -123,17 +123,18 @@ def run(
     """
     from winning_tickets.store import Store
     from winning_tickets.study.engines import EngineOptions, make_engine
-    from winning_tickets.study.progress import problems_of
+    from winning_tickets.study.missing import problems_of, unmet_needs
     from winning_tickets.study.progress_lines import Lines
     from winning_tickets.study.run import run_study
     from winning_tickets.study.text import run_text
 
     trackers = trackers_of(report_to)
     planned = _plan(study, scale, set_)
-    problems = problems_of(planned)
+    found = Store(store)
+    # The nodes of a cluster may have data that this machine has not.
+    problems = problems_of(planned, found) if engine == "local" else unmet_needs(planned)
     if problems:
         raise UsageError("\n".join(problems))
-    found = Store(store)
     options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
     runtime = Runtime(
         device=device,

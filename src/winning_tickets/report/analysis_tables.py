@@ -52,6 +52,9 @@ def _gain(result: Result) -> AnalysisTable:
         f"{mean['tasks_won']} of {mean['tasks']} tasks. Seeds drawn within each task: "
         f"{between(mean['interval_within_tasks'], signed_percent)}."
     ]
+    alone = [one["task"] for one in result["tasks"] if one["n"] == 1]
+    if alone and mean["interval_within_tasks"] is not None:
+        notes[0] += f" The latter is too narrow, as seeds of {', '.join(alone)} cannot be drawn: there is one."
     if share:
         notes.append(
             "Of the dense average the target keeps "

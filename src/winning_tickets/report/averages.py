@@ -10,7 +10,7 @@ from winning_tickets.data.averages import averages
 from winning_tickets.errors import ContentError, UsageError, shown
 from winning_tickets.files import read_json
 from winning_tickets.rundir import MARKER, RESULT
-from winning_tickets.stats import LARGEST, summarise
+from winning_tickets.stats import is_score, summarise
 
 KINDS = ("final", "best")
 
@@ -84,7 +84,7 @@ def _read(path: Path) -> dict[str, Any]:
         for kinds in content["metrics"].values():
             for kind in KINDS:
                 scores = dict(zip(seeds, kinds[kind]["values"], strict=True))
-                if not all(map(_is_score, scores.values())):
+                if not all(map(is_score, scores.values())):
                     raise ValueError(f"{shown(scores)} are no scores of seeds")
         if not isinstance(content["ticket_id"], str | None) or type(content["sparsity"]) not in (int, float):
             raise ValueError(f"ticket_id {shown(content['ticket_id'])}, sparsity {shown(content['sparsity'])}")
@@ -95,10 +95,6 @@ def _read(path: Path) -> dict[str, Any]:
         raise ContentError(
             f"{path / RESULT} is damaged ({error!r}); delete it and run tickets transfer again."
         ) from error
-
-
-def _is_score(value: Any) -> bool:
-    return type(value) in (int, float) and abs(value) <= LARGEST
 
 
 def _of_seed(runs: dict[str, dict[str, Any]], kind: str, seed: int) -> dict[str, dict[str, float]]:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
+from winning_tickets.stats import is_score
 from winning_tickets.store.index import Record
 
 _NESTED = ("labels", "config", "result", "error", "versions", "machine", "source")
@@ -55,11 +56,12 @@ def _headline(record: Record) -> str:
 
 def _scores(result: dict[str, Any]) -> list[str]:
     """The task's primary metric x100, or the losses and the sparsity that the result has."""
-    primary = result.get("primary_metric")
-    if primary is not None and isinstance(scores := (result.get("metrics") or {}).get(primary), dict):
-        final = scores.get("final", {})
-        deviation = "" if final.get("std") is None else f" ± {100 * final['std']:.1f}"
-        return [] if final.get("mean") is None else [f"{primary} {100 * final['mean']:.1f}{deviation}"]
+    primary, metrics = result.get("primary_metric"), result.get("metrics")
+    scores = metrics.get(primary) if isinstance(metrics, dict) and isinstance(primary, str) else None
+    final = scores.get("final") if isinstance(scores, dict) else None
+    if isinstance(final, dict):
+        deviation = f" ± {100 * final['std']:.1f}" if is_score(final.get("std")) else ""
+        return [f"{primary} {100 * final['mean']:.1f}{deviation}"] if is_score(final.get("mean")) else []
     names = ("kd_loss", "mlm_loss", "similarity_spearman", "sparsity")
     return [f"{name} {result[name]:.4f}" for name in names if isinstance(result.get(name), float)]
 

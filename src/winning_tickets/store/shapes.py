@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from winning_tickets.errors import shown
+from winning_tickets.files import is_number
 
 _NUMBER = (int, float)
 _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
@@ -68,7 +69,7 @@ def _scores(result: Mapping[str, Any]) -> Iterator[str]:
                 yield f"metrics.{metric} holds {shown(scores)}, expected scores"
                 return
             numbers = [scores.get("mean"), scores.get("std"), *_listed(scores.get("values"))]
-            if not all(one is None or (isinstance(one, int | float) and not isinstance(one, bool)) for one in numbers):
+            if not all(one is None or is_number(one) for one in numbers):
                 yield f"metrics.{metric}.{kind} holds {shown(scores)}, expected numbers"
             elif seeds is not None and len(_listed(scores.get("values"))) not in (0, len(seeds)):
                 yield f"metrics.{metric}.{kind} has {len(scores['values'])} values for {len(seeds)} seeds"

@@ -1,16 +1,14 @@
-"""How far a study has come, from its store: counts by stage, errors, what is blocked, what data is missing."""
+"""How far a study has come, from its store: counts by stage, errors, what is blocked, how long the rest takes."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 from winning_tickets.store import Store
 from winning_tickets.study.costs import Estimator
-from winning_tickets.study.expressions import is_reference
-from winning_tickets.study.jobs import TINY
+from winning_tickets.study.missing import problems_of
 from winning_tickets.study.plan import Plan
 
 STATES = ("done", "running", "failed", "blocked", "to do")
@@ -37,7 +35,8 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
 
     Returns:
         `study`, `scale`, `runs`, a count for each of `STATES`, `stages` (the same by stage), `failed_runs` (id ->
-        error), `blocked_runs` (id -> the run it waits for), `running_runs`, `problems`, `estimate`.
+        error), `blocked_runs` (id -> the run it waits for), `running_runs`, `problems`, `estimate` (of the runs to do
+        and running; those that are blocked wait until the failed ones are tried again).
     """
     records = {record.id: record for record in store.records()} if store.exists() else {}
     states = {run: _state(records[run].status if run in records else "absent") for run in plan.runs}
@@ -48,7 +47,7 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
     for name in plan.study.stages:
         runs = plan.stage_runs(name)
         stages[name] = {"runs": len(runs)} | _counts(states[run] for run in runs)
-    left = [run for run, state in states.items() if state in ("to do", "running", "blocked")]
+    left = [run for run, state in states.items() if state in ("to do", "running")]
     return {
         "study": plan.study.name,
         "scale": plan.scale,
@@ -58,7 +57,7 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
         "failed_runs": {run: (records[run].error or {}).get("message", "") for run in failed},
         "blocked_runs": blocked,
         "running_runs": [run for run, state in states.items() if state == "running"],
-        "problems": problems_of(plan),
+        "problems": problems_of(plan, store),
         "estimate": Estimator(plan, records).estimate(left, workers),
     }
 
@@ -70,24 +69,3 @@ def _state(status: str) -> str:
 def _counts(states: Iterable[str]) -> dict[str, int]:
     found = Counter(states)
     return {state.replace(" ", "_"): found[state] for state in STATES}
-
-
-def problems_of(plan: Plan) -> list[str]:
-    """What a study needs and is not there: parameters without a value, and paths that do not exist."""
-    problems = []
-    for name, what in plan.study.needs.items():
-        value = plan.parameters.get(name)
-        for one in value if isinstance(value, list) else [value]:
-            if one is None:
-                problems.append(f"{name} is not set; it has to be {what}: --set {name}=...")
-            elif _is_missing(one):
-                problems.append(f"{name}: there is no {one}; it has to be {what}: --set {name}=...")
-    return problems
-
-
-def _is_missing(value: Any) -> bool:
-    """Whether a value can only be a path and nothing is there; of names of the hub nothing is known here."""
-    if not isinstance(value, str) or is_reference(value) or value.startswith(TINY):
-        return False
-    certain = value.startswith((".", "~", "/")) or value.count("/") > 1
-    return certain and not Path(value).expanduser().exists()

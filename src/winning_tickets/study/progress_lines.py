@@ -9,11 +9,12 @@ from winning_tickets.store import Store
 from winning_tickets.study.costs import Estimator
 from winning_tickets.study.jobs import Outcome
 from winning_tickets.study.plan import Plan, Run
+from winning_tickets.study.progress import blocked_by
 from winning_tickets.study.run import Progress
 from winning_tickets.study.text import duration
 
-_AGAIN_SECONDS = 30.0
-"""Between two estimates, which read the whole store."""
+_AGAIN_SECONDS, _SHARE = 30.0, 20.0
+"""An estimate reads the whole store: it is made again after so many seconds, or so many times what it took."""
 
 
 class Lines:
@@ -31,8 +32,7 @@ class Lines:
         self._store = store
         self._workers = workers
         self._stream = stream
-        self._next = 0.0
-        self._left = ""
+        self._made = self._again = self._seconds = 0.0
 
     def __call__(self, progress: Progress, run: Run, outcome: Outcome) -> None:
         """Write a line; of a run that another process works on, nothing."""
@@ -46,10 +46,16 @@ class Lines:
         self._stream.flush()
 
     def _time_left(self, progress: Progress) -> str:
-        if time.monotonic() >= self._next:
-            left = [run for run, state in progress.states.items() if state not in ("done", "failed")]
+        failed = [run for run, state in progress.states.items() if state == "failed"]
+        over = {*failed, *blocked_by(self._plan, failed)}
+        left = [run for run, state in progress.states.items() if state != "done" and run not in over]
+        if not left:
+            return ""
+        now = time.monotonic()
+        if now >= self._again:
             records = {record.id: record for record in self._store.records()}
-            seconds = Estimator(self._plan, records).estimate(left, self._workers)["seconds"]
-            self._left = f", about {duration(seconds)} left" if left else ""
-            self._next = time.monotonic() + _AGAIN_SECONDS
-        return self._left
+            self._seconds = Estimator(self._plan, records).estimate(left, self._workers)["seconds"]
+            self._made = time.monotonic()
+            self._again = self._made + min(_AGAIN_SECONDS, _SHARE * (self._made - now))
+        passed = time.monotonic() - self._made
+        return f", about {duration(max(0.0, self._seconds - passed))} left"

@@ -92,12 +92,13 @@ def _problems(result: dict[str, Any]) -> list[str]:
 def _estimate(result: dict[str, Any]) -> list[str]:
     estimate = result["estimate"]
     if not estimate["runs"]:
-        return []
+        blocked = len(result["blocked_runs"])
+        return [f"Nothing can run; {blocked:,} wait for failed runs (--retry-failed)."] if blocked else []
     measured, rest = estimate["measured_runs"], estimate["runs"] - estimate["measured_runs"]
     sources = [f"{measured:,} runs by like ones in the store"] if measured else []
     sources += [f"{rest:,} runs by their steps and the size of the model on two cores"] if rest else []
     time, space = duration(estimate["seconds"]), size(estimate["bytes"])
-    return [f"left: about {time}, at most {space} on disk ({', '.join(sources)})"]
+    return [f"left: about {time}; results and saved weights of at most {space} ({', '.join(sources)})"]
 
 
 def _errors(result: dict[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
 from winning_tickets.errors import ContentError, UsageError, explain
+from winning_tickets.folders import missing, refuse_unfinished
 from winning_tickets.sealed import read_sealed
 from winning_tickets.structure import Structure
 from winning_tickets.ticket.info import TicketInfo
@@ -50,9 +51,12 @@ def find(name: Path | str, revision: str | None) -> Path:
             raise UsageError(
                 f"{path} holds several tickets, give one of them: {', '.join(str(path / i) for i in inside)}"
             )
+        refuse_unfinished(path)
         raise UsageError(f"{path} is not a ticket: it has no {INFO_FILE}. Make one with tickets search.")
     if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UsageError(f"There is no ticket {name}; give a folder made by tickets search, or a hub id.")
+    if (told := missing(name)) is not None:
+        raise UsageError(told)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 

@@ -7,7 +7,8 @@ from typing import Any, Self
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from winning_tickets.plm import base_hash, weight_hashes
+from winning_tickets.errors import UsageError
+from winning_tickets.plm import ModelNotFound, base_hash, weight_hashes
 
 
 class BaseModelInfo(BaseModel):
@@ -33,6 +34,20 @@ class BaseModelInfo(BaseModel):
             model_type=model_type,
             hash=base_hash(hashes),
             tensors=hashes,
+        )
+
+    def not_found(
+        self, ticket: str, error: ModelNotFound, advice: str = "Say where it is now with --base."
+    ) -> UsageError:
+        """The error for weights that are not where their ticket says.
+
+        Args:
+            ticket: its name.
+            error: what was found instead.
+            advice: what to do.
+        """
+        return UsageError(
+            f"The base model of the ticket {ticket} was {self.name}, and it was not found. {advice} {error}"
         )
 
 

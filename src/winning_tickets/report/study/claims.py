@@ -10,6 +10,7 @@ import numpy as np
 
 from winning_tickets.bootstrap import RESAMPLES, Array, interval
 from winning_tickets.correlation import correlate
+from winning_tickets.criteria import non_inferior
 from winning_tickets.report import tables
 from winning_tickets.report.study.cells import Cell, Key, form_of, group, label, make_cell, row_label
 from winning_tickets.report.study.observations import Observation, observe
@@ -103,8 +104,8 @@ def _compares(name: str, claim: Claim, comparison: Comparison, runs: Sequence[Ru
     found = paired(ours, theirs)
     differences = [ours[key] - theirs[key] for key in ours]
     around = interval(_mean_of(differences), n, resamples=min(RESAMPLES, max(_FEWEST_DRAWS, _MOST_DRAWN // n)))
-    low, _ = found.interval or (found.mean, found.mean)
-    holds = low > (0.0 if claim.better else -claim.margin)
+    # The lower end of a two-sided 95 % interval is a one-sided bound of 97.5 %.
+    holds = non_inferior(ours, theirs, 0.0 if claim.better else claim.margin, 0.975).wins is True
     reason = _reason(claim, found, holds, len(planned), sum(difference > 0 for difference in differences))
     word: Word = "holds" if holds else "does not hold"
     return Verdict(name, claim.text, word, reason, test, n, len(planned), found.mean, found.interval, around, cells)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.errors import ContentError
+from winning_tickets.errors import ContentError, shown
 from winning_tickets.files import is_number
 from winning_tickets.report.study.runs import Run, State
 from winning_tickets.stats import LARGEST
@@ -122,9 +122,9 @@ def _one(run: Run, seed: Any, metric: str | None, state: State, value: Any = Non
         axes.setdefault(SEED, seed)
     if metric is not None:
         axes[METRIC] = metric
+    if is_number(value) and LARGEST < abs(value) < math.inf:
+        raise edited(run, f"has the value {shown(value)}, and no run measures more than {LARGEST:g}")
     number = float(value) if is_number(value) else math.nan
-    if math.isfinite(number) and abs(number) > LARGEST:
-        raise edited(run, f"has the value {number}, and no run measures more than {LARGEST:g}")
     if state == "done" and math.isfinite(number):
         return Observation(run, axes, "done", number, (seed, metric))
     return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))
