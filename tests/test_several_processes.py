@@ -5,7 +5,9 @@ import json
 import os
 import signal
 import sys
+import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
@@ -103,6 +105,24 @@ def both(tmp_path, verb, *arguments):
     with rows_in_turn():
         verb(*arguments, tmp_path / "turn", QUIET)
     return tmp_path / "both", tmp_path / "turn"
+
+
+def test_what_a_slow_process_still_reads_stays_there(bert, tmp_path):
+    config = learning(bert, "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.5)
+    trainer_module = importlib.import_module("transformers.trainer")
+    original = trainer_module.sort_checkpoints
+
+    def slow(output_dir, **options):
+        time.sleep(2)
+        assert Path(output_dir).is_dir()
+        return original(output_dir, **options)
+
+    def work(rank):
+        if rank == 1:
+            trainer_module.sort_checkpoints = slow
+        search_all(config, tmp_path / "run", QUIET)
+
+    launched(tmp_path, work)
 
 
 def test_mask_training_gives_the_same_tickets_and_one_process_writes(training, tmp_path, monkeypatch):

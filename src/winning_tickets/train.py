@@ -262,6 +262,7 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     try:
         with stop, tracked(trainer, run):
             trainer.train(resume_from_checkpoint=found[-1] if found else None)
+            processes.wait_for_all()  # the Trainer looks at the scratch folder last, which a finished run removes
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
