@@ -19,7 +19,7 @@ def pearson(x: Array, y: Array) -> Array:
     """Pearson's r along the last axis, `(..., n)` and `(..., n)` -> `(...)`; NaN where one of both is constant."""
     dx, dy = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
     # A constant row's deviations are rounding errors, and so would its correlation be.
-    constant = (np.ptp(x, axis=-1) <= 1e-12) | (np.ptp(y, axis=-1) <= 1e-12)
+    constant = (np.ptp(x, axis=-1) <= TIE) | (np.ptp(y, axis=-1) <= TIE)
     norm = np.sqrt((dx**2).sum(-1) * (dy**2).sum(-1))
     value = np.clip((dx * dy).sum(-1) / np.where(constant, 1.0, norm), -1.0, 1.0)
     return np.asarray(np.where(constant, np.nan, value))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.errors import TrainingError, UsageError, unknown
+from winning_tickets.files import is_number
 from winning_tickets.rundir import RunDirectory
 
 PROJECT = "winning-tickets"
@@ -134,6 +135,6 @@ def scalars(record: Mapping[str, Any]) -> dict[str, float]:
     for key, value in record.items():
         if isinstance(value, Mapping):
             found |= {f"{_SPLITS.get(key, key)}_{name}": number for name, number in scalars(value).items()}
-        elif isinstance(value, int | float) and not isinstance(value, bool) and key != "step":
+        elif is_number(value) and key != "step":
             found[key] = value
     return found

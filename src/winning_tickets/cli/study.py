@@ -132,7 +132,9 @@ def run(
     planned = _plan(study, scale, set_)
     found = Store(store)
     # The nodes of a cluster may have data that this machine has not.
-    problems = problems_of(planned, found) if engine == "local" else unmet_needs(planned)
+    problems = (
+        problems_of(planned, lambda run: found.status(run) == "done") if engine == "local" else unmet_needs(planned)
+    )
     if problems:
         raise UsageError("\n".join(problems))
     options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from winning_tickets.errors import UsageError, shown
+from winning_tickets.files import is_number
 
 _TESTS = ("not", "above", "below")
 
@@ -41,7 +42,7 @@ def _holds(value: Any, wanted: Any) -> bool:
 def _test(test: str, value: Any, limit: Any) -> bool:
     if test == "not":
         return not _holds(value, limit)
-    numbers = [one for one in (value, limit) if isinstance(one, int | float) and not isinstance(one, bool)]
+    numbers = [one for one in (value, limit) if is_number(one)]
     if len(numbers) < 2:
         raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")
     return bool(value > limit if test == "above" else value < limit)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from winning_tickets.config import Runtime, Settings
 from winning_tickets.errors import Interrupted, TicketsError
-from winning_tickets.rundir import MARKER, RunDirectory
+from winning_tickets.rundir import MARKER, RunDirectory, stored_run
 from winning_tickets.store import ClaimedError, Store
 from winning_tickets.study.expressions import is_reference
 from winning_tickets.study.verbs import VERBS
@@ -174,10 +174,8 @@ def moved_base(ticket: Path, store: Store) -> str | None:
 
 def _moved(job: Job, settings: Settings, folder: Path) -> bool:
     """Whether the store was elsewhere when this run began: the verb takes paths for another run then; start again."""
-    try:
-        before = json.loads((folder / MARKER).read_text(encoding="utf-8"))["config"]
-    except (OSError, ValueError, KeyError):
-        return False
+    found = stored_run(folder / MARKER)
+    before = (found and found.config) or {}
     inside = [name for name, value in job.config.items() if is_reference(value) or str(value).startswith(TINY)]
     return any(name in before and before[name] != getattr(settings, name) for name in inside)
 

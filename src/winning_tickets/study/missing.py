@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.corpora import HUB_CORPORA, PYDOCS_PARTS
-from winning_tickets.store import Store
 from winning_tickets.study.expressions import is_reference
 from winning_tickets.study.jobs import TINY
 from winning_tickets.study.plan import Plan, Run
@@ -21,16 +20,16 @@ Place = tuple[str, str]
 """A field and its value."""
 
 
-def problems_of(plan: Plan, store: Store) -> list[str]:
+def problems_of(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
     """All that is missing on this machine for the runs that are not done.
 
     Args:
         plan: of the study.
-        store: its store; it need not exist.
+        is_done: whether the run of an id is; asked only where something is missing.
     """
     absent = _absent(plan.runs.values())
-    if absent and store.exists():  # data of runs that are done may be gone
-        absent = _absent(run for run in plan.runs.values() if store.status(run.id) != "done")
+    if absent:  # data of runs that are done may be gone
+        absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
     told = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
     lines = (
         f"{_parameter(plan, value) or field}={value}: there is no {what} {value}."

@@ -57,7 +57,7 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
         "failed_runs": {run: (records[run].error or {}).get("message", "") for run in failed},
         "blocked_runs": blocked,
         "running_runs": [run for run, state in states.items() if state == "running"],
-        "problems": problems_of(plan, store),
+        "problems": problems_of(plan, lambda run: states[run] == "done"),
         "estimate": Estimator(plan, records).estimate(left, workers),
     }
 
