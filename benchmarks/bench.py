@@ -12,7 +12,7 @@ import torch
 from transformers import BertConfig
 
 from interleave import Step, interleaved, ratio
-from winning_tickets.provenance import machine, versions
+from winning_tickets.runs.provenance import machine, versions
 
 SHAPES = {
     "minilm": dict(hidden_size=384, num_hidden_layers=6, num_attention_heads=12, intermediate_size=1536),

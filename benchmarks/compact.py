@@ -17,11 +17,12 @@ from transformers import BertModel
 
 from bench import Bench, common_options, run, timings
 from interleave import Step
-from winning_tickets.compact import compact_
-from winning_tickets.flops import forward_flops
-from winning_tickets.plm import ARCHITECTURES, PLM
-from winning_tickets.search.levels import close_gates, random_unit_scores
-from winning_tickets.structure import structure_of
+from winning_tickets.deploy.measure import forward_flops
+from winning_tickets.models.architectures import ARCHITECTURES
+from winning_tickets.models.compact import compact_
+from winning_tickets.models.loading import PLM
+from winning_tickets.models.structure import structure_of
+from winning_tickets.pruning.levels import close_gates, random_unit_scores
 
 PAIRS = {"dense_over_compact": ("dense", "compact")}
 VARIANTS = ("dense", "compact")

@@ -23,15 +23,16 @@ from bench import Bench, common_options, run, timings
 from interleave import Step
 from winning_tickets import Ticket
 from winning_tickets.config import SearchConfig
-from winning_tickets.finite import FiniteSteps
-from winning_tickets.masking import Held, hold
-from winning_tickets.multitask import JointObjective, SharedEncoder
-from winning_tickets.objectives import PretrainingObjective, mlm_logits
-from winning_tickets.parts import prunable_views
-from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
-from winning_tickets.search.mask_training import set_dropout
-from winning_tickets.selection import keep_top
-from winning_tickets.ticket import BaseModelInfo, TicketInfo
+from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
+from winning_tickets.models.loading import PLM, prunable_names
+from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.masking import Held, hold
+from winning_tickets.tickets.selection import keep_top
+from winning_tickets.training.finite import FiniteSteps
+from winning_tickets.training.multitask import JointObjective, SharedEncoder
+from winning_tickets.training.objectives.pretraining import PretrainingObjective
+from winning_tickets.training.objectives.terms import mlm_logits
 
 VARIANTS = ("dense", "held", "torch_prune", "mlm", "imp")
 PAIRS = {

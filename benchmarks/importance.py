@@ -18,11 +18,12 @@ from transformers import BertForSequenceClassification
 
 from bench import Bench, common_options, run, timings
 from interleave import Step
-from winning_tickets.importance import add_up
-from winning_tickets.masking import modes
-from winning_tickets.objectives import TaskObjective
-from winning_tickets.plm import ARCHITECTURES, PLM
-from winning_tickets.structure import structure_of
+from winning_tickets.models.architectures import ARCHITECTURES
+from winning_tickets.models.loading import PLM
+from winning_tickets.models.structure import structure_of
+from winning_tickets.pruning.importance import add_up
+from winning_tickets.tickets.masking import modes
+from winning_tickets.training.objectives.task import TaskObjective
 
 PAIRS = {"importance_over_passes": ("importance", "passes"), "neurons_over_passes": ("neurons", "passes")}
 VARIANTS = ("passes", "importance", "neurons")

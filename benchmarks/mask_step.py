@@ -28,13 +28,15 @@ from interleave import Step
 from memory import measured_apart, peak_of
 from utilisation import model_flops, product_flops_a_second
 from winning_tickets.config import SearchConfig
-from winning_tickets.finite import FiniteSteps, gradient_norm
-from winning_tickets.mask_optimizer import MaskOptimizer, initial_scores
-from winning_tickets.masking import MaskedWeights
-from winning_tickets.objectives import PretrainingObjective, mlm_logits
-from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
-from winning_tickets.search.mask_training import freeze_all_but, mask_update, set_dropout, trainable_head
-from winning_tickets.selection import keep_top
+from winning_tickets.models.architectures import ARCHITECTURES
+from winning_tickets.models.loading import PLM, prunable_names
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.mask_training import freeze_all_but, mask_update, set_dropout, trainable_head
+from winning_tickets.tickets.masking import MaskedWeights
+from winning_tickets.tickets.selection import keep_top
+from winning_tickets.training.finite import FiniteSteps, gradient_norm
+from winning_tickets.training.objectives.pretraining import PretrainingObjective
+from winning_tickets.training.objectives.terms import mlm_logits
 
 VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph", "alike")
 PAIRS = {

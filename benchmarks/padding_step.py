@@ -18,9 +18,9 @@ from transformers import BertForSequenceClassification
 from bench import Bench, common_options, run, timings
 from interleave import Step
 from texts import tokenizer_of
-from winning_tickets.data.builtin import pydocs_task
 from winning_tickets.data.encode import collate, encode
 from winning_tickets.data.mixing import TaskBatches
+from winning_tickets.data.pydocs import pydocs_task
 
 VARIANTS = ("longest", "max_length")
 PAIRS = {"longest_over_max_length": ("longest", "max_length")}

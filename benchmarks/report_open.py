@@ -18,11 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.provenance import machine, versions
-from winning_tickets.report.study import FORMATS, report_study
-from winning_tickets.store import Store
-from winning_tickets.study.load import load_study
-from winning_tickets.study.plan import Plan, plan_study
+from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.plan import Plan, plan_study
+from winning_tickets.studies.report import FORMATS, report_study
 
 TASKS = ["cola", "sst2", "mrpc", "stsb", "qqp", "mnli", "qnli", "rte"]
 SPARSITIES = [0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9]

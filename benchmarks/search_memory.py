@@ -27,9 +27,9 @@ from bench import SHAPES, run, small_options
 from memory import measured_apart, peak_of
 from texts import tokenizer_of
 from winning_tickets.config import FitHeadConfig, Runtime, SearchConfig
-from winning_tickets.fit_head import fit_head
-from winning_tickets.provenance import machine, versions
-from winning_tickets.search import search
+from winning_tickets.finetuning.fit_head import fit_head
+from winning_tickets.pruning.search import search
+from winning_tickets.runs.provenance import machine, versions
 
 VARIANTS = ("dense", "kd_mask", "mlm_mask")
 

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bench import measured, run, small_options
 from interleave import Step
-from winning_tickets.selection import keep_top, pruned_count
+from winning_tickets.tickets.selection import keep_top, pruned_count
 
 WAYS = ("ours", "topk", "kthvalue")
 VARIANTS = (*WAYS, *(f"{way}_ties" for way in WAYS))

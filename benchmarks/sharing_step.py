@@ -21,13 +21,15 @@ from transformers import BertForSequenceClassification
 
 from bench import Bench, common_options, run, timings
 from interleave import Step
-from winning_tickets.multitask import JointObjective, SharedEncoder
-from winning_tickets.objectives import TaskObjective
-from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
-from winning_tickets.sharing_optimizer import SharedUpdate
-from winning_tickets.structure import structure_of
-from winning_tickets.task_tickets import TaskTickets, sharing_optimizer
-from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
+from winning_tickets.finetuning.sharing_optimizer import SharedUpdate
+from winning_tickets.finetuning.sharing_trainer import TaskTickets, sharing_optimizer
+from winning_tickets.models.architectures import ARCHITECTURES
+from winning_tickets.models.loading import PLM, prunable_names
+from winning_tickets.models.structure import structure_of
+from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.multitask import JointObjective, SharedEncoder
+from winning_tickets.training.objectives.task import TaskObjective
 
 VARIANTS = ("multi_task", "no_tickets", "sharing", "weights")
 PAIRS = {

@@ -20,10 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from winning_tickets.provenance import machine, source, versions
-from winning_tickets.rundir import RunDirectory
-from winning_tickets.store import Store
-from winning_tickets.store.store import HEARTBEAT_SECONDS
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.provenance import machine, source, versions
+from winning_tickets.runs.store.store import HEARTBEAT_SECONDS, Store
 
 MINUTE = 60.0
 PARTS = ("open", "describe", "claim", "status", "signs_of_life", "release", "seal")

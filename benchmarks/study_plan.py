@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from report_open import fill
-from winning_tickets.errors import UsageError
-from winning_tickets.provenance import machine, versions
-from winning_tickets.store import Store
-from winning_tickets.study.load import load_study, recipe_names
-from winning_tickets.study.plan import Plan, plan_study
-from winning_tickets.study.progress import study_status
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.load import load_study, recipe_names
+from winning_tickets.studies.plan import Plan, plan_study
+from winning_tickets.studies.status import study_status
 
 
 def largest(scale: str) -> str:

@@ -24,12 +24,12 @@ from transformers import BertConfig, BertModel
 
 from bench import SHAPES, measured, run, small_options
 from interleave import Step
-from winning_tickets.bits import write_masked_
 from winning_tickets.config import SearchConfig
-from winning_tickets.parts import prunable_views
-from winning_tickets.plm import ARCHITECTURES, PLM, prunable_names
-from winning_tickets.selection import keep_top
-from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
+from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
+from winning_tickets.models.loading import PLM, prunable_names
+from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.selection import keep_top, write_masked_
+from winning_tickets.tickets.ticket import Ticket
 
 PAIRS = {"save_over_savez": ("save", "savez"), "load_over_loadz": ("load", "loadz")}
 PAIRS |= {"apply_over_multiply": ("apply", "multiply")}

@@ -25,8 +25,8 @@ import torch
 from bench import measured, run, small_options
 from memory import measured_apart, peak_of
 from texts import lines_of, repeat_to, tokenizer_of
-from winning_tickets.data.cache import clean, tokenise
 from winning_tickets.data.corpora import load_corpus
+from winning_tickets.data.token_cache import clean, tokenise
 
 PAIRS = {"ours_over_plain": ("ours", "plain")}
 MEGABYTE = 1_000_000

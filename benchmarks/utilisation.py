@@ -7,8 +7,8 @@ import torch
 
 from bench import Bench
 from interleave import interleaved
-from winning_tickets.flops import forward_flops
-from winning_tickets.plm import PLM
+from winning_tickets.deploy.measure import forward_flops
+from winning_tickets.models.loading import PLM
 
 CPU_SIZE, GPU_SIZE = 2048, 8192
 """Rows and columns of the large product; more of them are not done faster."""

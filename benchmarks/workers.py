@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from interleave import ratio
-from winning_tickets.provenance import machine, versions
-from winning_tickets.store import Store
+from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.runs.store.store import Store
 
 
 def study(seeds: int, steps: int) -> dict[str, Any]:

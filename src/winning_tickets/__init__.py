@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from winning_tickets.algebra import combine as combine
-    from winning_tickets.algebra import perturb as perturb
-    from winning_tickets.compact import load_compact as load_compact
-    from winning_tickets.compare import compare as compare
+    from winning_tickets.analysis.evaluate import evaluate as evaluate
     from winning_tickets.config import EvaluateConfig as EvaluateConfig
     from winning_tickets.config import FitHeadConfig as FitHeadConfig
     from winning_tickets.config import Runtime as Runtime
@@ -19,23 +14,27 @@ if TYPE_CHECKING:
     from winning_tickets.config import ShareConfig as ShareConfig
     from winning_tickets.config import SuperConfig as SuperConfig
     from winning_tickets.config import TransferConfig as TransferConfig
-    from winning_tickets.errors import TicketsError as TicketsError
-    from winning_tickets.evaluate import evaluate as evaluate
-    from winning_tickets.export import export as export
-    from winning_tickets.fit_head import fit_head as fit_head
-    from winning_tickets.mask_files import import_mask as import_mask
-    from winning_tickets.masking import TicketCallback as TicketCallback
-    from winning_tickets.masking import hold as hold
-    from winning_tickets.measure import measure as measure
-    from winning_tickets.predict import predict as predict
-    from winning_tickets.search import search as search
-    from winning_tickets.search import search_all as search_all
-    from winning_tickets.sharded import ShardedMaskOptimizer as ShardedMaskOptimizer
-    from winning_tickets.shared_model import SharedModel as SharedModel
-    from winning_tickets.sharing import share as share
-    from winning_tickets.super_ticket import super_ticket as super_ticket
-    from winning_tickets.ticket import Ticket as Ticket
-    from winning_tickets.transfer import transfer as transfer
+    from winning_tickets.deploy.export import export as export
+    from winning_tickets.deploy.mask_files import import_mask as import_mask
+    from winning_tickets.deploy.measure import measure as measure
+    from winning_tickets.finetuning.fit_head import fit_head as fit_head
+    from winning_tickets.finetuning.glue_submission import glue_submission as glue_submission
+    from winning_tickets.finetuning.sharing import share as share
+    from winning_tickets.finetuning.super_ticket import super_ticket as super_ticket
+    from winning_tickets.finetuning.transfer import transfer as transfer
+    from winning_tickets.models.compact import load_compact as load_compact
+    from winning_tickets.pruning.search import search as search
+    from winning_tickets.pruning.search import search_all as search_all
+    from winning_tickets.pruning.sharded import ShardedMaskOptimizer as ShardedMaskOptimizer
+    from winning_tickets.runs.errors import TicketsError as TicketsError
+    from winning_tickets.tickets.algebra import combine as combine
+    from winning_tickets.tickets.algebra import perturb as perturb
+    from winning_tickets.tickets.masking import TicketCallback as TicketCallback
+    from winning_tickets.tickets.masking import hold as hold
+    from winning_tickets.tickets.overlap import compare as compare
+    from winning_tickets.tickets.ticket import Ticket as Ticket
+    from winning_tickets.training.predict import predict as predict
+    from winning_tickets.training.shared_model import SharedModel as SharedModel
 
 __version__ = "0.1.0"
 
@@ -44,30 +43,31 @@ _PUBLIC = {
     "FitHeadConfig": "config",
     "Runtime": "config",
     "SearchConfig": "config",
-    "ShardedMaskOptimizer": "sharded",
+    "ShardedMaskOptimizer": "pruning.sharded",
     "ShareConfig": "config",
-    "SharedModel": "shared_model",
+    "SharedModel": "training.shared_model",
     "SuperConfig": "config",
-    "Ticket": "ticket",
-    "TicketCallback": "masking",
-    "TicketsError": "errors",
+    "Ticket": "tickets.ticket",
+    "TicketCallback": "tickets.masking",
+    "TicketsError": "runs.errors",
     "TransferConfig": "config",
-    "combine": "algebra",
-    "compare": "compare",
-    "evaluate": "evaluate",
-    "export": "export",
-    "fit_head": "fit_head",
-    "hold": "masking",
-    "import_mask": "mask_files",
-    "load_compact": "compact",
-    "measure": "measure",
-    "perturb": "algebra",
-    "predict": "predict",
-    "search": "search",
-    "search_all": "search",
-    "share": "sharing",
-    "super_ticket": "super_ticket",
-    "transfer": "transfer",
+    "combine": "tickets.algebra",
+    "compare": "tickets.overlap",
+    "evaluate": "analysis.evaluate",
+    "export": "deploy.export",
+    "fit_head": "finetuning.fit_head",
+    "glue_submission": "finetuning.glue_submission",
+    "hold": "tickets.masking",
+    "import_mask": "deploy.mask_files",
+    "load_compact": "models.compact",
+    "measure": "deploy.measure",
+    "perturb": "tickets.algebra",
+    "predict": "training.predict",
+    "search": "pruning.search",
+    "search_all": "pruning.search",
+    "share": "finetuning.sharing",
+    "super_ticket": "finetuning.super_ticket",
+    "transfer": "finetuning.transfer",
 }
 
 __all__ = sorted([*_PUBLIC, "__version__"])
@@ -84,14 +84,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*__all__]
-
-
-class _Package(ModuleType):
-    """Keeps a verb's function in front of its module: importing `winning_tickets.search` would rebind `search`."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _PUBLIC or not isinstance(value, ModuleType):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -7,7 +7,7 @@ from pathlib import Path
 from transformers import AutoModel, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
-from winning_tickets.tiny import tiny_folder
+from winning_tickets.studies.tiny import tiny_folder
 
 TEXT = ("--corpus", "{world}/text", "--segments", "packed:16", "--batch-tokens", "64")
 TASK = ("--task", "rte", "--data-dir", "{world}/glue")

@@ -7,10 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.store import Store
-from winning_tickets.study import jobs
-from winning_tickets.study.load import load_study
-from winning_tickets.study.plan import Plan, plan_study
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies import worker
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.plan import Plan, plan_study
 
 WORD = "crowd"
 """In place of a verb."""
@@ -49,20 +49,21 @@ def work(folder: str, log: str, seed: str) -> int:
         log: a file that gets a line for each run that is really executed.
         seed: of the order.
     """
-    execute = jobs.execute
+    execute = worker.execute
 
-    def noted(job: jobs.Job, store: Store) -> None:
+    def noted(job: worker.Job, store: Store) -> None:
         with Path(log).open("a") as lines:
             lines.write(f"{job.run}\n")
         execute(job, store)
 
-    jobs.execute = noted
+    worker.execute = noted
     left = [
-        jobs.Job(run.id, run.verb, run.config, folder, {"quiet": True, "device": "cpu"}) for run in plan().runs.values()
+        worker.Job(run.id, run.verb, run.config, folder, {"quiet": True, "device": "cpu"})
+        for run in plan().runs.values()
     ]
     random.Random(seed).shuffle(left)
     while left:
-        outcomes = {job.run: jobs.perform(job) for job in left}
+        outcomes = {job.run: worker.perform(job) for job in left}
         failed = [outcome for outcome in outcomes.values() if outcome.kind not in ("done", "claimed")]
         if failed:
             raise AssertionError(failed)

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from faults import crowd
-from winning_tickets import cli, rundir
+from winning_tickets import cli
+from winning_tickets.runs import directory
 
 
 class Events:
@@ -113,7 +114,7 @@ def run(fault: dict[str, Any], ready: Callable[[], object]) -> int:
     limit, jump = fault.pop("limit", None), fault.pop("clock", 0.0)
     events = Events(**fault)
     os.replace, os.rename = events.around(os.replace), events.around(os.rename)
-    append = rundir.append_line
+    append = directory.append_line
 
     def appended(path: Path, line: str) -> None:
         if events.when == "half" and events.count == events.at:
@@ -122,7 +123,7 @@ def run(fault: dict[str, Any], ready: Callable[[], object]) -> int:
         with events.refused_appends():
             events.around(lambda source, target: append(path, line))(path.parent, path)
 
-    rundir.append_line = appended
+    directory.append_line = appended
     if limit is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     if jump:

@@ -7,8 +7,8 @@ from collections import Counter
 
 from faults import crowd
 from faults.harness import contents
-from winning_tickets.files import leftovers
-from winning_tickets.store import Store
+from winning_tickets.runs.files import leftovers
+from winning_tickets.runs.store.store import Store
 
 
 def test_eight_processes_do_every_run_once(lab, tmp_path):

@@ -10,7 +10,7 @@ import pytest
 
 from faults.harness import stamps
 from faults.test_kills import MOMENTS, RUNS, SLOW, finish
-from winning_tickets.files import leftovers
+from winning_tickets.runs.files import leftovers
 
 pytestmark = pytest.mark.timeout(1800)
 FULL = "No space left on device"

@@ -10,21 +10,21 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from learning import corpus_of, learning
-from tiny_models import make_model
-from tiny_tasks import task_data, tasks_fixture
+from samples.learning import corpus_of, learning
+from samples.tiny_models import make_model
+from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, TransferConfig, transfer
-from winning_tickets.adamax import MTDNNAdamax
 from winning_tickets.cli import app
 from winning_tickets.config import FitHeadConfig
-from winning_tickets.errors import TrainingError
-from winning_tickets.finite import MAX_SKIPPED, FiniteSteps, gradient_norm
-from winning_tickets.fit_head import fit_head
-from winning_tickets.mask_optimizer import BertAdam
-from winning_tickets.rundir import read_log
-from winning_tickets.search import search, search_all
-from winning_tickets.sharing_optimizer import SharedUpdate, SharingOptimizer
-from winning_tickets.train import TicketTrainer
+from winning_tickets.finetuning.fit_head import fit_head
+from winning_tickets.finetuning.sharing_optimizer import SharedUpdate, SharingOptimizer
+from winning_tickets.pruning.mask_optimizer import BertAdam
+from winning_tickets.pruning.search import search, search_all
+from winning_tickets.runs.directory import read_log
+from winning_tickets.runs.errors import TrainingError
+from winning_tickets.training.finite import MAX_SKIPPED, FiniteSteps, gradient_norm
+from winning_tickets.training.optimizers import MTDNNAdamax
+from winning_tickets.training.trainer import TicketTrainer
 
 STOP, SKIP = Runtime(quiet=True), Runtime(quiet=True, non_finite="skip")
 BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

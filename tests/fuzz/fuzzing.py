@@ -9,7 +9,7 @@ from pathlib import Path
 from fuzz.guard import limits, watch
 from fuzz.mutate import FORMS, bytes_of
 from fuzz.readers import Reader
-from winning_tickets.errors import TicketsError
+from winning_tickets.runs.errors import TicketsError
 
 
 class Fuzzer:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from study_report_samples import sample_plan
-from winning_tickets.study.plan import Plan
+from samples.study_report_samples import sample_plan
+from winning_tickets.studies.plan import Plan
 
 
 def plan_with(run_id: str) -> Plan:

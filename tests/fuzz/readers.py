@@ -10,33 +10,36 @@ from pathlib import Path
 from typing import Any
 
 from fuzz import seeds
-from winning_tickets import show
-from winning_tickets.analyse import ANALYSES
+from winning_tickets.analysis.averages import average_runs
+from winning_tickets.analysis.kinds import ANALYSES
+from winning_tickets.cli import show
+from winning_tickets.cli.options import fields_of, settings_of
 from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.glue_test import read_tests
-from winning_tickets.data.local import load_files
+from winning_tickets.data.glue import read_tests
+from winning_tickets.data.loading import load_task
 from winning_tickets.data.mtdnn import load_defined
 from winning_tickets.data.task_files import load_definitions, task_of
-from winning_tickets.data.tasks import TASKS, load_task
-from winning_tickets.errors import ContentError, TicketsError, UsageError
-from winning_tickets.identity import digest, run_id
-from winning_tickets.importance import Importance
-from winning_tickets.mask_files import read_masks
-from winning_tickets.options import fields_of, settings_of
-from winning_tickets.plm import PLM
-from winning_tickets.predict import TaskInfo
-from winning_tickets.report.averages import average_runs
-from winning_tickets.report.study import report_study
-from winning_tickets.rundir import RunDirectory
-from winning_tickets.shared_model import SharedModel
-from winning_tickets.states import load_state
-from winning_tickets.store import Store, listing
-from winning_tickets.study.load import load_study
-from winning_tickets.study.plan import plan_study
-from winning_tickets.ticket import Ticket, describe
-from winning_tickets.ticket.files import sha256
-from winning_tickets.verify import verify
+from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.user_files import load_files
+from winning_tickets.deploy.mask_files import read_masks
+from winning_tickets.deploy.verify import verify
+from winning_tickets.models.loading import PLM
+from winning_tickets.models.weights import load_state
+from winning_tickets.pruning.importance import Importance
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
+from winning_tickets.runs.identity import digest, run_id
+from winning_tickets.runs.store import query
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.plan import plan_study
+from winning_tickets.studies.report import report_study
+from winning_tickets.tickets import ticket
+from winning_tickets.tickets.files import sha256
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.predict import TaskInfo
+from winning_tickets.training.shared_model import SharedModel
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def _sealed(*places: tuple[str, str, str | None]) -> Callable[[Path], None]:
 
 
 def _ticket(folder: Path) -> Any:
-    return show.description(describe(Ticket.from_pretrained(folder / "ticket")) | {"tickets_inside": []})
+    return show.description(ticket(Ticket.from_pretrained(folder / "ticket")) | {"tickets_inside": []})
 
 
 def _shared(folder: Path) -> Any:
@@ -172,9 +175,9 @@ def _store(folder: Path) -> Any:
 
     def records() -> None:
         found = list(Store(place).records(["config.task=rte"])) + list(Store(place).records())
-        listing.as_text(found, place)
-        listing.as_csv(found)
-        json.dumps(listing.as_json(found, place), allow_nan=False).encode()
+        query.as_text(found, place)
+        query.as_csv(found)
+        json.dumps(query.as_json(found, place), allow_nan=False).encode()
 
     return each([records, lambda: verify([place]), lambda: _stored(place), lambda: _tables(folder)])
 

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 
-from tiny_models import make_model
-from tiny_shared import make_shared
-from winning_tickets.identity import digest
-from winning_tickets.importance import Importance
-from winning_tickets.plm import PLM, load_plm
-from winning_tickets.rundir import RunDirectory
-from winning_tickets.states import StateInfo, save_state
-from winning_tickets.store import Store
-from winning_tickets.structure import structure_of
-from winning_tickets.ticket import BaseModelInfo, Ticket, TicketInfo
+from samples.tiny_models import make_model
+from samples.tiny_shared import make_shared
+from winning_tickets.models.loading import PLM, load_plm
+from winning_tickets.models.structure import structure_of
+from winning_tickets.models.weights import StateInfo, save_state
+from winning_tickets.pruning.importance import Importance
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.identity import digest
+from winning_tickets.runs.store.store import Store
+from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.ticket import Ticket
 
 GATES = {"layers.0.heads": [True, False], "layers.1.ffn": [False], "layers.1.neurons": [True, False] * 32}
 QUERY = "encoder.layer.0.attention.self.query.weight"

@@ -12,17 +12,18 @@ from fuzz import seeds
 from fuzz.seeds import resealed
 from winning_tickets.config import SearchConfig, TransferConfig
 from winning_tickets.data.encode import parse_size
-from winning_tickets.data.local import load_files
 from winning_tickets.data.segments import parse_segments
-from winning_tickets.errors import ContentError, UsageError
-from winning_tickets.importance import Importance
-from winning_tickets.rundir import RunDirectory, read_log
-from winning_tickets.store import Store, listing
-from winning_tickets.store.claims import Holder
-from winning_tickets.store.shapes import misshapen
-from winning_tickets.study.load import load_study
-from winning_tickets.study.plan import plan_study
-from winning_tickets.ticket import Ticket
+from winning_tickets.data.user_files import load_files
+from winning_tickets.pruning.importance import Importance
+from winning_tickets.runs.directory import RunDirectory, read_log
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.store import query
+from winning_tickets.runs.store.claims import Holder
+from winning_tickets.runs.store.index import misshapen
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.plan import plan_study
+from winning_tickets.tickets.ticket import Ticket
 
 SCORES = {"accuracy": {"final": {"mean": 0.5, "std": None, "values": [0.5]}}}
 
@@ -150,7 +151,7 @@ def test_a_result_of_another_verb_may_hold_anything(tmp_path, metrics):
     path = tmp_path / "store" / "runs" / "done" / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"verb": "measure", "metrics": metrics}))
     records = Store(tmp_path / "store").records()
-    line = next(line for line in listing.as_text(list(records), "store").splitlines() if line.startswith("done"))
+    line = next(line for line in query.as_text(list(records), "store").splitlines() if line.startswith("done"))
     assert "accuracy" not in line
 
 

@@ -6,9 +6,9 @@ import pytest
 import yaml
 
 from fuzz.mutate import _BOMB
-from winning_tickets.config.yaml_text import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
-from winning_tickets.errors import ContentError, printable, shown
-from winning_tickets.files import inside, parse_json, read_json
+from winning_tickets.config.settings import MAX_CHARACTERS, MAX_DEPTH, parse_yaml
+from winning_tickets.runs.errors import ContentError, printable, shown
+from winning_tickets.runs.files import inside, parse_json, read_json
 
 
 def test_plain_yaml_is_read_as_before():

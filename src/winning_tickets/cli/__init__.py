@@ -18,30 +18,10 @@ import typer
 from typer.exceptions import Abort, TyperException
 
 from winning_tickets.cli.app import app
-from winning_tickets.errors import TicketsError, printable
-from winning_tickets.processes import is_main
+from winning_tickets.runs.distributed import is_main
+from winning_tickets.runs.errors import TicketsError, printable
 
-VERBS = (
-    "search",
-    "evaluate",
-    "fit_head",
-    "transfer",
-    "share",
-    "reading",
-    "combine",
-    "perturb",
-    "analyse",
-    "super_ticket",
-    "export",
-    "import_mask",
-    "measure",
-    "runs",
-    "verify",
-    "study",
-    "recipes",
-    "demo",
-    "cache",
-)
+VERBS = ("search", "transfer", "tickets", "analyse", "studies")
 
 for _verb in VERBS:
     import_module(f"{__name__}.{_verb}")

@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from winning_tickets import show
+from winning_tickets.cli import show
 from winning_tickets.cli.app import app, emit
+from winning_tickets.cli.options import Base, DataDir, Json, split_ints, split_words
 from winning_tickets.config import LAST_SEED
-from winning_tickets.errors import UsageError
-from winning_tickets.options import Base, DataDir, Json, split_ints, split_words
+from winning_tickets.runs.errors import UsageError
 
 analyse_app = typer.Typer(
     help="What tickets and results say together: a table, and with --out files and a figure.",
@@ -52,13 +52,13 @@ class ListOptions(TyperCommand):
 
 def _finish(kind: str, out: Path | None, force: bool, as_json: bool, *paths: Any, **options: Any) -> None:
     """Run an analysis, store it where asked for, and print it."""
-    from winning_tickets.analyse import ANALYSES
-    from winning_tickets.report import analyses
+    from winning_tickets.analysis.kinds import ANALYSES
+    from winning_tickets.analysis.report import save
 
-    analyses.check_out(out)
+    save.check_out(out)
     result = ANALYSES[kind](*paths, **options)
     if out is not None:
-        analyses.save(result, out, force=force)
+        save.save(result, out, force=force)
     emit(result, as_json, show.analysis(result, out))
 
 

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from winning_tickets import __version__, processes
 from winning_tickets.config import Settings
-from winning_tickets.errors import printable
+from winning_tickets.runs import distributed
+from winning_tickets.runs.errors import printable
+from winning_tickets.runs.provenance import version
 
 app = typer.Typer(
     name="tickets",
@@ -23,7 +24,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        typer.echo(__version__)
+        typer.echo(version())
         raise typer.Exit
 
 
@@ -37,7 +38,7 @@ def _options(
     version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
 ) -> None:
     """Options before the verb."""
-    if context.invoked_subcommand not in TOGETHER and not processes.leave_to_main():
+    if context.invoked_subcommand not in TOGETHER and not distributed.leave_to_main():
         raise typer.Exit
 
 

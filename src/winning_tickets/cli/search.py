@@ -7,10 +7,10 @@ from typing import Annotated
 
 import typer
 
-from winning_tickets import show
+from winning_tickets.cli import show
 from winning_tickets.cli.app import app, emit, plan_of
-from winning_tickets.config import METHOD_NAMES, Runtime, SearchConfig
-from winning_tickets.options import (
+from winning_tickets.cli.options import (
+    Base,
     Bf16,
     CheckpointSteps,
     Config,
@@ -21,6 +21,7 @@ from winning_tickets.options import (
     Json,
     Layers,
     NonFinite,
+    OtherWeights,
     Out,
     Quiet,
     ReportTo,
@@ -32,6 +33,7 @@ from winning_tickets.options import (
     split_words,
     trackers_of,
 )
+from winning_tickets.config import METHOD_NAMES, EvaluateConfig, FitHeadConfig, Runtime, SearchConfig
 
 
 @app.command()
@@ -214,11 +216,11 @@ def search(
     settings = settings_of(SearchConfig, config, fields_of(config, given))
     trackers = trackers_of(report_to)
     if dry_run:
-        from winning_tickets.search.checks import check
+        from winning_tickets.pruning.checks import check
 
         check(settings)
         return plan_of(settings.resolved(), out, as_json)
-    from winning_tickets.search import search_all
+    from winning_tickets.pruning.search import search_all
 
     runtime = Runtime(
         device=device,
@@ -231,3 +233,143 @@ def search(
     tickets = search_all(settings, out, runtime, force)
     result = json.loads((out / "result.json").read_text(encoding="utf-8")) | {"out": str(out)}
     return emit(result, as_json, show.search(result, list(map(str, tickets.values()))))
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(metavar="MODEL_OR_TICKET", help="A ticket folder, or a model.")],
+    objective: Annotated[
+        str, typer.Option(help="kd, mlm, attention, contrastive, logits, similarity, or several with commas.")
+    ] = "kd",
+    temperature: Annotated[float, typer.Option(help="Of the contrastive loss.")] = 0.05,
+    corpus: Annotated[
+        str | None, typer.Option(help="Text for all but similarity; validation part of a folder.")
+    ] = None,
+    segments: Annotated[str, typer.Option(help="packed:L, lines or sections:L.")] = "packed:128",
+    max_tokens: Annotated[int | None, typer.Option(help="Stop after so many tokens.")] = None,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens a forward pass sees.")] = 4096,
+    task: Annotated[str | None, typer.Option(help="Scored pairs for similarity: stsb.")] = None,
+    pairs_file: Annotated[str | None, typer.Option(help="Your own scored pairs: csv, tsv or jsonl.")] = None,
+    data_dir: DataDir = None,
+    kd_loss: Annotated[str, typer.Option(help="cosine, or mse of the hidden states.")] = "cosine",
+    kd_padding: Annotated[str, typer.Option(help="ignored, or counted in the KD loss.")] = "ignored",
+    kd_masked_tokens: Annotated[int, typer.Option(help="Tokens masked in each segment for the KD loss.")] = 0,
+    mlm_head: Annotated[str | None, typer.Option(help="base or ticket.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the MLM masking.")] = 42,
+    base: Base = None,
+    revision: Revision = None,
+    layers: Layers = None,
+    allow_other_weights: OtherWeights = False,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what a model or ticket preserves, without fine-tuning.
+
+    Example: tickets evaluate my-ticket --objective kd --corpus pydocs --json
+    """
+    settings = EvaluateConfig.of(
+        target=target,
+        base=base,
+        revision=revision,
+        layers=layers,
+        objectives=split_words(objective) or (),
+        temperature=temperature,
+        corpus=corpus,
+        segments=segments,
+        max_tokens=max_tokens,
+        batch_tokens=batch_tokens,
+        task=task,
+        pairs_file=pairs_file,
+        data_dir=data_dir,
+        kd_loss=kd_loss,
+        kd_padding=kd_padding,
+        kd_masked_tokens=kd_masked_tokens,
+        mlm_head=mlm_head,
+        seed=seed,
+        allow_other_weights=allow_other_weights,
+    )
+    if dry_run:
+        from winning_tickets.analysis.evaluate import check
+
+        check(settings)
+        return plan_of(settings, None, as_json)
+    from winning_tickets.analysis.evaluate import evaluate as measure
+
+    result = measure(settings, Runtime(device=device, bf16=bf16, quiet=quiet))
+    return emit(result, as_json, show.evaluation(result))
+
+
+@app.command("fit-head")
+def fit_head(
+    model: Annotated[str, typer.Argument(help="Hub id, local folder or builtin:minilm; without an MLM head.")],
+    out: Out,
+    corpus: Annotated[
+        str | None, typer.Option(help="wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    train_encoder: Annotated[bool, typer.Option("--train-encoder", help="Train the encoder too.")] = False,
+    batch_tokens: Annotated[int | None, typer.Option(help="Tokens an optimiser step sees.")] = None,
+    segments: Annotated[str | None, typer.Option(help="packed:L, lines, mixed or sections:L.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the head.")] = None,
+    encoder_learning_rate: Annotated[float | None, typer.Option(help="Peak rate of the encoder.")] = None,
+    warmup_steps: Annotated[int | None, typer.Option(help="Steps over which the rates rise; by default 6 %.")] = None,
+    mlm_probability: Annotated[float | None, typer.Option(help="Fraction of tokens masked.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Validation tokens the result is measured on.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of the head, the data order, the masking.")] = None,
+    data_dir: DataDir = None,
+    revision: Revision = None,
+    layers: Layers = None,
+    config: Config = None,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Give a model without MLM head a good one, and save an ordinary ForMaskedLM folder.
+
+    Example: tickets fit-head builtin:minilm --corpus pydocs --steps 200 --out minilm-mlm
+    """
+    given = {
+        "model": model,
+        "revision": revision,
+        "layers": layers,
+        "corpus": corpus,
+        "data_dir": data_dir,
+        "steps": steps,
+        "train_encoder": train_encoder or None,
+        "batch_tokens": batch_tokens,
+        "segments": segments,
+        "learning_rate": learning_rate,
+        "encoder_learning_rate": encoder_learning_rate,
+        "warmup_steps": warmup_steps,
+        "mlm_probability": mlm_probability,
+        "max_tokens": max_tokens,
+        "seed": seed,
+    }
+    settings = settings_of(FitHeadConfig, config, fields_of(config, given))
+    trackers = trackers_of(report_to)
+    if dry_run:
+        from winning_tickets.finetuning.fit_head import check
+
+        check(settings)
+        return plan_of(settings, out, as_json)
+    from winning_tickets.finetuning.fit_head import fit_head as fit
+
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
+    result = fit(settings, out, runtime, force) | {"out": str(out)}
+    return emit(result, as_json, show.fitted_head(result))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from winning_tickets import show
+from winning_tickets.cli import show
 from winning_tickets.cli.app import app, emit, plan_of
-from winning_tickets.config import Runtime, TransferConfig
-from winning_tickets.errors import UsageError
-from winning_tickets.options import (
+from winning_tickets.cli.options import (
     Base,
     BatchSize,
     Bf16,
@@ -42,11 +40,14 @@ from winning_tickets.options import (
     WeightDecay,
     fields_of,
     settings_of,
+    split_floats,
     split_ints,
     split_words,
     trackers_of,
     with_smart,
 )
+from winning_tickets.config import Runtime, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.runs.errors import UsageError
 
 
 @app.command()
@@ -157,11 +158,11 @@ def transfer(
     settings = settings_of(TransferConfig, config, with_smart(fields_of(config, given), smart))
     trackers = trackers_of(report_to)
     if dry_run:
-        from winning_tickets.transfer_setup import check
+        from winning_tickets.finetuning.setup import check
 
         check(settings)
         return plan_of(settings, out, as_json)
-    from winning_tickets.transfer import transfer as fine_tune
+    from winning_tickets.finetuning.transfer import transfer as fine_tune
 
     runtime = Runtime(
         device=device,
@@ -200,7 +201,7 @@ def predict(
     """
     runtime = Runtime(device=device, quiet=True)
     if glue_submission is not None:
-        from winning_tickets.glue_submission import glue_submission as submit
+        from winning_tickets.finetuning.glue_submission import glue_submission as submit
 
         if text or text_pair:
             raise UsageError("--glue-submission labels the test sets of GLUE; leave --text and --text-pair out.")
@@ -208,7 +209,7 @@ def predict(
             raise UsageError("--glue-submission needs --data-dir, a GLUE download with the test files.")
         written = submit(runs, data_dir, glue_submission, seed=seed, runtime=runtime, force=force)
         return emit(written, as_json, show.submission(written))
-    from winning_tickets.predict import predict as label
+    from winning_tickets.training.predict import predict as label
 
     if data_dir is not None or force:
         raise UsageError("--data-dir and --force go with --glue-submission.")
@@ -223,3 +224,233 @@ def predict(
         texts = list(zip(text, text_pair, strict=True))
     result = label(runs[0], texts, seed=seed, runtime=runtime)
     return emit(result, as_json, show.predictions(result))
+
+
+@app.command()
+def share(
+    out: Out,
+    tasks: Annotated[str | None, typer.Option(help="Tasks that share a model, such as rte,mrpc,cola.")] = None,
+    model: Annotated[str | None, typer.Option(help="By default the base model of the tickets.")] = None,
+    tickets: Annotated[
+        str | None, typer.Option(help="auto, none, a folder for each task in their order, or task=DIR,task=DIR.")
+    ] = None,
+    level: Annotated[str | None, typer.Option(help="Of auto: 30% of heads and FFNs go, or task=10%,task=30%.")] = None,
+    task_file: Annotated[str | None, typer.Option(help="YAML that defines --tasks, in MT-DNN's form.")] = None,
+    data_dir: DataDir = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", "--seed", help="One run for each, such as 0,1,2.")] = None,
+    train_size: Annotated[str | None, typer.Option(help="N examples or P% of each training set.")] = None,
+    epochs: Annotated[float | None, typer.Option(help="Passes over the training sets.")] = None,
+    steps: Steps = None,
+    batch_size: BatchSize = None,
+    learning_rate: Annotated[float | None, typer.Option(help="Peak rate.")] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adamax or adamax-mtdnn.")] = None,
+    warmup_ratio: WarmupRatio = None,
+    weight_decay: Annotated[float | None, typer.Option(help="Of matrices.")] = None,
+    dropout_p: Annotated[str | None, typer.Option(help="Dropout before the heads: 0.1, or task=0.05.")] = None,
+    mixing: Annotated[str | None, typer.Option(help="proportional, annealed, ratio or round-robin.")] = None,
+    main_task: Annotated[str | None, typer.Option(help="Of ratio: by default the first task.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="Batches of the others for each of the main task.")] = None,
+    max_length: MaxLength = None,
+    smart: SmartWeight = None,
+    single_epochs: Annotated[
+        float | None, typer.Option(help="Passes of the single-task fine-tunings of auto and --fine-tune.")
+    ] = None,
+    single_learning_rate: Annotated[float | None, typer.Option(help="Their peak rate; by default the same.")] = None,
+    fine_tune: Annotated[
+        bool | None, typer.Option("--fine-tune", help="Then fine-tune the shared model on each task alone.")
+    ] = None,
+    profile: Annotated[str | None, typer.Option(help="paper, code or tuned: optimiser and update.")] = None,
+    no_save_model: Annotated[
+        bool, typer.Option("--no-save-model", help="Keep results only, and no shared models.")
+    ] = False,
+    revision: Revision = None,
+    layers: Layers = None,
+    allow_other_weights: OtherWeights = False,
+    config: Config = None,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
+
+    Example: tickets share --model builtin:minilm --tasks rte,mrpc --tickets auto --data-dir glue --out shared
+    Example: tickets share --tasks rte,mrpc --tickets rte-ticket,mrpc-ticket --data-dir glue --out shared --json
+    """
+    given = {
+        "tasks": tasks,
+        "model": model,
+        "revision": revision,
+        "layers": layers,
+        "tickets": tickets,
+        "level": level,
+        "task_file": task_file,
+        "data_dir": data_dir,
+        "seeds": split_ints("--seeds", seeds),
+        "train_size": train_size,
+        "epochs": epochs,
+        "steps": steps,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "optimizer": optimizer,
+        "warmup_ratio": warmup_ratio,
+        "weight_decay": weight_decay,
+        "dropout_p": dropout_p,
+        "mixing": mixing,
+        "main_task": main_task,
+        "ratio": ratio,
+        "max_length": max_length,
+        "single_epochs": single_epochs,
+        "single_learning_rate": single_learning_rate,
+        "fine_tune": fine_tune,
+        "profile": profile,
+        "save_model": False if no_save_model else None,
+        "allow_other_weights": allow_other_weights or None,
+    }
+    settings = settings_of(ShareConfig, config, {"tasks": ()} | with_smart(fields_of(config, given), smart))
+    trackers = trackers_of(report_to)
+    if dry_run:
+        from winning_tickets.finetuning.sharing_setup import check
+
+        check(settings)
+        return plan_of(settings, out, as_json)
+    from winning_tickets.finetuning.sharing import share as share_model
+
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
+    result = share_model(settings, out, runtime, force)
+    return emit(result, as_json, show.sharing(result))
+
+
+@app.command(name="super")
+def super_ticket(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Hub id, folder, or builtin:minilm.")],
+    out: Out,
+    task: Annotated[str | None, typer.Option(help="A task of tickets transfer, such as rte.")] = None,
+    task_file: TaskFile = None,
+    data_dir: DataDir = None,
+    level: Annotated[str | None, typer.Option(help="Percent that tickets lose; by default 10,20 ... 80.")] = None,
+    units: Annotated[str | None, typer.Option(help="Of heads, ffns, neurons, layers; by default heads,ffns.")] = None,
+    selections: Annotated[
+        str | None, typer.Option(help="Of winning, random, losing: what is fine-tuned; by default all.")
+    ] = None,
+    importance: Annotated[str | None, typer.Option(help="sample (default), token, batch or released.")] = None,
+    importance_from: Annotated[
+        str | None, typer.Option(help="A transfer with --save-model; else the full model is fine-tuned for it.")
+    ] = None,
+    importance_train_size: Annotated[
+        str | None, typer.Option(help="N examples or P% that importances are taken from; by default all.")
+    ] = None,
+    min_heads_per_layer: Annotated[int | None, typer.Option(help="Heads that every layer keeps.")] = None,
+    seeds: Annotated[str | None, typer.Option("--seeds", "--seed", help="One run for each; by default 0,1,2.")] = None,
+    learning_rates: Annotated[
+        str | None, typer.Option("--learning-rates", "--learning-rate", help="Peak rates that are tried.")
+    ] = None,
+    batch_sizes: Annotated[
+        str | None, typer.Option("--batch-sizes", "--batch-size", help="Batch sizes that are tried.")
+    ] = None,
+    epochs: Epochs = None,
+    steps: Steps = None,
+    train_size: TrainSize = None,
+    max_length: MaxLength = None,
+    eval_steps: EvalSteps = None,
+    select_on: Annotated[
+        float | None, typer.Option(help="Share of the dev set that everything is chosen on; by default 0.1.")
+    ] = None,
+    patience: Patience = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw, adamax, or adamax-mtdnn.")] = None,
+    warmup_ratio: WarmupRatio = None,
+    weight_decay: WeightDecay = None,
+    head_dropout: HeadDropout = None,
+    profile: Annotated[
+        str | None, typer.Option(help="paper and code also try their grid: 3 rates x 3 batch sizes.")
+    ] = None,
+    revision: Revision = None,
+    layers: Layers = None,
+    config: Config = None,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
+    force: Force = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Find a task's super ticket: fine-tune tickets of every level beside the full model, and name the best.
+
+    Example: tickets super builtin:minilm --task rte --data-dir glue --seeds 0,1,2 --out rte-super
+    """
+    given = {
+        "level": split_words(level),
+        "units": split_words(units),
+        "selections": split_words(selections),
+        "importance": importance,
+        "importance_from": importance_from,
+        "importance_train_size": importance_train_size,
+        "min_heads_per_layer": min_heads_per_layer,
+        "learning_rates": split_floats("--learning-rates", learning_rates),
+        "batch_sizes": split_ints("--batch-sizes", batch_sizes),
+        "profile": profile,
+    }
+    fine_tuning = {
+        "target": model,
+        "task": task,
+        "task_file": task_file,
+        "data_dir": data_dir,
+        "seeds": split_ints("--seeds", seeds),
+        "epochs": epochs,
+        "steps": steps,
+        "train_size": train_size,
+        "max_length": max_length,
+        "eval_steps": eval_steps,
+        "select_on": select_on,
+        "patience": patience,
+        "optimizer": optimizer,
+        "warmup_ratio": warmup_ratio,
+        "weight_decay": weight_decay,
+        "head_dropout": head_dropout,
+        "profile": profile,
+        "revision": revision,
+        "layers": layers,
+    }
+    settings = settings_of(SuperConfig, config, _with_fine_tuning(fields_of(config, given), fine_tuning)).resolved()
+    trackers = trackers_of(report_to)
+    if dry_run:
+        from winning_tickets.finetuning.super_ticket import check, trainings
+
+        check(settings)
+        return plan_of(settings, out, as_json, trainings=trainings(settings))
+    from winning_tickets.finetuning.super_ticket import super_ticket as find
+
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=quiet,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
+    result = find(settings, out, runtime, force)
+    return emit(result, as_json, show.super_ticket(result))
+
+
+def _with_fine_tuning(fields: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
+    """Fields with those of the fine-tuning, of a file and of options, which win."""
+    stored = fields.get("fine_tuning", {})
+    if not isinstance(stored, dict):
+        raise UsageError(f"fine_tuning must be a mapping of fields such as 'task: rte', found {stored!r}.")
+    own = {"seeds": (0, 1, 2)} | stored | {key: value for key, value in given.items() if value is not None}
+    return fields | {"fine_tuning": TransferConfig.of(**own)}

@@ -4,23 +4,15 @@ A field that is None takes its value from the profile: `paper` (what the papers 
 programs do, where they differ) or `tuned` (what measured best here; the default). An explicit field always wins.
 """
 
-from winning_tickets.config.evaluate import EvaluateConfig
-from winning_tickets.config.fit_head import FitHeadConfig
-from winning_tickets.config.methods import METHOD_NAMES, METHOD_NEEDS
 from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_objective
-from winning_tickets.config.pattern import Pattern
-from winning_tickets.config.profiles import MODEL_DROPOUT, PROFILES, Profile, profile_values
-from winning_tickets.config.rewinding import Rewind, parse_rewind
+from winning_tickets.config.profiles import METHOD_NAMES, METHOD_NEEDS, MODEL_DROPOUT, PROFILES, Profile, profile_values
 from winning_tickets.config.search import SCOPES, SearchConfig
 from winning_tickets.config.settings import LAST_SEED, Runtime, Settings, load_config_file
-from winning_tickets.config.share import AUTO, ShareConfig
-from winning_tickets.config.smart import Smart
-from winning_tickets.config.sparsity import check_sparsity
-from winning_tickets.config.start import PRETRAINED, Start, parse_start
+from winning_tickets.config.share import AUTO, SELECTIONS, ShareConfig, SuperConfig
+from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import COUNT_FIELDS, UNIT_NAMES, Level, StructuredSettings
-from winning_tickets.config.super_ticket import SELECTIONS, SuperConfig
-from winning_tickets.config.task_file import TaskDefinition
-from winning_tickets.config.transfer import TransferConfig
+from winning_tickets.config.transfer import EvaluateConfig, FitHeadConfig, Smart, TransferConfig
+from winning_tickets.config.weights import PRETRAINED, Rewind, Start, parse_rewind, parse_start
 
 __all__ = [
     "AUTO",
@@ -50,7 +42,6 @@ __all__ = [
     "Start",
     "StructuredSettings",
     "SuperConfig",
-    "TaskDefinition",
     "TransferConfig",
     "check_sparsity",
     "load_config_file",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 
-from winning_tickets.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, unknown
 
 TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; what they compute stands in `winning_tickets.objectives`."""

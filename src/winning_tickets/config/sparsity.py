@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from typing import Self
 
-from winning_tickets.errors import UsageError
+from winning_tickets.runs.errors import UsageError
 
 
 def check_sparsity(sparsity: float) -> Fraction:
@@ -20,3 +24,60 @@ def check_sparsity(sparsity: float) -> Fraction:
     if not 0 <= exact < 1:
         raise UsageError(f"Sparsity {sparsity} is outside [0, 1); it is the fraction removed, for example 0.6.")
     return exact
+
+
+_FORM = re.compile(r"([1-9]\d*):([1-9]\d*)")
+_NAMED = 4  # matrices that a message names before it only counts
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """How many of how many weights are kept, in every group.
+
+    Attributes:
+        keep: N, kept of each group.
+        of: M, the size of a group: consecutive entries of a row of an `(out, in)` matrix.
+    """
+
+    keep: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """`2:4` -> two of every four.
+
+        Raises:
+            UsageError: not of the form N:M with 1 <= N <= M.
+        """
+        match = _FORM.fullmatch(text)
+        if match is None or int(match[1]) > int(match[2]):
+            raise UsageError(
+                f"The pattern {text!r} is not N:M with 1 <= N <= M; "
+                "2:4 keeps 2 of every 4 consecutive weights of a row."
+            )
+        return cls(int(match[1]), int(match[2]))
+
+    def __str__(self) -> str:
+        return f"{self.keep}:{self.of}"
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction removed, 1 - N/M."""
+        return (self.of - self.keep) / self.of
+
+    def check_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Make sure that every row is a whole number of groups.
+
+        Args:
+            shapes: `(out, in)` by name of the matrix.
+
+        Raises:
+            UsageError: M does not divide the input dimension of a matrix; they are named.
+        """
+        uneven = [f"{name} ({shape[-1]})" for name, shape in shapes.items() if shape[-1] % self.of]
+        if uneven:
+            rest = f" and {len(uneven) - _NAMED} more" if len(uneven) > _NAMED else ""
+            raise UsageError(
+                f"The pattern {self} needs input dimensions that {self.of} divides; it does not divide those of "
+                f"{', '.join(uneven[:_NAMED])}{rest}. Choose another pattern, or prune without one."
+            )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from winning_tickets.config.settings import Settings
-from winning_tickets.errors import UsageError
+from winning_tickets.runs.errors import UsageError
 
 Unit = Literal["heads", "ffns", "neurons", "layers"]
 UNIT_NAMES: tuple[Unit, ...] = ("heads", "ffns", "neurons", "layers")

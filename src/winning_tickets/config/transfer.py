@@ -2,12 +2,50 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Literal
+
+from pydantic import Field
 
 from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import Count, Seed, Settings
-from winning_tickets.config.smart import Smart
-from winning_tickets.config.start import PRETRAINED
+from winning_tickets.config.weights import PRETRAINED
+
+
+class Smart(Settings):
+    """How SMART searches for the noise that changes the outputs most (Jiang et al. 2020, Algorithm 1).
+
+    Attributes:
+        alpha: weight of the regularisation beside the loss; 0 leaves it out.
+        steps: ascent steps.
+        noise: standard deviation of the noise that the ascent starts from.
+        step_size: length of an ascent step, in the norm.
+        radius: the largest norm that the noise may have.
+        norm: `inf`, `l2` or `l1`.
+        level: the norm is taken over each `token`'s embedding, or over those of a whole `sentence`.
+    """
+
+    alpha: float = 1.0
+    steps: int = 1
+    noise: float = 1e-5
+    step_size: float = 1e-3
+    radius: float = 1e-5
+    norm: Literal["inf", "l2", "l1"] = "inf"
+    level: Literal["token", "sentence"] = "token"
+
+    def problems(self) -> list[str]:
+        """What is impossible, a line each."""
+        found = []
+        if not (self.alpha >= 0 and math.isfinite(self.alpha)):
+            found.append(f"--smart {self.alpha} is impossible; its weight must not be negative.")
+        if self.steps < 1:
+            found.append(f"smart: steps {self.steps} is impossible; at least 1.")
+        for field in ("noise", "step_size", "radius"):
+            value = getattr(self, field)
+            if not (value > 0 and math.isfinite(value)):
+                found.append(f"smart: {field} {value} is impossible; it must be above 0.")
+        return found
+
 
 _TUNED: dict[str, Any] = {
     "evaluate_each_epoch": True,
@@ -139,3 +177,97 @@ class TransferConfig(Settings):
         """The same configuration with every open choice filled from its profile."""
         values = transfer_profile(self.profile, self.task)
         return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+
+
+WARMUP_RATIO = 0.06
+"""Fraction of the steps that the learning rates rise where `warmup_steps` is None."""
+
+
+class FitHeadConfig(Settings):
+    """Fitting an MLM head to an encoder that has none.
+
+    Attributes:
+        model: hub id, local folder or `builtin:minilm`; without a trained MLM head.
+        revision: hub revision of the model.
+        layers: keep only the first so many layers.
+        corpus: text the head is trained on.
+        data_dir: folder of a `task:NAME` corpus.
+        steps: optimiser steps.
+        train_encoder: train the encoder too; else it stays as it is, bit for bit, and so do its tickets.
+        batch_tokens: tokens an optimiser step sees.
+        segments: how the corpus is cut: `packed:L`, `lines`, `mixed`.
+        learning_rate: peak rate of the head.
+        encoder_learning_rate: peak rate of the encoder, where it is trained.
+        warmup_steps: steps over which the rates rise; None takes 6 % of all. After them they decay linearly to zero.
+        weight_decay: of AdamW, on matrices only.
+        mlm_probability: fraction of tokens masked.
+        max_tokens: unpadded tokens of the validation part that the result is measured on; None means all, as in
+            `tickets evaluate`.
+        seed: of the fresh head, the data order and the masking.
+    """
+
+    model: str
+    revision: str | None = None
+    layers: Count | None = None
+    corpus: str | None = None
+    data_dir: str | None = None
+    steps: int = 1000
+    train_encoder: bool = False
+    batch_tokens: int = Field(default=2048, ge=1)
+    segments: str = "packed:128"
+    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
+    encoder_learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    warmup_steps: int | None = Field(default=None, ge=0)
+    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
+    mlm_probability: float = 0.15
+    max_tokens: int | None = Field(default=None, ge=1)
+    seed: Seed = 0
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        return math.ceil(WARMUP_RATIO * self.steps) if self.warmup_steps is None else self.warmup_steps
+
+
+class EvaluateConfig(Settings):
+    """An evaluation of a model or ticket without fine-tuning.
+
+    Attributes:
+        target: a ticket, or a model's name.
+        base: the base model of a ticket, where it has moved since the search.
+        objectives: any of `kd`, `mlm`, `attention`, `contrastive`, `logits`, `similarity`.
+        corpus: text for all but the similarity; a folder's validation file is read.
+        segments: how the corpus is cut.
+        max_tokens: stop after so many unpadded tokens.
+        batch_tokens: tokens a forward pass sees.
+        task: scored-pairs task of the similarity.
+        pairs_file: the user's own scored pairs, instead of a task.
+        data_dir: GLUE folder.
+        kd_loss: distance of the hidden states: 1 - `cosine` (TAMT eq. 6), or `mse` (what the released program reports).
+        kd_padding: padded positions are `ignored` in it, or `counted` (the released program).
+        kd_masked_tokens: tokens corrupted in each segment for it (the released program: one).
+        temperature: of the contrastive loss.
+        mlm_head: the base model's own MLM head or the one the ticket trained; None takes the ticket's if it has one.
+        seed: of the MLM masking.
+        allow_other_weights: evaluate the ticket on weights it was not made for.
+    """
+
+    target: str
+    base: str | None = None
+    revision: str | None = None
+    layers: Count | None = None
+    objectives: tuple[str, ...] = ("kd",)
+    corpus: str | None = None
+    segments: str = "packed:128"
+    max_tokens: Count | None = None
+    batch_tokens: Count = 4096
+    task: str | None = None
+    pairs_file: str | None = None
+    data_dir: str | None = None
+    kd_loss: Literal["cosine", "mse"] = "cosine"
+    kd_padding: Literal["ignored", "counted"] = "ignored"
+    kd_masked_tokens: int = Field(default=0, ge=0)
+    temperature: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    mlm_head: Literal["base", "ticket"] | None = None
+    seed: Seed = 42
+    allow_other_weights: bool = False

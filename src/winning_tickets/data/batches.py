@@ -8,15 +8,23 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from winning_tickets.data.cache import TokenStream
-from winning_tickets.data.sections import SHORT_SEQUENCE_PROBABILITY, Sections
-from winning_tickets.data.segments import Cut, Lines, Mixed, Packed, Segments, Spans, generator, parse_segments
-from winning_tickets.errors import UsageError
+from winning_tickets.data.encode import IGNORED
+from winning_tickets.data.segments import (
+    SHORT_SEQUENCE_PROBABILITY,
+    Cut,
+    Lines,
+    Mixed,
+    Packed,
+    Sections,
+    Segments,
+    Spans,
+    generator,
+    parse_segments,
+)
+from winning_tickets.data.token_cache import TokenStream
+from winning_tickets.runs.errors import UsageError
 
 Batch = dict[str, torch.Tensor]
-IGNORED = -100
-"""Label of positions that are not predicted."""
-
 _MASKING, _FEW = 3, 5  # random streams of their own
 _PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
 _SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in _PREFIXES)

@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
 
-from winning_tickets.data.fingerprint import RunningFingerprint
-from winning_tickets.data.textfiles import read_lines, split_lines
-from winning_tickets.errors import ContentError, UsageError, unknown
+from winning_tickets.data.readers import RunningFingerprint, read_lines, split_lines
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
 SplitName = Literal["train", "validation"]
 
@@ -110,7 +109,7 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
     if spec in HUB_CORPORA:
         return _hub(spec, split, data_dir)
     if spec in PYDOCS_PARTS:
-        from winning_tickets.data.builtin import pydocs_corpus
+        from winning_tickets.data.pydocs import pydocs_corpus
 
         return lambda: pydocs_corpus(PYDOCS_PARTS[spec], split)
     if spec.startswith("task:"):
@@ -149,7 +148,7 @@ def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[
 
 def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
     """Texts of all columns, row by row, each text once."""
-    from winning_tickets.data.tasks import load_task
+    from winning_tickets.data.loading import load_task
 
     data = load_task(name, data_dir)
     parts = [data.train] if split == "train" else list(data.validation.values())

@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from winning_tickets.data.batches import IGNORED
-from winning_tickets.data.tasks import Split
-from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.data.records import Split
+from winning_tickets.runs.errors import ContentError, UsageError
 
 Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
@@ -164,3 +163,8 @@ def _count(size: str, available: int) -> int:
     if count == 0:
         raise UsageError(f"--train-size {size} of {available} training examples leaves none; {_WANTED}.")
     return count
+
+
+IGNORED = -100
+
+"""Label of positions that are not predicted."""

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.data.squad import answers_of, check_answers
-from winning_tickets.data.tasks import Split, Task, TaskData
-from winning_tickets.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError, UsageError
 
 Files = dict[str, list[str]]
 """Parquet files by name of the split."""

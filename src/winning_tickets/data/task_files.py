@@ -3,18 +3,248 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+import math
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ValidationError
 
-from winning_tickets.config.task_file import DISTANCES, METRIC_NAMES, TaskDefinition
-from winning_tickets.config.yaml_text import parse_yaml
-from winning_tickets.data.tasks import METRICS_OF, TASKS, Distance, Task
-from winning_tickets.data.textfiles import read_utf8
-from winning_tickets.errors import UsageError, shown, unknown
+from winning_tickets.config.settings import Settings, parse_yaml
+from winning_tickets.data.readers import read_utf8
+from winning_tickets.data.records import METRICS_OF, Distance, Task
+from winning_tickets.data.tasks import TASKS
+from winning_tickets.runs.errors import UsageError, shown, unknown
+
+FileKind = Literal["classification", "regression", "tokens", "span"]
+"""What can be predicted in a task of a file."""
+
+TASK_TYPES: dict[str, FileKind] = {
+    "Classification": "classification",
+    "Regression": "regression",
+    "SequenceLabeling": "tokens",
+    "SeqenceLabeling": "tokens",  # MT-DNN's own spelling
+    "SpanClassification": "span",
+    "Span": "span",
+}
+_OTHER_TASK_TYPES = (
+    "Ranking",
+    "SpanClassificationYN",
+    "SpanYN",
+    "MaskLM",
+    "SpanSeqLabeling",
+    "SeqenceGeneration",
+    "SeqenceGenerationMRC",
+    "ClozeChoice",
+)
+_TEXTS: tuple[FileKind, ...] = ("classification", "regression")
+DATA_FORMATS: dict[str, tuple[FileKind, ...]] = {
+    "PremiseOnly": _TEXTS,
+    "PremiseAndOneHypothesis": _TEXTS,
+    "Sequence": ("tokens",),
+    "Seqence": ("tokens",),
+    "MRC": ("span",),
+    "CLUE_SPAN": ("span",),
+}
+_OTHER_FORMATS = ("PremiseAndMultiHypothesis", "MLM", "CLUE_CLASSIFICATION", "CLUE_SEQ", "CLUE_GEN", "ClozeChoice")
+LOSSES: dict[FileKind, tuple[str, ...]] = {
+    "classification": ("CeCriterion",),
+    "regression": ("MseCriterion",),
+    "tokens": ("SeqCeCriterion", "CeCriterion"),
+    "span": ("SpanCeCriterion",),
+}
+DISTANCES: dict[str, Literal["kl", "symmetric-kl", "mse"]] = {
+    "KlCriterion": "kl",
+    "SymKlCriterion": "symmetric-kl",
+    "MseCriterion": "mse",
+}
+"""Values of `kd_loss` and `adv_loss`."""
+_OTHER_LOSSES = (
+    "NsKlCriterion",
+    "NsSymKlCriterion",
+    "JSCriterion",
+    "HLCriterion",
+    "RankCeCriterion",
+    "SpanYNCeCriterion",
+    "MlmCriterion",
+)
+METRIC_NAMES: dict[FileKind, dict[str, tuple[str, ...]]] = {
+    "classification": {"ACC": ("accuracy",), "F1": ("f1",), "MCC": ("matthews",)},
+    "regression": {"Pearson": ("pearson",), "Spearman": ("spearman",)},
+    "tokens": {
+        "SeqEval": ("f1", "accuracy"),
+        "NERACC": ("f1", "accuracy"),
+        "ACC": ("accuracy",),
+        "F1": ("f1",),
+    },
+    "span": {"EmF1": ("f1", "exact_match"), "EmF12": ("f1", "exact_match")},
+}
+"""MT-DNN's names of metrics, and ours. EmF12 counts unanswerable questions too, which are not read here."""
+_OTHER_METRICS = ("AUC", "F1MAC", "F1MIC", "CMAT", "NERACC", "SeqEval", "EmF1", "EmF12", "ACC", "F1", "MCC")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SIZE = re.compile(r"\d+|\d+(\.\d+)?%")
+
+
+class TaskDefinition(Settings):
+    """One task of a task file.
+
+    Attributes:
+        name: key of the task in the file.
+        task_type: a key of `TASK_TYPES`.
+        data_format: a key of `DATA_FORMATS`; tasks on words and spans have one only.
+        n_class: number of classes; 1 for scores.
+        labels: names of the classes, in order; without them labels are numbers from 0.
+        metric_meta: keys of `METRIC_NAMES`; the first one is primary.
+        loss: a name of `LOSSES`; each kind has one loss.
+        kd_loss: a key of `DISTANCES`: how far from the soft labels, where the training data have some.
+        adv_loss: a key of `DISTANCES`: how far from the outputs of the unchanged text, in SMART.
+        enable_san: read and without effect; heads are linear, as they are in MT-DNN by default.
+        dropout_p: dropout before the head.
+        split_names: names of the splits, which are part of the files' names.
+        actf: read and without effect.
+        encoder_type: read and without effect; the model is named elsewhere.
+        soft_labels: whether soft labels are probabilities, or logits.
+        data: a folder, or a file for each split; relative to the task file.
+        train_size: `N` examples or `P%` of the training set.
+        weight: of its loss, among several tasks.
+        ticket: its ticket, in tickets sharing.
+        learning_rate: peak rate when it is fine-tuned alone.
+    """
+
+    name: str
+    task_type: str
+    data_format: str | None = None
+    n_class: int | None = None
+    labels: tuple[str, ...] = ()
+    metric_meta: tuple[str, ...] = ()
+    loss: str | None = None
+    kd_loss: str | None = None
+    adv_loss: str | None = None
+    enable_san: bool = False
+    dropout_p: float | None = None
+    split_names: tuple[str, ...] = ("train", "dev", "test")
+    actf: str | None = None
+    encoder_type: str | None = None
+    soft_labels: Literal["probabilities", "logits"] = "probabilities"
+    data: str | dict[str, str] | None = None
+    train_size: str | None = None
+    weight: float = 1.0
+    ticket: str | None = None
+    learning_rate: float | None = None
+
+    @property
+    def kind(self) -> FileKind:
+        """What is predicted."""
+        return TASK_TYPES[self.task_type]
+
+    @property
+    def train_split(self) -> str:
+        """The split that is trained on."""
+        return next(name for name in self.split_names if "train" in name.lower())
+
+    @property
+    def validation_splits(self) -> dict[str, str]:
+        """Our name of each split that it is evaluated on, and the file's: `dev` is our `validation`."""
+        found = [name for name in self.split_names if "dev" in name.lower()]
+        words = {name: re.sub("dev", "", name, flags=re.IGNORECASE).strip("_-.") for name in found}
+        return {f"validation_{word}" if word else "validation": name for name, word in words.items()}
+
+    def problems(self) -> list[str]:
+        """What is impossible or not supported, a line each."""
+        found = _choice("task_type", self.task_type, TASK_TYPES, _OTHER_TASK_TYPES)
+        if not _NAME.fullmatch(self.name):
+            found.append(f"the name {self.name!r} may hold letters, digits, dots, dashes and underscores only.")
+        if self.task_type in TASK_TYPES:
+            found += self._problems_of_kind() + self._problems_of_classes()
+        return found + self._problems_of_splits() + self._problems_of_numbers()
+
+    def _problems_of_kind(self) -> list[str]:
+        kind, found = self.kind, []
+        formats = [name for name, kinds in DATA_FORMATS.items() if kind in kinds]
+        if self.data_format is not None:
+            found += _choice("data_format", self.data_format, formats, (*DATA_FORMATS, *_OTHER_FORMATS))
+        elif kind in _TEXTS:
+            found.append(f"data_format is missing; {self.task_type} takes {' or '.join(formats)}.")
+        if self.loss is not None:
+            found += _choice("loss", self.loss, LOSSES[kind], _losses())
+        distances = ("MseCriterion",) if kind == "regression" else tuple(DISTANCES)
+        for field in ("kd_loss", "adv_loss"):
+            if (value := getattr(self, field)) is not None:
+                found += _choice(field, value, distances, _losses())
+        for name in self.metric_meta:
+            found += _choice("metric_meta", name, METRIC_NAMES[kind], (*_OTHER_METRICS, "Pearson", "Spearman"))
+        return found
+
+    def _problems_of_classes(self) -> list[str]:
+        found = []
+        if doubled := {label for label in self.labels if self.labels.count(label) > 1}:
+            found.append(f"labels: {', '.join(sorted(doubled))} comes twice.")
+        if self.kind == "regression":
+            if self.n_class not in (None, 1):
+                found.append(f"n_class {self.n_class} does not go with Regression, which has one score; leave it out.")
+            if self.labels:
+                found.append("labels do not go with Regression, whose labels are numbers.")
+        elif self.kind != "span":
+            number = len(self.labels) if self.n_class is None else self.n_class
+            if number < 2:
+                given = "n_class and labels are missing" if self.n_class is None else f"n_class {number} is impossible"
+                found.append(f"{given}; {self.task_type} needs at least two classes.")
+            elif self.labels and number != len(self.labels):
+                found.append(f"n_class {number} contradicts the {len(self.labels)} labels.")
+            elif self.kind == "tokens" and not self.labels:
+                found.append("labels are missing; labels of words need names.")
+        return found
+
+    def _problems_of_splits(self) -> list[str]:
+        train = [name for name in self.split_names if "train" in name.lower()]
+        found = []
+        if len(train) != 1 or not self.validation_splits:
+            found.append(
+                f"split_names {', '.join(self.split_names) or 'is empty'}: expected one with 'train' in its name and "
+                "one or more with 'dev'."
+            )
+        if len(set(self.split_names)) < len(self.split_names):
+            found.append(f"split_names {', '.join(self.split_names)}: a name comes twice.")
+        if isinstance(self.data, Mapping):
+            needed = {*train, *self.validation_splits.values()}
+            if missing := sorted(needed - set(self.data)):
+                found.append(f"data lacks a file for {', '.join(missing)}.")
+            found += [
+                str(unknown("split in data", name, self.split_names)) for name in self.data.keys() - {*self.split_names}
+            ]
+        return found
+
+    def _problems_of_numbers(self) -> list[str]:
+        found = []
+        if self.dropout_p is not None and not 0 <= self.dropout_p < 1:
+            found.append(f"dropout_p {self.dropout_p} is outside [0, 1).")
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            found.append(f"weight {self.weight} is impossible; it must be above 0.")
+        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
+            found.append(f"learning_rate {self.learning_rate} is impossible; it must be above 0.")
+        if self.train_size is not None and not _SIZE.fullmatch(self.train_size):
+            found.append(
+                f"train_size {self.train_size} is not a size; use a number of examples such as 1000, or a percentage "
+                "such as 10%."
+            )
+        return found
+
+
+def _losses() -> tuple[str, ...]:
+    return (*(name for names in LOSSES.values() for name in names), *DISTANCES, *_OTHER_LOSSES)
+
+
+def _choice(key: str, value: str, supported: Iterable[str], known: Iterable[str]) -> list[str]:
+    """A line where a value is not supported: MT-DNN may know it, or it may be misspelt."""
+    names = list(supported)
+    if value in names:
+        return []
+    if value in known:
+        return [f"{key} {value} of MT-DNN is not supported here, only {', '.join(names)}."]
+    return [str(unknown(key, value, names))]
+
 
 MARKERS = ("X", "CLS", "SEP")
 """Labels that MT-DNN gives to further pieces of words and to special tokens; nothing here is labelled so."""

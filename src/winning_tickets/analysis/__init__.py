@@ -1,0 +1,1 @@
+"""Evaluation without fine-tuning, statistics, and analyses of tickets and results."""

@@ -1,0 +1,214 @@
+"""Do tickets transfer better than others? Runs of two groups, paired by task and seed."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from winning_tickets.analysis.results import COMPARED, Cell, Score, check_metrics, compared, read_runs
+from winning_tickets.analysis.statistics import Array, about, interval
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.statistics import deviation
+
+Key = tuple[str, int]
+
+
+def gain(
+    runs: Sequence[str | Path],
+    baseline: Sequence[str | Path],
+    dense: Sequence[str | Path] = (),
+    *,
+    score: Score = "final",
+    allow_missing: bool = False,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Compare two groups of transfer runs over the same tasks and seeds.
+
+    A cell is one task with one seed; its gain is the target's score minus the baseline's. The mean over tasks weighs
+    each task equally, whatever its number of seeds. The interval draws cells with replacement, as many as there are,
+    from all tasks together; the one within tasks draws the seeds of each task, and so asks about these tasks alone.
+
+    Args:
+        runs: transfer runs of the tickets in question.
+        baseline: transfer runs they are compared with.
+        dense: transfer runs of the dense model, for the share of its average that each group keeps.
+        score: the `final` score of each seed, or its `best`.
+        allow_missing: leave out cells that a group lacks, instead of refusing.
+        seed: of the bootstrap.
+
+    Returns:
+        `cells`, `tasks` (a record each), `mean` (over tasks), `dense_share`, `missing`, `different_settings`.
+
+    Raises:
+        UsageError: a group is empty, a run is not there or has no finished seed, or the groups share no cell.
+        ContentError: a cell is missing in a group (without `allow_missing`) or there twice, or metrics differ.
+    """
+    groups = {"target": _group("target", runs, score), "baseline": _group("baseline", baseline, score)}
+    if dense:
+        groups["dense"] = _group("dense", dense, score)
+    missing = _missing(groups)
+    if missing and not allow_missing:
+        named = ", ".join(f"{entry['task']} seed {entry['seed']} (not in {entry['group']})" for entry in missing)
+        raise ContentError(
+            f"Runs are paired by task and seed, and {len(missing)} are missing: {named}. Run these too, or leave such "
+            "cells out with --allow-missing."
+        )
+    keys = [key for key in groups["target"] if key in groups["baseline"]]
+    if not keys:
+        raise UsageError("The two groups share no task and seed, so there is nothing to compare.")
+    check_metrics([cell for group in groups.values() for cell in group.values()])
+    cells = [_cell(key, groups) for key in keys]
+    return {
+        "kind": "gain",
+        "score": score,
+        "groups": {name: _describe(group) for name, group in groups.items()},
+        "cells": cells,
+        "tasks": [_task(task, cells) for task in dict.fromkeys(task for task, _ in keys)],
+        "mean": _mean(cells, seed),
+        "dense_share": _dense_share(cells, seed) if dense else None,
+        "missing": missing,
+        "different_settings": _different_settings(keys, groups),
+        "bootstrap": about(seed, "cells (task and seed), each task with equal weight"),
+    }
+
+
+def _group(name: str, paths: Sequence[str | Path], score: Score) -> dict[Key, Cell]:
+    if not paths:
+        raise UsageError(f"No {name} run was given; give one or more folders made by tickets transfer --out.")
+    group: dict[Key, Cell] = {}
+    for cell in read_runs(paths, score):
+        if cell.key in group:
+            raise ContentError(
+                f"The {name} runs hold {cell.task} with seed {cell.seed} twice: {group[cell.key].path} and "
+                f"{cell.path}. Give one run for each task and seed."
+            )
+        group[cell.key] = cell
+    return group
+
+
+def _missing(groups: Mapping[str, dict[Key, Cell]]) -> list[dict[str, Any]]:
+    """Cells that target or baseline have and some group has not; what only the dense model has is not needed."""
+    wanted = dict.fromkeys([*groups["target"], *groups["baseline"]])
+    return [
+        {"group": name, "task": task, "seed": seed}
+        for task, seed in wanted
+        for name, group in groups.items()
+        if (task, seed) not in group
+    ]
+
+
+def _cell(key: Key, groups: Mapping[str, dict[Key, Cell]]) -> dict[str, Any]:
+    target, baseline, dense = groups["target"][key], groups["baseline"][key], groups.get("dense", {}).get(key)
+    return {
+        "task": target.task,
+        "seed": target.seed,
+        "metric": target.metric,
+        "target": target.value,
+        "baseline": baseline.value,
+        "dense": None if dense is None else dense.value,
+        "gain": target.value - baseline.value,
+    }
+
+
+def _counts(cells: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    gains = [cell["gain"] for cell in cells]
+    return {
+        "n": len(gains),
+        "wins": sum(value > 0 for value in gains),
+        "ties": sum(value == 0 for value in gains),
+        "losses": sum(value < 0 for value in gains),
+    }
+
+
+def _task(task: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    own = [cell for cell in cells if cell["task"] == task]
+    gains = [cell["gain"] for cell in own]
+    dense = [cell["dense"] for cell in own if cell["dense"] is not None]
+    return {
+        "task": task,
+        "metric": own[0]["metric"],
+        "target": statistics.fmean(cell["target"] for cell in own),
+        "baseline": statistics.fmean(cell["baseline"] for cell in own),
+        "dense": statistics.fmean(dense) if dense else None,
+        "gain": statistics.fmean(gains),
+        "gain_std": deviation(gains),
+        "seeds": [cell["seed"] for cell in own],
+        **_counts(own),
+    }
+
+
+def _weights(cells: Sequence[Mapping[str, Any]]) -> Array:
+    """`(cells,)`: 1 / (tasks * seeds of the task), so that a weighted sum over all cells is the mean over tasks."""
+    names = [cell["task"] for cell in cells]
+    return np.array([1 / (len(set(names)) * names.count(name)) for name in names])
+
+
+def _column(cells: Sequence[Mapping[str, Any]], key: str) -> Array:
+    return np.array([cell[key] for cell in cells], dtype=float)
+
+
+def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    weights, gains = _weights(cells), _column(cells, "gain")
+
+    def drawn_mean(drawn: Array) -> Array:
+        return np.asarray((weights * gains)[drawn].sum(1) / weights[drawn].sum(1))
+
+    tasks = [_task(task, cells)["gain"] for task in dict.fromkeys(cell["task"] for cell in cells)]
+    return {
+        "target": float(weights @ _column(cells, "target")),
+        "baseline": float(weights @ _column(cells, "baseline")),
+        "gain": float(weights @ gains),
+        "interval": interval(drawn_mean, len(cells), seed),
+        "interval_within_tasks": interval(drawn_mean, len(cells), seed, strata=[cell["task"] for cell in cells]),
+        "tasks": len(tasks),
+        "tasks_won": sum(value > 0 for value in tasks),
+        **_counts(cells),
+    }
+
+
+def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
+    """What target and baseline keep of the dense model's average over tasks, over the cells that it has too."""
+    cells = [cell for cell in cells if cell["dense"] is not None]
+    if not cells:
+        return None
+    weights = _weights(cells)
+    dense = weights * _column(cells, "dense")
+    result: dict[str, Any] = {"dense": float(dense.sum()), "n": len(cells)}
+    for name in ("target", "baseline"):
+        own = weights * _column(cells, name)
+        result[name] = float(own.sum() / dense.sum()) if dense.sum() > 0 else None
+        result[f"{name}_interval"] = interval(_ratio(own, dense), len(cells), seed) if dense.sum() > 0 else None
+    return result
+
+
+def _ratio(own: Array, dense: Array) -> Callable[[Array], Array]:
+    def share(drawn: Array) -> Array:
+        below = dense[drawn].sum(1)
+        return np.asarray(np.divide(own[drawn].sum(1), below, out=np.full(below.shape, np.nan), where=below > 0))
+
+    return share
+
+
+def _describe(group: Mapping[Key, Cell]) -> dict[str, Any]:
+    """Which tickets a group consists of; None stands for the dense model."""
+    found = {cell.ticket_id: cell for cell in group.values()}
+    return {
+        "tickets": [{"ticket_id": one, "sparsity": cell.sparsity, "model": cell.model} for one, cell in found.items()],
+        "runs": sorted({cell.path for cell in group.values()}),
+    }
+
+
+def _different_settings(keys: Sequence[Key], groups: Mapping[str, dict[Key, Cell]]) -> list[dict[str, Any]]:
+    """Settings of the fine-tuning that are not the same in all groups; a fair comparison has none."""
+    found = []
+    for key in keys:
+        present = {name: compared(group[key]) for name, group in groups.items() if key in group}
+        for setting in COMPARED:
+            values = {name: settings[setting] for name, settings in present.items() if setting in settings}
+            if len(set(map(str, values.values()))) > 1:
+                found.append({"task": key[0], "seed": key[1], "setting": setting, "values": values})
+    return found

@@ -1,0 +1,192 @@
+"""How much fine-tuning depends on its seed and on its settings (Super Tickets, Tables 5, 6 and 8)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.analysis.results import (
+    Cell,
+    Score,
+    check_metrics,
+    grid_sparsities,
+    group_key,
+    group_labels,
+    read_runs,
+)
+from winning_tickets.analysis.statistics import non_inferior
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.statistics import deviation
+
+VARIED = ("learning_rate", "batch_size", "steps")
+"""What a setting consists of; runs that differ in anything else cannot be compared."""
+_SAME = ("train_examples", "max_length", "data_hash")
+
+Setting = tuple[Any, ...]
+Group = dict[Setting, dict[int, Cell]]
+
+
+def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
+    """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
+
+    Tickets that were found alike make a group, whatever the seed of their search; so do dense models fine-tuned from
+    the same weights. All deviations have ddof=1 and are None for a single value.
+
+    Args:
+        runs: transfer runs of one task on one model.
+        score: the `final` score of each seed, or its `best`.
+        metric: one that all runs have; None takes the task's primary one.
+
+    Returns:
+        `settings` (a record each group and setting: `mean`, `std`, `best`, `min`, `n` over seeds); `groups`
+        (`over_seeds`: deviation over seeds of the mean over settings; `over_settings`: deviation over settings of the
+        mean over seeds, `range`: its width); `differences` (to the dense model, paired by seed) and `baseline`.
+
+    Raises:
+        UsageError: no run, one without a finished seed, or an unknown score or metric.
+        ContentError: several tasks or models, other data, a seed twice, or a run without its settings.
+    """
+    if not runs:
+        raise UsageError("No run was given; give folders made by tickets transfer --out.")
+    cells = read_runs(runs, score, metric)
+    _check(cells)
+    groups = _groups(cells)
+    baseline = _baseline(groups)
+    return {
+        "kind": "sensitivity",
+        "task": cells[0].task,
+        "metric": cells[0].metric,
+        "model": cells[0].model,
+        "score": score,
+        "baseline": baseline,
+        "settings": [
+            {"group": name, **_named(setting), **_summary(by_seed)}
+            for name, group in groups.items()
+            for setting, by_seed in group.items()
+        ],
+        "groups": [_group(name, group) for name, group in groups.items()],
+        "differences": [
+            {"group": name, **_named(setting), **_difference(by_seed, groups[baseline][setting])}
+            for name, group in groups.items()
+            if baseline is not None and name != baseline
+            for setting, by_seed in group.items()
+            if by_seed.keys() & groups[baseline].get(setting, {}).keys()
+        ],
+    }
+
+
+def _check(cells: Sequence[Cell]) -> None:
+    first = cells[0]
+    check_metrics(cells)
+    for cell in cells:
+        lacking = [name for name in VARIED if name not in cell.settings]
+        if lacking:
+            raise ContentError(
+                f"{cell.path} does not say its {lacking[0]}, which the summary of a finished run does; wait until all "
+                "seeds of the run are done."
+            )
+        if cell.task != first.task:
+            raise ContentError(
+                f"{first.path} is of the task {first.task} and {cell.path} of {cell.task}; sensitivity is that of one "
+                "task, so analyse each task by itself."
+            )
+        if cell.base_hash != first.base_hash:
+            raise ContentError(
+                f"{first.path} starts from the weights of {first.model} and {cell.path} from other ones, those of "
+                f"{cell.model}; analyse each model by itself."
+            )
+        for name in _SAME:
+            if cell.settings.get(name) != first.settings.get(name):
+                raise ContentError(
+                    f"The runs differ in {name}, which is no setting of the fine-tuning: {first.settings.get(name)} in "
+                    f"{first.path}, {cell.settings.get(name)} in {cell.path}; leave one of them out."
+                )
+
+
+def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
+    """Scores by group, setting and seed; groups and seeds as they come, settings sorted."""
+    labels = _labels(cells)
+    found: dict[str, Group] = {}
+    for cell, label in zip(cells, labels, strict=True):
+        setting = tuple(cell.settings[name] for name in VARIED)
+        by_seed = found.setdefault(label, {}).setdefault(setting, {})
+        if cell.seed in by_seed:
+            raise ContentError(
+                f"Seed {cell.seed} is there twice for {label} with one setting: {by_seed[cell.seed].path} and "
+                f"{cell.path}. Give one run for each setting and seed."
+            )
+        by_seed[cell.seed] = cell
+    return {name: dict(sorted(group.items())) for name, group in found.items()}
+
+
+def _labels(cells: Sequence[Cell]) -> list[str]:
+    """The group of each run: `dense`, or how the tickets were found and how sparse they are."""
+    tickets = group_labels([cell for cell in cells if cell.ticket_id is not None])
+    found = []
+    for cell, sparsity in zip(cells, grid_sparsities(cells), strict=True):
+        if cell.ticket_id is not None:
+            found.append(f"{tickets[group_key(cell)]}, {100 * sparsity:g} %")
+        else:
+            start = "" if cell.start_from == "pretrained" else f" from {Path(cell.start_from).name}"
+            found.append(f"dense{start}")
+    return found
+
+
+def _baseline(groups: Mapping[str, Group]) -> str | None:
+    """The dense model of the pre-trained weights, else the only dense one."""
+    dense = [name for name in groups if name == "dense" or name.startswith("dense from ")]
+    return "dense" if "dense" in dense else dense[0] if len(dense) == 1 else None
+
+
+def _named(setting: Setting) -> dict[str, Any]:
+    return dict(zip(VARIED, setting, strict=True))
+
+
+def _summary(by_seed: Mapping[int, Cell]) -> dict[str, Any]:
+    values = [cell.value for cell in by_seed.values()]
+    return {
+        "mean": statistics.fmean(values),
+        "std": deviation(values),
+        "best": max(values),
+        "min": min(values),
+        "n": len(values),
+        "seeds": list(by_seed),
+        "values": values,
+        "degenerate": any(cell.degenerate for cell in by_seed.values()),
+    }
+
+
+def _group(name: str, group: Group) -> dict[str, Any]:
+    means = {setting: statistics.fmean(cell.value for cell in by_seed.values()) for setting, by_seed in group.items()}
+    common = [seed for seed in next(iter(group.values())) if all(seed in by_seed for by_seed in group.values())]
+    by_seed = [statistics.fmean(group[setting][seed].value for setting in group) for seed in common]
+    best = max(means, key=lambda setting: means[setting])
+    return {
+        "group": name,
+        "settings": len(group),
+        "seeds": common,
+        "mean": statistics.fmean(means.values()),
+        "over_seeds": deviation(by_seed),
+        "over_settings": deviation(list(means.values())),
+        "range": max(means.values()) - min(means.values()),
+        "best_setting": _named(best),
+        "best_mean": means[best],
+        "tickets": list(dict.fromkeys(cell.ticket_id for one in group.values() for cell in one.values())),
+    }
+
+
+def _difference(own: Mapping[int, Cell], dense: Mapping[int, Cell]) -> dict[str, Any]:
+    """Mean difference of runs with one seed, and its two-sided 95 % interval by Student's t."""
+    first, second = ({seed: cell.value for seed, cell in one.items()} for one in (own, dense))
+    below, above = non_inferior(first, second, 0.0, 0.975), non_inferior(second, first, 0.0, 0.975)
+    interval = None if below.value is None or above.value is None else (below.value, -above.value)
+    differences = [value - second[seed] for seed, value in first.items() if seed in second]
+    return {
+        "difference": statistics.fmean(differences),
+        "interval": interval,
+        "wins": sum(value > 0 for value in differences),
+        "losses": sum(value < 0 for value in differences),
+        "n": len(differences),
+    }

@@ -1,0 +1,370 @@
+"""What the tickets of several tasks have in common: who keeps which head and FFN (Super Tickets, sections 4 and 8)."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from winning_tickets.analysis.masks import base_model_of, labels_of
+from winning_tickets.models.loading import PLM
+from winning_tickets.models.structure import Structure, open_units
+from winning_tickets.pruning.importance import DEFINITIONS, IMPORTANCE_FILE, Importance
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.tickets.overlap import all_overlaps, averaged
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
+
+Array = np.ndarray[Any, Any]
+
+UNITS = ("heads", "ffns")
+"""What is looked at one by one; neurons are too many."""
+
+
+def find_importance(ticket: Path | str) -> Path | None:
+    """The folder with the importance that a search left: the ticket's own, or around the tickets of several levels."""
+    path = Path(ticket)
+    return next((folder for folder in (path, path.parent) if (folder / IMPORTANCE_FILE).is_file()), None)
+
+
+def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket: Ticket) -> list[Importance]:
+    """Open one importance a task, all of the encoder of a ticket.
+
+    Args:
+        folders: of searches with `--method importance`.
+        names: of the tasks.
+        ticket: of one of them.
+
+    Raises:
+        UsageError: another number than of tasks, or a folder without.
+        ContentError: a damaged one, or one of another encoder.
+    """
+    if len(folders) != len(names):
+        raise UsageError(
+            f"--importances must give one folder for each of the {len(names)} tasks ({', '.join(names)}), found "
+            f"{len(folders)}."
+        )
+    opened = []
+    for folder, name in zip(folders, names, strict=True):
+        where = find_importance(folder)
+        if where is None:
+            raise UsageError(
+                f"{folder} has no {IMPORTANCE_FILE} for {name}; give the --out of a tickets search --method importance "
+                "(selections winning and losing leave one)."
+            )
+        importance = Importance.load(where)
+        found = importance.about.get("base_hash", ticket.base.hash)
+        if found != ticket.base.hash or importance.structure != ticket.structure:
+            raise ContentError(
+                f"The importance in {where} belongs to another encoder than the tickets, which are of "
+                f"{ticket.base.name}; give that of a model fine-tuned from the same weights."
+            )
+        opened.append(importance)
+    return opened
+
+
+def task_shares(importances: Sequence[Importance], definition: str = "sample") -> dict[str, tuple[Array, Array]]:
+    """Importance of each head and FFN for each task, and over all tasks.
+
+    Tasks are put on one scale first: heads are divided by the l2 norm of their layer (section 3.1), FFNs, of which a
+    layer has one, by that of all layers.
+
+    Args:
+        importances: one a task.
+        definition: which one of `importance.DEFINITIONS`; the paper's is `sample`.
+
+    Returns:
+        By unit: normalised importance of each task `(tasks, layers, n)`, and the tasks' shares of each structure,
+        likewise, which add up to 1; NaN where no task has any.
+
+    Raises:
+        UsageError: an unknown definition.
+    """
+    if definition not in DEFINITIONS:
+        raise unknown("definition", definition, DEFINITIONS)
+    found = {}
+    for unit in UNITS:
+        values = np.stack([_normalised(one, definition, unit) for one in importances])
+        total = values.sum(0)
+        found[unit] = values, np.divide(values, total, out=np.full(values.shape, np.nan), where=total > 0)
+    return found
+
+
+def _normalised(importance: Importance, definition: str, unit: str) -> Array:
+    scores: Array = importance.scores(definition, unit).numpy()
+    if unit == "heads":
+        return scores
+    norm = np.linalg.norm(scores)
+    return scores / norm if norm > 0 else scores
+
+
+@dataclass(frozen=True)
+class Member:
+    """A task and its ticket.
+
+    Attributes:
+        name: of the task.
+        path: of its ticket, or of the shared model.
+        ticket: of heads, FFNs or neurons; one that prunes nothing for a task without.
+        whole: the task has no ticket of its own.
+        importance: folder of its importance, where there is one.
+    """
+
+    name: str
+    path: str
+    ticket: Ticket
+    whole: bool = False
+    importance: Path | None = None
+
+    @property
+    def structure(self) -> Structure:
+        """Of the encoder."""
+        assert self.ticket.structure is not None
+        return self.ticket.structure
+
+
+def open_members(
+    paths: Sequence[str | Path], names: Sequence[str] | None, base: str | None
+) -> tuple[list[Member], PLM]:
+    """Open the tickets of all tasks, and the encoder that they share.
+
+    Args:
+        paths: structured tickets, one a task; or one shared model.
+        names: of the tasks; by default those that the tickets were found on, else the folders'.
+        base: where the base model is now, if not where the tickets say.
+
+    Raises:
+        UsageError: fewer than two tasks, nothing there, a shared model without tickets, or names that do not fit.
+        ContentError: a damaged ticket, one of single weights, or different encoders.
+    """
+    if len(paths) == 1 and is_shared(paths[0]):
+        return _of_shared_model(find_shared(paths[0]), names, base)
+    if len(paths) < 2:
+        raise UsageError(
+            f"There is nothing to share: {len(paths)} ticket was given, expected those of two or more tasks, or one "
+            "shared model of tickets share."
+        )
+    tickets = [Ticket.from_pretrained(path) for path in paths]
+    _check(paths, tickets)
+    found = _names(paths, tickets) if names is None else labels_of(paths, names, "--names")
+    members = [
+        Member(name, str(path), ticket, importance=find_importance(path))
+        for name, path, ticket in zip(found, paths, tickets, strict=True)
+    ]
+    why = "The parameters of the base model are counted; say where it is with --base."
+    return members, base_model_of(tickets[0], str(paths[0]), base, why)
+
+
+def _of_shared_model(folder: Path, names: Sequence[str] | None, base: str | None) -> tuple[list[Member], PLM]:
+    for option, given in (("--names", names), ("--base", base)):
+        if given is not None:
+            raise UsageError(f"{option} is for folders of tickets; the shared model {folder} has its own.")
+    model = SharedModel.open(folder)
+    tickets = {task: model.ticket(task) for task in model.tasks}
+    own = {task: ticket for task, ticket in tickets.items() if ticket is not None}
+    if not own:
+        raise UsageError(f"The shared model {folder} has no tickets: every task uses the whole encoder.")
+    _check([f"{folder} ({task})" for task in own], list(own.values()))
+    like = next(iter(own.values()))
+    members = [
+        Member(task, str(folder), own[task] if task in own else _whole(like), whole=task not in own)
+        for task in model.tasks
+    ]
+    return members, model.load_encoder()
+
+
+def _whole(like: Ticket) -> Ticket:
+    """A ticket of the same encoder that prunes nothing."""
+    gates = {name: torch.ones_like(gate) for name, gate in like.gates.items()}
+    return Ticket({}, like.info, gates=gates, structure=like.structure)
+
+
+def _check(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> None:
+    """All of heads, FFNs or neurons, and of one encoder."""
+    first = tickets[0]
+    for path, ticket in zip(paths, tickets, strict=True):
+        if ticket.structure is None:
+            raise ContentError(
+                f"{path} is a ticket of single weights ({ticket.info.method}), which keeps a part of every head and "
+                "FFN; give tickets of heads and FFNs (tickets search --method importance), or compare weights with "
+                "tickets analyse similarity."
+            )
+        if ticket.base.hash != first.base.hash or ticket.structure != first.structure:
+            raise ContentError(
+                f"{paths[0]} was made for the weights of {first.base.name}, and {path} for other ones, those of "
+                f"{ticket.base.name}; tasks share one encoder, so give tickets of the same weights."
+            )
+
+
+def _names(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> list[str]:
+    """The tasks that tickets were found on (`rte, fine-tuned with seed 0`); their folders where these do not differ."""
+    tasks = [(ticket.info.scores_from or "").partition(", fine-tuned")[0] for ticket in tickets]
+    return tasks if all(tasks) and len(set(tasks)) == len(tasks) else labels_of(paths)
+
+
+def sharing(
+    paths: Sequence[str | Path],
+    *,
+    names: Sequence[str] | None = None,
+    importances: Sequence[str | Path] | None = None,
+    definition: str = "sample",
+    base: str | None = None,
+) -> dict[str, Any]:
+    """Which tasks keep which heads and FFNs, and how much each of them makes of it.
+
+    Weight that remains is counted as in the paper: of all parameters of the encoder, embeddings included; biases of
+    what is pruned do not count.
+
+    Args:
+        paths: structured tickets of one encoder, one a task; or a shared model (`tickets share`).
+        names: of the tasks; by default those that the tickets were found on, else the folders'.
+        importances: folders of searches by importance, one a task; by default those of the tickets, if all have one.
+        definition: of importance (`importance.DEFINITIONS`).
+        base: where the base model is now, if not where the tickets say.
+
+    Returns:
+        `tasks`, `union`, `intersection`, `used_by` (how many structures 0, 1, ... tasks keep), `layers`, `overlap`
+        (Jaccard), `structures` (one record a head and FFN), `importance` (None without).
+
+    Raises:
+        UsageError: fewer than two tasks, something is not there, a folder without importance, or unknown words.
+        ContentError: a damaged ticket, one of single weights, or different encoders.
+    """
+    members, plm = open_members(paths, names, base)
+    kept = {unit: np.stack([_kept(member, unit) for member in members]) for unit in _units(members)}
+    encoder = {
+        "name": members[0].ticket.base.name,
+        "hash": members[0].ticket.base.hash,
+        "layers": len(members[0].structure.layers),
+        "heads": members[0].structure.num_heads,
+        "parameters": sum(parameter.numel() for parameter in plm.encoder.parameters()),
+    }
+    shares = _shares(members, importances, definition)
+    return {
+        "kind": "sharing",
+        "encoder": encoder,
+        "tasks": [_task(member, index, kept, encoder) for index, member in enumerate(members)],
+        "union": _together(members, kept, encoder, every=False),
+        "intersection": _together(members, kept, encoder, every=True),
+        "used_by": {unit: _used_by(one) for unit, one in kept.items()},
+        "layers": [
+            {"layer": layer} | {unit: _used_by(one[:, layer]) for unit, one in kept.items()}
+            for layer in range(kept["heads"].shape[1])
+        ],
+        "overlap": _overlap(members, kept),
+        "structures": _structures(members, kept, shares),
+        "importance": None if shares is None else shares.about,
+        "without_importance": [] if shares else [member.name for member in members if member.importance is None],
+    }
+
+
+def _units(members: Sequence[Member]) -> list[str]:
+    """Heads and FFNs, and neurons where some ticket prunes them one by one."""
+    neurons = any(name.endswith(".neurons") for member in members for name in member.ticket.gates)
+    return [*UNITS, *(["neurons"] if neurons else [])]
+
+
+def _kept(member: Member, unit: str) -> Array:
+    """bool `(layers, n)`: which heads, FFNs or neurons compute, the gate of a whole layer taken into account."""
+    structure = member.structure
+    layers = [open_units(member.ticket.gates, structure, layer) for layer in range(len(structure.layers))]
+    if unit == "ffns":
+        return np.array([[layer.ffn] for layer in layers])
+    return np.stack([(layer.heads if unit == "heads" else layer.neurons).numpy() for layer in layers])
+
+
+def _remaining(kept: int, total: int, encoder: Mapping[str, Any]) -> dict[str, float]:
+    """Of all parameters of the encoder, and of the matrices of its layers."""
+    return {"weight_remaining": 1 - (total - kept) / encoder["parameters"], "kept_of_matrices": kept / total}
+
+
+def _task(member: Member, index: int, kept: Mapping[str, Array], encoder: Mapping[str, Any]) -> dict[str, Any]:
+    ticket = member.ticket
+    return {
+        "task": member.name,
+        "path": member.path,
+        "ticket_id": None if member.whole else ticket.id,
+        "method": None if member.whole else ticket.info.method,
+        **{unit: int(one[index].sum()) for unit, one in kept.items()},
+        **_remaining(ticket.total - ticket.pruned, ticket.total, encoder),
+    }
+
+
+def _together(
+    members: Sequence[Member], kept: Mapping[str, Array], encoder: Mapping[str, Any], every: bool
+) -> dict[str, Any]:
+    """What some task keeps, or `every` one: structures and weights."""
+    combine = torch.logical_and if every else torch.logical_or
+    weights = 0
+    for name, mask in members[0].ticket.masks.items():
+        for member in members[1:]:
+            mask = combine(mask, member.ticket.masks[name])
+        weights += int(mask.sum())
+    counts = {unit: int((one.all(0) if every else one.any(0)).sum()) for unit, one in kept.items()}
+    return counts | _remaining(weights, members[0].ticket.total, encoder)
+
+
+def _used_by(kept: Array) -> list[int]:
+    """How many structures are kept by 0, 1, ... tasks; `kept` is bool `(tasks, ...)`."""
+    return [int(count) for count in np.bincount(kept.sum(0).ravel(), minlength=len(kept) + 1)]
+
+
+def _overlap(members: Sequence[Member], kept: Mapping[str, Array]) -> list[dict[str, Any]]:
+    """Jaccard similarity of every pair: of structures, beside the level of random tickets as large, and of weights."""
+    weights = all_overlaps([member.ticket for member in members])
+    found = []
+    for i, j in itertools.combinations(range(len(members)), 2):
+        record: dict[str, Any] = {"tasks": [members[i].name, members[j].name]}
+        for unit, one in kept.items():
+            first, second, both = (int(part.sum()) for part in (one[i], one[j], one[i] & one[j]))
+            record[unit] = _jaccard(both, first, second)
+            record[f"{unit}_chance"] = _jaccard(first * second / one[i].size, first, second)
+        found.append(record | {"weights": averaged(weights[i, j], "kept")})
+    return found
+
+
+def _jaccard(both: float, first: int, second: int) -> float:
+    """Two empty sets are equal."""
+    union = first + second - both
+    return both / union if union else 1.0
+
+
+@dataclass(frozen=True)
+class _Shares:
+    about: dict[str, Any]
+    by_unit: Mapping[str, tuple[Array, Array]]
+
+
+def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, definition: str) -> _Shares | None:
+    own = [member.importance for member in members if member.importance is not None]
+    if given is None and len(own) < len(members):
+        return None
+    names = [member.name for member in members]
+    opened = open_importances(own if given is None else given, names, members[0].ticket)
+    sources = [
+        {"task": name, "id": one.id, "source": one.about.get("source")} for name, one in zip(names, opened, strict=True)
+    ]
+    return _Shares({"definition": definition, "sources": sources}, task_shares(opened, definition))
+
+
+def _structures(members: Sequence[Member], kept: Mapping[str, Array], shares: _Shares | None) -> list[dict[str, Any]]:
+    """One record for each head and FFN, by layers."""
+    names = [member.name for member in members]
+    found = []
+    for layer in range(kept["heads"].shape[1]):
+        for unit in UNITS:
+            for index in range(kept[unit].shape[2]):
+                tasks = [name for name, one in zip(names, kept[unit][:, layer, index], strict=True) if one]
+                record: dict[str, Any] = {"unit": unit, "layer": layer, "index": index, "tasks": tasks}
+                if shares is not None:
+                    values, parts = (one[:, layer, index] for one in shares.by_unit[unit])
+                    record["importance"] = float(values.mean())
+                    record["by_task"] = dict(zip(names, values.tolist(), strict=True))
+                    record["share"] = None if np.isnan(parts).any() else dict(zip(names, parts.tolist(), strict=True))
+                found.append(record)
+    return found

@@ -1,0 +1,358 @@
+"""Which tickets match the full model, and up to which sparsity? (BERT tickets, Tables 4 to 6 and Figure 11)."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.analysis.results import (
+    SETTINGS,
+    Cell,
+    Score,
+    check_metrics,
+    grid_sparsities,
+    group_key,
+    group_labels,
+    objective_of,
+    read_runs,
+)
+from winning_tickets.analysis.statistics import (
+    CRITERIA,
+    STATISTICS,
+    STD_OF,
+    Criterion,
+    Outcome,
+    Statistic,
+    StdOf,
+    degenerate_reasons,
+    exceeds,
+    highest_winning,
+    non_inferior,
+    within_std,
+)
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.statistics import deviation
+
+Seeds = Sequence[int] | None
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What counts as winning.
+
+    Attributes:
+        criterion: of `CRITERIA`.
+        std_of: whose deviation `within-std` takes.
+        margin: of `non-inferior`.
+        statistic: what several seeds are summed up by.
+    """
+
+    criterion: Criterion
+    std_of: StdOf
+    margin: float
+    statistic: Statistic
+
+    def check(self) -> None:
+        """Refuse what no criterion can use.
+
+        Raises:
+            UsageError: unknown names, or a statistic that the paired test does not have.
+        """
+        if self.criterion not in CRITERIA:
+            raise unknown("criterion", self.criterion, CRITERIA)
+        if self.std_of not in STD_OF:
+            raise unknown("standard deviation", self.std_of, STD_OF)
+        if self.statistic not in STATISTICS:
+            raise unknown("statistic", self.statistic, STATISTICS)
+        if self.criterion == "non-inferior" and self.statistic != "mean":
+            raise UsageError(
+                f"--statistic {self.statistic} does not go with --criterion non-inferior, which is a test of means."
+            )
+
+    def judge(self, subnetwork: Sequence[Cell], full: Sequence[Cell]) -> Outcome:
+        """Apply it to the runs of one ticket, or of several of one kind, and those of the full model."""
+        own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
+        if self.criterion == "exceeds":
+            return exceeds(own, other, self.statistic)
+        if self.criterion == "within-std":
+            return within_std(own, other, self.std_of, self.statistic)
+        return non_inferior(_by_seed(subnetwork), _by_seed(full), self.margin)
+
+
+@dataclass
+class Point:
+    """The runs of one group on one task at one sparsity."""
+
+    task: str
+    group: str
+    sparsity: float
+    cells: dict[tuple[int | None, int], Cell] = field(default_factory=dict)
+
+    def add(self, cell: Cell) -> None:
+        """Take in a run.
+
+        Raises:
+            ContentError: there is one with these seeds already.
+        """
+        key = (cell.search_seed, cell.seed)
+        if key in self.cells:
+            raise ContentError(
+                f"{self.task} with seed {cell.seed} is there twice for {self.group} at {100 * self.sparsity:g} %: "
+                f"{self.cells[key].path} and {cell.path}. Give each run once; tickets that nothing in their runs tells "
+                "apart must be analysed one by one."
+            )
+        self.cells[key] = cell
+
+
+def winning(
+    runs: Sequence[str | Path],
+    dense: Sequence[str | Path],
+    *,
+    criterion: Criterion = "exceeds",
+    std_of: StdOf = "full",
+    margin: float = 0.01,
+    statistic: Statistic = "mean",
+    score: Score = "final",
+    metric: str | None = None,
+    select_seeds: Seeds = None,
+    report_seeds: Seeds = None,
+) -> dict[str, Any]:
+    """Judge tickets by the full model's scores, and find the highest winning sparsity of each task and kind of ticket.
+
+    Runs are grouped by task and by how their tickets were found; tickets of one search with other seeds are one point.
+
+    Args:
+        runs: transfer runs of tickets: any tasks, sparsities, methods and seeds.
+        dense: transfer runs of the full model, one for each task.
+        criterion: `exceeds`, `within-std` or `non-inferior` (paired by fine-tuning seed, 95 % one-sided).
+        std_of: whose standard deviation, for `within-std`.
+        margin: for `non-inferior`, a fraction.
+        statistic: `mean`, `median` or `best` of the seeds.
+        score: the `final` score of each seed, or its `best`.
+        metric: one metric for all; None takes each task's primary one.
+        select_seeds: fine-tuning seeds that the highest winning sparsity is chosen on.
+        report_seeds: other ones that its scores are reported on; both or none are given.
+
+    Returns:
+        `tasks` (the full model, and why winning may say nothing there), `groups`, `cells` (a verdict for each task,
+        group and sparsity), `highest` (for each task and group), `different_settings`.
+
+    Raises:
+        UsageError: no runs, unknown names, an impossible margin or choice of seeds.
+        ContentError: a task without dense run or needed seeds, a run twice, a ticket among the dense or the reverse.
+    """
+    rule = Rule(criterion, std_of, margin, statistic)
+    rule.check()
+    _check_seeds(select_seeds, report_seeds)
+    tickets, full = _read("ticket", runs, score, metric), _read("dense", dense, score, metric)
+    check_metrics([*tickets, *full])
+    tasks = {task: _dense_of(task, full) for task in dict.fromkeys(cell.task for cell in tickets)}
+    labels = group_labels(tickets)
+    points = _points(tickets, labels)
+    judged = [(point, rule.judge(*_chosen(point, tasks[point.task], select_seeds))) for point in points]
+    pairs = dict.fromkeys((point.task, point.group) for point in points)
+    return {
+        "kind": "winning",
+        **asdict(rule),
+        "confidence": 0.95 if criterion == "non-inferior" else None,
+        "score": score,
+        "metric": metric,
+        "select_seeds": None if select_seeds is None else list(select_seeds),
+        "report_seeds": None if report_seeds is None else list(report_seeds),
+        "tasks": [_task(task, cells, rule) for task, cells in tasks.items()],
+        "groups": _groups(tickets, labels),
+        "cells": [_record(point, outcome, tasks[point.task]) for point, outcome in judged],
+        "highest": [_highest(pair, judged, tasks[pair[0]], rule, report_seeds) for pair in pairs],
+        "different_settings": _different_settings(points, tasks),
+    }
+
+
+def _check_seeds(select: Seeds, report: Seeds) -> None:
+    if (select is None) != (report is None):
+        raise UsageError(
+            "--select-seeds and --report-seeds go together: a sparsity is chosen on some seeds and reported on others."
+        )
+    common = sorted(set(select or ()) & set(report or ()))
+    if common:
+        raise UsageError(
+            f"Seeds {', '.join(map(str, common))} are among both --select-seeds and --report-seeds; what is reported "
+            "must not have been chosen on."
+        )
+
+
+def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[Cell]:
+    if not paths:
+        raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
+    cells = read_runs(paths, score, metric)
+    for cell in cells:
+        if (cell.ticket_id is None) != (kind == "dense"):
+            raise ContentError(
+                f"{cell.path} is a run of a ticket; take it out of --dense."
+                if kind == "dense"
+                else f"{cell.path} is a run of the dense model; give it behind --dense."
+            )
+    return cells
+
+
+def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
+    """The full model's runs of a task, each seed once."""
+    found: dict[int, Cell] = {}
+    for cell in full:
+        if cell.task != task:
+            continue
+        if cell.seed in found:
+            raise ContentError(
+                f"The dense runs hold {task} with seed {cell.seed} twice: {found[cell.seed].path} and {cell.path}."
+            )
+        found[cell.seed] = cell
+    if not found:
+        raise ContentError(f"There is no dense run of {task}; fine-tune the base model on it and add it to --dense.")
+    return list(found.values())
+
+
+def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
+    """Runs by task, group and rising sparsity."""
+    found: dict[tuple[str, str, float], Point] = {}
+    for cell, sparsity in zip(tickets, grid_sparsities(tickets), strict=True):
+        place = (cell.task, labels[group_key(cell)], sparsity)
+        found.setdefault(place, Point(*place)).add(cell)
+    rows = list(dict.fromkeys((point.task, point.group) for point in found.values()))
+    return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))
+
+
+def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
+    """One score a fine-tuning seed: the mean over tickets of several search seeds."""
+    values: dict[int, list[float]] = {}
+    for cell in cells:
+        values.setdefault(cell.seed, []).append(cell.value)
+    return {seed: statistics.fmean(own) for seed, own in values.items()}
+
+
+def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell], list[Cell]]:
+    """The runs of the ticket and of the full model, all or those of some seeds.
+
+    Raises:
+        ContentError: one of them lacks a seed.
+    """
+    own = list(point.cells.values())
+    if seeds is None:
+        return own, list(full)
+    name = f"{point.group} at {100 * point.sparsity:g} %"
+    for who, cells in ((name, own), ("the dense model", full)):
+        lacking = [seed for seed in seeds if all(cell.seed != seed for cell in cells)]
+        if lacking:
+            raise ContentError(
+                f"{who} lacks seed {', '.join(map(str, lacking))} on {point.task}; run it, or choose other seeds for "
+                "--select-seeds and --report-seeds."
+            )
+    return [cell for cell in own if cell.seed in seeds], [cell for cell in full if cell.seed in seeds]
+
+
+def _summary(cells: Sequence[Cell]) -> dict[str, Any]:
+    values = [cell.value for cell in cells]
+    return {
+        "n": len(values),
+        "mean": statistics.fmean(values),
+        "std": deviation(values),
+        "median": statistics.median(values),
+        "best": max(values),
+        "values": values,
+        "seeds": [cell.seed for cell in cells],
+    }
+
+
+def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
+    majority = next((cell.majority for cell in full if cell.majority is not None), None)
+    constant = any(cell.degenerate for cell in full)
+    reasons = degenerate_reasons([cell.value for cell in full], constant, majority, rule.statistic)
+    return {
+        "task": task,
+        "metric": full[0].metric,
+        "dense": _summary(full),
+        "majority": majority,
+        "degenerate": list(reasons),
+    }
+
+
+def _groups(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[dict[str, Any]]:
+    first = {group_key(cell): cell for cell in reversed(tickets)}
+    return [
+        {
+            "group": label,
+            "method": first[key].method,
+            "objective": objective_of(first[key]),
+            "search": first[key].search,
+            "start_from": first[key].start_from,
+        }
+        for key, label in labels.items()
+    ]
+
+
+def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, Any]:
+    own = list(point.cells.values())
+    known = {cell.seed for cell in full}
+    unpaired = sorted({cell.seed for cell in own} - known) if outcome.criterion == "non-inferior" else []
+    return {
+        "task": point.task,
+        "group": point.group,
+        "sparsity": point.sparsity,
+        "exact_sparsity": sorted({cell.sparsity for cell in own}),
+        "tickets": sorted({str(cell.ticket_id) for cell in own}),
+        **_summary(own),
+        "constant": any(cell.degenerate for cell in own),
+        "unpaired_seeds": unpaired,
+        **{key: value for key, value in asdict(outcome).items() if key != "criterion"},
+        "n": len(own),
+        "n_judged": outcome.n,
+    }
+
+
+def _highest(
+    pair: tuple[str, str], judged: Sequence[tuple[Point, Outcome]], full: Sequence[Cell], rule: Rule, report: Seeds
+) -> dict[str, Any]:
+    """The highest winning sparsity of a task and group, and what the other seeds say of it."""
+    own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
+    found = highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
+    result: dict[str, Any] = {
+        "task": pair[0],
+        "group": pair[1],
+        "highest": found.largest,
+        "unbroken": found.unbroken,
+        "undecided": list(found.undecided),
+        "at_highest": None,
+        "reported": None,
+    }
+    if found.largest is not None:
+        point, _ = own[found.largest]
+        result["at_highest"] = _summary(list(point.cells.values()))
+        if report is not None:
+            subnetwork, other = _chosen(point, full, report)
+            outcome = rule.judge(subnetwork, other)
+            result["reported"] = {"wins": outcome.wins, **_summary(subnetwork), "dense": _summary(other)}
+    return result
+
+
+def _different_settings(points: Sequence[Point], tasks: Mapping[str, Sequence[Cell]]) -> list[dict[str, Any]]:
+    """Settings in which the fine-tuning of a ticket and of the full model differ, the base weights among them."""
+    found = []
+    for task, full in tasks.items():
+        groups = {"dense": list(full)}
+        for point in points:
+            if point.task == task:
+                groups.setdefault(point.group, []).extend(point.cells.values())
+        for setting in (*SETTINGS, "base_hash"):
+            values = {name: _values(cells, setting) for name, cells in groups.items()}
+            values = {name: one for name, one in values.items() if one}
+            if len({value for one in values.values() for value in map(str, one)}) > 1:
+                found.append({"task": task, "setting": setting, "values": values})
+    return found
+
+
+def _values(cells: Sequence[Cell], setting: str) -> list[Any]:
+    """Different values of a setting, as far as the runs tell."""
+    if setting == "base_hash":
+        return list(dict.fromkeys(cell.base_hash for cell in cells if cell.base_hash is not None))
+    return list(dict.fromkeys(cell.settings[setting] for cell in cells if setting in cell.settings))

@@ -1,0 +1,264 @@
+"""Results as text for people: what the command line prints without `--json`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def search(result: dict[str, Any], tickets: list[str]) -> str:
+    """One ticket, or the rungs of a ladder."""
+    if "rungs" not in result:
+        share = result["pruned_share_of_all_parameters"]
+        return f"{tickets[0]}\n{share:.1%} of all encoder parameters are pruned; saved in {result['out']}"
+    lines = [
+        f"{result['out']}/{rung['folder']}: {ticket}" for rung, ticket in zip(result["rungs"], tickets, strict=True)
+    ]
+    if result["steps"] is not None:
+        lines.append(f"{result['steps']} steps; separate searches would take {result['steps_of_separate_searches']}")
+    inside = [rung["kept_inside_previous"] for rung in result["rungs"][1:]]
+    lines.append("nested" if result["nested"] else f"not nested: at least {min(inside):.1%} of a rung is kept below it")
+    return "\n".join(lines)
+
+
+def fitted_head(result: dict[str, Any]) -> str:
+    """How good the head is."""
+    lines = [
+        f"  {name}: MLM loss {quality['mlm_loss']:.4f}, perplexity {quality['perplexity']:.1f}, "
+        f"accuracy {quality['mlm_accuracy']:.1%}"
+        for name, quality in (("untrained", result["start"]), ("fitted", result["final"]))
+    ]
+    return "\n".join([f"{result['out']}: {result['model']} with an MLM head after {result['steps']} steps", *lines])
+
+
+def evaluation(result: dict[str, Any]) -> str:
+    """The measured values of `evaluate`, a line each."""
+    losses = ("kd_loss", "mlm_loss", "mlm_accuracy", "attention_loss", "contrastive_loss", "logits_loss")
+    keys = (*losses, "similarity_pearson", "similarity_spearman")
+    lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
+    lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
+    if result["tokens"] is not None:
+        lines.append(f"  over {result['tokens']:,} tokens of {result['corpus']} ({result['segments']})")
+    return "\n".join(lines)
+
+
+def transfer(result: dict[str, Any]) -> str:
+    """Final and best metrics x100 with standard deviation and number of seeds."""
+    lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
+    for name, kinds in result["metrics"].items():
+        lines.append(f"  {name}: {_final_and_best(kinds)}")
+    if result.get("train_windows") is not None:
+        lines.append(f"  trained on {result['train_examples']:,} questions, {result['train_windows']:,} windows")
+    if result.get("start_from", "pretrained") != "pretrained":
+        lines.append(f"  started from: {result['start_from']}")
+    if result.get("head") is not None:
+        lines.append(f"  fine-tuned before on {result['from_task']}; head: {result['head']}")
+    unlabelled = result.get("unlabelled_examples", {})  # runs stored by earlier versions do not say
+    if any(unlabelled.values()):
+        counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
+        lines.append(f"  rows without a label, left out: {counts}")
+    return "\n".join(lines)
+
+
+def super_ticket(result: dict[str, Any]) -> str:
+    """The scores of every level and selection on the rest of the dev set, x100, and the super ticket."""
+    lines = [f"{result['task']}, {result['metric']} on the rest of the dev set, {len(result['seeds'])} seed(s)"]
+    lines.append(f"  full model: {_mean_and_std(result['full']['rest'])}")
+    for selection, levels in result["selections"].items():
+        for level, facts in levels.items():
+            left = f"{100 * facts['weight_remaining']:.1f} % of the weights"
+            lines.append(f"  {selection} {level} %, {left}: {_mean_and_std(facts['rest'])}")
+    best = result["super_ticket"]
+    test = best["against"]["full"]["rest"]
+    sure = "" if test["p"] is None else f", p = {test['p']:.3f} (paired, {test['n']} seeds)"
+    lines.append(
+        f"super ticket: level {best['level']:g} %, in {best['folder']}; {100 * test['mean']:+.1f} over the full "
+        f"model{sure}"
+    )
+    return "\n".join(lines)
+
+
+def sharing(result: dict[str, Any]) -> str:
+    """Scores of each task x100, their averages and what is left of the weights; the same after fine-tuning."""
+    lines = [f"{len(result['tasks'])} tasks on {result['model']}, {len(result['seeds'])} seed(s)"]
+    for name, task in result["tasks"].items():
+        lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+        if task["ticket_id"] is not None:
+            lines[-1] += f"; ticket keeps {task['weight_remaining']:.1%} of the encoder"
+    lines += _two_averages(result)
+    lines.append(f"weight remaining: {result['weight_remaining']:.1%} of the encoder is kept by at least one task")
+    if "fine_tuned" in result:
+        lines.append("fine-tuned on each task alone:")
+        for name, task in result["fine_tuned"]["tasks"].items():
+            lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
+        lines += _two_averages(result["fine_tuned"])
+    return "\n".join(lines)
+
+
+def _two_averages(result: dict[str, Any]) -> list[str]:
+    found = result["averages"] or {}
+    return [f"  {rule}: {_final_and_best(kinds)}" for rule, kinds in found.items()]
+
+
+def averages(result: dict[str, Any]) -> str:
+    """Scores of each task and both averages x100, and what they leave out."""
+    lines = []
+    for task, run in result["tasks"].items():
+        lines += [f"{task} {name}: {_final_and_best(kinds)}" for name, kinds in run["metrics"].items()]
+    meanings = {"task_average": "each task once", "column_average": "the GLUE server's columns"}
+    for rule, kinds in result["averages"].items():
+        lines.append(f"{rule} ({meanings[rule]}): {_final_and_best(kinds)}")
+    lines.append(f"seeds: {', '.join(map(str, result['seeds']))}")
+    for task, seeds in result["left_out_seeds"].items():
+        lines.append(f"left out, as not all tasks have them: {task} {', '.join(map(str, seeds))}")
+    if result["missing_tasks"]:
+        lines.append(f"missing of the paper's tasks: {', '.join(result['missing_tasks'])}")
+    if result["other_tasks"]:
+        lines.append(f"not among the paper's tasks: {', '.join(result['other_tasks'])}")
+    if result["missing_tasks"] or result["other_tasks"]:
+        lines.append("These averages are not those of the paper's tables.")
+    sparsities = {task: run["sparsity"] for task, run in result["tasks"].items()}
+    if len(set(sparsities.values())) > 1:
+        lines.append(f"sparsities differ: {', '.join(f'{task} {value:.3f}' for task, value in sparsities.items())}")
+    return "\n".join(lines)
+
+
+def _final_and_best(kinds: dict[str, Any]) -> str:
+    return ", ".join(f"{kind} {_mean_and_std(kinds[kind])}" for kind in ("final", "best"))
+
+
+def _mean_and_std(scores: dict[str, Any]) -> str:
+    """`71.2 ± 0.8`, x100."""
+    std = scores["std"]
+    return f"{100 * scores['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def comparison(result: dict[str, Any]) -> str:
+    """Overlap of every pair, of kept and of pruned weights, with the chance level."""
+    names = result["names"]
+    lines = []
+    for i, first in enumerate(names):
+        for j in range(i + 1, len(names)):
+            kept, pruned = result["kept_jaccard"][i][j], result["pruned_jaccard"][i][j]
+            chance = result["chance_kept"][i][j]
+            lines.append(f"{first} | {names[j]}: kept {kept:.4f} (chance {chance:.4f}), pruned {pruned:.4f}")
+    return "\n".join(lines)
+
+
+def analysis(result: dict[str, Any], out: Any) -> str:
+    """The table of an analysis, its notes, and where its files are."""
+    from winning_tickets.analysis.report.analysis_tables import table
+
+    return table(result).text() + ("" if out is None else f"\nSaved in {out}")
+
+
+def description(result: dict[str, Any]) -> str:
+    """What `inspect` says of a ticket."""
+    lines = [
+        f"{result['method']} ticket {result['id']} of {result['base']['name']}",
+        f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})",
+    ]
+    if result["pattern"]:
+        lines.append(f"  pattern: {result['pattern']} along the input dimension")
+    if result["shared_layers"]:
+        lines.append("  all layers share these weights: a weight that is pruned is pruned in every layer")
+    units = result["units"] or {}
+    lines += [f"  {unit}: {count['pruned']:,} of {count['total']:,} pruned" for unit, count in units.items()]
+    lines += [f"  {name}: {value:.4f}" for name, value in result["by_matrix"].items()]
+    if result["tickets_inside"]:
+        lines.append(f"  tickets inside: {', '.join(result['tickets_inside'])}")
+    return "\n".join(lines)
+
+
+def predictions(result: dict[str, Any]) -> str:
+    """One line a text: its label and probability, its score, its labels, the label of each word, or the answer."""
+    return "\n".join(f"{_predicted(item)}\t{' | '.join(item['text'])}" for item in result["predictions"])
+
+
+def _predicted(item: dict[str, Any]) -> str:
+    if "answer" in item:
+        return str(item["answer"]) or "(no answer)"
+    if "words" in item:
+        pairs = zip(item["words"], item["labels"], strict=True)
+        return " ".join(f"{word}/{'(cut off)' if label is None else label}" for word, label in pairs)
+    if "labels" in item:
+        return ", ".join(f"{name} ({item['scores'][name]:.3f})" for name in item["labels"]) or "(no label)"
+    return f"{item['score']:.3f}" if "score" in item else f"{item['label']} ({max(item['scores'].values()):.3f})"
+
+
+def derived(result: dict[str, Any]) -> str:
+    """A ticket that was made from others."""
+    return (
+        f"{result['method']} ticket {result['ticket_id']} of {', '.join(result['parents'])}\n"
+        f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}); saved in {result['out']}"
+    )
+
+
+def exported(result: dict[str, Any]) -> str:
+    """What was written and what to expect of it."""
+    return f"{result['format']} export written to {result['out']}\n{result['note']}"
+
+
+def submission(result: dict[str, Any]) -> str:
+    """The files that were written, and those that the server wants beside them."""
+    lines = [f"  {name}: {file['rows']:,} predictions of {file['run']}" for name, file in result["files"].items()]
+    if result["missing"]:
+        lines.append(f"The GLUE server wants these too: {', '.join(result['missing'])}")
+    lines += result["notes"]
+    return "\n".join([f"GLUE submission in {result['out']}:", *lines])
+
+
+def imported(result: dict[str, Any]) -> str:
+    """What the ticket of a mask file is."""
+    return (
+        f"{result['out']}: ticket {result['ticket_id']} of {result['model']}, names as in {result['convention']}\n"
+        f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})"
+    )
+
+
+def measurement(result: dict[str, Any]) -> str:
+    """Sizes, then for each batch and length the time, beside that of the dense model."""
+    parameters, size = result["parameters"], result["bytes_on_disk"]
+    lines = [
+        f"{result['target']}: encoder of {parameters['encoder']:,} parameters, {parameters['non_zero']:,} not zero"
+        + ("" if result["dense"] is None else f" (dense: {result['dense']['parameters']['encoder']:,})")
+        + ("" if size is None else f"; weights of {size / 1e6:.1f} MB")
+    ]
+    for shape in result["shapes"]:
+        latency = shape["latency_seconds"]
+        line = f"  {shape['batch']} x {shape['length']} tokens: {_milliseconds(latency)}, "
+        line += f"{shape['texts_per_second']['median']:.1f} texts/s, {shape['flops'] / 1e9:.2f} GFLOPs"
+        if "speedup" in shape:
+            speed = shape["speedup"]
+            line += f"; dense {_milliseconds(shape['dense_latency_seconds'])}: {speed['median']:.2f} times as fast "
+            line += f"[{speed['lower_quartile']:.2f}, {speed['upper_quartile']:.2f}]"
+            line += f", {shape['flops_ratio']:.2f} by FLOPs"
+        lines.append(line)
+    where = f"{result['device']}, {result['threads']} thread(s)"
+    lines.append(f"Medians [quartiles] of {result['repeats']} passes on {where}")
+    return "\n".join([*lines, result["expectation"]])
+
+
+def _milliseconds(latency: dict[str, float]) -> str:
+    median, low, high = (1000 * latency[key] for key in ("median", "lower_quartile", "upper_quartile"))
+    return f"{median:.1f} ms [{low:.1f}, {high:.1f}]"
+
+
+def cache(result: dict[str, Any]) -> str:
+    """Entries of the cache and their sizes."""
+    lines = [f"{result['root']}: {len(result['entries'])} entries"]
+    lines += [f"  {entry['key']}: {entry.get('bytes', 0) / 1e6:.1f} MB" for entry in result["entries"]]
+    return "\n".join(lines)
+
+
+def verification(result: dict[str, Any]) -> str:
+    """What is wrong, a line each; then what was compared and what could not be."""
+    lines = [f"{one['kind']}: {one['path']}: {one['detail']}" for one in result["findings"]]
+    seen = f"{result['files_hashed']} files hashed ({result['bytes_hashed'] / 1e6:.1f} MB)"
+    seen += f", {result['files_opened']} without hashes opened"
+    if result["runs"]:
+        seen += f"; {result['runs']} runs of stores"
+    for key, meaning in (("running", "running, left alone"), ("unsealed", "done, never hashed")):
+        if ids := result[key]:
+            lines.append(f"{meaning}: {', '.join(ids[:5])}" + (f" and {len(ids) - 5} more" if len(ids) > 5 else ""))
+    verdict = "nothing is wrong" if result["ok"] else f"{len(result['findings'])} findings"
+    return "\n".join([*lines, f"{verdict}; {seen}"])

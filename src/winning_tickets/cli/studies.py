@@ -1,0 +1,314 @@
+"""`tickets study plan|run|status|report|list|new`: grids of runs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from winning_tickets.cli import show
+from winning_tickets.cli.app import app, emit
+from winning_tickets.cli.options import (
+    DEFAULT_STORE,
+    Bf16,
+    CheckpointSteps,
+    Device,
+    Force,
+    Json,
+    NonFinite,
+    Out,
+    Quiet,
+    ReportTo,
+    StoreFolder,
+    split_words,
+    trackers_of,
+)
+from winning_tickets.config import Runtime
+from winning_tickets.runs.errors import TrainingError, UsageError
+
+if TYPE_CHECKING:
+    from winning_tickets.studies.plan import Plan
+
+study_app = typer.Typer(
+    help="Grids of runs: a recipe of the papers, or your own; planned, run, resumed.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+app.add_typer(study_app, name="study")
+
+Source = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A recipe of `tickets recipes`, or a YAML file.")]
+Scale = Annotated[str, typer.Option("--scale", help="smoke, small or paper.")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter, such as tasks=rte,mrpc.")
+]
+Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes at a time.")]
+
+
+def _plan(source: str, scale: str, overrides: list[str] | None) -> Plan:
+    from winning_tickets.studies.load import load_study
+    from winning_tickets.studies.plan import parse_overrides, plan_study
+
+    return plan_study(load_study(source), scale, parse_overrides(overrides or []))
+
+
+@study_app.command()
+def plan(
+    study: Source,
+    scale: Scale,
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """How many runs, what is done, how long the rest takes, what is missing.
+
+    Example: tickets study plan tamt-figure-3 --scale small --set tasks=rte,mrpc
+    """
+    from winning_tickets.runs.store.store import Store
+    from winning_tickets.studies.status import study_status
+    from winning_tickets.studies.text import plan_text
+
+    planned = _plan(study, scale, set_)
+    result = study_status(planned, Store(store), workers)
+    runs = [{"id": one.id, "stage": one.stage, "verb": one.verb, "needs": one.needs} for one in planned.runs.values()]
+    emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text(result))
+
+
+@study_app.command()
+def status(
+    study: Source,
+    scale: Scale,
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    workers: Workers = 1,
+    as_json: Json = False,
+) -> None:
+    """What is done, running, failed and blocked; also while it runs.
+
+    Example: tickets study status tamt-figure-3 --scale small
+    """
+    from winning_tickets.runs.store.store import Store
+    from winning_tickets.studies.status import study_status
+    from winning_tickets.studies.text import status_text
+
+    result = study_status(_plan(study, scale, set_), Store(store), workers)
+    emit(result, as_json, status_text(result))
+
+
+@study_app.command()
+def run(
+    study: Source,
+    scale: Scale,
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    engine: Annotated[str, typer.Option("--engine", help="local or ray.")] = "local",
+    workers: Workers = 1,
+    address: Annotated[
+        str | None, typer.Option("--address", help="Of a Ray cluster; else one is started here.")
+    ] = None,
+    cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray.")] = 1,
+    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray; may be a fraction.")] = 0,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    checkpoint_steps: CheckpointSteps = None,
+    non_finite: NonFinite = "stop",
+    report_to: ReportTo = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Do all runs that are not done; the same command goes on after any stop.
+
+    Example: tickets study run tamt-figure-3 --scale smoke --workers 2
+    """
+    from winning_tickets.runs.store.store import Store
+    from winning_tickets.studies.engines import EngineOptions, make_engine
+    from winning_tickets.studies.run import Lines, run_study
+    from winning_tickets.studies.status import problems_of, unmet_needs
+    from winning_tickets.studies.text import run_text
+
+    trackers = trackers_of(report_to)
+    planned = _plan(study, scale, set_)
+    found = Store(store)
+    # The nodes of a cluster may have data that this machine has not.
+    problems = (
+        problems_of(planned, lambda run: found.status(run) == "done") if engine == "local" else unmet_needs(planned)
+    )
+    if problems:
+        raise UsageError("\n".join(problems))
+    options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
+    runtime = Runtime(
+        device=device,
+        bf16=bf16,
+        checkpoint_steps=checkpoint_steps,
+        quiet=True,
+        non_finite=non_finite,
+        report_to=trackers,
+    )
+    watch = None if quiet else Lines(planned, found, workers, sys.stderr)
+    result = run_study(planned, found, make_engine(engine, options, found.path), runtime, retry_failed, watch)
+    _check(result)
+    result = {"study": planned.study.name, "scale": scale, **result}
+    emit(result, as_json, run_text(result))
+
+
+def _check(result: dict[str, Any]) -> None:
+    """A study with failed runs is a failure."""
+    failed, blocked = result["failed"], result["blocked"]
+    if failed:
+        name, message = next(iter(failed.items()))
+        raise TrainingError(
+            f"{len(failed)} of {result['runs']} runs failed and {len(blocked)} wait for them; {result['done']} are "
+            f"done. {name}: {message} `tickets study status` shows all; --retry-failed tries them again."
+        )
+
+
+@study_app.command("list")
+def list_studies(store: StoreFolder = DEFAULT_STORE, as_json: Json = False) -> None:
+    """The studies that have runs in a store.
+
+    Example: tickets study list
+    """
+    from winning_tickets.runs.store.store import Store
+    from winning_tickets.studies.text import studies_in, studies_text
+
+    found = studies_in(Store(store))
+    emit({"store": str(store), "studies": found}, as_json, studies_text(found, str(store)))
+
+
+@study_app.command()
+def report(
+    study: Source,
+    scale: Scale,
+    out: Annotated[Path, typer.Option("--out", help="Folder: absent, empty, or holding a report of this study.")],
+    set_: Set = None,
+    store: StoreFolder = DEFAULT_STORE,
+    formats: Annotated[
+        str, typer.Option("--formats", help="Of md, tex, csv, svg, png, html; with commas.")
+    ] = "md,tex,csv,svg,png,html",
+    force: Annotated[bool, typer.Option("--force", help="Replace the report of another study in --out.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Tables, figures, verdicts on the claims and one page, from what is stored; at any time.
+
+    Example: tickets study report tamt-figure-3 --scale small --out report
+    """
+    from winning_tickets.runs.store.store import Store
+    from winning_tickets.studies.report import report_study, report_text
+
+    found = Store(store)
+    if not found.exists():
+        raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
+    result = report_study(_plan(study, scale, set_), found, out, split_words(formats) or [], force)
+    emit(result, as_json, report_text(result))
+
+
+@study_app.command()
+def new(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML to write; it must not exist.")],
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Write a study with comments, to start from.
+
+    Example: tickets study new my-study.yaml
+    """
+    from winning_tickets.studies.text import write_template
+
+    write_template(file, force)
+    emit({"file": str(file)}, as_json, f"{file}: change it, then see `tickets study plan {file} --scale smoke`.")
+
+
+@app.command()
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
+    as_json: Json = False,
+) -> None:
+    """The studies that come along: one for each table and figure of the papers.
+
+    Example: tickets recipes
+    """
+    from winning_tickets.studies.load import recipe_text
+    from winning_tickets.studies.text import recipe_list, recipes_text
+
+    if name is not None:
+        text = recipe_text(name)
+        return emit({"name": name, "yaml": text}, as_json, text.rstrip())
+    found = recipe_list()
+    return emit({"recipes": found}, as_json, recipes_text(found))
+
+
+@app.command()
+def runs(
+    store: StoreFolder = DEFAULT_STORE,
+    where: Annotated[
+        list[str] | None,
+        typer.Option("--where", help="Condition such as task=rte or 'config.sparsity>=0.6'; repeat it for several."),
+    ] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only runs that are done, failed, running or unfinished.")
+    ] = None,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
+    as_json: Json = False,
+) -> None:
+    """The runs of a store: their status, settings, numbers and errors.
+
+    Example: tickets runs --where task=rte --where 'metrics.accuracy.final.mean>0.7'
+    """
+    from winning_tickets.runs.store import query
+    from winning_tickets.runs.store.store import Store
+
+    if as_csv and as_json:
+        raise UsageError("--csv and --json exclude each other.")
+    found = Store(store)
+    if not found.exists():
+        raise UsageError(f"There is no store at {store}; give the folder of one with --store.")
+    records = list(found.records(where or (), status))
+    text = query.as_csv(records) if as_csv else query.as_text(records, str(store))
+    emit(query.as_json(records, str(store)), as_json, text)
+
+
+cache_app = typer.Typer(help="The tokenised corpora on disk.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(cache_app, name="cache")
+
+
+@cache_app.command("list")
+def cache_list(as_json: Json = False) -> None:
+    """Where the cache is and what it holds."""
+    from winning_tickets.data.token_cache import cache_root, list_entries
+
+    result = {"root": str(cache_root()), "entries": list_entries()}
+    emit(result, as_json, show.cache(result))
+
+
+@cache_app.command("clean")
+def cache_clean(
+    older_than_days: Annotated[float | None, typer.Option(help="Only entries unused for so long.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Remove tokenised corpora; they are made again when needed."""
+    from winning_tickets.data.token_cache import clean
+
+    if older_than_days is not None and not older_than_days >= 0:
+        raise UsageError(f"--older-than-days {older_than_days} is impossible; give a number of days, such as 30.")
+    freed = clean(older_than_days)
+    emit({"bytes_freed": freed}, as_json, f"{freed / 1e6:.1f} MB freed")
+
+
+@app.command()
+def demo(
+    out: Out = Path("demo-out"),
+    tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
+    device: Device = "auto",
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """The main job on the built-in model, corpus and task: four tickets, one table, one report; a few minutes."""
+    from winning_tickets.studies.demo import DemoConfig, run_demo
+    from winning_tickets.studies.demo_report import table
+
+    config = DemoConfig.small() if tiny else DemoConfig()
+    result = run_demo(config, out, Runtime(device=device, quiet=quiet))
+    emit(result, as_json, f"{table(result)}\n\nReport: {out / 'report.html'}")

@@ -1,0 +1,245 @@
+"""`tickets compare` and `tickets inspect`: what tickets are. `tickets average`: one score for several tasks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from winning_tickets.cli import show
+from winning_tickets.cli.app import app, emit
+from winning_tickets.cli.options import (
+    DEFAULT_STORE,
+    Base,
+    Bf16,
+    Device,
+    DryRun,
+    Force,
+    Json,
+    Layers,
+    OtherWeights,
+    Out,
+    Quiet,
+    Revision,
+    StoreFolder,
+    split_ints,
+)
+from winning_tickets.config import LAST_SEED, Runtime
+
+
+@app.command()
+def compare(
+    targets: Annotated[list[str], typer.Argument(metavar="TICKET...", help="Two or more tickets.")],
+    average: Annotated[
+        str, typer.Option(help="pooled over all weights, or the mean over the values of each matrix.")
+    ] = "pooled",
+    as_json: Json = False,
+) -> None:
+    """How much tickets overlap, beside what chance would give.
+
+    Example: tickets compare ticket-a ticket-b --json
+    """
+    from winning_tickets.tickets.overlap import compare as overlap
+
+    result = overlap(targets, average)
+    emit(result, as_json, show.comparison(result))
+
+
+@app.command()
+def inspect(
+    ticket: Annotated[str, typer.Argument(help="A ticket folder.")],
+    as_json: Json = False,
+) -> None:
+    """What a ticket is: exact sparsity, counts, by matrix, where it came from.
+
+    Example: tickets inspect my-ticket --json
+    """
+    from winning_tickets.tickets import ticket as describe
+    from winning_tickets.tickets.files import children
+    from winning_tickets.tickets.ticket import Ticket
+
+    result = describe(Ticket.from_pretrained(ticket)) | {"tickets_inside": children(ticket)}
+    emit(result, as_json, show.description(result))
+
+
+@app.command()
+def average(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one a task.")],
+    as_json: Json = False,
+) -> None:
+    """One score for several tasks, by both rules of the Super Tickets paper.
+
+    Example: tickets average runs/cola runs/mrpc runs/rte --json
+    """
+    from winning_tickets.analysis.averages import average_runs
+
+    result = average_runs(runs)
+    emit(result, as_json, show.averages(result))
+
+
+@app.command()
+def combine(
+    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="union, intersection or difference.")],
+    targets: Annotated[list[str], typer.Argument(metavar="TICKETS...", help="Two or more of one model and scope.")],
+    out: Out,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make a ticket of what several tickets keep; a difference is what the first keeps and no other does.
+
+    Example: tickets combine intersection ticket-a ticket-b --out shared-core
+    """
+    from winning_tickets.tickets.algebra import save_combined
+
+    result = save_combined(operation, targets, out, force) | {"out": str(out)}
+    return emit(result, as_json, show.derived(result))
+
+
+@app.command()
+def perturb(
+    target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
+    out: Out,
+    fraction: Annotated[float, typer.Option(help="Of the kept weights of each matrix, moved to pruned places.")] = 0.05,
+    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Which ones move, and where to.")] = 0,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Change a ticket's mask at random, at exactly the same sparsity.
+
+    Example: tickets perturb my-ticket --fraction 0.05 --seed 0 --out perturbed
+    """
+    from winning_tickets.tickets.algebra import save_perturbed
+
+    result = save_perturbed(target, fraction, seed, out, force) | {"out": str(out)}
+    return emit(result, as_json, show.derived(result))
+
+
+@app.command("import-mask")
+def import_mask(
+    file: Annotated[Path, typer.Argument(help="A mask.pt of BERT-tickets or of TAMT.")],
+    base: Annotated[str, typer.Option("--base", help="The pre-trained model that the masks belong to.")],
+    out: Out,
+    revision: Revision = None,
+    force: Force = False,
+    as_json: Json = False,
+) -> None:
+    """Make a ticket of the masks that the papers' programs write.
+
+    Example: tickets import-mask mask.pt --base bert-base-uncased --out my-ticket
+    """
+    from winning_tickets.deploy.mask_files import import_mask as read
+
+    result = read(file, base, out, revision=revision, force=force)
+    return emit(result, as_json, show.imported(result))
+
+
+@app.command()
+def export(
+    target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model.")],
+    out: Out,
+    format_: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="masked: a Hugging Face folder with zeros; compact: smaller matrices; onnx: without PyTorch; "
+            "encoder: a fine-tuned or shared encoder without its heads; mask-pt: the masks alone, as the papers' "
+            "programs store them.",
+        ),
+    ],
+    task: Annotated[str | None, typer.Option("--task", help="Which task of a shared model.")] = None,
+    base: Base = None,
+    convention: Annotated[
+        str | None, typer.Option("--convention", help="Names in a mask-pt: bert-tickets (default) or tamt.")
+    ] = None,
+    allow_other_weights: OtherWeights = False,
+    force: Force = False,
+    dry_run: DryRun = False,
+    as_json: Json = False,
+) -> None:
+    """Write a model that others load.
+
+    Example: tickets export my-ticket --format masked --out my-model
+    Example: tickets export my-share --task rte --format compact --out my-rte
+    """
+    if dry_run:
+        return emit({"plan": {"target": target, "format": format_}, "out": str(out)}, as_json, f"Would write {out}")
+    from winning_tickets.deploy.export import export as write
+
+    result = write(
+        target,
+        format_,
+        out,
+        base=base,
+        allow_other_weights=allow_other_weights,
+        task=task,
+        convention=convention,
+        force=force,
+    )
+    return emit(result, as_json, show.exported(result))
+
+
+@app.command()
+def measure(
+    target: Annotated[
+        str, typer.Argument(metavar="TARGET", help="A model, a ticket, an export, or a transfer with its model.")
+    ],
+    batch: Annotated[str, typer.Option(help="Texts in a forward pass, with commas.")] = "1,8,32",
+    length: Annotated[str, typer.Option(help="Tokens of each text, with commas.")] = "32,128",
+    threads: Annotated[int | None, typer.Option(help="Of the processor.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed passes of each model for each batch and length.")] = 10,
+    base: Base = None,
+    revision: Revision = None,
+    layers: Layers = None,
+    allow_other_weights: OtherWeights = False,
+    device: Device = "auto",
+    bf16: Bf16 = False,
+    dry_run: DryRun = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Sizes, operations and speed, with the dense model beside it in the same run.
+
+    Example: tickets measure my-export --batch 1,8 --length 128
+    """
+    batches, lengths = split_ints("--batch", batch) or (), split_ints("--length", length) or ()
+    if dry_run:
+        plan = {"target": target, "batches": batches, "lengths": lengths, "threads": threads, "repeats": repeats}
+        return emit({"plan": plan, "out": None}, as_json, f"Would measure {target}")
+    from winning_tickets.deploy.measure import measure as run
+
+    result = run(
+        target,
+        batches,
+        lengths,
+        threads=threads,
+        repeats=repeats,
+        base=base,
+        revision=revision,
+        layers=layers,
+        allow_other_weights=allow_other_weights,
+        runtime=Runtime(device=device, bf16=bf16, quiet=quiet),
+    )
+    return emit(result, as_json, show.measurement(result))
+
+
+@app.command()
+def verify(
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[PATH...]", help="Stores, runs, tickets or exports, instead of --store."),
+    ] = None,
+    store: StoreFolder = DEFAULT_STORE,
+    as_json: Json = False,
+) -> None:
+    """Hash files again: which changed, are missing or too many, and what did killed processes leave?
+
+    Exit code 1 where something is wrong; what it is, is on stdout.
+
+    Example: tickets verify --store tickets-store
+    """
+    from winning_tickets.deploy.verify import verify as check
+
+    result = check(paths or [store])
+    emit(result, as_json, show.verification(result))
+    raise typer.Exit(0 if result["ok"] else 1)

@@ -1,0 +1,166 @@
+"""The records of tasks: their kinds, sources, splits and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from winning_tickets.data.readers import fingerprint
+
+METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+
+"""Of classification and regression."""
+
+
+Kind = Literal["classification", "regression", "multilabel", "tokens", "span"]
+
+"""What is predicted: one class, a number, any number of classes, a class for each word, a piece of a text."""
+
+
+METRICS_OF: dict[Kind, tuple[str, ...]] = {
+    "classification": ("accuracy", "f1", "matthews"),
+    "regression": ("pearson", "spearman"),
+    "multilabel": ("micro_f1", "macro_f1", "exact_match"),
+    "tokens": ("f1", "macro_f1", "accuracy"),
+    "span": ("f1", "exact_match"),
+}
+
+Source = Literal["hub", "folder", "files", "built in"]
+
+Distance = Literal["kl", "symmetric-kl", "mse"]
+
+"""How far outputs are from others, or from soft labels: Kullback-Leibler, both ways, or squared error."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a task is; its numbers are those of TAMT (Table 1) where the paper lists it.
+
+    Attributes:
+        name: name on the command line.
+        text_columns: one or two columns, as named on the hub.
+        labels: names of the classes in the hub's order; empty for regression and spans.
+        metrics: from `METRICS_OF` its kind; the first one is primary.
+        kind: what is predicted.
+        label_column: the column of the label.
+        hub: data set and configuration on the Hugging Face hub.
+        folder: name of its folder in a GLUE download, or in its own release.
+        validation_splits: names of the splits it is evaluated on.
+        learning_rate: peak rate of AdamW.
+        batch_size: examples a step.
+        max_length: tokens an example is cut to.
+        epochs: passes over the training set.
+        eval_steps: steps between evaluations.
+        doc_stride: of spans: tokens from the start of one window over a long text to that of the next.
+        citation: whom to cite.
+        licence: terms of the data, in a few words.
+        head_dropout: dropout before the head; None leaves it as the model has it.
+        train_size: `N` examples or `P%` of the training set; None means all.
+        soft_loss: how far from soft labels, where training examples have some.
+        soft_form: whether soft labels are probabilities, or logits; of a regression they are scores.
+        adversarial_loss: how far from the outputs of the unchanged text, in SMART; None takes that of the kind.
+        weight: of its losses, where several tasks are trained together.
+    """
+
+    name: str
+    text_columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    metrics: tuple[str, ...]
+    kind: Kind = "classification"
+    label_column: str = "label"
+    hub: tuple[str, str | None] | None = None
+    folder: str | None = None
+    validation_splits: tuple[str, ...] = ("validation",)
+    learning_rate: float = 2e-5
+    batch_size: int = 32
+    max_length: int = 128
+    epochs: int = 3
+    eval_steps: int = 50
+    doc_stride: int | None = None
+    citation: str = ""
+    licence: str = ""
+    head_dropout: float | None = None
+    train_size: str | None = None
+    soft_loss: Distance | None = None
+    soft_form: Literal["probabilities", "logits"] = "probabilities"
+    adversarial_loss: Distance | None = None
+    weight: float = 1.0
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether the label is a number and not a class."""
+        return self.kind == "regression"
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples of one split.
+
+    Attributes:
+        texts: one list for each text column: strings, or lists of words where each word has a label.
+        labels: by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `squad.Answers`.
+        soft: what another model says of each example, a number a class or one score; None where there is nothing.
+    """
+
+    texts: tuple[list[Any], ...]
+    labels: list[Any]
+    soft: list[tuple[float, ...]] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, order: list[int]) -> Split:
+        """The examples at these places, in this order."""
+        texts = tuple([column[index] for index in order] for column in self.texts)
+        soft = None if self.soft is None else [self.soft[index] for index in order]
+        return Split(texts, [self.labels[index] for index in order], soft)
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task and its examples.
+
+    Attributes:
+        task: what it is.
+        train: training examples.
+        validation: examples to evaluate on, by name of the split.
+        fingerprint: xxh3-128 of all texts and labels; the same data from hub and folder have the same one.
+        source: where it came from.
+        unlabelled: rows that were left out because nobody agreed on a label, by name of the split.
+    """
+
+    task: Task
+    train: Split
+    validation: dict[str, Split]
+    fingerprint: str
+    source: Source
+    unlabelled: dict[str, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        task: Task,
+        train: Split,
+        validation: dict[str, Split],
+        source: Source,
+        unlabelled: dict[str, int] | None = None,
+    ) -> TaskData:
+        """Put examples together and compute their fingerprint."""
+        parts = _contents(task, {"train": train, **validation})
+        return cls(task, train, validation, fingerprint(parts), source, unlabelled or {})
+
+
+def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:
+    yield from task.labels
+    for name, split in splits.items():
+        yield f"{name} {len(split)}"
+        for column in split.texts:
+            for text in column:
+                if isinstance(text, str):
+                    yield text
+                else:
+                    yield f"{len(text)} words"
+                    yield from text
+        yield from map(repr, split.labels)
+        yield from map(repr, split.soft or [])

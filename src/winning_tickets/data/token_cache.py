@@ -1,0 +1,278 @@
+"""Corpora tokenised once into a memory-mapped cache, keyed by the text, the tokenizer and the format."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import sys
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from winning_tickets.data.corpora import CorpusText
+from winning_tickets.data.readers import RunningFingerprint, fingerprint
+from winning_tickets.runs.distributed import main_first
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
+from winning_tickets.runs.files import build_directory, parse_json, write_json
+from winning_tickets.runs.progress import progress
+
+FORMAT_VERSION = 1
+_TOKENS, _OFFSETS, _ENTRY = "tokens.bin", "offsets.npy", "entry.json"
+_LINES_A_CALL, _CHARACTERS_A_CALL = 1000, 1 << 20
+_BLOCK = 1 << 20  # bytes of a file that are hashed at a time
+_STALE_SECONDS = 24 * 3600.0
+
+
+@dataclass(frozen=True)
+class TokenStream:
+    """A tokenised corpus: all lines one after the other, without special tokens.
+
+    Attributes:
+        tokens: ids, uint16 or uint32, memory-mapped, `(n_tokens,)`.
+        offsets: line i is `tokens[offsets[i]:offsets[i + 1]]`; int64, memory-mapped, `(n_lines + 1,)`.
+        path: the cache entry.
+        key: its name.
+    """
+
+    tokens: np.ndarray[Any, Any]
+    offsets: np.ndarray[Any, Any]
+    path: Path
+    key: str
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens."""
+        return len(self.tokens)
+
+    @property
+    def n_lines(self) -> int:
+        """Number of lines."""
+        return len(self.offsets) - 1
+
+
+def cache_root() -> Path:
+    """WINNING_TICKETS_CACHE, else `winning-tickets` under XDG_CACHE_HOME or ~/.cache; looked up when called."""
+    if chosen := os.environ.get("WINNING_TICKETS_CACHE"):
+        return Path(chosen).expanduser()
+    shared = os.environ.get("XDG_CACHE_HOME")
+    return (Path(shared) if shared else Path.home() / ".cache") / "winning-tickets"
+
+
+def tokenizer_hash(tokenizer: Any) -> str:
+    """xxh3-128 of what a fast tokenizer does to text: its model, its normalisation, its special ids.
+
+    Truncation and padding are left out: they are state of the last call, and change no token of the cache.
+
+    Raises:
+        UsageError: the tokenizer is not a fast one.
+    """
+    if not getattr(tokenizer, "is_fast", False):
+        raise UsageError(f"{type(tokenizer).__name__} is not a fast tokenizer; save it as a tokenizer.json first.")
+    state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return fingerprint(json.dumps(part, sort_keys=True) for part in (state, special, sorted(tokenizer.all_special_ids)))
+
+
+def tokenise(corpus: CorpusText, tokenizer: Any) -> TokenStream:
+    """The corpus as token ids, from the cache or made now.
+
+    A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
+
+    Args:
+        corpus: lines of text.
+        tokenizer: a fast tokenizer.
+
+    Raises:
+        UsageError: the tokenizer is not a fast one.
+        ContentError: the text has no tokens, or changed while it was read.
+        TrainingError: the cache cannot be written.
+    """
+    key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
+    return main_first(lambda: _tokenised_in(cache_root() / "tokens" / key, corpus, tokenizer))
+
+
+def _tokenised_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream:
+    if (found := _open(path)) is not None:
+        return found
+    _discard(path)
+    try:
+        build_directory(path, lambda folder: _write(folder, corpus, tokenizer))
+    except TrainingError as error:
+        if (found := _open(path)) is not None:  # another process was faster
+            return found
+        raise TrainingError(
+            f"Could not write the token cache {path}: {error.__cause__ or error}. Free some space, run "
+            "`tickets cache clean`, or set WINNING_TICKETS_CACHE to another folder."
+        ) from error
+    made = _open(path)
+    if made is None:
+        raise TrainingError(f"The token cache {path} cannot be read back; check the disk.")
+    return made
+
+
+def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
+    import xxhash
+
+    largest = max(tokenizer.get_vocab().values())
+    kind = np.dtype("<u2" if largest < 2**16 else "<u4")
+    total = 0
+    state = xxhash.xxh3_128()
+    with (folder / _TOKENS).open("wb") as tokens, (folder / _OFFSETS).open("wb") as offsets:
+        shape = {"descr": "<i8", "fortran_order": False, "shape": (len(corpus.lines) + 1,)}
+        np.lib.format.write_array_header_1_0(offsets, shape)
+        begin = offsets.tell()
+        offsets.write(np.zeros(1, "<i8").tobytes())
+        for lines in _tokenised(corpus, tokenizer):
+            ends = total + np.cumsum([len(line) for line in lines], dtype="<i8")
+            content = np.fromiter(chain.from_iterable(lines), kind, count=int(ends[-1]) - total).tobytes()
+            state.update(content)
+            tokens.write(content)
+            offsets.write(ends.tobytes())
+            total = int(ends[-1])
+    if total == 0:
+        raise ContentError(f"The corpus {corpus.name} ({corpus.split}) has no tokens after tokenisation.")
+    _hash_file(state, folder / _OFFSETS, begin)
+    entry = {
+        "format_version": FORMAT_VERSION,
+        "corpus": corpus.name,
+        "split": corpus.split,
+        "tokenizer": str(tokenizer.name_or_path),
+        "tokens": total,
+        "lines": len(corpus.lines),
+        "dtype": kind.str,
+        "hash": state.hexdigest(),
+    }
+    write_json(folder / _ENTRY, entry)
+
+
+def _tokenised(corpus: CorpusText, tokenizer: Any) -> Iterator[list[list[int]]]:
+    """Ids of some lines after the other.
+
+    Raises:
+        ContentError: the lines are no longer those of the fingerprint; tokens of others would be kept under its name.
+    """
+    backend = tokenizer.backend_tokenizer
+    backend.no_truncation()
+    backend.no_padding()
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    seen, done = RunningFingerprint(), 0
+    quiet = not sys.stderr.isatty()
+    with progress(f"tokenising {corpus.name}", len(corpus.lines), quiet) as advance:
+        for lines in _some_at_a_time(corpus.lines):
+            for line in lines:
+                seen.add(line)
+            yield [encoding.ids for encoding in backend.encode_batch_fast(lines, add_special_tokens=False)]
+            done += len(lines)
+            advance(done, "")
+    if seen.hexdigest() != corpus.fingerprint:
+        raise ContentError(f"The corpus {corpus.name} ({corpus.split}) changed while it was read; start again.")
+
+
+def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Few enough at once that neither many nor long ones take much memory."""
+    some: list[str] = []
+    characters = 0
+    for line in lines:
+        some.append(line)
+        characters += len(line)
+        if len(some) >= _LINES_A_CALL or characters >= _CHARACTERS_A_CALL:
+            yield some
+            some, characters = [], 0
+    if some:
+        yield some
+
+
+def _hash_file(state: Any, path: Path, begin: int) -> None:
+    """Add a file's content from a byte on; read, not mapped, so that its pages do not count as memory of ours."""
+    with path.open("rb") as handle:
+        handle.seek(begin)
+        while block := handle.read(_BLOCK):
+            state.update(block)
+
+
+def _open(path: Path) -> TokenStream | None:
+    """The entry, or None where it is absent or damaged (cut off, edited, of another format)."""
+    import xxhash
+
+    try:
+        entry = parse_json((path / _ENTRY).read_text(encoding="utf-8"))
+        offsets = np.load(path / _OFFSETS, mmap_mode="r", allow_pickle=False)
+        tokens = np.memmap(path / _TOKENS, dtype=np.dtype(entry["dtype"]), mode="r")
+        state = xxhash.xxh3_128()
+        _hash_file(state, path / _TOKENS, 0)
+        _hash_file(state, path / _OFFSETS, offsets.offset)
+        if entry["format_version"] != FORMAT_VERSION or entry["hash"] != state.hexdigest():
+            return None
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+    with contextlib.suppress(OSError):  # a cache that is shared read-only
+        os.utime(path / _ENTRY)
+    return TokenStream(tokens, offsets, path, path.name)
+
+
+def _discard(path: Path) -> None:
+    """Remove an entry in one step for other processes: it is renamed before its files go."""
+    doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    with contextlib.suppress(OSError):
+        path.replace(doomed)
+    shutil.rmtree(doomed, ignore_errors=True)
+
+
+def list_entries() -> list[dict[str, Any]]:
+    """What the cache holds, the most recently used entry first: key, corpus, split, tokens, lines, bytes, last use."""
+    return sorted(map(_describe, _entries()), key=lambda entry: -float(entry["last_used"]))
+
+
+def clean(older_than_days: float | None = None) -> int:
+    """Remove entries, and what interrupted runs left behind.
+
+    Args:
+        older_than_days: only entries not used for so long; None removes all.
+
+    Returns:
+        Bytes freed.
+    """
+    now = time.time()
+    freed = 0
+    for path in _entries():
+        entry = _describe(path)
+        if older_than_days is None or now - entry["last_used"] >= older_than_days * 24 * 3600:
+            freed += entry["bytes"]
+            _discard(path)
+    for path in _folders(hidden=True):
+        if now - path.stat().st_mtime >= _STALE_SECONDS:  # a younger one may be in the making
+            freed += _size(path)
+            shutil.rmtree(path, ignore_errors=True)
+    return freed
+
+
+def _folders(hidden: bool) -> list[Path]:
+    root = cache_root() / "tokens"
+    found = sorted(root.iterdir()) if root.is_dir() else []
+    return [path for path in found if path.is_dir() and path.name.startswith(".") == hidden]
+
+
+def _entries() -> list[Path]:
+    return _folders(hidden=False)
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir())
+
+
+def _describe(path: Path) -> dict[str, Any]:
+    facts: dict[str, Any] = {"corpus": None, "split": None, "tokenizer": None, "tokens": None, "lines": None}
+    file = path / _ENTRY
+    with contextlib.suppress(OSError, ValueError):
+        stored = parse_json(file.read_text(encoding="utf-8"))
+        facts |= {name: stored[name] for name in facts if isinstance(stored, dict) and name in stored}
+    used = file.stat().st_mtime if file.exists() else path.stat().st_mtime
+    return {"key": path.name, **facts, "bytes": _size(path), "last_used": used}

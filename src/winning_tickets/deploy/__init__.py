@@ -1,0 +1,1 @@
+"""Export formats, mask files of the released code, speed and size, verification."""

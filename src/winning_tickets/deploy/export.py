@@ -1,0 +1,114 @@
+"""Taking a model away: a ticket or a fine-tuned ticket as a folder that any Hugging Face program loads."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.deploy.formats import compact, encoder, masked
+from winning_tickets.deploy.mask_files import mask_pt
+from winning_tickets.deploy.onnx import onnx
+from winning_tickets.deploy.source import Export, Source
+from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.files import build_directory, parse_json, write_json
+from winning_tickets.runs.identity import digest
+from winning_tickets.runs.provenance import versions
+from winning_tickets.training.fine_tuned import is_fine_tuned
+
+EXPORT_FILE = "export.json"
+
+
+def export(
+    target: Path | str,
+    format: str,  # noqa: A002 - the name of the option
+    out: Path | str,
+    *,
+    base: str | None = None,
+    allow_other_weights: bool = False,
+    seed: int | None = None,
+    task: str | None = None,
+    convention: str | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Write a model that others load.
+
+    Args:
+        target: a ticket, a transfer that was run with `--save-model` (or one of its seeds), or a shared model.
+        format: a key of `FORMATS`.
+        out: a directory that is absent or empty, or holds this very export.
+        base: where a ticket's base model is now, if not where it was.
+        allow_other_weights: put the ticket on weights it was not made for.
+        seed: which model of a transfer or share; None takes the first one saved.
+        task: of a shared model: which of its tasks.
+        convention: of `mask-pt`: a key of `CONVENTIONS`; None takes that of BERT-tickets.
+        force: replace another export in `out`.
+
+    Returns:
+        What is stored in `export.json`, with `out` and a `note` about size and speed.
+
+    Raises:
+        UsageError: unknown format, no such target, a foreign `out`.
+        ContentError: a damaged ticket or model, or one for other weights.
+        TrainingError: the file system refused; nothing is left half-written.
+    """
+    if format not in FORMATS:
+        raise unknown("format", format, FORMATS)
+    if convention is not None and format != "mask-pt":
+        raise UsageError(f"--convention {convention} goes with --format mask-pt, and the format is {format}.")
+    if task is not None and not is_fine_tuned(target):
+        raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is none.")
+    out = Path(out)
+    wanted = FORMATS[format](Source(str(target), base, allow_other_weights, seed, task, convention))
+    identity = f"export-{format}-{digest(wanted.facts)}"
+    body = {"verb": "export", "id": identity, "format": format, **wanted.facts, "versions": versions()}
+    body["note"] = wanted.note
+    stored = _claim(out, identity, force)
+    if stored is not None:
+        return stored | {"out": str(out)}
+
+    def fill(staging: Path) -> None:
+        body.update(wanted.fill(staging))
+        write_json(staging / EXPORT_FILE, body)
+        if out.exists():  # what --force replaces goes only when its successor is complete
+            shutil.rmtree(out)
+
+    build_directory(out, fill)
+    return body | {"out": str(out)}
+
+
+def _claim(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
+    """The stored description where `out` is this very export already; None where it may be written.
+
+    Raises:
+        UsageError: `out` is a file or holds something else; it was left untouched.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return None
+    try:
+        found: dict[str, Any] = parse_json((out / EXPORT_FILE).read_text(encoding="utf-8"))
+        known = str(found["id"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(
+            f"--out {out} holds files that are not an export of this tool; it was left untouched. "
+            "Give a directory that is absent or empty."
+        ) from error
+    if force:
+        return None
+    if known == identity:
+        return found
+    raise UsageError(
+        f"--out {out} holds another export ({known}), this one is {identity}; it was left untouched. "
+        "Give another directory, or --force to replace that export."
+    )
+
+
+FORMATS: dict[str, Callable[[Source], Export]] = {
+    "masked": masked,
+    "compact": compact,
+    "onnx": onnx,
+    "encoder": encoder,
+    "mask-pt": mask_pt,
+}
+"""`tickets export`."""

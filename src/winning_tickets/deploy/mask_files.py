@@ -1,0 +1,355 @@
+"""The papers' `mask.pt` files: reading them as tickets, and writing tickets as such files.
+
+BERT-tickets writes `bert.encoder.layer.0.attention.self.query.weight_mask` with floats, as do TAMT's one-shot and
+iterative pruning; TAMT's mask training writes `...query.weight` with bools. Neither says of which model it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import pickle
+import re
+import struct
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from winning_tickets.deploy.source import Export, Source
+from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
+from winning_tickets.models.loading import PLM, load_plm, prunable_names
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
+from winning_tickets.runs.identity import digest
+from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.ticket import Ticket
+
+MASK_PT = "mask.pt"
+_DAMAGED = (
+    OSError,
+    EOFError,
+    RuntimeError,
+    LookupError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    struct.error,
+)
+"""What torch's reader raises where a file was damaged; it has no error of its own for that."""
+SHOWN = 3
+"""How many names or values a message gives as examples."""
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How a code base names and stores masks.
+
+    Attributes:
+        ending: what the name of a mask has in the place of `.weight`.
+        dtype: of the stored entries; any type with the values 0 and 1 is read.
+    """
+
+    ending: str
+    dtype: torch.dtype
+
+
+CONVENTIONS = {
+    "bert-tickets": Convention(".weight_mask", torch.float32),
+    "tamt": Convention(".weight", torch.bool),
+}
+
+
+@dataclass(frozen=True)
+class MaskFile:
+    """What a file holds, under the names of the encoder's parameters.
+
+    Attributes:
+        masks: bool, True = kept.
+        convention: of its names, a key of `CONVENTIONS`.
+        prefix: what its names begin with, such as `bert.`; empty where they are the encoder's own.
+        sha256: of the file.
+    """
+
+    masks: dict[str, Tensor]
+    convention: str
+    prefix: str
+    sha256: str
+
+
+def import_mask(
+    file: Path | str, base: str, out: Path | str, *, revision: str | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Make a ticket of a `mask.pt`.
+
+    The scope follows from the matrices that are there: with or without embeddings, with or without pooler.
+
+    Args:
+        file: of either code base; read without running any code that it may hold.
+        base: the pre-trained model that the masks belong to, which the file does not say.
+        out: a directory that is absent or empty, or holds this very import; it becomes the ticket's folder.
+        revision: hub revision of the model.
+        force: replace another import in `out`.
+
+    Returns:
+        What is stored in `result.json`: the id, exact sparsity, scope, convention and hash of the file.
+
+    Raises:
+        UsageError: no such file or model, or a foreign `out`.
+        ContentError: not a file of masks, or one of another model.
+    """
+    file = Path(file)
+    _check_file(file)
+    plm = load_plm(base, revision=revision)
+    found = read_masks(file, plm)
+    scope = _scope(found.masks, plm)
+    names = prunable_names(plm, scope)
+    masks = {name: split_name(name).of(found.masks[split_name(name).parameter]) for name in names}
+    facts = {"file_sha256": found.sha256, "convention": found.convention, "prefix": found.prefix}
+    info = TicketInfo(
+        method="imported",
+        scope=scope,
+        config=facts,
+        applies_to=BaseModelInfo.of(plm.encoder, base, plm.model.config.model_type, revision, None),
+    )
+    ticket = Ticket(masks, info)
+    run_id = f"import-mask-{digest(facts | {'base': ticket.base.hash})}"
+    run = RunDirectory.claim(Path(out), "import-mask", run_id, facts | {"base": base}, force=force)
+    if run.status == "done":
+        return run.result() | {"out": str(out)}
+    ticket.save_pretrained(run.path)
+    result = {
+        "verb": "import-mask",
+        "run_id": run_id,
+        "ticket_id": ticket.id,
+        "method": info.method,
+        "scope": scope,
+        "sparsity": ticket.sparsity,
+        "pruned": ticket.pruned,
+        "total": ticket.total,
+        **facts,
+        "model": base,
+        "base_hash": ticket.base.hash,
+        "versions": versions(),
+    }
+    run.finish(result)
+    return result | {"out": str(out)}
+
+
+def read_masks(file: Path, plm: PLM) -> MaskFile:
+    """Read a `mask.pt` with names, shapes and values checked against a model.
+
+    Args:
+        file: of either code base.
+        plm: the model that it belongs to; its weights are not looked at.
+
+    Raises:
+        UsageError: there is no such file.
+        ContentError: it cannot be read safely, or names, shapes or values are not those of masks of this model.
+    """
+    stored = _load(file)
+    convention = _convention(file, stored)
+    ending = CONVENTIONS[convention].ending
+    shapes = {name: value.shape for name, value in plm.encoder.named_parameters()}
+    possible = {split_name(name).parameter for name in _all_prunable(plm)}
+    prefix = f"{plm.model.base_model_prefix}."
+    masks: dict[str, Tensor] = {}
+    prefixes = set()
+    for key, value in stored.items():
+        name = key.removeprefix(prefix).removesuffix(ending) + ".weight"
+        if name not in possible:
+            known = sorted(f"{prefix}{one.removesuffix('.weight')}{ending}" for one in possible)
+            raise _unknown_key(file, key, known, plm)
+        if name in masks:
+            raise ContentError(f"{file} has two masks of {name}, with and without {prefix} in front; leave one.")
+        masks[name] = _as_mask(file, key, value, shapes[name])
+        prefixes.add(key[: len(key) - len(key.removeprefix(prefix))])
+    with file.open("rb") as handle:
+        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
+    return MaskFile(masks, convention, max(prefixes), sha256)
+
+
+def _check_file(file: Path) -> None:
+    if not file.is_file():
+        raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
+
+
+def _load(file: Path) -> dict[str, Tensor]:
+    """The tensors of a file, by name; anything that would have to run code is refused by torch."""
+    _check_file(file)
+    try:
+        with warnings.catch_warnings():  # of unusual pickles, which are then read or refused all the same
+            warnings.simplefilter("ignore")
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        needed = re.search(r"(?:GLOBAL|instruction|type|class) ([\w.]*[A-Za-z][\w.]*\.\w+)", str(error))
+        what = f" (it asks for {needed[1]})" if needed else ""
+        raise ContentError(
+            f"{file} holds more than tensors{what} and could run any code when it is opened, so it was not read. "
+            "A whole model (model.pt) is such a file; give the mask.pt beside it. Where there is none, and you trust "
+            "the file, take its masks out in a program of your own: torch.save({name: tensor, ...}, 'mask.pt')."
+        ) from error
+    except _DAMAGED as error:
+        raise ContentError(f"{file} is not a file of torch.save, or it was cut off; copy it again.") from error
+    if not isinstance(content, dict) or not content or not all(isinstance(key, str) for key in content):
+        found = "nothing" if isinstance(content, dict) and not content else f"a {type(content).__name__}"
+        raise ContentError(f"{file} holds {found}, expected a dictionary of masks by the names of matrices.")
+    for key, value in content.items():
+        if not isinstance(value, Tensor) or not _is_plain(value):
+            raise ContentError(f"{file} has a {type(value).__name__} for {key}, expected a dense tensor of 0 and 1.")
+    return content
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Whether a tensor holds its entries, one after the other: not sparse, without data, nested or quantized."""
+    return (
+        value.layout is torch.strided and value.device.type == "cpu" and not value.is_nested and not value.is_quantized
+    )
+
+
+def _convention(file: Path, keys: Mapping[str, Any]) -> str:
+    """Which convention all names of a file follow."""
+    found: dict[str, str] = {}
+    for key in keys:
+        name = next((name for name, one in CONVENTIONS.items() if key.endswith(one.ending)), None)
+        if name is None:
+            endings = " or ".join(one.ending for one in CONVENTIONS.values())
+            raise ContentError(f"{file} has {key}, which is not the name of a mask; those end in {endings}.")
+        found.setdefault(name, key)
+    if len(found) > 1:
+        raise ContentError(
+            f"{file} mixes the names of both code bases: {' and '.join(found.values())}. Is it a whole model's state? "
+            "Keep the masks only."
+        )
+    return next(iter(found))
+
+
+def _all_prunable(plm: PLM) -> list[str]:
+    """The matrices of the widest scope that a family of models has."""
+    pooler = plm.architecture.pooler
+    return [*prunable_names(plm, "encoder+embeddings"), *([] if pooler is None else [pooler])]
+
+
+def _unknown_key(file: Path, key: str, possible: Sequence[str], plm: PLM) -> ContentError:
+    family = plm.model.config.model_type
+    first = key.split(".")[0]
+    if first in ARCHITECTURES and first != plm.model.base_model_prefix:
+        return ContentError(
+            f"{file} has {key}, a name of {first}, and {plm.name} is a {family} model; give the file's own --base."
+        )
+    close = difflib.get_close_matches(key, possible, n=SHOWN, cutoff=0.5)
+    near = f" The closest names of {plm.name} are {', '.join(close)}." if close else ""
+    return ContentError(
+        f"{file} has {key}, which is no matrix of {plm.name} that can be pruned; is it the mask of another model?{near}"
+    )
+
+
+def _as_mask(file: Path, key: str, value: Tensor, shape: torch.Size) -> Tensor:
+    if value.shape != shape:
+        raise ContentError(
+            f"{file} has a mask of shape {tuple(value.shape)} for {key}, whose weight has {tuple(shape)}; "
+            "is it the mask of another model?"
+        )
+    if value.dtype == torch.bool:
+        return value
+    mask = value == 1
+    strange = value[~mask & (value != 0)]
+    if strange.numel():
+        values = ", ".join(f"{one:g}" for one in torch.unique(strange)[:SHOWN].tolist())
+        raise ContentError(
+            f"{file} has {strange.numel():,} entries of {key} that are neither 0 nor 1, such as {values}; "
+            "are these scores or weights? Make masks of them first."
+        )
+    return mask
+
+
+def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
+    """The scope that exactly the given masks make up.
+
+    Raises:
+        ContentError: some are missing, or the model has no pooler for the pooler's.
+    """
+    architecture = plm.architecture
+    pooler = architecture.pooler is not None and architecture.pooler in masks
+    if pooler and not plm.has_pooler:
+        raise ContentError(
+            f"The file has a mask of the pooler, and {plm.name} has no pooler; give the checkpoint with one as --base."
+        )
+    scope = "encoder" + ("+embeddings" if architecture.word_embeddings in masks else "") + ("+pooler" if pooler else "")
+    missing = [name for name in map(_parameter, prunable_names(plm, scope)) if name not in masks]
+    if missing:
+        shown = ", ".join(missing[:SHOWN])
+        raise ContentError(
+            f"The file lacks the masks of {len(missing)} of {len(missing) + len(masks)} matrices of {plm.name}: {shown}"
+            f"{' ...' if len(missing) > SHOWN else ''}. Was it made for a smaller model, or cut off?"
+        )
+    return scope
+
+
+def _parameter(name: str) -> str:
+    return split_name(name).parameter
+
+
+def mask_pt(source: Source) -> Export:
+    """The masks of a ticket as one of the code bases stores them."""
+    convention = source.convention or next(iter(CONVENTIONS))
+    if convention not in CONVENTIONS:
+        raise unknown("convention", convention, CONVENTIONS)
+    if source.base is not None or source.allow_other_weights or source.seed is not None:
+        raise UsageError(
+            "--base, --allow-other-weights and --seed do not go with --format mask-pt, which holds no weights."
+        )
+    ticket = Ticket.from_pretrained(source.name)
+    if ticket.bias_masks:
+        raise UsageError(
+            f"The ticket {source.name} prunes whole heads, neurons or FFNs with their biases, which a {MASK_PT} cannot "
+            "say; use --format masked or compact."
+        )
+    prefix = f"{_base_model_prefix(ticket.base.model_type)}."
+    how = CONVENTIONS[convention]
+
+    def fill(staging: Path) -> dict[str, Any]:
+        masks = {
+            f"{prefix}{name.removesuffix('.weight')}{how.ending}": mask.to(how.dtype)
+            for name, mask in join_parts(ticket.masks).items()
+        }
+        try:
+            torch.save(masks, staging / MASK_PT)
+        except RuntimeError as error:  # torch's writer has no errors of the file system
+            raise TrainingError(f"Could not write {MASK_PT}: {error}. Free some space, then run it again.") from error
+        return {}
+
+    facts = {
+        "ticket_id": ticket.id,
+        "convention": convention,
+        "base": {"name": ticket.base.name, "revision": ticket.base.revision, "hash": ticket.base.hash},
+        "sparsity": ticket.sparsity,
+        "pruned": ticket.pruned,
+        "total": ticket.total,
+    }
+    return Export(facts, fill, _note(ticket, convention))
+
+
+def _base_model_prefix(model_type: str) -> str:
+    """What names of the encoder begin with inside a model that has a head."""
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING
+
+    return str(MODEL_MAPPING[CONFIG_MAPPING[model_type]].base_model_prefix)
+
+
+def _note(ticket: Ticket, convention: str) -> str:
+    parts = set(ticket.info.scope.split("+"))
+    wanted = {"pooler"} if convention == "bert-tickets" else {"pooler", "embeddings"}
+    note = f"{MASK_PT} holds masks, no weights; it belongs to {ticket.base.name}."
+    if missing := sorted(wanted - parts):
+        lacking = " and the ".join(missing)
+        note += f" The paper's own programs expect a mask of the {lacking} too, which this ticket lacks."
+    if extra := sorted(parts - wanted - {"encoder"}):
+        note += f" They pass over the {' and the '.join(extra)}."
+    return note

@@ -1,0 +1,425 @@
+"""What a ticket or an export costs beside its dense model: sizes, operations, and time measured in turns."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+
+from winning_tickets.config import Runtime
+from winning_tickets.models.architectures import prunable_views, split_name
+from winning_tickets.models.compact_layers import COMPACT
+from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve
+from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import read_object
+from winning_tickets.runs.progress import progress
+from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.tickets.files import is_ticket
+from winning_tickets.tickets.target import Target
+from winning_tickets.training.predict import find_model
+
+
+def forward_flops(plm: PLM, batch: int, length: int) -> int:
+    """Operations of one forward pass of the encoder without its head.
+
+    Counts matrix products only: linear layers, convolutions, and in attention scores and contexts of all pairs of
+    tokens. Zeros inside a matrix count like other numbers, as dense kernels multiply by them; matrices that were made
+    smaller count with the size that they have. A pooler sees one token of each text.
+
+    Args:
+        plm: a loaded model.
+        batch: number of texts.
+        length: tokens of each.
+    """
+    encoder, tokens = plm.encoder, batch * length
+    applied = _applications(plm)
+    total = 0
+    for name, module in encoder.named_modules():
+        if isinstance(module, nn.Linear):
+            path = next((path for path in applied if name.startswith(f"{path}.")), "")
+            rows = batch if name.startswith("pooler") else tokens * applied.get(path, 1)
+            if name.endswith(_OF_POSITIONS):
+                rows = _relative_positions(plm.model.config)
+            total += 2 * rows * module.in_features * module.out_features
+        elif isinstance(module, nn.Conv1d):
+            total += 2 * tokens * module.weight.numel()
+    matrices = plm.architecture.layer_matrices(encoder)
+    for layer, times in zip(matrices, applied.values(), strict=True):
+        query, value = (_rows(encoder, layer[role][0]) for role in ("Q", "V"))
+        total += times * 2 * tokens * length * (query + value)
+        total += _disentangled(plm.model.config, encoder.get_submodule(_parent(layer["Q"][0])), tokens)
+    return total
+
+
+_OF_POSITIONS = (".pos_key_proj", ".pos_query_proj")
+"""Matrices of DeBERTa that project embeddings of relative positions, which all texts share."""
+
+
+def _applications(plm: PLM) -> dict[str, int]:
+    """How often a forward pass applies each stored layer; more than once where layers share weights."""
+    paths = plm.architecture.layer_paths(plm.encoder)
+    if not plm.architecture.shared_layers:
+        return dict.fromkeys(paths, 1)
+    config = plm.model.config
+    groups = [int(i / (config.num_hidden_layers / config.num_hidden_groups)) for i in range(config.num_hidden_layers)]
+    inside = config.inner_group_num
+    return {path: groups.count(index // inside) for index, path in enumerate(paths)}
+
+
+def _rows(encoder: nn.Module, name: str) -> int:
+    part = split_name(name)
+    return int(part.of(encoder.get_parameter(part.parameter)).shape[0])
+
+
+def _parent(name: str) -> str:
+    """Path of the attention module that holds a query matrix."""
+    return split_name(name).parameter.rsplit(".", 2)[0]
+
+
+def _relative_positions(config: Any) -> int:
+    """Number of relative positions that DeBERTa embeds."""
+    buckets: int = getattr(config, "position_buckets", -1)
+    largest: int = getattr(config, "max_relative_positions", -1)
+    return 2 * (buckets if buckets > 0 else largest if largest > 0 else config.max_position_embeddings)
+
+
+def _disentangled(config: Any, attention: nn.Module, tokens: int) -> int:
+    """What DeBERTa's attention between content and relative positions takes beside that of ordinary attention."""
+    if not getattr(config, "relative_attention", False):
+        return 0
+    positions, query = _relative_positions(config), attention.get_submodule("query_proj")
+    assert isinstance(query, nn.Linear)
+    kinds = sum(kind in config.pos_att_type for kind in ("c2p", "p2c"))
+    total = kinds * 2 * tokens * positions * query.out_features
+    if config.share_att_key:  # positions go through the matrices of the content, queries and keys alike
+        total += 2 * 2 * positions * query.in_features * query.out_features
+    return total
+
+
+WARM_UPS = 2
+"""Passes of each model that are not timed: the first ones allocate memory and choose kernels."""
+
+FEW_ZEROS = 0.01
+"""Dense models have some zeros of their own, such as the embedding of the padding."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is measured.
+
+    Attributes:
+        kind: `ticket`, `run` or `model`.
+        plm: its encoder, pruned.
+        folder: where its weights are stored; None where that is not known.
+    """
+
+    kind: str
+    plm: PLM
+    folder: Path | None
+
+
+def measure(
+    target: str,
+    batches: Sequence[int] = (1, 8, 32),
+    lengths: Sequence[int] = (32, 128),
+    *,
+    threads: int | None = None,
+    repeats: int = 10,
+    base: str | None = None,
+    revision: str | None = None,
+    layers: int | None = None,
+    allow_other_weights: bool = False,
+    seed: int | None = None,
+    runtime: Runtime | None = None,
+) -> dict[str, Any]:
+    """Sizes, operations and speed of an encoder, with the dense model of the same shape beside it in the same run.
+
+    The two take turns (A B A B ...), so that a machine that is busy or throttled slows both, and the speed-up is the
+    median of the ratios of neighbours; its quartiles are a spread, no confidence interval. Inputs are the same random
+    tokens without padding for both.
+
+    Args:
+        target: a model, a ticket, an export, or a transfer that was run with `--save-model`.
+        batches: numbers of texts in a forward pass.
+        lengths: tokens of each text.
+        threads: of the processor; None leaves them as they are.
+        repeats: timed passes of each model for each batch and length.
+        base: where a ticket's base model is now, if not where it was.
+        revision: hub revision of a model.
+        layers: first layers of a dense model.
+        allow_other_weights: put the ticket on weights it was not made for.
+        seed: which model of a transfer; None takes the first one.
+        runtime: device and precision.
+
+    Returns:
+        `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
+        (`parameters` of the dense encoder; None where the target is dense), `shapes` (for each batch and length
+        `flops`, `latency_seconds`, `texts_per_second`, and beside the dense model `dense_flops`,
+        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), and `expectation` in words.
+
+    Raises:
+        UsageError: no such target, or batches, lengths, threads or repeats that cannot be.
+        ContentError: a damaged ticket or model, or a ticket for other weights.
+    """
+    runtime = runtime or Runtime()
+    _check(batches, lengths, threads, repeats)
+    device = choose_device(runtime.device)
+    subject = find_subject(target, base, revision, layers, allow_other_weights, seed)
+    plm = subject.plm
+    _check_lengths(plm, lengths)
+    dense = dense_twin(plm) if _is_pruned(subject) else None
+    models = [plm] if dense is None else [plm, dense]
+    with _threads(threads):
+        shapes = _time_all(models, batches, lengths, repeats, device, runtime)
+        used_threads = torch.get_num_threads()
+    numbers, size = _stored(subject.folder)
+    return {
+        "target": target,
+        "kind": subject.kind,
+        "model": plm.name,
+        "measured": "encoder",
+        "parameters": {"all": numbers, **_parameters(plm)},
+        "bytes_on_disk": size,
+        "ticket_bytes": _bytes(Path(target)) if subject.kind == "ticket" else None,
+        "dense": None if dense is None else {"parameters": _parameters(dense)},
+        "shapes": shapes,
+        "expectation": expectation(shapes, _zeros(plm)),
+        "device": str(device),
+        "threads": used_threads,
+        "bf16": runtime.bf16,
+        "repeats": repeats,
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def _check(batches: Sequence[int], lengths: Sequence[int], threads: int | None, repeats: int) -> None:
+    for option, values in (("--batch", batches), ("--length", lengths), ("--repeats", [repeats])):
+        if not values or min(values) < 1:
+            raise UsageError(f"{option} {','.join(map(str, values))} is impossible; give whole numbers of at least 1.")
+    if threads is not None and threads < 1:
+        raise UsageError(f"--threads {threads} is impossible; give at least 1.")
+
+
+def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
+    config = plm.model.config
+    embeddings = plm.encoder.get_submodule("embeddings")
+    first = getattr(embeddings, "padding_idx", -1) + 1  # RoBERTa and MPNet begin to count behind the padding's number
+    most = config.max_position_embeddings - first
+    if max(lengths) > most:
+        raise UsageError(f"--length {max(lengths)} is impossible: {plm.name} takes texts of up to {most} tokens.")
+
+
+def find_subject(
+    target: str,
+    base: str | None = None,
+    revision: str | None = None,
+    layers: int | None = None,
+    allow_other_weights: bool = False,
+    seed: int | None = None,
+) -> Subject:
+    """Load the encoder of a model, ticket, export or run, with whatever was pruned.
+
+    Raises:
+        UsageError: nothing is there, or it is not a model that PyTorch runs.
+        ContentError: a damaged ticket or model, or a ticket for other weights.
+    """
+    path = Path(target)
+    if (path / "model.onnx").is_file():
+        raise UsageError(
+            f"{target} is an ONNX export, and this measures PyTorch models; measure the ticket or run it was made from."
+        )
+    if not is_ticket(target) and _is_run(path):
+        folder = find_model(path, seed)
+        return Subject("run", Target.find(str(folder), base, revision, layers).load(), folder)
+    if seed is not None:
+        raise UsageError(f"--seed {seed} chooses a model of a transfer, and {target} is none.")
+    found = Target.find(target, base, revision, layers)
+    plm = found.load()
+    if found.ticket is not None:
+        found.ticket.apply_(plm.model, allow_other_weights)
+    return Subject("model" if found.ticket is None else "ticket", plm, _weights_folder(found.model, found.revision))
+
+
+def _is_run(path: Path) -> bool:
+    """Whether a folder is a transfer or one of its seeds, not a model; both have a `config.json`."""
+    return (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
+
+
+def _weights_folder(name: str, revision: str | None) -> Path | None:
+    """Where the weights of a model that was just loaded are on this machine."""
+    where = resolve(name)
+    if Path(where).is_dir():
+        return Path(where)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(where, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError:
+        return None
+
+
+def _stored(folder: Path | None) -> tuple[int | None, int | None]:
+    """Numbers and bytes in the weight files of a folder; None where they are not safetensors files."""
+    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
+    if not files:
+        return None, None
+    numbers = 0
+    for file in files:
+        with safe_open(file, framework="numpy") as handle:
+            numbers += sum(int(np.prod(handle.get_slice(name).get_shape())) for name in handle.keys())  # noqa: SIM118
+    return numbers, sum(file.stat().st_size for file in files)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
+
+
+def _parameters(plm: PLM) -> dict[str, int]:
+    parameters = list(plm.encoder.parameters())
+    return {
+        "encoder": sum(parameter.numel() for parameter in parameters),
+        "non_zero": sum(int(torch.count_nonzero(parameter)) for parameter in parameters),
+    }
+
+
+def _zeros(plm: PLM) -> float:
+    """Share of zeros in the matrices that can be pruned."""
+    views = prunable_views(plm.encoder, prunable_names(plm)).values()
+    return 1 - sum(int(torch.count_nonzero(view)) for view in views) / sum(view.numel() for view in views)
+
+
+def _is_pruned(subject: Subject) -> bool:
+    plm = subject.plm
+    return subject.kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
+
+
+def dense_twin(plm: PLM) -> PLM:
+    """The same architecture in full size with random weights: as fast as the dense model, whatever its weights."""
+    import transformers
+
+    config = copy.deepcopy(plm.model.config)
+    vars(config).pop(COMPACT, None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+    return dataclasses.replace(plm, model=model)
+
+
+def _inputs(plm: PLM, batch: int, length: int, device: torch.device) -> dict[str, Tensor]:
+    """Random tokens without padding, the same at every call."""
+    generator = torch.Generator().manual_seed(0)
+    padding = plm.model.config.pad_token_id or 0
+    ids = torch.randint(0, plm.model.config.vocab_size - 1, (batch, length), generator=generator)
+    ids += (ids >= padding).long()
+    return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+
+
+def _time_all(
+    models: Sequence[PLM],
+    batches: Sequence[int],
+    lengths: Sequence[int],
+    repeats: int,
+    device: torch.device,
+    runtime: Runtime,
+) -> list[dict[str, Any]]:
+    for plm in models:
+        plm.model.to(device).eval()
+    shapes = [(batch, length) for batch in batches for length in lengths]
+    results = []
+    with progress("measuring", len(shapes), runtime.quiet) as advance:
+        for done, (batch, length) in enumerate(shapes, 1):
+            inputs = _inputs(models[0], batch, length, device)
+            seconds = _take_turns([partial(plm.encoder, **inputs) for plm in models], repeats, device, runtime.bf16)
+            results.append(_summary(models, batch, length, seconds))
+            advance(done, f"batch {batch}, length {length}")
+    return results
+
+
+@torch.inference_mode()
+def _take_turns(
+    passes: Sequence[Callable[[], Any]], repeats: int, device: torch.device, bf16: bool
+) -> np.ndarray[Any, Any]:
+    """Seconds of each pass, `(repeats, passes)`, one after the other in turns."""
+    seconds = np.empty((repeats, len(passes)))
+    with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+        for turn in range(-WARM_UPS, repeats):
+            for index, forward in enumerate(passes):
+                _wait(device)
+                start = time.perf_counter()
+                forward()
+                _wait(device)
+                if turn >= 0:
+                    seconds[turn, index] = time.perf_counter() - start
+    return seconds
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _summary(models: Sequence[PLM], batch: int, length: int, seconds: np.ndarray[Any, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = {"batch": batch, "length": length}
+    for index, (prefix, plm) in enumerate(zip(("", "dense_"), models, strict=False)):
+        latency = spread(seconds[:, index])
+        result |= {
+            f"{prefix}flops": forward_flops(plm, batch, length),
+            f"{prefix}latency_seconds": latency,
+            f"{prefix}texts_per_second": spread(batch / seconds[:, index]),
+        }
+    if len(models) > 1:
+        result["flops_ratio"] = result["dense_flops"] / result["flops"]
+        result["speedup"] = spread(seconds[:, 1] / seconds[:, 0])
+    return result
+
+
+def spread(values: np.ndarray[Any, Any]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
+    return {"median": float(median), "lower_quartile": float(low), "upper_quartile": float(high)}
+
+
+def expectation(shapes: Sequence[dict[str, Any]], zeros: float) -> str:
+    """What the operations promise, in words.
+
+    Args:
+        shapes: as `measure` returns them.
+        zeros: share of zeros in the matrices that can be pruned.
+    """
+    if "speedup" not in shapes[0]:
+        return "The model is dense: there is nothing to compare it with."
+    ratios = [shape["flops_ratio"] for shape in shapes]
+    if max(ratios) == 1:
+        return (
+            f"No speed-up is to be expected: {zeros:.1%} of the weights are zeros inside matrices of full size, and "
+            "dense kernels multiply by zeros as well. Whole heads, neurons and FFNs can be removed for real: "
+            "tickets export --format compact."
+        )
+    return (
+        f"The dense model takes {min(ratios):.2f} to {max(ratios):.2f} times as many operations, which is about the "
+        "speed-up to hope for; small batches and short texts may reach less of it."
+    )
+
+
+@contextmanager
+def _threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(number or before)
+        yield
+    finally:
+        torch.set_num_threads(before)

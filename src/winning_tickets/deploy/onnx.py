@@ -1,0 +1,183 @@
+"""`export --format onnx`: a file that runs without PyTorch, checked against PyTorch before it is kept."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.deploy.formats import FineTuned, OnBase
+from winning_tickets.deploy.source import Export, Source
+from winning_tickets.models.compact import compact_where_possible_
+from winning_tickets.models.loading import PLM
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.tickets.files import is_ticket
+
+ONNX_FILE = "model.onnx"
+OPSET = 18
+TOLERANCE = 1e-4
+"""Largest difference to PyTorch's outputs that an export may have."""
+NEEDED = ("onnx", "onnxscript", "onnxruntime")
+LARGEST_FILE = 2**31 - 2**24
+"""Bytes of weights from which on they go into a file of their own: protobuf ends at two gigabytes."""
+NOTE = (
+    "Runs in onnxruntime, for any batch and length, without PyTorch. Heads, neurons and FFNs that are pruned as a "
+    "whole are gone; other pruned weights are zeros, which make nothing faster."
+)
+
+
+class WithNames(nn.Module):
+    """A model whose inputs and outputs are tensors in a fixed order.
+
+    Args:
+        model: any Hugging Face model.
+        inputs: names of its arguments.
+        outputs: names of what is taken from its result.
+    """
+
+    def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
+        super().__init__()
+        self.model = model
+        self.inputs = tuple(inputs)
+        self.outputs = tuple(outputs)
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        """The named outputs for the named inputs, each `(batch, length)`."""
+        result = self.model(**dict(zip(self.inputs, tensors, strict=True)))
+        return tuple(result[name] for name in self.outputs)
+
+
+def onnx(source: Source) -> Export:
+    """The encoder of a ticket, or a fine-tuned model with its head, as ONNX.
+
+    Raises:
+        UsageError: the extra `onnx` is not installed.
+        ContentError: a damaged ticket or model, or a ticket for other weights.
+    """
+    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--format onnx needs the package(s) {', '.join(missing)}: pip install 'winning-tickets[onnx]'."
+        )
+    return _ticket(source) if is_ticket(source.name) else _fine_tuned(source)
+
+
+def _ticket(source: Source) -> Export:
+    base = OnBase.load(source, with_head=False)
+
+    def fill(staging: Path) -> dict[str, Any]:
+        base.put_on()
+        return write_onnx(base.plm, staging)
+
+    return Export(base.facts | {"opset": OPSET}, fill, NOTE)
+
+
+def _fine_tuned(source: Source) -> Export:
+    found = FineTuned.find(source)
+
+    def fill(staging: Path) -> dict[str, Any]:
+        found.info.write(staging)
+        return write_onnx(found.load(), staging)
+
+    return Export(found.facts | {"opset": OPSET}, fill, NOTE)
+
+
+def write_onnx(plm: PLM, folder: Path) -> dict[str, Any]:
+    """Write `model.onnx`, the configuration and the tokenizer.
+
+    Args:
+        plm: the model; it is moved to the CPU, and made smaller where that changes nothing.
+        folder: exists.
+
+    Returns:
+        `inputs`, `outputs`, `bytes` of all files with weights, `largest_difference` to PyTorch's outputs.
+
+    Raises:
+        ContentError: PyTorch cannot export the model, or onnxruntime computes something else.
+    """
+    plm.model.config.save_pretrained(folder)
+    plm.tokenizer.save_pretrained(folder)
+    compact_where_possible_(plm.model)
+    model = plm.model.cpu().eval()
+    example = _texts(plm, batch=2, length=9)
+    with torch.no_grad():
+        outputs = [name for name, value in model(**example).items() if isinstance(value, Tensor)]
+    if not plm.has_pooler:
+        outputs = [name for name in outputs if name != "pooler_output"]  # its weights would be random
+    named = WithNames(model, list(example), outputs)
+    _export(named, tuple(example.values()), folder / ONNX_FILE)
+    difference = _largest_difference(plm, named, folder / ONNX_FILE)
+    if not difference <= TOLERANCE:
+        raise ContentError(
+            f"onnxruntime and PyTorch differ by {difference:.1e} for {plm.name}, at most {TOLERANCE:.0e} is allowed; "
+            "nothing was written. Use --format masked, and report this with the versions of torch and onnxruntime."
+        )
+    size = sum(path.stat().st_size for path in folder.glob(f"{ONNX_FILE}*"))
+    return {"inputs": list(example), "outputs": outputs, "bytes": size, "largest_difference": difference}
+
+
+def _texts(plm: PLM, batch: int, length: int) -> dict[str, Tensor]:
+    """Random tokens; the last text is padded from its middle on."""
+    config = plm.model.config
+    generator = torch.Generator().manual_seed(batch * length)
+    mask = torch.ones(batch, length, dtype=torch.long)
+    mask[-1, length // 2 + 1 :] = 0
+    ids = torch.randint(config.vocab_size, (batch, length), generator=generator)
+    inputs = {"input_ids": ids.masked_fill(mask == 0, config.pad_token_id or 0), "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = torch.zeros_like(ids)
+    return inputs
+
+
+def _export(model: WithNames, example: tuple[Tensor, ...], file: Path) -> None:
+    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # the exporter tells of packages that it does not need
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the exporter, about its own internals
+            torch.onnx.export(
+                model,
+                example,
+                file,
+                dynamo=True,
+                opset_version=OPSET,
+                input_names=model.inputs,
+                output_names=model.outputs,
+                dynamic_shapes={"tensors": tuple({0: "batch", 1: "length"} for _ in example)},
+                external_data=weights > LARGEST_FILE,
+                verbose=False,
+            )
+    except torch.onnx.errors.OnnxExporterError as error:
+        first = str(error).strip().split("\n")[0]
+        raise ContentError(f"PyTorch could not write this model as ONNX ({first}); use --format masked.") from error
+    finally:
+        logger.setLevel(level)
+
+
+def _largest_difference(plm: PLM, model: WithNames, file: Path) -> float:
+    """Between onnxruntime and PyTorch, at two batch sizes and two lengths other than those of the export."""
+    onnxruntime = importlib.import_module("onnxruntime")  # an extra, which type checkers need not have
+    session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    largest = 0.0
+    for batch, length in ((1, 5), (1, 16), (3, 5), (3, 16)):
+        inputs = _texts(plm, batch, length)
+        with torch.no_grad():
+            expected = model(*inputs.values())
+        found = session.run(list(model.outputs), {name: value.numpy() for name, value in inputs.items()})
+        real = inputs["attention_mask"].bool().numpy()
+        for one, other in zip(found, expected, strict=True):
+            difference = np.abs(one - other.numpy())
+            if difference.shape[:2] == real.shape:  # one row a token; those of padding mean nothing
+                difference = difference[real]
+            largest = max(largest, float(difference.max()))
+    return largest

@@ -1,0 +1,174 @@
+"""Are files still what they were when they were written? Stores, runs, tickets and exports, by their hashes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.runs.directory import SCRATCH
+from winning_tickets.runs.errors import TicketsError, UsageError
+from winning_tickets.runs.files import is_temporary, read_json
+from winning_tickets.runs.store.index import is_store
+from winning_tickets.runs.store.seal import Finding, left_behind
+from winning_tickets.runs.store.store import Store
+
+_SIGNS = ("config.json", "ticket.json", "export.json", "result.json", "importance.json", "analysis.json")
+_STATE = "winning_tickets_state"
+"""The entry in a safetensors file's metadata that makes it a state, see docs/explanation/file_formats.md."""
+
+
+@dataclass
+class _Report:
+    """What has been looked at so far, and what was found."""
+
+    findings: list[Finding] = field(default_factory=list)
+    hashed: int = 0
+    opened: int = 0
+    bytes_hashed: int = 0
+    runs: int = 0
+    running: list[str] = field(default_factory=list)
+    unsealed: list[str] = field(default_factory=list)
+
+    def as_json(self, paths: Sequence[Path]) -> dict[str, Any]:
+        """The result of `verify`."""
+        findings = [{"kind": one.kind, "path": str(one.path), "detail": one.detail} for one in self.findings]
+        return {
+            "paths": [str(path) for path in paths],
+            "ok": not findings,
+            "findings": findings,
+            "runs": self.runs,
+            "files_hashed": self.hashed,
+            "bytes_hashed": self.bytes_hashed,
+            "files_opened": self.opened,
+            "running": self.running,
+            "unsealed": self.unsealed,
+        }
+
+
+def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
+    """Check files against the hashes that were taken of them; nothing is changed.
+
+    Runs of a store: every file against the hashes taken when the run was done. Other folders: tickets, importances and
+    states carry their own; other safetensors and JSON files are opened, which tells whether they were cut off.
+
+    Args:
+        paths: stores, or folders of runs, tickets, exports, or of several of them.
+
+    Returns:
+        `ok`, `findings` (`kind`, `path`, `detail`), `files_hashed`, `bytes_hashed`, `files_opened`, `runs` of stores,
+        and the ids of those that are `running` or `unsealed` (done, and not yet hashed): these were not compared.
+
+    Raises:
+        UsageError: nothing is there, or nothing of ours.
+    """
+    report = _Report()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise UsageError(f"There is nothing at {path}; give a store, or the folder of a run, ticket or export.")
+        owner = path.resolve().parent.parent
+        if is_store(path):
+            store = Store(path)
+            report.findings += store.foreign()
+            for run_id in store.ids():
+                _check_run(store, run_id, report)
+        elif path.resolve().parent.name == "runs" and is_store(owner):
+            _check_run(Store(owner), path.resolve().name, report)
+        else:
+            _check_folder(path, report)
+    return report.as_json([Path(path) for path in paths])
+
+
+def _check_run(store: Store, run_id: str, report: _Report) -> None:
+    check = store.check(run_id)
+    report.runs += 1
+    report.findings += check.findings
+    report.hashed += check.files
+    report.bytes_hashed += check.bytes_read
+    if check.status == "running":
+        report.running.append(run_id)
+    elif check.status == "done" and not check.sealed:
+        report.unsealed.append(run_id)
+        _look_inside(store.folder(run_id), report)
+
+
+def _check_folder(path: Path, report: _Report) -> None:
+    if not path.is_dir() or not any(file.name in _SIGNS for file in path.rglob("*.json")):
+        raise UsageError(f"{path} is neither a store nor the folder of a run, ticket or export.")
+    report.findings += left_behind(path)
+    _look_inside(path, report)
+
+
+def _look_inside(folder: Path, report: _Report) -> None:
+    """Check whatever carries its own hashes, and open the rest."""
+    hashed: set[Path] = set()
+    for file, (members, load) in _CARRIERS.items():
+        for path in _files(folder, file):
+            files = [path, *(path.with_name(name) for name in members if path.with_name(name).exists())]
+            hashed.update(files)
+            _try(load, path.parent, path, report)
+            report.hashed += len(files)
+            report.bytes_hashed += sum(one.stat().st_size for one in files)
+    for path in _files(folder, "*.safetensors"):
+        if path not in hashed:
+            _open_tensors(path, report)
+    for path in _files(folder, "*.json"):
+        if path not in hashed:
+            _try(lambda file: read_json(file, "file"), path, path, report)
+            report.opened += 1
+
+
+def _files(folder: Path, pattern: str) -> list[Path]:
+    """Files in a folder but those of checkpoints and of writes that were cut off."""
+    found = (path for path in folder.rglob(pattern) if path.is_file())
+    return sorted(path for path in found if not _is_passing(path.relative_to(folder)))
+
+
+def _is_passing(path: Path) -> bool:
+    return any(part == SCRATCH or is_temporary(Path(part)) for part in path.parts)
+
+
+def _open_tensors(path: Path, report: _Report) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    from winning_tickets.models.weights import load_state
+
+    try:
+        with safe_open(path, framework="numpy") as handle:
+            described = _STATE in (handle.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        report.findings.append(Finding("damaged", path, f"cannot be read ({error}); it was cut off or edited"))
+        described = False
+    if described:
+        _try(load_state, path, path, report)
+        report.hashed += 1
+        report.bytes_hashed += path.stat().st_size
+    else:
+        report.opened += 1
+
+
+def _load_ticket(folder: Path) -> Any:
+    from winning_tickets.tickets.ticket import Ticket
+
+    return Ticket.from_pretrained(folder)
+
+
+def _load_importance(folder: Path) -> Any:
+    from winning_tickets.pruning.importance import Importance
+
+    return Importance.load(folder)
+
+
+_CARRIERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
+    "ticket.json": (("ticket.safetensors", "mlm_head.safetensors"), _load_ticket),
+    "importance.json": (("importance.safetensors",), _load_importance),
+}
+"""Files with hashes of their own and of their neighbours, and what checks them."""
+
+
+def _try(load: Callable[[Path], Any], what: Path, path: Path, report: _Report) -> None:
+    try:
+        load(what)
+    except TicketsError as error:
+        report.findings.append(Finding("damaged", path, str(error)))

@@ -1,0 +1,1 @@
+"""Fine-tuning on tasks: transfer, MLM heads, tickets sharing, super tickets, GLUE submissions."""

@@ -1,0 +1,282 @@
+"""`fit_head`: a checkpoint without an MLM head gets a good one and becomes an ordinary ForMaskedLM folder."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from winning_tickets.analysis.evaluate import evaluate, measure
+from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
+from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.corpora import load_corpus
+from winning_tickets.data.segments import parse_segments
+from winning_tickets.data.token_cache import TokenStream, tokenise
+from winning_tickets.models.loading import PLM, base_hash, choose_device, load_plm, outside_encoder, weight_hashes
+from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
+from winning_tickets.runs import distributed
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.files import build_directory
+from winning_tickets.runs.identity import run_id
+from winning_tickets.runs.progress import progress
+from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.masking import MaskedWeights, modes
+from winning_tickets.training.objectives.pretraining import PretrainingObjective
+from winning_tickets.training.objectives.terms import check_mlm_tokenizer
+from winning_tickets.training.optimizers import decay_groups
+from winning_tickets.training.predict import save_folder
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+
+MARKER = "fit_head.json"
+"""The run's marker: `config.json` is the model's here."""
+
+COUNTED_AT_ONCE = 2**22
+"""Tokens of the corpus, which lies on disk, that are in memory at a time."""
+
+
+@distributed.together()
+def fit_head(
+    config: FitHeadConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Train an MLM head on an encoder that has none, and save both in `out`, which transformers loads as it is.
+
+    A finished run of the same settings is not done again, an unfinished one goes on where it was. Without
+    `train_encoder` the encoder stays bit for bit, so tickets of the one fit the other.
+
+    Args:
+        config: what to train on what.
+        out: a directory that is absent or empty, or holds this very run.
+        runtime: device, precision and checkpoints.
+        force: replace another run of ours in `out`.
+
+    Returns:
+        `start` and `final` (`mlm_loss`, `perplexity`, `mlm_accuracy` on the corpus's validation part), `steps`,
+        `tokens_seen`, `trained_parameters`, `base_hash` of the saved encoder.
+
+    Raises:
+        UsageError: impossible settings, a model that has an MLM head already, missing model or corpus.
+        ContentError: the model or the corpus is not usable.
+        TrainingError: NaN loss, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    runtime = runtime or Runtime()
+    check(config)
+    # The trained model is let go with that function: what is measured is the saved one, and two need more memory.
+    run, result = _fit(config, Path(out), runtime, force)
+    if run.status != "done":
+        final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
+        result |= {"final": _quality(final), "measured_tokens": final["tokens"], "measured_segments": final["segments"]}
+        run.finish(result)
+    return result
+
+
+def check(config: FitHeadConfig) -> None:
+    """Refuse impossible settings before anything is loaded.
+
+    Raises:
+        UsageError: one line for each problem.
+    """
+    problems = []
+    if config.corpus is None:
+        problems.append("fit-head needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder.")
+    if config.steps < 1:
+        problems.append(f"--steps {config.steps} is impossible; at least 1.")
+    elif config.warmup > config.steps:
+        problems.append(f"--warmup-steps {config.warmup} is more than the {config.steps} steps of the run.")
+    if not 0 < config.mlm_probability < 1:
+        problems.append(f"--mlm-probability {config.mlm_probability} is outside (0, 1), for example 0.15.")
+    try:
+        parse_segments(config.segments)
+    except UsageError as error:
+        problems.append(str(error))
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _with_fresh_head(config: FitHeadConfig) -> PLM:
+    """The model with a head initialised from the seed, whatever the state of the global generators."""
+    with torch.random.fork_rng(devices=[]):  # a model is made on the CPU
+        torch.default_generator.manual_seed(config.seed)
+        plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
+    if plm.has_mlm_head:
+        raise UsageError(
+            f"{config.model} has a trained MLM head already; see how good it is with tickets evaluate {config.model} "
+            "--objective mlm."
+        )
+    check_mlm_tokenizer(plm.tokenizer, plm.name)
+    return plm
+
+
+def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
+    """Set the decoder's bias to the log frequencies of the corpus, with one more of each token.
+
+    A head that knows nothing of the context then predicts what is frequent, instead of learning that first.
+    """
+    bias = plm.model.get_submodule(plm.architecture.mlm_decoder).bias
+    if bias is None:  # ModernBERT may be configured so
+        return
+    counts = np.ones(bias.numel())
+    for start in range(0, stream.n_tokens, COUNTED_AT_ONCE):
+        counts += np.bincount(stream.tokens[start : start + COUNTED_AT_ONCE], minlength=counts.size)
+    with torch.no_grad():
+        bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
+
+
+def _batches(config: FitHeadConfig, stream: TokenStream, plm: PLM) -> CorpusBatches:
+    return CorpusBatches(
+        stream,
+        plm.tokenizer,
+        segments=config.segments,
+        batch_tokens=config.batch_tokens,
+        n_batches=config.steps,
+        seed=config.seed,
+        shuffle=True,
+        mlm_probability=config.mlm_probability,
+    )
+
+
+def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tuple[RunDirectory, dict[str, Any]]:
+    """The run with a saved model, and what is known of it before that is measured; of a finished run its result."""
+    device = choose_device(runtime.device)
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir)
+    plm = _with_fresh_head(config)
+    stream = tokenise(corpus, plm.tokenizer)
+    batches, validation = _batches(config, stream, plm), _validation(config, plm)  # both refuse, so before --out is
+    base = base_hash(weight_hashes(plm.encoder))
+    identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
+    run = RunDirectory.claim(out, "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER)
+    if run.status == "done":
+        return run, run.result()
+    start_from_unigrams(plm, stream)
+    plm.model.to(device)
+    start = distributed.on_main(lambda: _measure_start(plm, validation, device, runtime))
+    _train(config, plm, batches, run, runtime)
+    distributed.on_main(lambda: _save(plm, run))
+    return run, {
+        "verb": "fit-head",
+        "run_id": identity,
+        "model": config.model,
+        "corpus": config.corpus,
+        "steps": config.steps,
+        "tokens_seen": sum(int(batches[step]["attention_mask"].sum()) for step in range(len(batches))),
+        "train_encoder": config.train_encoder,
+        "trained_parameters": sum(p.numel() for p in plm.model.parameters() if p.requires_grad),
+        "start": start,
+        "base_hash": base_hash(weight_hashes(plm.encoder)),
+        "versions": versions(),
+    }
+
+
+def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
+    # A frozen encoder must give the states that it will give later; a trained one sees too little text to overfit it.
+    set_dropout(plm.model, 0.0)
+    head = list(outside_encoder(plm.model).values())
+    encoder = [parameter for name, parameter in plm.encoder.named_parameters() if "pooler." not in name]
+    freeze_all_but(plm.model, head + (encoder if config.train_encoder else []))
+    groups = [group | {"lr": config.learning_rate} for group in decay_groups(head, config.weight_decay)]
+    if config.train_encoder:
+        rate = {"lr": config.encoder_learning_rate}
+        groups += [group | rate for group in decay_groups(encoder, config.weight_decay)]
+    with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
+        log = StepLog(run, advance)
+        trainer = TicketTrainer(
+            model=plm.model,
+            objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
+            build_optimizer=lambda _: torch.optim.AdamW(groups, fused=True),
+            in_order=True,
+            args=arguments(
+                run.scratch,
+                runtime,
+                max_steps=config.steps,
+                per_device_train_batch_size=1,
+                learning_rate=config.learning_rate,
+                lr_scheduler_type="linear",
+                warmup_steps=config.warmup,
+                max_grad_norm=1.0,
+                seed=config.seed,
+            ),
+            train_dataset=batches,
+            data_collator=lambda items: items[0],
+            callbacks=[log, Checkpoints(runtime)],
+        )
+        log.trainer = trainer
+        run_training(trainer, run)
+
+
+def _evaluation(config: FitHeadConfig, target: str) -> EvaluateConfig:
+    segments = "packed:128" if config.segments.startswith("mixed") else config.segments
+    return EvaluateConfig(
+        target=target,
+        objectives=("mlm",),
+        corpus=config.corpus,
+        data_dir=config.data_dir,
+        segments=segments,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
+    """What `tickets evaluate` will measure the saved model on."""
+    asked = _evaluation(config, config.model)
+    corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
+    return CorpusBatches(
+        tokenise(corpus, plm.tokenizer),
+        plm.tokenizer,
+        segments=asked.segments,
+        batch_tokens=asked.batch_tokens,
+        n_batches=None,
+        seed=asked.seed,
+        shuffle=False,
+        mlm_probability=0.15,
+        max_tokens=asked.max_tokens,
+    )
+
+
+def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
+    """The untrained head."""
+    with modes(plm.model, training=False), torch.no_grad():
+        return _quality(measure(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
+
+
+def _quality(measured: dict[str, Any]) -> dict[str, float]:
+    loss = float(measured["mlm_loss"])
+    return {"mlm_loss": loss, "perplexity": math.exp(loss), "mlm_accuracy": float(measured["mlm_accuracy"])}
+
+
+def _save(plm: PLM, run: RunDirectory) -> None:
+    """Put the model into the run's folder once it has been read back; `config.json`, which makes it one, comes last.
+
+    Raises:
+        ContentError: what was read back is not what was trained.
+        TrainingError: the file system refused.
+    """
+    staging = run.scratch / "model"
+    shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was killed while it saved
+
+    def fill(folder: Path) -> None:
+        save_folder(plm.model, plm.tokenizer, folder, _pooler(plm))
+
+    build_directory(staging, fill)
+    again = load_plm(str(staging), head="mlm", require_mlm_head=True).model.state_dict()
+    lost = [name for name, value in plm.model.state_dict().items() if not torch.equal(value.cpu(), again[name])]
+    if lost:
+        raise ContentError(f"{staging} gives other weights back than were trained, for example {lost[0]}.")
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
+        path.replace(run.path / path.name)
+
+
+def _pooler(plm: PLM) -> dict[str, torch.Tensor]:
+    """The checkpoint's own pooler: ForMaskedLM has none, and a task head that uses one finds it in the file."""
+    if plm.architecture.pooler is None:
+        return {}
+    plain = load_plm(plm.name, revision=plm.revision, layers=plm.layers)
+    if not plain.has_pooler:
+        return {}
+    prefix = plm.model.base_model_prefix
+    parameters = plain.encoder.named_parameters()
+    return {f"{prefix}.{name}": value.detach() for name, value in parameters if name.startswith("pooler.")}

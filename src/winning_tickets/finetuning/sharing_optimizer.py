@@ -1,0 +1,324 @@
+"""The optimiser of tickets sharing: a step on a batch of one task moves what that task selected, and nothing else.
+
+Super tickets, section 4, Algorithm 1. Zero gradients are not enough for that: momentum and weight decay move weights
+without any. So every parameter is cut into pieces by the set of tasks that selected them (`membership`), and a step
+passes only the task's pieces on to an ordinary optimiser, which does not see the others at all: their weights, moments
+and step counts stay as they are, to the bit. Each piece counts its own steps, so bias correction is right for what is
+updated seldom. The arithmetic is at most that of a dense step, and less where much was not selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.tickets.selection import write_masked_
+from winning_tickets.training.optimizers import make_optimizer
+
+_LONG = 4096  # entries of a run from which a view of its own is cheaper than gathering
+_MOST_TASKS = 63  # bits of an int64 that are free
+
+
+@dataclass(frozen=True, eq=False)
+class Piece:
+    """Entries of a parameter that the same tasks selected: some of its rows, columns or single entries.
+
+    Attributes:
+        tasks: who selected them; never empty.
+        shape: how the parameter is looked at: as it is, or flat where single entries were selected.
+        dim: the dimension that is cut.
+        start: of a run of rows.
+        length: places taken along `dim`.
+        index: which places, int64 `(length,)`; None for a run of rows, which can be updated where it is.
+    """
+
+    tasks: frozenset[str]
+    shape: tuple[int, ...]
+    dim: int
+    start: int
+    length: int
+    index: Tensor | None = None
+
+    def of(self, tensor: Tensor) -> Tensor:
+        """These entries of a tensor of the parameter's shape: a view without an index, else a copy; contiguous."""
+        seen = tensor.reshape(self.shape)
+        if self.index is None:
+            return seen.narrow(self.dim, self.start, self.length)
+        return seen.index_select(self.dim, self.index)
+
+    def put_(self, tensor: Tensor, values: Tensor) -> None:
+        """Write entries that were copied back."""
+        assert self.index is not None
+        tensor.view(self.shape).index_copy_(self.dim, self.index, values)
+
+
+def pieces_of(shape: Sequence[int], tasks: Sequence[str], selected: Mapping[str, Tensor]) -> list[Piece]:
+    """Cut a parameter by who selected what; entries that no task selected are in no piece.
+
+    Heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the parameter's
+    own memory. Arbitrary masks give one piece of single entries for each set of tasks that occurs.
+
+    Args:
+        shape: of the parameter.
+        tasks: all that share the model.
+        selected: bool masks of this parameter by task; a task without one selected everything.
+
+    Raises:
+        UsageError: more tasks than sets of tasks can be told apart for.
+    """
+    whole = tuple(shape)
+    if all(bool(mask.all()) for mask in selected.values()):
+        return [Piece(frozenset(tasks), whole, 0, 0, whole[0])]
+    codes = _codes(tasks, selected)
+    if codes.dim() == 2 and bool((codes == codes[:, :1]).all()):
+        return _along(codes[:, 0], tasks, whole, 0)
+    if codes.dim() == 2 and bool((codes == codes[:1]).all()):
+        return _along(codes[0], tasks, whole, 1)
+    return _along(codes.reshape(-1), tasks, (codes.numel(),), 0)
+
+
+def union_of(tasks: Sequence[str], selected: Mapping[str, Tensor]) -> Tensor | None:
+    """What any task selected of a parameter; None where that is everything."""
+    if any(task not in selected for task in tasks):
+        return None
+    union = torch.stack(list(selected.values())).any(0)
+    return None if bool(union.all()) else union
+
+
+def _codes(tasks: Sequence[str], selected: Mapping[str, Tensor]) -> Tensor:
+    """A bit for each task that selected an entry, int64 of the parameter's shape."""
+    if len(tasks) > _MOST_TASKS:
+        raise UsageError(f"{len(tasks)} tasks share one model; tickets of at most {_MOST_TASKS} can be told apart.")
+    codes = torch.zeros_like(next(iter(selected.values())), dtype=torch.int64)
+    for bit, task in enumerate(tasks):
+        codes |= selected[task].to(torch.int64) << bit if task in selected else torch.full_like(codes, 1 << bit)
+    return codes
+
+
+def _along(codes: Tensor, tasks: Sequence[str], shape: tuple[int, ...], dim: int) -> list[Piece]:
+    pieces = []
+    width = torch.Size(shape).numel() // len(codes)
+    for code in codes.unique().tolist():  # type: ignore[no-untyped-call]
+        if code == 0:
+            continue
+        members = frozenset(task for bit, task in enumerate(tasks) if code >> bit & 1)
+        index = (codes == code).nonzero().reshape(-1)
+        breaks = ((index.diff() != 1).nonzero().reshape(-1) + 1).tolist()
+        runs = len(breaks) + 1
+        if dim == 0 and (runs == 1 or len(index) * width >= runs * _LONG):
+            ends = [0, *breaks, len(index)]
+            pieces += [Piece(members, shape, dim, int(index[start]), stop - start) for start, stop in pairwise(ends)]
+        else:
+            pieces.append(Piece(members, shape, dim, 0, len(index), index))
+    return pieces
+
+
+@dataclass(frozen=True)
+class SharedUpdate:
+    """How shared weights move.
+
+    Attributes:
+        kind: `adamw` and `adamax` are torch's, `adamax-mtdnn` is `MTDNNAdamax`, which the paper's runs used.
+        learning_rate: peak rate; a scheduler may change it, by the steps of all tasks together.
+        weight_decay: of matrices; biases and norms are never decayed.
+        betas: decay of the moments.
+        epsilon: None takes the kind's own.
+    """
+
+    kind: Literal["adamw", "adamax", "adamax-mtdnn"]
+    learning_rate: float
+    weight_decay: float
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """A piece of a parameter, and what the inner optimiser knows as a parameter of its own.
+
+    Attributes:
+        piece: which entries.
+        value: shares the parameter's memory where the piece is a run of rows; else a buffer.
+    """
+
+    piece: Piece
+    value: nn.Parameter
+
+
+class SharingOptimizer(torch.optim.Optimizer):
+    """Steps for one task at a time, over parameters that tasks share in part.
+
+    Say before each step whose batch it is: `optimizer.select("rte")`. Entries that no task selected are set to +0.0 at
+    the start and stay so.
+
+    Args:
+        parameters: all that are trained, by name; where they will be trained, so after moving the model.
+        tasks: all tasks.
+        selections: of each task, bool masks by parameter name, True = selected; without an entry a parameter is shared.
+        owners: the one task that moves a parameter (its head), by parameter name.
+        update: how.
+        strict: False lets every parameter that has ever had a gradient be moved at every step, by momentum and decay
+            where there is no gradient now, as the released program does.
+
+    Attributes:
+        slices: the pieces of each parameter, by its name.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        tasks: Sequence[str],
+        selections: Mapping[str, Mapping[str, Tensor]],
+        owners: Mapping[str, str],
+        update: SharedUpdate,
+        strict: bool = True,
+    ) -> None:
+        self.update, self.strict = update, strict
+        self._tasks, self._task = tuple(tasks), ""
+        self._parameters = {name: value for name, value in parameters.items() if value.requires_grad}
+        self.slices: dict[str, list[Slice]] = {}
+        for name, parameter in self._parameters.items():
+            selected = {task: masks[name].to(parameter.device) for task, masks in selections.items() if name in masks}
+            union = union_of(self._tasks, selected)
+            if union is not None:
+                write_masked_(parameter, parameter, union)
+            self.slices[name] = self._cut(parameter, selected, owners.get(name))
+        self._places = {name: parameter.data_ptr() for name, parameter in self._parameters.items()}
+        matrices = [name for name, parameter in self._parameters.items() if parameter.dim() > 1]
+        vectors = [name for name, parameter in self._parameters.items() if parameter.dim() <= 1]
+        self._groups = [names for names in (matrices, vectors) if names]
+        decay = [update.weight_decay if names is matrices else 0.0 for names in self._groups]
+        super().__init__(
+            [
+                {"params": [self._parameters[name] for name in names], "weight_decay": amount}
+                for names, amount in zip(self._groups, decay, strict=True)
+            ],
+            {"lr": update.learning_rate},
+        )
+        self._inner = self._make_inner(decay)
+
+    def _cut(self, parameter: nn.Parameter, selected: Mapping[str, Tensor], owner: str | None) -> list[Slice]:
+        tasks = self._tasks if owner is None else (owner,)
+        # `view` refuses memory that is not in order, where views of rows would be copies.
+        flat = parameter.detach().view(-1).view(parameter.shape or (1,))
+        pieces = pieces_of(flat.shape, tasks, selected if self.strict else {})
+        return [
+            Slice(piece, nn.Parameter(piece.of(flat)))  # of a run this is a view: what moves it moves the parameter
+            for piece in pieces
+        ]
+
+    def _make_inner(self, decay: Sequence[float]) -> torch.optim.Optimizer:
+        groups: list[dict[str, Any]] = [
+            {"params": [part.value for name in names for part in self.slices[name]], "weight_decay": amount}
+            for names, amount in zip(self._groups, decay, strict=True)
+        ]
+        update = self.update
+        return make_optimizer(update.kind, groups, update.learning_rate, update.betas, update.epsilon)
+
+    def select(self, task: str) -> None:
+        """The next step is one on a batch of this task.
+
+        Raises:
+            ValueError: there is no such task.
+        """
+        if task not in self._tasks:
+            raise ValueError(f"There is no task {task!r} here; the tasks are {', '.join(self._tasks)}.")
+        self._task = task
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of what the selected task selected, where it has gradients.
+
+        Raises:
+            ValueError: no task was selected since the last step, or the parameters were moved to other memory.
+        """
+        if closure is not None:
+            raise ValueError("SharingOptimizer does not support closures.")
+        if not self._task:
+            raise ValueError("Whose batch is it? Call select(task) before each step.")
+        touched = self._touched()
+        for _, part, gradient in touched:
+            part.value.grad = gradient
+        for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
+            inner["lr"] = outer["lr"]
+        self._inner.step()
+        for parameter, part, _ in touched:
+            part.value.grad = None
+            if part.piece.index is not None:
+                part.piece.put_(parameter, part.value)
+        self._task = ""
+
+    def _touched(self) -> list[tuple[nn.Parameter, Slice, Tensor]]:
+        """What this step moves, with gradients; buffers of gathered pieces are filled."""
+        found = []
+        # A step that is passed over because it was not finite has none, and moves nothing.
+        any_gradient = any(parameter.grad is not None for parameter in self._parameters.values())
+        for name, parameter in self._parameters.items():
+            if parameter.data_ptr() != self._places[name]:
+                raise ValueError(
+                    f"{name} lies elsewhere than when the optimiser was made; move the model to its device first."
+                )
+            for part in self.slices[name]:
+                if self.strict and self._task not in part.piece.tasks:
+                    continue
+                if parameter.grad is not None:
+                    gradient = part.piece.of(parameter.grad.contiguous())
+                elif not self.strict and any_gradient and part.value in self._inner.state:
+                    gradient = torch.zeros_like(part.value)
+                else:
+                    continue
+                if part.piece.index is not None:
+                    part.value.copy_(part.piece.of(parameter))
+                found.append((parameter, part, gradient))
+        return found
+
+    def _order(self) -> list[tuple[str, int]]:
+        """The slices as the inner optimiser numbers them."""
+        return [(name, place) for names in self._groups for name in names for place in range(len(self.slices[name]))]
+
+    def _layout(self) -> dict[str, list[list[Any]]]:
+        """What the slices are: number of entries and tasks of each, by parameter."""
+        return {
+            name: [[part.value.numel(), *sorted(part.piece.tasks)] for part in parts]
+            for name, parts in self.slices.items()
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Moments and steps of each slice by parameter name; names survive where Parameters are replaced."""
+        moments: dict[str, dict[int, Any]] = {}
+        order = self._order()
+        for number, state in self._inner.state_dict()["state"].items():
+            name, place = order[number]
+            moments.setdefault(name, {})[place] = state
+        return {
+            "layout": self._layout(),
+            "moments": moments,
+            "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back a state.
+
+        Raises:
+            ContentError: it was saved for other parameters, tasks or tickets.
+        """
+        if state_dict["layout"] != self._layout():
+            raise ContentError(
+                "The optimiser's state was saved for other parameters, tasks or tickets than these; it cannot go on "
+                "from there. Start anew, with another --out."
+            )
+        inner = self._inner.state_dict()
+        inner["state"] = {
+            number: state_dict["moments"][name][place]
+            for number, (name, place) in enumerate(self._order())
+            if place in state_dict["moments"].get(name, {})
+        }
+        self._inner.load_state_dict(inner)
+        for group, stored in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            group.update(stored)

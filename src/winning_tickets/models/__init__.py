@@ -1,0 +1,1 @@
+"""Pre-trained models: the table of architectures, loading, heads and neurons, weights, compact layers."""

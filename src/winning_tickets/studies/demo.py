@@ -1,0 +1,211 @@
+"""`tickets demo`: the main job on what an installation carries, in a few minutes on two cores."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+
+from winning_tickets.analysis.evaluate import evaluate
+from winning_tickets.config import EvaluateConfig, Runtime, SearchConfig, Settings, TransferConfig
+from winning_tickets.data.pydocs import pydocs_info
+from winning_tickets.finetuning.transfer import transfer
+from winning_tickets.models.loading import resolve
+from winning_tickets.pruning.search import search
+from winning_tickets.runs.directory import RunDirectory, read_log
+from winning_tickets.runs.files import write_text
+from winning_tickets.runs.identity import run_id
+from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.studies.demo_report import MASK_TRAINING, build
+from winning_tickets.tickets.ticket import Ticket
+
+REPORT = "report.html"
+
+
+class DemoConfig(Settings):
+    """Sizes of the demo.
+
+    Attributes:
+        model: the encoder.
+        sparsity: of all tickets.
+        steps: of the search.
+        search_corpus: what the search reads; KD in domain is measured on its validation part.
+        other_corpus: what it never reads; KD out of domain is measured on single lines of it.
+        eval_tokens: tokens of each KD measurement.
+        transfer_steps: fine-tuning steps of each model.
+        layers: first layers of the model; None means all.
+        batch_tokens: tokens of a search step.
+        train_size: examples of the task that are used.
+        learning_rate: of the fine-tuning.
+    """
+
+    model: str = "builtin:minilm"
+    sparsity: float = 0.6
+    steps: int = 60
+    search_corpus: str = "pydocs:docstrings"
+    other_corpus: str = "pydocs:topics"
+    eval_tokens: int = 20_000
+    transfer_steps: int = 40
+    layers: int | None = None
+    batch_tokens: int = 2048
+    train_size: str | None = None
+    learning_rate: float = 3e-4
+
+    @classmethod
+    def small(cls) -> Self:
+        """Everything, as little as possible: for tests."""
+        return cls(steps=2, eval_tokens=500, transfer_steps=2, layers=1, batch_tokens=256, train_size="64")
+
+
+def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
+    """Find a ticket by mask training beside magnitude and random, see what they preserve, fine-tune all and dense.
+
+    Each stage is a run of its own under `out`, so that an interrupted demo goes on where it was.
+
+    Args:
+        config: sizes.
+        out: a directory that is absent or empty, or holds this demo.
+        runtime: device and quietness.
+
+    Returns:
+        What the table and the report are made of.
+
+    Raises:
+        UsageError: the built-in model is not installed, or a foreign `out`.
+    """
+    resolve(config.model)  # the most likely problem first
+    info = pydocs_info()
+    run = RunDirectory.claim(
+        out, "demo", run_id(config, "demo", data=str(info["text_hash"])), config.model_dump(mode="json")
+    )
+    if run.status == "done":
+        return run.result()
+    start = time.monotonic()
+    tickets, seconds = _search_all(config, out, runtime)
+    rows = []
+    for name, target in {"dense": None, **tickets}.items():
+        rows.append(_measure(config, name, target, out, runtime) | {"seconds": seconds.get(name)})
+    result = {
+        "verb": "demo",
+        "model": config.model,
+        "sparsity": config.sparsity,
+        "steps": config.steps,
+        "transfer_steps": config.transfer_steps,
+        "seconds": time.monotonic() - start,
+        "corpus": {
+            "search": config.search_corpus,
+            "in_domain": f"{config.search_corpus} (held out, packed:128)",
+            "out_of_domain": f"{config.other_corpus} (single lines)",
+        },
+        "pydocs": info,
+        "rows": rows,
+        "majority": rows[0]["majority"],
+        "search_log": [{"step": record["step"], "kd": record["kd"]} for record in read_log(tickets[MASK_TRAINING])],
+        "transfer_logs": {row["name"]: _curve(out, row["name"]) for row in rows},
+        "by_matrix": Ticket.from_pretrained(tickets[MASK_TRAINING]).sparsity_by_matrix(),
+        "changed_by_kind": changed_by_kind(
+            Ticket.from_pretrained(tickets[MASK_TRAINING]), Ticket.from_pretrained(tickets["magnitude"])
+        ),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    write_text(out / REPORT, build(result))
+    run.finish(result)
+    return result
+
+
+def _search_all(config: DemoConfig, out: Path, runtime: Runtime) -> tuple[dict[str, Path], dict[str, float]]:
+    """The three tickets and the seconds each search took."""
+    common = {"model": config.model, "sparsity": config.sparsity, "layers": config.layers}
+    searches = {
+        "random": SearchConfig.of(**common, method="random"),
+        "magnitude": SearchConfig.of(**common, method="magnitude"),
+        MASK_TRAINING: SearchConfig.of(
+            **common,
+            method="mask-training",
+            objective="kd",
+            corpus=config.search_corpus,
+            steps=config.steps,
+            batch_tokens=config.batch_tokens,
+        ),
+    }
+    tickets, seconds = {}, {}
+    for name, settings in searches.items():
+        _say(runtime, f"search: {name}")
+        tickets[name] = out / "tickets" / _slug(name)
+        start = time.monotonic()
+        search(settings, tickets[name], runtime)
+        seconds[name] = time.monotonic() - start
+    return tickets, seconds
+
+
+def _measure(config: DemoConfig, name: str, ticket: Path | None, out: Path, runtime: Runtime) -> dict[str, Any]:
+    """One row of the table: what is preserved in and out of domain, and accuracy after a short fine-tuning."""
+    _say(runtime, f"evaluate and fine-tune: {name}")
+    target = config.model if ticket is None else str(ticket)
+    layers = config.layers if ticket is None else None
+
+    def kd(corpus: str, segments: str) -> float:
+        settings = EvaluateConfig.of(
+            target=target, layers=layers, corpus=corpus, segments=segments, max_tokens=config.eval_tokens
+        )
+        return float(evaluate(settings, runtime)["kd_loss"])
+
+    settings = TransferConfig.of(
+        target=target,
+        layers=layers,
+        task="pydocs",
+        steps=config.transfer_steps,
+        eval_steps=max(1, config.transfer_steps // 4),
+        learning_rate=config.learning_rate,
+        train_size=config.train_size,
+        warmup_ratio=0.1,
+    )
+    kd_in, kd_out = kd(config.search_corpus, "packed:128"), kd(config.other_corpus, "lines")
+    result = transfer(settings, _transfer_folder(out, name), runtime)
+    accuracy = result["metrics"]["accuracy"]
+    return {
+        "name": name,
+        "sparsity": 0.0 if ticket is None else Ticket.from_pretrained(ticket).sparsity,
+        "kd_in": kd_in,
+        "kd_out": kd_out,
+        "accuracy": accuracy["final"]["mean"],
+        "accuracy_best": accuracy["best"]["mean"],
+        "majority": result["majority"],
+    }
+
+
+def _curve(out: Path, name: str) -> list[dict[str, Any]]:
+    """Accuracy along the fine-tuning."""
+    records = read_log(_transfer_folder(out, name) / "seed-0")
+    return [{"step": r["step"], "accuracy": r["evaluation"]["accuracy"]} for r in records if "evaluation" in r]
+
+
+def _transfer_folder(out: Path, name: str) -> Path:
+    return out / "transfer" / _slug(name)
+
+
+def _slug(name: str) -> str:
+    return name.replace(" (KD)", "").replace(" ", "-")
+
+
+def _say(runtime: Runtime, text: str) -> None:
+    if not runtime.quiet:
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
+_KINDS = ("embeddings", "query", "key", "value", "attention.output", "intermediate", "output")
+
+
+def changed_by_kind(ticket: Ticket, other: Ticket) -> dict[str, float]:
+    """Fraction of mask entries that differ between two tickets, by kind of matrix."""
+    changed: dict[str, list[int]] = {}
+    for name, mask in ticket.masks.items():
+        kind = next(kind for kind in _KINDS if kind in name)
+        counts = changed.setdefault(kind, [0, 0])
+        counts[0] += int(torch.count_nonzero(mask != other.masks[name]))
+        counts[1] += mask.numel()
+    return {kind: differing / total for kind, (differing, total) in changed.items()}

@@ -1,0 +1,171 @@
+"""What strings of a study may hold: `${parameter}`, `${parameter[axis]}`, references such as `@search[sparsity]`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.runs.files import is_number
+
+_NAME = r"[A-Za-z_][A-Za-z0-9_]*"
+_EXPRESSION = re.compile(r"\$\{\s*(" + _NAME + r")\s*(?:\[\s*(" + _NAME + r")\s*\])?\s*\}")
+_REFERENCE = re.compile(r"@([A-Za-z][A-Za-z0-9_-]*)(?:\[([^\[\]]*)\])?(/[^@]*)?")
+
+LADDERS = ("sparsity", "level", "step")
+"""What one search may leave several tickets of."""
+
+
+def substitute(value: Any, known: Mapping[str, Any]) -> Any:
+    """Put values in place of `${...}`, everywhere inside.
+
+    Args:
+        value: a string, or lists and mappings of them; anything else is returned as it is.
+        known: parameters and axes by name.
+
+    Raises:
+        UsageError: an unknown name, or a value without an entry for an axis.
+    """
+    if isinstance(value, str):
+        whole = _EXPRESSION.fullmatch(value)
+        if whole:
+            return _look_up(whole, known)
+        return _EXPRESSION.sub(lambda found: str(_look_up(found, known)), value)
+    if isinstance(value, Mapping):
+        return {key: substitute(item, known) for key, item in value.items()}
+    return [substitute(item, known) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _look_up(found: re.Match[str], known: Mapping[str, Any]) -> Any:
+    name, index = found.groups()
+    for needed in (name, index):
+        if needed is not None and needed not in known:
+            raise unknown("parameter or axis", needed, known)
+    if index is None:
+        return known[name]
+    table, key = known[name], known[index]
+    if not isinstance(table, Mapping):
+        raise UsageError(f"{found.group()}: {name} is no mapping by {index}; found {table!r}.")
+    entries = {str(entry): item for entry, item in table.items()}
+    if str(key) not in entries:
+        raise UsageError(f"{found.group()}: {name} has no entry for {index} {key}; found {', '.join(entries)}.")
+    return entries[str(key)]
+
+
+def names_in(value: Any) -> set[str]:
+    """All names in the `${...}` inside a value."""
+    if isinstance(value, str):
+        return {name for found in _EXPRESSION.finditer(value) for name in found.groups() if name}
+    if isinstance(value, Mapping):
+        return {name for item in value.values() for name in names_in(item)}
+    return {name for item in value for name in names_in(item)} if isinstance(value, list | tuple) else set()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A reference to the runs of a stage.
+
+    Attributes:
+        text: as it is written.
+        stage: its name.
+        names: what stands in brackets without a value.
+        fixed: what stands there with one.
+        rest: a path inside the run's folder, with its slash; or empty.
+    """
+
+    text: str
+    stage: str
+    names: tuple[str, ...] = ()
+    fixed: Mapping[str, str] = field(default_factory=dict)
+    rest: str = ""
+
+
+def is_reference(value: Any) -> bool:
+    """Whether a value is a string that begins with `@`."""
+    return isinstance(value, str) and value.startswith("@")
+
+
+def parse_reference(text: str) -> Reference:
+    """`@search[sparsity, method=OMP]/folder`.
+
+    Raises:
+        UsageError: it is not of that form.
+    """
+    found = _REFERENCE.fullmatch(text)
+    if found is None:
+        raise UsageError(f"{text!r} is not a reference; expected '@STAGE', '@STAGE[axis]' or '@STAGE[axis=value]'.")
+    stage, inside, rest = found.groups()
+    names, fixed = [], {}
+    for part in (inside or "").split(","):
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if equals:
+            fixed[name] = value
+        elif name:
+            names.append(name)
+    return Reference(text, stage, tuple(names), fixed, rest or "")
+
+
+def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
+    """All references inside a value, and whether they stand in a list, where they gather all runs.
+
+    Raises:
+        UsageError: something that begins with `@` is no reference.
+    """
+    if is_reference(value):
+        yield parse_reference(value), False
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from references_in(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            if is_reference(item):
+                yield parse_reference(item), True
+            else:
+                yield from references_in(item)
+
+
+_TESTS = ("not", "above", "below")
+
+
+def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> bool:
+    """Whether a run matches any of some conditions.
+
+    Args:
+        conditions: each maps axes to a value, a list of values, or `{not|above|below: ...}`; all of it must hold.
+        axes: of the run. One that lacks an axis does not match.
+
+    Raises:
+        UsageError: a condition is none of these.
+    """
+    if not isinstance(conditions, list | tuple) or not all(isinstance(one, Mapping) for one in conditions):
+        raise UsageError(
+            f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
+        )
+    return any(all(name in axes and _holds(axes[name], wanted) for name, wanted in one.items()) for one in conditions)
+
+
+def _holds(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, Mapping):
+        if not wanted or any(test not in _TESTS for test in wanted):
+            raise UsageError(
+                f"{shown(dict(wanted))} is no condition; expected a value, a list, or one of {', '.join(_TESTS)}."
+            )
+        return all(_test(test, value, limit) for test, limit in wanted.items())
+    choices = wanted if isinstance(wanted, list | tuple) else [wanted]
+    return any(same(value, choice) for choice in choices)
+
+
+def _test(test: str, value: Any, limit: Any) -> bool:
+    if test == "not":
+        return not _holds(value, limit)
+    numbers = [one for one in (value, limit) if is_number(one)]
+    if len(numbers) < 2:
+        raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")
+    return bool(value > limit if test == "above" else value < limit)
+
+
+def same(first: Any, second: Any) -> bool:
+    """Whether two values of an axis are one: equal, or written alike."""
+    return bool(first == second) or str(first) == str(second)

@@ -1,0 +1,300 @@
+"""A stage's own axes as a grid, and what can be wrong with a study before any parameter is known."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from winning_tickets.config import Settings
+from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.studies.expressions import (
+    LADDERS,
+    Reference,
+    is_reference,
+    names_in,
+    parse_reference,
+    references_in,
+)
+from winning_tickets.studies.schema import Comparison, Stage, Study, Value
+from winning_tickets.studies.verbs import verb_named
+
+Problem = tuple[tuple[str | int, ...], str]
+"""Where in the study, and what."""
+MAX_PLACES = 100_000
+"""Of a stage: a few lines can ask for more runs than there is memory."""
+_LISTS = {"seed": "seeds", "task": "tasks"}
+"""Axes that set a list of one value, where a verb takes only lists."""
+
+
+def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]]:
+    """The values of an axis, each with the fields that it sets; None for a plain list.
+
+    Args:
+        name: of the axis.
+        value: a list of plain values, or a mapping of labels to fields; parameters are in place already.
+
+    Raises:
+        UsageError: it is neither, or empty.
+    """
+    if isinstance(value, Mapping) and value:
+        wrong = [label for label, fields in value.items() if not isinstance(fields, Mapping)]
+        if not wrong:
+            return [(label, dict(fields)) for label, fields in value.items()]
+        found = shown(value[wrong[0]])
+        raise UsageError(f"the axis {name} maps {wrong[0]!r} to {found}; expected fields, as {{seed: 1}}")
+    if isinstance(value, list | tuple) and value:
+        wrong = [item for item in value if not isinstance(item, str | int | float) or is_reference(item)]
+        if not wrong:
+            return [(item, None) for item in value]
+        found = shown(wrong[0])
+        raise UsageError(f"the axis {name} has the value {found}; use a mapping such as {{label: {{field: ..}}}}")
+    raise UsageError(f"the axis {name} must be a list or a mapping with at least one value, found {shown(value)}")
+
+
+def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Every combination of a stage's own axes.
+
+    Args:
+        stage: whose; parameters in its labels are in place.
+        over: its axes with their parameters in place.
+
+    Yields:
+        The axes, and the fields before references and `${...}` are resolved.
+    """
+    known = verb_named(stage.verb).settings.model_fields
+    used = used_names(stage)
+    axes = {name: axis_values(name, value) for name, value in over.items()}
+    chosen = [_listed(value) for value in stage.label.values()]
+    if math.prod(map(len, chosen)) > MAX_PLACES:
+        raise UsageError(f"its labels make more than {MAX_PLACES:,} places; split the study")
+    labels = [dict(zip(stage.label, values, strict=True)) for values in product(*chosen)]
+    if (size := math.prod(map(len, axes.values())) * len(labels)) > MAX_PLACES:
+        raise UsageError(f"its axes make {size:,} places, and a stage may have {MAX_PLACES:,}; split the study")
+    for combination in product(*axes.values()):
+        values = dict(zip(axes, (value for value, _ in combination), strict=True))
+        fields = dict(stage.settings)
+        for name, (value, own) in zip(axes, combination, strict=True):
+            if own is not None:
+                fields |= own
+            else:
+                fields = field_of(name, value, known, used) | fields  # a field that is given wins
+        for label in labels:
+            yield values | label, fields
+
+
+def _listed(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list | tuple) else [value]
+
+
+def used_names(stage: Stage) -> set[str]:
+    """Names that the settings of a stage, or the fields of its axes, use as `${name}`."""
+    return names_in(stage.settings) | {
+        name for axis in stage.over.values() if isinstance(axis, Mapping) for name in names_in(axis)
+    }
+
+
+def field_of(axis: str, value: Any, known: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
+    """The field that a plain axis sets: that of its name, or a list of one value where nothing else uses the axis."""
+    if axis in known:
+        return {axis: value}
+    return {_LISTS[axis]: [value]} if _LISTS.get(axis) in known and axis not in used else {}
+
+
+def check_study(study: Study) -> list[Problem]:
+    """All that is wrong whatever the scale: unknown fields, names, stages; circles.
+
+    Returns:
+        Places and texts.
+    """
+    problems: list[Problem] = []
+    for name, stage in study.stages.items():
+        problems += _check_stage(study, name, stage)
+    problems += _check_shown(study)
+    if not problems:
+        try:
+            order_of(study)
+        except UsageError as error:
+            problems.append((("stages",), str(error)))
+    return problems
+
+
+def _check_stage(study: Study, name: str, stage: Stage) -> Iterator[Problem]:
+    place: tuple[str | int, ...] = ("stages", name)
+    settings = verb_named(stage.verb).settings
+    variants = [
+        ((*place, "over", axis, str(label)), fields)
+        for axis, values in stage.over.items()
+        if isinstance(values, Mapping)
+        for label, fields in values.items()
+        if isinstance(fields, Mapping)
+    ]
+    for where, fields in [((*place, "with"), stage.settings), *variants]:
+        yield from _check_fields(where, fields, settings, stage.verb)
+        yield from _check_references(study, where, fields)
+    used = used_names(stage)
+    for axis, values in stage.over.items():
+        where = (*place, "over", axis)
+        if isinstance(values, str) and not names_in(values):
+            yield where, f"The axis {axis} is the text {values!r}; expected a list, a mapping or '${{parameter}}'."
+        plain = not isinstance(values, Mapping) and axis not in used
+        if plain and not field_of(axis, None, settings.model_fields, used) and not _may_be_mapping(study, values):
+            hint = f"Use it in 'with' as '${{{axis}}}', or give a mapping of labels to fields."
+            yield where, f"The axis {axis}: {unknown(f'field of {stage.verb}', axis, settings.model_fields, hint)}"
+    for index, missing in _unknown_names(study, name, stage):
+        known = {*_parameters(study), *stage.over}
+        yield (*place, *index), str(unknown("parameter or axis", missing, known))
+
+
+def _may_be_mapping(study: Study, values: Any) -> bool:
+    """Whether an axis is a parameter that holds a mapping at some scale."""
+    found = names_in(values)
+    sources = [study.parameters, *study.scales.values()]
+    return any(isinstance(source.get(name), Mapping) for name in found for source in sources)
+
+
+def _check_fields(
+    where: tuple[str | int, ...], fields: Mapping[str, Any], settings: type[Settings], verb: str
+) -> Iterator[Problem]:
+    for field in fields:
+        if field not in settings.model_fields:
+            yield (*where, field), str(unknown(f"field of {verb}", str(field), settings.model_fields))
+
+
+def references_of(study: Study, value: Any) -> Iterator[tuple[Reference, bool]]:
+    """References inside a value, and inside the parameters that it uses; whether each stands in a list.
+
+    Raises:
+        UsageError: something that begins with `@` is no reference.
+    """
+    yield from references_in(value)
+    for name in sorted(names_in(value)):
+        for source in (study.parameters, *study.scales.values()):
+            if is_reference(source.get(name)):
+                yield parse_reference(source[name]), False
+
+
+def _check_references(study: Study, where: tuple[str | int, ...], fields: Mapping[str, Any]) -> Iterator[Problem]:
+    for field, value in fields.items():
+        try:
+            for reference, _ in references_of(study, value):
+                if reference.stage not in study.stages:
+                    yield (*where, field), f"{reference.text}: {unknown('stage', reference.stage, study.stages)}"
+        except UsageError as error:
+            yield (*where, field), str(error)
+
+
+def _unknown_names(study: Study, name: str, stage: Stage) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Names in `${...}` that are neither parameters nor axes."""
+    parameters = _parameters(study)
+    axes = parameters | axes_of(study, name)
+    for axis, values in stage.over.items():
+        # An axis' own values are made before any axis has a value; fields of a mapping are filled in later.
+        allowed = axes if isinstance(values, Mapping) else parameters
+        for missing in sorted(names_in(values) - allowed):
+            yield ("over", axis), missing
+    for field, value in stage.settings.items():
+        for missing in sorted(names_in(value) - axes):
+            yield ("with", field), missing
+    for missing in sorted(names_in(stage.when) - parameters):
+        yield ("when",), missing
+
+
+def _parameters(study: Study) -> set[str]:
+    """The names of the parameters of all scales."""
+    return {*study.parameters, *(key for values in study.scales.values() for key in values)}
+
+
+def axes_of(study: Study, name: str, seen: frozenset[str] = frozenset()) -> set[str]:
+    """The axes of a stage: its own ones, its labels, and those that come with its references."""
+    stage = study.stages.get(name)
+    if stage is None or name in seen:
+        return set()
+    found = {*stage.over, *stage.label}
+    sources = [stage.settings, *(values for values in stage.over.values() if isinstance(values, Mapping))]
+    for source in sources:
+        try:
+            references = [reference for reference, gathers in references_of(study, source) if not gathers]
+        except UsageError:
+            continue  # told elsewhere
+        for reference in references:
+            theirs = axes_of(study, reference.stage, seen | {name})
+            opened = {one for one in reference.names if one in LADDERS and one not in theirs}
+            matched = {one for one in reference.names if one in theirs}
+            found |= (matched or theirs) - set(reference.fixed) | opened
+    return found
+
+
+def _check_shown(study: Study) -> Iterator[Problem]:
+    """Stages and axes of tables, figures and claims."""
+    for kind in ("tables", "figures", "claims"):
+        for name, item in getattr(study, kind).items():
+            place = (kind, name)
+            stages = [one for one in _stages_of(item) if one]
+            for stage in stages:
+                if stage not in study.stages:
+                    yield place, str(unknown("stage", stage, study.stages))
+            known = {axis for stage in stages for axis in axes_of(study, stage)}
+            if all(stage in study.stages for stage in stages):
+                for axis in _axes_shown(item):
+                    if axis not in known:
+                        yield place, str(unknown("axis", axis, known))
+            for missing in sorted(names_in(item.where) - _parameters(study)):
+                yield (*place, "where"), str(unknown("parameter", missing, _parameters(study)))
+    names = {*study.tables, *study.figures}
+    for index, number in enumerate(study.published):
+        if number.of not in names:
+            yield ("published", index), str(unknown("table or figure", number.of, names))
+
+
+def _stages_of(shown: Any) -> Iterator[str]:
+    """Stages that a table, figure or claim reads."""
+    own = shown.stage
+    yield from (own,) if isinstance(own, str) else own or ()
+    pairs = [getattr(shown, "x", None), getattr(shown, "y", None)]
+    correlation = getattr(shown, "correlates", None)
+    pairs += [] if correlation is None else [correlation.x, correlation.y]
+    pairs += [comparison.second for comparison in _comparisons(shown) if isinstance(comparison.second, Value)]
+    yield from (value.stage for value in pairs if value is not None and not isinstance(value, str))
+    yield from (one if isinstance(one, str) else one.stage for one in getattr(shown, "level", ()))
+
+
+def _axes_shown(shown: Any) -> Iterator[str]:
+    """Axes that a table, figure or claim names."""
+    for name in ("rows", "average", "pair_by"):
+        yield from getattr(shown, name, ())
+    for name in ("columns", "series", "panels", "x"):
+        axis = getattr(shown, name, None)
+        if isinstance(axis, str):
+            yield axis
+    yield from (comparison.axis for comparison in _comparisons(shown))
+
+
+def _comparisons(shown: Any) -> list[Comparison]:
+    found = [getattr(shown, test, None) for test in ("better", "not_worse")]
+    return [one for one in found if one is not None]
+
+
+def order_of(study: Study) -> list[str]:
+    """Stages in an order in which each comes after those that it refers to.
+
+    Raises:
+        UsageError: they refer to each other in a circle.
+    """
+    done: list[str] = []
+
+    def visit(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            circle = " -> ".join([*path[path.index(name) :], name])
+            raise UsageError(f"The stages refer to each other in a circle: {circle}.")
+        if name in done:
+            return
+        stage = study.stages[name]
+        for reference, _ in references_of(study, [stage.settings, stage.over]):
+            visit(reference.stage, (*path, name))
+        done.append(name)
+
+    for name in study.stages:
+        visit(name, ())
+    return done

@@ -1,0 +1,238 @@
+"""Opening a study: a recipe by its name, a YAML file, or a mapping."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from winning_tickets.config.settings import parse_yaml
+from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.studies.grid import check_study
+from winning_tickets.studies.schema import Study
+
+YamlPath = tuple[str | int, ...]
+
+
+def read_yaml(text: str, source: str) -> tuple[Any, dict[YamlPath, int]]:
+    """The content of a YAML document, and the line of every key and item.
+
+    Args:
+        text: the document.
+        source: its name, for messages.
+
+    Raises:
+        UsageError: it is not valid YAML, or a key comes twice; the line is named.
+    """
+    lines: dict[YamlPath, int] = {}
+    try:
+        tree, content = parse_yaml(text)
+        if tree is not None:
+            _note(tree, (), lines, source)
+        return content, lines
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = "" if mark is None else f", line {mark.line + 1}"
+        hint = ""
+        if mark is not None and "@" in str(error.problem):
+            hint = " A reference needs quotes: '@search'."
+        raise UsageError(f"{source}{where}: not valid YAML: {error.problem}.{hint}") from error
+    except yaml.YAMLError as error:
+        raise UsageError(f"{source}: not valid YAML: {error}") from error
+
+
+def _note(node: yaml.Node, path: YamlPath, lines: dict[YamlPath, int], source: str) -> None:
+    lines.setdefault(path, node.start_mark.line + 1)
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*path, str(key.value))
+            if inner in lines:
+                raise UsageError(
+                    f"{source}, line {key.start_mark.line + 1}: {key.value!r} is there already, in line {lines[inner]}."
+                )
+            lines[inner] = key.start_mark.line + 1
+            _note(value, inner, lines, source)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            _note(item, (*path, index), lines, source)
+
+
+def line_of(path: YamlPath, lines: dict[YamlPath, int]) -> int | None:
+    """The line of a place, or of the closest one around it; None where the study is not from a file."""
+    parts = tuple(part if isinstance(part, int) else str(part) for part in path)
+    while parts:
+        if parts in lines:
+            return lines[parts]
+        parts = parts[:-1]
+    return None
+
+
+SUFFIXES = (".yaml", ".yml")
+_OF_A_BASE = ("needs", "parameters", "scales", "stages")
+
+
+@cache
+def _recipe_files() -> dict[str, str]:
+    folder = resources.files("winning_tickets.studies.recipes")
+    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+    return {name.removesuffix(".yaml"): (folder / name).read_text(encoding="utf-8") for name in names}
+
+
+def recipe_names() -> tuple[str, ...]:
+    """The names of the recipes that come with the package, sorted."""
+    return tuple(_recipe_files())
+
+
+def recipe_text(name: str) -> str:
+    """A recipe's YAML.
+
+    Raises:
+        UsageError: there is no recipe of that name.
+    """
+    recipes = _recipe_files()
+    if name not in recipes:
+        raise unknown("recipe", name, recipes)
+    return recipes[name]
+
+
+def load_study(source: str | Path | Mapping[str, Any]) -> Study:
+    """Open a study and check it.
+
+    Args:
+        source: the name of a recipe, a YAML file, or a study as a mapping.
+
+    Raises:
+        UsageError: no such recipe or file, not valid YAML, or not a study; every problem is named, with its line.
+    """
+    if isinstance(source, Mapping):
+        return _build(_with_base(dict(source), "the study", {}), "the study", {})
+    text, name = _text(source)
+    content, _, lines = _read(text, name)
+    return _build(_with_base(content, name, lines), name, lines)
+
+
+def _with_base(
+    content: dict[str, Any], name: str, lines: dict[tuple[str | int, ...], int], above: tuple[str, ...] = ()
+) -> dict[str, Any]:
+    """A study with what it takes over from its base: parameters by name, also of each scale, and whole stages,
+    which null leaves out.
+
+    Raises:
+        UsageError: there is no such recipe, or it leads back to the study.
+    """
+    base = content.get("base")
+    if base is None:
+        return content
+    line = line_of(("base",), lines)
+    where = f"{name}{'' if line is None else f', line {line}'}"
+    if base not in recipe_names():
+        raise UsageError(f"{where}: {unknown('recipe', str(base), recipe_names())}")
+    if base in above:
+        raise UsageError(f"{where}: The bases lead back to {base}: {' -> '.join((*above, base))}.")
+    text = recipe_text(base)
+    found = _with_base(*_read(text, f"recipe {base}"), above=(*above, base))
+    merged = dict(content)
+    for key in _OF_A_BASE:
+        merged[key] = _over(found.get(key, {}), content.get(key, {}), 2 if key == "scales" else 1)
+    if isinstance(merged["stages"], dict):
+        merged["stages"] = {stage: body for stage, body in merged["stages"].items() if body is not None}
+    return merged
+
+
+def _read(text: str, name: str) -> tuple[dict[str, Any], str, dict[tuple[str | int, ...], int]]:
+    content, lines = read_yaml(text, name)
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{name}: a study maps keys to values, such as 'name: my-study'; found {type(content).__name__}."
+        )
+    return content, name, lines
+
+
+def _over(below: Any, above: Any, depth: int) -> Any:
+    """Entries of two mappings; those above take the place of those below."""
+    if depth == 0 or not isinstance(below, dict) or not isinstance(above, dict):
+        return above
+    return below | {key: _over(below.get(key), value, depth - 1) for key, value in above.items()}
+
+
+def _text(source: str | Path) -> tuple[str, str]:
+    recipes = _recipe_files()
+    if isinstance(source, str) and source in recipes:
+        return recipes[source], f"recipe {source}"
+    path = Path(source)
+    if path.is_file():
+        try:
+            return path.read_text(encoding="utf-8"), str(path)
+        except UnicodeDecodeError as error:
+            raise UsageError(f"{path} is not UTF-8 text: {error}.") from error
+    if path.suffix in SUFFIXES or "/" in str(source):
+        raise UsageError(f"There is no file {path}; `tickets study new {path}` writes one to start from.")
+    raise unknown("recipe", str(source), recipes, "A path to a YAML file works too.")
+
+
+def _build(content: dict[str, Any], name: str, lines: dict[tuple[str | int, ...], int]) -> Study:
+    try:
+        study = Study.model_validate(content)
+    except ValidationError as error:
+        problems = [_problem(item, lines) for item in error.errors()]
+        raise UsageError("\n".join(f"{name}{problem}" for problem in problems)) from error
+    found = check_study(study)
+    if found:
+        texts = []
+        for path, text in found:
+            line = line_of(path, lines)
+            texts.append(f"{name}{'' if line is None else f', line {line}'}: {text}")
+        raise UsageError("\n".join(texts))
+    return study
+
+
+def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
+    """One problem as text: its line, its place, and for unknown keys the closest known ones."""
+    place = tuple(item["loc"])
+    line = line_of(place, lines)
+    where = "" if line is None else f", line {line}"
+    if item["type"] == "extra_forbidden":
+        known = _keys_at(place[:-1])
+        inside = f" in {_dotted(place[:-1])}" if place[:-1] else ""
+        return f"{where}: {unknown(f'key{inside}', str(place[-1]), known)}"
+    if item["type"] == "missing":
+        return f"{where}: {_dotted(place)} is missing."
+    message = item["msg"].removeprefix("Value error, ")
+    found = "" if isinstance(item["input"], dict | list) else f" (found {shown(item['input'])})"
+    return f"{where}: {_dotted(place)}: {message}{found}."
+
+
+def _dotted(place: tuple[str | int, ...]) -> str:
+    return ".".join(str(part) for part in place if part != "[key]")
+
+
+def _keys_at(place: tuple[str | int, ...]) -> list[str]:
+    """The keys that a study may have at a place."""
+    kinds: list[Any] = [Study]
+    for part in place:
+        kinds = [inner for kind in kinds for inner in _inside(kind, part)]
+    models = [kind for kind in kinds if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [field.alias or name for model in models for name, field in model.model_fields.items()]
+
+
+def _inside(kind: Any, part: str | int) -> list[Any]:
+    """The types of what is at `part` in a value of a type."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
+        return _alternatives(fields[str(part)]) if part in fields else [kind]  # the name of a type in a union
+    if get_origin(kind) is dict:
+        return _alternatives(get_args(kind)[1])
+    if get_origin(kind) is tuple:
+        return _alternatives(get_args(kind)[0])
+    return []
+
+
+def _alternatives(kind: Any) -> list[Any]:
+    arguments = get_args(kind)
+    union = arguments and get_origin(kind) not in (dict, tuple, list)
+    return [inner for one in arguments for inner in _alternatives(one)] if union else [kind]

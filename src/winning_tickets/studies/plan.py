@@ -1,0 +1,224 @@
+"""From a study to its runs: parameters put in place, grids multiplied out, references resolved, equal runs made one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any
+
+import yaml
+
+from winning_tickets.config import METHOD_NEEDS, SearchConfig, Settings
+from winning_tickets.config.settings import parse_yaml
+from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.identity import run_id
+from winning_tickets.studies.expressions import is_reference, matches, substitute
+from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
+from winning_tickets.studies.references import Placed, Resolver, target_id
+from winning_tickets.studies.schema import SCALES, Stage, Study
+from winning_tickets.studies.verbs import verb_named
+
+MAX_SLUG = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run of a study.
+
+    Attributes:
+        id: its folder in the store.
+        verb: a name of `VERBS`.
+        stage: the first stage that has it.
+        config: fields of its configuration that differ from their defaults; references are `@ID/path`.
+        needs: ids of the runs that must be done before.
+        settings: the whole configuration.
+    """
+
+    id: str
+    verb: str
+    stage: str
+    config: dict[str, Any]
+    needs: tuple[str, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the grid of a stage; several may have one run.
+
+    Attributes:
+        stage: its name.
+        axes: all axes with their values, in order.
+        run: the id of its run.
+    """
+
+    stage: str
+    axes: dict[str, Any]
+    run: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of a study at a scale.
+
+    Attributes:
+        study: whose; parameters in the conditions of what is shown are in place.
+        scale: one of those that it has.
+        parameters: their values, as given and as overridden.
+        runs: by id; each comes after those that it needs.
+        points: of all stages, in order.
+    """
+
+    study: Study
+    scale: str
+    parameters: dict[str, Any]
+    runs: dict[str, Run]
+    points: tuple[Point, ...]
+
+    def stage_runs(self, stage: str) -> list[str]:
+        """The ids of a stage's runs, each once."""
+        return list(dict.fromkeys(point.run for point in self.points if point.stage == stage))
+
+
+def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = None) -> Plan:
+    """Make the graph of runs. Nothing is read but the study: no weights, no data.
+
+    Args:
+        study: whose.
+        scale: `smoke`, `small` or `paper`.
+        overrides: parameters with other values than the scale's.
+
+    Raises:
+        UsageError: the study lacks the scale, an unknown parameter, fields with impossible values, a reference that
+            finds no run; the stage and the axes are named.
+    """
+    parameters = parameters_of(study, scale, overrides or {})
+    runs: dict[str, Run] = {}
+    placed: dict[str, list[Placed]] = {}
+    for name in order_of(study):
+        placed[name] = list(_place_stage(study, name, parameters, placed, runs))
+    points = [Point(name, one.axes, one.run) for name in study.stages for one in placed[name]]
+    return Plan(_with_conditions(study, parameters), scale, parameters, runs, tuple(points))
+
+
+def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
+    """The study with parameters in place in the conditions of its tables, figures and claims."""
+    shown = {
+        kind: {
+            name: item.model_copy(update={"where": substitute(item.where, parameters)})
+            for name, item in getattr(study, kind).items()
+        }
+        for kind in ("tables", "figures", "claims")
+    }
+    return study.model_copy(update=shown)
+
+
+def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a scale.
+
+    Raises:
+        UsageError: the study lacks the scale, or an override names no parameter.
+    """
+    known: dict[str, dict[str, Any]] = {str(name): values for name, values in study.scales.items()}
+    if scale not in known:
+        if scale not in SCALES:
+            raise unknown("scale", scale, SCALES)
+        raise UsageError(f"The study {study.name} has no scale {scale!r}; it has {', '.join(known)}.")
+    parameters = study.parameters | known[scale]
+    for name in overrides:
+        if name not in parameters:
+            raise unknown(f"parameter of {study.name}", name, parameters)
+    merged = parameters | dict(overrides)
+    # Parameters may be made of others, such as a corpus in the data folder.
+    return {name: substitute(value, merged) for name, value in merged.items()}
+
+
+def parse_overrides(given: list[str]) -> dict[str, Any]:
+    """`--set` options: `tasks=rte,mrpc` is a list, any other value is read as YAML.
+
+    Raises:
+        UsageError: not of the form NAME=VALUE.
+    """
+    found: dict[str, Any] = {}
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise UsageError(f"--set {text!r} is not of the form NAME=VALUE, such as tasks=rte,mrpc.")
+        plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
+        try:
+            _, found[name.strip()] = parse_yaml(f"[{value}]" if plain else value)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {text!r}: the value is not valid YAML.") from error
+    return found
+
+
+def _place_stage(
+    study: Study,
+    name: str,
+    parameters: Mapping[str, Any],
+    placed: Mapping[str, list[Placed]],
+    runs: dict[str, Run],
+) -> Iterator[Placed]:
+    stage = study.stages[name]
+    if not substitute(stage.when, parameters):
+        return
+    try:
+        # Fields of a mapping wait for the axes of each run; labels and plain values are known now.
+        over = {
+            axis: value if isinstance(value, Mapping) else substitute(value, parameters)
+            for axis, value in stage.over.items()
+        }
+        skip, only = substitute(stage.skip, parameters), substitute(stage.only, parameters)
+        labelled = stage.model_copy(update={"label": substitute(stage.label, parameters)})
+        grid = list(own_grid(labelled, over))
+    except UsageError as error:
+        raise UsageError(f"Stage {name}: {error}") from error
+    resolver = Resolver(placed, parameters)
+    count = 0
+    for own, fields in grid:
+        try:
+            for axes, resolved in resolver.rows(own, fields):
+                if matches(skip, axes) or (only and not matches(only, axes)):
+                    continue
+                count += 1
+                if count > MAX_PLACES:
+                    raise UsageError(f"more than {MAX_PLACES:,} places, which a stage may have; split the study")
+                run = _run(name, stage, substitute(resolved, {**parameters, **axes}))
+                yield Placed(axes, runs.setdefault(run.id, run).id, stage.verb, run.settings)
+        except UsageError as error:
+            where = ", ".join(f"{axis}={value}" for axis, value in own.items())
+            raise UsageError(f"Stage {name}{f' ({where})' if where else ''}: {error}") from error
+
+
+def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any]) -> Run:
+    settings = verb_named(stage.verb).settings.of(**fields)
+    config = settings.model_dump(mode="json", exclude_defaults=True)
+    needs = tuple(dict.fromkeys(_needs(config)))
+    identity = run_id(settings, _slug(stage.verb, settings), verb=stage.verb)
+    return Run(identity, stage.verb, stage_name, config, needs, settings)
+
+
+def _needs(value: Any) -> Iterator[str]:
+    if is_reference(value):
+        yield target_id(value)
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _needs(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _needs(item)
+
+
+def _slug(verb: str, settings: Settings) -> str:
+    """Readable words: the verb and what tells its runs apart; the hash says the rest."""
+    parts = [verb]
+    for name in verb_named(verb).words:
+        value = attrgetter(name)(settings)
+        if name == "objective" and isinstance(settings, SearchConfig):
+            needs = METHOD_NEEDS.get(settings.method)
+            value = value if needs is not None and needs.objective else None
+        words = "-".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+        if value is not None and words and not is_reference(value):
+            parts.append(f"s{words}" if name.endswith(("seed", "seeds")) else words)
+    return "-".join(parts)[:MAX_SLUG]

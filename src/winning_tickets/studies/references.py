@@ -1,0 +1,255 @@
+"""References of a stage to runs of others: which runs match, which axes come along, where the tickets lie."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from winning_tickets.config import SearchConfig, Settings
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.studies.expressions import (
+    LADDERS,
+    Reference,
+    is_reference,
+    names_in,
+    parse_reference,
+    same,
+    substitute,
+)
+from winning_tickets.studies.verbs import VERBS
+
+Row = tuple[dict[str, Any], dict[str, str]]
+"""Axes, and what each reference stands for."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A run in its stage's grid.
+
+    Attributes:
+        axes: with their values.
+        run: its id.
+        verb: a name of `VERBS`.
+        settings: its configuration.
+    """
+
+    axes: dict[str, Any]
+    run: str
+    verb: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What a reference may stand for.
+
+    Attributes:
+        axes: those that come along.
+        target: `@ID` and a path inside its folder.
+    """
+
+    axes: dict[str, Any]
+    target: str
+
+
+def target_id(target: str) -> str:
+    """The id in `@ID/path`."""
+    return target.removeprefix("@").partition("/")[0]
+
+
+def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
+    """The tickets that one run leaves, by a name of `LADDERS`: value and folder, which is empty for the run itself.
+
+    Raises:
+        UsageError: the run is no search, or leaves none of that kind.
+    """
+    if not isinstance(settings, SearchConfig):
+        raise UsageError(f"[{ladder}] opens the tickets of a search, and this stage is none.")
+    if ladder == "step":
+        last = settings.first_steps
+        inner = [(step, f"/step-{step:06d}") for step in sorted(settings.save_at) if step != last]
+        return [*inner, (last, "")]
+    if (ladder == "level") != settings.needs.structured and ladder == "level":
+        raise UsageError(f"[level] opens tickets of heads and FFNs, and {settings.method} finds others.")
+    rungs = settings.rungs
+    if len(rungs) == 1:
+        return [(rungs[0], "")]
+    return [(rung, f"/{settings.rung_folder(rung)}") for rung in rungs]
+
+
+class Resolver:
+    """Finds the runs that references stand for.
+
+    Args:
+        placed: the runs of all stages before.
+        parameters: for `${...}` inside references.
+    """
+
+    def __init__(self, placed: Mapping[str, list[Placed]], parameters: Mapping[str, Any]) -> None:
+        self._placed = placed
+        self._parameters = parameters
+        self._groups: dict[str, dict[tuple[str, ...], list[Candidate]]] = {}
+        self._indexes: dict[tuple[str, tuple[str, ...], tuple[str, ...]], dict[tuple[str, ...], list[Candidate]]] = {}
+
+    def rows(
+        self, own: Mapping[str, Any], fields: Mapping[str, Any]
+    ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """One row for every combination of runs that the references of one grid point stand for.
+
+        Args:
+            own: the axes of the grid point.
+            fields: its fields.
+
+        Yields:
+            All axes, and the fields with `@ID/path` for each reference.
+
+        Raises:
+            UsageError: a reference finds no run, or several where it names the axes that decide.
+        """
+        known = {**self._parameters, **own}
+        fields = {field: _write_out(value, known) for field, value in fields.items()}
+        rows: list[Row] = [(dict(own), {})]
+        for text in dict.fromkeys(_single(fields)):
+            rows = [joined for row in rows for joined in self._join(row, parse_reference(text))]
+        for axes, targets in rows:
+            # The axes that came along first, as they are those of earlier stages.
+            ordered = {name: axes[name] for name in (*(name for name in axes if name not in own), *own)}
+            yield ordered, {field: self._resolve(value, targets, axes) for field, value in fields.items()}
+
+    def _join(self, row: Row, reference: Reference) -> Iterator[Row]:
+        axes, targets = row
+        found = self._matching(reference, axes)
+        if not found:
+            raise UsageError(f"{reference.text} finds no run.")
+        for candidate in found:
+            yield {**axes, **candidate.axes}, {**targets, reference.text: candidate.target}
+
+    def _matching(self, reference: Reference, axes: Mapping[str, Any]) -> list[Candidate]:
+        """Candidates that agree with all axes that both sides have."""
+        if reference.stage not in self._placed:
+            raise UsageError(f"{reference.text} refers to a stage whose runs are not known before this one's.")
+        if reference.text not in self._groups:
+            groups: dict[tuple[str, ...], list[Candidate]] = {}
+            for one in _candidates(reference, self._placed[reference.stage]):
+                groups.setdefault(tuple(one.axes), []).append(one)
+            self._groups[reference.text] = groups
+        found = []
+        for names, group in self._groups[reference.text].items():
+            shared = tuple(name for name in names if name in axes)
+            index = self._index((reference.text, names, shared), group)
+            found += index.get(tuple(str(axes[name]) for name in shared), [])
+        return found
+
+    def _index(
+        self, key: tuple[str, tuple[str, ...], tuple[str, ...]], group: list[Candidate]
+    ) -> dict[tuple[str, ...], list[Candidate]]:
+        """Candidates by their values on some axes, so that a large grid is not searched for each run."""
+        if key not in self._indexes:
+            index: dict[tuple[str, ...], list[Candidate]] = {}
+            for one in group:
+                index.setdefault(tuple(str(one.axes[name]) for name in key[2]), []).append(one)
+            self._indexes[key] = index
+        return self._indexes[key]
+
+    def _resolve(self, value: Any, targets: Mapping[str, str], axes: Mapping[str, Any]) -> Any:
+        if is_reference(value):
+            return targets[value]
+        if isinstance(value, Mapping):
+            return {key: self._resolve(item, targets, axes) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [made for item in value for made in self._gather(item, targets, axes)]
+        return value
+
+    def _gather(self, item: Any, targets: Mapping[str, str], axes: Mapping[str, Any]) -> Iterable[Any]:
+        if not is_reference(item):
+            return [self._resolve(item, targets, axes)]
+        reference = parse_reference(item)
+        found = list(dict.fromkeys(one.target for one in self._matching(reference, axes)))
+        if not found:
+            raise UsageError(f"{item} finds no run.")
+        return found
+
+
+def _candidates(reference: Reference, placed: list[Placed]) -> Iterator[Candidate]:
+    """The runs of a stage as a reference sees them: fixed axes gone, ladders opened, only named axes kept."""
+    axes = {name for one in placed for name in one.axes}
+    ladder = _ladder(reference, axes)
+    matched = [name for name in reference.names if name in axes]
+    seen: dict[str, str] = {}
+    for one in placed:
+        if any(name in axes and not same(one.axes.get(name), value) for name, value in reference.fixed.items()):
+            continue
+        kept = {
+            name: value
+            for name, value in one.axes.items()
+            if name not in reference.fixed and (not matched or name in matched)
+        }
+        for rung, folder in [(None, "")] if ladder is None else rungs_of(one.settings, ladder):
+            if ladder in reference.fixed and not same(rung, reference.fixed[str(ladder)]):
+                continue
+            place = kept if ladder is None or ladder in reference.fixed else {**kept, ladder: rung}
+            output = VERBS[one.verb].output
+            target = f"@{one.run}{f'/{output}' if output else ''}{folder}{reference.rest}"
+            before = seen.setdefault(str(place), target)
+            if matched and before != target:
+                raise UsageError(f"{reference.text}: several runs have {place}; name or fix more axes.")
+            if before is target:
+                yield Candidate(place, target)
+
+
+def _ladder(reference: Reference, axes: set[str]) -> str | None:
+    """Which ladder a reference opens.
+
+    Raises:
+        UsageError: a name in brackets is neither an axis nor a ladder, or there are two ladders.
+    """
+    asked = [name for name in (*reference.names, *reference.fixed) if name not in axes]
+    for name in asked:
+        if name not in LADDERS:
+            known = ", ".join([*sorted(axes), *LADDERS])
+            raise UsageError(f"{reference.text}: {reference.stage} has no axis {name!r}; known: {known}.")
+    if len(asked) > 1:
+        raise UsageError(f"{reference.text} opens {' and '.join(asked)}; open one of them.")
+    return asked[0] if asked else None
+
+
+def _single(value: Any) -> Iterator[str]:
+    """References that stand for one run, not those in lists."""
+    if is_reference(value):
+        yield value
+    elif isinstance(value, Mapping):
+        for item in value.values():
+            yield from _single(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            if not is_reference(item):
+                yield from _single(item)
+
+
+def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
+    """Fill in `${...}` inside references, and parameters that are references; all else waits for further axes.
+
+    Args:
+        value: of a field.
+        known: what `${...}` may stand for.
+        inside: the texts that stand for what the value was found in.
+
+    Raises:
+        UsageError: a parameter holds itself.
+    """
+    if isinstance(value, str):
+        if not names_in(value) <= known.keys():
+            return value
+        try:
+            filled = substitute(value, known)
+        except UsageError:  # no entry for this run, which a condition may leave out; else it is told later
+            return value
+        if isinstance(filled, Mapping):  # such as a ticket for each task
+            if value in inside:
+                raise UsageError(f"{value} holds itself; a parameter cannot.")
+            return _write_out(filled, known, (*inside, value))
+        return filled if is_reference(filled) else value
+    if isinstance(value, Mapping):
+        return {key: _write_out(item, known, inside) for key, item in value.items()}
+    return [_write_out(item, known, inside) for item in value] if isinstance(value, list | tuple) else value

@@ -1,0 +1,204 @@
+"""The report of a study, from the store alone: tables, figures, claims and one page; nothing here imports torch."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.report import grids as grid_text
+from winning_tickets.studies.report.charts import dark_svg, draw
+from winning_tickets.studies.report.claims import Verdict, judge
+from winning_tickets.studies.report.grids import Grid, table_grid
+from winning_tickets.studies.report.observations import Run, counts, gather
+from winning_tickets.studies.report.page import render_page
+from winning_tickets.studies.report.plots import Plot, plot_grid, plot_of
+
+
+def report_text(result: Mapping[str, Any]) -> str:
+    """How far the study is, the verdicts, what is wrong, and where the report is."""
+    runs = result["runs"]
+    rest = "".join(f", {runs[key]} {word}" for key, word in (("failed", "failed"), ("missing", "to do")) if runs[key])
+    lines = [f"{result['study']} at {result['scale']}: {runs['done']} of {sum(runs.values())} runs done{rest}."]
+    for name, claim in result["claims"].items():
+        lines.append(f"{claim['verdict']:15}  {name}: {claim['text']} {claim['reason']}")
+    lines += [f"Warning: {problem}" for problem in result["problems"]]
+    page = f"{result['out']}/index.html" if "index.html" in result["files"] else result["out"]
+    files = len(result["files"])
+    return "\n".join([*lines, f"{files} {'file' if files == 1 else 'files'}, see {page}"])
+
+
+_FIXED = ("run", "stage", "verb", "status")
+
+
+def long_form(runs: Sequence[Run]) -> str:
+    """CSV with the run, its axes, and each number of its result by path; a run without result has one line.
+
+    Args:
+        runs: all planned runs of a study.
+    """
+    axes = list(dict.fromkeys(axis for run in runs for axis in run.axes))
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([*_FIXED, *axes, "value", "number"])
+    for run in runs:
+        start = [run.id, run.stage, run.verb, run.status, *(run.axes.get(axis, "") for axis in axes)]
+        found: list[tuple[str, Any]] = list(numbers(run.result or {}))
+        writer.writerows([*start, path, number] for path, number in found or [("", "")])
+    return buffer.getvalue()
+
+
+_LEFT_OUT = ("versions", "machine", "config")
+
+
+def numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in a result with its path; lists of texts, versions and the machine are passed over."""
+    if isinstance(node, bool):
+        return
+    if isinstance(node, int | float):
+        yield path, node
+    elif isinstance(node, Mapping):
+        for key, value in node.items():
+            if path or key not in _LEFT_OUT:
+                yield from numbers(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from numbers(value, f"{path}.{index}")
+
+
+FORMATS = ("md", "tex", "csv", "svg", "png", "html")
+FILE, PAGE, LONG = "report.json", "index.html", "runs.csv"
+
+
+def report_study(
+    plan: Plan, store: Store, out: Path | str, formats: Sequence[str] = FORMATS, force: bool = False
+) -> dict[str, Any]:
+    """Write what a store knows of a study: each table and figure, the verdict on each claim, and one page with all.
+
+    A report may be made at any time; what is missing is shown as missing. The same store gives the same bytes.
+
+    Args:
+        plan: of the study at a scale.
+        store: where its runs are.
+        out: a folder that is absent or empty, or holds a report of this study, which is replaced.
+        formats: of `FORMATS`.
+        force: replace the report of another study.
+
+    Returns:
+        `runs` (how many are done, failed, missing), `tables`, `figures`, `claims`, `problems` and `files`.
+
+    Raises:
+        UsageError: an unknown format, or `out` holds something else; it was left untouched.
+        ContentError: the store holds what cannot be read.
+    """
+    out = Path(out)
+    for name in formats:
+        if name not in FORMATS:
+            raise unknown("format", name, FORMATS)
+    _check_out(out, plan, force)
+    runs = gather(plan, store)
+    study = plan.study
+    grids = [table_grid(study, name, runs) for name in study.tables]
+    plots = [plot_of(study, name, runs) for name in study.figures]
+    plotted = [plot_grid(plot, study.published) for plot in plots]
+    verdicts = [judge(study, name, runs) for name in study.claims]
+    problems = list(dict.fromkeys(note for grid in (*grids, *plotted) for note in grid.problems))
+    files: dict[str, bytes] = {}
+    for grid in (*grids, *plotted):
+        files |= _table_files(grid, formats)
+    svgs = []
+    for plot, grid in zip(plots, plotted, strict=True):
+        drawn = _drawn(plot, grid, formats)
+        svgs.append(drawn.get(f"{grid.stem}.svg", b"").decode())
+        files |= {name: content for name, content in drawn.items() if name.rsplit(".", 1)[1] in formats}
+    if "csv" in formats:
+        files[LONG] = long_form(runs).encode()
+    if "html" in formats:
+        page = render_page(plan, runs, grids, list(zip(plots, plotted, svgs, strict=True)), verdicts, problems)
+        files[PAGE] = page.encode()
+    result = {
+        "verb": "study-report",
+        "study": study.name,
+        "scale": plan.scale,
+        "runs": counts({run.id: run for run in runs}.values()),
+        "tables": list(study.tables),
+        "figures": list(study.figures),
+        "claims": {verdict.name: _record(verdict) for verdict in verdicts},
+        "problems": problems,
+        "files": sorted(files),
+    }
+    _write(out, files, result)
+    return {**result, "out": str(out)}
+
+
+def _check_out(out: Path, plan: Plan, force: bool) -> None:
+    """Make sure, before any work, that a folder is absent, empty, or a report of this study."""
+    if out.is_file():
+        raise UsageError(f"--out {out} is a file; give a directory that is absent or empty.")
+    if not out.is_dir() or not any(one.name[0] != "." for one in out.iterdir()):
+        return
+    found = read_json(out / FILE, "report") if (out / FILE).is_file() else None
+    if not isinstance(found, dict) or found.get("verb") != "study-report":
+        raise UsageError(
+            f"--out {out} holds files that are not the report of a study; it was left untouched. "
+            "Give a directory that is absent or empty."
+        )
+    own = (plan.study.name, plan.scale)
+    if (found.get("study"), found.get("scale")) != own and not force:
+        raise UsageError(
+            f"--out {out} holds the report of {found.get('study')} at {found.get('scale')}, this one is of {own[0]} at "
+            f"{own[1]}; it was left untouched. Give another directory, or --force to replace it."
+        )
+
+
+def _table_files(grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
+    writers = {"md": grid_text.markdown, "tex": grid_text.latex, "csv": grid_text.csv_text}
+    return {f"{grid.stem}.{name}": write(grid).encode() for name, write in writers.items() if name in formats}
+
+
+def _drawn(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
+    """The files of a figure; nothing while it has no number."""
+    wanted = [*(["png"] if "png" in formats else []), *(["svg"] if {"svg", "html"} & set(formats) else [])]
+    if plot.empty or not wanted:
+        return {}
+    made = draw(plot, wanted, grid)
+    files = {f"{grid.stem}.{suffix}": content for suffix, content in made.items()}
+    if "svg" in made:
+        files[f"{grid.stem}-dark.svg"] = dark_svg(made["svg"].decode()).encode()
+    return files
+
+
+def _record(verdict: Verdict) -> dict[str, Any]:
+    """A verdict for JSON."""
+    return {
+        "text": verdict.text,
+        "verdict": verdict.word,
+        "reason": verdict.reason,
+        "test": verdict.test,
+        "n": verdict.n,
+        "planned": verdict.planned,
+        "estimate": verdict.estimate,
+        "interval": verdict.interval,
+        "bootstrap": verdict.bootstrap,
+        "runs": sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids}),
+    }
+
+
+def _write(out: Path, files: dict[str, bytes], result: dict[str, Any]) -> None:
+    """Write all files, `report.json` last; files of an earlier report that this one lacks are removed."""
+    listed = read_object(out / FILE, "report").get("files") if (out / FILE).is_file() else None
+    before = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
+    # A report that is stopped half-way can be told from foreign files by this.
+    write_json(out / FILE, {**result, "files": sorted({*files, *before})})
+    for name, content in files.items():
+        write_bytes(out / name, content)
+    for name in set(before) - files.keys():
+        if (old := out / Path(name).name).is_file():  # a name, and not a path, whatever the file says
+            old.unlink()
+    write_json(out / FILE, result)

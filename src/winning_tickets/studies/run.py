@@ -1,0 +1,273 @@
+"""Running a study: each run once, after those that it needs, by whatever engine; it goes on after any kill."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from winning_tickets.config import Runtime
+from winning_tickets.runs.errors import Interrupted
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.engines import Engine
+from winning_tickets.studies.plan import Plan, Run
+from winning_tickets.studies.status import Estimator, blocked_by
+from winning_tickets.studies.text import duration
+from winning_tickets.studies.worker import TINY, Job, Outcome
+
+State = Literal["waiting", "ready", "running", "done", "failed"]
+MAX_LOSSES = 3
+"""A run whose worker died so often counts as failed."""
+CLAIMED_SECONDS = 2.0
+"""Between two looks at a run that another process works on."""
+WAIT_SECONDS = 1.0
+
+
+@dataclass
+class Progress:
+    """How far a study has come.
+
+    Attributes:
+        states: of each run.
+        finished: runs that this process has seen to their end.
+        losses: how often a run's worker died.
+    """
+
+    states: dict[str, State]
+    finished: list[str] = field(default_factory=list)
+    losses: Counter[str] = field(default_factory=Counter)
+
+    def count(self, state: State) -> int:
+        """How many runs are in a state."""
+        return sum(one == state for one in self.states.values())
+
+
+Watch = Callable[[Progress, Run, Outcome], None]
+"""Told of each run that has ended."""
+
+
+def run_study(
+    plan: Plan,
+    store: Store,
+    engine: Engine,
+    runtime: Runtime | None = None,
+    retry_failed: bool = False,
+    watch: Watch | None = None,
+) -> dict[str, Any]:
+    """Do all runs of a study that are not done.
+
+    Runs that fail are kept with their error; those that need them are blocked, all others go on. Several processes may
+    run studies in one store at a time, and share the work.
+
+    Args:
+        plan: the runs.
+        store: where they are kept.
+        engine: does them; it is closed at the end.
+        runtime: device and precision of each run.
+        retry_failed: try failed runs again.
+        watch: told of each run that has ended.
+
+    Returns:
+        `runs`, `done`, `failed` (id -> error), `blocked` (id -> the failed run it waits for), `finished_now`.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM; runs in training wrote a checkpoint.
+    """
+    driver = _Driver(plan, store, engine, runtime or Runtime(quiet=True), watch)
+    try:
+        driver.begin(retry_failed)
+        driver.work()
+    except (KeyboardInterrupt, SystemExit) as stop:
+        number = signal.SIGINT if isinstance(stop, KeyboardInterrupt) else signal.SIGTERM
+        driver.stopping = True
+        for outcome in engine.stop():
+            driver.note(outcome)
+        progress = driver.progress
+        raise Interrupted(
+            number,
+            f"Stopped after {progress.count('done')} of {len(plan.runs)} runs; runs in training wrote a checkpoint. "
+            "Run the same command again to go on.",
+        ) from stop
+    finally:
+        engine.close()
+    return driver.summary()
+
+
+class _Driver:
+    """Keeps the states of all runs and feeds the engine."""
+
+    def __init__(self, plan: Plan, store: Store, engine: Engine, runtime: Runtime, watch: Watch | None) -> None:
+        self._plan = plan
+        self._store = store
+        self._engine = engine
+        self._runtime = runtime
+        self._watch = watch
+        self._open: dict[str, int] = {}
+        self._dependants: dict[str, list[str]] = {}
+        self._ready: deque[str] = deque()
+        self._claimed: deque[tuple[float, str]] = deque()
+        self._reasons: dict[str, str] = {}
+        self.progress = Progress(dict.fromkeys(plan.runs, "waiting"))
+        self.stopping = False
+
+    def begin(self, retry_failed: bool) -> None:
+        """Find out what is done, failed and ready."""
+        states = self.progress.states
+        for run in self._plan.runs.values():
+            status = self._store.status(run.id)
+            if status == "failed" and retry_failed:
+                self._store.retry(run.id)
+                status = "unfinished"
+            if status == "failed":
+                states[run.id] = "failed"
+            elif status == "done" and self._store.sealed(run.id):
+                states[run.id] = "done"
+            needs = [need for need in run.needs if states[need] != "done"]
+            self._open[run.id] = len(needs)
+            for need in needs:
+                self._dependants.setdefault(need, []).append(run.id)
+            if states[run.id] == "waiting" and not needs:
+                self._make_ready(run.id)
+
+    def work(self) -> None:
+        """Until nothing is left that could run."""
+        while self._ready or self._claimed or self.progress.count("running"):
+            now = time.monotonic()
+            while self._claimed and self._claimed[0][0] <= now:
+                self._make_ready(self._claimed.popleft()[1])
+            while self._ready and self._engine.free():
+                self._start(self._ready.popleft())
+            if self.progress.count("running"):
+                for outcome in self._engine.wait(WAIT_SECONDS):
+                    self.note(outcome)
+            elif not self._ready or not self._engine.free():
+                time.sleep(WAIT_SECONDS / 10)
+
+    def note(self, outcome: Outcome) -> None:
+        """Take in how a job ended."""
+        run, states = self._plan.runs[outcome.run], self.progress.states
+        if outcome.kind == "lost" or (outcome.kind == "stopped" and not self.stopping):
+            self.progress.losses[run.id] += 1
+            if self.progress.losses[run.id] < MAX_LOSSES:
+                self._make_ready(run.id)
+            else:
+                message = f"{outcome.message} It was tried {MAX_LOSSES} times."
+                self._store.fail(run.id, message)
+                states[run.id] = "failed"
+        elif outcome.kind == "claimed":
+            states[run.id] = "waiting"
+            self._claimed.append((time.monotonic() + CLAIMED_SECONDS, run.id))
+        elif outcome.kind == "stopped":
+            states[run.id] = "waiting"
+        else:
+            states[run.id] = outcome.kind
+            self.progress.finished.append(run.id)
+            if outcome.kind == "done":
+                self._release(run.id)
+            else:
+                self._reasons[run.id] = outcome.message
+        if self._watch is not None:
+            self._watch(self.progress, run, outcome)
+
+    def summary(self) -> dict[str, Any]:
+        """What has become of all runs."""
+        states = self.progress.states
+        failed = [run for run, state in states.items() if state == "failed"]
+        kept = {run: (self._store.record(run).error or {}).get("message") for run in failed}
+        # A full disk may have kept the store from keeping it.
+        errors = {run: message or self._reasons.get(run, "") for run, message in kept.items()}
+        return {
+            "runs": len(states),
+            "done": self.progress.count("done"),
+            "failed": errors,
+            "blocked": blocked_by(self._plan, failed),
+            "finished_now": len(self.progress.finished),
+        }
+
+    def _make_ready(self, run: str) -> None:
+        self.progress.states[run] = "ready"
+        self._ready.append(run)
+
+    def _start(self, run_id: str) -> None:
+        run = self._plan.runs[run_id]
+        self.progress.states[run_id] = "running"
+        labels = {"study": self._plan.study.name, "scale": self._plan.scale, "stage": run.stage}
+        self._store.describe(run.id, run.verb, run.config, labels)
+        config, store = absolute_paths(run.config), str(self._store.path.absolute())
+        self._engine.start(Job(run.id, run.verb, config, store, self._runtime.model_dump()))
+
+    def _release(self, run: str) -> None:
+        for dependant in self._dependants.get(run, ()):
+            self._open[dependant] -= 1
+            if self._open[dependant] == 0 and self.progress.states[dependant] == "waiting":
+                self._make_ready(dependant)
+
+
+def absolute_paths(value: Any) -> Any:
+    """Make paths that exist absolute, as workers may have other working directories; names of the hub stay."""
+    if isinstance(value, Mapping):
+        return {key: absolute_paths(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [absolute_paths(item) for item in value]
+    if is_path(value) and Path(value).expanduser().exists():
+        return str(Path(value).expanduser().absolute())
+    return value
+
+
+def is_path(value: Any) -> bool:
+    """Whether a value can only be a path, or one that is there."""
+    if not isinstance(value, str) or value.startswith(("@", TINY, "builtin:")):
+        return False
+    return value.startswith((".", "~", "/")) or "/" in value
+
+
+_AGAIN_SECONDS, _SHARE = 30.0, 20.0
+"""An estimate reads the whole store: it is made again after so many seconds, or so many times what it took."""
+
+
+class Lines:
+    """Watches a study and writes its progress.
+
+    Args:
+        plan: of the study.
+        store: its store.
+        workers: how many runs are done at a time.
+        stream: where to write.
+    """
+
+    def __init__(self, plan: Plan, store: Store, workers: int, stream: TextIO) -> None:
+        self._plan = plan
+        self._store = store
+        self._workers = workers
+        self._stream = stream
+        self._made = self._again = self._seconds = 0.0
+
+    def __call__(self, progress: Progress, run: Run, outcome: Outcome) -> None:
+        """Write a line; of a run that another process works on, nothing."""
+        if outcome.kind == "claimed":
+            return
+        counts = f"{progress.count('done')}/{len(self._plan.runs)} done"
+        failed = progress.count("failed")
+        extra = f", {failed} failed" if failed else ""
+        message = f": {outcome.message}" if outcome.message else ""
+        self._stream.write(f"[{counts}{extra}{self._time_left(progress)}] {outcome.kind} {run.id}{message}\n")
+        self._stream.flush()
+
+    def _time_left(self, progress: Progress) -> str:
+        failed = [run for run, state in progress.states.items() if state == "failed"]
+        over = {*failed, *blocked_by(self._plan, failed)}
+        left = [run for run, state in progress.states.items() if state != "done" and run not in over]
+        if not left:
+            return ""
+        now = time.monotonic()
+        if now >= self._again:
+            records = {record.id: record for record in self._store.records()}
+            self._seconds = Estimator(self._plan, records).estimate(left, self._workers)["seconds"]
+            self._made = time.monotonic()
+            self._again = self._made + min(_AGAIN_SECONDS, _SHARE * (self._made - now))
+        passed = time.monotonic() - self._made
+        return f", about {duration(max(0.0, self._seconds - passed))} left"

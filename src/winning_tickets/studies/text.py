@@ -1,0 +1,177 @@
+"""Plans, progress and lists of studies as text for people."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import write_text
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.load import SUFFIXES, load_study, recipe_names
+from winning_tickets.studies.plan import plan_study
+from winning_tickets.studies.status import STATES, Estimator
+
+_LISTED = 10
+
+
+def plan_text(result: dict[str, Any]) -> str:
+    """What `tickets study plan` prints."""
+    return "\n".join([_head(result), *_problems(result), *_table(result), *_estimate(result), *_errors(result)])
+
+
+def status_text(result: dict[str, Any]) -> str:
+    """What `tickets study status` prints."""
+    running = result["running_runs"]
+    lines = [f"running: {run}" for run in running[:_LISTED]]
+    return "\n".join([_head(result), *_table(result), *lines, *_estimate(result), *_errors(result)])
+
+
+def run_text(result: dict[str, Any]) -> str:
+    """What `tickets study run` prints at its end."""
+    return f"{result['study']} at {result['scale']}: all {result['runs']} runs are done ({result['finished_now']} now)."
+
+
+def recipes_text(recipes: list[dict[str, Any]]) -> str:
+    """What `tickets recipes` prints."""
+    lines = []
+    for recipe in recipes:
+        paper = f" ({recipe['paper']})" if recipe["paper"] else ""
+        lines.append(f"{recipe['name']}{paper}: {recipe['title']}")
+        lines += [f"  needs {name}: {what}" for name, what in recipe["needs"].items()]
+        for scale, cost in recipe["scales"].items():
+            lines.append(f"  {scale}: {cost['runs']:,} runs, about {duration(cost['seconds'])}")
+        if recipe["published"]:
+            lines.append(f"  published numbers: {recipe['published']}")
+    return "\n".join(lines)
+
+
+def studies_text(studies: list[dict[str, Any]], store: str) -> str:
+    """What `tickets study list` prints."""
+    if not studies:
+        return f"No study has been run in {store}."
+    return "\n".join(
+        f"{one['study']} at {one['scale']}: " + ", ".join(f"{count} {state}" for state, count in one["runs"].items())
+        for one in studies
+    )
+
+
+def duration(seconds: float) -> str:
+    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
+
+
+def size(count: float) -> str:
+    """`12 kB`, `3.4 MB` or `1.2 GB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"
+
+
+def _head(result: dict[str, Any]) -> str:
+    return f"{result['study']} at {result['scale']}: {result['runs']:,} runs, {result['done']:,} done"
+
+
+def _table(result: dict[str, Any]) -> list[str]:
+    """One line a stage."""
+    names = ["stage", "runs", *STATES]
+    rows = [
+        [name, *(str(counts[key.replace(" ", "_")]) for key in names[1:])] for name, counts in result["stages"].items()
+    ]
+    widths = [max(len(row[column]) for row in [names, *rows]) for column in range(len(names))]
+    return [
+        "  "
+        + "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
+        for row in [names, *rows]
+    ]
+
+
+def _problems(result: dict[str, Any]) -> list[str]:
+    return [f"Missing: {problem}" for problem in result["problems"]]
+
+
+def _estimate(result: dict[str, Any]) -> list[str]:
+    estimate = result["estimate"]
+    if not estimate["runs"]:
+        blocked = len(result["blocked_runs"])
+        return [f"Nothing can run; {blocked:,} wait for failed runs (--retry-failed)."] if blocked else []
+    measured, rest = estimate["measured_runs"], estimate["runs"] - estimate["measured_runs"]
+    sources = [f"{measured:,} runs by like ones in the store"] if measured else []
+    sources += [f"{rest:,} runs by their steps and the size of the model on two cores"] if rest else []
+    time, space = duration(estimate["seconds"]), size(estimate["bytes"])
+    return [f"left: about {time}; results and saved weights of at most {space} ({', '.join(sources)})"]
+
+
+def _errors(result: dict[str, Any]) -> list[str]:
+    failed = result["failed_runs"]
+    lines = [f"failed: {run}: {error}" for run, error in list(failed.items())[:_LISTED]]
+    if len(failed) > _LISTED:
+        lines.append(f"... and {len(failed) - _LISTED} more; --json names all.")
+    if failed:
+        lines.append("`tickets study run --retry-failed` tries them again.")
+    return lines
+
+
+def recipe_list() -> list[dict[str, Any]]:
+    """All recipes: what they show and need, how many published numbers they have, and by scale the cost."""
+    found = []
+    for name in recipe_names():
+        study = load_study(name)
+        scales = {}
+        for scale in study.scales:
+            plan = plan_study(study, scale)
+            estimate = Estimator(plan, {}).estimate(plan.runs, 1)
+            scales[scale] = {"runs": len(plan.runs), "seconds": estimate["seconds"], "bytes": estimate["bytes"]}
+        found.append(
+            {
+                "name": name,
+                "title": study.title,
+                "paper": study.paper,
+                "shows": study.shows,
+                "needs": study.needs,
+                "scales": scales,
+                "published": len(study.published),
+            }
+        )
+    return found
+
+
+def studies_in(store: Store) -> list[dict[str, Any]]:
+    """Studies that began runs in a store: `study`, `scale`, and how many of these runs have which status."""
+    if not store.exists():
+        return []
+    counts: dict[tuple[str, str], Counter[str]] = {}
+    for record in store.records():
+        if "study" in record.labels:
+            key = (str(record.labels["study"]), str(record.labels.get("scale")))
+            counts.setdefault(key, Counter())[record.status] += 1
+    return [
+        {"study": study, "scale": scale, "runs": dict(sorted(statuses.items()))}
+        for (study, scale), statuses in sorted(counts.items())
+    ]
+
+
+def write_template(path: Path, force: bool = False) -> None:
+    """Write a study with comments, which is valid as it is.
+
+    Args:
+        path: a YAML file; its name becomes the study's.
+        force: replace a file that is there.
+
+    Raises:
+        UsageError: the file is there (without `force`), or its name is not that of a YAML file.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"{path} is not the name of a YAML file; expected one that ends with {' or '.join(SUFFIXES)}.")
+    if path.exists() and not (force and path.is_file()):
+        raise UsageError(f"{path} is there already and was left untouched; give another name, or --force.")
+    letters = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in path.stem.lower())
+    text = resources.files("winning_tickets.studies").joinpath("template.yaml").read_text(encoding="utf-8")
+    write_text(path, text.replace("NAME\n", f"{letters.strip('-') or 'study'}\n", 1))

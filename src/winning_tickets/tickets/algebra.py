@@ -1,0 +1,200 @@
+"""Tickets from tickets: unions, intersections, differences, and masks that are changed at random at fixed sparsity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from functools import reduce
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.identity import digest
+from winning_tickets.tickets.files import TicketInfo
+from winning_tickets.tickets.overlap import check_scopes
+from winning_tickets.tickets.ticket import Ticket
+
+OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "union": torch.logical_or,
+    "intersection": torch.logical_and,
+    "difference": lambda first, other: first & ~other,
+}
+"""What is kept, of two masks; of more it is taken from left to right, as in (A - B) - C."""
+
+
+def combine(operation: str, tickets: Sequence[Ticket]) -> Ticket:
+    """The union, intersection or difference of what tickets keep.
+
+    Args:
+        operation: a key of `OPERATIONS`; a difference keeps what the first ticket keeps and no other does.
+        tickets: two or more of one model and scope.
+
+    Returns:
+        A ticket whose parents are the given ones; without an MLM head, since each of theirs belongs to one mask.
+
+    Raises:
+        UsageError: unknown operation, or fewer than two tickets.
+        ContentError: tickets of other weights or another scope, with gates, or nothing is left.
+    """
+    if operation not in OPERATIONS:
+        raise unknown("operation", operation, OPERATIONS)
+    if len(tickets) < 2:
+        raise UsageError(f"There is nothing to combine: {len(tickets)} ticket was given, expected two or more.")
+    _check_weights_only(*tickets)
+    first = tickets[0]
+    for number, ticket in enumerate(tickets[1:], start=2):
+        _check_pair(first, f"ticket {number}", ticket)
+    masks = {name: reduce(OPERATIONS[operation], [ticket.masks[name] for ticket in tickets]) for name in first.masks}
+    if not any(bool(mask.any()) for mask in masks.values()):
+        raise ContentError(f"The {operation} of these {len(tickets)} tickets keeps no weight, so it is no ticket.")
+    info = TicketInfo(
+        method=operation,
+        scope=first.info.scope,
+        config={"of": [ticket.info.method for ticket in tickets]},
+        applies_to=first.base,
+        parents=tuple(ticket.id for ticket in tickets),
+    )
+    return Ticket(masks, info)
+
+
+def _check_weights_only(*tickets: Ticket) -> None:
+    for ticket in tickets:
+        if ticket.gates:
+            raise ContentError(
+                f"The ticket {ticket.id} ({ticket.info.method}) prunes whole heads, neurons, FFNs or layers, whose "
+                "biases a mask of weights does not cover. Give tickets of single weights."
+            )
+
+
+def _check_pair(first: Ticket, name: str, ticket: Ticket) -> None:
+    if ticket.base.hash != first.base.hash:
+        raise ContentError(
+            f"Ticket 1 was made for the weights of {first.base.name}, {name} for other weights, of {ticket.base.name}. "
+            "Combine tickets of one model, with the same --layers."
+        )
+    check_scopes("ticket 1", first, name, ticket)
+
+
+def perturb(ticket: Ticket, fraction: float, seed: int) -> Ticket:
+    """Move some of the kept entries of each matrix to places that were pruned; every count stays exactly as it is.
+
+    With one seed, what a smaller fraction moves is part of what a larger one moves.
+
+    Args:
+        ticket: where to begin; an MLM head of it is kept, so that nothing but the mask changes.
+        fraction: of the kept entries of each matrix, in [0, 1]; floor(fraction * kept) of them move.
+        seed: which ones move, and where to.
+
+    Raises:
+        UsageError: the fraction is outside [0, 1], or a matrix has too few pruned places.
+        ContentError: the ticket has gates.
+    """
+    _check_weights_only(ticket)
+    if not 0 <= fraction <= 1:
+        raise UsageError(f"--fraction {fraction} is outside [0, 1]; it is the share of kept weights that move.")
+    exact, generator = Fraction(str(float(fraction))), torch.Generator().manual_seed(seed)
+    masks = {name: _moved(name, mask, exact, generator) for name, mask in ticket.masks.items()}
+    # Groups of a pattern are not kept, so it is no longer one.
+    config = {key: value for key, value in ticket.info.config.items() if key != "pattern"}
+    info = ticket.info.model_copy(
+        update={
+            "method": "perturb",
+            "config": config | {"of": ticket.info.method, "fraction": fraction},
+            "parents": (ticket.id,),
+            "seed": seed,
+            "versions": {},
+        }
+    )
+    return Ticket(masks, info, ticket.mlm_head)
+
+
+def _moved(name: str, mask: Tensor, fraction: Fraction, generator: torch.Generator) -> Tensor:
+    flat = mask.reshape(-1).cpu()
+    kept, pruned = flat.nonzero().reshape(-1), (~flat).nonzero().reshape(-1)
+    count = int(fraction * kept.numel())
+    if count > pruned.numel():
+        raise UsageError(
+            f"--fraction {float(fraction)} is impossible: it would move {count} weights of {name}, "
+            f"which has {pruned.numel()} pruned places. Give a smaller fraction."
+        )
+    result = flat.clone()
+    result[kept[torch.randperm(kept.numel(), generator=generator)[:count]]] = False
+    result[pruned[torch.randperm(pruned.numel(), generator=generator)[:count]]] = True
+    return result.view(mask.shape)
+
+
+def save_combined(
+    operation: str, targets: Sequence[str | Path], out: Path | str, force: bool = False
+) -> dict[str, Any]:
+    """Combine saved tickets into a ticket folder.
+
+    Args:
+        operation: a key of `OPERATIONS`.
+        targets: two or more ticket folders or hub ids.
+        out: a directory that is absent or empty, or holds this very combination.
+        force: replace another run of ours in `out`.
+
+    Returns:
+        The stored result: `ticket_id`, `sparsity`, counts, `parents`.
+
+    Raises:
+        UsageError: unknown operation, a missing ticket, a foreign `out`.
+        ContentError: a damaged ticket, other weights or scope, or nothing is left.
+    """
+    if operation not in OPERATIONS:
+        raise unknown("operation", operation, OPERATIONS)
+    ticket = combine(operation, [Ticket.from_pretrained(target) for target in targets])
+    return _save(
+        "combine", ticket, {"operation": operation, "targets": [str(target) for target in targets]}, out, force
+    )
+
+
+def save_perturbed(
+    target: str | Path, fraction: float, seed: int, out: Path | str, force: bool = False
+) -> dict[str, Any]:
+    """Perturb a saved ticket into a ticket folder.
+
+    Args:
+        target: a ticket folder or hub id.
+        fraction: see `perturb`.
+        seed: see `perturb`.
+        out: a directory that is absent or empty, or holds this very perturbation.
+        force: replace another run of ours in `out`.
+
+    Returns:
+        The stored result: `ticket_id`, `sparsity`, counts, `parents`.
+
+    Raises:
+        UsageError: an impossible fraction, a missing ticket, a foreign `out`.
+        ContentError: a damaged ticket.
+    """
+    ticket = perturb(Ticket.from_pretrained(target), fraction, seed)
+    return _save("perturb", ticket, {"target": str(target), "fraction": fraction, "seed": seed}, out, force)
+
+
+def _save(verb: str, ticket: Ticket, config: dict[str, Any], out: Path | str, force: bool) -> dict[str, Any]:
+    """Write a ticket as a run of its own; where it is stored already, the stored result is given."""
+    info = ticket.info
+    identity = f"{info.method}-{digest([info.method, info.parents, info.seed, info.config])}"
+    run = RunDirectory.claim(out, verb, identity, config, force=force)
+    if run.status == "done":
+        return run.result()
+    ticket.save_pretrained(run.path)
+    run.finish(
+        {
+            "verb": verb,
+            "run_id": identity,
+            "method": info.method,
+            "scope": info.scope,
+            "ticket_id": ticket.id,
+            "sparsity": ticket.sparsity,
+            "pruned": ticket.pruned,
+            "total": ticket.total,
+            "parents": list(info.parents),
+        }
+    )
+    return run.result()

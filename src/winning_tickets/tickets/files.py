@@ -1,0 +1,220 @@
+"""A ticket's files: finding them, checking them, one bit a weight."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor, nn
+
+from winning_tickets.models.loading import ModelNotFound, base_hash, weight_hashes
+from winning_tickets.models.structure import Structure
+from winning_tickets.runs.directory import missing, refuse_unfinished
+from winning_tickets.runs.errors import ContentError, UsageError, explain
+from winning_tickets.runs.identity import read_sealed
+
+
+class BaseModelInfo(BaseModel):
+    """Which weights a ticket was made for: a name to find them again, hashes to recognise them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    revision: str | None = None
+    layers: int | None = None
+    model_type: str
+    hash: str
+    tensors: dict[str, str]
+
+    @classmethod
+    def of(cls, encoder: nn.Module, name: str, model_type: str, revision: str | None, layers: int | None) -> Self:
+        """Describe the weights that an encoder holds now."""
+        hashes = weight_hashes(encoder)
+        return cls(
+            name=name,
+            revision=revision,
+            layers=layers,
+            model_type=model_type,
+            hash=base_hash(hashes),
+            tensors=hashes,
+        )
+
+    def not_found(
+        self, ticket: str, error: ModelNotFound, advice: str = "Say where it is now with --base."
+    ) -> UsageError:
+        """The error for weights that are not where their ticket says.
+
+        Args:
+            ticket: its name.
+            error: what was found instead.
+            advice: what to do.
+        """
+        return UsageError(
+            f"The base model of the ticket {ticket} was {self.name}, and it was not found. {advice} {error}"
+        )
+
+
+class TicketInfo(BaseModel):
+    """Provenance of a ticket.
+
+    Attributes:
+        method: how the masks arose.
+        scope: which matrices they cover.
+        config: the whole configuration of the search.
+        applies_to: the weights the ticket belongs to.
+        scores_from: the weights or training state its scores came from, where that is another one.
+        parents: ids of the tickets it was derived from.
+        step: training step at which it was taken, where there was training.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    method: str
+    scope: str
+    config: dict[str, Any]
+    applies_to: BaseModelInfo
+    scores_from: str | None = None
+    parents: tuple[str, ...] = ()
+    seed: int | None = None
+    step: int | None = None
+    versions: dict[str, str] = {}
+
+
+FORMAT_VERSION = 1
+MASK_FILE = "ticket.safetensors"
+INFO_FILE = "ticket.json"
+HEAD_FILE = "mlm_head.safetensors"
+
+
+def is_ticket(path: Path | str) -> bool:
+    """Whether a folder is, or holds, tickets."""
+    path = Path(path)
+    return (path / INFO_FILE).is_file() or bool(children(path))
+
+
+def children(path: Path | str) -> list[str]:
+    """Names of the tickets inside a folder (`sparsity-0.60`, `step-000100`, ...)."""
+    path = Path(path)
+    return sorted(entry.parent.name for entry in path.glob(f"*/{INFO_FILE}")) if path.is_dir() else []
+
+
+def find(name: Path | str, revision: str | None) -> Path:
+    """The folder of a ticket, here or in the hub's cache.
+
+    Raises:
+        UsageError: there is no ticket; a folder that holds several is answered with their list.
+    """
+    path = Path(name)
+    if (path / INFO_FILE).is_file():
+        return path
+    if path.exists():
+        inside = children(path)
+        if inside:
+            raise UsageError(
+                f"{path} holds several tickets, give one of them: {', '.join(str(path / i) for i in inside)}"
+            )
+        refuse_unfinished(path)
+        raise UsageError(f"{path} is not a ticket: it has no {INFO_FILE}. Make one with tickets search.")
+    if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
+        raise UsageError(f"There is no ticket {name}; give a folder made by tickets search, or a hub id.")
+    if (told := missing(name)) is not None:
+        raise UsageError(told)
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[MASK_FILE, INFO_FILE, HEAD_FILE]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"There is no ticket folder {name}, and the hub did not have it: {reason}") from error
+
+
+def read_info(directory: Path) -> dict[str, Any]:
+    """The description of a ticket, and all its files as they were written.
+
+    Raises:
+        ContentError: another format, or something was cut off or edited.
+    """
+    body = read_sealed(
+        directory / INFO_FILE,
+        "ticket description",
+        FORMAT_VERSION,
+        anew="make the ticket anew",
+        mend="Copy the ticket again, or make it anew with tickets search.",
+    )
+    try:
+        Description.model_validate(body)
+    except ValidationError as error:
+        raise ContentError(
+            f"{directory / INFO_FILE} is not the description of a ticket: {explain(error)} It was edited. Copy the "
+            "ticket again, or make it anew with tickets search."
+        ) from error
+    for file, expected in body["files"].items():
+        _check_file(directory / file, expected)
+    return body
+
+
+def _check_file(path: Path, expected: str) -> None:
+    if not path.is_file():
+        raise ContentError(f"The ticket {path.parent} lacks {path.name}; copy the whole folder again.")
+    if sha256(path) != expected:
+        raise ContentError(
+            f"{path} does not match its checksum in {INFO_FILE}: the file was cut off or edited. "
+            "Copy the ticket again, or make it anew with tickets search."
+        )
+
+
+class Description(BaseModel):
+    """What `ticket.json` must have for the ticket to be opened; it may have more, as facts for people.
+
+    Attributes:
+        id: of the ticket.
+        files: their sha256 by name.
+        shapes: of the masks of matrices, by name.
+        gates: names of the gates.
+        structure: of the encoder, where there are gates.
+        info: provenance.
+    """
+
+    id: str
+    files: dict[Literal["ticket.safetensors", "mlm_head.safetensors"], str]
+    shapes: dict[str, list[Annotated[int, Field(ge=1)]]]
+    gates: list[str] = []
+    structure: Structure | None = None
+    info: TicketInfo
+
+    @model_validator(mode="after")
+    def _whole(self) -> Description:
+        if MASK_FILE not in self.files:
+            raise ValueError(f"{MASK_FILE} is not among its files")
+        if self.gates and self.structure is None:
+            raise ValueError("there are gates, and no structure")
+        return self
+
+
+def pack(mask: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Eight entries a byte, the first in the highest bit; the last byte is filled with zeros."""
+    return np.packbits(mask.detach().cpu().reshape(-1).numpy())
+
+
+def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Tensor:
+    """The mask that `pack` packed.
+
+    Raises:
+        ValueError: the bytes cannot hold a mask of that shape.
+    """
+    count = math.prod(shape)  # exact, however large the claimed shape is
+    if packed.dtype != np.uint8 or packed.size != (count + 7) // 8:
+        raise ValueError(f"{packed.size} bytes of {packed.dtype} cannot hold a mask of shape {shape}")
+    return torch.from_numpy(np.unpackbits(packed, count=count).view(np.bool_).reshape(shape))
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()

@@ -1,0 +1,422 @@
+"""From scores to masks: exact counts, deterministic ties, per matrix, row, N:M group, or global.
+
+Everything that prunes by a score goes through `keep_top` (once), `BandSelector` or `keep_in_groups` (every step of a
+search), so that methods can only differ in how their scores arise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from winning_tickets.config import Pattern, check_sparsity
+
+_INTEGERS = {4: torch.int32, 2: torch.int16, 8: torch.int64}
+_CHUNK = 1 << 18  # entries masked at a time: the scratch stays in the processor's cache
+
+
+def count_true(condition: Tensor) -> int:
+    """How many entries are True; numpy is many times faster than `torch.count_nonzero` on a CPU.
+
+    Args:
+        condition: bool, any shape.
+    """
+    if condition.device.type == "cpu":
+        return int(np.count_nonzero(condition.numpy()))
+    return int(torch.count_nonzero(condition))
+
+
+def nonzero(condition: Tensor) -> Tensor:
+    """Flat ascending indices of True; numpy is 3 times faster than `torch.nonzero` on a CPU.
+
+    Args:
+        condition: bool, any shape.
+    """
+    if condition.device.type == "cpu":
+        return torch.from_numpy(np.flatnonzero(condition.numpy()))
+    return condition.reshape(-1).nonzero().reshape(-1)
+
+
+def beyond(values: Tensor, threshold: float, out: Tensor | None = None) -> Tensor:
+    """`values > threshold`; numpy compares several times faster than PyTorch on a CPU.
+
+    Args:
+        values: float, any shape.
+        threshold: one number.
+        out: bool, same shape, overwritten where given.
+    """
+    if not _fast(values):
+        return torch.gt(values, threshold) if out is None else torch.gt(values, threshold, out=out)
+    out = torch.empty(values.shape, dtype=torch.bool) if out is None else out
+    np.greater(values.detach().numpy(), threshold, out=out.numpy())
+    return out
+
+
+def between(values: Tensor, low: float, high: float) -> tuple[int, Tensor]:
+    """How many values lie below `low`, and the ascending indices of those in [low, high]; in one pass on a CPU.
+
+    Args:
+        values: float `(n,)`.
+        low: lower bound.
+        high: upper bound.
+    """
+    if not _fast(values):
+        return count_true(values < low), nonzero((values >= low) & (values <= high))
+    everything = values.detach().numpy()
+    size = min(_CHUNK, len(everything))
+    under, upto = np.empty(size, np.bool_), np.empty(size, np.bool_)
+    below, inside = 0, []
+    for start in range(0, len(everything), _CHUNK):
+        part = everything[start : start + _CHUNK]
+        np.less(part, low, out=under[: len(part)])
+        np.less_equal(part, high, out=upto[: len(part)])
+        below += int(np.count_nonzero(under[: len(part)]))
+        np.greater(upto, under, out=upto)  # not below, and not above
+        found = np.flatnonzero(upto[: len(part)])
+        if len(found):
+            inside.append(found + start)
+    return below, torch.from_numpy(np.concatenate(inside) if inside else np.empty(0, np.int64))
+
+
+def _fast(values: Tensor) -> bool:
+    """Whether numpy can do it: it knows no bfloat16."""
+    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+
+
+def write_masked_(target: Tensor, dense: Tensor, mask: Tensor) -> None:
+    """target <- dense where mask, +0.0 elsewhere, in place.
+
+    ANDs the bits of the floats with 0 or -1, which is several times faster on a CPU than a bool multiply or `where`,
+    gives +0.0 for negative weights and also removes inf and NaN.
+
+    Args:
+        target: any shape, contiguous; may be `dense` itself.
+        dense: same shape and type.
+        mask: bool, same shape.
+    """
+    if target.device.type != "cpu" or not (target.is_contiguous() and dense.is_contiguous() and mask.is_contiguous()):
+        target.detach().copy_(
+            torch.where(mask, dense.detach(), torch.zeros((), dtype=dense.dtype, device=dense.device))
+        )
+        return
+    kind = _INTEGERS[target.element_size()]
+    to, source, keep = target.detach().view(-1).view(kind), dense.detach().view(-1).view(kind), mask.view(-1)
+    scratch = torch.empty(min(_CHUNK, keep.numel()), dtype=kind, device=target.device)
+    for start in range(0, keep.numel(), _CHUNK):
+        stop = min(start + _CHUNK, keep.numel())
+        bits = scratch[: stop - start].copy_(keep[start:stop]).neg_()
+        torch.bitwise_and(source[start:stop], bits, out=to[start:stop])
+
+
+Ranking = Literal["matrix", "row", "global"]
+Rounding = Literal["floor", "nearest"]
+
+RANKINGS: tuple[Ranking, ...] = ("matrix", "row", "global")
+
+
+def pruned_count(entries: int, sparsity: float, rounding: Rounding = "floor") -> int:
+    """How many of `entries` weights are removed: floor(s * n), or the nearest (ties to even)."""
+    exact = check_sparsity(sparsity) * entries
+    return int(exact) if rounding == "floor" else round(exact)
+
+
+def groups_of(names: Sequence[str], ranking: Ranking) -> list[tuple[str, ...]]:
+    """The matrices between which weights compete: each matrix alone (or its rows), or all of them together."""
+    return [tuple(names)] if ranking == "global" else [(name,) for name in names]
+
+
+def keep_top(
+    scores: Mapping[str, Tensor],
+    sparsity: float,
+    ranking: Ranking = "matrix",
+    weights: Mapping[str, Tensor] | None = None,
+    rounding: Rounding = "floor",
+    pattern: Pattern | None = None,
+) -> dict[str, Tensor]:
+    """Keep the entries with the highest scores, exactly as many as the sparsity leaves in each group.
+
+    Args:
+        scores: one float tensor of any shape for each name.
+        sparsity: fraction removed of each group, in [0, 1).
+        ranking: `matrix` ranks inside each tensor, `row` inside each row of it, `global` over all of them together.
+        weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
+            lower index (in the order of `scores` for `global`).
+        rounding: how a fractional count is rounded.
+        pattern: what `keep_pattern` keeps, whatever sparsity, ranking and rounding are.
+
+    Returns:
+        Bool tensors of the same shapes, True = kept.
+
+    Raises:
+        UsageError: the pattern does not fit a matrix.
+    """
+    if pattern is not None:
+        return keep_pattern(scores, pattern, weights)
+    masks: dict[str, Tensor] = {}
+    if ranking == "row":
+        for name, values in scores.items():
+            entries = values.shape[-1]
+            left = entries - pruned_count(entries, sparsity, rounding)
+            masks[name] = _keep_consecutive(values, entries, left, None if weights is None else weights[name])
+        return masks
+    for group in groups_of(tuple(scores), ranking):
+        flat = [scores[name].detach().reshape(-1) for name in group]
+        joined = _joined(flat)
+        ties = None if weights is None else _joined([weights[name].detach().reshape(-1) for name in group])
+        kept = _keep_flat(joined, pruned_count(joined.numel(), sparsity, rounding), ties)
+        for name, part in zip(group, torch.split(kept, [f.numel() for f in flat]), strict=True):
+            masks[name] = (part if len(group) == 1 else part.clone()).reshape(scores[name].shape)
+    return masks
+
+
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """One flat tensor; a single one is not copied."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+
+
+def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """Keep the given number of highest scores of each matrix; of equal scores the one with the lower index survives.
+
+    Args:
+        scores: one float tensor of any shape for each name.
+        counts: how many of it are kept, from 0 to all.
+    """
+    return {
+        name: _keep_flat(values.detach().reshape(-1), values.numel() - counts[name], None).reshape(values.shape)
+        for name, values in scores.items()
+    }
+
+
+def keep_pattern(
+    scores: Mapping[str, Tensor], pattern: Pattern, weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Keep the N highest scores of every M consecutive entries of the last dimension, exactly.
+
+    Args:
+        scores: one float tensor `(out, in)` for each name.
+        pattern: N and M.
+        weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
+            lower index.
+
+    Returns:
+        Bool tensors of the same shapes, True = kept.
+
+    Raises:
+        UsageError: M does not divide the input dimension of a matrix.
+    """
+    pattern.check_shapes({name: values.shape for name, values in scores.items()})
+    return {
+        name: _keep_consecutive(values, pattern.of, pattern.keep, None if weights is None else weights[name])
+        for name, values in scores.items()
+    }
+
+
+def _keep_consecutive(scores: Tensor, size: int, keep: int, weights: Tensor | None) -> Tensor:
+    """Mask with `keep` of every `size` consecutive entries."""
+    ties = None if weights is None else weights.detach().reshape(-1, size)
+    return keep_in_groups(scores.detach().reshape(-1, size), keep, ties).view(scores.shape)
+
+
+def _keep_flat(scores: Tensor, count: int, weights: Tensor | None) -> Tensor:
+    """Mask of a flat group with `count` entries pruned."""
+    if count == 0:
+        return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+    threshold = kth_smallest(scores, count)
+    kept = beyond(scores, threshold)
+    missing = scores.numel() - count - count_true(kept)
+    if missing:
+        _, tied = between(scores, threshold, threshold)
+        kept[tied[_strongest(weights, tied, missing)]] = True
+    return kept
+
+
+def _strongest(weights: Tensor | None, tied: Tensor, count: int) -> Tensor:
+    """Positions inside `tied` (ascending indices) of the `count` entries that survive a tie."""
+    if weights is None:
+        return torch.arange(count, device=tied.device)
+    sizes = weights[tied].abs().nan_to_num_(nan=math.inf, posinf=math.inf)
+    return nonzero(_keep_flat(sizes, sizes.numel() - count, None))
+
+
+def kth_smallest(values: Tensor, k: int) -> float:
+    """The k-th smallest value (k from 1), exactly; numpy's vectorised partition is 12 times `kthvalue` on a CPU.
+
+    Among many values it is looked for only where a sample says that it lies; where that is wrong, among all of them.
+
+    Args:
+        values: float `(n,)`.
+        k: from 1 to n.
+    """
+    exact = values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
+    if values.device.type != "cpu":
+        return float(exact.kthvalue(k).values)
+    if len(exact) >= _MANY:
+        low, high = _bracket(exact.numpy(), k)
+        below, inside = between(exact, low, high)
+        if below < k <= below + len(inside):
+            return low if low == high else _partitioned(exact[inside].numpy(), k - below)
+    return _partitioned(exact.numpy(), k)
+
+
+_MANY = 1 << 20  # values among which looking at a sample first is worth while
+_SAMPLE = 1 << 16
+_MARGIN = 0.01  # of all values on either side: five standard deviations of the rank that a sample of that size gives
+
+
+def _bracket(values: np.ndarray[Any, Any], k: int) -> tuple[float, float]:
+    """Two values between which the k-th smallest very probably lies; values of a sample, so ties are met exactly."""
+    sample = values[:: len(values) // _SAMPLE]
+    share = k / len(values)
+    places = [int(min(max(edge, 0.0), 1.0) * (len(sample) - 1)) for edge in (share - _MARGIN, share + _MARGIN)]
+    low, high = np.partition(sample, places)[places].tolist()
+    # Beyond the ends of the sample there may be more.
+    return (low if places[0] else -math.inf), (high if places[1] < len(sample) - 1 else math.inf)
+
+
+def _partitioned(values: np.ndarray[Any, Any], k: int) -> float:
+    return float(np.partition(values, k - 1)[k - 1])
+
+
+def keep_in_groups(scores: Tensor, keep: int, weights: Tensor | None = None) -> Tensor:
+    """Keep so many of each row of a matrix of groups.
+
+    Args:
+        scores: `(groups, size)` float.
+        keep: from 0 to size.
+        weights: same shape; the larger absolute weight survives among equal scores, then the lower index.
+
+    Returns:
+        Bool `(groups, size)`, True = kept.
+    """
+    size = scores.shape[1]
+    if keep == size:
+        return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
+    return (_keep_by_wins if size <= _SMALL_GROUP else _keep_by_threshold)(scores, keep, weights)
+
+
+_SMALL_GROUP = 4  # entries up to which comparing each with each costs less than a partition
+_AT_A_TIME = 1 << 17  # entries of small groups compared at a time on a CPU: they stay in its cache
+
+
+def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
+    """An entry survives when fewer than `keep` of its group beat it: no sorting, whole columns at once."""
+    groups, size = scores.shape
+    kept = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+    step = max(1, _AT_A_TIME // size) if scores.device.type == "cpu" else groups
+    for start in range(0, groups, step):
+        part = slice(start, start + step)
+        columns = scores[part].t().contiguous()
+        beaten = torch.arange(size - 1, -1, -1, dtype=torch.uint8, device=scores.device)[:, None]
+        beaten = beaten.repeat(1, columns.shape[1])  # as if every later entry had won
+        for index in range(size - 1):
+            wins = columns[index] >= columns[index + 1 :]
+            if weights is not None:
+                tied = columns[index] == columns[index + 1 :]
+                if tied.any():
+                    sizes = weights[part].t().abs()
+                    wins &= ~(tied & (sizes[index] < sizes[index + 1 :]))
+            beaten[index + 1 :] += wins.view(torch.uint8)
+            beaten[index] -= wins.view(torch.uint8).sum(0, dtype=torch.uint8)
+        kept[part] = (beaten < keep).t()
+    return kept
+
+
+def _keep_by_threshold(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
+    """What exceeds each group's own threshold; groups where more than one entry could be the last are sorted."""
+    pruned = scores.shape[1] - keep
+    exact = scores.float() if scores.element_size() < 4 else scores  # numpy has no bfloat16
+    if scores.device.type == "cpu":
+        threshold = torch.from_numpy(np.partition(exact.numpy(), pruned - 1, axis=1)[:, pruned - 1 : pruned])
+    else:
+        threshold = exact.kthvalue(pruned, dim=1, keepdim=True).values
+    kept = exact > threshold
+    missing = keep - kept.sum(1, keepdim=True)
+    tied = exact == threshold
+    undecided = ((missing > 0) & (tied.sum(1, keepdim=True) > missing)).reshape(-1).nonzero().reshape(-1)
+    kept |= tied & (missing > 0)
+    if undecided.numel():
+        kept[undecided] = _keep_sorted(exact[undecided], keep, None if weights is None else weights[undecided])
+    return kept
+
+
+def _keep_sorted(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
+    order = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
+    if weights is not None:
+        order = torch.argsort(weights.abs(), dim=1, descending=True, stable=True)
+    by_score = torch.argsort(scores.gather(1, order), dim=1, descending=True, stable=True)
+    best = order.gather(1, by_score[:, :keep])
+    return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device).scatter_(1, best, True)
+
+
+_NARROW, WIDE = 0.002, 0.02
+"""Shares of a group that a band around the last threshold should hold: enough to hit, few enough to be cheap."""
+
+
+def adapted(half_width: float, share: float) -> float:
+    """The half width of a band for the next selection.
+
+    Args:
+        half_width: at present.
+        share: of the group that lay inside.
+    """
+    if share > WIDE:
+        return half_width / 2
+    return half_width * 2 if share < _NARROW else half_width
+
+
+class BandSelector:
+    """Exact selection for scores that move a little every step.
+
+    The last threshold is nearly right, so the entries below a narrow band around it are only counted, and the exact
+    value is looked for among the few inside. Where the band misses, the whole group is searched. The masks are those
+    of `keep_top`, tie for tie.
+
+    Args:
+        count: entries pruned of the group.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.threshold: float | None = None
+        self._half_width = 0.0
+
+    def select(self, scores: Tensor, weights: Tensor, out: Tensor) -> None:
+        """Write the mask of a flat group.
+
+        Args:
+            scores: `(n,)` float32.
+            weights: `(n,)`, the larger absolute weight survives among equal scores.
+            out: `(n,)` bool, overwritten.
+        """
+        if self.count == 0:
+            out.fill_(True)
+            return
+        tied, missing = self._locate(scores)
+        threshold = self.threshold
+        assert threshold is not None
+        beyond(scores, threshold, out)
+        if missing:
+            out[tied[_strongest(weights, tied, missing)]] = True
+
+    def _locate(self, scores: Tensor) -> tuple[Tensor, int]:
+        """Set the threshold; return the indices that equal it and how many of them survive."""
+        if self.threshold is not None:
+            low, high = self.threshold - self._half_width, self.threshold + self._half_width
+            below, inside = between(scores, low, high)
+            if below < self.count <= below + inside.numel():
+                values = scores[inside]
+                self._half_width = adapted(self._half_width, inside.numel() / scores.numel())
+                return self._finish(values, inside, below)
+        self._half_width = float(scores.std(correction=0)) * WIDE
+        return self._finish(scores, None, 0)
+
+    def _finish(self, values: Tensor, indices: Tensor | None, below: int) -> tuple[Tensor, int]:
+        self.threshold = kth_smallest(values, self.count - below)
+        under, tied = between(values, self.threshold, self.threshold)
+        survivors = below + under + tied.numel() - self.count
+        return (tied if indices is None else indices[tied]), survivors

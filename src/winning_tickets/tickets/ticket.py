@@ -1,0 +1,317 @@
+"""The ticket itself."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+from torch import Tensor, nn
+
+from winning_tickets.models.architectures import ARCHITECTURES, join_parts, present_in, split_name
+from winning_tickets.models.loading import tensor_hash
+from winning_tickets.models.structure import Structure, count_units, expand
+from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.files import write_bytes
+from winning_tickets.runs.identity import write_sealed
+from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.files import (
+    FORMAT_VERSION,
+    HEAD_FILE,
+    INFO_FILE,
+    MASK_FILE,
+    BaseModelInfo,
+    TicketInfo,
+    find,
+    pack,
+    read_info,
+    sha256,
+    unpack,
+)
+from winning_tickets.tickets.selection import count_true, write_masked_
+
+
+class Ticket:
+    """A subnetwork of a pre-trained encoder.
+
+    Args:
+        masks: bool tensors by the encoder's own parameter names, or parts of them (`parts`), True = kept.
+        info: where they came from.
+        mlm_head: the trained MLM head (without decoder matrix), where the search trained one.
+        gates: bool tensors, True = kept, on heads, FFNs, neurons and layers (`structure`).
+        structure: of the encoder; gates need it.
+
+    Raises:
+        ContentError: a mask is not a bool tensor, a gate does not fit, or there is neither.
+
+    Attributes:
+        gates: as given; empty for a ticket without.
+    """
+
+    def __init__(
+        self,
+        masks: Mapping[str, Tensor],
+        info: TicketInfo,
+        mlm_head: Mapping[str, Tensor] | None = None,
+        gates: Mapping[str, Tensor] | None = None,
+        structure: Structure | None = None,
+    ) -> None:
+        if not masks and not gates:
+            raise ContentError("A ticket needs at least one mask, found none.")
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise ContentError(f"The mask of {name} has type {mask.dtype}, expected torch.bool (True = kept).")
+        if gates and structure is None:
+            raise ContentError("A ticket with gates needs the structure of its encoder (structure=structure_of(plm)).")
+        self.info = info
+        self.mlm_head = dict(mlm_head) if mlm_head else None
+        self.gates: dict[str, Tensor] = dict(gates or {})
+        self.structure = structure if self.gates else None
+        self._own = dict(masks)
+        if self.structure is not None:
+            self.structure.check(self.gates)
+            self._check_shapes()
+
+    def __repr__(self) -> str:
+        what = f"{len(self.masks)} matrices"
+        if self.structure is not None:
+            units = count_units(self.gates, self.structure).items()
+            what = " and ".join(f"{count['pruned']} of {count['total']} {unit}" for unit, count in units) + " pruned"
+        return f"Ticket({self.info.method}, sparsity={self.sparsity:.4f}, {what} of {self.base.name})"
+
+    @functools.cached_property
+    def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What gates amount to: masks of matrices and of biases."""
+        return ({}, {}) if self.structure is None else expand(self.gates, self.structure)
+
+    def _check_shapes(self) -> None:
+        """Masks of matrices that the gates prune as well must have their shapes."""
+        for name, mask in self._expanded[0].items() if self._own else ():
+            if name in self._own and self._own[name].shape != mask.shape:
+                raise ContentError(
+                    f"The mask of {name} has shape {tuple(self._own[name].shape)}, by its gates {tuple(mask.shape)}."
+                )
+
+    @functools.cached_property
+    def masks(self) -> dict[str, Tensor]:
+        """What is kept of each matrix by name, True = kept: by masks, by gates, or by both.
+
+        Gates concern every matrix of every layer, so that sparsities of structured tickets are those of one scope.
+        """
+        if self.structure is None:
+            return self._own
+        own = {name: mask.cpu() for name, mask in self._own.items()}
+        return own | {name: mask & own[name] if name in own else mask for name, mask in self._expanded[0].items()}
+
+    @functools.cached_property
+    def bias_masks(self) -> dict[str, Tensor]:
+        """What gates keep of the biases that lose something, by name; they do not count in the sparsity."""
+        return self._expanded[1]
+
+    def all_masks(self, encoder: nn.Module) -> dict[str, Tensor]:
+        """The masks of all matrices and biases of an encoder that the ticket concerns, parts of fused ones apart.
+
+        That is all of them, but for a pooler, which many head classes do not load.
+        """
+        masks = self.masks | self.bias_masks
+        present = set(present_in(encoder, masks))
+        return {name: mask for name, mask in masks.items() if name in present or not name.startswith("pooler.")}
+
+    @property
+    def base(self) -> BaseModelInfo:
+        """The weights that the ticket belongs to."""
+        return self.info.applies_to
+
+    @property
+    def total(self) -> int:
+        """Number of weights in scope."""
+        return sum(mask.numel() for mask in self.masks.values())
+
+    @property
+    def pruned(self) -> int:
+        """Number of weights removed."""
+        return sum(mask.numel() - count_true(mask) for mask in self.masks.values())
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights in scope that is removed, in [0, 1)."""
+        return self.pruned / self.total
+
+    def sparsity_by_matrix(self) -> dict[str, float]:
+        """Fraction removed of each matrix."""
+        return {name: 1 - count_true(mask) / mask.numel() for name, mask in self.masks.items()}
+
+    @property
+    def id(self) -> str:
+        """A hash of the masks and of the weights they belong to."""
+        state = hashlib.sha256(self.base.hash.encode())
+        for kind in (self._own, self.gates):
+            for name in sorted(kind):
+                state.update(name.encode())
+                state.update(pack(kind[name]).tobytes())
+        return state.hexdigest()[:16]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.masks)
+
+    def masks_on(self, encoder: nn.Module) -> dict[str, Tensor]:
+        """One mask for each parameter of an encoder that the ticket concerns: `all_masks`, parts joined."""
+        return join_parts(self.all_masks(encoder))
+
+    def check(self, encoder: nn.Module, allow_other_weights: bool = False) -> None:
+        """Make sure that the ticket fits an encoder: names, shapes and, unless told otherwise, the very weights.
+
+        Raises:
+            ContentError: a matrix is missing, has another shape, or (without `allow_other_weights`) other values.
+        """
+        parameters = dict(encoder.named_parameters())
+        self._check_heads(encoder)
+        for name, mask in self.all_masks(encoder).items():
+            part = split_name(name)
+            if part.parameter not in parameters:
+                raise ContentError(
+                    f"The ticket masks {name}, which this model does not have; is it another architecture?"
+                )
+            weight = part.of(parameters[part.parameter])
+            if weight.shape != mask.shape:
+                raise ContentError(
+                    f"The ticket's mask of {name} has shape {tuple(mask.shape)}, "
+                    f"the model's weight has {tuple(weight.shape)}."
+                )
+        if allow_other_weights:
+            return
+        for name, expected in self.base.tensors.items():
+            if name in parameters and tensor_hash(parameters[name].detach()) != expected:
+                raise ContentError(
+                    f"The ticket was made for the weights of {self.base.name}; here {name} holds other values. "
+                    "Load that model, or pass --allow-other-weights (allow_other_weights=True) if you mean it."
+                )
+
+    def _check_heads(self, encoder: Any) -> None:
+        """The same matrices can be cut into more or fewer heads."""
+        if self.structure is None:
+            return
+        heads = encoder.config.num_attention_heads
+        if heads != self.structure.num_heads:
+            raise ContentError(
+                f"The ticket was made for {self.structure.num_heads} heads a layer, and this model has {heads}."
+            )
+
+    def apply_(self, model: Any, allow_other_weights: bool = False) -> Any:
+        """Set the pruned weights of a model to exactly +0.0, in place, and return the model.
+
+        Args:
+            model: any Hugging Face model with this encoder (AutoModel, ForMaskedLM, ForSequenceClassification ...).
+            allow_other_weights: also onto weights that the ticket was not made for.
+
+        Raises:
+            ContentError: see `check`.
+        """
+        encoder = model.base_model
+        self.check(encoder, allow_other_weights)
+        parameters = dict(encoder.named_parameters())
+        with torch.no_grad():
+            for name, mask in self.masks_on(encoder).items():
+                write_masked_(parameters[name], parameters[name], mask.to(parameters[name].device))
+        return model
+
+    def save_pretrained(self, directory: Path | str) -> None:
+        """Write `ticket.safetensors`, `ticket.json` and, where there is one, `mlm_head.safetensors`.
+
+        The masks take one bit a weight. The description is written last, so a folder with one is complete.
+
+        Raises:
+            TrainingError: the file system refused; no incomplete ticket is left.
+        """
+        directory = Path(directory)
+        packed = {name: torch.from_numpy(pack(mask)) for name, mask in self._own.items()}
+        packed |= {name: gate.cpu().to(torch.uint8) for name, gate in self.gates.items()}
+        write_bytes(directory / MASK_FILE, to_bytes(packed))
+        files = {MASK_FILE: sha256(directory / MASK_FILE)}
+        if self.mlm_head:
+            head = {name: value.detach().cpu().contiguous() for name, value in self.mlm_head.items()}
+            write_bytes(directory / HEAD_FILE, to_bytes(head))
+            files[HEAD_FILE] = sha256(directory / HEAD_FILE)
+        info = self.info if self.info.versions else self.info.model_copy(update={"versions": versions()})
+        body = {
+            "format_version": FORMAT_VERSION,
+            "id": self.id,
+            "sparsity": self.sparsity,
+            "pruned": self.pruned,
+            "total": self.total,
+            "shapes": {name: list(mask.shape) for name, mask in self._own.items()},
+            "sparsity_by_matrix": self.sparsity_by_matrix(),
+            "files": files,
+            "info": info.model_dump(mode="json"),
+        }
+        if self.structure is not None:
+            body |= {"gates": list(self.gates), "structure": self.structure.model_dump(mode="json")}
+        write_sealed(directory / INFO_FILE, body)
+
+    @classmethod
+    def from_pretrained(cls, name: Path | str, revision: str | None = None) -> Self:
+        """Open a ticket from a folder or from the hub.
+
+        Raises:
+            UsageError: there is no ticket there; a folder that holds several is answered with their list.
+            ContentError: the ticket was cut off or edited.
+        """
+        directory = find(name, revision)
+        body = read_info(directory)
+        try:
+            info = TicketInfo.model_validate(body["info"])
+            with safe_open(directory / MASK_FILE, framework="numpy") as handle:
+                masks = {key: unpack(handle.get_tensor(key), body["shapes"][key]) for key in body["shapes"]}
+                gates = {key: torch.from_numpy(handle.get_tensor(key) != 0) for key in body.get("gates", ())}
+            structure = Structure.model_validate(body["structure"]) if gates else None
+            head = load_file(directory / HEAD_FILE) if HEAD_FILE in body["files"] else None
+        except (SafetensorError, ValidationError, KeyError, TypeError, ValueError) as error:
+            raise ContentError(f"The ticket {directory} cannot be read: {error}") from error
+        try:
+            return cls(masks, info, head, gates, structure)
+        except ContentError as error:
+            raise ContentError(f"The ticket {directory} cannot be used: {error}") from error
+
+
+def _pruned_units(ticket: Ticket) -> dict[str, list[int]] | None:
+    """Indices of what is pruned, by gate; neurons, which are too many to list, are left to the counts."""
+    if ticket.structure is None:
+        return None
+    gates = {name: gate for name, gate in ticket.gates.items() if not name.endswith(".neurons")}
+    return {name: (~gate).nonzero().flatten().tolist() for name, gate in gates.items()}
+
+
+def describe(ticket: Ticket) -> dict[str, Any]:
+    """The facts about a ticket that `tickets inspect` prints: exact sparsity, counts, by matrix, provenance."""
+    info = ticket.info
+    architecture = ARCHITECTURES.get(ticket.base.model_type)
+    return {
+        "id": ticket.id,
+        "method": info.method,
+        "scope": info.scope,
+        "pattern": info.config.get("pattern"),
+        "units": None if ticket.structure is None else count_units(ticket.gates, ticket.structure),
+        "pruned_units": _pruned_units(ticket),
+        "sparsity": ticket.sparsity,
+        "pruned": ticket.pruned,
+        "total": ticket.total,
+        "by_matrix": ticket.sparsity_by_matrix(),
+        "base": {"name": ticket.base.name, "revision": ticket.base.revision, "hash": ticket.base.hash},
+        "layers": ticket.base.layers,
+        "shared_layers": architecture is not None and architecture.shared_layers,
+        "seed": info.seed,
+        "step": info.step,
+        "mlm_head": ticket.mlm_head is not None,
+        "scores_from": info.scores_from,
+        "parents": list(info.parents),
+        "config": json.loads(json.dumps(info.config)),
+        "versions": info.versions,
+    }

@@ -1,0 +1,1 @@
+"""Objectives as sums and counts, so that micro-batches of any size average correctly."""

@@ -1,0 +1,166 @@
+"""The objective of mask training: a weighted sum of terms, with one forward pass of student and teacher each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from winning_tickets.models.architectures import Architecture
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.tickets.masking import MaskedWeights, modes
+from winning_tickets.training.objectives.base import IGNORED, Batch, Need, Outputs, TermSettings
+from winning_tickets.training.objectives.terms import TERMS, mlm_logits, needs_of
+
+
+def run_encoder(
+    model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture, head: Any = None
+) -> Outputs:
+    """The outputs of a model for a batch.
+
+    Args:
+        model: the model, with whatever weights are in it.
+        batch: text; with `labels` where logits are needed.
+        needs: what to keep of the pass.
+        architecture: its entry of the table.
+        head: what gives the logits; None means the model's own MLM head.
+
+    Raises:
+        UsageError: attention maps are needed, and the model gives none.
+    """
+    # Only some families tell segments apart; the others do not know the argument, or have one type alone.
+    typed = "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1
+    output = model.base_model(
+        input_ids=batch["input_ids"],
+        attention_mask=batch["attention_mask"],
+        output_hidden_states="states" in needs,
+        **({"token_type_ids": batch["token_type_ids"]} if typed else {}),
+        **({"output_attentions": True} if "attentions" in needs else {}),
+    )
+    last = output.last_hidden_state
+    found = Outputs(
+        last=last,
+        states=output.hidden_states[1:] if "states" in needs else (),
+        attentions=_maps(model, output) if "attentions" in needs else (),
+    )
+    if "logits" not in needs:
+        return found
+    logits, _ = mlm_logits(model if head is None else head, architecture, last, batch["labels"])
+    return Outputs(last, found.states, found.attentions, logits)
+
+
+def check_attention_maps(model: Any) -> None:
+    """Refuse a model that gives no attention maps.
+
+    Raises:
+        UsageError: it gives none.
+    """
+    ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
+    with torch.no_grad():
+        _maps(model, model.base_model(ids, torch.ones_like(ids), output_attentions=True))
+
+
+def _maps(model: Any, output: Any) -> tuple[torch.Tensor, ...]:
+    maps = output.attentions
+    if not maps or any(each is None for each in maps):
+        kind = getattr(model.config, "_attn_implementation", None)
+        raise UsageError(
+            f"{type(model).__name__} with {kind} attention gives no attention maps, which the attention objective "
+            "compares; load it with attention='eager', and if that does not help leave attention out of the objective."
+        )
+    return tuple(maps)
+
+
+class PretrainingObjective:
+    """A weighted sum of `TERMS`, with one forward pass of the student and at most one of the teacher.
+
+    The teacher is the dense model: the same module with its dense weights put back for the time of its pass.
+
+    Args:
+        weights: weight of each term.
+        architecture: entry of the model's family.
+        masked: holds the dense weights, which are swapped in for the teacher; terms with a teacher need it.
+        teacher_dropout: leave dropout on in the teacher, as the released KD code does.
+        settings: how the terms compute.
+        teacher_head: what gives the teacher's logits; None means the model's own MLM head as it is at that step.
+    """
+
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        architecture: Architecture,
+        masked: MaskedWeights | None = None,
+        teacher_dropout: bool = False,
+        settings: TermSettings | None = None,
+        teacher_head: Any = None,
+    ) -> None:
+        self.weights = dict(weights)
+        self._architecture = architecture
+        self._masked = masked
+        self._teacher_dropout = teacher_dropout
+        self._settings = settings or TermSettings()
+        self._teacher_head = teacher_head
+        self._has_teacher = any(TERMS[name].teacher for name in self.weights)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """What each term's sum is divided by: tokens, masked tokens or segments."""
+        return {name: TERMS[name].count(batch, self._settings) for name in self.weights}
+
+    def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Sums of the terms; the teacher runs and is swapped out before the student's forward pass."""
+        return self.forward(model, batch)[0]
+
+    def forward(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Sums of the terms, and the number of masked tokens predicted correctly (None without `mlm`)."""
+        teacher = self._teach(model, batch) if self._has_teacher else Outputs()
+        student = run_encoder(model, batch, needs_of(self.weights), self._architecture)
+        sums = {name: TERMS[name].sum(student, teacher, batch, self._settings) for name in self.weights}
+        correct = None
+        if "mlm" in self.weights:
+            targets = batch["labels"][batch["labels"] != IGNORED]
+            correct = (student.logits.detach().argmax(-1) == targets).sum()
+        return sums, correct
+
+    @torch.no_grad()
+    def _teach(self, model: Any, batch: Batch) -> Outputs:
+        if self._masked is None:
+            raise ValueError("Objectives with a teacher need the dense weights (masked=...).")
+        needs = needs_of(self.weights, teacher=True)
+        with modes(model, training=self._teacher_dropout), self._masked.dense():
+            return run_encoder(model, batch, needs, self._architecture, self._teacher_head)
+
+
+class StateProbe:
+    """A random projection of the states that the KD loss compares, as an objective to be differentiated.
+
+    The KD loss of a model with itself is zero and flat: to second order it is half the squared length of the move of
+    the normalised states. The derivative of a projection on random directions v, normally distributed, is normally
+    distributed with that length as its deviation, so that the mean of absolute derivatives is in proportion to it.
+
+    Args:
+        architecture: entry of the model's family.
+        seed: of the directions.
+    """
+
+    def __init__(self, architecture: Architecture, seed: int) -> None:
+        self.weights = {"kd": 1.0}
+        self._architecture = architecture
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Number of unpadded tokens."""
+        return {"kd": batch["attention_mask"].sum()}
+
+    def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """The sum over layers and unpadded tokens of <v, normalised state>, over the root of the number of layers."""
+        states = run_encoder(model, batch, {"states"}, self._architecture).states
+        kept = batch["attention_mask"].bool()
+        total = states[0].new_zeros((), dtype=torch.float32)
+        for state in states:
+            directions = torch.randn(state.shape, generator=self._generator).to(state.device)[kept]
+            total = total + (functional.normalize(state[kept].float(), dim=-1) * directions).sum()
+        return {"kd": total / len(states) ** 0.5}

@@ -1,0 +1,191 @@
+"""The losses of fine-tuning, one for each kind of task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from winning_tickets.data import records
+from winning_tickets.data.encode import SOFT_LABELS, TARGETS
+from winning_tickets.data.records import Kind, Task
+from winning_tickets.training.objectives.base import IGNORED, Batch
+
+
+def kl_sum(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum over examples of KL(target || ours), natural logarithm.
+
+    Args:
+        logits: ours, `(examples, classes)`.
+        target: logarithms of probabilities, or logits; minus infinity for a class that is ruled out.
+    """
+    return functional.kl_div(logits.log_softmax(-1), target.softmax(-1), reduction="sum")
+
+
+def symmetric_kl_sum(logits: Tensor, target: Tensor) -> Tensor:
+    """Sum over examples of KL(target || ours) + KL(ours || target) (Jiang et al. 2020, the distance of SMART).
+
+    Written as one sum of products, none of which is negative.
+
+    Args:
+        logits: ours, `(examples, classes)`.
+        target: logits, or logarithms of probabilities above 0.
+    """
+    ours, theirs = logits.log_softmax(-1), target.log_softmax(-1)
+    return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum()
+
+
+def squared_sum(outputs: Tensor, target: Tensor) -> Tensor:
+    """Sum of squared differences.
+
+    Args:
+        outputs: of any shape.
+        target: of the same one.
+    """
+    return functional.mse_loss(outputs, target, reduction="sum")
+
+
+@dataclass(frozen=True)
+class Distance:
+    """One distance.
+
+    Attributes:
+        sum: of a batch, from outputs and what they are compared with; differentiable in both.
+        count: what the sum is divided by, from `(examples, outputs)`.
+    """
+
+    sum: Callable[[Tensor, Tensor], Tensor]
+    count: Callable[[Tensor], int]
+
+
+DISTANCES: dict[records.Distance, Distance] = {
+    "kl": Distance(kl_sum, len),
+    "symmetric-kl": Distance(symmetric_kl_sum, len),
+    "mse": Distance(squared_sum, Tensor.numel),
+}
+
+
+class SoftLabelLoss:
+    """How far a head's outputs are from soft labels.
+
+    Args:
+        distance: which one.
+        form: `probabilities` of classes; or `logits` of classes, or scores of a regression.
+    """
+
+    def __init__(self, distance: records.Distance, form: Literal["probabilities", "logits"]) -> None:
+        self._distance = DISTANCES[distance]
+        self._as_odds = form == "probabilities" and distance == "mse"
+        self._logarithm = form == "probabilities" and distance != "mse"
+
+    def count(self, soft: Tensor) -> int:
+        """What the sum is divided by: examples, or numbers of a squared error."""
+        return self._distance.count(soft)
+
+    def sum(self, logits: Tensor, soft: Tensor) -> Tensor:
+        """The differentiable sum over a batch.
+
+        Args:
+            logits: of the head, `(examples, outputs)`.
+            soft: soft labels, likewise.
+        """
+        outputs = logits.softmax(-1) if self._as_odds else logits
+        return self._distance.sum(outputs, soft.log() if self._logarithm else soft)
+
+
+@dataclass(frozen=True)
+class TaskLoss:
+    """The loss of one kind of task.
+
+    Attributes:
+        count: what the sum is divided by, from the labels.
+        sum: the differentiable sum over a batch, from logits and labels.
+    """
+
+    count: Callable[[Tensor], int | Tensor]
+    sum: Callable[[Tensor, Tensor], Tensor]
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits, labels, reduction="sum")
+
+
+def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
+
+
+def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
+
+
+def _word_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    return functional.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
+
+
+def _span_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Half the cross entropy of the start plus half that of the end, over the positions of a window."""
+    return functional.cross_entropy(logits, labels, reduction="sum") / 2  # (batch, positions as classes, 2)
+
+
+TASK_LOSSES: dict[Kind, TaskLoss] = {
+    "classification": TaskLoss(Tensor.numel, _cross_entropy),
+    "regression": TaskLoss(Tensor.numel, _squared_error),
+    "multilabel": TaskLoss(Tensor.numel, _binary_cross_entropy),
+    "tokens": TaskLoss(lambda labels: (labels != IGNORED).sum(), _word_cross_entropy),
+    "span": TaskLoss(len, _span_cross_entropy),
+}
+
+
+def task_logits(output: Any) -> Tensor:
+    """The logits of a model with a head: `(batch, outputs)`, `(batch, seq, outputs)`; `(batch, seq, 2)` for spans."""
+    if "start_logits" in output:
+        return torch.stack((output.start_logits, output.end_logits), dim=-1)
+    logits: Tensor = output.logits
+    return logits
+
+
+class TaskObjective:
+    """What fine-tuning minimises.
+
+    Args:
+        kind: of the task.
+        soft: how far from soft labels, which is added where a batch has some.
+    """
+
+    def __init__(self, kind: Kind, soft: SoftLabelLoss | None = None) -> None:
+        self.weights = {"loss": 1.0} | ({} if soft is None else {"soft_loss": 1.0})
+        self._loss = TASK_LOSSES[kind]
+        self._soft = soft
+
+    @classmethod
+    def of(cls, task: Task) -> Self:
+        """The losses of a task: that of its kind, and that of soft labels where it has one."""
+        return cls(task.kind, None if task.soft_loss is None else SoftLabelLoss(task.soft_loss, task.soft_form))
+
+    def counts(self, batch: Batch) -> dict[str, Tensor]:
+        """Number of examples, of pairs of an example and a class, of labelled words, or of windows."""
+        labels = batch["labels"]
+        counts = {"loss": torch.as_tensor(self._loss.count(labels), device=labels.device)}
+        if self._soft is not None and SOFT_LABELS in batch:
+            counts["soft_loss"] = torch.as_tensor(self._soft.count(batch[SOFT_LABELS]), device=labels.device)
+        return counts
+
+    def logits(self, model: Any, batch: Batch) -> Tensor:
+        """What the model's head says of a batch, in float32."""
+        output = model(**{key: value for key, value in batch.items() if key not in TARGETS})
+        return task_logits(output).float()
+
+    def sums(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """Sums of the losses of what the head said."""
+        sums = {"loss": self._loss.sum(logits, batch["labels"])}
+        if self._soft is not None and SOFT_LABELS in batch:
+            sums["soft_loss"] = self._soft.sum(logits, batch[SOFT_LABELS])
+        return sums
+
+    def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
+        """Sum of their losses."""
+        return self.sums(self.logits(model, batch), batch)

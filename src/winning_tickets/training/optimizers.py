@@ -1,0 +1,96 @@
+"""What moves weights, by name: AdamW, and the two kinds of Adamax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class MTDNNAdamax(torch.optim.Optimizer):
+    """The Adamax that MT-DNN, and with it the super tickets, were trained with.
+
+    m <- b1 m + (1 - b1) g, u <- max(b2 u, |g| + eps), w <- w - lr (m / (u + eps) + weight_decay w). No bias correction:
+    the first steps are a tenth as long as those of `torch.optim.Adamax` (Kingma and Ba 2014), which also adds the
+    decay to the gradient. No step is counted, so a parameter that joins late is treated like any other.
+
+    Args:
+        groups: parameter groups.
+        lr: learning rate.
+        betas: decay of m and of u.
+        eps: keeps u away from zero.
+        weight_decay: times the parameter, added to the update.
+    """
+
+    def __init__(
+        self,
+        groups: Iterable[Any],
+        lr: float,
+        betas: tuple[float, float] = (0.9, 0.999),
+        eps: float = 1e-6,
+        weight_decay: float = 0.01,
+    ) -> None:
+        super().__init__(groups, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        """One update of every parameter that has a gradient."""
+        if closure is not None:
+            raise ValueError("MTDNNAdamax does not support closures.")
+        for group in self.param_groups:
+            beta1, beta2 = group["betas"]
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["exp_avg"] = torch.zeros_like(parameter)
+                    state["exp_inf"] = torch.zeros_like(parameter)
+                mean, largest = state["exp_avg"], state["exp_inf"]
+                mean.mul_(beta1).add_(parameter.grad, alpha=1 - beta1)
+                scratch = parameter.grad.abs().add_(group["eps"])
+                torch.maximum(largest.mul_(beta2), scratch, out=largest)
+                torch.add(largest, group["eps"], out=scratch)
+                torch.div(mean, scratch, out=scratch)
+                if group["weight_decay"]:
+                    scratch.add_(parameter, alpha=group["weight_decay"])
+                parameter.sub_(scratch, alpha=group["lr"])
+
+
+_EPSILON = {"adamw": 1e-8, "adamax": 1e-8, "adamax-mtdnn": 1e-6}
+
+
+def make_optimizer(
+    kind: str,
+    groups: Iterable[dict[str, Any]],
+    learning_rate: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float | None = None,
+) -> torch.optim.Optimizer:
+    """An optimiser over parameter groups.
+
+    Args:
+        kind: `adamw` and `adamax` are torch's, `adamax-mtdnn` is `MTDNNAdamax`, which the super tickets were trained
+            with.
+        groups: parameter groups, each with its `weight_decay`.
+        learning_rate: peak rate.
+        betas: decay of the moments.
+        epsilon: None takes the kind's own.
+    """
+    epsilon = _EPSILON[kind] if epsilon is None else epsilon
+    if kind == "adamw":
+        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+    made = MTDNNAdamax if kind == "adamax-mtdnn" else torch.optim.Adamax
+    return made(groups, lr=learning_rate, betas=betas, eps=epsilon)
+
+
+def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
+    """Parameter groups of those that are trained: matrices decay, biases and norms never do."""
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    groups = [
+        {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},
+        {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,302 @@
+"""Fine-tuned models at work: finding the model of a transfer, batched forward passes, labels for new texts."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError
+
+from winning_tickets.config import Runtime
+from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, collate
+from winning_tickets.data.records import Kind, Split, Task
+from winning_tickets.models import compact_layers
+from winning_tickets.models.compact_layers import COMPACT, MODEL_FILE
+from winning_tickets.models.heads import KINDS, outputs_of
+from winning_tickets.models.loading import PLM, choose_device, load_plm
+from winning_tickets.runs.directory import RESULT, refuse_unfinished
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.files import read_json, write_json
+from winning_tickets.tickets.files import is_ticket
+from winning_tickets.tickets.masking import modes
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.objectives.task import task_logits
+
+MODEL_FOLDER = "model"
+TASK_FILE = "task.json"
+HELD_TICKET = Path("held") / "ticket"
+"""The ticket of a saved model; one level deeper, because a folder that holds tickets is taken for one."""
+SHARED_PLACES = ("shared.json", f"{MODEL_FOLDER}/shared.json", f"seed-*/{MODEL_FOLDER}/shared.json")
+"""Where a folder has the description of a shared model, which is none of one task."""
+BATCH_TOKENS = 8192
+"""Padded tokens of a forward pass without gradients."""
+
+
+@dataclass(frozen=True)
+class TaskInfo:
+    """What a saved model must say about its task; stored beside it as `task.json`.
+
+    Attributes:
+        task: name of the task.
+        text_columns: one or two columns.
+        labels: names of the classes; empty for regression and spans.
+        max_length: tokens a text, or a window over it, is cut to.
+        ticket_id: the ticket it was fine-tuned from; None for a dense model.
+        sparsity: fraction of the scope that is pruned.
+        kind: what is predicted.
+        doc_stride: of spans: tokens from one window to the next.
+    """
+
+    task: str
+    text_columns: tuple[str, ...]
+    labels: tuple[str, ...]
+    max_length: int
+    ticket_id: str | None
+    sparsity: float
+    kind: Kind
+    doc_stride: int | None
+
+    @classmethod
+    def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, sparsity: float) -> Self:
+        """Describe a task."""
+        columns, labels = task.text_columns, task.labels
+        return cls(task.name, columns, labels, max_length, ticket_id, sparsity, task.kind, doc_stride)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read it from a saved model.
+
+        Raises:
+            ContentError: the file was edited.
+        """
+        content = read_json(folder / TASK_FILE, "task description")
+        try:
+            lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
+            kind = "classification" if lists["labels"] else "regression"  # earlier versions had these two only
+            info = TypeAdapter(cls).validate_python({"kind": kind, "doc_stride": None} | content | lists)
+            if len(info.text_columns) not in (1, 2):
+                raise ValueError(f"{len(info.text_columns)} text columns")
+            return info
+        except (TypeError, KeyError, ValueError) as error:
+            raise ContentError(
+                f"{folder / TASK_FILE} is not a task description ({_reason(error)}); it was edited. "
+                "Run tickets transfer with --save-model again."
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Store it in a saved model's folder."""
+        write_json(folder / TASK_FILE, asdict(self))
+
+
+def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
+    """Save a model and its tokenizer as an ordinary Hugging Face folder.
+
+    Args:
+        model: any Hugging Face model.
+        tokenizer: saved beside it.
+        folder: where to.
+        extra: tensors by name that the model's class does not have and the checkpoint had.
+
+    Raises:
+        OSError: the file system refused; safetensors has an error of its own for that.
+    """
+    try:
+        model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
+        tokenizer.save_pretrained(folder)
+        if hasattr(model.config, COMPACT):
+            shutil.copyfile(compact_layers.__file__, folder / MODEL_FILE)  # without which others cannot load it
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+
+
+def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) -> None:
+    """Save a fine-tuned model with its task, and with its ticket, which further fine-tuning holds.
+
+    Args:
+        plm: the model with its head.
+        info: its task.
+        ticket: None for a dense model.
+        folder: where to.
+    """
+    save_folder(plm.model, plm.tokenizer, folder)
+    info.write(folder)
+    if ticket is not None:
+        ticket.save_pretrained(folder / HELD_TICKET)
+
+
+def find_model(run: Path | str, seed: int | None = None) -> Path:
+    """The folder of a fine-tuned model.
+
+    Args:
+        run: a transfer's folder, one of its `seed-N` folders, or a saved model itself.
+        seed: which of a transfer's models; None takes the first one that was saved.
+
+    Raises:
+        UsageError: nothing is there, it is a ticket, no model was saved, or not that of this seed.
+    """
+    path = Path(run)
+    if is_ticket(path):
+        raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
+    if not path.is_dir():
+        raise UsageError(f"There is no run {path}; give the --out of a tickets transfer with --save-model.")
+    if (path / TASK_FILE).is_file() or (path / MODEL_FOLDER / TASK_FILE).is_file():
+        if seed is not None:
+            raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
+        return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
+    found = _saved_seeds(path)
+    if any(next(path.glob(place), None) for place in SHARED_PLACES):
+        raise UsageError(
+            f"{path} is a model that several tasks share; take one of them out first: tickets export {path} --format "
+            "masked --task NAME --out DIR."
+        )
+    if not found:
+        refuse_unfinished(path)
+        raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
+    if seed is not None and seed not in found:
+        raise UsageError(f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, found))}.")
+    return found[seed if seed is not None else next(iter(found))]
+
+
+def _saved_seeds(path: Path) -> dict[int, Path]:
+    """Models of finished seeds, lowest first."""
+    found = {}
+    for folder in path.glob("seed-*"):
+        number = folder.name.removeprefix("seed-")
+        if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / TASK_FILE).is_file():
+            found[int(number)] = folder / MODEL_FOLDER
+    return dict(sorted(found.items()))
+
+
+def encode_for(
+    plm: PLM, split: Split, max_length: int, kind: Kind = "classification", doc_stride: int | None = None
+) -> EncodedSplit:
+    """Tokenise a split, with only those columns that the model can take.
+
+    Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
+    """
+    encoded = KINDS[kind].encode(split, plm.tokenizer, max_length, doc_stride or max_length)
+    columns = dict(encoded.columns)
+    if getattr(plm.model.config, "type_vocab_size", 0) < 2:
+        columns.pop("token_type_ids", None)
+    return EncodedSplit(columns, encoded.labels, encoded.owners, encoded.places)
+
+
+def load_saved(folder: Path, info: TaskInfo) -> PLM:
+    """A saved model with the head of its task.
+
+    Args:
+        folder: of the model.
+        info: its task.
+
+    Raises:
+        ContentError: the weights are damaged.
+    """
+    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=outputs_of(info.kind, info.labels))
+
+
+def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
+    """Outputs of a model with a head, without dropout, in batches of similar lengths.
+
+    Args:
+        plm: the model, where it is now.
+        split: tokenised examples.
+        bf16: bfloat16 autocast.
+
+    Returns:
+        For each item, in the order of the split, `(outputs,)`, or `(tokens, outputs)` without padding; float32.
+    """
+    pad = collate(plm.tokenizer)
+    device = plm.model.device
+    lengths = [len(ids) for ids in split.columns["input_ids"]]
+    result: list[Array] = [np.empty(0)] * len(split)
+    with modes(plm.model, training=False), torch.no_grad():
+        for chosen in _by_length(lengths):
+            batch = pad([split[index] for index in chosen])
+            inputs = {name: value.to(device) for name, value in batch.items() if name not in TARGETS}
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                logits = task_logits(plm.model(**inputs))
+            for index, row in zip(chosen, logits.float().cpu().numpy(), strict=True):
+                result[index] = row if row.ndim == 1 else row[: lengths[index]]
+    return result
+
+
+def _by_length(lengths: list[int]) -> Iterator[list[int]]:
+    """Indices of examples in batches of rising length, each of at most `BATCH_TOKENS` padded tokens."""
+    batch: list[int] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batch and (len(batch) + 1) * lengths[index] > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def predict(
+    run: Path | str,
+    texts: Sequence[tuple[str, ...]],
+    seed: int | None = None,
+    runtime: Runtime | None = None,
+) -> dict[str, Any]:
+    """Label texts with a model that `transfer` fine-tuned and saved.
+
+    Args:
+        run: a transfer's folder, one of its `seed-N` folders, or a saved model.
+        texts: one tuple an example, with as many texts as the task has columns.
+        seed: which of a transfer's models; None takes the first one.
+        runtime: device and precision.
+
+    Returns:
+        `predictions`, in order: `text`, and by kind: `label` with the probabilities `scores`; the `score` of a
+        regression; `labels` with the probability of each class; `words` with their `labels`; `answer` with `start`, its
+        first character in the text, and `score`, the sum of two logits (an empty answer has neither).
+
+    Raises:
+        UsageError: no saved model, no text, or not as many texts as the task has columns.
+        ContentError: the saved model is damaged.
+    """
+    runtime = runtime or Runtime()
+    device = choose_device(runtime.device)
+    folder = find_model(run, seed)
+    info = TaskInfo.read(folder)
+    _check_texts(texts, info)
+    kind = KINDS[info.kind]
+    plm = load_saved(folder, info)
+    plm.model.to(device)
+    split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
+    encoded = encode_for(plm, split, info.max_length, info.kind, info.doc_stride)
+    told = kind.tell(predict_split(plm, encoded, runtime.bf16), encoded, split, info.labels)
+    return {
+        "task": info.task,
+        "model": str(folder),
+        "ticket_id": info.ticket_id,
+        "predictions": [{"text": list(example), **prediction} for example, prediction in zip(texts, told, strict=True)],
+    }
+
+
+def _check_texts(texts: Sequence[tuple[str, ...]], info: TaskInfo) -> None:
+    columns = info.text_columns
+    if not texts:
+        raise UsageError(f"No text was given; the task {info.task} needs {' and '.join(columns)}.")
+    for example in texts:
+        if len(example) != len(columns):
+            raise UsageError(
+                f"The task {info.task} takes {len(columns)} text(s) an example ({', '.join(columns)}), found "
+                f"{len(example)}: {' | '.join(example)!r}. Give pairs as first<TAB>second, or with --text-pair."
+            )
+        if not all(text.strip() for text in example):
+            raise UsageError(f"An example has an empty text; the task {info.task} needs {' and '.join(columns)}.")
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a description, in a line."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"

@@ -1,0 +1,130 @@
+"""Configurations: profiles, identities that never move by accident, problems reported together."""
+
+import pytest
+
+from winning_tickets.config import (
+    METHOD_NAMES,
+    OBJECTIVE_NAMES,
+    TERM_NAMES,
+    EvaluateConfig,
+    SearchConfig,
+    TransferConfig,
+    load_config_file,
+)
+from winning_tickets.config.search import LearningSettings
+from winning_tickets.config.structured import StructuredSettings
+from winning_tickets.pruning.search import METHODS
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.identity import run_id
+from winning_tickets.training.objectives.terms import TERMS
+
+
+def test_names_and_tables_agree():
+    assert set(METHODS) == set(METHOD_NAMES)
+    assert tuple(TERMS) == TERM_NAMES
+
+
+def filled(profile, objective="kd", **fields):
+    return SearchConfig(model="m", profile=profile, objective=objective, **fields).resolved()
+
+
+def test_every_open_field_is_filled_by_every_profile():
+    for profile in ("tuned", "paper", "code"):
+        for objective in OBJECTIVE_NAMES:
+            config = filled(profile, objective)
+            elsewhere = LearningSettings.model_fields | StructuredSettings.model_fields
+            missing = [k for k, v in config.model_dump().items() if v is None and k not in elsewhere]
+            optional = ["revision", "layers", "pattern", "like", "corpus", "data_dir", "rung_steps", "schedule_steps"]
+            assert missing == optional, (profile, objective)
+
+
+def test_every_choice_of_iterative_pruning_is_made_by_every_profile():
+    chosen = ("scope", "rewind", "rewind_scope", "prune_first", "rate_horizon", "reset_optimizer", "segments")
+    for profile in ("tuned", "paper", "code"):
+        for objective in ("mlm", "task", "mlm+task"):
+            config = filled(profile, objective, method="imp").model_dump()
+            assert [field for field in (*chosen, "batch_tokens", "count_rounding") if config[field] is None] == []
+
+
+def test_an_explicit_field_wins():
+    assert filled("paper", learning_rate=1.0).learning_rate == 1.0
+    assert filled("tuned", score_init="plateau").score_init == "plateau"
+
+
+@pytest.mark.parametrize(
+    ("field", "tuned", "paper", "code"),
+    [
+        ("score_init", "activation", "plateau", "plateau"),
+        ("rank_by", "signed", "absolute", "signed"),
+        ("teacher_dropout", False, False, True),
+        ("reselect_steps", 1, 1, 100),
+        ("optimizer", "adamw", "adamw", "bertadam"),
+        ("clip", "none", "global", "tensor"),
+        ("adam_epsilon", 1e-8, 1e-8, 1e-6),
+        ("weight_decay", 0.0, 0.0, 0.01),
+        ("learning_rate", 2e-4, 2e-5, 2e-5),
+        ("scope", "encoder+embeddings", "encoder+embeddings", "encoder+embeddings+pooler"),
+        ("train_embeddings", False, True, True),
+        ("batch_tokens", 2048, 8192, 8192),
+    ],
+)
+def test_profiles_of_the_kd_objective(field, tuned, paper, code):
+    assert [getattr(filled(profile), field) for profile in ("tuned", "paper", "code")] == [tuned, paper, code]
+
+
+def test_the_released_mlm_program_differs_from_the_kd_one():
+    config = filled("code", "mlm")
+    assert (config.learning_rate, config.reselect_steps, config.teacher_dropout) == (5e-5, 1000, False)
+    assert (config.optimizer, config.clip) == ("adamw-hf", "global")
+    assert filled("code", method="magnitude").count_rounding == "nearest"
+
+
+def test_ids_are_frozen():
+    """A default that moves without a new DEFAULTS_VERSION would make old results look like new ones."""
+    search = SearchConfig(model="builtin:minilm", corpus="pydocs", sparsity=0.7)
+    assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-01740a36b8d6"
+    transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
+    assert run_id(transfer, "rte", base="b") == "rte-07923ecdd5ed"
+    defaults = {
+        n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
+    }
+    from winning_tickets.config import profile_values
+    from winning_tickets.runs.identity import DEFAULTS_VERSION, PROFILE_VERSIONS, digest
+
+    profiles = [
+        profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
+    ]
+    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (1, {"paper": 2, "code": 2})
+    assert digest([defaults, profiles]) == "ccf1f714bd94"
+
+
+def test_a_default_spelled_out_changes_nothing_and_another_value_does():
+    same = [run_id(c, "x") for c in (SearchConfig(model="m"), SearchConfig(model="m", sparsity=0.6, seed=0))]
+    assert same[0] == same[1]
+    assert run_id(SearchConfig(model="m", seed=1), "x") != same[0]
+    assert run_id(SearchConfig(model="m"), "x", base="other") != same[0]
+
+
+def test_all_problems_come_at_once_with_the_closest_names():
+    with pytest.raises(UsageError) as caught:
+        SearchConfig.of(model="m", sparsty=0.5, ranking="rows", steps="many")
+    text = str(caught.value)
+    assert "Unknown field 'sparsty'. Did you mean 'sparsity'?" in text
+    assert "ranking: Input should be 'matrix', 'row' or 'global' (found 'rows')." in text
+    assert "steps: Input should be a valid integer" in text
+
+
+def test_a_config_file_is_yaml_or_json(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("steps: 60\nbatch-tokens: 512\n")
+    assert load_config_file(path) == {"steps": 60, "batch_tokens": 512}
+    path.write_text('{"steps": 7}')
+    assert load_config_file(path) == {"steps": 7}
+    path.write_text("- 1\n")
+    with pytest.raises(UsageError, match="must map field names to values"):
+        load_config_file(path)
+    path.write_text("a: [")
+    with pytest.raises(UsageError, match="is not valid YAML"):
+        load_config_file(path)
+    with pytest.raises(UsageError, match="There is no configuration file"):
+        load_config_file(tmp_path / "absent.yaml")

@@ -1,0 +1,114 @@
+"""ONNX exports compute what PyTorch computes, for other batches and lengths than those they were made with."""
+
+import importlib
+import json
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForSequenceClassification, AutoTokenizer
+
+from samples.structured_tickets import structured_ticket
+from samples.tiny_models import CONFIGS, TEXT, make_model
+from winning_tickets import Runtime, SearchConfig, TransferConfig, export, search, transfer
+from winning_tickets.runs.errors import ContentError, UsageError
+
+QUIET = Runtime(quiet=True)
+onnx_export = importlib.import_module("winning_tickets.deploy.onnx")
+
+
+@pytest.fixture
+def runtime():
+    """onnxruntime, with which a file is run; the warnings are the exporter's own."""
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name)
+    return pytest.importorskip("onnxruntime")
+
+
+def outputs(runtime, folder, texts, length=None):
+    """By name: what onnxruntime makes of texts, and how they were given."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    batch = tokenizer(texts, padding="max_length" if length else True, max_length=length, truncation=True)
+    session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
+    inputs = {i.name: torch.tensor(batch.get(i.name, batch["attention_mask"])) for i in session.get_inputs()}
+    if "token_type_ids" in inputs and "token_type_ids" not in batch:
+        inputs["token_type_ids"] = torch.zeros_like(inputs["input_ids"])
+    names = [output.name for output in session.get_outputs()]
+    found = session.run(names, {name: value.numpy() for name, value in inputs.items()})
+    return dict(zip(names, map(torch.from_numpy, found), strict=True)), inputs
+
+
+def assert_same(runtime, folder, model):
+    for texts, length in ((TEXT[:1], None), (TEXT[:3], None), (TEXT[:1], 40), (TEXT[:3], 40)):
+        found, inputs = outputs(runtime, folder, texts, length)
+        with torch.no_grad():
+            expected = model.eval()(**inputs)
+        real = inputs["attention_mask"].bool()
+        for name, value in found.items():
+            same = (value[real], expected[name][real]) if value.dim() == 3 else (value, expected[name])
+            torch.testing.assert_close(*same, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "bert" else pytest.param(kind, marks=pytest.mark.slow) for kind in CONFIGS]
+)
+def test_every_architecture_runs_without_pytorch(tmp_path, runtime, kind):
+    model = make_model(tmp_path / "m", kind, head="none")
+    ticket = search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "t", QUIET)
+    result = export(tmp_path / "t", "onnx", tmp_path / "e")
+    assert 0 < result["largest_difference"] < 1e-5
+    assert result["bytes"] == (tmp_path / "e" / "model.onnx").stat().st_size
+    assert result["inputs"][:2] == ["input_ids", "attention_mask"]
+    session = runtime.InferenceSession(str(tmp_path / "e" / "model.onnx"), providers=["CPUExecutionProvider"])
+    assert [value.shape for value in session.get_inputs()] == [["batch", "length"]] * len(result["inputs"])
+    assert_same(runtime, tmp_path / "e", ticket.apply_(AutoModel.from_pretrained(model)))
+
+
+def test_a_structured_ticket_becomes_smaller(tmp_path, runtime):
+    model = make_model(tmp_path / "m", head="none")
+    search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "u", QUIET)
+    ticket = structured_ticket(model, tmp_path / "t")
+    result = export(tmp_path / "t", "onnx", tmp_path / "e")
+    assert result["bytes"] < 0.9 * export(tmp_path / "u", "onnx", tmp_path / "f")["bytes"]
+    assert_same(runtime, tmp_path / "e", ticket.apply_(AutoModel.from_pretrained(model)))
+
+
+def test_a_fine_tuned_model_brings_its_head(tmp_path, runtime):
+    (tmp_path / "train.csv").write_text("text,label\n" + "".join(f"{t},{'abc'[i % 3]}\n" for i, t in enumerate(TEXT)))
+    file = str(tmp_path / "train.csv")
+    config = TransferConfig(
+        target=str(make_model(tmp_path / "m")),
+        train_file=file,
+        validation_file=file,
+        seeds=(0,),
+        steps=2,
+        save_model=True,
+    )
+    transfer(config, tmp_path / "run", QUIET)
+    result = export(tmp_path / "run", "onnx", tmp_path / "e")
+    assert (result["task"], result["outputs"]) == ("local", ["logits"])
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run" / "seed-0" / "model")
+    assert_same(runtime, tmp_path / "e", model)
+    assert json.loads((tmp_path / "e" / "config.json").read_text())["id2label"] == {"0": "a", "1": "b", "2": "c"}
+    assert json.loads((tmp_path / "e" / "task.json").read_text())["labels"] == ["a", "b", "c"]
+
+
+def test_a_random_pooler_is_no_output(tmp_path, runtime):
+    model = make_model(tmp_path / "m", head="mlm")
+    search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "t", QUIET)
+    assert export(tmp_path / "t", "onnx", tmp_path / "e")["outputs"] == ["last_hidden_state"]
+
+
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, runtime, monkeypatch):
+    model = make_model(tmp_path / "m", head="none")
+    search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "t", QUIET)
+    monkeypatch.setattr(onnx_export, "_largest_difference", lambda *args: float("nan"))
+    with pytest.raises(ContentError, match="onnxruntime and PyTorch differ by nan .* at most 1e-04 .* nothing was"):
+        export(tmp_path / "t", "onnx", tmp_path / "e")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m", "t"]
+
+
+def test_the_extra_is_asked_for_before_any_work(tmp_path, monkeypatch):
+    monkeypatch.setattr(onnx_export, "NEEDED", ("json", "no_such_runtime"))
+    with pytest.raises(UsageError, match=r"needs the package\(s\) no_such_runtime: pip install '.*\[onnx\]'"):
+        export(tmp_path / "nothing", "onnx", tmp_path / "e")
+    assert not (tmp_path / "e").exists()

@@ -1,0 +1,208 @@
+"""`tickets super`: every stage, what is chosen on what, resuming, refusals."""
+
+import importlib
+import json
+import statistics
+
+import pytest
+from typer.testing import CliRunner
+
+from samples.tiny_models import make_model
+from samples.tiny_tasks import task_data, tasks_fixture
+from winning_tickets import Runtime, SuperConfig, Ticket, TransferConfig, super_ticket
+from winning_tickets.cli import app
+from winning_tickets.finetuning.super_ticket import trainings
+from winning_tickets.runs.errors import Interrupted, UsageError
+from winning_tickets.runs.statistics import paired
+
+QUIET = Runtime(quiet=True)
+module = importlib.import_module("winning_tickets.finetuning.super_ticket")
+
+
+_tiny_tasks = tasks_fixture(lambda name: task_data(name, validation=40))
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    bert = make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler")
+    fine_tuning = TransferConfig(target=str(bert), task="rte", steps=3, seeds=(0, 1), select_on=0.25)
+    return SuperConfig(fine_tuning=fine_tuning, level=(50, 75), learning_rates=(1e-3, 3e-3), batch_sizes=(4,))
+
+
+@pytest.fixture(scope="module")
+def whole(config, tmp_path_factory):
+    out = tmp_path_factory.mktemp("super") / "run"
+    return super_ticket(config, out, QUIET), out
+
+
+def stored(out, *parts):
+    return json.loads(out.joinpath(*parts, "result.json").read_text())
+
+
+def test_every_level_selection_seed_and_setting_is_fine_tuned_once(whole, config):
+    result, out = whole
+    assert trainings(config.resolved()) == (1 + 2 * 3) * 2 * 2 + 1 == result["trainings"]
+    assert len(list(out.glob("**/seed-*/result.json"))) == result["trainings"]
+    names = ["lr-0.001_batch-4", "lr-0.003_batch-4"]
+    assert sorted(path.name for path in (out / "winning" / "level-50").iterdir()) == names
+    for selection in ("winning", "losing", "random"):
+        for level in ("50", "75"):
+            facts = result["selections"][selection][level]
+            assert facts["settings"] in names
+            assert len(facts["rest"]["values"]) == 2
+            assert facts["weight_remaining"] == pytest.approx(1 - _pruned(out, selection, level))
+    assert result["full"]["weight_remaining"] == 1.0
+
+
+def _pruned(out, selection, level):
+    folder = out / "tickets" / (f"{selection}-0" if selection == "random" else selection)
+    rungs = stored(folder)["rungs"]
+    return next(rung["pruned_share_of_all_parameters"] for rung in rungs if rung["folder"] == f"level-{level}")
+
+
+def test_settings_and_the_super_ticket_are_those_with_the_best_mean_on_the_selection(whole):
+    result, out = whole
+    means = {}
+    for level in ("50", "75"):
+        facts, by_settings = result["selections"]["winning"][level], {}
+        for folder in (out / "winning" / f"level-{level}").iterdir():
+            by_settings[folder.name] = stored(folder)["metrics"]["accuracy"]["best_selection"]["mean"]
+        means[level] = max(by_settings.values())
+        assert by_settings[facts["settings"]] == means[level]
+        run = stored(out / "winning" / f"level-{level}" / facts["settings"])["metrics"]["accuracy"]
+        assert facts["selection"]["values"] == run["best_selection"]["values"]
+        assert facts["rest"]["values"] == run["best_rest"]["values"]
+        assert facts["whole"]["values"] == run["best"]["values"]
+        assert facts["rest"]["mean"] == statistics.fmean(facts["rest"]["values"])
+    level = max(means, key=lambda name: (means[name], int(name)))  # of equals the smaller model
+    assert result["super_ticket"]["level"] == float(level)
+    kept = Ticket.from_pretrained(out / "super-ticket")
+    assert [kept.id] == result["super_ticket"]["ticket_ids"] == result["selections"]["winning"][level]["ticket_ids"]
+
+
+def test_random_tickets_differ_by_seed_and_losing_ones_lose_what_winning_ones_keep(whole):
+    result, out = whole
+    first, second = (Ticket.from_pretrained(out / "tickets" / f"random-{seed}" / "level-50") for seed in (0, 1))
+    assert first.id != second.id
+    runs = result["selections"]["random"]["50"]["runs"]
+    assert [stored(out / run)["ticket_id"] for run in runs] == [first.id, second.id]
+    assert [stored(out / run)["seeds"] for run in runs] == [[0], [1]]
+    heads = [
+        Ticket.from_pretrained(out / "tickets" / word / "level-50").gates["layers.0.heads"].tolist()
+        + Ticket.from_pretrained(out / "tickets" / word / "level-50").gates["layers.1.heads"].tolist()
+        for word in ("winning", "losing")
+    ]
+    assert [not gate for gate in heads[0]] == heads[1]
+
+
+def test_what_tickets_keep_is_the_mean_over_seeds(config, tmp_path):
+    """Where units overlap, random tickets of one level differ: a head may lie in a pruned layer or not."""
+    for seed, (sparsity, share) in enumerate(((0.6, 0.25), (0.8, 0.375))):
+        rung = {"folder": "level-50", "ticket_id": str(seed), "units": {}, "sparsity": sparsity}
+        (tmp_path / str(seed)).mkdir()
+        rungs = {"rungs": [rung | {"pruned_share_of_all_parameters": share}]}
+        (tmp_path / str(seed) / "result.json").write_text(json.dumps(rungs))
+    facts = module._ticket_facts(tuple(str(tmp_path / str(seed) / "level-50") for seed in (0, 1)), config)
+    assert (facts["sparsity"], facts["weight_remaining"]) == pytest.approx((0.7, 1 - 0.3125))
+
+
+def test_tests_are_paired_by_seed(whole):
+    result, _ = whole
+    winning, random, full = (
+        result["selections"]["winning"]["50"],
+        result["selections"]["random"]["50"],
+        result["full"],
+    )
+    assert set(winning["against"]) == {"full", "random", "losing"}
+    assert set(random["against"]) == {"full"}
+    for other, facts in (("full", full), ("random", random)):
+        expected = paired(dict(enumerate(winning["rest"]["values"])), dict(enumerate(facts["rest"]["values"])))
+        assert winning["against"][other]["rest"]["mean"] == pytest.approx(expected.mean)
+        assert winning["against"][other]["rest"]["p"] == expected.p
+
+
+def test_a_stopped_search_goes_on_and_ends_the_same(whole, config, tmp_path, monkeypatch):
+    result, _ = whole
+    real, calls = module.transfer, []
+
+    def stops(*args):
+        calls.append(args)
+        if len(calls) == 9:
+            raise Interrupted(15, "stopped by the test")
+        return real(*args)
+
+    monkeypatch.setattr(module, "transfer", stops)
+    with pytest.raises(Interrupted):
+        super_ticket(config, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run" / "result.json").exists()
+    again = super_ticket(config, tmp_path / "run", QUIET)
+    moved = {"levels", "metric", "seeds", "super_ticket", "full"}
+    assert {name: again[name] for name in moved} == {name: result[name] for name in moved}
+    done = len(calls)
+    assert super_ticket(config, tmp_path / "run", QUIET) == again
+    assert len(calls) == done
+
+
+def test_importances_of_a_run_that_is_there(whole, config, tmp_path):
+    _, out = whole
+    given = config.model_copy(
+        update={"importance_from": str(out / "fine-tuned"), "level": (50.0,), "selections": ("winning",)}
+    )
+    result = super_ticket(given, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run" / "fine-tuned").exists()
+    first = Ticket.from_pretrained(out / "tickets" / "winning" / "level-50")
+    assert Ticket.from_pretrained(tmp_path / "run" / "super-ticket").gates.keys() == first.gates.keys()
+    assert result["super_ticket"]["level"] == 50.0
+    assert result["trainings"] == 2 * 2 * 2
+
+
+def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
+    bare = SuperConfig(fine_tuning=TransferConfig(target="m", task="cola"), profile="paper").resolved()
+    assert bare.level == (10, 20, 30, 40, 50, 60, 70, 80)
+    assert [name for name, _ in bare.grid()] == [
+        f"lr-{rate}_batch-{size}" for rate in ("5e-05", "0.0001", "0.0002") for size in (8, 16, 32)
+    ]
+    fine_tuning = bare.fine_tuning
+    assert (fine_tuning.optimizer, fine_tuning.warmup_ratio, fine_tuning.patience) == ("adamax-mtdnn", 0.1, 1)
+    assert (fine_tuning.head_dropout, fine_tuning.max_length, fine_tuning.epochs) == (0.05, 512, 6)
+    own = SuperConfig(
+        fine_tuning=TransferConfig(target="m", task="rte", steps=5, optimizer="adamw"),
+        learning_rates=(1e-4,),
+        profile="paper",
+    ).resolved()
+    assert (own.fine_tuning.optimizer, own.fine_tuning.epochs, own.learning_rates) == ("adamw", None, (1e-4,))
+    assert (own.fine_tuning.head_dropout, own.fine_tuning.select_on) == (0.1, 0.1)
+    tuned = SuperConfig(fine_tuning=TransferConfig(target="m", task="rte")).resolved()
+    assert (tuned.fine_tuning.optimizer, len(list(tuned.grid()))) == ("adamw", 1)
+
+
+@pytest.mark.parametrize(
+    ("fields", "fine_tuning", "message"),
+    [
+        ({"selections": ("losing",)}, {}, "--selections must name winning, which the super ticket is one of"),
+        ({}, {"select_on": 0.0}, "the super ticket needs a part of the dev set to be chosen on"),
+        ({"learning_rates": (1e-3, 1e-3)}, {}, "--learning-rates must name different numbers above 0."),
+        ({"batch_sizes": (0,)}, {}, "--batch-sizes must name different numbers above 0."),
+        ({"level": (0.0,)}, {}, "--level 0% lies outside"),
+        ({}, {"task": "rtee"}, "rtee"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(config, fields, fine_tuning, message, tmp_path):
+    changed = config.model_copy(update=fields | {"fine_tuning": config.fine_tuning.model_copy(update=fine_tuning)})
+    with pytest.raises(UsageError, match=message):
+        super_ticket(changed, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line(config, tmp_path):
+    words = ["super", config.fine_tuning.target, "--task", "rte", "--level", "50", "--seeds", "0", "--steps", "2"]
+    words += ["--selections", "winning,losing", "--learning-rate", "1e-3", "--select-on", "0.25", "--quiet"]
+    plan = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run"), "--dry-run"])
+    assert plan.exit_code == 0, plan.output
+    assert "trainings: 4" in plan.stdout
+    assert not (tmp_path / "run").exists()
+    done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run")])
+    assert done.exit_code == 0, done.output
+    assert "super ticket: level 50 %, in super-ticket;" in done.stdout
+    for name in ("phases.svg", "phases.png", "super-ticket/ticket.json"):
+        assert (tmp_path / "run" / name).is_file()

@@ -1,0 +1,151 @@
+"""The README and the docs say what the program does: blocks run, options exist, links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from winning_tickets.cli import app
+from winning_tickets.config import SearchConfig
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
+BLOCK = re.compile(r"^<!-- test: (run|dry-run) -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+WITH_DRY_RUN = {"search", "evaluate", "fit-head", "transfer", "share", "export", "measure"}
+SHELL_ONLY = ("python3 -m venv ", ".venv/bin/python -m pip install ")
+
+
+def blocks(kind: str, language: str) -> list[object]:
+    """Marked blocks of all pages, as test parameters."""
+    return [
+        pytest.param(content, id=f"{page.relative_to(ROOT)}-{index}")
+        for page in PAGES
+        for index, (how, what, content) in enumerate(BLOCK.findall(page.read_text(encoding="utf-8")))
+        if (how, what) == (kind, language)
+    ]
+
+
+def commands(block: str) -> list[list[str]]:
+    """The words of each command, lines joined at backslashes, comments gone."""
+    lines = block.replace("\\\n", " ").splitlines()
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def tickets(words: list[str]) -> None:
+    """Run the command in this process; an error or another exit code fails the test."""
+    outcome = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert outcome.exit_code == 0, outcome.output
+
+
+def parse(words: list[str]) -> None:
+    """Parse a command line down to the last subcommand without running it."""
+    command: Any = typer.main.get_command(app)
+    context = command.make_context("tickets", list(words))
+    while hasattr(command, "commands"):
+        name, command, words = command.resolve_command(context, list(words))
+        context = command.make_context(name, list(words), parent=context)
+
+
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / "cache"))
+    return tmp_path
+
+
+@pytest.mark.parametrize("block", blocks("run", "bash"))
+def test_offline_commands(block: str, workplace: Path) -> None:
+    for words in commands(block):
+        if words[0] == "make":
+            assert set(words[1:]) <= make_targets(), f"the Makefile has no {words[1:]}"
+        elif words[0] == "tickets":
+            tickets([*words[1:], "--tiny"] if words[1] == "demo" else words[1:])
+        else:
+            assert " ".join(words).startswith(SHELL_ONLY), f"neither run nor known: {words}"
+
+
+@pytest.mark.parametrize("block", blocks("run", "python"))
+def test_offline_python(block: str, workplace: Path) -> None:
+    assert len(block.splitlines()) <= 10
+    exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
+
+
+@pytest.mark.parametrize("block", blocks("dry-run", "bash"))
+def test_network_commands_parse(block: str, workplace: Path) -> None:
+    before = set(workplace.iterdir())
+    for words in commands(block):
+        assert words[0] == "tickets", words
+        if words[1] in WITH_DRY_RUN:
+            tickets([*words[1:], "--dry-run"])
+        else:
+            parse(words[1:])
+    assert set(workplace.iterdir()) == before, "a dry run must leave nothing behind"
+
+
+def test_a_wrong_option_would_be_noticed() -> None:
+    with pytest.raises(Exception, match="No such option: --jsn"):
+        parse(["compare", "a", "b", "--jsn"])
+
+
+def test_every_documented_option_exists() -> None:
+    known = {"--tiny", "--help"}
+    groups: list[Any] = [typer.main.get_command(app)]
+    for group in groups:
+        for command in group.commands.values():
+            known |= {o for parameter in command.params for o in parameter.opts if o.startswith("--")}
+            groups += [command] if hasattr(command, "commands") else []
+    page = (ROOT / "docs/reference/command_line.md").read_text(encoding="utf-8")
+    documented = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", page))
+    assert documented - known == set(), "documented, but not there"
+    assert known - documented == {"--tiny"}, "there, but not documented"
+
+
+def test_options_of_several_verbs_are_theirs() -> None:
+    page = (ROOT / "docs/reference/command_line.md").read_text(encoding="utf-8")
+    sections = {text.partition("\n")[0]: text for text in page.split("\n## ")}
+    commands: Any = typer.main.get_command(app)
+    verbs = {
+        name: {option for parameter in command.params for option in parameter.opts}
+        for name, command in commands.commands.items()
+        if not hasattr(command, "commands")
+    }
+    assert [verb for verb in verbs if f"\ntickets {verb}" not in sections["# Command line"]] == []
+    for row in re.findall(r"^\| (`--.*)\|$", sections["Options of several verbs"].replace("\\|", "/"), re.MULTILINE):
+        names, users, _ = row.split(" | ")
+        said = {re.sub(r" \(.*\)", "", one) for one in users.split(", ")}
+        said = (said & verbs.keys()) if users != "all" else set(verbs)
+        for option in re.findall(r"--[a-z][a-z0-9-]*", names):
+            own = {verb for verb in verbs if f"`{option}" in sections.get(f"Options of {verb}", "")}
+            having = {verb for verb in verbs if option in verbs[verb]}
+            assert (said - having, having - said - own) == (set(), set()), option
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith("https://"):
+            assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+@pytest.mark.parametrize("profile", ["paper", "code", "tuned"])
+def test_every_field_of_a_profile_is_explained(profile: str) -> None:
+    page = (ROOT / "docs/explanation/profiles.md").read_text(encoding="utf-8")
+    explained = set(re.findall(r"`(\w+)`", page))
+    for objective in ("kd", "mlm", "mlm+kd"):
+        config = SearchConfig(model="m", profile=profile, objective=objective)  # type: ignore[arg-type]
+        resolved = config.resolved()
+        set_by_profile = {
+            name for name in SearchConfig.model_fields if getattr(resolved, name) != getattr(config, name)
+        }
+        assert set_by_profile - {"warmup_steps"} <= explained

@@ -1,0 +1,128 @@
+"""Nothing in the package runs what it reads: no pickle, no eval, no shell, no code from a model's folder."""
+
+from __future__ import annotations
+
+import ast
+import warnings
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).resolve().parents[2] / "src" / "winning_tickets"
+FILES = sorted(SOURCE.rglob("*.py"))
+FORBIDDEN_NAMES = {"eval", "exec", "compile", "__import__", "breakpoint", "input"}
+FORBIDDEN_MODULES = {"cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal", "jsonpickle", "runpy", "code"}
+SUBPROCESS = {"runs/provenance.py", "studies/engines.py"}
+"""Files that start processes: git, and the workers of a study; always from a list of words."""
+PICKLE = {"deploy/mask_files.py": {"UnpicklingError"}}
+"""The errors of torch's own restricted reader are those of pickle."""
+OWN = ("Ticket.",)
+"""Classes of ours with a `from_pretrained`; without `trust_remote_code=False` those of transformers ask on stdin."""
+
+
+def name_of(node: ast.AST) -> str:
+    """`torch.load` of the function of a call."""
+    if isinstance(node, ast.Attribute):
+        return f"{name_of(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else "?"
+
+
+def constant(node: ast.AST | None) -> object:
+    return node.value if isinstance(node, ast.Constant) else node
+
+
+def problems(text: str, name: str) -> list[str]:
+    """What a source file does that it must not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tree = ast.parse(text)
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [str(node.module)]
+            roots = {module.split(".")[0] for module in modules}
+            found += [f"imports {root}" for root in roots & FORBIDDEN_MODULES]
+            found += ["imports pickle"] if "pickle" in roots and name not in PICKLE else []
+            found += ["imports subprocess"] if "subprocess" in roots and name not in SUBPROCESS else []
+        elif isinstance(node, ast.Attribute) and name_of(node.value) == "pickle":
+            found += [f"uses pickle.{node.attr}"] if node.attr not in PICKLE.get(name, ()) else []
+        elif isinstance(node, ast.Call):
+            found += _problems_of_call(node)
+        elif isinstance(node, ast.arg) and node.arg == "trust_remote_code":
+            found.append("trust_remote_code")
+        if (
+            isinstance(node, ast.keyword)
+            and node.arg in ("shell", "allow_pickle", "trust_remote_code")
+            and constant(node.value) is not False
+        ):
+            found.append(f"{node.arg}=...")
+    return found
+
+
+def _problems_of_call(node: ast.Call) -> list[str]:
+    called = name_of(node.func)
+    keywords = {one.arg: constant(one.value) for one in node.keywords}
+    if called in FORBIDDEN_NAMES:
+        return [f"calls {called}"]
+    if called in ("os.system", "os.popen", "importlib.util.spec_from_file_location"):
+        return [f"calls {called}"]
+    if called == "torch.load" and keywords.get("weights_only") is not True:
+        return ["torch.load without weights_only=True"]
+    if called.endswith("yaml.load") or (called.startswith("yaml.") and "unsafe" in called.lower()):
+        return [f"calls {called}"]
+    if called.endswith((".from_pretrained", ".from_config")) and not called.startswith(OWN):
+        return [] if keywords.get("trust_remote_code") is False else [f"{called} without trust_remote_code=False"]
+    if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") is not False:
+        return ["np.load without allow_pickle=False"]
+    return []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_a_file_runs_nothing_that_it_reads(path):
+    assert problems(path.read_text(encoding="utf-8"), path.relative_to(SOURCE).as_posix()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("eval('1')", "calls eval"),
+        ("def f():\n    exec(x)", "calls exec"),
+        ("import pickle", "imports pickle"),
+        ("from pickle import loads", "imports pickle"),
+        ("import dill as json", "imports dill"),
+        ("torch.load(x)", "torch.load without weights_only=True"),
+        ("torch.load(x, weights_only=False)", "torch.load without weights_only=True"),
+        ("np.load(x)", "np.load without allow_pickle=False"),
+        ("np.load(x, allow_pickle=True)", "allow_pickle=..."),
+        ("yaml.load(x, Loader=yaml.SafeLoader)", "calls yaml.load"),
+        ("yaml.unsafe_load(x)", "calls yaml.unsafe_load"),
+        ("import subprocess", "imports subprocess"),
+        ("run(x, shell=True)", "shell=..."),
+        ("run(x, shell=y)", "shell=..."),
+        ("os.system(x)", "calls os.system"),
+        ("AutoModel.from_pretrained(x, trust_remote_code=True)", "trust_remote_code=..."),
+        ("AutoModel.from_pretrained(x, trust_remote_code=y)", "trust_remote_code=..."),
+        ("AutoModel.from_pretrained(x)", "AutoModel.from_pretrained without trust_remote_code=False"),
+        ("kind(x).from_config(y)", "?.from_config without trust_remote_code=False"),
+        ("def load(trust_remote_code): pass", "trust_remote_code"),
+    ],
+)
+def test_the_check_sees_what_it_looks_for(text, problem):
+    assert problem in problems(text, "x.py")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "torch.load(x, weights_only=True)",
+        "np.load(x, allow_pickle=False)",
+        "model.eval()",
+        "ast.literal_eval(x)",
+        "re.compile(x)",
+        "'trust_remote_code=True'",
+        "AutoModel.from_pretrained(x, trust_remote_code=False)",
+        "Ticket.from_pretrained(x)",
+    ],
+)
+def test_the_check_lets_the_rest_pass(text):
+    assert problems(text, "x.py") == []

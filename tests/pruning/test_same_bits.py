@@ -1,0 +1,192 @@
+"""One seed on one machine gives the same bits twice: whatever else drew random numbers, however many workers help."""
+
+import functools
+import importlib
+import json
+import os
+import random
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
+
+from winning_tickets.cli import app
+from winning_tickets.pruning.search import METHODS
+from winning_tickets.studies.tiny import tiny_folder
+
+TRAINED = "--steps 4 --batch-tokens 64 --segments packed:16"
+ONE_OF_EACH = "--heads 2 --ffns 1 --neurons 40"
+CASES = {
+    "random": "search {bert} --method random",
+    "magnitude": "search {bert} --method magnitude --ranking global",
+    "wanda": "search {bert} --method wanda --corpus {text} --batch-tokens 64 --segments packed:16",
+    "mask-training": f"search {{bert}} --method mask-training --corpus {{text}} {TRAINED} --sparsity 0.5,0.7",
+    "mask-training both": f"search {{bert}} --corpus {{text}} {TRAINED} --objective mlm+kd --profile paper",
+    "mask-training gates": f"search {{bert}} --corpus {{text}} {TRAINED} {ONE_OF_EACH}",
+    "imp": "search {bert} --method imp --objective mlm+task --task rte --data-dir {glue} --corpus {text} "
+    "--sparsity 0.3,0.6 --round-steps 3 --batch-size 8 --batch-tokens 64 --segments packed:16",
+    "snip": f"search {{bert}} --method snip --corpus {{text}} {TRAINED}",
+    "movement": f"search {{bert}} --method movement --objective task --task rte --data-dir {{glue}} {TRAINED}",
+    "importance": "search {bert} --method importance --objective kd --corpus {text} --level 50,75",
+    "fit-head": f"fit-head {{plain}} --corpus {{text}} {TRAINED} --train-encoder",
+    "transfer": "transfer {bert} --task stsb --data-dir {glue} --steps 5 --eval-steps 2 --seeds 0,1 --save-model",
+    "transfer smart": "transfer {bert} --task rte --data-dir {glue} --steps 3 --smart 1 --optimizer adamax-mtdnn",
+    "share": "share --tasks rte,stsb --model {bert} --tickets auto --level 50 --single-epochs 0.5 --data-dir {glue} "
+    "--steps 4 --batch-size 8 --seeds 0,1",
+    "super": "super {bert} --task rte --data-dir {glue} --steps 2 --level 50 --seeds 0 --selections winning,random "
+    "--learning-rates 1e-3 --batch-sizes 8",
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Tiny models and data; `plain` has no MLM head."""
+    folder = tmp_path_factory.mktemp("world")
+    found = {name: tiny_folder(name, folder) for name in ("bert", "text", "glue")}
+    plain = found["plain"] = folder / "plain"
+    plain.mkdir()
+    for path in found["bert"].iterdir():
+        (plain / path.name).write_bytes(path.read_bytes())
+    weights = load_file(plain / "model.safetensors")
+    encoder = {name: value for name, value in weights.items() if name.startswith("bert.")}
+    save_file(encoder, plain / "model.safetensors", metadata={"format": "pt"})
+    return found
+
+
+def words_of(case, world, out):
+    return [*shlex.split(CASES[case].format(**world)), "--out", str(out), "--device", "cpu", "--quiet", "--json"]
+
+
+def run(words):
+    """In this process; the global generators are wherever the last run, or somebody else, left them."""
+    done = CliRunner().invoke(app, words, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return untimed(done.stdout)
+
+
+def untimed(text):
+    """JSON without what a clock says."""
+
+    def without(pairs):
+        return {key: value for key, value in pairs if not key.endswith("seconds")}
+
+    return json.loads(text, object_pairs_hook=without)
+
+
+def bits(folder):
+    """Every file below: JSON without times, all others byte for byte."""
+    found = {}
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        content = path.read_bytes()
+        if path.suffix == ".json":
+            content = untimed(content)
+        elif path.suffix == ".jsonl":
+            content = [untimed(line) for line in content.splitlines()]
+        found[str(path.relative_to(folder))] = content
+    return found
+
+
+def disturb(number):
+    """Somebody else uses the global generators."""
+    random.seed(number)
+    np.random.seed(number)
+    torch.manual_seed(number)
+
+
+def differing(first, second):
+    return sorted(name for name in first.keys() | second.keys() if first.get(name) != second.get(name))
+
+
+def test_every_method_is_run_twice():
+    assert {case.partition(" ")[0] for case in CASES} == {*METHODS, "fit-head", "transfer", "share", "super"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=pytest.mark.slow if case == "super" else []) for case in CASES]
+)
+def test_twice_the_same_bits(tmp_path, monkeypatch, world, case):
+    """In the same place, since some files name it; the second time with a cache of its own."""
+    out, found = tmp_path / "out", []
+    for number in (1, 2):
+        monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / f"cache-{number}"))
+        disturb(number)
+        printed = run(words_of(case, world, out))
+        found.append((printed, bits(out)))
+        out.rename(tmp_path / f"out-{number}")
+    assert found[0][1]
+    assert differing(found[0][1], found[1][1]) == []
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("case", ["random", "mask-training", "transfer"])
+def test_another_seed_gives_other_bits(tmp_path, world, case):
+    """Or the comparison above would prove nothing."""
+    found = []
+    for seed in (5, 6):
+        words = words_of(case, world, tmp_path / f"{seed}")
+        if case == "transfer":
+            words[words.index("0,1")] = str(seed)
+        else:
+            words += ["--seed", str(seed)]
+        run(words)
+        found.append([p.read_bytes() for p in sorted((tmp_path / f"{seed}").rglob("*.safetensors"))])
+    assert len(found[0]) == len(found[1]) >= 1
+    assert all(a != b for a, b in zip(*found, strict=True))
+
+
+ELSEWHERE = (
+    {"PYTHONHASHSEED": "1", "TOKENIZERS_PARALLELISM": "false"},
+    {"PYTHONHASHSEED": "2", "TOKENIZERS_PARALLELISM": "true", "RAYON_NUM_THREADS": "4"},
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_the_same_in_other_processes_with_other_hashes_and_tokenizer_workers(tmp_path, world, case):
+    """Also the corpus that the tokenizer wrote into the cache, whose threads come and go in any order."""
+    found = []
+    for number, settings in enumerate(ELSEWHERE):
+        out, cache, place = tmp_path / "out", tmp_path / f"cache-{number}", tmp_path / f"place-{number}"
+        place.mkdir()
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "WINNING_TICKETS_CACHE": str(cache)} | settings
+        words = [sys.executable, "-m", "winning_tickets", *words_of(case, world, out)]
+        done = subprocess.run(words, env=environment, cwd=place, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        tokens = {path.name: path.read_bytes() for path in cache.rglob("*") if path.suffix in (".bin", ".npy")}
+        found.append((untimed(done.stdout), bits(out), tokens))
+        out.rename(tmp_path / f"out-{number}")
+    assert differing(found[0][1], found[1][1]) == []
+    assert found[0] == found[1]
+    assert bool(found[0][2]) == ("{text}" in CASES[case])
+
+
+LOOPS = {
+    "mask-training both": "search.mask_training",
+    "imp": "search.imp",
+    "movement": "search.movement",
+    "fit-head": "fit_head",
+    "transfer": "transfer",
+    "share": "sharing_trainer",
+}
+"""Where each training is set up."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", LOOPS)
+def test_batches_that_workers_prepare_are_the_same(tmp_path, monkeypatch, world, case):
+    """No option asks for workers; whoever gives the Trainer some gets the same batches."""
+    module = importlib.import_module(f"winning_tickets.{LOOPS[case]}")
+    plain, found = module.arguments, []
+    for workers in (0, 2):
+        monkeypatch.setattr(module, "arguments", functools.partial(plain, dataloader_num_workers=workers))
+        disturb(workers)
+        out = tmp_path / "out"
+        run(words_of(case, world, out))
+        found.append(bits(out))
+        out.rename(tmp_path / f"out-{workers}")
+    assert differing(*found) == []

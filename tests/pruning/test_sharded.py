@@ -1,0 +1,300 @@
+"""Mask training on weights that are sharded over processes: the masks are those of one process."""
+
+import dataclasses
+import itertools
+import math
+import re
+from contextlib import nullcontext
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+import torch
+
+from samples.launch import launched
+from samples.learning import corpus_of, learning, without_dropout
+from samples.tiny_models import make_model
+from winning_tickets import ShardedMaskOptimizer
+from winning_tickets.config import Runtime
+from winning_tickets.models.architectures import prunable_views
+from winning_tickets.models.loading import load_plm, prunable_names
+from winning_tickets.pruning.base import prepare
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
+from winning_tickets.pruning.reselection import ByShards, ByThreshold, SharedSelector, _float_of, _ordered
+from winning_tickets.pruning.sharded import _check
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.tickets.masking import MaskedWeights
+from winning_tickets.tickets.selection import groups_of, keep_top, pruned_count
+from winning_tickets.training.objectives.pretraining import PretrainingObjective
+from winning_tickets.training.parallel import share_of
+
+UPDATE = MaskUpdate(
+    ranking="matrix",
+    phi=0.01,
+    rank_by="signed",
+    reselect_steps=1,
+    cadence="after",
+    threshold="exceeded",
+    learning_rate=1e-3,
+    head_learning_rate=0.0,
+    kind="adamw",
+    epsilon=1e-8,
+    weight_decay=0.0,
+    clip="none",
+    max_grad_norm=0.5,
+)
+
+
+def test_floats_and_whole_numbers_have_one_order():
+    values = torch.tensor([-float("inf"), -3.5, -1e-45, -0.0, 0.0, 1e-45, 0.01, 3.5, float("inf")])
+    numbers = _ordered(values)
+    assert numbers.tolist() == sorted(numbers.tolist())
+    assert numbers[3] == numbers[4]
+    assert [_float_of(number) for number in numbers.tolist()] == values.tolist()
+
+
+def whole_selection(seed, ranking):
+    """Scores of three matrices with many ties, their weights, the sparsity."""
+    random = torch.Generator().manual_seed(seed)
+    shapes = {"a": (7, 5), "b": (3, 4), "c": (6, 6)}
+    ties = 1 + seed % 4  # distinct values of scores and weights; none are few, some are all
+    scores, weights = {}, {}
+    for name, shape in shapes.items():
+        scores[name] = torch.randn(shape, generator=random)
+        weights[name] = torch.randn(shape, generator=random)
+        if seed % 3:
+            scores[name] = (scores[name] * ties).round() / 7
+        if seed % 2:
+            weights[name] = (weights[name] * ties).round()
+    return scores, weights, (0.0, 0.3, 0.5, 0.9)[seed % 4], ranking
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(3, marks=pytest.mark.slow)])
+def test_selection_over_processes_is_that_of_one_tie_for_tie(tmp_path, count):
+    def work(rank):
+        torch.distributed.init_process_group("gloo")
+        for seed in range(24):
+            ranking = "global" if seed % 5 < 2 else "matrix"
+            scores, weights, sparsity, _ = whole_selection(seed, ranking)
+            groups = groups_of(tuple(scores), ranking)
+            rows = {name: slice(*_bounds(len(value), count, rank)) for name, value in scores.items()}
+            pruned = [pruned_count(sum(scores[name].numel() for name in group), sparsity) for group in groups]
+            parts = [[scores[name][rows[name]].numel() for name in group] for group in groups]
+            selector = SharedSelector(parts, None, torch.device("cpu"))
+            for step in range(4):  # the band hits, misses and is adapted
+                expected = keep_top(scores, sparsity, ranking, weights)
+                own, sizes = (
+                    [torch.cat([values[name][rows[name]].reshape(-1) for name in group]) for group in groups]
+                    for values in (scores, weights)
+                )
+                for group, mask in zip(groups, selector.select(own, sizes, pruned), strict=True):
+                    wanted = torch.cat([expected[name][rows[name]].reshape(-1) for name in group])
+                    assert torch.equal(mask, wanted), (seed, step, group)
+                scores = {name: value + 0.001 * torch.randn_like(value) for name, value in _same(scores, step).items()}
+
+    launched(tmp_path, work, count)
+
+
+def _bounds(length, count, rank):
+    ends = [0]
+    for part in torch.arange(length).chunk(count):
+        ends.append(ends[-1] + len(part))
+    return ends[rank], ends[rank + 1]
+
+
+def _same(scores, step):
+    """The generator's next numbers are the same in all processes."""
+    torch.manual_seed(step)
+    return scores
+
+
+@dataclasses.dataclass
+class Start:
+    """What both kinds of search start from."""
+
+    plm: object
+    batches: object
+    scores: dict
+    masks: dict
+
+
+def start(config):
+    """The dense model, batches, and scores and masks at the sparsity."""
+    prepared = prepare(config, Runtime(quiet=True))
+    plm = load_plm(config.model)
+    names = prunable_names(plm, "encoder+embeddings")
+    weights = {name: view.clone() for name, view in prunable_views(plm.encoder, names).items()}
+    scores = initial_scores(
+        {name: value.abs() for name, value in weights.items()},
+        config.score_init or "rank",
+        0.5,
+        config.ranking,
+        "floor",
+        2.0,
+        0.01,
+        0,
+        config.n_of_m,
+    )
+    masks = keep_top(scores, 0.5, config.ranking, weights, pattern=config.n_of_m)
+    scores.pop(plm.architecture.word_embeddings)
+    for name, parameter in plm.encoder.named_parameters():
+        parameter.requires_grad_(name in scores)
+    return Start(plm, prepared.batches(5), scores, masks)
+
+
+def train(found, optimizer, shares, factor):
+    """Five steps of KD; each of the shares of a batch is computed after the other."""
+    objective = PretrainingObjective({"kd": 1.0}, found.plm.architecture, optimizer.masked)
+    for index in range(5):
+        batch = found.batches[index]
+        total = objective.counts(batch)["kd"]
+        for rank, count in shares:
+            loss = objective(found.plm.model, share_of(batch, rank, count))["kd"] / total * factor
+            loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def alone(config, update):
+    """Masks and scores that one process finds, and the norm of the last gradient."""
+    found = start(config)
+    masked = MaskedWeights(found.plm.encoder, list(found.masks))
+    masked.write(found.masks)
+    optimizer = MaskOptimizer(masked, found.scores, {}, update)
+    train(found, optimizer, [(0, 2), (1, 2)], 1.0)
+    return optimizer
+
+
+def sharded(config, update, rank, expected):
+    """The same by two processes, compared in each."""
+    from torch.distributed.fsdp import fully_shard
+
+    torch.distributed.init_process_group("gloo")
+    mesh = torch.distributed.init_device_mesh("cpu", (2,))
+    found = start(config)
+    for module in (found.plm.encoder.embeddings, *found.plm.encoder.encoder.layer):
+        fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    optimizer = ShardedMaskOptimizer(found.plm.encoder, found.masks, found.scores, update)
+    held = sum(score.numel() for score in optimizer.scores.values())
+    assert held == sum(score.numel() for score in found.scores.values()) // 2
+    train(found, optimizer, [(rank, 2)], 2.0)
+    masks, scores = optimizer.whole_masks(), optimizer.whole_scores()
+    # Fused AdamW rounds the last few entries of a tensor in another way than those in its middle.
+    for name, score in expected.scores.items():
+        torch.testing.assert_close(scores[name], score.detach(), rtol=0, atol=1e-3 * update.learning_rate)
+    assert all(torch.equal(masks[name], mask) for name, mask in expected.masked.masks.items())
+    if update.clip == "global":
+        assert optimizer.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
+    for name, parameter in found.plm.encoder.named_parameters():
+        if name in masks:
+            whole = parameter.detach().full_tensor()
+            assert not torch.count_nonzero(whole[~masks[name]])
+            assert torch.equal(whole, expected.masked.dense_weights[name] * masks[name])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {},
+        {"clip": "global"},
+        {"clip": "tensor", "rank_by": "absolute"},
+        {"ranking": "global"},
+        {"ranking": "global", "score_init": "plateau", "reselect_steps": 2, "threshold": "reached"},
+        {"score_init": "plateau", "reselect_steps": 3, "cadence": "before", "learning_rate": 8e-3},
+        {"ranking": "row"},
+        {"pattern": "2:4"},
+    ],
+    ids=lambda fields: "-".join(map(str, fields.values())) or "plain",
+)
+def test_masks_of_two_processes_are_those_of_one(tmp_path, fields):
+    bert = without_dropout(make_model(tmp_path / "bert", head="mlm+pooler"))
+    given = {key: fields[key] for key in ("ranking", "pattern", "score_init") if key in fields}
+    config = learning(bert, "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.5, **given)
+    other = {key: value for key, value in fields.items() if key not in ("pattern", "score_init")}
+    update = dataclasses.replace(UPDATE, **other, pattern=config.n_of_m)
+    expected = alone(config, update)
+    changed = sum(int((mask != start(config).masks[n]).sum()) for n, mask in expected.masked.masks.items())
+    assert changed > 20  # a search that moves nothing would prove nothing
+    launched(tmp_path, lambda rank: sharded(config, update, rank, expected))
+
+
+@pytest.mark.parametrize(
+    ("rows", "size", "leaves"), [(5, 4, True), (6, 4, True), (3, 4, True), (4, 4, False), (5, 3, False)]
+)
+def test_a_process_without_rows_is_refused(rows, size, leaves):
+    placement = SimpleNamespace(is_shard=lambda dimension: dimension == 0)
+    parameter = MagicMock(placements=(placement,), device_mesh=SimpleNamespace(size=lambda: size))
+    parameter.__len__.return_value = rows
+    assert (len(torch.chunk(torch.zeros(rows, 1), size)) < size) == leaves
+    refused = pytest.raises(UsageError, match=f"w has {rows} rows for {size} processes, which leaves some without any")
+    with refused if leaves else nullcontext():
+        _check("w", parameter)
+
+
+def thresholds_of(make, rows, kept_at, ranking, sparsity):
+    """The thresholds of two matrices after an exact selection."""
+    torch.manual_seed(0)
+    scores = {name: torch.randn(8, 4) for name in "ab"}
+    masks = keep_top(scores, sparsity, ranking)
+    flat = torch.cat([score[rows].reshape(-1) for score in scores.values()])
+    own = dict(zip(scores, torch.split(flat, len(flat) // 2), strict=True))
+    masked = SimpleNamespace(
+        masks={name: mask[rows].clone() for name, mask in masks.items()},
+        dense_weights={name: torch.ones_like(score)[rows] for name, score in scores.items()},
+    )
+    how = {"ranking": ranking, "rank_by": "signed", "kept_at": kept_at, "phi": 0.01, "adjusted_always": False}
+    selection = make(masked, flat, own, how)
+    selection.select(exact=True)
+    selection.start_at(0.01)
+    return selection.thresholds
+
+
+def test_thresholds_over_processes_are_those_of_one(tmp_path):
+    cases = list(itertools.product(("reached", "exceeded"), ("matrix", "global"), (0.0, 0.5)))
+
+    def work(rank):
+        torch.distributed.init_process_group("gloo")
+        for case in cases:
+            expected = thresholds_of(lambda *a: ByThreshold(*a[:3], **a[3]), slice(None), *case)
+            rows = slice(4 * rank, 4 * rank + 4)
+            assert thresholds_of(lambda *a: ByShards(*a[:3], None, **a[3]), rows, *case) == expected, case
+            assert (case[2] == 0.0) == (expected[0] == -math.inf)
+
+    launched(tmp_path, work)
+
+
+def test_the_code_of_the_docs_runs(tmp_path):
+    """As it stands there, on another model."""
+    page = Path(__file__).resolve().parents[2] / "docs/how_to/run_on_several_processes.md"
+    (code,) = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+    bert = str(without_dropout(make_model(tmp_path / "bert", head="mlm+pooler")))
+    assert code.count('"bert-base-uncased"') == 1
+    batches = start(learning(bert, "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.6)).batches
+
+    def work(rank):
+        found = {}
+        exec(code.replace("bert-base-uncased", bert), found)
+        for index in range(5):
+            found["step"](batches[index])
+        assert found["optimizer"].steps == 5
+        masks, first = found["optimizer"].whole_masks(), found["masks"]
+        assert masks.keys() == first.keys()
+        for name, mask in masks.items():
+            assert torch.count_nonzero(~mask) == pruned_count(mask.numel(), 0.6), name
+        assert sum(int((mask != first[name]).sum()) for name, mask in masks.items()) > 0
+        everyone = [None, None]
+        torch.distributed.all_gather_object(everyone, {name: mask.tolist() for name, mask in masks.items()})
+        assert everyone[0] == everyone[1]
+
+    launched(tmp_path, work)
+
+
+def test_matrices_that_are_not_sharded_are_refused(tmp_path):
+    config = learning(
+        str(make_model(tmp_path / "bert")), "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.5
+    )
+    found = start(config)
+    with pytest.raises(UsageError, match="is not sharded by rows over one dimension of processes; call fully_shard"):
+        ShardedMaskOptimizer(found.plm.encoder, found.masks, found.scores, UPDATE)

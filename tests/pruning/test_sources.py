@@ -1,0 +1,169 @@
+"""What methods learn from: one encoder under several heads, and the batches of several sources."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from samples.learning import QUIET, corpus_of, learning, with_tiny_tasks
+from samples.tiny_models import CONFIGS, make_model
+from winning_tickets import SearchConfig
+from winning_tickets.config import METHOD_NEEDS
+from winning_tickets.data.encode import EncodedSplit
+from winning_tickets.data.mixing import MixedBatches, TaskBatches
+from winning_tickets.pruning.base import prepare
+from winning_tickets.pruning.checks import check
+from winning_tickets.pruning.search import search
+from winning_tickets.pruning.sources import sources_of
+from winning_tickets.runs.errors import UsageError
+
+TRAINERS = sorted(method for method, needs in METHOD_NEEDS.items() if needs.sources)
+
+
+class Numbers:
+    """Batch i of a source is its name and i."""
+
+    def __init__(self, name):
+        self._name = name
+
+    def __getitem__(self, index):
+        return (self._name, index)
+
+
+@given(st.lists(st.integers(1, 7), min_size=1, max_size=4), st.integers(0, 60), st.integers(0, 5))
+def test_proportional_mixing_gives_every_batch_once_a_round(sizes, steps, seed):
+    names = [f"task{i}" for i in range(len(sizes))]
+    mixed = MixedBatches(
+        {name: Numbers(name) for name in names}, dict(zip(names, sizes, strict=True)), "proportional", steps, seed
+    )
+    seen = [next(iter(mixed[step].values())) for step in range(len(mixed))]
+    assert len(seen) == steps
+    for name, size in zip(names, sizes, strict=True):
+        own = [index for source, index in seen if source == name]
+        assert own == list(range(len(own)))  # each source in its own order, nothing twice or left out
+        whole = steps // sum(sizes)
+        assert whole * size <= len(own) <= (whole + 1) * size
+
+
+def test_the_sum_has_a_batch_of_every_source_at_every_step():
+    mixed = MixedBatches({"a": Numbers("a"), "b": Numbers("b")}, {"a": 3, "b": 9}, "sum", 5, 0)
+    assert [mixed[step] for step in range(5)] == [{"a": ("a", i), "b": ("b", i)} for i in range(5)]
+    with pytest.raises(IndexError, match="Step 5 of 5"):
+        mixed[5]
+
+
+@given(st.integers(1, 23), st.integers(1, 9), st.integers(0, 3))
+def test_every_example_comes_once_an_epoch_in_another_order(count, batch_size, seed):
+    examples = EncodedSplit({"input_ids": [[i] for i in range(count)]}, list(range(count)))
+    batches = TaskBatches(examples, lambda items: [item["labels"] for item in items], batch_size, seed)
+    epochs = [
+        [label for index in range(batches.per_epoch) for label in batches[epoch * batches.per_epoch + index]]
+        for epoch in range(3)
+    ]
+    assert all(sorted(epoch) == list(range(count)) for epoch in epochs)
+    assert epochs == [np.random.default_rng([seed, 0, epoch]).permutation(count).tolist() for epoch in range(3)]
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_all_heads_are_on_one_encoder(tmp_path, monkeypatch, kind):
+    with_tiny_tasks(monkeypatch)
+    model = str(make_model(tmp_path / "m", kind))
+    config = learning(model, "snip", corpus_of(tmp_path), objective="mlm+task", tasks=("rte", "stsb"), scope="encoder")
+    sources = sources_of(prepare(config, QUIET))
+    models = sources.model.models
+    assert list(models) == ["mlm", "rte", "stsb"]
+    assert all(model.base_model is sources.model.base_model for model in models.values())
+    embeddings = sources.model.base_model.get_input_embeddings().weight
+    decoder = models["mlm"].get_output_embeddings().weight
+    assert (decoder is embeddings) == (kind not in ("electra", "albert") or decoder is embeddings)
+    # Everything is one step of one optimiser: the loss of each source reaches the encoder and its own head only.
+    batch = sources.dataset(config, 1)[0]
+    for name in models:
+        sources.model.zero_grad()
+        sums = sources.objective(sources.model, {name: batch[name]})
+        assert list(sums) == [name]
+        sums[name].backward()
+        reached = {n.split(".")[1] for n, p in sources.model.named_parameters() if p.grad is not None and p.grad.any()}
+        inside = {id(p) for p in sources.model.base_model.parameters()}
+        heads = {
+            n
+            for n, p in sources.model.named_parameters()
+            if id(p) not in inside and p.grad is not None and p.grad.any()
+        }
+        assert reached
+        assert all(n.startswith(f"models.{name}.") for n in heads)
+
+
+def test_the_loss_is_that_of_each_model_alone(tmp_path, monkeypatch):
+    with_tiny_tasks(monkeypatch)
+    config = learning(
+        str(make_model(tmp_path / "m")), "snip", corpus_of(tmp_path), objective="mlm:2+task:0.5", tasks=("rte", "mrpc")
+    )
+    sources = sources_of(prepare(config, QUIET))
+    assert sources.objective.weights == {"mlm": 2.0, "mrpc": 0.5, "rte": 0.5}
+    sources.model.eval()
+    batch = sources.dataset(config, 1)[0]
+    sums, counts = sources.objective(sources.model, batch), sources.objective.counts(batch)
+    for name, model in sources.model.models.items():
+        torch.testing.assert_close(sums[name] / counts[name], model(**batch[name]).loss)
+
+
+def test_embeddings_in_scope_untie_the_decoder(tmp_path):
+    config = learning(str(make_model(tmp_path / "m")), "snip", corpus_of(tmp_path))
+    sources = sources_of(prepare(config, QUIET))
+    decoder = sources.model.models["mlm"].get_output_embeddings().weight
+    embeddings = sources.model.base_model.get_input_embeddings().weight
+    assert torch.equal(decoder, embeddings)
+    assert decoder is not embeddings
+    assert not decoder.requires_grad
+
+
+def test_the_length_of_a_round_in_every_unit(tmp_path, monkeypatch):
+    with_tiny_tasks(monkeypatch)  # 36 training examples: 5 batches of 8
+    model, corpus = str(make_model(tmp_path / "m")), corpus_of(tmp_path)
+
+    def steps(**fields):
+        config = learning(model, "imp", corpus, **({"round_steps": None} | fields))
+        return sources_of(prepare(config, QUIET)).round_steps(config)
+
+    both = {"objective": "task", "tasks": ("rte", "mrpc")}
+    assert steps(**both, round_steps=7) == 7
+    assert steps(**both, round_epochs=2) == 10
+    assert steps(**both, round_epochs=2, mixing="proportional") == 20
+    assert steps(**both) == 15  # the tasks' own three epochs
+    assert steps(**both, round_examples=160) == 10
+    assert steps(**both, round_examples=160, mixing="proportional") == 20
+    assert steps(objective="mlm", round_examples=40) == 10  # four segments of 16 tokens a step
+    with pytest.raises(UsageError, match="--round-examples counts segments"):
+        steps(objective="mlm", segments="lines", batch_tokens=512, round_examples=40)
+
+
+@pytest.mark.parametrize("method", TRAINERS)
+def test_what_cannot_be_learnt_from_is_refused_at_once(method):
+    bad = SearchConfig.of(model="m", method=method, objective="mlm+task", tasks=("rt",), round_steps=1)
+    with pytest.raises(UsageError) as caught:
+        check(bad)
+    assert "needs --corpus" in str(caught.value)
+    assert "rt" in str(caught.value)
+    assert "rte" in str(caught.value)
+    with pytest.raises(UsageError, match="Unknown objective 'kd'"):
+        check(SearchConfig.of(model="m", method=method, objective="kd", round_steps=1))
+    with pytest.raises(UsageError, match="needs --task"):
+        check(SearchConfig.of(model="m", method=method, objective="task"))
+    with pytest.raises(UsageError, match="uses no task"):
+        check(SearchConfig.of(model="m", method=method, objective="mlm", corpus="c", tasks=("rte",), round_steps=1))
+
+
+def test_a_model_without_mlm_head_is_refused(tmp_path):
+    model = str(make_model(tmp_path / "m", head="none"))
+    with pytest.raises(UsageError, match="no trained MLM head"):
+        search(learning(model, "snip", corpus_of(tmp_path), sparsity=0.5), tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tasks_given_mean_their_objective_and_their_order_nothing():
+    config = SearchConfig.of(model="m", method="imp", tasks=("rte", "mrpc", "rte"))
+    assert (config.objective, config.tasks) == ("task", ("mrpc", "rte"))
+    assert config.sparsities == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    assert SearchConfig.of(model="m", method="imp").objective == "mlm"

@@ -1,0 +1,74 @@
+"""What a study needs and is not there."""
+
+from __future__ import annotations
+
+import pytest
+
+from samples.study_samples import little, planned
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.status import problems_of, unmet_needs
+from winning_tickets.studies.worker import TINY
+
+
+def done_in(store):
+    return lambda run: store.status(run) == "done"
+
+
+def test_missing_data_is_told(tmp_path):
+    content = little(
+        needs={"model": "a model", "data": "a folder", "far": "text", "hub": "a corpus"},
+        parameters={"data": None, "far": str(tmp_path / "no"), "hub": "org/name"},
+    )
+    assert problems_of(planned(content), done_in(Store(tmp_path / "store"))) == [
+        "data is not set; it has to be a folder: --set data=...",
+        f"far: there is no {tmp_path / 'no'}; it has to be text: --set far=...",
+    ]
+    assert planned(content).parameters["model"].startswith(TINY)
+
+
+@pytest.fixture
+def fields(tmp_path, monkeypatch):
+    """What is missing for the fields of an evaluation, here and now; and the plan."""
+    monkeypatch.chdir(tmp_path)
+
+    def missing(**given):
+        stage = {"verb": "evaluate", "with": {"target": "tiny:bert", "corpus": "tiny:text"} | given}
+        needs = {"data": "a folder of tasks"}
+        plan = planned(little(needs=needs, parameters={"data": "glue"}, stages={"evaluate": stage}))
+        return problems_of(plan, done_in(Store("store"))), plan
+
+    return missing
+
+
+def test_missing_paths_of_fields_are_told(fields, tmp_path):
+    assert fields(data_dir="${data}")[0] == ["data=glue: there is no folder glue."]
+    assert fields(data_dir="/no/glue")[0] == ["data_dir=/no/glue: there is no folder /no/glue."]
+    assert fields(corpus="wikitxt")[0] == ["corpus=wikitxt: there is no corpus, file or folder wikitxt."]
+    assert fields(corpus="~nobody/text")[0] == ["corpus=~nobody/text: there is no corpus, file or folder ~nobody/text."]
+    assert fields(pairs_file="p.csv")[0] == ["pairs_file=p.csv: there is no file p.csv."]
+    assert fields(target="./no")[0] == ["target=./no: there is no file or folder ./no."]
+    (tmp_path / "glue").touch()
+    assert fields(data_dir="${data}")[0] == ["data=glue: there is no folder glue."]
+    (tmp_path / "glue").unlink()
+    (tmp_path / "glue").mkdir()
+    for known in ("wikitext-2", "pydocs", "task:rte", "glue"):
+        assert fields(corpus=known, data_dir="${data}", target="org/name")[0] == []
+
+
+def test_a_missing_path_is_told_once(fields):
+    plan = fields(data_dir="${data}")[1]
+    both = planned(plan.study.model_dump(by_alias=True, exclude_none=True), data="./glue")
+    told = "data: there is no ./glue; it has to be a folder of tasks: --set data=..."
+    assert problems_of(both, done_in(Store("store"))) == unmet_needs(both) == [told]
+
+
+def test_data_of_runs_that_are_done_may_be_gone(fields):
+    problems, plan = fields(data_dir="${data}")
+    assert len(problems) == 1
+    (run,) = plan.runs
+    store = Store("store")
+    store.describe(run, "evaluate", {})
+    assert problems_of(plan, done_in(store)) == problems
+    RunDirectory.claim(store.folder(run), "evaluate", run, {}).finish({"verb": "evaluate"})
+    assert problems_of(plan, done_in(store)) == []

@@ -1,0 +1,602 @@
+"""The report of a study: which numbers it shows, what it says of missing and failed runs, how claims are judged."""
+
+import csv
+import io
+import json
+import statistics
+import subprocess
+import sys
+
+import pytest
+
+from samples.study_report_samples import PARAMETERS, fill_store, result_of, sample_plan, score_of, write_run
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.report import charts, long_form, report_study
+from winning_tickets.studies.report.cells import condensed, make_cell, required
+from winning_tickets.studies.report.charts import draw
+from winning_tickets.studies.report.claims import judge
+from winning_tickets.studies.report.grids import csv_text, latex, markdown, table_grid
+from winning_tickets.studies.report.observations import Run, gather, observe
+from winning_tickets.studies.report.plots import plot_grid, plot_of, reached
+
+DONE = {"metrics": {"f1": {"final": {"mean": 0.7, "values": [0.6, 0.8]}}}, "primary_metric": "f1", "seeds": [3, 5]}
+
+
+def lost(point):
+    """One run that is missing from the store."""
+    return point.stage == "transfer" and point.axes == {
+        "method": "OMP", "sparsity": 0.7, "task": "rte", "seed": 2
+    }  # fmt: skip
+
+
+def broken(point):
+    """One run that failed."""
+    return point.stage == "transfer" and point.axes == {
+        "method": "TAMT", "sparsity": 0.7, "task": "mrpc", "seed": 1
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def partial(tmp_path_factory):
+    plan = sample_plan()
+    return plan, fill_store(tmp_path_factory.mktemp("partial"), plan, lambda point: not lost(point), broken)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    plan = sample_plan()
+    return plan, fill_store(tmp_path_factory.mktemp("full"), plan)
+
+
+def values(plan, **wanted):
+    """Scores of finished runs of `transfer` by a naive look at the plan, without the report."""
+    return [
+        score_of(point.axes)
+        for point in plan.points
+        if point.stage == "transfer" and all(point.axes[axis] == value for axis, value in wanted.items())
+    ]
+
+
+# Observations
+
+
+def test_a_run_of_several_seeds_gives_a_number_for_each():
+    run = Run("a", "transfer", "transfer", {"task": "mrpc"}, status="done", result=DONE)
+    found = observe([run], "score")
+    assert [(one.axes, one.state, one.value) for one in found] == [
+        ({"task": "mrpc", "seed": 3}, "done", 0.6),
+        ({"task": "mrpc", "seed": 5}, "done", 0.8),
+    ]
+    assert [one.axes.get("metric") for one in observe([run], "metrics.*.final")] == ["f1", "f1"]
+
+
+def test_seeds_that_failed_inside_a_run_are_failed_and_have_no_number():
+    run = Run("a", "transfer", "transfer", {}, status="done", result={**DONE, "failed_seeds": [7]})
+    assert [(one.axes["seed"], one.state, one.value) for one in observe([run], "score")][-1] == (7, "failed", None)
+    none = {"metrics": {}, "primary_metric": "f1", "seeds": [], "failed_seeds": [0]}
+    run = Run("a", "transfer", "transfer", {}, status="done", result=none)
+    assert [(one.state, one.value) for one in observe([run], "score")] == [("failed", None)]
+
+
+@pytest.mark.parametrize("status", ["absent", "running", "unfinished"])
+def test_a_run_that_is_not_done_has_a_place_for_each_planned_seed_and_metric(status):
+    config = {"seeds": [0, 1]}
+    run = Run("a", "transfer", "transfer", {"task": "mnli"}, config, status)
+    found = observe([run], "metrics.*.final")
+    assert [(one.axes["seed"], one.axes["metric"], one.state) for one in found] == [
+        (0, "accuracy_matched", "missing"),
+        (0, "accuracy_mismatched", "missing"),
+        (1, "accuracy_matched", "missing"),
+        (1, "accuracy_mismatched", "missing"),
+    ]
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), "0.5", True, [0.5]])
+def test_what_is_no_finite_number_is_missing(value):
+    run = Run("a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": value})
+    assert [(one.state, one.value) for one in observe([run], "kd_loss")] == [("missing", None)]
+
+
+def test_places_in_lists():
+    run = Run("a", "search", "search", {}, status="done", result={"rungs": [{"x": 1}, {"x": 2}]})
+    paths = ("rungs.0.x", "rungs.-1.x", "rungs.2.x", "rungs.--1.x", "rungs.-.x", "rungs.².x", f"rungs.{'9' * 5000}.x")
+    assert [observe([run], path)[0].value for path in paths] == [1, 2, None, None, None, None, None]
+
+
+def test_what_no_run_can_measure_is_refused():
+    run = Run("a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": 1e200}, facts={"path": "runs/a/x"})
+    with pytest.raises(ContentError, match=r"runs/a/x has the value 1e\+200, and no run measures more than 1e\+100"):
+        observe([run], "kd_loss")
+
+
+def test_a_result_of_a_failed_run_is_never_read():
+    run = Run("a", "evaluate", "evaluate", {}, status="failed", result={"kd_loss": 0.1})
+    assert [(one.state, one.value) for one in observe([run], "kd_loss")] == [("failed", None)]
+
+
+# Cells
+
+
+def numbered(run_id, value, **axes):
+    result = None if value is None else {"x": value}
+    return observe(
+        [Run(run_id, "s", "evaluate", axes, status="absent" if value is None else "done", result=result)], "x"
+    )
+
+
+def test_tasks_are_averaged_inside_each_seed_and_only_seeds_with_all_tasks_count():
+    observations = [
+        *numbered("a", 0.2, task="rte", seed=0),
+        *numbered("b", 0.4, task="mrpc", seed=0),
+        *numbered("c", 0.6, task="rte", seed=1),
+        *numbered("d", None, task="mrpc", seed=1),
+    ]
+    cell = make_cell(observations, ["task"])
+    assert cell.values == (pytest.approx(0.3),)
+    assert (cell.n, cell.expected, cell.failed, cell.partial) == (1, 2, 0, True)
+    assert cell.text(lambda value: f"{value:.2f}") == "0.30 (1 of 2)"
+
+
+def test_a_row_that_lacks_a_task_of_the_others_has_no_mean():
+    own = numbered("a", 0.2, task="rte", seed=0)
+    everything = [*own, *numbered("b", 0.4, task="mrpc", seed=0)]
+    assert make_cell(own, ["task"], required(everything, ["task"])).text(str) == "– (0 of 1)"  # noqa: RUF001
+
+
+def test_one_run_at_several_places_is_one_number():
+    same = [*numbered("a", 0.2, search_seed=0), *numbered("a", 0.2, search_seed=1)]
+    other = numbered("b", 0.4, search_seed=2)
+    assert make_cell([*same, *other]).values == (0.2, 0.4)
+    assert make_cell(same).summary.std is None
+
+
+# Tables
+
+
+def test_markdown_of_a_complete_table(full):
+    plan, store = full
+    text = markdown(table_grid(plan.study, "main", gather(plan, store)))
+    assert text == (
+        "**Scores**\n\n"
+        "| method | sparsity |            rte | rte (paper) |           mrpc |           mean |\n"
+        "| ------ | -------- | -------------: | ----------: | -------------: | -------------: |\n"
+        "| dense  | –        | **70.5 ± 0.5** |             | **80.5 ± 0.5** | **75.5 ± 0.5** |\n"  # noqa: RUF001
+        "| OMP    | 0.5      |     64.5 ± 0.5 |             |     74.5 ± 0.5 |     69.5 ± 0.5 |\n"
+        "| OMP    | 0.7      |     62.5 ± 0.5 |             |     72.5 ± 0.5 |     67.5 ± 0.5 |\n"
+        "| TAMT   | 0.5      |     66.6 ± 0.6 |  66.8 ± 1.1 |     76.6 ± 0.6 |     71.6 ± 0.6 |\n"
+        "| TAMT   | 0.7      |     64.6 ± 0.6 |             |     74.6 ± 0.6 |     69.6 ± 0.6 |\n\n"
+        "Mean ± standard deviation (ddof=1) of 3 repetitions.\n\n"
+        "mean: the mean over the columns inside each repetition first.\n"
+    )
+
+
+def test_partial_and_failed_cells_say_so(partial):
+    plan, store = partial
+    grid = table_grid(plan.study, "main", gather(plan, store))
+    text = markdown(grid)
+    # 62.25 and its deviation, over the two seeds that are there.
+    assert "| 62.3 ± 0.4 (2 of 3) |" in text
+    assert "74.6 ± 0.8 (2 of 3, 1 failed)" in text
+    assert "4 of 15 cells are partial and say how many they have" in text
+    column = [head.label for head in grid.heads].index("mean")
+    row = grid.rows.index(("TAMT", "0.7"))
+    expected = [
+        statistics.fmean(values(plan, method="TAMT", sparsity=0.7, seed=seed)) for seed in (0, 2)
+    ]  # seed 1 failed on one task
+    assert grid.cells[row, column].values == pytest.approx(expected)
+    assert (row, 0) not in grid.best(), "a partial or lower cell is not the best"
+
+
+def test_latex_of_a_partial_table(partial):
+    plan, store = partial
+    lines = latex(table_grid(plan.study, "main", gather(plan, store))).splitlines()
+    assert lines[0] == r"\begin{table}"
+    assert lines[4:7] == [
+        r"\begin{tabular}{llrrrr}",
+        r"\toprule",
+        r"method & sparsity & rte & rte (paper) & mrpc & mean \\",
+    ]
+    assert r"dense & -- & \textbf{70.5 $\pm$ 0.5} &  & \textbf{80.5 $\pm$ 0.5} & \textbf{75.5 $\pm$ 0.5} \\" in lines
+    assert lines[-3:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+
+
+def test_csv_of_a_table_is_unrounded_and_names_the_runs(full):
+    plan, store = full
+    rows = list(csv.DictReader(io.StringIO(csv_text(table_grid(plan.study, "main", gather(plan, store))))))
+    assert len(rows) == 15
+    (row,) = [one for one in rows if (one["method"], one["sparsity"], one["column"]) == ("TAMT", "0.5", "rte")]
+    own = values(plan, method="TAMT", sparsity=0.5, task="rte")
+    assert float(row["mean"]) == pytest.approx(statistics.fmean(own), abs=1e-15)
+    assert float(row["std"]) == pytest.approx(statistics.stdev(own))
+    assert (row["n"], row["planned"], row["failed"], row["published"], row["published_std"]) == (
+        "3", "3", "0", "0.668", "0.011"
+    )  # fmt: skip
+    runs = [
+        point.run
+        for point in plan.points
+        if point.axes.items() >= {"method": "TAMT", "sparsity": 0.5, "task": "rte"}.items()
+    ]
+    assert row["runs"].split() == runs
+
+
+def test_every_metric_has_its_own_column_also_before_any_run_is_done(tmp_path):
+    def with_mnli(body):
+        body["scales"]["smoke"] = {**PARAMETERS, "tasks": ["mnli", "mrpc"]}
+
+    plan = sample_plan(with_mnli)
+    heads = ["mnli accuracy_matched", "mnli accuracy_mismatched", "mrpc accuracy", "mrpc f1"]
+    empty = table_grid(plan.study, "metrics", gather(plan, Store(tmp_path / "none")))
+    assert [head.label for head in empty.heads] == heads
+    assert {cell.text(str) for cell in empty.cells.values()} == {"– (0 of 3)"}  # noqa: RUF001
+    done = table_grid(plan.study, "metrics", gather(plan, fill_store(tmp_path / "all", plan)))
+    assert [head.label for head in done.heads] == heads
+    means = [done.cells[done.rows.index(("OMP",)), column].summary.mean for column in range(4)]
+    assert means == pytest.approx([0.695, 0.795, 0.745, 0.845])
+
+
+def test_a_path_that_no_run_has_is_told(full):
+    def misspelt(body):
+        body["tables"]["main"]["values"] = {"score": "metrics.acuracy.final"}
+
+    plan = sample_plan(misspelt)
+    grid = table_grid(plan.study, "main", gather(plan, full[1]))
+    assert grid.problems == (
+        "main: No finished run has metrics.acuracy.final; their results have failed_seeds, metrics, primary_metric, "
+        "run_id, seeds, task, verb, versions.",
+    )
+
+
+# Figures
+
+
+def path_value(path, axes, result, facts=None):
+    """The one number at a path."""
+    run = Run("r", "s", "super", axes, status="done", result=result, facts=facts or {})
+    (one,) = observe([run], path)
+    return one.value
+
+
+def test_paths_may_hold_axes():
+    result = {"selections": {"winning": {"10": {"mean": 0.1}, "12.5": {"mean": 0.2}}}, "full": {"mean": 0.3}}
+    path = "selections.${selection}.${level}.mean"
+    assert path_value(path, {"selection": "winning", "level": 10}, result) == 0.1
+    assert path_value(path, {"selection": "winning", "level": 12.5}, result) == 0.2
+    assert path_value(path, {"selection": "losing", "level": 10}, result) is None
+    assert path_value("${part}.mean", {"part": "full"}, result) == 0.3
+    assert path_value("${part}.mean", {}, result) is None
+
+
+def test_the_score_of_one_task_of_several():
+    def task(metric, value):
+        return {"primary_metric": metric, "metrics": {metric: {"best": {"values": [value]}}, "other": {}}}
+
+    result = {"tasks": {"rte": task("accuracy", 0.5), "stsb": task("pearson", 0.7)}, "seeds": [4]}
+    assert path_value("tasks.${task}.score.best", {"task": "stsb"}, result) == 0.7
+    assert path_value("tasks.${task}.score.best", {"task": "rte"}, result) == 0.5
+
+
+def test_an_entry_of_a_list_is_found_by_what_it_says():
+    rungs = {
+        "rungs": [{"sparsity": 0.4999, "steps": 3, "folder": "a"}, {"sparsity": 0.6998, "steps": 5, "folder": "b"}]
+    }
+    assert path_value("rungs.sparsity=${sparsity}.steps", {"sparsity": 0.7}, rungs) == 5
+    assert path_value("rungs.sparsity=${sparsity}.steps", {"sparsity": 0.6}, rungs) is None
+    assert path_value("rungs.sparsity=${sparsity}.steps", {}, rungs) is None
+    assert path_value("rungs.folder=a.steps", {}, rungs) == 3
+
+
+def test_what_the_store_tells_of_a_run_is_a_value():
+    assert path_value("run.seconds", {}, {"run": {"seconds": 1.0}}, {"seconds": 12.5}) == 12.5
+
+
+@pytest.mark.parametrize(
+    ("statistic", "expected"), [("median", 2.0), ("best", 7.0), ("std", statistics.stdev([1, 2, 7]))]
+)
+def test_other_statistics_than_the_mean(statistic, expected):
+    runs = [Run(f"r{i}", "s", "v", {"i": i}, status="done", result={"x": x}) for i, x in enumerate((2, 7, 1))]
+    cell = condensed(make_cell(observe(runs, "x")), statistic)
+    assert cell.values == (pytest.approx(expected),)
+    assert (cell.partial, cell.run_ids) == (False, ("r0", "r1", "r2"))
+    missing = condensed(make_cell(observe([*runs, Run("r3", "s", "v", {"i": 3})], "x")), statistic)
+    assert (missing.values, missing.text(str)) == ((), "– (0 of 1)")  # noqa: RUF001
+    single = condensed(make_cell(observe(runs[:1], "x")), statistic)
+    assert single.values == (() if statistic == "std" else (2.0,))
+
+
+def test_a_table_of_another_statistic_says_so(full):
+    def deviations(body):
+        body["tables"]["main"]["statistic"] = "std"
+
+    grid = table_grid(sample_plan(deviations).study, "main", gather(*full))
+    assert grid.notes[0] == "Standard deviation (ddof=1) of the repetitions, once all of them are there."
+    row, column = grid.rows.index(("TAMT", "0.5")), [head.label for head in grid.heads].index("rte")
+    own = values(full[0], method="TAMT", sparsity=0.5, task="rte")
+    assert grid.cells[row, column].values == (pytest.approx(statistics.stdev(own)),)
+
+
+def test_a_level_may_have_a_value_of_its_own(full):
+    def with_level(body):
+        body["figures"]["scores"]["level"] = [{"stage": "dense", "value": "seeds.0"}]
+
+    plot = plot_of(sample_plan(with_level).study, "scores", gather(*full))
+    assert plot.panels[0].levels["dense"].summary.mean == pytest.approx(1.0)  # the mean of the seeds 0, 1 and 2
+
+
+def test_a_line_has_the_means_of_seeds_over_tasks_and_the_dense_level(full):
+    plan, store = full
+    plot = plot_of(plan.study, "scores", gather(plan, store))
+    (panel,) = plot.panels
+    assert [series.name for series in panel.series] == ["OMP", "TAMT"]
+    tamt = panel.series[1]
+    assert [point.x for point in tamt.points] == [0.5, 0.7]
+    per_seed = [statistics.fmean(values(plan, method="TAMT", sparsity=0.7, seed=seed)) for seed in (0, 1, 2)]
+    assert tamt.points[1].cell.values == pytest.approx(per_seed)
+    assert panel.levels["dense"].summary.mean == pytest.approx(0.755)
+
+
+def test_where_lines_reach_a_score(full):
+    runs = gather(*full)
+    plan = full[0]
+    assert reached(plot_of(plan.study, "scores", runs)) == [
+        "OMP does not reach 70.0.",
+        "TAMT reaches 70.0 first at sparsity 0.5.",
+    ]
+
+    def best_of_omp(body):
+        body["figures"]["scores"]["reach"] = "OMP"
+
+    assert reached(plot_of(sample_plan(best_of_omp).study, "scores", runs)) == [
+        "TAMT reaches 69.5 first at sparsity 0.5."
+    ]
+
+    def dense(body):
+        body["figures"]["scores"]["reach"] = "dense"
+
+    assert reached(plot_of(sample_plan(dense).study, "scores", runs)) == [
+        "OMP does not reach 75.5.",
+        "TAMT does not reach 75.5.",
+    ]
+
+
+def test_a_scatter_matches_runs_of_two_stages_by_the_axes_that_both_have(full):
+    plan, store = full
+    plot = plot_of(plan.study, "loss", gather(plan, store))
+    points = [point for series in plot.panels[0].series for point in series.points]
+    assert [(point.name, point.x) for point in points] == [
+        ("OMP / 0.5", 0.15), ("OMP / 0.7", 0.19), ("TAMT / 0.5", 0.1), ("TAMT / 0.7", 0.14)
+    ]  # fmt: skip
+    assert points[2].cell.values == (pytest.approx(statistics.fmean(values(plan, method="TAMT", sparsity=0.5))),)
+    found = plot.panels[0].correlation
+    xs, ys = [point.x for point in points], [point.cell.summary.mean for point in points]
+    assert found["n"] == 4
+    assert found["pearson"] == pytest.approx(statistics.correlation(xs, ys))
+
+
+def test_a_heat_map_and_its_table(full):
+    plan, store = full
+    plot = plot_of(plan.study, "heat", gather(plan, store))
+    assert {place: cell.values for place, cell in plot.panels[0].matrix.items()} == {
+        ("OMP", "0.5"): (0.15,), ("OMP", "0.7"): (0.19,), ("TAMT", "0.5"): (0.1,), ("TAMT", "0.7"): (0.14,)
+    }  # fmt: skip
+    grid = plot_grid(plot)
+    assert (grid.rows, [head.label for head in grid.heads]) == ((("OMP",), ("TAMT",)), ["0.5", "0.7"])
+
+
+def overlap_plot(result):
+    def overlap(body):
+        body["stages"]["compare"] = {
+            "verb": "compare", "with": {"targets": ["@search"]}, "label": {"ticket": "all"}
+        }  # fmt: skip
+        body["figures"] = {
+            "overlap": {"kind": "heatmap", "stage": "compare", "x": "ticket", "y": "kept_jaccard", "title": "Overlap"}
+        }
+
+    plan = sample_plan(overlap)
+    (run_id,) = {point.run for point in plan.points if point.stage == "compare"}
+    facts = {"path": "runs/a/result.json"}
+    return plot_of(plan.study, "overlap", [Run(run_id, "compare", "compare", {}, {}, "done", result, facts=facts)])
+
+
+def test_a_heat_map_of_a_matrix_in_one_result():
+    plot = overlap_plot({"names": ["a", "b"], "kept_jaccard": [[1.0, 0.25], [0.25, 1.0]]})
+    assert plot.panels[0].matrix["a", "b"].values == (0.25,)
+    assert plot.problems == ()
+    assert [[cell.text(lambda x: f"{x:g}")] for cell in plot_grid(plot).cells.values()] == [
+        ["1"],
+        ["0.25"],
+        ["0.25"],
+        ["1"],
+    ]
+
+
+@pytest.mark.parametrize(
+    "matrix", [[[1.0, 0.25], [0.25]], [[1.0, 0.25]], [[1.0, "x"], [0.25, 1.0]], [[1.0, True], [0, 1]], [[1.0, 0.25], 1]]
+)
+def test_a_matrix_that_was_edited_is_refused(matrix):
+    message = "runs/a/result.json has a kept_jaccard that is no matrix of numbers for its 2 names: it was edited"
+    with pytest.raises(ContentError, match=message):
+        overlap_plot({"names": ["a", "b"], "kept_jaccard": matrix})
+
+
+def test_names_in_a_result_do_not_decide_how_large_a_picture_is(monkeypatch):
+    names = ["a" * 100_000, "b" * 100_000]
+    plot = overlap_plot({"names": names, "kept_jaccard": [[1.0, 0.5], [0.5, 1.0]]})
+    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    assert [name[:37] + "..." in text for name in names] == [True, True]
+    assert names[0][:38] not in text
+    assert 'height="324pt"' in text  # 4.5 inches for two rows and 40 characters
+    monkeypatch.setattr(charts, "_MOST_INCHES", 4.25)
+    plot = overlap_plot({"names": list("abcdefgh"), "kept_jaccard": [[0.5] * 8] * 8})
+    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    assert 'width="306pt"' in text
+    assert 'height="306pt"' in text
+
+
+# Claims
+
+
+def test_a_better_method_holds_by_a_paired_t_test(full):
+    plan, store = full
+    verdict = judge(plan.study, "better", gather(plan, store))
+    differences = [0.02 + 0.001 * seed for seed in (0, 1, 2)] * 4
+    mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
+    half = 2.200985160 * deviation / 12**0.5  # Student's t, 11 degrees of freedom, 97.5 %
+    assert (verdict.word, verdict.n, verdict.planned) == ("holds", 12, 12)
+    assert verdict.estimate == pytest.approx(mean)
+    assert verdict.interval == pytest.approx((mean - half, mean + half))
+    assert verdict.reason.startswith("Mean difference +2.1, 95 % interval [+2.0, +2.2], p = ")
+    assert verdict.reason.endswith("over 12 of 12 planned pairs; above zero in 12.")
+    assert verdict.bootstrap[0] > 0
+
+
+def change_claim(**fields):
+    def change(body):
+        body["claims"]["better"] |= fields
+
+    return change
+
+
+def test_the_other_way_round_does_not_hold(full):
+    swapped = {"axis": "method", "first": "OMP", "second": "TAMT"}
+    plan = sample_plan(change_claim(better=swapped))
+    verdict = judge(plan.study, "better", gather(plan, full[1]))
+    assert verdict.word == "does not hold"
+    assert verdict.reason.endswith("above zero in 0. It points the other way.")
+    plan = sample_plan(change_claim(better=swapped, lower_is_better=True))
+    assert judge(plan.study, "better", gather(plan, full[1])).word == "holds"
+
+
+@pytest.mark.parametrize(("margin", "word"), [(0.03, "holds"), (0.01, "does not hold")])
+def test_not_worse_than_a_margin(full, margin, word):
+    def change(body):
+        swapped = {"axis": "method", "first": "OMP", "second": "TAMT"}
+        body["claims"]["better"] = {
+            "text": "Close.", "stage": "transfer", "not_worse": swapped, "margin": margin, "average": ["seed"]
+        }  # fmt: skip
+
+    plan = sample_plan(change)
+    verdict = judge(plan.study, "better", gather(plan, full[1]))
+    assert (verdict.word, verdict.n) == (word, 4)
+    assert verdict.reason.endswith("worse by more than the margin.") == (word == "does not hold")
+
+
+def test_a_difference_that_the_runs_do_not_show(tmp_path):
+    plan = sample_plan()
+    store = fill_store(tmp_path, plan, lambda point: point.stage != "transfer")
+    for point in plan.points:
+        if point.stage == "transfer" and point.axes["task"] == "rte" and point.axes["sparsity"] == 0.5:
+            noise = {0: 0.05, 1: -0.04, 2: 0.01}[point.axes["seed"]] if point.axes["method"] == "TAMT" else 0.0
+            result = result_of(plan, point)
+            result["metrics"]["accuracy"]["final"]["values"] = [0.6 + noise]
+            write_run(tmp_path, plan, point, result)
+    verdict = judge(plan.study, "better", gather(plan, store))
+    assert (verdict.word, verdict.n, verdict.planned) == ("does not hold", 3, 12)
+    assert verdict.reason.endswith("The interval reaches further down: more runs may show it.")
+
+
+def test_too_few_pairs_give_no_verdict(tmp_path):
+    plan = sample_plan()
+    store = fill_store(tmp_path, plan, lambda point: point.axes.get("seed", 0) == 0 and point.axes.get("task") != "rte")
+    verdict = judge(plan.study, "better", gather(plan, store))
+    assert (verdict.word, verdict.estimate) == ("not enough runs", None)
+    assert verdict.reason == "2 of 12 planned pairs are there; a verdict needs 3."
+
+
+def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
+    plan, store = full
+    verdict = judge(plan.study, "loss", gather(plan, store))
+    assert (verdict.word, verdict.reason) == ("not enough runs", "4 of 4 planned points are there; a verdict needs 5.")
+
+    def more(body):
+        body["scales"]["smoke"] = {**PARAMETERS, "sparsities": [0.5, 0.6, 0.7, 0.8, 0.9]}
+        body["claims"]["wrong"] = {"text": "Not so.", "correlates": {**body["claims"]["loss"]["correlates"]}}
+        body["claims"]["wrong"]["correlates"]["sign"] = "positive"
+
+    plan = sample_plan(more)
+    runs = gather(plan, fill_store(tmp_path, plan))
+    verdict = judge(plan.study, "loss", runs)
+    assert (verdict.word, verdict.n, verdict.planned) == ("holds", 10, 10)
+    assert verdict.interval[1] < 0
+    assert judge(plan.study, "wrong", runs).reason.endswith("It points the other way.")
+
+
+# All of it
+
+
+def test_a_report_writes_all_files_and_the_same_bytes_again(partial, tmp_path):
+    plan, store = partial
+    result = report_study(plan, store, tmp_path / "out")
+    assert result["runs"] == {"done": 36, "failed": 1, "missing": 1}
+    assert result["claims"]["better"]["verdict"] == "holds"
+    assert result["claims"]["better"]["n"] == 10
+    there = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert sorted(there) == sorted([*result["files"], "report.json"])
+    stems = ["table-main", "table-metrics", "figure-scores", "figure-by-task", "figure-loss", "figure-heat"]
+    assert {f"{stem}.{suffix}" for stem in stems for suffix in ("md", "tex", "csv")} <= set(there)
+    assert {f"{stem}{suffix}" for stem in stems[2:] for suffix in (".svg", "-dark.svg", ".png")} <= set(there)
+    assert json.loads(there["report.json"])["problems"] == []
+    report_study(plan, store, tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == there
+
+
+def test_a_smaller_report_removes_files_of_the_larger_one(full, tmp_path):
+    plan, store = full
+    report_study(plan, store, tmp_path, ["md", "csv"])
+    assert (tmp_path / "table-main.csv").exists()
+    report_study(plan, store, tmp_path, ["md"])
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == [".json", *[".md"] * 6]
+
+
+def test_a_report_of_an_empty_store_is_all_missing(tmp_path):
+    plan = sample_plan()
+    result = report_study(plan, Store(tmp_path / "store"), tmp_path / "out", ["md", "html", "svg"])
+    assert result["runs"] == {"done": 0, "failed": 0, "missing": 38}
+    assert {claim["verdict"] for claim in result["claims"].values()} == {"not enough runs"}
+    assert not list((tmp_path / "out").glob("*.svg"))
+    assert "There is nothing to draw yet" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_what_the_report_refuses(full, tmp_path):
+    plan, store = full
+    with pytest.raises(UsageError, match="Unknown format 'pfd'.*Known: csv, html, md, png, svg, tex"):
+        report_study(plan, store, tmp_path / "out", ["pfd"])
+    (tmp_path / "mine.txt").write_text("mine")
+    with pytest.raises(UsageError, match="holds files that are not the report of a study; it was left untouched"):
+        report_study(plan, store, tmp_path, ["md"])
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    report_study(plan, store, tmp_path / "out", ["md"])
+
+    def other(body):
+        body["name"] = "other"
+
+    with pytest.raises(UsageError, match="holds the report of sample at smoke, this one is of other at smoke"):
+        report_study(sample_plan(other), store, tmp_path / "out", ["md"])
+    report_study(sample_plan(other), store, tmp_path / "out", ["md"], force=True)
+    assert json.loads((tmp_path / "out" / "report.json").read_text())["study"] == "other"
+
+
+def test_the_long_form_has_every_number_once(full):
+    plan, store = full
+    runs = gather(plan, store)
+    rows = list(csv.DictReader(io.StringIO(long_form(runs))))
+    (row,) = [
+        one
+        for one in rows
+        if (one["method"], one["sparsity"], one["task"], one["seed"]) == ("OMP", "0.7", "mrpc", "2")
+        and one["value"] == "metrics.f1.final.values.0"
+    ]
+    assert float(row["number"]) == pytest.approx(
+        score_of({"method": "OMP", "sparsity": 0.7, "task": "mrpc", "seed": 2}) + 0.1
+    )
+    assert row["status"] == "done"
+    places = [tuple(one.values())[:-1] for one in rows]
+    assert len(places) == len(set(places))
+    missing = long_form(gather(plan, Store("/nonexistent-store")))
+    assert len(missing.splitlines()) == 1 + 38
+
+
+def test_no_torch():
+    code = "import sys, winning_tickets.report.study; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
