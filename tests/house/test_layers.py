@@ -1,4 +1,4 @@
-"""The architecture holds: imports go down, importing is cheap, files and functions stay readable, tables are complete."""
+"""The architecture holds: imports go down, importing is cheap, files and functions stay readable."""
 
 import ast
 import subprocess
@@ -25,7 +25,7 @@ FLOORS = {
     "config": 2,
     "runs": 1,
 }
-"""The folders of the package; each imports only from itself and from lower floors (docs/explanation/architecture.md)."""
+"""Floor of each folder; a folder imports only from itself and from lower floors (docs/explanation/architecture.md)."""
 
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn")
 LIGHT_FOLDERS = ("cli", "config", "runs", "studies", "analysis.report")

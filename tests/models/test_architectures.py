@@ -35,10 +35,10 @@ from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.pruning.activations import input_norms
 from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.tickets import ticket as describe
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.selection import pruned_count
+from winning_tickets.tickets.ticket import describe
 from winning_tickets.training.objectives.terms import mlm_logits
 
 QUIET = Runtime(quiet=True)

@@ -27,8 +27,8 @@ from winning_tickets import (
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.structure import structure_of
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.tickets import ticket as describe
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.ticket import describe
 
 QUIET = Runtime(quiet=True)
 WORDS = "encoder.layer.0.attention.self.query.weight"

@@ -55,9 +55,8 @@ def inspect(
 
     Example: tickets inspect my-ticket --json
     """
-    from winning_tickets.tickets import ticket as describe
     from winning_tickets.tickets.files import children
-    from winning_tickets.tickets.ticket import Ticket
+    from winning_tickets.tickets.ticket import Ticket, describe
 
     result = describe(Ticket.from_pretrained(ticket)) | {"tickets_inside": children(ticket)}
     emit(result, as_json, show.description(result))
