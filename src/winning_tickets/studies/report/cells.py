@@ -13,16 +13,17 @@ from winning_tickets.runs.statistics import Summary, summarise
 from winning_tickets.studies.report.observations import Observation
 
 Key = tuple[Any, ...]
+Form = Callable[[float], str]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What the runs at one place say together.
+    """The numbers of the runs at one place.
 
     Attributes:
-        values: one for each repetition (such as a seed) that is complete.
-        expected: repetitions that are planned.
-        failed: repetitions in which some run failed.
+        values: one for each complete repetition (such as a seed).
+        expected: number of planned repetitions.
+        failed: number of repetitions in which some run failed.
         observations: all that the cell is made from, absent ones too.
     """
 
@@ -33,7 +34,7 @@ class Cell:
 
     @property
     def n(self) -> int:
-        """Repetitions that count."""
+        """Number of complete repetitions."""
         return len(self.values)
 
     @property
@@ -47,40 +48,39 @@ class Cell:
         return summarise(self.values) if self.values else None
 
     @property
-    def run_ids(self) -> tuple[str, ...]:
-        """The runs it is made from, each once."""
-        return tuple(dict.fromkeys(one.run.id for one in self.observations))
+    def mean(self) -> float | None:
+        """Mean of the repetitions; None where none is complete."""
+        return self.summary.mean if self.summary else None
 
     @property
-    def state_text(self) -> str:
-        """What is not there: `(1 of 3)`, `(0 of 3, 2 failed)`; empty for a complete cell."""
-        if not self.partial:
-            return ""
-        return f"({self.n} of {self.expected}{f', {self.failed} failed' if self.failed else ''})"
+    def run_ids(self) -> tuple[str, ...]:
+        """The runs behind the cell, each once."""
+        return tuple(dict.fromkeys(one.run.id for one in self.observations))
 
-    def text(self, form: Callable[[float], str]) -> str:
-        """Mean ± deviation, and how many runs there are where some are missing; a dash where there is none."""
-        summary = self.summary
+    def text(self, form: Form) -> str:
+        """Mean ± deviation; of a partial cell also the number of repetitions, such as `(2 of 3, 1 failed)`."""
+        summary, state = self.summary, ""
+        if self.partial:
+            state = f" ({self.n} of {self.expected}{f', {self.failed} failed' if self.failed else ''})"
         if summary is None:
-            return f"{tables.MISSING} {self.state_text}"
-        deviation = "" if summary.std is None else f" ± {form(summary.std)}"
-        return f"{form(summary.mean)}{deviation} {self.state_text}".rstrip()
+            return f"{tables.MISSING}{state}"
+        return form(summary.mean) + ("" if summary.std is None else f" ± {form(summary.std)}") + state
 
 
 def required(observations: Sequence[Observation], average: Sequence[str]) -> frozenset[Key]:
-    """The places along the averaged axes that a repetition must have, so that all means are over the same ones."""
+    """The places along the averaged axes that each repetition must have, so that all means are over the same ones."""
     return frozenset(_place(one, average) for one in observations)
 
 
 def make_cell(
     observations: Sequence[Observation], average: Sequence[str] = (), needed: frozenset[Key] | None = None
 ) -> Cell:
-    """One cell.
+    """Put the numbers of one place together.
 
     Args:
         observations: of one place, in any state.
-        average: axes that are averaged inside each repetition; what is left of the axes tells repetitions apart.
-        needed: places along `average` that a repetition must have; None takes those that are here.
+        average: axes that are averaged inside each repetition; the remaining axes tell repetitions apart.
+        needed: places along `average` that a repetition must have; None for those in `observations`.
     """
     needed = required(observations, average) if needed is None else needed
     repetitions: dict[Key, list[Observation]] = {}
@@ -107,15 +107,10 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
 
 
 def condensed(cell: Cell, statistic: str) -> Cell:
-    """A cell whose one value is a statistic of its repetitions, once all of them are there; `mean` leaves it as it is.
-
-    Args:
-        cell: with all repetitions.
-        statistic: `mean` or one of `STATISTICS`; a deviation needs two repetitions.
-    """
+    """A cell whose only value is a statistic of its repetitions, once all of them are there; a mean stays as it is."""
     if statistic == "mean":
         return cell
-    enough = not cell.partial and cell.n > (statistic == "std")
+    enough = not cell.partial and cell.n >= (2 if statistic == "std" else 1)
     values = (STATISTICS[statistic](cell.values),) if enough else ()
     return replace(cell, values=values, expected=min(1, cell.expected))
 
@@ -125,7 +120,7 @@ def _place(one: Observation, average: Sequence[str]) -> Key:
 
 
 def group(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
-    """Observations by their values on some axes, in the order in which these are met first."""
+    """Observations by their values on some axes, in the order of their first occurrence."""
     found: dict[Key, list[Observation]] = {}
     for one in observations:
         found.setdefault(tuple(one.axes.get(axis) for axis in axes), []).append(one)
@@ -133,21 +128,19 @@ def group(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key,
 
 
 def label(value: Any) -> str:
-    """How a value of an axis is written; a sparsity as `0.7` is left as it is."""
+    """The text of a value of an axis."""
     if value is None:
         return tables.MISSING
-    if isinstance(value, float):
-        return f"{value:g}"
-    return str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def row_label(key: Sequence[Any]) -> str:
-    """How a row of several axes is named."""
+    """The name of a row of several axes."""
     return " / ".join(label(value) for value in key)
 
 
 def slug(text: str) -> str:
-    """A text as part of a file's name or of an address on the page."""
+    """A text as part of a file name or of an anchor."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
@@ -167,8 +160,8 @@ FRACTIONS = (
 )
 
 
-def form_of(path: str) -> Callable[[float], str]:
-    """How the numbers at a path are written: fractions times 100, durations whole, all else with decimals."""
+def form_of(path: str) -> Form:
+    """The format of the numbers at a path: fractions times 100, durations whole, all else with decimals."""
     if any(word in path for word in FRACTIONS) and "loss" not in path:
         return tables.percent
     if path.endswith("seconds"):
