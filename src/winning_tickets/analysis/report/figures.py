@@ -180,6 +180,9 @@ def percents(values: Iterable[float]) -> list[float]:
     return [100 * value for value in values]
 
 
+Mark = Literal["filled", "hollow", "none"]
+
+
 @dataclass(frozen=True)
 class Series:
     """Values by position: a line, a set of bars, or a cloud.
@@ -199,7 +202,7 @@ class Series:
     x: Sequence[Any]
     y: Sequence[float | None]
     spread: Sequence[tuple[float, float] | None] = ()
-    marks: Sequence[Literal["filled", "hollow", "none"]] = ()
+    marks: Sequence[Mark] = ()
     color: str = BLUE
     marker: str = ""
     dashes: Any = "-"
@@ -253,7 +256,9 @@ def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: 
             if values:
                 place = {"xy": (x, max(y, 0.0)), "xytext": (0, 3), "textcoords": "offset points"}
                 axes.annotate(f"{y:.{decimals}f}", ha="center", fontsize=9, **place)
-    axes.set_xticks(range(len(groups)), [textwrap.fill(cut_label(group), 14, break_long_words=False) for group in groups])
+    axes.set_xticks(
+        range(len(groups)), [textwrap.fill(cut_label(group), 14, break_long_words=False) for group in groups]
+    )
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.tick_params(axis="x", length=0)
 
@@ -368,7 +373,7 @@ def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, dict[str
 def line_chart(
     series: Sequence[Series], xlabel: str, ylabel: str, title: str, levels: Mapping[str, float] | None = None
 ) -> str:
-    """Lines over a common axis, as an `<svg>` element; a line without name is pale.
+    """Lines over a common axis, as an `<svg>` element; a line without name is thin.
 
     Args:
         series: the lines.
@@ -485,7 +490,7 @@ def _phase_series(name: str, curve: Sequence[PhasePoint], full: PhasePoint, look
     ordered = sorted([*start, *curve], key=lambda point: -point.remaining)
     values = [_phase_values(point) for point in ordered]
     # The full model is no ticket of this selection and has no marker.
-    marks: list[Literal["filled", "hollow", "none"]] = ["none"] * len(start) + ["filled"] * len(curve)
+    marks: list[Mark] = ["none" if point in start else "filled" for point in ordered]
     spread = [(mean - std, mean + std) for mean, std in values]
     x, y = percents(point.remaining for point in ordered), [mean for mean, _ in values]
     return Series(name, x, y, spread, marks, **look)

@@ -44,7 +44,9 @@ def _notes(result: Result) -> list[str]:
         notes[0] += f" The latter is too narrow, as there is only one seed of {', '.join(alone)}."
     if share:
         kept = (
-            MISSING if share[name] is None else f"{percent(share[name])} % {between(share[f'{name}_interval'], percent)}"
+            MISSING
+            if share[name] is None
+            else f"{percent(share[name])} % {between(share[f'{name}_interval'], percent)}"
             for name in ("target", "baseline")
         )
         notes.append("Of the dense average the target keeps {}, the baseline {}.".format(*kept))

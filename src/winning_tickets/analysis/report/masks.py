@@ -57,9 +57,7 @@ def similarity_figure(result: Result) -> dict[str, bytes]:
 def distance_table(result: Result) -> Table:
     """The distances of each checkpoint, from the reference also by kind of matrix."""
     points = [(one, point) for one in result["searches"] for point in one["checkpoints"]]
-    rows = [
-        {"search": one["label"], "sparsity": one["sparsity"], **point, **point["by_kind"]} for one, point in points
-    ]
+    rows = [{"search": one["label"], "sparsity": one["sparsity"], **point, **point["by_kind"]} for one, point in points]
     kinds = dict.fromkeys(kind for _, point in points for kind in point["by_kind"])
     heads = [
         *columns(search="Search"),
@@ -91,7 +89,8 @@ def distance_figure(result: Result) -> dict[str, bytes]:
             style = {"color": PALETTE[index % len(PALETTE)], "markersize": 4.5, "linewidth": 1.6, "clip_on": False}
             first.plot(steps, [point["to_reference"] for point in points], "o-", label=name, **style)
             second.plot(steps, [point["to_first"] for point in points], "o-", **style)
-            second.plot(steps[1:], [point["to_previous"] for point in points[1:]], "o:", **style)
+            if len(points) > 1:
+                second.plot(steps[1:], [point["to_previous"] for point in points[1:]], "o:", **style)
             shift = 0.5 * ((index + 0.5) / len(searches) - 0.5)
             third.plot([i + shift for i in range(len(last))], list(last.values()), "o", **style)
             third.set_xticks(range(len(last)), ["emb." if kind == "embeddings" else kind for kind in last])

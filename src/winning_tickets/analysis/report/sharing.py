@@ -13,7 +13,7 @@ from winning_tickets.analysis.report.figures import (
     hide_frame,
     slice_look,
 )
-from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, count, decimal, percent
+from winning_tickets.analysis.report.tables import Column, Result, Table, columns, count, decimal, percent
 
 _UNITS = {"heads": "Heads", "ffns": "FFNs", "neurons": "Neurons"}
 
@@ -35,15 +35,13 @@ def sharing_table(result: Result) -> Table:
     ]
     further = {
         "used_by": Table(used_by, [*columns(unit="Used by so many tasks"), *numbers]),
-        "layers": Table(
-            layers, [*columns(layer="Layer: heads used by"), *numbers, *columns(count, ffn="FFN used by")]
-        ),
+        "layers": Table(layers, [*columns(layer="Layer: heads used by"), *numbers, *columns(count, ffn="FFN used by")]),
         "overlap": _overlap(result),
     }
     return Table(rows, heads, _notes(result), further=further, unshown={"structures": _structures(result, names)})
 
 
-def _by_count(counts: list[int]) -> Row:
+def _by_count(counts: list[int]) -> dict[str, Any]:
     return {str(tasks): structures for tasks, structures in enumerate(counts)}
 
 

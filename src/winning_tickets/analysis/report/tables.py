@@ -96,7 +96,9 @@ class Table:
 
     def texts(self) -> list[list[str]]:
         """The formatted cells, by row."""
-        return [[MISSING if row.get(c.key) is None else c.format(row[c.key]) for c in self.columns] for row in self.rows]
+        return [
+            [MISSING if row.get(c.key) is None else c.format(row[c.key]) for c in self.columns] for row in self.rows
+        ]
 
     def text(self) -> str:
         """The table, further tables and the notes for a terminal."""

@@ -49,7 +49,20 @@ def winning_table(result: Result) -> Table:
     tasks = {one["task"]: one for one in result["tasks"]}
     rows = [_row(one, tasks[one["task"]]) for one in result["highest"]]
     cells = [{**cell, "wins": WORDS[cell["wins"]]} for cell in result["cells"]]
-    names = ("task", "group", "sparsity", "wins", "value", "threshold", "mean", "std", "median", "best", "n", "constant")
+    names = (
+        "task",
+        "group",
+        "sparsity",
+        "wins",
+        "value",
+        "threshold",
+        "mean",
+        "std",
+        "median",
+        "best",
+        "n",
+        "constant",
+    )
     all_cells = Table(cells, columns(**{name: name for name in names}))
     return Table(rows, heads, _notes(result), further={"grid": _grid(result)}, unshown={"cells": all_cells})
 
@@ -105,7 +118,9 @@ def _notes(result: Result) -> list[str]:
     if single := sum(cell["n"] == 1 for cell in cells):
         notes.append(f"The verdict on {single} of {len(cells)} tickets rests on a single run.")
     if result["statistic"] == "best" and any(cell["n_judged"] != cell["n_full"] for cell in cells):
-        notes.append("The best of more seeds is higher by chance; ticket and full model have different numbers of seeds.")
+        notes.append(
+            "The best of more seeds is higher by chance; ticket and full model have different numbers of seeds."
+        )
     if any(cell["constant"] for cell in cells):
         notes.append("*: in some run all predictions are the same.")
     for task in result["tasks"]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any
 
 from winning_tickets.analysis.report.figures import (
     DASHED,
     MARKERS,
     PALETTE,
+    Mark,
     Series,
     Tile,
     add_legend,
@@ -97,12 +98,12 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
 
 
 def _series(plot: Plot, curve: Curve, index: int) -> Series:
-    """A curve as it is drawn: partial points of a line are hollow, partial bars hatched, other partial points left out."""
+    """A curve as it is drawn: partial points of a line are hollow, partial bars hatched, those of a cloud left out."""
     kind = plot.figure.kind
     points = [point for point in curve.points if point.cell.mean is not None and point.x is not None]
     if kind == "scatter":
         points = [point for point in points if not point.cell.partial]
-    marks: list[Literal["filled", "hollow", "none"]] = ["hollow" if p.cell.partial else "filled" for p in points]
+    marks: list[Mark] = ["hollow" if p.cell.partial else "filled" for p in points]
     xs = [point.x if isinstance(point.x, int | float) else str(point.x) for point in points]
     if kind == "bar":
         xs = [label(point.x) for point in points]

@@ -148,10 +148,7 @@ def _with_label(observations: Sequence[Observation], axis: str, value: object) -
 
 
 def _by_pair(observations: Sequence[Observation], pair_by: Sequence[str]) -> dict[Key, Cell]:
-    return {
-        key: make_cell(inside, other_axes(inside, pair_by))
-        for key, inside in group(observations, pair_by).items()
-    }
+    return {key: make_cell(inside, other_axes(inside, pair_by)) for key, inside in group(observations, pair_by).items()}
 
 
 def signed(path: str, value: float) -> str:

@@ -138,7 +138,7 @@ def make_grid(
             columns.append(Column(f"paper {index}", f"{title} (paper)", _writer(form)))
             for row, content in enumerate(contents):
                 content[f"paper {index}"] = paper.get((row, index), "")
-    common = {"name": slug(name), "axes": tuple(axes), "forms": forms, "bold": frozenset(bold)}
+    common: dict[str, Any] = {"name": slug(name), "axes": tuple(axes), "forms": forms, "bold": frozenset(bold)}
     return Grid(contents, columns, **common, **further)
 
 

@@ -201,7 +201,7 @@ def _keys(path: str, axes: Mapping[str, Any]) -> list[str]:
 
 
 def _has_value(item: Any, name: str, wanted: str) -> bool:
-    """Whether an entry of a list has a value; a sparsity may differ from the requested one by rounding to whole weights."""
+    """Whether an entry of a list has a value; a sparsity may differ a little, as weights are whole."""
     value = item.get(name) if isinstance(item, Mapping) else None
     if isinstance(value, float):
         try:
@@ -231,7 +231,7 @@ def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
 
 
 def gather(plan: Plan, store: Store) -> list[StudyRun]:
-    """The runs at all places of a plan's grid, in its order, with what the store has of them; reads only small files."""
+    """The runs at all places of a plan's grid, in its order, from small files of the store."""
     known = {record.id: record for record in store.records() if record.id in plan.runs} if store.exists() else {}
     return [_run(plan.runs[point.run], point, known.get(point.run)) for point in plan.points]
 

@@ -112,7 +112,7 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
     """The data of one of the study's figures, from all its planned runs."""
     figure = study.figures[name]
     if isinstance(figure.y, Value):
-        stages, path = (figure.y.stage,), figure.y.value
+        stages, path = stages_of(figure.y.stage), figure.y.value
     else:
         stages, path = stages_of(figure.stage), figure.y
     own = chosen(runs, stages, figure.where)
@@ -291,7 +291,12 @@ def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> Grid:
     if any(cell.partial for cell in cells.values()):
         notes.append(_PARTIAL[figure.kind])
     notes += reached(plot)
-    further = {"title": figure.title or plot.name, "notes": notes, "problems": plot.problems, "kind": "figure"}
+    further: dict[str, Any] = {
+        "title": figure.title or plot.name,
+        "notes": notes,
+        "problems": plot.problems,
+        "kind": "figure",
+    }
     return make_grid(plot.name, axes, rows, heads, cells, published, **further)
 
 
@@ -325,7 +330,9 @@ def _by_point(plot: Plot, x: Value) -> Parts:
     cells: dict[tuple[int, int], Cell] = {}
     for panel in plot.panels:
         start = (panel.title,) if plot.figure.panels else ()
-        points = [(curve.name, point.name, point.across, point.cell) for curve in panel.curves for point in curve.points]
+        points = [
+            (curve.name, point.name, point.across, point.cell) for curve in panel.curves for point in curve.points
+        ]
         levels = [(name, "level", None, cell) for name, cell in panel.levels.items()]
         for name, place, across, cell in [*points, *levels]:
             if across is not None:
