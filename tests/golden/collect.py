@@ -16,10 +16,10 @@ Collected:
 
 The verbs run through the command line in this process on the models and data of `tiny:`; studies start their own
 worker processes. Hashes of tensors and measured numbers depend on the type of the CPU and on the version of torch:
-compare two collections of one
-machine only, `c445b3d.json` (made at the commit of that name, before the move) among them. Files that hold times or
-hashes of them are left out. Not run, because too slow or because they need a network or a GPU: `demo`
-(its options are collected), ONNX export, PNG pictures (their names are collected), Ray, and several processes.
+compare two collections of one machine only. `c445b3d.json` was made at the commit of that name, before the move. Run
+ids depend on the place of a model, so every collection uses the same temporary folder and waits for another one. Files
+that hold times or hashes of them are left out. Not run, because too slow or because they need a network or a GPU:
+`demo` (its options are collected), ONNX export, PNG pictures (their names are collected), Ray, several processes.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ SCALES = ("smoke", "small", "paper")
 VOLATILE = re.compile(
     r"^estimate(\.|$)|(^|[._])(seconds|versions?|machine|provenance|created|created_at|finished_at|started_at|started|finished"
     r"|pid|host|hostname|peak_memory|threads|milliseconds|median_ms|speedup|speed|timings?|passes|texts_per_second"
-    r"|tokens_per_second|disk|git|commit|python|platform|cpu|device_name|time|date)(\[|\.|$)|_seconds|(?<!saved)_at$|_ms($|\.)"
+    r"|tokens_per_second|disk|git|last_used|bytes_hashed|commit|python|platform|cpu|device_name|time|date)(\[|\.|$)|_seconds|(?<!saved)_at$|_ms($|\.)"
 )
 """Keys whose values a clock or a machine decides; only their types are collected."""
 UNSTABLE = re.compile(r"^(store/(about/[^/]+/files\.json|cache/)|report-.*/index\.html)")
