@@ -20,11 +20,11 @@ from samples.tiny_tasks import task_data, transfers_read
 from winning_tickets import SearchConfig, ShareConfig, Ticket, TransferConfig, hold, share, transfer
 from winning_tickets.cli import main
 from winning_tickets.config import Runtime
-from winning_tickets.runs.errors import TrainingError
-from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.pruning.search import search, search_all
-from winning_tickets.training.parallel import filled, share_of
+from winning_tickets.runs.directory import RunDirectory, read_log
+from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.progress import scalars
+from winning_tickets.training.parallel import filled, share_of
 from winning_tickets.training.trainer import TicketTrainer, checkpoints
 
 train_module = importlib.import_module("winning_tickets.training.trainer")
