@@ -234,7 +234,6 @@ def start_and_wait(world, steps, lines):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     log = world / "t" / "metrics.jsonl"
     deadline = time.monotonic() + 120

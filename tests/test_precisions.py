@@ -20,6 +20,7 @@ from winning_tickets.selection import keep_top, pruned_count
 from winning_tickets.ticket import BaseModelInfo, TicketInfo
 from winning_tickets.train import TicketTrainer, arguments
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 STEPS, ROWS, SPARSITY = 10, 8, 0.6
 UPDATE = MaskUpdate(
     ranking="matrix",

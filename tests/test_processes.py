@@ -15,6 +15,8 @@ from winning_tickets.errors import ContentError, Interrupted, TicketsError, Trai
 from winning_tickets.process_group import described, error_of
 from winning_tickets.shares import add_up_gradients, filled, share_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # forks
+
 
 def test_one_process_needs_no_others():
     with processes.together():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -20,6 +19,8 @@ from winning_tickets.study.engines import EngineOptions, make_engine
 from winning_tickets.study.engines.local import LocalEngine, _Worker
 from winning_tickets.study.jobs import Job, Outcome
 from winning_tickets.study.run import run_study
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # workers share the cores, so they have fewer threads
 
 
 def longer(steps=60):
@@ -120,7 +121,6 @@ def start(file, store, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 
