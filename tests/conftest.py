@@ -4,7 +4,8 @@ import gc
 import os
 from pathlib import Path
 
-# One thread a test process, set before torch is imported: with two processes on two cores more would only spin.
+# One thread per test process unless the caller asks for more (`make test-cpus`), set before torch is imported: with two
+# processes on two cores more would only spin.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
@@ -34,6 +35,22 @@ def _imports_are_no_garbage():
 @pytest.fixture(autouse=True)
 def _own_cache(tmp_path_factory, monkeypatch):
     monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """One thread here and in all child processes, for tests that fork or compare with another process.
+
+    OpenMP's threads do not exist in a fork, which would wait for them forever, and workers share the cores.
+    """
+    import torch
+
+    before = torch.get_num_threads()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        torch.set_num_threads(1)
+        yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

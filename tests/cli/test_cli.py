@@ -267,7 +267,6 @@ def test_a_signal_ends_a_process_of_its_own(world):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     log = world / "t" / "metrics.jsonl"
     deadline = time.monotonic() + 120
