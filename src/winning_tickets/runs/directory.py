@@ -1,6 +1,7 @@
 """The `--out` contract: one directory a run, resumable, idempotent, never overwritten by accident."""
 
 from __future__ import annotations
+
 import json
 import shutil
 from collections.abc import Callable
@@ -8,10 +9,10 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
+
 from winning_tickets.runs import distributed
-from winning_tickets.runs.errors import UsageError, shown
+from winning_tickets.runs.errors import UsageError, closest, shown
 from winning_tickets.runs.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
-from winning_tickets.runs.errors import UsageError, closest
 
 MARKER = "config.json"
 RESULT = "result.json"
@@ -77,19 +78,7 @@ class RunDirectory:
         force: bool = False,
         marker: str = MARKER,
     ) -> RunDirectory:
-        """Take `path` for the run `run_id`.
-
-        Args:
-            path: the user's `--out`.
-            verb: `search`, `transfer` ...; part of the marker.
-            run_id: the identity of the run.
-            config: what is stored in the marker beside the id.
-            force: replace an earlier run of ours that has another id, or start this one afresh.
-            marker: name of the file that says whose run this is; another where `config.json` is a model's.
-
-        Raises:
-            UsageError: the directory holds foreign files or another run (without `force`); nothing was touched.
-        """
+        """Take `path` for the run `run_id`."""
         path = Path(path)
         distributed.check_same(f"{verb} {run_id}", "run")
         status = distributed.on_main(lambda: cls._claim(path, verb, run_id, config, force, marker))
@@ -242,11 +231,7 @@ def missing(name: str) -> str | None:
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Refuse the folder of a run that has no result yet.
-
-    Raises:
-        UsageError: it is one.
-    """
+    """Refuse the folder of a run that has no result yet."""
     found = stored_run(path / MARKER)
     if found is not None and not (path / RESULT).exists():
         raise UsageError(
@@ -255,11 +240,7 @@ def refuse_unfinished(path: Path) -> None:
 
 
 def refuse_run(path: Path) -> None:
-    """Refuse the folder of a run where a model is wanted, and name the models that it has.
-
-    Raises:
-        UsageError: it is one.
-    """
+    """Refuse the folder of a run where a model is wanted, and name the models that it has."""
     found = stored_run(path / MARKER)
     if found is None:
         return

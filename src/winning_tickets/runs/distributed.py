@@ -7,24 +7,21 @@ connections, at which the others look there. In one process everything here is w
 """
 
 from __future__ import annotations
+
 import atexit
 import functools
 import json
 import os
 import re
-import time
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
-from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
 import signal
-from winning_tickets.runs.errors import Interrupted
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any, TypeVar
-from winning_tickets.runs.errors import TicketsError, UsageError
+
+from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
 
 LAUNCH = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
 """Variables in which launchers tell a process of the others."""
@@ -61,11 +58,7 @@ class Group:
         return f"turn-{self.turn}"
 
     def outcome(self, key: str) -> dict[str, Any]:
-        """What the main process puts under a key; the last process that reads it takes it away.
-
-        Raises:
-            TicketsError: another process failed meanwhile.
-        """
+        """What the main process puts under a key; the last process that reads it takes it away."""
         try:
             self._appears(key)
             found: dict[str, Any] = json.loads(self.store.get(key))
@@ -77,11 +70,7 @@ class Group:
         return found
 
     def connected(self, work: Callable[[], Any]) -> None:
-        """Something that all processes do at once.
-
-        Raises:
-            TicketsError: another one has failed, or is gone.
-        """
+        """Something that all processes do at once."""
         try:
             work()
         except RuntimeError as error:
@@ -120,15 +109,8 @@ class Group:
     def _appears(self, key: str, patience: float | None = None) -> bool:
         """Wait for a key. The store's own waiting cannot be interrupted, and tells of its timeouts on stderr.
 
-        Args:
-            key: what is waited for.
-            patience: seconds; None waits until it is there.
-
         Returns:
             Whether it is there.
-
-        Raises:
-            TicketsError: without a limit to the patience: another process failed.
         """
         began, pause = time.monotonic(), 0.0
         while not self.store.check([key]):
@@ -159,12 +141,7 @@ class Group:
 
 
 def described(error: BaseException, rank: int) -> dict[str, Any]:
-    """An error as another process can raise it.
-
-    Args:
-        error: any.
-        rank: of the process that met it.
-    """
+    """An error as another process can raise it."""
     if isinstance(error, TicketsError):
         kind = next((kind for kind in _KINDS if isinstance(error, kind)), TicketsError)
         return {"kind": kind.__name__, "code": error.exit_code, "message": str(error), "of_all": error.of_all}
@@ -185,14 +162,7 @@ def error_of(told: dict[str, Any]) -> TicketsError:
 
 
 def join(number: int) -> Group:
-    """Find the other processes, over a group of the caller's where there is one.
-
-    Args:
-        number: of groups formed so far; each has keys and connections of its own.
-
-    Raises:
-        UsageError: the launch does not say where the processes find each other.
-    """
+    """Find the other processes, over a group of the caller's where there is one."""
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
 
@@ -269,14 +239,7 @@ def forget() -> None:
 
 
 def stop_between(number: int) -> None:
-    """Stop before a training where a signal came at the end of an earlier one.
-
-    Args:
-        number: of the signal, as all processes of a run agree; 0 is none.
-
-    Raises:
-        Interrupted: there was one.
-    """
+    """Stop before a training where a signal came at the end of an earlier one."""
     if number:
         name = signal.Signals(number).name
         raise Interrupted(
@@ -319,12 +282,7 @@ def is_main() -> bool:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Do a run with all processes of the launch; in one process, or inside such a run, nothing changes.
-
-    Raises:
-        UsageError: the launch does not say where the processes find each other.
-        TicketsError: another process failed; its message and exit code.
-    """
+    """Do a run with all processes of the launch; in one process, or inside such a run, nothing changes."""
     global _inside, _group
     if _inside:
         yield
@@ -349,14 +307,7 @@ def together() -> Iterator[None]:
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """What the main process finds or writes, for all.
-
-    Args:
-        work: done by the main process as if it were alone. Its result is JSON.
-
-    Raises:
-        TicketsError: the work failed; every process raises it.
-    """
+    """What the main process finds or writes, for all."""
     global _alone
     group = _active()
     if group is None:
@@ -440,11 +391,7 @@ def add_up_(tensor: Any) -> None:
 
 
 def check_same(value: str, what: str) -> None:
-    """Make sure that all processes mean the same.
-
-    Raises:
-        UsageError: they do not; every process raises it.
-    """
+    """Make sure that all processes mean the same."""
     found = gathered(value)
     if len(set(found)) > 1:
         other = next(index for index, one in enumerate(found) if one != found[0])

@@ -1,10 +1,12 @@
 """The errors a user may meet: each says what was found, what was expected and what to do."""
 
 from __future__ import annotations
+
 import difflib
 import reprlib
 from collections.abc import Iterable
 from typing import Any
+
 
 class TicketsError(Exception):
     """An error whose message is meant for the user; the command line prints it without a traceback.
@@ -77,26 +79,13 @@ def printable(text: str) -> str:
 
 
 def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """The error for a name that is not in one of our tables, with the closest names that are.
-
-    Args:
-        kind: what is named, such as `"method"`.
-        found: the name as the user gave it.
-        known: the names that exist.
-        hint: one more sentence, such as how to add an entry.
-    """
+    """The error for a name that is not in one of our tables, with the closest names that are."""
     names = sorted(known)
     text = f"Unknown {kind} {found!r}.{closest(found, names)} Known: {', '.join(names)}."
     return UsageError(f"{text} {hint}".rstrip())
 
 
 def closest(found: str, names: Iterable[str], prefix: str = "") -> str:
-    """A sentence with the names that are closest to one that is none of them, after a space; empty where none is close.
-
-    Args:
-        found: as the user gave it.
-        names: that exist.
-        prefix: put before each of them.
-    """
+    """Return a sentence with the closest known names, after a space; empty where none is close."""
     close = difflib.get_close_matches(found, list(names), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(prefix + name) for name in close)}?" if close else ""

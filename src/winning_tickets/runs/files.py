@@ -1,6 +1,7 @@
 """Writing files so that nothing is ever half-written: temporary file, fsync, rename."""
 
 from __future__ import annotations
+
 import errno
 import json
 import math
@@ -13,7 +14,9 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeGuard
+
 from safetensors import SafetensorError
+
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
 
 MAX_DEPTH = 64
@@ -25,15 +28,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
 def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
-    """Let `writer` fill a temporary file beside `path`, then move it into place in one step.
-
-    Args:
-        path: the file to make or replace; its folder is made where it is missing.
-        writer: writes the whole content to the path that it is given.
-
-    Raises:
-        TrainingError: the file system refused (disk full, no permission); `path` is as it was before.
-    """
+    """Let `writer` fill a temporary file beside `path`, then move it into place in one step."""
     path = Path(path)
     temporary = _temporary(path)
     try:
@@ -142,16 +137,7 @@ def is_number(value: Any) -> TypeGuard[int | float]:
 
 
 def parse_json(text: str, finite: bool = False) -> Any:
-    """What JSON says.
-
-    Args:
-        text: of a file, or of one line of it.
-        finite: refuse NaN and infinity, which are not JSON, and numbers beyond the range of floats.
-
-    Raises:
-        ValueError: it is not valid, is nested more than `MAX_DEPTH` deep, or has half of a surrogate pair, which is no
-            character; nothing else is raised.
-    """
+    """What JSON says."""
     try:
         value = json.loads(text, parse_constant=_refuse if finite else None)
         if finite and _MAYBE_INFINITE.search(text):
@@ -186,11 +172,7 @@ def _check_depth(value: Any) -> None:
 
 
 def inside(folder: Path, name: str) -> Path:
-    """A file that a description in `folder` names; such names are relative and do not lead out of the folder.
-
-    Raises:
-        ContentError: this one does, or it is no name of a file.
-    """
+    """A file that a description in `folder` names; such names are relative and do not lead out of the folder."""
     parts = PurePosixPath(name).parts
     long = any(len(part.encode("utf-8", "replace")) > 255 for part in parts)  # no file system takes such names
     if not parts or name.startswith("/") or ".." in parts or "\0" in name or "\\" in name or long:
@@ -202,16 +184,7 @@ def inside(folder: Path, name: str) -> Path:
 
 
 def read_json(path: Path, what: str) -> Any:
-    """Read a JSON file.
-
-    Args:
-        path: the file.
-        what: its name in messages, such as `"ticket description"`.
-
-    Raises:
-        UsageError: there is no such file.
-        ContentError: it cannot be opened, or is not valid JSON.
-    """
+    """Read a JSON file."""
     try:
         return parse_json(Path(path).read_text(encoding="utf-8"), finite=True)
     except FileNotFoundError as error:
@@ -223,16 +196,7 @@ def read_json(path: Path, what: str) -> Any:
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Args:
-        path: the file.
-        what: its name in messages.
-
-    Raises:
-        UsageError: there is no such file.
-        ContentError: it cannot be opened, or is not a JSON object.
-    """
+    """Read a JSON file that holds an object."""
     content = read_json(path, what)
     if not isinstance(content, dict):
         raise ContentError(f"The {what} {path} holds {shown(content)}, expected an object; it was edited.")
@@ -240,15 +204,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 
 
 def build_directory(path: Path, fill: Callable[[Path], None]) -> None:
-    """Make a whole directory or nothing: `fill` writes into a staging folder, which is then moved to `path`.
-
-    Args:
-        path: the directory to make; it must be absent or empty.
-        fill: writes everything into the folder that it is given.
-
-    Raises:
-        TrainingError: the file system refused; nothing is left at `path`.
-    """
+    """Make a whole directory or nothing: `fill` writes into a staging folder, which is then moved to `path`."""
     path = Path(path)
     staging = _temporary(path)
     try:

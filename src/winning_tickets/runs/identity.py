@@ -1,13 +1,16 @@
 """The identity of a run: a readable slug and a hash of what changes its numbers."""
 
 from __future__ import annotations
+
 import hashlib
 import json
 import re
-from typing import Any
-from pydantic import BaseModel
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import read_json, write_json
 
@@ -28,14 +31,7 @@ def digest(value: Any, length: int = 12) -> str:
 
 
 def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
-    """The id of a run.
-
-    Args:
-        config: the settings; only fields that differ from their defaults enter, so a new field with a default that
-            has no effect leaves old ids as they are.
-        slug: readable words; anything but letters, digits, dots and dashes becomes a dash.
-        content: hashes of what the settings point to: base weights, corpus, data.
-    """
+    """The id of a run."""
     fields = config.model_dump(mode="json", exclude_defaults=True)
     version = PROFILE_VERSIONS.get(fields.get("profile", ""), DEFAULTS_VERSION)
     body = {"config": fields, "content": content, "defaults_version": version}
@@ -44,28 +40,12 @@ def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
 
 
 def write_sealed(path: Path, body: Mapping[str, Any]) -> None:
-    """Write a description with its checksum.
-
-    Args:
-        path: of the file.
-        body: the description, with a `format_version`.
-    """
+    """Write a description with its checksum."""
     write_json(path, {**body, "checksum": digest(body, 64)})
 
 
 def read_sealed(path: Path, what: str, version: int, anew: str, mend: str) -> dict[str, Any]:
-    """Read what `write_sealed` wrote, without the checksum.
-
-    Args:
-        path: of the file.
-        what: what it is, for the message of a file that is no JSON.
-        version: the format version that is read.
-        anew: what else can be done about another version.
-        mend: what to do about a damaged file.
-
-    Raises:
-        ContentError: another format, or it was cut off or edited.
-    """
+    """Read what `write_sealed` wrote, without the checksum."""
     body = read_json(path, what)
     if not isinstance(body, dict) or body.get("format_version") != version:
         found = body.get("format_version") if isinstance(body, dict) else type(body).__name__

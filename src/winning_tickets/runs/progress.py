@@ -1,37 +1,28 @@
 """Progress on stderr: a bar with the time left on a terminal, a few plain lines elsewhere."""
 
 from __future__ import annotations
+
+import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from winning_tickets.runs.distributed import is_main
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.distributed import is_main
 from winning_tickets.runs.errors import TrainingError, UsageError, unknown
 from winning_tickets.runs.files import is_number
-from winning_tickets.runs.directory import RunDirectory
 
 Advance = Callable[[int, str], None]
 
 
 @contextmanager
 def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
-    """Show how far a loop has come.
-
-    Args:
-        title: what is being done.
-        total: number of steps.
-        quiet: show nothing.
-
-    Yields:
-        A function to call with the number of steps done and a short text, such as the loss.
-    """
+    """Show how far a loop has come."""
     if quiet or total <= 0 or not is_main():
         yield lambda done, text: None
     elif sys.stderr.isatty():
@@ -90,11 +81,7 @@ _SPLITS = {"evaluation": "eval", "rest": "test"}
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Make sure that trackers exist and are installed.
-
-    Raises:
-        UsageError: an unknown name, or a package that is not there.
-    """
+    """Make sure that trackers exist and are installed."""
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
@@ -106,15 +93,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def hand_over(arguments: Any, names: Sequence[str]) -> None:
-    """Tell a Trainer of the trackers, and of no others.
-
-    Args:
-        arguments: TrainingArguments that are made already, as they add trackers where the environment names some.
-        names: keys of `TRACKERS`.
-
-    Raises:
-        UsageError: an unknown name, or a package that is not installed.
-    """
+    """Tell a Trainer of the trackers, and of no others."""
     check_trackers(names)
     arguments.report_to = list(names)
     arguments.project = PROJECT
@@ -123,15 +102,7 @@ def hand_over(arguments: Any, names: Sequence[str]) -> None:
 
 @contextmanager
 def tracked(trainer: Any, run: RunDirectory) -> Iterator[None]:
-    """Report what a run logs to the trackers that its Trainer was told of; without any nothing happens.
-
-    Args:
-        trainer: a Trainer; `report_to` of its arguments names the trackers.
-        run: what it logs to `metrics.jsonl` goes to the trackers too, under the run's id.
-
-    Raises:
-        TrainingError: a tracker does not start, for example because nobody is logged in.
-    """
+    """Report what a run logs to the trackers that its Trainer was told of; without any nothing happens."""
     names = list(trainer.args.report_to)
     if not names:
         yield
@@ -186,11 +157,7 @@ def _start(name: str, callback: Any, trainer: Any, run: RunDirectory) -> None:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record, inner ones under names such as `eval_accuracy`, as the Trainer's callbacks expect.
-
-    Args:
-        record: as it is logged to `metrics.jsonl`; its `step` is left out, as the Trainer's state has it.
-    """
+    """The numbers of a record, inner ones under names such as `eval_accuracy`, as the Trainer's callbacks expect."""
     found: dict[str, float] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):

@@ -1,6 +1,7 @@
 """What a result must carry so that it can be traced: versions, machine, commit, cost; no torch import."""
 
 from __future__ import annotations
+
 import functools
 import os
 import platform
@@ -11,6 +12,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
 from winning_tickets.runs.distributed import count
 
 try:
@@ -107,12 +109,7 @@ def _git(*words: str) -> str | None:
 
 
 class Account:
-    """What a run costs, from here on.
-
-    Args:
-        resumed: an earlier attempt has done part of the work.
-        measured: False for a run that this process did not do; it then knows neither time nor memory.
-    """
+    """What a run costs, from here on."""
 
     def __init__(self, resumed: bool = False, measured: bool = True) -> None:
         self._began = time.monotonic()
@@ -123,9 +120,6 @@ class Account:
 
     def provenance(self, result: dict[str, Any]) -> dict[str, Any]:
         """All that a number must carry to be traced.
-
-        Args:
-            result: of the run; what it says of its weights and data is taken over.
 
         Returns:
             `versions`, `machine`, `source` (see there), `device` (`cpu`, or the name of the GPU that was used),

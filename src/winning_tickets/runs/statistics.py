@@ -1,11 +1,13 @@
 """Mean, standard deviation and confidence interval of a few seeds."""
 
 from __future__ import annotations
+
 import math
 import statistics
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeGuard, TypeVar
+
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
 
@@ -40,14 +42,7 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Summarise the values of several seeds.
-
-    Args:
-        values: one number a run, all finite.
-
-    Raises:
-        ContentError: there is no value, or one is NaN, infinite (a failed run is never a number) or beyond `LARGEST`.
-    """
+    """Summarise the values of several seeds."""
     n = len(values)
     if n == 0:
         raise ContentError("There is nothing to summarise: no run has a value.")
@@ -84,15 +79,7 @@ class Paired:
 
 
 def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
-    """Compare two experiments by a paired t-test.
-
-    Args:
-        first: scores by seed, or by whatever makes a pair.
-        second: those that are subtracted; what only one has is passed over.
-
-    Raises:
-        ContentError: there is no pair, or a score is not finite.
-    """
+    """Compare two experiments by a paired t-test."""
     keys = [key for key in first if key in second]
     found = summarise([first[key] - second[key] for key in keys])
     if found.std is not None and found.std <= TIE * max(abs(side[key]) for side in (first, second) for key in keys):

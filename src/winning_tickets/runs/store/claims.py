@@ -6,8 +6,8 @@ cannot push out the one that came after it. An ended claim is renamed from `.jso
 """
 
 from __future__ import annotations
+
 import functools
-from pathlib import Path
 import json
 import os
 import platform
@@ -19,8 +19,11 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import parse_json, refused
+
 
 @functools.cache
 def namespace() -> str | None:
@@ -87,11 +90,7 @@ class Holder:
 
     @classmethod
     def read(cls, path: Path) -> Holder | None:
-        """What a claim's file says; None where a kill cut it off, or it is gone.
-
-        Raises:
-            OSError: it cannot be read now, which says nothing.
-        """
+        """What a claim's file says; None where a kill cut it off, or it is gone."""
         try:
             holder = cls(**parse_json(path.read_text(encoding="utf-8")))
         except (FileNotFoundError, ValueError, TypeError):
@@ -101,12 +100,6 @@ class Holder:
 
 class Claim:
     """A claim on a run that this process holds; its thread shows every few seconds that the process lives.
-
-    Args:
-        run_id: of the run.
-        path: the file of the claim.
-        holder: its content.
-        claims: the claims it is one of.
 
     Attributes:
         lost: set as soon as it is noticed that another process has taken the run.
@@ -123,19 +116,11 @@ class Claim:
         self._thread.start()
 
     def still_mine(self) -> bool:
-        """Whether nobody has taken the run, as one may after a long standstill of this machine.
-
-        Raises:
-            TrainingError: the file system does not say, and was asked more than once.
-        """
+        """Whether nobody has taken the run, as one may after a long standstill of this machine."""
         return self._insist(self._look)
 
     def release(self) -> None:
-        """End the claim; one that was lost is left to whoever has it.
-
-        Raises:
-            TrainingError: the file system refuses, and was asked more than once.
-        """
+        """End the claim; one that was lost is left to whoever has it."""
         self._over.set()
         self._thread.join()
         self._insist(self._end)
@@ -174,13 +159,7 @@ class Claim:
 
 
 class Claims:
-    """All claims of a store.
-
-    Args:
-        folder: where they lie; it must exist.
-        heartbeat_seconds: between two signs of life.
-        dead_after_seconds: without a sign of life a holder on another machine counts as dead.
-    """
+    """All claims of a store."""
 
     def __init__(self, folder: Path, heartbeat_seconds: float, dead_after_seconds: float) -> None:
         self.folder = folder
@@ -192,10 +171,6 @@ class Claims:
 
         A holder of this machine is dead when its process is gone. One of another machine is dead when its claim is
         old by the file system's own clock, and then shows no sign of life while we watch; this takes some seconds.
-
-        Raises:
-            ClaimedError: a process that lives, or may live, holds it.
-            TrainingError: the file system refused.
         """
         folder = self.folder / run_id
         try:

@@ -1,28 +1,32 @@
 """What a store knows of its runs, from small JSON files, with a cache so that thousands of runs open fast."""
 
 from __future__ import annotations
-import re
-from pathlib import Path
-from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.runs.files import is_temporary, read_json, write_json
-from collections.abc import Iterator, Mapping
-from typing import Any
-from winning_tickets.runs.errors import shown
-from winning_tickets.runs.files import is_number
+
 import gc
 import json
 import os
+import re
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
-from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
-from winning_tickets.runs.files import parse_json, read_json, remove_leftovers, write_text
+
 from winning_tickets.runs.directory import MARKER, RESULT
+from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
+from winning_tickets.runs.files import (
+    is_number,
+    is_temporary,
+    parse_json,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 
 FORMAT_VERSION = 1
-MARKER = "store.json"
+STORE_MARKER = "store.json"
 DESCRIPTION, ERROR, PROVENANCE, FILES = "run.json", "error.json", "provenance.json", "files.json"
 
 _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
@@ -33,9 +37,6 @@ class Layout:
 
     `runs/<id>` belongs to the verb, which refuses foreign files there; so what the store knows of a run lies apart, in
     `about/<id>`.
-
-    Args:
-        path: the folder of the store.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -54,12 +55,7 @@ class Layout:
         return self.abouts / check_id(run_id)
 
     def exists(self) -> bool:
-        """Whether this is a store.
-
-        Raises:
-            UsageError: it is a file, or a folder with foreign files.
-            ContentError: a store of another format.
-        """
+        """Whether this is a store."""
         if self.path.is_file():
             raise UsageError(f"The store {self.path} is a file; give a folder that is absent, empty, or a store.")
         if self._marked():
@@ -76,14 +72,14 @@ class Layout:
     def create(self) -> None:
         """Make the store where it is not there yet; its marker comes first."""
         if not self.exists():
-            write_json(self.path / MARKER, {"what": "winning-tickets store", "format_version": FORMAT_VERSION})
+            write_json(self.path / STORE_MARKER, {"what": "winning-tickets store", "format_version": FORMAT_VERSION})
         for folder in (self.runs, self.abouts, self.claims):
             folder.mkdir(exist_ok=True)
 
     def _marked(self) -> bool:
         if not is_store(self.path):
             return False
-        body = read_json(self.path / MARKER, "marker of the store")
+        body = read_json(self.path / STORE_MARKER, "marker of the store")
         found = body.get("format_version") if isinstance(body, dict) else None
         if found != FORMAT_VERSION:
             raise ContentError(
@@ -95,7 +91,7 @@ class Layout:
 
 def is_store(path: Path) -> bool:
     """Whether a folder carries the marker of a store."""
-    return (path / MARKER).is_file()
+    return (path / STORE_MARKER).is_file()
 
 
 def is_id(name: str) -> bool:
@@ -104,11 +100,7 @@ def is_id(name: str) -> bool:
 
 
 def check_id(run_id: str) -> str:
-    """The id itself, where it is a safe name of a folder.
-
-    Raises:
-        UsageError: it has other characters than letters, digits, dots, dashes and underscores, or is too long.
-    """
+    """The id itself, where it is a safe name of a folder."""
     if not is_id(run_id):
         raise UsageError(
             f"{run_id!r} cannot be the id of a run: it must begin with a letter or digit, hold only letters, digits, "
@@ -144,12 +136,7 @@ _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
 def misshapen(file: str, content: Mapping[str, Any]) -> str | None:
-    """What is wrong with a parsed file; None where it can be worked with.
-
-    Args:
-        file: a key of `index.Body`.
-        content: what it holds.
-    """
+    """What is wrong with a parsed file; None where it can be worked with."""
     return next(_problems(file, content), None)
 
 
@@ -242,9 +229,6 @@ class Index:
 
     The cache in `cache/` may be deleted at any time. A file counts as unchanged while its time, size and inode are the
     same; every file is replaced as a whole, so the inode differs even within one tick of the clock.
-
-    Args:
-        layout: of the store.
     """
 
     def __init__(self, layout: Layout) -> None:

@@ -1,22 +1,22 @@
 """Conditions on runs, such as `task=rte` or `metrics.accuracy.final.mean>0.7`."""
 
 from __future__ import annotations
-import difflib
-import operator
-import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
-from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.files import is_number, parse_json
-from winning_tickets.runs.store.index import Record
+
 import csv
+import difflib
 import io
 import json
+import operator
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import is_number, parse_json
 from winning_tickets.runs.statistics import is_score
+from winning_tickets.runs.store.index import Record
 
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -52,11 +52,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Read `KEY SIGN VALUE`; the signs are =, !=, <, <=, > and >=.
-
-        Raises:
-            UsageError: it is something else.
-        """
+        """Read `KEY SIGN VALUE`; the signs are =, !=, <, <=, > and >=."""
         found = _CONDITION.fullmatch(text)
         if found is None:
             raise UsageError(
@@ -114,11 +110,7 @@ def _find(record: Record, key: str) -> Any:
 
 
 def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> None:
-    """Make sure that each key is one of some run.
-
-    Raises:
-        UsageError: no run has it; the closest keys are named.
-    """
+    """Make sure that each key is one of some run."""
     for condition in conditions:
         if records and all(_find(record, condition.key) is _ABSENT for record in records):
             known = {key for record in _sample(records) for key in _keys(record)}

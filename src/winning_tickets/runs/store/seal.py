@@ -1,15 +1,18 @@
 """Hashes of a run's files, and whether they still hold."""
 
 from __future__ import annotations
+
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
 import xxhash
+
+from winning_tickets.runs.directory import SCRATCH
 from winning_tickets.runs.errors import ContentError, TicketsError
 from winning_tickets.runs.files import inside, is_temporary, leftovers, read_json, remove_leftovers
-from winning_tickets.runs.directory import SCRATCH
 
 _ALGORITHM = "xxh3-128"
 
@@ -56,10 +59,6 @@ class Check:
 def seal_files(folder: Path, about: Path) -> dict[str, Any]:
     """Sizes and hashes of all files of a finished run; what is temporary, as killed attempts leave it, goes first.
 
-    Args:
-        folder: the run directory; nobody may be writing to it.
-        about: what the store knows of the run; it is only tidied up.
-
     Returns:
         The content of `files.json`: by relative path `size` in bytes and `hash`.
     """
@@ -73,10 +72,6 @@ def seal_files(folder: Path, about: Path) -> dict[str, Any]:
 
 def compare(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
     """Hash the files of a run again.
-
-    Args:
-        folder: the run directory.
-        sealed: its `files.json`.
 
     Returns:
         What differs, and how many files and bytes were read.

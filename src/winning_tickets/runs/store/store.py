@@ -1,21 +1,37 @@
 """The store: one folder that holds every run of a study, or of several, each done once."""
 
 from __future__ import annotations
+
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, get_args
+
+from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, unknown
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.provenance import Account
-from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.store.claims import Claim, Claims
-from winning_tickets.runs.store.index import Body, Index, Record, Status, damages, error_of, record_of, without_collector
-from winning_tickets.runs.store.index import DESCRIPTION, ERROR, FILES, PROVENANCE, Layout, is_id
-from winning_tickets.runs.store.seal import Check, Finding, compare, left_behind, seal_files
+from winning_tickets.runs.store.index import (
+    DESCRIPTION,
+    ERROR,
+    FILES,
+    PROVENANCE,
+    Body,
+    Index,
+    Layout,
+    Record,
+    Status,
+    damages,
+    error_of,
+    is_id,
+    record_of,
+    without_collector,
+)
 from winning_tickets.runs.store.query import Condition, check_known
+from winning_tickets.runs.store.seal import Check, Finding, compare, left_behind, seal_files
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 HEARTBEAT_SECONDS = 10.0
@@ -60,14 +76,7 @@ class Store:
         return self._layout.run(run_id)
 
     def describe(self, run_id: str, verb: str, config: dict[str, Any], labels: dict[str, Any] | None = None) -> None:
-        """Note what a run is before it starts, so that it is known also where it fails at once.
-
-        Args:
-            run_id: of the run.
-            verb: what it does.
-            config: its settings.
-            labels: anything else worth filtering by, such as the study and its stage.
-        """
+        """Note what a run is before it starts, so that it is known also where it fails at once."""
         self._layout.create()
         body = {"verb": verb, "id": run_id, "config": config, "labels": labels or {}}
         write_json(self._layout.about(run_id) / DESCRIPTION, body)
@@ -151,12 +160,7 @@ class Store:
             claim.release()
 
     def fail(self, run_id: str, error: BaseException | str) -> None:
-        """Keep the error of a run that failed; the run counts as failed until `retry`, and its seal is gone.
-
-        Args:
-            run_id: of the run.
-            error: what happened; a bug, that is anything but our own errors, is kept with its traceback.
-        """
+        """Keep the error of a run that failed; the run counts as failed until `retry`, and its seal is gone."""
         self._layout.create()
         body = {
             "kind": "Error" if isinstance(error, str) else type(error).__name__,
@@ -178,10 +182,6 @@ class Store:
         """Note the hashes of all files of a run that is done, and where its numbers come from.
 
         Temporary files that a killed attempt left in the run are removed. A run that is sealed stays as it was sealed.
-
-        Raises:
-            UsageError: the run is not done.
-            ContentError: it has failed.
         """
         result = self.result(run_id)
         about = self._layout.about(run_id)
