@@ -57,7 +57,7 @@ def test_what_no_run_is_planned_for(tmp_path):
     verdict = judged(tmp_path, {"better": TO_DENSE, "where": [{"sparsity": 0.9}]})
     assert (verdict.word, verdict.reason) == (
         "not enough runs",
-        "No pairs of it are planned with these parameters.",
+        "No pairs for it are planned with these parameters.",
     )
 
 
