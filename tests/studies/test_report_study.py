@@ -13,10 +13,9 @@ from samples.study_report_samples import PARAMETERS, fill_store, result_of, samp
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.report import charts, long_form, report_study
-from winning_tickets.studies.report.cells import condensed, make_cell, required
 from winning_tickets.studies.report.charts import draw
 from winning_tickets.studies.report.claims import judge
-from winning_tickets.studies.report.grids import table_grid
+from winning_tickets.studies.report.grids import condensed, make_cell, required, table_grid
 from winning_tickets.studies.report.observations import StudyRun, gather, observe
 from winning_tickets.studies.report.plots import plot_grid, plot_of, reached
 

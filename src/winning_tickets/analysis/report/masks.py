@@ -6,14 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from winning_tickets.analysis.report.figures import (
-    PALETTE,
-    Tile,
-    add_legend,
-    canvas,
-    draw_heat_map,
-    label_heat_map,
-)
+from winning_tickets.analysis.report.figures import PALETTE, Tile, add_legend, canvas, draw_heat_map, label_heat_map
 from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, count, decimal, percent
 
 

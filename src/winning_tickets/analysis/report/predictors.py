@@ -17,16 +17,7 @@ from winning_tickets.analysis.report.figures import (
     swatch,
 )
 from winning_tickets.analysis.report.gain import unfair_note
-from winning_tickets.analysis.report.tables import (
-    Column,
-    Result,
-    Table,
-    between,
-    columns,
-    count,
-    decimal,
-    percent,
-)
+from winning_tickets.analysis.report.tables import Column, Result, Table, between, columns, count, decimal, percent
 
 
 def predictors_table(result: Result) -> Table:

@@ -5,14 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from winning_tickets.analysis.report.figures import (
-    GRID,
-    add_legend,
-    canvas,
-    draw_pie,
-    hide_frame,
-    slice_look,
-)
+from winning_tickets.analysis.report.figures import GRID, add_legend, canvas, draw_pie, hide_frame, slice_look
 from winning_tickets.analysis.report.tables import Column, Result, Table, columns, count, decimal, percent
 
 _UNITS = {"heads": "Heads", "ffns": "FFNs", "neurons": "Neurons"}

@@ -24,8 +24,7 @@ from winning_tickets.analysis.report.figures import (
 )
 from winning_tickets.analysis.report.tables import percent
 from winning_tickets.analysis.statistics import SMALLEST
-from winning_tickets.studies.report.cells import Cell, form_of, label
-from winning_tickets.studies.report.grids import Grid
+from winning_tickets.studies.report.grids import Cell, Grid, form_of, label
 from winning_tickets.studies.report.plots import Curve, Panel, Plot
 from winning_tickets.studies.schema import Value
 

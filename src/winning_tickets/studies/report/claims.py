@@ -11,7 +11,7 @@ import numpy as np
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.statistics import RESAMPLES, correlate, interval, non_inferior
 from winning_tickets.runs.statistics import Paired, paired
-from winning_tickets.studies.report.cells import Cell, Key, form_of, group, label, make_cell, row_label
+from winning_tickets.studies.report.grids import Cell, Key, form_of, group, label, make_cell, row_label
 from winning_tickets.studies.report.observations import Observation, StudyRun, chosen, observe, stages_of
 from winning_tickets.studies.report.plots import common_axes, matched, other_axes, zip_pairs
 from winning_tickets.studies.schema import Claim, Comparison, Correlation, Study, Value

@@ -11,9 +11,8 @@ from typing import Any
 from winning_tickets.analysis.report.figures import page_svg
 from winning_tickets.analysis.report.page import fill
 from winning_tickets.studies.plan import Plan
-from winning_tickets.studies.report.cells import Cell, Form, form_of, label, slug
 from winning_tickets.studies.report.claims import Verdict, signed
-from winning_tickets.studies.report.grids import Grid
+from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
 from winning_tickets.studies.report.observations import StudyRun, counts
 from winning_tickets.studies.report.plots import Plot
 

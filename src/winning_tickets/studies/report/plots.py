@@ -8,8 +8,20 @@ from typing import Any
 
 from winning_tickets.analysis.statistics import correlate
 from winning_tickets.runs.files import is_number
-from winning_tickets.studies.report.cells import Cell, Form, Key, form_of, group, label, make_cell, required, row_label
-from winning_tickets.studies.report.grids import Grid, cells_note, make_grid
+from winning_tickets.studies.report.grids import (
+    Cell,
+    Form,
+    Grid,
+    Key,
+    cells_note,
+    form_of,
+    group,
+    label,
+    make_cell,
+    make_grid,
+    required,
+    row_label,
+)
 from winning_tickets.studies.report.observations import (
     Observation,
     StudyRun,
