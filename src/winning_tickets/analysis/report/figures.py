@@ -86,13 +86,9 @@ _METADATA: dict[str, dict[str, None]] = {
 def canvas(
     width: float, height: float, salt: str, formats: Sequence[str] = FORMATS
 ) -> Iterator[tuple[Any, dict[str, bytes]]]:
-    """An empty figure, and the files that it is written to when the block is left.
+    """An empty figure in inches, and the files that it is written to when the block is left.
 
-    Args:
-        width: inches.
-        height: inches.
-        salt: makes the ids in the SVG differ from those of other figures on the same page.
-        formats: of `FORMATS`.
+    The salt makes the ids in the SVG differ from those of other figures on the same page.
     """
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -234,11 +230,7 @@ def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
 def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: bool = False) -> None:
     """Sets of bars side by side in groups; hollow bars, those with missing runs, are hatched.
 
-    Args:
-        axes: where to draw.
-        bars: sets, whose positions are groups.
-        groups: labels along the horizontal axis.
-        values: whether each bar has its value above it; these have equal decimals.
+    With `values` each bar has its value above it, all with equal decimals.
     """
     width = 0.8 / max(1, len(bars))
     largest = max((abs(point[1]) for one in bars for point in one.points), default=0.0)
@@ -276,13 +268,7 @@ class Tile:
 
 
 def draw_heat_map(axes: Any, tiles: Iterable[Tile], scale: float = 1.0) -> None:
-    """Colored tiles with their numbers; rows go down, and vector formats stay sharp.
-
-    Args:
-        axes: where to draw.
-        tiles: what is shown.
-        scale: the value of the darkest color.
-    """
+    """Colored tiles with their numbers, the darkest at `scale`; rows go down, and vector formats stay sharp."""
     import matplotlib as mpl
     from matplotlib.patches import Rectangle
 
@@ -373,15 +359,7 @@ def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, dict[str
 def line_chart(
     series: Sequence[Series], xlabel: str, ylabel: str, title: str, levels: Mapping[str, float] | None = None
 ) -> str:
-    """Lines over a common axis, as an `<svg>` element; a line without name is thin.
-
-    Args:
-        series: the lines.
-        xlabel: name and unit of the positions.
-        ylabel: name and unit of the values.
-        title: what is shown.
-        levels: dashed horizontal lines by name.
-    """
+    """Lines and dashed horizontal levels over a common axis, as an `<svg>` element; a line without name is thin."""
     with _chart(title, xlabel, ylabel) as (axes, made):
         for one in series:
             draw_line(axes, one, 2.0 if one.name else 0.5)
@@ -392,15 +370,7 @@ def line_chart(
 
 
 def bar_chart(groups: Sequence[str], bars: Sequence[Series], xlabel: str, ylabel: str, title: str) -> str:
-    """Grouped bars with their values above them, as an `<svg>` element; a legend where there are several sets.
-
-    Args:
-        groups: names along the horizontal axis.
-        bars: sets of bars.
-        xlabel: name of the groups.
-        ylabel: name and unit of the values.
-        title: what is shown.
-    """
+    """Grouped bars with their values above them, as an `<svg>` element; a legend where there are several sets."""
     with _chart(title, xlabel, ylabel) as (axes, made):
         draw_bars(axes, bars, groups, values=True)
         axes.margins(y=0.12)
@@ -409,12 +379,7 @@ def bar_chart(groups: Sequence[str], bars: Sequence[Series], xlabel: str, ylabel
 
 @dataclass(frozen=True)
 class PhasePoint:
-    """The scores of one ticket, or of the full model.
-
-    Attributes:
-        remaining: weight that remains, in (0, 1]; 1 for the full model.
-        scores: one per seed, 0-1.
-    """
+    """The scores of one ticket, or of the full model, by seed; `remaining` weight in (0, 1], 1 for the full model."""
 
     remaining: float
     scores: Sequence[float]
@@ -431,7 +396,7 @@ _PHASES: dict[str, dict[str, Any]] = {
 def phase_figure(
     curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, path: Path | str, title: str = ""
 ) -> list[Path]:
-    """Draw the score against the remaining weight (Super Tickets, Figures 1, 4, 5 and 7), as PNG, SVG and PDF.
+    """Draw the score against the remaining weight (Super Tickets, Figures 1, 4, 5 and 7) into PNG, SVG and PDF files.
 
     Each curve is the mean over seeds inside a band of one standard deviation (ddof=1). It begins at the full model,
     which is a ticket that prunes nothing; a dashed line continues its mean.
@@ -442,13 +407,6 @@ def phase_figure(
         metric: name of the scores, for the axis.
         path: of the files, without their endings.
         title: the task and the model, for example.
-
-    Returns:
-        The written files, in the order of `FORMATS`.
-
-    Raises:
-        ContentError: no curve, a share outside (0, 1], or a score that is missing or not finite.
-        TrainingError: a file could not be written.
     """
     points = [point for curve in curves.values() for point in curve]
     if not points:

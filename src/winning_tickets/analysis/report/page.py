@@ -13,13 +13,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def fill(template: str, values: Mapping[str, Any], folder: Path = TEMPLATES) -> str:
-    """Fill in a template; every text is escaped.
-
-    Args:
-        template: name of a file in `folder`, which may extend `page.html.j2`.
-        values: the template's variables; `svg` in it takes an `<svg>` element unescaped.
-        folder: where the template is, if not here.
-    """
+    """Fill in a template of `folder`, which may extend `page.html.j2`; all text is escaped, but an element in `svg()`."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 

@@ -34,13 +34,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2))
 
 
 def draw(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes]:
-    """A figure as files; the same data gives the same bytes.
-
-    Args:
-        plot: with at least one number.
-        formats: of `png`, `svg`.
-        grid: its table, for the numbers of the paper.
-    """
+    """A figure with at least one number as files of these formats; its table has the numbers of the paper."""
     across, down = layout_panels(len(plot.panels))
     width, height = (7.2, 4.2) if len(plot.panels) == 1 else (3.7 * across, 3.0 * down + 0.6)
     if plot.figure.kind == "heatmap":

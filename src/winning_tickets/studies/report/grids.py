@@ -86,12 +86,10 @@ def required(observations: Sequence[Observation], average: Sequence[str]) -> fro
 def make_cell(
     observations: Sequence[Observation], average: Sequence[str] = (), needed: frozenset[Key] | None = None
 ) -> Cell:
-    """Put the numbers of one place together.
+    """Put the numbers of one place together, in any state.
 
-    Args:
-        observations: of one place, in any state.
-        average: axes that are averaged inside each repetition; the remaining axes tell repetitions apart.
-        needed: places along `average` that a repetition must have; None for those in `observations`.
+    Axes of `average` are averaged inside each repetition; the remaining axes tell repetitions apart. A repetition must
+    have all `needed` places along the averaged axes; None for those that occur.
     """
     needed = required(observations, average) if needed is None else needed
     repetitions: dict[Key, list[Observation]] = {}
@@ -260,17 +258,10 @@ def make_grid(
     best: Literal["max", "min"] | None = None,
     **further: Any,
 ) -> Grid:
-    """Put a grid together; a column with published numbers is followed by one with these.
+    """A grid of labels by row, heads (heading and number format), and cells.
 
-    Args:
-        name: of the table or figure.
-        axes: names of the columns of labels.
-        labels: of each row.
-        heads: heading and number format of each column of numbers.
-        cells: ours.
-        published: numbers of the paper; those of this table are taken.
-        best: whether the largest or the smallest mean of a column is in bold.
-        further: fields of the grid, such as `title`.
+    A column with published numbers of this table is followed by one with these; the `best` means are in bold.
+    Further fields of the grid, such as its title, are keyword arguments.
     """
     rows = {row_label(texts): index for index, texts in enumerate(labels)}
     titles = {title: index for index, (title, _) in enumerate(heads)}

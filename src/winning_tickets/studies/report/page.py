@@ -33,16 +33,7 @@ def render_page(
     verdicts: Sequence[Verdict],
     problems: Sequence[str],
 ) -> str:
-    """The whole page.
-
-    Args:
-        plan: of the study.
-        runs: all planned runs.
-        grids: the tables.
-        plots: the figures: data, table, and SVG (empty where there is no number yet).
-        verdicts: of the claims.
-        problems: warnings at the top, such as a value that no run has.
-    """
+    """The whole page of a study from all planned runs, its tables and its figures (with SVG, which may be empty)."""
     unique = list({run.id: run for run in runs}.values())
     study, usual = plan.study, usual_facts(unique)
     values = {

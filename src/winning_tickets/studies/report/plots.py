@@ -39,10 +39,10 @@ class PlotPoint:
     """A cell with its position.
 
     Attributes:
-        x: position: a number, or a label.
+        x: a number, or a label.
         cell: the value.
         name: the runs of the point, where the position does not tell them.
-        across: where `x` is measured: the cell that it comes from.
+        across: the cell of a measured position.
     """
 
     x: Any
@@ -174,14 +174,7 @@ def _curves(
 def matched(
     x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
 ) -> list[PlotPoint]:
-    """Points of two stages, matched by the axes that both have; axes that only one has are averaged.
-
-    Args:
-        x: the value of the positions.
-        observations: of the other stage.
-        runs: all planned runs of the study.
-        average: axes that are averaged even where both stages have them.
-    """
+    """Points of two stages, matched by the axes that both have; their other axes and those of `average` are averaged."""
     across = observe(chosen(runs, (x.stage,)), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
     positions = group(across, shared)
