@@ -163,9 +163,8 @@ def _make_observation(run: StudyRun, seed: Any, metric: str | None, state: State
         axes[METRIC] = metric
     if is_number(value) and LARGEST < abs(value) < math.inf:
         raise edited(run, f"has the value {shown(value)}, and no run measures more than {LARGEST:g}")
-    number = float(value) if is_number(value) else math.nan
-    if state == "done" and math.isfinite(number):
-        return Observation(run, axes, "done", number, (seed, metric))
+    if state == "done" and is_number(value) and math.isfinite(value):
+        return Observation(run, axes, "done", float(value), (seed, metric))
     return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))
 
 

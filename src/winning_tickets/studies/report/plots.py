@@ -174,7 +174,7 @@ def _curves(
 def matched(
     x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
 ) -> list[PlotPoint]:
-    """Points of two stages, matched by the axes that both have; their other axes and those of `average` are averaged."""
+    """Points of two stages, matched by the axes that both have; other axes and those of `average` are averaged."""
     across = observe(chosen(runs, (x.stage,)), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
     positions = group(across, shared)
