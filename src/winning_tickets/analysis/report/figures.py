@@ -213,18 +213,17 @@ class Series:
 
 def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
     """A line with its band; hollow points are those with missing runs."""
-    points = series.points
-    xs, ys, look = [point[0] for point in points], [point[1] for point in points], {"color": series.color}
-    filled = [index for index, point in enumerate(points) if point[3] == "filled"]
-    style = look | {"linewidth": linewidth, "linestyle": series.dashes, "marker": series.marker or None}
-    axes.plot(xs, ys, markersize=5, markevery=filled, label=series.name or "_nolegend_", **style)
-    hollow = [point for point in points if point[3] == "hollow"]
+    xs, ys, spreads, marks = (list(part) for part in zip(*series.points, strict=True))
+    look = {"color": series.color, "marker": series.marker or None, "markersize": 5}
+    filled, hollow = ([index for index, mark in enumerate(marks) if mark == kind] for kind in ("filled", "hollow"))
+    style = {"linewidth": linewidth, "linestyle": series.dashes, "markevery": filled, **look}
+    axes.plot(xs, ys, label=series.name or "_nolegend_", **style)
     if hollow:
-        places = [point[0] for point in hollow], [point[1] for point in hollow]
-        axes.plot(*places, series.marker, markersize=5, markerfacecolor="none", **look)
-    low, high = [point[2][0] for point in points], [point[2][1] for point in points]
+        places = [xs[index] for index in hollow], [ys[index] for index in hollow]
+        axes.plot(*places, linestyle="", markerfacecolor="none", **look)
+    low, high = ([ends[side] for ends in spreads] for side in (0, 1))
     if low != high:
-        axes.fill_between(xs, low, high, alpha=0.15, linewidth=0, **look)
+        axes.fill_between(xs, low, high, color=series.color, alpha=0.15, linewidth=0)
 
 
 def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: bool = False) -> None:
@@ -248,9 +247,8 @@ def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: 
             if values:
                 place = {"xy": (x, max(y, 0.0)), "xytext": (0, 3), "textcoords": "offset points"}
                 axes.annotate(f"{y:.{decimals}f}", ha="center", fontsize=9, **place)
-    axes.set_xticks(
-        range(len(groups)), [textwrap.fill(cut_label(group), 14, break_long_words=False) for group in groups]
-    )
+    names = [textwrap.fill(cut_label(group), 14, break_long_words=False) for group in groups]
+    axes.set_xticks(range(len(groups)), names)
     axes.set_xlim(-0.6, len(groups) - 0.4)
     axes.tick_params(axis="x", length=0)
 
