@@ -26,33 +26,19 @@ REPORT = "report.html"
 
 
 class DemoConfig(Settings):
-    """Sizes of the demo.
-
-    Attributes:
-        model: the encoder.
-        sparsity: of all tickets.
-        steps: of the search.
-        search_corpus: text of the search; KD in domain is measured on its validation part.
-        other_corpus: text that the search does not read; KD out of domain is measured on single lines of it.
-        eval_tokens: tokens of each KD measurement.
-        transfer_steps: fine-tuning steps of each model.
-        layers: number of first layers that are used; None means all.
-        batch_tokens: tokens per search step.
-        train_size: number of training examples.
-        learning_rate: of the fine-tuning.
-    """
+    """Sizes of the demo."""
 
     model: str = "builtin:minilm"
     sparsity: float = 0.6
-    steps: int = 60
-    search_corpus: str = "pydocs:docstrings"
-    other_corpus: str = "pydocs:topics"
-    eval_tokens: int = 20_000
+    steps: int = 60  # of the search
+    search_corpus: str = "pydocs:docstrings"  # KD in domain is measured on its validation part
+    other_corpus: str = "pydocs:topics"  # KD out of domain is measured on single lines of it
+    eval_tokens: int = 20_000  # of each KD measurement
     transfer_steps: int = 40
-    layers: int | None = None
-    batch_tokens: int = 2048
-    train_size: str | None = None
-    learning_rate: float = 3e-4
+    layers: int | None = None  # first layers of the model; None means all
+    batch_tokens: int = 2048  # per search step
+    train_size: str | None = None  # training examples of the task
+    learning_rate: float = 3e-4  # of the fine-tuning
 
     @classmethod
     def small(cls) -> Self:

@@ -7,35 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.report.cards import cards_figure, cards_table
+from winning_tickets.analysis.report import cards, gain, masks, predictors, sensitivity, sharing, winning
 from winning_tickets.analysis.report.figures import FORMATS
-from winning_tickets.analysis.report.gain import gain_figure, gain_table
-from winning_tickets.analysis.report.masks import (
-    densities_figure,
-    densities_table,
-    distance_figure,
-    distance_table,
-    similarity_figure,
-    similarity_table,
-)
-from winning_tickets.analysis.report.predictors import predictors_figure, predictors_table
-from winning_tickets.analysis.report.sensitivity import sensitivity_figure, sensitivity_table
-from winning_tickets.analysis.report.sharing import sharing_figure, sharing_table
 from winning_tickets.analysis.report.tables import Result, Table
-from winning_tickets.analysis.report.winning import winning_figure, winning_table
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_json, write_bytes, write_json
 
 REPORTS: dict[str, tuple[Callable[[Result], Table], Callable[[Result], dict[str, bytes]]]] = {
-    "similarity": (similarity_table, similarity_figure),
-    "distance": (distance_table, distance_figure),
-    "densities": (densities_table, densities_figure),
-    "predictors": (predictors_table, predictors_figure),
-    "gain": (gain_table, gain_figure),
-    "winning": (winning_table, winning_figure),
-    "sharing": (sharing_table, sharing_figure),
-    "sensitivity": (sensitivity_table, sensitivity_figure),
-    "cards": (cards_table, cards_figure),
+    "similarity": (masks.similarity_table, masks.similarity_figure),
+    "distance": (masks.distance_table, masks.distance_figure),
+    "densities": (masks.densities_table, masks.densities_figure),
+    "predictors": (predictors.predictors_table, predictors.predictors_figure),
+    "gain": (gain.gain_table, gain.gain_figure),
+    "winning": (winning.winning_table, winning.winning_figure),
+    "sharing": (sharing.sharing_table, sharing.sharing_figure),
+    "sensitivity": (sensitivity.sensitivity_table, sensitivity.sensitivity_figure),
+    "cards": (cards.cards_table, cards.cards_figure),
 }
 """The functions that make the table and the figure of each analysis, by its kind."""
 

@@ -29,20 +29,14 @@ _FEWEST_DRAWS, _MOST_DRAWN = 1_000, 4_000_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of our numbers on a claim.
+    """The verdict of our numbers on a claim, with the finding in words, the reason and the test.
 
     Attributes:
-        name: of the claim.
-        text: the finding, in words.
-        word: the verdict.
-        reason: of the verdict, with the numbers.
-        test: the test and its condition.
-        n: complete pairs or points.
-        planned: pairs or points that are planned.
+        n: complete pairs or points, of those `planned`.
+        cells: the numbers behind it, by group and pair.
         estimate: mean difference, or Pearson's r; None without any.
         interval: 95 % interval of the estimate: Student's t of a difference, bootstrap of a correlation.
         bootstrap: 95 % bootstrap interval of a difference over its pairs; None for a correlation.
-        cells: the numbers behind it, by group and pair.
     """
 
     name: str

@@ -23,18 +23,15 @@ State = Literal["done", "failed", "missing"]
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A planned run with its result and facts from the store.
+    """A planned run of a stage with its result and facts from the store.
 
     Attributes:
-        id: its name in the store.
-        stage: its stage of the study.
-        verb: the verb that it runs.
         axes: its place in the study's grid, such as `{"task": "rte", "seed": 0}`.
         config: of the planned run, as far as the study sets it.
         status: in the store: `done`, `failed`, `running`, `unfinished`, `absent`.
         result: of a run that is done, else None.
         error: message of a run that failed.
-        facts: seconds, versions, machine and path, from the store.
+        facts: seconds, versions, machine and path.
     """
 
     id: str

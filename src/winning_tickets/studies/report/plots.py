@@ -36,14 +36,7 @@ from winning_tickets.studies.schema import Figure, Published, Study, Value
 
 @dataclass(frozen=True)
 class PlotPoint:
-    """A cell with its position.
-
-    Attributes:
-        x: a number, or a label.
-        cell: the value.
-        name: the runs of the point, where the position does not tell them.
-        across: the cell of a measured position.
-    """
+    """A cell with its position: a number, a label, or the mean of another cell (`across`); `name` tells the runs."""
 
     x: Any
     cell: Cell
@@ -61,15 +54,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
-
-    Attributes:
-        title: value of the panels' axis; empty where there is one panel.
-        curves: the points.
-        levels: horizontal lines by name.
-        matrix: of a heat map, by label of row and column.
-        correlation: of a scatter plot, as `correlate` returns it.
-    """
+    """One pair of axes: curves and horizontal levels, with a correlation of clouds, or the matrix of a heat map."""
 
     title: str
     curves: tuple[Curve, ...] = ()
@@ -80,15 +65,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure's data.
-
-    Attributes:
-        name: of its files and its anchor.
-        figure: its declaration.
-        path: of the values that are drawn, for their format.
-        panels: one or more.
-        problems: errors in its declaration.
-    """
+    """A figure's data; the path is that of the drawn values."""
 
     name: str
     figure: Figure
