@@ -13,11 +13,11 @@ from samples.study_report_samples import PARAMETERS, fill_store, result_of, samp
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.report import charts, long_form, report_study
-from winning_tickets.studies.report.charts import draw
-from winning_tickets.studies.report.claims import judge
-from winning_tickets.studies.report.grids import condensed, make_cell, required, table_grid
-from winning_tickets.studies.report.observations import StudyRun, gather, observe
-from winning_tickets.studies.report.plots import plot_grid, plot_of, reached
+from winning_tickets.studies.report.charts import draw_plot
+from winning_tickets.studies.report.claims import judge_claim
+from winning_tickets.studies.report.grids import condense_cell, make_cell, required_places, table_grid
+from winning_tickets.studies.report.observations import StudyRun, gather_runs, observe
+from winning_tickets.studies.report.plots import describe_reached, plot_grid, plot_of
 
 DONE = {"metrics": {"f1": {"final": {"mean": 0.7, "values": [0.6, 0.8]}}}, "primary_metric": "f1", "seeds": [3, 5]}
 
@@ -147,7 +147,7 @@ def test_tasks_are_averaged_inside_each_seed_and_only_seeds_with_all_tasks_count
 def test_a_row_that_lacks_a_task_of_the_others_has_no_mean():
     own = numbered("a", 0.2, task="rte", seed=0)
     everything = [*own, *numbered("b", 0.4, task="mrpc", seed=0)]
-    assert make_cell(own, ["task"], required(everything, ["task"])).text(str) == "– (0 of 1)"  # noqa: RUF001
+    assert make_cell(own, ["task"], required_places(everything, ["task"])).text(str) == "– (0 of 1)"  # noqa: RUF001
 
 
 def test_one_run_at_several_places_is_one_number():
@@ -162,7 +162,7 @@ def test_one_run_at_several_places_is_one_number():
 
 def test_markdown_of_a_complete_table(full):
     plan, store = full
-    text = table_grid(plan.study, "main", gather(plan, store)).markdown()
+    text = table_grid(plan.study, "main", gather_runs(plan, store)).markdown()
     assert text == (
         "**Scores**\n\n"
         "| method | sparsity |            rte | rte (paper) |           mrpc |           mean |\n"
@@ -179,7 +179,7 @@ def test_markdown_of_a_complete_table(full):
 
 def test_partial_and_failed_cells_say_so(partial):
     plan, store = partial
-    grid = table_grid(plan.study, "main", gather(plan, store))
+    grid = table_grid(plan.study, "main", gather_runs(plan, store))
     text = grid.markdown()
     # 62.25 and its deviation, over the two seeds that are there.
     assert "| 62.3 ± 0.4 (2 of 3) |" in text
@@ -196,7 +196,7 @@ def test_partial_and_failed_cells_say_so(partial):
 
 def test_latex_of_a_partial_table(partial):
     plan, store = partial
-    lines = table_grid(plan.study, "main", gather(plan, store)).latex().splitlines()
+    lines = table_grid(plan.study, "main", gather_runs(plan, store)).latex().splitlines()
     assert lines[0] == r"\begin{table}"
     assert lines[4:7] == [
         r"\begin{tabular}{llrrrr}",
@@ -209,7 +209,7 @@ def test_latex_of_a_partial_table(partial):
 
 def test_csv_of_a_table_is_unrounded_and_names_the_runs(full):
     plan, store = full
-    rows = list(csv.DictReader(io.StringIO(table_grid(plan.study, "main", gather(plan, store)).csv())))
+    rows = list(csv.DictReader(io.StringIO(table_grid(plan.study, "main", gather_runs(plan, store)).csv())))
     assert len(rows) == 15
     (row,) = [one for one in rows if (one["method"], one["sparsity"], one["column"]) == ("TAMT", "0.5", "rte")]
     own = values(plan, method="TAMT", sparsity=0.5, task="rte")
@@ -232,10 +232,10 @@ def test_every_metric_has_its_own_column_also_before_any_run_is_done(tmp_path):
 
     plan = sample_plan(with_mnli)
     heads = ["mnli accuracy_matched", "mnli accuracy_mismatched", "mrpc accuracy", "mrpc f1"]
-    empty = table_grid(plan.study, "metrics", gather(plan, Store(tmp_path / "none")))
+    empty = table_grid(plan.study, "metrics", gather_runs(plan, Store(tmp_path / "none")))
     assert titles(empty)[1:] == heads
     assert {cell.text(str) for cell in empty.cells.values()} == {"– (0 of 3)"}  # noqa: RUF001
-    done = table_grid(plan.study, "metrics", gather(plan, fill_store(tmp_path / "all", plan)))
+    done = table_grid(plan.study, "metrics", gather_runs(plan, fill_store(tmp_path / "all", plan)))
     assert titles(done)[1:] == heads
     means = [done.cells[done.labels.index(("OMP",)), column].mean for column in range(1, 5)]
     assert means == pytest.approx([0.695, 0.795, 0.745, 0.845])
@@ -246,7 +246,7 @@ def test_a_path_that_no_run_has_is_told(full):
         body["tables"]["main"]["values"] = {"score": "metrics.acuracy.final"}
 
     plan = sample_plan(misspelt)
-    grid = table_grid(plan.study, "main", gather(plan, full[1]))
+    grid = table_grid(plan.study, "main", gather_runs(plan, full[1]))
     assert grid.problems == (
         "main: No finished run has metrics.acuracy.final; their results have failed_seeds, metrics, primary_metric, "
         "run_id, seeds, task, verb, versions.",
@@ -301,12 +301,12 @@ def test_what_the_store_tells_of_a_run_is_a_value():
 )
 def test_other_statistics_than_the_mean(statistic, expected):
     runs = [StudyRun(f"r{i}", "s", "v", {"i": i}, status="done", result={"x": x}) for i, x in enumerate((2, 7, 1))]
-    cell = condensed(make_cell(observe(runs, "x")), statistic)
+    cell = condense_cell(make_cell(observe(runs, "x")), statistic)
     assert cell.values == (pytest.approx(expected),)
     assert (cell.partial, cell.run_ids) == (False, ("r0", "r1", "r2"))
-    missing = condensed(make_cell(observe([*runs, StudyRun("r3", "s", "v", {"i": 3})], "x")), statistic)
+    missing = condense_cell(make_cell(observe([*runs, StudyRun("r3", "s", "v", {"i": 3})], "x")), statistic)
     assert (missing.values, missing.text(str)) == ((), "– (0 of 1)")  # noqa: RUF001
-    single = condensed(make_cell(observe(runs[:1], "x")), statistic)
+    single = condense_cell(make_cell(observe(runs[:1], "x")), statistic)
     assert single.values == (() if statistic == "std" else (2.0,))
 
 
@@ -314,7 +314,7 @@ def test_a_table_of_another_statistic_says_so(full):
     def deviations(body):
         body["tables"]["main"]["statistic"] = "std"
 
-    grid = table_grid(sample_plan(deviations).study, "main", gather(*full))
+    grid = table_grid(sample_plan(deviations).study, "main", gather_runs(*full))
     assert grid.notes[0] == "Standard deviation (ddof=1) of the repetitions, once all of them are there."
     row, column = grid.labels.index(("TAMT", "0.5")), titles(grid).index("rte")
     own = values(full[0], method="TAMT", sparsity=0.5, task="rte")
@@ -325,13 +325,13 @@ def test_a_level_may_have_a_value_of_its_own(full):
     def with_level(body):
         body["figures"]["scores"]["level"] = [{"stage": "dense", "value": "seeds.0"}]
 
-    plot = plot_of(sample_plan(with_level).study, "scores", gather(*full))
+    plot = plot_of(sample_plan(with_level).study, "scores", gather_runs(*full))
     assert plot.panels[0].levels["dense"].summary.mean == pytest.approx(1.0)  # the mean of the seeds 0, 1 and 2
 
 
 def test_a_line_has_the_means_of_seeds_over_tasks_and_the_dense_level(full):
     plan, store = full
-    plot = plot_of(plan.study, "scores", gather(plan, store))
+    plot = plot_of(plan.study, "scores", gather_runs(plan, store))
     (panel,) = plot.panels
     assert [curve.name for curve in panel.curves] == ["OMP", "TAMT"]
     tamt = panel.curves[1]
@@ -342,9 +342,9 @@ def test_a_line_has_the_means_of_seeds_over_tasks_and_the_dense_level(full):
 
 
 def test_where_lines_reach_a_score(full):
-    runs = gather(*full)
+    runs = gather_runs(*full)
     plan = full[0]
-    assert reached(plot_of(plan.study, "scores", runs)) == [
+    assert describe_reached(plot_of(plan.study, "scores", runs)) == [
         "OMP does not reach 70.0.",
         "TAMT reaches 70.0 first at sparsity 0.5.",
     ]
@@ -352,14 +352,14 @@ def test_where_lines_reach_a_score(full):
     def best_of_omp(body):
         body["figures"]["scores"]["reach"] = "OMP"
 
-    assert reached(plot_of(sample_plan(best_of_omp).study, "scores", runs)) == [
+    assert describe_reached(plot_of(sample_plan(best_of_omp).study, "scores", runs)) == [
         "TAMT reaches 69.5 first at sparsity 0.5."
     ]
 
     def dense(body):
         body["figures"]["scores"]["reach"] = "dense"
 
-    assert reached(plot_of(sample_plan(dense).study, "scores", runs)) == [
+    assert describe_reached(plot_of(sample_plan(dense).study, "scores", runs)) == [
         "OMP does not reach 75.5.",
         "TAMT does not reach 75.5.",
     ]
@@ -367,7 +367,7 @@ def test_where_lines_reach_a_score(full):
 
 def test_a_scatter_matches_runs_of_two_stages_by_the_axes_that_both_have(full):
     plan, store = full
-    plot = plot_of(plan.study, "loss", gather(plan, store))
+    plot = plot_of(plan.study, "loss", gather_runs(plan, store))
     points = [point for curve in plot.panels[0].curves for point in curve.points]
     assert [(point.name, point.x) for point in points] == [
         ("OMP / 0.5", 0.15), ("OMP / 0.7", 0.19), ("TAMT / 0.5", 0.1), ("TAMT / 0.7", 0.14)
@@ -381,7 +381,7 @@ def test_a_scatter_matches_runs_of_two_stages_by_the_axes_that_both_have(full):
 
 def test_a_heat_map_and_its_table(full):
     plan, store = full
-    plot = plot_of(plan.study, "heat", gather(plan, store))
+    plot = plot_of(plan.study, "heat", gather_runs(plan, store))
     assert {place: cell.values for place, cell in plot.panels[0].matrix.items()} == {
         ("OMP", "0.5"): (0.15,), ("OMP", "0.7"): (0.19,), ("TAMT", "0.5"): (0.1,), ("TAMT", "0.7"): (0.14,)
     }  # fmt: skip
@@ -428,13 +428,13 @@ def test_a_matrix_that_was_edited_is_refused(matrix):
 def test_names_in_a_result_do_not_decide_how_large_a_picture_is(monkeypatch):
     names = ["a" * 100_000, "b" * 100_000]
     plot = overlap_plot({"names": names, "kept_jaccard": [[1.0, 0.5], [0.5, 1.0]]})
-    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    text = draw_plot(plot, ["svg"], plot_grid(plot))["svg"].decode()
     assert [name[:37] + "..." in text for name in names] == [True, True]
     assert names[0][:38] not in text
     assert 'height="324pt"' in text  # 4.5 inches for two rows and 40 characters
     monkeypatch.setattr(charts, "_MOST_INCHES", 4.25)
     plot = overlap_plot({"names": list("abcdefgh"), "kept_jaccard": [[0.5] * 8] * 8})
-    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    text = draw_plot(plot, ["svg"], plot_grid(plot))["svg"].decode()
     assert 'width="306pt"' in text
     assert 'height="306pt"' in text
 
@@ -444,7 +444,7 @@ def test_names_in_a_result_do_not_decide_how_large_a_picture_is(monkeypatch):
 
 def test_a_better_method_holds_by_a_paired_t_test(full):
     plan, store = full
-    verdict = judge(plan.study, "better", gather(plan, store))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, store))
     differences = [0.02 + 0.001 * seed for seed in (0, 1, 2)] * 4
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
     half = 2.200985160 * deviation / 12**0.5  # Student's t, 11 degrees of freedom, 97.5 %
@@ -466,11 +466,11 @@ def change_claim(**fields):
 def test_the_other_way_round_does_not_hold(full):
     swapped = {"axis": "method", "first": "OMP", "second": "TAMT"}
     plan = sample_plan(change_claim(better=swapped))
-    verdict = judge(plan.study, "better", gather(plan, full[1]))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, full[1]))
     assert verdict.word == "does not hold"
     assert verdict.reason.endswith("above zero in 0. It points the other way.")
     plan = sample_plan(change_claim(better=swapped, lower_is_better=True))
-    assert judge(plan.study, "better", gather(plan, full[1])).word == "holds"
+    assert judge_claim(plan.study, "better", gather_runs(plan, full[1])).word == "holds"
 
 
 @pytest.mark.parametrize(("margin", "word"), [(0.03, "holds"), (0.01, "does not hold")])
@@ -482,7 +482,7 @@ def test_not_worse_than_a_margin(full, margin, word):
         }  # fmt: skip
 
     plan = sample_plan(change)
-    verdict = judge(plan.study, "better", gather(plan, full[1]))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, full[1]))
     assert (verdict.word, verdict.n) == (word, 4)
     assert verdict.reason.endswith("worse by more than the margin.") == (word == "does not hold")
 
@@ -496,7 +496,7 @@ def test_a_difference_that_the_runs_do_not_show(tmp_path):
             result = result_of(plan, point)
             result["metrics"]["accuracy"]["final"]["values"] = [0.6 + noise]
             write_run(tmp_path, plan, point, result)
-    verdict = judge(plan.study, "better", gather(plan, store))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, store))
     assert (verdict.word, verdict.n, verdict.planned) == ("does not hold", 3, 12)
     assert verdict.reason.endswith("The interval reaches further down: more runs may show it.")
 
@@ -504,14 +504,14 @@ def test_a_difference_that_the_runs_do_not_show(tmp_path):
 def test_too_few_pairs_give_no_verdict(tmp_path):
     plan = sample_plan()
     store = fill_store(tmp_path, plan, lambda point: point.axes.get("seed", 0) == 0 and point.axes.get("task") != "rte")
-    verdict = judge(plan.study, "better", gather(plan, store))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, store))
     assert (verdict.word, verdict.estimate) == ("not enough runs", None)
     assert verdict.reason == "2 of 12 planned pairs are there; a verdict needs 3."
 
 
 def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
     plan, store = full
-    verdict = judge(plan.study, "loss", gather(plan, store))
+    verdict = judge_claim(plan.study, "loss", gather_runs(plan, store))
     assert (verdict.word, verdict.reason) == ("not enough runs", "4 of 4 planned points are there; a verdict needs 5.")
 
     def more(body):
@@ -520,11 +520,11 @@ def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
         body["claims"]["wrong"]["correlates"]["sign"] = "positive"
 
     plan = sample_plan(more)
-    runs = gather(plan, fill_store(tmp_path, plan))
-    verdict = judge(plan.study, "loss", runs)
+    runs = gather_runs(plan, fill_store(tmp_path, plan))
+    verdict = judge_claim(plan.study, "loss", runs)
     assert (verdict.word, verdict.n, verdict.planned) == ("holds", 10, 10)
     assert verdict.interval[1] < 0
-    assert judge(plan.study, "wrong", runs).reason.endswith("It points the other way.")
+    assert judge_claim(plan.study, "wrong", runs).reason.endswith("It points the other way.")
 
 
 # All of it
@@ -584,7 +584,7 @@ def test_what_the_report_refuses(full, tmp_path):
 
 def test_the_long_form_has_every_number_once(full):
     plan, store = full
-    runs = gather(plan, store)
+    runs = gather_runs(plan, store)
     rows = list(csv.DictReader(io.StringIO(long_form(runs))))
     (row,) = [
         one
@@ -598,7 +598,7 @@ def test_the_long_form_has_every_number_once(full):
     assert row["status"] == "done"
     places = [tuple(one.values())[:-1] for one in rows]
     assert len(places) == len(set(places))
-    missing = long_form(gather(plan, Store("/nonexistent-store")))
+    missing = long_form(gather_runs(plan, Store("/nonexistent-store")))
     assert len(missing.splitlines()) == 1 + 38
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from winning_tickets.analysis.report import figures, tables
 from winning_tickets.analysis.report.figures import Series, page_svg
-from winning_tickets.analysis.report.page import fill
+from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.analysis.report.tables import Table, columns
 
 Result = Mapping[str, Any]
@@ -53,7 +53,7 @@ def build(result: Result) -> str:
         "unmoved": ", ".join(kind for kind, value in changed.items() if value == 0),
         "facts": _facts(result),
     }
-    return fill("demo.html.j2", values, Path(__file__).parent / "report" / "templates")
+    return fill_template("demo.html.j2", values, Path(__file__).parent / "report" / "templates")
 
 
 def _figure(svg: str, *alt: str) -> dict[str, str]:

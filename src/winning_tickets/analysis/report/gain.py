@@ -7,9 +7,9 @@ from winning_tickets.analysis.report.tables import (
     MISSING,
     Result,
     Table,
-    between,
     columns,
     count,
+    format_interval,
     percent,
     signed_percent,
 )
@@ -34,10 +34,10 @@ def gain_table(result: Result) -> Table:
 def _notes(result: Result) -> list[str]:
     mean, share = result["mean"], result["dense_share"]
     notes = [
-        f"Mean gain {signed_percent(mean['gain'])}, 95 % interval {between(mean['interval'], signed_percent)} "
+        f"Mean gain {signed_percent(mean['gain'])}, 95 % interval {format_interval(mean['interval'], signed_percent)} "
         f"(bootstrap over {mean['n']} cells); better in {mean['wins']} of {mean['n']} cells and on the average of "
         f"{mean['tasks_won']} of {mean['tasks']} tasks. With seeds resampled within each task: "
-        f"{between(mean['interval_within_tasks'], signed_percent)}."
+        f"{format_interval(mean['interval_within_tasks'], signed_percent)}."
     ]
     alone = [one["task"] for one in result["tasks"] if one["n"] == 1]
     if alone and mean["interval_within_tasks"] is not None:
@@ -46,7 +46,7 @@ def _notes(result: Result) -> list[str]:
         kept = (
             MISSING
             if share[name] is None
-            else f"{percent(share[name])} % {between(share[f'{name}_interval'], percent)}"
+            else f"{percent(share[name])} % {format_interval(share[f'{name}_interval'], percent)}"
             for name in ("target", "baseline")
         )
         notes.append("Of the dense average the target keeps {}, the baseline {}.".format(*kept))

@@ -17,7 +17,16 @@ from winning_tickets.analysis.report.figures import (
     swatch,
 )
 from winning_tickets.analysis.report.gain import unfair_note
-from winning_tickets.analysis.report.tables import Column, Result, Table, between, columns, count, decimal, percent
+from winning_tickets.analysis.report.tables import (
+    Column,
+    Result,
+    Table,
+    columns,
+    count,
+    decimal,
+    format_interval,
+    percent,
+)
 
 
 def predictors_table(result: Result) -> Table:
@@ -54,7 +63,7 @@ def _correlations(result: Result) -> Table:
     for one in result["correlations"]:
         row = {key: one[key] for key in ("predictor", "task", "n", "pearson", "spearman")}
         for name in ("pearson", "spearman"):
-            row[f"{name}_interval"] = None if one[name] is None else between(one[f"{name}_interval"], _signed)
+            row[f"{name}_interval"] = None if one[name] is None else format_interval(one[f"{name}_interval"], _signed)
             row[f"{name}_within"] = one["within_sparsity"][name]
         rows.append(row | {"n_within": one["within_sparsity"]["n"]})
     heads = [

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from winning_tickets.analysis.report.figures import GRID, MARKERS, PALETTE, add_legend, canvas, percents
-from winning_tickets.analysis.report.tables import Result, Table, between, columns, count, percent
+from winning_tickets.analysis.report.tables import Result, Table, columns, count, format_interval, percent
 
 _NAMES = {"learning_rate": "learning rate", "batch_size": "batch size", "steps": "steps"}
 
@@ -60,7 +60,7 @@ def _differences(result: Result) -> Table:
         row = {**one, "setting": _setting(result, one), "interval": None, "surely": None}
         if one["interval"] is not None:
             low, high = one["interval"]
-            row |= {"interval": between((low, high), _signed), "surely": "yes" if low > 0 or high < 0 else "no"}
+            row |= {"interval": format_interval((low, high), _signed), "surely": "yes" if low > 0 or high < 0 else "no"}
         rows.append(row)
     heads = [
         *columns(group="Tickets", setting="Setting"),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from winning_tickets.analysis.report.page import fill
+from winning_tickets.analysis.report.page import fill_template
 
 MISSING = "–"  # noqa: RUF001 - an en dash is what printed tables show for "not measured"
 
@@ -46,7 +46,7 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s"
 
 
-def between(interval: Sequence[float] | None, form: Format) -> str:
+def format_interval(interval: Sequence[float] | None, form: Format) -> str:
     """An interval in brackets."""
     return MISSING if interval is None else f"[{form(interval[0])}, {form(interval[1])}]"
 
@@ -154,7 +154,7 @@ class Table:
 
     def html(self) -> str:
         """A `<table>` element."""
-        return fill("table.html.j2", {"table": self})
+        return fill_template("table.html.j2", {"table": self})
 
     @property
     def keys(self) -> list[str]:

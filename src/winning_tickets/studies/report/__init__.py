@@ -13,10 +13,10 @@ from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.plan import Plan
-from winning_tickets.studies.report.charts import draw
-from winning_tickets.studies.report.claims import Verdict, judge
+from winning_tickets.studies.report.charts import draw_plot
+from winning_tickets.studies.report.claims import Verdict, judge_claim
 from winning_tickets.studies.report.grids import Grid, table_grid
-from winning_tickets.studies.report.observations import StudyRun, counts, gather
+from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
 from winning_tickets.studies.report.page import render_page
 from winning_tickets.studies.report.plots import Plot, plot_grid, plot_of
 
@@ -95,12 +95,12 @@ def report_study(
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     _check_out(out, plan, force)
-    runs = gather(plan, store)
+    runs = gather_runs(plan, store)
     study = plan.study
     grids = [table_grid(study, name, runs) for name in study.tables]
     plots = [plot_of(study, name, runs) for name in study.figures]
     plotted = [plot_grid(plot, study.published) for plot in plots]
-    verdicts = [judge(study, name, runs) for name in study.claims]
+    verdicts = [judge_claim(study, name, runs) for name in study.claims]
     problems = list(dict.fromkeys(note for grid in (*grids, *plotted) for note in grid.problems))
     files: dict[str, bytes] = {}
     for grid in (*grids, *plotted):
@@ -120,7 +120,7 @@ def report_study(
         "verb": "study-report",
         "study": study.name,
         "scale": plan.scale,
-        "runs": counts({run.id: run for run in runs}.values()),
+        "runs": count_states({run.id: run for run in runs}.values()),
         "tables": list(study.tables),
         "figures": list(study.figures),
         "claims": {verdict.name: _record(verdict) for verdict in verdicts},
@@ -156,7 +156,7 @@ def _draw_files(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, byt
     wanted = [*(["png"] if "png" in formats else []), *(["svg"] if {"svg", "html"} & set(formats) else [])]
     if plot.empty or not wanted:
         return {}
-    files = {f"{grid.stem}.{suffix}": content for suffix, content in draw(plot, wanted, grid).items()}
+    files = {f"{grid.stem}.{suffix}": content for suffix, content in draw_plot(plot, wanted, grid).items()}
     if "svg" in wanted:
         files[f"{grid.stem}-dark.svg"] = dark_svg(files[f"{grid.stem}.svg"].decode()).encode()
     return files

@@ -33,7 +33,7 @@ _MOST_TICKS = 9
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
-def draw(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes]:
+def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes]:
     """A figure with at least one number as files of these formats; its table has the numbers of the paper."""
     across, down = layout_panels(len(plot.panels))
     width, height = (7.2, 4.2) if len(plot.panels) == 1 else (3.7 * across, 3.0 * down + 0.6)
@@ -87,7 +87,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
             look = DASHED | {"linestyle": (0, (5 - index % 3, 3)), "label": name}
             axes.axhline(_scaled(plot.path, cell.mean), **look)
     axes.grid(axis="both" if figure.kind == "scatter" else "y")
-    axes.set_ylabel(figure.y_label or value_label(plot.path))
+    axes.set_ylabel(figure.y_label or name_value(plot.path))
 
 
 def _series(plot: Plot, curve: Curve, index: int) -> Series:
@@ -137,7 +137,7 @@ def _paper_numbers(plot: Plot, grid: Grid) -> dict[tuple[str, ...], float]:
     }
 
 
-def value_label(path: str) -> str:
+def name_value(path: str) -> str:
     """The name of a value on an axis; numbers are drawn as the tables write them."""
     name = {"score": "score", "score.best": "best score"}.get(path, path.replace("_", " "))
     return f"{name} (x 100)" if form_of(path) is percent else name
@@ -149,13 +149,13 @@ def _scaled(path: str, value: float) -> float:
 
 def _x_label(plot: Plot, panel: Panel) -> str:
     x = plot.figure.x
-    text = plot.figure.x_label or (value_label(x.value) if isinstance(x, Value) else x.replace("_", " "))
+    text = plot.figure.x_label or (name_value(x.value) if isinstance(x, Value) else x.replace("_", " "))
     if plot.figure.kind == "scatter" and panel.correlation is not None:
-        text += f"\n{correlation_text(panel.correlation)}"
+        text += f"\n{describe_correlation(panel.correlation)}"
     return text
 
 
-def correlation_text(found: Mapping[str, Any]) -> str:
+def describe_correlation(found: Mapping[str, Any]) -> str:
     """Pearson's r with its interval, Spearman's rho, and the number of points."""
     if found["pearson"] is None:
         few = f"fewer than {SMALLEST} points" if found["n"] < SMALLEST else "constant values"

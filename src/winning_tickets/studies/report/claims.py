@@ -11,9 +11,9 @@ import numpy as np
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.statistics import RESAMPLES, correlate, interval, non_inferior
 from winning_tickets.runs.statistics import Paired, paired
-from winning_tickets.studies.report.grids import Cell, Key, form_of, group, label, make_cell, row_label
-from winning_tickets.studies.report.observations import Observation, StudyRun, chosen, observe, stages_of
-from winning_tickets.studies.report.plots import common_axes, matched, other_axes, zip_pairs
+from winning_tickets.studies.report.grids import Cell, Key, form_of, group_by, label, make_cell, row_label
+from winning_tickets.studies.report.observations import Observation, StudyRun, observe, select_runs, stages_of
+from winning_tickets.studies.report.plots import common_axes, match_points, other_axes, zip_pairs
 from winning_tickets.studies.schema import Claim, Comparison, Correlation, Study, Value
 
 Word = Literal["holds", "does not hold", "not enough runs"]
@@ -52,7 +52,7 @@ class Verdict:
     bootstrap: tuple[float, float] | None = None
 
 
-def judge(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
+def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
     """Judge one of the study's claims on all its planned runs."""
     claim = study.claims[name]
     if claim.correlates is not None:
@@ -70,7 +70,7 @@ def _compares(name: str, claim: Claim, comparison: Comparison, runs: Sequence[St
     sign = -1.0 if claim.lower_is_better else 1.0
     ours, theirs = _means(first, planned, sign), _means(second, planned, sign)
     ours = {key: mean for key, mean in ours.items() if key in theirs}
-    margin = "above zero" if claim.better else f"above {signed(claim.value, -claim.margin)}"
+    margin = "above zero" if claim.better else f"above {format_signed(claim.value, -claim.margin)}"
     test = (
         f"Paired t-test of {claim.value}, {comparison.axis} {label(comparison.first)} minus {_second(comparison)}"
         f": the 95 % interval of the mean difference lies {margin}"
@@ -117,11 +117,11 @@ def _means(cells: Mapping[Key, Cell], keys: Sequence[Key], sign: float) -> dict[
 
 def _sides(runs: Sequence[StudyRun], claim: Claim, comparison: Comparison) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
     """The cells of both groups by pair; by default all axes pair but those that are compared or averaged."""
-    observations = observe(chosen(runs, stages_of(claim.stage), claim.where), claim.value)
+    observations = observe(select_runs(runs, stages_of(claim.stage), claim.where), claim.value)
     wanted = comparison.second
     first = _with_label(observations, comparison.axis, comparison.first)
     if isinstance(wanted, Value):
-        second = observe(chosen(runs, (wanted.stage,)), wanted.value)
+        second = observe(select_runs(runs, (wanted.stage,)), wanted.value)
     else:
         second = _with_label(observations, comparison.axis, wanted)
     pair_by = claim.pair_by or [
@@ -142,18 +142,20 @@ def _with_label(observations: Sequence[Observation], axis: str, value: object) -
 
 
 def _by_pair(observations: Sequence[Observation], pair_by: Sequence[str]) -> dict[Key, Cell]:
-    return {key: make_cell(inside, other_axes(inside, pair_by)) for key, inside in group(observations, pair_by).items()}
+    return {
+        key: make_cell(inside, other_axes(inside, pair_by)) for key, inside in group_by(observations, pair_by).items()
+    }
 
 
-def signed(path: str, value: float) -> str:
+def format_signed(path: str, value: float) -> str:
     """A difference of values with its sign, written as the values are."""
     return f"{100 * value:+.1f}" if form_of(path) is tables.percent else f"{value:+.3f}"
 
 
 def _reason(claim: Claim, found: Paired, holds: bool, planned: int, better: int) -> str:
-    low, high = (signed(claim.value, end) for end in found.interval or (found.mean, found.mean))
+    low, high = (format_signed(claim.value, end) for end in found.interval or (found.mean, found.mean))
     text = (
-        f"Mean difference {signed(claim.value, found.mean)}, 95 % interval [{low}, {high}]"
+        f"Mean difference {format_signed(claim.value, found.mean)}, 95 % interval [{low}, {high}]"
         f"{'' if found.p is None else f', p = {found.p:.2g}'}, over {found.n} of {planned} planned pairs; above zero "
         f"in {better}."
     )
@@ -166,8 +168,8 @@ def _reason(claim: Claim, found: Paired, holds: bool, planned: int, better: int)
 
 def _correlates(name: str, claim: Claim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
     """Pearson's r, whose bootstrap interval must be on the claimed side of zero."""
-    observations = observe(chosen(runs, (wanted.y.stage,), claim.where), wanted.y.value)
-    points = matched(wanted.x, observations, runs, claim.average)
+    observations = observe(select_runs(runs, (wanted.y.stage,), claim.where), wanted.y.value)
+    points = match_points(wanted.x, observations, runs, claim.average)
     xs, ys = zip_pairs(points)
     found = correlate(xs, ys)
     test = (

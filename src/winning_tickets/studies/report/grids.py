@@ -11,17 +11,17 @@ from typing import Any, Literal
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.tables import Column, Table
 from winning_tickets.runs.statistics import Summary, summarise
-from winning_tickets.studies import schema
 from winning_tickets.studies.report.observations import (
     METRIC,
     Observation,
     StudyRun,
-    absent_note,
-    chosen,
+    describe_absent,
     observe,
+    select_runs,
     stages_of,
 )
 from winning_tickets.studies.schema import Published, Study
+from winning_tickets.studies.schema import Table as StudyTable
 
 Key = tuple[Any, ...]
 Form = Callable[[float], str]
@@ -78,7 +78,7 @@ class Cell:
         return form(summary.mean) + ("" if summary.std is None else f" ± {form(summary.std)}") + state
 
 
-def required(observations: Sequence[Observation], average: Sequence[str]) -> frozenset[Key]:
+def required_places(observations: Sequence[Observation], average: Sequence[str]) -> frozenset[Key]:
     """The places along the averaged axes that each repetition must have, so that all means are over the same ones."""
     return frozenset(_place(one, average) for one in observations)
 
@@ -91,7 +91,7 @@ def make_cell(
     Axes of `average` are averaged inside each repetition; the remaining axes tell repetitions apart. A repetition must
     have all `needed` places along the averaged axes; None for those that occur.
     """
-    needed = required(observations, average) if needed is None else needed
+    needed = required_places(observations, average) if needed is None else needed
     repetitions: dict[Key, list[Observation]] = {}
     # One run at several places of the grid (a search without chance under several seeds) is one number, not several.
     single = {(one.run.id, one.part, _place(one, average)): one for one in reversed(observations)}
@@ -115,7 +115,7 @@ STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
 }
 
 
-def condensed(cell: Cell, statistic: str) -> Cell:
+def condense_cell(cell: Cell, statistic: str) -> Cell:
     """A cell whose only value is a statistic of its repetitions, once all of them are there; a mean stays as it is."""
     if statistic == "mean":
         return cell
@@ -128,7 +128,7 @@ def _place(one: Observation, average: Sequence[str]) -> Key:
     return tuple(one.axes.get(axis) for axis in average)
 
 
-def group(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
+def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
     """Observations by their values on some axes, in the order of their first occurrence."""
     found: dict[Key, list[Observation]] = {}
     for one in observations:
@@ -316,7 +316,7 @@ MEAN: Key = ("mean over columns",)
 def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     """One of the study's tables, from all its planned runs."""
     table = study.tables[name]
-    own = chosen(runs, stages_of(table.stage), table.where)
+    own = select_runs(runs, stages_of(table.stage), table.where)
     parts = {text: _part(table, path, own) for text, path in table.values.items()}
     rows = list(dict.fromkeys(row for part in parts.values() for row in part.rows))
     # Each column has all values that are planned for it, side by side.
@@ -344,7 +344,7 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
         table.best,
         title=table.title or name,
         notes=_notes(table, list(cells.values())),
-        problems=tuple(f"{name}: {text}" for path in empty for text in absent_note(path, own)),
+        problems=tuple(f"{name}: {text}" for path in empty for text in describe_absent(path, own)),
     )
 
 
@@ -357,33 +357,33 @@ class _Part:
     cells: Mapping[tuple[Key, Key], Cell]
 
 
-def _part(table: schema.Table, path: str, runs: Sequence[StudyRun]) -> _Part:
+def _part(table: StudyTable, path: str, runs: Sequence[StudyRun]) -> _Part:
     observations = observe(runs, path)
     axes = (table.columns,) if table.columns else ()
     # The metric is an axis of its own where a path takes all of them and the table has no other place for it.
     if "*" in path.split(".") and METRIC not in (*axes, *table.rows, *table.average):
         axes = (*axes, METRIC)
-    needed = required(observations, table.average)
-    rows = group(observations, table.rows)
+    needed = required_places(observations, table.average)
+    rows = group_by(observations, table.rows)
     cells = {
         (row, column): make_cell(inside, table.average, needed)
         for row, own in rows.items()
-        for column, inside in group(own, axes).items()
+        for column, inside in group_by(own, axes).items()
     }
     if table.mean_column:
         everything = (*table.average, *axes)
-        all_needed = required(observations, everything)
+        all_needed = required_places(observations, everything)
         cells |= {(row, MEAN): make_cell(own, everything, all_needed) for row, own in rows.items()}
-    shown = {place: condensed(cell, table.statistic) for place, cell in cells.items()}
-    return _Part(tuple(rows), tuple(group(observations, axes)) if axes else ((),), shown)
+    shown = {place: condense_cell(cell, table.statistic) for place, cell in cells.items()}
+    return _Part(tuple(rows), tuple(group_by(observations, axes)) if axes else ((),), shown)
 
 
-def _notes(table: schema.Table, cells: Sequence[Cell]) -> list[str]:
+def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
     words = {"median": "Median", "best": "Largest value", "std": "Standard deviation (ddof=1)"}
     notes = []
     if cells:
         word = words.get(table.statistic)
-        notes = [f"{word} of the repetitions, once all of them are there." if word else cells_note(cells)]
+        notes = [f"{word} of the repetitions, once all of them are there." if word else describe_cells(cells)]
     if table.average:
         notes.append(f"Averaged over {' and '.join(table.average)} inside each repetition first.")
     if table.mean_column:
@@ -391,7 +391,7 @@ def _notes(table: schema.Table, cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def cells_note(cells: Sequence[Cell]) -> str:
+def describe_cells(cells: Sequence[Cell]) -> str:
     """The number of repetitions of the cells."""
     numbers = sorted({cell.expected for cell in cells})
     each = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"

@@ -52,7 +52,7 @@ class StudyRun:
         return "failed" if self.status == "failed" else "missing"
 
 
-def counts(runs: Iterable[StudyRun]) -> dict[State, int]:
+def count_states(runs: Iterable[StudyRun]) -> dict[State, int]:
     """The number of runs that are done, failed and missing."""
     found: dict[State, int] = {"done": 0, "failed": 0, "missing": 0}
     for run in runs:
@@ -103,7 +103,7 @@ def observe(runs: Sequence[StudyRun], path: str) -> list[Observation]:
     return [one for run in runs for one in _observe(run, path)]
 
 
-def absent_note(path: str, runs: Sequence[StudyRun]) -> list[str]:
+def describe_absent(path: str, runs: Sequence[StudyRun]) -> list[str]:
     """A sentence where no finished run has a number at a path, as with a misspelled path."""
     finished = [run for run in runs if run.state == "done"]
     if not finished or any(one.value is not None for one in observe(finished, path)):
@@ -135,7 +135,7 @@ def _values(run: StudyRun, metric: str | None, node: Any) -> Iterator[Observatio
     if isinstance(node, Mapping) and isinstance(node.get("values"), list):
         seeds = result.get("seeds") or range(len(node["values"]))
         if len(seeds) != len(node["values"]):
-            raise edited(run, f"has {len(node['values'])} values for {len(seeds)} seeds")
+            raise edited_error(run, f"has {len(node['values'])} values for {len(seeds)} seeds")
         for seed, value in zip(seeds, node["values"], strict=True):
             yield _make_observation(run, seed, metric, "done", value)
         return
@@ -143,7 +143,7 @@ def _values(run: StudyRun, metric: str | None, node: Any) -> Iterator[Observatio
     yield _make_observation(run, None, metric, "done", value)
 
 
-def edited(run: StudyRun, how: str) -> ContentError:
+def edited_error(run: StudyRun, how: str) -> ContentError:
     """The error of a stored result that no run writes; `how` is the part of the message after its name."""
     return ContentError(
         f"{run.facts.get('path', run.id)} {how}: it was edited. tickets verify finds such files; repeat the run."
@@ -159,7 +159,7 @@ def _make_observation(run: StudyRun, seed: Any, metric: str | None, state: State
     if metric is not None:
         axes[METRIC] = metric
     if is_number(value) and LARGEST < abs(value) < math.inf:
-        raise edited(run, f"has the value {shown(value)}, and no run measures more than {LARGEST:g}")
+        raise edited_error(run, f"has the value {shown(value)}, and no run measures more than {LARGEST:g}")
     if state == "done" and is_number(value) and math.isfinite(value):
         return Observation(run, axes, "done", float(value), (seed, metric))
     return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))
@@ -226,7 +226,7 @@ def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
     return [f"{metric}_{suffix}" for metric in task.metrics for suffix in suffixes]
 
 
-def gather(plan: Plan, store: Store) -> list[StudyRun]:
+def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
     """The runs at all places of a plan's grid, in its order, from small files of the store."""
     known = {record.id: record for record in store.records() if record.id in plan.runs} if store.exists() else {}
     return [_run(plan.runs[point.run], point, known.get(point.run)) for point in plan.points]
@@ -252,6 +252,8 @@ def stages_of(stage: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (stage,) if isinstance(stage, str) else stage or ()
 
 
-def chosen(runs: Sequence[StudyRun], stages: Sequence[str], where: Sequence[Mapping[str, Any]] = ()) -> list[StudyRun]:
+def select_runs(
+    runs: Sequence[StudyRun], stages: Sequence[str], where: Sequence[Mapping[str, Any]] = ()
+) -> list[StudyRun]:
     """Runs of some stages, in the order of these, that match one of the conditions, if there are any."""
     return [run for stage in stages for run in runs if run.stage == stage and (not where or matches(where, run.axes))]

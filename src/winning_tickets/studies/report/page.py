@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis.report.figures import page_svg
-from winning_tickets.analysis.report.page import fill
+from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.studies.plan import Plan
-from winning_tickets.studies.report.claims import Verdict, signed
+from winning_tickets.studies.report.claims import Verdict, format_signed
 from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
-from winning_tickets.studies.report.observations import StudyRun, counts
+from winning_tickets.studies.report.observations import StudyRun, count_states
 from winning_tickets.studies.report.plots import Plot
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -41,7 +41,7 @@ def render_page(
         "scale": plan.scale,
         "parameters": {name: _setting(value) for name, value in plan.parameters.items() if value is not None},
         "paper": PAPERS.get(study.paper or ""),
-        "counts": counts(unique),
+        "counts": count_states(unique),
         "total": len(unique),
         "problems": problems,
         "claims": [_claim(study.claims[verdict.name].value, verdict) for verdict in verdicts],
@@ -52,7 +52,7 @@ def render_page(
         "stages": list(_stages(runs, usual)),
         "usual": usual,
     }
-    return fill("study.html.j2", values, TEMPLATES)
+    return fill_template("study.html.j2", values, TEMPLATES)
 
 
 def _claim(value: str, verdict: Verdict) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def _claim(value: str, verdict: Verdict) -> dict[str, Any]:
         _evidence(f"claim-{slug(verdict.name)}-{index}", title, cell, form)
         for index, (title, cell) in enumerate(verdict.cells.items())
     ]
-    bootstrap = ends and f"[{', '.join(signed(value, end) for end in ends)}]"
+    bootstrap = ends and f"[{', '.join(format_signed(value, end) for end in ends)}]"
     return {"verdict": verdict, "bootstrap": bootstrap, "evidence": evidence}
 
 
@@ -123,7 +123,7 @@ def _stages(runs: Sequence[StudyRun], usual: Mapping[str, str]) -> Iterator[dict
         yield {
             "name": stage,
             "verb": first[0].verb,
-            "counts": counts(first),
+            "counts": count_states(first),
             "shared": settings_text(shared),
             "lines": [_line(run, axes[run.id], shared, usual) for run in first if run.id not in listed],
             "elsewhere": [(axes[run_id], f"run-{run_id}", run_id) for run_id in own if run_id in listed],

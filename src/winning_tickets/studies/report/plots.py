@@ -13,22 +13,22 @@ from winning_tickets.studies.report.grids import (
     Form,
     Grid,
     Key,
-    cells_note,
+    describe_cells,
     form_of,
-    group,
+    group_by,
     label,
     make_cell,
     make_grid,
-    required,
+    required_places,
     row_label,
 )
 from winning_tickets.studies.report.observations import (
     Observation,
     StudyRun,
-    absent_note,
-    chosen,
-    edited,
+    describe_absent,
+    edited_error,
     observe,
+    select_runs,
     stages_of,
 )
 from winning_tickets.studies.schema import Figure, Published, Study, Value
@@ -104,11 +104,11 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
         stages, path = stages_of(figure.y.stage), figure.y.value
     else:
         stages, path = stages_of(figure.stage), figure.y
-    own = chosen(runs, stages, figure.where)
+    own = select_runs(runs, stages, figure.where)
     observations = observe(own, path)
-    needed = required(observations, figure.average)
+    needed = required_places(observations, figure.average)
     drawn = []
-    for (key,), inside in group(observations, [figure.panels]).items() if figure.panels else [(("",), observations)]:
+    for (key,), inside in group_by(observations, [figure.panels]).items() if figure.panels else [(("",), observations)]:
         title = label(key) if figure.panels else ""
         if figure.kind == "heatmap":
             drawn.append(Panel(title, matrix=_matrix(figure, path, inside, needed)))
@@ -121,7 +121,7 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
     plot = Plot(name, figure, path, tuple(drawn))
     if not plot.empty:
         return plot
-    return replace(plot, problems=tuple(f"{name}: {text}" for text in absent_note(path, own)))
+    return replace(plot, problems=tuple(f"{name}: {text}" for text in describe_absent(path, own)))
 
 
 def zip_pairs(points: Sequence[PlotPoint]) -> tuple[list[float], list[float]]:
@@ -134,13 +134,13 @@ def zip_pairs(points: Sequence[PlotPoint]) -> tuple[list[float], list[float]]:
 def _curves(
     figure: Figure, observations: Sequence[Observation], needed: frozenset[Key], runs: Sequence[StudyRun]
 ) -> tuple[Curve, ...]:
-    groups = group(observations, [figure.series]) if figure.series else {("",): list(observations)}
+    groups = group_by(observations, [figure.series]) if figure.series else {("",): list(observations)}
     found = []
     for (key,), own in groups.items():
         if isinstance(figure.x, Value):
-            points = matched(figure.x, own, runs, figure.average)
+            points = match_points(figure.x, own, runs, figure.average)
         else:
-            places = group(own, [figure.x]).items()
+            places = group_by(own, [figure.x]).items()
             points = [PlotPoint(x, make_cell(inside, figure.average, needed)) for (x,), inside in places]
         if figure.kind != "bar" and all(isinstance(point.x, int | float) for point in points):
             points.sort(key=lambda point: float(point.x))
@@ -148,15 +148,15 @@ def _curves(
     return tuple(found)
 
 
-def matched(
+def match_points(
     x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
 ) -> list[PlotPoint]:
     """Points of two stages, matched by the axes that both have; other axes and those of `average` are averaged."""
-    across = observe(chosen(runs, (x.stage,)), x.value)
+    across = observe(select_runs(runs, (x.stage,)), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
-    positions = group(across, shared)
+    positions = group_by(across, shared)
     points = []
-    for key, own in group(observations, shared).items():
+    for key, own in group_by(observations, shared).items():
         if key in positions:
             position = make_cell(positions[key], other_axes(positions[key], shared))
             points.append(PlotPoint(position.mean, make_cell(own, other_axes(own, shared)), row_label(key), position))
@@ -179,7 +179,7 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
     found = {}
     for level in figure.level:
         stage, own_path = (level, path) if isinstance(level, str) else (level.stage, level.value)
-        own = observe(chosen(runs, (stage,)), own_path)
+        own = observe(select_runs(runs, (stage,)), own_path)
         if figure.panels and any(figure.panels in one.axes for one in own):
             own = [one for one in own if one.axes.get(figure.panels) == panel]
         if own:
@@ -196,7 +196,7 @@ def _matrix(
     if found:
         return found
     axes = [figure.series, str(figure.x)] if figure.series else [str(figure.x)]
-    for key, own in group(observations, axes).items():
+    for key, own in group_by(observations, axes).items():
         row = label(key[0]) if figure.series else ""
         found[row, label(key[-1])] = make_cell(own, figure.average, needed)
     return found
@@ -211,7 +211,7 @@ def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
         return {}
     whole = len(node) == len(names) and all(isinstance(line, list) and len(line) == len(names) for line in node)
     if not whole or not all(value is None or is_number(value) for line in node for value in line):
-        raise edited(run, f"has a {path} that is no matrix of numbers for its {len(names)} names")
+        raise edited_error(run, f"has a {path} that is no matrix of numbers for its {len(names)} names")
     return {
         (label(row), label(column)): Cell(
             (float(value),), 1, 0, (Observation(run, {"row": row, "column": column}, "done", float(value)),)
@@ -222,7 +222,7 @@ def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
     }
 
 
-def reached(plot: Plot) -> list[str]:
+def describe_reached(plot: Plot) -> list[str]:
     """A sentence for each line: where it first reaches the score, on measured positions and without interpolation."""
     figure, form = plot.figure, form_of(plot.path)
     sentences = []
@@ -269,10 +269,10 @@ def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> Grid:
     rows, heads, cells = _by_point(plot, figure.x) if isinstance(figure.x, Value) else _by_position(plot)
     axes = [figure.panels] if figure.panels else []
     axes += [figure.series or "series", *(["runs"] if isinstance(figure.x, Value) else [])]
-    notes = [cells_note(list(cells.values()))] if cells else []
+    notes = [describe_cells(list(cells.values()))] if cells else []
     if any(cell.partial for cell in cells.values()):
         notes.append(_PARTIAL[figure.kind])
-    notes += reached(plot)
+    notes += describe_reached(plot)
     further: dict[str, Any] = {
         "title": figure.title or plot.name,
         "notes": notes,
