@@ -1,6 +1,7 @@
 """The architecture holds: imports go down, importing is cheap, files and functions stay small, tables are complete."""
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -87,8 +88,14 @@ def layer_of(module):
     return found[0]
 
 
+@functools.cache
+def tree_of(path):
+    """The parsed file, the same for every check."""
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
 def imports_of(path):
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             yield node.module
         elif isinstance(node, ast.Import):
@@ -110,29 +117,29 @@ def test_imports_go_down_only(path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_files_and_functions_stay_small(path):
-    text = path.read_text()
     if path.parent.name != "cli":  # one function a verb, and a verb's options are its signature
-        assert len(text.splitlines()) <= 420
-    for node in ast.walk(ast.parse(text)):
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 420
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.FunctionDef) and path.parent.name != "cli":
             assert node.end_lineno - node.lineno < 75, f"{node.name} is too long"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(SOURCE)))
 def test_everything_public_is_documented(path):
-    tree = ast.parse(path.read_text())
-    assert ast.get_docstring(tree) or not path.read_text().strip(), path
+    tree = tree_of(path)
+    assert ast.get_docstring(tree) or not tree.body, path
+    nested = _nested(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_"):
-            if node.name in ("on_step_end", "on_train_begin") or "def " + node.name in _nested(tree):
+            if node.name in ("on_step_end", "on_train_begin") or node.name in nested:
                 continue
             assert ast.get_docstring(node), f"{path.name}: {node.name}"
 
 
 def _nested(tree):
+    """Names of the functions inside functions."""
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
-    inner = [n for f in functions for n in ast.walk(f) if isinstance(n, ast.FunctionDef) and n is not f]
-    return {"def " + node.name for node in inner}
+    return {n.name for f in functions for n in ast.walk(f) if isinstance(n, ast.FunctionDef) and n is not f}
 
 
 @pytest.mark.parametrize("code", ["import winning_tickets", "from winning_tickets.cli import app; app(['--help'])"])
