@@ -1,5 +1,6 @@
 """Every test is offline, on the CPU, and keeps its caches to itself."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -10,6 +11,24 @@ os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 import pytest
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+
+def pytest_collection_finish():
+    """Keep what imports and collection made out of every later garbage collection.
+
+    Every `Trainer` collects all garbage when it starts. With half a million objects of imported modules to look
+    through, that took more time than the training of a tiny model.
+    """
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _imports_are_no_garbage():
+    """The same for what the tests of a module imported as they ran."""
+    yield
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
