@@ -133,8 +133,6 @@ def refused(world, untouched, capsys, monkeypatch):
     """Run a command line that must be refused."""
     monkeypatch.chdir(world)
 
-    monkeypatch.setattr(typer.main, "get_command", lambda app: APP)  # made anew for each call it would take most time
-
     def run(command: str, line: str, code: int, message: str) -> str:
         before, terminate = dict(untouched), signal.getsignal(signal.SIGTERM)
         monkeypatch.setattr(sys, "argv", ["tickets", *command.split(), *shlex.split(line)])
