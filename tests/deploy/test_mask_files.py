@@ -120,7 +120,7 @@ def test_names_and_values_are_those_of_the_code_bases(tmp_path, ticket, bert):
     result = export(tmp_path / "t", "mask-pt", tmp_path / "b", convention="tamt")
     assert "bert.pooler.dense.weight" in torch.load(tmp_path / "b" / "mask.pt", weights_only=True)
     assert result["note"] == (
-        f"mask.pt holds masks, no weights; it belongs to {bert}. The paper's own programs expect a mask of the "
+        f"mask.pt holds masks, no weights; it belongs to {bert}. The paper's released code expects a mask of the "
         "embeddings too, which this ticket lacks."
     )
 
@@ -168,7 +168,7 @@ def test_a_file_that_needs_code_is_not_opened(tmp_path, bert):
         file = saved(tmp_path / name, content)
         with pytest.raises(ContentError, match=f"{name} holds more than tensors .*could run any code") as caught:
             import_mask(file, bert, tmp_path / "out")
-        assert "A whole model (model.pt) is such a file; give the mask.pt beside it." in str(caught.value)
+        assert "A whole model (model.pt) is such a file; give the mask.pt next to it." in str(caught.value)
     assert "it asks for torch.nn.modules.linear.Linear" in str(caught.value)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"x": Harmful()}))
     with pytest.raises(ContentError):

@@ -29,21 +29,7 @@ def cards(
     task_file: str | None = None,
     files: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Count what is in the data of tasks, or of files.
-
-    Args:
-        tasks: names of `TASKS`, or of a task file.
-        data_dir: a GLUE download or a copy of the hub's repository; None reads the hub.
-        task_file: YAML that defines the tasks; without names all of them.
-        files: arguments of `data.local.load_files`, for files of one's own.
-
-    Returns:
-        `cards`, one a task; see `card`.
-
-    Raises:
-        UsageError: nothing was asked for, or it is not there.
-        ContentError: unusable data.
-    """
+    """Count what is in the data of tasks, or of files."""
     if files is not None and (tasks or task_file):
         raise UsageError("Give --tasks or files of your own, not both.")
     if not tasks and task_file is None and files is None:
@@ -59,17 +45,7 @@ def cards(
 
 
 def card(data: TaskData, test: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The numbers of one task.
-
-    Args:
-        data: its examples.
-        test: texts of its test sets, which have no labels.
-
-    Returns:
-        `splits` (a record each: `examples`, `unlabelled`, `labels`, `scores`, `words`, `repeated`), `majority`
-        (what always answering with the most frequent class of the training set gives), `in_train` (examples of other
-        splits whose texts are in the training set too, case and spaces apart) and what the task says of itself.
-    """
+    """The numbers of one task."""
     task, splits = data.task, {"train": data.train, **data.validation}
     return {
         "task": task.name,

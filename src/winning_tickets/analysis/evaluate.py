@@ -121,11 +121,7 @@ def _terms(config: EvaluateConfig) -> list[str]:
 
 
 def check(config: EvaluateConfig) -> None:
-    """Refuse what cannot be measured before anything is loaded.
-
-    Raises:
-        UsageError: see `evaluate`.
-    """
+    """Refuse what cannot be measured before anything is loaded."""
     for name in config.objectives:
         if name not in EVALUATIONS:
             raise unknown("objective", name, EVALUATIONS)
@@ -147,11 +143,7 @@ def check(config: EvaluateConfig) -> None:
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str, Any]:
-    """Put the ticket on the model (decoder untied, head chosen).
-
-    Returns:
-        The dense weights, which head is used, and the base model's own head where the dense model's logits are needed.
-    """
+    """Put the ticket on the model (decoder untied, head chosen)."""
     ticket = target.ticket
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
@@ -290,12 +282,7 @@ def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
 
 
 def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], np.ndarray[Any, Any], str]:
-    """Text pairs with gold scores: a regression task's validation split, or a csv/tsv/jsonl of two texts and a score.
-
-    Raises:
-        UsageError: the task is not one of scored pairs.
-        ContentError: the file lacks columns.
-    """
+    """Text pairs with gold scores: a regression task's validation split, or a csv/tsv/jsonl of two texts and a score."""
     from winning_tickets.data.loading import load_task
     from winning_tickets.data.user_files import load_files
 
@@ -314,18 +301,7 @@ def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], n
 
 
 def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, runtime: Runtime) -> Tensor:
-    """Mean-pooled last hidden states.
-
-    Args:
-        plm: the model, with whatever mask is on it.
-        texts: one string each.
-        device: where to compute.
-        batch_tokens: padded tokens a forward pass sees.
-        runtime: precision and quietness.
-
-    Returns:
-        `(len(texts), hidden)` in float32 on the CPU.
-    """
+    """Mean-pooled last hidden states."""
     longest = min(256, plm.tokenizer.model_max_length)
     encoded = plm.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))

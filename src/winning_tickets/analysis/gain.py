@@ -31,21 +31,6 @@ def gain(
     A cell is one task with one seed; its gain is the target's score minus the baseline's. The mean over tasks weighs
     each task equally, whatever its number of seeds. The interval draws cells with replacement, as many as there are,
     from all tasks together; the one within tasks draws the seeds of each task, and so asks about these tasks alone.
-
-    Args:
-        runs: transfer runs of the tickets in question.
-        baseline: transfer runs they are compared with.
-        dense: transfer runs of the dense model, for the share of its average that each group keeps.
-        score: the `final` score of each seed, or its `best`.
-        allow_missing: leave out cells that a group lacks, instead of refusing.
-        seed: of the bootstrap.
-
-    Returns:
-        `cells`, `tasks` (a record each), `mean` (over tasks), `dense_share`, `missing`, `different_settings`.
-
-    Raises:
-        UsageError: a group is empty, a run is not there or has no finished seed, or the groups share no cell.
-        ContentError: a cell is missing in a group (without `allow_missing`) or there twice, or metrics differ.
     """
     groups = {"target": _group("target", runs, score), "baseline": _group("baseline", baseline, score)}
     if dense:

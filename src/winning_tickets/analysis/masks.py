@@ -29,15 +29,7 @@ from winning_tickets.tickets.ticket import Ticket
 
 
 def open_all(paths: Sequence[str | Path]) -> list[Ticket]:
-    """Open tickets of one scope, each once.
-
-    Args:
-        paths: ticket folders or hub ids.
-
-    Raises:
-        UsageError: there is none, or one is not there.
-        ContentError: a damaged ticket, or different scopes.
-    """
+    """Open tickets of one scope, each once."""
     if not paths:
         raise UsageError("No ticket was given; give one or more folders made by tickets search.")
     tickets = [Ticket.from_pretrained(path) for path in paths]
@@ -47,18 +39,7 @@ def open_all(paths: Sequence[str | Path]) -> list[Ticket]:
 
 
 def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
-    """The pre-trained model of a ticket.
-
-    Args:
-        ticket: what was made for it.
-        name: of the ticket, for messages.
-        base: where it is now, if not where the ticket says.
-        why: what it is needed for, and what to do, for the message where it is not there.
-
-    Raises:
-        UsageError: it is not there.
-        ContentError: it holds other weights.
-    """
+    """The pre-trained model of a ticket."""
     about = ticket.base
     try:
         plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
@@ -71,16 +52,7 @@ def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
 
 
 def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
-    """Short names: those given, else the names of the folders, with as many of their parents as tell them apart.
-
-    Args:
-        paths: what is named.
-        given: one different name for each, or None.
-        option: what the names were given with, for the message.
-
-    Raises:
-        UsageError: another number of names than of paths, or one twice.
-    """
+    """Short names: those given, else the names of the folders, with as many of their parents as tell them apart."""
     if given is not None:
         if len(given) != len(paths) or len(set(given)) < len(given):
             raise UsageError(f"{option} must name each of the {len(paths)} paths differently, found: {','.join(given)}")
@@ -101,21 +73,7 @@ OF: tuple[Of, ...] = ("kept", "pruned")
 def similarity(
     paths: Sequence[str | Path], *, of: Of = "kept", average: Average = "pooled", labels: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Jaccard similarity of every pair of tickets, beside the level of independent random masks.
-
-    Args:
-        paths: two or more ticket folders or hub ids.
-        of: the weights whose overlap is measured.
-        average: over all weights together, or the unweighted mean over matrices.
-        labels: a name for each ticket; by default those of the folders.
-
-    Returns:
-        `labels`, `jaccard` and `chance` (matrices in that order), and what was measured.
-
-    Raises:
-        UsageError: fewer than two tickets, one that is not there, an unknown choice, or labels that do not fit.
-        ContentError: a damaged ticket, or different scopes.
-    """
+    """Jaccard similarity of every pair of tickets, beside the level of independent random masks."""
     if of not in OF:
         raise unknown("kind of weights", of, OF)
     if average not in AVERAGES:
@@ -185,18 +143,6 @@ def densities(paths: Sequence[str | Path], *, labels: Sequence[str] | None = Non
 
     A row of a linear layer's weight makes one output, a column reads one input; a row of the embeddings is a token.
     Ranking inside each matrix keeps the same fraction of all (up to rounding); rows and columns tell more there.
-
-    Args:
-        paths: ticket folders or hub ids, of any scopes and models.
-        labels: a name for each ticket; by default those of the folders.
-
-    Returns:
-        `tickets`: for each one `matrices`, a record each: `name`, `layer` (None outside the layers), `kind`, `shape`,
-        `kept`, `empty_rows`, `empty_columns` (fractions); and `constant`: all keep the same, up to rounding.
-
-    Raises:
-        UsageError: no ticket, one that is not there, or labels that do not fit.
-        ContentError: a damaged ticket.
     """
     if not paths:
         raise UsageError("No ticket was given; give one or more folders made by tickets search.")
@@ -249,20 +195,6 @@ def distance(
 
     It is taken to the one-shot magnitude (OMP) ticket of the same weights, sparsity, ranking and rounding, and to the
     first and the previous ticket of the search that has the same sparsity.
-
-    Args:
-        paths: folders of searches; the tickets of `--save-at` and the final ones are read, by their step.
-        reference: a ticket that takes the place of the OMP ticket; without it that one is computed.
-        base: where the base model is now, if not where the tickets say.
-        labels: a name for each search; by default those of the folders.
-
-    Returns:
-        `searches`: a record for each path and sparsity, with its `checkpoints`.
-
-    Raises:
-        UsageError: no search, one without tickets, or a base model that is not there.
-        ContentError: a damaged ticket, other base weights, different scopes, or a ticket without the settings that
-            its OMP ticket needs.
     """
     if not paths:
         raise UsageError("No search was given; give one or more folders made by tickets search.")
@@ -364,17 +296,7 @@ def _settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any, str | None]:
 
 
 def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
-    """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking, rounding and pattern.
-
-    Args:
-        ticket: what it goes with.
-        folder: its name in messages.
-        base: where the base model is now, if not where the ticket says.
-
-    Raises:
-        UsageError: the base model is not there.
-        ContentError: the model holds other weights, or the ticket does not say how it was made.
-    """
+    """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking, rounding and pattern."""
     sparsity, ranking, rounding, pattern = _settings(ticket, folder)
     why = (
         "The base model is needed for the OMP ticket; say where it is with --base, or give that ticket with "

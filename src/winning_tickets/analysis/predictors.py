@@ -35,13 +35,7 @@ _USUAL = {"kd_distance": "cosine", "kd_padding": "ignored", "kd_masked_tokens": 
 
 @dataclass(frozen=True)
 class Subject:
-    """What was evaluated or fine-tuned.
-
-    Attributes:
-        ticket_id: None for a dense model.
-        model: name of the (base) model; None where the file does not say it.
-        base_hash: of the base weights; None where the file does not say it.
-    """
+    """What was evaluated or fine-tuned."""
 
     ticket_id: str | None
     model: str | None
@@ -50,18 +44,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number that was measured before fine-tuning.
-
-    Attributes:
-        subject: of what.
-        name: such as `kd[wikitext-2]`.
-        how: further settings by name, which become part of the column's name where they differ.
-        value: the number.
-        sparsity: of the ticket; 0 for a dense model.
-        target: what was evaluated, as the user named it.
-        path: the file it was read from.
-        method: how the ticket was found, and with which objective; None where nothing says it.
-    """
+    """One number that was measured before fine-tuning."""
 
     subject: Subject
     name: str
@@ -79,11 +62,7 @@ def is_evaluation(content: Any) -> bool:
 
 
 def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
-    """All numbers of an evaluation.
-
-    Raises:
-        ContentError: it has something else where numbers or names should be.
-    """
+    """All numbers of an evaluation."""
     try:
         return [_MEASUREMENT.validate_python(asdict(one)) for one in _measurements(content, path)]
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -170,15 +149,7 @@ def _ambiguous(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> bo
 def merged(
     found: Sequence[Measurement], key: Callable[[Subject], tuple[str, str]]
 ) -> dict[tuple[str, str], dict[str, Measurement]]:
-    """For each subject its measurements by column.
-
-    Args:
-        found: all measurements.
-        key: what says that two subjects are the same.
-
-    Raises:
-        ContentError: the same thing was measured twice with different results.
-    """
+    """For each subject its measurements by column."""
     table: dict[tuple[str, str], dict[str, Measurement]] = {}
     for one, column in columns(found).items():
         earlier = table.setdefault(key(one.subject), {}).setdefault(column, one)
@@ -199,20 +170,6 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
 
     The dense model is joined and shown, but no pair of a correlation: it belongs to no method. Sparsity drives both
     sides, so each correlation stands beside the one that is left inside the sparsities.
-
-    Args:
-        paths: JSON files that `tickets evaluate --json` printed, transfer runs (folders or their `result.json`), and
-            `analysis.json` of a distance analysis, in any order.
-        score: the `final` score of each seed of a transfer, or its `best`.
-        seed: of the bootstrap.
-
-    Returns:
-        `predictors` and `tasks` (names of the columns), `rows` (a record for each ticket and dense model),
-        `correlations` (for each predictor and task, and with the mean of the tickets that have all tasks).
-
-    Raises:
-        UsageError: a path is not there, or there are no evaluations, no transfers, or none of the same ticket.
-        ContentError: a file is none of these, something was measured twice with different results, or metrics differ.
     """
     found, cells = _read(paths, score)
     if not found or not cells:

@@ -27,27 +27,7 @@ _ORIGIN = ("method", "search", "search_seed", "asked", "start_from")
 
 @dataclass(frozen=True)
 class Cell:
-    """The score of one fine-tuning run.
-
-    Attributes:
-        task: name of the task.
-        seed: of the fine-tuning.
-        metric: the task's primary metric.
-        value: its value, 0-1 (correlations may be below 0).
-        ticket_id: None for a dense model.
-        sparsity: of the ticket; 0 for a dense model.
-        model: name of the (base) model, where the files say it.
-        base_hash: of the base weights, where the files say it.
-        settings: those of `SETTINGS` that the files hold.
-        path: the file the score was read from.
-        method: how the ticket was found; None for a dense model, and in files of earlier versions.
-        search: settings of its search, as `origin` tells them; None likewise.
-        search_seed: the seed of its search, where it has one.
-        asked: the level or the counts of units that were to be pruned, where units were and the files say it.
-        start_from: the weights that fine-tuning started from.
-        degenerate: predictions were constant, in this run or, read from a summary, in some run.
-        majority: accuracy of the most frequent class, where the files hold it and `metric` is that accuracy.
-    """
+    """The score of one fine-tuning run."""
 
     task: str
     seed: int
@@ -77,28 +57,14 @@ _CELL = TypeAdapter(Cell)
 
 
 def read_runs(paths: Sequence[str | Path], score: Score = "final", metric: str | None = None) -> list[Cell]:
-    """All finished seeds of transfer runs, in the order of the paths and of the seeds.
-
-    Args:
-        paths: folders made by `tickets transfer --out` (finished or with some seeds finished), or their `result.json`.
-        score: the `final` evaluation of each seed, or its `best`.
-        metric: one that all runs have; None takes each task's primary one.
-
-    Raises:
-        UsageError: nothing is there, no seed has finished, the score is unknown, or a run lacks the metric.
-        ContentError: a file is not a transfer result.
-    """
+    """All finished seeds of transfer runs, in the order of the paths and of the seeds."""
     if score not in SCORES:
         raise unknown("score", score, SCORES)
     return [cell for path in paths for cell in _read_run(Path(path), score, metric)]
 
 
 def check_metrics(cells: Sequence[Cell]) -> None:
-    """Make sure that each task is scored by one metric.
-
-    Raises:
-        ContentError: by two; their numbers must not be compared.
-    """
+    """Make sure that each task is scored by one metric."""
     first: dict[str, Cell] = {}
     for cell in cells:
         other = first.setdefault(cell.task, cell)
@@ -227,14 +193,7 @@ def grid_sparsities(cells: Sequence[Cell]) -> list[float]:
 
 
 def group_labels(cells: Sequence[Cell]) -> dict[str, str]:
-    """A short name for each group: method and objective, with settings only where these leave groups alike.
-
-    Args:
-        cells: of tickets, not of dense models.
-
-    Returns:
-        By `group_key`, in the order in which they are met first.
-    """
+    """A short name for each group: method and objective, with settings only where these leave groups alike."""
     first = {group_key(cell): cell for cell in reversed(cells)}
     first = {key: first[key] for key in dict.fromkeys(group_key(cell) for cell in cells)}
     names = {key: _name(cell) for key, cell in first.items()}

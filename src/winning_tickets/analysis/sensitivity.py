@@ -33,20 +33,6 @@ def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: s
 
     Tickets that were found alike make a group, whatever the seed of their search; so do dense models fine-tuned from
     the same weights. All deviations have ddof=1 and are None for a single value.
-
-    Args:
-        runs: transfer runs of one task on one model.
-        score: the `final` score of each seed, or its `best`.
-        metric: one that all runs have; None takes the task's primary one.
-
-    Returns:
-        `settings` (a record each group and setting: `mean`, `std`, `best`, `min`, `n` over seeds); `groups`
-        (`over_seeds`: deviation over seeds of the mean over settings; `over_settings`: deviation over settings of the
-        mean over seeds, `range`: its width); `differences` (to the dense model, paired by seed) and `baseline`.
-
-    Raises:
-        UsageError: no run, one without a finished seed, or an unknown score or metric.
-        ContentError: several tasks or models, other data, a seed twice, or a run without its settings.
     """
     if not runs:
         raise UsageError("No run was given; give folders made by tickets transfer --out.")

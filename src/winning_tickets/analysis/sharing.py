@@ -33,17 +33,7 @@ def find_importance(ticket: Path | str) -> Path | None:
 
 
 def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket: Ticket) -> list[Importance]:
-    """Open one importance a task, all of the encoder of a ticket.
-
-    Args:
-        folders: of searches with `--method importance`.
-        names: of the tasks.
-        ticket: of one of them.
-
-    Raises:
-        UsageError: another number than of tasks, or a folder without.
-        ContentError: a damaged one, or one of another encoder.
-    """
+    """Open one importance a task, all of the encoder of a ticket."""
     if len(folders) != len(names):
         raise UsageError(
             f"--importances must give one folder for each of the {len(names)} tasks ({', '.join(names)}), found "
@@ -73,17 +63,6 @@ def task_shares(importances: Sequence[Importance], definition: str = "sample") -
 
     Tasks are put on one scale first: heads are divided by the l2 norm of their layer (section 3.1), FFNs, of which a
     layer has one, by that of all layers.
-
-    Args:
-        importances: one a task.
-        definition: which one of `importance.DEFINITIONS`; the paper's is `sample`.
-
-    Returns:
-        By unit: normalised importance of each task `(tasks, layers, n)`, and the tasks' shares of each structure,
-        likewise, which add up to 1; NaN where no task has any.
-
-    Raises:
-        UsageError: an unknown definition.
     """
     if definition not in DEFINITIONS:
         raise unknown("definition", definition, DEFINITIONS)
@@ -105,15 +84,7 @@ def _normalised(importance: Importance, definition: str, unit: str) -> Array:
 
 @dataclass(frozen=True)
 class Member:
-    """A task and its ticket.
-
-    Attributes:
-        name: of the task.
-        path: of its ticket, or of the shared model.
-        ticket: of heads, FFNs or neurons; one that prunes nothing for a task without.
-        whole: the task has no ticket of its own.
-        importance: folder of its importance, where there is one.
-    """
+    """A task and its ticket."""
 
     name: str
     path: str
@@ -131,17 +102,7 @@ class Member:
 def open_members(
     paths: Sequence[str | Path], names: Sequence[str] | None, base: str | None
 ) -> tuple[list[Member], PLM]:
-    """Open the tickets of all tasks, and the encoder that they share.
-
-    Args:
-        paths: structured tickets, one a task; or one shared model.
-        names: of the tasks; by default those that the tickets were found on, else the folders'.
-        base: where the base model is now, if not where the tickets say.
-
-    Raises:
-        UsageError: fewer than two tasks, nothing there, a shared model without tickets, or names that do not fit.
-        ContentError: a damaged ticket, one of single weights, or different encoders.
-    """
+    """Open the tickets of all tasks, and the encoder that they share."""
     if len(paths) == 1 and is_shared(paths[0]):
         return _of_shared_model(find_shared(paths[0]), names, base)
     if len(paths) < 2:
@@ -219,21 +180,6 @@ def sharing(
 
     Weight that remains is counted as in the paper: of all parameters of the encoder, embeddings included; biases of
     what is pruned do not count.
-
-    Args:
-        paths: structured tickets of one encoder, one a task; or a shared model (`tickets share`).
-        names: of the tasks; by default those that the tickets were found on, else the folders'.
-        importances: folders of searches by importance, one a task; by default those of the tickets, if all have one.
-        definition: of importance (`importance.DEFINITIONS`).
-        base: where the base model is now, if not where the tickets say.
-
-    Returns:
-        `tasks`, `union`, `intersection`, `used_by` (how many structures 0, 1, ... tasks keep), `layers`, `overlap`
-        (Jaccard), `structures` (one record a head and FFN), `importance` (None without).
-
-    Raises:
-        UsageError: fewer than two tasks, something is not there, a folder without importance, or unknown words.
-        ContentError: a damaged ticket, one of single weights, or different encoders.
     """
     members, plm = open_members(paths, names, base)
     kept = {unit: np.stack([_kept(member, unit) for member in members]) for unit in _units(members)}

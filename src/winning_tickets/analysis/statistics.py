@@ -34,19 +34,7 @@ STD_OF: tuple[StdOf, ...] = ("full", "subnetwork", "max")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a criterion says of one ticket on one task.
-
-    Attributes:
-        criterion: which one.
-        wins: the verdict; None where the scores do not allow one.
-        subnetwork: the statistic of the subnetwork's scores, or the mean paired difference of `non-inferior`.
-        full: the statistic of the full model's scores; None for `non-inferior`.
-        value: what is held against the threshold: `subnetwork`, or the lower bound of `non-inferior`.
-        threshold: what `value` must reach, or exceed for `non-inferior`; None where it is undefined.
-        n: scores of the subnetwork, or pairs.
-        n_full: scores of the full model, or pairs.
-        reason: why there is no verdict; empty where there is one.
-    """
+    """What a criterion says of one ticket on one task."""
 
     criterion: Criterion
     wins: bool | None
@@ -60,17 +48,7 @@ class Outcome:
 
 
 def exceeds(subnetwork: Sequence[float], full: Sequence[float], statistic: Statistic = "mean") -> Outcome:
-    """Whether the subnetwork is at least as good as the full model (BERT tickets, Table 4).
-
-    Args:
-        subnetwork: its score with each seed.
-        full: the full model's.
-        statistic: of both; `best` favours whichever has more seeds.
-
-    Raises:
-        ContentError: no score, or one that is not finite.
-        UsageError: an unknown statistic.
-    """
+    """Whether the subnetwork is at least as good as the full model (BERT tickets, Table 4)."""
     own, other = _statistic(subnetwork, statistic), _statistic(full, statistic)
     return Outcome("exceeds", own >= other - TIE, own, other, own, other, len(subnetwork), len(full))
 
@@ -78,18 +56,7 @@ def exceeds(subnetwork: Sequence[float], full: Sequence[float], statistic: Stati
 def within_std(
     subnetwork: Sequence[float], full: Sequence[float], of: StdOf = "full", statistic: Statistic = "mean"
 ) -> Outcome:
-    """Whether the subnetwork is less than one standard deviation below the full model, or exactly one.
-
-    Args:
-        subnetwork: its score with each seed.
-        full: the full model's.
-        of: whose deviation (ddof=1), or the larger of both; `max` needs both.
-        statistic: of both.
-
-    Raises:
-        ContentError: no score, or one that is not finite.
-        UsageError: an unknown statistic or owner.
-    """
+    """Whether the subnetwork is less than one standard deviation below the full model, or exactly one."""
     if of not in STD_OF:
         raise unknown("standard deviation", of, STD_OF)
     own, other = _statistic(subnetwork, statistic), _statistic(full, statistic)
@@ -113,16 +80,6 @@ def non_inferior(
     """Whether the subnetwork is surely less than a margin worse: a one-sided paired t-test.
 
     The lower bound of the mean difference of runs with one seed, by Student's t, must lie above `-margin`.
-
-    Args:
-        subnetwork: its score by seed, or by whatever makes a pair.
-        full: the full model's; what only one has is passed over.
-        margin: how much worse is still good enough, as a fraction; 0 asks for better.
-        confidence: of the one-sided bound, in (0, 1).
-
-    Raises:
-        ContentError: no common seed, or a score that is not finite.
-        UsageError: an impossible margin or confidence.
     """
     if not (math.isfinite(margin) and margin >= 0):
         raise UsageError(f"The margin {margin} is impossible; give a fraction of at least 0, such as 0.01.")
@@ -147,13 +104,7 @@ def non_inferior(
 
 @dataclass(frozen=True)
 class Highest:
-    """The highest winning sparsity of a grid.
-
-    Attributes:
-        largest: the largest sparsity whose ticket wins; None where none does.
-        unbroken: the largest one such that the tickets of all lower sparsities of the grid win too.
-        undecided: sparsities without a verdict; they count as not won.
-    """
+    """The highest winning sparsity of a grid."""
 
     largest: float | None
     unbroken: float | None
@@ -161,11 +112,7 @@ class Highest:
 
 
 def highest_winning(verdicts: Mapping[float, bool | None]) -> Highest:
-    """The highest winning sparsity, read in two ways: with and without gaps below it.
-
-    Args:
-        verdicts: whether the ticket wins, by sparsity, in any order.
-    """
+    """The highest winning sparsity, read in two ways: with and without gaps below it."""
     ordered = sorted(verdicts.items())
     winning = [sparsity for sparsity, wins in ordered if wins]
     unbroken = None
@@ -179,17 +126,7 @@ def highest_winning(verdicts: Mapping[float, bool | None]) -> Highest:
 def degenerate_reasons(
     full: Sequence[float], constant: bool, majority: float | None, statistic: Statistic = "mean"
 ) -> tuple[str, ...]:
-    """Why "winning" says nothing on a task, as on WNLI; empty for a healthy one.
-
-    Args:
-        full: the full model's scores.
-        constant: whether it predicts one and the same in some run.
-        majority: accuracy of the most frequent class; None where the score is no accuracy.
-        statistic: of the scores.
-
-    Returns:
-        Of `constant` (constant predictions) and `majority` (the full model does not beat the most frequent class).
-    """
+    """Why "winning" says nothing on a task, as on WNLI; empty for a healthy one."""
     reasons = ["constant"] if constant else []
     if majority is not None and _statistic(full, statistic) <= majority + TIE:
         reasons.append("majority")
@@ -227,20 +164,7 @@ def interval(
     resamples: int = RESAMPLES,
     strata: Sequence[str] | None = None,
 ) -> tuple[float, float] | None:
-    """95 % percentile interval.
-
-    Args:
-        statistic: takes drawn indices `(resamples, n)` and gives one value a draw `(resamples,)`; draws for which it
-            is undefined (NaN) are left out.
-        n: number of units that are drawn from, with replacement, n at a time.
-        seed: of the draws; the same seed gives the same interval.
-        resamples: number of draws.
-        strata: group of each unit; every group keeps its number of units, drawn inside it. None draws from all.
-
-    Returns:
-        The 2.5 % and 97.5 % quantiles; None where no group has two units, so that all draws are the same, or where most
-        draws are undefined.
-    """
+    """95 % percentile interval."""
     groups = (
         [np.arange(n)] if strata is None else [np.flatnonzero(np.array(strata) == s) for s in dict.fromkeys(strata)]
     )
@@ -284,12 +208,7 @@ def spearman(x: Array, y: Array) -> Array:
 
 
 def correlate(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """Both correlations of pairs, with 95 % intervals from drawing the pairs with replacement.
-
-    Returns:
-        `n`, `pearson`, `pearson_interval`, `spearman`, `spearman_interval`; None for fewer than three pairs or
-        constant values.
-    """
+    """Both correlations of pairs, with 95 % intervals from drawing the pairs with replacement."""
     first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     result: dict[str, Any] = {"n": len(first)}
     for name, function in (("pearson", pearson), ("spearman", spearman)):
@@ -306,16 +225,7 @@ def correlate(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict[str
 
 
 def correlate_within(x: Sequence[float], y: Sequence[float], groups: Sequence[float]) -> dict[str, Any]:
-    """Both correlations of what is left once each group's mean is taken away; groups of one pair are left out.
-
-    Args:
-        x: one value a pair.
-        y: one value a pair.
-        groups: what group each pair belongs to, such as its sparsity.
-
-    Returns:
-        `n` (pairs used), `groups` (how many), `pearson`, `spearman`.
-    """
+    """Both correlations of what is left once each group's mean is taken away; groups of one pair are left out."""
     first, second, of = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(groups)
     left: list[tuple[Array, Array]] = []
     for group in dict.fromkeys(groups):

@@ -41,14 +41,7 @@ Seeds = Sequence[int] | None
 
 @dataclass(frozen=True)
 class Rule:
-    """What counts as winning.
-
-    Attributes:
-        criterion: of `CRITERIA`.
-        std_of: whose deviation `within-std` takes.
-        margin: of `non-inferior`.
-        statistic: what several seeds are summed up by.
-    """
+    """What counts as winning."""
 
     criterion: Criterion
     std_of: StdOf
@@ -56,11 +49,7 @@ class Rule:
     statistic: Statistic
 
     def check(self) -> None:
-        """Refuse what no criterion can use.
-
-        Raises:
-            UsageError: unknown names, or a statistic that the paired test does not have.
-        """
+        """Refuse what no criterion can use."""
         if self.criterion not in CRITERIA:
             raise unknown("criterion", self.criterion, CRITERIA)
         if self.std_of not in STD_OF:
@@ -92,11 +81,7 @@ class Point:
     cells: dict[tuple[int | None, int], Cell] = field(default_factory=dict)
 
     def add(self, cell: Cell) -> None:
-        """Take in a run.
-
-        Raises:
-            ContentError: there is one with these seeds already.
-        """
+        """Take in a run."""
         key = (cell.search_seed, cell.seed)
         if key in self.cells:
             raise ContentError(
@@ -123,26 +108,6 @@ def winning(
     """Judge tickets by the full model's scores, and find the highest winning sparsity of each task and kind of ticket.
 
     Runs are grouped by task and by how their tickets were found; tickets of one search with other seeds are one point.
-
-    Args:
-        runs: transfer runs of tickets: any tasks, sparsities, methods and seeds.
-        dense: transfer runs of the full model, one for each task.
-        criterion: `exceeds`, `within-std` or `non-inferior` (paired by fine-tuning seed, 95 % one-sided).
-        std_of: whose standard deviation, for `within-std`.
-        margin: for `non-inferior`, a fraction.
-        statistic: `mean`, `median` or `best` of the seeds.
-        score: the `final` score of each seed, or its `best`.
-        metric: one metric for all; None takes each task's primary one.
-        select_seeds: fine-tuning seeds that the highest winning sparsity is chosen on.
-        report_seeds: other ones that its scores are reported on; both or none are given.
-
-    Returns:
-        `tasks` (the full model, and why winning may say nothing there), `groups`, `cells` (a verdict for each task,
-        group and sparsity), `highest` (for each task and group), `different_settings`.
-
-    Raises:
-        UsageError: no runs, unknown names, an impossible margin or choice of seeds.
-        ContentError: a task without dense run or needed seeds, a run twice, a ticket among the dense or the reverse.
     """
     rule = Rule(criterion, std_of, margin, statistic)
     rule.check()
@@ -232,11 +197,7 @@ def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
 
 
 def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell], list[Cell]]:
-    """The runs of the ticket and of the full model, all or those of some seeds.
-
-    Raises:
-        ContentError: one of them lacks a seed.
-    """
+    """The runs of the ticket and of the full model, all or those of some seeds."""
     own = list(point.cells.values())
     if seeds is None:
         return own, list(full)
