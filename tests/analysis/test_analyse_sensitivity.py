@@ -118,7 +118,7 @@ def test_refusals(tmp_path, runs):
         sensitivity([runs[0], dense(tmp_path / "short", {0: 0.5}, max_length=64)])
     with pytest.raises(ContentError, match="Seed 1 is there twice for dense with one setting: .*d1.* and .*again"):
         sensitivity([runs[0], dense(tmp_path / "again", {1: 0.5})])
-    with pytest.raises(ContentError, match="does not say its learning_rate, which the summary of a finished run does"):
+    with pytest.raises(ContentError, match="lacks its learning_rate, which only the summary of a finished run has"):
         sensitivity([run(tmp_path / "half", "rte", {0: 0.5}, summary=False)])
 
 

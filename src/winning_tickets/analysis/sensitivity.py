@@ -1,4 +1,4 @@
-"""How much fine-tuning depends on its seed and on its settings (Super Tickets, Tables 5, 6 and 8)."""
+"""The dependence of fine-tuning on its seed and its settings (Super Tickets, Tables 5, 6 and 8)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
 
 VARIED = ("learning_rate", "batch_size", "steps")
-"""What a setting consists of; runs that differ in anything else cannot be compared."""
+"""The parts of a setting; runs that differ in other settings cannot be compared."""
 _SAME = ("train_examples", "max_length", "data_hash")
 
 Setting = tuple[Any, ...]
@@ -31,15 +31,17 @@ Group = dict[Setting, dict[int, Cell]]
 def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
     """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
 
-    Tickets that were found alike make a group, whatever the seed of their search; so do dense models fine-tuned from
-    the same weights. All deviations have ddof=1 and are None for a single value.
+    Tickets that were found in the same way, with any seed, are a group; so are dense models fine-tuned from the same
+    weights. All deviations have ddof=1 and are None for a single value.
     """
     if not runs:
         raise UsageError("No run was given; give folders made by tickets transfer --out.")
     cells = read_runs(runs, score, metric)
     _check(cells)
     groups = _groups(cells)
-    baseline = _baseline(groups)
+    # Tickets are compared with the dense model of the pre-trained weights, else with the only dense one.
+    dense = [name for name in groups if name == "dense" or name.startswith("dense from ")]
+    baseline = "dense" if "dense" in dense else dense[0] if len(dense) == 1 else None
     return {
         "kind": "sensitivity",
         "task": cells[0].task,
@@ -70,13 +72,12 @@ def _check(cells: Sequence[Cell]) -> None:
         lacking = [name for name in VARIED if name not in cell.settings]
         if lacking:
             raise ContentError(
-                f"{cell.path} does not say its {lacking[0]}, which the summary of a finished run does; wait until all "
+                f"{cell.path} lacks its {lacking[0]}, which only the summary of a finished run has; wait until all "
                 "seeds of the run are done."
             )
         if cell.task != first.task:
             raise ContentError(
-                f"{first.path} is of the task {first.task} and {cell.path} of {cell.task}; sensitivity is that of one "
-                "task, so analyse each task by itself."
+                f"{first.path} is of the task {first.task} and {cell.path} of {cell.task}; analyse each task by itself."
             )
         if cell.base_hash != first.base_hash:
             raise ContentError(
@@ -92,7 +93,7 @@ def _check(cells: Sequence[Cell]) -> None:
 
 
 def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
-    """Scores by group, setting and seed; groups and seeds as they come, settings sorted."""
+    """Cells by group, setting and seed; groups and seeds in the order of the runs, settings sorted."""
     labels = _labels(cells)
     found: dict[str, Group] = {}
     for cell, label in zip(cells, labels, strict=True):
@@ -108,7 +109,7 @@ def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:
-    """The group of each run: `dense`, or how the tickets were found and how sparse they are."""
+    """The group of each run: `dense`, or the search of the tickets and their sparsity."""
     tickets = group_labels([cell for cell in cells if cell.ticket_id is not None])
     found = []
     for cell, sparsity in zip(cells, grid_sparsities(cells), strict=True):
@@ -118,12 +119,6 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
             start = "" if cell.start_from == "pretrained" else f" from {Path(cell.start_from).name}"
             found.append(f"dense{start}")
     return found
-
-
-def _baseline(groups: Mapping[str, Group]) -> str | None:
-    """The dense model of the pre-trained weights, else the only dense one."""
-    dense = [name for name in groups if name == "dense" or name.startswith("dense from ")]
-    return "dense" if "dense" in dense else dense[0] if len(dense) == 1 else None
 
 
 def _named(setting: Setting) -> dict[str, Any]:

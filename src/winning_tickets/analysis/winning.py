@@ -1,4 +1,4 @@
-"""Which tickets match the full model, and up to which sparsity? (BERT tickets, Tables 4 to 6 and Figure 11)."""
+"""Tickets that match the full model, and their highest sparsity (BERT tickets, Tables 4 to 6 and Figure 11)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from winning_tickets.analysis.results import (
     Cell,
     Score,
     check_metrics,
+    find_differences,
     grid_sparsities,
     group_key,
     group_labels,
@@ -41,15 +42,15 @@ Seeds = Sequence[int] | None
 
 @dataclass(frozen=True)
 class Rule:
-    """What counts as winning."""
+    """A criterion of winning and its settings."""
 
     criterion: Criterion
-    std_of: StdOf
-    margin: float
-    statistic: Statistic
+    std_of: StdOf  # of `within-std`
+    margin: float  # of `non-inferior`
+    statistic: Statistic  # of several seeds
 
     def check(self) -> None:
-        """Refuse what no criterion can use."""
+        """Refuse unknown names, and a statistic that the paired test does not have."""
         if self.criterion not in CRITERIA:
             raise unknown("criterion", self.criterion, CRITERIA)
         if self.std_of not in STD_OF:
@@ -62,13 +63,19 @@ class Rule:
             )
 
     def judge(self, subnetwork: Sequence[Cell], full: Sequence[Cell]) -> Outcome:
-        """Apply it to the runs of one ticket, or of several of one kind, and those of the full model."""
+        """Apply the criterion to runs of tickets of one kind and those of the full model."""
         own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
         if self.criterion == "exceeds":
             return exceeds(own, other, self.statistic)
         if self.criterion == "within-std":
             return within_std(own, other, self.std_of, self.statistic)
-        return non_inferior(_by_seed(subnetwork), _by_seed(full), self.margin)
+        # The test pairs fine-tuning seeds: one score per seed is the mean over tickets of several search seeds.
+        by_seed: list[dict[int, list[float]]] = [{}, {}]
+        for values, cells in zip(by_seed, (subnetwork, full), strict=True):
+            for cell in cells:
+                values.setdefault(cell.seed, []).append(cell.value)
+        first, second = ({seed: statistics.fmean(own) for seed, own in values.items()} for values in by_seed)
+        return non_inferior(first, second, self.margin)
 
 
 @dataclass
@@ -81,13 +88,13 @@ class Point:
     cells: dict[tuple[int | None, int], Cell] = field(default_factory=dict)
 
     def add(self, cell: Cell) -> None:
-        """Take in a run."""
+        """Add a run; no two have the same seeds of search and fine-tuning."""
         key = (cell.search_seed, cell.seed)
         if key in self.cells:
             raise ContentError(
                 f"{self.task} with seed {cell.seed} is there twice for {self.group} at {100 * self.sparsity:g} %: "
-                f"{self.cells[key].path} and {cell.path}. Give each run once; tickets that nothing in their runs tells "
-                "apart must be analysed one by one."
+                f"{self.cells[key].path} and {cell.path}. Give each run once, and analyse tickets whose runs look the "
+                "same one by one."
             )
         self.cells[key] = cell
 
@@ -107,16 +114,18 @@ def winning(
 ) -> dict[str, Any]:
     """Judge tickets by the full model's scores, and find the highest winning sparsity of each task and kind of ticket.
 
-    Runs are grouped by task and by how their tickets were found; tickets of one search with other seeds are one point.
+    Runs are grouped by task and by the search of their tickets; one search with several seeds is one point.
     """
     rule = Rule(criterion, std_of, margin, statistic)
     rule.check()
     _check_seeds(select_seeds, report_seeds)
+    # Group the runs into points: a task, a kind of ticket and a sparsity.
     tickets, full = _read("ticket", runs, score, metric), _read("dense", dense, score, metric)
     check_metrics([*tickets, *full])
     tasks = {task: _dense_of(task, full) for task in dict.fromkeys(cell.task for cell in tickets)}
-    labels = group_labels(tickets)
+    labels, first = group_labels(tickets), {group_key(cell): cell for cell in reversed(tickets)}
     points = _points(tickets, labels)
+    # Judge each point by the full model's runs of its task.
     judged = [(point, rule.judge(*_chosen(point, tasks[point.task], select_seeds))) for point in points]
     pairs = dict.fromkeys((point.task, point.group) for point in points)
     return {
@@ -128,10 +137,23 @@ def winning(
         "select_seeds": None if select_seeds is None else list(select_seeds),
         "report_seeds": None if report_seeds is None else list(report_seeds),
         "tasks": [_task(task, cells, rule) for task, cells in tasks.items()],
-        "groups": _groups(tickets, labels),
+        "groups": [
+            {
+                "group": label,
+                "method": first[key].method,
+                "objective": objective_of(first[key]),
+                "search": first[key].search,
+                "start_from": first[key].start_from,
+            }
+            for key, label in labels.items()
+        ],
         "cells": [_record(point, outcome, tasks[point.task]) for point, outcome in judged],
         "highest": [_highest(pair, judged, tasks[pair[0]], rule, report_seeds) for pair in pairs],
-        "different_settings": _different_settings(points, tasks),
+        "different_settings": [
+            {"task": task, "setting": setting, "values": values}
+            for task, cells in tasks.items()
+            for setting, values in find_differences(_fine_tuned_on(task, cells, points), (*SETTINGS, "base_hash"))
+        ],
     }
 
 
@@ -188,16 +210,8 @@ def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
     return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))
 
 
-def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
-    """One score a fine-tuning seed: the mean over tickets of several search seeds."""
-    values: dict[int, list[float]] = {}
-    for cell in cells:
-        values.setdefault(cell.seed, []).append(cell.value)
-    return {seed: statistics.fmean(own) for seed, own in values.items()}
-
-
 def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell], list[Cell]]:
-    """The runs of the ticket and of the full model, all or those of some seeds."""
+    """The runs of the ticket and of the full model with the seeds, or all of them."""
     own = list(point.cells.values())
     if seeds is None:
         return own, list(full)
@@ -238,20 +252,6 @@ def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
     }
 
 
-def _groups(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    first = {group_key(cell): cell for cell in reversed(tickets)}
-    return [
-        {
-            "group": label,
-            "method": first[key].method,
-            "objective": objective_of(first[key]),
-            "search": first[key].search,
-            "start_from": first[key].start_from,
-        }
-        for key, label in labels.items()
-    ]
-
-
 def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, Any]:
     own = list(point.cells.values())
     known = {cell.seed for cell in full}
@@ -274,7 +274,7 @@ def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, A
 def _highest(
     pair: tuple[str, str], judged: Sequence[tuple[Point, Outcome]], full: Sequence[Cell], rule: Rule, report: Seeds
 ) -> dict[str, Any]:
-    """The highest winning sparsity of a task and group, and what the other seeds say of it."""
+    """The highest winning sparsity of a task and group, and its scores on the seeds to report."""
     own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
     found = highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
     result: dict[str, Any] = {
@@ -296,24 +296,10 @@ def _highest(
     return result
 
 
-def _different_settings(points: Sequence[Point], tasks: Mapping[str, Sequence[Cell]]) -> list[dict[str, Any]]:
-    """Settings in which the fine-tuning of a ticket and of the full model differ, the base weights among them."""
-    found = []
-    for task, full in tasks.items():
-        groups = {"dense": list(full)}
-        for point in points:
-            if point.task == task:
-                groups.setdefault(point.group, []).extend(point.cells.values())
-        for setting in (*SETTINGS, "base_hash"):
-            values = {name: _values(cells, setting) for name, cells in groups.items()}
-            values = {name: one for name, one in values.items() if one}
-            if len({value for one in values.values() for value in map(str, one)}) > 1:
-                found.append({"task": task, "setting": setting, "values": values})
-    return found
-
-
-def _values(cells: Sequence[Cell], setting: str) -> list[Any]:
-    """Different values of a setting, as far as the runs tell."""
-    if setting == "base_hash":
-        return list(dict.fromkeys(cell.base_hash for cell in cells if cell.base_hash is not None))
-    return list(dict.fromkeys(cell.settings[setting] for cell in cells if setting in cell.settings))
+def _fine_tuned_on(task: str, full: Sequence[Cell], points: Sequence[Point]) -> dict[str, list[Cell]]:
+    """All runs on a task by group; that of the full model is called `dense`."""
+    groups = {"dense": list(full)}
+    for point in points:
+        if point.task == task:
+            groups.setdefault(point.group, []).extend(point.cells.values())
+    return groups
