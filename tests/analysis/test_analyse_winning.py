@@ -223,7 +223,7 @@ def test_tickets_of_other_search_seeds_are_one_point(tmp_path, dense):
     assert (cell["n"], cell["n_judged"], cell["wins"]) == (9, 3, True)
     assert cell["value"] == pytest.approx(-0.06)  # each seed is exactly 0.06 worse
     with pytest.raises(
-        ContentError, match=r"rte with seed 0 is there twice for mask-training kd at 60 %: .*analysed one"
+        ContentError, match=r"rte with seed 0 is there twice for mask-training kd at 60 %: .*analyse tickets"
     ):
         winning([*runs, run(tmp_path / "x", "rte", {0: 0.7}, ticket="x", search_seed=2, **KD)], [dense])
 

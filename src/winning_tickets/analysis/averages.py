@@ -18,8 +18,8 @@ KINDS = ("final", "best")
 def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2).
 
-    Each seed is averaged over the tasks; mean and standard deviation are then over the seeds. Seeds that a task lacks
-    are left out and listed.
+    Each seed is averaged over the tasks; mean and standard deviation are then over the seeds. Seeds that some task
+    lacks are left out and listed.
     """
     if not paths:
         raise UsageError("No run was given; give folders of tickets transfer --out, one per task.")

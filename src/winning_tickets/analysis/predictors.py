@@ -167,9 +167,8 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
         raise UsageError(f"Evaluations and transfer runs are joined here, and there are no {lacking} among the paths.")
     check_metrics(cells)
     # Join both sides by ticket; hashes of base weights by model come from the files that have both.
-    hashes = {
-        one.model: one.base_hash for one in [*found, *cells] if one.model is not None and one.base_hash is not None
-    }
+    both: list[Measurement | Cell] = [*found, *cells]
+    hashes = {one.model: one.base_hash for one in both if one.model is not None and one.base_hash is not None}
     rows = _rows(_by_subject(found, hashes), _by_key(cells, hashes))
     if not rows:
         raise UsageError(
