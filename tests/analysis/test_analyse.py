@@ -218,7 +218,7 @@ def test_refusals_of_distance(world, tmp_path):
         distance([alone])
     lost = save(tmp_path / "lost", {"x": [[1, 0]]}, sparsity=0.5, ranking="matrix")
     with pytest.raises(
-        UsageError, match=r"lost was /gone/m, .*--base, or give that ticket with --reference\. There is no model folder"
+        UsageError, match=r"lost was /gone/m, .*--base, or the OMP ticket with --reference\. There is no model folder"
     ):
         distance([lost])
     other = make_model(tmp_path / "other", seed=9)

@@ -110,7 +110,9 @@ def test_score_and_metric(runs):
 def test_refusals(tmp_path, runs):
     with pytest.raises(UsageError, match="No run was given"):
         sensitivity([])
-    with pytest.raises(ContentError, match=r"d1/seed-0/result.json is of the task rte and .* of cola; analyse each task"):
+    with pytest.raises(
+        ContentError, match=r"d1/seed-0/result.json is of the task rte and .* of cola; analyse each task"
+    ):
         sensitivity([runs[0], dense(tmp_path / "cola", {0: 0.5}, task="cola")])
     with pytest.raises(ContentError, match="starts from the weights of m and .* from other ones, those of big"):
         sensitivity([runs[0], dense(tmp_path / "big", {0: 0.5}, model="big", base_hash="b")])

@@ -51,12 +51,13 @@ class Rule:
 
     def check(self) -> None:
         """Refuse unknown names, and a statistic that the paired test does not have."""
-        if self.criterion not in CRITERIA:
-            raise unknown("criterion", self.criterion, CRITERIA)
-        if self.std_of not in STD_OF:
-            raise unknown("standard deviation", self.std_of, STD_OF)
-        if self.statistic not in STATISTICS:
-            raise unknown("statistic", self.statistic, STATISTICS)
+        for kind, value, known in (
+            ("criterion", self.criterion, CRITERIA),
+            ("standard deviation", self.std_of, STD_OF),
+            ("statistic", self.statistic, STATISTICS),
+        ):
+            if value not in known:
+                raise unknown(kind, value, known)
         if self.criterion == "non-inferior" and self.statistic != "mean":
             raise UsageError(
                 f"--statistic {self.statistic} does not go with --criterion non-inferior, which is a test of means."

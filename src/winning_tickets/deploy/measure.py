@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,8 +52,7 @@ def forward_flops(plm: PLM, batch: int, length: int) -> int:
 
 def _count_flops(encoder: PreTrainedModel, batch: int, length: int) -> int:
     ids = torch.zeros(batch, length, dtype=torch.long, device=encoder.device)
-    # Without gradients the counter misses products of DeBERTa.
-    with FlopCounterMode(display=False) as counter, torch.enable_grad():
+    with FlopCounterMode(display=False) as counter, torch.no_grad():  # the counter fails in inference mode
         encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
     return int(counter.get_total_flops())
 
@@ -118,6 +116,7 @@ def measure(
         UsageError: no such target, or impossible batches, lengths, threads or repeats.
         ContentError: a damaged ticket or model, or a ticket for other weights.
     """
+    # Load the model, and build the dense one of its shape if it is pruned.
     runtime = runtime or Runtime()
     _check(batches, lengths, threads, repeats)
     device = choose_device(runtime.device)
@@ -127,11 +126,15 @@ def measure(
     is_pruned = subject.kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
     dense = dense_twin(plm) if is_pruned else None
     models = [plm] if dense is None else [plm, dense]
-    with _set_threads(threads):
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads or before)
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
         used_threads = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
     numbers, size = _stored(subject.folder)
-    ticket_files = Path(target).iterdir() if subject.kind == "ticket" else None
+    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if subject.kind == "ticket" else []
     return {
         "target": target,
         "kind": subject.kind,
@@ -139,9 +142,7 @@ def measure(
         "measured": "encoder",
         "parameters": {"all": numbers, **_parameters(plm)},
         "bytes_on_disk": size,
-        "ticket_bytes": None
-        if ticket_files is None
-        else sum(path.stat().st_size for path in ticket_files if path.is_file()),
+        "ticket_bytes": sum(path.stat().st_size for path in ticket_files) or None,
         "dense": None if dense is None else {"parameters": _parameters(dense)},
         "shapes": shapes,
         "expectation": expectation(shapes, _zeros(plm)),
@@ -287,30 +288,29 @@ def _take_turns(
 ) -> np.ndarray[Any, Any]:
     """Seconds of each pass, `(repeats, passes)`, one after the other in turns."""
     seconds = np.empty((repeats, len(passes)))
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for turn in range(-WARM_UPS, repeats):
             for index, forward in enumerate(passes):
-                _wait(device)
+                wait()
                 start = time.perf_counter()
                 forward()
-                _wait(device)
+                wait()
                 if turn >= 0:
                     seconds[turn, index] = time.perf_counter() - start
     return seconds
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _summary(models: Sequence[PLM], batch: int, length: int, seconds: np.ndarray[Any, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"batch": batch, "length": length}
     for index, (prefix, plm) in enumerate(zip(("", "dense_"), models, strict=False)):
-        latency = spread(seconds[:, index])
         result |= {
             f"{prefix}flops": forward_flops(plm, batch, length),
-            f"{prefix}latency_seconds": latency,
+            f"{prefix}latency_seconds": spread(seconds[:, index]),
             f"{prefix}texts_per_second": spread(batch / seconds[:, index]),
         }
     if len(models) > 1:
@@ -326,7 +326,7 @@ def spread(values: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 def expectation(shapes: Sequence[dict[str, Any]], zeros: float) -> str:
-    """Say in words what the counts of operations promise; `zeros` is their share in the prunable matrices."""
+    """Expected speed-up in words; `zeros` is the share of zeros in the matrices that can be pruned."""
     if "speedup" not in shapes[0]:
         return "The model is dense: there is nothing to compare it with."
     ratios = [shape["flops_ratio"] for shape in shapes]
@@ -340,13 +340,3 @@ def expectation(shapes: Sequence[dict[str, Any]], zeros: float) -> str:
         f"The dense model takes {min(ratios):.2f} to {max(ratios):.2f} times as many operations, which is about the "
         "speed-up to expect; small batches and short texts may reach less of it."
     )
-
-
-@contextmanager
-def _set_threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(number or before)
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -21,7 +21,7 @@ _STATE = "winning_tickets_state"
 
 @dataclass
 class _Report:
-    """Counts and findings so far."""
+    """Counts and findings; ids of runs that were not compared, as they run or have no hashes yet."""
 
     findings: list[Finding] = field(default_factory=list)
     hashed: int = 0
@@ -30,21 +30,6 @@ class _Report:
     runs: int = 0
     running: list[str] = field(default_factory=list)
     unsealed: list[str] = field(default_factory=list)
-
-    def as_json(self, paths: Sequence[Path]) -> dict[str, Any]:
-        """The result of `verify`."""
-        findings = [{"kind": one.kind, "path": str(one.path), "detail": one.detail} for one in self.findings]
-        return {
-            "paths": [str(path) for path in paths],
-            "ok": not findings,
-            "findings": findings,
-            "runs": self.runs,
-            "files_hashed": self.hashed,
-            "bytes_hashed": self.bytes_hashed,
-            "files_opened": self.opened,
-            "running": self.running,
-            "unsealed": self.unsealed,
-        }
 
 
 def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
@@ -67,8 +52,22 @@ def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
         elif path.resolve().parent.name == "runs" and is_store(owner):
             _check_run(Store(owner), path.resolve().name, report)
         else:
-            _check_folder(path, report)
-    return report.as_json([Path(path) for path in paths])
+            if not path.is_dir() or not any(file.name in _SIGNS for file in path.rglob("*.json")):
+                raise UsageError(f"{path} is neither a store nor the folder of a run, ticket or export.")
+            report.findings += left_behind(path)
+            _look_inside(path, report)
+    findings = [{"kind": one.kind, "path": str(one.path), "detail": one.detail} for one in report.findings]
+    return {
+        "paths": [str(Path(path)) for path in paths],
+        "ok": not findings,
+        "findings": findings,
+        "runs": report.runs,
+        "files_hashed": report.hashed,
+        "bytes_hashed": report.bytes_hashed,
+        "files_opened": report.opened,
+        "running": report.running,
+        "unsealed": report.unsealed,
+    }
 
 
 def _check_run(store: Store, run_id: str, report: _Report) -> None:
@@ -82,13 +81,6 @@ def _check_run(store: Store, run_id: str, report: _Report) -> None:
     elif check.status == "done" and not check.sealed:
         report.unsealed.append(run_id)
         _look_inside(store.folder(run_id), report)
-
-
-def _check_folder(path: Path, report: _Report) -> None:
-    if not path.is_dir() or not any(file.name in _SIGNS for file in path.rglob("*.json")):
-        raise UsageError(f"{path} is neither a store nor the folder of a run, ticket or export.")
-    report.findings += left_behind(path)
-    _look_inside(path, report)
 
 
 def _look_inside(folder: Path, report: _Report) -> None:
