@@ -237,7 +237,7 @@ def test_masks_that_do_not_fit_the_model(tmp_path, bert, ticket):
     )
     refused(
         lambda c: c.update({f"bert.{QUERY}.weight": good[key]}),
-        "mixes the names of both code bases: bert.*Is it a whole",
+        "mixes the names of both code bases: bert.*Keep the masks only",
     )
     scores = good[key].clone()
     scores[0, :3] = torch.tensor([0.5, float("nan"), -1.0])
@@ -275,7 +275,7 @@ def test_options_that_do_not_go_together(tmp_path, ticket, bert):
     ticket.save_pretrained(tmp_path / "t")
     for how, message in (
         ({"convention": "tam"}, "Unknown convention 'tam'. Did you mean 'tamt'?"),
-        ({"base": bert}, "do not go with --format mask-pt, which holds no weights"),
+        ({"base": bert}, "do not go with --format mask-pt; leave them out"),
     ):
         with pytest.raises(UsageError, match=message):
             export(tmp_path / "t", "mask-pt", tmp_path / "out", **how)

@@ -197,7 +197,7 @@ def test_what_cannot_be_measured(tmp_path):
             measure(model, **{"batches": (1,), "lengths": (4,), "runtime": QUIET, **fields})
     (tmp_path / "o").mkdir()
     (tmp_path / "o" / "model.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match="o is an ONNX export, and this measures PyTorch models"):
+    with pytest.raises(UsageError, match="o is an ONNX export; measure the ticket or run"):
         measure(str(tmp_path / "o"))
     with pytest.raises(UsageError, match="There is no model folder .*nowhere"):
         measure(str(tmp_path / "nowhere"))

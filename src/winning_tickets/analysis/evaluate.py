@@ -118,15 +118,11 @@ def check(config: EvaluateConfig) -> None:
             f"--objective {terms[0]} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
         )
     if config.kd_masked_tokens and needs_mlm_head(terms):
-        raise UsageError(
-            "--kd-masked-tokens and --objective mlm or logits corrupt the text in two ways; measure them apart."
-        )
+        raise UsageError("--kd-masked-tokens does not go with --objective mlm or logits; measure them apart.")
     if "contrastive" in terms:
         check_negatives(config.segments, config.batch_tokens)
     if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):
-        raise UsageError(
-            "--objective similarity needs scored pairs: either --task stsb (with --data-dir) or --pairs-file."
-        )
+        raise UsageError("--objective similarity needs scored pairs: give either --task stsb or --pairs-file.")
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str, Any]:
@@ -262,9 +258,7 @@ def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], n
         source = f"{config.task} {data.task.validation_splits[0]}"
     split = next(iter(data.validation.values()))
     if not data.task.is_regression or len(split.texts) != 2:
-        raise UsageError(
-            f"Similarity needs scored text pairs, and {data.task.name} has none; use stsb or --pairs-file."
-        )
+        raise UsageError(f"{data.task.name} has no scored text pairs for similarity; use stsb or --pairs-file.")
     return (split.texts[0], split.texts[1]), np.asarray(split.labels, dtype=float), source
 
 

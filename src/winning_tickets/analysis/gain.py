@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, read_runs
+from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, index_once, read_runs
 from winning_tickets.analysis.statistics import Array, about, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
@@ -45,10 +45,7 @@ def gain(
     ]
     if missing and not allow_missing:
         named = ", ".join(f"{entry['task']} seed {entry['seed']} (not in {entry['group']})" for entry in missing)
-        raise ContentError(
-            f"Runs are paired by task and seed, and {len(missing)} are missing: {named}. Run these too, or leave such "
-            "cells out with --allow-missing."
-        )
+        raise ContentError(f"{len(missing)} runs of a pair are missing: {named}. Run them, or give --allow-missing.")
     keys = [key for key in groups["target"] if key in groups["baseline"]]
     if not keys:
         raise UsageError("The two groups share no task and seed, so there is nothing to compare.")
@@ -77,15 +74,7 @@ def gain(
 def _group(name: str, paths: Sequence[str | Path], score: Score) -> dict[Key, Cell]:
     if not paths:
         raise UsageError(f"No {name} run was given; give one or more folders made by tickets transfer --out.")
-    group: dict[Key, Cell] = {}
-    for cell in read_runs(paths, score):
-        if cell.key in group:
-            raise ContentError(
-                f"The {name} runs hold {cell.task} with seed {cell.seed} twice: {group[cell.key].path} and "
-                f"{cell.path}. Give one run for each task and seed."
-            )
-        group[cell.key] = cell
-    return group
+    return index_once(read_runs(paths, score), lambda cell: cell.key, f"The {name} runs")
 
 
 def _cell(key: Key, groups: Mapping[str, dict[Key, Cell]]) -> dict[str, Any]:

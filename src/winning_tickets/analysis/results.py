@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -16,6 +16,7 @@ from winning_tickets.runs.files import read_json
 from winning_tickets.runs.identity import canonical_json
 from winning_tickets.runs.statistics import LARGEST
 
+K = TypeVar("K")
 Score = Literal["final", "best"]
 SCORES: tuple[Score, ...] = ("final", "best")
 
@@ -61,6 +62,17 @@ def read_runs(paths: Sequence[str | Path], score: Score = "final", metric: str |
     if score not in SCORES:
         raise unknown("score", score, SCORES)
     return [cell for path in paths for cell in _read_run(Path(path), score, metric)]
+
+
+def index_once(cells: Iterable[Cell], key: Callable[[Cell], K], owner: str) -> dict[K, Cell]:
+    """Cells by a key; refuse two cells with one key."""
+    found: dict[K, Cell] = {}
+    for cell in cells:
+        other = found.setdefault(key(cell), cell)
+        if other is not cell:
+            twice = f"{cell.task} with seed {cell.seed} twice: {other.path} and {cell.path}"
+            raise ContentError(f"{owner} hold {twice}. Give each run once.")
+    return found
 
 
 def check_metrics(cells: Sequence[Cell]) -> None:
@@ -150,9 +162,7 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
         raise ContentError(f"{path} is an incomplete transfer result ({error!r}); make it anew.") from error
     for cell in cells:
         if not abs(cell.value) <= LARGEST:
-            raise ContentError(
-                f"{path} holds a score that is not finite, or beyond {LARGEST:g}: {cell.value}; a failed run is none."
-            )
+            raise ContentError(f"{path} holds a score that is not finite, or beyond {LARGEST:g}: {cell.value}.")
     return cells
 
 

@@ -14,6 +14,7 @@ from winning_tickets.analysis.results import (
     grid_sparsities,
     group_key,
     group_labels,
+    index_once,
     read_runs,
 )
 from winning_tickets.analysis.statistics import non_inferior
@@ -71,41 +72,36 @@ def _check(cells: Sequence[Cell]) -> None:
     for cell in cells:
         lacking = [name for name in VARIED if name not in cell.settings]
         if lacking:
-            raise ContentError(
-                f"{cell.path} lacks its {lacking[0]}, which only the summary of a finished run has; wait until all "
-                "seeds of the run are done."
-            )
+            raise ContentError(f"{cell.path} lacks its {lacking[0]}; wait until all seeds of the run are done.")
         if cell.task != first.task:
             raise ContentError(
                 f"{first.path} is of the task {first.task} and {cell.path} of {cell.task}; analyse each task by itself."
             )
         if cell.base_hash != first.base_hash:
             raise ContentError(
-                f"{first.path} starts from the weights of {first.model} and {cell.path} from other ones, those of "
+                f"{first.path} starts from the weights of {first.model}, {cell.path} from other ones, those of "
                 f"{cell.model}; analyse each model by itself."
             )
         for name in _SAME:
             if cell.settings.get(name) != first.settings.get(name):
-                raise ContentError(
-                    f"The runs differ in {name}, which is no setting of the fine-tuning: {first.settings.get(name)} in "
-                    f"{first.path}, {cell.settings.get(name)} in {cell.path}; leave one of them out."
-                )
+                values = " and ".join(f"{one.settings.get(name)} in {one.path}" for one in (first, cell))
+                raise ContentError(f"The runs differ in {name}: {values}; leave one of them out.")
 
 
 def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
     """Cells by group, setting and seed; groups and seeds in the order of the runs, settings sorted."""
     labels = _labels(cells)
-    found: dict[str, Group] = {}
+    found: dict[str, dict[Setting, list[Cell]]] = {}
     for cell, label in zip(cells, labels, strict=True):
         setting = tuple(cell.settings[name] for name in VARIED)
-        by_seed = found.setdefault(label, {}).setdefault(setting, {})
-        if cell.seed in by_seed:
-            raise ContentError(
-                f"Seed {cell.seed} is there twice for {label} with one setting: {by_seed[cell.seed].path} and "
-                f"{cell.path}. Give one run for each setting and seed."
-            )
-        by_seed[cell.seed] = cell
-    return {name: dict(sorted(group.items())) for name, group in found.items()}
+        found.setdefault(label, {}).setdefault(setting, []).append(cell)
+    return {
+        name: {
+            setting: index_once(own, lambda cell: cell.seed, f"The runs of {name} with one setting")
+            for setting, own in sorted(group.items())
+        }
+        for name, group in found.items()
+    }
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:

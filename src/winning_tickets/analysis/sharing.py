@@ -35,10 +35,7 @@ def find_importance(ticket: Path | str) -> Path | None:
 def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket: Ticket) -> list[Importance]:
     """Open one importance per task, all of the encoder of a ticket."""
     if len(folders) != len(names):
-        raise UsageError(
-            f"--importances must give one folder for each of the {len(names)} tasks ({', '.join(names)}), found "
-            f"{len(folders)}."
-        )
+        raise UsageError(f"--importances needs a folder for each of {', '.join(names)}, found {len(folders)}.")
     opened = []
     for folder, name in zip(folders, names, strict=True):
         where = find_importance(folder)
@@ -145,9 +142,8 @@ def _check(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> None:
     for path, ticket in zip(paths, tickets, strict=True):
         if ticket.structure is None:
             raise ContentError(
-                f"{path} is a ticket of single weights ({ticket.info.method}), which keeps a part of every head and "
-                "FFN; give tickets of heads and FFNs (tickets search --method importance), or compare weights with "
-                "tickets analyse similarity."
+                f"{path} is a ticket of single weights ({ticket.info.method}); give tickets of heads and FFNs (tickets "
+                "search --method importance), or compare weights with tickets analyse similarity."
             )
         if ticket.base.hash != first.base.hash or ticket.structure != first.structure:
             raise ContentError(

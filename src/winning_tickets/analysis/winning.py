@@ -17,6 +17,7 @@ from winning_tickets.analysis.results import (
     grid_sparsities,
     group_key,
     group_labels,
+    index_once,
     objective_of,
     read_runs,
 )
@@ -86,18 +87,7 @@ class Point:
     task: str
     group: str
     sparsity: float
-    cells: dict[tuple[int | None, int], Cell] = field(default_factory=dict)
-
-    def add(self, cell: Cell) -> None:
-        """Add a run; no two have the same seeds of search and fine-tuning."""
-        key = (cell.search_seed, cell.seed)
-        if key in self.cells:
-            raise ContentError(
-                f"{self.task} with seed {cell.seed} is there twice for {self.group} at {100 * self.sparsity:g} %: "
-                f"{self.cells[key].path} and {cell.path}. Give each run once, and analyse tickets whose runs look the "
-                "same one by one."
-            )
-        self.cells[key] = cell
+    cells: list[Cell] = field(default_factory=list)
 
 
 def winning(
@@ -160,15 +150,11 @@ def winning(
 
 def _check_seeds(select: Seeds, report: Seeds) -> None:
     if (select is None) != (report is None):
-        raise UsageError(
-            "--select-seeds and --report-seeds go together: a sparsity is chosen on some seeds and reported on others."
-        )
+        raise UsageError("--select-seeds and --report-seeds go together; give both or none.")
     common = sorted(set(select or ()) & set(report or ()))
     if common:
-        raise UsageError(
-            f"Seeds {', '.join(map(str, common))} are among both --select-seeds and --report-seeds; what is reported "
-            "must not have been chosen on."
-        )
+        seeds = ", ".join(map(str, common))
+        raise UsageError(f"Seeds {seeds} are among both --select-seeds and --report-seeds; give each seed to one.")
 
 
 def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[Cell]:
@@ -177,25 +163,14 @@ def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | No
     cells = read_runs(paths, score, metric)
     for cell in cells:
         if (cell.ticket_id is None) != (kind == "dense"):
-            raise ContentError(
-                f"{cell.path} is a run of a ticket; take it out of --dense."
-                if kind == "dense"
-                else f"{cell.path} is a run of the dense model; give it behind --dense."
-            )
+            found = "a ticket; take it out of" if kind == "dense" else "the dense model; give it after"
+            raise ContentError(f"{cell.path} is a run of {found} --dense.")
     return cells
 
 
 def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
     """The full model's runs of a task, each seed once."""
-    found: dict[int, Cell] = {}
-    for cell in full:
-        if cell.task != task:
-            continue
-        if cell.seed in found:
-            raise ContentError(
-                f"The dense runs hold {task} with seed {cell.seed} twice: {found[cell.seed].path} and {cell.path}."
-            )
-        found[cell.seed] = cell
+    found = index_once((cell for cell in full if cell.task == task), lambda cell: cell.seed, "The dense runs")
     if not found:
         raise ContentError(f"There is no dense run of {task}; fine-tune the base model on it and add it to --dense.")
     return list(found.values())
@@ -206,14 +181,17 @@ def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
     found: dict[tuple[str, str, float], Point] = {}
     for cell, sparsity in zip(tickets, grid_sparsities(tickets), strict=True):
         place = (cell.task, labels[group_key(cell)], sparsity)
-        found.setdefault(place, Point(*place)).add(cell)
+        found.setdefault(place, Point(*place)).cells.append(cell)
+    for point in found.values():
+        owner = f"The runs of {point.group} at {100 * point.sparsity:g} %"
+        index_once(point.cells, lambda cell: (cell.search_seed, cell.seed), owner)
     rows = list(dict.fromkeys((point.task, point.group) for point in found.values()))
     return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))
 
 
 def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell], list[Cell]]:
     """The runs of the ticket and of the full model with the seeds, or all of them."""
-    own = list(point.cells.values())
+    own = point.cells
     if seeds is None:
         return own, list(full)
     name = f"{point.group} at {100 * point.sparsity:g} %"
@@ -254,7 +232,7 @@ def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
 
 
 def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, Any]:
-    own = list(point.cells.values())
+    own = point.cells
     known = {cell.seed for cell in full}
     unpaired = sorted({cell.seed for cell in own} - known) if outcome.criterion == "non-inferior" else []
     return {
@@ -289,7 +267,7 @@ def _highest(
     }
     if found.largest is not None:
         point, _ = own[found.largest]
-        result["at_highest"] = _summary(list(point.cells.values()))
+        result["at_highest"] = _summary(point.cells)
         if report is not None:
             subnetwork, other = _chosen(point, full, report)
             outcome = rule.judge(subnetwork, other)
@@ -302,5 +280,5 @@ def _fine_tuned_on(task: str, full: Sequence[Cell], points: Sequence[Point]) -> 
     groups = {"dense": list(full)}
     for point in points:
         if point.task == task:
-            groups.setdefault(point.group, []).extend(point.cells.values())
+            groups.setdefault(point.group, []).extend(point.cells)
     return groups

@@ -251,9 +251,7 @@ def encoder(source: Source) -> Export:
         )
     for option in ("task", "base"):
         if getattr(source, option) is not None:
-            raise UsageError(
-                f"--{option} does not go with --format encoder, which writes the encoder as it was fine-tuned."
-            )
+            raise UsageError(f"--{option} does not go with --format encoder; leave it out.")
     if is_shared(source.name):
         shared = SharedModel.open(find_shared(source.name, source.seed))
         plm = shared.load_encoder()

@@ -205,10 +205,8 @@ def _find_convention(file: Path, keys: Mapping[str, Any]) -> str:
             raise ContentError(f"{file} has {key}, which is not the name of a mask; those end in {endings}.")
         found.setdefault(name, key)
     if len(found) > 1:
-        raise ContentError(
-            f"{file} mixes the names of both code bases: {' and '.join(found.values())}. Is it a whole model's state? "
-            "Keep the masks only."
-        )
+        both = " and ".join(found.values())
+        raise ContentError(f"{file} mixes the names of both code bases: {both}. Keep the masks only.")
     return next(iter(found))
 
 
@@ -238,9 +236,9 @@ def _as_mask(file: Path, key: str, value: Tensor, shape: torch.Size) -> Tensor:
     strange = value[~mask & (value != 0)]
     if strange.numel():
         values = ", ".join(f"{one:g}" for one in torch.unique(strange)[:SHOWN].tolist())
+        count = f"{strange.numel():,} entries"
         raise ContentError(
-            f"{file} has {strange.numel():,} entries of {key} that are neither 0 nor 1, such as {values}; "
-            "are these scores or weights? Make masks of them first."
+            f"{file} has {count} of {key} that are neither 0 nor 1, such as {values}; make masks of them."
         )
     return mask
 
@@ -273,9 +271,7 @@ def mask_pt(source: Source) -> Export:
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
     if source.base is not None or source.allow_other_weights or source.seed is not None:
-        raise UsageError(
-            "--base, --allow-other-weights and --seed do not go with --format mask-pt, which holds no weights."
-        )
+        raise UsageError("--base, --allow-other-weights and --seed do not go with --format mask-pt; leave them out.")
     ticket = Ticket.from_pretrained(source.name)
     if ticket.bias_masks:
         raise UsageError(

@@ -183,9 +183,7 @@ def find_subject(
     """Load the encoder of a model, ticket, export or run, with whatever was pruned."""
     path = Path(target)
     if (path / "model.onnx").is_file():
-        raise UsageError(
-            f"{target} is an ONNX export, and this measures PyTorch models; measure the ticket or run it was made from."
-        )
+        raise UsageError(f"{target} is an ONNX export; measure the ticket or run that it was made from.")
     # A run has a `config.json` as a model has; only that of a run names a verb.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
     if not is_ticket(target) and is_run:

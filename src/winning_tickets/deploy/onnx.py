@@ -52,9 +52,7 @@ def onnx(source: Source) -> Export:
     """The encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"--format onnx needs the package(s) {', '.join(missing)}: pip install 'winning-tickets[onnx]'."
-        )
+        raise UsageError(f"--format onnx needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
     found = find_pruned(source, with_head=False)
 
     def fill(staging: Path) -> dict[str, Any]:
