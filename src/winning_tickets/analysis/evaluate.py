@@ -151,12 +151,7 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
 
 
 def _on_corpus(
-    config: EvaluateConfig,
-    plm: PLM,
-    masked: MaskedWeights,
-    teacher_head: Any,
-    device: torch.device,
-    runtime: Runtime,
+    config: EvaluateConfig, plm: PLM, masked: MaskedWeights, teacher_head: Any, device: torch.device, runtime: Runtime
 ) -> dict[str, Any]:
     corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
     names = _terms(config)

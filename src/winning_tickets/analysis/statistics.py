@@ -230,12 +230,7 @@ def correlate_within(x: Sequence[float], y: Sequence[float], groups: Sequence[fl
         _tied(np.concatenate([pair[side] for pair in left]), TIE * float(np.abs(values).max())) if left else np.zeros(0)
         for side, values in ((0, first), (1, second))
     )
-    return {
-        "n": len(a),
-        "groups": len(left),
-        "pearson": _number(pearson, a, b),
-        "spearman": _number(spearman, a, b),
-    }
+    return {"n": len(a), "groups": len(left), "pearson": _number(pearson, a, b), "spearman": _number(spearman, a, b)}
 
 
 def _tied(values: Array, tie: float) -> Array:

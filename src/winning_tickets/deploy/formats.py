@@ -214,10 +214,7 @@ def compact(source: Source) -> Export:
     before = sum(parameter.numel() for parameter in plm.encoder.parameters())
     layers = compact_(plm.model)["layers"]
     sizes = {"dense": before, "compact": sum(parameter.numel() for parameter in plm.encoder.parameters())}
-    facts = found.facts | {
-        "layers": [layer | {"heads": len(layer["heads"])} for layer in layers],
-        "parameters": sizes,
-    }
+    facts = found.facts | {"layers": [layer | {"heads": len(layer["heads"])} for layer in layers], "parameters": sizes}
 
     def fill(staging: Path) -> dict[str, Any]:
         _name_classes(plm)

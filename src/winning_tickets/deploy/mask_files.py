@@ -55,10 +55,7 @@ class Convention:
     dtype: torch.dtype  # that is written; any type with the values 0 and 1 is read
 
 
-CONVENTIONS = {
-    "bert-tickets": Convention(".weight_mask", torch.float32),
-    "tamt": Convention(".weight", torch.bool),
-}
+CONVENTIONS = {"bert-tickets": Convention(".weight_mask", torch.float32), "tamt": Convention(".weight", torch.bool)}
 
 
 @dataclass(frozen=True)
