@@ -212,6 +212,10 @@ e: 7
             "task_type: Regression, data_format: PremiseOnly, kd_loss: KlCriterion",
             "Unknown kd_loss 'KlCriterion'. Did you mean 'MseCriterion'? Known: MseCriterion.",
         ),
+        (
+            "task_type: Span, kd_loss: KlCriterion",
+            "kd_loss goes with one class or one score per text, not with Span; remove it.",
+        ),
         ("task_type: SequenceLabeling, n_class: 5", "labels are missing; labels of words need names."),
         ("task_type: Classification, data_format: PremiseOnly, labels: [a, a, b]", "labels: a comes twice."),
         (

@@ -169,7 +169,7 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def pydocs_corpus(part: str = "all", split: Literal["train", "validation"] = "train") -> list[str]:
-    """Return the passages of the built-in corpus; those of one object are together, objects are in a mixed, fixed order.
+    """Return the passages of the built-in corpus; objects are in a mixed but fixed order.
 
     Args:
         part: `all`, `docstrings` or `topics` (the topics of Python's `help()`).

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -30,13 +29,11 @@ TASK_TYPES: dict[str, FileKind] = {
     "Span": "span",
 }
 _TEXTS: tuple[FileKind, ...] = ("classification", "regression")
-DATA_FORMATS: dict[str, tuple[FileKind, ...]] = {
-    "PremiseOnly": _TEXTS,
-    "PremiseAndOneHypothesis": _TEXTS,
-    "Sequence": ("tokens",),
-    "Seqence": ("tokens",),
-    "MRC": ("span",),
-    "CLUE_SPAN": ("span",),
+DATA_FORMATS: dict[FileKind, tuple[str, ...]] = {
+    "classification": ("PremiseOnly", "PremiseAndOneHypothesis"),
+    "regression": ("PremiseOnly", "PremiseAndOneHypothesis"),
+    "tokens": ("Sequence", "Seqence"),
+    "span": ("MRC", "CLUE_SPAN"),
 }
 LOSSES: dict[FileKind, tuple[str, ...]] = {
     "classification": ("CeCriterion",),
@@ -44,21 +41,12 @@ LOSSES: dict[FileKind, tuple[str, ...]] = {
     "tokens": ("SeqCeCriterion", "CeCriterion"),
     "span": ("SpanCeCriterion",),
 }
-DISTANCES: dict[str, Distance] = {
-    "KlCriterion": "kl",
-    "SymKlCriterion": "symmetric-kl",
-    "MseCriterion": "mse",
-}
+DISTANCES: dict[str, Distance] = {"KlCriterion": "kl", "SymKlCriterion": "symmetric-kl", "MseCriterion": "mse"}
 """Values of `kd_loss` and `adv_loss`."""
 METRIC_NAMES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "classification": {"ACC": ("accuracy",), "F1": ("f1",), "MCC": ("matthews",)},
     "regression": {"Pearson": ("pearson",), "Spearman": ("spearman",)},
-    "tokens": {
-        "SeqEval": ("f1", "accuracy"),
-        "NERACC": ("f1", "accuracy"),
-        "ACC": ("accuracy",),
-        "F1": ("f1",),
-    },
+    "tokens": {"SeqEval": ("f1", "accuracy"), "NERACC": ("f1", "accuracy"), "ACC": ("accuracy",), "F1": ("f1",)},
     "span": {"EmF1": ("f1", "exact_match"), "EmF12": ("f1", "exact_match")},
 }
 """MT-DNN's names of metrics, and ours."""
@@ -76,7 +64,7 @@ class TaskDefinition(Settings):
     Attributes:
         name: key of the task in the file.
         task_type: a key of `TASK_TYPES`.
-        data_format: a key of `DATA_FORMATS`; tasks on words and spans have one only.
+        data_format: a name of `DATA_FORMATS`; tasks on words and spans have one only.
         n_class: number of classes; 1 for scores.
         labels: names of the classes, in order; without them labels are numbers from 0.
         metric_meta: keys of `METRIC_NAMES`; the first one is primary.
@@ -139,7 +127,7 @@ class TaskDefinition(Settings):
 
     def _problems_of_kind(self) -> list[str]:
         kind, found = self.kind, []
-        formats = [name for name, kinds in DATA_FORMATS.items() if kind in kinds]
+        formats = DATA_FORMATS[kind]
         if self.data_format is not None:
             found += _choice("data_format", self.data_format, formats)
         elif kind in _TEXTS:
@@ -147,8 +135,12 @@ class TaskDefinition(Settings):
         if self.loss is not None:
             found += _choice("loss", self.loss, LOSSES[kind])
         for field in ("kd_loss", "adv_loss"):
-            if (value := getattr(self, field)) is not None:
+            if (value := getattr(self, field)) is not None and kind in _TEXTS:
                 found += _choice(field, value, ("MseCriterion",) if kind == "regression" else DISTANCES)
+            elif value is not None:
+                found.append(
+                    f"{field} goes with one class or one score per text, not with {self.task_type}; remove it."
+                )
         for name in self.metric_meta:
             found += _choice("metric_meta", name, METRIC_NAMES[kind])
         return found
@@ -193,19 +185,15 @@ class TaskDefinition(Settings):
         return found
 
     def _problems_of_numbers(self) -> list[str]:
-        found = []
-        if self.dropout_p is not None and not 0 <= self.dropout_p < 1:
-            found.append(f"dropout_p {self.dropout_p} is outside [0, 1).")
-        if not (self.weight > 0 and math.isfinite(self.weight)):
-            found.append(f"weight {self.weight} is impossible; it must be above 0.")
-        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            found.append(f"learning_rate {self.learning_rate} is impossible; it must be above 0.")
-        if self.train_size is not None and not _SIZE.fullmatch(self.train_size):
-            found.append(
-                f"train_size {self.train_size} is not a size; use a number of examples such as 1000, or a percentage "
-                "such as 10%."
-            )
-        return found
+        checks = {
+            f"dropout_p {self.dropout_p} is outside [0, 1).": self.dropout_p is None or 0 <= self.dropout_p < 1,
+            f"weight {self.weight} is impossible; it must be above 0.": self.weight > 0,
+            f"learning_rate {self.learning_rate} is impossible; it must be above 0.": self.learning_rate is None
+            or self.learning_rate > 0,
+            f"train_size {self.train_size} is not a size; use a number of examples such as 1000, or a percentage such "
+            "as 10%.": self.train_size is None or _SIZE.fullmatch(self.train_size),
+        }
+        return [text for text, holds in checks.items() if not holds]
 
 
 def _choice(key: str, value: str, supported: Iterable[str]) -> list[str]:

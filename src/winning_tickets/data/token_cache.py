@@ -216,7 +216,7 @@ def list_entries() -> list[dict[str, Any]]:
 
 
 def clean(older_than_days: float | None = None) -> int:
-    """Remove entries not used for this many days (None: all) and leftovers of interrupted runs; return the bytes freed."""
+    """Remove entries not used for so many days (None: all) and leftovers of killed runs; return the bytes freed."""
     now = time.time()
     freed = 0
     for path in _folders(hidden=False):
