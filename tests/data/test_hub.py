@@ -151,7 +151,7 @@ def test_hub_copy_and_release_are_the_same_data(tmp_path: Path, monkeypatch: pyt
             r"line 1 lacks the columns sentence2: found gold_label, sentence1, expected sent",
         ),
         ('{"gold_label": "both", "sentence1": "a", "sentence2": "b"}', "line 1: label 'both' is not a label of snli"),
-        ('{"gold_label": "-", "sentence1": "a", "sentence2": "b"}', "train.jsonl holds no labelled row"),
+        ('{"gold_label": "-", "sentence1": "a", "sentence2": "b"}', "train.jsonl holds no labeled row"),
     ],
 )
 def test_damaged_releases(tmp_path: Path, line: str, message: str) -> None:
@@ -189,7 +189,7 @@ def test_damaged_copies(tmp_path: Path) -> None:
         {
             (("a", "b", 1), ("a", None, 1)): r"split 'train', row 1: column 'hypothesis' must be a text, found None",
             (("a", "b", 3),): "row 0: label 3 is not a label of snli; allowed: .*contradiction, or 0 to 2",
-            (("a", "b", -1),): r"plain_text, split 'train' holds no labelled row",
+            (("a", "b", -1),): r"plain_text, split 'train' holds no labeled row",
         }.items()
     ):
         other = snli(tmp_path / f"copy-{index}")

@@ -227,7 +227,7 @@ def test_unlabelled_rows_are_left_out(glue: Path) -> None:
     (glue / "SST-2" / "dev.tsv").write_text("sentence\tlabel\nsee\t-1\nkept\t1\n", encoding="utf-8")
     assert load_task("sst2", glue).validation["validation"] == Split((["kept"],), [1])
     (glue / "SST-2" / "dev.tsv").write_text("sentence\tlabel\nsee\t-1\n", encoding="utf-8")
-    with pytest.raises(ContentError, match=r"dev\.tsv holds no labelled row"):
+    with pytest.raises(ContentError, match=r"dev\.tsv holds no labeled row"):
         load_task("sst2", glue)
     (glue / "SST-2" / "dev.tsv").write_text("", encoding="utf-8")
     with pytest.raises(ContentError, match=r"dev\.tsv is empty"):

@@ -39,14 +39,7 @@ class Lines(Protocol):
 
 @dataclass(frozen=True)
 class CorpusText:
-    """Text of one split.
-
-    Attributes:
-        name: the corpus as the user named it.
-        split: `train` or `validation`.
-        lines: non-blank lines or passages, as they are.
-        fingerprint: xxh3-128 of the lines.
-    """
+    """Non-blank lines of one split (`train` or `validation`), and their xxh3-128."""
 
     name: str
     split: str
@@ -113,7 +106,7 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
 
 
 def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
-    from winning_tickets.data.hub import find_files, load_files, load_hub
+    from winning_tickets.data.hub import find_files, load_parquet, load_hub
 
     name, config = HUB_CORPORA[spec]
     if data_dir is None:
@@ -126,7 +119,7 @@ def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[
                 f"{data_dir} has no {config}/{split}-*.parquet for the corpus {spec}; --data-dir takes a copy of the "
                 f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR)."
             )
-        found = load_files(files)
+        found = load_parquet(files)
     if split not in found or "text" not in found[split].column_names:
         raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
     rows = found[split].select_columns("text")

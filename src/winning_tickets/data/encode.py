@@ -67,13 +67,7 @@ class EncodedSplit(Dataset[Item]):
 
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenize a split.
-
-    Args:
-        split: texts, one or two columns, and labels.
-        tokenizer: of the model.
-        max_length: tokens an example is cut to, special tokens included; of pairs the longer text is cut first.
-    """
+    """Tokenize a split, cut to `max_length` tokens, special ones included; of pairs the longer text is cut first."""
     found = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False) if len(split) else {}
     columns = {name: list(values) for name, values in found.items()}
     if split.soft is not None:
@@ -91,10 +85,7 @@ def require_offsets(tokenizer: Any) -> None:
 
 
 def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
-    """Return a collator that pads on the right, to `length` or to the longest item.
-
-    Labels become int64 or float32; soft labels float32.
-    """
+    """Return a collator that pads on the right, to `length` or to the longest item."""
     padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
 
     def pad(items: list[Item]) -> Batch:
@@ -116,10 +107,7 @@ def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]],
 def train_subset(split: Split, size: str | None, seed: int) -> Split:
     """Return the first examples of a seeded permutation; smaller subsets are inside larger ones of the same seed.
 
-    Args:
-        split: all examples.
-        size: `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
-        seed: of the permutation.
+    `size` is `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
     """
     if size is None:
         return split

@@ -51,14 +51,14 @@ def build_split(
     """
     wanted = (*columns, label_column)
     texts: tuple[list[Any], ...] = tuple([] for _ in columns)
-    labels, soft, unlabelled = [], [], 0
+    labels, soft, unlabeled = [], [], 0
     for where, row in rows:
         if not all(name in row for name in wanted):
             check_columns(row, wanted, where)
         # A row without a label is left out; its texts are not looked at.
         label = read_label(row[label_column], where)
         if label is None:
-            unlabelled += 1
+            unlabeled += 1
             continue
         for name, column in zip(columns, texts, strict=True):
             if not _IS_TEXT[texts_are](row[name]):
@@ -77,8 +77,8 @@ def build_split(
             if len(soft) not in (0, len(labels)):
                 raise ContentError(f"{where}: some rows have soft labels and others have none; all or none must.")
     if not labels:
-        raise ContentError(f"{source} {'holds no labelled row' if unlabelled else 'is empty: it holds no example'}.")
-    return Split(texts, labels, soft or None), unlabelled
+        raise ContentError(f"{source} {'holds no labeled row' if unlabeled else 'is empty: it holds no example'}.")
+    return Split(texts, labels, soft or None), unlabeled
 
 
 def _is_words(found: Any) -> bool:
@@ -112,13 +112,7 @@ def read_score(found: Any, where: str) -> float:
 
 
 def class_reader(names: Sequence[str], owner: str, numbers: Sequence[str] = ()) -> LabelReader:
-    """Return a reader of classes by name or, with `numbers`, by their place in these names.
-
-    Args:
-        names: the classes; a label is an index into them.
-        owner: what has these classes, for messages.
-        numbers: all names in the order of their numbers; some may be no class.
-    """
+    """Return a reader of classes by name or by index into `numbers`, which may have names that are no classes."""
     places = {name: index for index, name in enumerate(names)}
     allowed = ", ".join(names)
     if numbers and list(numbers) != [str(index) for index in range(len(numbers))]:

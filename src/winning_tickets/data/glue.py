@@ -62,7 +62,7 @@ LAYOUTS: dict[str, Layout] = {
 }
 
 
-def described(task: Task) -> str:
+def describe_release(task: Task) -> str:
     """Describe a local release of a task in words."""
     layout = LAYOUTS.get(task.name)
     if layout is None:
@@ -72,7 +72,7 @@ def described(task: Task) -> str:
     return f"the official release (a folder with {layout.files['train']} in it)"
 
 
-def read_folder(task: Task, data_dir: Path) -> TaskData:
+def read_release(task: Task, data_dir: Path) -> TaskData:
     """Read a task from a GLUE download, from its own release, or from its folder in one of them."""
     layout = LAYOUTS[task.name]
     names = {split: layout.files[split] for split in ("train", *task.validation_splits)}
@@ -87,14 +87,14 @@ def read_folder(task: Task, data_dir: Path) -> TaskData:
     if missing := [name for name in names.values() if not (folder / name).is_file()]:
         found = ", ".join(path.name for path in sorted(folder.iterdir())) or "nothing"
         raise UsageError(f"{folder} lacks {' and '.join(missing)} of the task {task.name}; found {found}.")
-    splits, unlabelled = {}, {}
+    splits, unlabeled = {}, {}
     for split, name in names.items():
         path = folder / name
         rows = jsonl_rows(path) if path.suffix == ".jsonl" else tsv_rows(path, layout.header)
-        splits[split], unlabelled[split] = build_split(
+        splits[split], unlabeled[split] = build_split(
             str(path), rows, layout.texts, layout.label, known_label_reader(task), "any"
         )
-    return TaskData.of(task, splits.pop("train"), splits, "folder", unlabelled)
+    return TaskData.of(task, splits.pop("train"), splits, "folder", unlabeled)
 
 
 def folders_of(task: Task, data_dir: Path, file: str) -> list[Path]:

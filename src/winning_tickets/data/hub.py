@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.examples import build_split, check_answers, check_columns, known_label_reader
-from winning_tickets.data.glue import described
+from winning_tickets.data.glue import describe_release
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -23,7 +23,7 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
     Args:
         name: hub id, or a local folder in one of the formats that `datasets` reads.
         config: configuration of the data set.
-        what: what it is for, in messages.
+        what: its use, for messages.
         instead: what else the user can do without a network, a whole sentence.
     """
     import datasets
@@ -55,7 +55,7 @@ def find_files(data_dir: Path, config: str | None, splits: Iterable[str]) -> Fil
     return {}
 
 
-def load_files(files: Files) -> Any:
+def load_parquet(files: Files) -> Any:
     """Load the splits of a local copy from the files that `find_files` found."""
     import datasets
 
@@ -78,19 +78,19 @@ def find_parquet(task: Task, data_dir: Path) -> Files:
 
 def read_parquet(task: Task, files: Files) -> TaskData:
     """Read a task from the files that `find_parquet` found."""
-    return _read(task, load_files(files), str(Path(files["train"][0]).parent), "folder")
+    return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder")
 
 
 def read_hub(task: Task) -> TaskData:
     """Read a task from the hub."""
     if task.hub is None:
         raise UsageError(f"The task {task.name} is not on the Hugging Face hub.")
-    found = load_hub(*task.hub, f"the task {task.name}", f"--data-dir takes {described(task)} too.")
+    found = load_hub(*task.hub, f"the task {task.name}", f"--data-dir takes {describe_release(task)} too.")
     return _read(task, found, f"The data set {task.hub[0]}", "hub")
 
 
 def _read(task: Task, found: Mapping[str, Any], source: str, kind: Any) -> TaskData:
-    splits, unlabelled = {}, {}
+    splits, unlabeled = {}, {}
     wanted = (*task.text_columns, task.label_column)
     for name in ("train", *task.validation_splits):
         if name not in found:
@@ -100,9 +100,9 @@ def _read(task: Task, found: Mapping[str, Any], source: str, kind: Any) -> TaskD
         # Whole columns: reading a data set row by row takes many times longer.
         cells = zip(*(list(found[name][column]) for column in wanted), strict=True)
         rows = ((f"{where}, row {i}", dict(zip(wanted, row, strict=True))) for i, row in enumerate(cells))
-        splits[name], unlabelled[name] = build_split(
+        splits[name], unlabeled[name] = build_split(
             where, rows, task.text_columns, task.label_column, known_label_reader(task), "any"
         )
     if task.kind == "span":
         check_answers(splits["train"], source)
-    return TaskData.of(task, splits.pop("train"), splits, kind, unlabelled)
+    return TaskData.of(task, splits.pop("train"), splits, kind, unlabeled)

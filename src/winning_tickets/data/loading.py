@@ -31,5 +31,5 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
     if files := hub.find_parquet(task, Path(data_dir)):
         return hub.read_parquet(task, files)
     if task.kind == "span":
-        return squad.read_folder(task, Path(data_dir))
-    return glue.read_folder(task, Path(data_dir))
+        return squad.read_squad(task, Path(data_dir))
+    return glue.read_release(task, Path(data_dir))

@@ -17,12 +17,7 @@ Array = np.ndarray[Any, Any]
 
 
 def compute(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
-    """Compute all metrics of a task on one split.
-
-    Args:
-        task: its metrics and classes.
-        predictions: class indices, or scores of a regression, `(examples,)`.
-        labels: the true ones, `(examples,)`.
+    """Compute all metrics of a task from class indices or scores and the true ones, both `(examples,)`.
 
     Returns:
         The metrics by name, accuracy and F1 in 0-1, correlations in -1 to 1; and whether the predictions are constant.

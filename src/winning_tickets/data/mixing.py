@@ -21,14 +21,7 @@ _LAST_POWER = 0.2  # of the sizes, in the last epoch of `annealed`
 
 
 class TaskBatches:
-    """Batches of a task's examples, every example once per epoch, in a new order each epoch.
-
-    Args:
-        examples: tokenized examples.
-        collate: pads a list of items.
-        batch_size: examples per batch; the last one of an epoch may have fewer.
-        seed: of the orders.
-    """
+    """Batches of a task's examples: every example once per epoch, in a new order each epoch."""
 
     def __init__(
         self, examples: EncodedSplit, collate: Callable[[list[Item]], Batch], batch_size: int, seed: int

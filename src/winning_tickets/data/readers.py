@@ -76,10 +76,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
 def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
     """Yield the rows of a TSV file, in which quotes are ordinary characters.
 
-    Args:
-        path: the file.
-        header: its columns; None reads them from the first line.
-        extra: one more column that the file may have; its first row decides.
+    `header` names the columns where the first line does not; `extra` is one more column that the file may have, which
+    the first row decides.
     """
     lines = enumerate(read_lines(path), start=1)
     return _table(path, ((number, line.split("\t")) for number, line in lines), header, extra)
@@ -179,5 +177,4 @@ class RunningFingerprint:
         self._state.update(content)
 
     def hexdigest(self) -> str:
-        """Return 32 hex digits."""
         return str(self._state.hexdigest())

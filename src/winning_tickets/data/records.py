@@ -28,23 +28,14 @@ class Task:
     """A task; its numbers are those of TAMT (Table 1) where the paper lists it.
 
     Attributes:
-        name: name on the command line.
-        text_columns: one or two columns, as named on the hub.
         labels: names of the classes in the hub's order; empty for regression and spans.
         metrics: from `METRICS_OF` its kind; the first one is primary.
-        kind: what is predicted.
-        label_column: the column of the label.
         hub: data set and configuration on the Hugging Face hub.
         folder: name of its folder in a GLUE download, or in its own release.
-        validation_splits: names of the splits it is evaluated on.
         learning_rate: peak rate of AdamW.
-        batch_size: examples per step.
         max_length: tokens an example is cut to.
-        epochs: passes over the training set.
         eval_steps: steps between evaluations.
         doc_stride: for spans: tokens from the start of one window over a long text to that of the next.
-        citation: reference.
-        licence: terms of the data, in a few words.
         head_dropout: dropout before the head; None leaves it as the model has it.
         train_size: `N` examples or `P%` of the training set; None means all.
         soft_loss: distance from soft labels, where training examples have some.
@@ -79,17 +70,12 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the label is a number and not a class."""
+        """True where the label is a number and not a class."""
         return self.kind == "regression"
 
 
 class Answers(NamedTuple):
-    """The answers to a question; the first one is trained on, all of them count as right.
-
-    Attributes:
-        texts: pieces of the context; empty for a new question.
-        starts: their first characters in the context.
-    """
+    """The answers to a question, pieces of the context, and their first characters; the first answer is trained on."""
 
     texts: tuple[str, ...] = ()
     starts: tuple[int, ...] = ()
@@ -124,11 +110,7 @@ class TaskData:
     """A task and its examples.
 
     Attributes:
-        task: its record.
-        train: training examples.
-        validation: examples to evaluate on, by name of the split.
         fingerprint: xxh3-128 of all texts and labels; the same data from hub and folder have the same one.
-        source: where the examples came from.
         unlabelled: number of rows that were left out because they have no label, by name of the split.
     """
 

@@ -1,4 +1,8 @@
-"""Cut a tokenized corpus into the token spans of batch i: `packed:L`, `lines`, `mixed` or `sections:L`."""
+"""Cut a tokenized corpus into the token spans of batch i: `packed:L`, `lines`, `mixed` or `sections:L`.
+
+`content` is the number of tokens of a segment without special tokens, `special` the number of these, `rows` the number
+of segments per batch.
+"""
 
 from __future__ import annotations
 
@@ -22,13 +26,7 @@ _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
 @dataclass(frozen=True)
 class Segments:
-    """A parsed `--segments`.
-
-    Attributes:
-        form: `packed`, `lines`, `mixed` or `sections`.
-        shortest: fewest tokens of a segment, special tokens included.
-        longest: most tokens of one.
-    """
+    """A parsed `--segments`: its form, and fewest and most tokens of a segment, special tokens included."""
 
     form: Literal["packed", "lines", "mixed", "sections"]
     shortest: int
@@ -54,11 +52,10 @@ def generator(seed: int, *purpose: int) -> np.random.Generator:
 
 
 class Cut(Protocol):
-    """A way to cut a corpus into batches."""
+    """A way to cut a corpus; `epoch_batches` includes a smaller last batch, and is None where segments are drawn."""
 
     @property
-    def epoch_batches(self) -> int | None:
-        """Batches of one epoch, a smaller last one included; None where segments are drawn."""
+    def epoch_batches(self) -> int | None: ...
 
     def spans(self, index: int) -> Spans:
         """Return the token spans of batch `index`."""
@@ -72,13 +69,7 @@ def too_short(found: int, needed: int, form: str) -> ContentError:
 
 
 class Rotation:
-    """The segments of each batch: in training each one once per epoch, in seeded order; else once, in their order.
-
-    Args:
-        count: number of segments.
-        rows: segments per batch.
-        seed: None keeps the order of the corpus, and the last batch may be smaller.
-    """
+    """Segment indices of each batch: with a seed each one once per epoch in seeded order, else all in order."""
 
     def __init__(self, count: int, rows: int, seed: int | None) -> None:
         self._count, self._rows, self._seed = count, rows, seed
@@ -101,15 +92,7 @@ class Rotation:
 
 
 class Packed:
-    """Blocks of equal length over all lines; the tail is dropped.
-
-    Args:
-        stream: the corpus.
-        content: tokens of a block, without special tokens.
-        rows: blocks per batch.
-        seed: as for `Rotation`.
-        max_blocks: only the first ones.
-    """
+    """Blocks of equal length over all lines; the tail is dropped."""
 
     def __init__(
         self, stream: TokenStream, content: int, rows: int, seed: int | None, max_blocks: int | None = None
@@ -124,7 +107,6 @@ class Packed:
         self.epoch_batches = self._rotation.epoch_batches
 
     def spans(self, index: int) -> Spans:
-        """Return the blocks of batch `index`."""
         starts = self._rotation.batch(index) * self._content
         return np.stack([starts, starts + self._content], axis=1)
 
@@ -132,15 +114,8 @@ class Packed:
 class Lines:
     """One line per segment, cut at the end; lines of similar length share a batch.
 
-    In training the batches come in seeded order, and lines of equal length change places between epochs.
-
-    Args:
-        stream: the corpus.
-        content: most tokens of a line, without special tokens.
-        special: special tokens that are added to each line.
-        batch_tokens: padded tokens per batch, at most.
-        seed: None keeps one fixed order.
-        max_tokens: only the first lines, up to this number of tokens, special tokens included.
+    With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
+    counts special tokens and takes the first lines only.
     """
 
     def __init__(
@@ -166,7 +141,6 @@ class Lines:
         self._epochs: dict[int, tuple[Array, Array]] = {}
 
     def spans(self, index: int) -> Spans:
-        """Return the lines of batch `index`, of similar length."""
         epoch, within = divmod(index, self.epoch_batches)
         lines, batches = self._order(epoch)
         which = int(batches[within])
@@ -197,14 +171,6 @@ class Mixed:
 
     Sentence tasks have short segments; a ticket searched on long blocks alone can get worse on them. Segments stay
     inside a line wherever enough sentences of the corpus leave room for that.
-
-    Args:
-        stream: the corpus.
-        segments: the range of lengths.
-        special: special tokens that are added to each segment.
-        batch_tokens: tokens per batch.
-        seed: of lengths and places.
-        sentence_ends: ids of the tokens that end a sentence.
     """
 
     epoch_batches: int | None = None
@@ -236,7 +202,6 @@ class Mixed:
         return min(high, int(low * ((high + 1) / low) ** drawn))
 
     def spans(self, index: int) -> Spans:
-        """Return rows of one length, so that nothing is padded."""
         length = self.length(index)
         rows, content = self._batch_tokens // length, length - self._special
         random = generator(self._seed, _ORDER, index)
@@ -265,16 +230,8 @@ _PACK = 4  # a random stream of its own
 class Sections:
     """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch.
 
-    Args:
-        stream: the corpus, one paragraph per line.
-        content: most tokens of a sequence, without the three special tokens of a pair.
-        special: number of special tokens of a pair.
-        rows: sequences per batch.
-        seed: of the packing, and of the order in training.
-        shuffle: training: each sequence once per epoch in seeded order; else in the order of the corpus.
-        heading_ids: ids of the token that starts a heading.
-        short_probability: share of sections for whose sequences a random length is drawn.
-        max_tokens: only the first sequences, up to this number of tokens, special tokens included.
+    A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is the
+    share of sections for whose sequences a random length is drawn; `max_tokens` takes the first sequences only.
     """
 
     def __init__(

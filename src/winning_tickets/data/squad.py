@@ -31,7 +31,7 @@ _SHAPE = "articles in 'data', their 'paragraphs', each with a 'context' and ques
 _PUNCTUATION = frozenset(string.punctuation)
 
 
-def read_folder(task: Task, data_dir: Path) -> TaskData:
+def read_squad(task: Task, data_dir: Path) -> TaskData:
     """Read the official files, `train-v1.1.json` and `dev-v1.1.json`, of a folder or of `squad/` in it."""
     if not data_dir.is_dir():
         raise UsageError(
@@ -115,18 +115,12 @@ def _get(row: Any, name: str, kind: type, where: str) -> Any:
 
 
 def encode_windows(split: Split, tokenizer: Any, max_length: int, doc_stride: int) -> EncodedSplit:
-    """Tokenize each question with all windows over its context, question first.
+    """Tokenize each question with all windows of `max_length` tokens over its context, question first.
 
     Questions are cut to `MAX_QUESTION_TOKENS`, and to half of the room where that is less. Windows begin `doc_stride`
     tokens after each other (Devlin et al. 2019), or adjoin where they are shorter than that; so every token of the
     context is in one of them. Labels are the tokens at which the first answer begins and ends, and (0, 0), which is
     [CLS], where it is not wholly inside the window.
-
-    Args:
-        split: questions and contexts, and their `Answers`.
-        tokenizer: a fast tokenizer.
-        max_length: tokens of a window, question and special tokens included.
-        doc_stride: tokens from the start of one window to that of the next.
     """
     require_offsets(tokenizer)
     columns: dict[str, list[Any]] = {}
@@ -185,13 +179,7 @@ def _label(offsets: Array, answers: Answers) -> tuple[int, int]:
 
 
 class Answer(NamedTuple):
-    """A predicted answer.
-
-    Attributes:
-        text: a piece of the context; empty where no span is possible.
-        start: its first character in the context; None for an empty answer.
-        score: logit of its start plus logit of its end; None for an empty answer.
-    """
+    """A predicted answer, its first character in the context and its sum of logits; empty without a span."""
 
     text: str
     start: int | None
@@ -199,13 +187,7 @@ class Answer(NamedTuple):
 
 
 def best_answers(outputs: Sequence[Array], encoded: EncodedSplit, contexts: Sequence[str]) -> list[Answer]:
-    """Return the best answer to each question: the span with the highest sum of logits in any of its windows.
-
-    Args:
-        outputs: for each window the logits `(tokens, 2)` of start and end.
-        encoded: the windows.
-        contexts: the texts, one per question.
-    """
+    """Return for each question the span with the highest sum of logits `(tokens, 2)` in any of its windows."""
     assert encoded.owners is not None
     assert encoded.places is not None
     best: dict[int, tuple[float, int, int]] = {}
@@ -227,14 +209,10 @@ def best_answers(outputs: Sequence[Array], encoded: EncodedSplit, contexts: Sequ
 
 
 def best_span(logits: Array, allowed: Array) -> tuple[float, int, int] | None:
-    """Return score, first and last token of the span of one window with the highest sum of logits.
+    """Return score, first and last token of the span of one window with the highest sum of logits `(tokens, 2)`.
 
     Among equal ones the one whose start, then end, ranks first is taken; None where no span of at most
-    `MAX_ANSWER_TOKENS` joins the `N_BEST` starts and ends.
-
-    Args:
-        logits: `(tokens, 2)` of start and end.
-        allowed: `(tokens,)`, true for tokens of the context.
+    `MAX_ANSWER_TOKENS` joins the `N_BEST` starts and ends. `allowed` is true for tokens of the context.
     """
     inside = np.flatnonzero(allowed)
     values = logits.astype(np.float64)
@@ -262,12 +240,7 @@ def token_f1(prediction: str, truth: str) -> float:
 
 
 def squad_metrics(predictions: Sequence[str], truths: Sequence[Sequence[str]]) -> dict[str, Any]:
-    """Compute `f1` and `exact_match` as fractions: for each question the best over its true answers, then the mean.
-
-    Args:
-        predictions: one answer per question.
-        truths: one or more true answers to each.
-    """
+    """Compute `f1` and `exact_match` as fractions: for each question the best over its true answers, then the mean."""
     pairs = list(zip(predictions, truths, strict=True))
     exact = [
         max(float(normalize_answer(found) == normalize_answer(truth)) for truth in right) for found, right in pairs

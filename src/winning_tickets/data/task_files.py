@@ -59,27 +59,7 @@ _SIZE = re.compile(r"\d+|\d+(\.\d+)?%")
 
 
 class TaskDefinition(Settings):
-    """One task of a task file.
-
-    Attributes:
-        name: key of the task in the file.
-        task_type: a key of `TASK_TYPES`.
-        data_format: a name of `DATA_FORMATS`; tasks on words and spans have one only.
-        n_class: number of classes; 1 for scores.
-        labels: names of the classes, in order; without them labels are numbers from 0.
-        metric_meta: keys of `METRIC_NAMES`; the first one is primary.
-        loss: a name of `LOSSES`; each kind has one loss.
-        kd_loss: a key of `DISTANCES`: distance from the soft labels, where the training data have some.
-        adv_loss: a key of `DISTANCES`: distance from the outputs of the unchanged text, in SMART.
-        dropout_p: dropout before the head.
-        split_names: names of the splits, which are part of the files' names.
-        soft_labels: whether soft labels are probabilities or logits.
-        data: a folder, or a file for each split; relative to the task file.
-        train_size: `N` examples or `P%` of the training set.
-        weight: weight of its loss, among several tasks.
-        ticket: its ticket, in tickets sharing.
-        learning_rate: peak rate when it is fine-tuned alone.
-    """
+    """One task of a task file; docs/how_to/task_files.md describes the keys."""
 
     name: str
     task_type: str
@@ -111,13 +91,13 @@ class TaskDefinition(Settings):
 
     @property
     def validation_splits(self) -> dict[str, str]:
-        """Our name and the file's name of each validation split: `dev` is our `validation`."""
+        """Names of the validation splits, and their names in the file: `validation` for `dev`."""
         found = [name for name in self.split_names if "dev" in name.lower()]
         words = {name: re.sub("dev", "", name, flags=re.IGNORECASE).strip("_-.") for name in found}
         return {f"validation_{word}" if word else "validation": name for name, word in words.items()}
 
     def problems(self) -> list[str]:
-        """List what is impossible or not supported, a line each."""
+        """List impossible or unsupported values, one line each."""
         found = _choice("task_type", self.task_type, TASK_TYPES)
         if not _NAME.fullmatch(self.name):
             found.append(f"the name {self.name!r} may hold letters, digits, dots, dashes and underscores only.")

@@ -38,8 +38,6 @@ class TokenStream:
     Attributes:
         tokens: ids, uint16 or uint32, memory-mapped, `(n_tokens,)`.
         offsets: line i is `tokens[offsets[i]:offsets[i + 1]]`; int64, memory-mapped, `(n_lines + 1,)`.
-        path: the cache entry.
-        key: its name.
     """
 
     tokens: np.ndarray[Any, Any]
@@ -49,12 +47,10 @@ class TokenStream:
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens."""
         return len(self.tokens)
 
     @property
     def n_lines(self) -> int:
-        """Number of lines."""
         return len(self.offsets) - 1
 
 

@@ -19,12 +19,9 @@ Entity = tuple[int, int, str]
 
 
 def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenize sentences of words, joined by spaces; the first token of each word carries its label.
+    """Tokenize sentences of words, joined by spaces and cut to `max_length` tokens.
 
-    Args:
-        split: lists of words and of class indices.
-        tokenizer: a fast tokenizer.
-        max_length: tokens a sentence is cut to, special tokens included.
+    The first token of each word has its label.
     """
     require_offsets(tokenizer)
     texts = [" ".join(words) for words in split.texts[0]]
@@ -44,7 +41,7 @@ def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
 
 
 def first_tokens(words: Sequence[str], offsets: Array, special: Array) -> Array:
-    """Return the position of each word's first token, or `CUT_OFF`.
+    """Return the position of the first token of each word, or `CUT_OFF`.
 
     Args:
         words: as they were joined by spaces.
@@ -98,12 +95,7 @@ def entities(labels: Sequence[str]) -> set[Entity]:
 def word_metrics(
     task: Task, predictions: Sequence[Array], labels: Sequence[Sequence[int]]
 ) -> tuple[dict[str, float], bool]:
-    """Compute the metrics over all words, or over all entities.
-
-    Args:
-        task: its metrics and labels.
-        predictions: one class per word, `CUT_OFF` for words that the model did not see.
-        labels: the true classes.
+    """Compute the metrics over all words, or over all entities, from one class per word (`CUT_OFF` if not seen).
 
     Returns:
         The metrics by name, and whether all words got the same class.

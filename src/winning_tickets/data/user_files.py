@@ -210,7 +210,7 @@ def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReade
 
 
 def _are_fractional(labels: list[Any]) -> bool:
-    """Whether all labels are numbers and one of them has a fractional part."""
+    """Check that all labels are numbers and that one of them has a fractional part."""
     values = [as_number(text) for text in labels]
     return all(value is not None for value in values) and any(value % 1 for value in values if value is not None)
 
