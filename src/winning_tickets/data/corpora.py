@@ -106,7 +106,7 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
 
 
 def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
-    from winning_tickets.data.hub import find_files, load_parquet, load_hub
+    from winning_tickets.data.hub import find_files, load_hub, load_parquet
 
     name, config = HUB_CORPORA[spec]
     if data_dir is None:
