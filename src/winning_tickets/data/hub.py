@@ -70,15 +70,10 @@ def load_parquet(files: Files) -> Any:
         ) from error
 
 
-def find_parquet(task: Task, data_dir: Path) -> Files:
-    """Find the Parquet files of a task in a local copy of its repository; empty where it is something else."""
-    config = task.hub[1] if task.hub else None
-    return find_files(data_dir, config, ("train", *task.validation_splits))
-
-
-def read_parquet(task: Task, files: Files) -> TaskData:
-    """Read a task from the files that `find_parquet` found."""
-    return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder")
+def read_copy(task: Task, data_dir: Path) -> TaskData | None:
+    """Read a task from a local copy of its repository; None where the folder is something else."""
+    files = find_files(data_dir, task.hub[1] if task.hub else None, ("train", *task.validation_splits))
+    return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder") if files else None
 
 
 def read_hub(task: Task) -> TaskData:

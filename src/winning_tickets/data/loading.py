@@ -28,8 +28,8 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
 
     if data_dir is None:
         return hub.read_hub(task)
-    if files := hub.find_parquet(task, Path(data_dir)):
-        return hub.read_parquet(task, files)
+    if (copy := hub.read_copy(task, Path(data_dir))) is not None:
+        return copy
     if task.kind == "span":
         return squad.read_squad(task, Path(data_dir))
     return glue.read_release(task, Path(data_dir))

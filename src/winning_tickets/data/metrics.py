@@ -27,53 +27,33 @@ def compute(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, fl
         raise ValueError(f"Predictions {predictions.shape} and labels {labels.shape} must be two equally long vectors.")
     if not np.isfinite(predictions).all():
         raise TrainingError("The model predicts values that are not finite; lower --learning-rate.")
-    values = {name: _METRICS[name](predictions, labels, len(task.labels)) for name in task.metrics}
+    values = {name: _score(name, predictions, labels, len(task.labels)) for name in task.metrics}
     return values, bool(np.ptp(predictions) == 0)
 
 
-def _accuracy(predictions: Array, labels: Array, classes: int) -> float:
-    return float(np.mean(predictions == labels))
+def _score(name: str, predictions: Array, labels: Array, classes: int) -> float:
+    if name == "accuracy":
+        return float(np.mean(predictions == labels))
+    if name == "f1":
+        from sklearn.metrics import f1_score
 
+        # F1 of class 1 for two classes (as GLUE has it), the mean over the classes for more.
+        if classes <= 2:
+            return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+        return float(f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0.0))
+    # Correlations are undefined where one side is constant.
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    if name == "matthews":
+        from sklearn.metrics import matthews_corrcoef
 
-def _f1(predictions: Array, labels: Array, classes: int) -> float:
-    """Compute the F1 of class 1 for two classes (as GLUE has it), the mean over the classes for more."""
-    from sklearn.metrics import f1_score
+        return float(matthews_corrcoef(labels, predictions))
+    from scipy.stats import pearsonr, spearmanr
 
-    if classes <= 2:
-        return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
-    return float(f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0.0))
-
-
-def _matthews(predictions: Array, labels: Array, classes: int) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return 0.0 if _undefined(predictions, labels) else float(matthews_corrcoef(labels, predictions))
-
-
-def _pearson(predictions: Array, labels: Array, classes: int) -> float:
-    from scipy.stats import pearsonr
-
+    if name == "spearman":
+        return float(spearmanr(predictions, labels).statistic)
     # In float64: float32 predictions that hardly vary would look constant to the correlation.
-    return 0.0 if _undefined(predictions, labels) else float(pearsonr(predictions.astype(np.float64), labels).statistic)
-
-
-def _spearman(predictions: Array, labels: Array, classes: int) -> float:
-    from scipy.stats import spearmanr
-
-    return 0.0 if _undefined(predictions, labels) else float(spearmanr(predictions, labels).statistic)
-
-
-def _undefined(predictions: Array, labels: Array) -> bool:
-    return bool(np.ptp(predictions) == 0 or np.ptp(labels) == 0)
-
-
-_METRICS: dict[str, Callable[[Array, Array, int], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
-}
+    return float(pearsonr(predictions.astype(np.float64), labels).statistic)
 
 
 def _suffixes(task: Task) -> dict[str, str]:

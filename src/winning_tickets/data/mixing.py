@@ -77,15 +77,12 @@ class MixedBatches(Dataset[dict[str, Batch]]):
     ) -> None:
         self._sources, self._length = dict(sources), n_steps
         sizes = {name: sizes[name] for name in self._sources}
-        names, counts = list(sizes), list(sizes.values())
-        self._plan: list[list[tuple[str, int]]] | None = None  # each step has batch `index` of every source
+        names = list(sizes)
+        self._plan: list[list[tuple[str, int]]] | None = None  # `sum` needs none
         if mixing == "round-robin":
             self._plan = [[(names[step % len(names)], step // len(names))] for step in range(n_steps)]
-        elif mixing == "ratio":
-            place, drawn = _main_and_others(sizes, main, ratio)
-            self._plan = _in_turns(names, _around(place, counts, drawn), n_steps, seed)
         elif mixing != "sum":
-            self._plan = _in_turns(names, _all_of(counts, n_steps, mixing == "annealed"), n_steps, seed)
+            self._plan = _plan(sizes, mixing, n_steps, seed, main, ratio)
 
     def __len__(self) -> int:
         return self._length
@@ -124,22 +121,6 @@ def _main_and_others(sizes: Mapping[str, int], main: str | None, ratio: float | 
     return list(sizes).index(main), min(math.floor(Fraction(str(ratio)) * own), sum(sizes.values()) - own)
 
 
-_Turns = Callable[[int, np.random.Generator], np.ndarray[Any, Any]]
-"""The source of each step of an epoch, given its number and random numbers of its own."""
-
-
-def _all_of(sizes: list[int], n_steps: int, annealed: bool) -> _Turns:
-    """Return epochs of `sum(sizes)` steps with as many turns per source as it has batches, or (annealed) its share."""
-    epochs = -(-n_steps // sum(sizes))
-
-    def turns(epoch: int, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        power = 1 - (1 - _LAST_POWER) * epoch / max(1, epochs - 1) if annealed else 1
-        counts = sizes if power == 1 else _shares(sizes, power)
-        return generator.permutation(np.repeat(np.arange(len(sizes)), counts))
-
-    return turns
-
-
 def _shares(sizes: list[int], power: float) -> list[int]:
     """Divide `sum(sizes)` turns in proportion to size ** power; largest remainders first."""
     weights = [size**power for size in sizes]
@@ -151,24 +132,29 @@ def _shares(sizes: list[int], power: float) -> list[int]:
     return counts
 
 
-def _around(main: int, sizes: list[int], drawn: int) -> _Turns:
-    """Return epochs of all batches of the main source, and of some drawn from the others without replacement."""
-    everything = np.repeat(np.arange(len(sizes)), sizes)
-
-    def turns(epoch: int, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        others = generator.permutation(everything[everything != main])[:drawn]
-        return generator.permutation(np.concatenate([everything[everything == main], others]))
-
-    return turns
-
-
-def _in_turns(names: list[str], turns: _Turns, n_steps: int, seed: int) -> list[list[tuple[str, int]]]:
+def _plan(
+    sizes: Mapping[str, int], mixing: Mixing, n_steps: int, seed: int, main: str | None, ratio: float | None
+) -> list[list[tuple[str, int]]]:
     """Return the source of each step, and the number of batches that it has given before."""
+    names, counts = list(sizes), list(sizes.values())
+    everything = np.repeat(np.arange(len(counts)), counts)
+    place, drawn = _main_and_others(sizes, main, ratio) if mixing == "ratio" else (0, 0)
+    epochs = -(-n_steps // sum(counts))
     taken = [0] * len(names)
     plan: list[list[tuple[str, int]]] = []
     epoch = 0
     while len(plan) < n_steps:
-        for source in turns(epoch, np.random.default_rng([seed, _DRAW, epoch])).tolist()[: n_steps - len(plan)]:
+        random = np.random.default_rng([seed, _DRAW, epoch])
+        if mixing == "ratio":
+            # All batches of the main source, and some of the others, drawn without replacement.
+            others = random.permutation(everything[everything != place])[:drawn]
+            turns = random.permutation(np.concatenate([everything[everything == place], others]))
+        else:
+            # Each source as often as it has batches or, annealed, as its share says.
+            power = 1 - (1 - _LAST_POWER) * epoch / max(1, epochs - 1) if mixing == "annealed" else 1
+            shares = counts if power == 1 else _shares(counts, power)
+            turns = random.permutation(np.repeat(np.arange(len(counts)), shares))
+        for source in turns.tolist()[: n_steps - len(plan)]:
             plan.append([(names[source], taken[source])])
             taken[source] += 1
         epoch += 1
