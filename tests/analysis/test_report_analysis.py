@@ -12,9 +12,8 @@ import pytest
 from samples import sharing_samples
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.analysis.report import save
-from winning_tickets.analysis.report.analysis_figures import FIGURES, figure
-from winning_tickets.analysis.report.analysis_tables import TABLES, table
 from winning_tickets.analysis.report.figures import FORMATS
+from winning_tickets.analysis.report.save import REPORTS, figure, table
 from winning_tickets.runs.errors import UsageError
 
 BOOTSTRAP = {"resamples": 10, "seed": 0, "confidence": 0.95, "resampled": "cells"}
@@ -148,6 +147,12 @@ def drawn(kind):
     return figure(SAMPLES[kind])
 
 
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """Files take their figures from `drawn`; that each drawing gives the same bytes has a test of its own."""
+    monkeypatch.setattr(save, "figure", lambda result: drawn(result["kind"]))
+
+
 def words(kind):
     """The texts of a figure."""
     root = ET.fromstring(drawn(kind)["svg"])
@@ -155,7 +160,7 @@ def words(kind):
 
 
 def test_every_analysis_has_a_table_a_figure_and_a_sample():
-    assert ANALYSES.keys() == TABLES.keys() == FIGURES.keys() == SAMPLES.keys()
+    assert ANALYSES.keys() == REPORTS.keys() == SAMPLES.keys()
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
@@ -215,7 +220,7 @@ def test_what_the_tables_say():
         in text
     )
     assert "Mean gain +5.0, 95 % interval [+0.0, +10.0] (bootstrap over 2 cells); better in 1 of 2 cells" in text
-    assert "Seeds drawn within each task: [+1.0, +9.0]." in text
+    assert "With seeds resampled within each task: [+1.0, +9.0]." in text
     assert "the target keeps 85.7 % –, the baseline 78.6 % [70.0, 85.0]" in text  # noqa: RUF001
     assert "Left out because a group lacks them: cola seed 4 (dense)." in text
     text = table(SAMPLES["winning"]).text()
@@ -230,7 +235,7 @@ def test_what_the_tables_say():
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_an_analysis_as_files(tmp_path, kind):
+def test_an_analysis_as_files(tmp_path, quick_figures, kind):
     out = tmp_path / "new" / "out"
     files = save.save(SAMPLES[kind], out)
     expected = {"analysis.json", "table.csv", "figure.png", "figure.svg", "figure.pdf"}
@@ -244,6 +249,7 @@ def test_an_analysis_as_files(tmp_path, kind):
     expected |= further.get(kind, set())
     assert {file.name for file in files} == {file.name for file in out.iterdir()} == expected
     assert files[-1].name == "analysis.json"
+    assert {name: (out / f"figure.{name}").read_bytes() for name in FORMATS} == drawn(kind)
     assert json.loads(files[-1].read_text()) == json.loads(json.dumps(SAMPLES[kind]))
     before = {file.name: file.read_bytes() for file in files}
     assert save.save(SAMPLES[kind], out) == files
@@ -258,7 +264,7 @@ def test_the_csv_is_unrounded():
     assert lines[2]["search"] == second[1]["label"]
 
 
-def test_a_folder_is_never_overwritten_by_accident(tmp_path):
+def test_a_folder_is_never_overwritten_by_accident(tmp_path, quick_figures):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("keep")
