@@ -61,7 +61,7 @@ class Cut(Protocol):
         """Return the token spans of batch `index`."""
 
 
-def too_short(found: int, needed: int, form: str) -> ContentError:
+def _too_short(found: int, needed: int, form: str) -> ContentError:
     return ContentError(
         f"The corpus is shorter than one segment of {form}: found {found} tokens, needed {needed}. "
         "Use more text or shorter segments."
@@ -100,7 +100,7 @@ class Packed:
         self._content = content
         blocks = stream.n_tokens // content
         if blocks == 0:
-            raise too_short(stream.n_tokens, content, "packed")
+            raise _too_short(stream.n_tokens, content, "packed")
         if max_blocks is not None:
             blocks = min(blocks, max_blocks)
         self._rotation = Rotation(blocks, rows, seed)
@@ -186,7 +186,7 @@ class Mixed:
         sentence_ends: list[int],
     ) -> None:
         if stream.n_tokens < segments.longest - special:
-            raise too_short(stream.n_tokens, segments.longest - special, "mixed")
+            raise _too_short(stream.n_tokens, segments.longest - special, "mixed")
         self._segments, self._special, self._batch_tokens, self._seed = segments, special, batch_tokens, seed
         self._n_tokens = stream.n_tokens
         starts = _sentence_starts(stream, sentence_ends)
