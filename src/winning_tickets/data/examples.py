@@ -49,11 +49,12 @@ def build_split(
         texts_are: texts, texts that are not blank, or lists of words with one label per word.
         read_soft: turns the cells of the column `SOFT` into soft labels, which all rows must have or none.
     """
-    wanted = (*columns, label_column)
+    wanted, is_text = (*columns, label_column), _IS_TEXT[texts_are]
+    names = set(wanted)
     texts: tuple[list[Any], ...] = tuple([] for _ in columns)
     labels, soft, unlabeled = [], [], 0
     for where, row in rows:
-        if not all(name in row for name in wanted):
+        if not row.keys() >= names:
             check_columns(row, wanted, where)
         # A row without a label is left out; its texts are not looked at.
         label = read_label(row[label_column], where)
@@ -61,7 +62,7 @@ def build_split(
             unlabeled += 1
             continue
         for name, column in zip(columns, texts, strict=True):
-            if not _IS_TEXT[texts_are](row[name]):
+            if not is_text(row[name]):
                 kind = "a list of words" if texts_are == "words" else "a text"
                 raise ContentError(f"{where}: column {name!r} must be {kind}, found {shown(row[name])}.")
             column.append(row[name])

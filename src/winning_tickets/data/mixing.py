@@ -78,7 +78,7 @@ class MixedBatches(Dataset[dict[str, Batch]]):
         self._sources, self._length = dict(sources), n_steps
         sizes = {name: sizes[name] for name in self._sources}
         names = list(sizes)
-        self._plan: list[list[tuple[str, int]]] | None = None  # `sum` needs none
+        self._plan: list[list[tuple[str, int]]] | None = None  # None: step i has batch i of every source
         if mixing == "round-robin":
             self._plan = [[(names[step % len(names)], step // len(names))] for step in range(n_steps)]
         elif mixing != "sum":
