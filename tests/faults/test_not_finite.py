@@ -22,9 +22,8 @@ from winning_tickets.pruning.mask_optimizer import BertAdam
 from winning_tickets.pruning.search import search, search_all
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import TrainingError
-from winning_tickets.training.finite import MAX_SKIPPED, FiniteSteps, gradient_norm
 from winning_tickets.training.optimizers import MTDNNAdamax
-from winning_tickets.training.trainer import TicketTrainer
+from winning_tickets.training.trainer import MAX_SKIPPED, FiniteSteps, TicketTrainer, gradient_norm
 
 STOP, SKIP = Runtime(quiet=True), Runtime(quiet=True, non_finite="skip")
 BAD = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}

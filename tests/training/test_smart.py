@@ -13,7 +13,7 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives import smart as module
-from winning_tickets.training.objectives.smart import SmartObjective, normalise, project
+from winning_tickets.training.objectives.smart import SmartObjective, normalize, project
 from winning_tickets.training.objectives.task import DISTANCES, SoftLabelLoss, TaskObjective
 from winning_tickets.training.predict import encode_for
 
@@ -56,7 +56,7 @@ def test_gradients_have_norm_one_and_zeros_stay(norm, level):
     settings = Smart(norm=norm, level=level)
     gradient = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)) * 1e-6
     gradient[1] = 0
-    found = normalise(gradient, settings)
+    found = normalize(gradient, settings)
     assert torch.allclose(vector_norms(found, settings)[0], torch.tensor(1.0))
     assert not found[1].any()
     assert torch.equal(found.sign(), gradient.sign())

@@ -1,4 +1,4 @@
-"""One encoder under several heads, and what they learn together."""
+"""One encoder under several heads, and their joint objective."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ MixedBatch = Mapping[str, Mapping[str, Tensor]]
 
 
 class SharedEncoder(nn.Module):
-    """Hugging Face models that share one encoder.
+    """Hugging Face models, by name, that share one encoder; each can still be used and saved alone.
 
-    Args:
-        models: by name; all of one checkpoint. The encoder is that of the first one with a pooler, or else of the
-            first: heads that need none do without.
-
-    Attributes:
-        models: the models; each is an ordinary one and can be used and saved alone.
+    All come from one checkpoint. The encoder is that of the first model with a pooler, or else of the first model:
+    heads that need no pooler do without.
     """
 
     def __init__(self, models: Mapping[str, Any]) -> None:
@@ -43,16 +39,14 @@ class SharedEncoder(nn.Module):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        """The parameters outside the encoder, by name; a decoder that is tied to the embeddings is not among them."""
+        """The parameters outside the encoder, by name, without a decoder that is tied to the embeddings."""
         return outside_encoder(self)
 
 
 class JointObjective:
-    """The losses of several sources, each over its own head; a batch may hold some of them only.
+    """The losses of several sources, each with its own head; a batch may hold only some of them.
 
-    Args:
-        objectives: by source. Its loss is called like the source, a further part like `rte.soft_loss`.
-        weights: of each source.
+    The loss of a source is named like the source, a further part of it like `rte.soft_loss`.
     """
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
@@ -72,11 +66,11 @@ class JointObjective:
         return {keys[part]: value for part, value in values.items()}
 
     def counts(self, batch: MixedBatch) -> dict[str, Tensor]:
-        """What the sums of each source of the batch are divided by."""
+        """Count of each part of the loss, over the sources in the batch."""
         named = [self._named(name, self._objectives[name].counts(part)) for name, part in batch.items()]
         return {key: count for counts in named for key, count in counts.items()}
 
     def __call__(self, model: Any, batch: MixedBatch) -> dict[str, Tensor]:
-        """The sums of each source of the batch."""
+        """Sum of each part of the loss, over the sources in the batch."""
         named = [self._named(name, self._objectives[name](model.models[name], part)) for name, part in batch.items()]
         return {key: value for sums in named for key, value in sums.items()}
