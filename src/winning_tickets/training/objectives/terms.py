@@ -27,8 +27,8 @@ from winning_tickets.training.objectives.base import (
 
 _LEAST = torch.finfo(torch.float32).tiny
 
-# Below, states and attention maps are L tensors, `(batch, seq, hidden)` and `(batch, heads, query, key)`, of the student
-# and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count.
+# Below, states and attention maps are L tensors, `(batch, seq, hidden)` and `(batch, heads, query, key)`, of the
+# student and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count.
 
 
 def _mlm_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
