@@ -281,18 +281,16 @@ def join_parts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, mask in masks.items():
         part = split_name(name)
         found.setdefault(part.parameter, {})[part] = mask
-    return {parameter: _join(parameter, parts) for parameter, parts in found.items()}
-
-
-def _join(parameter: str, parts: Mapping[FusedSlice, Tensor]) -> Tensor:
-    counts, shapes = {part.count for part in parts}, {mask.shape for mask in parts.values()}
-    if len(counts) > 1 or len(shapes) > 1:
-        raise ContentError(
-            f"The masks of {parameter} do not fit together: found parts of {sorted(counts)} with shapes "
-            f"{sorted(map(tuple, shapes))}, expected parts of one number and shape."
-        )
-    (count,), (shape,) = counts, shapes
-    by_index = {part.index: mask for part, mask in parts.items()}
-    if count == 1:
-        return by_index[0]
-    return torch.cat([by_index.get(i, torch.ones(shape, dtype=torch.bool)) for i in range(count)])
+    joined = {}
+    for parameter, parts in found.items():
+        counts, shapes = {part.count for part in parts}, {mask.shape for mask in parts.values()}
+        if len(counts) > 1 or len(shapes) > 1:
+            raise ContentError(
+                f"The masks of {parameter} do not fit together: found parts of {sorted(counts)} with shapes "
+                f"{sorted(map(tuple, shapes))}, expected parts of one number and shape."
+            )
+        (count,), (shape,) = counts, shapes
+        slices = [parts.get(FusedSlice(parameter, i, count)) for i in range(count)]
+        kept = [torch.ones(shape, dtype=torch.bool) if mask is None else mask for mask in slices]
+        joined[parameter] = torch.cat(kept) if count > 1 else kept[0]
+    return joined

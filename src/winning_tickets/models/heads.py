@@ -14,7 +14,7 @@ from winning_tickets.data.encode import Array, EncodedSplit, encode
 from winning_tickets.data.metrics import compute
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.data.squad import Answers, best_answers, encode_windows, squad_metrics
-from winning_tickets.data.token_labels import CUT_OFF, word_metrics, word_predictions
+from winning_tickets.data.token_labels import CUT_OFF, encode_words, word_metrics, word_predictions
 from winning_tickets.models.loading import PLM, Head
 from winning_tickets.runs.errors import UsageError
 

@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import TracebackType
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -214,10 +214,10 @@ def gated(encoder: nn.Module, structure: Structure, gates: Mapping[str, Tensor])
         ffn = encoder.get_submodule(structure.ffn_module(layer))
         for unit, module in (("heads", context), ("layers", context), ("neurons", ffn)):
             if (gate := found[unit]) is not None:
-                handles.append(module.register_forward_pre_hook(_multiply_input(gate)))
+                handles.append(_change_input(module, partial(_multiply, gate=gate)))
         for unit in ("ffns", "layers"):
             if (gate := found[unit]) is not None:
-                handles.append(ffn.register_forward_hook(_multiply_output(gate)))
+                handles.append(_change_output(ffn, partial(_multiply, gate=gate)))
     try:
         yield
     finally:
@@ -225,18 +225,12 @@ def gated(encoder: nn.Module, structure: Structure, gates: Mapping[str, Tensor])
             handle.remove()
 
 
-def _multiply_input(gate: Tensor) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (_multiply(inputs[0], gate), *inputs[1:])
-
-    return hook
+def _change_input(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    return module.register_forward_pre_hook(lambda _, inputs: (change(inputs[0]), *inputs[1:]))
 
 
-def _multiply_output(gate: Tensor) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        return _multiply(output, gate)
-
-    return hook
+def _change_output(module: nn.Module, change: Callable[[Tensor], Tensor]) -> RemovableHandle:
+    return module.register_forward_hook(lambda _, inputs, output: change(output))
 
 
 def _multiply(states: Tensor, gate: Tensor) -> Tensor:
@@ -278,32 +272,18 @@ class GateGradients:
             ffn = self._encoder.get_submodule(self._structure.ffn_module(layer))
             if self._units & {"heads", "layers"}:
                 context = self._encoder.get_submodule(self._structure.context_module(layer))
-                self._handles.append(context.register_forward_pre_hook(self._watch_input("heads", layer)))
+                self._handles.append(_change_input(context, partial(self._watch, unit="heads", layer=layer)))
             if "neurons" in self._units:
-                self._handles.append(ffn.register_forward_pre_hook(self._watch_input("neurons", layer)))
+                self._handles.append(_change_input(ffn, partial(self._watch, unit="neurons", layer=layer)))
             if self._units & {"ffns", "layers"}:
-                self._handles.append(ffn.register_forward_hook(self._watch_output(layer)))
+                self._handles.append(_change_output(ffn, partial(self._watch, unit="ffns", layer=layer)))
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *details: object) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
         self._layer_sums.clear()
-
-    def _watch_input(self, unit: str, layer: int) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            return (self._watch(inputs[0], unit, layer), *inputs[1:])
-
-        return hook
-
-    def _watch_output(self, layer: int) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return self._watch(output, "ffns", layer)
-
-        return hook
 
     def _watch(self, states: Tensor, unit: str, layer: int) -> Tensor:
         if not states.requires_grad:  # the lowest gate: the backward pass ends here

@@ -51,26 +51,23 @@ class JointObjective:
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
         self._objectives = dict(objectives)
-        self.weights = {
-            key: weights[name] * objective.weights[part]
-            for name, objective in self._objectives.items()
-            for part, key in self._keys(name).items()
-        }
-
-    def _keys(self, name: str) -> dict[str, str]:
-        parts = self._objectives[name].weights
-        return {part: name if part == "loss" or len(parts) == 1 else f"{name}.{part}" for part in parts}
-
-    def _named(self, name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        keys = self._keys(name)
-        return {keys[part]: value for part, value in values.items()}
+        self._names: dict[str, dict[str, str]] = {}  # by source and part
+        self.weights: dict[str, float] = {}
+        for name, objective in self._objectives.items():
+            alone = len(objective.weights) == 1
+            self._names[name] = {
+                part: name if part == "loss" or alone else f"{name}.{part}" for part in objective.weights
+            }
+            for part, weight in objective.weights.items():
+                self.weights[self._names[name][part]] = weights[name] * weight
 
     def counts(self, batch: MixedBatch) -> dict[str, Tensor]:
         """Count of each part of the loss, over the sources in the batch."""
-        named = [self._named(name, self._objectives[name].counts(part)) for name, part in batch.items()]
-        return {key: count for counts in named for key, count in counts.items()}
+        return self._named({name: self._objectives[name].counts(part) for name, part in batch.items()})
 
     def __call__(self, model: Any, batch: MixedBatch) -> dict[str, Tensor]:
         """Sum of each part of the loss, over the sources in the batch."""
-        named = [self._named(name, self._objectives[name](model.models[name], part)) for name, part in batch.items()]
-        return {key: value for sums in named for key, value in sums.items()}
+        return self._named({name: self._objectives[name](model.models[name], part) for name, part in batch.items()})
+
+    def _named(self, values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {self._names[name][part]: value for name, parts in values.items() for part, value in parts.items()}

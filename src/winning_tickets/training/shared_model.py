@@ -49,6 +49,10 @@ class SharedModel:
         tasks: names of the tasks.
         base_hash: hash of the pre-trained weights that it was trained from.
 
+    Raises:
+        UsageError: a method was called with a task that the model does not have.
+        ContentError: weights, a ticket or a description are missing or damaged.
+
     Example:
         >>> shared = SharedModel.open("runs/share/seed-0/model")  # doctest: +SKIP
         >>> plm = shared.load_task("rte")  # doctest: +SKIP
@@ -103,21 +107,13 @@ class SharedModel:
         return [name.removeprefix(f"{ENCODER}/") for name in self._files if name.startswith(f"{ENCODER}/")]
 
     def info(self, task: str) -> TaskInfo:
-        """Return the description of a task.
-
-        Raises:
-            UsageError: the model has no such task.
-        """
+        """Return the description of a task."""
         return TaskInfo.read(self._folder(task))
 
     def ticket(self, task: str) -> Ticket | None:
         """Return the ticket of a task; None for a task that uses the whole encoder.
 
         The ticket belongs to the pre-trained weights: apply or hold it with `allow_other_weights=True`.
-
-        Raises:
-            UsageError: the model has no such task.
-            ContentError: the ticket is damaged or missing.
         """
         folder = self._folder(task) / TICKET
         if task not in self._tickets:
@@ -127,21 +123,12 @@ class SharedModel:
         return Ticket.from_pretrained(folder)
 
     def load_encoder(self) -> PLM:
-        """Load the encoder alone, with all shared weights.
-
-        Raises:
-            ContentError: the weights are damaged.
-        """
+        """Load the encoder alone, with all shared weights."""
         self._check_encoder()
         return load_plm(str(self.path / ENCODER))
 
     def load_task(self, task: str) -> PLM:
-        """Load an ordinary model for one task: all shared weights and the task's head, without applying its ticket.
-
-        Raises:
-            UsageError: the model has no such task.
-            ContentError: the weights are damaged.
-        """
+        """Load an ordinary model for one task: all shared weights and the task's head, without applying its ticket."""
         info, name = self.info(task), f"{TASKS}/{task}/{HEAD_FILE}"
         self._check_encoder()
         self._check(name)

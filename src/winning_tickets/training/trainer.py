@@ -282,13 +282,12 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._random_states: list[list[Tensor]] = []
         self.finite = FiniteSteps(skip=self.args.skip_not_finite)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+    def create_optimizer(self, model: Any = None) -> Any:
         """Make the configured optimizer, else the Trainer's own."""
-        if self._build_optimizer is not None:
-            self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
-            return self.optimizer
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        return optimizer
+        if self._build_optimizer is None:
+            return super().create_optimizer(model)
+        self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
         """Make the configured schedule, else the Trainer's own."""

@@ -35,42 +35,30 @@ class Objective(Protocol):
 class Outputs:
     """Outputs of one forward pass; empty where no term needs them."""
 
-    last: Tensor = field(default_factory=lambda: torch.empty(0))
-    """The last layer's output `(batch, seq, hidden)`; always there."""
-    states: tuple[Tensor, ...] = ()
-    """The output of each layer, L of `(batch, seq, hidden)`."""
-    attentions: tuple[Tensor, ...] = ()
-    """The attention distributions of each layer, L of `(batch, heads, query, key)`."""
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
-    """`(masked, vocabulary)` in float32."""
+    last: Tensor = field(default_factory=lambda: torch.empty(0))  # of the last layer, `(batch, seq, hidden)`
+    states: tuple[Tensor, ...] = ()  # output of each layer, L of `(batch, seq, hidden)`
+    attentions: tuple[Tensor, ...] = ()  # attention distributions, L of `(batch, heads, query, key)`
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))  # `(masked, vocabulary)` in float32
 
 
 @dataclass(frozen=True)
 class TermSettings:
     """Settings of the terms."""
 
-    kd_error: Literal["cosine", "mse"] = "cosine"
-    """Distance of the hidden states in `kd`: 1 - cosine (TAMT eq. 6) or mean squared error."""
-    count_padding: bool = False
-    """Whether padded positions count in `kd`, as in the released code."""
-    temperature: float = 0.05
-    """Temperature of `contrastive`."""
-    logits_temperature: float = 1.0
-    """Temperature of `logits`."""
+    kd_error: Literal["cosine", "mse"] = "cosine"  # of `kd`: 1 - cosine (TAMT eq. 6), or mean squared error
+    count_padding: bool = False  # whether padded positions count in `kd`, as in the released code
+    temperature: float = 0.05  # of `contrastive`
+    logits_temperature: float = 1.0  # of `logits`
 
 
 @dataclass(frozen=True)
 class Term:
     """One term of a pre-training objective."""
 
-    needs: frozenset[Need]
-    """Outputs of a forward pass that it reads, in addition to the last layer's."""
-    teacher: bool
-    """Whether it compares with the dense model; otherwise the second `Outputs` of `sum` are empty."""
-    count: Callable[[Batch, TermSettings], Tensor]
-    """Divisor of the sum over all micro-batches of a step; a scalar."""
-    sum: Callable[[Outputs, Outputs, Batch, TermSettings], Tensor]
-    """Differentiable sum over a batch, of the student's outputs and the teacher's."""
+    needs: frozenset[Need]  # outputs of a forward pass that it reads, in addition to the last layer's
+    teacher: bool  # whether it compares with the dense model; otherwise the second `Outputs` of `sum` are empty
+    count: Callable[[Batch, TermSettings], Tensor]  # divisor of the sum over all micro-batches of a step; a scalar
+    sum: Callable[[Outputs, Outputs, Batch, TermSettings], Tensor]  # differentiable; of the student and the teacher
 
 
 def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -34,11 +35,6 @@ def symmetric_kl_sum(logits: Tensor, target: Tensor) -> Tensor:
     return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum()
 
 
-def squared_sum(outputs: Tensor, target: Tensor) -> Tensor:
-    """Sum of squared differences."""
-    return functional.mse_loss(outputs, target, reduction="sum")
-
-
 @dataclass(frozen=True)
 class Distance:
     """A distance of outputs and targets as a sum and a count."""
@@ -50,7 +46,7 @@ class Distance:
 DISTANCES: dict[records.Distance, Distance] = {
     "kl": Distance(kl_sum, len),
     "symmetric-kl": Distance(symmetric_kl_sum, len),
-    "mse": Distance(squared_sum, Tensor.numel),
+    "mse": Distance(partial(functional.mse_loss, reduction="sum"), Tensor.numel),
 }
 
 
@@ -80,16 +76,8 @@ class TaskLoss:
     sum: Callable[[Tensor, Tensor], Tensor]  # over a batch, from logits and labels
 
 
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels, reduction="sum")
-
-
 def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-
-
-def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
 
 
 def _word_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -102,9 +90,9 @@ def _span_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 TASK_LOSSES: dict[Kind, TaskLoss] = {
-    "classification": TaskLoss(Tensor.numel, _cross_entropy),
+    "classification": TaskLoss(Tensor.numel, partial(functional.cross_entropy, reduction="sum")),
     "regression": TaskLoss(Tensor.numel, _squared_error),
-    "multilabel": TaskLoss(Tensor.numel, _binary_cross_entropy),
+    "multilabel": TaskLoss(Tensor.numel, partial(functional.binary_cross_entropy_with_logits, reduction="sum")),
     "tokens": TaskLoss(lambda labels: (labels != IGNORED).sum(), _word_cross_entropy),
     "span": TaskLoss(len, _span_cross_entropy),
 }

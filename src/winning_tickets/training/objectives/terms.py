@@ -70,10 +70,6 @@ def _compared(batch: Batch, settings: TermSettings) -> Tensor:
     return torch.ones_like(attention_mask) if settings.count_padding else attention_mask
 
 
-def _kd_count(batch: Batch, settings: TermSettings) -> Tensor:
-    return _compared(batch, settings).sum()
-
-
 def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
     distance = kd_sum if settings.kd_error == "cosine" else kd_squared_sum
     return distance(student.states, teacher.states, _compared(batch, settings))
@@ -92,10 +88,6 @@ def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], atte
         divergence = theirs * (theirs.clamp(min=_LEAST).log() - ours.clamp(min=_LEAST).log())
         total = total + divergence.sum(-1).mean(1)[queries].sum()
     return total / len(student)
-
-
-def _attention_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return attention_sum(student.attentions, teacher.attentions, batch["attention_mask"])
 
 
 def pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
@@ -128,14 +120,6 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
         )
 
 
-def _segments(batch: Batch, settings: TermSettings) -> Tensor:
-    return torch.tensor(len(batch["input_ids"]), device=batch["input_ids"].device)
-
-
-def _contrastive_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return contrastive_sum(student.last, teacher.last, batch["attention_mask"], settings.temperature)
-
-
 def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Sum over masked positions of KL(teacher || student), natural logarithm; not multiplied by the temperature.
 
@@ -146,16 +130,28 @@ def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     return (theirs.exp() * (theirs - ours)).sum()
 
 
-def _logits_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return logits_sum(student.logits, teacher.logits, settings.logits_temperature)
-
-
+# The parameters of `count` are (batch, settings), those of `sum` (student, teacher, batch, settings).
 TERMS: dict[str, Term] = {
     "mlm": Term(needs=frozenset({"logits"}), teacher=False, count=masked_tokens, sum=_mlm_term),
-    "kd": Term(needs=frozenset({"states"}), teacher=True, count=_kd_count, sum=_kd_term),
-    "attention": Term(needs=frozenset({"attentions"}), teacher=True, count=unpadded_tokens, sum=_attention_term),
-    "contrastive": Term(needs=frozenset(), teacher=True, count=_segments, sum=_contrastive_term),
-    "logits": Term(needs=frozenset({"logits"}), teacher=True, count=masked_tokens, sum=_logits_term),
+    "kd": Term(needs=frozenset({"states"}), teacher=True, count=lambda b, o: _compared(b, o).sum(), sum=_kd_term),
+    "attention": Term(
+        needs=frozenset({"attentions"}),
+        teacher=True,
+        count=unpadded_tokens,
+        sum=lambda s, t, batch, _: attention_sum(s.attentions, t.attentions, batch["attention_mask"]),
+    ),
+    "contrastive": Term(
+        needs=frozenset(),
+        teacher=True,
+        count=lambda batch, _: torch.tensor(len(batch["input_ids"]), device=batch["input_ids"].device),
+        sum=lambda s, t, batch, o: contrastive_sum(s.last, t.last, batch["attention_mask"], o.temperature),
+    ),
+    "logits": Term(
+        needs=frozenset({"logits"}),
+        teacher=True,
+        count=masked_tokens,
+        sum=lambda s, t, batch, o: logits_sum(s.logits, t.logits, o.logits_temperature),
+    ),
 }
 
 
