@@ -70,6 +70,7 @@ def keep_first_layers(config: Any, architecture: Architecture, layers: int, name
     total = config.num_hidden_layers
     if not 1 <= layers <= total:
         raise UsageError(f"--layers {layers} is impossible: {name} has {total} layers.")
+    # ALBERT assigns groups of shared weights to layers by position: the first layers must keep theirs.
     groups = getattr(config, "num_hidden_groups", 1)
     if groups > 1:
         possible = [count for count in range(1, total + 1) if _groups_of_first(count, total, groups)]

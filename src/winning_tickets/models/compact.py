@@ -37,6 +37,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES)
     name = config.name_or_path or type(model).__name__
+    # Find the units that contribute something, layer by layer.
     plm = PLM(model, None, ARCHITECTURES[config.model_type], name, None, None, has_mlm_head=False)
     structure = structure_of(plm)
     paths = _paths(structure, encoder)
@@ -49,6 +50,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
             "Nothing can be removed: no head, neuron or FFN is pruned as a whole, the zeros are scattered. "
             "Use --format masked, or make a ticket with a structured method."
         )
+    # The configuration records the sizes, so that a loader can build the same layers before it reads the weights.
     compact = {
         "paths": paths,
         "layers": [

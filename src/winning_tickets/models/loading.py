@@ -160,6 +160,7 @@ def load_plm(
     import transformers
     from transformers.utils import logging as transformers_logging
 
+    # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     where = resolve(name)
@@ -181,7 +182,7 @@ def load_plm(
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
-    # Poolers may be missing: they are made fresh, as heads are. Without any other encoder weight the model is useless.
+    # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
     if head == "mlm" and architecture.other_mlm_head is not None:

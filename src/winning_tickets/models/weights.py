@@ -78,6 +78,7 @@ def load_state(path: Path | str) -> State:
             f"{path} is a safetensors file, but no state of this tool; give a file of DIR/states/ of an imp search, or "
             "the folder of a Hugging Face model."
         )
+    # Format and checksum come before use: a truncated or edited state must not reach a training.
     try:
         fields = parse_json(metadata, finite=True)
         version, content = fields.pop("format_version"), fields.pop("content")

@@ -54,12 +54,10 @@ class JointObjective:
         self._names: dict[str, dict[str, str]] = {}  # by source and part
         self.weights: dict[str, float] = {}
         for name, objective in self._objectives.items():
-            alone = len(objective.weights) == 1
-            self._names[name] = {
-                part: name if part == "loss" or alone else f"{name}.{part}" for part in objective.weights
-            }
-            for part, weight in objective.weights.items():
-                self.weights[self._names[name][part]] = weights[name] * weight
+            parts = objective.weights
+            alone = len(parts) == 1
+            self._names[name] = {part: name if part == "loss" or alone else f"{name}.{part}" for part in parts}
+            self.weights |= {self._names[name][part]: weights[name] * weight for part, weight in parts.items()}
 
     def counts(self, batch: MixedBatch) -> dict[str, Tensor]:
         """Count of each part of the loss, over the sources in the batch."""

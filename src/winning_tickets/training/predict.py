@@ -119,6 +119,7 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
         if seed is not None:
             raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
         return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
+    # The path is a run with several seeds, a shared model, or a run that saved no model.
     found = saved_seeds(path, TASK_FILE)
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
         raise UsageError(
@@ -225,6 +226,7 @@ def predict(
     folder = find_model(run, seed)
     info = TaskInfo.read(folder)
     _check_texts(texts, info)
+    # Encode the texts as the dev data of the fine-tuning were.
     kind = KINDS[info.kind]
     plm = load_saved(folder, info)
     plm.model.to(device)

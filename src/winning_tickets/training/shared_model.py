@@ -138,6 +138,7 @@ class SharedModel:
             head = load_file(self.path / name)
         except (SafetensorError, OSError) as error:
             raise ContentError(f"{self.path / name} cannot be read ({error}); copy the shared model again.") from error
+        # The head must have the parameters of a fresh one, which it then replaces.
         own = outside_encoder(plm.model)
         if {key: value.shape for key, value in head.items()} != {key: value.shape for key, value in own.items()}:
             raise ContentError(
@@ -236,6 +237,7 @@ def save_shared(
             info.write(own)
             if task in tickets:
                 tickets[task].save_pretrained(own / TICKET)
+        # Checksums of all files but those of tickets, which have their own.
         checked = [*(staging / ENCODER).iterdir(), *staging.glob(f"{TASKS}/*/*.*")]
         body = {
             "format_version": FORMAT_VERSION,

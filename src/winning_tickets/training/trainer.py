@@ -380,6 +380,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
+        # Only the new checkpoint is needed.
         for old in checkpoints(target)[:-1]:
             shutil.rmtree(old)
 
