@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -59,22 +59,6 @@ def outputs_of(kind: Kind, labels: Sequence[str]) -> int:
     return {"regression": 1, "span": 2}.get(kind, len(labels))
 
 
-def _score_classes(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> Scored:
-    return compute(task, np.stack(outputs).argmax(-1), np.asarray(split.labels))
-
-
-def _score_numbers(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> Scored:
-    return compute(task, np.stack(outputs)[:, 0], np.asarray(split.labels))
-
-
-def _score_sets(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> Scored:
-    return label_set_metrics(task, np.stack(outputs) > 0, np.asarray(split.labels))
-
-
-def _score_words(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> Scored:
-    return word_metrics(task, word_predictions(outputs, encoded), split.labels)
-
-
 def _score_spans(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> Scored:
     found = [answer.text for answer in best_answers(outputs, encoded, split.texts[1])]
     values = squad_metrics(found, [answers.texts for answers in split.labels])
@@ -88,10 +72,6 @@ def _predict_classes(outputs: Outputs, encoded: EncodedSplit, split: Split, labe
         scores = (odds / odds.sum()).tolist()
         rows.append({"label": labels[int(logits.argmax())], "scores": dict(zip(labels, scores, strict=True))})
     return rows
-
-
-def _predict_numbers(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> Rows:
-    return [{"score": float(logits[0])} for logits in outputs]
 
 
 def _predict_sets(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> Rows:
@@ -116,37 +96,51 @@ def _predict_spans(outputs: Outputs, encoded: EncodedSplit, split: Split, labels
     return [{"answer": answer.text, "start": answer.start, "score": answer.score} for answer in found]
 
 
-def _texts(texts: tuple[list[str], ...]) -> Split:
-    return Split(texts, [0] * len(texts[0]))
-
-
-def _word_lists(texts: tuple[list[str], ...]) -> Split:
+def _new_words(texts: tuple[list[str], ...]) -> Split:
     words = [text.split() for text in texts[0]]
     return Split((words,), [[0] * len(row) for row in words])
 
 
-def _questions(texts: tuple[list[str], ...]) -> Split:
-    return Split(texts, [Answers()] * len(texts[0]))
-
-
-def _encode_texts(split: Split, tokenizer: Any, max_length: int, doc_stride: int) -> EncodedSplit:
-    return encode(split, tokenizer, max_length)
-
-
-def _encode_words(split: Split, tokenizer: Any, max_length: int, doc_stride: int) -> EncodedSplit:
-    return encode_words(split, tokenizer, max_length)
-
-
+_CLASSIFICATION = TaskKind(
+    head="classification",
+    problem_type="single_label_classification",
+    encode=lambda split, tokenizer, max_length, _: encode(split, tokenizer, max_length),
+    score=lambda task, outputs, _, split: compute(task, np.stack(outputs).argmax(-1), np.asarray(split.labels)),
+    unlabelled=lambda texts: Split(texts, [0] * len(texts[0])),
+    predict=_predict_classes,
+)
 KINDS: dict[Kind, TaskKind] = {
-    "classification": TaskKind(
-        "classification", "single_label_classification", _encode_texts, _score_classes, _texts, _predict_classes
+    "classification": _CLASSIFICATION,
+    "regression": replace(
+        _CLASSIFICATION,
+        problem_type="regression",
+        score=lambda task, outputs, _, split: compute(task, np.stack(outputs)[:, 0], np.asarray(split.labels)),
+        predict=lambda outputs, *_: [{"score": float(logits[0])} for logits in outputs],
     ),
-    "regression": TaskKind("classification", "regression", _encode_texts, _score_numbers, _texts, _predict_numbers),
-    "multilabel": TaskKind(
-        "classification", "multi_label_classification", _encode_texts, _score_sets, _texts, _predict_sets
+    "multilabel": replace(
+        _CLASSIFICATION,
+        problem_type="multi_label_classification",
+        score=lambda task, outputs, _, split: label_set_metrics(task, np.stack(outputs) > 0, np.asarray(split.labels)),
+        predict=_predict_sets,
     ),
-    "tokens": TaskKind("tokens", None, _encode_words, _score_words, _word_lists, _predict_words),
-    "span": TaskKind("span", None, encode_windows, _score_spans, _questions, _predict_spans),
+    "tokens": TaskKind(
+        head="tokens",
+        problem_type=None,
+        encode=lambda split, tokenizer, max_length, _: encode_words(split, tokenizer, max_length),
+        score=lambda task, outputs, encoded, split: word_metrics(
+            task, word_predictions(outputs, encoded), split.labels
+        ),
+        unlabelled=_new_words,
+        predict=_predict_words,
+    ),
+    "span": TaskKind(
+        head="span",
+        problem_type=None,
+        encode=encode_windows,
+        score=_score_spans,
+        unlabelled=lambda texts: Split(texts, [Answers()] * len(texts[0])),
+        predict=_predict_spans,
+    ),
 }
 
 
