@@ -338,7 +338,7 @@ def test_the_teacher_keeps_the_head_that_the_student_had_before_it_trained(tmp_p
     batch = batch_of()
     objective = objective_of(plm, masked, {"logits": 1.0})
     before = objective._run_teacher(plm.model, batch).logits
-    assert objective._teacher_head.cls.predictions.decoder.weight is plm.model.cls.predictions.decoder.weight
+    assert objective.teacher_head.cls.predictions.decoder.weight is plm.model.cls.predictions.decoder.weight
     with torch.no_grad():
         for name, parameter in plm.model.cls.named_parameters():
             if name != "predictions.decoder.weight":

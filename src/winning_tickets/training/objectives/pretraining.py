@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -60,36 +61,22 @@ def _attention_maps(model: Any, output: Any) -> tuple[Tensor, ...]:
     return tuple(maps)
 
 
+@dataclass(eq=False)
 class PretrainingObjective:
     """A weighted sum of `TERMS`, with one forward pass of the student and at most one of the teacher.
 
     The teacher is the dense model: the same module with its dense weights put back for the time of its pass.
-
-    Args:
-        weights: weight of each term.
-        architecture: entry of the model's family.
-        masked: has the dense weights, which terms with a teacher need.
-        teacher_dropout: leave dropout on in the teacher, as the released KD code does.
-        settings: settings of the terms.
-        teacher_head: MLM head of the teacher; None means the model's own, as it is at that step.
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, float],
-        architecture: Architecture,
-        masked: MaskedWeights | None = None,
-        teacher_dropout: bool = False,
-        settings: TermSettings | None = None,
-        teacher_head: Any = None,
-    ) -> None:
-        self.weights = dict(weights)
-        self._architecture = architecture
-        self._masked = masked
-        self._teacher_dropout = teacher_dropout
-        self._settings = settings or TermSettings()
-        self._teacher_head = teacher_head
-        self._has_teacher = any(TERMS[name].teacher for name in self.weights)
+    weights: Mapping[str, float]  # by term
+    architecture: Architecture
+    masked: MaskedWeights | None = None  # has the dense weights, which terms with a teacher need
+    teacher_dropout: bool = False  # leave dropout on in the teacher, as the released KD code does
+    settings: TermSettings | None = None
+    teacher_head: Any = None  # MLM head of the teacher; None means the model's own, as it is at that step
+
+    def __post_init__(self) -> None:
+        self._settings = self.settings or TermSettings()
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Divisor of each term's sum: a number of tokens, masked tokens or segments."""
@@ -102,8 +89,9 @@ class PretrainingObjective:
     def forward(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         """Sums of the terms, and the number of correctly predicted masked tokens (None without `mlm`)."""
         # The teacher runs first: its weights must be swapped out before the student's forward pass.
-        teacher = self._run_teacher(model, batch) if self._has_teacher else Outputs()
-        student = run_encoder(model, batch, needs_of(self.weights), self._architecture)
+        compares = any(TERMS[name].teacher for name in self.weights)
+        teacher = self._run_teacher(model, batch) if compares else Outputs()
+        student = run_encoder(model, batch, needs_of(self.weights), self.architecture)
         sums = {name: TERMS[name].sum(student, teacher, batch, self._settings) for name in self.weights}
         correct = None
         if "mlm" in self.weights:
@@ -113,11 +101,11 @@ class PretrainingObjective:
 
     @torch.no_grad()
     def _run_teacher(self, model: Any, batch: Batch) -> Outputs:
-        if self._masked is None:
+        if self.masked is None:
             raise ValueError("Objectives with a teacher need the dense weights (masked=...).")
         needs = needs_of(self.weights, teacher=True)
-        with modes(model, training=self._teacher_dropout), self._masked.dense():
-            return run_encoder(model, batch, needs, self._architecture, self._teacher_head)
+        with modes(model, training=self.teacher_dropout), self.masked.dense():
+            return run_encoder(model, batch, needs, self.architecture, self.teacher_head)
 
 
 class StateProbe:
