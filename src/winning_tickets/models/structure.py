@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
 
@@ -240,42 +240,32 @@ def _multiply(states: Tensor, gate: Tensor) -> Tensor:
     return (pieces * gate[..., None]).flatten(-2)
 
 
+@dataclass(eq=False)
 class GateGradients:
     """Computes the gradients of a loss with respect to gates at one, for every token.
 
     A gate g multiplies the output c of its unit; at g = 1 its gradient is the sum of dL/dc * c over the unit, so no
     gate has to be inserted. With frozen weights the backward pass computes only the path to the gates, and ends at the
     lowest one.
-
-    Args:
-        encoder: the encoder inside a model, in evaluation mode, with frozen weights.
-        structure: its structure.
-        units: keys of `UNITS`.
-        receive: called in the backward pass with the unit, the layer and the gradients `(batch, seq, n)`, in float32 or
-            better.
     """
 
-    def __init__(
-        self,
-        encoder: nn.Module,
-        structure: Structure,
-        units: Collection[str],
-        receive: Callable[[str, int, Tensor], None],
-    ) -> None:
-        self._encoder, self._structure = encoder, structure
-        self._units, self._receive = frozenset(units), receive
-        self._handles: list[RemovableHandle] = []
-        self._layer_sums: dict[int, Tensor] = {}
+    encoder: nn.Module  # in evaluation mode, with frozen weights
+    structure: Structure
+    units: Collection[str]  # keys of `UNITS`
+    receive: Callable[[str, int, Tensor], None]
+    """Called in the backward pass with the unit, the layer and the gradients `(batch, seq, n)`, float32 or better."""
+    _handles: list[RemovableHandle] = field(default_factory=list)
+    _layer_sums: dict[int, Tensor] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        for layer in range(len(self._structure.layers)):
-            ffn = self._encoder.get_submodule(self._structure.ffn_module(layer))
-            if self._units & {"heads", "layers"}:
-                context = self._encoder.get_submodule(self._structure.context_module(layer))
+        for layer in range(len(self.structure.layers)):
+            ffn = self.encoder.get_submodule(self.structure.ffn_module(layer))
+            if {"heads", "layers"} & set(self.units):
+                context = self.encoder.get_submodule(self.structure.context_module(layer))
                 self._handles.append(_change_input(context, partial(self._watch, unit="heads", layer=layer)))
-            if "neurons" in self._units:
+            if "neurons" in self.units:
                 self._handles.append(_change_input(ffn, partial(self._watch, unit="neurons", layer=layer)))
-            if self._units & {"ffns", "layers"}:
+            if {"ffns", "layers"} & set(self.units):
                 self._handles.append(_change_output(ffn, partial(self._watch, unit="ffns", layer=layer)))
         return self
 
@@ -289,7 +279,7 @@ class GateGradients:
         if not states.requires_grad:  # the lowest gate: the backward pass ends here
             states = states.detach().requires_grad_()
         values = states.detach()  # avoids a reference cycle of hook and graph
-        pieces = self._structure.per_layer(unit)
+        pieces = self.structure.per_layer(unit)
 
         def hook(gradient: Tensor) -> None:
             products = _single(gradient) * _single(values)
@@ -301,13 +291,13 @@ class GateGradients:
         return states
 
     def _report(self, unit: str, layer: int, gradients: Tensor) -> None:
-        if unit in self._units:
-            self._receive(unit, layer, gradients)
+        if unit in self.units:
+            self.receive(unit, layer, gradients)
         # The gradient of a layer's gate is the sum of those of its FFN and its heads.
-        if "layers" in self._units and unit != "neurons":
+        if "layers" in self.units and unit != "neurons":
             whole = gradients.sum(-1, keepdim=True)
             if layer in self._layer_sums:  # the FFN's is computed first
-                self._receive("layers", layer, self._layer_sums.pop(layer) + whole)
+                self.receive("layers", layer, self._layer_sums.pop(layer) + whole)
             else:
                 self._layer_sums[layer] = whole
 
