@@ -31,7 +31,7 @@ from winning_tickets.training.objectives.task import task_logits
 MODEL_FOLDER = "model"
 TASK_FILE = "task.json"
 HELD_TICKET = Path("held") / "ticket"
-"""Place of a saved model's ticket; a folder with `ticket` directly in it would be recognized as a ticket."""
+"""Place of a saved model's ticket; a folder with a ticket directly in it would count as a ticket itself."""
 SHARED_PLACES = ("shared.json", f"{MODEL_FOLDER}/shared.json", f"seed-*/{MODEL_FOLDER}/shared.json")
 """Places of the description of a shared model, which belongs to several tasks."""
 BATCH_TOKENS = 8192
