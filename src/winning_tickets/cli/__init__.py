@@ -1,7 +1,7 @@
 """The command `tickets`: one function a verb that parses, calls one library function and prints.
 
 Results go to stdout, progress and messages to stderr; exit codes are those of `errors`. Nothing heavy is imported
-before a verb runs. A verb is a module here that registers its function; the order of this list is that of `--help`.
+before a verb runs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from winning_tickets.cli.app import app
 from winning_tickets.runs.distributed import is_main
 from winning_tickets.runs.errors import TicketsError, printable
 
-VERBS = ("search", "transfer", "tickets", "analyse", "studies")
+for _module in ("trainings", "tickets", "analyse", "studies"):
+    import_module(f"{__name__}.{_module}")
 
-for _verb in VERBS:
-    import_module(f"{__name__}.{_verb}")
+ORDER = (
+    *("search", "evaluate", "fit-head", "transfer", "predict", "share", "compare", "inspect", "average", "combine"),
+    *("perturb", "super", "export", "import-mask", "measure", "runs", "verify", "recipes", "demo"),
+)
+"""The commands in the order of `--help`, before the groups analyse, study and cache."""
+app.registered_commands.sort(key=lambda one: ORDER.index(one.name or one.callback.__name__))  # type: ignore[union-attr]
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:

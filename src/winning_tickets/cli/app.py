@@ -15,7 +15,7 @@ from winning_tickets.runs.provenance import version
 
 app = typer.Typer(
     name="tickets",
-    help="Find winning tickets in pre-trained language models, see what they preserve, use them, take them away.",
+    help="Find winning tickets in pre-trained language models, see what they preserve, use them and export them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,

@@ -139,7 +139,7 @@ def run(
     if problems:
         raise UsageError("\n".join(problems))
     options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
-    runtime = Runtime(
+    runtime = Runtime.of(
         device=device,
         bf16=bf16,
         checkpoint_steps=checkpoint_steps,
@@ -310,5 +310,5 @@ def demo(
     from winning_tickets.studies.demo_report import table
 
     config = DemoConfig.small() if tiny else DemoConfig()
-    result = run_demo(config, out, Runtime(device=device, quiet=quiet))
+    result = run_demo(config, out, Runtime.of(device=device, quiet=quiet))
     emit(result, as_json, f"{table(result)}\n\nReport: {out / 'report.html'}")

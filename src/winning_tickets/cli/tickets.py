@@ -1,4 +1,4 @@
-"""`tickets compare` and `tickets inspect`: what tickets are. `tickets average`: one score for several tasks."""
+"""Commands about tickets and models: compare, inspect, average, predict, combine, perturb, export, measure, verify."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from winning_tickets.cli.options import (
     DEFAULT_STORE,
     Base,
     Bf16,
+    DataDir,
     Device,
     DryRun,
     Force,
@@ -26,6 +27,7 @@ from winning_tickets.cli.options import (
     split_ints,
 )
 from winning_tickets.config import LAST_SEED, Runtime
+from winning_tickets.runs.errors import UsageError
 
 
 @app.command()
@@ -75,6 +77,56 @@ def average(
 
     result = average_runs(runs)
     emit(result, as_json, show.averages(result))
+
+
+@app.command()
+def predict(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A transfer made with --save-model.")],
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="A text; repeat it. For pairs: first TAB second.")
+    ] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option("--text-pair", help="The second text of each pair, in the order of --text.")
+    ] = None,
+    glue_submission: Annotated[
+        Path | None, typer.Option("--glue-submission", help="Folder for files of the GLUE server, one RUN a task.")
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Annotated[int | None, typer.Option(help="Which seed's model; by default the first one saved.")] = None,
+    force: Force = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Label texts with a fine-tuned ticket, or write the files that the GLUE server takes.
+
+    Example: tickets predict my-transfer --text "Return a list of the words in the string." --json
+    Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
+    """
+    runtime = Runtime.of(device=device, quiet=True)
+    if glue_submission is not None:
+        from winning_tickets.finetuning.glue_submission import glue_submission as submit
+
+        if text or text_pair:
+            raise UsageError("--glue-submission labels the test sets of GLUE; leave --text and --text-pair out.")
+        if data_dir is None:
+            raise UsageError("--glue-submission needs --data-dir, a GLUE download with the test files.")
+        written = submit(runs, data_dir, glue_submission, seed=seed, runtime=runtime, force=force)
+        return emit(written, as_json, show.submission(written))
+    from winning_tickets.training.predict import predict as label
+
+    if data_dir is not None or force:
+        raise UsageError("--data-dir and --force go with --glue-submission.")
+    if len(runs) > 1:
+        raise UsageError(f"--text is labelled by one run, found {len(runs)}; several go with --glue-submission.")
+    if not text:
+        raise UsageError("There is nothing to label: give --text, or --glue-submission DIR.")
+    if text_pair is not None and len(text_pair) != len(text):
+        raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
+    texts = [tuple(item.split("\t")) for item in text]
+    if text_pair is not None:
+        texts = list(zip(text, text_pair, strict=True))
+    result = label(runs[0], texts, seed=seed, runtime=runtime)
+    return emit(result, as_json, show.predictions(result))
 
 
 @app.command()
@@ -217,7 +269,7 @@ def measure(
         revision=revision,
         layers=layers,
         allow_other_weights=allow_other_weights,
-        runtime=Runtime(device=device, bf16=bf16, quiet=quiet),
+        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet),
     )
     return emit(result, as_json, show.measurement(result))
 

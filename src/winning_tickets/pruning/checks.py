@@ -7,19 +7,14 @@ from functools import partial
 from typing import Any
 
 from winning_tickets.config import (
-    COUNT_FIELDS,
     METHOD_NAMES,
-    METHOD_NEEDS,
     PRETRAINED,
     SCOPES,
     Pattern,
     SearchConfig,
-    StructuredSettings,
-    check_sparsity,
     parse_rewind,
     parse_start,
 )
-from winning_tickets.config.structured import UNIT_FIELDS
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.tasks import TASKS
@@ -27,65 +22,20 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.training.objectives.terms import check_negatives
 
-_OPTIONS = {field: f"--{unit}" for unit, field in COUNT_FIELDS.items()} | {"prune_layers": "--whole-layers"}
-_OF_WEIGHTS = (
-    *("sparsity", "ranking", "rung_steps", "head_learning_rate", "train_embeddings"),
-    *("rank_by", "reselect_steps", "cadence", "threshold", "count_rounding"),
-)
-_OF_IMPORTANCE = ("selection", "importance_from", "keep_token_importance")
-
 
 def structured_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
-    """What is wrong with levels, counts and the loss of importances; nothing for other methods without them.
-
-    Args:
-        config: of the search.
-        terms: of its objective, empty where it is no sum of known ones.
-    """
+    """Problems of levels, counts, gates and the loss of importances; none for tickets of single weights."""
     if not config.needs.structured:
-        given = [field for field in StructuredSettings.model_fields if field in config.model_fields_set]
-        return [f"--method {config.method} knows no {_option(f)}; it goes with {_methods(f)}." for f in given]
+        return []
     problems = []
     try:
         _ = config.levels
     except UsageError as error:
         problems.append(str(error))
-    if config.needs.gates:
-        return problems + _gate_problems(config)
-    for field, way in (("sparsity", "follows from --level or the counts"), ("ranking", "is over all layers")):
-        if field in config.model_fields_set:
-            problems.append(f"--{field} does not go with --method {config.method}, where it {way}; leave it out.")
     if config.scope != "encoder":
-        problems.append(f"--scope {config.scope} does not go with --method {config.method}, which prunes the encoder.")
-    return problems + _loss_problems(config, terms)
-
-
-def _methods(field: str) -> str:
-    able = [f"--method {name}" for name, needs in METHOD_NEEDS.items() if needs.structured]
-    if field in UNIT_FIELDS:
-        return " or ".join([*able, "mask-training"])
-    with_units = [] if field in _OF_IMPORTANCE else ["mask-training with --level or counts"]
-    return " or ".join([*able, *with_units])
-
-
-def _gate_problems(config: SearchConfig) -> list[str]:
-    """What is for masks of weights, or for importance alone, where gates are trained."""
-    given = config.model_fields_set
-    what = _option(next(field for field in UNIT_FIELDS if field in given and getattr(config, field)))
-    if config.pattern is not None:
-        return [f"--pattern {config.pattern} prunes weights, and {what} whole units; give one of them."]
-    problems = [
-        f"{_option(field)} is about masks of weights, and with {what} gates are trained; leave it out."
-        for field in _OF_WEIGHTS
-        if field in given
-    ]
-    problems += [
-        f"{_option(field)} goes with {_methods(field)}; gates that are trained know no such choice."
-        for field in _OF_IMPORTANCE
-        if field in given
-    ]
-    if config.scope != "encoder":
-        problems.append(f"--scope {config.scope} does not go with {what}, which prunes the encoder; leave it out.")
+        problems.append(f"--scope {config.scope} does not go with tickets of whole units, which prune the encoder.")
+    if not config.needs.gates:
+        return problems + _loss_problems(config, terms)
     if config.profile != "tuned":
         problems.append(
             f"--profile {config.profile} is a recipe for masks of weights, and none of the papers trains gates; leave "
@@ -94,10 +44,6 @@ def _gate_problems(config: SearchConfig) -> list[str]:
     if config.score_init == "activation":
         problems.append("--score-init activation is about weights; for gates give rank, plateau or random.")
     return problems
-
-
-def _option(field: str) -> str:
-    return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
 
 
 def _loss_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
@@ -120,8 +66,6 @@ def _loss_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str
             f"Importance by {config.objective} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a "
             "folder. For that of a task give --importance-from RUN."
         ]
-    if config.steps < 1:
-        return [f"--steps {config.steps} is impossible; at least 1 batch."]
     return []
 
 
@@ -132,6 +76,7 @@ def check(config: SearchConfig) -> None:
         UsageError: one line for each problem.
     """
     problems: list[str] = []
+    given = [field for field in SearchConfig.model_fields if field in config.model_fields_set]
 
     def attempt(test: Callable[[], Any]) -> Any:
         try:
@@ -140,22 +85,17 @@ def check(config: SearchConfig) -> None:
             problems.append(str(error))
             return None
 
-    for sparsity in config.sparsities:
-        attempt(partial(check_sparsity, sparsity))
     if config.method not in METHOD_NAMES:
         problems.append(str(unknown("method", config.method, METHOD_NAMES)))
+    problems += config.unread(field for field in given if getattr(config, field) not in (None, ()))
     terms = attempt(lambda: config.terms) or {}
     if config.needs.sources:
         problems += _check_sources(config, terms)
-    elif config.method in METHOD_NAMES and (config.tasks or config.train_file is not None):
-        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.sources)
-        problems.append(f"--method {config.method} reads no task; --task and --train-file go with {able}.")
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
-    if config.pattern is not None and config.method in METHOD_NAMES and not config.needs.gates:
+    if config.pattern is not None and config.needs.patterns:
         problems += _check_pattern(config, config.pattern)
-    if config.method in METHOD_NAMES:
-        problems += _check_controls(config)
+    problems += _check_controls(config)
     if config.segments is not None:
         attempt(partial(parse_segments, config.segments))
     if config.train_size is not None:
@@ -190,18 +130,14 @@ def _check_single() -> list[str]:
 
 def _check_controls(config: SearchConfig) -> list[str]:
     problems = []
-    if config.like is not None:
-        if not config.needs.like:
-            problems.append(f"--method {config.method} knows no --like; it goes with --method random.")
+    if config.like is not None and config.needs.like:
         written = ("ranking", "pattern" if config.pattern is not None else "sparsity")  # a pattern writes its sparsity
         given = [field for field in written if field in config.model_fields_set]
         problems += [
             f"--{field} contradicts --like, which takes the counts of each matrix from a ticket; leave it out."
             for field in given
         ]
-    if config.weights_from != PRETRAINED:
-        if not config.needs.other_weights:
-            problems.append(f"--method {config.method} knows no --weights-from; it goes with --method magnitude.")
+    if config.weights_from != PRETRAINED and config.needs.other_weights:
         try:
             parse_start(config.weights_from)
         except UsageError as error:
@@ -215,9 +151,6 @@ def _check_pattern(config: SearchConfig, text: str) -> list[str]:
         pattern = Pattern.parse(text)
     except UsageError as error:
         return [str(error)]
-    if not config.needs.patterns:
-        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.patterns)
-        return [f"--method {config.method} knows no --pattern; those that do: {able}."]
     problems = []
     if config.sparsities != (pattern.sparsity,):
         found = ",".join(map(str, config.sparsities))
@@ -293,14 +226,5 @@ def _check_distributions(config: SearchConfig) -> None:
 
 
 def _check_training(config: SearchConfig) -> list[str]:
-    problems = []
-    if config.steps < 1:
-        problems.append(f"--steps {config.steps} is impossible; at least 1.")
-    if config.batch_tokens is not None and config.batch_tokens < 1:
-        problems.append(f"--batch-tokens {config.batch_tokens} is impossible; at least 1.")
     beyond = [step for step in config.save_at if not 1 <= step <= config.total_steps]
-    if beyond:
-        problems.append(f"--save-at {beyond[0]} lies outside the search of {config.total_steps} steps.")
-    if config.rung_steps is not None and config.rung_steps < 1:
-        problems.append(f"--rung-steps {config.rung_steps} is impossible; at least 1.")
-    return problems
+    return [f"--save-at {beyond[0]} is outside the search of {config.total_steps} steps."] if beyond else []
