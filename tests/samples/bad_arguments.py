@@ -120,7 +120,8 @@ ROWS: dict[str, str] = {
         --corpus empty.txt | 1 | empty
         --corpus binary | 1 | not UTF-8
         --corpus task:rtee | 2 | Did you mean 'rte'
-        --task rte | 2 | --method mask-training reads no task
+        --task rte | 2 | --method mask-training does not read --task; it goes with --method imp, snip or movement
+        --method magnitude | 2 | --method magnitude does not read --steps; it goes with --method mask-training
         --method imp --objective task --task rtee | 2 | Did you mean 'rte'
         --method imp --objective task --train-file nowhere.csv | 2 | nowhere.csv
         --method imp --objective task --train-file rows.csv --text-columns a,b,c | 2 | text-columns
@@ -143,8 +144,8 @@ ROWS: dict[str, str] = {
         --ranking tensor | 2 | 'matrix'
         --pattern 4:2 | 2 | N:M
         --pattern 2:4 --sparsity 0.6 | 2 | contradict
-        --method random --like nowhere/x | 2 | no ticket
-        --method magnitude --weights-from nois | 2 | Did you mean 'noise'
+        ! bert --method random --like nowhere/x --out out | 2 | no ticket
+        ! bert --method magnitude --weights-from nois --out out | 2 | Did you mean 'noise'
         --method wanda --calibration-batches 0 | 2 | calibration-batches
         --method importance --level 0 | 2 | level
         --method importance --units head | 2 | 'heads'

@@ -129,7 +129,7 @@ def leaves(
     cls: type[Settings], inline: str, path: FieldPath = ()
 ) -> Iterator[tuple[str, FieldPath, type[Settings], str]]:
     """Parameter, path, class and options of every field that is one value; `inline` has settings of its own."""
-    for field in sorted(cls.model_fields, key=lambda field: field == inline):
+    for field in sorted(cls.model_fields, key=lambda field: (field == inline, field not in cls.__annotations__)):
         part = cls.part_of(field)
         if part is None:
             yield field, (*path, field), cls, cls.options_of(field)

@@ -306,7 +306,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
             defaults["ranking"] = "global"  # one threshold over all matrices (Chen et al. 2020)
         if needs.structured and not needs.gates and values.get("importance_from") is not None:
             defaults["objective"] = "task"
-        if isinstance(values.get("pattern"), str):
+        if needs.patterns and isinstance(values.get("pattern"), str):
             defaults = {key: value for key, value in defaults.items() if key not in ("ranking", "sparsity")}
             defaults |= _defaults_of_a_pattern(values["pattern"])
         return defaults | values
