@@ -33,15 +33,7 @@ class _Worker:
 
 
 class LocalEngine:
-    """Worker processes that stay from job to job, so that heavy imports happen once.
-
-    Args:
-        workers: processes at a time.
-        store: folder of the store; logs go to its `logs/`.
-
-    Raises:
-        UsageError: fewer than one worker.
-    """
+    """Worker processes that stay from job to job, so that heavy imports happen once."""
 
     def __init__(self, workers: int, store: Path) -> None:
         if workers < 1:
@@ -158,12 +150,7 @@ class LocalEngine:
 
 
 def threads_of(workers: int, cores: int | None = None) -> dict[str, str]:
-    """Environment that gives each of some workers its share of the cores, so that they do not hinder each other.
-
-    Args:
-        workers: processes at a time.
-        cores: to share; None takes all that this process may use.
-    """
+    """Environment that gives each of some workers its share of the cores, so that they do not hinder each other."""
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // workers)
@@ -198,16 +185,7 @@ def perform_line(line: str) -> str:
 
 
 class RayEngine:
-    """Ray tasks with resources; a task whose worker or node dies is reported as lost, and the driver retries it.
-
-    Args:
-        address: of the cluster; None takes the one of RAY_ADDRESS, else starts one on this machine.
-        cpus: processor cores of a run.
-        gpus: GPUs of a run; may be a fraction.
-
-    Raises:
-        UsageError: Ray is not installed, or the cluster has no room for a run.
-    """
+    """Ray tasks with resources; a task whose worker or node dies is reported as lost, and the driver retries it."""
 
     def __init__(self, address: str | None = None, cpus: float = 1, gpus: float = 0) -> None:
         try:
@@ -340,16 +318,7 @@ ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {"local": _local, 
 
 
 def make_engine(name: str, options: EngineOptions, store: Path) -> Engine:
-    """An engine of `ENGINES`.
-
-    Args:
-        name: its key.
-        options: how runs are spread.
-        store: folder of the store, where workers leave their logs.
-
-    Raises:
-        UsageError: an unknown name, an impossible number of workers, or Ray is not installed.
-    """
+    """An engine of `ENGINES`."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
     return ENGINES[name](options, store)

@@ -19,15 +19,7 @@ LADDERS = ("sparsity", "level", "step")
 
 
 def substitute(value: Any, known: Mapping[str, Any]) -> Any:
-    """Put values in place of `${...}`, everywhere inside.
-
-    Args:
-        value: a string, or lists and mappings of them; anything else is returned as it is.
-        known: parameters and axes by name.
-
-    Raises:
-        UsageError: an unknown name, or a value without an entry for an axis.
-    """
+    """Put values in place of `${...}`, everywhere inside."""
     if isinstance(value, str):
         whole = _EXPRESSION.fullmatch(value)
         if whole:
@@ -88,11 +80,7 @@ def is_reference(value: Any) -> bool:
 
 
 def parse_reference(text: str) -> Reference:
-    """`@search[sparsity, method=OMP]/folder`.
-
-    Raises:
-        UsageError: it is not of that form.
-    """
+    """`@search[sparsity, method=OMP]/folder`."""
     found = _REFERENCE.fullmatch(text)
     if found is None:
         raise UsageError(f"{text!r} is not a reference; expected '@STAGE', '@STAGE[axis]' or '@STAGE[axis=value]'.")
@@ -108,11 +96,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
-    """All references inside a value, and whether they stand in a list, where they gather all runs.
-
-    Raises:
-        UsageError: something that begins with `@` is no reference.
-    """
+    """All references inside a value, and whether they stand in a list, where they gather all runs."""
     if is_reference(value):
         yield parse_reference(value), False
     elif isinstance(value, Mapping):
@@ -130,15 +114,7 @@ _TESTS = ("not", "above", "below")
 
 
 def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> bool:
-    """Whether a run matches any of some conditions.
-
-    Args:
-        conditions: each maps axes to a value, a list of values, or `{not|above|below: ...}`; all of it must hold.
-        axes: of the run. One that lacks an axis does not match.
-
-    Raises:
-        UsageError: a condition is none of these.
-    """
+    """Whether a run matches any of some conditions."""
     if not isinstance(conditions, list | tuple) or not all(isinstance(one, Mapping) for one in conditions):
         raise UsageError(
             f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."

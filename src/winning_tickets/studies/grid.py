@@ -29,15 +29,7 @@ _LISTS = {"seed": "seeds", "task": "tasks"}
 
 
 def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]]:
-    """The values of an axis, each with the fields that it sets; None for a plain list.
-
-    Args:
-        name: of the axis.
-        value: a list of plain values, or a mapping of labels to fields; parameters are in place already.
-
-    Raises:
-        UsageError: it is neither, or empty.
-    """
+    """The values of an axis, each with the fields that it sets; None for a plain list."""
     if isinstance(value, Mapping) and value:
         wrong = [label for label, fields in value.items() if not isinstance(fields, Mapping)]
         if not wrong:
@@ -54,15 +46,7 @@ def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]
 
 
 def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every combination of a stage's own axes.
-
-    Args:
-        stage: whose; parameters in its labels are in place.
-        over: its axes with their parameters in place.
-
-    Yields:
-        The axes, and the fields before references and `${...}` are resolved.
-    """
+    """Every combination of a stage's own axes."""
     known = verb_named(stage.verb).settings.model_fields
     used = used_names(stage)
     axes = {name: axis_values(name, value) for name, value in over.items()}
@@ -163,11 +147,7 @@ def _check_fields(
 
 
 def references_of(study: Study, value: Any) -> Iterator[tuple[Reference, bool]]:
-    """References inside a value, and inside the parameters that it uses; whether each stands in a list.
-
-    Raises:
-        UsageError: something that begins with `@` is no reference.
-    """
+    """References inside a value, and inside the parameters that it uses; whether each stands in a list."""
     yield from references_in(value)
     for name in sorted(names_in(value)):
         for source in (study.parameters, *study.scales.values()):
@@ -277,11 +257,7 @@ def _comparisons(shown: Any) -> list[Comparison]:
 
 
 def order_of(study: Study) -> list[str]:
-    """Stages in an order in which each comes after those that it refers to.
-
-    Raises:
-        UsageError: they refer to each other in a circle.
-    """
+    """Stages in an order in which each comes after those that it refers to."""
     done: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:

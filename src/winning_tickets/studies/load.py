@@ -20,15 +20,7 @@ YamlPath = tuple[str | int, ...]
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, dict[YamlPath, int]]:
-    """The content of a YAML document, and the line of every key and item.
-
-    Args:
-        text: the document.
-        source: its name, for messages.
-
-    Raises:
-        UsageError: it is not valid YAML, or a key comes twice; the line is named.
-    """
+    """The content of a YAML document, and the line of every key and item."""
     lines: dict[YamlPath, int] = {}
     try:
         tree, content = parse_yaml(text)
@@ -89,11 +81,7 @@ def recipe_names() -> tuple[str, ...]:
 
 
 def recipe_text(name: str) -> str:
-    """A recipe's YAML.
-
-    Raises:
-        UsageError: there is no recipe of that name.
-    """
+    """A recipe's YAML."""
     recipes = _recipe_files()
     if name not in recipes:
         raise unknown("recipe", name, recipes)
@@ -121,9 +109,6 @@ def _with_base(
 ) -> dict[str, Any]:
     """A study with what it takes over from its base: parameters by name, also of each scale, and whole stages,
     which null leaves out.
-
-    Raises:
-        UsageError: there is no such recipe, or it leads back to the study.
     """
     base = content.get("base")
     if base is None:

@@ -115,11 +115,7 @@ def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
 
 
 def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a scale.
-
-    Raises:
-        UsageError: the study lacks the scale, or an override names no parameter.
-    """
+    """Parameters of a scale."""
     known: dict[str, dict[str, Any]] = {str(name): values for name, values in study.scales.items()}
     if scale not in known:
         if scale not in SCALES:
@@ -135,11 +131,7 @@ def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dic
 
 
 def parse_overrides(given: list[str]) -> dict[str, Any]:
-    """`--set` options: `tasks=rte,mrpc` is a list, any other value is read as YAML.
-
-    Raises:
-        UsageError: not of the form NAME=VALUE.
-    """
+    """`--set` options: `tasks=rte,mrpc` is a list, any other value is read as YAML."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")

@@ -59,11 +59,7 @@ def target_id(target: str) -> str:
 
 
 def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
-    """The tickets that one run leaves, by a name of `LADDERS`: value and folder, which is empty for the run itself.
-
-    Raises:
-        UsageError: the run is no search, or leaves none of that kind.
-    """
+    """The tickets that one run leaves, by a name of `LADDERS`: value and folder, which is empty for the run itself."""
     if not isinstance(settings, SearchConfig):
         raise UsageError(f"[{ladder}] opens the tickets of a search, and this stage is none.")
     if ladder == "step":
@@ -79,12 +75,7 @@ def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
 
 
 class Resolver:
-    """Finds the runs that references stand for.
-
-    Args:
-        placed: the runs of all stages before.
-        parameters: for `${...}` inside references.
-    """
+    """Finds the runs that references stand for."""
 
     def __init__(self, placed: Mapping[str, list[Placed]], parameters: Mapping[str, Any]) -> None:
         self._placed = placed
@@ -95,18 +86,7 @@ class Resolver:
     def rows(
         self, own: Mapping[str, Any], fields: Mapping[str, Any]
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """One row for every combination of runs that the references of one grid point stand for.
-
-        Args:
-            own: the axes of the grid point.
-            fields: its fields.
-
-        Yields:
-            All axes, and the fields with `@ID/path` for each reference.
-
-        Raises:
-            UsageError: a reference finds no run, or several where it names the axes that decide.
-        """
+        """One row for every combination of runs that the references of one grid point stand for."""
         known = {**self._parameters, **own}
         fields = {field: _write_out(value, known) for field, value in fields.items()}
         rows: list[Row] = [(dict(own), {})]
@@ -199,11 +179,7 @@ def _candidates(reference: Reference, placed: list[Placed]) -> Iterator[Candidat
 
 
 def _ladder(reference: Reference, axes: set[str]) -> str | None:
-    """Which ladder a reference opens.
-
-    Raises:
-        UsageError: a name in brackets is neither an axis nor a ladder, or there are two ladders.
-    """
+    """Which ladder a reference opens."""
     asked = [name for name in (*reference.names, *reference.fixed) if name not in axes]
     for name in asked:
         if name not in LADDERS:
@@ -228,16 +204,7 @@ def _single(value: Any) -> Iterator[str]:
 
 
 def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
-    """Fill in `${...}` inside references, and parameters that are references; all else waits for further axes.
-
-    Args:
-        value: of a field.
-        known: what `${...}` may stand for.
-        inside: the texts that stand for what the value was found in.
-
-    Raises:
-        UsageError: a parameter holds itself.
-    """
+    """Fill in `${...}` inside references, and parameters that are references; all else waits for further axes."""
     if isinstance(value, str):
         if not names_in(value) <= known.keys():
             return value

@@ -230,14 +230,7 @@ _AGAIN_SECONDS, _SHARE = 30.0, 20.0
 
 
 class Lines:
-    """Watches a study and writes its progress.
-
-    Args:
-        plan: of the study.
-        store: its store.
-        workers: how many runs are done at a time.
-        stream: where to write.
-    """
+    """Watches a study and writes its progress."""
 
     def __init__(self, plan: Plan, store: Store, workers: int, stream: TextIO) -> None:
         self._plan = plan

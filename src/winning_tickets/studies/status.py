@@ -36,12 +36,7 @@ Place = tuple[str, str]
 
 
 def problems_of(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
-    """All that is missing on this machine for the runs that are not done.
-
-    Args:
-        plan: of the study.
-        is_done: whether the run of an id is; asked only where something is missing.
-    """
+    """All that is missing on this machine for the runs that are not done."""
     absent = _absent(plan.runs.values())
     if absent:  # data of runs that are done may be gone
         absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
@@ -155,12 +150,7 @@ _INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
 
 
 class Estimator:
-    """Seconds and bytes of runs that are still to do.
-
-    Args:
-        plan: whose.
-        records: of the store, by id.
-    """
+    """Seconds and bytes of runs that are still to do."""
 
     def __init__(self, plan: Plan, records: Mapping[str, Record]) -> None:
         self._plan = plan
@@ -175,10 +165,6 @@ class Estimator:
 
     def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
         """What runs will take.
-
-        Args:
-            left: their ids.
-            workers: how many are done at a time.
 
         Returns:
             `seconds`, `bytes`, and `measured_runs` of `runs` whose seconds are those of like runs in the store.
@@ -297,11 +283,6 @@ def blocked_by(plan: Plan, failed: Iterable[str]) -> dict[str, str]:
 
 def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
     """What is done, running, failed, blocked and to do.
-
-    Args:
-        plan: of the study.
-        store: its store; it need not exist.
-        workers: how many runs are done at a time, for the estimate.
 
     Returns:
         `study`, `scale`, `runs`, a count for each of `STATES`, `stages` (the same by stage), `failed_runs` (id ->

@@ -159,15 +159,7 @@ def studies_in(store: Store) -> list[dict[str, Any]]:
 
 
 def write_template(path: Path, force: bool = False) -> None:
-    """Write a study with comments, which is valid as it is.
-
-    Args:
-        path: a YAML file; its name becomes the study's.
-        force: replace a file that is there.
-
-    Raises:
-        UsageError: the file is there (without `force`), or its name is not that of a YAML file.
-    """
+    """Write a study with comments, which is valid as it is."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not the name of a YAML file; expected one that ends with {' or '.join(SUFFIXES)}.")
     if path.exists() and not (force and path.is_file()):

@@ -38,15 +38,7 @@ def sentences() -> list[str]:
 
 
 def tiny_folder(name: str, parent: Path) -> Path:
-    """A tiny model or data set, made when it is not there yet; two processes may ask for it at the same time.
-
-    Args:
-        name: a key of `MAKERS`.
-        parent: the folder that it is made in.
-
-    Raises:
-        UsageError: an unknown name.
-    """
+    """A tiny model or data set, made when it is not there yet; two processes may ask for it at the same time."""
     if name not in MAKERS:
         raise unknown("tiny model or data set", name, MAKERS)
     folder = parent / name

@@ -156,11 +156,7 @@ VERBS: dict[str, Verb] = {
 
 
 def verb_named(name: str) -> Verb:
-    """An entry of `VERBS`.
-
-    Raises:
-        UsageError: there is none of that name.
-    """
+    """An entry of `VERBS`."""
     if name not in VERBS:
         raise unknown("verb", name, VERBS)
     return VERBS[name]

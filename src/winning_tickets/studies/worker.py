@@ -87,11 +87,7 @@ class Outcome:
 
 
 def perform(job: Job) -> Outcome:
-    """Do a run unless it is done or has failed; an error is kept in the store, and nothing but a stop is raised.
-
-    Raises:
-        Stopped: the worker was told to end.
-    """
+    """Do a run unless it is done or has failed; an error is kept in the store, and nothing but a stop is raised."""
     try:
         store = Store(job.store)
         with store.claim(job.run) as claim:
@@ -122,11 +118,7 @@ def _told(error: Exception) -> str:
 
 
 def execute(job: Job, store: Store) -> None:
-    """Call the verb's library function, which goes on where an earlier attempt stopped.
-
-    Raises:
-        TicketsError: as the verb does.
-    """
+    """Call the verb's library function, which goes on where an earlier attempt stopped."""
     verb = VERBS[job.verb]
     fields = resolve(job.config, store)
     if is_reference(job.config.get("target")) and "base" in verb.settings.model_fields:
@@ -145,12 +137,7 @@ def execute(job: Job, store: Store) -> None:
 
 
 def resolve(value: Any, store: Store) -> Any:
-    """Put folders in place of references, and of models and data that are made in the store.
-
-    Args:
-        value: a configuration.
-        store: where the folders are.
-    """
+    """Put folders in place of references, and of models and data that are made in the store."""
     if is_reference(value):
         run, slash, rest = value.removeprefix("@").partition("/")
         return str(store.folder(run).absolute()) + slash + rest

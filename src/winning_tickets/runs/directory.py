@@ -1,0 +1,256 @@
+"""The `--out` contract: one directory a run, resumable, idempotent, never overwritten by accident."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any, Literal
+
+from winning_tickets.runs import distributed
+from winning_tickets.runs.errors import UsageError, closest, shown
+from winning_tickets.runs.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
+
+MARKER = "config.json"
+RESULT = "result.json"
+METRICS = "metrics.jsonl"
+SCRATCH = ".scratch"
+_DIFFERENCES = 3
+"""Settings that a refusal names."""
+
+Status = Literal["new", "unfinished", "done"]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """Whose run a directory is, by its marker.
+
+    Attributes:
+        verb: `search`, `transfer` ...
+        id: of the run.
+        config: as it was stored; None where that is no object.
+    """
+
+    verb: str
+    id: str
+    config: dict[str, Any] | None
+
+
+def stored_run(marker: Path) -> StoredRun | None:
+    """What a marker says; None where there is none, such as in the folder of a model."""
+    try:
+        content = parse_json(marker.read_text(encoding="utf-8"))
+        config = content.get("config") if isinstance(content, dict) else None
+        return StoredRun(str(content["verb"]), str(content["id"]), config if isinstance(config, dict) else None)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+class RunDirectory:
+    """A directory that belongs to exactly one run; done when, and only when, `result.json` is there.
+
+    Absent or empty: the run starts. Unfinished with the same id: it resumes. Finished with the same id: the stored
+    result is returned. Another id, or foreign files: refused untouched. `force` replaces only what carries our marker.
+
+    Attributes:
+        path: the directory.
+        status: `new`, `unfinished` or `done`, as it was found.
+        id: of the run.
+        watch: told of each record that is logged; None where nobody wants to know.
+    """
+
+    def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - it is the run's
+        self.path = path
+        self.status = status
+        self.id = id
+        self.watch: Callable[[dict[str, Any]], None] | None = None
+
+    @classmethod
+    def claim(
+        cls,
+        path: Path | str,
+        verb: str,
+        run_id: str,
+        config: dict[str, Any],
+        force: bool = False,
+        marker: str = MARKER,
+    ) -> RunDirectory:
+        """Take `path` for the run `run_id`."""
+        path = Path(path)
+        distributed.check_same(f"{verb} {run_id}", "run")
+        status = distributed.on_main(lambda: cls._claim(path, verb, run_id, config, force, marker))
+        return cls(path, status, run_id)
+
+    @classmethod
+    def _claim(cls, path: Path, verb: str, run_id: str, config: dict[str, Any], force: bool, marker: str) -> Status:
+        if path.exists() and not path.is_dir():
+            raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
+        # A start that was killed while it wrote its marker leaves only that temporary file.
+        occupied = path.is_dir() and any(not entry.match(f".{marker}.*.tmp") for entry in path.iterdir())
+        if occupied:
+            found = stored_run(path / marker)
+            if found is None:
+                raise UsageError(
+                    f"--out {path} holds files that are not a run of this tool; it was left untouched. "
+                    "Give a directory that is absent or empty."
+                )
+            if force:
+                _empty(path)
+            elif (found.verb, found.id) != (verb, run_id):
+                differ = _differences(found.config or {}, config) if found.verb == verb else ""
+                raise UsageError(
+                    f"--out {path} holds another run ({found.verb} {found.id}), this one is {verb} {run_id}{differ}; "
+                    "it was left untouched. Give another directory, or --force to replace that run."
+                )
+            else:
+                if not (path / RESULT).exists():
+                    return "unfinished"
+                _tidy(path)  # a kill may have come between the result and this
+                return "done"
+        write_json(path / marker, {"verb": verb, "id": run_id, "config": config})
+        return "new"
+
+    @property
+    def scratch(self) -> Path:
+        """Where checkpoints live until the run is done; never part of the result."""
+        return self.path / SCRATCH
+
+    def log(self, record: dict[str, Any]) -> None:
+        """Append one record to `metrics.jsonl`."""
+
+        def write() -> None:
+            append_line(self.path / METRICS, json.dumps(record, allow_nan=False))
+            if self.watch is not None:
+                self.watch(record)
+
+        distributed.on_main(write)
+
+    def forget_after(self, step: int) -> int:
+        """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off; they are redone.
+
+        Returns:
+            How many steps in a row, up to this one, were skipped.
+        """
+
+        def write() -> int:
+            if not (self.path / METRICS).exists():
+                return 0
+            kept = [record for record in read_log(self.path) if record["step"] <= step]
+            write_text(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
+            steps = [record for record in kept if "learning_rate" in record]  # evaluations stand between them
+            return len(list(takewhile(lambda record: record.get("skipped"), reversed(steps))))
+
+        return distributed.on_main(write)
+
+    def result(self) -> dict[str, Any]:
+        """The stored result of a finished run."""
+        content: dict[str, Any] = read_json(self.path / RESULT, "result")
+        return content
+
+    def finish(self, result: dict[str, Any]) -> None:
+        """Store the result, which is what makes the run done, then drop all that is temporary."""
+
+        def write() -> None:
+            write_json(self.path / RESULT, result | skipped_steps(self.path))
+            _tidy(self.path)
+
+        distributed.on_main(write)
+
+
+def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
+    """The first settings in which two runs differ, for a message; empty where what the settings point to does."""
+    here = json.loads(json.dumps(here))  # tuples are lists in what was stored
+    differ = [name for name in here if name in there and there[name] != here[name]]
+    told = [f"{name}: {shown(there[name])} there, {shown(here[name])} here" for name in differ[:_DIFFERENCES]]
+    if len(differ) > _DIFFERENCES:
+        told.append(f"and {len(differ) - _DIFFERENCES} more")
+    return f" ({'; '.join(told)})" if told else ""
+
+
+def _empty(path: Path) -> None:
+    """Remove what is in a folder; the folder may be a link, and what is linked from inside stays."""
+    for entry in path.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
+
+
+def _tidy(path: Path) -> None:
+    shutil.rmtree(path / SCRATCH, ignore_errors=True)
+    remove_leftovers(path)
+
+
+def skipped_steps(path: Path) -> dict[str, list[int]]:
+    """What a result says of steps that were passed over, see `finite.FiniteSteps`; nothing where there are none."""
+    log = read_log(path) if (path / METRICS).exists() else []
+    skipped = [record["step"] for record in log if record.get("skipped")]
+    return {"skipped_steps": skipped} if skipped else {}
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The records of a run's `metrics.jsonl`; a last line that was cut off by a kill is passed over.
+
+    Other lines that are no records of a step, which an edit may leave, are passed over too.
+    """
+    records = []
+    for line in (path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+_SHOWN = 8
+_MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")
+"""Where runs keep their models."""
+
+
+def missing(name: str) -> str | None:
+    """What to say of `folder/name` where the folder is here and has no such one; None where it may be a hub id.
+
+    That it may be as well where the folder has models, as a copy of what an organisation has on the hub.
+    """
+    parent, _, last = name.partition("/")
+    could_be_an_id = bool(last) and "/" not in last and not name.startswith((".", "~", "/"))
+    if not could_be_an_id or not Path(parent).is_dir() or Path(name).is_dir():
+        return None
+    folders = [path for path in Path(parent).iterdir() if path.is_dir() and not path.name.startswith(".")]
+    if any((path / MARKER).is_file() and stored_run(path / MARKER) is None for path in folders):
+        return None
+    there = sorted(path.name for path in folders)
+    meant = closest(last, there, f"{parent}/")
+    listed = ", ".join(there[:_SHOWN]) + (", ..." if len(there) > _SHOWN else "")
+    return f"There is no folder {name}; {parent}/ has {listed or 'no folders'}.{meant}"
+
+
+def refuse_unfinished(path: Path) -> None:
+    """Refuse the folder of a run that has no result yet."""
+    found = stored_run(path / MARKER)
+    if found is not None and not (path / RESULT).exists():
+        raise UsageError(
+            f"{path} is a run of tickets {_command(found.verb)} that has not finished; run the same command again."
+        )
+
+
+def refuse_run(path: Path) -> None:
+    """Refuse the folder of a run where a model is wanted, and name the models that it has."""
+    found = stored_run(path / MARKER)
+    if found is None:
+        return
+    models = sorted(file.parent for place in _MODELS for file in path.glob(f"{place}/config.json"))
+    if not models:
+        refuse_unfinished(path)
+    has = f"it has {', '.join(map(str, models[:_SHOWN]))}; give one of these" if models else "none was saved in it"
+    raise UsageError(f"{path} is a run of tickets {_command(found.verb)}, not a model, and {has}.")
+
+
+def _command(verb: str) -> str:
+    """The command whose run it is; seeds have markers of their own."""
+    return verb.removesuffix("-seed")

@@ -1,0 +1,1 @@
+"""The store of runs: claims, index, queries and checksums."""

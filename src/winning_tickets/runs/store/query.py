@@ -1,0 +1,226 @@
+"""Conditions on runs, such as `task=rte` or `metrics.accuracy.final.mean>0.7`."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import io
+import json
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import is_number, parse_json
+from winning_tickets.runs.statistics import is_score
+from winning_tickets.runs.store.index import Record
+
+_ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+}
+_CONDITION = re.compile(r"\s*([^=<>!\s]+)\s*(==|=|!=|<=|>=|<|>)\s*(.*?)\s*", re.DOTALL)
+_FIELDS = tuple(entry.name for entry in fields(Record))
+_PLACES = ("labels", "config", "result")
+"""Where a key without such a beginning is looked up, in this order."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition on a run.
+
+    A key is a path with dots: of a record (`status`, `config.sparsity`, `result.metrics.f1.final.mean`, `error.kind`),
+    or without its first word of the labels, the configuration or the result (`sparsity`, `metrics.f1.final.mean`), the
+    first of them that has a value. A number picks from a list. `=` on a list asks whether it holds the value. `<`,
+    `<=`, `>` and `>=` compare numbers with numbers and text with text. A run that lacks the key fulfils no condition
+    on it, `!=` included; one where it is `null` has it.
+
+    Attributes:
+        key: the path.
+        sign: `=`, `!=`, `<`, `<=`, `>` or `>=`.
+        text: the value as it was written.
+    """
+
+    key: str
+    sign: str
+    text: str
+
+    @classmethod
+    def parse(cls, text: str) -> Condition:
+        """Read `KEY SIGN VALUE`; the signs are =, !=, <, <=, > and >=."""
+        found = _CONDITION.fullmatch(text)
+        if found is None:
+            raise UsageError(
+                f"--where {text!r} is not a condition; write KEY=VALUE, or with !=, <, <=, > or >= between them, "
+                "such as --where task=rte --where 'config.sparsity>=0.6'."
+            )
+        key, sign, value = found.groups()
+        return cls(key, "=" if sign == "==" else sign, value)
+
+    def holds(self, record: Record) -> bool:
+        """Whether a run fulfils it."""
+        value = _find(record, self.key)
+        if value is _ABSENT:
+            return False
+        values = value if isinstance(value, list) else [value]
+        if self.sign in _ORDERINGS:
+            return any(self._in_order(found) for found in values)
+        if isinstance(value, list) and self._equals(value):
+            return self.sign == "="
+        return any(self._equals(found) for found in values) == (self.sign == "=")
+
+    @property
+    def _value(self) -> Any:
+        """The value as JSON reads it, else the text itself."""
+        try:
+            return parse_json(self.text)
+        except ValueError:
+            return self.text
+
+    def _equals(self, found: Any) -> bool:
+        if isinstance(found, str):
+            return found in (self.text, self._value)
+        value = self._value
+        if isinstance(found, bool) or isinstance(value, bool):
+            return found is value
+        return bool(found == value)
+
+    def _in_order(self, found: Any) -> bool:
+        compare = _ORDERINGS[self.sign]
+        if isinstance(found, str):
+            return compare(found, self.text)
+        value = self._value
+        return is_number(found) and is_number(value) and compare(found, value)
+
+
+def _find(record: Record, key: str) -> Any:
+    """The value of a key, or `_ABSENT`."""
+    first, _, rest = key.partition(".")
+    if first in _FIELDS:
+        value = getattr(record, first)
+        return value if not rest else _inside(value, rest.split("."))
+    found = [_inside(getattr(record, place), key.split(".")) for place in _PLACES]
+    there = [value for value in found if value is not _ABSENT]
+    return next((value for value in there if value is not None), None if there else _ABSENT)
+
+
+def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> None:
+    """Make sure that each key is one of some run."""
+    for condition in conditions:
+        if records and all(_find(record, condition.key) is _ABSENT for record in records):
+            known = {key for record in _sample(records) for key in _keys(record)}
+            close = difflib.get_close_matches(condition.key, sorted(known), n=4, cutoff=0.6)
+            meant = f" Did you mean {', '.join(close)}?" if close else ""
+            raise UsageError(
+                f"No run has the key {condition.key!r} of --where.{meant} tickets runs --json shows all keys; they "
+                f"begin with {', '.join(_FIELDS)}, or go on after labels., config. or result."
+            )
+
+
+_ABSENT = object()
+
+
+def _inside(value: Any, parts: list[str]) -> Any:
+    """Follow a path; keys may have dots themselves, and the longest that fits wins."""
+    if not parts:
+        return value
+    if isinstance(value, dict):
+        for count in range(len(parts), 0, -1):
+            key = ".".join(parts[:count])
+            if key in value and (found := _inside(value[key], parts[count:])) is not _ABSENT:
+                return found
+    if isinstance(value, list) and parts[0].isdecimal() and int(parts[0]) < len(value):
+        return _inside(value[int(parts[0])], parts[1:])
+    return _ABSENT
+
+
+def _sample(records: Sequence[Record]) -> list[Record]:
+    """A hundred records, spread evenly: enough to know which keys there are."""
+    return list(records[:: max(1, len(records) // 100)])
+
+
+def _keys(record: Record) -> Iterator[str]:
+    for name in _FIELDS:
+        for path in _paths(getattr(record, name), name):
+            yield path
+            if name in _PLACES and path != name:
+                yield path.removeprefix(f"{name}.")
+
+
+def _paths(value: Any, prefix: str) -> Iterator[str]:
+    yield prefix
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _paths(inner, f"{prefix}.{key}")
+
+
+_NESTED = ("labels", "config", "result", "error", "versions", "machine", "source")
+
+
+def as_json(records: Sequence[Record], store: str) -> dict[str, Any]:
+    """All that is known of the runs, and how many there are of each status."""
+    return {"store": store, "counts": _counts(records), "runs": [asdict(record) for record in records]}
+
+
+def as_text(records: Sequence[Record], store: str) -> str:
+    """A line a run: status, verb, id, its main number or its error; then the counts."""
+    width = max((len(record.id) for record in records), default=0)
+    lines = [
+        f"{record.status:<10} {record.verb:<9} {record.id:<{width}}  {_headline(record)}".rstrip() for record in records
+    ]
+    counts = ", ".join(f"{count} {status}" for status, count in _counts(records).items())
+    return "\n".join([*lines, f"{store}: {len(records)} runs" + (f" ({counts})" if counts else "")])
+
+
+def as_csv(records: Sequence[Record]) -> str:
+    """A row a run and a column a value, as `config.sparsity`; lists are JSON, and what is not known stays empty."""
+    rows = [_flat(record) for record in records]
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    text = io.StringIO()
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().removesuffix("\n")
+
+
+def _counts(records: Sequence[Record]) -> dict[str, int]:
+    return dict(sorted(Counter(record.status for record in records).items()))
+
+
+def _headline(record: Record) -> str:
+    if record.error is not None:
+        return str(record.error.get("message", "")).partition("\n")[0][:100]
+    result = record.result or {}
+    seconds = "" if record.seconds is None else f"{record.seconds:,.1f} s"
+    return ", ".join(part for part in (*_scores(result), seconds) if part)
+
+
+def _scores(result: dict[str, Any]) -> list[str]:
+    """The task's primary metric x100, or the losses and the sparsity that the result has."""
+    primary, metrics = result.get("primary_metric"), result.get("metrics")
+    scores = metrics.get(primary) if isinstance(metrics, dict) and isinstance(primary, str) else None
+    final = scores.get("final") if isinstance(scores, dict) else None
+    if isinstance(final, dict):
+        deviation = f" ± {100 * final['std']:.1f}" if is_score(final.get("std")) else ""
+        return [f"{primary} {100 * final['mean']:.1f}{deviation}"] if is_score(final.get("mean")) else []
+    names = ("kd_loss", "mlm_loss", "similarity_spearman", "sparsity")
+    return [f"{name} {result[name]:.4f}" for name in names if isinstance(result.get(name), float)]
+
+
+def _flat(record: Record) -> dict[str, Any]:
+    content = asdict(record)
+    row = {name: value for name, value in content.items() if name not in _NESTED}
+    for name in _NESTED:
+        row |= _leaves(content[name] or {}, name)
+    return row
+
+
+def _leaves(value: Any, path: str) -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {key: leaf for name, inner in value.items() for key, leaf in _leaves(inner, f"{path}.{name}").items()}
+    return {path: json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value}
