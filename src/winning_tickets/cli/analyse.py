@@ -109,11 +109,7 @@ def distance(
 
 @analyse_app.command()
 def densities(
-    tickets: Tickets,
-    labels: Labels = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
+    tickets: Tickets, labels: Labels = None, out: Out = None, force: Force = False, as_json: Json = False
 ) -> None:
     """What tickets keep of each matrix, and which rows and columns are gone.
 

@@ -45,8 +45,7 @@ CheckpointSteps = Annotated[
     typer.Option("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"), rich_help_panel=RUNNING),
 ]
 NonFinite = Annotated[
-    Literal["stop", "skip"],
-    typer.Option("--non-finite", help=Runtime.help_of("non_finite"), rich_help_panel=RUNNING),
+    Literal["stop", "skip"], typer.Option("--non-finite", help=Runtime.help_of("non_finite"), rich_help_panel=RUNNING)
 ]
 ReportTo = Annotated[
     str | None, typer.Option("--report-to", help=Runtime.help_of("report_to"), rich_help_panel=RUNNING)

@@ -49,10 +49,7 @@ def compare(
 
 
 @app.command()
-def inspect(
-    ticket: Annotated[str, typer.Argument(help="A ticket folder.")],
-    as_json: Json = False,
-) -> None:
+def inspect(ticket: Annotated[str, typer.Argument(help="A ticket folder.")], as_json: Json = False) -> None:
     """What a ticket is: exact sparsity, counts, by matrix, where it came from.
 
     Example: tickets inspect my-ticket --json
@@ -66,8 +63,7 @@ def inspect(
 
 @app.command()
 def average(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one a task.")],
-    as_json: Json = False,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one a task.")], as_json: Json = False
 ) -> None:
     """One score for several tasks, by both rules of the Super Tickets paper.
 

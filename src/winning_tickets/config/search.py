@@ -76,11 +76,7 @@ class LearningSettings(Settings):
         (*LEARNED, "importance"),
     )
     batch_size: int | None = setting(
-        None,
-        "Batch size of each task. By default it is the task's own.",
-        TASK_DATA,
-        (*LEARNED, "importance"),
-        ge=1,
+        None, "Batch size of each task. By default it is the task's own.", TASK_DATA, (*LEARNED, "importance"), ge=1
     )
     max_length: int | None = _task(None, "Tokens that a task's example is cut to. By default the task's own.", ge=1)
     mixing: Literal["sum", "proportional"] = _task(
@@ -250,8 +246,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
         "too (before).",
     )
     threshold: Literal["reached", "exceeded"] | None = _mask(
-        None,
-        "Between adjustments a weight is kept whose score has reached the threshold (TAMT eq. 3), or exceeded it.",
+        None, "Between adjustments a weight is kept whose score has reached the threshold (TAMT eq. 3), or exceeded it."
     )
     count_rounding: Literal["floor", "nearest"] | None = _ticket(
         None,

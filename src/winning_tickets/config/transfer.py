@@ -226,9 +226,7 @@ class EvaluateConfig(Settings):
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Keep only the first layers, this many.")
     objectives: tuple[str, ...] = _measure(
-        ("kd",),
-        "Any of kd, mlm, attention, contrastive, logits and similarity, with commas.",
-        option="--objective",
+        ("kd",), "Any of kd, mlm, attention, contrastive, logits and similarity, with commas.", option="--objective"
     )
     corpus: str | None = _model(
         None, "Text for all objectives but similarity. The validation part of a folder is read."

@@ -6,15 +6,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
-from winning_tickets.config import (
-    METHOD_NAMES,
-    PRETRAINED,
-    SCOPES,
-    Pattern,
-    SearchConfig,
-    parse_rewind,
-    parse_start,
-)
+from winning_tickets.config import METHOD_NAMES, PRETRAINED, SCOPES, Pattern, SearchConfig, parse_rewind, parse_start
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.tasks import TASKS
