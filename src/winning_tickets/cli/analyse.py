@@ -28,7 +28,7 @@ Force = Annotated[bool, typer.Option("--force", help="Replace another analysis i
 
 
 class ListOptions(TyperCommand):
-    """A command whose `--baseline` and `--dense` take all words up to the next option, such as those of a shell's `*`."""
+    """A command whose `--baseline` and `--dense` take all words up to the next option, as a shell's `*` gives them."""
 
     lists = ("--baseline", "--dense")
 
