@@ -1,4 +1,4 @@
-"""Options: those of settings, generated from their fields, and those that other verbs share; no heavy imports."""
+"""Options: those generated from the fields of settings, and those that other commands share; no heavy imports."""
 
 from __future__ import annotations
 
@@ -258,11 +258,7 @@ def settings_of(
     defaults: Mapping[str, Any] | None = None,
     inline: str = "",
 ) -> Settings:
-    """The settings of a `--config` file and of options, which win; a problem is reported with the file.
-
-    Raises:
-        UsageError: one or more fields are unknown or have impossible values.
-    """
+    """The settings of a `--config` file and of options, which win; a problem is reported with the file."""
     stored = load_config_file(file) if file else {}
     if not isinstance(stored.get(inline, {}), dict):
         raise UsageError(f"{inline} must be a mapping of fields such as 'task: rte', found {stored[inline]!r}.")
@@ -276,7 +272,7 @@ def settings_of(
     except UsageError as error:
         if file is None:
             raise
-        raise UsageError(f"{error}\nFields that are no options of this command line come from {file}.") from error
+        raise UsageError(f"{error}\nFields that are not on the command line come from {file}.") from error
 
 
 def merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,31 +291,19 @@ def split_words(text: str | None) -> tuple[str, ...] | None:
 
 
 def trackers_of(text: str | None) -> tuple[str, ...]:
-    """The trackers of `--report-to`; `none` is no tracker.
-
-    Raises:
-        UsageError: an unknown name, or a package that is not installed.
-    """
+    """The trackers of `--report-to`, which must be installed; `none` is no tracker."""
     names = tuple(dict.fromkeys(name for name in split_words(text) or () if name != "none"))
     check_trackers(names)
     return names
 
 
 def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:
-    """`1,2` -> (1, 2).
-
-    Raises:
-        UsageError: a part is not a whole number.
-    """
+    """`1,2` -> (1, 2)."""
     return _split(option, text, int, "whole numbers, such as 0,1,2")
 
 
 def split_floats(option: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.5,0.6` -> (0.5, 0.6).
-
-    Raises:
-        UsageError: a part is not a number.
-    """
+    """`0.5,0.6` -> (0.5, 0.6)."""
     return _split(option, text, float, "numbers, such as 0.6")
 
 
