@@ -1,4 +1,4 @@
-"""Options come from the fields of settings: all are there, old ones still work, and those that are not read are refused."""
+"""Options come from the fields of settings: all are there, old ones still work, unread ones are refused."""
 
 from __future__ import annotations
 

@@ -142,7 +142,7 @@ ROWS: dict[str, str] = {
         ! bert --method imp --objective task --train-file rows.csv --text-columns a,b,c --out out | 2 | text-columns
         ! bert --method imp --corpus corpus.txt --objective mlm --task rte --out out | 2 | uses no task
         --kind span2 | 2 | 'span'
-        ! bert --method imp --corpus corpus.txt --objective task --train-file rows.csv --round-steps 1 --train-size many --out out | 2 | train-size
+        ! bert --method imp --train-file rows.csv --round-steps 1 --train-size many --out out | 2 | train-size
         --segments packed:0 | 2 | packed
         --segments pakced:8 | 2 | packed
         --rung-steps 0 | 2 | rung-steps
