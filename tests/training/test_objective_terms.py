@@ -501,7 +501,9 @@ def test_logits_need_a_trained_head(tmp_path, world):
 @pytest.mark.parametrize("field", ["temperature", "logits_temperature"])
 @pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
 def test_impossible_temperatures(world, field, value):
-    with pytest.raises(UsageError, match=f"{field.replace('_', '-')}(: Input should be a finite| .* is impossible; it must be above 0)"):
+    with pytest.raises(
+        UsageError, match=f"{field.replace('_', '-')}(: Input should be a finite| .* is impossible; it must be above 0)"
+    ):
         training(world, "contrastive", **{field: value})
 
 
