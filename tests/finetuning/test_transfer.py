@@ -462,8 +462,8 @@ def test_refused_before_any_work(tmp_path, bert, fields, message):
 
 def test_all_problems_are_told_at_once(bert):
     with pytest.raises(UsageError) as caught:
-        prepare(TransferConfig(target=bert, task="nope", seeds=(), steps=0), QUIET)
-    assert [line.split()[0] for line in str(caught.value).split("\n")] == ["Unknown", "--seeds", "--steps"]
+        prepare(TransferConfig(target=bert, task="nope", seeds=(), steps=1, epochs=1), QUIET)
+    assert [line.split()[0] for line in str(caught.value).split("\n")] == ["Unknown", "--seeds", "--epochs"]
 
 
 def test_roberta_reads_less_than_its_position_table(tmp_path):
