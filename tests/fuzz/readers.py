@@ -297,8 +297,8 @@ READERS: dict[str, Reader] = {
     ),
     "claim": Reader(
         seeds.store,
-        "store/claims/unfinished/000001.json",
-        "json",
+        "store/claims/unfinished/lease",
+        "text",
         lambda folder: Store(folder / "store").status("unfinished"),
     ),
     "marker of a store": Reader(seeds.store, "store/store.json", "json", _store, inputs=FEW),

@@ -103,7 +103,7 @@ def perform(job: Job) -> Outcome:
                 except Exception as error:  # whatever it is, it ends this run and no other
                     store.fail(job.run, error)
                     return Outcome(job.run, "failed", _told(error))
-            if not claim.still_mine():
+            if not claim.is_held():
                 return Outcome(job.run, "claimed", "Another process took this run over.")
             store.seal(job.run)
             return Outcome(job.run, "done")
