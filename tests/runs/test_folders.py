@@ -5,7 +5,17 @@ import json
 import pytest
 
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, TransferConfig, evaluate, predict, search, transfer
+from winning_tickets import (
+    EvaluateConfig,
+    Runtime,
+    SearchConfig,
+    Ticket,
+    TransferConfig,
+    evaluate,
+    predict,
+    search,
+    transfer,
+)
 from winning_tickets.analysis.masks import base_model_of
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.target import Target

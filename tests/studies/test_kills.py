@@ -173,7 +173,9 @@ def tickets(store, run):
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("kills", [3, 50])
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="elsewhere a dead process is noticed after a minute only")
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="elsewhere a dead process is noticed after a minute only"
+)
 def test_kills_of_workers_and_drivers_change_nothing(tmp_path, kills):
     chance = random.Random(kills)
     seeds = list(range(2 if kills < 10 else 6))

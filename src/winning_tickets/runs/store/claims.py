@@ -75,18 +75,20 @@ class Claims:
         lease = self._lease(path)
         try:
             path.parent.mkdir(exist_ok=True)
-            seen = _modified(path)
+            seen = _look(path)
             if seen is not None:
                 # A process of this machine is looked up. Elsewhere a recent sign of life counts, in either direction
                 # of a clock that jumped; an old one is watched below until the lease has passed by our own clock.
-                lives = _owner_lives(lease.owner)
-                if lives or (lives is None and abs(self._now() - seen) <= self.dead_after_seconds):
-                    raise _claimed(run_id, lease.owner)
-                if lease.owner is None:  # cut off by a kill or a power failure: filelock would keep an empty marker
+                owner = lease.owner
+                lives = _owner_lives(owner)
+                if lives or (lives is None and abs(self._now() - seen[0]) <= self.dead_after_seconds):
+                    raise _claimed(run_id, owner)
+                # filelock keeps an empty marker forever, which a kill or a power failure may leave.
+                if _look(path) == (seen[0], 0):
                     lease.force_break()
             lease.acquire(
                 timeout=1.5 * self.dead_after_seconds + _SLACK_SECONDS if seen is not None else 0,
-                cancel_check=lambda: _modified(path) not in (None, seen),
+                cancel_check=lambda: _look(path) not in (None, seen),
             )
         except (Timeout, LeaseSettingsMismatch) as error:
             raise _claimed(run_id, lease.owner) from error
@@ -100,11 +102,11 @@ class Claims:
     def is_held(self, run_id: str) -> bool:
         """Return whether a process works on a run, as far as one look shows."""
         path = self._path(run_id)
-        seen = _modified(path)
+        seen = _look(path)
         if seen is None:
             return False
         lives = _owner_lives(self._lease(path).owner)
-        return self._now() - seen <= self.dead_after_seconds if lives is None else lives
+        return self._now() - seen[0] <= self.dead_after_seconds if lives is None else lives
 
     def _path(self, run_id: str) -> Path:
         return self.folder / run_id / "lease"
@@ -128,11 +130,13 @@ class Claims:
             return time.time()  # the store is read-only
 
 
-def _modified(path: Path) -> float | None:
+def _look(path: Path) -> tuple[float, int] | None:
+    """Return the time of the last change and the size; None if there is no such file."""
     try:
-        return path.stat().st_mtime
+        found = path.stat()
     except FileNotFoundError:
         return None
+    return found.st_mtime, found.st_size
 
 
 def _owner_lives(owner: OwnerRecord | None) -> bool | None:
