@@ -90,7 +90,7 @@ def run_study(
         raise Interrupted(
             number,
             f"Stopped after {progress.count('done')} of {len(plan.runs)} runs; runs in training wrote a checkpoint. "
-            "Run the same command again to go on.",
+            "Run the same command again to resume.",
         ) from stop
     finally:
         engine.close()

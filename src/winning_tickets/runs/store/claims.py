@@ -77,11 +77,10 @@ class Claims:
             path.parent.mkdir(exist_ok=True)
             seen = _look(path)
             if seen is not None:
-                # A process of this machine is looked up. Elsewhere a recent sign of life counts, in either direction
-                # of a clock that jumped; an old one is watched below until the lease has passed by our own clock.
+                # A recent sign of life counts, in either direction of a clock that jumped, unless the process is known
+                # to be dead. An old claim is watched below until the lease has passed by our own clock.
                 owner = lease.owner
-                lives = _owner_lives(owner)
-                if lives or (lives is None and abs(self._now() - seen[0]) <= self.dead_after_seconds):
+                if _owner_lives(owner) is not False and abs(self._now() - seen[0]) <= self.dead_after_seconds:
                     raise _claimed(run_id, owner)
                 # filelock keeps an empty marker forever, which a kill or a power failure may leave.
                 if _look(path) == (seen[0], 0):
