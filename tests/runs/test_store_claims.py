@@ -180,6 +180,16 @@ def test_an_old_claim_of_another_machine_is_taken_over(store):
         assert claim.is_held()
 
 
+@needs_proc
+def test_a_living_process_without_signs_of_life_loses_its_claim(store, tmp_path):
+    """It was stopped, or filelock left a marker that nobody holds."""
+    me = own_record(tmp_path)
+    foreign_claim(store, age=60, host=me.hostname, pid=me.pid, start=me.start)
+    assert store.status("run") == "running"
+    with store.claim("run") as claim:
+        assert claim.is_held()
+
+
 @pytest.mark.parametrize("age", [60, -3600])
 def test_a_claim_that_shows_life_while_it_is_watched_is_kept(store, age):
     """Clocks jump forwards (the claim looks old) and backwards (it comes from the future)."""

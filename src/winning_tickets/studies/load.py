@@ -1,4 +1,4 @@
-"""Opening a study: a recipe by its name, a YAML file, or a mapping."""
+"""Load a study: a recipe by its name, a YAML file, or a mapping."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ YamlPath = tuple[str | int, ...]
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, dict[YamlPath, int]]:
-    """The content of a YAML document, and the line of every key and item."""
+    """Return the content of a YAML document, and the line of every key and item."""
     lines: dict[YamlPath, int] = {}
     try:
         tree, content = parse_yaml(text)
@@ -55,7 +55,7 @@ def _note(node: yaml.Node, path: YamlPath, lines: dict[YamlPath, int], source: s
 
 
 def line_of(path: YamlPath, lines: dict[YamlPath, int]) -> int | None:
-    """The line of a place, or of the closest one around it; None where the study is not from a file."""
+    """Return the line of a place or of its closest parent; None for a study without a file."""
     parts = tuple(part if isinstance(part, int) else str(part) for part in path)
     while parts:
         if parts in lines:
@@ -76,12 +76,12 @@ def _recipe_files() -> dict[str, str]:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The names of the recipes that come with the package, sorted."""
+    """Return the names of the recipes, sorted."""
     return tuple(_recipe_files())
 
 
 def recipe_text(name: str) -> str:
-    """A recipe's YAML."""
+    """Return the YAML of a recipe."""
     recipes = _recipe_files()
     if name not in recipes:
         raise unknown("recipe", name, recipes)
@@ -89,7 +89,7 @@ def recipe_text(name: str) -> str:
 
 
 def load_study(source: str | Path | Mapping[str, Any]) -> Study:
-    """Open a study and check it.
+    """Load a study and check it.
 
     Args:
         source: the name of a recipe, a YAML file, or a study as a mapping.
@@ -107,9 +107,7 @@ def load_study(source: str | Path | Mapping[str, Any]) -> Study:
 def _with_base(
     content: dict[str, Any], name: str, lines: dict[tuple[str | int, ...], int], above: tuple[str, ...] = ()
 ) -> dict[str, Any]:
-    """A study with what it takes over from its base: parameters by name, also of each scale, and whole stages,
-    which null leaves out.
-    """
+    """Merge a study over its base: parameters by name, also of each scale, and whole stages; null removes a stage."""
     base = content.get("base")
     if base is None:
         return content
@@ -139,7 +137,7 @@ def _read(text: str, name: str) -> tuple[dict[str, Any], str, dict[tuple[str | i
 
 
 def _over(below: Any, above: Any, depth: int) -> Any:
-    """Entries of two mappings; those above take the place of those below."""
+    """Merge two mappings to a depth; entries of `above` win."""
     if depth == 0 or not isinstance(below, dict) or not isinstance(above, dict):
         return above
     return below | {key: _over(below.get(key), value, depth - 1) for key, value in above.items()}
@@ -177,7 +175,7 @@ def _build(content: dict[str, Any], name: str, lines: dict[tuple[str | int, ...]
 
 
 def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
-    """One problem as text: its line, its place, and for unknown keys the closest known ones."""
+    """Return a problem as text: line, place, and the closest known keys for an unknown one."""
     place = tuple(item["loc"])
     line = line_of(place, lines)
     where = "" if line is None else f", line {line}"
@@ -197,7 +195,7 @@ def _dotted(place: tuple[str | int, ...]) -> str:
 
 
 def _keys_at(place: tuple[str | int, ...]) -> list[str]:
-    """The keys that a study may have at a place."""
+    """Return the keys that a study may have at a place."""
     kinds: list[Any] = [Study]
     for part in place:
         kinds = [inner for kind in kinds for inner in _inside(kind, part)]
@@ -206,7 +204,7 @@ def _keys_at(place: tuple[str | int, ...]) -> list[str]:
 
 
 def _inside(kind: Any, part: str | int) -> list[Any]:
-    """The types of what is at `part` in a value of a type."""
+    """Return the types of the entry `part` in a value of a type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
         return _alternatives(fields[str(part)]) if part in fields else [kind]  # the name of a type in a union
