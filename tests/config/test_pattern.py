@@ -19,8 +19,8 @@ from winning_tickets.models.loading import load_plm
 from winning_tickets.pruning.checks import check
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
-from winning_tickets.tickets import ticket
 from winning_tickets.tickets.selection import keep_pattern, keep_top
+from winning_tickets.tickets.ticket import describe
 
 METHODS = ("random", "magnitude", "wanda", "mask-training")
 
@@ -194,7 +194,7 @@ def test_the_command_line_and_inspect(tmp_path, capsys, monkeypatch):
     assert (code, printed) == (2, "")
     assert "contradicts --pattern 2:4" in err
     plain = search(SearchConfig(model=str(model), method="magnitude", sparsity=0.5), tmp_path / "v", QUIET)
-    assert ticket(plain)["pattern"] is None
+    assert describe(plain)["pattern"] is None
 
 
 def test_a_pattern_beside_the_same_sparsity_without_one():

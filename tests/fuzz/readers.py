@@ -35,9 +35,8 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_study
-from winning_tickets.tickets import ticket
 from winning_tickets.tickets.files import sha256
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, describe
 from winning_tickets.training.predict import TaskInfo
 from winning_tickets.training.shared_model import SharedModel
 
@@ -88,7 +87,7 @@ def _sealed(*places: tuple[str, str, str | None]) -> Callable[[Path], None]:
 
 
 def _ticket(folder: Path) -> Any:
-    return show.description(ticket(Ticket.from_pretrained(folder / "ticket")) | {"tickets_inside": []})
+    return show.description(describe(Ticket.from_pretrained(folder / "ticket")) | {"tickets_inside": []})
 
 
 def _shared(folder: Path) -> Any:

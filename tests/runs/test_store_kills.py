@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from winning_tickets.runs.store.store import Store
 from winning_tickets.deploy.verify import verify
+from winning_tickets.runs.store.store import Store
 
 WORKER = """
 import sys
