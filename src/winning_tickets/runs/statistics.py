@@ -26,13 +26,9 @@ def is_score(value: Any) -> TypeGuard[int | float]:
 
 @dataclass(frozen=True)
 class Summary:
-    """Mean and spread of several runs of one experiment.
+    """Mean, sample standard deviation (ddof=1) and 95 % confidence interval (Student's t) of n values.
 
-    Attributes:
-        mean: arithmetic mean.
-        std: sample standard deviation (ddof=1); None where there is one value.
-        n: number of values.
-        interval: 95 % confidence interval of the mean from Student's t; None where there is one value.
+    The deviation and the interval are None for one value.
     """
 
     mean: float
@@ -59,22 +55,12 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Differences between runs with the same seed.
+class Paired(Summary):
+    """The same of paired differences, with the two-sided p-value of the paired t-test.
 
-    Attributes:
-        mean: of the differences.
-        std: sample standard deviation of the differences; None where there is one pair.
-        n: number of pairs.
-        interval: 95 % confidence interval of the mean from Student's t; None where there is one pair.
-        p: two-sided p-value of the paired t-test; None where there is one pair, or where all differences are equal, up
-            to rounding (their deviation is 0 then).
+    p is None for one pair, or if all differences are equal up to rounding (the deviation is 0 then).
     """
 
-    mean: float
-    std: float | None
-    n: int
-    interval: tuple[float, float] | None
     p: float | None
 
 

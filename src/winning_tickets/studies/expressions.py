@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,16 +18,34 @@ LADDERS = ("sparsity", "level", "step")
 """Axes of which one search may leave several tickets."""
 
 
+def map_strings(value: Any, change: Callable[[str], Any]) -> Any:
+    """Replace each string in a value, also in lists and mappings; tuples become lists."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_strings(item, change) for key, item in value.items()}
+    return [map_strings(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Yield each string in a value, also in lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from strings_in(item)
+
+
 def substitute(value: Any, known: Mapping[str, Any]) -> Any:
     """Replace `${...}` everywhere in strings, lists and mappings."""
-    if isinstance(value, str):
-        whole = _EXPRESSION.fullmatch(value)
+
+    def fill_in(text: str) -> Any:
+        whole = _EXPRESSION.fullmatch(text)
         if whole:
             return _look_up(whole, known)
-        return _EXPRESSION.sub(lambda found: str(_look_up(found, known)), value)
-    if isinstance(value, Mapping):
-        return {key: substitute(item, known) for key, item in value.items()}
-    return [substitute(item, known) for item in value] if isinstance(value, list | tuple) else value
+        return _EXPRESSION.sub(lambda found: str(_look_up(found, known)), text)
+
+    return map_strings(value, fill_in)
 
 
 def _look_up(found: re.Match[str], known: Mapping[str, Any]) -> Any:
@@ -48,11 +66,8 @@ def _look_up(found: re.Match[str], known: Mapping[str, Any]) -> Any:
 
 def names_in(value: Any) -> set[str]:
     """Return all names in the `${...}` of a value."""
-    if isinstance(value, str):
-        return {name for found in _EXPRESSION.finditer(value) for name in found.groups() if name}
-    if isinstance(value, Mapping):
-        return {name for item in value.values() for name in names_in(item)}
-    return {name for item in value for name in names_in(item)} if isinstance(value, list | tuple) else set()
+    found = (found for text in strings_in(value) for found in _EXPRESSION.finditer(text))
+    return {name for one in found for name in one.groups() if name}
 
 
 @dataclass(frozen=True)

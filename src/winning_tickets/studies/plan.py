@@ -13,7 +13,7 @@ from winning_tickets.config import METHOD_NEEDS, SearchConfig, Settings
 from winning_tickets.config.settings import parse_yaml
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
-from winning_tickets.studies.expressions import is_reference, matches, substitute
+from winning_tickets.studies.expressions import is_reference, matches, strings_in, substitute
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
 from winning_tickets.studies.references import Placed, Resolver, target_id
 from winning_tickets.studies.schema import SCALES, Stage, Study
@@ -180,20 +180,9 @@ def _place_stage(
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any]) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
     config = settings.model_dump(mode="json", exclude_defaults=True)
-    needs = tuple(dict.fromkeys(_needs(config)))
+    needs = tuple(dict.fromkeys(target_id(text) for text in strings_in(config) if is_reference(text)))
     identity = run_id(settings, _slug(stage.verb, settings), verb=stage.verb)
     return Run(identity, stage.verb, stage_name, config, needs, settings)
-
-
-def _needs(value: Any) -> Iterator[str]:
-    if is_reference(value):
-        yield target_id(value)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _needs(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _needs(item)
 
 
 def _slug(verb: str, settings: Settings) -> str:

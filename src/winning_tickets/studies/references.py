@@ -12,6 +12,7 @@ from winning_tickets.studies.expressions import (
     LADDERS,
     Reference,
     is_reference,
+    map_strings,
     names_in,
     parse_reference,
     same,
@@ -193,18 +194,18 @@ def _single(value: Any) -> Iterator[str]:
 
 def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
     """Fill in `${...}` in references, and parameters that are references; the rest waits for further axes."""
-    if isinstance(value, str):
-        if not names_in(value) <= known.keys():
-            return value
+
+    def fill_in(text: str) -> Any:
+        if not names_in(text) <= known.keys():
+            return text
         try:
-            filled = substitute(value, known)
+            filled = substitute(text, known)
         except UsageError:  # no entry for this run, which a condition may skip; otherwise reported later
-            return value
+            return text
         if isinstance(filled, Mapping):  # such as a ticket for each task
-            if value in inside:
-                raise UsageError(f"{value} holds itself; a parameter cannot.")
-            return _write_out(filled, known, (*inside, value))
-        return filled if is_reference(filled) else value
-    if isinstance(value, Mapping):
-        return {key: _write_out(item, known, inside) for key, item in value.items()}
-    return [_write_out(item, known, inside) for item in value] if isinstance(value, list | tuple) else value
+            if text in inside:
+                raise UsageError(f"{text} holds itself; a parameter cannot.")
+            return _write_out(filled, known, (*inside, text))
+        return filled if is_reference(filled) else text
+
+    return map_strings(value, fill_in)

@@ -1,4 +1,4 @@
-"""Plans, progress and lists of studies as text for people."""
+"""Plans, progress and lists of studies as text, and lists of recipes and studies."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ _LISTED = 10
 
 
 def plan_text(result: dict[str, Any]) -> str:
-    """What `tickets study plan` prints."""
+    """Return the output of `tickets study plan`."""
     return "\n".join([_head(result), *_problems(result), *_table(result), *_estimate(result), *_errors(result)])
 
 
 def status_text(result: dict[str, Any]) -> str:
-    """What `tickets study status` prints."""
+    """Return the output of `tickets study status`."""
     running = result["running_runs"]
     lines = [f"running: {run}" for run in running[:_LISTED]]
     return "\n".join([_head(result), *_table(result), *lines, *_estimate(result), *_errors(result)])
 
 
 def run_text(result: dict[str, Any]) -> str:
-    """What `tickets study run` prints at its end."""
+    """Return the last line of `tickets study run`."""
     return f"{result['study']} at {result['scale']}: all {result['runs']} runs are done ({result['finished_now']} now)."
 
 
 def recipes_text(recipes: list[dict[str, Any]]) -> str:
-    """What `tickets recipes` prints."""
+    """Return the output of `tickets recipes`."""
     lines = []
     for recipe in recipes:
         paper = f" ({recipe['paper']})" if recipe["paper"] else ""
@@ -49,7 +49,7 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
 
 
 def studies_text(studies: list[dict[str, Any]], store: str) -> str:
-    """What `tickets study list` prints."""
+    """Return the output of `tickets study list`."""
     if not studies:
         return f"No study has been run in {store}."
     return "\n".join(
@@ -59,7 +59,7 @@ def studies_text(studies: list[dict[str, Any]], store: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    """Return `40 s`, `12 min`, `3.5 h` or `2.1 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -68,7 +68,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """`12 kB`, `3.4 MB` or `1.2 GB`."""
+    """Return `12 kB`, `3.4 MB` or `1.2 GB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -80,7 +80,7 @@ def _head(result: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> list[str]:
-    """One line a stage."""
+    """Return one line per stage."""
     names = ["stage", "runs", *STATES]
     rows = [
         [name, *(str(counts[key.replace(" ", "_")]) for key in names[1:])] for name, counts in result["stages"].items()
@@ -120,7 +120,7 @@ def _errors(result: dict[str, Any]) -> list[str]:
 
 
 def recipe_list() -> list[dict[str, Any]]:
-    """All recipes: what they show and need, how many published numbers they have, and by scale the cost."""
+    """Return all recipes with their needs, number of published numbers, and cost by scale."""
     found = []
     for name in recipe_names():
         study = load_study(name)
@@ -144,7 +144,7 @@ def recipe_list() -> list[dict[str, Any]]:
 
 
 def studies_in(store: Store) -> list[dict[str, Any]]:
-    """Studies that began runs in a store: `study`, `scale`, and how many of these runs have which status."""
+    """Return the studies of a store: `study`, `scale`, and the number of `runs` by status."""
     if not store.exists():
         return []
     counts: dict[tuple[str, str], Counter[str]] = {}
@@ -159,7 +159,7 @@ def studies_in(store: Store) -> list[dict[str, Any]]:
 
 
 def write_template(path: Path, force: bool = False) -> None:
-    """Write a study with comments, which is valid as it is."""
+    """Write a commented study that is valid as it is; the file name gives its name."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not the name of a YAML file; expected one that ends with {' or '.join(SUFFIXES)}.")
     if path.exists() and not (force and path.is_file()):

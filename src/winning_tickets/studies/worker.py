@@ -8,9 +8,8 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
@@ -19,7 +18,7 @@ from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run
 from winning_tickets.runs.errors import Interrupted, TicketsError
 from winning_tickets.runs.store.claims import ClaimedError
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
 
 Kind = Literal["done", "failed", "claimed", "stopped", "lost"]
@@ -110,28 +109,28 @@ def execute(job: Job, store: Store) -> None:
     settings = verb.settings.of(**fields)
     runtime = Runtime.of(**job.runtime)
     folder = store.folder(job.run)
-    module, _, name = verb.function.partition(":")
-    function = getattr(import_module(module), name)
     if verb.writes:
-        function(settings, folder, runtime, force=_moved(job, settings, folder))
+        verb.call(settings, folder, runtime, force=_moved(job, settings, folder))
         return
     run = RunDirectory.claim(folder, job.verb, job.run, settings.model_dump(mode="json"))
     if run.status != "done":
-        run.finish(dict(_CALLS[job.verb](function, settings, runtime, folder)))
+        run.finish(dict(_CALLS[job.verb](verb.call, settings, runtime, folder)))
 
 
 def resolve(value: Any, store: Store) -> Any:
     """Replace references, and models and data that are generated in the store, by their folders."""
-    if is_reference(value):
-        run, slash, rest = value.removeprefix("@").partition("/")
-        return str(store.folder(run).absolute()) + slash + rest
-    if isinstance(value, str) and value.startswith(TINY):
-        from winning_tickets.studies.tiny import tiny_folder
 
-        return str(tiny_folder(value.removeprefix(TINY), store.path.absolute() / "tiny"))
-    if isinstance(value, Mapping):
-        return {key: resolve(item, store) for key, item in value.items()}
-    return [resolve(item, store) for item in value] if isinstance(value, list | tuple) else value
+    def folder_of(text: str) -> str:
+        if is_reference(text):
+            run, slash, rest = text.removeprefix("@").partition("/")
+            return str(store.folder(run).absolute()) + slash + rest
+        if text.startswith(TINY):
+            from winning_tickets.studies.tiny import tiny_folder
+
+            return str(tiny_folder(text.removeprefix(TINY), store.path.absolute() / "tiny"))
+        return text
+
+    return map_strings(value, folder_of)
 
 
 def moved_base(ticket: Path, store: Store) -> str | None:
