@@ -29,6 +29,9 @@ _END_SECONDS = 5.0  # for all ranks to end together, as the store may live in ra
 _LONGEST_PAUSE = 0.05  # seconds between two reads of the store
 _FAILED = "failed"
 _KINDS = (UsageError, ContentError, TrainingError)
+_OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -65,7 +68,7 @@ class Group:
                 self.store.delete_key(key)
                 self.store.delete_key(f"{key}-read")
         except RuntimeError as error:
-            raise self._broken(error) from error
+            raise self._connection_error(error) from error
         return found
 
     def collective(self, work: Callable[[], Any]) -> None:
@@ -73,7 +76,14 @@ class Group:
         try:
             work()
         except RuntimeError as error:
-            raise self._broken(error) from error
+            raise self._connection_error(error) from error
+
+    def all_reduce(self, tensor: Any, op: str = "SUM") -> Any:
+        """Reduce a tensor on the CPU over all ranks."""
+        import torch.distributed as dist
+
+        self.collective(lambda: dist.all_reduce(tensor, getattr(dist.ReduceOp, op), group=self.cpu_group))
+        return tensor
 
     def finish(self) -> None:
         """Wait until all ranks are done with the store, which may live in rank 0."""
@@ -109,18 +119,18 @@ class Group:
         began, pause = time.monotonic(), 0.0
         while not self.store.check([key]):
             if patience is None and self.store.check([_FAILED]):
-                raise self._failure()
+                raise self._reported_error()
             if patience is not None and time.monotonic() - began > patience:
                 return False
             time.sleep(pause)
             pause = min(pause + 0.0002, _LONGEST_PAUSE)
         return True
 
-    def _broken(self, error: RuntimeError) -> TicketsError:
+    def _connection_error(self, error: RuntimeError) -> TicketsError:
         """Return the error of the rank that broke the connection."""
         with suppress(RuntimeError):
             if self._wait_for_key(_FAILED, _REASON_SECONDS):
-                return self._failure()
+                return self._reported_error()
         where_in_c, end = r"^\[.*?\] ", ". "
         reason = re.sub(where_in_c, "", str(error)).partition(end)[0] or type(error).__name__
         lost = TrainingError(
@@ -130,8 +140,15 @@ class Group:
         lost.told_by_any = True
         return lost
 
-    def _failure(self) -> TicketsError:
+    def _reported_error(self) -> TicketsError:
         return error_of(json.loads(self.store.get(_FAILED)))
+
+
+_group: Group | None = None
+_inside = False  # this process is inside `together`
+_alone = False  # rank 0 is inside `on_main`
+_formed = 0  # number of groups formed
+_deferred = 0  # signal that came after the last step of a training
 
 
 def described(error: BaseException, rank: int) -> dict[str, Any]:
@@ -150,15 +167,21 @@ def error_of(description: dict[str, Any]) -> TicketsError:
     """Return the error that another rank has `described`."""
     kind = next((kind for kind in _KINDS if kind.__name__ == description["kind"]), TicketsError)
     interrupted = description["code"] > 128
-    error = (
-        Interrupted(description["code"] - 128, description["message"]) if interrupted else kind(description["message"])
-    )
+    message = description["message"]
+    error = Interrupted(description["code"] - 128, message) if interrupted else kind(message)
     error.of_all = description["of_all"]
     return error
 
 
-def join(number: int) -> Group:
-    """Connect to the other ranks, through the caller's process group if there is one."""
+def _join() -> Group:
+    """Connect to the other ranks, through the caller's process group if there is one.
+
+    The next run uses the same group again, unless this one fails; each group has its own keys and connections.
+    """
+    global _group, _formed
+    if _group is not None:
+        return _group
+    _formed += 1
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
 
@@ -167,15 +190,16 @@ def join(number: int) -> Group:
         store, cpu_group = _store(), None
         dist.init_process_group(
             _backend(),
-            store=distributed_c10d.PrefixStore(f"connections-{number}", store),
+            store=distributed_c10d.PrefixStore(f"connections-{_formed}", store),
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
         )
         atexit.register(_disconnect)
     else:
         store, cpu_group = distributed_c10d._get_default_store(), dist.new_group(backend="gloo")
-    keys = distributed_c10d.PrefixStore(f"winning-tickets-{number}", store)
-    return Group(dist.get_rank(), dist.get_world_size(), keys, cpu_group, own)
+    keys = distributed_c10d.PrefixStore(f"winning-tickets-{_formed}", store)
+    _group = Group(dist.get_rank(), dist.get_world_size(), keys, cpu_group, own)
+    return _group
 
 
 @functools.cache
@@ -214,9 +238,6 @@ def _disconnect() -> None:
         dist.destroy_process_group()
 
 
-_deferred = 0
-
-
 def keep(number: int) -> None:
     """Defer a signal that came after the last step of a training to the next training; 0 is none."""
     global _deferred
@@ -236,16 +257,6 @@ def stop_between(number: int) -> None:
             number,
             f"Stopped by {name} at the end of a training, which is stored. Run the same command again to resume.",
         )
-
-
-T = TypeVar("T")
-
-_OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-
-_group: Group | None = None
-_inside = False  # this process is inside `together`
-_alone = False  # rank 0 is inside `on_main`
-_formed = 0  # number of groups formed
 
 
 def _active() -> Group | None:
@@ -335,11 +346,8 @@ def largest(value: int) -> int:
     if group is None:
         return value
     import torch
-    import torch.distributed as dist
 
-    tensor = torch.tensor(value)
-    group.collective(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group.cpu_group))
-    return int(tensor)
+    return int(group.all_reduce(torch.tensor(value), "MAX"))
 
 
 def wait_for_all() -> None:
@@ -353,11 +361,8 @@ def totals(values: Sequence[float]) -> list[float]:
     if group is None or not values:
         return list(values)
     import torch
-    import torch.distributed as dist
 
-    tensor = torch.tensor(values, dtype=torch.float64)
-    group.collective(lambda: dist.all_reduce(tensor, group=group.cpu_group))
-    return [float(value) for value in tensor]
+    return [float(value) for value in group.all_reduce(torch.tensor(values, dtype=torch.float64))]
 
 
 def gathered(value: Any) -> list[Any]:
@@ -418,12 +423,3 @@ def _is_launch() -> bool:
         return True
     distributed: Any = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _join() -> Group:
-    """Return the group of this process; the next run uses it again unless it failed."""
-    global _group, _formed
-    if _group is None:
-        _formed += 1
-        _group = join(_formed)
-    return _group
