@@ -21,7 +21,8 @@ from winning_tickets.studies.worker import Job, Outcome, perform_or_stop
 
 STOP_SECONDS = 120.0
 """Time for a worker to reach its next checkpoint."""
-_MODULE = "winning_tickets.studies.worker"
+_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")
+"""Environment variables that other nodes need too."""
 
 
 @dataclass
@@ -101,7 +102,11 @@ class LocalEngine:
         worker = self._workers[place]
         content = os.read(worker.process.stdout.fileno(), 1 << 16)
         if not content:
-            return [self._lost_job(place)]
+            worker, code = self._dismiss(place)
+            assert worker.job is not None
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            message = f"Its worker died ({how}); its last output is in {worker.log}."
+            return [Outcome(worker.job.run, "lost", message)]
         worker.rest += content
         *lines, worker.rest = worker.rest.split(b"\n")
         if not lines:
@@ -121,18 +126,12 @@ class LocalEngine:
         worker.process.stdout.close()
         return worker, code
 
-    def _lost_job(self, place: int) -> Outcome:
-        worker, code = self._dismiss(place)
-        assert worker.job is not None
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Outcome(worker.job.run, "lost", f"Its worker died ({how}); its last output is in {worker.log}.")
-
     def _spawn(self, place: int) -> _Worker:
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"worker-{place + 1}.log"
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE],
+                [sys.executable, "-m", "winning_tickets.studies.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -177,16 +176,15 @@ class RayEngine:
             self._ray: Any = importlib.import_module("ray")
         except ModuleNotFoundError as error:
             raise UsageError("The engine ray needs Ray: pip install 'winning-tickets[ray]'.") from error
-        if not self._ray.is_initialized():
+        self._ours = not self._ray.is_initialized()
+        if self._ours:
             self._ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
-            self._ours = True
-        else:
-            self._ours = False
         self._cpus, self._gpus = cpus, gpus
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(max(1, int(cpus))))
+        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
         # The driver retries: it counts and knows the progress of other processes.
         self._task = self._ray.remote(perform_line).options(
-            num_cpus=cpus, num_gpus=gpus, max_retries=0, runtime_env={"env_vars": threads | _passed_on()}
+            num_cpus=cpus, num_gpus=gpus, max_retries=0, runtime_env={"env_vars": threads | passed_on}
         )
         self._jobs: dict[Any, Job] = {}
         if self._room() < 1:
@@ -248,12 +246,6 @@ class RayEngine:
         """Shut down the cluster if it was started here."""
         if self._ours and self._ray.is_initialized():
             self._ray.shutdown()
-
-
-def _passed_on() -> dict[str, str]:
-    """Return environment variables that other nodes need too."""
-    names = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")
-    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 class EngineOptions(Settings):

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, shown, unknown
 from winning_tickets.studies.expressions import (
     LADDERS,
@@ -111,7 +110,9 @@ def _check_stage(study: Study, name: str, stage: Stage) -> Iterator[Problem]:
         if isinstance(fields, Mapping)
     ]
     for where, fields in [((*place, "with"), stage.settings), *variants]:
-        yield from _check_fields(where, fields, settings, stage.verb)
+        for field in fields:
+            if field not in settings.model_fields:
+                yield (*where, field), str(unknown(f"field of {stage.verb}", str(field), settings.model_fields))
         yield from _check_references(study, where, fields)
     used = used_names(stage)
     for axis, values in stage.over.items():
@@ -132,14 +133,6 @@ def _may_be_mapping(study: Study, values: Any) -> bool:
     found = names_in(values)
     sources = [study.parameters, *study.scales.values()]
     return any(isinstance(source.get(name), Mapping) for name in found for source in sources)
-
-
-def _check_fields(
-    where: tuple[str | int, ...], fields: Mapping[str, Any], settings: type[Settings], verb: str
-) -> Iterator[Problem]:
-    for field in fields:
-        if field not in settings.model_fields:
-            yield (*where, field), str(unknown(f"field of {verb}", str(field), settings.model_fields))
 
 
 def references_of(study: Study, value: Any) -> Iterator[tuple[Reference, bool]]:

@@ -41,8 +41,9 @@ def problems_of(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
     if absent:  # data of finished runs may be gone
         absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
     reported = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
+    parameters = {value: name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
     lines = (
-        f"{_parameter(plan, value) or field}={value}: there is no {what} {value}."
+        f"{parameters.get(value, field)}={value}: there is no {what} {value}."
         for (field, value), what in absent.items()
         if value not in reported
     )
@@ -64,11 +65,6 @@ def unmet_needs(plan: Plan) -> list[str]:
 def _values(plan: Plan, name: str) -> list[Any]:
     value = plan.parameters.get(name)
     return value if isinstance(value, list) else [value]
-
-
-def _parameter(plan: Plan, value: str) -> str | None:
-    """Return the parameter with this value."""
-    return next((name for name, one in plan.parameters.items() if one == value), None)
 
 
 def _is_missing(value: Any) -> bool:
@@ -160,7 +156,7 @@ class Estimator:
             if record.status == "done" and record.seconds is not None:
                 config = _flat(record.config)
                 kind = self._kind(record.verb, config)
-                measured.setdefault(kind, []).append(record.seconds / self._units(config))
+                measured.setdefault(kind, []).append(record.seconds / float(config.get("steps") or 1))
         self._typical = {kind: statistics.median(seconds) for kind, seconds in measured.items()}
 
     def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
@@ -178,14 +174,11 @@ class Estimator:
         """Return the median seconds of runs of the same verb, model and method: per step, or of the same task."""
         config = _flat(dict(run.settings))
         found = self._typical.get(self._kind(run.verb, config))
-        return None if found is None else found * self._units(config)
+        return None if found is None else found * float(config.get("steps") or 1)
 
     def _kind(self, verb: str, config: Mapping[str, Any]) -> tuple[str, ...]:
         task = "any" if config.get("steps") else str(config.get("task"))  # without steps the data determine the time
         return (verb, self._model(config), str(config.get("method")), task)
-
-    def _units(self, config: Mapping[str, Any]) -> float:
-        return float(config.get("steps") or 1)
 
     def _model(self, config: Mapping[str, Any]) -> str:
         """Return the model that a run starts from, through the runs that it refers to."""

@@ -19,7 +19,8 @@ _LISTED = 10
 
 def plan_text(result: dict[str, Any]) -> str:
     """Return the output of `tickets study plan`."""
-    return "\n".join([_head(result), *_problems(result), *_table(result), *_estimate(result), *_errors(result)])
+    problems = [f"Missing: {problem}" for problem in result["problems"]]
+    return "\n".join([_head(result), *problems, *_table(result), *_estimate(result), *_errors(result)])
 
 
 def status_text(result: dict[str, Any]) -> str:
@@ -93,17 +94,13 @@ def _table(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _problems(result: dict[str, Any]) -> list[str]:
-    return [f"Missing: {problem}" for problem in result["problems"]]
-
-
 def _estimate(result: dict[str, Any]) -> list[str]:
     estimate = result["estimate"]
     if not estimate["runs"]:
         blocked = len(result["blocked_runs"])
         return [f"Nothing can run; {blocked:,} wait for failed runs (--retry-failed)."] if blocked else []
     measured, rest = estimate["measured_runs"], estimate["runs"] - estimate["measured_runs"]
-    sources = [f"{measured:,} runs by like ones in the store"] if measured else []
+    sources = [f"{measured:,} runs by similar ones in the store"] if measured else []
     sources += [f"{rest:,} runs by their steps and the size of the model on two cores"] if rest else []
     time, space = duration(estimate["seconds"]), size(estimate["bytes"])
     return [f"left: about {time}; results and saved weights of at most {space} ({', '.join(sources)})"]

@@ -107,7 +107,8 @@ def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> N
     """Refuse a key that no run has, and name the closest keys."""
     for condition in conditions:
         if records and all(_find(record, condition.key) is _ABSENT for record in records):
-            known = {key for record in _sample(records) for key in _keys(record)}
+            sample = records[:: max(1, len(records) // 100)]
+            known = {key for record in sample for key in _keys(record)}
             close = difflib.get_close_matches(condition.key, sorted(known), n=4, cutoff=0.6)
             meant = f" Did you mean {', '.join(close)}?" if close else ""
             raise UsageError(
@@ -131,11 +132,6 @@ def _inside(value: Any, parts: list[str]) -> Any:
     if isinstance(value, list) and parts[0].isdecimal() and int(parts[0]) < len(value):
         return _inside(value[int(parts[0])], parts[1:])
     return _ABSENT
-
-
-def _sample(records: Sequence[Record]) -> list[Record]:
-    """Return about a hundred evenly spaced records, enough to know the keys."""
-    return list(records[:: max(1, len(records) // 100)])
 
 
 def _keys(record: Record) -> Iterator[str]:

@@ -165,7 +165,8 @@ class Store:
         body = {
             "kind": "Error" if isinstance(error, str) else type(error).__name__,
             "message": str(error),
-            "traceback": _trace(error),
+            # Our own errors explain themselves; a bug needs its traceback.
+            "traceback": None if isinstance(error, str | TicketsError) else "".join(traceback.format_exception(error)),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "provenance": self._account(run_id).provenance({}),
         }
@@ -217,7 +218,8 @@ class Store:
 
     def foreign(self) -> list[Finding]:
         """Return entries of the store that belong to no run."""
-        entries = [entry for folder in (self._layout.runs, self._layout.abouts) for entry in _entries(folder)]
+        folders = [folder for folder in (self._layout.runs, self._layout.abouts) if folder.is_dir()]
+        entries = [entry for folder in folders for entry in sorted(folder.iterdir())]
         return [Finding("extra", entry, "is not the folder of a run") for entry in entries if not is_id(entry.name)]
 
     def _account(self, run_id: str) -> Account:
@@ -233,14 +235,3 @@ class Store:
             return "running"
         begun = any(content is not None for content in body.values()) or self.folder(run_id).exists()
         return "unfinished" if begun else "absent"
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _trace(error: BaseException | str) -> str | None:
-    """Return the traceback of a bug; our own errors need none."""
-    if isinstance(error, str | TicketsError):
-        return None
-    return "".join(traceback.format_exception(error))
