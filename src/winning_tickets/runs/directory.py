@@ -65,13 +65,7 @@ class RunDirectory:
 
     @classmethod
     def claim(
-        cls,
-        path: Path | str,
-        verb: str,
-        run_id: str,
-        config: dict[str, Any],
-        force: bool = False,
-        marker: str = MARKER,
+        cls, path: Path | str, verb: str, run_id: str, config: dict[str, Any], force: bool = False, marker: str = MARKER
     ) -> RunDirectory:
         """Take `path` for the run `run_id`; `marker` is the file with its id and settings."""
         path = Path(path)
@@ -92,6 +86,7 @@ class RunDirectory:
                     f"--out {path} holds files that are not a run of this tool; it was left untouched. "
                     "Give a directory that is absent or empty."
                 )
+            # Only a directory with our marker is replaced.
             if force:
                 _empty(path)
             elif (found.verb, found.id) != (verb, run_id):

@@ -110,6 +110,7 @@ def tracked(trainer: Any, run: RunDirectory) -> Iterator[None]:
     trainer.args.run_name = run.id
     for variable, value in (pair for name in names for pair in TRACKERS[name].items()):
         os.environ.setdefault(variable, value)
+    # The Trainer's own callbacks get the metrics; a run of wandb that the user opened stays open.
     callbacks = _callbacks(trainer, names)
     wandb = import_module("wandb") if "wandb" in names else None
     earlier = None if wandb is None else wandb.run

@@ -20,16 +20,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-PACKAGES = (
-    "winning-tickets",
-    "torch",
-    "transformers",
-    "datasets",
-    "tokenizers",
-    "numpy",
-    "scikit-learn",
-    "scipy",
-)
+PACKAGES = ("winning-tickets", "torch", "transformers", "datasets", "tokenizers", "numpy", "scikit-learn", "scipy")
 
 
 def version() -> str:

@@ -77,14 +77,10 @@ class LocalEngine:
             if worker.job is not None:
                 with suppress(ProcessLookupError):
                     worker.process.send_signal(signal.SIGTERM)
-        outcomes: list[Outcome] = []
-        end = time.monotonic() + STOP_SECONDS
         try:
-            while any(worker.job for worker in self._workers.values()) and time.monotonic() < end:
-                outcomes += self.wait(1.0)
+            return _wait_for_all(self, lambda: any(worker.job for worker in self._workers.values()))
         finally:
             self.close()
-        return outcomes
 
     def close(self) -> None:
         """End idle workers and kill the others."""
@@ -235,10 +231,7 @@ class RayEngine:
         """Interrupt all tasks; those that train write a checkpoint."""
         for reference in list(self._jobs):
             self._ray.cancel(reference)
-        outcomes: list[Outcome] = []
-        end = time.monotonic() + STOP_SECONDS
-        while self._jobs and time.monotonic() < end:
-            outcomes += self.wait(1.0)
+        outcomes = _wait_for_all(self, lambda: bool(self._jobs))
         self.close()
         return outcomes
 
@@ -274,6 +267,14 @@ class Engine(Protocol):
 
     def close(self) -> None:
         """End the workers; no job is running."""
+
+
+def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    end = time.monotonic() + STOP_SECONDS
+    while is_busy() and time.monotonic() < end:
+        outcomes += engine.wait(1.0)
+    return outcomes
 
 
 ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {

@@ -140,11 +140,7 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
 
 
 def _place_stage(
-    study: Study,
-    name: str,
-    parameters: Mapping[str, Any],
-    placed: Mapping[str, list[Placed]],
-    runs: dict[str, Run],
+    study: Study, name: str, parameters: Mapping[str, Any], placed: Mapping[str, list[Placed]], runs: dict[str, Run]
 ) -> Iterator[Placed]:
     stage = study.stages[name]
     if not substitute(stage.when, parameters):
@@ -160,6 +156,7 @@ def _place_stage(
         grid = list(own_grid(labelled, over))
     except UsageError as error:
         raise UsageError(f"Stage {name}: {error}") from error
+    # Each place of the grid may become several runs, one for each target of its references.
     resolver = Resolver(placed, parameters)
     count = 0
     for own, fields in grid:

@@ -76,6 +76,7 @@ class Resolver:
         self, own: Mapping[str, Any], fields: Mapping[str, Any]
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Yield the axes and the fields of each combination of targets for one grid point."""
+        # Parameters may hold references; each reference multiplies the rows by its matching targets.
         known = {**self._parameters, **own}
         fields = {field: _write_out(value, known) for field, value in fields.items()}
         rows: list[Row] = [(dict(own), {})]

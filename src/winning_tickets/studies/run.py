@@ -131,11 +131,13 @@ class _Driver:
     def work(self) -> None:
         """Work until no run is left that can be done."""
         while self._ready or self._claimed or self.progress.count("running"):
+            # Try runs of other processes again after a while, then fill the engine.
             now = time.monotonic()
             while self._claimed and self._claimed[0][0] <= now:
                 self._make_ready(self._claimed.popleft()[1])
             while self._ready and self._engine.free():
                 self._start(self._ready.popleft())
+            # Wait for outcomes, or for the time of the next attempt.
             if self.progress.count("running"):
                 for outcome in self._engine.wait(WAIT_SECONDS):
                     self.note(outcome)
@@ -145,6 +147,7 @@ class _Driver:
     def note(self, outcome: Outcome) -> None:
         """Update the states after a job."""
         run, states = self._plan.runs[outcome.run], self.progress.states
+        # A dead worker, or one that somebody else stopped, costs an attempt.
         if outcome.kind == "lost" or (outcome.kind == "stopped" and not self.stopping):
             self.progress.losses[run.id] += 1
             if self.progress.losses[run.id] < MAX_LOSSES:

@@ -222,19 +222,17 @@ def tokens_of(settings: Settings) -> float:
         return float(settings.steps * settings.batch_tokens)
     if isinstance(settings, EvaluateConfig):
         return _FORWARD * (settings.max_tokens or _EVALUATED_TOKENS)
-    if isinstance(settings, TransferConfig):
+    if isinstance(settings, TransferConfig | ShareConfig):
+        tasks = settings.tasks if isinstance(settings, ShareConfig) else [settings.task]
+        epochs = (settings.resolved() if isinstance(settings, ShareConfig) else settings).epochs
         batch = settings.batch_size or _BATCH
-        steps = settings.steps or (settings.epochs or _EPOCHS) * _examples(settings.task, settings.train_size) / batch
+        examples = sum(_examples(task, settings.train_size) for task in tasks)
+        steps = settings.steps or float(epochs or _EPOCHS) * examples / batch
         return steps * batch * (settings.max_length or _LENGTH) * len(settings.seeds)
     if isinstance(settings, SuperConfig):
         settings = settings.resolved()
         trainings = 1 + len(settings.level) * len(settings.selections)
         return trainings * sum(tokens_of(fine_tuning) for _, fine_tuning in settings.grid())
-    if isinstance(settings, ShareConfig):
-        batch = settings.batch_size or _BATCH
-        examples = sum(_examples(task, settings.train_size) for task in settings.tasks)
-        steps = settings.steps or float(settings.resolved().epochs or _EPOCHS) * examples / batch
-        return steps * batch * (settings.max_length or _LENGTH) * len(settings.seeds)
     return 0.0
 
 
@@ -275,11 +273,13 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
 
     The estimate is for runs to do and running; blocked runs wait until the failed ones are tried again.
     """
+    # The state of each run; runs that wait for a failed one are blocked.
     records = {record.id: record for record in store.records()} if store.exists() else {}
     states = {run: _state(records[run].status if run in records else "absent") for run in plan.runs}
     failed = [run for run, state in states.items() if state == "failed"]
     blocked = {run: why for run, why in blocked_by(plan, failed).items() if states[run] == "to do"}
     states |= dict.fromkeys(blocked, "blocked")
+    # Counts by stage; a run that several stages share counts in each.
     stages = {}
     for name in plan.study.stages:
         runs = plan.stage_runs(name)

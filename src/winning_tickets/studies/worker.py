@@ -90,6 +90,7 @@ def perform(job: Job) -> Outcome:
                     store.fail(job.run, error)
                     message = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
                     return Outcome(job.run, "failed", message)
+            # A result is recorded only by the process that still holds the run.
             if not claim.is_held():
                 return Outcome(job.run, "claimed", "Another process took this run over.")
             store.seal(job.run)
