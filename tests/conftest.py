@@ -1,5 +1,6 @@
 """Every test is offline, on the CPU, and keeps its caches to itself."""
 
+import functools
 import gc
 import os
 from pathlib import Path
@@ -10,6 +11,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported
 
 import pytest
+import typer.main
+import typer.testing
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
@@ -30,6 +33,16 @@ def _imports_are_no_garbage():
     yield
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _commands_are_made_once():
+    """Typer makes all commands anew for each command line, which takes longer than most command lines of the tests."""
+    made = functools.cache(typer.main.get_command)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(typer.main, "get_command", made)
+        patch.setattr(typer.testing, "_get_command", made)
+        yield
 
 
 @pytest.fixture(autouse=True)
