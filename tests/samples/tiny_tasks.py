@@ -40,7 +40,7 @@ def transfers_read(patch, data=None):
         patch: a `MonkeyPatch`.
         data: gives the data of a name; None takes `task_data`.
     """
-    setup = importlib.import_module("winning_tickets.finetuning.setup")
+    setup = importlib.import_module("winning_tickets.training.task_data")
     patch.setattr(setup, "load_task", lambda name, data_dir: (data or task_data)(name))
 
 
