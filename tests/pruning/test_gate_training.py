@@ -371,8 +371,14 @@ GATES = r"--method mask-training with --level trains gates and does not read"
         ({"rung_steps": 5}, f"{GATES} --rung-steps; it goes with --method "),
         ({"head_learning_rate": 0.1}, f"{GATES} --head-learning-rate; it goes with --method "),
         ({"reselect_steps": 3}, f"{GATES} --reselect-steps; it goes with --method "),
-        ({"pattern": "2:4"}, f"^{GATES} --pattern; it goes with --method random, magnitude, wanda, mask-training, snip or movement.$"),
-        ({"scope": "encoder+pooler"}, "--scope encoder.pooler does not go with tickets of whole units, which prune the encoder"),
+        (
+            {"pattern": "2:4"},
+            f"^{GATES} --pattern; it goes with --method random, magnitude, wanda, mask-training, snip or movement.$",
+        ),
+        (
+            {"scope": "encoder+pooler"},
+            "--scope encoder.pooler does not go with tickets of whole units, which prune the encoder",
+        ),
         ({"profile": "paper"}, "--profile paper is a recipe for masks of weights, and none of the papers trains"),
         ({"score_init": "activation"}, "--score-init activation is about weights; for gates give rank, plateau or"),
         ({"selection": "losing"}, f"{GATES} --selection; it goes with --method importance"),
@@ -399,8 +405,14 @@ def test_impossible_searches_are_refused_in_words(fields, message):
             {"min_heads_per_layer": 1},
             "does not read --min-heads-per-layer; it goes with --method importance or mask-training w",
         ),
-        ({"selection": "losing"}, r"--method mask-training does not read --selection; it goes with --method importance\."),
-        ({"method": "random", "level": (30,)}, "random does not read --level; it goes with --method importance or mask"),
+        (
+            {"selection": "losing"},
+            r"--method mask-training does not read --selection; it goes with --method importance",
+        ),
+        (
+            {"method": "random", "level": (30,)},
+            "random does not read --level; it goes with --method importance or",
+        ),
     ],
 )
 def test_options_of_gates_without_gates(fields, message):

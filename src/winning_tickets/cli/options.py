@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperCommand
 
 from winning_tickets.cli.app import app, emit, plan_of
-from winning_tickets.config import METHOD_NAMES, Runtime, Settings, load_config_file
+from winning_tickets.config import METHOD_NAMES, Runtime, SearchConfig, Settings, load_config_file
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.progress import check_trackers
 
@@ -270,7 +270,10 @@ def settings_of(
     fields = merged(merged(defaults or {}, stored), options)
     try:
         part = kind.part_of(inline) if inline else None
-        return kind.of(**fields | ({} if part is None else {inline: part.of(**fields[inline])}))
+        chosen = kind.of(**fields | ({} if part is None else {inline: part.of(**fields[inline])}))
+        if isinstance(chosen, SearchConfig) and (problems := chosen.unread(fields)):
+            raise UsageError("\n".join(problems))
+        return chosen
     except UsageError as error:
         if file is None:
             raise

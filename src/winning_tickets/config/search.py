@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,9 +27,9 @@ from winning_tickets.config.profiles import (
     profile_values,
     structured_values,
 )
-from winning_tickets.config.settings import Count, Seed, Settings, setting
+from winning_tickets.config.settings import Count, Seed, Settings, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
-from winning_tickets.config.structured import GATES, UNIT_FIELDS, StructuredSettings
+from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
 from winning_tickets.config.weights import PRETRAINED
 from winning_tickets.runs.errors import UsageError
 
@@ -327,7 +327,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
             try:
                 check_sparsity(one)
             except UsageError as error:
-                raise ValueError(str(error)) from error
+                raise impossible(str(error)) from error
         if not isinstance(value, tuple):
             return value
         rungs = tuple(sorted(set(value)))
@@ -349,16 +349,22 @@ class SearchConfig(LearningSettings, StructuredSettings):
         """What the method reads besides the model; of an unknown one nothing."""
         return _needs_of(self.method, any(getattr(self, field) for field in UNIT_FIELDS))
 
-    def unread(self, fields: Iterable[str]) -> list[str]:
-        """A line for each of these fields that the method does not read; none for an unknown method."""
+    def unread(self, fields: Container[str] | None = None) -> list[str]:
+        """A line for each of these fields that the method does not read; none for an unknown method.
+
+        Without fields those are meant that were set and say which ticket is wanted: in Python one set of training
+        settings may serve several methods. Of gates all that were set are meant.
+        """
         reader = GATES if self.needs.gates else self.method
         lines = []
-        for field in fields if self.method in METHOD_NEEDS else ():
-            extra: Any = type(self).model_fields[field].json_schema_extra
-            if extra["methods"] and reader not in extra["methods"]:
-                lines.append(
-                    f"{self._named} does not read {self.option_of(field)}; it goes with {_able(field, extra)}."
-                )
+        for field, info in type(self).model_fields.items() if self.method in METHOD_NEEDS else ():
+            extra: Any = info.json_schema_extra
+            if not extra["methods"] or reader in extra["methods"] or getattr(self, field) in (None, ()):
+                continue
+            wanted = extra["panel"] in (TICKET, UNITS, TASK_DATA) or self.needs.gates
+            if field in fields if fields is not None else wanted and field in self.model_fields_set:
+                option, able = self.option_of(field), _able(field, extra)
+                lines.append(f"{self._named} does not read {option}; it goes with {able}.")
         return lines
 
     @property

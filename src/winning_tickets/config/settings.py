@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
@@ -89,6 +90,14 @@ def _problems(cls: type[Settings], error: ValidationError) -> str:
     return "\n".join(_problem(cls, item) for item in error.errors())
 
 
+_WORDED = "worded"
+
+
+def impossible(text: str) -> PydanticCustomError:
+    """What a validator raises whose text is the whole message."""
+    return PydanticCustomError(_WORDED, "{text}", {"text": text})
+
+
 _LIMITS = {
     "greater_than": ("gt", "it must be above {}"),
     "greater_than_equal": ("ge", "at least {}"),
@@ -102,12 +111,12 @@ def _problem(cls: type[Settings], item: Any) -> str:
     field = ".".join(names)
     if item["type"] == "extra_forbidden":
         return str(unknown("field", field, cls.model_fields))
-    if item["type"] == "value_error":
-        return str(item["ctx"]["error"])
+    if item["type"] == _WORDED:
+        return str(item["msg"])
     if item["type"] in _LIMITS and names[0] in cls.model_fields:
         name, words = _LIMITS[item["type"]]
         inner = names[1] if names[1:] and cls.part_of(names[0]) else ""
-        option, limit = cls.option_of(names[0], inner), f"{item['ctx'][name]:g}"
+        option, limit = cls.option_of(names[0], inner), str(item["ctx"][name]).removesuffix(".0")
         return f"{option} {shown(item['input'])} is impossible; {words.format(limit)}."
     return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
 
@@ -144,7 +153,7 @@ class Runtime(Settings):
     def _a_device(cls, value: str) -> str:
         """Other names are refused here; the devices of this machine are looked up later."""
         if value not in ("auto", "cpu", "cuda") and not value.startswith("cuda:"):
-            raise ValueError(f"--device {value} is not a device; use auto, cpu or cuda.")
+            raise impossible(f"--device {value} is not a device; use auto, cpu or cuda.")
         return value
 
 

@@ -76,7 +76,6 @@ def check(config: SearchConfig) -> None:
         UsageError: one line for each problem.
     """
     problems: list[str] = []
-    given = [field for field in SearchConfig.model_fields if field in config.model_fields_set]
 
     def attempt(test: Callable[[], Any]) -> Any:
         try:
@@ -87,7 +86,7 @@ def check(config: SearchConfig) -> None:
 
     if config.method not in METHOD_NAMES:
         problems.append(str(unknown("method", config.method, METHOD_NAMES)))
-    problems += config.unread(field for field in given if getattr(config, field) not in (None, ()))
+    problems += config.unread()
     terms = attempt(lambda: config.terms) or {}
     if config.needs.sources:
         problems += _check_sources(config, terms)
