@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from fractions import Fraction
-from typing import Any
 
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.records import Split, Task, TaskData
@@ -69,8 +68,8 @@ def prepare_task(
     max_length: int | None = None,
     doc_stride: int | None = None,
     select_on: float = 0.0,
-) -> dict[str, Any]:
-    """Tokenize a task for a model; the fields of a `PreparedTask`.
+) -> PreparedTask:
+    """Tokenize a task for a model.
 
     Args:
         plm: with the tokenizer.
@@ -88,17 +87,17 @@ def prepare_task(
     windows = len(encode_for(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
     size = batch_size or task.batch_size
     validation = {name: encode_for(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
-    return {
-        "data": data,
-        "validation": validation,
-        "selection": _selection(select_on, data, validation) if select_on else {},
-        "train_examples": len(examples),
-        "train_windows": windows,
-        "batch_size": size,
-        "max_length": length,
-        "doc_stride": stride,
-        "steps_per_epoch": math.ceil((windows or len(examples)) / size),
-    }
+    return PreparedTask(
+        data=data,
+        validation=validation,
+        selection=_selection(select_on, data, validation) if select_on else {},
+        train_examples=len(examples),
+        train_windows=windows,
+        batch_size=size,
+        max_length=length,
+        doc_stride=stride,
+        steps_per_epoch=math.ceil((windows or len(examples)) / size),
+    )
 
 
 def _selection(
