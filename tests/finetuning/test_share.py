@@ -574,8 +574,8 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"tasks": ("rte", "mprc")}, "Unknown task 'mprc'. Did you mean 'mrpc'"),
         ({"model": None}, "No model was given: use --model, or --tickets with folders"),
         ({"level": {"rte": 30.0}}, "--level goes with --tickets auto, which makes tickets"),
-        ({"tickets": "auto", "level": {"rte": 30.0}}, "--level says nothing of mrpc, stsb; give each task one, 0%"),
-        ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte lies outside"),
+        ({"tickets": "auto", "level": {"rte": 30.0}}, "--level has no value for mrpc, stsb; give each task one, 0%"),
+        ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte is outside"),
         ({"mixing": "ratio"}, "--mixing ratio needs --ratio, the batches of all other tasks for each"),
         ({"mixing": "ratio", "ratio": 1.0, "main_task": "cola"}, "--main-task cola is none of the tasks rte, mrpc"),
         ({"ratio": 1.0}, "--main-task and --ratio go with --mixing ratio"),
@@ -583,27 +583,26 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"steps": 0}, "--steps 0 is impossible; at least 1"),
         ({"seeds": (1, 1)}, "--seeds '1,1' must name one or more different seeds"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0 is impossible"),
-        ({"warmup_ratio": 2.0}, r"warmup_ratio 2.0 is outside \[0, 1\]"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm 0 is impossible; it must be above 0"),
+        ({"warmup_ratio": 2.0}, "--warmup-ratio 2.0 is impossible; at most 1"),
+        ({"max_grad_norm": 0.0}, "--max-grad-norm 0.0 is impossible; it must be above 0"),
         ({"dropout_p": {"rte": 1.5}}, r"--dropout-p 1.5 of rte is outside \[0, 1\)"),
         ({"single_epochs": 1.0}, "--single-epochs goes with --tickets auto or --fine-tune"),
-        ({"fine_tune": True, "save_model": False}, "--fine-tune goes on from the shared model"),
+        ({"fine_tune": True, "save_model": False}, "--fine-tune starts from the shared model"),
         ({"max_length": 999}, "--max-length 999 is impossible"),
         ({"train_size": "900"}, "--train-size 900 asks for more than the"),
     ],
 )
 def test_mistakes_are_refused_before_any_work(tmp_path, bert, fields, message):
-    config = ShareConfig(tasks=NAMES, model=bert).model_copy(update=fields)
     with pytest.raises(UsageError, match=message):
-        share(config, tmp_path / "run", QUIET)
+        share(ShareConfig.of(**{"tasks": NAMES, "model": bert} | fields), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
 
 
 def test_one_problem_is_told_once_and_all_problems_together(bert):
     with pytest.raises(UsageError) as caught:
-        check(ShareConfig(tasks=NAMES, model=bert).model_copy(update={"batch_size": 0, "ratio": 1.0}))
+        check(ShareConfig(tasks=NAMES, model=bert, seeds=(1, 1), ratio=1.0))
     assert str(caught.value).splitlines() == [
-        "--batch-size 0 is impossible; at least 1.",
+        "--seeds '1,1' must name one or more different seeds.",
         "--main-task and --ratio go with --mixing ratio.",
     ]
 
@@ -622,7 +621,7 @@ def test_tickets_of_another_encoder_and_missing_ones_are_named_by_their_task(tmp
 
 
 def test_a_task_without_training_examples_is_refused(tmp_path, bert, monkeypatch):
-    setup = importlib.import_module("winning_tickets.finetuning.setup")
+    setup = importlib.import_module("winning_tickets.training.task_data")
     full = task_data("rte", 8, 4)
     empty = TaskData.of(full.task, Split(([], []), []), full.validation, "files")
     monkeypatch.setattr(setup, "load_task", lambda name, data_dir: empty if name == "rte" else task_data(name, 8, 4))
