@@ -88,7 +88,7 @@ def test_an_explicit_choice_wins():
 )
 def test_when_it_is_evaluated(profile, due, counting):
     made = plan("rte", profile)
-    assert [step for step in range(1, 13) if made.due(step)] == due
+    assert [step for step in range(1, 13) if made.is_due(step)] == due
     assert [step for step in range(1, 13) if made.counts(step)] == counting
 
 
@@ -101,7 +101,7 @@ def test_a_last_step_that_is_evaluated_anyway_counts():
 
 def test_the_released_squad_program_counts_from_one():
     made = plan("rte", "code", eval_offset_steps=1)
-    assert [step for step in range(1, 13) if made.due(step)] == [4, 9, 12]
+    assert [step for step in range(1, 13) if made.is_due(step)] == [4, 9, 12]
 
 
 def test_the_final_evaluation_is_the_best_or_not():

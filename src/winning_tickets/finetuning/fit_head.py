@@ -133,11 +133,13 @@ def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tup
         mlm_probability=config.mlm_probability,
     )
     validation = _validation(config, plm)
+    # The run is known by the encoder's weights and the corpus.
     base = base_hash(weight_hashes(plm.encoder))
     identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
     run = RunDirectory.claim(out, "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER)
     if run.status == "done":
         return run, run.result()
+    # The quality before and after training is measured on the same text.
     start_from_unigrams(plm, stream)
     plm.model.to(device)
     start = distributed.on_main(lambda: _measure_start(plm, validation, device, runtime))
@@ -239,7 +241,6 @@ def _save(plm: PLM, run: RunDirectory) -> None:
     """Move the model into the run's folder once it has been read back; `config.json` marks a model and comes last."""
     staging = run.scratch / "model"
     shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was killed while it saved
-
     build_directory(staging, lambda folder: save_folder(plm.model, plm.tokenizer, folder, _pooler(plm)))
     again = load_plm(str(staging), head="mlm", require_mlm_head=True).model.state_dict()
     lost = [name for name, value in plm.model.state_dict().items() if not torch.equal(value.cpu(), again[name])]

@@ -30,9 +30,15 @@ KINDS = ("final", "best")
 
 
 def run_seeds(
-    seeds: Sequence[int], path: Path, run_seed: Callable[[int], dict[str, Any]]
-) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """Run all seeds, one after the other; the results of those that finished, and the messages of those that failed."""
+    run: RunDirectory,
+    seeds: Sequence[int],
+    run_seed: Callable[[int], dict[str, Any]],
+    summarize: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Run all seeds one after the other and store the summary of their results; then report failed seeds as an error.
+
+    `summarize` takes the results of the seeds that finished, and the seeds that failed.
+    """
     results: list[dict[str, Any]] = []
     failures: dict[int, str] = {}
     for seed in seeds:
@@ -42,21 +48,19 @@ def run_seeds(
             if distributed.count() > 1 and not getattr(error, "of_all", False):
                 raise  # the other processes do not know of it, and would wait for this one in that seed
             failures[seed] = str(error)
-            if not (path / f"seed-{seed}" / MARKER).exists():
+            if not (run.path / f"seed-{seed}" / MARKER).exists():
                 raise  # the disk refused the run's own folder; an error file alone would make it a foreign one
             content = {"seed": seed, "error": str(error)}
-            distributed.on_main(partial(write_json, path / f"seed-{seed}" / ERROR, content))
-    return results, failures
-
-
-def raise_failures(failures: Mapping[int, str], seeds: Sequence[int], path: Path) -> None:
-    """Report failed seeds as an error, once all others are stored."""
+            distributed.on_main(partial(write_json, run.path / f"seed-{seed}" / ERROR, content))
+    summary = summarize(results, list(failures))
+    run.finish(summary)
     if failures:
         seed, message = next(iter(failures.items()))
         raise TrainingError(
             f"{len(failures)} of {len(seeds)} seeds failed ({', '.join(map(str, failures))}). Seed {seed}: "
-            f"{message} Each error is kept in {path}/seed-N/{ERROR}; the same command tries these seeds again."
+            f"{message} Each error is kept in {run.path}/seed-N/{ERROR}; the same command tries these seeds again."
         )
+    return summary
 
 
 def claim_seed(parent: Path, verb: str, seed: int, run_id: str, config: Settings) -> RunDirectory:
@@ -131,11 +135,11 @@ def summarize_task(
     }
 
 
-def run_facts(results: Sequence[Mapping[str, Any]], failed: Sequence[int], target: Target, base: str) -> dict[str, Any]:
+def run_facts(results: Sequence[Mapping[str, Any]], failed: list[int], target: Target, base: str) -> dict[str, Any]:
     """Seeds, model and software of a summary; failed seeds are named and give no number."""
     return {
         "seeds": [result["seed"] for result in results],
-        "failed_seeds": list(failed),
+        "failed_seeds": failed,
         "model": target.model,
         "base_hash": base,
         "versions": versions(),

@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from winning_tickets.config import Runtime, SearchConfig, ShareConfig
+from winning_tickets.config import AUTO, Runtime, SearchConfig, ShareConfig
 from winning_tickets.data.metrics import averages
 from winning_tickets.finetuning.seeds import (
     KINDS,
     claim_seed,
-    raise_failures,
     run_facts,
     run_seeds,
     seed_facts,
@@ -94,13 +93,14 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
     # The tickets of `auto` are runs of their own, so they are found once for all seeds.
     if prepared.tickets is None:
         prepared = dataclasses.replace(prepared, tickets=_find_tickets(prepared, run.path, runtime))
-    results, failures = run_seeds(config.seeds, run.path, lambda seed: run_seed(prepared, seed, run.path, runtime))
-    summary = _summarize(prepared, config, identity, results, list(failures))
-    if config.fine_tune and results:
-        summary["fine_tuned"] = _fine_tune(prepared, summary["seeds"], run.path, runtime)
-    run.finish(summary)
-    raise_failures(failures, config.seeds, run.path)
-    return summary
+
+    def summarize(results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
+        summary = _summarize(prepared, identity, results, failed)
+        if config.fine_tune and results:
+            summary["fine_tuned"] = _fine_tune(prepared, summary["seeds"], run.path, runtime)
+        return summary
+
+    return run_seeds(run, config.seeds, lambda seed: run_seed(prepared, seed, run.path, runtime), summarize)
 
 
 def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
@@ -164,7 +164,7 @@ def weight_remaining(encoder: nn.Module, tickets: TaskTickets, tasks: Sequence[s
 
 
 def _summarize(
-    prepared: PreparedSharing, config: ShareConfig, run_id: str, results: Sequence[dict[str, Any]], failed: list[int]
+    prepared: PreparedSharing, run_id: str, results: list[dict[str, Any]], failed: list[int]
 ) -> dict[str, Any]:
     by_task = {name: [result["tasks"][name] for result in results] for name in prepared.tasks}
     tasks = {
@@ -182,7 +182,7 @@ def _summarize(
         "tasks": tasks,
         **_average_scores(by_task),
         "weight_remaining": results[0]["weight_remaining"] if results else None,
-        "tickets": "auto" if config.tickets == "auto" else "given" if prepared.tickets else "none",
+        "tickets": "auto" if prepared.config.tickets == AUTO else "given" if prepared.tickets else "none",
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "steps_per_epoch": prepared.steps_per_epoch,

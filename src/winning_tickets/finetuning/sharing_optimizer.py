@@ -179,14 +179,16 @@ class SharingOptimizer(torch.optim.Optimizer):
         vectors = [name for name, parameter in self._parameters.items() if parameter.dim() <= 1]
         self._groups = [names for names in (matrices, vectors) if names]
         decay = [update.weight_decay if names is matrices else 0.0 for names in self._groups]
-        super().__init__(
-            [
-                {"params": [self._parameters[name] for name in names], "weight_decay": amount}
-                for names, amount in zip(self._groups, decay, strict=True)
-            ],
-            {"lr": update.learning_rate},
-        )
-        self._inner = self._make_inner(decay)
+        # Schedulers and the Trainer see whole parameters; the inner optimizer moves their pieces.
+        outer: list[dict[str, Any]] = [{"params": [self._parameters[name] for name in names]} for names in self._groups]
+        inner: list[dict[str, Any]] = [
+            {"params": [part.value for name in names for part in self.slices[name]]} for names in self._groups
+        ]
+        for groups in (outer, inner):
+            for group, amount in zip(groups, decay, strict=True):
+                group["weight_decay"] = amount
+        super().__init__(outer, {"lr": update.learning_rate})
+        self._inner = make_optimizer(update.kind, inner, update.learning_rate, update.betas, update.epsilon)
 
     def _cut(self, parameter: nn.Parameter, selected: Mapping[str, Tensor], owner: str | None) -> list[Slice]:
         tasks = self._tasks if owner is None else (owner,)
@@ -195,14 +197,6 @@ class SharingOptimizer(torch.optim.Optimizer):
         pieces = partition(flat.shape, tasks, selected if self.strict else {})
         # Of a run of rows this is a view: a step on it moves the parameter.
         return [Slice(piece, nn.Parameter(piece.of(flat))) for piece in pieces]
-
-    def _make_inner(self, decay: Sequence[float]) -> torch.optim.Optimizer:
-        groups: list[dict[str, Any]] = [
-            {"params": [part.value for name in names for part in self.slices[name]], "weight_decay": amount}
-            for names, amount in zip(self._groups, decay, strict=True)
-        ]
-        update = self.update
-        return make_optimizer(update.kind, groups, update.learning_rate, update.betas, update.epsilon)
 
     def select(self, task: str) -> None:
         """Set the task of the next step's batch."""
@@ -218,11 +212,13 @@ class SharingOptimizer(torch.optim.Optimizer):
         if not self._task:
             raise ValueError("No task was selected for this step. Call select(task) before each step.")
         touched = self._touched()
+        # Parameters without a gradient are skipped by the inner optimizer, with their moments and step counts.
         for _, part, gradient in touched:
             part.value.grad = gradient
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
         self._inner.step()
+        # Gradients go, so that the next step starts without any; gathered entries go back to where they were.
         for parameter, part, _ in touched:
             part.value.grad = None
             if part.piece.index is not None:

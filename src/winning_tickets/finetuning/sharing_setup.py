@@ -79,26 +79,21 @@ class PreparedSharing:
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
 
 
+_SAME = ("task_file", "data_dir", "seeds", "train_size", "batch_size", "optimizer", "warmup_ratio", "weight_decay")
+_SAME += ("max_length", "smart", "allow_other_weights")
+"""Settings that the fine-tuning on one task has from the sharing."""
+
+
 def single(config: ResolvedShare, target: str, task: str, head_dropout: float | None) -> TransferConfig:
     """The fine-tuning on one task alone that belongs to a sharing, from the model or from the shared model."""
     return TransferConfig(
         target=target,
         task=task,
-        task_file=config.task_file,
-        data_dir=config.data_dir,
-        seeds=config.seeds,
-        train_size=config.train_size,
         epochs=config.single_epochs,
-        batch_size=config.batch_size,
         learning_rate=config.single_learning_rate or config.learning_rate,
-        optimizer=config.optimizer,
-        warmup_ratio=config.warmup_ratio,
-        weight_decay=config.weight_decay,
         head_dropout=head_dropout,
-        max_length=config.max_length,
         save_model=True,
-        smart=config.smart,
-        allow_other_weights=config.allow_other_weights,
+        **{field: getattr(config, field) for field in _SAME},
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from winning_tickets.data.records import Kind, Split
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
 from winning_tickets.finetuning.seeds import (
     claim_seed,
-    raise_failures,
     run_facts,
     run_seeds,
     seed_facts,
@@ -78,11 +77,12 @@ def transfer(
     run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
     if run.status == "done" and not run.result()["failed_seeds"]:
         return run.result()
-    results, failures = run_seeds(config.seeds, run.path, lambda seed: run_seed(prepared, seed, run.path, runtime))
-    summary = _summarize(prepared, results, list(failures))
-    run.finish(summary)
-    raise_failures(failures, config.seeds, run.path)
-    return summary
+    return run_seeds(
+        run,
+        config.seeds,
+        lambda seed: run_seed(prepared, seed, run.path, runtime),
+        lambda results, failed: _summarize(prepared, results, failed),
+    )
 
 
 def run_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
     build_directory(folder, lambda staging: save_model(plm, info, ticket, staging))
 
 
-def _summarize(prepared: PreparedTransfer, results: Sequence[dict[str, Any]], failed: Sequence[int]) -> dict[str, Any]:
+def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
     task, ticket, plan, config = prepared.task, prepared.target.ticket, prepared.plan, prepared.config
     return {
         "verb": "transfer",
