@@ -79,8 +79,8 @@ class PreparedSharing:
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
 
 
-_SAME = ("task_file", "data_dir", "seeds", "train_size", "batch_size", "optimizer", "warmup_ratio", "weight_decay")
-_SAME += ("max_length", "smart", "allow_other_weights")
+_SAME: tuple[str, ...] = ("task_file", "data_dir", "seeds", "train_size", "batch_size", "optimizer", "warmup_ratio")
+_SAME += ("weight_decay", "max_length", "smart", "allow_other_weights")
 """Settings that the fine-tuning on one task has from the sharing."""
 
 

@@ -49,18 +49,18 @@ class Runs:
     results: tuple[dict[str, Any], ...]
     settings: str
 
-    @property
-    def metric(self) -> str:
-        """The primary metric."""
-        return str(self.results[0]["primary_metric"])
-
     def scores(self, part: str) -> dict[int, float]:
         """The primary metric of the best evaluation by seed, on `selection`, `rest` or the `whole` dev set."""
-        return {
-            seed: value
-            for result in self.results
-            for seed, value in zip(result["seeds"], result["metrics"][self.metric][PARTS[part]]["values"], strict=True)
-        }
+        found: dict[int, float] = {}
+        for result in self.results:
+            best = result["metrics"][result["primary_metric"]][PARTS[part]]
+            found |= zip(result["seeds"], best["values"], strict=True)
+        return found
+
+    @property
+    def mean(self) -> float:
+        """The mean score on the selection, which settings and levels are chosen by."""
+        return statistics.fmean(self.scores("selection").values())
 
     def facts(self) -> dict[str, Any]:
         """The settings, folders and scores of the runs, as they are stored."""
@@ -125,8 +125,7 @@ def super_ticket(
     }
     # The result is stored last: it marks the search as done.
     result = _result(config, identity, prepared.plan, full, found, tickets)
-    distributed.on_main(lambda: _keep_super_ticket(result, tickets, run.path))
-    distributed.on_main(lambda: _draw(result, run.path / FIGURE))
+    distributed.on_main(lambda: _keep(result, tickets, run.path))
     run.finish(result)
     return run.result()
 
@@ -167,7 +166,7 @@ def _best_settings(config: SuperConfig, folder: Path, name: str, targets: tuple[
 
     `targets` is one model or ticket for all seeds, or a ticket for each seed.
     """
-    best, highest = None, float("-inf")
+    best: Runs | None = None
     for settings, fine_tuning in config.grid():
         seeds = fine_tuning.seeds
         groups = [seeds] if len(targets) == 1 else [(seed,) for seed in seeds]
@@ -177,9 +176,8 @@ def _best_settings(config: SuperConfig, folder: Path, name: str, targets: tuple[
             for target, group, where in zip(targets, groups, names, strict=True)
         )
         runs = Runs(tuple(names), results, settings)
-        mean = statistics.fmean(runs.scores("selection").values())
-        if mean > highest + TIE:
-            best, highest = runs, mean
+        if best is None or runs.mean > best.mean + TIE:
+            best = runs
     assert best is not None
     return best
 
@@ -253,10 +251,18 @@ def _result(
             others = {"full": full}
             if selection == "winning":
                 others |= {name: found[name][level] for name in ("random", "losing") if name in found}
-            tests = {name: _test(runs, other) for name, other in others.items()}
+            # Nothing was chosen on the rest of the dev set, so the tests on it are unbiased.
+            tests = {
+                name: {part: asdict(paired(runs.scores(part), other.scores(part))) for part in ("rest", "whole")}
+                for name, other in others.items()
+            }
             facts = _ticket_facts(tickets[selection][level], config)
             selections[selection][f"{level:g}"] = runs.facts() | facts | {"against": tests}
-    level = _super_level(found["winning"])
+    # The best level; of levels that are equal the one with the smaller model (section 3.2).
+    level, highest = 0.0, float("-inf")
+    for candidate, runs in sorted(found["winning"].items()):
+        if runs.mean >= highest - TIE:
+            level, highest = candidate, max(runs.mean, highest)
     return {
         "verb": "super",
         "run_id": identity,
@@ -272,17 +278,6 @@ def _result(
         "trainings": trainings(config),
         "versions": versions(),
     }
-
-
-def _super_level(winning: Mapping[float, Runs]) -> float:
-    """The level whose winning ticket has the best mean on the selection; of equals the smaller model (section 3.2)."""
-    best, highest = None, float("-inf")
-    for level, runs in sorted(winning.items()):
-        mean = statistics.fmean(runs.scores("selection").values())
-        if mean >= highest - TIE:
-            best, highest = level, max(mean, highest)
-    assert best is not None
-    return best
 
 
 def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, Any]:
@@ -304,23 +299,15 @@ def _stored(folder: Path, config: SuperConfig) -> dict[str, Any]:
     return next(dict(level) for level in levels if level["folder"] == folder.name)
 
 
-def _test(runs: Runs, other: Runs) -> dict[str, Any]:
-    """Tests paired by seed, on the part of the dev set that nothing was chosen on, and on the whole."""
-    return {part: asdict(paired(runs.scores(part), other.scores(part))) for part in ("rest", "whole")}
-
-
-def _keep_super_ticket(
-    result: dict[str, Any], tickets: Mapping[str, Mapping[float, tuple[str, ...]]], folder: Path
-) -> None:
+def _keep(result: dict[str, Any], tickets: Mapping[str, Mapping[float, tuple[str, ...]]], folder: Path) -> None:
+    """Save the super ticket, and the figure of the phase transition."""
     (source,) = tickets["winning"][result["super_ticket"]["level"]]
     if not (folder / SUPER_TICKET).exists():  # a search that was stopped between this and its result left one
         Ticket.from_pretrained(source).save_pretrained(folder / SUPER_TICKET)
 
-
-def _draw(result: dict[str, Any], path: Path) -> None:
     def point(facts: Mapping[str, Any]) -> PhasePoint:
         return PhasePoint(facts["weight_remaining"], tuple(facts["rest"]["values"]))
 
     points = {selection: list(map(point, levels.values())) for selection, levels in result["selections"].items()}
     title = f"{result['task']}: {result['model']}"
-    phase_figure(points, point(result["full"]), result["metric"], path, title=title)
+    phase_figure(points, point(result["full"]), result["metric"], folder / FIGURE, title=title)
