@@ -621,11 +621,7 @@ def test_tickets_of_another_encoder_and_missing_ones_are_named_by_their_task(tmp
 
 
 def test_a_task_without_training_examples_is_refused(tmp_path, bert, monkeypatch):
-<<<<<<< HEAD
-    setup = importlib.import_module("winning_tickets.training.task_data")
-=======
     loading = importlib.import_module("winning_tickets.training.task_data")
->>>>>>> house
     full = task_data("rte", 8, 4)
     empty = TaskData.of(full.task, Split(([], []), []), full.validation, "files")
     monkeypatch.setattr(loading, "load_task", lambda name, data_dir: empty if name == "rte" else task_data(name, 8, 4))
