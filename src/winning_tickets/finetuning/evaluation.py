@@ -23,15 +23,7 @@ from winning_tickets.training.predict import predict_split
 
 @dataclass(frozen=True)
 class EvaluationPlan:
-    """The evaluations of one fine-tuning (TAMT appendix B.2: the best one along the way is reported).
-
-    Attributes:
-        config: the settings.
-        task: the task that is evaluated.
-        eval_steps: steps between evaluations.
-        steps_per_epoch: optimizer steps of one pass over the training set.
-        steps: optimizer steps in all.
-    """
+    """The evaluations of one fine-tuning, of which the best one is reported (TAMT appendix B.2)."""
 
     config: ResolvedTransfer
     task: Task
@@ -109,15 +101,10 @@ class EvaluationPlan:
 
 
 class Evaluations(TrainerCallback):  # type: ignore[misc]
-    """Evaluates where it is due, and keeps the records.
+    """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`.
 
     It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
     that a resumed run neither lacks an evaluation nor has one twice.
-
-    Args:
-        run: records go to its `metrics.jsonl`.
-        plan: says when evaluations are due.
-        evaluate: gives the content of a record.
     """
 
     def __init__(self, run: RunDirectory, plan: EvaluationPlan, evaluate: Callable[[], dict[str, Any]]) -> None:

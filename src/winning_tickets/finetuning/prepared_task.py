@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 from fractions import Fraction
+from typing import Any
 
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.records import Split, Task, TaskData
@@ -12,7 +13,8 @@ from winning_tickets.models.heads import text_length, window_stride
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import digest
-from winning_tickets.training.predict import encode_for
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.predict import TaskInfo, encode_for
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,10 @@ class PreparedTask:
         """The task's record."""
         return self.data.task
 
+    def info(self, ticket: Ticket | None) -> TaskInfo:
+        """The description that is saved with a model."""
+        return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
+
     def encode(self, plm: PLM, split: Split) -> EncodedSplit:
         """Tokenize examples as the validation splits are."""
         return encode_for(plm, split, self.max_length, self.task.kind, self.doc_stride)
@@ -71,14 +77,8 @@ def prepare_task(
 ) -> PreparedTask:
     """Tokenize a task for a model.
 
-    Args:
-        plm: with the tokenizer.
-        data: with `select_on`, its validation splits are in the order of that choice.
-        examples: of the training set, those of the first seed.
-        batch_size: examples per step; None takes the task's own.
-        max_length: None takes the task's own.
-        doc_stride: None takes the task's own.
-        select_on: fraction of each validation split that the best evaluation is chosen on; 0 chooses on the whole.
+    `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on` the
+    validation splits of `data` are in the order of that choice.
     """
     task = data.task
     length = text_length(max_length, task, plm)
@@ -115,6 +115,13 @@ def _selection(
         places = list(range(len(split)))
         parts[name] = (DevPart(split.take(places[:count]), first), DevPart(split.take(places[count:]), rest))
     return parts
+
+
+def ticket_facts(ticket: Ticket | None) -> dict[str, Any]:
+    """Id and sparsity of a ticket; None and 0 for a dense model."""
+    if ticket is None:
+        return {"ticket_id": None, "sparsity": 0.0}
+    return {"ticket_id": ticket.id, "sparsity": ticket.sparsity}
 
 
 def task_digest(task: Task) -> str:

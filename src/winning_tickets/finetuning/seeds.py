@@ -14,7 +14,7 @@ from transformers import set_seed
 from winning_tickets.config import Settings
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.finetuning.evaluation import EvaluationPlan
-from winning_tickets.finetuning.prepared_task import PreparedTask
+from winning_tickets.finetuning.prepared_task import PreparedTask, ticket_facts
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import MARKER, RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError
@@ -71,13 +71,6 @@ def claim_seed(parent: Path, verb: str, seed: int, run_id: str, config: Settings
         distributed.on_main(lambda: (folder / ERROR).unlink(missing_ok=True))
         set_seed(seed)
     return run
-
-
-def ticket_facts(ticket: Ticket | None) -> dict[str, Any]:
-    """Id and sparsity of a ticket; None and 0 for a dense model."""
-    if ticket is None:
-        return {"ticket_id": None, "sparsity": 0.0}
-    return {"ticket_id": ticket.id, "sparsity": ticket.sparsity}
 
 
 def task_result(plan: EvaluationPlan, records: Sequence[dict[str, Any]], ticket: Ticket | None) -> dict[str, Any]:

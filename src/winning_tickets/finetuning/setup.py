@@ -31,16 +31,8 @@ from winning_tickets.training.task_data import load_data, train_split
 class PreparedTransfer(PreparedTask):
     """A transfer with everything that is the same for all seeds.
 
-    Attributes:
-        config: as given.
-        target: the model or ticket.
-        adaptation: the fine-tuned model to start from, where there is one.
-        base: hash of the base weights.
-        start_hash: of the weights in a state, a folder or a fine-tuned model to start from; None for weights that are
-            made here.
-        learning_rate: peak learning rate.
-        steps: optimizer steps in all.
-        eval_steps: steps between evaluations.
+    `config` is as given. `base` and `start_hash` are hashes of the base weights, and of the weights in a state, a
+    folder or a fine-tuned model to start from; None for start weights that are made here.
     """
 
     config: TransferConfig

@@ -13,18 +13,7 @@ from torch import nn
 
 from winning_tickets.config import AUTO, Runtime, SearchConfig, ShareConfig
 from winning_tickets.data.metrics import averages
-from winning_tickets.finetuning.seeds import (
-    KINDS,
-    claim_seed,
-    run_facts,
-    run_seeds,
-    seed_facts,
-    statistics_of,
-    summarize_metrics,
-    summarize_task,
-    task_result,
-    ticket_facts,
-)
+from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.sharing_optimizer import union_of
 from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare, single
 from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, TaskTickets, trainer_of
@@ -35,7 +24,7 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import MODEL_FOLDER, TaskInfo
+from winning_tickets.training.predict import MODEL_FOLDER
 from winning_tickets.training.shared_model import save_shared
 from winning_tickets.training.trainer import run_training
 
@@ -100,7 +89,7 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
             summary["fine_tuned"] = _fine_tune(prepared, summary["seeds"], run.path, runtime)
         return summary
 
-    return run_seeds(run, config.seeds, lambda seed: run_seed(prepared, seed, run.path, runtime), summarize)
+    return seeds.run_seeds(run, config.seeds, lambda seed: run_seed(prepared, seed, run.path, runtime), summarize)
 
 
 def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
@@ -108,7 +97,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
     # Settings of later stages are no part of a seed's identity.
     one = {"seeds": (seed,), "fine_tune": False, "single_epochs": None, "single_learning_rate": None}
     config = prepared.config.model_copy(update=one)
-    run = claim_seed(parent, "share-seed", seed, prepared.identity(config), config)
+    run = seeds.claim_seed(parent, "share-seed", seed, prepared.identity(config), config)
     if run.status == "done":
         return run.result()
     sharing = Sharing(prepared, seed, runtime)
@@ -119,7 +108,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
         distributed.on_main(lambda: _save_model(prepared, sharing, run.path / MODEL_FOLDER))
     remaining, of_each = weight_remaining(sharing.model.base_model, sharing.tickets, list(prepared.tasks))
     tasks = {
-        name: task_result(prepared.plan(name), evaluations.of(name), prepared.ticket_of(name))
+        name: seeds.task_result(prepared.plan(name), evaluations.of(name), prepared.ticket_of(name))
         | {"weight_remaining": of_each[name]}
         for name in prepared.tasks
     }
@@ -130,7 +119,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
         "weight_remaining": remaining,
         "steps": prepared.steps,
         "model_saved": config.save_model,
-        **seed_facts(run, prepared.target, prepared.base),
+        **seeds.seed_facts(run, prepared.target, prepared.base),
     }
     run.finish(result)
     return result
@@ -138,10 +127,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
 
 def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
-    infos = {
-        name: TaskInfo.of(task.task, task.max_length, task.doc_stride, *ticket_facts(prepared.ticket_of(name)).values())
-        for name, task in prepared.tasks.items()
-    }
+    infos = {name: task.info(prepared.ticket_of(name)) for name, task in prepared.tasks.items()}
     tokenizer = next(iter(sharing.plms.values())).tokenizer
     save_shared(folder, sharing.model, tokenizer, infos, prepared.tickets or {}, prepared.base)
 
@@ -168,7 +154,7 @@ def _summarize(
 ) -> dict[str, Any]:
     by_task = {name: [result["tasks"][name] for result in results] for name in prepared.tasks}
     tasks = {
-        name: summarize_task(task, prepared.plan(name), prepared.ticket_of(name), by_task[name])
+        name: seeds.summarize_task(task, prepared.plan(name), prepared.ticket_of(name), by_task[name])
         | {
             "weight_remaining": by_task[name][0]["weight_remaining"] if results else None,
             "batches": task.steps_per_epoch,
@@ -187,7 +173,7 @@ def _summarize(
         "steps": prepared.steps,
         "steps_per_epoch": prepared.steps_per_epoch,
         **prepared.settings.model_dump(mode="json", include=_SHOWN),
-        **run_facts(results, failed, prepared.target, prepared.base),
+        **seeds.run_facts(results, failed, prepared.target, prepared.base),
     }
 
 
@@ -200,7 +186,7 @@ def _average_scores(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
     try:
         by_kind = {
             kind: [averages({task: found[seed][kind] for task, found in results.items()}) for seed in range(count)]
-            for kind in KINDS
+            for kind in seeds.KINDS
         }
     except ContentError:
         return {"averages": None, "missing_tasks": [], "other_tasks": list(results)}
@@ -209,7 +195,7 @@ def _average_scores(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
     example = by_kind["final"][0]
     return {
         "averages": {
-            rule: {kind: statistics_of([found[rule].value for found in by_kind[kind]]) for kind in KINDS}
+            rule: {kind: seeds.statistics_of([found[rule].value for found in by_kind[kind]]) for kind in seeds.KINDS}
             for rule in example
         },
         "missing_tasks": list(example["task_average"].missing),
@@ -244,20 +230,19 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
     return tickets
 
 
-def _fine_tune(prepared: PreparedSharing, seeds: Sequence[int], path: Path, runtime: Runtime) -> dict[str, Any]:
+def _fine_tune(prepared: PreparedSharing, finished: Sequence[int], path: Path, runtime: Runtime) -> dict[str, Any]:
     """Fine-tune the shared model of each finished seed on each task alone, with the task's ticket held.
 
     The stages are `fine-tuned/seed-N/TASK`; the result has the metrics of each task and the averages over tasks.
     """
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in prepared.tasks}
-    for seed in seeds:
+    for seed in finished:
         for name, task in prepared.tasks.items():
             model = path / f"seed-{seed}" / MODEL_FOLDER
             alone = single(prepared.settings, str(model), name, task.task.head_dropout)
             alone = alone.model_copy(update={"seeds": (seed,)})
             metrics = transfer(alone, path / FINE_TUNED / f"seed-{seed}" / name, runtime)["metrics"]
-            found[name].append({kind: {key: metrics[key][kind]["mean"] for key in metrics} for kind in KINDS})
-    tasks = {
-        name: {"metrics": summarize_metrics(list(results[0]["final"]), results)} for name, results in found.items()
-    }
+            found[name].append({kind: {key: metrics[key][kind]["mean"] for key in metrics} for kind in seeds.KINDS})
+    summarize = seeds.summarize_metrics
+    tasks = {name: {"metrics": summarize(list(results[0]["final"]), results)} for name, results in found.items()}
     return {"tasks": tasks, **_average_scores(found)}

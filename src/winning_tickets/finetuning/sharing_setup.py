@@ -33,14 +33,8 @@ _LOGGED = ("step", "seconds", "learning_rate", "evaluation", "degenerate")
 class PreparedSharing:
     """A sharing with everything that is the same for all seeds.
 
-    Attributes:
-        config: as given.
-        target: the model.
-        tasks: by name, in the order of the configuration.
-        tickets: by task, of those that have one; None while those of `auto` are not found.
-        base: hash of the base weights.
-        steps_per_epoch: optimizer steps of an epoch, as the mixing counts it.
-        steps: optimizer steps in all.
+    `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None while
+    those of `auto` are not found.
     """
 
     config: ShareConfig

@@ -108,14 +108,8 @@ def sharing_optimizer(
 class Sharing:
     """A model that tasks share, on its device, before the first step of one seed.
 
-    Each head is initialized from the seed, the same whatever other tasks there are. Weights that no ticket keeps are
-    zero.
-
-    Attributes:
-        plms: by task, ordinary models on the one encoder.
-        model: all of them.
-        tickets: of the tasks, on the encoder.
-        optimizer: moves the weights that the task of a batch keeps.
+    `plms` are ordinary models by task, on one encoder. Each head is initialized from the seed, the same whatever other
+    tasks there are. Weights that no ticket keeps are zero.
     """
 
     def __init__(self, prepared: PreparedSharing, seed: int, runtime: Runtime) -> None:

@@ -39,10 +39,7 @@ PARTS = {"selection": "best_selection", "rest": "best_rest", "whole": "best"}
 class Runs:
     """The fine-tunings of the full model, or of the tickets of one level: one run, or one for each seed's ticket.
 
-    Attributes:
-        folders: of the runs, under the folder of the search.
-        results: of the runs.
-        settings: name of the settings in the grid.
+    `folders` are under the folder of the search, and `settings` is the name of the settings in the grid.
     """
 
     folders: tuple[str, ...]

@@ -15,16 +15,8 @@ from transformers import TrainerCallback
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import collate
 from winning_tickets.data.records import Kind, Split
+from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
-from winning_tickets.finetuning.seeds import (
-    claim_seed,
-    run_facts,
-    run_seeds,
-    seed_facts,
-    summarize_task,
-    task_result,
-    ticket_facts,
-)
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs import distributed
@@ -37,7 +29,7 @@ from winning_tickets.tickets.origin import origin
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.smart import task_losses
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
-from winning_tickets.training.predict import MODEL_FOLDER, TaskInfo, save_model
+from winning_tickets.training.predict import MODEL_FOLDER, save_model
 from winning_tickets.training.task_data import train_split
 from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
@@ -77,7 +69,7 @@ def transfer(
     run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
     if run.status == "done" and not run.result()["failed_seeds"]:
         return run.result()
-    return run_seeds(
+    return seeds.run_seeds(
         run,
         config.seeds,
         lambda seed: run_seed(prepared, seed, run.path, runtime),
@@ -89,7 +81,7 @@ def run_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runti
     """Fine-tune with one seed in `parent/seed-N`, or return the stored result of an earlier run."""
     config, plan, ticket = prepared.config, prepared.plan, prepared.target.ticket
     single = config.model_copy(update={"seeds": (seed,)})
-    run = claim_seed(parent, "transfer-seed", seed, prepared.identity(single), single)
+    run = seeds.claim_seed(parent, "transfer-seed", seed, prepared.identity(single), single)
     if run.status == "done":
         return run.result()
     # The head is initialized from the seed that `claim_seed` has set.
@@ -109,14 +101,14 @@ def run_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runti
         "labels": list(prepared.task.labels),
         "text_columns": list(prepared.task.text_columns),
         "max_length": prepared.max_length,
-        **task_result(plan, evaluations.records, ticket),
+        **seeds.task_result(plan, evaluations.records, ticket),
         "stopped_step": evaluations.records[-1]["step"],
         "steps": prepared.steps,
         "train_examples": prepared.train_examples,
         **origin(ticket),
         **prepared.start_facts,
         "model_saved": config.save_model,
-        **seed_facts(run, prepared.target, prepared.base),
+        **seeds.seed_facts(run, prepared.target, prepared.base),
     }
     run.finish(result)
     return result
@@ -183,9 +175,8 @@ def _check_pruned(ticket: Ticket, plm: PLM) -> None:
 
 def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
     ticket = prepared.target.ticket
-    info = TaskInfo.of(prepared.task, prepared.max_length, prepared.doc_stride, *ticket_facts(ticket).values())
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
-    build_directory(folder, lambda staging: save_model(plm, info, ticket, staging))
+    build_directory(folder, lambda staging: save_model(plm, prepared.info(ticket), ticket, staging))
 
 
 def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
@@ -194,7 +185,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "verb": "transfer",
         "run_id": prepared.identity(config),
         "task": task.name,
-        **summarize_task(prepared, plan, ticket, results),
+        **seeds.summarize_task(prepared, plan, ticket, results),
         "majority": _majority(task.kind, prepared.data.validation[plan.primary_split]),
         "target": config.target,
         **origin(ticket),
@@ -208,7 +199,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "learning_rate": prepared.learning_rate,
         "doc_stride": prepared.doc_stride,
         "eval_steps": prepared.eval_steps,
-        **run_facts(results, failed, prepared.target, prepared.base),
+        **seeds.run_facts(results, failed, prepared.target, prepared.base),
     }
 
 
