@@ -25,7 +25,7 @@ from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.sharing_setup import check, prepare
-from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, trainer_of
+from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, make_sharing_trainer
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.pruning.search import search
@@ -230,7 +230,7 @@ class EveryStep(TrainerCallback):
 def watched(monkeypatch, config, out):
     """A run of which every step is compared, and the tasks of its steps."""
     made = []
-    original = sharing_module.trainer_of
+    original = sharing_module.make_sharing_trainer
 
     def trainer(prepared, sharing, seed, *rest):
         found = original(prepared, sharing, seed, *rest)
@@ -240,7 +240,7 @@ def watched(monkeypatch, config, out):
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(sharing_module, "trainer_of", trainer)
+        patch.setattr(sharing_module, "make_sharing_trainer", trainer)
         share(config, out, QUIET)
     return made[0].seen
 
@@ -536,7 +536,7 @@ def test_the_weight_of_a_task_multiplies_its_gradient(tmp_path, bert):
         bias.register_post_accumulate_grad_hook(lambda one: gradients.append(one.grad.clone()))
         run = RunDirectory.claim(tmp_path / str(place), "share", "id", {})
         torch.manual_seed(0)  # the same dropout
-        trainer_of(prepared, sharing, 0, run, QUIET, TrainerCallback(), lambda *_: None).train()
+        make_sharing_trainer(prepared, sharing, 0, run, QUIET, TrainerCallback(), lambda *_: None).train()
     assert gradients[0].abs().max() > 0
     assert torch.equal(gradients[1], 0.25 * gradients[0])
 

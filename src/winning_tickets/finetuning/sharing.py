@@ -16,7 +16,7 @@ from winning_tickets.data.metrics import averages
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.sharing_optimizer import union_of
 from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare, single
-from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, TaskTickets, trainer_of
+from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, TaskTickets, make_sharing_trainer
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.pruning.search import search
 from winning_tickets.runs import distributed
@@ -103,7 +103,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
     sharing = Sharing(prepared, seed, runtime)
     evaluations = SharedEvaluations(run, prepared, sharing, runtime)
     with progress(f"sharing {', '.join(prepared.tasks)}, seed {seed}", prepared.steps, runtime.quiet) as advance:
-        run_training(trainer_of(prepared, sharing, seed, run, runtime, evaluations, advance), run)
+        run_training(make_sharing_trainer(prepared, sharing, seed, run, runtime, evaluations, advance), run)
     if config.save_model:
         distributed.on_main(lambda: _save_model(prepared, sharing, run.path / MODEL_FOLDER))
     remaining, of_each = weight_remaining(sharing.model.base_model, sharing.tickets, list(prepared.tasks))

@@ -139,7 +139,7 @@ class SharingTrainer(TicketTrainer):
             return super().training_step(model, inputs, *rest)
 
 
-def trainer_of(
+def make_sharing_trainer(
     prepared: PreparedSharing,
     sharing: Sharing,
     seed: int,
