@@ -137,12 +137,12 @@ ROWS: dict[str, str] = {
         --corpus task:rtee | 2 | Did you mean 'rte'
         --task rte | 2 | --method mask-training does not read --task; it goes with --method imp, snip or movement
         --method magnitude | 2 | --method magnitude does not read --steps; it goes with --method mask-training
-        --method imp --objective task --task rtee | 2 | Did you mean 'rte'
+        ! bert --method imp --corpus corpus.txt --objective task --task rtee --out out | 2 | Did you mean 'rte'
         ! bert --method imp --objective task --train-file nowhere.csv --out out | 2 | nowhere.csv
         ! bert --method imp --objective task --train-file rows.csv --text-columns a,b,c --out out | 2 | text-columns
-        --method imp --objective mlm --task rte | 2 | uses no task
+        ! bert --method imp --corpus corpus.txt --objective mlm --task rte --out out | 2 | uses no task
         --kind span2 | 2 | 'span'
-        --method imp --objective task --train-file rows.csv --round-steps 1 --train-size many | 2 | train-size
+        ! bert --method imp --train-file rows.csv --round-steps 1 --train-size many --out out | 2 | train-size
         --segments packed:0 | 2 | packed
         --segments pakced:8 | 2 | packed
         --rung-steps 0 | 2 | rung-steps
@@ -153,7 +153,7 @@ ROWS: dict[str, str] = {
         --round-steps 0 | 2 | round-steps
         --round-epochs 0 | 2 | round-epochs
         --round-examples 0 | 2 | round-examples
-        --method imp --objective mlm --round-steps 1 --rewind stp:5 | 2 | rewind
+        ! bert --method imp --corpus corpus.txt --objective mlm --round-steps 1 --rewind stp:5 --out out | 2 | rewind
         --rewind-scope al | 2 | 'all'
         --rate-horizon never | 2 | 'round' or 'total'
         --ranking tensor | 2 | 'matrix'

@@ -1,4 +1,4 @@
-"""Options: those of settings, generated from their fields, and those that other verbs share; no heavy imports."""
+"""Options: those generated from the fields of settings, and those that other commands share; no heavy imports."""
 
 from __future__ import annotations
 
@@ -45,8 +45,7 @@ CheckpointSteps = Annotated[
     typer.Option("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"), rich_help_panel=RUNNING),
 ]
 NonFinite = Annotated[
-    Literal["stop", "skip"],
-    typer.Option("--non-finite", help=Runtime.help_of("non_finite"), rich_help_panel=RUNNING),
+    Literal["stop", "skip"], typer.Option("--non-finite", help=Runtime.help_of("non_finite"), rich_help_panel=RUNNING)
 ]
 ReportTo = Annotated[
     str | None, typer.Option("--report-to", help=Runtime.help_of("report_to"), rich_help_panel=RUNNING)
@@ -229,9 +228,9 @@ def verb(
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             out, as_json = given.get("out"), given["as_json"]
-            if given["dry_run"]:
-                module, _, checks = check.partition(":")
-                getattr(import_module(module), checks)(chosen)
+            unread = chosen.unread(chosen.model_fields_set) if isinstance(chosen, SearchConfig) else []
+            if given["dry_run"] or unread:
+                refuse(chosen, check, unread)
                 planned, facts = plan(chosen)
                 return plan_of(planned, out, as_json, **facts)
             result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
@@ -252,6 +251,17 @@ def verb(
     return register
 
 
+def refuse(settings: Settings, check: str, problems: list[str]) -> None:
+    """Raise these problems of settings and those that the check of the command finds, all at once."""
+    module, _, function = check.partition(":")
+    try:
+        getattr(import_module(module), function)(settings)
+    except UsageError as error:
+        problems = [*problems, *str(error).splitlines()]
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
 def settings_of(
     kind: type[Settings],
     file: Path | None,
@@ -259,25 +269,18 @@ def settings_of(
     defaults: Mapping[str, Any] | None = None,
     inline: str = "",
 ) -> Settings:
-    """The settings of a `--config` file and of options, which win; a problem is reported with the file.
-
-    Raises:
-        UsageError: one or more fields are unknown or have impossible values.
-    """
+    """The settings of a `--config` file and of options, which win; a problem is reported with the file."""
     stored = load_config_file(file) if file else {}
     if not isinstance(stored.get(inline, {}), dict):
         raise UsageError(f"{inline} must be a mapping of fields such as 'task: rte', found {stored[inline]!r}.")
     fields = merged(merged(defaults or {}, stored), options)
     try:
         part = kind.part_of(inline) if inline else None
-        chosen = kind.of(**fields | ({} if part is None else {inline: part.of(**fields[inline])}))
-        if isinstance(chosen, SearchConfig) and (problems := chosen.unread(fields)):
-            raise UsageError("\n".join(problems))
-        return chosen
+        return kind.of(**fields | ({} if part is None else {inline: part.of(**fields[inline])}))
     except UsageError as error:
         if file is None:
             raise
-        raise UsageError(f"{error}\nFields that are no options of this command line come from {file}.") from error
+        raise UsageError(f"{error}\nFields that are not on the command line come from {file}.") from error
 
 
 def merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
@@ -296,31 +299,19 @@ def split_words(text: str | None) -> tuple[str, ...] | None:
 
 
 def trackers_of(text: str | None) -> tuple[str, ...]:
-    """The trackers of `--report-to`; `none` is no tracker.
-
-    Raises:
-        UsageError: an unknown name, or a package that is not installed.
-    """
+    """The trackers of `--report-to`, which must be installed; `none` is no tracker."""
     names = tuple(dict.fromkeys(name for name in split_words(text) or () if name != "none"))
     check_trackers(names)
     return names
 
 
 def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:
-    """`1,2` -> (1, 2).
-
-    Raises:
-        UsageError: a part is not a whole number.
-    """
+    """`1,2` -> (1, 2)."""
     return _split(option, text, int, "whole numbers, such as 0,1,2")
 
 
 def split_floats(option: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.5,0.6` -> (0.5, 0.6).
-
-    Raises:
-        UsageError: a part is not a number.
-    """
+    """`0.5,0.6` -> (0.5, 0.6)."""
     return _split(option, text, float, "numbers, such as 0.6")
 
 

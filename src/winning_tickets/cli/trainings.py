@@ -70,13 +70,7 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     return result, show.fitted_head(result)
 
 
-@verb(
-    "transfer",
-    TransferConfig,
-    "target",
-    "winning_tickets.finetuning.setup:check",
-    metavar="MODEL_OR_TICKET_OR_RUN",
-)
+@verb("transfer", TransferConfig, "target", "winning_tickets.finetuning.setup:check", metavar="MODEL_OR_TICKET_OR_RUN")
 def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
 

@@ -41,7 +41,7 @@ ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")
 OF_WEIGHTS = ("random", "magnitude", "wanda", "mask-training", *LEARNED)
 
 _Sparsity = Annotated[float, Field(allow_inf_nan=True)]
-"""`check_sparsity` has a better message."""
+"""The validator refuses values that are not finite, with a better message."""
 DATA = "Model and data"
 TICKET = "Ticket"
 TRAINING = "Mask training"
@@ -76,11 +76,7 @@ class LearningSettings(Settings):
         (*LEARNED, "importance"),
     )
     batch_size: int | None = setting(
-        None,
-        "Batch size of each task. By default it is the task's own.",
-        TASK_DATA,
-        (*LEARNED, "importance"),
-        ge=1,
+        None, "Batch size of each task. By default it is the task's own.", TASK_DATA, (*LEARNED, "importance"), ge=1
     )
     max_length: int | None = _task(None, "Tokens that a task's example is cut to. By default the task's own.", ge=1)
     mixing: Literal["sum", "proportional"] = _task(
@@ -250,8 +246,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
         "too (before).",
     )
     threshold: Literal["reached", "exceeded"] | None = _mask(
-        None,
-        "Between adjustments a weight is kept whose score has reached the threshold (TAMT eq. 3), or exceeded it.",
+        None, "Between adjustments a weight is kept whose score has reached the threshold (TAMT eq. 3), or exceeded it."
     )
     count_rounding: Literal["floor", "nearest"] | None = _ticket(
         None,
@@ -294,7 +289,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_method(cls, values: Any) -> Any:
-        """What a method or a pattern sets by default is written down, so that it counts in an id."""
+        """Write down the defaults of the method or pattern, so that they count in an id."""
         if not isinstance(values, dict):
             return values
         method = str(values.get("method", cls.model_fields["method"].default))
@@ -338,7 +333,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     @field_validator("objective")
     @classmethod
     def _in_one_form(cls, value: str) -> str:
-        """Equal sums are written alike, so that they share an id; what is no sum is refused with all else that is."""
+        """Equal sums are written alike, so that they share an id; `check` refuses other text."""
         try:
             return canonical_objective(parse_objective(value, ALL_NAMES))
         except UsageError:
@@ -346,7 +341,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def needs(self) -> MethodNeeds:
-        """What the method reads besides the model; of an unknown one nothing."""
+        """Inputs of the method besides the model; none of an unknown one."""
         return _needs_of(self.method, any(getattr(self, field) for field in UNIT_FIELDS))
 
     def unread(self, fields: Container[str] | None = None) -> list[str]:
@@ -376,11 +371,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def terms(self) -> dict[str, float]:
-        """Weights of the terms of the objective; none for a method without one.
-
-        Raises:
-            UsageError: not a sum of terms that the method knows.
-        """
+        """Weights of the terms of the objective; none for a method without one."""
         if self.needs.gates:
             return parse_objective(self.objective, GATE_NAMES)
         if not self.needs.objective or (self.needs.structured and self.selection == "random"):
@@ -391,18 +382,14 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def reads_corpus(self) -> bool:
-        """Whether `corpus` is read."""
+        """True where the corpus is read."""
         if self.needs.sources:
             return "mlm" in self.terms
         return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
 
     @property
     def n_of_m(self) -> Pattern | None:
-        """The pattern, where there is one.
-
-        Raises:
-            UsageError: it is not N:M with 1 <= N <= M.
-        """
+        """The pattern, where there is one."""
         return None if self.pattern is None else Pattern.parse(self.pattern)
 
     @property
@@ -412,7 +399,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def rungs(self) -> tuple[float, ...] | tuple[str, ...]:
-        """What each ticket of the search is known by: its sparsity, or the folder of its level."""
+        """The sparsity of each ticket of the search, or the folder of its level."""
         return tuple(level.folder for level in self.levels) if self.needs.structured else self.sparsities
 
     @staticmethod
@@ -422,17 +409,17 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def steps_of_a_rung(self) -> int:
-        """Optimiser steps of every rung of a ladder but the first."""
+        """Optimizer steps of every sparsity level but the first."""
         return (self.steps + 1) // 2 if self.rung_steps is None else self.rung_steps
 
     @property
     def first_steps(self) -> int:
-        """Optimiser steps of a search of one sparsity, or of a ladder's first rung; at least 1."""
+        """Optimizer steps of the first sparsity level; at least 1."""
         return max(1, self.steps + (self.step_offset or 0))
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole search."""
+        """Optimizer steps of all sparsity levels."""
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
     def resolved(self) -> ResolvedSearch:
@@ -497,13 +484,13 @@ def _able(field: str, extra: dict[str, Any]) -> str:
 
 
 def _needs_of(method: str, units: bool) -> MethodNeeds:
-    """What a method needs; with units, levels or counts mask training trains gates."""
+    """Inputs of a method; with units, levels or counts mask training trains gates."""
     return GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
 
 
 def _defaults_of_a_pattern(text: str) -> dict[str, Any]:
-    """It says the sparsity, and word embeddings, whose rows are no inputs, are out of its scope."""
+    """A pattern sets the sparsity; word embeddings, whose rows are no inputs, are out of scope."""
     try:
         return {"sparsity": Pattern.parse(text).sparsity, "scope": "encoder"}
     except UsageError:
-        return {}  # refused with all else that is
+        return {}  # refused by `check`

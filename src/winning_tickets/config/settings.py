@@ -94,7 +94,7 @@ _WORDED = "worded"
 
 
 def impossible(text: str) -> PydanticCustomError:
-    """What a validator raises whose text is the whole message."""
+    """An error for a validator to raise; its text is the message."""
     return PydanticCustomError(_WORDED, "{text}", {"text": text})
 
 
@@ -158,13 +158,7 @@ class Runtime(Settings):
 
 
 def load_config_file(path: Path) -> dict[str, Any]:
-    """Fields from a YAML or JSON file, for `--config`.
-
-    Raises:
-        UsageError: no such file, or not a mapping of field names to values.
-    """
-    import yaml
-
+    """Fields from a YAML or JSON file, for `--config`."""
     if not path.is_file():
         raise UsageError(f"There is no configuration file {path}.")
     try:
@@ -205,7 +199,7 @@ class _Loader(yaml.SafeLoader):
         if alias is None:
             self._measure(node)
         elif id(node) not in self._values:
-            raise _refused(f"the alias *{alias.anchor} stands inside what it names", alias)
+            raise _refused(f"the alias *{alias.anchor} is inside the value it names", alias)
         if self._values[id(node)] > MAX_VALUES:
             raise _refused(f"more than {MAX_VALUES:,} values, with all aliases written out", alias or node)
         if self._level + self._depths[id(node)] > MAX_DEPTH:
@@ -213,7 +207,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _measure(self, node: yaml.Node) -> None:
-        """Count what is inside a node; what it holds was counted before it."""
+        """Count the values inside a node; they were counted before it."""
         inside: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             inside = [one for pair in node.value for one in pair]
@@ -242,7 +236,7 @@ def _refused(problem: str, where: Any) -> yaml.MarkedYAMLError:
 
 
 def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
-    """The same tree of other nodes, aliases included; the marks, which hold the whole text, are shared."""
+    """A copy of a tree, aliases included; the marks, which hold the text, are shared."""
     if id(node) in copies:
         return copies[id(node)]
     copied = copies[id(node)] = copy.copy(node)
@@ -254,20 +248,17 @@ def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
 
 
 def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
-    """The tree of a document, which knows where everything stands, and its value.
-
-    Args:
-        text: one YAML document; of an empty one both are None.
+    """The tree of a YAML document, whose nodes know their places, and its value; both are None where it is empty.
 
     Raises:
-        yaml.YAMLError: it is not valid, has other tags than those of plain values, or goes beyond the limits above.
+        yaml.YAMLError: it is not valid, has other tags than those of plain values, or exceeds the limits above.
     """
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
     loader = _Loader(text)
     try:
         tree = loader.get_single_node()
-        # The values are made of a copy: merge keys (<<) are written out in what they are made of.
+        # The values are made of a copy, in which merge keys (<<) are written out.
         return tree, None if tree is None else loader.construct_document(_copied(tree, {}))
     finally:
         loader.dispose()

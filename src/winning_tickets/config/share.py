@@ -18,7 +18,7 @@ from winning_tickets.runs.errors import UsageError, unknown
 AUTO = "auto"
 NONE = "none"
 USUAL_LEVEL = 30.0
-"""Percent of the heads and FFNs that the tickets of `auto` lose, where nothing else is asked for."""
+"""Percent of the heads and FFNs that the tickets of `auto` lose, where no level is given."""
 
 _TUNED: dict[str, Any] = {
     "epochs": 5.0,
@@ -29,7 +29,7 @@ _TUNED: dict[str, Any] = {
     "strict": True,
 }
 _PAPER = _TUNED | {"optimizer": "adamax-mtdnn"}
-_CODE = _PAPER | {"strict": False}  # momentum and decay go on moving what the task of a batch did not select
+_CODE = _PAPER | {"strict": False}  # momentum and decay still move what the task of a batch did not select
 _VALUES: dict[Profile, dict[str, Any]] = {"tuned": _TUNED, "paper": _PAPER, "code": _CODE}
 _DROPOUT: dict[Profile, dict[str, float]] = {
     "paper": {"mnli": 0.3, "cola": 0.05},  # Super Tickets, appendix A
@@ -123,11 +123,7 @@ class ShareConfig(Settings):
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, values: Any) -> Any:
-        """What stands for each task in turn, or after its name, is sorted by task.
-
-        Raises:
-            UsageError: two tasks of one name, more or fewer values than tasks, values for tasks that are not there.
-        """
+        """Sort values that are written for each task in turn, or after its name, by task."""
         if not isinstance(values, dict) or not isinstance(values.get("tasks"), str | list | tuple):
             return values
         tasks = tuple(map(str, _listed(values["tasks"])))
@@ -157,12 +153,7 @@ class ShareConfig(Settings):
         return USUAL_LEVEL if self.level is None else self.level[task]
 
     def dropout_of(self, task: str, own: float | None) -> float | None:
-        """Dropout before the head of a task; None leaves it as the model has it.
-
-        Args:
-            task: its name.
-            own: what its task file says.
-        """
+        """Dropout before the head of a task, whose task file says `own`; None leaves it as the model has it."""
         given = (self.dropout_p or {}).get(task, own)
         if given is not None or self.profile == "tuned":
             return given
@@ -182,17 +173,14 @@ class ResolvedShare(ShareConfig):
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
-    """Values by task, however they were written.
+    """Values by task.
 
     Args:
         option: its name in messages.
-        value: a mapping; `a,b`, in the order of the tasks, or a list of them; or `rte=a,mrpc=b`, for some tasks.
+        value: a mapping; `a,b` in the order of the tasks, or a list of them; or `rte=a,mrpc=b` for some tasks.
         tasks: all tasks.
-        what: one of the values.
-        one_for_all: a single value stands for all tasks.
-
-    Raises:
-        UsageError: another number of values than of tasks, a task that is not there, or that comes twice.
+        what: the name of one value in messages.
+        one_for_all: a single value is that of all tasks.
     """
     found = list(value.items()) if isinstance(value, Mapping) else [_named(part) for part in _listed(value)]
     named = [(task, part) for task, part in found if task is not None]
@@ -208,7 +196,7 @@ def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_al
     values: dict[str, Any] = {}
     for task, part in named:
         if task not in tasks:
-            raise unknown("task", str(task), tasks, f"It stands in {option}; the tasks are those of --tasks.")
+            raise unknown("task", str(task), tasks, f"{option} names it; the tasks are those of --tasks.")
         if task in values:
             raise UsageError(f"{option} names {task} twice; give it one {what}.")
         values[task] = part
@@ -236,7 +224,7 @@ SELECTIONS: tuple[Selection, ...] = ("winning", "random", "losing")
 LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
 """The eight levels of the paper's figures."""
 
-# Super Tickets, section 5.2 and appendix A.1.2; weight decay is that of the program.
+# Super Tickets, section 5.2 and appendix A.1.2; the weight decay is that of the released code.
 _SUPER_PAPER: dict[str, Any] = {
     "learning_rates": (5e-5, 1e-4, 2e-4),
     "batch_sizes": (8, 16, 32),

@@ -1,4 +1,4 @@
-"""Which heads, FFNs, neurons and layers a structured ticket loses: levels, counts, and what they are ranked by."""
+"""Levels and counts of the heads, FFNs, neurons and layers that a structured ticket loses."""
 
 from __future__ import annotations
 
@@ -28,13 +28,7 @@ _FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 
 
 @dataclass(frozen=True)
 class Level:
-    """How much one ticket loses.
-
-    Attributes:
-        units: what is pruned.
-        percent: of all units of a kind; None where counts are given.
-        given: numbers of units, where they are.
-    """
+    """Units that one ticket loses: a percentage of all, or numbers."""
 
     units: tuple[Unit, ...]
     percent: float | None = None
@@ -48,16 +42,10 @@ class Level:
         return f"level-{self.percent:04.1f}".removesuffix(".0")
 
     def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
-        """How many of each unit are pruned.
+        """Numbers of units that are pruned, of a model with these totals.
 
-        A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released program p / 10 of
+        A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
         every 12 FFNs.
-
-        Args:
-            totals: how many there are, by unit.
-
-        Raises:
-            UsageError: more than there are.
         """
         if self.given is not None:
             for unit, count in self.given.items():
@@ -147,11 +135,7 @@ class StructuredSettings(Settings):
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """What each ticket loses.
-
-        Raises:
-            UsageError: none is given, or they contradict each other; all problems at once.
-        """
+        """The level of each ticket; all problems of levels and counts are raised at once."""
         problems = list(self._level_problems())
         if problems:
             raise UsageError("\n".join(problems))

@@ -13,7 +13,7 @@ from winning_tickets.config.weights import PRETRAINED
 MODEL = "Model and data"
 FILES = "Your own files"
 FINE_TUNING = "Fine-tuning"
-EVALUATION = "Evaluation and what is saved"
+EVALUATION = "Evaluation and results"
 SMART = "Adversarial regularization (SMART)"
 
 _model = partial(setting, panel=MODEL)
@@ -47,7 +47,7 @@ _TUNED: dict[str, Any] = {
     "padding": "longest",
 }
 _PAPER: dict[str, Any] = _TUNED | {"evaluate_each_epoch": False}
-# What the released program does where it differs from the paper; see docs/explanation/profiles.md.
+# Values of the released code where it differs from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = _PAPER | {
     "best_includes_final": False,
     "best_above_zero": True,
@@ -59,7 +59,7 @@ _CODE_BY_TASK: dict[str, dict[str, Any]] = {"squad": {"eval_offset_steps": 1}}
 
 
 def transfer_profile(profile: Profile, task: str | None) -> dict[str, Any]:
-    """What a profile gives the open fields of a `TransferConfig`, by task; `resolved` says which are open."""
+    """Values of a profile for the open fields of a `TransferConfig`, by task."""
     if profile == "code":
         return _CODE | _CODE_BY_TASK.get(task or "", {})
     return _PAPER if profile == "paper" else _TUNED
@@ -228,9 +228,7 @@ class EvaluateConfig(Settings):
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Keep only the first layers, this many.")
     objectives: tuple[str, ...] = _measure(
-        ("kd",),
-        "Any of kd, mlm, attention, contrastive, logits and similarity, with commas.",
-        option="--objective",
+        ("kd",), "Any of kd, mlm, attention, contrastive, logits and similarity, with commas.", option="--objective"
     )
     corpus: str | None = _model(
         None, "Text for all objectives but similarity. The validation part of a folder is read."
