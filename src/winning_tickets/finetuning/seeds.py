@@ -87,12 +87,13 @@ def task_result(plan: EvaluationPlan, records: Sequence[dict[str, Any]], ticket:
     }
 
 
-def seed_facts(run: RunDirectory, target: Target, base: str) -> dict[str, Any]:
+def seed_facts(run: RunDirectory, target: Target, base: str, saved: bool) -> dict[str, Any]:
     """Time, model and software of one seed's run."""
     return {
         "train_seconds": sum(record.get("seconds", 0.0) for record in read_log(run.path)),
         "model": target.model,
         "base_hash": base,
+        "model_saved": saved,
         "versions": versions(),
         "machine": machine(),
     }

@@ -43,6 +43,11 @@ _SHOWN = {
     "smart",
 }
 """Settings that a summary repeats."""
+_TASK = (
+    *("metrics", "primary_metric", "degenerate", "ticket_id", "sparsity", "weight_remaining", "train_examples"),
+    *("validation_examples", "batch_size", "batches", "max_length", "dropout_p", "data_hash"),
+)
+"""Keys of the summary of a task in their order, which the rows of `runs.csv` have too."""
 
 
 @distributed.together()
@@ -118,8 +123,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
         "tasks": tasks,
         "weight_remaining": remaining,
         "steps": prepared.steps,
-        "model_saved": config.save_model,
-        **seeds.seed_facts(run, prepared.target, prepared.base),
+        **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
     }
     run.finish(result)
     return result
@@ -153,27 +157,24 @@ def _summarize(
     prepared: PreparedSharing, run_id: str, results: list[dict[str, Any]], failed: list[int]
 ) -> dict[str, Any]:
     by_task = {name: [result["tasks"][name] for result in results] for name in prepared.tasks}
-    tasks = {
-        name: seeds.summarize_task(task, prepared.plan(name), prepared.ticket_of(name), by_task[name])
-        | {
-            "weight_remaining": by_task[name][0]["weight_remaining"] if results else None,
-            "batches": task.steps_per_epoch,
-            "dropout_p": task.task.head_dropout,
-        }
-        for name, task in prepared.tasks.items()
-    }
+    tasks = {}
+    for name, task in prepared.tasks.items():
+        found = seeds.summarize_task(task, prepared.plan(name), prepared.ticket_of(name), by_task[name])
+        found["weight_remaining"] = by_task[name][0]["weight_remaining"] if results else None
+        found |= {"batches": task.steps_per_epoch, "dropout_p": task.task.head_dropout}
+        tasks[name] = {key: found[key] for key in _TASK}
     return {
         "verb": "share",
         "run_id": run_id,
         "tasks": tasks,
         **_average_scores(by_task),
         "weight_remaining": results[0]["weight_remaining"] if results else None,
+        **seeds.run_facts(results, failed, prepared.target, prepared.base),
         "tickets": "auto" if prepared.config.tickets == AUTO else "given" if prepared.tickets else "none",
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "steps_per_epoch": prepared.steps_per_epoch,
         **prepared.settings.model_dump(mode="json", include=_SHOWN),
-        **seeds.run_facts(results, failed, prepared.target, prepared.base),
     }
 
 

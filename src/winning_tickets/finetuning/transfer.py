@@ -107,8 +107,7 @@ def run_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runti
         "train_examples": prepared.train_examples,
         **origin(ticket),
         **prepared.start_facts,
-        "model_saved": config.save_model,
-        **seeds.seed_facts(run, prepared.target, prepared.base),
+        **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
     }
     run.finish(result)
     return result
@@ -179,9 +178,30 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
     build_directory(folder, lambda staging: save_model(plm, prepared.info(ticket), ticket, staging))
 
 
+_SUMMARY = (
+    *(
+        "verb",
+        "run_id",
+        "task",
+        "metrics",
+        "seeds",
+        "failed_seeds",
+        "primary_metric",
+        "degenerate",
+        "majority",
+        "target",
+    ),
+    *("model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from", "start_hash"),
+    *("from_task", "head", "train_examples", "train_windows", "soft_labels", "smart", "validation_examples"),
+    *("unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length", "doc_stride"),
+    *("eval_steps", "data_hash", "base_hash", "versions"),
+)
+"""Keys of a summary in their order, which the rows of `runs.csv` have too."""
+
+
 def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
     task, ticket, plan, config = prepared.task, prepared.target.ticket, prepared.plan, prepared.config
-    return {
+    found = {
         "verb": "transfer",
         "run_id": prepared.identity(config),
         "task": task.name,
@@ -201,6 +221,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "eval_steps": prepared.eval_steps,
         **seeds.run_facts(results, failed, prepared.target, prepared.base),
     }
+    return {key: found[key] for key in _SUMMARY}
 
 
 def _majority(kind: Kind, split: Split) -> float | None:
