@@ -179,22 +179,11 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
 
 
 _SUMMARY = (
-    *(
-        "verb",
-        "run_id",
-        "task",
-        "metrics",
-        "seeds",
-        "failed_seeds",
-        "primary_metric",
-        "degenerate",
-        "majority",
-        "target",
-    ),
-    *("model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from", "start_hash"),
-    *("from_task", "head", "train_examples", "train_windows", "soft_labels", "smart", "validation_examples"),
-    *("unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length", "doc_stride"),
-    *("eval_steps", "data_hash", "base_hash", "versions"),
+    *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
+    *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
+    *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart"),
+    *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
+    *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
 """Keys of a summary in their order, which the rows of `runs.csv` have too."""
 
