@@ -164,6 +164,7 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
     # No dropout: a frozen encoder must give the states that it gives later, and a trained one sees too little text to
     # overfit it.
     set_dropout(plm.model, 0.0)
+    # The head and the encoder have learning rates of their own; without `train_encoder` the encoder is frozen.
     head = list(outside_encoder(plm.model).values())
     encoder = [parameter for name, parameter in plm.encoder.named_parameters() if "pooler." not in name]
     freeze_all_but(plm.model, head + (encoder if config.train_encoder else []))

@@ -89,6 +89,7 @@ def glue_submission(
     )
     if directory.status == "done":
         return directory.result()
+    # One model is in memory at a time.
     files = {}
     for part in parts:
         plm = load_saved(part.folder, part.info)

@@ -165,6 +165,7 @@ def prepare(config: TransferConfig, runtime: Runtime) -> PreparedTransfer:
     choose_device(runtime.device)
     if config.smart is not None:
         check_precision(runtime)
+    # The task first: the head of a fine-tuned model is kept if it knows the task's labels.
     data = load_data(config)
     adaptation = Adaptation.find(config, data.task)
     if adaptation is None:
@@ -173,6 +174,7 @@ def prepare(config: TransferConfig, runtime: Runtime) -> PreparedTransfer:
         target = adaptation.target
     if config.smart is not None:
         check_smart(data.task)
+    # The weights are loaded once to check them and to name the run by their hash; each seed loads its own again.
     examples = train_split(config, data, config.seeds[0])
     plm = load_base(target, data.task) if adaptation is None else adaptation.load(data.task)
     if target.ticket is not None:  # a fine-tuned model has other weights than the ticket was made for

@@ -105,6 +105,7 @@ def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtim
     run = seeds.claim_seed(parent, "share-seed", seed, prepared.identity(config), config)
     if run.status == "done":
         return run.result()
+    # One loop over the batches of all tasks; each task is evaluated with its own ticket.
     sharing = Sharing(prepared, seed, runtime)
     evaluations = SharedEvaluations(run, prepared, sharing, runtime)
     with progress(f"sharing {', '.join(prepared.tasks)}, seed {seed}", prepared.steps, runtime.quiet) as advance:
@@ -217,6 +218,7 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
         alone = single(settings, target.model, name, task.task.head_dropout)
         base = {"revision": target.revision, "layers": target.layers, "seeds": settings.seeds[:1]}
         transfer(alone.model_copy(update=base), folder / FINE_TUNED, runtime)
+        # The importances are those of the fine-tuned model, the ticket is one of the pre-trained model.
         wanted = SearchConfig(
             model=target.model,
             revision=target.revision,

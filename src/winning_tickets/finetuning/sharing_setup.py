@@ -167,6 +167,7 @@ def prepare(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
         check_precision(runtime)
     config = _with_tickets_of_the_file(config)
     settings = config.resolved()
+    # A ticket names its base model, so the tickets are opened before the model is loaded.
     tickets, target = _open(config)
     data = {task: _data(settings, task) for task in config.tasks}
     plm = target.load()
@@ -175,6 +176,7 @@ def prepare(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
             ticket.check(plm.encoder, config.allow_other_weights)
         except ContentError as error:
             raise ContentError(f"The ticket of {task}: {error}") from error
+    # Steps are counted on the examples of the first seed.
     tasks = {}
     for name, found in data.items():
         examples = train_examples(config, found, config.seeds[0])
