@@ -31,17 +31,8 @@ from winning_tickets.training.trainer import run_training
 STAGES = "stages"
 FINE_TUNED = "fine-tuned"
 TICKET = "ticket"
-_SHOWN = {
-    "mixing",
-    "main_task",
-    "ratio",
-    "optimizer",
-    "learning_rate",
-    "warmup_ratio",
-    "weight_decay",
-    "strict",
-    "smart",
-}
+_SHOWN = {"mixing", "main_task", "ratio", "optimizer", "learning_rate"}
+_SHOWN |= {"warmup_ratio", "weight_decay", "strict", "smart"}
 """Settings that a summary repeats."""
 _TASK = (
     *("metrics", "primary_metric", "degenerate", "ticket_id", "sparsity", "weight_remaining", "train_examples"),
