@@ -323,7 +323,10 @@ def test_a_compact_export_goes_on_without_a_ticket(tmp_path, bert, structured):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"start_from": "reinit"}, "--start-from reinit contradicts .*mnli, a fine-tuned model, whose own weights are"),
+        (
+            {"start_from": "reinit"},
+            "--start-from reinit contradicts .*mnli, a fine-tuned model, whose own weights training",
+        ),
         ({"layers": 1}, "--layers goes with a pre-trained model or a ticket, and .*mnli is fine-tuned"),
         ({"base": "x"}, "--base goes with a pre-trained model or a ticket"),
         ({"from_task": "rte"}, "seed-1/model knows the task mnli only, and rte was asked for"),

@@ -189,7 +189,7 @@ def test_refusals(tmp_path, save, shared_data):
     put_tests(tmp_path / "glue", "cola")
     run = save("cola")
     out = tmp_path / "out"
-    with pytest.raises(UsageError, match=r"cola and .*cola are both runs of cola; give one run a task"):
+    with pytest.raises(UsageError, match=r"cola and .*cola are both runs of cola; give one run per task"):
         glue_submission([run, run], tmp_path / "glue", out)
     with pytest.raises(
         UsageError, match=r"has no test.tsv, the test set of the task cola. The download of GLUE has it"

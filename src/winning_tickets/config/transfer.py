@@ -153,6 +153,8 @@ class TransferConfig(Settings):
         0.0,
         "Fraction of each validation split, seeded, on which the best evaluation is chosen. Metrics are then reported "
         "on that part, on the rest and on the whole. 0 chooses on the whole.",
+        ge=0,
+        lt=1,
     )
     select_on_seed: Seed = _evaluate(0, "Seed of that choice.")
     patience: int | None = _evaluate(None, "Stop after this many evaluations without a better one.", ge=1)
