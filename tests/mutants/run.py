@@ -1,0 +1,330 @@
+"""Run the mutants of `sample.py`: which are killed by a test, and by which.
+
+    python tests/mutants/run.py trace --mutants mutants.json --trace TRACE -- tests
+    python tests/mutants/run.py check --mutants mutants.json --trace TRACE --out result.json
+
+`trace` runs the given tests once and records which lines each executes (see `lines.py`). `check` runs, for each mutant,
+the tests that execute its line, the fastest first, until one fails. Both work on the source tree that `--tree` names
+(the current folder by default), whatever its layout. `check` resumes: a mutant in the result is run again only where
+a survivor is covered by more tests than before.
+
+A process that has imported the libraries, but not the package, forks one child per mutant. The child imports the
+package from a copy of `src` with the mutant in it, which PYTHONPATH names for the subprocesses of tests as well.
+"""
+
+import argparse
+import ast
+import compileall
+import json
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sample import Found, Unit, located, mutated, units
+
+LIBRARIES = [
+    "torch",
+    "torch.nn.functional",
+    "torch.utils.data",
+    "numpy",
+    "numpy.testing",
+    "scipy.stats",
+    "scipy.special",
+    "pandas",
+    "datasets",
+    "sklearn.metrics",
+    "sklearn.linear_model",
+    "accelerate",
+    "safetensors.torch",
+    "huggingface_hub",
+    "pydantic",
+    "typer",
+    "typer.testing",
+    "rich.table",
+    "rich.progress",
+    "yaml",
+    "jinja2",
+    "xxhash",
+    "transformers",
+    "transformers.trainer",
+    "transformers.models.bert.modeling_bert",
+    "transformers.models.bert.tokenization_bert",
+    "transformers.models.roberta.modeling_roberta",
+    "transformers.models.distilbert.modeling_distilbert",
+    "transformers.models.auto.modeling_auto",
+    "hypothesis",
+    "hypothesis.strategies",
+    "matplotlib.figure",
+    "matplotlib.backends.backend_agg",
+    "pytest",
+]
+"""What children need not import again."""
+OPTIONS = [
+    "-q",
+    "-p",
+    "no:cacheprovider",
+    "-p",
+    "no:xdist",
+    "--hypothesis-seed=0",
+    "-W",
+    "ignore::pytest.PytestAssertRewriteWarning",
+]
+PER_FILE, MOST_FIRST, FAST = 3, 60, 2.0  # tests of the first stage: of each file, in all, and their longest duration
+MOST_SECONDS = 120.0  # of the tests of one mutant
+SHORTEST_LIMIT, LONGEST_LIMIT, SLOWER = 60.0, 600.0, 10.0  # limits in seconds, as a multiple of the duration
+
+
+def sources_of(tree: Path) -> dict[Path, list[Unit]]:
+    """The units of every file of the package."""
+    return {path: list(units(ast.parse(path.read_text()).body)) for path in sorted((tree / "src").rglob("*.py"))}
+
+
+class Coverage:
+    """Which tests execute which lines, and how long each test takes.
+
+    Args:
+        folders: written by `trace`.
+    """
+
+    def __init__(self, folders: Iterable[Path]) -> None:
+        from coverage import CoverageData
+
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.by_line: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        setups: dict[tuple[str, int], set[str]] = defaultdict(set)
+        for folder in folders:
+            for line in (folder / "durations.jsonl").read_text().splitlines():
+                one = json.loads(line)
+                self.seconds[one["test"]] += one["seconds"]
+            for path in folder.glob(".coverage.*"):
+                data = CoverageData(str(path))
+                data.read()
+                for file in data.measured_files():
+                    for number, contexts in data.contexts_by_lineno(file).items():
+                        for context in filter(None, contexts):
+                            test, _, phase = context.rpartition(" ")
+                            self.by_line[file][number].add(test)
+                            if phase != "(call)":
+                                setups[file, number].add(test.split("::")[0])
+        tests_of: dict[str, set[str]] = defaultdict(set)
+        for test in self.seconds:
+            tests_of[test.split("::")[0]].add(test)
+        for (file, number), modules in setups.items():  # a fixture is set up in one test and used by others
+            self.by_line[file][number] |= {test for module in modules for test in tests_of[module]}
+
+    def tests(self, found: Found, sources: dict[Path, list[Unit]]) -> list[str]:
+        """The tests that execute a mutant, the fastest first."""
+        lines = self.by_line[str(found.path)]
+        statement = found.place.statement
+        if not isinstance(found.unit.node, ast.FunctionDef):  # runs on import: what uses the name shows it
+            names = {found.unit.name.split(".")[-1]}
+            using = [(p, u) for p, own in sources.items() if str(p) in self.by_line for u in own if _uses(u, names)]
+            sets = [self._inside(self.by_line[str(path)], unit.node) for path, unit in using]
+            tests = set().union(*sets) or set().union(*lines.values())
+        elif isinstance(statement, ast.FunctionDef):  # a default
+            tests = self._inside(lines, statement)
+        else:
+            end = statement.body[0].lineno - 1 if hasattr(statement, "body") else statement.end_lineno
+            numbers = range(statement.lineno, max(end or 0, statement.lineno) + 1)
+            tests = set().union(*(lines.get(number, ()) for number in numbers))
+        return sorted((test for test in tests if test in self.seconds), key=lambda test: (self.seconds[test], test))
+
+    def _inside(self, lines: dict[int, set[str]], node: ast.stmt) -> set[str]:
+        body = node.body if isinstance(node, ast.FunctionDef) else []
+        numbers = {number for one in body for number in range(one.lineno, (one.end_lineno or 0) + 1)}
+        return set().union(*(lines.get(number, ()) for number in numbers))
+
+
+def _uses(unit: Unit, names: set[str]) -> bool:
+    return isinstance(unit.node, ast.FunctionDef) and any(
+        getattr(node, field, None) in names for node in ast.walk(unit.node) for field in ("id", "attr", "arg")
+    )
+
+
+class Only:
+    """A pytest plugin that runs the given tests in the given order, with a limit each, and notes the first failure."""
+
+    def __init__(self, tests: list[str], seconds: dict[str, float]) -> None:
+        self.order = {test: number for number, test in enumerate(tests)}
+        self.seconds = seconds
+        self.failed: list[str] = []
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items[:] = sorted((i for i in items if i.nodeid in self.order), key=lambda item: self.order[item.nodeid])
+        for item in items:
+            limit = max(SHORTEST_LIMIT, SLOWER * self.seconds[item.nodeid])
+            item.add_marker(pytest.mark.timeout(limit), append=False)
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+
+    def pytest_collectreport(self, report: Any) -> None:
+        if report.failed:
+            self.failed.append(f"collection of {report.nodeid}")
+
+
+class Runner:
+    """Runs tests on a copy of the source, each time in a fork that has not imported the package.
+
+    Args:
+        tree: the checkout.
+        coverage: of its tests.
+    """
+
+    def __init__(self, tree: Path, coverage: Coverage) -> None:
+        self.tree, self.coverage, self.sources = tree, coverage, sources_of(tree)
+        self.scratch = Path(tempfile.mkdtemp(prefix="mutants-"))
+        shutil.copytree(tree / "src", self.scratch / "src")
+        compileall.compile_dir(self.scratch / "src", quiet=1)
+        own = {"PYTHONPATH": str(self.scratch / "src"), "PYTHONDONTWRITEBYTECODE": "1", "HF_HUB_OFFLINE": "1"}
+        os.environ |= own | {"HYPOTHESIS_STORAGE_DIRECTORY": str(self.scratch / "hypothesis")}
+        sys.path.insert(0, str(self.scratch / "src"))
+        os.chdir(tree)
+        for library in LIBRARIES:
+            with suppress(ImportError):
+                import_module(library)
+        sys.dont_write_bytecode = True  # else a mutant's bytecode might be taken for the next one's
+
+    def mutant(self, found: Found, choice: int) -> dict[str, Any]:
+        """Run the tests of a mutant until one fails."""
+        path = self.scratch / found.path.relative_to(self.tree)
+        state, text = path.stat(), path.read_text()
+        path.write_text(mutated(text, found.place, choice))
+        try:
+            return self._stages(self.coverage.tests(found, self.sources))
+        finally:
+            path.write_text(text)
+            os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # so that its bytecode is valid again
+
+    def _stages(self, tests: list[str]) -> dict[str, Any]:
+        """First a few fast tests of each file, then all."""
+        if not tests:
+            return {"outcome": "not covered", "covering": 0}
+        by_file: dict[str, list[str]] = defaultdict(list)
+        for test in tests:
+            by_file[test.split("::")[0]].append(test)
+        fast = [test for own in by_file.values() for test in own[:PER_FILE]]
+        first = [test for test in fast if self.coverage.seconds[test] < FAST][:MOST_FIRST] or tests[:1]
+        rest, total = [], 0.0
+        for test in (test for test in tests if test not in set(first)):
+            total += self.coverage.seconds[test]
+            if total <= MOST_SECONDS:
+                rest.append(test)
+        rest = [test for own in by_file.values() for test in own if test in set(rest)]
+        for stage in filter(None, (first, rest)):
+            failed = self.run(stage)
+            if failed:
+                return {"outcome": "killed", "by": failed[0], "covering": len(tests)}
+        return {"outcome": "survived", "ran": len(first) + len(rest), "covering": len(tests)}
+
+    def run(self, tests: list[str], stop: bool = True) -> list[str]:
+        """The tests that fail, at most one if `stop`; a run that never ends fails as `timeout`."""
+        limit = max(SHORTEST_LIMIT, SLOWER * sum(self.coverage.seconds[test] for test in tests))
+        folder = Path(tempfile.mkdtemp(dir=self.scratch))
+        child = os.fork()
+        if not child:
+            self._child(tests, folder, stop)
+        end = time.monotonic() + min(limit, LONGEST_LIMIT)
+        while not os.waitpid(child, os.WNOHANG)[0]:
+            if time.monotonic() > end:
+                os.killpg(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+                return ["timeout"]
+            time.sleep(0.02)
+        with suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)  # what a failed test left running
+        result = folder / "result.json"
+        failed: list[str] = json.loads(result.read_text()) if result.exists() else ["process ended"]
+        shutil.rmtree(folder, ignore_errors=True)
+        return failed
+
+    def _child(self, tests: list[str], folder: Path, stop: bool) -> None:
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+        plugin = Only(tests, self.coverage.seconds)
+        files = list(dict.fromkeys(test.split("::")[0] for test in tests))
+        code = pytest.main([*OPTIONS, *(["-x"] if stop else []), f"--basetemp={folder / 'tmp'}", *files], [plugin])
+        if code and not plugin.failed:
+            plugin.failed.append(f"pytest: {code!r}")
+        (folder / "result.json").write_text(json.dumps(plugin.failed))
+        os._exit(0)
+
+
+def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[str]) -> None:
+    """Run tests once in a new process with the lines of the mutants' files recorded."""
+    sources = sources_of(tree)
+    found = [located(mutant, sources) for mutant in mutants]
+    files = sorted({str(one.path) for one in found if one is not None})
+    folder.mkdir(parents=True)
+    own = [str(tree / "src"), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+    os.environ |= {"PYTHONPATH": os.pathsep.join(own), "MUTANTS_TRACE": str(folder)}
+    os.environ["MUTANTS_FILES"] = os.pathsep.join(files)
+    os.chdir(tree)
+    os.execv(sys.executable, [sys.executable, "-m", "pytest", *tests, "-p", "lines", "-p", "no:cacheprovider"])
+
+
+def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: Path) -> None:
+    """Run every mutant that has no result yet, then the killing tests once without a mutant."""
+    runner = Runner(tree, Coverage(folders))
+    fastest = sorted(runner.coverage.seconds, key=lambda test: runner.coverage.seconds[test])[:3]
+    if failed := runner.run(fastest):
+        raise SystemExit(f"Without a mutant these fail: {failed}.")
+    results = {one["id"]: one for one in json.loads(out.read_text())["mutants"]} if out.exists() else {}
+    for mutant in mutants:
+        found, old = located(mutant, runner.sources), results.get(mutant["id"])
+        covering = 0 if found is None else len(runner.coverage.tests(found, runner.sources))
+        if old and (old["outcome"] == "killed" or old["covering"] >= covering):
+            continue
+        start = time.monotonic()
+        result = {"outcome": "not found", "covering": 0} if found is None else runner.mutant(found, mutant["choice"])
+        results[mutant["id"]] = mutant | result
+        sys.stderr.write(f"{mutant['id']}: {result} {time.monotonic() - start:.0f} s\n")
+        write(out, results, None)
+    killers = sorted({one["by"] for one in results.values() if one.get("by") in runner.coverage.seconds})
+    write(out, results, runner.run(killers, stop=False) if killers else [])
+    shutil.rmtree(runner.scratch, ignore_errors=True)
+
+
+def write(out: Path, results: dict[int, dict[str, Any]], unmutated: list[str] | None) -> None:
+    """Save results: counts, which killing tests fail without a mutant (None: not tried yet), and every mutant."""
+    ordered = [results[number] for number in sorted(results)]
+    counts = dict(Counter(one["outcome"] for one in ordered))
+    lines = ",\n".join(json.dumps(one) for one in ordered)
+    head = json.dumps({"counts": counts, "failing_unmutated": unmutated})[:-1]
+    part = out.with_suffix(".part")
+    part.write_text(f'{head}, "mutants": [\n{lines}\n]}}\n')
+    part.replace(out)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("command", choices=("trace", "check"))
+    parser.add_argument("--tree", type=Path, default=Path(), help="the checkout; its src and tests are used")
+    parser.add_argument("--mutants", type=Path, required=True)
+    parser.add_argument("--trace", type=Path, nargs="+", required=True, help="a folder; `check` reads several")
+    parser.add_argument("--out", type=Path, help="the result of `check`")
+    parser.add_argument("tests", nargs="*", help="for pytest")
+    given = parser.parse_args()
+    mutants, folders = json.loads(given.mutants.read_text()), [folder.resolve() for folder in given.trace]
+    if given.command == "trace":
+        trace(given.tree.resolve(), mutants, folders[0], given.tests)
+    else:
+        check(given.tree.resolve(), mutants, folders, given.out.resolve())
+
+
+if __name__ == "__main__":
+    main()
