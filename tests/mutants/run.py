@@ -5,8 +5,8 @@
 
 `trace` runs the given tests once and records which lines each executes (see `lines.py`). `check` runs, for each mutant,
 the tests that execute its line, the fastest first, until one fails. Both work on the source tree that `--tree` names
-(the current folder by default), whatever its layout. `check` resumes: a mutant in the result is run again only where
-a survivor is covered by more tests than before.
+(the current folder by default), whatever its layout. `check` resumes: of the mutants in the result it runs only those
+survivors again for which there are more tests than before.
 
 A process that has imported the libraries, but not the package, forks one child per mutant. The child imports the
 package from a copy of `src` with the mutant in it, which PYTHONPATH names for the subprocesses of tests as well.
@@ -80,7 +80,6 @@ OPTIONS = [
     "ignore::pytest.PytestAssertRewriteWarning",
 ]
 PER_FILE, MOST_FIRST, FAST = 3, 60, 2.0  # tests of the first stage: of each file, in all, and their longest duration
-MOST_SECONDS = 120.0  # of the tests of one mutant
 SHORTEST_LIMIT, LONGEST_LIMIT, SLOWER = 60.0, 600.0, 10.0  # limits in seconds, as a multiple of the duration
 
 
@@ -180,10 +179,11 @@ class Runner:
     Args:
         tree: the checkout.
         coverage: of its tests.
+        seconds: of the tests of one mutant.
     """
 
-    def __init__(self, tree: Path, coverage: Coverage) -> None:
-        self.tree, self.coverage, self.sources = tree, coverage, sources_of(tree)
+    def __init__(self, tree: Path, coverage: Coverage, seconds: float) -> None:
+        self.tree, self.coverage, self.seconds, self.sources = tree, coverage, seconds, sources_of(tree)
         self.scratch = Path(tempfile.mkdtemp(prefix="mutants-"))
         shutil.copytree(tree / "src", self.scratch / "src")
         compileall.compile_dir(self.scratch / "src", quiet=1)
@@ -196,37 +196,36 @@ class Runner:
                 import_module(library)
         sys.dont_write_bytecode = True  # else a mutant's bytecode might be taken for the next one's
 
-    def mutant(self, found: Found, choice: int) -> dict[str, Any]:
+    def mutant(self, found: Found, choice: int, stages: list[list[str]]) -> dict[str, Any]:
         """Run the tests of a mutant until one fails."""
         path = self.scratch / found.path.relative_to(self.tree)
         state, text = path.stat(), path.read_text()
         path.write_text(mutated(text, found.place, choice))
         try:
-            return self._stages(self.coverage.tests(found, self.sources))
+            for stage in stages:
+                if failed := self.run(stage):
+                    return {"outcome": "killed", "by": failed[0]}
         finally:
             path.write_text(text)
             os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))  # so that its bytecode is valid again
+        return {"outcome": "survived" if stages else "not covered", "ran": sum(map(len, stages))}
 
-    def _stages(self, tests: list[str]) -> dict[str, Any]:
-        """First a few fast tests of each file, then all."""
-        if not tests:
-            return {"outcome": "not covered", "covering": 0}
+    def stages(self, found: Found | None) -> list[list[str]]:
+        """The tests of a mutant: first a few fast ones of each file, then the others, within the time for a mutant."""
+        tests = [] if found is None else self.coverage.tests(found, self.sources)
         by_file: dict[str, list[str]] = defaultdict(list)
         for test in tests:
             by_file[test.split("::")[0]].append(test)
         fast = [test for own in by_file.values() for test in own[:PER_FILE]]
         first = [test for test in fast if self.coverage.seconds[test] < FAST][:MOST_FIRST] or tests[:1]
-        rest, total = [], 0.0
-        for test in (test for test in tests if test not in set(first)):
-            total += self.coverage.seconds[test]
-            if total <= MOST_SECONDS:
-                rest.append(test)
-        rest = [test for own in by_file.values() for test in own if test in set(rest)]
-        for stage in filter(None, (first, rest)):
-            failed = self.run(stage)
-            if failed:
-                return {"outcome": "killed", "by": failed[0], "covering": len(tests)}
-        return {"outcome": "survived", "ran": len(first) + len(rest), "covering": len(tests)}
+        rest, total, started = set(), 0.0, set(first)
+        for test in tests:
+            total += 0 if test in started else self.coverage.seconds[test]
+            if total <= self.seconds:
+                rest.add(test)
+        return [
+            stage for stage in (first, [t for own in by_file.values() for t in own if t in rest - started]) if stage
+        ]
 
     def run(self, tests: list[str], stop: bool = True) -> list[str]:
         """The tests that fail, at most one if `stop`; a run that never ends fails as `timeout`."""
@@ -276,20 +275,20 @@ def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[s
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *tests, "-p", "lines", "-p", "no:cacheprovider"])
 
 
-def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: Path) -> None:
+def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: Path, seconds: float) -> None:
     """Run every mutant that has no result yet, then the killing tests once without a mutant."""
-    runner = Runner(tree, Coverage(folders))
+    runner = Runner(tree, Coverage(folders), seconds)
     fastest = sorted(runner.coverage.seconds, key=lambda test: runner.coverage.seconds[test])[:3]
     if failed := runner.run(fastest):
         raise SystemExit(f"Without a mutant these fail: {failed}.")
     results = {one["id"]: one for one in json.loads(out.read_text())["mutants"]} if out.exists() else {}
     for mutant in mutants:
         found, old = located(mutant, runner.sources), results.get(mutant["id"])
-        covering = 0 if found is None else len(runner.coverage.tests(found, runner.sources))
-        if old and (old["outcome"] == "killed" or old["covering"] >= covering):
+        stages = runner.stages(found)
+        if old and (old["outcome"] == "killed" or old["ran"] >= sum(map(len, stages))):
             continue
         start = time.monotonic()
-        result = {"outcome": "not found", "covering": 0} if found is None else runner.mutant(found, mutant["choice"])
+        result = runner.mutant(found, mutant["choice"], stages) if found else {"outcome": "not found", "ran": 0}
         results[mutant["id"]] = mutant | result
         sys.stderr.write(f"{mutant['id']}: {result} {time.monotonic() - start:.0f} s\n")
         write(out, results, None)
@@ -314,16 +313,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("command", choices=("trace", "check"))
     parser.add_argument("--tree", type=Path, default=Path(), help="the checkout; its src and tests are used")
-    parser.add_argument("--mutants", type=Path, required=True)
+    parser.add_argument("--mutants", type=Path, required=True, help="a sample, or the result of an earlier `check`")
     parser.add_argument("--trace", type=Path, nargs="+", required=True, help="a folder; `check` reads several")
     parser.add_argument("--out", type=Path, help="the result of `check`")
+    parser.add_argument("--seconds", type=float, default=120, help="most time for the tests of one mutant")
     parser.add_argument("tests", nargs="*", help="for pytest")
     given = parser.parse_args()
     mutants, folders = json.loads(given.mutants.read_text()), [folder.resolve() for folder in given.trace]
+    if isinstance(mutants, dict):
+        mutants = [{k: v for k, v in one.items() if k not in ("outcome", "by", "ran")} for one in mutants["mutants"]]
     if given.command == "trace":
         trace(given.tree.resolve(), mutants, folders[0], given.tests)
     else:
-        check(given.tree.resolve(), mutants, folders, given.out.resolve())
+        check(given.tree.resolve(), mutants, folders, given.out.resolve(), given.seconds)
 
 
 if __name__ == "__main__":
