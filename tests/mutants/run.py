@@ -8,13 +8,15 @@ the tests that execute its line, the fastest first, until one fails. Both work o
 (the current folder by default), whatever its layout. `check` resumes: of the mutants in the result it runs only those
 survivors again for which there are more tests than before.
 
-A process that has imported the libraries, but not the package, forks one child per mutant. The child imports the
-package from a copy of `src` with the mutant in it, which PYTHONPATH names for the subprocesses of tests as well.
+All children are forks. For a mutant in a function that no import runs, the parent has collected the tests, and the
+child replaces the function's code. For any other, the parent has imported the libraries only, and the child imports the
+package. Both see a copy of `src` with the mutant in it, which PYTHONPATH names for the subprocesses of tests as well.
 """
 
 import argparse
 import ast
 import compileall
+import gc
 import json
 import os
 import shutil
@@ -23,10 +25,12 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from importlib import import_module
+from itertools import zip_longest
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
@@ -100,6 +104,7 @@ class Coverage:
 
         self.seconds: dict[str, float] = defaultdict(float)
         self.by_line: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
+        self.on_import: dict[str, set[int]] = defaultdict(set)
         setups: dict[tuple[str, int], set[str]] = defaultdict(set)
         for folder in folders:
             for line in (folder / "durations.jsonl").read_text().splitlines():
@@ -110,6 +115,8 @@ class Coverage:
                 data.read()
                 for file in data.measured_files():
                     for number, contexts in data.contexts_by_lineno(file).items():
+                        if "" in contexts:
+                            self.on_import[file].add(number)
                         for context in filter(None, contexts):
                             test, _, phase = context.rpartition(" ")
                             self.by_line[file][number].add(test)
@@ -133,15 +140,26 @@ class Coverage:
         elif isinstance(statement, ast.FunctionDef):  # a default
             tests = self._inside(lines, statement)
         else:
-            end = statement.body[0].lineno - 1 if hasattr(statement, "body") else statement.end_lineno
-            numbers = range(statement.lineno, max(end or 0, statement.lineno) + 1)
-            tests = set().union(*(lines.get(number, ()) for number in numbers))
+            tests = set().union(*(lines.get(number, ()) for number in _lines_of(statement)))
         return sorted((test for test in tests if test in self.seconds), key=lambda test: (self.seconds[test], test))
+
+    def runs_on_import(self, found: Found) -> bool:
+        """Whether an import runs a mutant."""
+        statement = found.place.statement
+        if not isinstance(found.unit.node, ast.FunctionDef) or isinstance(statement, ast.FunctionDef):
+            return True
+        return not self.on_import[str(found.path)].isdisjoint(_lines_of(statement))
 
     def _inside(self, lines: dict[int, set[str]], node: ast.stmt) -> set[str]:
         body = node.body if isinstance(node, ast.FunctionDef) else []
         numbers = {number for one in body for number in range(one.lineno, (one.end_lineno or 0) + 1)}
         return set().union(*(lines.get(number, ()) for number in numbers))
+
+
+def _lines_of(statement: Any) -> range:
+    """The lines of a statement without the statements inside."""
+    end = statement.body[0].lineno - 1 if hasattr(statement, "body") else statement.end_lineno
+    return range(statement.lineno, max(end, statement.lineno) + 1)
 
 
 def _uses(unit: Unit, names: set[str]) -> bool:
@@ -160,9 +178,13 @@ class Only:
 
     def pytest_collection_modifyitems(self, items: list[Any]) -> None:
         items[:] = sorted((i for i in items if i.nodeid in self.order), key=lambda item: self.order[item.nodeid])
+        self.limit(items)
+
+    def limit(self, items: list[Any]) -> None:
+        """Limit the time of each test."""
         for item in items:
-            limit = max(SHORTEST_LIMIT, SLOWER * self.seconds[item.nodeid])
-            item.add_marker(pytest.mark.timeout(limit), append=False)
+            seconds = max(SHORTEST_LIMIT, SLOWER * self.seconds[item.nodeid])
+            item.add_marker(pytest.mark.timeout(seconds), append=False)
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
@@ -196,11 +218,19 @@ class Runner:
                 import_module(library)
         sys.dont_write_bytecode = True  # else a mutant's bytecode might be taken for the next one's
 
+    def quiet(self) -> None:
+        """Start a process group of this child, and print nothing."""
+        os.setsid()
+        null = os.open(os.devnull, os.O_RDWR)
+        for stream in range(3):
+            os.dup2(null, stream)
+
     def mutant(self, found: Found, choice: int, stages: list[list[str]]) -> dict[str, Any]:
         """Run the tests of a mutant until one fails."""
         path = self.scratch / found.path.relative_to(self.tree)
         state, text = path.stat(), path.read_text()
         path.write_text(mutated(text, found.place, choice))
+        self.changed = path
         try:
             for stage in stages:
                 if failed := self.run(stage):
@@ -249,10 +279,7 @@ class Runner:
         return failed
 
     def _child(self, tests: list[str], folder: Path, stop: bool) -> None:
-        os.setsid()
-        null = os.open(os.devnull, os.O_RDWR)
-        for stream in range(3):
-            os.dup2(null, stream)
+        self.quiet()
         plugin = Only(tests, self.coverage.seconds)
         files = list(dict.fromkeys(test.split("::")[0] for test in tests))
         code = pytest.main([*OPTIONS, *(["-x"] if stop else []), f"--basetemp={folder / 'tmp'}", *files], [plugin])
@@ -260,6 +287,58 @@ class Runner:
             plugin.failed.append(f"pytest: {code!r}")
         (folder / "result.json").write_text(json.dumps(plugin.failed))
         os._exit(0)
+
+
+class Collected(Only):
+    """A pytest plugin that collects all tests, then forks a child per mutant, which runs some of them.
+
+    Args:
+        runner: whose copy of the source is used.
+        work: called with the tests collected, in place of running them.
+    """
+
+    def __init__(self, runner: Runner, work: Callable[[], None]) -> None:
+        super().__init__([], runner.coverage.seconds)
+        self.runner, self.work = runner, work
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        self.items = {item.nodeid: item for item in items}
+        self.limit(items)
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """Run the mutants."""
+        self.factory = session.config._tmp_path_factory
+        self.functions: dict[str, list[FunctionType]] = defaultdict(list)
+        for function in gc.get_objects():
+            if isinstance(function, FunctionType):
+                self.functions[function.__code__.co_filename].append(function)
+        self.runner._child = self.child  # type: ignore[method-assign]
+        self.work()
+        return True
+
+    def child(self, tests: list[str], folder: Path, stop: bool) -> None:
+        """Replace the mutant's code and run tests."""
+        self.runner.quiet()
+        self.factory._given_basetemp, self.factory._basetemp = folder / "tmp", None
+        self.replace(self.runner.changed)
+        items = [self.items[test] for test in tests if test in self.items]
+        for item, following in zip_longest(items, items[1:]):
+            item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+            if stop and self.failed:
+                break
+        (folder / "result.json").write_text(json.dumps(self.failed))
+        os._exit(0)
+
+    def replace(self, path: Path) -> None:
+        """Replace the code of all functions of a file by what is in the file now."""
+        codes = [compile(path.read_text(), str(path), "exec")]
+        for code in codes:
+            codes += [one for one in code.co_consts if isinstance(one, CodeType)]
+        now = {(code.co_qualname, code.co_firstlineno): code for code in codes}
+        for function in self.functions[str(path)]:
+            old = function.__code__
+            if (new := now.get((old.co_qualname, old.co_firstlineno), old)) != old:
+                function.__code__ = new
 
 
 def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[str]) -> None:
@@ -278,23 +357,44 @@ def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[s
 def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: Path, seconds: float) -> None:
     """Run every mutant that has no result yet, then the killing tests once without a mutant."""
     runner = Runner(tree, Coverage(folders), seconds)
+    log = os.fdopen(os.dup(2), "w", buffering=1)
     fastest = sorted(runner.coverage.seconds, key=lambda test: runner.coverage.seconds[test])[:3]
     if failed := runner.run(fastest):
         raise SystemExit(f"Without a mutant these fail: {failed}.")
-    results = {one["id"]: one for one in json.loads(out.read_text())["mutants"]} if out.exists() else {}
-    for mutant in mutants:
-        found, old = located(mutant, runner.sources), results.get(mutant["id"])
-        stages = runner.stages(found)
-        if old and (old["outcome"] == "killed" or old["ran"] >= sum(map(len, stages))):
-            continue
-        start = time.monotonic()
-        result = runner.mutant(found, mutant["choice"], stages) if found else {"outcome": "not found", "ran": 0}
-        results[mutant["id"]] = mutant | result
-        sys.stderr.write(f"{mutant['id']}: {result} {time.monotonic() - start:.0f} s\n")
-        write(out, results, None)
+    found = {mutant["id"]: located(mutant, runner.sources) for mutant in mutants}
+
+    def run(on_import: bool) -> None:
+        results = read(out)
+        for mutant in mutants:
+            one, old = found[mutant["id"]], results.get(mutant["id"])
+            stages = runner.stages(one)
+            done = old and (old["outcome"] == "killed" or old["ran"] >= sum(map(len, stages)))
+            if done or (one is not None and runner.coverage.runs_on_import(one) != on_import):
+                continue
+            start = time.monotonic()
+            result = runner.mutant(one, mutant["choice"], stages) if one else {"outcome": "not found", "ran": 0}
+            results[mutant["id"]] = mutant | result
+            log.write(f"{mutant['id']}: {result} {time.monotonic() - start:.0f} s\n")
+            write(out, results, None)
+
+    child = os.fork()
+    if not child:
+        runner.quiet()
+        files = sorted({test.split("::")[0] for test in runner.coverage.seconds})
+        code = pytest.main([*OPTIONS, *files], [Collected(runner, lambda: run(on_import=False))])
+        os._exit(int(code))
+    if code := os.waitpid(child, 0)[1]:
+        raise SystemExit(f"The process with the collected tests ended with {code}.")
+    run(on_import=True)
+    results = read(out)
     killers = sorted({one["by"] for one in results.values() if one.get("by") in runner.coverage.seconds})
     write(out, results, runner.run(killers, stop=False) if killers else [])
     shutil.rmtree(runner.scratch, ignore_errors=True)
+
+
+def read(out: Path) -> dict[int, dict[str, Any]]:
+    """The results so far by the mutant's id."""
+    return {one["id"]: one for one in json.loads(out.read_text())["mutants"]} if out.exists() else {}
 
 
 def write(out: Path, results: dict[int, dict[str, Any]], unmutated: list[str] | None) -> None:

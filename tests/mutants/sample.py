@@ -240,13 +240,14 @@ def located(mutant: dict[str, Any], sources: dict[Path, list[Unit]]) -> Found | 
 
 
 def mutated(text: str, place: Place, choice: int) -> str:
-    """The source text with the node replaced."""
+    """The source text with the node replaced, with as many lines as before."""
     node: Any = place.node
     lines = text.encode().splitlines(keepends=True)
     start = sum(map(len, lines[: node.lineno - 1])) + node.col_offset
     end = sum(map(len, lines[: node.end_lineno - 1])) + node.end_col_offset
     new = ast.unparse(ast.fix_missing_locations(replacements(node)[choice]))
-    new = new if isinstance(node, ast.stmt) else f"({new})"
+    more = "\n" * (text.encode()[start:end].count(b"\n") - new.count("\n"))
+    new = new + more if isinstance(node, ast.stmt) else f"({new}{more})"
     return (text.encode()[:start] + new.encode() + text.encode()[end:]).decode()
 
 
