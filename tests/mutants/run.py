@@ -310,7 +310,7 @@ class Collected(Only):
         self.factory = session.config._tmp_path_factory
         self.functions: dict[str, list[FunctionType]] = defaultdict(list)
         for function in gc.get_objects():
-            if isinstance(function, FunctionType):
+            if type(function) is FunctionType:  # some objects warn when asked for their class
                 self.functions[function.__code__.co_filename].append(function)
         self.runner._child = self.child  # type: ignore[method-assign]
         self.work()
