@@ -1,12 +1,12 @@
 """Run the mutants of `sample.py`: which are killed by a test, and by which.
 
-    python tests/mutants/run.py trace --mutants mutants.json --trace TRACE -- tests
+    python tests/mutants/run.py trace --mutants mutants.json --trace TRACE
     python tests/mutants/run.py check --mutants mutants.json --trace TRACE --out result.json
 
-`trace` runs the given tests once and records which lines each executes (see `lines.py`). `check` runs, for each mutant,
-the tests that execute its line, the fastest first, until one fails. Both work on the source tree that `--tree` names
-(the current folder by default), whatever its layout. `check` resumes: of the mutants in the result it runs only those
-survivors again for which there are more tests than before.
+`trace` runs all tests, or those of `--tests`, once and records which lines each executes (see `lines.py`). `check` runs,
+for each mutant, the tests that execute its line, the fastest first, until one fails. Both work on the source tree that
+`--tree` names (the current folder by default), whatever its layout. `check` resumes: of the mutants in the result it
+runs only those survivors again for which there are more tests than before.
 
 All children are forks. For a mutant in a function that no import runs, the parent has collected the tests, and the
 child replaces the function's code. For any other, the parent has imported the libraries only, and the child imports the
@@ -417,7 +417,7 @@ def main() -> None:
     parser.add_argument("--trace", type=Path, nargs="+", required=True, help="a folder; `check` reads several")
     parser.add_argument("--out", type=Path, help="the result of `check`")
     parser.add_argument("--seconds", type=float, default=120, help="most time for the tests of one mutant")
-    parser.add_argument("tests", nargs="*", help="for pytest")
+    parser.add_argument("--tests", nargs="*", default=["tests"], help="what `trace` runs")
     given = parser.parse_args()
     mutants, folders = json.loads(given.mutants.read_text()), [folder.resolve() for folder in given.trace]
     if isinstance(mutants, dict):
