@@ -3,8 +3,8 @@
     python tests/mutants/run.py trace --mutants mutants.json --trace TRACE
     python tests/mutants/run.py check --mutants mutants.json --trace TRACE --out result.json
 
-`trace` runs all tests, or those of `--tests`, once and records which lines each executes (see `lines.py`). `check` runs,
-for each mutant, the tests that execute its line, the fastest first, until one fails. Both work on the source tree that
+`trace` runs all tests once, or those of `--tests`, and records the lines that each executes (see `lines.py`). `check`
+runs, for each mutant, the tests that execute its line, the fastest first, until one fails. Both work on the tree that
 `--tree` names (the current folder by default), whatever its layout. `check` resumes: of the mutants in the result it
 runs only those survivors again for which there are more tests than before.
 
