@@ -1,21 +1,31 @@
 """Details of the core that a changed comparison, operator or constant alters and no other test notices."""
 
+import importlib
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from learning import QUIET, corpus_of, learning, without_dropout
 from test_compact import tiny
+from test_mask_optimizer import TUNED, make
 from test_masking import classifier
 from test_task_tickets import TASKS, shared, structured, unstructured
 from test_ticket import make_ticket
+from tiny_models import make_model
 from winning_tickets import TicketCallback
 from winning_tickets.compact import compact_
 from winning_tickets.errors import ContentError
+from winning_tickets.importance import Importance
 from winning_tickets.mask_optimizer import BertAdam
+from winning_tickets.objectives import TaskObjective
+from winning_tickets.search import imp as imp_module
+from winning_tickets.search import search_all
 from winning_tickets.sharing_results import weight_remaining
 from winning_tickets.task_tickets import TaskTickets
+
+sharing = importlib.import_module("winning_tickets.sharing")
 
 
 def test_one_head_is_removed_from_a_model_that_is_whole_otherwise():
@@ -61,3 +71,64 @@ def test_the_weight_that_remains_is_counted_of_each_task_and_of_all():
         assert of_each[task] == pytest.approx((total - closed) / total)
     assert of_each["stsb"] == remaining == 1
     assert 0 < of_each["cola"] < 1
+
+
+def test_a_checkpoint_of_scores_has_the_settings_of_groups_and_not_their_parameters():
+    groups = make(TUNED)[2].state_dict()["param_groups"]
+    assert groups
+    assert all("lr" in group and "params" not in group for group in groups)
+
+
+def test_the_loss_of_a_task_counts_once():
+    assert TaskObjective("classification").weights == {"loss": 1.0}
+
+
+def test_the_id_of_an_importance_has_16_digits():
+    assert len(Importance({}, {}, None, {}).id) == 16
+
+
+def test_sharing_uses_the_runtime_it_is_given(monkeypatch, tmp_path):
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    def prepare(config, runtime):
+        assert runtime is QUIET
+        raise Seen
+
+    monkeypatch.setattr(sharing, "prepare", prepare)
+    with pytest.raises(Seen):
+        sharing.share(None, tmp_path / "out", QUIET)
+
+
+@pytest.fixture(scope="module")
+def imp(tmp_path_factory):
+    """A function that runs two rounds of iterative pruning and returns the last mask."""
+    folder = tmp_path_factory.mktemp("imp")
+    model, corpus = without_dropout(make_model(folder / "bert", head="mlm+pooler")), corpus_of(folder)
+
+    def run(out, **fields):
+        config = learning(model, "imp", corpus, sparsity=(0.2, 0.5), learning_rate=1e-2, round_steps=2, **fields)
+        return search_all(config, out, QUIET)[0.5].masks
+
+    return run
+
+
+def test_rewinding_to_step_0_is_rewinding_to_the_start_and_noise_is_not(imp, tmp_path):
+    start = imp(tmp_path / "start", rewind="pretrained")
+    first = imp(tmp_path / "first", rewind="step:0")
+    noise = imp(tmp_path / "noise", rewind="noise:2")
+    assert all(torch.equal(mask, first[name]) for name, mask in start.items())
+    assert not all(torch.equal(mask, noise[name]) for name, mask in start.items())
+
+
+def test_iterative_pruning_decays_weights_as_configured(imp, tmp_path, monkeypatch):
+    seen = []
+    trainer = imp_module.TicketTrainer
+
+    def noting(*args, **kwargs):
+        seen.append(kwargs["args"].weight_decay)
+        return trainer(*args, **kwargs)
+
+    monkeypatch.setattr(imp_module, "TicketTrainer", noting)
+    imp(tmp_path / "out", weight_decay=0.25)
+    assert seen == [0.25]
