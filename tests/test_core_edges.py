@@ -16,13 +16,17 @@ from test_ticket import make_ticket
 from tiny_models import make_model
 from winning_tickets import TicketCallback
 from winning_tickets.compact import compact_
-from winning_tickets.errors import ContentError
+from winning_tickets.config import ShareConfig
+from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.importance import Importance
 from winning_tickets.mask_optimizer import BertAdam
 from winning_tickets.objectives import TaskObjective
+from winning_tickets.objectives.pretraining import PretrainingObjective
+from winning_tickets.plm import load_plm
 from winning_tickets.search import imp as imp_module
 from winning_tickets.search import search_all
 from winning_tickets.sharing_results import weight_remaining
+from winning_tickets.sharing_setup import check
 from winning_tickets.task_tickets import TaskTickets
 
 sharing = importlib.import_module("winning_tickets.sharing")
@@ -77,6 +81,35 @@ def test_a_checkpoint_of_scores_has_the_settings_of_groups_and_not_their_paramet
     groups = make(TUNED)[2].state_dict()["param_groups"]
     assert groups
     assert all("lr" in group and "params" not in group for group in groups)
+
+
+def test_masked_tokens_that_are_predicted_are_counted(tmp_path):
+    plm = load_plm(str(make_model(tmp_path / "bert", head="mlm")), head="mlm")
+    plm.model.eval()
+    ids = torch.arange(5, 29).view(2, 12)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    labels = plm.model(**batch).logits.argmax(-1)  # right
+    labels[0, ::2] = -100  # not masked
+    labels[1, :5] += 1  # wrong
+    _, correct = PretrainingObjective({"mlm": 1.0}, plm.architecture).forward(plm.model, {**batch, "labels": labels})
+    assert int(correct) == 6 + 7
+
+
+def test_tickets_of_other_weights_are_refused_unless_allowed():
+    encoder, ticket = classifier(seed=0).base_model, make_ticket(classifier(seed=1))
+    with pytest.raises(ContentError, match="weights"):
+        TaskTickets(encoder, {"rte": ticket})
+    TaskTickets(encoder, {"rte": ticket}, allow_other_weights=True)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0])
+def test_an_impossible_rate_of_single_tasks_is_refused(value):
+    with pytest.raises(UsageError, match="--single-learning-rate .* is impossible"):
+        check(ShareConfig(tasks=("rte",), model="m", tickets="auto", level={"rte": 50}, single_learning_rate=value))
+
+
+def test_the_dropout_of_a_shared_model_may_be_0():
+    check(ShareConfig(tasks=("rte",), model="m", dropout_p={"rte": 0.0}))
 
 
 def test_the_loss_of_a_task_counts_once():

@@ -107,9 +107,14 @@ class Coverage:
         self.on_import: dict[str, set[int]] = defaultdict(set)
         setups: dict[tuple[str, int], set[str]] = defaultdict(set)
         for folder in folders:
-            for line in (folder / "durations.jsonl").read_text().splitlines():
-                one = json.loads(line)
-                self.seconds[one["test"]] += one["seconds"]
+            longest: dict[str, float] = defaultdict(float)  # setup of each file: a fixture that its tests may share
+            durations = [json.loads(line) for line in (folder / "durations.jsonl").read_text().splitlines()]
+            for one in durations:
+                file = one["test"].split("::")[0]
+                longest[file] = max(longest[file], one["seconds"] if one["phase"] == "setup" else 0)
+            for one in durations:
+                setup = one["phase"] == "setup"
+                self.seconds[one["test"]] += longest[one["test"].split("::")[0]] if setup else one["seconds"]
             for path in folder.glob(".coverage.*"):
                 data = CoverageData(str(path))
                 data.read()
@@ -259,7 +264,7 @@ class Runner:
 
     def run(self, tests: list[str], stop: bool = True) -> list[str]:
         """The tests that fail, at most one if `stop`; a run that never ends fails as `timeout`."""
-        limit = max(SHORTEST_LIMIT, SLOWER * sum(self.coverage.seconds[test] for test in tests))
+        limit = max(3 * SHORTEST_LIMIT, SLOWER * sum(self.coverage.seconds[test] for test in tests))
         folder = Path(tempfile.mkdtemp(dir=self.scratch))
         child = os.fork()
         if not child:
