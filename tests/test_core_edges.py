@@ -14,7 +14,7 @@ from test_masking import classifier
 from test_task_tickets import TASKS, shared, structured, unstructured
 from test_ticket import make_ticket
 from tiny_models import make_model
-from winning_tickets import TicketCallback
+from winning_tickets import TicketCallback, hold
 from winning_tickets.compact import compact_
 from winning_tickets.config import ShareConfig
 from winning_tickets.errors import ContentError, UsageError
@@ -100,6 +100,9 @@ def test_tickets_of_other_weights_are_refused_unless_allowed():
     with pytest.raises(ContentError, match="weights"):
         TaskTickets(encoder, {"rte": ticket})
     TaskTickets(encoder, {"rte": ticket}, allow_other_weights=True)
+    with pytest.raises(ContentError, match="weights"):
+        hold(classifier(seed=0), ticket)
+    hold(classifier(seed=0), ticket, allow_other_weights=True)
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.0])
