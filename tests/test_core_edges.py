@@ -9,7 +9,7 @@ from torch import nn
 
 from learning import QUIET, corpus_of, learning, without_dropout
 from test_compact import tiny
-from test_mask_optimizer import TUNED, make
+from test_mask_optimizer import TUNED, make, variant
 from test_masking import classifier
 from test_task_tickets import TASKS, shared, structured, unstructured
 from test_ticket import make_ticket
@@ -20,6 +20,7 @@ from winning_tickets.config import ShareConfig
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.importance import Importance
 from winning_tickets.mask_optimizer import BertAdam
+from winning_tickets.membership import pieces_of
 from winning_tickets.objectives import TaskObjective
 from winning_tickets.objectives.pretraining import PretrainingObjective
 from winning_tickets.plm import load_plm
@@ -113,6 +114,19 @@ def test_an_impossible_rate_of_single_tasks_is_refused(value):
 
 def test_the_dropout_of_a_shared_model_may_be_0():
     check(ShareConfig(tasks=("rte",), model="m", dropout_p={"rte": 0.0}))
+
+
+def test_between_adjustments_an_entry_that_reached_the_threshold_is_kept():
+    _, masked, optimizer = make(variant(threshold="reached", reselect_steps=5))
+    optimizer.reselect(exact=False)
+    for (name, score), threshold in zip(optimizer.scores.items(), optimizer.state_dict()["thresholds"], strict=True):
+        assert torch.equal(masked.masks[name], score.view_as(masked.masks[name]) >= threshold)
+
+
+def test_a_parameter_of_one_row_is_cut_by_columns():
+    masks = {"a": torch.tensor([[True, False, True]]), "b": torch.tensor([[True, True, False]])}
+    pieces = pieces_of((1, 3), ("a", "b"), masks)
+    assert {tuple(sorted(piece.tasks)): piece.length for piece in pieces} == {("a", "b"): 1, ("a",): 1, ("b",): 1}
 
 
 def test_the_loss_of_a_task_counts_once():
