@@ -218,7 +218,7 @@ class Found:
 
 
 def located(mutant: dict[str, Any], sources: dict[Path, list[Unit]]) -> Found | None:
-    """Find a mutant again: in a function of the same tree, else in one of the same name, else by its statement alone.
+    """Find a mutant again: in a function of the same tree, else by its statement, else by its number in the function.
 
     Args:
         mutant: as `sample` makes it.
@@ -235,6 +235,19 @@ def located(mutant: dict[str, Any], sources: dict[Path, list[Unit]]) -> Found | 
     for path, unit in sorted(everywhere, key=closeness):
         for place in places(unit) if mutant["before"] in ast.unparse(unit.node) else ():
             if place.number == mutant["node_of_statement"] and header(place.statement) == mutant["statement"]:
+                return Found(path, unit, place)
+    named = sorted((c for c in everywhere if c[1].name == name), key=closeness)
+    if len(named) > 1 and closeness(named[0])[1]:
+        return None  # the name says too little
+    for path, unit in named[:1]:
+        found = places(unit)
+        numbered = found[mutant["node"] : mutant["node"] + 1]
+        for place in (*numbered, *found):
+            if ast.unparse(place.node) == mutant["before"]:
+                return Found(path, unit, place)
+        kind = ast.parse(mutant["before"]).body[0]
+        for place in numbered:  # names have changed
+            if type(place.node) is type(kind.value if isinstance(kind, ast.Expr) else kind):
                 return Found(path, unit, place)
     return None
 
