@@ -13,7 +13,7 @@ from fuzz import seeds
 from winning_tickets.analysis.averages import average_runs
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.cli import show
-from winning_tickets.cli.options import fields_of, settings_of
+from winning_tickets.cli.options import settings_of
 from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.glue import read_tests
@@ -98,7 +98,7 @@ def _shared(folder: Path) -> Any:
 def _config(kind: Any) -> Callable[[Path], Any]:
     def read(folder: Path) -> Any:
         file = folder / "config.yaml"
-        settings = settings_of(kind, file, fields_of(file, {}))
+        settings = settings_of(kind, file, {})
         return run_id(settings.resolved() if hasattr(settings, "resolved") else settings, "fuzz")
 
     return read
@@ -292,12 +292,12 @@ READERS: dict[str, Reader] = {
     "stored result on a page": Reader(seeds.store, "store/runs/done/result.json", "json", _page, inputs=1000),
     "stored provenance on a page": Reader(seeds.store, "store/about/done/provenance.json", "json", _page, inputs=1000),
     "cached index of a store": Reader(
-        seeds.store, "store/cache/43.json", "json", _store, inputs=FEW, copied_from="runs/done/"
+        seeds.store, "store/cache/runs.json", "json", _store, inputs=FEW, copied_from="runs/done/"
     ),
     "claim": Reader(
         seeds.store,
-        "store/claims/unfinished/000001.json",
-        "json",
+        "store/claims/unfinished/lease",
+        "text",
         lambda folder: Store(folder / "store").status("unfinished"),
     ),
     "marker of a store": Reader(seeds.store, "store/store.json", "json", _store, inputs=FEW),
