@@ -108,7 +108,7 @@ def test_score_and_metric(runs):
 
 
 def test_refusals(tmp_path, runs):
-    with pytest.raises(UsageError, match="No run was given"):
+    with pytest.raises(UsageError, match="No transfer run was given"):
         sensitivity([])
     with pytest.raises(
         ContentError, match=r"d1/seed-0/result.json is of the task rte and .* of cola; analyse each task"

@@ -32,9 +32,11 @@ def gain(
     equally, whatever its number of seeds. `interval` draws cells with replacement from all tasks together;
     `interval_within_tasks` draws the seeds of each task, so it is about these tasks alone.
     """
-    groups = {"target": _group("target", runs, score), "baseline": _group("baseline", baseline, score)}
-    if dense:
-        groups["dense"] = _group("dense", dense, score)
+    given = {"target": runs, "baseline": baseline} | ({"dense": dense} if dense else {})
+    groups = {
+        name: index_once(read_runs(paths, score, kind=name), lambda cell: cell.key, f"The {name} runs")
+        for name, paths in given.items()
+    }
     # Cells that only the dense model has are not needed.
     wanted = dict.fromkeys([*groups["target"], *groups["baseline"]])
     missing = [
@@ -69,12 +71,6 @@ def gain(
         "different_settings": different,
         "bootstrap": about(seed, "cells (task and seed), each task with equal weight"),
     }
-
-
-def _group(name: str, paths: Sequence[str | Path], score: Score) -> dict[Key, Cell]:
-    if not paths:
-        raise UsageError(f"No {name} run was given; give one or more folders made by tickets transfer --out.")
-    return index_once(read_runs(paths, score), lambda cell: cell.key, f"The {name} runs")
 
 
 def _cell(key: Key, groups: Mapping[str, dict[Key, Cell]]) -> dict[str, Any]:

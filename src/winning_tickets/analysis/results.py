@@ -57,8 +57,12 @@ class Cell:
 _CELL = TypeAdapter(Cell)
 
 
-def read_runs(paths: Sequence[str | Path], score: Score = "final", metric: str | None = None) -> list[Cell]:
-    """All finished seeds of transfer runs, in the order of the paths and of the seeds."""
+def read_runs(
+    paths: Sequence[str | Path], score: Score = "final", metric: str | None = None, kind: str = "transfer"
+) -> list[Cell]:
+    """All finished seeds of transfer runs, in the order of the paths and of the seeds; `kind` is for messages."""
+    if not paths:
+        raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
     if score not in SCORES:
         raise unknown("score", score, SCORES)
     return [cell for path in paths for cell in _read_run(Path(path), score, metric)]
@@ -107,12 +111,9 @@ def _read_run(path: Path, score: Score, metric: str | None) -> list[Cell]:
     if not seeds:
         if common:
             return _read_file(path / RESULT, score, metric, {})
-        started = (path / MARKER).is_file()
-        raise UsageError(
-            f"{path} is a run that has no finished seed yet; wait for it, or leave it out."
-            if started
-            else f"{path} is not a transfer run; give folders made by tickets transfer --out."
-        )
+        if (path / MARKER).is_file():
+            raise UsageError(f"{path} is a run that has no finished seed yet; wait for it, or leave it out.")
+        raise UsageError(f"{path} is not a transfer run; give folders made by tickets transfer --out.")
     return [cell for file in seeds for cell in _read_file(file, score, metric, common)]
 
 

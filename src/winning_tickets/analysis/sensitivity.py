@@ -18,7 +18,7 @@ from winning_tickets.analysis.results import (
     read_runs,
 )
 from winning_tickets.analysis.statistics import non_inferior
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import deviation
 
 VARIED = ("learning_rate", "batch_size", "steps")
@@ -35,8 +35,6 @@ def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: s
     Tickets that were found in the same way, with any seed, are a group; so are dense models fine-tuned from the same
     weights. All deviations have ddof=1 and are None for a single value.
     """
-    if not runs:
-        raise UsageError("No run was given; give folders made by tickets transfer --out.")
     cells = read_runs(runs, score, metric)
     _check(cells)
     groups = _groups(cells)

@@ -158,9 +158,7 @@ def _check_seeds(select: Seeds, report: Seeds) -> None:
 
 
 def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[Cell]:
-    if not paths:
-        raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
-    cells = read_runs(paths, score, metric)
+    cells = read_runs(paths, score, metric, kind)
     for cell in cells:
         if (cell.ticket_id is None) != (kind == "dense"):
             found = "a ticket; take it out of" if kind == "dense" else "the dense model; give it after"

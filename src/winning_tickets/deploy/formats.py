@@ -153,7 +153,12 @@ def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
 
 def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
     """Copy the list of modules, the pooling and so on of a sentence-transformers model; other models have none."""
-    where = _local_folder(name, revision)
+    where = Path(resolve(name))
+    if not where.is_dir():  # the small files of a hub model are in the hub's cache
+        from huggingface_hub import snapshot_download
+
+        patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
+        where = Path(snapshot_download(resolve(name), revision=revision, allow_patterns=patterns))
     if not (where / SENTENCE_FILES[0]).is_file():
         return
     names = [file for file in SENTENCE_FILES if (where / file).is_file()]
@@ -171,17 +176,6 @@ def _modules(file: Path) -> list[str]:
     if not all(isinstance(path, str) for path in paths):
         raise ContentError(f"The list of modules {file} is not one of sentence-transformers; it was edited.")
     return [str(path) for path in paths]
-
-
-def _local_folder(name: str, revision: str | None) -> Path:
-    """Local folder of the small files of a model; those of a hub model are in the hub's cache."""
-    where = resolve(name)
-    if Path(where).is_dir():
-        return Path(where)
-    from huggingface_hub import snapshot_download
-
-    patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
-    return Path(snapshot_download(where, revision=revision, allow_patterns=patterns))
 
 
 def _hash_weights(folder: Path) -> str:

@@ -6,7 +6,6 @@ import copy
 import dataclasses
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -64,15 +63,6 @@ FEW_ZEROS = 0.01
 """Dense models have some zeros of their own, such as the embedding of the padding."""
 
 
-@dataclass(frozen=True)
-class Subject:
-    """The encoder that is measured, pruned."""
-
-    kind: str  # `ticket`, `run` or `model`
-    plm: PLM
-    folder: Path | None  # of its weights; None where that is not known
-
-
 def measure(
     target: str,
     batches: Sequence[int] = (1, 8, 32),
@@ -120,10 +110,9 @@ def measure(
     runtime = runtime or Runtime()
     _check(batches, lengths, threads, repeats)
     device = choose_device(runtime.device)
-    subject = find_subject(target, base, revision, layers, allow_other_weights, seed)
-    plm = subject.plm
+    kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
     _check_lengths(plm, lengths)
-    is_pruned = subject.kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
+    is_pruned = kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
     dense = dense_twin(plm) if is_pruned else None
     models = [plm] if dense is None else [plm, dense]
     before = torch.get_num_threads()
@@ -133,11 +122,11 @@ def measure(
         used_threads = torch.get_num_threads()
     finally:
         torch.set_num_threads(before)
-    numbers, size = _stored(subject.folder)
-    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if subject.kind == "ticket" else []
+    numbers, size = _stored(folder)
+    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
     return {
         "target": target,
-        "kind": subject.kind,
+        "kind": kind,
         "model": plm.name,
         "measured": "encoder",
         "parameters": {"all": numbers, **_parameters(plm)},
@@ -172,15 +161,10 @@ def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
         raise UsageError(f"--length {max(lengths)} is impossible: {plm.name} takes texts of up to {most} tokens.")
 
 
-def find_subject(
-    target: str,
-    base: str | None = None,
-    revision: str | None = None,
-    layers: int | None = None,
-    allow_other_weights: bool = False,
-    seed: int | None = None,
-) -> Subject:
-    """Load the encoder of a model, ticket, export or run, with whatever was pruned."""
+def load_target(
+    target: str, base: str | None, revision: str | None, layers: int | None, allow_other_weights: bool, seed: int | None
+) -> tuple[str, PLM, Path | None]:
+    """Load a pruned or dense encoder: its kind (`ticket`, `run`, `model`), itself, and the folder of its weights."""
     path = Path(target)
     if (path / "model.onnx").is_file():
         raise UsageError(f"{target} is an ONNX export; measure the ticket or run that it was made from.")
@@ -188,14 +172,14 @@ def find_subject(
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
     if not is_ticket(target) and is_run:
         folder = find_model(path, seed)
-        return Subject("run", Target.find(str(folder), base, revision, layers).load(), folder)
+        return "run", Target.find(str(folder), base, revision, layers).load(), folder
     if seed is not None:
         raise UsageError(f"--seed {seed} chooses a model of a transfer, and {target} is none.")
     found = Target.find(target, base, revision, layers)
     plm = found.load()
     if found.ticket is not None:
         found.ticket.apply_(plm.model, allow_other_weights)
-    return Subject("model" if found.ticket is None else "ticket", plm, _weights_folder(found.model, found.revision))
+    return "model" if found.ticket is None else "ticket", plm, _weights_folder(found.model, found.revision)
 
 
 def _weights_folder(name: str, revision: str | None) -> Path | None:
