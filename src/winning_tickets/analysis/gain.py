@@ -47,7 +47,9 @@ def gain(
     ]
     if missing and not allow_missing:
         named = ", ".join(f"{entry['task']} seed {entry['seed']} (not in {entry['group']})" for entry in missing)
-        raise ContentError(f"{len(missing)} runs of a pair are missing: {named}. Run them, or give --allow-missing.")
+        raise ContentError(
+            f"Runs are paired by task and seed; {len(missing)} are missing: {named}. Run them, or give --allow-missing."
+        )
     keys = [key for key in groups["target"] if key in groups["baseline"]]
     if not keys:
         raise UsageError("The two groups share no task and seed, so there is nothing to compare.")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -80,8 +81,7 @@ def measure(
     """Measure sizes, operations and speed of an encoder, next to the dense model of the same shape.
 
     The two take turns (A B A B ...), so that a machine that is busy or throttled slows both. The speed-up is the
-    median of the ratios of neighbors; its quartiles are a spread, no confidence interval. Both get the same random
-    tokens without padding.
+    median of the ratios of neighbors, with quartiles. Both get the same random tokens without padding.
 
     Args:
         target: a model, a ticket, an export, or a transfer that was run with `--save-model`.
@@ -113,15 +113,10 @@ def measure(
     kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
     _check_lengths(plm, lengths)
     is_pruned = kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
-    dense = dense_twin(plm) if is_pruned else None
-    models = [plm] if dense is None else [plm, dense]
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(threads or before)
+    models = [plm, dense_twin(plm)] if is_pruned else [plm]
+    with _set_threads(threads):
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
         used_threads = torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
     numbers, size = _stored(folder)
     ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
     return {
@@ -132,7 +127,7 @@ def measure(
         "parameters": {"all": numbers, **_parameters(plm)},
         "bytes_on_disk": size,
         "ticket_bytes": sum(path.stat().st_size for path in ticket_files) or None,
-        "dense": None if dense is None else {"parameters": _parameters(dense)},
+        "dense": {"parameters": _parameters(models[1])} if is_pruned else None,
         "shapes": shapes,
         "expectation": expectation(shapes, _zeros(plm)),
         "device": str(device),
@@ -241,6 +236,16 @@ def _inputs(plm: PLM, batch: int, length: int, device: torch.device) -> dict[str
     ids = torch.randint(0, plm.model.config.vocab_size - 1, (batch, length), generator=generator)
     ids += (ids >= padding).long()
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+
+
+@contextmanager
+def _set_threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(number or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _time_all(
