@@ -85,7 +85,7 @@ def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
     )
     assert run_id(short, "x") == run_id(long, "x")
     assert run_id(short, "x") != run_id(SearchConfig(model="m", method="wanda", sparsity=0.5, corpus="c"), "x")
-    assert SearchConfig(**long.resolved().model_dump()) == long.resolved()
+    assert SearchConfig(**long.resolved().model_dump()).resolved() == long.resolved()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -317,7 +317,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
         """Optimiser steps of the whole search."""
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
-    def resolved(self) -> SearchConfig:
+    def resolved(self) -> ResolvedSearch:
         """The same configuration with every open field filled from its profile."""
         if self.needs.sources:
             values = learned_values(self.profile, self.terms)
@@ -327,7 +327,47 @@ class SearchConfig(LearningSettings, StructuredSettings):
             values = structured_values(self.profile, self.selection)
         else:
             values = profile_values(self.profile, self.method, self.objective)
-        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+        return self.filled(ResolvedSearch, values)
+
+
+class ResolvedSearch(SearchConfig):
+    """A search whose open fields have the values of its profile.
+
+    Fields that its method does not read may stay None at run time. So may `learning_rate` of `imp`, `snip` and
+    `movement`, which is then that of the task.
+    """
+
+    if TYPE_CHECKING:
+        scope: str
+        batch_tokens: int
+        segments: str
+        learning_rate: float
+        head_learning_rate: float
+        schedule_passes: int
+        warmup_steps: int
+        step_offset: int
+        score_init: Literal["activation", "rank", "plateau", "random"]
+        rank_by: Literal["signed", "absolute"]
+        reselect_steps: int
+        cadence: Literal["after", "before"]
+        threshold: Literal["reached", "exceeded"]
+        count_rounding: Literal["floor", "nearest"]
+        train_embeddings: bool
+        student_dropout: float
+        teacher_dropout: bool
+        optimizer: Literal["adamw", "adamw-hf", "bertadam"]
+        adam_epsilon: float
+        weight_decay: float
+        clip: Literal["global", "tensor", "none"]
+        kd_masked_tokens: int
+        kd_padding: Literal["ignored", "counted"]
+        rewind: str
+        rewind_scope: Literal["all", "encoder", "prunable"]
+        prune_first: bool
+        rate_horizon: Literal["round", "total"]
+        reset_optimizer: bool
+        importance: Literal["sample", "token", "batch", "released"]
+        min_heads_per_layer: int
 
 
 def _needs_of(method: str, units: bool) -> MethodNeeds:

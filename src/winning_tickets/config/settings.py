@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -16,6 +17,9 @@ Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LAST_SEED = 2**32 - 1
 """Any generator takes seeds up to this one; NumPy's take no others."""
 Seed = Annotated[int, Field(ge=0, lt=LAST_SEED + 1)]
+
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
 class Settings(BaseModel):
@@ -34,6 +38,11 @@ class Settings(BaseModel):
             return cls(**fields)
         except ValidationError as error:
             raise UsageError(_problems(cls, error)) from error
+
+    def filled(self, kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
+        """The same settings as another type, with values for the fields that are None."""
+        open_ = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return kind.model_construct(self.model_fields_set | open_.keys(), **(dict(self) | open_))
 
 
 def _problems(cls: type[BaseModel], error: ValidationError) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -139,10 +139,9 @@ class ShareConfig(Settings):
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
         return values
 
-    def resolved(self) -> ShareConfig:
+    def resolved(self) -> ResolvedShare:
         """The same configuration with every open choice filled from its profile."""
-        values = _VALUES[self.profile]
-        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+        return self.filled(ResolvedShare, _VALUES[self.profile])
 
     def level_of(self, task: str) -> float:
         """Percent that the ticket of a task loses under `auto`."""
@@ -159,6 +158,18 @@ class ShareConfig(Settings):
         if given is not None or self.profile == "tuned":
             return given
         return _DROPOUT[self.profile].get(task, _USUAL_DROPOUT)
+
+
+class ResolvedShare(ShareConfig):
+    """A sharing whose open choices have the values of its profile."""
+
+    if TYPE_CHECKING:
+        epochs: float
+        learning_rate: float
+        optimizer: Literal["adamw", "adamax", "adamax-mtdnn"]
+        warmup_ratio: float
+        weight_decay: float
+        strict: bool
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
@@ -173,10 +173,22 @@ class TransferConfig(Settings):
     save_model: bool = False
     allow_other_weights: bool = False
 
-    def resolved(self) -> TransferConfig:
+    def resolved(self) -> ResolvedTransfer:
         """The same configuration with every open choice filled from its profile."""
-        values = transfer_profile(self.profile, self.task)
-        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+        return self.filled(ResolvedTransfer, transfer_profile(self.profile, self.task))
+
+
+class ResolvedTransfer(TransferConfig):
+    """A fine-tuning whose open choices have the values of its profile."""
+
+    if TYPE_CHECKING:
+        evaluate_each_epoch: bool
+        eval_offset_steps: int
+        best_includes_final: bool
+        best_above_zero: bool
+        best_by: Literal["primary", "accuracy-or-mean"]
+        mnli_dev: Literal["matched", "mismatched"]
+        padding: Literal["longest", "max-length"]
 
 
 WARMUP_RATIO = 0.06
