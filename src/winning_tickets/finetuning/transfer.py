@@ -27,8 +27,7 @@ from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.tickets.masking import TicketCallback
-from winning_tickets.tickets.origin import origin
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.objectives.smart import task_losses
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
 from winning_tickets.training.predict import MODEL_FOLDER, TaskInfo, encode_for, save_model
@@ -206,7 +205,7 @@ def _seed_result(prepared: Prepared, seed: int, run: RunDirectory, records: list
         "base_hash": prepared.base,
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
-        **origin(ticket),
+        **search_settings_of(ticket),
         **prepared.began,
         "model_saved": prepared.config.save_model,
         "versions": versions(),
@@ -236,7 +235,7 @@ def summarise(prepared: Prepared, results: Sequence[dict[str, Any]], failed: lis
         "model": prepared.target.model,
         "ticket_id": _id(ticket),
         "sparsity": _sparsity(ticket),
-        **origin(ticket),
+        **search_settings_of(ticket),
         **prepared.began,
         "train_examples": prepared.train_examples,
         "train_windows": prepared.train_windows,

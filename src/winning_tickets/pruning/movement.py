@@ -1,4 +1,4 @@
-"""Movement (Sanh et al. 2020): weights that fine-tuning moves away from zero stay, whatever their size."""
+"""Movement pruning (Sanh et al. 2020): keep the weights that fine-tuning moves away from zero, whatever their size."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import present_in, split_name
-from winning_tickets.pruning.base import Prepared
-from winning_tickets.pruning.schedule import Rounds
-from winning_tickets.pruning.sources import sources_of
+from winning_tickets.pruning.base import PreparedSearch, load_sources
+from winning_tickets.pruning.imp import Rounds
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
@@ -22,18 +21,14 @@ from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer
 MOVEMENT = "movement"
 
 
-def find_movement_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Fine-tune the dense model for `steps` steps and keep the weights with the largest -sum of W * dL/dW.
 
-    That is the score of their section 4 as a one-shot criterion: nothing is pruned on the way, and the ticket goes
-    onto the pre-trained weights. A matrix that the loss does not reach scores zero and keeps its largest weights.
-
-    Raises:
-        TrainingError: NaN loss, or the disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    That is the score of their section 4 as a one-shot criterion: nothing is pruned during training, and the ticket
+    applies to the pre-trained weights. A matrix that the loss does not reach scores zero and keeps its largest weights.
     """
     config = prepared.config
-    sources = sources_of(prepared)
+    sources = load_sources(prepared)
     model = sources.model.to(prepared.device)
     parameters = dict(model.base_model.named_parameters())
     names = present_in(model.base_model, prepared.weights)
@@ -50,7 +45,7 @@ def find_movement_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime
             model=model,
             objective=sources.objective,
             build_optimizer=build,
-            schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps or 0, whole=False),
+            schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
             in_order=True,
             args=arguments(
                 run.scratch,
@@ -68,10 +63,7 @@ def find_movement_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime
         log.trainer = trainer
         run_training(trainer, run)
     scores = _scores(prepared.weights, parameters, optimizers[-1])
-    for sparsity in config.sparsities:
-        masks = prepared.keep(scores, sparsity)
-        ticket = prepared.ticket(masks, sparsity, config.steps)
-        distributed.on_main(partial(ticket.save_pretrained, prepared.folder(run, sparsity)))
+    distributed.on_main(partial(prepared.save_tickets, run, scores, config.steps))
 
 
 def _scores(
@@ -87,14 +79,9 @@ def _scores(
 
 
 class FollowedAdamW(torch.optim.AdamW):
-    """AdamW that adds up -W * dL/dW of some parameters in its state, and so in its checkpoints.
+    """AdamW that adds up -W * dL/dW of the `followed` parameters (by id) in its state, and so in its checkpoints.
 
     The gradient is the one that is applied, after clipping.
-
-    Args:
-        parameters: all that are trained.
-        followed: ids of those whose movement is added up.
-        learning_rate: peak rate.
     """
 
     def __init__(self, parameters: Any, followed: set[int], learning_rate: float) -> None:
@@ -103,7 +90,7 @@ class FollowedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step of AdamW after the scores have been moved on."""
+        """Take a step of AdamW and update the scores with the weights before it."""
         products = {
             parameter: parameter * parameter.grad
             for group in self.param_groups
