@@ -22,7 +22,7 @@ from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.checks import check
 from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
-from winning_tickets.pruning.mask_training import corpus_batches, mask_update
+from winning_tickets.pruning.mask_training import corpus_batches
 from winning_tickets.pruning.structured import ByLevel, GateParameters, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.tickets.masking import MaskedWeights
@@ -134,7 +134,7 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     masked = MaskedWeights(parameters, list(named))
     generator = torch.Generator().manual_seed(4)
     scores = {name: torch.rand(gate.shape, generator=generator) for name, gate in named.items()}
-    update = mask_update(SearchConfig(model="m", level=(50,)).resolved())
+    update = SearchConfig(model="m", level=(50,)).resolved()
     select = partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=0)
     optimizer = MaskOptimizer(masked, scores, {}, update, select)
     batch = {"input_ids": IDS, "attention_mask": PADDED}

@@ -15,12 +15,12 @@ import torch
 from samples.launch import launched
 from samples.learning import corpus_of, learning, without_dropout
 from samples.tiny_models import make_model
-from winning_tickets import ShardedMaskOptimizer
+from winning_tickets import SearchConfig, ShardedMaskOptimizer
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.pruning.base import prepare_search
-from winning_tickets.pruning.mask_optimizer import ByThreshold, MaskOptimizer, MaskUpdate, initial_scores
+from winning_tickets.pruning.mask_optimizer import ByThreshold, MaskOptimizer, initial_scores
 from winning_tickets.pruning.sharded import ByShards, ShardedSelector, _check, _float_of, _ordered
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
@@ -28,21 +28,7 @@ from winning_tickets.tickets.selection import groups_of, keep_top, pruned_count
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.parallel import share_of
 
-UPDATE = MaskUpdate(
-    ranking="matrix",
-    phi=0.01,
-    rank_by="signed",
-    reselect_steps=1,
-    cadence="after",
-    threshold="exceeded",
-    learning_rate=1e-3,
-    head_learning_rate=0.0,
-    kind="adamw",
-    epsilon=1e-8,
-    weight_decay=0.0,
-    clip="none",
-    max_grad_norm=0.5,
-)
+SETTINGS = SearchConfig(model="m", learning_rate=1e-3, max_grad_norm=0.5).resolved()
 
 
 def test_floats_and_whole_numbers_have_one_order():
@@ -212,7 +198,7 @@ def test_masks_of_two_processes_are_those_of_one(tmp_path, fields):
     given = {key: fields[key] for key in ("ranking", "pattern", "score_init") if key in fields}
     config = learning(bert, "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.5, **given)
     other = {key: value for key, value in fields.items() if key not in ("pattern", "score_init")}
-    update = dataclasses.replace(UPDATE, **other, pattern=config.n_of_m)
+    update = SETTINGS.model_copy(update={**other, "pattern": config.pattern})
     expected = alone(config, update)
     changed = sum(int((mask != start(config).masks[n]).sum()) for n, mask in expected.masked.masks.items())
     assert changed > 20  # a search that moves nothing would prove nothing
@@ -243,7 +229,7 @@ def thresholds_of(make, rows, kept_at, ranking, sparsity):
         masks={name: mask[rows].clone() for name, mask in masks.items()},
         dense_weights={name: torch.ones_like(score)[rows] for name, score in scores.items()},
     )
-    update = dataclasses.replace(UPDATE, ranking=ranking, threshold=kept_at, reselect_steps=2)
+    update = SETTINGS.model_copy(update={"ranking": ranking, "threshold": kept_at, "reselect_steps": 2})
     selection = make(masked, flat, own, update)
     selection.select(exact=True)
     selection.start_at(0.01)
@@ -296,4 +282,4 @@ def test_matrices_that_are_not_sharded_are_refused(tmp_path):
     )
     found = start(config)
     with pytest.raises(UsageError, match="is not sharded by rows over one dimension of processes; call fully_shard"):
-        ShardedMaskOptimizer(found.plm.encoder, found.masks, found.scores, UPDATE)
+        ShardedMaskOptimizer(found.plm.encoder, found.masks, found.scores, SETTINGS)

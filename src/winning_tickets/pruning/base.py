@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
 from winning_tickets.data.batches import CorpusBatches
@@ -31,6 +32,7 @@ from winning_tickets.pruning.importance import ImportanceSource, unit_counts
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
+from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
@@ -40,6 +42,7 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
 from winning_tickets.training.predict import encode_for
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
 MLM = "mlm"
 MLM_LEARNING_RATE = 5e-5
@@ -418,3 +421,39 @@ def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:
     """Load the model with a fresh head from the seed."""
     load = with_seed(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
     return load(**options)
+
+
+def train_in_order(
+    title: str,
+    run: RunDirectory,
+    runtime: Runtime,
+    batches: CorpusBatches | MixedBatches,
+    learning: Mapping[str, Any],
+    *,
+    record: Callable[[], dict[str, Any]] = dict,
+    before: Sequence[TrainerCallback] = (),
+    after: Sequence[TrainerCallback] = (),
+    **options: Any,
+) -> None:
+    """Train one step per batch in their order, or resume: with progress, log and checkpoints.
+
+    Args:
+        learning: more training arguments: learning rate, clipping norm, seed.
+        record: values of a step for the log.
+        before: callbacks that act on a step before it is logged and checkpointed.
+        after: callbacks that act afterwards.
+        options: of the `TicketTrainer`: model, objective, optimizer, schedule.
+    """
+    steps = len(batches)
+    with progress(title, steps, runtime.quiet) as advance:
+        log = StepLog(run, advance, record)
+        trainer = TicketTrainer(
+            in_order=True,
+            args=arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
+            train_dataset=batches,
+            data_collator=lambda items: items[0],
+            callbacks=[*before, log, Checkpoints(runtime), *after],
+            **options,
+        )
+        log.trainer = trainer
+        run_training(trainer, run)

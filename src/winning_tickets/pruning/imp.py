@@ -15,15 +15,13 @@ from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.models.architectures import present_in, prunable_views
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.weights import StateInfo, load_state, noisy, reinitialised, save_state, write_state_
-from winning_tickets.pruning.base import PreparedSearch, load_sources
+from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import Held
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
 STATES = "states"
 """Folder of the weights that a search keeps: those it rewinds to, and trained ones where they were requested."""
@@ -83,33 +81,24 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
     sources = load_sources(prepared)
     rounds = Rounds(config.sparsities, sources.round_steps(config), config.prune_first)
     model = sources.model.to(prepared.device)
-    # Before any training, while the model has the weights that it may be rewound to.
-    pruning = IterativePruning(prepared, model, rounds, run)
-    wanted = f"{config.sparsities[0]:.0%} to {config.sparsities[-1]:.0%}"
-    with progress(f"iterative pruning, {wanted}", rounds.total, runtime.quiet) as advance:
-        log = StepLog(run, advance)
-        trainer = TicketTrainer(
-            model=model,
-            objective=sources.objective,
-            schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total"),
-            in_order=True,
-            args=arguments(
-                run.scratch,
-                runtime,
-                max_steps=rounds.total,
-                per_device_train_batch_size=1,
-                learning_rate=sources.learning_rate,
-                weight_decay=config.weight_decay,
-                max_grad_norm=config.max_grad_norm,
-                seed=config.seed,
-            ),
-            train_dataset=sources.dataset(config, rounds.total),
-            data_collator=lambda items: items[0],
-            # Pruning comes first: the log and the checkpoint of a step see the pruned and rewound weights.
-            callbacks=[pruning, log, Checkpoints(runtime)],
-        )
-        log.trainer = trainer
-        run_training(trainer, run)
+    train_in_order(
+        f"iterative pruning, {config.sparsities[0]:.0%} to {config.sparsities[-1]:.0%}",
+        run,
+        runtime,
+        sources.dataset(config, rounds.total),
+        {
+            "learning_rate": sources.learning_rate,
+            "weight_decay": config.weight_decay,
+            "max_grad_norm": config.max_grad_norm,
+            "seed": config.seed,
+        },
+        # The log and the checkpoint of a step see the pruned and rewound weights. It is made before any training,
+        # while the model has the weights that it may be rewound to.
+        before=[IterativePruning(prepared, model, rounds, run)],
+        model=model,
+        objective=sources.objective,
+        schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total"),
+    )
 
 
 class IterativePruning(TrainerCallback):  # type: ignore[misc]

@@ -10,14 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.config import Pattern
+from winning_tickets.config import Pattern, ResolvedSearch
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import BandSelector, Ranking, Rounding, groups_of, keep_in_groups, keep_top
 
@@ -79,46 +78,28 @@ def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float)
     return scores
 
 
-@dataclass(frozen=True)
-class MaskUpdate:
-    """Settings of the optimizer and of the threshold; see the fields of `SearchConfig`."""
-
-    ranking: Ranking
-    phi: float
-    rank_by: RankBy
-    reselect_steps: int
-    cadence: Literal["after", "before"]
-    threshold: Literal["reached", "exceeded"]
-    learning_rate: float
-    head_learning_rate: float
-    kind: Literal["adamw", "adamw-hf", "bertadam"]
-    epsilon: float
-    weight_decay: float
-    clip: Literal["global", "tensor", "none"]
-    max_grad_norm: float
-    pattern: Pattern | None = None
-
-
-class MaskRule(Protocol):
-    """A rule that recomputes masks from the present scores; chosen once for a search.
+class MaskRule:
+    """A rule that recomputes masks from the present scores, with exact counts at every step; chosen once for a search.
 
     Attributes:
-        thresholds: between adjustments, scores beyond these are kept; part of the state of a search.
+        thresholds: of a rule that has some: between adjustments, scores beyond these are kept. State of a search.
     """
 
-    thresholds: list[float]
+    def __init__(self) -> None:
+        self.thresholds: list[float] = []
 
     def take_counts(self) -> None:
-        """From now on prune as many entries as the masks do at present."""
+        """From now on prune as many entries as the masks do at present, where the rule has no counts of its own."""
 
     def select(self, exact: bool) -> None:
         """Overwrite the masks: with exact counts, or (where there are thresholds) by the last ones."""
+        raise NotImplementedError
 
     def start_at(self, phi: float) -> None:
         """Let thresholds be phi until the first adjustment, where that leaves the masks as they are."""
 
 
-class ByGroups:
+class ByGroups(MaskRule):
     """Exact counts inside each row, or inside each M consecutive entries of it, at every step.
 
     Every group of a matrix keeps as many entries as the first one does in the masks of `masked`.
@@ -127,7 +108,7 @@ class ByGroups:
     def __init__(
         self, masked: MaskedWeights, scores: Mapping[str, Tensor], pattern: Pattern | None, rank_by: RankBy
     ) -> None:
-        self.thresholds: list[float] = []
+        super().__init__()
         self._rank_by = rank_by
         self._groups: list[tuple[Tensor, Tensor, Tensor]] = []
         for name, values in scores.items():
@@ -145,11 +126,8 @@ class ByGroups:
         for (scores, weights, mask), kept in zip(self._groups, self._kept, strict=True):
             mask.copy_(keep_in_groups(ranked_values(scores, self._rank_by), kept, weights))
 
-    def start_at(self, phi: float) -> None:
-        """Do nothing: there is no threshold."""
 
-
-class ByThreshold:
+class ByThreshold(MaskRule):
     """Exact counts of each matrix, or of all together; between adjustments scores beyond the last threshold are kept.
 
     Args:
@@ -158,19 +136,21 @@ class ByThreshold:
         scores: views of it by name of the matrix.
     """
 
-    def __init__(self, masked: MaskedWeights, flat: Tensor, scores: Mapping[str, Tensor], update: MaskUpdate) -> None:
-        self._masked, self._scores, self._update = masked, scores, update
+    def __init__(
+        self, masked: MaskedWeights, flat: Tensor, scores: Mapping[str, Tensor], config: ResolvedSearch
+    ) -> None:
+        self._masked, self._scores, self._config = masked, scores, config
         # With an adjustment at every step the last threshold is never used, so it is not computed.
-        self._keeps_thresholds = update.reselect_steps != 1
+        self._keeps_thresholds = config.reselect_steps != 1
         self._groups = self._make_groups(flat)
         self._selectors = [BandSelector(0) for _ in self._groups]
-        self.thresholds = [update.phi] * len(self._groups)
+        self.thresholds = [config.phi] * len(self._groups)
         self.take_counts()
 
     def _make_groups(self, flat: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
         """Return the scores, dense weights and mask of each group; flat, sharing memory."""
         made = []
-        for group in groups_of(tuple(self._scores), self._update.ranking):
+        for group in groups_of(tuple(self._scores), self._config.ranking):
             if len(group) == 1:
                 name = group[0]
                 weights, mask = self._masked.dense_weights[name].view(-1), self._masked.masks[name].view(-1)
@@ -183,7 +163,7 @@ class ByThreshold:
     def take_counts(self) -> None:
         """From now on prune as many entries of each group as the masks do at present."""
         # Counted and not computed from the sparsity, which with untrained matrices in scope is that of the whole.
-        groups = groups_of(tuple(self._scores), self._update.ranking)
+        groups = groups_of(tuple(self._scores), self._config.ranking)
         masks = [[self._masked.masks[name] for name in group] for group in groups]
         counts = [sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in group) for group in masks]
         self._pruned = self._totals(counts)
@@ -198,9 +178,9 @@ class ByThreshold:
             self._select_exactly()
         else:
             for (scores, _, mask), threshold in zip(self._groups, self.thresholds, strict=True):
-                mask.copy_(self._beyond(ranked_values(scores, self._update.rank_by), threshold))
+                mask.copy_(self._beyond(ranked_values(scores, self._config.rank_by), threshold))
         # A group over all matrices has a mask of its own, which is cut into theirs.
-        if self._update.ranking == "global":
+        if self._config.ranking == "global":
             mask = self._groups[0][2]
             parts = torch.split(mask, [scores.numel() for scores in self._scores.values()])
             for name, part in zip(self._scores, parts, strict=True):
@@ -209,7 +189,7 @@ class ByThreshold:
     def _select_exactly(self) -> None:
         """Overwrite the masks of the groups, one after the other, and set their thresholds."""
         for index, ((scores, weights, mask), selector) in enumerate(zip(self._groups, self._selectors, strict=True)):
-            keys, selector.count = ranked_values(scores, self._update.rank_by), self._pruned[index]
+            keys, selector.count = ranked_values(scores, self._config.rank_by), self._pruned[index]
             selector.select(keys, weights, mask)
             if self._keeps_thresholds:
                 self.thresholds[index] = self._threshold_of(index, keys, mask, selector.threshold)
@@ -219,19 +199,19 @@ class ByThreshold:
 
         On two plateaus it does (TAMT eq. 5); on a dense scale the exact selection sets the first threshold.
         """
-        groups = [(self._beyond(ranked_values(s, self._update.rank_by), phi), mask) for s, _, mask in self._groups]
+        groups = [(self._beyond(ranked_values(s, self._config.rank_by), phi), mask) for s, _, mask in self._groups]
         for index, wrong in enumerate(self._totals([int(not torch.equal(*pair)) for pair in groups])):
             if not wrong:
                 self.thresholds[index] = phi
 
     def _beyond(self, keys: Tensor, threshold: float) -> Tensor:
-        return keys >= threshold if self._update.threshold == "reached" else keys > threshold
+        return keys >= threshold if self._config.threshold == "reached" else keys > threshold
 
     def _threshold_of(self, index: int, keys: Tensor, mask: Tensor, border: float | None) -> float:
         """Return the threshold of an exact selection: the lowest kept value, or the highest pruned one."""
         if self._pruned[index] == 0:
             return -math.inf
-        if self._update.threshold == "exceeded":
+        if self._config.threshold == "exceeded":
             assert border is not None
             return border
         kept = keys[mask]
@@ -251,7 +231,8 @@ class MaskOptimizer(torch.optim.Optimizer):
             as many entries as they do. Matrices without scores keep their mask.
         scores: initial scores by name; those matrices are trained.
         head: parameters of the MLM head by name; trained directly.
-        make_rule: makes the rule from flat scores by name; None makes the one of `update`.
+        config: the resolved settings of a search by mask training.
+        make_rule: makes the rule from flat scores by name; None makes the one of `config`.
 
     Attributes:
         grad_norm: norm of the straight-through gradient in the last step, where it was computed for clipping.
@@ -262,11 +243,11 @@ class MaskOptimizer(torch.optim.Optimizer):
         masked: MaskedWeights,
         scores: Mapping[str, Tensor],
         head: Mapping[str, nn.Parameter],
-        update: MaskUpdate,
+        config: ResolvedSearch,
         make_rule: Callable[[MaskedWeights, Mapping[str, Tensor]], MaskRule] | None = None,
     ) -> None:
         self.masked = masked
-        self.update = update
+        self.config = config
         self.names = tuple(scores)
         self.head = dict(head)
         self.steps = 0
@@ -278,29 +259,29 @@ class MaskOptimizer(torch.optim.Optimizer):
         self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
         self._rule = (make_rule or self._choose_rule)(masked, self._slices)
         # The outer groups hold the model's parameters, for the schedule and gradients; the inner optimizer the scores.
-        groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": update.learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": config.learning_rate}]
         if head:
-            groups.append({"params": list(head.values()), "lr": update.head_learning_rate})
+            groups.append({"params": list(head.values()), "lr": config.head_learning_rate})
         super().__init__(groups, {})
         self._inner = self._make_inner()
         self.update_masks(exact=True)
-        self._rule.start_at(update.phi)
+        self._rule.start_at(config.phi)
 
     def _choose_rule(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> MaskRule:
-        update = self.update
-        if update.pattern is not None or update.ranking == "row":
-            return ByGroups(masked, scores, update.pattern, update.rank_by)
-        return ByThreshold(masked, self._flat, scores, update)
+        config = self.config
+        if config.pattern is not None or config.ranking == "row":
+            return ByGroups(masked, scores, config.n_of_m, config.rank_by)
+        return ByThreshold(masked, self._flat, scores, config)
 
     def _make_inner(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": list(self.scores.values())}]
         if self.head:
             groups.append({"params": list(self.head.values())})
-        if self.update.kind != "adamw":
-            corrected = self.update.kind == "adamw-hf"
-            return BertAdam(groups, self.update.epsilon, self.update.weight_decay, correct_bias=corrected)
+        if self.config.optimizer != "adamw":
+            corrected = self.config.optimizer == "adamw-hf"
+            return BertAdam(groups, self.config.adam_epsilon, self.config.weight_decay, correct_bias=corrected)
         adamw = torch.optim.AdamW(
-            groups, lr=1.0, eps=self.update.epsilon, weight_decay=self.update.weight_decay, fused=True
+            groups, lr=1.0, eps=self.config.adam_epsilon, weight_decay=self.config.weight_decay, fused=True
         )
         for parameter in (*self.scores.values(), *self.head.values()):
             adamw.state[parameter] = _moments(parameter, torch.zeros((), device=parameter.device))
@@ -335,16 +316,16 @@ class MaskOptimizer(torch.optim.Optimizer):
     @property
     def selected_exactly(self) -> bool:
         """Whether the threshold is adjusted at the present step; else the masks follow from the last one."""
-        if self.update.cadence == "after":
-            return self.steps % self.update.reselect_steps == 0
-        return self.steps == 1 or (self.steps + 1) % self.update.reselect_steps == 0
+        if self.config.cadence == "after":
+            return self.steps % self.config.reselect_steps == 0
+        return self.steps == 1 or (self.steps + 1) % self.config.reselect_steps == 0
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
-        if self.update.clip == "global":
-            self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.update.max_grad_norm))
-        elif self.update.clip == "tensor":
+        if self.config.clip == "global":
+            self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        elif self.config.clip == "tensor":
             for parameter in parameters:
-                nn.utils.clip_grad_norm_([parameter], self.update.max_grad_norm)
+                nn.utils.clip_grad_norm_([parameter], self.config.max_grad_norm)
 
     @torch.no_grad()
     def update_masks(self, exact: bool = True) -> None:

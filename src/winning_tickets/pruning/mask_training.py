@@ -16,23 +16,22 @@ import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from winning_tickets.config import MODEL_DROPOUT, ResolvedSearch, Runtime, SearchConfig, parse_objective
+from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig, parse_objective
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in
 from winning_tickets.models.loading import PLM, untie_decoder
-from winning_tickets.pruning.base import PreparedSearch
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
+from winning_tickets.pruning.base import PreparedSearch, train_in_order
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, frozen_head, needs_mlm_head
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, last_step, run_training
+from winning_tickets.training.trainer import last_step
 
 
 @dataclass(frozen=True)
@@ -100,23 +99,46 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     state.set_level(level_at(levels, last_step(run.scratch)))
     sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
     save_levels = _SaveLevels(state, levels, lambda sparsity: prepared.folder(run, sparsity))
-    with progress(f"searching a {sparsities} ticket", config.total_steps, runtime.quiet) as advance:
-        log = StepLog(run, advance, state.record)
-        trainer = TicketTrainer(
-            model=model,
-            objective=objective,
-            build_optimizer=lambda _: state.optimizer,
-            schedule=decay(levels, config.warmup_steps, horizon(config, dataset)),
-            in_order=True,
-            save_weights=False,  # they follow from the dense weights and the scores
-            args=training_arguments(config, run, runtime),
-            train_dataset=dataset,
-            data_collator=lambda items: items[0],
-            # Tickets of a step are saved before the next level changes the masks.
-            callbacks=[log, Checkpoints(runtime), SaveAt(state.ticket, run, config.save_at), save_levels],
-        )
-        log.trainer = trainer
-        run_training(trainer, run)
+    train_scores(
+        state,
+        f"searching a {sparsities} ticket",
+        prepared,
+        run,
+        runtime,
+        dataset,
+        objective,
+        # Tickets of a step are saved before the next level changes the masks.
+        after=[SaveAt(state.ticket, run, config.save_at), save_levels],
+    )
+
+
+def train_scores(
+    state: Any,
+    title: str,
+    prepared: PreparedSearch,
+    run: RunDirectory,
+    runtime: Runtime,
+    dataset: CorpusBatches,
+    objective: PretrainingObjective,
+    after: list[TrainerCallback],
+) -> None:
+    """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
+    config = prepared.config
+    train_in_order(
+        title,
+        run,
+        runtime,
+        dataset,
+        # The optimizer clips the straight-through gradient, so the Trainer clips nothing.
+        {"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
+        record=state.record,
+        after=after,
+        model=prepared.plm.model,
+        objective=objective,
+        build_optimizer=lambda _: state.optimizer,
+        schedule=decay(sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
+        save_weights=False,  # they follow from the dense weights and the scores
+    )
 
 
 def make_objective(
@@ -146,19 +168,6 @@ def corpus_batches(prepared: PreparedSearch, with_labels: bool) -> CorpusBatches
         check_mlm_tokenizer(plm.tokenizer, plm.name)
     probability = config.mlm_probability if with_labels else None
     return prepared.batches(config.total_steps, probability, config.kd_masked_tokens)
-
-
-def training_arguments(config: ResolvedSearch, run: RunDirectory, runtime: Runtime) -> Any:
-    """Return the training arguments; gradient clipping is left to the optimizer, which clips another gradient."""
-    return arguments(
-        run.scratch,
-        runtime,
-        max_steps=config.total_steps,
-        per_device_train_batch_size=1,
-        learning_rate=config.learning_rate,
-        max_grad_norm=0.0,
-        seed=config.seed,
-    )
 
 
 def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[str, Tensor]:
@@ -213,7 +222,7 @@ class MaskSearch:
         freeze_all_but(plm.model, self.masked.trained(trained) + list(self.head.values()))
         device = prepared.device
         self.optimizer = MaskOptimizer(
-            self.masked, {name: scores[name].to(device) for name in trained}, self.head, mask_update(config)
+            self.masked, {name: scores[name].to(device) for name in trained}, self.head, config
         )
 
     def set_level(self, level: int) -> None:
@@ -236,26 +245,6 @@ class MaskSearch:
         head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
         sparsity = self._prepared.config.sparsities[self._level]
         return self._prepared.ticket(masks, sparsity, step, head or None)
-
-
-def mask_update(config: ResolvedSearch) -> MaskUpdate:
-    """Return the settings of the mask optimizer."""
-    return MaskUpdate(
-        ranking=config.ranking,
-        phi=config.phi,
-        rank_by=config.rank_by,
-        reselect_steps=config.reselect_steps,
-        cadence=config.cadence,
-        threshold=config.threshold,
-        learning_rate=config.learning_rate,
-        head_learning_rate=config.head_learning_rate,
-        kind=config.optimizer,
-        epsilon=config.adam_epsilon,
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-        max_grad_norm=config.max_grad_norm,
-        pattern=config.n_of_m,
-    )
 
 
 def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:

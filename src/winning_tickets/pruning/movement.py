@@ -11,12 +11,10 @@ from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import present_in, split_name
-from winning_tickets.pruning.base import PreparedSearch, load_sources
+from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
 from winning_tickets.pruning.imp import Rounds
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.progress import progress
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
 MOVEMENT = "movement"
 
@@ -39,29 +37,17 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
         optimizers.append(FollowedAdamW(trained.parameters(), followed, sources.learning_rate))
         return optimizers[-1]
 
-    with progress("fine-tuning for movement scores", config.steps, runtime.quiet) as advance:
-        log = StepLog(run, advance)
-        trainer = TicketTrainer(
-            model=model,
-            objective=sources.objective,
-            build_optimizer=build,
-            schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
-            in_order=True,
-            args=arguments(
-                run.scratch,
-                runtime,
-                max_steps=config.steps,
-                per_device_train_batch_size=1,
-                learning_rate=sources.learning_rate,
-                max_grad_norm=config.max_grad_norm,
-                seed=config.seed,
-            ),
-            train_dataset=sources.dataset(config, config.steps),
-            data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime)],
-        )
-        log.trainer = trainer
-        run_training(trainer, run)
+    train_in_order(
+        "fine-tuning for movement scores",
+        run,
+        runtime,
+        sources.dataset(config, config.steps),
+        {"learning_rate": sources.learning_rate, "max_grad_norm": config.max_grad_norm, "seed": config.seed},
+        model=model,
+        objective=sources.objective,
+        build_optimizer=build,
+        schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
+    )
     scores = _scores(prepared.weights, parameters, optimizers[-1])
     distributed.on_main(partial(prepared.save_tickets, run, scores, config.steps))
 

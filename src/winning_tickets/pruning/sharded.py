@@ -14,7 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from winning_tickets.pruning.mask_optimizer import ByThreshold, MaskOptimizer, MaskRule, MaskUpdate, ranked_values
+from winning_tickets.config import ResolvedSearch
+from winning_tickets.pruning.mask_optimizer import ByThreshold, MaskOptimizer, MaskRule, ranked_values
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights, rows_here
 from winning_tickets.tickets.selection import WIDE, adapted, groups_of
@@ -36,14 +37,14 @@ class ShardedMaskOptimizer(MaskOptimizer):
             entries as they do.
         scores: initial scores of whole matrices by name, as `initial_scores` gives them for the weights before they
             were sharded; those matrices are trained.
-        update: settings of the optimizer and of the threshold.
+        config: the resolved settings of a search by mask training.
 
     Raises:
         UsageError: a matrix is not sharded by rows, is part of a fused parameter, or leaves a rank without rows.
     """
 
     def __init__(
-        self, encoder: nn.Module, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], update: MaskUpdate
+        self, encoder: nn.Module, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], config: ResolvedSearch
     ) -> None:
         parameters: dict[str, Any] = dict(encoder.named_parameters())
         for name in masks:
@@ -52,7 +53,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         self._ranks = next(iter(self._placed.values())).device_mesh.get_group()
         masked = MaskedWeights(encoder, list(masks))
         masked.write({name: self._rows(name, mask) for name, mask in masks.items()})
-        super().__init__(masked, {name: self._rows(name, score) for name, score in scores.items()}, {}, update)
+        super().__init__(masked, {name: self._rows(name, score) for name, score in scores.items()}, {}, config)
 
     def whole_masks(self) -> dict[str, Tensor]:
         """Return the masks of whole matrices, on every rank; all ranks must call this."""
@@ -81,22 +82,22 @@ class ShardedMaskOptimizer(MaskOptimizer):
         return whole
 
     def _choose_rule(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> MaskRule:
-        if self.update.pattern is not None or self.update.ranking == "row":
+        if self.config.pattern is not None or self.config.ranking == "row":
             return super()._choose_rule(masked, scores)  # rows are whole on every rank
-        return ByShards(masked, self._flat, scores, self._ranks, self.update)
+        return ByShards(masked, self._flat, scores, self._ranks, self.config)
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
-        if self.update.clip == "none":
+        if self.config.clip == "none":
             return
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         squares = torch.stack([gradient.double().square().sum() for gradient in gradients])
         dist.all_reduce(squares, group=self._ranks)
         norms = squares.sqrt()
-        if self.update.clip == "global":
+        if self.config.clip == "global":
             norms = squares.sum().sqrt().expand_as(norms)
             self.grad_norm = float(norms[0])
         for gradient, norm in zip(gradients, norms.tolist(), strict=True):
-            gradient.mul_(min(1.0, self.update.max_grad_norm / (norm + 1e-6)))
+            gradient.mul_(min(1.0, self.config.max_grad_norm / (norm + 1e-6)))
 
 
 def _check(name: str, parameter: Any) -> None:
@@ -116,19 +117,19 @@ class ByShards(ByThreshold):
     """`ByThreshold` over matrices whose rows are sharded over ranks."""
 
     def __init__(
-        self, masked: MaskedWeights, flat: Tensor, scores: Mapping[str, Tensor], ranks: Any, update: MaskUpdate
+        self, masked: MaskedWeights, flat: Tensor, scores: Mapping[str, Tensor], ranks: Any, config: ResolvedSearch
     ) -> None:
-        groups = groups_of(tuple(scores), update.ranking)
+        groups = groups_of(tuple(scores), config.ranking)
         parts = [[scores[name].numel() for name in group] for group in groups]
         self._selector = ShardedSelector(parts, ranks, flat.device)
-        super().__init__(masked, flat, scores, update)
+        super().__init__(masked, flat, scores, config)
 
     def _totals(self, counts: list[int]) -> list[int]:
         return self._selector.totals(counts)
 
     def _select_exactly(self) -> None:
         """Overwrite the masks of all groups at once, and set their thresholds."""
-        keys = [ranked_values(scores, self._update.rank_by) for scores, _, _ in self._groups]
+        keys = [ranked_values(scores, self._config.rank_by) for scores, _, _ in self._groups]
         kept = self._selector.select(keys, [weights for _, weights, _ in self._groups], self._pruned)
         for (_, _, mask), one in zip(self._groups, kept, strict=True):
             mask.copy_(one)

@@ -31,18 +31,14 @@ from winning_tickets.pruning.importance import (
     random_unit_scores,
     unit_counts,
 )
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskRule, initial_scores
 from winning_tickets.pruning.mask_training import (
     SaveAt,
     corpus_batches,
-    decay,
     freeze_all_but,
-    horizon,
     make_objective,
-    mask_update,
     set_dropout,
-    sparsity_levels,
-    training_arguments,
+    train_scores,
 )
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
@@ -54,7 +50,6 @@ from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, StateProbe
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training
 
 
 def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
@@ -185,7 +180,7 @@ class GateParameters(nn.Module):
         )
 
 
-class ByLevel:
+class ByLevel(MaskRule):
     """Mask rule that closes as many gates of each unit as a level says, over all layers, at every step."""
 
     def __init__(
@@ -196,12 +191,9 @@ class ByLevel:
         counts: Mapping[Unit, int],
         min_heads_per_layer: int,
     ) -> None:
-        self.thresholds: list[float] = []
+        super().__init__()
         self._masked, self._scores = masked, scores
         self._structure, self._counts, self._min_heads = structure, counts, min_heads_per_layer
-
-    def take_counts(self) -> None:
-        """Do nothing: the level has the counts."""
 
     def select(self, exact: bool) -> None:
         """Overwrite the masks, always with exact counts."""
@@ -212,9 +204,6 @@ class ByLevel:
         }
         for name, gate in close_gates(scores, self._counts, self._structure, self._min_heads).items():
             self._masked.masks[name].copy_(gate)
-
-    def start_at(self, phi: float) -> None:
-        """Do nothing: there is no threshold."""
 
 
 def gate_scores(
@@ -272,7 +261,7 @@ class GateSearch:
             self.masked,
             {name: scores[name].to(prepared.device) for name in self.gates},
             head={},
-            update=mask_update(config),
+            config=config,
             make_rule=partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=min_heads),
         )
         # The Trainer zeroes gradients of the model's own parameters only.
@@ -292,22 +281,9 @@ class GateSearch:
 
 def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
     """Train the gates of one level for all steps."""
-    prepared, config = state.prepared, state.prepared.config
-    plm = prepared.plm
-    with progress(f"searching a {state.level.folder} ticket", config.total_steps, runtime.quiet) as advance:
-        log = StepLog(run, advance, state.record)
-        trainer = TicketTrainer(
-            model=plm.model,
-            objective=make_objective(prepared, config.terms, state.masked),
-            build_optimizer=lambda _: state.optimizer,
-            schedule=decay(sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
-            in_order=True,
-            save_weights=False,
-            args=training_arguments(config, run, runtime),
-            train_dataset=dataset,
-            data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime), SaveAt(state.ticket, run, config.save_at)],
-        )
-        log.trainer = trainer
-        with gated(plm.encoder, state.structure, state.gates):
-            run_training(trainer, run)
+    prepared, encoder = state.prepared, state.prepared.plm.encoder
+    objective = make_objective(prepared, prepared.config.terms, state.masked)
+    after = [SaveAt(state.ticket, run, prepared.config.save_at)]
+    with gated(encoder, state.structure, state.gates):
+        title = f"searching a {state.level.folder} ticket"
+        train_scores(state, title, prepared, run, runtime, dataset, objective, after)
