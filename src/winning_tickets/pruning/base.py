@@ -100,16 +100,9 @@ class PreparedSearch:
 
     def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
         """Make a ticket of masks; its description has its own sparsity alone."""
-        info = TicketInfo(
-            method=self.config.method,
-            scope=self.config.scope,
-            config=self.config.model_dump(mode="json") | {"sparsity": sparsity},
-            applies_to=self.base,
-            scores_from=self.ranked.source,
-            parents=() if self.like is None else (self.like.id,),
-            seed=self.config.seed,
-            step=step,
-        )
+        config = self.config.model_dump(mode="json") | {"sparsity": sparsity}
+        parents = () if self.like is None else (self.like.id,)
+        info = self._info(config, scores_from=self.ranked.source, parents=parents, step=step)
         return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
@@ -121,17 +114,14 @@ class PreparedSearch:
         own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
         own |= {"level": () if level.percent is None else (level.percent,)}
         own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
-        info = TicketInfo(
-            method=self.config.method,
-            scope=self.config.scope,
-            config=self.config.model_copy(update=own).model_dump(mode="json"),
-            applies_to=self.base,
-            seed=self.config.seed,
-            **about,
-        )
+        info = self._info(self.config.model_copy(update=own).model_dump(mode="json"), **about)
         ticket = Ticket({}, info, gates={name: gate.cpu() for name, gate in gates.items()}, structure=structure)
         ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
         return ticket
+
+    def _info(self, config: dict[str, Any], **about: Any) -> TicketInfo:
+        method, scope, seed = self.config.method, self.config.scope, self.config.seed
+        return TicketInfo(method=method, scope=scope, config=config, applies_to=self.base, seed=seed, **about)
 
     def folder(self, run: RunDirectory, level: float | str) -> Path:
         """Return the folder of a ticket: the run itself, or one such as `sparsity-0.60` or `level-30` inside it."""
@@ -303,8 +293,14 @@ def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticke
 
 
 @dataclass(frozen=True)
-class _Source:
-    """One source of a method that trains weights: text through MLM, or a task through a head of its own."""
+class Source:
+    """One source of a method that trains weights: text through MLM, or a task through a head of its own.
+
+    Attributes:
+        batches: whole batches by index.
+        size: batches in a pass over the source.
+        examples: examples, or segments, per batch; None where their number varies.
+    """
 
     plm: PLM
     objective: Objective
@@ -320,25 +316,22 @@ class Sources:
 
     Attributes:
         model: the encoder under a head for each source.
-        objective: the losses of the sources.
         learning_rate: peak rate; the configured one, or that of the sources.
-        batches: whole batches of each source, by index.
-        sizes: batches in a pass over each source.
-        examples: examples, or segments, per batch of each source; None where their number varies.
+        parts: the sources by name: `mlm`, or the task.
         epochs: passes over the largest source in a round, where no length is configured.
     """
 
     model: SharedEncoder
     objective: JointObjective
     learning_rate: float
-    batches: dict[str, Any]
-    sizes: dict[str, int]
-    examples: dict[str, int | None]
+    parts: dict[str, Source]
     epochs: int
 
     def dataset(self, config: SearchConfig, n_steps: int) -> MixedBatches:
         """Return the batches of the given number of steps."""
-        return MixedBatches(self.batches, self.sizes, config.mixing, n_steps, config.seed)
+        batches = {name: part.batches for name, part in self.parts.items()}
+        sizes = {name: part.size for name, part in self.parts.items()}
+        return MixedBatches(batches, sizes, config.mixing, n_steps, config.seed)
 
     def round_steps(self, config: SearchConfig) -> int:
         """Return the optimizer steps of a round, from the unit in which it is configured."""
@@ -346,15 +339,16 @@ class Sources:
             return config.round_steps
         together = max if config.mixing == "sum" else sum
         if config.round_examples is not None:
-            counts = [count for count in self.examples.values() if count is not None]
-            if len(counts) < len(self.examples):
+            counts = [part.examples for part in self.parts.values() if part.examples is not None]
+            if len(counts) < len(self.parts):
                 raise UsageError(
                     f"--round-examples counts segments, and a step has no fixed number of {config.segments} ones; "
                     "give --round-steps, or --segments packed:128."
                 )
             per_step = sum(counts) if config.mixing == "sum" else sum(counts) / len(counts)
             return max(1, round(config.round_examples / per_step))
-        return math.ceil(float(config.round_epochs or self.epochs) * together(self.sizes.values()))
+        pass_steps = together(part.size for part in self.parts.values())
+        return math.ceil(float(config.round_epochs or self.epochs) * pass_steps)
 
 
 def load_sources(prepared: PreparedSearch) -> Sources:
@@ -374,18 +368,12 @@ def load_sources(prepared: PreparedSearch) -> Sources:
         embeddings = plm.architecture.word_embeddings
         untie_decoder(plm, prepared.weights[embeddings].clone() if embeddings in prepared.weights else None)
     objectives = {name: source.objective for name, source in found.items()}
-    return Sources(
-        model,
-        JointObjective(objectives, {name: source.weight for name, source in found.items()}),
-        config.learning_rate or rate,
-        {name: source.batches for name, source in found.items()},
-        {name: source.size for name, source in found.items()},
-        {name: source.examples for name, source in found.items()},
-        max((data.task.epochs for data in prepared.tasks), default=1),
-    )
+    objective = JointObjective(objectives, {name: source.weight for name, source in found.items()})
+    epochs = max((data.task.epochs for data in prepared.tasks), default=1)
+    return Sources(model, objective, config.learning_rate or rate, found, epochs)
 
 
-def _text_source(prepared: PreparedSearch) -> _Source:
+def _text_source(prepared: PreparedSearch) -> Source:
     config = prepared.config
     assert prepared.corpus is not None
     plm = _load_seeded(config, head="mlm", require_mlm_head=True)
@@ -403,10 +391,10 @@ def _text_source(prepared: PreparedSearch) -> _Source:
     cut = parse_segments(config.segments)
     examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
     objective = PretrainingObjective({MLM: 1.0}, plm.architecture)
-    return _Source(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
+    return Source(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
 
 
-def _task_source(prepared: PreparedSearch, data: TaskData) -> _Source:
+def _task_source(prepared: PreparedSearch, data: TaskData) -> Source:
     config, task = prepared.config, data.task
     plm = load_for_task(partial(_load_seeded, config), task)
     length = text_length(config.max_length, task, plm)
@@ -414,7 +402,7 @@ def _task_source(prepared: PreparedSearch, data: TaskData) -> _Source:
     examples = encode_for(plm, split, length, task.kind, window_stride(None, task, length))
     batch_size = config.batch_size or task.batch_size
     batches = TaskBatches(examples, collate(plm.tokenizer), batch_size, config.seed)
-    return _Source(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
+    return Source(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
 
 
 def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:

@@ -135,20 +135,16 @@ class Importance:
             groups.setdefault(group, {})[unit] = value
         lengths = groups.pop("lengths", {}).get("")
         samples, tokens = groups.pop("samples", {}), groups.pop("tokens", {})
-        _check_shapes(folder, groups, structure)
+        # Every definition has a number for each unit of each layer.
+        for definition in DEFINITIONS:
+            for unit, value in groups.get(definition, {"nothing": torch.empty(0)}).items():
+                expected = (len(structure.layers), structure.per_layer(unit)) if unit in UNITS else None
+                if value.shape != expected:
+                    raise ContentError(
+                        f"The importance in {folder} has {unit} of shape {tuple(value.shape)} for {definition!r}, "
+                        f"expected {expected}; it was edited. Compute it again."
+                    )
         return cls(groups, samples, structure, about, tokens, lengths)
-
-
-def _check_shapes(folder: Path, values: Mapping[str, Mapping[str, Tensor]], structure: Structure) -> None:
-    """Refuse importances that lack a definition, or a number of some unit of some layer."""
-    for definition in DEFINITIONS:
-        for unit, value in values.get(definition, {"nothing": torch.empty(0)}).items():
-            expected = (len(structure.layers), structure.per_layer(unit)) if unit in UNITS else None
-            if value.shape != expected:
-                raise ContentError(
-                    f"The importance in {folder} has {unit} of shape {tuple(value.shape)} for {definition!r}, expected "
-                    f"{expected}; it was edited. Compute it again."
-                )
 
 
 def _sha256(content: bytes) -> str:

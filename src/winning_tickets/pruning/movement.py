@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import present_in, split_name
@@ -48,20 +46,13 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
         build_optimizer=build,
         schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
     )
-    scores = _scores(prepared.weights, parameters, optimizers[-1])
-    distributed.on_main(partial(prepared.save_tickets, run, scores, config.steps))
-
-
-def _scores(
-    weights: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], optimizer: FollowedAdamW
-) -> dict[str, Tensor]:
-    scores = {}
-    for name, weight in weights.items():
+    scores = {name: torch.zeros_like(weight) for name, weight in prepared.weights.items()}
+    for name in names:
         part = split_name(name)
-        parameter = parameters.get(part.parameter)
-        state = {} if parameter is None else optimizer.state.get(parameter, {})
-        scores[name] = part.of(state[MOVEMENT]).cpu() if MOVEMENT in state else torch.zeros_like(weight)
-    return scores
+        state = optimizers[-1].state.get(parameters[part.parameter], {})
+        if MOVEMENT in state:
+            scores[name] = part.of(state[MOVEMENT]).cpu()
+    distributed.on_main(partial(prepared.save_tickets, run, scores, config.steps))
 
 
 class FollowedAdamW(torch.optim.AdamW):

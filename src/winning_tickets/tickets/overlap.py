@@ -40,28 +40,30 @@ class Overlap:
     @property
     def kept(self) -> float:
         """Jaccard similarity of the kept weights: intersection over union."""
-        return _ratio(self.both, self.first + self.second - self.both)
+        return self._of_kept(self.both)
 
     @property
     def pruned(self) -> float:
         """Jaccard similarity of the pruned weights."""
-        kept_by_any = self.first + self.second - self.both
-        return _ratio(self.total - kept_by_any, self.total - self.both)
+        return self._of_pruned(self.both)
 
     @property
     def chance_kept(self) -> float:
         """Value of `kept` for two independent random masks: expected intersection over expected union."""
-        return _ratio(self.chance_both, self.first + self.second - self.chance_both)
+        return self._of_kept(self.chance_both)
 
     @property
     def chance_pruned(self) -> float:
         """Value of `pruned` for two independent random masks."""
-        kept_by_any = self.first + self.second - self.chance_both
-        return _ratio(self.total - kept_by_any, self.total - self.chance_both)
+        return self._of_pruned(self.chance_both)
 
+    def _of_kept(self, both: float) -> float:
+        union = self.first + self.second - both
+        return both / union if union else 1.0  # two empty sets are equal
 
-def _ratio(intersection: float, union: float) -> float:
-    return intersection / union if union else 1.0  # two empty sets are equal
+    def _of_pruned(self, both: float) -> float:
+        union = self.total - both
+        return (self.total - (self.first + self.second - both)) / union if union else 1.0
 
 
 def overlap_by_matrix(a: Ticket, b: Ticket) -> dict[str, Overlap]:
