@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test check slow bench clean
+.PHONY: demo test test-cpus check slow bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -16,6 +16,15 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n 2
+
+# Slow: the tests with three instruction sets and with one and two threads; the first failing combination ends it.
+test-cpus: $(VENV)/.installed
+	@set -e; for threads in 1 2; do for capability in default avx2 unset; do \
+		export OMP_NUM_THREADS=$$threads ATEN_CPU_CAPABILITY=$$capability; \
+		if [ $$capability = unset ]; then unset ATEN_CPU_CAPABILITY; fi; \
+		$(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), "threads")'; \
+		$(MAKE) --no-print-directory test; \
+	done; done
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

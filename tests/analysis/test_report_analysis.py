@@ -148,6 +148,12 @@ def drawn(kind):
     return figure(SAMPLES[kind])
 
 
+@pytest.fixture
+def quick_figures(monkeypatch):
+    """Files take their figures from `drawn`; that each drawing gives the same bytes has a test of its own."""
+    monkeypatch.setattr(save, "figure", lambda result: drawn(result["kind"]))
+
+
 def words(kind):
     """The texts of a figure."""
     root = ET.fromstring(drawn(kind)["svg"])
@@ -230,7 +236,7 @@ def test_what_the_tables_say():
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
-def test_an_analysis_as_files(tmp_path, kind):
+def test_an_analysis_as_files(tmp_path, quick_figures, kind):
     out = tmp_path / "new" / "out"
     files = save.save(SAMPLES[kind], out)
     expected = {"analysis.json", "table.csv", "figure.png", "figure.svg", "figure.pdf"}
@@ -244,6 +250,7 @@ def test_an_analysis_as_files(tmp_path, kind):
     expected |= further.get(kind, set())
     assert {file.name for file in files} == {file.name for file in out.iterdir()} == expected
     assert files[-1].name == "analysis.json"
+    assert {name: (out / f"figure.{name}").read_bytes() for name in FORMATS} == drawn(kind)
     assert json.loads(files[-1].read_text()) == json.loads(json.dumps(SAMPLES[kind]))
     before = {file.name: file.read_bytes() for file in files}
     assert save.save(SAMPLES[kind], out) == files
@@ -258,7 +265,7 @@ def test_the_csv_is_unrounded():
     assert lines[2]["search"] == second[1]["label"]
 
 
-def test_a_folder_is_never_overwritten_by_accident(tmp_path):
+def test_a_folder_is_never_overwritten_by_accident(tmp_path, quick_figures):
     mine = tmp_path / "mine"
     mine.mkdir()
     (mine / "notes.txt").write_text("keep")

@@ -14,6 +14,7 @@ import pytest
 import fuzz.seeds
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import cli
+from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 
 
@@ -23,6 +24,8 @@ def tickets(capsys, monkeypatch):
 
     def run(*words):
         monkeypatch.setattr(sys, "argv", ["tickets", *map(str, words)])
+        # Under `python -m pytest` the program would be called `python -m pytest.tickets`.
+        monkeypatch.setattr(sys.modules["__main__"], "__package__", None, raising=False)
         before = signal.getsignal(signal.SIGTERM)
         with pytest.raises(SystemExit) as ended:
             cli.main()
@@ -225,42 +228,69 @@ def test_dry_run_does_nothing(tickets, world):
     assert not (world / "t").exists()
 
 
-def start_and_wait(world, steps, lines):
-    """Start a search in a process of its own and wait until it has logged so many steps."""
+def long_search_words(world, steps):
     words = [str(word) for word in search_words(world, world / "t", "--checkpoint-steps", "2")]
     words[words.index("--steps") + 1] = str(steps)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "winning_tickets", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    log = world / "t" / "metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and len(log.read_text().splitlines()) >= lines):
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return process, words
+    return words
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_end_the_command_with_their_codes(world, number, code):
-    process, _ = start_and_wait(world, 100_000, 3)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert (process.returncode, out) == (code, "")
+def signaled_after(monkeypatch, step, number):
+    """The process gets a signal right after it has logged a step."""
+    original = RunDirectory.log
+
+    def log(self, record):
+        original(self, record)
+        if record["step"] == step:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(RunDirectory, "log", log)
+
+
+def assert_interrupted(world, found, code):
+    returned, out, err = found
+    assert (returned, out) == (code, "")
     assert "a checkpoint is in" in err
     assert "Run the same command again to go on" in err
     assert "Traceback" not in err
     assert list((world / "t" / ".scratch").glob("checkpoint-*/optimizer.pt"))
 
 
-def test_kill_nine_and_run_again_gives_the_same_ticket(tickets, world):
-    process, words = start_and_wait(world, 200, 5)
-    process.kill()
-    process.communicate(timeout=60)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_end_the_command_with_their_codes(tickets, world, monkeypatch, number, code):
+    signaled_after(monkeypatch, 3, number)
+    assert_interrupted(world, tickets(*long_search_words(world, 10)), code)
+
+
+def test_a_signal_ends_a_process_of_its_own(world):
+    process = subprocess.Popen(
+        [sys.executable, "-m", "winning_tickets", *long_search_words(world, 100_000)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    log = world / "t" / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while not (log.exists() and len(log.read_text().splitlines()) >= 3):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert_interrupted(world, (process.returncode, out, err), 143)
+
+
+def test_kill_nine_and_run_again_gives_the_same_ticket(tickets, world, monkeypatch):
+    """The process that is killed is a fork of this one: nothing is imported again."""
+    words = long_search_words(world, 8)
+    pid = os.fork()
+    if not pid:
+        try:
+            signaled_after(monkeypatch, 5, signal.SIGKILL)
+            tickets(*words)
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
+    assert len((world / "t" / "metrics.jsonl").read_text().splitlines()) == 5
     assert not (world / "t" / "result.json").exists()
     code, out, _ = tickets(*words, "--json")
     assert code == 0

@@ -11,6 +11,7 @@ from samples.analyse_samples import command_line
 from samples.study_samples import InlineEngine, little, planned
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import engines
+from winning_tickets.studies import text as listing
 from winning_tickets.studies.text import duration, size
 
 
@@ -144,13 +145,18 @@ def test_a_new_study_runs_as_it_is(tickets, file, tmp_path):
     assert "paper" not in page.partition("<section")[2].lower()
 
 
-def test_recipes(tickets):
+def test_recipes(tickets, monkeypatch):
+    names = ["bert-tickets-figure-10", "tamt-figure-3"]
+    assert set(names) < set(listing.recipe_names())
+    monkeypatch.setattr(listing, "recipe_names", lambda: names)  # to plan all of them takes long
     code, out, _ = tickets("recipes")
     assert code == 0
     assert "tamt-figure-3 (tamt): Downstream performance of BERT subnetworks" in out
     assert "  paper: 2,816 runs, about" in out
     code, out, _ = tickets("recipes", "--json")
-    (recipe,) = (one for one in json.loads(out)["recipes"] if one["name"] == "tamt-figure-3")
+    found = json.loads(out)["recipes"]
+    assert [one["name"] for one in found] == names
+    recipe = found[1]
     assert recipe["scales"]["smoke"]["runs"] == 24
     assert set(recipe["needs"]) == {"corpus", "data_dir"}
     code, out, _ = tickets("recipes", "tamt-figure-3")

@@ -1,5 +1,6 @@
 """ONNX exports compute what PyTorch computes, for other batches and lengths than those they were made with."""
 
+import functools
 import importlib
 import json
 
@@ -48,27 +49,38 @@ def assert_same(runtime, folder, model):
             torch.testing.assert_close(*same, atol=1e-5, rtol=1e-4)
 
 
+@pytest.fixture(scope="module")
+def magnitude(tmp_path_factory):
+    """A model by kind, made once: its folder, a ticket of single weights, its folder, and the latter's export."""
+
+    @functools.cache
+    def made(kind):
+        folder = tmp_path_factory.mktemp(kind)
+        model = make_model(folder / "m", kind, head="none")
+        ticket = search(SearchConfig(model=str(model), method="magnitude"), folder / "t", QUIET)
+        return model, ticket, folder / "e", export(folder / "t", "onnx", folder / "e")
+
+    return made
+
+
 @pytest.mark.parametrize(
     "kind", [kind if kind == "bert" else pytest.param(kind, marks=pytest.mark.slow) for kind in CONFIGS]
 )
-def test_every_architecture_runs_without_pytorch(tmp_path, runtime, kind):
-    model = make_model(tmp_path / "m", kind, head="none")
-    ticket = search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "t", QUIET)
-    result = export(tmp_path / "t", "onnx", tmp_path / "e")
+def test_every_architecture_runs_without_pytorch(runtime, magnitude, kind):
+    model, ticket, folder, result = magnitude(kind)
     assert 0 < result["largest_difference"] < 1e-5
-    assert result["bytes"] == (tmp_path / "e" / "model.onnx").stat().st_size
+    assert result["bytes"] == (folder / "model.onnx").stat().st_size
     assert result["inputs"][:2] == ["input_ids", "attention_mask"]
-    session = runtime.InferenceSession(str(tmp_path / "e" / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(folder / "model.onnx"), providers=["CPUExecutionProvider"])
     assert [value.shape for value in session.get_inputs()] == [["batch", "length"]] * len(result["inputs"])
-    assert_same(runtime, tmp_path / "e", ticket.apply_(AutoModel.from_pretrained(model)))
+    assert_same(runtime, folder, ticket.apply_(AutoModel.from_pretrained(model)))
 
 
-def test_a_structured_ticket_becomes_smaller(tmp_path, runtime):
-    model = make_model(tmp_path / "m", head="none")
-    search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "u", QUIET)
+def test_a_structured_ticket_becomes_smaller(tmp_path, runtime, magnitude):
+    model, _, _, unstructured = magnitude("bert")
     ticket = structured_ticket(model, tmp_path / "t")
     result = export(tmp_path / "t", "onnx", tmp_path / "e")
-    assert result["bytes"] < 0.9 * export(tmp_path / "u", "onnx", tmp_path / "f")["bytes"]
+    assert result["bytes"] < 0.9 * unstructured["bytes"]
     assert_same(runtime, tmp_path / "e", ticket.apply_(AutoModel.from_pretrained(model)))
 
 
@@ -92,13 +104,20 @@ def test_a_fine_tuned_model_brings_its_head(tmp_path, runtime):
     assert json.loads((tmp_path / "e" / "task.json").read_text())["labels"] == ["a", "b", "c"]
 
 
-def test_a_random_pooler_is_no_output(tmp_path, runtime):
+@pytest.fixture
+def nothing_traced(monkeypatch):
+    """The exporter of PyTorch, which takes seconds, writes a word instead of the model; nothing can run it."""
+    monkeypatch.setattr(onnx_export, "_export", lambda model, example, file: file.write_text("no model"))
+    monkeypatch.setattr(onnx_export, "_largest_difference", lambda *args: 0.0)
+
+
+def test_a_random_pooler_is_no_output(tmp_path, runtime, nothing_traced):
     model = make_model(tmp_path / "m", head="mlm")
     search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "t", QUIET)
     assert export(tmp_path / "t", "onnx", tmp_path / "e")["outputs"] == ["last_hidden_state"]
 
 
-def test_a_file_that_computes_something_else_is_not_kept(tmp_path, runtime, monkeypatch):
+def test_a_file_that_computes_something_else_is_not_kept(tmp_path, runtime, nothing_traced, monkeypatch):
     model = make_model(tmp_path / "m", head="none")
     search(SearchConfig(model=str(model), method="magnitude"), tmp_path / "t", QUIET)
     monkeypatch.setattr(onnx_export, "_largest_difference", lambda *args: float("nan"))

@@ -75,7 +75,8 @@ def test_a_masked_export_is_the_task_with_its_ticket(tmp_path, run, tickets, tas
         0.0 if ticket is None else ticket.sparsity,
     )
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "e")
-    torch.testing.assert_close(logits(model), expected(run, tickets, task), atol=1e-6, rtol=0)
+    # Zeros in weights against gates on states: equal up to the rounding of a CPU.
+    torch.testing.assert_close(logits(model), expected(run, tickets, task), atol=1e-5, rtol=0)
     for name, mask in ({} if ticket is None else ticket.masks).items():
         assert not model.bert.get_parameter(name)[~mask].any()
     for place in (run / "seed-0", run / "seed-0" / "model"):

@@ -6,6 +6,7 @@ Requests and answers are JSON, a line each: `start` answers with the child's num
 
 from __future__ import annotations
 
+import gc
 import importlib
 import json
 import os
@@ -21,7 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from faults import driver
 
-HEAVY = ("search", "transfer", "sharing", "super_ticket", "fit_head", "analyse", "study.run", "study.jobs", "tiny")
+HEAVY = (
+    "pruning.search",
+    "finetuning.transfer",
+    "finetuning.sharing",
+    "finetuning.super_ticket",
+    "finetuning.fit_head",
+    "analysis.kinds",
+    "studies.run",
+    "studies.worker",
+    "studies.tiny",
+)
 
 
 def main() -> None:
@@ -33,6 +44,8 @@ def main() -> None:
     importlib.import_module("transformers.models.bert.modeling_bert")
     importlib.import_module("matplotlib.backends.backend_agg")
     warnings.simplefilter("ignore")
+    gc.collect()
+    gc.freeze()  # children collect all garbage for each `Trainer`, and need not look through what is imported
     for line in sys.stdin:
         answer = OPERATIONS[(request := json.loads(line)).pop("op")](**request)
         answers.write(json.dumps(answer) + "\n")

@@ -28,6 +28,7 @@ from winning_tickets.training.shared_model import SharedModel
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
 preparing = importlib.import_module("winning_tickets.finetuning.setup")
+loading = importlib.import_module("winning_tickets.training.task_data")
 QUIET = Runtime(quiet=True)
 OTHER_ORDER = Task("other", ("premise", "hypothesis"), ("contradiction", "entailment", "neutral"), ("accuracy",))
 TWO_OF_THREE = Task("two", ("premise", "hypothesis"), ("contradiction", "entailment"), ("accuracy",))
@@ -44,7 +45,7 @@ def data_of(name, data_dir=None):
 @pytest.fixture(autouse=True, scope="module")
 def _tiny_tasks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "load_task", data_of)
+        patch.setattr(loading, "load_task", data_of)
         patch.setattr(preparing, "TASKS", {**TASKS, "other": OTHER_ORDER, "two": TWO_OF_THREE})
         yield
 
@@ -110,7 +111,8 @@ def same(first, second):
 def test_before_any_step_the_logits_are_those_of_the_run(run, task, rows):
     expected = logits(load_plm(str(run / "seed-1" / "model"), head="classification", num_labels=3))
     plm = started(config_of(run, task=task), seed=7)
-    np.testing.assert_array_equal(logits(plm), expected[:, rows])
+    # Fewer labels, or labels in another order, are a product of another shape, which each CPU sums in its own order.
+    np.testing.assert_allclose(logits(plm), expected[:, rows], rtol=1e-5, atol=1e-5)
     task = preparing.TASKS[task]
     assert tuple(plm.model.config.id2label.values()) == task.labels
 
@@ -120,7 +122,9 @@ def test_every_architecture_keeps_its_whole_head(tmp_path, kind):
     """Some heads have a layer before the output, some a pooler outside the encoder."""
     transfer(config_of(make_model(tmp_path / "m", kind), steps=1), tmp_path / "run", QUIET)
     expected = logits(load_plm(str(tmp_path / "run" / "seed-0" / "model"), head="classification", num_labels=3))
-    np.testing.assert_array_equal(logits(started(config_of(tmp_path / "run", task="other"))), expected[:, [2, 0, 1]])
+    found = logits(started(config_of(tmp_path / "run", task="other")))
+    # The rows of the head in another order: the sums may be rounded differently.
+    np.testing.assert_allclose(found, expected[:, [2, 0, 1]], rtol=1e-5, atol=1e-5)
     fresh = started(config_of(tmp_path / "run", task="qnli"))
     assert fresh.model.config.num_labels == 2
     assert started(config_of(tmp_path / "run", task="squad")).model.config.num_labels == 2
@@ -136,7 +140,7 @@ def test_a_task_of_a_shared_model_goes_on_from_what_it_computed(shared, structur
     with tickets.acting(task):
         expected = logits(plm, task)
     found = started(config_of(shared.parent, task=task))
-    np.testing.assert_allclose(logits(found, task), expected, atol=1e-6)
+    np.testing.assert_allclose(logits(found, task), expected, rtol=1e-5, atol=1e-5)
     prepared = prepare(config_of(shared, task=task), QUIET)
     held = {"mnli": structured.id, "rte": ticket.id, "stsb": None}[task]
     assert (prepared.target.ticket.id if prepared.target.ticket else None) == held
@@ -253,7 +257,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_bits_and_a_finished_one_is_kep
     with pytest.raises(Interrupted):
         transfer(config, tmp_path / "out", QUIET)
     monkeypatch.undo()
-    monkeypatch.setattr(preparing, "load_task", data_of)
+    monkeypatch.setattr(loading, "load_task", data_of)
     resumed = transfer(config, tmp_path / "out", QUIET)
     assert resumed["metrics"] == whole["metrics"]
     assert same(trained(tmp_path / "out"), trained(tmp_path / "whole"))

@@ -87,8 +87,11 @@ def test_the_best_evaluation_is_that_of_the_selection_and_is_reported_on_all_par
     plm.model.load_state_dict(load_file(tmp_path / "run" / "seed-0" / "model" / "model.safetensors"))
     for place, part in enumerate(("selection", "rest")):
         dev = prepared.selection["validation"][place]
-        predicted = np.stack(predict_split(plm, dev.encoded)).argmax(-1)
-        assert compute(prepared.task, predicted, np.asarray(dev.split.labels))[0] == records[-1][part]
+        logits = np.stack(predict_split(plm, dev.encoded))
+        found = compute(prepared.task, logits.argmax(-1), np.asarray(dev.split.labels))[0]
+        # The run predicted both parts in batches of other sizes, so a label may change where two are all but equal.
+        ties = float((np.ptp(np.sort(logits)[:, -2:], axis=1) < 1e-4).mean())
+        assert found == pytest.approx(records[-1][part], abs=ties)
 
 
 def test_training_is_the_same_whatever_is_chosen_on(config, tmp_path):

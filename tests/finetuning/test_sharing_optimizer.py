@@ -151,13 +151,14 @@ def test_the_adamax_of_mt_dnn_by_hand():
     parameter.grad = torch.tensor([4.0], dtype=torch.float64)
     optimizer.step()
     # m = 0.4, u = 4 + 1e-6; no bias correction: a tenth of the step that torch's takes
-    assert parameter.item() == pytest.approx(2 - 0.5 * (0.4 / (4 + 2e-6) + 0.01 * 2), abs=1e-15)
+    # CPUs with fused multiply-add differ from others in the last bits.
+    assert parameter.item() == pytest.approx(2 - 0.5 * (0.4 / (4 + 2e-6) + 0.01 * 2), abs=1e-14)
     before = parameter.item()
     parameter.grad = torch.tensor([-1.0], dtype=torch.float64)
     optimizer.step()
     # m = 0.36 - 0.1, u = 0.999 * (4 + 1e-6)
     assert parameter.item() == pytest.approx(
-        before - 0.5 * (0.26 / (0.999 * (4 + 1e-6) + 1e-6) + 0.01 * before), abs=1e-15
+        before - 0.5 * (0.26 / (0.999 * (4 + 1e-6) + 1e-6) + 0.01 * before), abs=1e-14
     )
     with pytest.raises(ValueError, match="does not support closures"):
         optimizer.step(lambda: 0.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import re
 import shlex
 from pathlib import Path
@@ -11,8 +13,10 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
+from samples.tiny_models import make_model
 from winning_tickets.cli import app
 from winning_tickets.config import SearchConfig
+from winning_tickets.models import loading
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
@@ -56,6 +60,31 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
 
 
+@pytest.fixture(scope="module")
+def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, loading.Builtin]:
+    """An importable package with a tiny model, and the entry for it in place of that of MiniLM."""
+    folder = tmp_path_factory.mktemp("packages")
+    (folder / "tiny_builtin").mkdir()
+    (folder / "tiny_builtin" / "__init__.py").touch()
+    weights = make_model(folder / "tiny_builtin" / "model", head="none") / "model.safetensors"
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
+    return folder, dataclasses.replace(loading.BUILTINS["minilm"], package="tiny_builtin", sha256=digest)
+
+
+@pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.slow)])
+def builtin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `builtin:minilm` is: a tiny model, whose training costs nothing, or MiniLM itself."""
+    if request.param == "tiny":
+        folder, entry = request.getfixturevalue("tiny_package")
+        monkeypatch.syspath_prepend(folder)
+        monkeypatch.setitem(loading.BUILTINS, "minilm", entry)
+
+
+def test_the_built_in_model_is_installed() -> None:
+    found = loading.load_plm("builtin:minilm", layers=1)
+    assert found.encoder.config.hidden_size == 384
+
+
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -64,7 +93,7 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("block", blocks("run", "bash"))
-def test_offline_commands(block: str, workplace: Path) -> None:
+def test_offline_commands(block: str, workplace: Path, builtin: None) -> None:
     for words in commands(block):
         if words[0] == "make":
             assert set(words[1:]) <= make_targets(), f"the Makefile has no {words[1:]}"
@@ -75,13 +104,14 @@ def test_offline_commands(block: str, workplace: Path) -> None:
 
 
 @pytest.mark.parametrize("block", blocks("run", "python"))
-def test_offline_python(block: str, workplace: Path) -> None:
+def test_offline_python(block: str, workplace: Path, builtin: None) -> None:
     assert len(block.splitlines()) <= 10
     exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
 
 
+@pytest.mark.parametrize("builtin", ["tiny"], indirect=True)
 @pytest.mark.parametrize("block", blocks("dry-run", "bash"))
-def test_network_commands_parse(block: str, workplace: Path) -> None:
+def test_network_commands_parse(block: str, workplace: Path, builtin: None) -> None:
     before = set(workplace.iterdir())
     for words in commands(block):
         assert words[0] == "tickets", words

@@ -275,7 +275,8 @@ def test_a_fine_tuned_model_keeps_its_head_and_its_labels(tmp_path, remote_code)
         assert_same(everything(loaded), everything(masked))
     texts = [(text,) for text in TEXT[:3]]
     one, other = (predict(folder, texts, runtime=QUIET) for folder in (tmp_path / "e", tmp_path / "run"))
-    assert [p["label"] for p in one["predictions"]] == [p["label"] for p in other["predictions"]]
+    for p, q in zip(one["predictions"], other["predictions"], strict=True):
+        assert p["scores"] == pytest.approx(q["scores"], abs=1e-5)  # a label could change where two scores are equal
 
 
 def test_the_folder_needs_no_package_of_ours(tmp_path):

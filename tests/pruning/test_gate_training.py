@@ -170,9 +170,8 @@ def test_a_search_is_a_plain_loop_over_scores(bert, corpus, tmp_path, min_heads,
     scores = {name: torch.nn.Parameter(value.clone()) for name, value in scores.items()}
     optimizer = torch.optim.AdamW(scores.values(), lr=2e-3, weight_decay=config.weight_decay or 0.0)
     warmup = config.warmup_steps or 0
-    changed = set()
+    changed, open_now = set(), closed_by_sorting(scores, COUNTS, min_heads)
     for step, record in enumerate(logged(tmp_path / "out"), start=1):
-        open_now = closed_by_sorting(scores, COUNTS, min_heads)
         gates = {name: gate.float().requires_grad_() for name, gate in open_now.items()}
         batch = batches[step - 1]
         loss = plain_kd(plm, batch, gates) / batch["attention_mask"].sum()
@@ -189,8 +188,12 @@ def test_a_search_is_a_plain_loop_over_scores(bert, corpus, tmp_path, min_heads,
         expected = closed_by_sorting(scores, COUNTS, min_heads)
         ticket = Ticket.from_pretrained(tmp_path / "out" / f"step-{step:06d}")
         assert ticket.gates.keys() == expected.keys()
-        for name, gate in expected.items():
-            assert torch.equal(ticket.gates[name], gate), (step, name)
+        # Another formula rounds differently, which may exchange units whose scores are all but equal, but no others.
+        for unit in COUNTS:
+            names = [name for name in expected if name.endswith(f".{UNITS[unit]}")]
+            exchanged = torch.cat([scores[n].detach()[ticket.gates[n] != expected[n]] for n in names])
+            assert not exchanged.numel() or exchanged.max() - exchanged.min() < 1e-6, (step, unit)
+        open_now = ticket.gates
         pruned = {unit: units["pruned"] for unit, units in count_units(ticket.gates, structure).items()}
         assert pruned == COUNTS
         assert ticket.info.step == step

@@ -94,9 +94,21 @@ def naive(config, policy):
     return found
 
 
-@pytest.mark.parametrize("ranking", ["matrix", "global"])
-@pytest.mark.parametrize("fields", [{}, BOTH, BOTH | {"mixing": "proportional"}])
-@pytest.mark.parametrize("policy", ["pretrained", "none", "step:2"])
+@pytest.mark.parametrize(
+    ("policy", "fields", "ranking"),
+    [
+        ("pretrained", {}, "matrix"),
+        ("pretrained", BOTH, "global"),
+        ("pretrained", BOTH | {"mixing": "proportional"}, "matrix"),
+        ("none", {}, "global"),
+        ("none", BOTH, "matrix"),
+        ("none", BOTH | {"mixing": "proportional"}, "global"),
+        ("step:2", {}, "matrix"),
+        ("step:2", {}, "global"),
+        ("step:2", BOTH, "matrix"),
+        ("step:2", BOTH | {"mixing": "proportional"}, "global"),
+    ],
+)
 def test_the_tickets_are_those_of_a_plain_loop(tmp_path, monkeypatch, bert, policy, fields, ranking):
     with_tiny_tasks(monkeypatch)
     config = learning(
@@ -137,9 +149,17 @@ def test_every_architecture_is_pruned_on_text_and_tasks(tmp_path, monkeypatch, k
 
 
 @pytest.mark.parametrize(
-    "fields", [{}, {"rewind_scope": "prunable"}, {"reset_optimizer": False}, {"prune_first": True}]
+    ("policy", "fields"),
+    [
+        ("pretrained", {}),
+        ("pretrained", {"rewind_scope": "prunable", "prune_first": True}),
+        ("step:3", {}),
+        ("step:3", {"rewind_scope": "prunable"}),
+        ("step:3", {"reset_optimizer": False}),
+        ("step:3", {"prune_first": True}),
+        ("none", {"reset_optimizer": False}),
+    ],
 )
-@pytest.mark.parametrize("policy", ["pretrained", "step:3", "none"])
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch, policy, fields):
     with_tiny_tasks(monkeypatch)
     model, corpus = str(make_model(tmp_path / "m")), corpus_of(tmp_path)

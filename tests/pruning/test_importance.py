@@ -130,7 +130,8 @@ def test_the_order_of_samples_does_not_matter_where_it_must_not():
     for definition in ("token", "sample"):
         for unit in ALL_UNITS:
             scale = first[definition][unit].max()
-            torch.testing.assert_close(first[definition][unit], second[definition][unit], rtol=1e-6, atol=1e-6 * scale)
+            # Batches of other sizes and padding are rounded differently in float32.
+            torch.testing.assert_close(first[definition][unit], second[definition][unit], rtol=1e-5, atol=1e-5 * scale)
     for definition in ("batch", "released"):
         assert not torch.allclose(first[definition]["heads"], second[definition]["heads"], rtol=1e-3)
 

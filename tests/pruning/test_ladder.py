@@ -19,16 +19,16 @@ QUIET = Runtime(quiet=True)
 RUNGS = (0.3, 0.5, 0.8)
 
 
-@pytest.fixture
-def corpus(tmp_path):
-    path = tmp_path / "corpus.txt"
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    path = tmp_path_factory.mktemp("corpora") / "corpus.txt"
     path.write_text("\n".join(TEXT))
     return str(path)
 
 
-@pytest.fixture
-def bert(tmp_path):
-    return str(make_model(tmp_path / "bert", head="mlm+pooler"))
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
 
 
 def climbing(model, corpus, **fields):
@@ -126,13 +126,19 @@ def test_kept_inside_counts_what_both_keep(tmp_path, bert):
     assert kept_inside(low, high) == pytest.approx((high.total - high.pruned) / (low.total - low.pruned))
 
 
+@pytest.fixture(scope="module", params=["tuned", "code"])
+def whole(request, tmp_path_factory, corpus, bert):
+    """A ladder that nothing interrupts: its configuration, its folder and its tickets."""
+    fields = {"reselect_steps": 3, "step_offset": 0} if request.param == "code" else {}
+    config = climbing(bert, corpus, profile=request.param, save_at=(5,), **fields)
+    folder = tmp_path_factory.mktemp("ladder") / "whole"
+    return config, folder, search_all(config, folder, QUIET)
+
+
 # After 5 and 7 steps inside a rung, after 4 and 6 at the very end of one.
-@pytest.mark.parametrize("profile", ["tuned", "code"])
 @pytest.mark.parametrize("kept", [3, 4, 5, 6, 7])
-def test_a_killed_ladder_resumes_to_the_same_bits(tmp_path, corpus, bert, monkeypatch, profile, kept):
-    fields = {"reselect_steps": 3, "step_offset": 0} if profile == "code" else {}
-    config = climbing(bert, corpus, profile=profile, save_at=(5,), **fields)
-    whole = search_all(config, tmp_path / "whole", QUIET)
+def test_a_killed_ladder_resumes_to_the_same_bits(tmp_path, monkeypatch, whole, kept):
+    config, folder, expected = whole
 
     class Killed(BaseException):
         pass
@@ -149,9 +155,9 @@ def test_a_killed_ladder_resumes_to_the_same_bits(tmp_path, corpus, bert, monkey
         search_all(config, tmp_path / "killed", Runtime(quiet=True, checkpoint_steps=kept))
     monkeypatch.undo()
     resumed = search_all(config, tmp_path / "killed", QUIET)
-    assert {s: t.id for s, t in resumed.items()} == {s: t.id for s, t in whole.items()}
+    assert {s: t.id for s, t in resumed.items()} == {s: t.id for s, t in expected.items()}
     step = Ticket.from_pretrained(tmp_path / "killed" / "step-000005")
-    assert step.id == Ticket.from_pretrained(tmp_path / "whole" / "step-000005").id
+    assert step.id == Ticket.from_pretrained(folder / "step-000005").id
     assert step.info.config["sparsity"] == RUNGS[1]
 
 

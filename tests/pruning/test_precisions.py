@@ -22,6 +22,7 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.trainer import TicketTrainer, arguments
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 STEPS, ROWS, SPARSITY = 10, 8, 0.6
 SETTINGS = SearchConfig(model="m", threshold="reached", learning_rate=2e-4, clip="global").resolved()
 compiler = pytest.mark.skipif(

@@ -37,8 +37,10 @@ def training(model, corpus, **fields):
     return SearchConfig.of(model=model, corpus=corpus, **(defaults | fields))
 
 
-@pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("objective", OBJECTIVE_NAMES)
+@pytest.mark.parametrize(
+    ("kind", "objective"),
+    [(kind, name) for kind in CONFIGS for name in OBJECTIVE_NAMES if "+" not in name or kind in ("bert", "modernbert")],
+)
 def test_mask_training_lowers_its_own_loss_on_every_architecture(tmp_path, corpus, kind, objective):
     model = str(make_model(tmp_path / "model", kind))
     short = training(model, corpus, objective=objective, steps=1, learning_rate=1e-9, score_init="rank")

@@ -28,6 +28,7 @@ from winning_tickets.tickets.selection import groups_of, keep_top, pruned_count
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.parallel import share_of
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 SETTINGS = SearchConfig(model="m", learning_rate=1e-3, max_grad_norm=0.5).resolved()
 
 
@@ -168,7 +169,9 @@ def sharded(config, update, rank, expected):
     # Fused AdamW rounds the last few entries of a tensor in another way than those in its middle.
     for name, score in expected.scores.items():
         torch.testing.assert_close(scores[name], score.detach(), rtol=0, atol=1e-3 * update.learning_rate)
-    assert all(torch.equal(masks[name], mask) for name, mask in expected.masked.masks.items())
+    # So a few weights may cross the threshold.
+    total = sum(mask.numel() for mask in masks.values())
+    assert sum(int((masks[name] != mask).sum()) for name, mask in expected.masked.masks.items()) <= total * 5e-4
     if update.clip == "global":
         assert optimizer.grad_norm == pytest.approx(expected.grad_norm, rel=1e-5)
     for name, parameter in found.plm.encoder.named_parameters():

@@ -6,9 +6,9 @@ import os
 
 import pytest
 
+from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
 from winning_tickets.runs.files import build_directory, read_json, to_disk, write_atomic, write_json, write_text
-from winning_tickets.runs.directory import RunDirectory
 
 
 def full_disk(path):

@@ -5,14 +5,23 @@ import json
 import pytest
 
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, TransferConfig, evaluate, predict, search, transfer
+from winning_tickets import (
+    EvaluateConfig,
+    Runtime,
+    SearchConfig,
+    Ticket,
+    TransferConfig,
+    evaluate,
+    predict,
+    search,
+    transfer,
+)
 from winning_tickets.analysis.masks import base_model_of
-from winning_tickets.runs.errors import UsageError
-from winning_tickets.tickets.target import Target
-from winning_tickets.runs.files import write_json
-from winning_tickets.runs.directory import missing
 from winning_tickets.models.loading import load_plm, resolve
-from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.directory import RunDirectory, missing
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import write_json
+from winning_tickets.tickets.target import Target
 
 QUIET = Runtime(quiet=True)
 UNFINISHED = "is a run of tickets {} that has not finished; run the same command again."

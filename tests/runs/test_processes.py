@@ -11,9 +11,11 @@ import torch
 
 from samples.launch import Launch, launched
 from winning_tickets.runs import distributed
-from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
 from winning_tickets.runs.distributed import described, error_of
+from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
 from winning_tickets.training.parallel import add_up_gradients, filled, share_of
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 
 
 def test_one_process_needs_no_others():

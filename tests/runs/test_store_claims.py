@@ -15,14 +15,15 @@ from pathlib import Path
 import pytest
 
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.store import claims
+from winning_tickets.runs.store import claims as processes
+from winning_tickets.runs.store.claims import ClaimedError, Holder
 from winning_tickets.runs.store.store import Store
-from winning_tickets.runs.store import claims, claims as processes
-from winning_tickets.runs.store.claims import Holder
 
 CLAIMER = """
 import sys
-from winning_tickets.store import ClaimedError, Store
+from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.store.store import Store
 store = Store(sys.argv[1])
 print("ready", flush=True)
 sys.stdin.readline()

@@ -8,14 +8,15 @@ import time
 
 import pytest
 
-from winning_tickets.runs.store.store import Store
-from winning_tickets.runs.store import claims
 from winning_tickets.deploy.verify import verify
+from winning_tickets.runs.store import claims
+from winning_tickets.runs.store.store import Store
 
 WORKER = """
 import sys
-from winning_tickets.rundir import RunDirectory
-from winning_tickets.store import ClaimedError, Store
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.store.store import Store
 store = Store(sys.argv[1])
 for number in range(int(sys.argv[2])):
     run_id = f"run-{number:02d}"

@@ -10,12 +10,12 @@ import pytest
 
 from samples.analyse_samples import command_line
 from winning_tickets import Runtime, SearchConfig, TransferConfig, search, transfer
-from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.directory import RunDirectory, read_log
-from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.worker import Job, perform
-from winning_tickets.studies.tiny import tiny_folder
+from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.progress import TRACKERS, check_trackers, scalars
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.tiny import tiny_folder
+from winning_tickets.studies.worker import Job, perform
 from winning_tickets.training.trainer import arguments
 
 TRACKIO = """

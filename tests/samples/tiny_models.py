@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from transformers import (
@@ -66,6 +68,9 @@ CONFIGS = {
     ),
 }
 
+_MADE: dict[tuple[Any, ...], tuple[dict[str, bytes], torch.Tensor]] = {}
+"""Files of the models made before, and the state of the generator after each; most tests want the same few."""
+
 
 def make_model(path: Path, kind: str = "bert", head: str = "mlm", seed: int = 0) -> Path:
     """Save a tiny model and its tokenizer.
@@ -77,6 +82,22 @@ def make_model(path: Path, kind: str = "bert", head: str = "mlm", seed: int = 0)
         seed: of the weights.
     """
     transformers_logging.disable_progress_bar()
+    key = (kind, head, seed, tuple(TEXT))
+    if key not in _MADE:
+        with TemporaryDirectory() as made:
+            _save_model(Path(made), kind, head, seed)
+            files = {file.name: file.read_bytes() for file in Path(made).iterdir()}
+        _MADE[key] = files, torch.get_rng_state()
+    files, random_state = _MADE[key]
+    path.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (path / name).write_bytes(content)
+    torch.manual_seed(seed)
+    torch.set_rng_state(random_state)  # as if the weights had been drawn anew
+    return path
+
+
+def _save_model(path: Path, kind: str, head: str, seed: int) -> None:
     tokenizer = tiny_tokenizer(TEXT)
     torch.manual_seed(seed)
     config = CONFIGS[kind](len(tokenizer))
@@ -85,4 +106,3 @@ def make_model(path: Path, kind: str = "bert", head: str = "mlm", seed: int = 0)
     model = loader.from_config(config)
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
-    return path

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,8 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.engines import EngineOptions, LocalEngine, _Worker, make_engine
 from winning_tickets.studies.run import run_study
 from winning_tickets.studies.worker import Job, Outcome
+
+pytestmark = pytest.mark.usefixtures("one_thread")  # workers share the cores, so they have fewer threads
 
 
 def longer(steps=60):
@@ -119,7 +120,6 @@ def start(file, store, *options):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
 
 

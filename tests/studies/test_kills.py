@@ -27,6 +27,7 @@ from winning_tickets.runs.store.claims import Holder
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.run import run_study
 
+pytestmark = pytest.mark.usefixtures("one_thread")  # workers share the cores, so they have fewer threads
 PATIENCE_SECONDS = 300.0
 """So long nothing may change in a store that somebody works on."""
 
@@ -52,7 +53,6 @@ def driver_of(file, store):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
     try:
         yield process

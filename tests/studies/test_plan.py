@@ -305,8 +305,8 @@ def test_every_verb_has_a_configuration():
 
 def test_a_large_study_is_planned_without_torch():
     program = (
-        "import sys\nfrom winning_tickets.study.load import load_study\n"
-        "from winning_tickets.study.plan import plan_study\n"
+        "import sys\nfrom winning_tickets.studies.load import load_study\n"
+        "from winning_tickets.studies.plan import plan_study\n"
         "plan = plan_study(load_study('tamt-figure-3'), 'paper')\n"
         "print(len(plan.runs), sorted({'torch', 'transformers', 'pandas'} & sys.modules.keys()))"
     )

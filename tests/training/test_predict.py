@@ -28,7 +28,7 @@ def trained(tmp_path):
         ]
         (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
         file = str(tmp_path / "train.jsonl")
-        settings = {"target": model, "train_file": file, "validation_file": file, "steps": 40, "save_model": True}
+        settings = {"target": model, "train_file": file, "validation_file": file, "steps": 2, "save_model": True}
         transfer(
             TransferConfig.of(**settings | {"learning_rate": 1e-3, "text_columns": tuple(columns)} | fields),
             tmp_path / name,
@@ -40,7 +40,7 @@ def trained(tmp_path):
 
 
 def test_labels_and_probabilities(trained):
-    run = trained(["text"], MOODS, seeds=(4, 2))
+    run = trained(["text"], MOODS, seeds=(4, 2), steps=40)
     texts = [(text,) for text in (*TEXT[:3], TEXT[0] + " and " + TEXT[1])]
     result = predict(run, texts)
     assert [item["text"] for item in result["predictions"]] == [list(example) for example in texts]

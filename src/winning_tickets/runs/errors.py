@@ -86,6 +86,6 @@ def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> Usag
 
 
 def closest(found: str, names: Iterable[str], prefix: str = "") -> str:
-    """A sentence with the names that are closest to one that is none of them, after a space; empty where none is close."""
+    """Return a sentence with the closest known names, after a space; empty where none is close."""
     close = difflib.get_close_matches(found, list(names), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(prefix + name) for name in close)}?" if close else ""

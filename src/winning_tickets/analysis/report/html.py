@@ -95,7 +95,7 @@ def fill(template: str, values: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
+        loader=FileSystemLoader([_TEMPLATES, _TEMPLATES.parents[2] / "studies/report/templates"]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
