@@ -240,7 +240,7 @@ def test_the_released_kd_program_stops_one_step_early(folder, corpus):
     assert totals.pop(("code", "kd")) == 16999
     assert set(totals.values()) == {17000}
     assert SearchConfig(model="m", profile="code", steps=1).resolved().total_steps == 1
-    with pytest.raises(UsageError, match="--save-at 9 lies outside the search of 8 steps"):
+    with pytest.raises(UsageError, match="--save-at 9 is outside the search of 8 steps"):
         search(settings(folder, corpus, "code", "kd", save_at=(9,)), "unused", QUIET)
 
 

@@ -344,7 +344,7 @@ def test_smart_in_a_transfer(world):
     with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
         transfer(config, world / "other", Runtime(quiet=True, bf16=True))
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
-        prepare(settings(world, smart={"alpha": -1}), Runtime(quiet=True))
+        settings(world, smart={"alpha": -1.0})
 
 
 @pytest.mark.parametrize(

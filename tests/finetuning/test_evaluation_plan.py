@@ -214,7 +214,7 @@ def test_refusals(tmp_path, bert):
         UsageError, match="No evaluation would count for best: there are 3 steps, one evaluation every 50"
     ):
         transfer(config, tmp_path / "run", QUIET)
-    config = TransferConfig(target=bert, task="rte", mnli_dev="matched", eval_offset_steps=-1)
+    config = TransferConfig(target=bert, task="rte", mnli_dev="matched").model_copy(update={"eval_offset_steps": -1})
     with pytest.raises(UsageError) as caught:
         transfer(config, tmp_path / "run", QUIET)
     assert str(caught.value).split("\n") == [

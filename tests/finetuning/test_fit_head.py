@@ -383,8 +383,8 @@ def test_what_cannot_be_fitted_is_refused(tmp_path, corpus):
     with pytest.raises(
         UsageError, match=r"needs --corpus(.|\n)*--steps 0 is impossible(.|\n)*Unknown segments 'pages'"
     ):
-        fit_head(FitHeadConfig(model="m", steps=0, segments="pages"), tmp_path / "out", QUIET)
-    with pytest.raises(UsageError, match="--mlm-probability 1.5 is outside"):
+        fit_head(FitHeadConfig(model="m", segments="pages").model_copy(update={"steps": 0}), tmp_path / "out", QUIET)
+    with pytest.raises(UsageError, match="--mlm-probability 1.5 is impossible"):
         fit_head(settings(with_head, corpus, mlm_probability=1.5), tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match="--warmup-steps 6 is more than the 5 steps"):
         fit_head(settings(with_head, corpus, warmup_steps=6), tmp_path / "out", QUIET)

@@ -564,7 +564,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
     with pytest.raises(UsageError, match="--smart goes with one class or one score a text, and the task squad"):
         prepare(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
-        check(config.model_copy(update={"smart": Smart(alpha=-1.0)}))
+        Smart.of(alpha=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -601,7 +601,7 @@ def test_mistakes_are_refused_before_any_work(tmp_path, bert, fields, message):
 
 def test_one_problem_is_told_once_and_all_problems_together(bert):
     with pytest.raises(UsageError) as caught:
-        check(ShareConfig(tasks=NAMES, model=bert, batch_size=0, ratio=1.0))
+        check(ShareConfig(tasks=NAMES, model=bert).model_copy(update={"batch_size": 0, "ratio": 1.0}))
     assert str(caught.value).splitlines() == [
         "--batch-size 0 is impossible; at least 1.",
         "--main-task and --ratio go with --mixing ratio.",

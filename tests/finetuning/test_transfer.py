@@ -447,17 +447,16 @@ def test_the_subset_follows_its_seed(tmp_path, bert, monkeypatch):
         ({"learning_rate": -1e-3}, "--learning-rate -0.001 is impossible"),
         ({"max_length": 2}, "--max-length 2 is impossible; .* reads 3 to 512"),
         ({"max_length": 513}, "--max-length 513 is impossible; .* reads 3 to 512"),
-        ({"warmup_ratio": 1.5}, r"warmup_ratio 1.5 is outside \[0, 1\]"),
-        ({"weight_decay": -1}, "weight_decay -1.0 is impossible"),
+        ({"warmup_ratio": 1.5}, "--warmup-ratio 1.5 is impossible; at most 1"),
+        ({"weight_decay": -1}, "--weight-decay -1 is impossible; at least 0"),
         ({"train_size": "37"}, "--train-size 37 asks for more than the 36 training examples"),
         ({"target": "./nowhere"}, "There is no model folder ./nowhere"),
         ({"base": "x"}, "--base goes with a ticket"),
     ],
 )
 def test_refused_before_any_work(tmp_path, bert, fields, message):
-    config = TransferConfig.of(**{"target": bert, "task": "sst2"} | fields)
     with pytest.raises(UsageError, match=message):
-        transfer(config, tmp_path / "run", QUIET)
+        transfer(TransferConfig.of(**{"target": bert, "task": "sst2"} | fields), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
 
 

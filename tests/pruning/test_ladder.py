@@ -177,7 +177,7 @@ def test_what_cannot_be_climbed_is_refused(tmp_path, corpus, bert):
         search_all(climbing(bert, corpus, sparsity=(0.5, 1.0)), tmp_path / "b", QUIET)
     with pytest.raises(UsageError, match="--rung-steps 0 is impossible"):
         search_all(climbing(bert, corpus, rung_steps=0), tmp_path / "c", QUIET)
-    with pytest.raises(UsageError, match="--save-at 9 lies outside the search of 8 steps"):
+    with pytest.raises(UsageError, match="--save-at 9 is outside the search of 8 steps"):
         search_all(climbing(bert, corpus, save_at=(9,)), tmp_path / "d", QUIET)
     with pytest.raises(UsageError, match="give at least one sparsity"):
         SearchConfig.of(model=bert, sparsity=())

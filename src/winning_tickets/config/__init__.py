@@ -1,7 +1,7 @@
-"""What changes the numbers (frozen, in a run's identity) and, apart from it, where and how a run is executed.
+"""Settings: those in a run's identity, and apart from them device, precision and checkpoints (`Runtime`).
 
-A field that is None takes its value from the profile: `paper` (what the papers say), `code` (what their released
-programs do, where they differ) or `tuned` (what measured best here; the default). An explicit field always wins.
+A field that is None takes its value from the profile: `paper`, `code` (the released code where it differs) or `tuned`
+(the best values measured here; the default). An explicit field always wins.
 """
 
 from winning_tickets.config.objective import OBJECTIVE_NAMES, TERM_NAMES, parse_objective

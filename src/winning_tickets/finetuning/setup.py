@@ -160,7 +160,6 @@ def check(config: TransferConfig) -> None:
     problems = _check_data(config) + adaptation_problems(config) + choice_problems(config)
     if (told := missing(config.target)) is not None:
         problems.append(told)  # here already, as data may have to be fetched first
-    problems += [] if config.smart is None else config.smart.problems()
     try:
         parse_start(config.start_from)
     except UsageError as error:

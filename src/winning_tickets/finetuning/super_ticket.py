@@ -138,6 +138,7 @@ def check(config: SuperConfig) -> None:
     Raises:
         UsageError: one line for each problem.
     """
+    config = config.resolved()
     problems = []
     if not config.selections or "winning" not in config.selections:
         problems.append("--selections must name winning, which the super ticket is one of; random and losing may join.")

@@ -1,25 +1,20 @@
-"""Refusing impossible searches before anything is loaded."""
+"""Refusing impossible searches before anything is loaded; the settings themselves check ranges."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any
 
 from winning_tickets.config import (
-    COUNT_FIELDS,
     METHOD_NAMES,
-    METHOD_NEEDS,
     PRETRAINED,
     SCOPES,
     Pattern,
+    ResolvedSearch,
     SearchConfig,
-    StructuredSettings,
-    check_sparsity,
     parse_rewind,
     parse_start,
 )
-from winning_tickets.config.structured import UNIT_FIELDS
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.tasks import TASKS
@@ -27,198 +22,86 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.training.objectives.terms import check_negatives
 
-_OPTIONS = {field: f"--{unit}" for unit, field in COUNT_FIELDS.items()} | {"prune_layers": "--whole-layers"}
-_OF_WEIGHTS = (
-    *("sparsity", "ranking", "rung_steps", "head_learning_rate", "train_embeddings"),
-    *("rank_by", "reselect_steps", "cadence", "threshold", "count_rounding"),
-)
-_OF_IMPORTANCE = ("selection", "importance_from", "keep_token_importance")
-
-
-def structured_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
-    """What is wrong with levels, counts and the loss of importances; nothing for other methods without them.
-
-    Args:
-        config: of the search.
-        terms: of its objective, empty where it is no sum of known ones.
-    """
-    if not config.needs.structured:
-        given = [field for field in StructuredSettings.model_fields if field in config.model_fields_set]
-        return [f"--method {config.method} knows no {_option(f)}; it goes with {_methods(f)}." for f in given]
-    problems = []
-    try:
-        _ = config.levels
-    except UsageError as error:
-        problems.append(str(error))
-    if config.needs.gates:
-        return problems + _gate_problems(config)
-    for field, way in (("sparsity", "follows from --level or the counts"), ("ranking", "is over all layers")):
-        if field in config.model_fields_set:
-            problems.append(f"--{field} does not go with --method {config.method}, where it {way}; leave it out.")
-    if config.scope != "encoder":
-        problems.append(f"--scope {config.scope} does not go with --method {config.method}, which prunes the encoder.")
-    return problems + _loss_problems(config, terms)
-
-
-def _methods(field: str) -> str:
-    able = [f"--method {name}" for name, needs in METHOD_NEEDS.items() if needs.structured]
-    if field in UNIT_FIELDS:
-        return " or ".join([*able, "mask-training"])
-    with_units = [] if field in _OF_IMPORTANCE else ["mask-training with --level or counts"]
-    return " or ".join([*able, *with_units])
-
-
-def _gate_problems(config: SearchConfig) -> list[str]:
-    """What is for masks of weights, or for importance alone, where gates are trained."""
-    given = config.model_fields_set
-    what = _option(next(field for field in UNIT_FIELDS if field in given and getattr(config, field)))
-    if config.pattern is not None:
-        return [f"--pattern {config.pattern} prunes weights, and {what} whole units; give one of them."]
-    problems = [
-        f"{_option(field)} is about masks of weights, and with {what} gates are trained; leave it out."
-        for field in _OF_WEIGHTS
-        if field in given
-    ]
-    problems += [
-        f"{_option(field)} goes with {_methods(field)}; gates that are trained know no such choice."
-        for field in _OF_IMPORTANCE
-        if field in given
-    ]
-    if config.scope != "encoder":
-        problems.append(f"--scope {config.scope} does not go with {what}, which prunes the encoder; leave it out.")
-    if config.profile != "tuned":
-        problems.append(
-            f"--profile {config.profile} is a recipe for masks of weights, and none of the papers trains gates; leave "
-            "it out."
-        )
-    if config.score_init == "activation":
-        problems.append("--score-init activation is about weights; for gates give rank, plateau or random.")
-    return problems
-
-
-def _option(field: str) -> str:
-    return _OPTIONS.get(field, f"--{field.replace('_', '-')}")
-
-
-def _loss_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
-    if not terms:
-        return []
-    if len(terms) > 1:
-        return [f"Importance is about one loss, mlm, kd or task, and the objective is {config.objective}."]
-    if "task" in terms and config.importance_from is None:
-        return [
-            "Importance for a task needs a model fine-tuned on it: tickets transfer --save-model, then "
-            "--importance-from RUN."
-        ]
-    if "task" not in terms and config.importance_from is not None:
-        return [
-            f"--objective {config.objective} contradicts --importance-from, which says what importances are about; "
-            "give one of them."
-        ]
-    if "task" not in terms and config.corpus is None:
-        return [
-            f"Importance by {config.objective} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a "
-            "folder. For that of a task give --importance-from RUN."
-        ]
-    if config.steps < 1:
-        return [f"--steps {config.steps} is impossible; at least 1 batch."]
-    return []
+_TEXTS = "pydocs, wikitext-103, task:NAME, a text file or a folder."
 
 
 def check(config: SearchConfig) -> None:
-    """Refuse what cannot work before anything is loaded; all problems at once.
+    """Refuse what cannot work; all problems at once.
 
     Raises:
         UsageError: one line for each problem.
     """
     problems: list[str] = []
 
-    def attempt(test: Callable[[], Any]) -> Any:
+    def attempt(test: Callable[..., Any], *values: Any) -> Any:
         try:
-            return test()
+            return test(*values)
         except UsageError as error:
             problems.append(str(error))
             return None
 
-    for sparsity in config.sparsities:
-        attempt(partial(check_sparsity, sparsity))
+    needs = config.needs
     if config.method not in METHOD_NAMES:
         problems.append(str(unknown("method", config.method, METHOD_NAMES)))
+    problems += config.unread()
     terms = attempt(lambda: config.terms) or {}
-    if config.needs.sources:
-        problems += _check_sources(config, terms)
-    elif config.method in METHOD_NAMES and (config.tasks or config.train_file is not None):
-        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.sources)
-        problems.append(f"--method {config.method} reads no task; --task and --train-file go with {able}.")
+    if needs.sources:
+        problems += _source_problems(config, terms)
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
-    if config.pattern is not None and config.method in METHOD_NAMES and not config.needs.gates:
-        problems += _check_pattern(config, config.pattern)
-    if config.method in METHOD_NAMES:
-        problems += _check_controls(config)
-    if config.segments is not None:
-        attempt(partial(parse_segments, config.segments))
-    if config.train_size is not None:
-        attempt(partial(parse_size, config.train_size))
-    if config.needs.corpus and config.corpus is None:
-        problems.append(
-            f"--method {config.method} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
-        )
-    problems += structured_problems(config, terms)
-    if config.needs.mask_training:
-        filled = config.resolved()
-        problems += _check_training(filled)
-        if config.ranking == "row" and (filled.reselect_steps or 1) > 1:
-            problems.append(_no_thresholds("--ranking row", filled))
-        if "attention" in terms:
-            attempt(partial(_check_distributions, filled))
-        if "contrastive" in terms:
-            attempt(partial(check_negatives, str(filled.segments), int(filled.batch_tokens or 0)))
-            problems += _check_single()
-    if problems:
-        raise UsageError("\n".join(problems))
-
-
-def _check_single() -> list[str]:
-    if distributed.count() == 1:
-        return []
-    return [
-        "The contrastive objective compares all segments of a batch, and each of several processes has some of them; "
-        "search in one process, or with another objective."
-    ]
-
-
-def _check_controls(config: SearchConfig) -> list[str]:
-    problems = []
-    if config.like is not None:
-        if not config.needs.like:
-            problems.append(f"--method {config.method} knows no --like; it goes with --method random.")
+    if config.pattern is not None and needs.patterns:
+        attempt(_check_pattern, config, config.pattern)
+    if config.like is not None and needs.like:
         written = ("ranking", "pattern" if config.pattern is not None else "sparsity")  # a pattern writes its sparsity
-        given = [field for field in written if field in config.model_fields_set]
         problems += [
             f"--{field} contradicts --like, which takes the counts of each matrix from a ticket; leave it out."
-            for field in given
+            for field in written
+            if field in config.model_fields_set
         ]
-    if config.weights_from != PRETRAINED:
-        if not config.needs.other_weights:
-            problems.append(f"--method {config.method} knows no --weights-from; it goes with --method magnitude.")
-        try:
-            parse_start(config.weights_from)
-        except UsageError as error:
-            problems.append(f"--weights-from: {error}")
-    return problems
+    if config.weights_from != PRETRAINED and needs.other_weights:
+        attempt(_check_weights, config.weights_from)
+    if config.segments is not None:
+        attempt(parse_segments, config.segments)
+    if config.train_size is not None:
+        attempt(parse_size, config.train_size)
+    if needs.corpus and config.corpus is None:
+        problems.append(f"--method {config.method} needs --corpus: {_TEXTS}")
+    if needs.structured:
+        attempt(lambda: config.levels)
+        problems += _unit_problems(config, terms)
+    if needs.mask_training:
+        filled = config.resolved()
+        beyond = [step for step in config.save_at if not 1 <= step <= filled.total_steps]
+        if beyond:
+            problems.append(f"--save-at {beyond[0]} is outside the search of {filled.total_steps} steps.")
+        if config.ranking == "row" and filled.reselect_steps > 1:
+            problems.append(_no_thresholds("--ranking row", filled))
+        if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
+            problems.append(
+                "The attention objective compares distributions, and dropout removes parts of them: give "
+                "--student-dropout 0 and --no-teacher-dropout, or use --profile tuned."
+            )
+        if "contrastive" in terms:
+            attempt(check_negatives, filled.segments, filled.batch_tokens)
+            if distributed.count() > 1:
+                problems.append(
+                    "The contrastive objective compares all segments of a batch, and each of several processes has "
+                    "some of them; search in one process, or with another objective."
+                )
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
 
 
-def _check_pattern(config: SearchConfig, text: str) -> list[str]:
-    """What a pattern contradicts: it has groups, counts and a sparsity of its own."""
+def _check_weights(text: str) -> None:
     try:
-        pattern = Pattern.parse(text)
+        parse_start(text)
     except UsageError as error:
-        return [str(error)]
-    if not config.needs.patterns:
-        able = ", ".join(name for name, needs in METHOD_NEEDS.items() if needs.patterns)
-        return [f"--method {config.method} knows no --pattern; those that do: {able}."]
-    problems = []
+        raise UsageError(f"--weights-from: {error}") from error
+
+
+def _check_pattern(config: SearchConfig, text: str) -> None:
+    """Refuse what contradicts a pattern, which has groups, counts and a sparsity of its own."""
+    pattern, filled, problems = Pattern.parse(text), config.resolved(), []
     if config.sparsities != (pattern.sparsity,):
         found = ",".join(map(str, config.sparsities))
         problems.append(
@@ -230,77 +113,83 @@ def _check_pattern(config: SearchConfig, text: str) -> list[str]:
             f"--ranking {config.ranking} contradicts --pattern {text}, whose groups are {pattern.of} consecutive "
             "weights; leave --ranking out."
         )
-    filled = config.resolved()
-    if "embeddings" in str(filled.scope):
+    if "embeddings" in filled.scope:
         problems.append(
             f"--scope {filled.scope} has word embeddings, and --pattern {text} is for matrices that multiply their "
             "input; use encoder or encoder+pooler."
         )
-    if config.needs.mask_training and (filled.reselect_steps or 1) > 1:
+    if config.needs.mask_training and filled.reselect_steps > 1:
         problems.append(_no_thresholds(f"--pattern {text}", filled))
-    return problems
+    if problems:
+        raise UsageError("\n".join(problems))
 
 
-def _no_thresholds(option: str, filled: SearchConfig) -> str:
+def _no_thresholds(option: str, filled: ResolvedSearch) -> str:
     return (
         f"{option} selects anew at every step, and reselect_steps is {filled.reselect_steps} (profile "
-        f"{filled.profile}); use another profile, or set reselect_steps: 1 in a --config file."
+        f"{filled.profile}); use another profile, or give --reselect-steps 1."
     )
 
 
-def _check_sources(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+def _unit_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    """Problems of gates, or of the loss that importances are about."""
+    problems = []
+    if config.scope != "encoder":
+        problems.append(f"--scope {config.scope} does not go with tickets of whole units, which prune the encoder.")
+    if config.needs.gates:
+        if config.profile != "tuned":
+            problems.append(
+                f"--profile {config.profile} is a recipe for masks of weights, and none of the papers trains gates; "
+                "leave it out."
+            )
+        if config.score_init == "activation":
+            problems.append("--score-init activation is about weights; for gates give rank, plateau or random.")
+    elif len(terms) > 1:
+        problems.append(f"Importance is about one loss, mlm, kd or task, and the objective is {config.objective}.")
+    elif "task" in terms and config.importance_from is None:
+        problems.append(
+            "Importance for a task needs a model fine-tuned on it: tickets transfer --save-model, then "
+            "--importance-from RUN."
+        )
+    elif terms and "task" not in terms and config.importance_from is not None:
+        problems.append(
+            f"--objective {config.objective} contradicts --importance-from, which says what importances are about; "
+            "give one of them."
+        )
+    elif terms and "task" not in terms and config.corpus is None:
+        problems.append(
+            f"Importance by {config.objective} needs --corpus: {_TEXTS[:-1]}. For that of a task give "
+            "--importance-from RUN."
+        )
+    return problems
+
+
+def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    """Problems of text, tasks and rounds."""
     problems = []
     named = bool(config.tasks) or config.train_file is not None
     if "mlm" in terms and config.corpus is None:
-        problems.append("The objective mlm needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder.")
+        problems.append(f"The objective mlm needs --corpus: {_TEXTS}")
     if "task" in terms and not named:
         problems.append(f"The objective task needs --task ({', '.join(TASKS)}; several with commas), or --train-file.")
     if terms and "task" not in terms and named:
         problems.append(f"The objective {config.objective} uses no task; write task, or mlm+task, or leave --task out.")
     problems += [str(unknown("task", name, TASKS)) for name in config.tasks if name not in TASKS]
-    return problems + (_check_rounds(config, terms) if config.method == "imp" else [])
-
-
-def _check_rounds(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
-    problems = []
-    given = [f for f in ("round_steps", "round_epochs", "round_examples") if getattr(config, f) is not None]
-    if len(given) > 1:
-        options = " and ".join(f"--{field.replace('_', '-')}" for field in given)
+    if config.method != "imp":
+        return problems
+    lengths = [f for f in ("round_steps", "round_epochs", "round_examples") if getattr(config, f) is not None]
+    if len(lengths) > 1:
+        options = " and ".join(map(config.option_of, lengths))
         problems.append(f"{options} contradict each other; give one of them.")
-    if not given and "mlm" in terms:
+    if not lengths and "mlm" in terms:
         problems.append("--method imp on text needs the length of a round: --round-steps, -epochs or -examples.")
     filled = config.resolved()
     if filled.prune_first and len(config.sparsities) == 1:
         problems.append("prune_first with one sparsity trains nothing; that is --method magnitude.")
     try:
-        policy = parse_rewind(str(filled.rewind))
-        step = policy.step(config.round_steps or 0)
-        if policy.kind == "step" and config.round_steps is not None and step is not None and step > config.round_steps:
-            problems.append(
-                f"--rewind {config.rewind} lies behind the first round, which has {config.round_steps} steps."
-            )
+        policy = parse_rewind(filled.rewind)
     except UsageError as error:
-        problems.append(str(error))
-    return problems
-
-
-def _check_distributions(config: SearchConfig) -> None:
-    if config.student_dropout or config.teacher_dropout:
-        raise UsageError(
-            "The attention objective compares distributions, and dropout strikes out parts of them: set "
-            "student_dropout: 0 and teacher_dropout: false in a --config file, or use --profile tuned."
-        )
-
-
-def _check_training(config: SearchConfig) -> list[str]:
-    problems = []
-    if config.steps < 1:
-        problems.append(f"--steps {config.steps} is impossible; at least 1.")
-    if config.batch_tokens is not None and config.batch_tokens < 1:
-        problems.append(f"--batch-tokens {config.batch_tokens} is impossible; at least 1.")
-    beyond = [step for step in config.save_at if not 1 <= step <= config.total_steps]
-    if beyond:
-        problems.append(f"--save-at {beyond[0]} lies outside the search of {config.total_steps} steps.")
-    if config.rung_steps is not None and config.rung_steps < 1:
-        problems.append(f"--rung-steps {config.rung_steps} is impossible; at least 1.")
+        return [*problems, str(error)]
+    if policy.kind == "step" and config.round_steps is not None and policy.amount > config.round_steps:
+        problems.append(f"--rewind {config.rewind} is after the first round, which has {config.round_steps} steps.")
     return problems
