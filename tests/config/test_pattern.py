@@ -16,7 +16,7 @@ from winning_tickets import SearchConfig, search
 from winning_tickets.config import Pattern, load_config_file
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm
-from winning_tickets.pruning.checks import check
+from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.selection import keep_pattern, keep_top
@@ -67,7 +67,7 @@ def test_what_is_no_pattern(text):
     with pytest.raises(
         UsageError, match=rf"The pattern '{re.escape(text)}' is not N:M with 1 <= N <= M; 2:4 keeps 2 of"
     ):
-        check(SearchConfig(model="m", method="magnitude", pattern=text))
+        check_search(SearchConfig(model="m", method="magnitude", pattern=text))
 
 
 @pytest.mark.parametrize(("text", "sparsity"), [("2:4", 0.5), ("1:3", 2 / 3), ("3:10", 0.7), ("1:1", 0.0)])
@@ -75,7 +75,7 @@ def test_a_pattern_says_its_sparsity(text, sparsity):
     assert str(Pattern.parse(text)) == text
     config = SearchConfig(model="m", method="magnitude", pattern=text)
     assert (config.sparsities, config.resolved().scope, config.n_of_m) == ((sparsity,), "encoder", Pattern.parse(text))
-    check(config)
+    check_search(config)
 
 
 def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
@@ -112,7 +112,9 @@ def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
 )
 def test_what_contradicts_a_pattern(fields, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        check(SearchConfig.of(**({"model": "m", "method": "magnitude", "pattern": "2:4", "corpus": "c"} | fields)))
+        check_search(
+            SearchConfig.of(**({"model": "m", "method": "magnitude", "pattern": "2:4", "corpus": "c"} | fields))
+        )
 
 
 def test_an_unquoted_pattern_in_a_file_is_explained(tmp_path):

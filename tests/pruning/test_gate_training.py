@@ -19,10 +19,10 @@ from winning_tickets.config import Pattern
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
 from winning_tickets.pruning import structured
 from winning_tickets.pruning.base import prepare_search
-from winning_tickets.pruning.checks import check
 from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
 from winning_tickets.pruning.mask_training import corpus_batches
+from winning_tickets.pruning.search import check_search
 from winning_tickets.pruning.structured import ByLevel, GateParameters, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.tickets.masking import MaskedWeights
@@ -395,7 +395,7 @@ GATES = r"--method mask-training with --level trains gates and does not read"
 )
 def test_impossible_searches_are_refused_in_words(fields, message):
     with pytest.raises(UsageError, match=message):
-        check(SearchConfig.of(**({"model": "m", "level": ("30%",), "corpus": "pydocs"} | fields)))
+        check_search(SearchConfig.of(**({"model": "m", "level": ("30%",), "corpus": "pydocs"} | fields)))
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_impossible_searches_are_refused_in_words(fields, message):
 )
 def test_options_of_gates_without_gates(fields, message):
     with pytest.raises(UsageError, match=message):
-        check(SearchConfig.of(**({"model": "m", "corpus": "pydocs"} | fields)))
+        check_search(SearchConfig.of(**({"model": "m", "corpus": "pydocs"} | fields)))
 
 
 def test_levels_that_a_model_cannot_have(bert, corpus, tmp_path):

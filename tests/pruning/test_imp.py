@@ -14,9 +14,8 @@ from winning_tickets.config import parse_rewind
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.pruning import imp as imp_module
 from winning_tickets.pruning.base import load_sources, prepare_search
-from winning_tickets.pruning.checks import check
 from winning_tickets.pruning.imp import Rounds
-from winning_tickets.pruning.search import search, search_all
+from winning_tickets.pruning.search import check_search, search, search_all
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.tickets.selection import keep_top, pruned_count
@@ -292,7 +291,7 @@ def test_profiles_are_the_papers_choices():
 def test_what_cannot_work_is_refused_before_any_work():
     def refused(**fields):
         with pytest.raises(UsageError) as caught:
-            check(SearchConfig.of(model="m", method="imp", **({"objective": "mlm", "corpus": "c"} | fields)))
+            check_search(SearchConfig.of(model="m", method="imp", **({"objective": "mlm", "corpus": "c"} | fields)))
         return str(caught.value)
 
     assert "needs the length of a round: --round-steps, -epochs or -examples" in refused()

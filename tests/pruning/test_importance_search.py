@@ -13,8 +13,8 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.cli import app
 from winning_tickets.models.structure import structure_of
 from winning_tickets.pruning import structured as importance_module
-from winning_tickets.pruning.checks import check
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, FineTunedSource, Importance, SplitBatches, add_up
+from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.ticket import search_settings_of
 from winning_tickets.training.objectives.task import TaskObjective
@@ -206,7 +206,7 @@ def test_profile_fields_are_explained():
 )
 def test_impossible_searches_are_refused(fields, message):
     with pytest.raises(UsageError, match=message):
-        check(SearchConfig.of(**({"model": "m", "method": "importance", "level": (30,)} | fields)))
+        check_search(SearchConfig.of(**({"model": "m", "method": "importance", "level": (30,)} | fields)))
 
 
 def test_more_than_there_is_is_refused_before_any_work(bert, run, tmp_path):

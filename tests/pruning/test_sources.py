@@ -13,8 +13,7 @@ from winning_tickets.config import METHOD_NEEDS
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.pruning.base import load_sources, prepare_search
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.search import search
+from winning_tickets.pruning.search import check_search, search
 from winning_tickets.runs.errors import UsageError
 
 TRAINERS = sorted(method for method, needs in METHOD_NEEDS.items() if needs.sources)
@@ -143,16 +142,18 @@ def test_the_length_of_a_round_in_every_unit(tmp_path, monkeypatch):
 def test_what_cannot_be_learnt_from_is_refused_at_once(method):
     bad = SearchConfig.of(model="m", method=method, objective="mlm+task", tasks=("rt",), round_steps=1)
     with pytest.raises(UsageError) as caught:
-        check(bad)
+        check_search(bad)
     assert "needs --corpus" in str(caught.value)
     assert "rt" in str(caught.value)
     assert "rte" in str(caught.value)
     with pytest.raises(UsageError, match="Unknown objective 'kd'"):
-        check(SearchConfig.of(model="m", method=method, objective="kd", round_steps=1))
+        check_search(SearchConfig.of(model="m", method=method, objective="kd", round_steps=1))
     with pytest.raises(UsageError, match="needs --task"):
-        check(SearchConfig.of(model="m", method=method, objective="task"))
+        check_search(SearchConfig.of(model="m", method=method, objective="task"))
     with pytest.raises(UsageError, match="uses no task"):
-        check(SearchConfig.of(model="m", method=method, objective="mlm", corpus="c", tasks=("rte",), round_steps=1))
+        check_search(
+            SearchConfig.of(model="m", method=method, objective="mlm", corpus="c", tasks=("rte",), round_steps=1)
+        )
 
 
 def test_a_model_without_mlm_head_is_refused(tmp_path):
