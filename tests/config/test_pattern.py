@@ -105,7 +105,7 @@ def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
         ),
         (
             {"method": "mask-training", "reselect_steps": 5},
-            "--pattern 2:4 selects anew at every step, and reselect_steps is 5 (profile tuned); use another profile",
+            "--pattern 2:4 selects at every step, and reselect_steps is 5 (profile tuned); use another profile",
         ),
         ({"method": "mask-training", "profile": "code"}, "reselect_steps is 100 (profile code)"),
     ],

@@ -151,5 +151,5 @@ def test_a_ladder_of_masks_keeps_every_row_exact(tmp_path):
     for sparsity, ticket in search_all(config, tmp_path / "t", QUIET).items():
         for mask in ticket.masks.values():
             assert (~mask).sum(1).tolist() == [pruned_count(mask.shape[1], sparsity)] * mask.shape[0]
-    with pytest.raises(UsageError, match=r"--ranking row selects anew at every step, and reselect_steps is 100 \(pro"):
+    with pytest.raises(UsageError, match=r"--ranking row selects at every step, and reselect_steps is 100 \(pro"):
         check_search(SearchConfig(model=model, corpus=corpus, ranking="row", profile="code"))

@@ -195,7 +195,7 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
         settings = settings.model_copy(update={"scope": settings.scope.removesuffix("+pooler")})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, settings.scope))
 
-    # What was named beside the model has to fit its matrices.
+    # Tickets, patterns, weights and importances that were named have to fit the matrices of the model.
     _check_match(like, weights, settings.model)
     if settings.n_of_m is not None:
         settings.n_of_m.check_shapes({name: weight.shape for name, weight in weights.items()})

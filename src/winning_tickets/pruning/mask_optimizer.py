@@ -315,7 +315,7 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @property
     def selected_exactly(self) -> bool:
-        """Whether the threshold is adjusted at the present step; else the masks follow from the last one."""
+        """True where the threshold is adjusted at the present step; else the masks follow from the last one."""
         if self.config.cadence == "after":
             return self.steps % self.config.reselect_steps == 0
         return self.steps == 1 or (self.steps + 1) % self.config.reselect_steps == 0

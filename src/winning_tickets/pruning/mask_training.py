@@ -89,6 +89,7 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     wanted = parse_objective(config.objective)
     dataset = corpus_batches(prepared, with_labels=needs_mlm_head(wanted))
     model = plm.model.to(prepared.device)
+    # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout)
     # The initial scores have no name here: they are as large as the weights, and the search keeps its own.
@@ -99,23 +100,14 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     state.set_level(level_at(levels, last_step(run.scratch)))
     sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
     save_levels = _SaveLevels(state, levels, lambda sparsity: prepared.folder(run, sparsity))
-    train_scores(
-        state,
-        f"searching a {sparsities} ticket",
-        prepared,
-        run,
-        runtime,
-        dataset,
-        objective,
-        # Tickets of a step are saved before the next level changes the masks.
-        after=[SaveAt(state.ticket, run, config.save_at), save_levels],
-    )
+    # Tickets of a step are saved before the next level changes the masks.
+    after = [SaveAt(state.ticket, run, config.save_at), save_levels]
+    train_scores(state, f"searching a {sparsities} ticket", run, runtime, dataset, objective, after)
 
 
 def train_scores(
     state: Any,
     title: str,
-    prepared: PreparedSearch,
     run: RunDirectory,
     runtime: Runtime,
     dataset: CorpusBatches,
@@ -123,7 +115,7 @@ def train_scores(
     after: list[TrainerCallback],
 ) -> None:
     """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
-    config = prepared.config
+    config = state.prepared.config
     train_in_order(
         title,
         run,
@@ -133,7 +125,7 @@ def train_scores(
         {"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
         record=state.record,
         after=after,
-        model=prepared.plm.model,
+        model=state.prepared.plm.model,
         objective=objective,
         build_optimizer=lambda _: state.optimizer,
         schedule=decay(sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
@@ -205,7 +197,7 @@ class MaskSearch:
     """The live state of a search: dense weights, scores, the optimizer that moves them, and the MLM head on request."""
 
     def __init__(self, prepared: PreparedSearch, scores: Mapping[str, Tensor], head: bool) -> None:
-        self._prepared = prepared
+        self.prepared = prepared
         config, plm = prepared.config, prepared.plm
         self._starts = [prepared.keep(scores, sparsity) for sparsity in config.sparsities]
         self._level = 0
@@ -243,8 +235,8 @@ class MaskSearch:
         with self.optimizer.exactly_selected():
             masks = self._starts[self._level] | {name: mask.clone() for name, mask in self.masked.masks.items()}
         head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
-        sparsity = self._prepared.config.sparsities[self._level]
-        return self._prepared.ticket(masks, sparsity, step, head or None)
+        sparsity = self.prepared.config.sparsities[self._level]
+        return self.prepared.ticket(masks, sparsity, step, head or None)
 
 
 def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:

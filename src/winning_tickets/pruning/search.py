@@ -256,7 +256,7 @@ def _check_pattern(config: SearchConfig, text: str) -> None:
 
 def _no_thresholds(option: str, filled: ResolvedSearch) -> str:
     return (
-        f"{option} selects anew at every step, and reselect_steps is {filled.reselect_steps} (profile "
+        f"{option} selects at every step, and reselect_steps is {filled.reselect_steps} (profile "
         f"{filled.profile}); use another profile, or give --reselect-steps 1."
     )
 

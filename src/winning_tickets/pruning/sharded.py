@@ -245,7 +245,7 @@ class ShardedSelector:
         under = [int(torch.count_nonzero(values < low)) for values, low in zip(scores, lows, strict=True)]
         counts = self.totals([*under, *(values.numel() for values in inside)])
         below, within = counts[: len(scores)], counts[len(scores) :]
-        # A band that holds the border stands for its group; its width follows the share of scores inside.
+        # Where a band holds the border only its scores are searched; its width follows the share of scores inside.
         found, offsets = list(scores), [0] * len(scores)
         for index, (count, many) in enumerate(zip(below, within, strict=True)):
             if count < pruned[index] <= count + many:

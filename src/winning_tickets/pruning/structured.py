@@ -286,4 +286,4 @@ def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, r
     after = [SaveAt(state.ticket, run, prepared.config.save_at)]
     with gated(encoder, state.structure, state.gates):
         title = f"searching a {state.level.folder} ticket"
-        train_scores(state, title, prepared, run, runtime, dataset, objective, after)
+        train_scores(state, title, run, runtime, dataset, objective, after)

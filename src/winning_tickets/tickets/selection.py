@@ -1,7 +1,7 @@
 """Select masks by scores: exact counts, deterministic ties, per matrix, row, N:M group, or global.
 
 Everything that prunes by a score goes through `keep_top` (once), `BandSelector` or `keep_in_groups` (every step of a
-search), so that methods can only differ in how their scores arise.
+search), so that methods differ in their scores alone.
 """
 
 from __future__ import annotations
