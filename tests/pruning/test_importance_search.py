@@ -13,7 +13,7 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.cli import app
 from winning_tickets.models.structure import structure_of
 from winning_tickets.pruning import structured as importance_module
-from winning_tickets.pruning.importance import IMPORTANCE_FILE, FineTunedSource, Importance, SplitBatches, add_up
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, ImportanceModel, Importance, SplitBatches, add_up
 from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.ticket import search_settings_of
@@ -78,7 +78,7 @@ def test_winning_losing_and_random_tickets_of_a_task(bert, run, tmp_path):
 def test_the_importance_is_that_of_the_examples_the_model_was_trained_on(bert, run, tmp_path):
     search(levels(bert, run, level=(50,)), tmp_path / "out", QUIET)
     stored = Importance.load(tmp_path / "out")
-    model = FineTunedSource.find(run, None)
+    model = ImportanceModel.find(run, None)
     plm = model.load()
     batches = list(SplitBatches(plm, model.examples(plm, levels(bert)), 32))
     assert [len(batch["labels"]) for batch in batches] == [32, 4]

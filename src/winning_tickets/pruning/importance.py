@@ -276,7 +276,7 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True)
-class FineTunedSource:
+class ImportanceModel:
     """A model that a transfer saved, and the data it was trained on.
 
     Attributes:
@@ -291,7 +291,7 @@ class FineTunedSource:
     base: str
 
     @classmethod
-    def find(cls, path: Path, data_dir: str | None) -> FineTunedSource:
+    def find(cls, path: Path, data_dir: str | None) -> ImportanceModel:
         """Find the model and the data of a transfer, or of one of its `seed-N`."""
         folder = find_model(path)
         run = folder.parent
@@ -339,7 +339,7 @@ class ImportanceSource:
     """The source of `--importance-from`: saved importances or a fine-tuned model; neither where a corpus is used."""
 
     saved: Importance | None = None
-    model: FineTunedSource | None = None
+    model: ImportanceModel | None = None
 
     @classmethod
     def find(cls, config: ResolvedSearch) -> ImportanceSource:
@@ -350,7 +350,7 @@ class ImportanceSource:
         if (path / IMPORTANCE_FILE).is_file():
             return cls(saved=Importance.load(path))
         try:
-            return cls(model=FineTunedSource.find(path, config.data_dir))
+            return cls(model=ImportanceModel.find(path, config.data_dir))
         except UsageError as error:
             raise UsageError(
                 f"--importance-from: {error} The folder of a tickets search --method importance, with its "

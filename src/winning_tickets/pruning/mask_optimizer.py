@@ -264,7 +264,7 @@ class MaskOptimizer(torch.optim.Optimizer):
             groups.append({"params": list(head.values()), "lr": config.head_learning_rate})
         super().__init__(groups, {})
         self._inner = self._make_inner()
-        self.update_masks(exact=True)
+        self.reselect(exact=True)
         self._rule.start_at(config.phi)
 
     def _choose_rule(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> MaskRule:
@@ -305,13 +305,13 @@ class MaskOptimizer(torch.optim.Optimizer):
         for score in self.scores.values():
             score.grad = None
         self.steps += 1
-        self.update_masks(self.selected_exactly)
+        self.reselect(self.selected_exactly)
 
     @torch.no_grad()
     def take_counts(self) -> None:
         """From now on prune as many entries of each group as the masks do at present; the scores stay."""
         self._rule.take_counts()
-        self.update_masks(exact=True)
+        self.reselect(exact=True)
 
     @property
     def selected_exactly(self) -> bool:
@@ -328,7 +328,7 @@ class MaskOptimizer(torch.optim.Optimizer):
                 nn.utils.clip_grad_norm_([parameter], self.config.max_grad_norm)
 
     @torch.no_grad()
-    def update_masks(self, exact: bool = True) -> None:
+    def reselect(self, exact: bool = True) -> None:
         """Recompute the masks from the scores, exactly at the sparsity or by the last threshold, and write W * M."""
         self._exact = exact
         self._rule.select(exact)
@@ -338,14 +338,14 @@ class MaskOptimizer(torch.optim.Optimizer):
     def exactly_selected(self) -> Iterator[None]:
         """Give the masks exactly the sparsity inside the block; the search resumes as if nothing had happened."""
         thresholds, exact = list(self._rule.thresholds), self._exact
-        self.update_masks(exact=True)
+        self.reselect(exact=True)
         yield
         self._restore_masks(thresholds, exact)
 
     def _restore_masks(self, thresholds: list[float], exact: bool) -> None:
         """Restore masks and thresholds; an exact selection is no adjustment here."""
         self._rule.thresholds = list(thresholds)
-        self.update_masks(exact)
+        self.reselect(exact)
         self._rule.thresholds = list(thresholds)
 
     def state_dict(self) -> dict[str, Any]:
