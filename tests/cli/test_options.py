@@ -107,12 +107,8 @@ def test_options_become_fields(line, expected, monkeypatch):
     seen = []
 
     def stop(kind: Any, *rest: Any) -> None:
-        seen.append(settings_of(kind if kind is not SearchConfig else Unread, *rest))
+        seen.append(settings_of(kind, *rest))
         raise KeyboardInterrupt
-
-    class Unread(SearchConfig):
-        def unread(self, fields: Any = None) -> list[str]:
-            return []
 
     monkeypatch.setattr("winning_tickets.cli.options.settings_of", stop)
     out = [] if line.startswith("evaluate") else ["--out", "x"]
@@ -183,6 +179,15 @@ def test_such_an_option_ends_with_exit_code_two(line, message, tmp_path):
             assert isinstance(done.exception, UsageError), done.output
             assert message in str(done.exception)
             assert done.exception.exit_code == 2
+
+
+def test_it_is_refused_together_with_other_problems(tmp_path):
+    line = "m --method imp --objective mlm --steps 3 --alpha 2 --rewind back"
+    done = CliRunner().invoke(cli.app, ["search", *line.split(), "--out", str(tmp_path / "out")])
+    assert [line.split()[0:2] for line in str(done.exception).splitlines()] == [
+        *(["--method", "imp"], ["--method", "imp"]),
+        *(["The", "objective"], ["--method", "imp"], ["--rewind", "back"]),
+    ]
 
 
 def shown(words: list[str]) -> tuple[set[str], list[str]]:

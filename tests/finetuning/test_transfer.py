@@ -252,7 +252,7 @@ def test_a_signal_stops_after_a_checkpoint(tmp_path, config, whole, monkeypatch,
     same_runs(whole, tmp_path / "stopped")
 
 
-AT_THE_END = "Stopped by NAME at the end of a training, which is stored. Run the same command again to go on."
+AT_THE_END = "Stopped by NAME at the end of a training, which is stored. Run the same command again to resume."
 
 
 def test_a_signal_in_the_last_step_of_a_stage_keeps_the_next_from_starting(tmp_path, config, monkeypatch):
@@ -462,8 +462,8 @@ def test_refused_before_any_work(tmp_path, bert, fields, message):
 
 def test_all_problems_are_told_at_once(bert):
     with pytest.raises(UsageError) as caught:
-        prepare(TransferConfig(target=bert, task="nope", seeds=(), steps=0), QUIET)
-    assert [line.split()[0] for line in str(caught.value).split("\n")] == ["Unknown", "--seeds", "--steps"]
+        prepare(TransferConfig(target=bert, task="nope", seeds=(), steps=1, epochs=1), QUIET)
+    assert [line.split()[0] for line in str(caught.value).split("\n")] == ["Unknown", "--seeds", "--epochs"]
 
 
 def test_roberta_reads_less_than_its_position_table(tmp_path):

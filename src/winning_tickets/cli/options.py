@@ -228,9 +228,9 @@ def verb(
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             out, as_json = given.get("out"), given["as_json"]
-            if given["dry_run"]:
-                module, _, checks = check.partition(":")
-                getattr(import_module(module), checks)(chosen)
+            unread = chosen.unread(chosen.model_fields_set) if isinstance(chosen, SearchConfig) else []
+            if given["dry_run"] or unread:
+                refuse(chosen, check, unread)
                 planned, facts = plan(chosen)
                 return plan_of(planned, out, as_json, **facts)
             result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
@@ -251,6 +251,17 @@ def verb(
     return register
 
 
+def refuse(settings: Settings, check: str, problems: list[str]) -> None:
+    """Raise these problems of settings and those that the check of the command finds, all at once."""
+    module, _, function = check.partition(":")
+    try:
+        getattr(import_module(module), function)(settings)
+    except UsageError as error:
+        problems = [*problems, *str(error).splitlines()]
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
 def settings_of(
     kind: type[Settings],
     file: Path | None,
@@ -265,10 +276,7 @@ def settings_of(
     fields = merged(merged(defaults or {}, stored), options)
     try:
         part = kind.part_of(inline) if inline else None
-        chosen = kind.of(**fields | ({} if part is None else {inline: part.of(**fields[inline])}))
-        if isinstance(chosen, SearchConfig) and (problems := chosen.unread(fields)):
-            raise UsageError("\n".join(problems))
-        return chosen
+        return kind.of(**fields | ({} if part is None else {inline: part.of(**fields[inline])}))
     except UsageError as error:
         if file is None:
             raise

@@ -30,7 +30,7 @@ from winning_tickets.models.structure import UNITS, GateGradients, Structure
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import read_json, write_bytes
-from winning_tickets.runs.identity import digest, write_sealed
+from winning_tickets.runs.identity import digest, write_checked
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.selection import keep_counts
 from winning_tickets.training.objectives.base import Batch, Objective
@@ -101,7 +101,7 @@ class Importance:
                 for definition, units in self.values.items()
             },
         }
-        write_sealed(folder / IMPORTANCE_FILE, body)
+        write_checked(folder / IMPORTANCE_FILE, body)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"{name}.{unit}": value for name, units in self.values.items() for unit, value in units.items()}

@@ -16,7 +16,7 @@ from winning_tickets.models.loading import ModelNotFound, base_hash, weight_hash
 from winning_tickets.models.structure import Structure
 from winning_tickets.runs.directory import missing, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError, explain
-from winning_tickets.runs.identity import read_sealed
+from winning_tickets.runs.identity import read_checked
 
 
 class BaseModelInfo(BaseModel):
@@ -118,7 +118,7 @@ def find_ticket(name: Path | str, revision: str | None) -> Path:
 
 def read_info(directory: Path) -> dict[str, Any]:
     """Read the description of a ticket, and check it and all files against their checksums."""
-    body = read_sealed(
+    body = read_checked(
         directory / INFO_FILE,
         "ticket description",
         FORMAT_VERSION,
