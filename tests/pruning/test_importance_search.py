@@ -13,7 +13,7 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.cli import app
 from winning_tickets.models.structure import structure_of
 from winning_tickets.pruning import structured as importance_module
-from winning_tickets.pruning.importance import IMPORTANCE_FILE, ImportanceModel, Importance, SplitBatches, add_up
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceModel, SplitBatches, add_up
 from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.ticket import search_settings_of
