@@ -19,7 +19,7 @@ from winning_tickets.models.loading import load_plm
 from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
-from winning_tickets.tickets.selection import keep_pattern, keep_top
+from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.ticket import describe
 
 METHODS = ("random", "magnitude", "wanda", "mask-training")
@@ -48,7 +48,7 @@ def test_each_group_is_that_of_a_sort(data, of, groups, values, weighted, kind):
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     scores = torch.randint(-values, values, (2, groups * of), generator=generator).to(kind)
     weights = torch.randint(-2, 3, (2, groups * of), generator=generator).float()
-    mask = keep_pattern({"m": scores}, Pattern(keep, of), {"m": weights} if weighted else None)["m"]
+    mask = keep_top({"m": scores}, 0.5, weights={"m": weights} if weighted else None, pattern=Pattern(keep, of))["m"]
     assert mask.shape == scores.shape
     rows = (scores.view(-1, of).tolist(), (weights if weighted else torch.zeros_like(weights)).view(-1, of).tolist())
     expected = [naive_keep(row, sizes, of - keep) for row, sizes in zip(*rows, strict=True)]
@@ -57,7 +57,7 @@ def test_each_group_is_that_of_a_sort(data, of, groups, values, weighted, kind):
 
 def test_more_groups_than_are_compared_at_a_time():
     scores = torch.rand(2100, 64, generator=torch.Generator().manual_seed(0))
-    mask = keep_pattern({"m": scores}, Pattern(2, 4))["m"]
+    mask = keep_top({"m": scores}, 0.5, pattern=Pattern(2, 4))["m"]
     best = scores.view(-1, 4).topk(2).indices
     assert torch.equal(mask.view(-1, 4), torch.zeros(33600, 4, dtype=torch.bool).scatter_(1, best, True))
 
@@ -203,5 +203,5 @@ def test_a_pattern_beside_the_same_sparsity_without_one():
     scores = {"m": torch.tensor([[9.0, 8.0, 7.0, 6.0], [1.0, 2.0, 3.0, 4.0]])}
     assert keep_top(scores, 0.5)["m"].tolist() == [[True] * 4, [False] * 4]
     expected = [[True, True, False, False], [False, False, True, True]]
-    assert keep_pattern(scores, Pattern(2, 4))["m"].tolist() == expected
+    assert keep_top(scores, 0.5, pattern=Pattern(2, 4))["m"].tolist() == expected
     assert keep_top(scores, 0.9, "global", pattern=Pattern(2, 4))["m"].tolist() == expected

@@ -123,19 +123,21 @@ def keep_top(
         weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
             lower index (in the order of `scores` for `global`).
         rounding: how a fractional count is rounded.
-        pattern: keeps as `keep_pattern` does, whatever sparsity, ranking and rounding are.
+        pattern: N:M; keeps N of every M consecutive entries of the last dimension, whatever the other settings are.
 
     Returns:
         Bool tensors of the same shapes, True = kept.
     """
-    if pattern is not None:
-        return keep_pattern(scores, pattern, weights)
     masks: dict[str, Tensor] = {}
-    if ranking == "row":
+    # Rows and N:M groups are consecutive entries of one size, selected all at once.
+    if pattern is not None or ranking == "row":
+        if pattern is not None:
+            pattern.check_shapes({name: values.shape for name, values in scores.items()})
         for name, values in scores.items():
-            entries = values.shape[-1]
-            left = entries - pruned_count(entries, sparsity, rounding)
-            masks[name] = _keep_consecutive(values, entries, left, None if weights is None else weights[name])
+            size = values.shape[-1] if pattern is None else pattern.of
+            left = size - pruned_count(size, sparsity, rounding) if pattern is None else pattern.keep
+            ties = None if weights is None else weights[name].detach().reshape(-1, size)
+            masks[name] = keep_in_groups(values.detach().reshape(-1, size), left, ties).view(values.shape)
         return masks
     for group in groups_of(tuple(scores), ranking):
         flat = [scores[name].detach().reshape(-1) for name in group]
@@ -158,30 +160,6 @@ def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict
         name: _keep_flat(values.detach().reshape(-1), values.numel() - counts[name], None).reshape(values.shape)
         for name, values in scores.items()
     }
-
-
-def keep_pattern(
-    scores: Mapping[str, Tensor], pattern: Pattern, weights: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Keep the N highest scores of every M consecutive entries of the last dimension, exactly.
-
-    Args:
-        scores: one float tensor `(out, in)` for each name.
-        pattern: N and M.
-        weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
-            lower index.
-    """
-    pattern.check_shapes({name: values.shape for name, values in scores.items()})
-    return {
-        name: _keep_consecutive(values, pattern.of, pattern.keep, None if weights is None else weights[name])
-        for name, values in scores.items()
-    }
-
-
-def _keep_consecutive(scores: Tensor, size: int, keep: int, weights: Tensor | None) -> Tensor:
-    """Return the mask with `keep` of every `size` consecutive entries."""
-    ties = None if weights is None else weights.detach().reshape(-1, size)
-    return keep_in_groups(scores.detach().reshape(-1, size), keep, ties).view(scores.shape)
 
 
 def _keep_flat(scores: Tensor, count: int, weights: Tensor | None) -> Tensor:
