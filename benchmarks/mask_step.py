@@ -34,9 +34,9 @@ from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout, trainable_head
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
-from winning_tickets.training.finite import FiniteSteps, gradient_norm
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import mlm_logits
+from winning_tickets.training.trainer import FiniteSteps, gradient_norm
 
 VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph", "alike")
 PAIRS = {

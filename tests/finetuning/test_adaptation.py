@@ -357,7 +357,7 @@ def test_a_run_without_its_model_or_its_ticket_is_refused(tmp_path, bert, run, s
     with pytest.raises(ContentError, match="was fine-tuned with the ticket .* and lacks it: there is no .*held/ticket"):
         prepare(config_of(model, task="snli"), QUIET)
     structured.save_pretrained(model / "held" / "ticket")
-    with pytest.raises(ContentError, match=f"and the one beside it is {structured.id}: it was exchanged"):
+    with pytest.raises(ContentError, match=f"and the one next to it is {structured.id}: it was replaced"):
         prepare(config_of(model, task="snli"), QUIET)
 
 

@@ -268,7 +268,7 @@ def test_labels_for_new_texts(trained: Path) -> None:
     (found,) = predict(trained / "span", [("the ball", context)])["predictions"]
     assert found["text"] == ["the ball", context]
     assert found["answer"] == context[found["start"] :][: len(found["answer"])] != ""
-    message = r"takes 2 text\(s\) an example \(question, context\), found 1: 'the ball'"
+    message = r"takes 2 text\(s\) per example \(question, context\), found 1: 'the ball'"
     with pytest.raises(UsageError, match=message):
         predict(trained / "span", [("the ball",)])
 

@@ -14,7 +14,7 @@ from winning_tickets.models.weights import (
     StateInfo,
     content_hash,
     pretrained,
-    reinitialised,
+    reinitialized,
     save_state,
     shuffled_within,
 )
@@ -122,7 +122,7 @@ def test_a_ticket_of_other_layers_cannot_be_matched(tmp_path):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize(("word", "expected"), [("reinit", reinitialised), ("shuffle-within", shuffled_within)])
+@pytest.mark.parametrize(("word", "expected"), [("reinit", reinitialized), ("shuffle-within", shuffled_within)])
 def test_magnitudes_of_other_weights(tmp_path, kind, word, expected):
     model = model_of(tmp_path, kind)
     ticket = magnitude(model, tmp_path / "t", weights_from=word, sparsity=0.6, seed=3)

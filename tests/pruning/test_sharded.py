@@ -26,7 +26,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import groups_of, keep_top, pruned_count
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
-from winning_tickets.training.parallel import share_of
+from winning_tickets.training.parallel import shard_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 SETTINGS = SearchConfig(model="m", learning_rate=1e-3, max_grad_norm=0.5).resolved()
@@ -136,7 +136,7 @@ def train(found, optimizer, shares, factor):
         batch = found.batches[index]
         total = objective.counts(batch)["kd"]
         for rank, count in shares:
-            loss = objective(found.plm.model, share_of(batch, rank, count))["kd"] / total * factor
+            loss = objective(found.plm.model, shard_batch(batch, rank, count))["kd"] / total * factor
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()

@@ -337,15 +337,15 @@ def test_the_teacher_keeps_the_head_that_the_student_had_before_it_trained(tmp_p
     plm, masked = pruned_model(tmp_path, "bert")
     batch = batch_of()
     objective = objective_of(plm, masked, {"logits": 1.0})
-    before = objective._teach(plm.model, batch).logits
-    assert objective._teacher_head.cls.predictions.decoder.weight is plm.model.cls.predictions.decoder.weight
+    before = objective._run_teacher(plm.model, batch).logits
+    assert objective.teacher_head.cls.predictions.decoder.weight is plm.model.cls.predictions.decoder.weight
     with torch.no_grad():
         for name, parameter in plm.model.cls.named_parameters():
             if name != "predictions.decoder.weight":
                 parameter.add_(1.0)
-    assert torch.equal(objective._teach(plm.model, batch).logits, before)
+    assert torch.equal(objective._run_teacher(plm.model, batch).logits, before)
     moving = PretrainingObjective({"logits": 1.0}, plm.architecture, masked, settings=SETTINGS)
-    assert not torch.allclose(moving._teach(plm.model, batch).logits, before)
+    assert not torch.allclose(moving._run_teacher(plm.model, batch).logits, before)
 
 
 # --- searches and evaluations
