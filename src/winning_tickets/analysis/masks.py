@@ -263,10 +263,7 @@ def _pruning_settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any, str 
     config = ticket.info.config
     sparsity = config.get("sparsity")
     if not isinstance(sparsity, float | int) or isinstance(sparsity, bool) or "ranking" not in config:
-        raise ContentError(
-            f"The ticket {folder} does not say the sparsity and ranking it was made with, so its OMP ticket is "
-            "unknown; give one with --reference."
-        )
+        raise ContentError(f"The ticket {folder} lacks its sparsity or ranking; give its OMP ticket with --reference.")
     return sparsity, config["ranking"], config.get("count_rounding") or "floor", config.get("pattern")
 
 

@@ -161,9 +161,7 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
     """
     found, cells = _read(paths, score)
     if not found or not cells:
-        lacking = (
-            "evaluations (JSON of tickets evaluate)" if not found else "transfer runs (folders of tickets transfer)"
-        )
+        lacking = "transfer runs (folders of tickets transfer)" if found else "evaluations (JSON of tickets evaluate)"
         raise UsageError(f"Evaluations and transfer runs are joined here, and there are no {lacking} among the paths.")
     check_metrics(cells)
     # Join both sides by ticket; hashes of base weights by model come from the files that have both.
@@ -216,9 +214,7 @@ def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement],
         elif path.is_dir() or not path.exists() or is_transfer(content):
             cells += read_runs([path], score)
         else:
-            raise ContentError(
-                f"{path} is neither an evaluation (printed by tickets evaluate --json) nor a transfer result."
-            )
+            raise ContentError(f"{path} is neither an evaluation (of tickets evaluate --json) nor a transfer result.")
     return found, cells
 
 

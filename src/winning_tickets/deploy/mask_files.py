@@ -245,9 +245,7 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
     architecture = plm.architecture
     pooler = architecture.pooler is not None and architecture.pooler in masks
     if pooler and not plm.has_pooler:
-        raise ContentError(
-            f"The file has a mask of the pooler, and {plm.name} has no pooler; give the checkpoint with one as --base."
-        )
+        raise ContentError(f"The file has a mask of the pooler, which {plm.name} lacks; give a --base with a pooler.")
     scope = "encoder" + ("+embeddings" if architecture.word_embeddings in masks else "") + ("+pooler" if pooler else "")
     parameters = (split_name(name).parameter for name in prunable_names(plm, scope))
     missing = [name for name in parameters if name not in masks]
