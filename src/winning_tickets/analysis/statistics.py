@@ -76,6 +76,8 @@ def non_inferior(
     """Test that the subnetwork is less than `margin` worse: a one-sided paired t-test over seeds."""
     if not (math.isfinite(margin) and margin >= 0):
         raise UsageError(f"The margin {margin} is impossible; give a fraction of at least 0, such as 0.01.")
+    if not 0 < confidence < 1:
+        raise UsageError(f"The confidence {confidence} is impossible; give a number between 0 and 1, such as 0.95.")
     seeds = [seed for seed in subnetwork if seed in full]
     if not seeds:
         own, other = (", ".join(map(str, scores)) or "none" for scores in (subnetwork, full))
