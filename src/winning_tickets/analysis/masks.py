@@ -11,23 +11,19 @@ import numpy as np
 
 from winning_tickets.config import Pattern
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
-from winning_tickets.models.loading import PLM, ModelNotFound, load_plm
+from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.tickets.files import INFO_FILE, children
 from winning_tickets.tickets.overlap import Average, check_scopes, compare, jaccard, overlap_by_matrix, pool
 from winning_tickets.tickets.selection import keep_top
+from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 
 
 def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
     """Load the pre-trained model of a ticket; `why` says in messages what it is needed for, and what to do."""
     about = ticket.base
-    try:
-        plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
-    except ModelNotFound as error:
-        if base is not None:
-            raise
-        raise about.not_found(name, error, why) from error
+    plm = Target(name, ticket, base or about.name, about.revision, about.layers).load(advice=why)
     ticket.check(plm.encoder)
     return plm
 

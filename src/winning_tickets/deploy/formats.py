@@ -211,9 +211,8 @@ def compact(source: Source) -> Export:
 def _name_classes(plm: PLM) -> None:
     """Name in `auto_map` the class of each kind of head in the code next to the weights."""
     config = plm.model.config
-    found = {
-        auto: getattr(transformers, auto)._model_mapping.get(type(config), None) for auto in loading.CLASSES.values()
-    }
+    kinds = loading.CLASSES.values()
+    found = {auto: getattr(transformers, auto)._model_mapping.get(type(config), None) for auto in kinds}
     stem = Path(MODEL_FILE).stem
     config.auto_map = {auto: f"{stem}.{PREFIX}{own.__name__}" for auto, own in found.items() if own is not None}
 

@@ -31,8 +31,10 @@ from winning_tickets.tickets.ticket import Ticket
 
 MASK_PT = "mask.pt"
 # torch's reader has no error of its own for a damaged file.
-_DAMAGED = (OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError)
-_DAMAGED += (struct.error,)
+_DAMAGED = (
+    *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
+    struct.error,
+)
 SHOWN = 3
 """Number of names or values that a message gives as examples."""
 

@@ -114,9 +114,11 @@ class PreparedSearch:
             ticket = self.ticket(self.keep(scores, sparsity), sparsity, step)
             ticket.save_pretrained(self.folder(run, sparsity))
 
-    def batches(self, n_batches: int, mlm_probability: float | None = None, masked_tokens: int = 0) -> CorpusBatches:
-        """Return the first batches of the corpus, in the order in which mask training sees them."""
+    def batches(self, n_batches: int, with_labels: bool = False, masked_tokens: int = 0) -> CorpusBatches:
+        """Return the first batches of the corpus in the order of mask training, with labels where MLM needs them."""
         assert self.corpus is not None
+        if with_labels:
+            check_mlm_tokenizer(self.plm.tokenizer, self.plm.name)
         return CorpusBatches(
             tokenise(self.corpus, self.plm.tokenizer),
             self.plm.tokenizer,
@@ -125,7 +127,7 @@ class PreparedSearch:
             n_batches=n_batches,
             seed=self.config.seed,
             shuffle=True,
-            mlm_probability=mlm_probability,
+            mlm_probability=self.config.mlm_probability if with_labels else None,
             masked_tokens=masked_tokens,
             short_sequence_probability=self.config.short_sequence_probability,
         )

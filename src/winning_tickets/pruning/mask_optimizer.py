@@ -41,13 +41,6 @@ def initial_scores(
     the importance. Rows and N:M groups take theirs from the scale of the whole matrix.
     `plateau`: alpha * phi for what one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
     `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
-
-    Args:
-        importance: by name: absolute weights, or these times the norms of their inputs.
-        alpha: height of the upper plateau in units of phi.
-        phi: initial threshold.
-        seed: of the random mask.
-        pattern: decides on the upper plateau, instead of sparsity, ranking and rounding.
     """
     top = alpha * phi
     if init in ("rank", "activation"):

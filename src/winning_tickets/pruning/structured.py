@@ -32,7 +32,6 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, StateProbe
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 
 
 def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
@@ -104,9 +103,7 @@ def _on_text(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     config, plm, corpus = prepared.config, prepared.plm, prepared.corpus
     assert corpus is not None
     predicts = config.objective == "mlm"
-    if predicts:
-        check_mlm_tokenizer(plm.tokenizer, plm.name)
-    batches = prepared.batches(config.steps, config.mlm_probability if predicts else None)
+    batches = prepared.batches(config.steps, with_labels=predicts)
     about = {"source": f"{config.objective} on text", "kind": f"{config.objective} on text", "data": corpus.fingerprint}
     if predicts:
         return plm, PretrainingObjective({"mlm": 1.0}, plm.architecture), batches, about
@@ -117,7 +114,7 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     """Train the gates of every level, one after the other, each from its own start."""
     config, model = prepared.config, prepared.plm.model
     structure = structure_of(prepared.plm)
-    dataset = mask_training.corpus_batches(prepared, with_labels="mlm" in config.terms)
+    dataset = prepared.batches(config.total_steps, "mlm" in config.terms, config.kd_masked_tokens)
     # Weights stay frozen, and without dropout where the profile says so.
     model.to(prepared.device)
     mask_training.freeze_all_but(model, [])
@@ -251,8 +248,7 @@ class GateSearch:
 def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
     """Train the gates of one level for all steps."""
     prepared, encoder = state.prepared, state.prepared.plm.encoder
-    objective = mask_training.make_objective(prepared, prepared.config.terms, state.masked)
-    after = [mask_training.SaveAt(state.ticket, run, prepared.config.save_at)]
+    objective = mask_training.make_objective(prepared, state.masked)
     with gated(encoder, state.structure, state.gates):
         title = f"searching a {state.level.folder} ticket"
-        mask_training.train_scores(state, title, run, runtime, dataset, objective, after)
+        mask_training.train_scores(state, title, run, runtime, dataset, objective)

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from winning_tickets.models.loading import ModelNotFound, base_hash, weight_hashes
+from winning_tickets.models.loading import base_hash, weight_hashes
 from winning_tickets.models.structure import Structure
 from winning_tickets.runs.directory import missing, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError, explain
@@ -37,14 +37,6 @@ class BaseModelInfo(BaseModel):
         tensors = weight_hashes(encoder)
         return cls(
             name=name, revision=revision, layers=layers, model_type=model_type, hash=base_hash(tensors), tensors=tensors
-        )
-
-    def not_found(
-        self, ticket: str, error: ModelNotFound, advice: str = "Say where it is now with --base."
-    ) -> UsageError:
-        """Return the error for weights that are not where their ticket says."""
-        return UsageError(
-            f"The base model of the ticket {ticket} was {self.name}, and it was not found. {advice} {error}"
         )
 
 

@@ -36,11 +36,13 @@ class Target:
             )
         return cls(name, ticket, base or ticket.base.name, revision or ticket.base.revision, ticket.base.layers)
 
-    def load(self, head: Head = "none", **options: Any) -> PLM:
-        """Load the (base) model, dense."""
+    def load(self, head: Head = "none", advice: str = "Say where it is now with --base.", **options: Any) -> PLM:
+        """Load the (base) model, dense; `advice` is for the message where a ticket's base is not found."""
         try:
             return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
         except ModelNotFound as error:
             if self.ticket is None or self.model != self.ticket.base.name:
                 raise
-            raise self.ticket.base.not_found(self.name, error) from error
+            raise UsageError(
+                f"The base model of the ticket {self.name} was {self.model}, and it was not found. {advice} {error}"
+            ) from error
