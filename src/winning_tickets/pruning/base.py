@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,12 +32,12 @@ from winning_tickets.pruning.importance import ImportanceSource, unit_counts
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
-from winning_tickets.runs.progress import progress
+from winning_tickets.runs.progress import Advance, progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
-from winning_tickets.training.objectives.base import Objective
+from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
@@ -370,6 +370,13 @@ def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:
     """Load the model with a fresh head from the seed, the same whatever other sources there are."""
     load = with_seed(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
     return load(**options)
+
+
+def counted(batches: Any, advance: Advance) -> Iterator[Batch]:
+    """Yield batches, and report the progress after each one."""
+    for number, batch in enumerate(batches, start=1):
+        yield batch
+        advance(number, "")
 
 
 def train_in_order(

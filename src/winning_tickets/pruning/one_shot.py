@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import present_in, prunable_views, split_name
-from winning_tickets.pruning.base import PreparedSearch, Sources, load_sources
+from winning_tickets.pruning.base import PreparedSearch, Sources, counted, load_sources
 from winning_tickets.pruning.mask_optimizer import random_scores
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
@@ -45,13 +45,7 @@ def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     model = prepared.plm.model.to(prepared.device)
     names = present_in(prepared.plm.encoder, prepared.weights)
     with progress("norms of the inputs", len(batches), runtime.quiet) as advance:
-
-        def read() -> Iterator[Batch]:
-            for step in range(len(batches)):
-                yield batches[step]
-                advance(step + 1, "")
-
-        norms = input_norms(model, names, read(), prepared.device)
+        norms = input_norms(model, names, counted(batches, advance), prepared.device)
     prepared.save_tickets(run, activation_importance(prepared.weights, norms))
 
 

@@ -7,7 +7,7 @@ its own optimizer (section 3.4) on gates, with frozen weights.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.loading import PLM
 from winning_tickets.models.structure import UNITS, Structure, gated, structure_of
 from winning_tickets.pruning import importance, mask_training
-from winning_tickets.pruning.base import PreparedSearch
+from winning_tickets.pruning.base import PreparedSearch, counted
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, pruned_units, unit_counts
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskRule, initial_scores
 from winning_tickets.runs import distributed
@@ -29,7 +29,7 @@ from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.files import INFO_FILE
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.objectives.base import Batch, Objective
+from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, StateProbe
 from winning_tickets.training.objectives.task import TaskObjective
 
@@ -68,14 +68,9 @@ def _importance(
         # Heads, FFNs and layers cost nothing, and a later search may want them; neurons do.
         computed = ["heads", "ffns", "layers", *(["neurons"] if "neurons" in units else [])]
         with progress(f"importance by {about['source']}", len(batches), runtime.quiet) as advance:
-
-            def read() -> Iterator[Batch]:
-                for number, batch in enumerate(batches, start=1):
-                    yield batch
-                    advance(number, "")
-
             keep_tokens = prepared.config.keep_token_importance
-            sums = importance.add_up(plm.model, structure, objective, read(), computed, keep_tokens, runtime.bf16)
+            read = counted(batches, advance)
+            sums = importance.add_up(plm.model, structure, objective, read, computed, keep_tokens, runtime.bf16)
         found = sums.finish(about | {"objective": prepared.config.objective, "base_hash": prepared.base.hash})
     found.save(run.path)
     return found
