@@ -22,7 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from faults import driver
 
-HEAVY = ("search", "transfer", "sharing", "super_ticket", "fit_head", "analyse", "study.run", "study.jobs", "tiny")
+HEAVY = (
+    "pruning.search",
+    "finetuning.transfer",
+    "finetuning.sharing",
+    "finetuning.super_ticket",
+    "finetuning.fit_head",
+    "analysis.kinds",
+    "studies.run",
+    "studies.worker",
+    "studies.tiny",
+)
 
 
 def main() -> None:

@@ -28,6 +28,7 @@ from winning_tickets.training.shared_model import SharedModel
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
 preparing = importlib.import_module("winning_tickets.finetuning.setup")
+loading = importlib.import_module("winning_tickets.training.task_data")
 QUIET = Runtime(quiet=True)
 OTHER_ORDER = Task("other", ("premise", "hypothesis"), ("contradiction", "entailment", "neutral"), ("accuracy",))
 TWO_OF_THREE = Task("two", ("premise", "hypothesis"), ("contradiction", "entailment"), ("accuracy",))
@@ -44,7 +45,7 @@ def data_of(name, data_dir=None):
 @pytest.fixture(autouse=True, scope="module")
 def _tiny_tasks():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(preparing, "load_task", data_of)
+        patch.setattr(loading, "load_task", data_of)
         patch.setattr(preparing, "TASKS", {**TASKS, "other": OTHER_ORDER, "two": TWO_OF_THREE})
         yield
 
@@ -256,7 +257,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_bits_and_a_finished_one_is_kep
     with pytest.raises(Interrupted):
         transfer(config, tmp_path / "out", QUIET)
     monkeypatch.undo()
-    monkeypatch.setattr(preparing, "load_task", data_of)
+    monkeypatch.setattr(loading, "load_task", data_of)
     resumed = transfer(config, tmp_path / "out", QUIET)
     assert resumed["metrics"] == whole["metrics"]
     assert same(trained(tmp_path / "out"), trained(tmp_path / "whole"))

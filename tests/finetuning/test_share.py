@@ -622,10 +622,10 @@ def test_tickets_of_another_encoder_and_missing_ones_are_named_by_their_task(tmp
 
 
 def test_a_task_without_training_examples_is_refused(tmp_path, bert, monkeypatch):
-    setup = importlib.import_module("winning_tickets.finetuning.setup")
+    loading = importlib.import_module("winning_tickets.training.task_data")
     full = task_data("rte", 8, 4)
     empty = TaskData.of(full.task, Split(([], []), []), full.validation, "files")
-    monkeypatch.setattr(setup, "load_task", lambda name, data_dir: empty if name == "rte" else task_data(name, 8, 4))
+    monkeypatch.setattr(loading, "load_task", lambda name, data_dir: empty if name == "rte" else task_data(name, 8, 4))
     with pytest.raises(ContentError, match="The task rte has no training example; give it some, or leave it out"):
         share(ShareConfig(tasks=("mrpc", "rte"), model=bert), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()

@@ -166,12 +166,12 @@ def test_the_same_in_other_processes_with_other_hashes_and_tokenizer_workers(tmp
 
 
 LOOPS = {
-    "mask-training both": "search.mask_training",
-    "imp": "search.imp",
-    "movement": "search.movement",
-    "fit-head": "fit_head",
-    "transfer": "transfer",
-    "share": "sharing_trainer",
+    "mask-training both": "pruning.mask_training",
+    "imp": "pruning.imp",
+    "movement": "pruning.movement",
+    "fit-head": "finetuning.fit_head",
+    "transfer": "finetuning.transfer",
+    "share": "finetuning.sharing_trainer",
 }
 """Where each training is set up."""
 

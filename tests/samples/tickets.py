@@ -1,8 +1,6 @@
 """Tickets of tiny matrices."""
 
-import pytest
 import torch
-from transformers import BertConfig, BertModel
 
 from winning_tickets import Ticket
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
@@ -17,9 +15,3 @@ def make_ticket(model, names=(QUERY, "embeddings.word_embeddings.weight"), seed=
     masks = {name: torch.rand(parameters[name].shape, generator=generator) > 0.6 for name in names}
     base = BaseModelInfo.of(model.base_model, "tiny", "bert", None, None)
     return Ticket(masks, TicketInfo(method="test", scope="encoder+embeddings", config={}, applies_to=base), head)
-
-
-@pytest.fixture
-def model():
-    torch.manual_seed(0)
-    return BertModel(BertConfig(**CONFIG))

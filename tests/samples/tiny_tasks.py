@@ -40,8 +40,8 @@ def transfers_read(patch, data=None):
         patch: a `MonkeyPatch`.
         data: gives the data of a name; None takes `task_data`.
     """
-    setup = importlib.import_module("winning_tickets.finetuning.setup")
-    patch.setattr(setup, "load_task", lambda name, data_dir: (data or task_data)(name))
+    task_data_module = importlib.import_module("winning_tickets.training.task_data")
+    patch.setattr(task_data_module, "load_task", lambda name, data_dir: (data or task_data)(name))
 
 
 def tasks_fixture(data=None):

@@ -140,6 +140,6 @@ def test_text_is_escaped_and_svg_is_not() -> None:
 
 
 def test_reports_never_import_torch() -> None:
-    program = "import sys, winning_tickets.report.demo_report as d, winning_tickets.stats\n"
+    program = "import sys, winning_tickets.studies.demo_report as d, winning_tickets.runs.statistics\n"
     program += "assert 'torch' not in sys.modules and 'matplotlib' not in sys.modules\n"
     subprocess.run([sys.executable, "-c", program], check=True)

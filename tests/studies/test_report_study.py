@@ -597,6 +597,6 @@ def test_the_long_form_has_every_number_once(full):
 
 
 def test_no_torch():
-    code = "import sys, winning_tickets.report.study; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
+    code = "import sys, winning_tickets.studies.report; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

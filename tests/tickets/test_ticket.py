@@ -15,6 +15,12 @@ from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 
 
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return BertModel(BertConfig(**CONFIG))
+
+
 @settings(max_examples=40, deadline=None)
 @given(rows=st.integers(1, 9), columns=st.integers(1, 17), seed=st.integers(0, 99))
 def test_any_mask_survives_the_round_trip(tmp_path_factory, rows, columns, seed):

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from winning_tickets.analysis.results import COMPARED, Cell, Score, check_metrics, compared, is_transfer, read_runs
-from winning_tickets.analysis.statistics import RESAMPLES, about, correlate, correlate_within
+from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, about, correlate, correlate_within
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
 from winning_tickets.tickets.files import INFO_FILE
@@ -244,7 +244,7 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
         "not_transferred": sorted({one.target for one in found if _name(one.subject) not in joined}),
         "not_evaluated": sorted({cell.path for cell in cells if _name(_subject(cell)) not in joined}),
         "different_settings": _different_settings(cells),
-        "bootstrap": {**about(seed, "tickets"), "resamples": RESAMPLES},
+        "bootstrap": {**about(seed, "tickets"), "resamples": CORRELATION_RESAMPLES},
     }
 
 

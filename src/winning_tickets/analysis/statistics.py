@@ -263,7 +263,7 @@ def about(seed: int, units: str) -> dict[str, Any]:
 
 SMALLEST = 3
 """Fewer pairs than this have no correlation worth a number."""
-RESAMPLES = 2_000
+CORRELATION_RESAMPLES = 2_000
 
 
 def pearson(x: Array, y: Array) -> Array:
@@ -298,7 +298,9 @@ def correlate(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict[str
         result[f"{name}_interval"] = (
             None
             if value is None
-            else interval(lambda drawn, f=function: f(first[drawn], second[drawn]), len(first), seed, RESAMPLES)  # type: ignore[misc]
+            else interval(
+                lambda drawn, f=function: f(first[drawn], second[drawn]), len(first), seed, CORRELATION_RESAMPLES
+            )  # type: ignore[misc]
         )
     return result
 
