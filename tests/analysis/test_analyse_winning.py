@@ -7,7 +7,7 @@ import pytest
 from samples.analyse_samples import command_line
 from samples.analyse_samples import transfer_run as run
 from winning_tickets.analysis.kinds import ANALYSES
-from winning_tickets.analysis.report.analysis_tables import table
+from winning_tickets.analysis.report.save import table
 from winning_tickets.runs.errors import ContentError, UsageError
 
 winning = ANALYSES["winning"]
@@ -96,7 +96,7 @@ def test_non_inferiority_pairs_by_seed(tmp_path, dense):
     assert not winning([close], [dense], criterion="non-inferior", margin=0.004)["cells"][0]["wins"]
     text = table(result).text()
     assert "surely less than 1 points worse" in text
-    assert "Seeds that the dense model lacks were passed over: 5 on rte." in text
+    assert "Seeds that the dense model lacks were skipped: 5 on rte." in text
 
 
 def test_one_seed_gives_no_verdict_where_a_deviation_is_needed(tmp_path, dense):
@@ -108,7 +108,7 @@ def test_one_seed_gives_no_verdict_where_a_deviation_is_needed(tmp_path, dense):
         assert "No verdict (?) for 1 of 1 tickets, which counts as not won: one" in table(result).text()
     result = winning([single], [dense])
     assert verdicts(result, "tickets") == {0.6: True}
-    assert "One run alone speaks for 1 of 1 tickets." in table(result).text()
+    assert "The verdict on 1 of 1 tickets rests on a single run." in table(result).text()
 
 
 def test_a_sparsity_is_chosen_on_some_seeds_and_reported_on_others(tmp_path):
@@ -130,7 +130,8 @@ def test_a_sparsity_is_chosen_on_some_seeds_and_reported_on_others(tmp_path):
     columns = ("Other seeds", "± (other)", "Wins there")
     head, _, line = ([cell.strip() for cell in line.split("|")] for line in text.splitlines()[:3])
     assert [line[head.index(name)] for name in columns] == ["61.0", "1.0", "no"]
-    assert "which flatters" in table(winning([lucky], [dense])).text()
+    text = table(winning([lucky], [dense])).text()
+    assert "is selected and reported on the same seeds, so its score is biased upwards" in text
     with pytest.raises(ContentError, match="tickets at 70 % lacks seed 9 on rte; run it, or choose other seeds"):
         winning([lucky], [dense], select_seeds=[0, 9], report_seeds=[2])
     with pytest.raises(UsageError, match="--select-seeds and --report-seeds go together"):
@@ -148,7 +149,7 @@ def test_degenerate_tasks_and_constant_predictions_are_flagged(tmp_path):
     assert result["cells"][0]["constant"]
     assert highest(result, "tickets") == (0.9, 0.9)
     text = table(result).text()
-    assert "On wnli winning says nothing: the full model does not beat the most frequent class." in text
+    assert "Results on wnli are not informative: the full model does not beat the most frequent class." in text
     assert "yes*" in text
     better = run(tmp_path / "e", "wnli", {0: 40 / 71, 1: 41 / 71}, ticket=None, sparsity=0.0, majority=40 / 71)
     assert winning([ticket], [better])["tasks"][0]["degenerate"] == []

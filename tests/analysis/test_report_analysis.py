@@ -12,9 +12,8 @@ import pytest
 from samples import sharing_samples
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.analysis.report import save
-from winning_tickets.analysis.report.analysis_figures import FIGURES, figure
-from winning_tickets.analysis.report.analysis_tables import TABLES, table
 from winning_tickets.analysis.report.figures import FORMATS
+from winning_tickets.analysis.report.save import REPORTS, figure, table
 from winning_tickets.runs.errors import UsageError
 
 BOOTSTRAP = {"resamples": 10, "seed": 0, "confidence": 0.95, "resampled": "cells"}
@@ -161,7 +160,7 @@ def words(kind):
 
 
 def test_every_analysis_has_a_table_a_figure_and_a_sample():
-    assert ANALYSES.keys() == TABLES.keys() == FIGURES.keys() == SAMPLES.keys()
+    assert ANALYSES.keys() == REPORTS.keys() == SAMPLES.keys()
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
@@ -221,7 +220,7 @@ def test_what_the_tables_say():
         in text
     )
     assert "Mean gain +5.0, 95 % interval [+0.0, +10.0] (bootstrap over 2 cells); better in 1 of 2 cells" in text
-    assert "Seeds drawn within each task: [+1.0, +9.0]." in text
+    assert "With seeds resampled within each task: [+1.0, +9.0]." in text
     assert "the target keeps 85.7 % –, the baseline 78.6 % [70.0, 85.0]" in text  # noqa: RUF001
     assert "Left out because a group lacks them: cola seed 4 (dense)." in text
     text = table(SAMPLES["winning"]).text()

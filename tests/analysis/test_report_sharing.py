@@ -7,8 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from samples.sharing_samples import CARDS, SENSITIVITY, SHARING
-from winning_tickets.analysis.report.analysis_figures import figure
-from winning_tickets.analysis.report.analysis_tables import table
+from winning_tickets.analysis.report.save import figure, table
 
 
 def words(result):
@@ -58,7 +57,7 @@ def test_sectors_of_the_tasks_that_keep(wedges):
     assert (second.theta1, second.theta2) == (90, 270)
     assert len({one.r for one in slices}) == 1
     assert "Which tasks keep which heads and FFNs" in words(without)
-    assert "No importance beside the tickets of rte, so the figure shows" in table(without).text()
+    assert "The tickets of rte have no importance, so the figure shows" in table(without).text()
 
 
 def test_many_tasks_differ_without_colours(wedges):
@@ -108,7 +107,7 @@ def test_what_the_sensitivity_tables_say():
     assert "|         +5.00 | [+1.00, +9.00] | yes     |    2 |      0 |     2 |" in text
     assert "rte, accuracy, final score of each seed." in text
     assert "Fewer than two common seeds, so no deviation over seeds: dense." in text
-    assert "One and the same prediction for everything, in some run: dense." in text
+    assert "In some run all predictions are the same: dense." in text
     alone = SENSITIVITY | {"baseline": None, "differences": []}
     assert "nothing is compared with it" in table(alone).text()
     assert "differences" not in table(alone).further

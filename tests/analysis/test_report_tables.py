@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import math
 import statistics
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.report.tables import Column
+from winning_tickets.analysis.report.tables import Column, Table
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import summarise
 
@@ -28,13 +26,57 @@ ROWS = [
 ]
 
 
-def test_markdown_scales_fractions_and_marks_what_is_missing() -> None:
-    assert tables.markdown(ROWS, COLUMNS) == (
+def test_text_scales_fractions_and_marks_what_is_missing() -> None:
+    assert Table(ROWS, COLUMNS, ["A note."]).text() == (
         "| Method | Accuracy |  Loss | Time |\n"
         "| ------ | -------: | ----: | ---: |\n"
         "| a\\|b   |     61.2 | 0.070 | 13 s |\n"
         "| [bold] |        – |     – |  3 s |\n"  # noqa: RUF001 - the dash of a missing value
+        "\n"
+        "A note."
     )
+
+
+def test_markdown_has_title_notes_and_bold_cells() -> None:
+    lines = Table(ROWS, COLUMNS, ["A *note*."], title="T_1", bold=frozenset({(0, 1)})).markdown().splitlines()
+    assert lines[0] == r"**T\_1**"
+    assert lines[4:6] == [
+        r"| a\|b     | **61.2** | 0.070 | 13 s |",
+        r"| \[bold\] |        – |     – |  3 s |",  # noqa: RUF001
+    ]
+    assert lines[-1] == r"A \*note\*."
+
+
+def test_latex_has_caption_label_and_escaped_cells() -> None:
+    table = Table(ROWS, COLUMNS, ["50 %."], title="A & B", name="ab", bold=frozenset({(0, 1)}))
+    lines = table.latex().splitlines()
+    assert lines[:7] == [
+        r"\begin{table}",
+        r"\centering",
+        r"\caption{A \& B. 50 \%.}",
+        r"\label{tab:ab}",
+        r"\begin{tabular}{lrrr}",
+        r"\toprule",
+        r"Method & Accuracy & Loss & Time \\",
+    ]
+    assert lines[8] == r"a\textbar{}b & \textbf{61.2} & 0.070 & 13 s \\"
+    assert lines[-3:] == [r"\bottomrule", r"\end{tabular}", r"\end{table}"]
+
+
+def test_frame_and_csv_are_unrounded_and_have_gaps() -> None:
+    table = Table(ROWS, COLUMNS)
+    frame = table.to_frame()
+    assert list(frame.columns) == ["name", "accuracy", "loss", "took"]
+    assert frame["accuracy"].tolist() == [0.6124, None]
+    assert table.csv() == "name,accuracy,loss,took\na|b,0.6124,0.0704,12.6\n[bold],,,3.0\n"
+    assert Table([], COLUMNS).csv() == "name,accuracy,loss,took\n"
+
+
+def test_html_escapes_and_aligns_numbers() -> None:
+    html = Table([{"name": "<b>", "accuracy": 0.5}], COLUMNS[:2], title="T & U", bold=frozenset({(0, 1)})).html()
+    assert '<th scope="row">&lt;b&gt;</th><td class="number"><strong>50.0</strong></td>' in html
+    assert '<caption class="hidden">T &amp; U</caption>' in html
+    assert '<th scope="col" class="number">Accuracy</th>' in html
 
 
 def test_formats() -> None:
@@ -43,15 +85,6 @@ def test_formats() -> None:
     assert tables.decimal(0.07049) == "0.070"
     assert tables.seconds(250.6) == "251 s"
     assert tables.text(3) == "3"
-
-
-def test_console_shows_the_same_cells_literally() -> None:
-    out = io.StringIO()
-    Console(file=out, width=60).print(tables.console(ROWS, COLUMNS))
-    shown = out.getvalue()
-    for line in tables.cells(ROWS, COLUMNS):
-        assert all(cell in shown for cell in line)
-    assert "[bold]" in shown
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8))

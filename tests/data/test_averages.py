@@ -140,7 +140,7 @@ def test_what_cannot_be_averaged(tmp_path: Path) -> None:
     again = run(tmp_path / "again", "rte", [0], accuracy=[0.5])
     cola = run(tmp_path / "cola", "cola", [1, 2], matthews=[0.1, 0.2])
     none = run(tmp_path / "none", "sst2", [], accuracy=[])
-    with pytest.raises(UsageError, match=r"rte and .*again are both runs of rte; an average takes one a task"):
+    with pytest.raises(UsageError, match=r"rte and .*again are both runs of rte; an average takes one per task"):
         average_runs([rte, again])
     with pytest.raises(UsageError, match=r"No seed was run for all tasks \(rte 0; cola 1,2\); .* the same --seeds"):
         average_runs([rte, cola])

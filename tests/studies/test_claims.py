@@ -6,8 +6,8 @@ import pytest
 
 from samples.study_report_samples import fill_store, sample_plan, score_of
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.studies.report.claims import judge
-from winning_tickets.studies.report.observations import gather
+from winning_tickets.studies.report.claims import judge_claim
+from winning_tickets.studies.report.observations import gather_runs
 
 TO_DENSE = {"axis": "method", "first": "TAMT", "second": {"stage": "dense"}}
 
@@ -20,7 +20,7 @@ def judged(tmp_path, claim, **parameters):
         body["parameters"] = parameters
 
     plan = sample_plan(change)
-    return judge(plan.study, "c", gather(plan, fill_store(tmp_path, plan)))
+    return judge_claim(plan.study, "c", gather_runs(plan, fill_store(tmp_path, plan)))
 
 
 @pytest.mark.parametrize("pair_by", [["task", "sparsity", "seed"], ["task", "seed"], []])
@@ -57,7 +57,7 @@ def test_what_no_run_is_planned_for(tmp_path):
     verdict = judged(tmp_path, {"better": TO_DENSE, "where": [{"sparsity": 0.9}]})
     assert (verdict.word, verdict.reason) == (
         "not enough runs",
-        "No pairs of it are planned with these parameters.",
+        "No pairs for it are planned with these parameters.",
     )
 
 

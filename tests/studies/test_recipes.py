@@ -12,8 +12,8 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.load import load_study, recipe_names, recipe_text
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_study
-from winning_tickets.studies.report.claims import judge
-from winning_tickets.studies.report.observations import gather
+from winning_tickets.studies.report.claims import judge_claim
+from winning_tickets.studies.report.observations import gather_runs
 from winning_tickets.studies.run import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -138,7 +138,7 @@ def test_only_the_seed_varies_in_the_sensitivity_to_it():
 def verdicts(name, scale="smoke", **overrides):
     """The claims of a recipe, judged where no run is done yet."""
     plan = plan_study(load_study(name), scale, overrides)
-    return {claim: judge(plan.study, claim, gather(plan, Store("no-store"))) for claim in plan.study.claims}
+    return {claim: judge_claim(plan.study, claim, gather_runs(plan, Store("no-store"))) for claim in plan.study.claims}
 
 
 def steps_of(verdict):

@@ -8,11 +8,8 @@ import sys
 from html.parser import HTMLParser
 
 import pytest
-from rich.console import Console
 
-from samples.report_samples import NAMES, demo_result
-from winning_tickets.analysis.report.html import Figure, Section, Table, render
-from winning_tickets.analysis.report.tables import Column, percent
+from samples.report_samples import demo_result
 from winning_tickets.studies import demo_report
 
 VOID = {"meta", "br", "path", "use", "line", "rect", "circle", "link"}
@@ -73,21 +70,22 @@ def test_page_is_accessible(page: str) -> None:
     assert len(labels) == 4
     assert all(label and "." in label for label in labels)
     assert ("html", {"lang": "en"}) in found.tags
-    assert page.count("<caption>") == page.count("<table>") == 1
+    assert page.count("<caption") == page.count("<table") == 1
     assert 'scope="col"' in page
     assert 'scope="row"' in page
 
 
 def test_page_states_the_numbers_and_the_caveats(page: str) -> None:
-    assert "0.30 times the KD loss of magnitude pruning" in page
-    assert "0.45 times on other text" in page
-    assert "frequent class gives an accuracy of 8.0" in page
-    assert "One seed." in page
-    assert "do not make this model smaller on disk or faster" in page
-    assert "59.9975% to 60.0000% over 2 matrices" in page
-    assert "Exactly zero: embeddings, whose masks" in page
-    assert "150000" in page
-    assert "attention output: 1.60 %. FFN in: 2.00 %. FFN out: 2.40 %." in page
+    text = " ".join(page.split())
+    assert "0.30 times the KD loss of magnitude pruning" in text
+    assert "0.45 times on other text" in text
+    assert "frequent class gives an accuracy of 8.0" in text
+    assert "One seed." in text
+    assert "do not make this model smaller on disk or faster" in text
+    assert "59.9975% to 60.0000% over 2 matrices" in text
+    assert "Exactly zero: embeddings, whose masks" in text
+    assert "150000" in text
+    assert "attention output: 1.60 %. FFN in: 2.00 %. FFN out: 2.40 %." in text
 
 
 def test_page_works_without_the_optional_numbers() -> None:
@@ -95,23 +93,18 @@ def test_page_works_without_the_optional_numbers() -> None:
     result["search_log"] = result["search_log"][:1]
     result["transfer_logs"]["random"] = []
     result["rows"][2]["kd_in"] = 0.0
-    assert "times the KD loss" not in demo_report.build(result)
+    assert "times the KD loss" not in " ".join(demo_report.build(result).split())
 
 
 def test_markdown_table_of_the_demo() -> None:
-    lines = demo_report.table(demo_result()).splitlines()
+    lines = demo_report.table(demo_result()).text().splitlines()
     heading, last = ([cell.strip() for cell in lines[index].strip("|").split("|")] for index in (0, 5))
     assert heading == ["Method", "Sparsity", "KD in", "KD out", "Accuracy", "Best", "Search"]
     assert last == ["mask training (KD)", "60.0", "0.075", "0.125", "56.0", "57.0", "12 s"]
 
 
-def test_console_table_fits_eighty_columns() -> None:
-    console = Console(width=80)
-    with console.capture() as captured:
-        console.print(demo_report.console_table(demo_result()))
-    shown = captured.get()
-    assert "…" not in shown
-    assert all(name in shown for name in NAMES)
+def test_the_table_fits_eighty_columns() -> None:
+    assert max(map(len, demo_report.table(demo_result()).text().splitlines())) <= 80
 
 
 def test_trailing_mean() -> None:
@@ -119,22 +112,13 @@ def test_trailing_mean() -> None:
 
 
 def test_text_is_escaped_and_svg_is_not() -> None:
-    table = Table("caption <i>", [{"a": "<x>"}], [Column("a", "A & B"), Column("b", "B", percent)])
-    figure = Figure("<svg></svg>", 'say "so"', "<u>")
-    page = render("T <b>", "S & s", [Section("Title", "one\n\ntwo", table, (figure,), ("p<q",), (("k", "v>"),))])
-    for expected in (
-        "T &lt;b&gt;",
-        "S &amp; s",
-        "caption &lt;i&gt;",
-        "&lt;x&gt;",
-        "A &amp; B",
-        "p&lt;q",
-        "v&gt;",
-        "<svg></svg>",
-        "<p>one</p>",
-        "<p>two</p>",
-        "&#34;so&#34;",
-    ):
+    result = demo_result()
+    result["model"] = "T <b>"
+    result["rows"][1]["name"] = "<x>"
+    result["versions"]["k"] = "v>"
+    result["changed_by_kind"]['say "so"'] = 0.0
+    page = demo_report.build(result)
+    for expected in ("T &lt;b&gt;", "&lt;x&gt;", "v&gt;", "<svg ", "&#34;so&#34;"):
         assert expected in page
     parse(page)
 

@@ -13,12 +13,11 @@ from samples.study_report_samples import PARAMETERS, fill_store, result_of, samp
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.report import charts, long_form, report_study
-from winning_tickets.studies.report.cells import condensed, make_cell, required
-from winning_tickets.studies.report.charts import draw
-from winning_tickets.studies.report.claims import judge
-from winning_tickets.studies.report.grids import csv_text, latex, markdown, table_grid
-from winning_tickets.studies.report.observations import Run, gather, observe
-from winning_tickets.studies.report.plots import plot_grid, plot_of, reached
+from winning_tickets.studies.report.charts import draw_plot
+from winning_tickets.studies.report.claims import judge_claim
+from winning_tickets.studies.report.grids import condense_cell, make_cell, required_places, table_grid
+from winning_tickets.studies.report.observations import StudyRun, gather_runs, observe
+from winning_tickets.studies.report.plots import describe_reached, plot_grid, plot_of
 
 DONE = {"metrics": {"f1": {"final": {"mean": 0.7, "values": [0.6, 0.8]}}}, "primary_metric": "f1", "seeds": [3, 5]}
 
@@ -58,11 +57,16 @@ def values(plan, **wanted):
     ]
 
 
+def titles(grid):
+    """The headings of a table."""
+    return [column.title for column in grid.columns]
+
+
 # Observations
 
 
 def test_a_run_of_several_seeds_gives_a_number_for_each():
-    run = Run("a", "transfer", "transfer", {"task": "mrpc"}, status="done", result=DONE)
+    run = StudyRun("a", "transfer", "transfer", {"task": "mrpc"}, status="done", result=DONE)
     found = observe([run], "score")
     assert [(one.axes, one.state, one.value) for one in found] == [
         ({"task": "mrpc", "seed": 3}, "done", 0.6),
@@ -72,17 +76,17 @@ def test_a_run_of_several_seeds_gives_a_number_for_each():
 
 
 def test_seeds_that_failed_inside_a_run_are_failed_and_have_no_number():
-    run = Run("a", "transfer", "transfer", {}, status="done", result={**DONE, "failed_seeds": [7]})
+    run = StudyRun("a", "transfer", "transfer", {}, status="done", result={**DONE, "failed_seeds": [7]})
     assert [(one.axes["seed"], one.state, one.value) for one in observe([run], "score")][-1] == (7, "failed", None)
     none = {"metrics": {}, "primary_metric": "f1", "seeds": [], "failed_seeds": [0]}
-    run = Run("a", "transfer", "transfer", {}, status="done", result=none)
+    run = StudyRun("a", "transfer", "transfer", {}, status="done", result=none)
     assert [(one.state, one.value) for one in observe([run], "score")] == [("failed", None)]
 
 
 @pytest.mark.parametrize("status", ["absent", "running", "unfinished"])
 def test_a_run_that_is_not_done_has_a_place_for_each_planned_seed_and_metric(status):
     config = {"seeds": [0, 1]}
-    run = Run("a", "transfer", "transfer", {"task": "mnli"}, config, status)
+    run = StudyRun("a", "transfer", "transfer", {"task": "mnli"}, config, status)
     found = observe([run], "metrics.*.final")
     assert [(one.axes["seed"], one.axes["metric"], one.state) for one in found] == [
         (0, "accuracy_matched", "missing"),
@@ -94,24 +98,26 @@ def test_a_run_that_is_not_done_has_a_place_for_each_planned_seed_and_metric(sta
 
 @pytest.mark.parametrize("value", [None, float("nan"), "0.5", True, [0.5]])
 def test_what_is_no_finite_number_is_missing(value):
-    run = Run("a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": value})
+    run = StudyRun("a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": value})
     assert [(one.state, one.value) for one in observe([run], "kd_loss")] == [("missing", None)]
 
 
 def test_places_in_lists():
-    run = Run("a", "search", "search", {}, status="done", result={"rungs": [{"x": 1}, {"x": 2}]})
+    run = StudyRun("a", "search", "search", {}, status="done", result={"rungs": [{"x": 1}, {"x": 2}]})
     paths = ("rungs.0.x", "rungs.-1.x", "rungs.2.x", "rungs.--1.x", "rungs.-.x", "rungs.².x", f"rungs.{'9' * 5000}.x")
     assert [observe([run], path)[0].value for path in paths] == [1, 2, None, None, None, None, None]
 
 
 def test_what_no_run_can_measure_is_refused():
-    run = Run("a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": 1e200}, facts={"path": "runs/a/x"})
+    run = StudyRun(
+        "a", "evaluate", "evaluate", {}, status="done", result={"kd_loss": 1e200}, facts={"path": "runs/a/x"}
+    )
     with pytest.raises(ContentError, match=r"runs/a/x has the value 1e\+200, and no run measures more than 1e\+100"):
         observe([run], "kd_loss")
 
 
 def test_a_result_of_a_failed_run_is_never_read():
-    run = Run("a", "evaluate", "evaluate", {}, status="failed", result={"kd_loss": 0.1})
+    run = StudyRun("a", "evaluate", "evaluate", {}, status="failed", result={"kd_loss": 0.1})
     assert [(one.state, one.value) for one in observe([run], "kd_loss")] == [("failed", None)]
 
 
@@ -121,7 +127,7 @@ def test_a_result_of_a_failed_run_is_never_read():
 def numbered(run_id, value, **axes):
     result = None if value is None else {"x": value}
     return observe(
-        [Run(run_id, "s", "evaluate", axes, status="absent" if value is None else "done", result=result)], "x"
+        [StudyRun(run_id, "s", "evaluate", axes, status="absent" if value is None else "done", result=result)], "x"
     )
 
 
@@ -141,7 +147,7 @@ def test_tasks_are_averaged_inside_each_seed_and_only_seeds_with_all_tasks_count
 def test_a_row_that_lacks_a_task_of_the_others_has_no_mean():
     own = numbered("a", 0.2, task="rte", seed=0)
     everything = [*own, *numbered("b", 0.4, task="mrpc", seed=0)]
-    assert make_cell(own, ["task"], required(everything, ["task"])).text(str) == "– (0 of 1)"  # noqa: RUF001
+    assert make_cell(own, ["task"], required_places(everything, ["task"])).text(str) == "– (0 of 1)"  # noqa: RUF001
 
 
 def test_one_run_at_several_places_is_one_number():
@@ -156,7 +162,7 @@ def test_one_run_at_several_places_is_one_number():
 
 def test_markdown_of_a_complete_table(full):
     plan, store = full
-    text = markdown(table_grid(plan.study, "main", gather(plan, store)))
+    text = table_grid(plan.study, "main", gather_runs(plan, store)).markdown()
     assert text == (
         "**Scores**\n\n"
         "| method | sparsity |            rte | rte (paper) |           mrpc |           mean |\n"
@@ -173,24 +179,24 @@ def test_markdown_of_a_complete_table(full):
 
 def test_partial_and_failed_cells_say_so(partial):
     plan, store = partial
-    grid = table_grid(plan.study, "main", gather(plan, store))
-    text = markdown(grid)
+    grid = table_grid(plan.study, "main", gather_runs(plan, store))
+    text = grid.markdown()
     # 62.25 and its deviation, over the two seeds that are there.
     assert "| 62.3 ± 0.4 (2 of 3) |" in text
     assert "74.6 ± 0.8 (2 of 3, 1 failed)" in text
     assert "4 of 15 cells are partial and say how many they have" in text
-    column = [head.label for head in grid.heads].index("mean")
-    row = grid.rows.index(("TAMT", "0.7"))
+    column = titles(grid).index("mean")
+    row = grid.labels.index(("TAMT", "0.7"))
     expected = [
         statistics.fmean(values(plan, method="TAMT", sparsity=0.7, seed=seed)) for seed in (0, 2)
     ]  # seed 1 failed on one task
     assert grid.cells[row, column].values == pytest.approx(expected)
-    assert (row, 0) not in grid.best(), "a partial or lower cell is not the best"
+    assert (row, 2) not in grid.bold, "a partial or lower cell is not the best"
 
 
 def test_latex_of_a_partial_table(partial):
     plan, store = partial
-    lines = latex(table_grid(plan.study, "main", gather(plan, store))).splitlines()
+    lines = table_grid(plan.study, "main", gather_runs(plan, store)).latex().splitlines()
     assert lines[0] == r"\begin{table}"
     assert lines[4:7] == [
         r"\begin{tabular}{llrrrr}",
@@ -203,7 +209,7 @@ def test_latex_of_a_partial_table(partial):
 
 def test_csv_of_a_table_is_unrounded_and_names_the_runs(full):
     plan, store = full
-    rows = list(csv.DictReader(io.StringIO(csv_text(table_grid(plan.study, "main", gather(plan, store))))))
+    rows = list(csv.DictReader(io.StringIO(table_grid(plan.study, "main", gather_runs(plan, store)).csv())))
     assert len(rows) == 15
     (row,) = [one for one in rows if (one["method"], one["sparsity"], one["column"]) == ("TAMT", "0.5", "rte")]
     own = values(plan, method="TAMT", sparsity=0.5, task="rte")
@@ -226,12 +232,12 @@ def test_every_metric_has_its_own_column_also_before_any_run_is_done(tmp_path):
 
     plan = sample_plan(with_mnli)
     heads = ["mnli accuracy_matched", "mnli accuracy_mismatched", "mrpc accuracy", "mrpc f1"]
-    empty = table_grid(plan.study, "metrics", gather(plan, Store(tmp_path / "none")))
-    assert [head.label for head in empty.heads] == heads
+    empty = table_grid(plan.study, "metrics", gather_runs(plan, Store(tmp_path / "none")))
+    assert titles(empty)[1:] == heads
     assert {cell.text(str) for cell in empty.cells.values()} == {"– (0 of 3)"}  # noqa: RUF001
-    done = table_grid(plan.study, "metrics", gather(plan, fill_store(tmp_path / "all", plan)))
-    assert [head.label for head in done.heads] == heads
-    means = [done.cells[done.rows.index(("OMP",)), column].summary.mean for column in range(4)]
+    done = table_grid(plan.study, "metrics", gather_runs(plan, fill_store(tmp_path / "all", plan)))
+    assert titles(done)[1:] == heads
+    means = [done.cells[done.labels.index(("OMP",)), column].mean for column in range(1, 5)]
     assert means == pytest.approx([0.695, 0.795, 0.745, 0.845])
 
 
@@ -240,7 +246,7 @@ def test_a_path_that_no_run_has_is_told(full):
         body["tables"]["main"]["values"] = {"score": "metrics.acuracy.final"}
 
     plan = sample_plan(misspelt)
-    grid = table_grid(plan.study, "main", gather(plan, full[1]))
+    grid = table_grid(plan.study, "main", gather_runs(plan, full[1]))
     assert grid.problems == (
         "main: No finished run has metrics.acuracy.final; their results have failed_seeds, metrics, primary_metric, "
         "run_id, seeds, task, verb, versions.",
@@ -252,7 +258,7 @@ def test_a_path_that_no_run_has_is_told(full):
 
 def path_value(path, axes, result, facts=None):
     """The one number at a path."""
-    run = Run("r", "s", "super", axes, status="done", result=result, facts=facts or {})
+    run = StudyRun("r", "s", "super", axes, status="done", result=result, facts=facts or {})
     (one,) = observe([run], path)
     return one.value
 
@@ -294,13 +300,13 @@ def test_what_the_store_tells_of_a_run_is_a_value():
     ("statistic", "expected"), [("median", 2.0), ("best", 7.0), ("std", statistics.stdev([1, 2, 7]))]
 )
 def test_other_statistics_than_the_mean(statistic, expected):
-    runs = [Run(f"r{i}", "s", "v", {"i": i}, status="done", result={"x": x}) for i, x in enumerate((2, 7, 1))]
-    cell = condensed(make_cell(observe(runs, "x")), statistic)
+    runs = [StudyRun(f"r{i}", "s", "v", {"i": i}, status="done", result={"x": x}) for i, x in enumerate((2, 7, 1))]
+    cell = condense_cell(make_cell(observe(runs, "x")), statistic)
     assert cell.values == (pytest.approx(expected),)
     assert (cell.partial, cell.run_ids) == (False, ("r0", "r1", "r2"))
-    missing = condensed(make_cell(observe([*runs, Run("r3", "s", "v", {"i": 3})], "x")), statistic)
+    missing = condense_cell(make_cell(observe([*runs, StudyRun("r3", "s", "v", {"i": 3})], "x")), statistic)
     assert (missing.values, missing.text(str)) == ((), "– (0 of 1)")  # noqa: RUF001
-    single = condensed(make_cell(observe(runs[:1], "x")), statistic)
+    single = condense_cell(make_cell(observe(runs[:1], "x")), statistic)
     assert single.values == (() if statistic == "std" else (2.0,))
 
 
@@ -308,9 +314,9 @@ def test_a_table_of_another_statistic_says_so(full):
     def deviations(body):
         body["tables"]["main"]["statistic"] = "std"
 
-    grid = table_grid(sample_plan(deviations).study, "main", gather(*full))
+    grid = table_grid(sample_plan(deviations).study, "main", gather_runs(*full))
     assert grid.notes[0] == "Standard deviation (ddof=1) of the repetitions, once all of them are there."
-    row, column = grid.rows.index(("TAMT", "0.5")), [head.label for head in grid.heads].index("rte")
+    row, column = grid.labels.index(("TAMT", "0.5")), titles(grid).index("rte")
     own = values(full[0], method="TAMT", sparsity=0.5, task="rte")
     assert grid.cells[row, column].values == (pytest.approx(statistics.stdev(own)),)
 
@@ -319,16 +325,16 @@ def test_a_level_may_have_a_value_of_its_own(full):
     def with_level(body):
         body["figures"]["scores"]["level"] = [{"stage": "dense", "value": "seeds.0"}]
 
-    plot = plot_of(sample_plan(with_level).study, "scores", gather(*full))
+    plot = plot_of(sample_plan(with_level).study, "scores", gather_runs(*full))
     assert plot.panels[0].levels["dense"].summary.mean == pytest.approx(1.0)  # the mean of the seeds 0, 1 and 2
 
 
 def test_a_line_has_the_means_of_seeds_over_tasks_and_the_dense_level(full):
     plan, store = full
-    plot = plot_of(plan.study, "scores", gather(plan, store))
+    plot = plot_of(plan.study, "scores", gather_runs(plan, store))
     (panel,) = plot.panels
-    assert [series.name for series in panel.series] == ["OMP", "TAMT"]
-    tamt = panel.series[1]
+    assert [curve.name for curve in panel.curves] == ["OMP", "TAMT"]
+    tamt = panel.curves[1]
     assert [point.x for point in tamt.points] == [0.5, 0.7]
     per_seed = [statistics.fmean(values(plan, method="TAMT", sparsity=0.7, seed=seed)) for seed in (0, 1, 2)]
     assert tamt.points[1].cell.values == pytest.approx(per_seed)
@@ -336,9 +342,9 @@ def test_a_line_has_the_means_of_seeds_over_tasks_and_the_dense_level(full):
 
 
 def test_where_lines_reach_a_score(full):
-    runs = gather(*full)
+    runs = gather_runs(*full)
     plan = full[0]
-    assert reached(plot_of(plan.study, "scores", runs)) == [
+    assert describe_reached(plot_of(plan.study, "scores", runs)) == [
         "OMP does not reach 70.0.",
         "TAMT reaches 70.0 first at sparsity 0.5.",
     ]
@@ -346,14 +352,14 @@ def test_where_lines_reach_a_score(full):
     def best_of_omp(body):
         body["figures"]["scores"]["reach"] = "OMP"
 
-    assert reached(plot_of(sample_plan(best_of_omp).study, "scores", runs)) == [
+    assert describe_reached(plot_of(sample_plan(best_of_omp).study, "scores", runs)) == [
         "TAMT reaches 69.5 first at sparsity 0.5."
     ]
 
     def dense(body):
         body["figures"]["scores"]["reach"] = "dense"
 
-    assert reached(plot_of(sample_plan(dense).study, "scores", runs)) == [
+    assert describe_reached(plot_of(sample_plan(dense).study, "scores", runs)) == [
         "OMP does not reach 75.5.",
         "TAMT does not reach 75.5.",
     ]
@@ -361,8 +367,8 @@ def test_where_lines_reach_a_score(full):
 
 def test_a_scatter_matches_runs_of_two_stages_by_the_axes_that_both_have(full):
     plan, store = full
-    plot = plot_of(plan.study, "loss", gather(plan, store))
-    points = [point for series in plot.panels[0].series for point in series.points]
+    plot = plot_of(plan.study, "loss", gather_runs(plan, store))
+    points = [point for curve in plot.panels[0].curves for point in curve.points]
     assert [(point.name, point.x) for point in points] == [
         ("OMP / 0.5", 0.15), ("OMP / 0.7", 0.19), ("TAMT / 0.5", 0.1), ("TAMT / 0.7", 0.14)
     ]  # fmt: skip
@@ -375,12 +381,12 @@ def test_a_scatter_matches_runs_of_two_stages_by_the_axes_that_both_have(full):
 
 def test_a_heat_map_and_its_table(full):
     plan, store = full
-    plot = plot_of(plan.study, "heat", gather(plan, store))
+    plot = plot_of(plan.study, "heat", gather_runs(plan, store))
     assert {place: cell.values for place, cell in plot.panels[0].matrix.items()} == {
         ("OMP", "0.5"): (0.15,), ("OMP", "0.7"): (0.19,), ("TAMT", "0.5"): (0.1,), ("TAMT", "0.7"): (0.14,)
     }  # fmt: skip
     grid = plot_grid(plot)
-    assert (grid.rows, [head.label for head in grid.heads]) == ((("OMP",), ("TAMT",)), ["0.5", "0.7"])
+    assert (grid.labels, titles(grid)) == ([("OMP",), ("TAMT",)], ["method", "0.5", "0.7"])
 
 
 def overlap_plot(result):
@@ -395,7 +401,7 @@ def overlap_plot(result):
     plan = sample_plan(overlap)
     (run_id,) = {point.run for point in plan.points if point.stage == "compare"}
     facts = {"path": "runs/a/result.json"}
-    return plot_of(plan.study, "overlap", [Run(run_id, "compare", "compare", {}, {}, "done", result, facts=facts)])
+    return plot_of(plan.study, "overlap", [StudyRun(run_id, "compare", "compare", {}, {}, "done", result, facts=facts)])
 
 
 def test_a_heat_map_of_a_matrix_in_one_result():
@@ -422,13 +428,13 @@ def test_a_matrix_that_was_edited_is_refused(matrix):
 def test_names_in_a_result_do_not_decide_how_large_a_picture_is(monkeypatch):
     names = ["a" * 100_000, "b" * 100_000]
     plot = overlap_plot({"names": names, "kept_jaccard": [[1.0, 0.5], [0.5, 1.0]]})
-    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    text = draw_plot(plot, ["svg"], plot_grid(plot))["svg"].decode()
     assert [name[:37] + "..." in text for name in names] == [True, True]
     assert names[0][:38] not in text
     assert 'height="324pt"' in text  # 4.5 inches for two rows and 40 characters
     monkeypatch.setattr(charts, "_MOST_INCHES", 4.25)
     plot = overlap_plot({"names": list("abcdefgh"), "kept_jaccard": [[0.5] * 8] * 8})
-    text = draw(plot, ["svg"], plot_grid(plot))["svg"].decode()
+    text = draw_plot(plot, ["svg"], plot_grid(plot))["svg"].decode()
     assert 'width="306pt"' in text
     assert 'height="306pt"' in text
 
@@ -438,7 +444,7 @@ def test_names_in_a_result_do_not_decide_how_large_a_picture_is(monkeypatch):
 
 def test_a_better_method_holds_by_a_paired_t_test(full):
     plan, store = full
-    verdict = judge(plan.study, "better", gather(plan, store))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, store))
     differences = [0.02 + 0.001 * seed for seed in (0, 1, 2)] * 4
     mean, deviation = statistics.fmean(differences), statistics.stdev(differences)
     half = 2.200985160 * deviation / 12**0.5  # Student's t, 11 degrees of freedom, 97.5 %
@@ -460,11 +466,11 @@ def change_claim(**fields):
 def test_the_other_way_round_does_not_hold(full):
     swapped = {"axis": "method", "first": "OMP", "second": "TAMT"}
     plan = sample_plan(change_claim(better=swapped))
-    verdict = judge(plan.study, "better", gather(plan, full[1]))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, full[1]))
     assert verdict.word == "does not hold"
     assert verdict.reason.endswith("above zero in 0. It points the other way.")
     plan = sample_plan(change_claim(better=swapped, lower_is_better=True))
-    assert judge(plan.study, "better", gather(plan, full[1])).word == "holds"
+    assert judge_claim(plan.study, "better", gather_runs(plan, full[1])).word == "holds"
 
 
 @pytest.mark.parametrize(("margin", "word"), [(0.03, "holds"), (0.01, "does not hold")])
@@ -476,7 +482,7 @@ def test_not_worse_than_a_margin(full, margin, word):
         }  # fmt: skip
 
     plan = sample_plan(change)
-    verdict = judge(plan.study, "better", gather(plan, full[1]))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, full[1]))
     assert (verdict.word, verdict.n) == (word, 4)
     assert verdict.reason.endswith("worse by more than the margin.") == (word == "does not hold")
 
@@ -490,7 +496,7 @@ def test_a_difference_that_the_runs_do_not_show(tmp_path):
             result = result_of(plan, point)
             result["metrics"]["accuracy"]["final"]["values"] = [0.6 + noise]
             write_run(tmp_path, plan, point, result)
-    verdict = judge(plan.study, "better", gather(plan, store))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, store))
     assert (verdict.word, verdict.n, verdict.planned) == ("does not hold", 3, 12)
     assert verdict.reason.endswith("The interval reaches further down: more runs may show it.")
 
@@ -498,14 +504,14 @@ def test_a_difference_that_the_runs_do_not_show(tmp_path):
 def test_too_few_pairs_give_no_verdict(tmp_path):
     plan = sample_plan()
     store = fill_store(tmp_path, plan, lambda point: point.axes.get("seed", 0) == 0 and point.axes.get("task") != "rte")
-    verdict = judge(plan.study, "better", gather(plan, store))
+    verdict = judge_claim(plan.study, "better", gather_runs(plan, store))
     assert (verdict.word, verdict.estimate) == ("not enough runs", None)
     assert verdict.reason == "2 of 12 planned pairs are there; a verdict needs 3."
 
 
 def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
     plan, store = full
-    verdict = judge(plan.study, "loss", gather(plan, store))
+    verdict = judge_claim(plan.study, "loss", gather_runs(plan, store))
     assert (verdict.word, verdict.reason) == ("not enough runs", "4 of 4 planned points are there; a verdict needs 5.")
 
     def more(body):
@@ -514,11 +520,11 @@ def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
         body["claims"]["wrong"]["correlates"]["sign"] = "positive"
 
     plan = sample_plan(more)
-    runs = gather(plan, fill_store(tmp_path, plan))
-    verdict = judge(plan.study, "loss", runs)
+    runs = gather_runs(plan, fill_store(tmp_path, plan))
+    verdict = judge_claim(plan.study, "loss", runs)
     assert (verdict.word, verdict.n, verdict.planned) == ("holds", 10, 10)
     assert verdict.interval[1] < 0
-    assert judge(plan.study, "wrong", runs).reason.endswith("It points the other way.")
+    assert judge_claim(plan.study, "wrong", runs).reason.endswith("It points the other way.")
 
 
 # All of it
@@ -578,7 +584,7 @@ def test_what_the_report_refuses(full, tmp_path):
 
 def test_the_long_form_has_every_number_once(full):
     plan, store = full
-    runs = gather(plan, store)
+    runs = gather_runs(plan, store)
     rows = list(csv.DictReader(io.StringIO(long_form(runs))))
     (row,) = [
         one
@@ -592,7 +598,7 @@ def test_the_long_form_has_every_number_once(full):
     assert row["status"] == "done"
     places = [tuple(one.values())[:-1] for one in rows]
     assert len(places) == len(set(places))
-    missing = long_form(gather(plan, Store("/nonexistent-store")))
+    missing = long_form(gather_runs(plan, Store("/nonexistent-store")))
     assert len(missing.splitlines()) == 1 + 38
 
 

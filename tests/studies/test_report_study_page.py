@@ -10,9 +10,9 @@ from html.parser import HTMLParser
 import pytest
 
 from samples.study_report_samples import PARAMETERS, definition, fill_store, sample_plan
+from winning_tickets.analysis.report.figures import DARK, dark_svg, page_svg, page_variables
+from winning_tickets.analysis.report.tables import latex_escape, markdown_escape
 from winning_tickets.studies.report import report_study
-from winning_tickets.studies.report.charts import DARK, dark_svg, page_svg, page_variables
-from winning_tickets.studies.report.grids import latex_escape, markdown_escape
 
 HOSTILE = '<script>alert(1)</script> & 50_% "x" #1 $y$ ~^\\ {z} | `q` *b* [l](http://evil.example)'
 VOID = {"meta", "br", "hr", "img", "input", "link", "path", "use"}
@@ -174,7 +174,7 @@ def test_escapes():
     assert markdown_escape("a_b <script> [x](y) `c` *d* & \n#e") == (r"a\_b \<script\> \[x\](y) \`c\` \*d\* &amp; \#e")
 
 
-def test_colours_of_figures_follow_the_page():
+def test_colors_of_figures_follow_the_page():
     svg = '<svg><path style="fill: #0072b2; stroke: #333333"/><a href="#333333"/><rect fill="#ffffff"/></svg>'
     assert dark_svg(svg) == (
         f'<svg><path style="fill: {DARK["#0072B2"]}; stroke: {DARK["#333333"]}"/><a href="#333333"/>'
@@ -187,8 +187,8 @@ def test_colours_of_figures_follow_the_page():
 
 
 def contrast(first, second):
-    def light(colour):
-        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+    def light(color):
+        parts = [int(color[i : i + 2], 16) / 255 for i in (1, 3, 5)]
         linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
         return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
@@ -196,14 +196,14 @@ def contrast(first, second):
     return (high + 0.05) / (low + 0.05)
 
 
-def test_dark_colours_stand_out_from_their_ground():
+def test_dark_colors_stand_out_from_their_ground():
     lines = [dark for light, dark in DARK.items() if light not in ("#ffffff", "#fefefe", "#DDDDDD")]
-    assert all(contrast(colour, DARK["#ffffff"]) >= 4.5 for colour in lines)
+    assert all(contrast(color, DARK["#ffffff"]) >= 4.5 for color in lines)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_a_browser_sorts_a_table_by_keyboard_and_changes_colours(made, tmp_path):
+def test_a_browser_sorts_a_table_by_keyboard_and_changes_colors(made, tmp_path):
     """Real keys cannot be sent without a driver; a click on a button is what Enter and Space make of it."""
     script = """<script>addEventListener("load", () => {
       const table = document.querySelector("table.sortable"), heads = table.tHead.rows[0].cells;
@@ -232,7 +232,7 @@ def test_a_browser_sorts_a_table_by_keyboard_and_changes_colours(made, tmp_path)
     assert found["down"] == found["up"][::-1]
     assert found["focusable"] == 0
     assert (found["light"], found["dark"]) == ("rgb(255, 255, 255)", "rgb(22, 25, 29)")
-    assert found["label"] == "Change to light colours"
+    assert found["label"] == "Change to light colors"
     assert found["opened"] is True
 
 

@@ -18,35 +18,35 @@ KINDS = ("final", "best")
 def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2).
 
-    Each seed is averaged over the tasks; mean and standard deviation are then those over the seeds. Seeds that not all
-    tasks have are left out, and named.
+    Each seed is averaged over the tasks; mean and standard deviation are then over the seeds. Seeds that a task lacks
+    are left out and listed.
 
     Args:
-        paths: folders made by `tickets transfer --out`, one a task, each finished.
+        paths: finished folders of `tickets transfer --out`, one per task.
 
     Returns:
         `tasks` (metrics over the shared seeds), `averages` (by rule, `final` and `best`: `mean`, `std`, `n`, `values`),
-        `seeds`, `left_out_seeds`, `missing_tasks` (of the paper's) and `other_tasks` (not of the paper's).
+        `seeds`, `left_out_seeds`, `missing_tasks` (of the paper) and `other_tasks` (not of the paper).
 
     Raises:
-        UsageError: no run, one that is missing or unfinished, a task that comes twice, or no seed that all share.
+        UsageError: no run, a missing or unfinished one, a task that is given twice, or no seed that all tasks have.
         ContentError: a file is not the result of a transfer, or lacks a metric that an average needs.
     """
     if not paths:
-        raise UsageError("No run was given; name folders made by tickets transfer --out, one a task.")
+        raise UsageError("No run was given; give folders of tickets transfer --out, one per task.")
     runs: dict[str, dict[str, Any]] = {}
     for path in map(Path, paths):
         content = _read(path)
         task = str(content["task"])
         if task in runs:
-            raise UsageError(f"{runs[task]['run']} and {path} are both runs of {task}; an average takes one a task.")
+            raise UsageError(f"{runs[task]['run']} and {path} are both runs of {task}; an average takes one per task.")
         runs[task] = content | {"run": str(path)}
     seeds = [seed for seed in next(iter(runs.values()))["seeds"] if all(seed in run["seeds"] for run in runs.values())]
     if not seeds:
         found = "; ".join(f"{task} {','.join(map(str, run['seeds']))}" for task, run in runs.items())
         raise UsageError(f"No seed was run for all tasks ({found}); run tickets transfer with the same --seeds.")
     try:
-        by_kind = {kind: [averages(_of_seed(runs, kind, seed)) for seed in seeds] for kind in KINDS}
+        by_kind = {kind: [averages(_seed_metrics(runs, kind, seed)) for seed in seeds] for kind in KINDS}
     except ContentError as error:
         raise ContentError(f"{', '.join(run['run'] for run in runs.values())}: {error}") from error
     example = by_kind["final"][0]
@@ -67,16 +67,16 @@ def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_dir():
-        raise UsageError(f"There is no run {path}; give folders made by tickets transfer --out.")
+        raise UsageError(f"There is no run {path}; give folders of tickets transfer --out.")
     if not (path / RESULT).is_file():
         state = "has not finished; run its command again" if (path / MARKER).is_file() else "is not a run"
-        raise UsageError(f"{path} {state}; give folders made by tickets transfer --out.")
+        raise UsageError(f"{path} {state}; give folders of tickets transfer --out.")
     content = read_json(path / RESULT, "result")
     verb = content.get("verb") if isinstance(content, dict) else None
     if verb == "transfer-seed":
         raise UsageError(f"{path} is one seed of a transfer; give the folder above it.")
     if verb != "transfer":
-        raise ContentError(f"{path / RESULT} is not the result of a transfer; give folders made by tickets transfer.")
+        raise ContentError(f"{path / RESULT} is not the result of a transfer; give folders of tickets transfer --out.")
     try:
         seeds = content["seeds"]
         if not isinstance(seeds, list) or not all(type(seed) is int for seed in seeds) or len(set(seeds)) < len(seeds):
@@ -97,8 +97,8 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _of_seed(runs: dict[str, dict[str, Any]], kind: str, seed: int) -> dict[str, dict[str, float]]:
-    """The metrics of every task for one seed."""
+def _seed_metrics(runs: dict[str, dict[str, Any]], kind: str, seed: int) -> dict[str, dict[str, float]]:
+    """The metrics of each task for one seed."""
     return {
         task: {name: kinds[kind]["values"][run["seeds"].index(seed)] for name, kinds in run["metrics"].items()}
         for task, run in runs.items()

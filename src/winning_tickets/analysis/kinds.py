@@ -1,4 +1,4 @@
-"""ANALYSES: what tickets and results say together, as plain records; `report` writes and draws them."""
+"""ANALYSES: the analyses of tickets and results by kind; `report` makes tables and figures of them."""
 
 from __future__ import annotations
 
@@ -24,4 +24,4 @@ ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {
     "sensitivity": sensitivity,
     "cards": cards,
 }
-"""Each analysis by its kind, which is the word of the command line and `kind` in its result."""
+"""Each analysis by its kind: the command under `tickets analyse` and `kind` in its result."""

@@ -146,7 +146,7 @@ def comparison(result: dict[str, Any]) -> str:
 
 def analysis(result: dict[str, Any], out: Any) -> str:
     """The table of an analysis, its notes, and where its files are."""
-    from winning_tickets.analysis.report.analysis_tables import table
+    from winning_tickets.analysis.report.save import table
 
     return table(result).text() + ("" if out is None else f"\nSaved in {out}")
 

@@ -311,4 +311,4 @@ def demo(
 
     config = DemoConfig.small() if tiny else DemoConfig()
     result = run_demo(config, out, Runtime(device=device, quiet=quiet))
-    emit(result, as_json, f"{table(result)}\n\nReport: {out / 'report.html'}")
+    emit(result, as_json, f"{table(result).text()}\n\nReport: {out / 'report.html'}")

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.report.phase_figure import PhasePoint, phase_figure
+from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
 from winning_tickets.finetuning.evaluation_plan import EvaluationPlan
 from winning_tickets.finetuning.seeds import statistics_of

@@ -1,4 +1,4 @@
-"""`tickets demo`: the main job on what an installation carries, in a few minutes on two cores."""
+"""`tickets demo`: search, evaluation and fine-tuning with the built-in model, corpus and task."""
 
 from __future__ import annotations
 
@@ -26,44 +26,30 @@ REPORT = "report.html"
 
 
 class DemoConfig(Settings):
-    """Sizes of the demo.
-
-    Attributes:
-        model: the encoder.
-        sparsity: of all tickets.
-        steps: of the search.
-        search_corpus: what the search reads; KD in domain is measured on its validation part.
-        other_corpus: what it never reads; KD out of domain is measured on single lines of it.
-        eval_tokens: tokens of each KD measurement.
-        transfer_steps: fine-tuning steps of each model.
-        layers: first layers of the model; None means all.
-        batch_tokens: tokens of a search step.
-        train_size: examples of the task that are used.
-        learning_rate: of the fine-tuning.
-    """
+    """Sizes of the demo."""
 
     model: str = "builtin:minilm"
     sparsity: float = 0.6
-    steps: int = 60
-    search_corpus: str = "pydocs:docstrings"
-    other_corpus: str = "pydocs:topics"
-    eval_tokens: int = 20_000
+    steps: int = 60  # of the search
+    search_corpus: str = "pydocs:docstrings"  # KD in domain is measured on its validation part
+    other_corpus: str = "pydocs:topics"  # KD out of domain is measured on single lines of it
+    eval_tokens: int = 20_000  # of each KD measurement
     transfer_steps: int = 40
-    layers: int | None = None
-    batch_tokens: int = 2048
-    train_size: str | None = None
-    learning_rate: float = 3e-4
+    layers: int | None = None  # first layers of the model; None means all
+    batch_tokens: int = 2048  # per search step
+    train_size: str | None = None  # training examples of the task
+    learning_rate: float = 3e-4  # of the fine-tuning
 
     @classmethod
     def small(cls) -> Self:
-        """Everything, as little as possible: for tests."""
+        """The smallest sizes, for tests."""
         return cls(steps=2, eval_tokens=500, transfer_steps=2, layers=1, batch_tokens=256, train_size="64")
 
 
 def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
-    """Find a ticket by mask training beside magnitude and random, see what they preserve, fine-tune all and dense.
+    """Search a ticket by mask training, by magnitude and at random; evaluate and fine-tune them and the dense model.
 
-    Each stage is a run of its own under `out`, so that an interrupted demo goes on where it was.
+    Each search and each transfer is a run of its own under `out`, so that an interrupted demo resumes.
 
     Args:
         config: sizes.
@@ -71,23 +57,27 @@ def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
         runtime: device and quietness.
 
     Returns:
-        What the table and the report are made of.
+        The content of the table and the report.
 
     Raises:
-        UsageError: the built-in model is not installed, or a foreign `out`.
+        UsageError: the built-in model is not installed, or `out` holds other files.
     """
     resolve(config.model)  # the most likely problem first
     info = pydocs_info()
-    run = RunDirectory.claim(
-        out, "demo", run_id(config, "demo", data=str(info["text_hash"])), config.model_dump(mode="json")
-    )
+    settings = config.model_dump(mode="json")
+    run = RunDirectory.claim(out, "demo", run_id(config, "demo", data=str(info["text_hash"])), settings)
     if run.status == "done":
         return run.result()
     start = time.monotonic()
-    tickets, seconds = _search_all(config, out, runtime)
-    rows = []
-    for name, target in {"dense": None, **tickets}.items():
-        rows.append(_measure(config, name, target, out, runtime) | {"seconds": seconds.get(name)})
+    seconds: dict[str, float] = {}
+    for name, method in _METHODS.items():
+        _say(runtime, f"search: {name}")
+        search_start = time.monotonic()
+        search(_search_config(config, method), _ticket_folder(out, name), runtime)
+        seconds[name] = time.monotonic() - search_start
+    rows = [_measure(config, name, out, runtime) | {"seconds": seconds.get(name)} for name in ("dense", *_METHODS)]
+    trained, magnitude = (Ticket.from_pretrained(_ticket_folder(out, name)) for name in (MASK_TRAINING, "magnitude"))
+    log = read_log(_ticket_folder(out, MASK_TRAINING))
     result = {
         "verb": "demo",
         "model": config.model,
@@ -103,12 +93,10 @@ def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
         "pydocs": info,
         "rows": rows,
         "majority": rows[0]["majority"],
-        "search_log": [{"step": record["step"], "kd": record["kd"]} for record in read_log(tickets[MASK_TRAINING])],
-        "transfer_logs": {row["name"]: _curve(out, row["name"]) for row in rows},
-        "by_matrix": Ticket.from_pretrained(tickets[MASK_TRAINING]).sparsity_by_matrix(),
-        "changed_by_kind": changed_by_kind(
-            Ticket.from_pretrained(tickets[MASK_TRAINING]), Ticket.from_pretrained(tickets["magnitude"])
-        ),
+        "search_log": [{"step": record["step"], "kd": record["kd"]} for record in log],
+        "transfer_logs": {row["name"]: _accuracies(out, row["name"]) for row in rows},
+        "by_matrix": trained.sparsity_by_matrix(),
+        "changed_by_kind": changed_by_kind(trained, magnitude),
         "versions": versions(),
         "machine": machine(),
     }
@@ -117,46 +105,33 @@ def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
     return result
 
 
-def _search_all(config: DemoConfig, out: Path, runtime: Runtime) -> tuple[dict[str, Path], dict[str, float]]:
-    """The three tickets and the seconds each search took."""
-    common = {"model": config.model, "sparsity": config.sparsity, "layers": config.layers}
-    searches = {
-        "random": SearchConfig.of(**common, method="random"),
-        "magnitude": SearchConfig.of(**common, method="magnitude"),
-        MASK_TRAINING: SearchConfig.of(
-            **common,
-            method="mask-training",
-            objective="kd",
-            corpus=config.search_corpus,
-            steps=config.steps,
-            batch_tokens=config.batch_tokens,
-        ),
-    }
-    tickets, seconds = {}, {}
-    for name, settings in searches.items():
-        _say(runtime, f"search: {name}")
-        tickets[name] = out / "tickets" / _slug(name)
-        start = time.monotonic()
-        search(settings, tickets[name], runtime)
-        seconds[name] = time.monotonic() - start
-    return tickets, seconds
+_METHODS = {"random": "random", "magnitude": "magnitude", MASK_TRAINING: "mask-training"}
+"""The searches: name in the table and method."""
 
 
-def _measure(config: DemoConfig, name: str, ticket: Path | None, out: Path, runtime: Runtime) -> dict[str, Any]:
-    """One row of the table: what is preserved in and out of domain, and accuracy after a short fine-tuning."""
+def _search_config(config: DemoConfig, method: str) -> SearchConfig:
+    common = {"model": config.model, "sparsity": config.sparsity, "layers": config.layers, "method": method}
+    if method != "mask-training":
+        return SearchConfig.of(**common)
+    text = {"corpus": config.search_corpus, "steps": config.steps, "batch_tokens": config.batch_tokens}
+    return SearchConfig.of(**common, **text, objective="kd")
+
+
+def _measure(config: DemoConfig, name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
+    """One row of the table: KD loss in and out of domain, and accuracy after a short fine-tuning."""
     _say(runtime, f"evaluate and fine-tune: {name}")
-    target = config.model if ticket is None else str(ticket)
-    layers = config.layers if ticket is None else None
+    folder = _ticket_folder(out, name)
+    # A ticket has its model and the number of its layers in its files.
+    source: dict[str, Any] = {"target": config.model, "layers": config.layers}
+    if name != "dense":
+        source = {"target": str(folder)}
 
     def kd(corpus: str, segments: str) -> float:
-        settings = EvaluateConfig.of(
-            target=target, layers=layers, corpus=corpus, segments=segments, max_tokens=config.eval_tokens
-        )
+        settings = EvaluateConfig.of(**source, corpus=corpus, segments=segments, max_tokens=config.eval_tokens)
         return float(evaluate(settings, runtime)["kd_loss"])
 
     settings = TransferConfig.of(
-        target=target,
-        layers=layers,
+        **source,
         task="pydocs",
         steps=config.transfer_steps,
         eval_steps=max(1, config.transfer_steps // 4),
@@ -169,7 +144,7 @@ def _measure(config: DemoConfig, name: str, ticket: Path | None, out: Path, runt
     accuracy = result["metrics"]["accuracy"]
     return {
         "name": name,
-        "sparsity": 0.0 if ticket is None else Ticket.from_pretrained(ticket).sparsity,
+        "sparsity": 0.0 if name == "dense" else Ticket.from_pretrained(folder).sparsity,
         "kd_in": kd_in,
         "kd_out": kd_out,
         "accuracy": accuracy["final"]["mean"],
@@ -178,10 +153,14 @@ def _measure(config: DemoConfig, name: str, ticket: Path | None, out: Path, runt
     }
 
 
-def _curve(out: Path, name: str) -> list[dict[str, Any]]:
+def _accuracies(out: Path, name: str) -> list[dict[str, Any]]:
     """Accuracy along the fine-tuning."""
     records = read_log(_transfer_folder(out, name) / "seed-0")
     return [{"step": r["step"], "accuracy": r["evaluation"]["accuracy"]} for r in records if "evaluation" in r]
+
+
+def _ticket_folder(out: Path, name: str) -> Path:
+    return out / "tickets" / _slug(name)
 
 
 def _transfer_folder(out: Path, name: str) -> Path:

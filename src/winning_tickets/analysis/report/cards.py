@@ -2,80 +2,65 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.report.figures import BLUE, GRID, ORANGE, canvas
-from winning_tickets.analysis.report.tables import AnalysisTable, Column, Result
+from winning_tickets.analysis.report.figures import BLUE, ORANGE, canvas
+from winning_tickets.analysis.report.tables import Result, Row, Table, columns, count, percent
 
 
-def cards_table(result: Result) -> AnalysisTable:
-    """A row a task, as in Table 9, with text lengths, the majority baseline and what dev and training set share."""
-    columns = [
-        Column("task", "Task"),
-        Column("train", "Train", tables.count),
-        Column("dev", "Dev"),
-        Column("test", "Test"),
-        Column("labels", "Labels", tables.count),
-        Column("metrics", "Metrics"),
-        Column("words", "Words (min / median / max)"),
-        Column("majority", "Majority baseline"),
-        Column("in_train", "Dev in train", tables.count),
-        Column("repeated", "Repeated in train", tables.count),
+def cards_table(result: Result) -> Table:
+    """A row per task, as in Table 9, with text lengths, the majority baseline, and the examples dev and train share."""
+    heads = [
+        *columns(task="Task"),
+        *columns(count, train="Train"),
+        *columns(dev="Dev", test="Test"),
+        *columns(count, labels="Labels"),
+        *columns(metrics="Metrics", words="Words (min / median / max)", majority="Majority baseline"),
+        *columns(count, in_train="Dev in train", repeated="Repeated in train"),
     ]
     rows = [_row(card) for card in result["cards"]]
-    return AnalysisTable(rows, columns, _notes(result), {"labels": _labels(result)})
+    return Table(rows, heads, _notes(result), further={"labels": _labels(result)})
 
 
-def _row(card: Result) -> dict[str, Any]:
+def _row(card: Result) -> Row:
     train, *others = card["splits"]
     words, majority = train["words"], card["majority"]
+    baseline = None
+    if majority is not None:
+        # `accuracy 52.7` for each metric; with several dev sets the score of each.
+        baseline = ", ".join(
+            f"{metric} {' / '.join(percent(scores[metric]) for scores in majority['scores'].values())}"
+            for metric in card["metrics"]
+        )
     return {
         "task": card["task"],
         "train": train["examples"],
         "dev": " / ".join(f"{split['examples']:,}" for split in others),
-        "test": None if card["test"] is None else " / ".join(f"{count:,}" for count in card["test"].values()),
+        "test": None if card["test"] is None else " / ".join(f"{number:,}" for number in card["test"].values()),
         "labels": len(card["labels"]) or (1 if card["kind"] == "regression" else None),
         "metrics": ", ".join(card["metrics"]),
         "words": None if words is None else f"{words['min']} / {words['median']:g} / {words['max']}",
-        "majority": None if majority is None else _baseline(card, majority),
+        "majority": baseline,
         "in_train": sum(one["examples"] for one in card["in_train"].values()),
         "repeated": train["repeated"],
     }
 
 
-def _baseline(card: Result, majority: Result) -> str:
-    """`accuracy 52.7`, of each metric; of several dev sets each one's."""
-    shown = []
-    for metric in card["metrics"]:
-        values = [scores[metric] for scores in majority["scores"].values()]
-        shown.append(f"{metric} {' / '.join(f'{100 * value:.1f}' for value in values)}")
-    return ", ".join(shown)
-
-
-def _labels(result: Result) -> AnalysisTable:
+def _labels(result: Result) -> Table:
     """Shares of classes, or the spread of scores, by split."""
-    rows: list[dict[str, Any]] = []
+    rows: list[Row] = []
     for card in result["cards"]:
         for split in card["splits"]:
             common = {"task": card["task"], "split": split["split"]}
             counts = split["labels"] or {}
             total = sum(counts.values())
             rows += [
-                common | {"label": name, "count": count, "share": count / total if total else None}
-                for name, count in counts.items()
+                common | {"label": name, "count": number, "share": number / total if total else None}
+                for name, number in counts.items()
             ]
             if split["scores"] is not None:
                 spread = " / ".join(f"{split['scores'][key]:.2f}" for key in ("min", "median", "max"))
                 rows.append(common | {"label": f"scores {spread}", "count": split["examples"]})
-    columns = [
-        Column("task", "Task"),
-        Column("split", "Split"),
-        Column("label", "Label"),
-        Column("count", "Count", tables.count),
-        Column("share", "Share", tables.percent),
-    ]
-    return AnalysisTable(rows, columns)
+    heads = [*columns(task="Task", split="Split", label="Label"), *columns(count, count="Count")]
+    return Table(rows, [*heads, *columns(percent, share="Share")])
 
 
 def _notes(result: Result) -> list[str]:
@@ -86,16 +71,16 @@ def _notes(result: Result) -> list[str]:
     ]
     other = {card["task"]: sum(one["other_label"] for one in card["in_train"].values()) for card in cards}
     if any(other.values()):
-        named = ", ".join(f"{task} {count}" for task, count in other.items() if count)
+        named = ", ".join(f"{task} {number}" for task, number in other.items() if number)
         notes.append(f"Dev examples that are in the training set with another label only: {named}.")
-    unlabelled = [
+    unlabeled = [
         f"{split['unlabelled']} of {card['task']} {split['split']}"
         for card in cards
         for split in card["splits"]
         if split["unlabelled"]
     ]
-    if unlabelled:
-        notes.append(f"Rows without a label, left out: {', '.join(unlabelled)}.")
+    if unlabeled:
+        notes.append(f"Rows without a label, left out: {', '.join(unlabeled)}.")
     return notes
 
 
@@ -112,7 +97,7 @@ def cards_figure(result: Result) -> dict[str, bytes]:
             sizes.plot([split["examples"] for split in others], [place] * len(others), "s", color=ORANGE, markersize=5)
             words = train["words"]
             if words is not None:
-                # A text may be empty, and zero has no place on a logarithmic axis.
+                # A text may be empty, and a logarithmic axis has no zero.
                 lengths.plot([max(1, words["min"]), words["max"]], [place, place], color=BLUE, linewidth=2.0)
                 lengths.plot([words["median"]], [place], "o", color=BLUE)
         for axes in (sizes, lengths):
@@ -121,7 +106,7 @@ def cards_figure(result: Result) -> dict[str, bytes]:
             axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
             axes.xaxis.set_minor_locator(NullLocator())
             axes.tick_params(axis="x", labelsize=8)
-            axes.grid(axis="x", color=GRID, linewidth=0.8)
+            axes.grid(axis="x")
             axes.tick_params(axis="y", length=0)
         sizes.set_yticks(range(len(cards)), [card["task"] for card in cards])
         sizes.set_ylim(len(cards) - 0.5, -0.5)

@@ -1,6 +1,6 @@
-"""Figures as SVG text, drawn with Matplotlib's object interface: never pyplot, nothing kept between calls.
+"""Figures, drawn with Matplotlib's object interface: never pyplot, nothing kept between calls.
 
-Colours are those of Okabe and Ito, which colour-blind readers can tell apart; text stays text; the same data gives the
+Colors are those of Okabe and Ito, which color-blind readers can tell apart; text stays text; the same data gives the
 same bytes.
 """
 
@@ -9,19 +9,43 @@ from __future__ import annotations
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.files import write_bytes
+from winning_tickets.runs.statistics import summarise
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
-ORANGE, SKY, BLACK = "#E69F00", "#56B4E9", "#000000"
+ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, BLACK)
+MARKERS = "osD^vPX<>*"
+INK, GRID, FRAME, PAPER = "#333333", "#DDDDDD", "#888888", "#ffffff"
+HATCHING = "#fefefe"
+TILE_INKS = ("#1f2a37", "#fdfeff")
+"""Numbers on pale and on dark tiles of a heat map; tiles keep their colors on a dark page, and so do these."""
+DARK = {
+    PAPER: "#16191d",
+    HATCHING: "#16191d",
+    INK: "#d9dde2",
+    FRAME: "#868e98",
+    GRID: "#343a42",
+    BLUE: "#56a8e0",
+    VERMILLION: "#f0813c",
+    GREEN: "#2cc394",
+    PURPLE: "#dd9bbf",
+    ORANGE: "#f0b43a",
+    SKY: "#8ccdf2",
+    BLACK: "#f2f2f2",
+}
+"""Each color of a figure and its counterpart with the same contrast on a dark background."""
 
-INK, GRID = "#333333", "#DDDDDD"
-_SIZE = (7.2, 3.9)  # inches; 518 points wide, which a page of text holds at 100 %
 STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
+    "pdf.fonttype": 42,
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -31,243 +55,26 @@ STYLE: dict[str, Any] = {
     "axes.titlelocation": "left",
     "axes.titlepad": 12.0,
     "axes.labelcolor": INK,
-    "axes.edgecolor": "#888888",
+    "axes.edgecolor": FRAME,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "legend.frameon": False,
+    "hatch.linewidth": 0.6,
     "text.color": INK,
     "xtick.color": INK,
     "ytick.color": INK,
-    "figure.facecolor": "white",
-    "axes.facecolor": "white",
+    "figure.facecolor": PAPER,
+    "axes.facecolor": PAPER,
 }
-
-
-@dataclass(frozen=True)
-class Series:
-    """A line.
-
-    Attributes:
-        name: label at the end of the line; empty for a line without label.
-        x: positions.
-        y: values, as many as positions.
-        color: hexadecimal; empty takes the palette's next.
-        faint: drawn thin and pale, for raw values behind a smoothed line.
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    color: str = ""
-    faint: bool = False
-
-
-@dataclass(frozen=True)
-class Bars:
-    """One set of bars, a value for each group.
-
-    Attributes:
-        name: in the legend.
-        values: one a group; None leaves a gap.
-        errors: half-lengths of error bars, where there are any.
-        color: hexadecimal; empty takes the palette's next.
-    """
-
-    name: str
-    values: Sequence[float | None]
-    errors: Sequence[float | None] | None = None
-    color: str = ""
-
-
-@dataclass(frozen=True)
-class Point:
-    """A labelled point."""
-
-    name: str
-    x: float
-    y: float
-
-
-def line_chart(
-    series: Sequence[Series], xlabel: str, ylabel: str, title: str, levels: Mapping[str, float] | None = None
-) -> str:
-    """Lines over a common axis, each labelled at its end.
-
-    Args:
-        series: the lines.
-        xlabel: name and unit of the positions.
-        ylabel: name and unit of the values; the axis starts at zero, as that of the positions does.
-        title: what is shown.
-        levels: dashed horizontal lines by name.
-
-    Returns:
-        An `<svg>` element.
-    """
-    with _canvas(title, xlabel, ylabel) as (figure, axes, done):
-        ends: list[tuple[float, float, str, str]] = []
-        for one, color in zip(series, _colors([one.color for one in series]), strict=True):
-            width, alpha = (0.9, 0.4) if one.faint else (2.0, 1.0)
-            axes.plot(one.x, one.y, color=color, linewidth=width, alpha=alpha, solid_joinstyle="round")
-            if not one.faint and len(one.x):
-                axes.plot([one.x[-1]], [one.y[-1]], "o", color=color, markersize=5, clip_on=False)
-                ends.append((one.x[-1], one.y[-1], one.name, color))
-        positions = [x for one in series for x in one.x] or [1.0]
-        right = max(positions)
-        for name, value in (levels or {}).items():
-            axes.axhline(value, color=INK, linewidth=1.2, linestyle=(0, (5, 3)))
-            ends.append((right, value, name, INK))
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(0.0, low), high)
-        axes.set_xlim(min(0.0, *positions), right)
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-        _label_ends(figure, axes, [end for end in ends if end[2]])
-    return done()
-
-
-def bar_chart(groups: Sequence[str], bars: Sequence[Bars], xlabel: str, ylabel: str, title: str) -> str:
-    """Grouped bars with their values written above them.
-
-    Args:
-        groups: names along the horizontal axis.
-        bars: sets of bars; a legend is drawn where there are several.
-        xlabel: name of the groups.
-        ylabel: name and unit of the values.
-        title: what is shown.
-
-    Returns:
-        An `<svg>` element.
-    """
-    width = 0.8 / max(1, len(bars))
-    decimals = _decimals([value for one in bars for value in one.values if value is not None])
-    with _canvas(title, xlabel, ylabel) as (_, axes, done):
-        for index, (one, color) in enumerate(zip(bars, _colors([one.color for one in bars]), strict=True)):
-            shift = (index - (len(bars) - 1) / 2) * width
-            errors = one.errors or [None] * len(one.values)
-            label = one.name
-            for group, (value, error) in enumerate(zip(one.values, errors, strict=True)):
-                if value is None:
-                    continue
-                axes.bar(
-                    group + shift, value, 0.92 * width, color=color, label=label, yerr=error, capsize=3, ecolor=INK
-                )
-                label = "_nolegend_"
-                above = max(value + (error or 0.0), 0.0)
-                axes.annotate(
-                    f"{value:.{decimals}f}",
-                    (group + shift, above),
-                    (0, 3),
-                    textcoords="offset points",
-                    ha="center",
-                    fontsize=9,
-                )
-        axes.set_xticks(range(len(groups)), [textwrap.fill(group, 12, break_long_words=False) for group in groups])
-        axes.tick_params(axis="x", length=0)
-        axes.margins(y=0.12)
-        low, high = axes.get_ylim()
-        axes.set_ylim(min(0.0, low), high)
-        axes.grid(axis="y", color=GRID, linewidth=0.8)
-        if len(bars) > 1:
-            axes.legend(frameon=False, ncols=len(bars), loc="lower right", bbox_to_anchor=(1.0, 1.0), fontsize=9)
-    return done()
-
-
-def scatter(points: Sequence[Point], xlabel: str, ylabel: str, title: str) -> str:
-    """Points with their names beside them.
-
-    Args:
-        points: what is shown; the axes fit them and need not start at zero.
-        xlabel: name and unit of the horizontal axis.
-        ylabel: name and unit of the vertical axis.
-        title: what is shown.
-
-    Returns:
-        An `<svg>` element.
-    """
-    with _canvas(title, xlabel, ylabel) as (_, axes, done):
-        for point, color in zip(points, _cycle(len(points)), strict=True):
-            axes.plot([point.x], [point.y], "o", color=color, markersize=7)
-            axes.annotate(point.name, (point.x, point.y), (7, 4), textcoords="offset points", fontsize=9)
-        axes.margins(0.15)
-        axes.grid(color=GRID, linewidth=0.8)
-    return done()
-
-
-def _decimals(values: Sequence[float]) -> int:
-    """Decimals that give the largest value three digits, so that all labels of a chart agree."""
-    largest = max((abs(value) for value in values), default=0.0)
-    return 3 if largest < 1 else 2 if largest < 10 else 1
-
-
-def _cycle(count: int) -> list[str]:
-    return [PALETTE[index % len(PALETTE)] for index in range(count)]
-
-
-def _colors(asked: Sequence[str]) -> list[str]:
-    return [own or color for own, color in zip(asked, _cycle(len(asked)), strict=True)]
-
-
-def _label_ends(figure: Any, axes: Any, ends: list[tuple[float, float, str, str]]) -> None:
-    """Write names to the right of the plot, moved apart where lines end close together, each with a short leader."""
-    figure.canvas.draw()  # fixes the layout, without which heights in pixels are unknown
-    low, high = axes.get_ylim()
-    height = axes.get_window_extent().height
-    points_per_unit = height * 72 / figure.dpi / (high - low)
-    spacing = 13.0 / points_per_unit
-    placed: list[float] = []
-    ordered = sorted(ends, key=lambda end: end[1])
-    for _, value, _, _ in ordered:
-        placed.append(max(value, placed[-1] + spacing) if placed else value)
-    # What was pushed above the plot moves everything below it down again.
-    ceiling = high
-    for index in range(len(placed) - 1, -1, -1):
-        placed[index] = min(placed[index], ceiling)
-        ceiling = placed[index] - spacing
-    for (x, value, name, color), position in zip(ordered, placed, strict=True):
-        axes.annotate(
-            name,
-            xy=(x, value),
-            xycoords="data",
-            xytext=(1.03, position),
-            textcoords=axes.get_yaxis_transform(),
-            va="center",
-            fontsize=9,
-            annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": color, "linewidth": 0.9, "shrinkA": 1, "shrinkB": 3},
-        )
-
-
-@contextmanager
-def _canvas(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, Any, Callable[[], str]]]:
-    """A figure, its axes, and a function that gives the SVG once the block is left."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    made: list[str] = []
-    # The salt is the title, so that two figures of one page never share an id.
-    with mpl.rc_context(STYLE | {"svg.hashsalt": title}):
-        figure = Figure(figsize=_SIZE, layout="constrained")
-        FigureCanvasSVG(figure)
-        axes = figure.add_subplot()
-        axes.set(xlabel=xlabel, ylabel=ylabel)
-        axes.set_title(title)
-        yield figure, axes, lambda: made[0]
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
-    made.append(clean_svg(buffer.getvalue()))
-
-
-def clean_svg(svg: str) -> str:
-    """Only the `<svg>` element, without the ids that nothing refers to (they would clash inside one HTML page)."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    used = set(re.findall(r"#([A-Za-z0-9_-]+)", svg))
-    return re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg).strip()
-
+DASHED: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (5, 3))}
+"""A horizontal line to compare with, such as the dense model's score."""
 
 FORMATS = ("png", "svg", "pdf")
 _DPI = 160
-# Dates and names of programs would make the bytes of each run others.
+# Dates and program names would change the bytes from run to run.
 _METADATA: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "svg": {"Date": None, "Creator": None},
@@ -279,12 +86,15 @@ _METADATA: dict[str, dict[str, None]] = {
 def canvas(
     width: float, height: float, salt: str, formats: Sequence[str] = FORMATS
 ) -> Iterator[tuple[Any, dict[str, bytes]]]:
-    """An empty figure of so many inches, and the files that it is written to when the block is left."""
+    """An empty figure in inches, and the files that it is written to when the block is left.
+
+    The salt makes the ids in the SVG differ from those of other figures on the same page.
+    """
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
     made: dict[str, bytes] = {}
-    with mpl.rc_context(STYLE | {"svg.hashsalt": salt, "pdf.fonttype": 42}):
+    with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
         drawing = Figure(figsize=(width, height), layout="constrained")
         yield drawing, made
         for suffix in formats:
@@ -292,4 +102,358 @@ def canvas(
             drawing.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
             made[suffix] = buffer.getvalue()
     if "svg" in made:
-        made["svg"] = (clean_svg(made["svg"].decode()) + "\n").encode()
+        made["svg"] = (_clean_svg(made["svg"].decode()) + "\n").encode()
+
+
+def _clean_svg(svg: str) -> str:
+    """Only the `<svg>` element, without unused ids (they would clash inside one HTML page)."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    used = set(re.findall(r"#([A-Za-z0-9_-]+)", svg))
+    return re.sub(r' id="([^"]*)"', lambda match: match[0] if match[1] in used else "", svg).strip()
+
+
+def dark_svg(svg: str) -> str:
+    """The same figure for a dark background."""
+    return _recolor(svg, DARK)
+
+
+def page_svg(svg: str) -> str:
+    """The same figure in the page's colors, which follow light and dark; outside a page it looks as before."""
+    return _recolor(svg, {light: f"var(--figure-{light[1:].lower()}, {light})" for light in DARK})
+
+
+def page_variables(dark: bool) -> dict[str, str]:
+    """The CSS variables that `page_svg` refers to."""
+    return {f"--figure-{light[1:].lower()}": counterpart if dark else light for light, counterpart in DARK.items()}
+
+
+def _recolor(svg: str, colors: Mapping[str, str]) -> str:
+    known = {light.lower(): color for light, color in colors.items()}
+
+    def replace_colors(attribute: re.Match[str]) -> str:
+        return re.sub(r"#[0-9A-Fa-f]{6}\b", lambda found: known.get(found[0].lower(), found[0]), attribute[0])
+
+    # Only these attributes hold colors: a hash in a link or in a text stays.
+    return re.sub(r'\b(?:style|fill|stroke)="[^"]*"', replace_colors, svg)
+
+
+def layout_panels(count: int, most: int = 3) -> tuple[int, int]:
+    """Columns and rows of a grid of panels."""
+    across = min(most, count)
+    return across, -(-count // across)
+
+
+def add_panels(drawing: Any, count: int, most: int = 3, **options: Any) -> list[Any]:
+    """One pair of axes per panel; what is left of the last row stays empty."""
+    across, down = layout_panels(count, most)
+    places = list(drawing.subplots(down, across, squeeze=False, **options).flat)
+    for axes in places[count:]:
+        axes.set_visible(False)
+    return places[:count]
+
+
+def add_legend(drawing: Any, columns: int, handles: Sequence[Any] | None = None, **options: Any) -> None:
+    """A legend below all panels, of these handles or of all labels that were drawn."""
+    given = {} if handles is None else {"handles": handles}
+    drawing.legend(loc="outside lower center", ncols=columns, **{"fontsize": 9, **given, **options})
+
+
+def cut_label(name: str) -> str:
+    """A label as it is drawn: names in results must not decide how much memory a picture takes."""
+    return name if len(name) <= 40 else f"{name[:37]}..."
+
+
+def swatch(label: str, **look: Any) -> Any:
+    """An entry of a legend."""
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], label=label, **look)
+
+
+def percents(values: Iterable[float]) -> list[float]:
+    """Fractions times 100."""
+    return [100 * value for value in values]
+
+
+Mark = Literal["filled", "hollow", "none"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """Values by position: a line, a set of bars, or a cloud.
+
+    Attributes:
+        name: label in the legend; empty for none.
+        x: positions; of bars the group.
+        y: values; None leaves a gap.
+        spread: lower and upper end of the band or bar around each value; empty for none.
+        marks: of a line, how each point is drawn: empty for all filled. Partial bars are `hollow`, which is hatched.
+        color: hexadecimal.
+        marker: Matplotlib's; empty for none.
+        dashes: Matplotlib's line style.
+    """
+
+    name: str
+    x: Sequence[Any]
+    y: Sequence[float | None]
+    spread: Sequence[tuple[float, float] | None] = ()
+    marks: Sequence[Mark] = ()
+    color: str = BLUE
+    marker: str = ""
+    dashes: Any = "-"
+
+    @property
+    def points(self) -> list[tuple[Any, float, tuple[float, float], str]]:
+        """Position, value, spread and mark of each value; without a spread both ends are the value."""
+        count = len(self.y)
+        parts = zip(self.x, self.y, self.spread or [None] * count, self.marks or ["filled"] * count, strict=True)
+        return [(x, y, spread or (y, y), mark) for x, y, spread, mark in parts if y is not None]
+
+
+def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
+    """A line with its band; hollow points are those with missing runs."""
+    xs, ys, spreads, marks = (list(part) for part in zip(*series.points, strict=True))
+    look = {"color": series.color, "marker": series.marker or None, "markersize": 5}
+    filled, hollow = ([index for index, mark in enumerate(marks) if mark == kind] for kind in ("filled", "hollow"))
+    style = {"linewidth": linewidth, "linestyle": series.dashes, "markevery": filled, **look}
+    axes.plot(xs, ys, label=series.name or "_nolegend_", **style)
+    if hollow:
+        places = [xs[index] for index in hollow], [ys[index] for index in hollow]
+        axes.plot(*places, linestyle="", markerfacecolor="none", **look)
+    low, high = ([ends[side] for ends in spreads] for side in (0, 1))
+    if low != high:
+        axes.fill_between(xs, low, high, color=series.color, alpha=0.15, linewidth=0)
+
+
+def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: bool = False) -> None:
+    """Sets of bars side by side in groups; hollow bars, those with missing runs, are hatched.
+
+    With `values` each bar has its value above it, all with equal decimals.
+    """
+    width = 0.8 / max(1, len(bars))
+    largest = max((abs(point[1]) for one in bars for point in one.points), default=0.0)
+    decimals = 3 if largest < 1 else 2 if largest < 10 else 1
+    for index, one in enumerate(bars):
+        label = one.name
+        for group, y, spread, mark in one.points:
+            x = groups.index(group) + (index - (len(bars) - 1) / 2) * width
+            hatch = "///" if mark == "hollow" else None
+            look = {"color": one.color, "hatch": hatch, "edgecolor": HATCHING, "linewidth": 0.0, "label": label}
+            axes.bar(x, y, 0.92 * width, **look)
+            label = "_nolegend_"
+            if spread[0] != spread[1]:
+                axes.plot([x, x], spread, color=INK, linewidth=1.2)
+            if values:
+                place = {"xy": (x, max(y, 0.0)), "xytext": (0, 3), "textcoords": "offset points"}
+                axes.annotate(f"{y:.{decimals}f}", ha="center", fontsize=9, **place)
+    names = [textwrap.fill(cut_label(group), 14, break_long_words=False) for group in groups]
+    axes.set_xticks(range(len(groups)), names)
+    axes.set_xlim(-0.6, len(groups) - 0.4)
+    axes.tick_params(axis="x", length=0)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A cell of a heat map: its place from the left and from the top, the value of its color, and its texts."""
+
+    column: int
+    row: int
+    value: float
+    text: str
+    width: int = 1
+    below: str = ""
+
+
+def draw_heat_map(axes: Any, tiles: Iterable[Tile], scale: float = 1.0) -> None:
+    """Colored tiles with their numbers, the darkest at `scale`; rows go down, and vector formats stay sharp."""
+    import matplotlib as mpl
+    from matplotlib.patches import Rectangle
+
+    right = bottom = 0
+    for tile in tiles:
+        shade = min(1.0, tile.value / scale) if scale > 0 else 0.0
+        color = mpl.colormaps["Blues"](shade)
+        corner = (tile.column, tile.row)
+        axes.add_patch(Rectangle(corner, tile.width, 1, facecolor=color, edgecolor="white", linewidth=1.0))
+        look = {"ha": "center", "va": "center", "color": TILE_INKS[shade > 0.5]}
+        middle = tile.column + tile.width / 2
+        axes.text(middle, tile.row + (0.4 if tile.below else 0.5), tile.text, fontsize=8.5, **look)
+        if tile.below:
+            axes.text(middle, tile.row + 0.75, tile.below, fontsize=6.5, **look)
+        right, bottom = max(right, tile.column + tile.width), max(bottom, tile.row + 1)
+    axes.set_xlim(0, right)
+    axes.set_ylim(bottom, 0)
+    hide_frame(axes)
+
+
+def label_heat_map(axes: Any, columns: Sequence[str], rows: Sequence[str], turned: bool = False, **look: Any) -> None:
+    """Names of columns, perhaps turned, and of rows; the map is as large as these even where tiles are missing."""
+    turn = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if turned else {}
+    axes.set_xlim(0, len(columns))
+    axes.set_ylim(len(rows), 0)
+    axes.set_xticks([i + 0.5 for i in range(len(columns))], columns, **turn, **look)
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], rows, **look)
+
+
+def hide_frame(axes: Any) -> None:
+    """Leave out the frame and the ticks, not their labels."""
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+
+
+# On paper without colors the slices of a pie differ by gray and by hatch.
+_SLICES = (
+    (BLUE, ""),
+    (YELLOW, ""),
+    (VERMILLION, "/////"),
+    (SKY, "....."),
+    (GREEN, "xxxxx"),
+    (ORANGE, "-----"),
+    (PURPLE, "|||||"),
+    (BLACK, ""),
+)
+
+
+def slice_look(index: int) -> dict[str, Any]:
+    """Color and hatch of a slice; beyond the eighth they repeat with one more hatch."""
+    color, hatch = _SLICES[index % len(_SLICES)]
+    hatch += index // len(_SLICES) * "\\\\\\\\"
+    return {"facecolor": color, "hatch": hatch, "edgecolor": "white", "linewidth": 0.0}
+
+
+def draw_pie(
+    axes: Any, center: tuple[float, float], radius: float, shares: Sequence[float], filled: Sequence[bool]
+) -> None:
+    """Slices clockwise from the top on axes that go down, in sizes that add up to 1; empty ones are white."""
+    from matplotlib.patches import Wedge
+
+    start = 0.0
+    for index, (share, full) in enumerate(zip(shares, filled, strict=True)):
+        if share:
+            place = (center, radius, 360 * start - 90, 360 * (start + share) - 90)
+            look = slice_look(index) if full else slice_look(0) | {"facecolor": "white", "hatch": ""}
+            axes.add_patch(Wedge(*place, **look))
+            # The outline is a patch of its own, as hatches have the color of the edge.
+            axes.add_patch(Wedge(*place, facecolor="none", edgecolor=INK, linewidth=0.5))
+        start += share
+
+
+@contextmanager
+def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, dict[str, bytes]]]:
+    """Axes whose values begin at zero, as SVG of the width of a page of text, with a legend of what was labeled."""
+    with canvas(7.2, 3.9, title, ["svg"]) as (drawing, made):
+        axes = drawing.add_subplot(xlabel=xlabel, ylabel=ylabel)
+        axes.set_title(title)
+        axes.grid(axis="y")
+        yield axes, made
+        low, high = axes.get_ylim()
+        axes.set_ylim(min(0.0, low), high)
+        labels = axes.get_legend_handles_labels()[1]
+        if len(labels) > 1:
+            add_legend(drawing, len(labels))
+
+
+def line_chart(
+    series: Sequence[Series], xlabel: str, ylabel: str, title: str, levels: Mapping[str, float] | None = None
+) -> str:
+    """Lines and dashed horizontal levels over a common axis, as an `<svg>` element; a line without name is thin."""
+    with _chart(title, xlabel, ylabel) as (axes, made):
+        for one in series:
+            draw_line(axes, one, 2.0 if one.name else 0.5)
+        for name, value in (levels or {}).items():
+            axes.axhline(value, label=name, **DASHED)
+        axes.set_xlim(left=0.0)
+    return made["svg"].decode().strip()
+
+
+def bar_chart(groups: Sequence[str], bars: Sequence[Series], xlabel: str, ylabel: str, title: str) -> str:
+    """Grouped bars with their values above them, as an `<svg>` element; a legend where there are several sets."""
+    with _chart(title, xlabel, ylabel) as (axes, made):
+        draw_bars(axes, bars, groups, values=True)
+        axes.margins(y=0.12)
+    return made["svg"].decode().strip()
+
+
+@dataclass(frozen=True)
+class PhasePoint:
+    """The scores of one ticket, or of the full model, by seed; `remaining` weight in (0, 1], 1 for the full model."""
+
+    remaining: float
+    scores: Sequence[float]
+
+
+# Markers and dashes tell the selections apart on paper without colors; the colors are the paper's.
+_PHASES: dict[str, dict[str, Any]] = {
+    "winning": {"color": BLUE, "marker": "o", "dashes": "-"},
+    "random": {"color": ORANGE, "marker": "s", "dashes": (0, (5, 2))},
+    "losing": {"color": GREEN, "marker": "^", "dashes": (0, (1, 1.4))},
+}
+
+
+def phase_figure(
+    curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, path: Path | str, title: str = ""
+) -> list[Path]:
+    """Draw the score against the remaining weight (Super Tickets, Figures 1, 4, 5 and 7) into PNG, SVG and PDF files.
+
+    Each curve is the mean over seeds inside a band of one standard deviation (ddof=1). It begins at the full model,
+    which is a ticket that prunes nothing; a dashed line continues its mean.
+
+    Args:
+        curves: by selection (`winning`, `random`, `losing`, or other names): a point for each ticket, in any order.
+        full: the full model.
+        metric: name of the scores, for the axis.
+        path: of the files, without their endings.
+        title: the task and the model, for example.
+    """
+    points = [point for curve in curves.values() for point in curve]
+    if not points:
+        raise ContentError("There is no ticket to draw; give one or more points for winning, random or losing tickets.")
+    for point in [full, *points]:
+        if not 0 < point.remaining <= 1:
+            raise ContentError(
+                f"Found {point.remaining} as the weight that remains; expected a fraction above 0 and up to 1."
+            )
+    with canvas(5.6, 4.0, f"phases {title}") as (drawing, made):
+        axes = drawing.add_subplot(xlabel="weight remaining (%)", ylabel=f"{metric} (x 100)")
+        draw_level(axes, *_phase_values(full), label="full model")
+        others = 0
+        for name, curve in curves.items():
+            look = _PHASES.get(name)
+            if look is None:
+                own = (PALETTE[(others + 3) % len(PALETTE)], "Dv<>*XP"[others % 7], (0, (4, 1, 1, 1)))
+                look = dict(zip(("color", "marker", "dashes"), own, strict=True))
+                others += 1
+            draw_line(axes, _phase_series(name, curve, full, look))
+        axes.set_xlim(102.0, max(0.0, 100 * min(point.remaining for point in points) - 2.0))
+        axes.grid(axis="y")
+        axes.set_title(title)
+        add_legend(drawing, len(curves) + 1)
+    files = [Path(f"{path}.{suffix}") for suffix in FORMATS]
+    for file, suffix in zip(files, FORMATS, strict=True):
+        write_bytes(file, made[suffix])
+    return files
+
+
+def _phase_values(point: PhasePoint) -> tuple[float, float]:
+    """Mean and deviation of the scores, times 100."""
+    summary = summarise(point.scores)
+    return 100 * summary.mean, 100 * (summary.std or 0.0)
+
+
+def _phase_series(name: str, curve: Sequence[PhasePoint], full: PhasePoint, look: Mapping[str, Any]) -> Series:
+    start = [] if any(point.remaining == 1 for point in curve) else [PhasePoint(1.0, full.scores)]
+    ordered = sorted([*start, *curve], key=lambda point: -point.remaining)
+    values = [_phase_values(point) for point in ordered]
+    # The full model is no ticket of this selection and has no marker.
+    marks: list[Mark] = ["none" if point in start else "filled" for point in ordered]
+    spread = [(mean - std, mean + std) for mean, std in values]
+    x, y = percents(point.remaining for point in ordered), [mean for mean, _ in values]
+    return Series(name, x, y, spread, marks, **look)
+
+
+def draw_level(axes: Any, value: float, deviation: float, label: str = "_nolegend_") -> None:
+    """A dashed line to compare with, in a gray band of one deviation on both sides."""
+    axes.axhline(value, label=label, **DASHED)
+    if deviation:
+        axes.axhspan(value - deviation, value + deviation, color=GRID, alpha=0.6, linewidth=0)

@@ -1,19 +1,18 @@
-"""Tables: the same rows and columns as Markdown, for a terminal, or as cells of an HTML table."""
+"""Tables: rows and columns as text, Markdown, LaTeX, CSV, HTML, or a data frame."""
 
 from __future__ import annotations
 
-import csv
-import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from winning_tickets.analysis.report.page import fill_template
 
 MISSING = "–"  # noqa: RUF001 - an en dash is what printed tables show for "not measured"
 
 Row = Mapping[str, Any]
+Result = Mapping[str, Any]
 Format = Callable[[Any], str]
 
 
@@ -25,6 +24,11 @@ def text(value: Any) -> str:
 def percent(value: float) -> str:
     """A fraction between 0 and 1, times 100, with one decimal."""
     return f"{100 * value:.1f}"
+
+
+def signed_percent(value: float) -> str:
+    """A difference of fractions, times 100, with its sign."""
+    return f"{100 * value:+.1f}"
 
 
 def decimal(value: float) -> str:
@@ -42,15 +46,14 @@ def seconds(value: float) -> str:
     return f"{value:.0f} s"
 
 
+def format_interval(interval: Sequence[float] | None, form: Format) -> str:
+    """An interval in brackets."""
+    return MISSING if interval is None else f"[{form(interval[0])}, {form(interval[1])}]"
+
+
 @dataclass(frozen=True)
 class Column:
-    """A column of a table.
-
-    Attributes:
-        key: where the value is in a row.
-        title: the heading.
-        format: how a value is written; everything but `text` is a number and is aligned to the right.
-    """
+    """A column of a table: the key of its values in a row, its heading, and the function that formats a value."""
 
     key: str
     title: str
@@ -58,66 +61,26 @@ class Column:
 
     @property
     def numeric(self) -> bool:
-        """Whether the column holds numbers."""
+        """Whether the column holds numbers, which are aligned to the right: it has any format but `text`."""
         return self.format is not text
 
 
-def cells(rows: Sequence[Row], columns: Sequence[Column]) -> list[list[str]]:
-    """What is written into each cell; a value that is absent or None becomes a dash."""
-    return [[MISSING if row.get(c.key) is None else c.format(row[c.key]) for c in columns] for row in rows]
-
-
-def markdown(rows: Sequence[Row], columns: Sequence[Column]) -> str:
-    """A Markdown table, with aligned source text.
-
-    Args:
-        rows: one mapping a row; keys without a column are ignored.
-        columns: what is shown, from left to right.
-    """
-    grid = [[column.title for column in columns], *cells(rows, columns)]
-    grid = [[cell.replace("|", "\\|") for cell in line] for line in grid]
-    widths = [max(3, *(len(line[i]) for line in grid)) for i in range(len(columns))]
-    lines = []
-    for line in grid:
-        padded = (
-            cell.rjust(width) if column.numeric else cell.ljust(width)
-            for cell, width, column in zip(line, widths, columns, strict=True)
-        )
-        lines.append(f"| {' | '.join(padded)} |")
-    rule = (
-        "-" * (width - 1) + ":" if column.numeric else "-" * width
-        for width, column in zip(widths, columns, strict=True)
-    )
-    lines.insert(1, f"| {' | '.join(rule)} |")
-    return "\n".join(lines) + "\n"
-
-
-def console(rows: Sequence[Row], columns: Sequence[Column]) -> Table:
-    """The same table for a terminal."""
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-    for index, column in enumerate(columns):
-        table.add_column(column.title, justify="right" if column.numeric else "left", no_wrap=index == 0)
-    for line in cells(rows, columns):
-        # As Text, so that square brackets in a cell are not read as markup.
-        table.add_row(*(Text(cell) for cell in line))
-    return table
-
-
-Result = Mapping[str, Any]
+def columns(form: Format = text, /, **titles: str) -> list[Column]:
+    """Columns of one format, as `key=title`."""
+    return [Column(key, title, form) for key, title in titles.items()]
 
 
 @dataclass(frozen=True)
-class AnalysisTable:
-    """The table of an analysis.
+class Table:
+    """A table.
 
     Attributes:
-        rows: one mapping a row; `table.csv` has them unrounded.
-        columns: what is shown, and how it is rounded for people.
+        rows: one mapping per row, with unrounded values; None or no value is shown as a dash.
+        columns: the columns that are shown, from left to right.
         notes: sentences below the table.
+        title: its caption.
+        name: its label in LaTeX.
+        bold: places (row, column) in bold.
         further: more tables by name, stored as `NAME.csv`.
         unshown: the same, but too long for a terminal.
     """
@@ -125,20 +88,114 @@ class AnalysisTable:
     rows: Sequence[Row]
     columns: Sequence[Column]
     notes: Sequence[str] = ()
-    further: Mapping[str, AnalysisTable] = field(default_factory=dict)
-    unshown: Mapping[str, AnalysisTable] = field(default_factory=dict)
+    title: str = ""
+    name: str = ""
+    bold: frozenset[tuple[int, int]] = frozenset()
+    further: Mapping[str, Table] = field(default_factory=dict)
+    unshown: Mapping[str, Table] = field(default_factory=dict)
+
+    def texts(self) -> list[list[str]]:
+        """The formatted cells, by row."""
+        return [
+            [MISSING if row.get(c.key) is None else c.format(row[c.key]) for c in self.columns] for row in self.rows
+        ]
 
     def text(self) -> str:
-        """For a terminal: Markdown, further tables, then the notes."""
-        shown = [markdown(self.rows, self.columns)] if self.rows else []
+        """The table, further tables and the notes for a terminal."""
+        shown = [self._piped(str)] if self.rows else []
         return "\n".join([*shown, *(f"{one.text()}\n" for one in self.further.values()), *self.notes]).rstrip()
 
-    def csv(self) -> str:
-        """The same rows and columns as CSV, numbers unrounded and not times 100; an absent value is empty."""
-        buffer = io.StringIO()
-        writer = csv.writer(buffer, lineterminator="\n")
-        writer.writerow([column.key for column in self.columns])
-        writer.writerows(
-            ["" if row.get(column.key) is None else row[column.key] for column in self.columns] for row in self.rows
+    def markdown(self) -> str:
+        """The title, the table and the notes as Markdown."""
+        table = self._piped(markdown_escape).rstrip()
+        return "\n\n".join([f"**{markdown_escape(self.title)}**", table, *map(markdown_escape, self.notes)]) + "\n"
+
+    def _piped(self, escape: Format) -> str:
+        """A Markdown table with aligned source text."""
+        grid = [[escape(column.title) for column in self.columns], *self._marked(escape, "**{}**")]
+        grid = [[cell.replace("|", "\\|") for cell in line] for line in grid]
+        widths = [max(3, *map(len, cells)) for cells in zip(*grid, strict=True)]
+        rule = [
+            "-" * (width - 1) + ":" if column.numeric else "-" * width
+            for column, width in zip(self.columns, widths, strict=True)
+        ]
+        lines = []
+        for line in [grid[0], rule, *grid[1:]]:
+            cells = zip(self.columns, line, widths, strict=True)
+            padded = (cell.rjust(width) if column.numeric else cell.ljust(width) for column, cell, width in cells)
+            lines.append(f"| {' | '.join(padded)} |")
+        return "\n".join(lines) + "\n"
+
+    def _marked(self, escape: Format, mark: str) -> list[list[str]]:
+        """The cells, escaped, those in bold inside a mark."""
+        return [
+            [mark.format(escape(cell)) if (row, at) in self.bold else escape(cell) for at, cell in enumerate(line)]
+            for row, line in enumerate(self.texts())
+        ]
+
+    def latex(self) -> str:
+        """A `table` with the rules of booktabs; the caption has title and notes, the label is `tab:` and the name."""
+        import pandas as pd
+
+        sentence = self.title if self.title.endswith((".", "?", "!")) else f"{self.title}."
+        heads = [latex_escape(column.title) for column in self.columns]
+        written: str = (
+            pd.DataFrame(self._marked(latex_escape, r"\textbf{{{}}}"), columns=heads, dtype=object)
+            .style.hide(axis="index")
+            .to_latex(
+                hrules=True,
+                position_float="centering",
+                caption=latex_escape(" ".join([sentence, *self.notes])),
+                label=f"tab:{self.name}",
+                column_format="".join("r" if column.numeric else "l" for column in self.columns),
+            )
         )
-        return buffer.getvalue()
+        return written
+
+    def html(self) -> str:
+        """A `<table>` element."""
+        return fill_template("table.html.j2", {"table": self})
+
+    @property
+    def keys(self) -> list[str]:
+        """The keys of the records."""
+        return [column.key for column in self.columns]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The unrounded values, by row and key."""
+        return [{key: row.get(key) for key in self.keys} for row in self.rows]
+
+    def to_frame(self) -> Any:
+        """The records as a pandas data frame, unrounded and not times 100."""
+        import pandas as pd
+
+        return pd.DataFrame(self.records(), columns=self.keys, dtype=object)
+
+    def csv(self) -> str:
+        """The records as CSV; an absent value is empty."""
+        written: str = self.to_frame().to_csv(index=False, lineterminator="\n")
+        return written
+
+
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    **{letter: f"\\{letter}" for letter in "{}$&#%_"},
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "±": r"$\pm$",
+    MISSING: "--",
+}
+
+
+def markdown_escape(content: str) -> str:
+    """Text that Markdown shows literally; the bar of tables is escaped where tables are written."""
+    return re.sub(r"([\\`*_\[\]<>#~$])", r"\\\1", " ".join(content.split())).replace("&", "&amp;")
+
+
+def latex_escape(content: str) -> str:
+    """Text that LaTeX shows literally."""
+    return "".join(_LATEX.get(letter, letter) for letter in " ".join(content.split()))

@@ -8,21 +8,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.analysis.report.figures import dark_svg
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.plan import Plan
-from winning_tickets.studies.report import grids as grid_text
-from winning_tickets.studies.report.charts import dark_svg, draw
-from winning_tickets.studies.report.claims import Verdict, judge
+from winning_tickets.studies.report.charts import draw_plot
+from winning_tickets.studies.report.claims import Verdict, judge_claim
 from winning_tickets.studies.report.grids import Grid, table_grid
-from winning_tickets.studies.report.observations import Run, counts, gather
+from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
 from winning_tickets.studies.report.page import render_page
 from winning_tickets.studies.report.plots import Plot, plot_grid, plot_of
 
 
 def report_text(result: Mapping[str, Any]) -> str:
-    """How far the study is, the verdicts, what is wrong, and where the report is."""
+    """The progress of the study, the verdicts, the warnings, and the path of the report."""
     runs = result["runs"]
     rest = "".join(f", {runs[key]} {word}" for key, word in (("failed", "failed"), ("missing", "to do")) if runs[key])
     lines = [f"{result['study']} at {result['scale']}: {runs['done']} of {sum(runs.values())} runs done{rest}."]
@@ -37,12 +37,8 @@ def report_text(result: Mapping[str, Any]) -> str:
 _FIXED = ("run", "stage", "verb", "status")
 
 
-def long_form(runs: Sequence[Run]) -> str:
-    """CSV with the run, its axes, and each number of its result by path; a run without result has one line.
-
-    Args:
-        runs: all planned runs of a study.
-    """
+def long_form(runs: Sequence[StudyRun]) -> str:
+    """CSV of all planned runs with their axes and each number of their results by path; one line without a result."""
     axes = list(dict.fromkeys(axis for run in runs for axis in run.axes))
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
@@ -54,18 +50,15 @@ def long_form(runs: Sequence[Run]) -> str:
     return buffer.getvalue()
 
 
-_LEFT_OUT = ("versions", "machine", "config")
-
-
 def numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in a result with its path; lists of texts, versions and the machine are passed over."""
+    """Every number in a result with its path, but for versions, the machine and the configuration."""
     if isinstance(node, bool):
         return
     if isinstance(node, int | float):
         yield path, node
     elif isinstance(node, Mapping):
         for key, value in node.items():
-            if path or key not in _LEFT_OUT:
+            if path or key not in ("versions", "machine", "config"):
                 yield from numbers(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
@@ -79,13 +72,13 @@ FILE, PAGE, LONG = "report.json", "index.html", "runs.csv"
 def report_study(
     plan: Plan, store: Store, out: Path | str, formats: Sequence[str] = FORMATS, force: bool = False
 ) -> dict[str, Any]:
-    """Write what a store knows of a study: each table and figure, the verdict on each claim, and one page with all.
+    """Write the report of a study from its store: tables, figures, the verdict on each claim, and one page with all.
 
-    A report may be made at any time; what is missing is shown as missing. The same store gives the same bytes.
+    A report may be made at any time; missing numbers are shown as missing. The same store gives the same bytes.
 
     Args:
         plan: of the study at a scale.
-        store: where its runs are.
+        store: the runs.
         out: a folder that is absent or empty, or holds a report of this study, which is replaced.
         formats: of `FORMATS`.
         force: replace the report of another study.
@@ -95,26 +88,27 @@ def report_study(
 
     Raises:
         UsageError: an unknown format, or `out` holds something else; it was left untouched.
-        ContentError: the store holds what cannot be read.
+        ContentError: the store has a file that cannot be read.
     """
     out = Path(out)
     for name in formats:
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     _check_out(out, plan, force)
-    runs = gather(plan, store)
+    runs = gather_runs(plan, store)
     study = plan.study
     grids = [table_grid(study, name, runs) for name in study.tables]
     plots = [plot_of(study, name, runs) for name in study.figures]
     plotted = [plot_grid(plot, study.published) for plot in plots]
-    verdicts = [judge(study, name, runs) for name in study.claims]
+    verdicts = [judge_claim(study, name, runs) for name in study.claims]
     problems = list(dict.fromkeys(note for grid in (*grids, *plotted) for note in grid.problems))
     files: dict[str, bytes] = {}
     for grid in (*grids, *plotted):
-        files |= _table_files(grid, formats)
+        writers = {"md": grid.markdown, "tex": grid.latex, "csv": grid.csv}
+        files |= {f"{grid.stem}.{name}": write().encode() for name, write in writers.items() if name in formats}
     svgs = []
     for plot, grid in zip(plots, plotted, strict=True):
-        drawn = _drawn(plot, grid, formats)
+        drawn = _draw_files(plot, grid, formats)
         svgs.append(drawn.get(f"{grid.stem}.svg", b"").decode())
         files |= {name: content for name, content in drawn.items() if name.rsplit(".", 1)[1] in formats}
     if "csv" in formats:
@@ -126,7 +120,7 @@ def report_study(
         "verb": "study-report",
         "study": study.name,
         "scale": plan.scale,
-        "runs": counts({run.id: run for run in runs}.values()),
+        "runs": count_states({run.id: run for run in runs}.values()),
         "tables": list(study.tables),
         "figures": list(study.figures),
         "claims": {verdict.name: _record(verdict) for verdict in verdicts},
@@ -157,48 +151,33 @@ def _check_out(out: Path, plan: Plan, force: bool) -> None:
         )
 
 
-def _table_files(grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
-    writers = {"md": grid_text.markdown, "tex": grid_text.latex, "csv": grid_text.csv_text}
-    return {f"{grid.stem}.{name}": write(grid).encode() for name, write in writers.items() if name in formats}
-
-
-def _drawn(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
+def _draw_files(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, bytes]:
     """The files of a figure; nothing while it has no number."""
     wanted = [*(["png"] if "png" in formats else []), *(["svg"] if {"svg", "html"} & set(formats) else [])]
     if plot.empty or not wanted:
         return {}
-    made = draw(plot, wanted, grid)
-    files = {f"{grid.stem}.{suffix}": content for suffix, content in made.items()}
-    if "svg" in made:
-        files[f"{grid.stem}-dark.svg"] = dark_svg(made["svg"].decode()).encode()
+    files = {f"{grid.stem}.{suffix}": content for suffix, content in draw_plot(plot, wanted, grid).items()}
+    if "svg" in wanted:
+        files[f"{grid.stem}-dark.svg"] = dark_svg(files[f"{grid.stem}.svg"].decode()).encode()
     return files
 
 
 def _record(verdict: Verdict) -> dict[str, Any]:
     """A verdict for JSON."""
-    return {
-        "text": verdict.text,
-        "verdict": verdict.word,
-        "reason": verdict.reason,
-        "test": verdict.test,
-        "n": verdict.n,
-        "planned": verdict.planned,
-        "estimate": verdict.estimate,
-        "interval": verdict.interval,
-        "bootstrap": verdict.bootstrap,
-        "runs": sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids}),
-    }
+    keys = ("reason", "test", "n", "planned", "estimate", "interval", "bootstrap")
+    runs = sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids})
+    return {"text": verdict.text, "verdict": verdict.word, **{key: getattr(verdict, key) for key in keys}, "runs": runs}
 
 
 def _write(out: Path, files: dict[str, bytes], result: dict[str, Any]) -> None:
     """Write all files, `report.json` last; files of an earlier report that this one lacks are removed."""
     listed = read_object(out / FILE, "report").get("files") if (out / FILE).is_file() else None
     before = [name for name in listed if isinstance(name, str)] if isinstance(listed, list) else []
-    # A report that is stopped half-way can be told from foreign files by this.
+    # With this file, a report that was stopped half-way is not taken for foreign files.
     write_json(out / FILE, {**result, "files": sorted({*files, *before})})
     for name, content in files.items():
         write_bytes(out / name, content)
     for name in set(before) - files.keys():
-        if (old := out / Path(name).name).is_file():  # a name, and not a path, whatever the file says
+        if (old := out / Path(name).name).is_file():  # only names in this folder, never paths
             old.unlink()
     write_json(out / FILE, result)

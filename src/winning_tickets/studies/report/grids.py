@@ -1,194 +1,389 @@
-"""Tables of a study as grids of cells, published numbers beside ours; `grid_text` writes them down."""
+"""Cells, the numbers of several runs at one place with what is still missing, and tables of these."""
 
 from __future__ import annotations
 
-import csv
-import io
 import re
+import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from winning_tickets.analysis.report import tables
-from winning_tickets.studies.report.cells import (
-    Cell,
-    Key,
-    condensed,
-    form_of,
-    group,
-    label,
-    make_cell,
-    required,
-    row_label,
-    slug,
+from winning_tickets.analysis.report.tables import Column, Table
+from winning_tickets.runs.statistics import Summary, summarise
+from winning_tickets.studies.report.observations import (
+    METRIC,
+    Observation,
+    StudyRun,
+    describe_absent,
+    observe,
+    select_runs,
+    stages_of,
 )
-from winning_tickets.studies.report.observations import METRIC, Run, absent_note, chosen, observe, stages_of
-from winning_tickets.studies.schema import Published, Study, Table
+from winning_tickets.studies.schema import Published, Study
+from winning_tickets.studies.schema import Table as StudyTable
 
+Key = tuple[Any, ...]
 Form = Callable[[float], str]
 
 
 @dataclass(frozen=True)
-class Head:
-    """A column of numbers.
+class Cell:
+    """The numbers of the runs at one place.
 
     Attributes:
-        label: heading.
-        form: how its numbers are written.
-        published: whether it holds the paper's numbers instead of ours.
-        best: whether its largest or smallest mean is set in bold.
+        values: one for each complete repetition (such as a seed).
+        expected: number of planned repetitions.
+        failed: number of repetitions in which some run failed.
+        observations: all that the cell is made from, absent ones too.
     """
 
-    label: str
-    form: Form
-    published: bool = False
-    best: str | None = None
+    values: tuple[float, ...]
+    expected: int
+    failed: int
+    observations: tuple[Observation, ...]
+
+    @property
+    def n(self) -> int:
+        """Number of complete repetitions."""
+        return len(self.values)
+
+    @property
+    def partial(self) -> bool:
+        """Whether some repetition is missing or failed."""
+        return self.n < self.expected
+
+    @property
+    def summary(self) -> Summary | None:
+        """Mean, deviation and interval; None where no repetition is complete."""
+        return summarise(self.values) if self.values else None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean of the repetitions; None where none is complete."""
+        return self.summary.mean if self.summary else None
+
+    @property
+    def run_ids(self) -> tuple[str, ...]:
+        """The runs behind the cell, each once."""
+        return tuple(dict.fromkeys(one.run.id for one in self.observations))
+
+    def text(self, form: Form) -> str:
+        """Mean ± deviation; of a partial cell also the number of repetitions, such as `(2 of 3, 1 failed)`."""
+        summary, state = self.summary, ""
+        if self.partial:
+            state = f" ({self.n} of {self.expected}{f', {self.failed} failed' if self.failed else ''})"
+        if summary is None:
+            return f"{tables.MISSING}{state}"
+        return form(summary.mean) + ("" if summary.std is None else f" ± {form(summary.std)}") + state
+
+
+def required_places(observations: Sequence[Observation], average: Sequence[str]) -> frozenset[Key]:
+    """The places along the averaged axes that each repetition must have, so that all means are over the same ones."""
+    return frozenset(_place(one, average) for one in observations)
+
+
+def make_cell(
+    observations: Sequence[Observation], average: Sequence[str] = (), needed: frozenset[Key] | None = None
+) -> Cell:
+    """Put the numbers of one place together, in any state.
+
+    Axes of `average` are averaged inside each repetition; the remaining axes tell repetitions apart. A repetition must
+    have all `needed` places along the averaged axes; None for those that occur.
+    """
+    needed = required_places(observations, average) if needed is None else needed
+    repetitions: dict[Key, list[Observation]] = {}
+    # One run at several places of the grid (a search without chance under several seeds) is one number, not several.
+    single = {(one.run.id, one.part, _place(one, average)): one for one in reversed(observations)}
+    for one in reversed(single.values()):
+        rest = tuple((axis, str(value)) for axis, value in sorted(one.axes.items()) if axis not in average)
+        repetitions.setdefault(rest, []).append(one)
+    values, failed = [], 0
+    for own in repetitions.values():
+        done = [one.value for one in own if one.value is not None]
+        places = {_place(one, average) for one in own if one.value is not None}
+        if len(done) == len(own) and places >= needed:
+            values.append(sum(done) / len(done))
+        failed += any(one.state == "failed" for one in own)
+    return Cell(tuple(values), len(repetitions), failed, tuple(reversed(single.values())))
+
+
+STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
+    "median": statistics.median,
+    "best": max,
+    "std": statistics.stdev,
+}
+
+
+def condense_cell(cell: Cell, statistic: str) -> Cell:
+    """A cell whose only value is a statistic of its repetitions, once all of them are there; a mean stays as it is."""
+    if statistic == "mean":
+        return cell
+    enough = not cell.partial and cell.n >= (2 if statistic == "std" else 1)
+    values = (STATISTICS[statistic](cell.values),) if enough else ()
+    return replace(cell, values=values, expected=min(1, cell.expected))
+
+
+def _place(one: Observation, average: Sequence[str]) -> Key:
+    return tuple(one.axes.get(axis) for axis in average)
+
+
+def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
+    """Observations by their values on some axes, in the order of their first occurrence."""
+    found: dict[Key, list[Observation]] = {}
+    for one in observations:
+        found.setdefault(tuple(one.axes.get(axis) for axis in axes), []).append(one)
+    return found
+
+
+def label(value: Any) -> str:
+    """The text of a value of an axis."""
+    if value is None:
+        return tables.MISSING
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def row_label(key: Sequence[Any]) -> str:
+    """The name of a row of several axes."""
+    return " / ".join(label(value) for value in key)
+
+
+def slug(text: str) -> str:
+    """A text as part of a file name or of an anchor."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
+
+
+_FRACTION = re.compile(r"score|metrics|whole|remaining|accuracy|similarity|jaccard|chance|f1|matthews|sparsity|pearson")
+
+
+def form_of(path: str) -> Form:
+    """The format of the numbers at a path: fractions times 100, durations whole, all else with decimals."""
+    if _FRACTION.search(path) and "loss" not in path:
+        return tables.percent
+    if path.endswith("seconds"):
+        return tables.seconds
+    return _number
+
+
+def _number(value: float) -> str:
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+
+
+Places = Mapping[tuple[int, int], Cell]
+"""Cells by row and column of numbers; a place without planned runs has none."""
 
 
 @dataclass(frozen=True)
-class Grid:
-    """A table.
+class Grid(Table):
+    """A table of a study: labels in the first columns, then cells and published numbers.
 
     Attributes:
-        name: of the table or figure.
-        title: caption.
-        axes: names of the columns that hold the rows' labels.
-        rows: their labels.
-        heads: the columns of numbers.
-        cells: ours, by row and column; a place without planned runs has none.
-        published: the paper's, by row and column.
-        notes: sentences below.
-        problems: what is wrong with its declaration.
-        kind: `table`, or `figure` for what a figure draws.
+        axes: names of the columns of labels.
+        forms: number formats of the columns of our cells.
+        problems: errors in its declaration.
+        kind: `table`, or `figure` for the numbers of a figure.
     """
 
-    name: str
-    title: str
-    axes: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    heads: tuple[Head, ...]
-    cells: Mapping[tuple[int, int], Cell]
-    published: Mapping[tuple[int, int], Published]
-    notes: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
+    forms: Mapping[int, Form] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
     kind: Literal["table", "figure"] = "table"
 
     @property
     def stem(self) -> str:
-        """What its files and its places on the page are called."""
-        return f"{self.kind}-{slug(self.name)}"
+        """The name of its files and its anchor on the page."""
+        return f"{self.kind}-{self.name}"
 
-    def best(self) -> set[tuple[int, int]]:
-        """Places in bold: the best mean of a column, over complete cells of at least two rows; ties are all bold."""
-        found: set[tuple[int, int]] = set()
-        for column, head in enumerate(self.heads):
-            means = {
-                row: cell.summary.mean
-                for (row, at), cell in self.cells.items()
-                if at == column and cell.summary is not None and not cell.partial
-            }
-            if head.best is None or len(means) < 2:
-                continue
-            top = max(means.values()) if head.best == "max" else min(means.values())
-            found |= {(row, column) for row, mean in means.items() if head.form(mean) == head.form(top)}
+    @property
+    def labels(self) -> list[tuple[str, ...]]:
+        """The labels of the rows."""
+        return [tuple(row[column.key] for column in self.columns[: len(self.axes)]) for row in self.rows]
+
+    @property
+    def cells(self) -> dict[tuple[int, int], Cell]:
+        """Our cells by row and column."""
+        return self._values(Cell)
+
+    @property
+    def published(self) -> dict[tuple[int, int], Published]:
+        """The paper's numbers by row and column; each is to the right of our cell."""
+        return self._values(Published)
+
+    def _values(self, kind: type[Any]) -> dict[tuple[int, int], Any]:
+        return {
+            (row, at): values[column.key]
+            for row, values in enumerate(self.rows)
+            for at, column in enumerate(self.columns)
+            if isinstance(values[column.key], kind)
+        }
+
+    @property
+    def keys(self) -> list[str]:
+        """The columns of the long form."""
+        numbers = ("column", "mean", "std", "n", "planned", "failed", "published", "published_std", "runs")
+        return [*self.axes, *numbers]
+
+    def records(self) -> list[dict[str, Any]]:
+        """The cells in long form."""
+        labels, published, found = self.labels, self.published, []
+        for (row, column), cell in self.cells.items():
+            summary, paper = cell.summary, published.get((row, column + 1))
+            values = (
+                *labels[row],
+                self.columns[column].title,
+                None if summary is None else summary.mean,
+                None if summary is None else summary.std,
+                cell.n,
+                cell.expected,
+                cell.failed,
+                None if paper is None else paper.value,
+                None if paper is None else paper.std,
+                " ".join(cell.run_ids),
+            )
+            found.append(dict(zip(self.keys, values, strict=True)))
         return found
 
 
-def table_grid(study: Study, name: str, runs: Sequence[Run]) -> Grid:
-    """One of the study's tables.
+def make_grid(
+    name: str,
+    axes: Sequence[str],
+    labels: Sequence[tuple[str, ...]],
+    heads: Sequence[tuple[str, Form]],
+    cells: Places,
+    published: Iterable[Published],
+    best: Literal["max", "min"] | None = None,
+    **further: Any,
+) -> Grid:
+    """A grid of labels by row, heads (heading and number format), and cells.
 
-    Args:
-        study: what declares it.
-        name: of the table.
-        runs: all planned runs of the study.
+    A column with published numbers of this table is followed by one with these; the `best` means are in bold.
+    Further fields of the grid, such as its title, are keyword arguments.
     """
-    table = study.tables[name]
-    own = chosen(runs, stages_of(table.stage), table.where)
-    parts = [_part(table, text, path, own) for text, path in table.values.items()]
-    keys = tuple(dict.fromkeys(key for part in parts for key in part.row_keys))
-    columns = _columns(table, parts)
-    cells = {
-        (row, at): part.cells[key, column]
-        for row, key in enumerate(keys)
-        for at, (part, column, _) in enumerate(columns)
-        if (key, column) in part.cells
+    rows = {row_label(texts): index for index, texts in enumerate(labels)}
+    titles = {title: index for index, (title, _) in enumerate(heads)}
+    paper = {(rows.get(label(one.row)), titles.get(label(one.column))): one for one in published if one.of == name}
+    columns = [Column(f"axis {index}", axis) for index, axis in enumerate(axes)]
+    contents: list[dict[str, Any]] = [{f"axis {i}": text for i, text in enumerate(texts)} for texts in labels]
+    bold: set[tuple[int, int]] = set()
+    forms: dict[int, Form] = {}
+    for index, (title, form) in enumerate(heads):
+        bold |= {(row, len(columns)) for row in _best_rows(index, form, cells, best)}
+        forms[len(columns)] = form
+        columns.append(Column(f"number {index}", title, _writer(form)))
+        for row, content in enumerate(contents):
+            content[f"number {index}"] = cells.get((row, index), "")
+        if any(row is not None and column == index for row, column in paper):
+            columns.append(Column(f"paper {index}", f"{title} (paper)", _writer(form)))
+            for row, content in enumerate(contents):
+                content[f"paper {index}"] = paper.get((row, index), "")
+    common: dict[str, Any] = {"name": slug(name), "axes": tuple(axes), "forms": forms, "bold": frozenset(bold)}
+    return Grid(contents, columns, **common, **further)
+
+
+def _best_rows(column: int, form: Form, cells: Places, best: str | None) -> set[int]:
+    """Rows with the best mean of a column, over complete cells of at least two rows; ties are all best."""
+    means = {
+        row: cell.summary.mean
+        for (row, at), cell in cells.items()
+        if at == column and cell.summary is not None and not cell.partial
     }
-    heads = [head for _, _, head in columns]
-    grid = Grid(
+    if best is None or len(means) < 2:
+        return set()
+    top = max(means.values()) if best == "max" else min(means.values())
+    return {row for row, mean in means.items() if form(mean) == form(top)}
+
+
+def _writer(form: Form) -> Callable[[Any], str]:
+    """A function that writes a cell, a number of the paper, or the empty text of a place without planned runs."""
+
+    def write(value: Any) -> str:
+        if isinstance(value, Cell):
+            return value.text(form)
+        if isinstance(value, Published):
+            return form(value.value) + ("" if value.std is None else f" ± {form(value.std)}")
+        return ""
+
+    return write
+
+
+MEAN: Key = ("mean over columns",)
+
+
+def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
+    """One of the study's tables, from all its planned runs."""
+    table = study.tables[name]
+    own = select_runs(runs, stages_of(table.stage), table.where)
+    parts = {text: _part(table, path, own) for text, path in table.values.items()}
+    rows = list(dict.fromkeys(row for part in parts.values() for row in part.rows))
+    # Each column has all values that are planned for it, side by side.
+    keys = dict.fromkeys(key for part in parts.values() for key in part.columns)
+    columns = [(text, key) for key in keys for text, part in parts.items() if key in part.columns]
+    columns += [(text, MEAN) for text in parts if table.mean_column]
+    heads = []
+    for text, key in columns:
+        words = [table.mean_column or ""] if key == MEAN else [label(value) for value in key if value is not None]
+        heads.append((" ".join([*words, text] if len(parts) > 1 or not words else words), form_of(table.values[text])))
+    cells = {
+        (row, at): parts[text].cells[key, column]
+        for row, key in enumerate(rows)
+        for at, (text, column) in enumerate(columns)
+        if (key, column) in parts[text].cells
+    }
+    empty = [table.values[text] for text, part in parts.items() if not any(cell.n for cell in part.cells.values())]
+    return make_grid(
         name,
-        table.title or name,
         table.rows,
-        tuple(tuple(map(label, key)) for key in keys),
-        tuple(heads),
+        [tuple(map(label, key)) for key in rows],
+        heads,
         cells,
-        {},
-        tuple(_notes(table, list(cells.values()))),
-        tuple(f"{name}: {text}" for part in parts if part.empty for text in absent_note(part.path, own)),
+        study.published,
+        table.best,
+        title=table.title or name,
+        notes=_notes(table, list(cells.values())),
+        problems=tuple(f"{name}: {text}" for path in empty for text in describe_absent(path, own)),
     )
-    return with_published(grid, study.published)
 
 
 @dataclass(frozen=True)
 class _Part:
     """One value of a table: all its cells by row and column."""
 
-    text: str
-    path: str
-    row_keys: tuple[Key, ...]
-    column_keys: tuple[Key, ...]
+    rows: Sequence[Key]
+    columns: Sequence[Key]
     cells: Mapping[tuple[Key, Key], Cell]
 
-    @property
-    def empty(self) -> bool:
-        """Whether no cell has a number."""
-        return not any(cell.n for cell in self.cells.values())
 
-
-MEAN: Key = ("mean over columns",)
-
-
-def _part(table: Table, text: str, path: str, runs: Sequence[Run]) -> _Part:
+def _part(table: StudyTable, path: str, runs: Sequence[StudyRun]) -> _Part:
     observations = observe(runs, path)
-    axes = _column_axes(table, path)
-    needed = required(observations, table.average)
-    rows = group(observations, table.rows)
-    columns = tuple(group(observations, axes)) if axes else ((),)
+    axes = (table.columns,) if table.columns else ()
+    # The metric is an axis of its own where a path takes all of them and the table has no other place for it.
+    if "*" in path.split(".") and METRIC not in (*axes, *table.rows, *table.average):
+        axes = (*axes, METRIC)
+    needed = required_places(observations, table.average)
+    rows = group_by(observations, table.rows)
     cells = {
         (row, column): make_cell(inside, table.average, needed)
         for row, own in rows.items()
-        for column, inside in (group(own, axes) if axes else {(): own}).items()
+        for column, inside in group_by(own, axes).items()
     }
     if table.mean_column:
         everything = (*table.average, *axes)
-        all_of_them = required(observations, everything)
-        cells |= {(row, MEAN): make_cell(own, everything, all_of_them) for row, own in rows.items()}
-    cells = {place: condensed(cell, table.statistic) for place, cell in cells.items()}
-    return _Part(text, path, tuple(rows), columns, cells)
+        all_needed = required_places(observations, everything)
+        cells |= {(row, MEAN): make_cell(own, everything, all_needed) for row, own in rows.items()}
+    shown = {place: condense_cell(cell, table.statistic) for place, cell in cells.items()}
+    return _Part(tuple(rows), tuple(group_by(observations, axes)) if axes else ((),), shown)
 
 
-def _column_axes(table: Table, path: str) -> tuple[str, ...]:
-    """The table's own, and the metric where a path takes all of them and no other place does."""
-    own = (table.columns,) if table.columns else ()
-    apart = "*" in path.split(".") and METRIC not in (*own, *table.rows, *table.average)
-    return (*own, METRIC) if apart else own
-
-
-def _columns(table: Table, parts: Sequence[_Part]) -> list[tuple[_Part, Key, Head]]:
-    keys = tuple(dict.fromkeys(key for part in parts for key in part.column_keys))
-    found = []
-    for key in (*keys, *((MEAN,) if table.mean_column else ())):
-        for part in parts:
-            if key != MEAN and key not in part.column_keys:
-                continue
-            words = [table.mean_column or ""] if key == MEAN else [label(value) for value in key if value is not None]
-            if len(parts) > 1 or not words:
-                words.append(part.text)
-            found.append((part, key, Head(" ".join(words), form_of(part.path), best=table.best)))
-    return found
-
-
-def _notes(table: Table, cells: Sequence[Cell]) -> list[str]:
-    notes = [_statistic_note(table, cells)] if cells else []
+def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
+    words = {"median": "Median", "best": "Largest value", "std": "Standard deviation (ddof=1)"}
+    notes = []
+    if cells:
+        word = words.get(table.statistic)
+        notes = [f"{word} of the repetitions, once all of them are there." if word else describe_cells(cells)]
     if table.average:
         notes.append(f"Averaged over {' and '.join(table.average)} inside each repetition first.")
     if table.mean_column:
@@ -196,183 +391,10 @@ def _notes(table: Table, cells: Sequence[Cell]) -> list[str]:
     return notes
 
 
-def _statistic_note(table: Table, cells: Sequence[Cell]) -> str:
-    if table.statistic == "mean":
-        return cells_note(cells)
-    word = {"median": "Median", "best": "Largest value", "std": "Standard deviation (ddof=1)"}[table.statistic]
-    return f"{word} of the repetitions, once all of them are there."
-
-
-def cells_note(cells: Sequence[Cell]) -> str:
-    """How many repetitions the cells have."""
+def describe_cells(cells: Sequence[Cell]) -> str:
+    """The number of repetitions of the cells."""
     numbers = sorted({cell.expected for cell in cells})
     each = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     partial = sum(cell.partial for cell in cells)
-    repetitions = "repetition" if each == "1" else "repetitions"
-    text = f"Mean ± standard deviation (ddof=1) of {each} {repetitions}"
-    if partial:
-        text += f"; {partial} of {len(cells)} cells are partial and say how many they have"
-    return f"{text}."
-
-
-def with_published(grid: Grid, published: Iterable[Published]) -> Grid:
-    """The same grid with a column of the paper's numbers behind each of ours that the paper has numbers for."""
-    rows = {row_label(labels): index for index, labels in enumerate(grid.rows)}
-    columns = {head.label: index for index, head in enumerate(grid.heads)}
-    found: dict[tuple[int, int], Published] = {}
-    for one in published:
-        place = (rows.get(label(one.row)), columns.get(label(one.column)))
-        if one.of == grid.name and place[0] is not None and place[1] is not None:
-            found[place[0], place[1]] = one
-    if not found:
-        return grid
-    heads: list[Head] = []
-    moved: dict[int, int] = {}
-    for index, head in enumerate(grid.heads):
-        moved[index] = len(heads)
-        heads.append(head)
-        if any(column == index for _, column in found):
-            heads.append(Head(f"{head.label} (paper)", head.form, published=True))
-    return replace(
-        grid,
-        heads=tuple(heads),
-        cells={(row, moved[column]): cell for (row, column), cell in grid.cells.items()},
-        published={(row, moved[column] + 1): one for (row, column), one in found.items()},
-    )
-
-
-def published_text(one: Published, form: Form) -> str:
-    """A number of the paper."""
-    return form(one.value) + ("" if one.std is None else f" ± {form(one.std)}")
-
-
-def record(grid: Grid, row: int, column: int) -> dict[str, Any]:
-    """A cell in long form, unrounded, for CSV and JSON."""
-    cell = grid.cells[row, column]
-    summary = cell.summary
-    paper = grid.published.get((row, column + 1))
-    return {
-        **dict(zip(grid.axes, grid.rows[row], strict=True)),
-        "column": grid.heads[column].label,
-        "mean": None if summary is None else summary.mean,
-        "std": None if summary is None else summary.std,
-        "n": cell.n,
-        "planned": cell.expected,
-        "failed": cell.failed,
-        "published": None if paper is None else paper.value,
-        "published_std": None if paper is None else paper.std,
-        "runs": " ".join(cell.run_ids),
-    }
-
-
-_MARKDOWN = re.compile(r"([\\`*_\[\]<>#~$])")
-_LATEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "^": r"\textasciicircum{}",
-    "~": r"\textasciitilde{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "±": r"$\pm$",
-    tables.MISSING: "--",
-}
-
-
-def markdown_escape(text: str) -> str:
-    """Text that Markdown shows as it is; the bar of tables is escaped where tables are written."""
-    return _MARKDOWN.sub(r"\\\1", " ".join(text.split())).replace("&", "&amp;")
-
-
-def latex_escape(text: str) -> str:
-    """Text that LaTeX shows as it is."""
-    return "".join(_LATEX.get(letter, letter) for letter in " ".join(text.split()))
-
-
-def texts(grid: Grid) -> list[list[str]]:
-    """What stands in each place of the columns of numbers; empty where no run is planned."""
-    lines = []
-    for row in range(len(grid.rows)):
-        line = []
-        for column, head in enumerate(grid.heads):
-            if head.published:
-                paper = grid.published.get((row, column))
-                line.append("" if paper is None else published_text(paper, head.form))
-            else:
-                cell = grid.cells.get((row, column))
-                line.append("" if cell is None else cell.text(head.form))
-        lines.append(line)
-    return lines
-
-
-def markdown(grid: Grid) -> str:
-    """The title, the table and the notes, for GitHub and the like."""
-    best = grid.best()
-    columns = [tables.Column(f"axis {i}", markdown_escape(axis)) for i, axis in enumerate(grid.axes)]
-    # Any format but `text` makes a column of numbers, which is aligned to the right.
-    columns += [tables.Column(f"{i}", markdown_escape(head.label), _as_it_is) for i, head in enumerate(grid.heads)]
-    rows = []
-    for row, (labels, line) in enumerate(zip(grid.rows, texts(grid), strict=True)):
-        content = {f"axis {i}": markdown_escape(label) for i, label in enumerate(labels)}
-        for column, text in enumerate(line):
-            content[str(column)] = f"**{text}**" if (row, column) in best else text
-        rows.append(content)
-    parts = [f"**{markdown_escape(grid.title)}**", tables.markdown(rows, columns).rstrip()]
-    return "\n\n".join([*parts, *map(markdown_escape, grid.notes)]) + "\n"
-
-
-def _as_it_is(value: str) -> str:
-    return value
-
-
-def latex(grid: Grid) -> str:
-    """A `table` with the rules of booktabs; the label is `tab:` and the name."""
-    best = grid.best()
-    heads = [*grid.axes, *(head.label for head in grid.heads)]
-    lines = [
-        r"\begin{table}",
-        r"\centering",
-        rf"\caption{{{latex_escape(' '.join([_sentence(grid.title), *grid.notes]))}}}",
-        rf"\label{{tab:{slug(grid.name)}}}",
-        rf"\begin{{tabular}}{{{'l' * len(grid.axes)}{'r' * len(grid.heads)}}}",
-        r"\toprule",
-        _latex_line(heads, latex_escape),
-        r"\midrule",
-    ]
-    for row, (labels, line) in enumerate(zip(grid.rows, texts(grid), strict=True)):
-        written = [latex_escape(label) for label in labels]
-        for column, text in enumerate(line):
-            content = latex_escape(text)
-            written.append(rf"\textbf{{{content}}}" if (row, column) in best else content)
-        lines.append(_latex_line(written, str))
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def _sentence(text: str) -> str:
-    return text if text.endswith((".", "?", "!")) else f"{text}."
-
-
-def _latex_line(cells: list[str], escape: Callable[[str], str]) -> str:
-    return " & ".join(map(escape, cells)) + r" \\"
-
-
-def csv_text(grid: Grid) -> str:
-    """One line a cell, unrounded and not times 100; an absent number is empty."""
-    keys = [*grid.axes, *_NUMBERS]
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(keys)
-    for place in sorted(grid.cells):
-        content = record(grid, *place)
-        writer.writerow(["" if content[key] is None else content[key] for key in keys])
-    return buffer.getvalue()
-
-
-_NUMBERS = ("column", "mean", "std", "n", "planned", "failed", "published", "published_std", "runs")
+    text = f"Mean ± standard deviation (ddof=1) of {each} {'repetition' if each == '1' else 'repetitions'}"
+    return f"{text}; {partial} of {len(cells)} cells are partial and say how many they have." if partial else f"{text}."

@@ -1,4 +1,4 @@
-"""The data of a study's figures: series of points, matched clouds, and matrices."""
+"""The data of a study's figures: series of points, matched clouds, and matrices; and the tables of these."""
 
 from __future__ import annotations
 
@@ -8,30 +8,35 @@ from typing import Any
 
 from winning_tickets.analysis.statistics import correlate
 from winning_tickets.runs.files import is_number
-from winning_tickets.studies.report.cells import Cell, Key, form_of, group, label, make_cell, required, row_label
-from winning_tickets.studies.report.grids import Grid, Head, cells_note, with_published
+from winning_tickets.studies.report.grids import (
+    Cell,
+    Form,
+    Grid,
+    Key,
+    describe_cells,
+    form_of,
+    group_by,
+    label,
+    make_cell,
+    make_grid,
+    required_places,
+    row_label,
+)
 from winning_tickets.studies.report.observations import (
     Observation,
-    Run,
-    absent_note,
-    chosen,
-    edited,
+    StudyRun,
+    describe_absent,
+    edited_error,
     observe,
+    select_runs,
     stages_of,
 )
 from winning_tickets.studies.schema import Figure, Published, Study, Value
 
 
 @dataclass(frozen=True)
-class Point:
-    """A mean with its deviation.
-
-    Attributes:
-        x: position: a number, or a label.
-        cell: what is above it.
-        name: which runs it stands for, where the position does not say it.
-        across: of a scatter or of a measured x: the cell that the position comes from.
-    """
+class PlotPoint:
+    """A cell with its position: a number, a label, or the mean of another cell (`across`); `name` tells the runs."""
 
     x: Any
     cell: Cell
@@ -40,27 +45,19 @@ class Point:
 
 
 @dataclass(frozen=True)
-class Series:
-    """A line, a set of bars, or a cloud."""
+class Curve:
+    """The points of a line, of a set of bars, or of a cloud."""
 
     name: str
-    points: tuple[Point, ...]
+    points: tuple[PlotPoint, ...]
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes.
-
-    Attributes:
-        title: value of the panels' axis; empty where there is one panel.
-        series: what is drawn.
-        levels: horizontal lines by name.
-        matrix: of a heat map, by label of row and column.
-        correlation: of a scatter, as `correlation.correlate` gives it.
-    """
+    """One pair of axes: curves and horizontal levels, with a correlation of clouds, or the matrix of a heat map."""
 
     title: str
-    series: tuple[Series, ...] = ()
+    curves: tuple[Curve, ...] = ()
     levels: Mapping[str, Cell] = field(default_factory=dict)
     matrix: Mapping[tuple[str, str], Cell] = field(default_factory=dict)
     correlation: Mapping[str, Any] | None = None
@@ -68,15 +65,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure's data.
-
-    Attributes:
-        name: of its files and its anchor.
-        figure: what declares it.
-        path: of the values that are drawn, for their format.
-        panels: one or more.
-        problems: what is wrong with its declaration.
-    """
+    """A figure's data; the path is that of the drawn values."""
 
     name: str
     figure: Figure
@@ -86,12 +75,12 @@ class Plot:
 
     @property
     def cells(self) -> list[Cell]:
-        """All that is drawn."""
+        """All cells that are drawn."""
         return [
             cell
             for panel in self.panels
             for cell in (
-                *(point.cell for series in panel.series for point in series.points),
+                *(point.cell for curve in panel.curves for point in curve.points),
                 *panel.levels.values(),
                 *panel.matrix.values(),
             )
@@ -102,124 +91,100 @@ class Plot:
         """Whether there is nothing to draw yet."""
         return not any(cell.n for cell in self.cells)
 
+    @property
+    def x_name(self) -> str:
+        """The axis or the path of the positions."""
+        return self.figure.x if isinstance(self.figure.x, str) else self.figure.x.value
 
-def plot_of(study: Study, name: str, runs: Sequence[Run]) -> Plot:
-    """The data of one of the study's figures.
 
-    Args:
-        study: what declares it.
-        name: of the figure.
-        runs: all planned runs of the study.
-    """
+def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
+    """The data of one of the study's figures, from all its planned runs."""
     figure = study.figures[name]
-    stages, path = _source(figure)
-    observations = observe(chosen(runs, stages, figure.where), path)
-    panels = group(observations, [figure.panels]) if figure.panels else {("",): observations}
-    needed = required(observations, figure.average)
+    if isinstance(figure.y, Value):
+        stages, path = stages_of(figure.y.stage), figure.y.value
+    else:
+        stages, path = stages_of(figure.stage), figure.y
+    own = select_runs(runs, stages, figure.where)
+    observations = observe(own, path)
+    needed = required_places(observations, figure.average)
     drawn = []
-    for (key,), own in panels.items():
+    for (key,), inside in group_by(observations, [figure.panels]).items() if figure.panels else [(("",), observations)]:
         title = label(key) if figure.panels else ""
         if figure.kind == "heatmap":
-            drawn.append(Panel(title, matrix=_matrix(figure, path, own, needed)))
+            drawn.append(Panel(title, matrix=_matrix(figure, path, inside, needed)))
             continue
-        series = _series(figure, own, needed, runs)
-        levels = _levels(figure, path, runs, key)
-        drawn.append(Panel(title, series, levels, correlation=_correlation(series) if _measured(figure) else None))
+        curves = _curves(figure, inside, needed, runs)
+        correlation = None
+        if isinstance(figure.x, Value):
+            correlation = correlate(*zip_pairs([point for curve in curves for point in curve.points]))
+        drawn.append(Panel(title, curves, _levels(figure, path, runs, key), correlation=correlation))
     plot = Plot(name, figure, path, tuple(drawn))
-    return plot if not plot.empty else replace(plot, problems=tuple(_problems(name, figure, path, runs)))
+    if not plot.empty:
+        return plot
+    return replace(plot, problems=tuple(f"{name}: {text}" for text in describe_absent(path, own)))
 
 
-def _problems(name: str, figure: Figure, path: str, runs: Sequence[Run]) -> list[str]:
-    stages, _ = _source(figure)
-    return [f"{name}: {text}" for text in absent_note(path, chosen(runs, stages, figure.where))]
+def zip_pairs(points: Sequence[PlotPoint]) -> tuple[list[float], list[float]]:
+    """Positions and values of the points that are complete."""
+    complete = [(float(point.x), point.cell.mean) for point in points if point.x is not None and not point.cell.partial]
+    pairs = [(x, y) for x, y in complete if y is not None]
+    return [x for x, _ in pairs], [y for _, y in pairs]
 
 
-def _source(figure: Figure) -> tuple[tuple[str, ...], str]:
-    if isinstance(figure.y, Value):
-        return (figure.y.stage,), figure.y.value
-    return stages_of(figure.stage), figure.y
-
-
-def _measured(figure: Figure) -> bool:
-    return isinstance(figure.x, Value)
-
-
-def _series(
-    figure: Figure, observations: Sequence[Observation], needed: frozenset[Key], runs: Sequence[Run]
-) -> tuple[Series, ...]:
-    groups = group(observations, [figure.series]) if figure.series else {("",): list(observations)}
+def _curves(
+    figure: Figure, observations: Sequence[Observation], needed: frozenset[Key], runs: Sequence[StudyRun]
+) -> tuple[Curve, ...]:
+    groups = group_by(observations, [figure.series]) if figure.series else {("",): list(observations)}
     found = []
     for (key,), own in groups.items():
-        points = (
-            matched(figure.x, own, runs, figure.average)
-            if isinstance(figure.x, Value)
-            else [
-                Point(x, make_cell(inside, figure.average, needed)) for (x,), inside in group(own, [figure.x]).items()
-            ]
-        )
+        if isinstance(figure.x, Value):
+            points = match_points(figure.x, own, runs, figure.average)
+        else:
+            places = group_by(own, [figure.x]).items()
+            points = [PlotPoint(x, make_cell(inside, figure.average, needed)) for (x,), inside in places]
         if figure.kind != "bar" and all(isinstance(point.x, int | float) for point in points):
-            points = sorted(points, key=lambda point: float(point.x))
-        found.append(Series(label(key) if figure.series else "", tuple(points)))
+            points.sort(key=lambda point: float(point.x))
+        found.append(Curve(label(key) if figure.series else "", tuple(points)))
     return tuple(found)
 
 
-def matched(
-    x: Value, observations: Sequence[Observation], runs: Sequence[Run], average: Sequence[str] = ()
-) -> list[Point]:
-    """Points of two stages, matched by the axes that both have; axes that only one has are averaged.
-
-    Args:
-        x: what the positions are measured by.
-        observations: of the other stage.
-        runs: all planned runs of the study.
-        average: axes of theirs that are averaged even where both stages have them.
-    """
-    across = observe(chosen(runs, (x.stage,)), x.value)
+def match_points(
+    x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
+) -> list[PlotPoint]:
+    """Points of two stages, matched by the axes that both have; other axes and those of `average` are averaged."""
+    across = observe(select_runs(runs, (x.stage,)), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
-    positions = group(across, shared)
+    positions = group_by(across, shared)
     points = []
-    for key, own in group(observations, shared).items():
-        cell = make_cell(own, _others(own, shared))
-        here = positions.get(key)
-        if here is None:
-            continue
-        position = make_cell(here, _others(here, shared))
-        x_mean = position.summary.mean if position.summary else None
-        points.append(Point(x_mean, cell, row_label(key), position))
+    for key, own in group_by(observations, shared).items():
+        if key in positions:
+            position = make_cell(positions[key], other_axes(positions[key], shared))
+            points.append(PlotPoint(position.mean, make_cell(own, other_axes(own, shared)), row_label(key), position))
     return points
 
 
 def common_axes(first: Sequence[Observation], second: Sequence[Observation]) -> list[str]:
-    """The axes that every record of both has."""
+    """The axes that all observations of both have."""
     sets = [set(one.axes) for one in (*first, *second)]
     return sorted(set.intersection(*sets)) if first and second else []
 
 
-def _others(observations: Sequence[Observation], shared: Sequence[str]) -> list[str]:
-    return sorted({axis for one in observations for axis in one.axes} - set(shared))
+def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list[str]:
+    """The axes of observations that are not among these."""
+    return sorted({axis for one in observations for axis in one.axes} - set(axes))
 
 
-def _levels(figure: Figure, path: str, runs: Sequence[Run], panel: Any) -> dict[str, Cell]:
+def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> dict[str, Cell]:
     """The mean of each stage drawn as a line, over the places that the figure averages."""
     found = {}
     for level in figure.level:
         stage, own_path = (level, path) if isinstance(level, str) else (level.stage, level.value)
-        own = observe(chosen(runs, (stage,)), own_path)
+        own = observe(select_runs(runs, (stage,)), own_path)
         if figure.panels and any(figure.panels in one.axes for one in own):
             own = [one for one in own if one.axes.get(figure.panels) == panel]
         if own:
             found[stage] = make_cell(own, figure.average)
     return found
-
-
-def _correlation(series: Sequence[Series]) -> Mapping[str, Any]:
-    pairs = [
-        (float(point.x), point.cell.summary.mean)
-        for one in series
-        for point in one.points
-        if point.x is not None and point.cell.summary is not None and not point.cell.partial
-    ]
-    return correlate([x for x, _ in pairs], [y for _, y in pairs])
 
 
 def _matrix(
@@ -230,15 +195,15 @@ def _matrix(
         found |= _stored_matrix(run, path)
     if found:
         return found
-    axes = [figure.series, figure.x] if figure.series else [figure.x]
-    for key, own in group(observations, [str(axis) for axis in axes]).items():
+    axes = [figure.series, str(figure.x)] if figure.series else [str(figure.x)]
+    for key, own in group_by(observations, axes).items():
         row = label(key[0]) if figure.series else ""
         found[row, label(key[-1])] = make_cell(own, figure.average, needed)
     return found
 
 
-def _stored_matrix(run: Run, path: str) -> dict[tuple[str, str], Cell]:
-    """A matrix inside one result, as those of `compare` and `analyse similarity`; empty where there is none."""
+def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
+    """A matrix inside one result, such as that of `compare` or `analyse similarity`; empty where there is none."""
     result = run.result or {}
     node = result.get(path)
     names = result.get("labels", result.get("names"))
@@ -246,7 +211,7 @@ def _stored_matrix(run: Run, path: str) -> dict[tuple[str, str], Cell]:
         return {}
     whole = len(node) == len(names) and all(isinstance(line, list) and len(line) == len(names) for line in node)
     if not whole or not all(value is None or is_number(value) for line in node for value in line):
-        raise edited(run, f"has a {path} that is no matrix of numbers for its {len(names)} names")
+        raise edited_error(run, f"has a {path} that is no matrix of numbers for its {len(names)} names")
     return {
         (label(row), label(column)): Cell(
             (float(value),), 1, 0, (Observation(run, {"row": row, "column": column}, "done", float(value)),)
@@ -257,120 +222,82 @@ def _stored_matrix(run: Run, path: str) -> dict[tuple[str, str], Cell]:
     }
 
 
-def target_of(plot: Plot, panel: Panel) -> float | None:
-    """The score that the lines of a panel are to reach; None where it is not known yet."""
-    wanted = plot.figure.reach
-    if wanted is None or isinstance(wanted, float):
-        return wanted
-    if wanted in panel.levels:
-        summary = panel.levels[wanted].summary
-        return None if summary is None else summary.mean
-    means = [
-        point.cell.summary.mean
-        for series in panel.series
-        for point in series.points
-        if series.name == wanted and point.cell.summary is not None
-    ]
-    return max(means, default=None)
-
-
-def reached(plot: Plot) -> list[str]:
+def describe_reached(plot: Plot) -> list[str]:
     """A sentence for each line: where it first reaches the score, on measured positions and without interpolation."""
-    if plot.figure.reach is None:
-        return []
+    figure, form = plot.figure, form_of(plot.path)
     sentences = []
-    form = form_of(plot.path)
-    for panel in plot.panels:
-        target = target_of(plot, panel)
+    for panel in plot.panels if figure.reach is not None else ():
+        target = _target(figure.reach, panel)
         where = f"{panel.title}: " if panel.title else ""
         if target is None:
-            sentences.append(f"{where}{plot.figure.reach} has no number yet, so nothing can reach it.")
+            sentences.append(f"{where}{figure.reach} has no number yet, so nothing can reach it.")
             continue
-        for series in panel.series:
-            if series.name == plot.figure.reach:
+        for curve in panel.curves:
+            if curve.name == figure.reach:
                 continue
-            first = next(
-                (
-                    point
-                    for point in series.points
-                    if point.cell.summary is not None and point.cell.summary.mean >= target
-                ),
-                None,
-            )
-            what = f"{where}{series.name or 'it'}"
-            sentences.append(
-                f"{what} does not reach {form(target)}."
-                if first is None
-                else f"{what} reaches {form(target)} first at {_axis(plot)} {label(first.x)}."
-            )
+            points = [(point.x, point.cell.mean) for point in curve.points]
+            first = next((x for x, mean in points if mean is not None and mean >= target), None)
+            how = f"reaches {form(target)} first at {figure.x_label or plot.x_name} {label(first)}"
+            how = how if first is not None else f"does not reach {form(target)}"
+            sentences.append(f"{where}{curve.name or 'it'} {how}.")
     return sentences
 
 
-def _axis(plot: Plot) -> str:
-    x = plot.figure.x
-    return plot.figure.x_label or (x if isinstance(x, str) else x.value)
-
-
-def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> Grid:
-    """The table of a figure.
-
-    Args:
-        plot: its data.
-        published: numbers of the paper; those of this figure are taken.
-    """
-    figure = plot.figure
-    measured = isinstance(figure.x, Value)
-    rows, columns, cells = _matched(plot, figure.x) if isinstance(figure.x, Value) else _by_position(plot)
-    axes = [figure.panels] if figure.panels else []
-    axes += [figure.series or "series", "runs"] if measured else [figure.series or "series"]
-    notes = [cells_note(list(cells.values()))] if cells else []
-    if any(cell.partial for cell in cells.values()):
-        notes += [_PARTIAL[figure.kind]]
-    notes += reached(plot)
-    grid = Grid(
-        plot.name,
-        figure.title or plot.name,
-        tuple(axes),
-        tuple(rows),
-        tuple(columns),
-        cells,
-        {},
-        tuple(notes),
-        plot.problems,
-        "figure",
-    )
-    return with_published(grid, published)
+def _target(wanted: str | float | None, panel: Panel) -> float | None:
+    """The score that the lines of a panel are to reach; None where it is not known yet."""
+    if wanted is None or isinstance(wanted, float):
+        return wanted
+    if wanted in panel.levels:
+        return panel.levels[wanted].mean
+    means = [point.cell.mean for curve in panel.curves if curve.name == wanted for point in curve.points]
+    return max((mean for mean in means if mean is not None), default=None)
 
 
 _PARTIAL = {
     "line": "Partial points are hollow.",
     "bar": "Partial bars are hatched.",
     "scatter": "Partial points are not drawn.",
-    "heatmap": "Partial values carry a star.",
+    "heatmap": "Partial values have a star.",
 }
 
-Parts = tuple[list[tuple[str, ...]], list[Head], dict[tuple[int, int], Cell]]
+Parts = tuple[list[tuple[str, ...]], list[tuple[str, Form]], dict[tuple[int, int], Cell]]
+
+
+def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> Grid:
+    """The table of a figure, with the numbers of the paper for it."""
+    figure = plot.figure
+    rows, heads, cells = _by_point(plot, figure.x) if isinstance(figure.x, Value) else _by_position(plot)
+    axes = [figure.panels] if figure.panels else []
+    axes += [figure.series or "series", *(["runs"] if isinstance(figure.x, Value) else [])]
+    notes = [describe_cells(list(cells.values()))] if cells else []
+    if any(cell.partial for cell in cells.values()):
+        notes.append(_PARTIAL[figure.kind])
+    notes += describe_reached(plot)
+    further: dict[str, Any] = {
+        "title": figure.title or plot.name,
+        "notes": notes,
+        "problems": plot.problems,
+        "kind": "figure",
+    }
+    return make_grid(plot.name, axes, rows, heads, cells, published, **further)
 
 
 def _by_position(plot: Plot) -> Parts:
     """A row for each line, a column for each position; a heat map as it is."""
-    form = form_of(plot.path)
     places: list[tuple[tuple[str, ...], str, Cell]] = []
     for panel in plot.panels:
         start = (panel.title,) if plot.figure.panels else ()
         places += [((*start, row), column, cell) for (row, column), cell in panel.matrix.items()]
-        places += [
-            ((*start, series.name), label(point.x), point.cell) for series in panel.series for point in series.points
-        ]
+        places += [((*start, one.name), label(point.x), point.cell) for one in panel.curves for point in one.points]
         places += [((*start, name), "level", cell) for name, cell in panel.levels.items()]
     rows = list(dict.fromkeys(row for row, _, _ in places))
     names = sorted(dict.fromkeys(column for _, column, _ in places), key=_position)
     cells = {(rows.index(row), names.index(column)): cell for row, column, cell in places}
-    return rows, [Head(name, form) for name in names], cells
+    return rows, [(name, form_of(plot.path)) for name in names], cells
 
 
 def _position(name: str) -> tuple[int, float]:
-    """Numbers in their order; labels as they were met, the level last."""
+    """Sort numbers first, then labels in the order of their occurrence, then the level."""
     if name == "level":
         return (2, 0.0)
     try:
@@ -379,24 +306,19 @@ def _position(name: str) -> tuple[int, float]:
         return (1, 0.0)
 
 
-def _matched(plot: Plot, x: Value) -> Parts:
+def _by_point(plot: Plot, x: Value) -> Parts:
     """A row for each point, a column for each of its two values."""
     rows: list[tuple[str, ...]] = []
     cells: dict[tuple[int, int], Cell] = {}
     for panel in plot.panels:
         start = (panel.title,) if plot.figure.panels else ()
-        for series in panel.series:
-            for point in series.points:
-                if point.across is not None:
-                    cells[len(rows), 0] = point.across
-                cells[len(rows), 1] = point.cell
-                rows.append((*start, series.name, point.name))
-        for name, cell in panel.levels.items():
+        points = [
+            (curve.name, point.name, point.across, point.cell) for curve in panel.curves for point in curve.points
+        ]
+        levels = [(name, "level", None, cell) for name, cell in panel.levels.items()]
+        for name, place, across, cell in [*points, *levels]:
+            if across is not None:
+                cells[len(rows), 0] = across
             cells[len(rows), 1] = cell
-            rows.append((*start, name, "level"))
-    heads = [Head(_name(x.value), form_of(x.value)), Head(_name(plot.path), form_of(plot.path))]
-    return rows, heads, cells
-
-
-def _name(path: str) -> str:
-    return path.replace("_", " ")
+            rows.append((*start, name, place))
+    return rows, [(path.replace("_", " "), form_of(path)) for path in (x.value, plot.path)], cells

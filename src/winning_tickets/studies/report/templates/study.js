@@ -6,7 +6,7 @@
   const dark = () => (root.dataset.theme || (system.matches ? "dark" : "light")) === "dark";
   const tell = () => {
     button.textContent = dark() ? "Light" : "Dark";
-    button.setAttribute("aria-label", dark() ? "Change to light colours" : "Change to dark colours");
+    button.setAttribute("aria-label", dark() ? "Change to light colors" : "Change to dark colors");
   };
   button.hidden = false;
   button.addEventListener("click", () => { root.dataset.theme = dark() ? "light" : "dark"; tell(); });

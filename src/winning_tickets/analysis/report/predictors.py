@@ -1,0 +1,126 @@
+"""The tables and the figure of `analyse predictors`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from winning_tickets.analysis.report.figures import (
+    DASHED,
+    FRAME,
+    MARKERS,
+    PALETTE,
+    add_legend,
+    add_panels,
+    canvas,
+    layout_panels,
+    swatch,
+)
+from winning_tickets.analysis.report.gain import unfair_note
+from winning_tickets.analysis.report.tables import (
+    Column,
+    Result,
+    Table,
+    columns,
+    count,
+    decimal,
+    format_interval,
+    percent,
+)
+
+
+def predictors_table(result: Result) -> Table:
+    """The predictors and the scores of each ticket, and the correlations."""
+    rows = [
+        {**{key: row[key] for key in ("label", "method", "sparsity", "mean")}, **row["predictors"], **row["scores"]}
+        for row in result["rows"]
+    ]
+    heads = [
+        *columns(label="Ticket", method="Method"),
+        *columns(percent, sparsity="Sparsity"),
+        *(Column(name, name, decimal) for name in result["predictors"]),
+        *(Column(task, task, percent) for task in result["tasks"]),
+        *columns(percent, mean="Mean"),
+    ]
+    notes = [
+        "Intervals: 95 %, bootstrap over tickets. Within: after subtracting each sparsity's mean from both, over "
+        "sparsities with several tickets. No correlation includes the dense model. A loss or a distance that "
+        "predicts well has a correlation near -1."
+    ]
+    for key, what in (("not_transferred", "Evaluated, not fine-tuned"), ("not_evaluated", "Fine-tuned, not evaluated")):
+        if result[key]:
+            notes.append(f"{what}: {', '.join(result[key])}.")
+    notes += unfair_note("the transfer runs differ", result)
+    return Table(rows, heads, notes, further={"correlations": _correlations(result)})
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.2f}"
+
+
+def _correlations(result: Result) -> Table:
+    rows = []
+    for one in result["correlations"]:
+        row = {key: one[key] for key in ("predictor", "task", "n", "pearson", "spearman")}
+        for name in ("pearson", "spearman"):
+            row[f"{name}_interval"] = None if one[name] is None else format_interval(one[f"{name}_interval"], _signed)
+            row[f"{name}_within"] = one["within_sparsity"][name]
+        rows.append(row | {"n_within": one["within_sparsity"]["n"]})
+    heads = [
+        *columns(predictor="Predictor", task="Task"),
+        *columns(count, n="Tickets"),
+        *columns(_signed, pearson="Pearson"),
+        *columns(pearson_interval="Interval"),
+        *columns(_signed, spearman="Spearman"),
+        *columns(spearman_interval="Interval"),
+        *columns(count, n_within="Tickets within"),
+        *columns(_signed, pearson_within="Pearson within", spearman_within="Spearman within"),
+    ]
+    return Table(rows, heads)
+
+
+def predictors_figure(result: Result) -> dict[str, bytes]:
+    """One panel per predictor: its value before fine-tuning against the mean score (TAMT, Figure 5)."""
+    names = result["predictors"]
+    tickets = [row for row in result["rows"] if row["ticket_id"] is not None]
+    scored = [row for row in tickets if row["mean"] is not None]
+    dense = [row["mean"] for row in result["rows"] if row["ticket_id"] is None and row["mean"] is not None]
+    colors = _assigned((row["method"] for row in tickets), PALETTE)
+    markers = _assigned((round(row["sparsity"], 3) for row in tickets), MARKERS)
+    across, down = layout_panels(len(names))
+    with canvas(max(6.0, 3.5 * across), 3.0 * down + 1.0, "predictors") as (drawing, made):
+        for name, axes in zip(names, add_panels(drawing, len(names), sharey=True), strict=True):
+            for row in scored:
+                if (value := row["predictors"].get(name)) is not None:
+                    look = {"marker": markers[round(row["sparsity"], 3)], "color": colors[row["method"]]}
+                    axes.plot([value], [100 * row["mean"]], linestyle="", markersize=7, alpha=0.85, **look)
+            if not scored:
+                axes.text(0.5, 0.5, "no ticket has all tasks", ha="center", transform=axes.transAxes, fontsize=9)
+            for score in dense:
+                axes.axhline(100 * score, **DASHED)
+            axes.set_title(name, fontsize=10)
+            axes.set_xlabel(_correlation_text(result, name), fontsize=9)
+            axes.grid()
+            axes.margins(0.12)
+        drawing.supylabel("score after fine-tuning, mean over tasks (x 100)", fontsize=10)
+        handles = [swatch(method, marker="o", linestyle="", color=color) for method, color in colors.items()]
+        handles += [
+            swatch(f"{100 * sparsity:g} % pruned", marker=marker, linestyle="", color=FRAME)
+            for sparsity, marker in markers.items()
+        ]
+        add_legend(drawing, 4, [*handles, *([swatch("dense", **DASHED)] if dense else [])])
+    return made
+
+
+def _correlation_text(result: Result, name: str) -> str:
+    one = next(one for one in result["correlations"] if one["predictor"] == name)
+    if one["spearman"] is None:
+        return f"{one['n']} tickets"
+    within = one["within_sparsity"]["spearman"]
+    inside = "" if within is None else f", within sparsity {within:+.2f}"
+    return f"Spearman {one['spearman']:+.2f}{inside} (n = {one['n']})"
+
+
+def _assigned(values: Iterable[Any], looks: Sequence[str]) -> dict[Any, str]:
+    """A color or marker for each different value, in sorted order."""
+    return {value: looks[index % len(looks)] for index, value in enumerate(sorted(set(values)))}
