@@ -64,9 +64,9 @@ def one_run(path: Path, run_id: str, content: bytes) -> dict[str, float]:
         work(store, run_id, content)
         with clock.part("signs_of_life"):
             for _ in range(int(MINUTE / HEARTBEAT_SECONDS)):  # what the claim's thread does in a minute
-                claim.still_mine()
+                claim.is_held()
                 os.utime(claim.path)
-            claim.still_mine()
+            claim.is_held()
         with clock.part("seal"):
             store.seal(run_id)
         start = time.perf_counter()

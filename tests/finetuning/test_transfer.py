@@ -252,7 +252,7 @@ def test_a_signal_stops_after_a_checkpoint(tmp_path, config, whole, monkeypatch,
     same_runs(whole, tmp_path / "stopped")
 
 
-AT_THE_END = "Stopped by NAME at the end of a training, which is stored. Run the same command again to go on."
+AT_THE_END = "Stopped by NAME at the end of a training, which is stored. Run the same command again to resume."
 
 
 def test_a_signal_in_the_last_step_of_a_stage_keeps_the_next_from_starting(tmp_path, config, monkeypatch):

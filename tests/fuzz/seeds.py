@@ -280,8 +280,8 @@ def store(folder: Path) -> None:
         made.seal("done")
     made.describe("failed", "transfer", {"task": "cola"})
     made.fail("failed", "The loss is NaN.")
-    claim = {"host": "here", "namespace": "x", "pid": 1, "started": 2, "token": "t", "since": "now"}
-    write(folder / "store" / "claims" / "unfinished" / "000001.json", json.dumps(claim))
+    claim = "filelock/2\npid=1\nhost=here\nmode=lease\ntoken=t\nduration=60.0\nstart=2\n"
+    write(folder / "store" / "claims" / "unfinished" / "lease", claim)
     list(made.records())
 
 

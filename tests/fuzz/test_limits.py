@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import pytest
 import torch
@@ -18,7 +19,6 @@ from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store import query
-from winning_tickets.runs.store.claims import Holder
 from winning_tickets.runs.store.index import misshapen
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.load import load_study
@@ -155,12 +155,17 @@ def test_a_result_of_another_verb_may_hold_anything(tmp_path, metrics):
     assert "accuracy" not in line
 
 
-@pytest.mark.parametrize("content", ["[]", '{"pid": "../x"}', "{", "null"])
+@pytest.mark.parametrize("content", ["[]", "filelock/2\npid=../x\nhost=h\nmode=lease\n", "{", "\0"])
 def test_claims_that_are_none(tmp_path, content):
-    full = {"host": "h", "namespace": None, "started": None, "token": "t", "since": "s"}
-    text = json.dumps(full | json.loads(content)) if content.startswith('{"') else content
-    (tmp_path / "000001.json").write_text(text)
-    assert Holder.read(tmp_path / "000001.json") is None
+    marker = tmp_path / "store" / "claims" / "run" / "lease"
+    store = Store(tmp_path / "store")
+    store.describe("run", "search", {})
+    marker.parent.mkdir()
+    marker.write_text(content)
+    os.utime(marker, (1, 1))
+    assert store.status("run") == "unfinished"
+    with store.claim("run") as claim:
+        assert claim.is_held()
 
 
 @pytest.mark.parametrize("size", ["1e99999999", "9" * 5000, "1/3", "", "%", "nan", "1_000", "0x10"])

@@ -58,10 +58,10 @@ def test_the_depth_that_is_allowed():
         ("[" * 65 + "]" * 65, "nested more than 64 deep"),
         ('{"a":' * 65 + "1" + "}" * 65, "nested more than 64 deep"),
         ("[" * 100_000, "nested more than 64 deep"),
-        ("9" * 5000, "Exceeds the limit"),
-        ('"\\ud800"', "surrogates not allowed"),
-        ('{"\\udc00": 1}', "surrogates not allowed"),
-        ("", "Expecting value"),
+        ("9" * 5000, "number out of range"),
+        ('"\\ud800"', "hex escape"),
+        ('{"\\udc00": 1}', "hex escape"),
+        ("", "EOF while parsing"),
     ],
 )
 def test_what_no_json_needs_is_refused(text, message):
@@ -85,7 +85,7 @@ def test_what_no_json_needs_is_refused(text, message):
 )
 def test_numbers_that_are_not_finite_are_refused_where_that_is_asked_for(text):
     parse_json(text)
-    with pytest.raises(ValueError, match="is not JSON|beyond the range of floats"):
+    with pytest.raises(ValueError, match="expected value|invalid number|beyond the range of floats"):
         parse_json(text, finite=True)
 
 

@@ -33,7 +33,7 @@ def test_a_full_disk_leaves_the_old_file_and_no_rubbish(tmp_path):
         (errno.EDQUOT, "free some space"),
         (errno.EACCES, "make its folder writable"),
         (errno.EROFS, "make its folder writable"),
-        (errno.ENAMETOOLONG, "mend that"),
+        (errno.ENAMETOOLONG, "fix that"),
     ],
 )
 def test_the_advice_fits_what_the_file_system_refused(tmp_path, number, advice):

@@ -119,8 +119,8 @@ def test_a_process_that_is_killed_ends_all(tmp_path):
 
     ended = Launch(tmp_path, work).wait()
     assert [one.code for one in ended] == [1, -9]
-    assert "Another process of this run ended without a word" in ended[0].err
-    assert "goes on from the last checkpoint" in ended[0].err
+    assert "Another process of this run ended without a message" in ended[0].err
+    assert "resumes from the last checkpoint" in ended[0].err
 
 
 def test_a_main_process_that_is_killed_is_told_of_by_another(tmp_path):
@@ -139,7 +139,7 @@ def test_a_main_process_that_is_killed_is_told_of_by_another(tmp_path):
 
     ended = Launch(tmp_path, work).wait()
     assert [one.code for one in ended] == [-9, 1]
-    assert "Error: Another process of this run ended without a word" in ended[1].err
+    assert "Error: Another process of this run ended without a message" in ended[1].err
 
 
 @pytest.mark.parametrize("stopped", [0, 1])

@@ -161,7 +161,7 @@ def test_a_stopped_driver_leaves_checkpoints(tmp_path, number, code, undisturbed
     out, err = process.communicate(timeout=120)
     assert process.returncode == code, err
     assert out == ""
-    assert "Run the same command again to go on" in err
+    assert "Run the same command again to resume" in err
     assert "Traceback" not in err
     assert not [run for run in plan.runs if Store(store).status(run) == "running"]
     assert run_study(plan, Store(store), InlineEngine())["failed"] == {}

@@ -128,7 +128,7 @@ def test_a_stop_is_told_with_what_is_done(plan, store, done, stop, code):
 
     engine = ScriptedEngine(ending)
     with pytest.raises(
-        Interrupted, match="Stopped after 3 of 9 runs; .* Run the same command again to go on"
+        Interrupted, match="Stopped after 3 of 9 runs; .* Run the same command again to resume"
     ) as caught:
         run_study(plan, store, engine)
     assert caught.value.exit_code == code

@@ -10,8 +10,8 @@ from typing import Any
 from winning_tickets.runs.directory import SCRATCH
 from winning_tickets.runs.errors import TicketsError, UsageError
 from winning_tickets.runs.files import is_temporary, read_json
+from winning_tickets.runs.store.checksums import Finding, left_behind
 from winning_tickets.runs.store.index import is_store
-from winning_tickets.runs.store.seal import Finding, left_behind
 from winning_tickets.runs.store.store import Store
 
 _SIGNS = ("config.json", "ticket.json", "export.json", "result.json", "importance.json", "analysis.json")

@@ -28,7 +28,7 @@ from winning_tickets.models.structure import UNITS, GateGradients, Structure
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import read_json, write_bytes
-from winning_tickets.runs.identity import digest, write_sealed
+from winning_tickets.runs.identity import digest, write_checked
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.predict import TaskInfo, encode_for, find_model, load_saved
@@ -106,7 +106,7 @@ class Importance:
                 for definition, units in self.values.items()
             },
         }
-        write_sealed(folder / IMPORTANCE_FILE, body)
+        write_checked(folder / IMPORTANCE_FILE, body)
 
     def _tensors(self) -> dict[str, Tensor]:
         tensors = {f"{name}.{unit}": value for name, units in self.values.items() for unit, value in units.items()}

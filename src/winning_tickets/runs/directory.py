@@ -1,4 +1,4 @@
-"""The `--out` contract: one directory a run, resumable, idempotent, never overwritten by accident."""
+"""Run directories: one per run, resumable, idempotent, never overwritten by accident."""
 
 from __future__ import annotations
 
@@ -19,20 +19,14 @@ RESULT = "result.json"
 METRICS = "metrics.jsonl"
 SCRATCH = ".scratch"
 _DIFFERENCES = 3
-"""Settings that a refusal names."""
+"""Number of differing settings in an error."""
 
 Status = Literal["new", "unfinished", "done"]
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """Whose run a directory is, by its marker.
-
-    Attributes:
-        verb: `search`, `transfer` ...
-        id: of the run.
-        config: as it was stored; None where that is no object.
-    """
+    """The run of a directory, from its marker; the settings are None if they are no object."""
 
     verb: str
     id: str
@@ -40,7 +34,7 @@ class StoredRun:
 
 
 def stored_run(marker: Path) -> StoredRun | None:
-    """What a marker says; None where there is none, such as in the folder of a model."""
+    """Read a marker; None if there is none, as in the folder of a model."""
     try:
         content = parse_json(marker.read_text(encoding="utf-8"))
         config = content.get("config") if isinstance(content, dict) else None
@@ -50,19 +44,20 @@ def stored_run(marker: Path) -> StoredRun | None:
 
 
 class RunDirectory:
-    """A directory that belongs to exactly one run; done when, and only when, `result.json` is there.
+    """A directory that belongs to exactly one run, which is done if and only if `result.json` exists.
 
     Absent or empty: the run starts. Unfinished with the same id: it resumes. Finished with the same id: the stored
-    result is returned. Another id, or foreign files: refused untouched. `force` replaces only what carries our marker.
+    result is returned. Another id, or foreign files: refused untouched. `force` replaces only directories with our
+    marker.
 
     Attributes:
         path: the directory.
-        status: `new`, `unfinished` or `done`, as it was found.
-        id: of the run.
-        watch: told of each record that is logged; None where nobody wants to know.
+        status: `new`, `unfinished` or `done`, as found.
+        id: id of the run.
+        watch: optional callback for each logged record.
     """
 
-    def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - it is the run's
+    def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - the id of the run
         self.path = path
         self.status = status
         self.id = id
@@ -70,15 +65,9 @@ class RunDirectory:
 
     @classmethod
     def claim(
-        cls,
-        path: Path | str,
-        verb: str,
-        run_id: str,
-        config: dict[str, Any],
-        force: bool = False,
-        marker: str = MARKER,
+        cls, path: Path | str, verb: str, run_id: str, config: dict[str, Any], force: bool = False, marker: str = MARKER
     ) -> RunDirectory:
-        """Take `path` for the run `run_id`."""
+        """Take `path` for the run `run_id`; `marker` is the file with its id and settings."""
         path = Path(path)
         distributed.check_same(f"{verb} {run_id}", "run")
         status = distributed.on_main(lambda: cls._claim(path, verb, run_id, config, force, marker))
@@ -88,7 +77,7 @@ class RunDirectory:
     def _claim(cls, path: Path, verb: str, run_id: str, config: dict[str, Any], force: bool, marker: str) -> Status:
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
-        # A start that was killed while it wrote its marker leaves only that temporary file.
+        # A kill during the first write leaves only the temporary file of the marker.
         occupied = path.is_dir() and any(not entry.match(f".{marker}.*.tmp") for entry in path.iterdir())
         if occupied:
             found = stored_run(path / marker)
@@ -97,6 +86,7 @@ class RunDirectory:
                     f"--out {path} holds files that are not a run of this tool; it was left untouched. "
                     "Give a directory that is absent or empty."
                 )
+            # Only a directory with our marker is replaced.
             if force:
                 _empty(path)
             elif (found.verb, found.id) != (verb, run_id):
@@ -108,14 +98,14 @@ class RunDirectory:
             else:
                 if not (path / RESULT).exists():
                     return "unfinished"
-                _tidy(path)  # a kill may have come between the result and this
+                _tidy(path)  # a kill may have come right after the result
                 return "done"
         write_json(path / marker, {"verb": verb, "id": run_id, "config": config})
         return "new"
 
     @property
     def scratch(self) -> Path:
-        """Where checkpoints live until the run is done; never part of the result."""
+        """Return the folder of checkpoints, which is removed when the run is done."""
         return self.path / SCRATCH
 
     def log(self, record: dict[str, Any]) -> None:
@@ -129,10 +119,10 @@ class RunDirectory:
         distributed.on_main(write)
 
     def forget_after(self, step: int) -> int:
-        """Drop records of `metrics.jsonl` beyond a step, and a last line that was cut off; they are redone.
+        """Remove records of `metrics.jsonl` after a step, and an incomplete last line.
 
         Returns:
-            How many steps in a row, up to this one, were skipped.
+            Number of consecutive skipped steps up to this one.
         """
 
         def write() -> int:
@@ -140,18 +130,18 @@ class RunDirectory:
                 return 0
             kept = [record for record in read_log(self.path) if record["step"] <= step]
             write_text(self.path / METRICS, "".join(json.dumps(record) + "\n" for record in kept))
-            steps = [record for record in kept if "learning_rate" in record]  # evaluations stand between them
+            steps = [record for record in kept if "learning_rate" in record]  # not the evaluations
             return len(list(takewhile(lambda record: record.get("skipped"), reversed(steps))))
 
         return distributed.on_main(write)
 
     def result(self) -> dict[str, Any]:
-        """The stored result of a finished run."""
+        """Return the stored result of a finished run."""
         content: dict[str, Any] = read_json(self.path / RESULT, "result")
         return content
 
     def finish(self, result: dict[str, Any]) -> None:
-        """Store the result, which is what makes the run done, then drop all that is temporary."""
+        """Store the result, which completes the run, then remove all temporary files."""
 
         def write() -> None:
             write_json(self.path / RESULT, result | skipped_steps(self.path))
@@ -161,17 +151,17 @@ class RunDirectory:
 
 
 def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
-    """The first settings in which two runs differ, for a message; empty where what the settings point to does."""
-    here = json.loads(json.dumps(here))  # tuples are lists in what was stored
+    """Return the first differing settings of two runs as text; empty if only the data or weights differ."""
+    here = json.loads(json.dumps(here))  # tuples were stored as lists
     differ = [name for name in here if name in there and there[name] != here[name]]
-    told = [f"{name}: {shown(there[name])} there, {shown(here[name])} here" for name in differ[:_DIFFERENCES]]
+    texts = [f"{name}: {shown(there[name])} there, {shown(here[name])} here" for name in differ[:_DIFFERENCES]]
     if len(differ) > _DIFFERENCES:
-        told.append(f"and {len(differ) - _DIFFERENCES} more")
-    return f" ({'; '.join(told)})" if told else ""
+        texts.append(f"and {len(differ) - _DIFFERENCES} more")
+    return f" ({'; '.join(texts)})" if texts else ""
 
 
 def _empty(path: Path) -> None:
-    """Remove what is in a folder; the folder may be a link, and what is linked from inside stays."""
+    """Remove the content of a folder, but not the targets of links in it."""
     for entry in path.iterdir():
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
@@ -185,17 +175,14 @@ def _tidy(path: Path) -> None:
 
 
 def skipped_steps(path: Path) -> dict[str, list[int]]:
-    """What a result says of steps that were passed over, see `finite.FiniteSteps`; nothing where there are none."""
+    """Return the entry `skipped_steps` of a result, see `finite.FiniteSteps`; empty without such steps."""
     log = read_log(path) if (path / METRICS).exists() else []
     skipped = [record["step"] for record in log if record.get("skipped")]
     return {"skipped_steps": skipped} if skipped else {}
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The records of a run's `metrics.jsonl`; a last line that was cut off by a kill is passed over.
-
-    Other lines that are no records of a step, which an edit may leave, are passed over too.
-    """
+    """Return the records of a run's `metrics.jsonl`; lines that are no complete record of a step are skipped."""
     records = []
     for line in (path / METRICS).read_text(encoding="utf-8", errors="replace").splitlines():
         try:
@@ -209,13 +196,13 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 _SHOWN = 8
 _MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")
-"""Where runs keep their models."""
+"""Places of the models in a run."""
 
 
 def missing(name: str) -> str | None:
-    """What to say of `folder/name` where the folder is here and has no such one; None where it may be a hub id.
+    """Return the error for `folder/name` if the folder exists without `name`; None if it may be an id of the hub.
 
-    That it may be as well where the folder has models, as a copy of what an organisation has on the hub.
+    It may be such an id also if the folder has models, as a copy of an organization of the hub.
     """
     parent, _, last = name.partition("/")
     could_be_an_id = bool(last) and "/" not in last and not name.startswith((".", "~", "/"))
@@ -225,13 +212,13 @@ def missing(name: str) -> str | None:
     if any((path / MARKER).is_file() and stored_run(path / MARKER) is None for path in folders):
         return None
     there = sorted(path.name for path in folders)
-    meant = closest(last, there, f"{parent}/")
+    hint = closest(last, there, f"{parent}/")
     listed = ", ".join(there[:_SHOWN]) + (", ..." if len(there) > _SHOWN else "")
-    return f"There is no folder {name}; {parent}/ has {listed or 'no folders'}.{meant}"
+    return f"There is no folder {name}; {parent}/ has {listed or 'no folders'}.{hint}"
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Refuse the folder of a run that has no result yet."""
+    """Refuse the folder of a run without a result."""
     found = stored_run(path / MARKER)
     if found is not None and not (path / RESULT).exists():
         raise UsageError(
@@ -240,7 +227,7 @@ def refuse_unfinished(path: Path) -> None:
 
 
 def refuse_run(path: Path) -> None:
-    """Refuse the folder of a run where a model is wanted, and name the models that it has."""
+    """Refuse the folder of a run where a model is expected, and name the models of the run."""
     found = stored_run(path / MARKER)
     if found is None:
         return
@@ -252,5 +239,5 @@ def refuse_run(path: Path) -> None:
 
 
 def _command(verb: str) -> str:
-    """The command whose run it is; seeds have markers of their own."""
+    """Return the command of a run; runs of single seeds have their own verb."""
     return verb.removesuffix("-seed")

@@ -1,9 +1,8 @@
 """Several processes that do one run together, as `torchrun` and `accelerate launch` start them.
 
-All of them go through the same code. The first one, the main process, alone writes and prints; `on_main` does its part
-and hands the outcome to the others, a failure included, so that all raise the same. They wait at a key-value store,
-which a signal interrupts, and never for files. What ends one process ends all: it says why in the store and breaks its
-connections, at which the others look there. In one process everything here is what it would be without this module.
+All ranks execute the same code; only rank 0 writes and prints. `on_main` runs a function on rank 0 and hands its
+result, or its error, to the others through a key-value store, where a signal can interrupt the waiting. A rank that
+fails writes the reason to the store and closes its connections, so that the others look there and end too.
 """
 
 from __future__ import annotations
@@ -24,12 +23,15 @@ from typing import Any, TypeVar
 from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
 
 LAUNCH = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
-"""Variables in which launchers tell a process of the others."""
-_LAST_WORDS = 3.0  # seconds for a process whose connection broke to say why
-_FAREWELL = 5.0  # seconds for all to leave together: the store may live in the main process
-_LONGEST_PAUSE = 0.05  # seconds between two looks at the store
+"""Environment variables of a launcher."""
+_REASON_SECONDS = 3.0  # for a process whose connection broke to report why
+_END_SECONDS = 5.0  # for all ranks to end together, as the store may live in rank 0
+_LONGEST_PAUSE = 0.05  # seconds between two reads of the store
 _FAILED = "failed"
 _KINDS = (UsageError, ContentError, TrainingError)
+_OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
+
+T = TypeVar("T")
 
 
 @dataclass
@@ -37,111 +39,120 @@ class Group:
     """The processes of a launch.
 
     Attributes:
-        rank: this one's number; 0 is the main process.
-        size: how many there are.
-        store: what all of them can read and write.
-        agreeing: group of processes for numbers on the CPU; None is the default one.
-        own: it was formed here.
-        turn: how many outcomes of the main process were handed over.
+        rank: number of this process; 0 is the main process.
+        size: number of processes.
+        store: key-value store that all ranks share.
+        cpu_group: process group for tensors on the CPU; None is the default group.
+        own: the process group was initialized here.
+        turn: number of results that rank 0 has handed to the others.
     """
 
     rank: int
     size: int
     store: Any
-    agreeing: Any
+    cpu_group: Any
     own: bool
     turn: int = 0
 
     def next_key(self) -> str:
-        """Where the main process puts its next outcome; the same in all processes."""
+        """Return the key of rank 0's next result; the same on all ranks."""
         self.turn += 1
         return f"turn-{self.turn}"
 
-    def outcome(self, key: str) -> dict[str, Any]:
-        """What the main process puts under a key; the last process that reads it takes it away."""
+    def wait_for_outcome(self, key: str) -> dict[str, Any]:
+        """Return what rank 0 puts under a key; the last rank that reads it removes it."""
         try:
-            self._appears(key)
+            self._wait_for_key(key)
             found: dict[str, Any] = json.loads(self.store.get(key))
             if self.store.add(f"{key}-read", 1) == self.size - 1:
                 self.store.delete_key(key)
                 self.store.delete_key(f"{key}-read")
         except RuntimeError as error:
-            raise self._broken(error) from error
+            raise self._connection_error(error) from error
         return found
 
-    def connected(self, work: Callable[[], Any]) -> None:
-        """Something that all processes do at once."""
+    def collective(self, work: Callable[[], Any]) -> None:
+        """Run a collective operation; raise the error of a rank that failed meanwhile."""
         try:
             work()
         except RuntimeError as error:
-            raise self._broken(error) from error
+            raise self._connection_error(error) from error
+
+    def all_reduce(self, tensor: Any, op: str = "SUM") -> Any:
+        """Reduce a tensor on the CPU over all ranks."""
+        import torch.distributed as dist
+
+        self.collective(lambda: dist.all_reduce(tensor, getattr(dist.ReduceOp, op), group=self.cpu_group))
+        return tensor
 
     def finish(self) -> None:
-        """Stay until all are done with the store, which may live in the main process."""
-        self._stay(f"done-{self.next_key()}")
+        """Wait until all ranks are done with the store, which may live in rank 0."""
+        self._barrier(f"done-{self.next_key()}")
 
     def fail(self, error: BaseException) -> BaseException:
-        """Tell the others why, and break the connections, so that they look.
-
-        Returns:
-            What is to be raised: the error, or that of another process which led to it.
-        """
+        """Report an error to the other ranks; return it, or the error of the rank that failed first."""
         reason = error
         with suppress(RuntimeError):
             mine = json.dumps(described(error, self.rank))
             first = self.store.compare_set(_FAILED, "", mine).decode()
             if first != mine and isinstance(error, SystemExit | KeyboardInterrupt):
-                reason = error_of(json.loads(first))  # launchers stop all when one has failed
+                reason = error_of(json.loads(first))  # the launcher stops all ranks after one has failed
         if self.own:
             with suppress(RuntimeError):
                 _disconnect()
-        self._stay(f"{_FAILED}-all")  # for the same reason: the main process still has to tell why
+        self._barrier(f"{_FAILED}-all")  # the launcher must not stop rank 0 before it has reported
         return reason
 
-    def _stay(self, key: str) -> None:
-        with suppress(RuntimeError):  # what was to be done is done
+    def _barrier(self, key: str) -> None:
+        with suppress(RuntimeError):  # the run itself is complete
             if self.store.add(f"{key}-count", 1) == self.size:
                 self.store.set(key, "")
-            outlives = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # the store is not in the main process
+            outlives = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"  # the store lives in the launcher
             if self.rank == 0 or outlives:
-                self._appears(key, _FAREWELL)
+                self._wait_for_key(key, _END_SECONDS)
 
-    def _appears(self, key: str, patience: float | None = None) -> bool:
-        """Wait for a key. The store's own waiting cannot be interrupted, and tells of its timeouts on stderr.
+    def _wait_for_key(self, key: str, patience: float | None = None) -> bool:
+        """Wait for a key and return whether it came; no signal interrupts the store's own `wait`.
 
-        Returns:
-            Whether it is there.
+        Without a limit in seconds, the failure of another rank is raised.
         """
         began, pause = time.monotonic(), 0.0
         while not self.store.check([key]):
             if patience is None and self.store.check([_FAILED]):
-                raise self._failure()
+                raise self._reported_error()
             if patience is not None and time.monotonic() - began > patience:
                 return False
             time.sleep(pause)
             pause = min(pause + 0.0002, _LONGEST_PAUSE)
         return True
 
-    def _broken(self, error: RuntimeError) -> TicketsError:
-        """Why the connection to another process broke."""
+    def _connection_error(self, error: RuntimeError) -> TicketsError:
+        """Return the error of the rank that broke the connection."""
         with suppress(RuntimeError):
-            if self._appears(_FAILED, _LAST_WORDS):
-                return self._failure()
+            if self._wait_for_key(_FAILED, _REASON_SECONDS):
+                return self._reported_error()
         where_in_c, end = r"^\[.*?\] ", ". "
         reason = re.sub(where_in_c, "", str(error)).partition(end)[0] or type(error).__name__
         lost = TrainingError(
-            f"Another process of this run ended without a word, or cannot be reached ({reason}). Run the same command "
-            "again: it goes on from the last checkpoint."
+            f"Another process of this run ended without a message, or cannot be reached ({reason}). Run the same "
+            "command again: it resumes from the last checkpoint."
         )
         lost.told_by_any = True
         return lost
 
-    def _failure(self) -> TicketsError:
+    def _reported_error(self) -> TicketsError:
         return error_of(json.loads(self.store.get(_FAILED)))
 
 
+_group: Group | None = None
+_inside = False  # this process is inside `together`
+_alone = False  # rank 0 is inside `on_main`
+_formed = 0  # number of groups formed
+_deferred = 0  # signal that came after the last step of a training
+
+
 def described(error: BaseException, rank: int) -> dict[str, Any]:
-    """An error as another process can raise it."""
+    """Return an error as JSON, so that another rank can raise it."""
     if isinstance(error, TicketsError):
         kind = next((kind for kind in _KINDS if isinstance(error, kind)), TicketsError)
         return {"kind": kind.__name__, "code": error.exit_code, "message": str(error), "of_all": error.of_all}
@@ -152,34 +163,43 @@ def described(error: BaseException, rank: int) -> dict[str, Any]:
     return {"kind": "", "code": code, "message": f"Process {rank} {what}.", "of_all": False}
 
 
-def error_of(told: dict[str, Any]) -> TicketsError:
-    """The error that another process has `described`."""
-    kind = next((kind for kind in _KINDS if kind.__name__ == told["kind"]), TicketsError)
-    interrupted = told["code"] > 128
-    error = Interrupted(told["code"] - 128, told["message"]) if interrupted else kind(told["message"])
-    error.of_all = told["of_all"]
+def error_of(description: dict[str, Any]) -> TicketsError:
+    """Return the error that another rank has `described`."""
+    kind = next((kind for kind in _KINDS if kind.__name__ == description["kind"]), TicketsError)
+    interrupted = description["code"] > 128
+    message = description["message"]
+    error = Interrupted(description["code"] - 128, message) if interrupted else kind(message)
+    error.of_all = description["of_all"]
     return error
 
 
-def join(number: int) -> Group:
-    """Find the other processes, over a group of the caller's where there is one."""
+def _join() -> Group:
+    """Connect to the other ranks, through the caller's process group if there is one.
+
+    The next run uses the same group again, unless this one fails; each group has its own keys and connections.
+    """
+    global _group, _formed
+    if _group is not None:
+        return _group
+    _formed += 1
     import torch.distributed as dist
     from torch.distributed import distributed_c10d
 
     own = not dist.is_initialized()
     if own:
-        store, agreeing = _store(), None
+        store, cpu_group = _store(), None
         dist.init_process_group(
             _backend(),
-            store=distributed_c10d.PrefixStore(f"connections-{number}", store),
+            store=distributed_c10d.PrefixStore(f"connections-{_formed}", store),
             rank=int(os.environ["RANK"]),
             world_size=int(os.environ["WORLD_SIZE"]),
         )
         atexit.register(_disconnect)
     else:
-        store, agreeing = distributed_c10d._get_default_store(), dist.new_group(backend="gloo")
-    keys = distributed_c10d.PrefixStore(f"winning-tickets-{number}", store)
-    return Group(dist.get_rank(), dist.get_world_size(), keys, agreeing, own)
+        store, cpu_group = distributed_c10d._get_default_store(), dist.new_group(backend="gloo")
+    keys = distributed_c10d.PrefixStore(f"winning-tickets-{_formed}", store)
+    _group = Group(dist.get_rank(), dist.get_world_size(), keys, cpu_group, own)
+    return _group
 
 
 @functools.cache
@@ -198,7 +218,7 @@ def _store() -> Any:
 
 @functools.cache
 def _backend() -> str:
-    """How tensors travel. From here on a process sees one GPU; NCCL does not let several processes share it."""
+    """Return the backend and reserve one GPU for this process; NCCL does not let processes share one."""
     import torch
 
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
@@ -218,43 +238,25 @@ def _disconnect() -> None:
         dist.destroy_process_group()
 
 
-_late = 0
-
-
 def keep(number: int) -> None:
-    """Remember a signal that stopped nothing; 0 is none."""
-    global _late
-    _late = number or _late
+    """Defer a signal that came after the last step of a training to the next training; 0 is none."""
+    global _deferred
+    _deferred = number or _deferred
 
 
 def kept() -> int:
-    """The signal that this process has to heed yet; 0 is none."""
-    return _late
-
-
-def forget() -> None:
-    """A command begins: what came before it does not concern it."""
-    global _late
-    _late = 0
+    """Return the deferred signal; 0 is none."""
+    return _deferred
 
 
 def stop_between(number: int) -> None:
-    """Stop before a training where a signal came at the end of an earlier one."""
+    """Raise `Interrupted` for a signal that was deferred to this training; 0 is none."""
     if number:
         name = signal.Signals(number).name
         raise Interrupted(
-            number, f"Stopped by {name} at the end of a training, which is stored. Run the same command again to go on."
+            number,
+            f"Stopped by {name} at the end of a training, which is stored. Run the same command again to resume.",
         )
-
-
-T = TypeVar("T")
-
-_OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
-
-_group: Group | None = None
-_inside = False  # of a run that is done together
-_alone = False  # the main process does something for all
-_formed = 0  # groups so far
 
 
 def _active() -> Group | None:
@@ -262,19 +264,19 @@ def _active() -> Group | None:
 
 
 def count() -> int:
-    """How many processes do this run."""
+    """Return the number of processes of this run."""
     group = _active()
     return 1 if group is None else group.size
 
 
 def rank() -> int:
-    """The number of this process in the run, from 0."""
+    """Return the rank of this process in the run."""
     group = _active()
     return 0 if group is None else group.rank
 
 
 def is_main() -> bool:
-    """Whether this process writes and prints; before a run begins, the launch says so."""
+    """Return whether this process is rank 0, which writes and prints."""
     if _group is not None:
         return _group.rank == 0
     return not _is_launch() or os.environ.get("RANK", "0") == "0"
@@ -282,12 +284,12 @@ def is_main() -> bool:
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Do a run with all processes of the launch; in one process, or inside such a run, nothing changes."""
-    global _inside, _group
+    """Do a run with all processes of the launch; one process, or a run inside such a run, works as usual."""
+    global _inside, _group, _deferred
     if _inside:
         yield
         return
-    forget()
+    _deferred = 0
     group = _group = _join() if _is_launch() else None
     _inside = True
     try:
@@ -307,7 +309,7 @@ def together() -> Iterator[None]:
 
 
 def on_main(work: Callable[[], T]) -> T:
-    """What the main process finds or writes, for all."""
+    """Run `work` on rank 0 alone and return its JSON result on all ranks; all raise its error."""
     global _alone
     group = _active()
     if group is None:
@@ -325,73 +327,67 @@ def on_main(work: Callable[[], T]) -> T:
             _alone = False
         group.store.set(key, json.dumps(outcome))
         return outcome["result"]
-    outcome = group.outcome(key)
+    outcome = group.wait_for_outcome(key)
     if "message" in outcome:
         raise error_of(outcome)
     return outcome["result"]
 
 
 def main_first(work: Callable[[], T]) -> T:
-    """Done by the main process, then by the others, which find in a cache what it made."""
+    """Run `work` on rank 0 first, then on the other ranks, which find its result in a cache."""
     made: list[T] = []
     on_main(lambda: made.append(work()))
     return made[0] if made else work()
 
 
 def largest(value: int) -> int:
-    """The largest of a number that each process has."""
+    """Return the maximum of a number over all ranks."""
     group = _active()
     if group is None:
         return value
     import torch
-    import torch.distributed as dist
 
-    tensor = torch.tensor(value)
-    group.connected(lambda: dist.all_reduce(tensor, dist.ReduceOp.MAX, group=group.agreeing))
-    return int(tensor)
+    return int(group.all_reduce(torch.tensor(value), "MAX"))
 
 
 def wait_for_all() -> None:
-    """Go on when all processes have come here, such as before the main one removes what the others still read."""
+    """Wait for all ranks, for example before rank 0 removes files that the others read."""
     largest(0)
 
 
 def totals(values: Sequence[float]) -> list[float]:
-    """Sums over all processes, each in float64; the processes give numbers of the same things."""
+    """Return the sums of numbers over all ranks, in float64."""
     group = _active()
     if group is None or not values:
         return list(values)
     import torch
-    import torch.distributed as dist
 
-    tensor = torch.tensor(values, dtype=torch.float64)
-    group.connected(lambda: dist.all_reduce(tensor, group=group.agreeing))
-    return [float(value) for value in tensor]
+    return [float(value) for value in group.all_reduce(torch.tensor(values, dtype=torch.float64))]
 
 
 def gathered(value: Any) -> list[Any]:
-    """What each process has, by rank."""
+    """Return the values of all ranks, by rank."""
     group = _active()
     if group is None:
         return [value]
     import torch.distributed as dist
 
     found: list[Any] = [None] * group.size
-    group.connected(lambda: dist.all_gather_object(found, value, group=group.agreeing))
+    group.collective(lambda: dist.all_gather_object(found, value, group=group.cpu_group))
     return found
 
 
 def add_up_(tensor: Any) -> None:
-    """Replace a tensor, which all processes have in the same shape, by its sum over all of them."""
+    """Replace a tensor by its sum over all ranks."""
     group = _active()
     if group is not None:
         import torch.distributed as dist
 
-        group.connected(lambda: dist.all_reduce(tensor))
+        group.collective(lambda: dist.all_reduce(tensor))
 
 
 def check_same(value: str, what: str) -> None:
-    """Make sure that all processes mean the same."""
+    """Refuse a launch whose ranks do not agree on a value."""
     found = gathered(value)
     if len(set(found)) > 1:
         other = next(index for index, one in enumerate(found) if one != found[0])
@@ -405,11 +401,7 @@ def check_same(value: str, what: str) -> None:
 
 @contextmanager
 def unseen() -> Iterator[None]:
-    """Inside this block the environment says nothing of other processes.
-
-    The Trainer and Accelerate then do what they do in one process: no second division of batches, no wrapping of the
-    model. What is about several processes is done here.
-    """
+    """Hide the launch from the Trainer and Accelerate: batches are sharded, and gradients reduced, by this package."""
     hidden = {name: os.environ.pop(name) for name in (*LAUNCH, *_OF_MPI) if name in os.environ}
     try:
         yield
@@ -418,29 +410,16 @@ def unseen() -> Iterator[None]:
 
 
 def leave_to_main() -> bool:
-    """Let the main process go on alone, for what several cannot do together.
-
-    Returns:
-        Whether this is the main process, or the only one; the others have nothing left to do.
-    """
+    """Return whether this process continues alone; the other ranks have nothing to do in this command."""
     main = is_main()
-    for name in LAUNCH:  # what the main process starts must not look for the others
+    for name in LAUNCH:  # subprocesses must not look for the other ranks
         os.environ.pop(name, None)
     return main
 
 
 def _is_launch() -> bool:
-    size = os.environ.get("WORLD_SIZE", "")  # a RANK alone is left over from something else
+    size = os.environ.get("WORLD_SIZE", "")  # a RANK alone does not make a launch
     if size.isdecimal() and int(size) > 1:
         return True
     distributed: Any = sys.modules.get("torch.distributed")
     return distributed is not None and distributed.is_initialized() and distributed.get_world_size() > 1
-
-
-def _join() -> Group:
-    """The group of this process; one that worked is used again by the next run."""
-    global _group, _formed
-    if _group is None:
-        _formed += 1
-        _group = join(_formed)
-    return _group

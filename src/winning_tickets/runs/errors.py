@@ -1,4 +1,4 @@
-"""The errors a user may meet: each says what was found, what was expected and what to do."""
+"""Errors for users: each says what was found, what is allowed and what to do."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ class TicketsError(Exception):
     """An error whose message is meant for the user; the command line prints it without a traceback.
 
     Attributes:
-        of_all: where several processes do one run, all of them raise it alike and can go on together.
-        told_by_any: each of several processes prints it, as the main one, which else does, may be gone.
+        of_all: every rank of a run raises the same error, so the ranks can continue together.
+        told_by_any: print on every rank, because rank 0 may have died.
     """
 
     exit_code = 1
@@ -22,25 +22,25 @@ class TicketsError(Exception):
 
 
 class UsageError(TicketsError):
-    """Refused before any work: arguments, names, or paths that do not exist (exit code 2)."""
+    """Wrong arguments, names or paths; nothing was done (exit code 2)."""
 
     exit_code = 2
 
 
 class ContentError(TicketsError):
-    """A file, a ticket, a data set or weights are not what they should be (exit code 1)."""
+    """A damaged or unsuitable file, ticket, data set or checkpoint (exit code 1)."""
 
 
 class TrainingError(TicketsError):
-    """Training failed while running: a loss that is not finite, a disk that is full (exit code 1)."""
+    """A failure while running, such as a loss that is not finite or a full disk (exit code 1)."""
 
 
-class Interrupted(TicketsError):  # noqa: N818 - not an error of the run, but its orderly end
+class Interrupted(TicketsError):  # noqa: N818 - an orderly end of the run
     """Ctrl-C or SIGTERM, raised after a checkpoint was written.
 
     Args:
-        signal_number: the signal that asked for the stop; the exit code is 128 plus it (130 or 143).
-        message: what was kept and how to go on.
+        signal_number: signal that asked for the stop; the exit code is 128 plus this number (130 or 143).
+        message: what was kept and how to resume.
     """
 
     def __init__(self, signal_number: int, message: str) -> None:
@@ -49,7 +49,7 @@ class Interrupted(TicketsError):  # noqa: N818 - not an error of the run, but it
 
 
 class _Short(reprlib.Repr):
-    """Values in messages: as Python writes them, long ones with `...` in the middle."""
+    """Python's repr with `...` in the middle of long values."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -59,12 +59,12 @@ class _Short(reprlib.Repr):
 
 
 def shown(value: Any) -> str:
-    """A value that was found, for a message; short, however large the value is."""
+    """Return a value as short text for a message."""
     return _Short().repr(value)
 
 
 def explain(error: Any) -> str:
-    """The first problem that a `pydantic.ValidationError` holds, in words."""
+    """Return the first problem of a `pydantic.ValidationError` in words."""
     item = error.errors()[0]
     place = ".".join(str(part) for part in item["loc"])
     return f"{place + ': ' if place else ''}{item['msg']} (found {shown(item['input'])})."
@@ -74,18 +74,18 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 
 
 def printable(text: str) -> str:
-    """Text for a terminal: names and values from files must not steer it by control characters."""
+    """Replace control characters, so that names and values from files cannot control the terminal."""
     return text.translate(_CONTROLS)
 
 
 def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """The error for a name that is not in one of our tables, with the closest names that are."""
+    """Return the error for an unknown name, with the closest known names and an optional hint."""
     names = sorted(known)
     text = f"Unknown {kind} {found!r}.{closest(found, names)} Known: {', '.join(names)}."
     return UsageError(f"{text} {hint}".rstrip())
 
 
 def closest(found: str, names: Iterable[str], prefix: str = "") -> str:
-    """Return a sentence with the closest known names, after a space; empty where none is close."""
+    """Return the sentence " Did you mean ...?" with the closest names; empty if none is close."""
     close = difflib.get_close_matches(found, list(names), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(prefix + name) for name in close)}?" if close else ""

@@ -1,4 +1,4 @@
-"""The identity of a run: a readable slug and a hash of what changes its numbers."""
+"""Run ids and checksums: hashes of canonical JSON."""
 
 from __future__ import annotations
 
@@ -15,23 +15,26 @@ from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import read_json, write_json
 
 DEFAULTS_VERSION = 1
-"""Raised whenever a default moves, so that old and new runs never share an id."""
+"""Increased whenever a default changes, so that old and new runs never share an id."""
 PROFILE_VERSIONS = {"paper": 2, "code": 2}
-"""The same for profiles whose values have moved while those of `tuned` stayed; they count instead of it."""
+"""The version of profiles whose values changed while those of `tuned` stayed; used instead."""
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text."""
+    """Return JSON with sorted keys and no spaces, so that equal values give equal text."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def digest(value: Any, length: int = 12) -> str:
-    """Hexadecimal sha256 of the canonical JSON, shortened to `length` characters."""
+    """Return the first `length` hexadecimal digits of the sha256 of the canonical JSON."""
     return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()[:length]
 
 
 def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
-    """The id of a run."""
+    """Return a readable slug and a hash of the settings and of the content that they point to.
+
+    Only fields that differ from their defaults enter the hash, so a new field leaves old ids unchanged.
+    """
     fields = config.model_dump(mode="json", exclude_defaults=True)
     version = PROFILE_VERSIONS.get(fields.get("profile", ""), DEFAULTS_VERSION)
     body = {"config": fields, "content": content, "defaults_version": version}
@@ -39,13 +42,13 @@ def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
     return f"{readable}-{digest(body)}"
 
 
-def write_sealed(path: Path, body: Mapping[str, Any]) -> None:
+def write_checked(path: Path, body: Mapping[str, Any]) -> None:
     """Write a description with its checksum."""
     write_json(path, {**body, "checksum": digest(body, 64)})
 
 
-def read_sealed(path: Path, what: str, version: int, anew: str, mend: str) -> dict[str, Any]:
-    """Read what `write_sealed` wrote, without the checksum."""
+def read_checked(path: Path, what: str, version: int, anew: str, mend: str) -> dict[str, Any]:
+    """Read a description without its checksum; another format version or a wrong checksum is refused."""
     body = read_json(path, what)
     if not isinstance(body, dict) or body.get("format_version") != version:
         found = body.get("format_version") if isinstance(body, dict) else type(body).__name__

@@ -1,4 +1,4 @@
-"""Progress on stderr: a bar with the time left on a terminal, a few plain lines elsewhere."""
+"""Progress on stderr, and metrics for trackers such as TensorBoard."""
 
 from __future__ import annotations
 
@@ -22,35 +22,36 @@ Advance = Callable[[int, str], None]
 
 @contextmanager
 def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
-    """Show how far a loop has come."""
+    """Yield a function of the steps done and a short text, such as the loss.
+
+    It moves a bar on a terminal and in a notebook, and prints about ten lines elsewhere.
+    """
     if quiet or total <= 0 or not is_main():
         yield lambda done, text: None
-    elif sys.stderr.isatty():
-        with _bar(title, total) as advance:
+    elif sys.stderr.isatty() or _in_notebook():
+        from tqdm.auto import tqdm
+
+        with tqdm(total=total, desc=title, file=sys.stderr) as bar:
+
+            def advance(done: int, text: str) -> None:
+                bar.set_postfix_str(text, refresh=False)
+                if bar.n == 0:
+                    bar.initial = done  # steps of an earlier attempt do not count for the time left
+                bar.update(done - bar.n)
+
             yield advance
     else:
         yield _lines(title, total)
 
 
-@contextmanager
-def _bar(title: str, total: int) -> Iterator[Advance]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=False) as bar:
-        task = bar.add_task(title, total=total, text="")
-        yield lambda done, text: bar.update(task, completed=done, text=text)
+def _in_notebook() -> bool:
+    ipython: Any = sys.modules.get("IPython")
+    shell = ipython and ipython.get_ipython()
+    return shell is not None and "IPKernelApp" in shell.config
 
 
 def _lines(title: str, total: int) -> Advance:
-    """About ten lines for the whole loop, each with an estimate of the time left."""
+    """Print about ten lines for the whole loop, each with an estimate of the time left."""
     start = time.monotonic()
     first: list[int] = []
     every = max(1, total // 10)
@@ -74,14 +75,13 @@ TRACKERS: dict[str, dict[str, str]] = {
     "wandb": {"WANDB_PROJECT": PROJECT, "WANDB_ERROR_REPORTING": "false"},
     "mlflow": {"MLFLOW_EXPERIMENT_NAME": PROJECT, "MLFLOW_DISABLE_TELEMETRY": "true"},
 }
-"""Packages that take metrics, as the Trainer names them, and variables that are set where the user has not: the name
-of the project where the Trainer passes none on, and no reports to the makers of the package."""
+"""By package: environment variables that are set unless the user has set them (project name, no telemetry)."""
 _SPLITS = {"evaluation": "eval", "rest": "test"}
-"""Parts of our records that the Trainer's callbacks show under names of their own."""
+"""Names that the Trainer's callbacks use for parts of our records."""
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Make sure that trackers exist and are installed."""
+    """Refuse trackers that are unknown or not installed."""
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
@@ -93,16 +93,16 @@ def check_trackers(names: Sequence[str]) -> None:
 
 
 def hand_over(arguments: Any, names: Sequence[str]) -> None:
-    """Tell a Trainer of the trackers, and of no others."""
+    """Set the trackers of `TrainingArguments`; those that it found in the environment are removed."""
     check_trackers(names)
     arguments.report_to = list(names)
     arguments.project = PROJECT
-    arguments.trackio_static_space_id = False  # else a run that somebody shows in a Space is copied to a second one
+    arguments.trackio_static_space_id = False  # do not copy a run that is shown in a Space
 
 
 @contextmanager
 def tracked(trainer: Any, run: RunDirectory) -> Iterator[None]:
-    """Report what a run logs to the trackers that its Trainer was told of; without any nothing happens."""
+    """Forward the metrics that a run logs to the trackers configured in its Trainer."""
     names = list(trainer.args.report_to)
     if not names:
         yield
@@ -110,29 +110,30 @@ def tracked(trainer: Any, run: RunDirectory) -> Iterator[None]:
     trainer.args.run_name = run.id
     for variable, value in (pair for name in names for pair in TRACKERS[name].items()):
         os.environ.setdefault(variable, value)
+    # The Trainer's own callbacks get the metrics; a run of wandb that the user opened stays open.
     callbacks = _callbacks(trainer, names)
     wandb = import_module("wandb") if "wandb" in names else None
-    of_others = None if wandb is None else wandb.run
+    earlier = None if wandb is None else wandb.run
     run.watch = lambda record: trainer.callback_handler.on_log(
         trainer.args, trainer.state, trainer.control, scalars(record)
     )
-    with redirect_stdout(sys.stderr):  # trackers print where they put things, and results go to stdout alone
+    with redirect_stdout(sys.stderr):  # trackers print, and stdout is for results
         try:
             for name, callback in callbacks.items():
                 _start(name, callback, trainer, run)
             yield
         except BaseException:
-            for callback in callbacks.values():  # the Trainer does this only where a training comes to its end
+            for callback in callbacks.values():  # the Trainer does this only after a complete training
                 callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
             raise
         finally:
             run.watch = None
-            if wandb is not None and wandb.run is not of_others:
-                wandb.finish()  # else the next seed would go on in this run
+            if wandb is not None and wandb.run is not earlier:
+                wandb.finish()  # otherwise the next seed would continue this run
 
 
 def _callbacks(trainer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """The Trainer's callbacks that speak to trackers, by name."""
+    """Return the Trainer's callbacks of the trackers, by name."""
     from transformers.integrations import get_reporting_integration_callbacks
 
     kinds = {name: get_reporting_integration_callbacks([name])[0] for name in names}
@@ -141,15 +142,15 @@ def _callbacks(trainer: Any, names: Sequence[str]) -> dict[str, Any]:
 
 
 def _start(name: str, callback: Any, trainer: Any, run: RunDirectory) -> None:
-    """Let a tracker begin its run now, as after this its errors would be taken for errors of the training."""
+    """Start a tracker before the training, so that its errors are not taken for errors of the training."""
     if name == "tensorboard":
         asked = os.environ.get("TENSORBOARD_LOGGING_DIR")
-        # The Trainer's own place is the scratch folder, which goes when the run is done.
+        # The Trainer's default is the scratch folder, which is removed at the end of the run.
         place = Path(asked).expanduser() / run.id if asked else run.path / TENSORBOARD_FOLDER
         callback.logging_dir = str(place)
     try:
         callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
-    except Exception as error:  # each tracker has its own kinds
+    except Exception as error:  # each tracker raises its own types
         raise TrainingError(
             f"The tracker {name} did not start: {error or type(error).__name__}. Nothing was trained; set it up, or "
             "leave it out of --report-to."
@@ -157,7 +158,7 @@ def _start(name: str, callback: Any, trainer: Any, run: RunDirectory) -> None:
 
 
 def scalars(record: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of a record, inner ones under names such as `eval_accuracy`, as the Trainer's callbacks expect."""
+    """Return the numbers of a record under flat names such as `eval_accuracy`, without the step."""
     found: dict[str, float] = {}
     for key, value in record.items():
         if isinstance(value, Mapping):

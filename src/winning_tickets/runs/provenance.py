@@ -1,4 +1,4 @@
-"""What a result must carry so that it can be traced: versions, machine, commit, cost; no torch import."""
+"""Provenance of a result: versions, machine, commit and cost; never imports torch."""
 
 from __future__ import annotations
 
@@ -20,16 +20,7 @@ try:
 except ImportError:  # Windows
     resource = None  # type: ignore[assignment]
 
-PACKAGES = (
-    "winning-tickets",
-    "torch",
-    "transformers",
-    "datasets",
-    "tokenizers",
-    "numpy",
-    "scikit-learn",
-    "scipy",
-)
+PACKAGES = ("winning-tickets", "torch", "transformers", "datasets", "tokenizers", "numpy", "scikit-learn", "scipy")
 
 
 def version() -> str:
@@ -38,13 +29,12 @@ def version() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that can change a number."""
+    """Return the versions of Python and of the packages that can change a number."""
     return dict(_versions())
 
 
 @functools.cache
 def _versions() -> dict[str, str]:
-    """Looked up once a process: what counts are the packages that were loaded."""
     found = {"python": platform.python_version()}
     for name in PACKAGES:
         try:
@@ -55,7 +45,7 @@ def _versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """System, processor, the number of usable cores, and of processes where there are several; no names, no paths."""
+    """Return system, processor, number of usable cores and of processes; no names, no paths."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     found = {
         "system": platform.system(),
@@ -78,16 +68,13 @@ INPUTS = (
     "start_hash",
     "ticket_id",
 )
-"""What a result says of the weights and data that it comes from."""
+"""Fields of a result that identify its weights and data."""
 
 
 def source() -> dict[str, Any] | None:
-    """Commit of the repository that the working directory lies in, and whether tracked files have changed since.
+    """Return `commit` and `dirty` of the repository of the working directory; None without git or a commit.
 
-    Looked up once a process and directory: what counts is the code that was loaded, not a later commit.
-
-    Returns:
-        `commit` and `dirty`; None outside a repository, before its first commit, or without git.
+    They are cached, because the code that was loaded counts, not a later commit.
     """
     return _source(Path.cwd())
 
@@ -109,7 +96,7 @@ def _git(*words: str) -> str | None:
 
 
 class Account:
-    """What a run costs, from here on."""
+    """Measures the cost of a run from here on, unless this process did not do it."""
 
     def __init__(self, resumed: bool = False, measured: bool = True) -> None:
         self._began = time.monotonic()
@@ -119,12 +106,9 @@ class Account:
             _forget_peaks()
 
     def provenance(self, result: dict[str, Any]) -> dict[str, Any]:
-        """All that a number must carry to be traced.
+        """Return `provenance.json`: the device is `cpu` or the name of the GPU, memory is in bytes, times are UTC.
 
-        Returns:
-            `versions`, `machine`, `source` (see there), `device` (`cpu`, or the name of the GPU that was used),
-            `seconds`, `resumed`, `peak_memory` and `gpu_peak_memory` (bytes; since the run began where the system can
-            tell, else since the process began), `inputs`, `finished_at` (UTC). What was not measured is None.
+        What was not measured is None.
         """
         gpu = _gpu() if self._measured else None
         return {
@@ -142,7 +126,7 @@ class Account:
 
 
 def _gpu() -> Any:
-    """`torch.cuda` where this process has used it; nothing is imported to find out."""
+    """Return `torch.cuda` if this process has used it, without importing torch."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
@@ -153,7 +137,7 @@ def _forget_peaks() -> None:
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
-        return  # not Linux, or not allowed: the peak of the process stands for that of the run
+        return  # not permitted or not Linux: the peak of the process is reported
 
 
 def _peak_memory() -> int | None:

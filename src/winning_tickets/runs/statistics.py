@@ -14,25 +14,21 @@ from winning_tickets.runs.files import is_number
 Key = TypeVar("Key", bound=Hashable)
 
 LARGEST = 1e100
-"""Of values that a run can have measured; float32 ends long before, and sums and squares of larger ones overflow."""
+"""Largest value that counts as a measurement; sums and squares of larger ones overflow."""
 TIE = 1e-12
-"""Scores that are no further apart are equal: they differ by the rounding of a sum."""
+"""Scores that differ by no more are equal; the difference is rounding."""
 
 
 def is_score(value: Any) -> TypeGuard[int | float]:
-    """Whether a value that was read from JSON is a number that a run can have measured."""
+    """Return whether a JSON value is a number that a run can have measured."""
     return is_number(value) and abs(value) <= LARGEST
 
 
 @dataclass(frozen=True)
 class Summary:
-    """What several runs of one experiment say together.
+    """Mean, sample standard deviation (ddof=1) and 95 % confidence interval (Student's t) of n values.
 
-    Attributes:
-        mean: arithmetic mean.
-        std: sample standard deviation (ddof=1); None where there is one value.
-        n: number of values.
-        interval: 95 % confidence interval of the mean from Student's t; None where there is one value.
+    The deviation and the interval are None for one value.
     """
 
     mean: float
@@ -42,10 +38,10 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Summarise the values of several seeds."""
+    """Summarize the finite values of several seeds."""
     n = len(values)
     if n == 0:
-        raise ContentError("There is nothing to summarise: no run has a value.")
+        raise ContentError("There is nothing to summarize: no run has a value.")
     if not all(math.isfinite(value) for value in values):
         raise ContentError(f"Found a value that is not finite among {list(values)}; leave failed runs out.")
     if max(map(abs, values)) > LARGEST:
@@ -59,27 +55,17 @@ def summarise(values: Sequence[float]) -> Summary:
 
 
 @dataclass(frozen=True)
-class Paired:
-    """Differences of runs that share a seed.
+class Paired(Summary):
+    """The same of paired differences, with the two-sided p-value of the paired t-test.
 
-    Attributes:
-        mean: of the differences.
-        std: sample standard deviation of the differences; None where there is one pair.
-        n: number of pairs.
-        interval: 95 % confidence interval of the mean from Student's t; None where there is one pair.
-        p: two-sided p-value of the paired t-test; None where there is one pair, or where all differences are equal, up
-            to rounding (their deviation is 0 then).
+    p is None for one pair, or if all differences are equal up to rounding (the deviation is 0 then).
     """
 
-    mean: float
-    std: float | None
-    n: int
-    interval: tuple[float, float] | None
     p: float | None
 
 
 def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
-    """Compare two experiments by a paired t-test."""
+    """Compare two experiments by a paired t-test; scores without a partner are skipped."""
     keys = [key for key in first if key in second]
     found = summarise([first[key] - second[key] for key in keys])
     if found.std is not None and found.std <= TIE * max(abs(side[key]) for side in (first, second) for key in keys):
@@ -93,12 +79,12 @@ def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """The sample standard deviation (ddof=1); None where there are not two values."""
+    """Return the sample standard deviation (ddof=1); None for fewer than two values."""
     return statistics.stdev(values) if len(values) > 1 else None
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """A quantile of Student's t distribution."""
+    """Return a quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))

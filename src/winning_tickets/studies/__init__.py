@@ -1,1 +1,1 @@
-"""Studies: grids of runs as data, planned as a graph, run by an engine, stored, reported; never imports torch."""
+"""Studies: grids of runs that are planned, run by an engine, stored and reported; never imports torch."""

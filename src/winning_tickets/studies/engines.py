@@ -1,4 +1,4 @@
-"""ENGINES: who does the runs of a study."""
+"""Engines that do the runs of a study: local worker processes, and Ray."""
 
 from __future__ import annotations
 
@@ -11,29 +11,30 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
-from winning_tickets.studies.worker import Job, Outcome, Stopped, perform
+from winning_tickets.studies.worker import Job, Outcome, perform_or_stop
 
 STOP_SECONDS = 120.0
-"""So long a worker may take to reach its next checkpoint."""
-_MODULE = "winning_tickets.studies.worker"
+"""Time for a worker to reach its next checkpoint."""
+_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")
+"""Environment variables that other nodes need too."""
 
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[bytes]
+    process: Any  # a Popen with pipes for stdin and stdout
     log: Path
     job: Job | None = None
-    rest: bytes = field(default=b"")
+    rest: bytes = b""
 
 
 class LocalEngine:
-    """Worker processes that stay from job to job, so that heavy imports happen once."""
+    """Worker processes that do many jobs each, so that heavy imports happen once; logs go to `logs/` of the store."""
 
     def __init__(self, workers: int, store: Path) -> None:
         if workers < 1:
@@ -43,7 +44,7 @@ class LocalEngine:
         self._workers: dict[int, _Worker] = {}
 
     def free(self) -> int:
-        """Workers without a job, started or not."""
+        """Return the number of workers without a job, started or not."""
         return self._count - sum(worker.job is not None for worker in self._workers.values())
 
     def start(self, job: Job) -> None:
@@ -55,58 +56,53 @@ class LocalEngine:
         if worker is None or worker.process.poll() is not None:
             worker = self._workers[place] = self._spawn(place)
         worker.job = job
-        assert worker.process.stdin is not None
-        with suppress(BrokenPipeError):  # it has just died; `wait` tells
+        with suppress(BrokenPipeError):  # it has just died; `wait` reports it
             worker.process.stdin.write(job.line().encode() + b"\n")
             worker.process.stdin.flush()
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Outcomes of jobs that have ended; a worker that died without one has lost its job."""
+        """Return the outcomes of ended jobs; a worker that died has lost its job."""
         busy = {place: worker for place, worker in self._workers.items() if worker.job is not None}
         outcomes: list[Outcome] = []
         with selectors.DefaultSelector() as selector:
             for place, worker in busy.items():
-                assert worker.process.stdout is not None
                 selector.register(worker.process.stdout, selectors.EVENT_READ, place)
             for key, _ in selector.select(seconds):
                 outcomes += self._read(key.data)
         return outcomes
 
     def stop(self) -> list[Outcome]:
-        """Ask all busy workers to stop at a checkpoint; one that takes too long is killed."""
+        """Ask all busy workers to stop at a checkpoint, and kill those that take too long."""
         for worker in self._workers.values():
             if worker.job is not None:
                 with suppress(ProcessLookupError):
                     worker.process.send_signal(signal.SIGTERM)
-        outcomes: list[Outcome] = []
-        end = time.monotonic() + STOP_SECONDS
         try:
-            while any(worker.job for worker in self._workers.values()) and time.monotonic() < end:
-                outcomes += self.wait(1.0)
+            return _wait_for_all(self, lambda: any(worker.job for worker in self._workers.values()))
         finally:
             self.close()
-        return outcomes
 
     def close(self) -> None:
-        """End all workers: idle ones at once, and whatever is left is killed."""
+        """End idle workers and kill the others."""
         workers, self._workers = list(self._workers.values()), {}
         for worker in workers:
             if worker.job is not None:
                 worker.process.kill()
-            assert worker.process.stdin is not None
             with suppress(BrokenPipeError):
                 worker.process.stdin.close()
         for worker in workers:
             worker.process.wait()
-            assert worker.process.stdout is not None
             worker.process.stdout.close()
 
     def _read(self, place: int) -> list[Outcome]:
         worker = self._workers[place]
-        assert worker.process.stdout is not None
         content = os.read(worker.process.stdout.fileno(), 1 << 16)
         if not content:
-            return [self._bury(place)]
+            worker, code = self._dismiss(place)
+            assert worker.job is not None
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            message = f"Its worker died ({how}); its last output is in {worker.log}."
+            return [Outcome(worker.job.run, "lost", message)]
         worker.rest += content
         *lines, worker.rest = worker.rest.split(b"\n")
         if not lines:
@@ -114,43 +110,35 @@ class LocalEngine:
         worker.job = None
         outcomes = [Outcome.of_line(line.decode()) for line in lines]
         if any(outcome.kind == "stopped" for outcome in outcomes):
-            self._dismiss(place)  # it is ending, and does no more jobs
+            self._dismiss(place)  # it ends and does no more jobs
         return outcomes
 
     def _dismiss(self, place: int) -> tuple[_Worker, int]:
-        """A worker that ends, and its exit code."""
+        """Return a worker that ends, and its exit code."""
         worker = self._workers.pop(place)
-        assert worker.process.stdin is not None
-        assert worker.process.stdout is not None
         with suppress(BrokenPipeError):
             worker.process.stdin.close()
         code = worker.process.wait()
         worker.process.stdout.close()
         return worker, code
 
-    def _bury(self, place: int) -> Outcome:
-        worker, code = self._dismiss(place)
-        assert worker.job is not None
-        how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
-        return Outcome(worker.job.run, "lost", f"Its worker died ({how}); what it wrote last is in {worker.log}.")
-
     def _spawn(self, place: int) -> _Worker:
         self._logs.mkdir(parents=True, exist_ok=True)
         log = self._logs / f"worker-{place + 1}.log"
         with log.open("ab") as errors:
             process = subprocess.Popen(
-                [sys.executable, "-m", _MODULE],
+                [sys.executable, "-m", "winning_tickets.studies.worker"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=errors,
                 env=os.environ | threads_of(self._count) | gpu_of(place),
-                start_new_session=True,  # the terminal's Ctrl-C reaches the driver alone
+                start_new_session=True,  # Ctrl-C of the terminal reaches the driver alone
             )
         return _Worker(process, log)
 
 
 def threads_of(workers: int, cores: int | None = None) -> dict[str, str]:
-    """Environment that gives each of some workers its share of the cores, so that they do not hinder each other."""
+    """Return the environment that gives each worker its share of the cores."""
     if cores is None:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = max(1, cores // workers)
@@ -162,7 +150,7 @@ def threads_of(workers: int, cores: int | None = None) -> dict[str, str]:
 
 
 def gpu_of(place: int) -> dict[str, str]:
-    """Environment that gives a worker one of several GPUs, in turn; nothing where there are fewer than two."""
+    """Return the environment that gives a worker one of several GPUs; empty with fewer than two."""
     visible: Any = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         names = sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
@@ -171,37 +159,28 @@ def gpu_of(place: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": names[place % len(names)]} if len(names) > 1 else {}
 
 
-RAY_STOP_SECONDS = 120.0
-"""So long a task may take to reach its next checkpoint."""
-
-
 def perform_line(line: str) -> str:
-    """Do a job on whatever node this is; both as lines of text, so that nodes need not agree on classes."""
-    job = Job.of_line(line)
-    try:
-        return perform(job).line()
-    except (Stopped, KeyboardInterrupt):
-        return Outcome(job.run, "stopped", "Stopped between two checkpoints; it goes on from the last one.").line()
+    """Do a job on a node; jobs and outcomes are text, so that nodes need not share classes."""
+    return perform_or_stop(Job.of_line(line)).line()
 
 
 class RayEngine:
-    """Ray tasks with resources; a task whose worker or node dies is reported as lost, and the driver retries it."""
+    """Ray tasks; a task whose worker or node dies is lost, and the driver retries it."""
 
     def __init__(self, address: str | None = None, cpus: float = 1, gpus: float = 0) -> None:
         try:
             self._ray: Any = importlib.import_module("ray")
         except ModuleNotFoundError as error:
             raise UsageError("The engine ray needs Ray: pip install 'winning-tickets[ray]'.") from error
-        if not self._ray.is_initialized():
+        self._ours = not self._ray.is_initialized()
+        if self._ours:
             self._ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level="warning")
-            self._ours = True
-        else:
-            self._ours = False
         self._cpus, self._gpus = cpus, gpus
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "RAYON_NUM_THREADS"), str(max(1, int(cpus))))
-        # Retries are the driver's, which counts them and knows what other processes did meanwhile.
+        passed_on = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+        # The driver retries: it counts and knows the progress of other processes.
         self._task = self._ray.remote(perform_line).options(
-            num_cpus=cpus, num_gpus=gpus, max_retries=0, runtime_env={"env_vars": threads | _passed_on()}
+            num_cpus=cpus, num_gpus=gpus, max_retries=0, runtime_env={"env_vars": threads | passed_on}
         )
         self._jobs: dict[Any, Job] = {}
         if self._room() < 1:
@@ -213,11 +192,11 @@ class RayEngine:
             )
 
     def free(self) -> int:
-        """How many more tasks the living nodes have room for."""
+        """Return the number of further tasks that fit on the living nodes."""
         return max(0, self._room() - len(self._jobs))
 
     def _room(self) -> int:
-        """Tasks that fit on all living nodes, each of which holds whole tasks only."""
+        """Return the number of tasks that fit on the living nodes."""
         room = 0
         for node in self._ray.nodes():
             if node["Alive"]:
@@ -227,11 +206,11 @@ class RayEngine:
         return room
 
     def start(self, job: Job) -> None:
-        """Hand a job to the cluster."""
+        """Start a job on the cluster."""
         self._jobs[self._task.remote(job.line())] = job
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Outcomes of tasks that have ended."""
+        """Return the outcomes of ended tasks."""
         if not self._jobs:
             time.sleep(seconds)
             return []
@@ -249,37 +228,21 @@ class RayEngine:
             return Outcome(job.run, "lost", f"Its worker or node died: {first}")
 
     def stop(self) -> list[Outcome]:
-        """Interrupt all tasks; those in training write a checkpoint."""
+        """Interrupt all tasks; those that train write a checkpoint."""
         for reference in list(self._jobs):
             self._ray.cancel(reference)
-        outcomes: list[Outcome] = []
-        end = time.monotonic() + RAY_STOP_SECONDS
-        while self._jobs and time.monotonic() < end:
-            outcomes += self.wait(1.0)
+        outcomes = _wait_for_all(self, lambda: bool(self._jobs))
         self.close()
         return outcomes
 
     def close(self) -> None:
-        """Leave the cluster, and end it where we started it."""
+        """Shut down the cluster if it was started here."""
         if self._ours and self._ray.is_initialized():
             self._ray.shutdown()
 
 
-def _passed_on() -> dict[str, str]:
-    """Settings of this process that runs on other nodes need too."""
-    names = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
 class EngineOptions(Settings):
-    """How runs are spread.
-
-    Attributes:
-        workers: processes at a time, of `local`.
-        address: of a Ray cluster; None starts one on this machine.
-        cpus: processor cores of a run, of `ray`.
-        gpus: GPUs of a run, of `ray`; may be a fraction.
-    """
+    """Resources of an engine: `workers` of `local`; the Ray cluster, and cores and GPUs (or fractions) of a run."""
 
     workers: int = 1
     address: str | None = None
@@ -288,37 +251,40 @@ class EngineOptions(Settings):
 
 
 class Engine(Protocol):
-    """Does jobs, several at a time."""
+    """Does several jobs at a time."""
 
     def free(self) -> int:
-        """How many more jobs may be started now."""
+        """Return how many more jobs may be started now."""
 
     def start(self, job: Job) -> None:
-        """Begin a job; only where `free` is positive."""
+        """Start a job; `free` must be positive."""
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Outcomes of jobs that have ended, after at most so long."""
+        """Return the outcomes of ended jobs; wait at most so long."""
 
     def stop(self) -> list[Outcome]:
-        """Stop all jobs at their next checkpoint, and tell how they ended."""
+        """Stop all jobs at their next checkpoint, and return their outcomes."""
 
     def close(self) -> None:
-        """Let the workers go; no job runs."""
+        """End the workers; no job is running."""
 
 
-def _local(options: EngineOptions, store: Path) -> Engine:
-    return LocalEngine(options.workers, store)
+def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[Outcome]:
+    outcomes: list[Outcome] = []
+    end = time.monotonic() + STOP_SECONDS
+    while is_busy() and time.monotonic() < end:
+        outcomes += engine.wait(1.0)
+    return outcomes
 
 
-def _ray(options: EngineOptions, store: Path) -> Engine:
-    return RayEngine(options.address, options.cpus, options.gpus)
-
-
-ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {"local": _local, "ray": _ray}
+ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
+    "local": lambda options, store: LocalEngine(options.workers, store),
+    "ray": lambda options, store: RayEngine(options.address, options.cpus, options.gpus),
+}
 
 
 def make_engine(name: str, options: EngineOptions, store: Path) -> Engine:
-    """An engine of `ENGINES`."""
+    """Return an engine of `ENGINES`; workers leave their logs in the store."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
     return ENGINES[name](options, store)

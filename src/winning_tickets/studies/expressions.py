@@ -1,9 +1,9 @@
-"""What strings of a study may hold: `${parameter}`, `${parameter[axis]}`, references such as `@search[sparsity]`."""
+"""Expressions in a study: `${parameter}`, `${parameter[axis]}`, references such as `@search[sparsity]`; conditions."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,19 +15,37 @@ _EXPRESSION = re.compile(r"\$\{\s*(" + _NAME + r")\s*(?:\[\s*(" + _NAME + r")\s*
 _REFERENCE = re.compile(r"@([A-Za-z][A-Za-z0-9_-]*)(?:\[([^\[\]]*)\])?(/[^@]*)?")
 
 LADDERS = ("sparsity", "level", "step")
-"""What one search may leave several tickets of."""
+"""Axes of which one search may leave several tickets."""
+
+
+def map_strings(value: Any, change: Callable[[str], Any]) -> Any:
+    """Replace each string in a value, also in lists and mappings; tuples become lists."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: map_strings(item, change) for key, item in value.items()}
+    return [map_strings(item, change) for item in value] if isinstance(value, list | tuple) else value
+
+
+def strings_in(value: Any) -> Iterator[str]:
+    """Yield each string in a value, also in lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from strings_in(item)
 
 
 def substitute(value: Any, known: Mapping[str, Any]) -> Any:
-    """Put values in place of `${...}`, everywhere inside."""
-    if isinstance(value, str):
-        whole = _EXPRESSION.fullmatch(value)
+    """Replace `${...}` everywhere in strings, lists and mappings."""
+
+    def fill_in(text: str) -> Any:
+        whole = _EXPRESSION.fullmatch(text)
         if whole:
             return _look_up(whole, known)
-        return _EXPRESSION.sub(lambda found: str(_look_up(found, known)), value)
-    if isinstance(value, Mapping):
-        return {key: substitute(item, known) for key, item in value.items()}
-    return [substitute(item, known) for item in value] if isinstance(value, list | tuple) else value
+        return _EXPRESSION.sub(lambda found: str(_look_up(found, known)), text)
+
+    return map_strings(value, fill_in)
 
 
 def _look_up(found: re.Match[str], known: Mapping[str, Any]) -> Any:
@@ -47,25 +65,14 @@ def _look_up(found: re.Match[str], known: Mapping[str, Any]) -> Any:
 
 
 def names_in(value: Any) -> set[str]:
-    """All names in the `${...}` inside a value."""
-    if isinstance(value, str):
-        return {name for found in _EXPRESSION.finditer(value) for name in found.groups() if name}
-    if isinstance(value, Mapping):
-        return {name for item in value.values() for name in names_in(item)}
-    return {name for item in value for name in names_in(item)} if isinstance(value, list | tuple) else set()
+    """Return all names in the `${...}` of a value."""
+    found = (found for text in strings_in(value) for found in _EXPRESSION.finditer(text))
+    return {name for one in found for name in one.groups() if name}
 
 
 @dataclass(frozen=True)
 class Reference:
-    """A reference to the runs of a stage.
-
-    Attributes:
-        text: as it is written.
-        stage: its name.
-        names: what stands in brackets without a value.
-        fixed: what stands there with one.
-        rest: a path inside the run's folder, with its slash; or empty.
-    """
+    """A reference `@stage[names, fixed=value]rest` to the runs of a stage; `rest` is empty or a path with its slash."""
 
     text: str
     stage: str
@@ -75,12 +82,12 @@ class Reference:
 
 
 def is_reference(value: Any) -> bool:
-    """Whether a value is a string that begins with `@`."""
+    """Return whether a value is a string that begins with `@`."""
     return isinstance(value, str) and value.startswith("@")
 
 
 def parse_reference(text: str) -> Reference:
-    """`@search[sparsity, method=OMP]/folder`."""
+    """Parse a reference such as `@search[sparsity, method=OMP]/folder`."""
     found = _REFERENCE.fullmatch(text)
     if found is None:
         raise UsageError(f"{text!r} is not a reference; expected '@STAGE', '@STAGE[axis]' or '@STAGE[axis=value]'.")
@@ -96,7 +103,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
-    """All references inside a value, and whether they stand in a list, where they gather all runs."""
+    """Yield all references in a value, and whether each is in a list, where it stands for all matching runs."""
     if is_reference(value):
         yield parse_reference(value), False
     elif isinstance(value, Mapping):
@@ -114,7 +121,7 @@ _TESTS = ("not", "above", "below")
 
 
 def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> bool:
-    """Whether a run matches any of some conditions."""
+    """Return whether the axes of a run match any condition; a missing axis does not match."""
     if not isinstance(conditions, list | tuple) or not all(isinstance(one, Mapping) for one in conditions):
         raise UsageError(
             f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
@@ -143,5 +150,5 @@ def _test(test: str, value: Any, limit: Any) -> bool:
 
 
 def same(first: Any, second: Any) -> bool:
-    """Whether two values of an axis are one: equal, or written alike."""
+    """Return whether two values of an axis are equal or have the same text."""
     return bool(first == second) or str(first) == str(second)

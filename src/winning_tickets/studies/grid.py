@@ -1,4 +1,4 @@
-"""A stage's own axes as a grid, and what can be wrong with a study before any parameter is known."""
+"""The grid of a stage's own axes, and the checks of a study that need no parameters."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import Any
 
-from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, shown, unknown
 from winning_tickets.studies.expressions import (
     LADDERS,
@@ -21,15 +20,15 @@ from winning_tickets.studies.schema import Comparison, Stage, Study, Value
 from winning_tickets.studies.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]
-"""Where in the study, and what."""
+"""Place in the study, and text."""
 MAX_PLACES = 100_000
-"""Of a stage: a few lines can ask for more runs than there is memory."""
+"""Maximum number of places in the grid of a stage."""
 _LISTS = {"seed": "seeds", "task": "tasks"}
-"""Axes that set a list of one value, where a verb takes only lists."""
+"""Axes that set a list of one value for verbs that take only lists."""
 
 
 def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]]:
-    """The values of an axis, each with the fields that it sets; None for a plain list."""
+    """Return the values of an axis, each with the fields that it sets; None in a plain list."""
     if isinstance(value, Mapping) and value:
         wrong = [label for label, fields in value.items() if not isinstance(fields, Mapping)]
         if not wrong:
@@ -46,7 +45,7 @@ def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]
 
 
 def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Every combination of a stage's own axes."""
+    """Yield every combination of a stage's own axes, and the fields before references and `${...}` are resolved."""
     known = verb_named(stage.verb).settings.model_fields
     used = used_names(stage)
     axes = {name: axis_values(name, value) for name, value in over.items()}
@@ -63,7 +62,7 @@ def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, 
             if own is not None:
                 fields |= own
             else:
-                fields = field_of(name, value, known, used) | fields  # a field that is given wins
+                fields = field_of(name, value, known, used) | fields  # fields of `with` win
         for label in labels:
             yield values | label, fields
 
@@ -73,25 +72,21 @@ def _listed(value: Any) -> list[Any]:
 
 
 def used_names(stage: Stage) -> set[str]:
-    """Names that the settings of a stage, or the fields of its axes, use as `${name}`."""
+    """Return names that the settings of a stage, or the fields of its axes, use as `${name}`."""
     return names_in(stage.settings) | {
         name for axis in stage.over.values() if isinstance(axis, Mapping) for name in names_in(axis)
     }
 
 
 def field_of(axis: str, value: Any, known: Mapping[str, Any], used: set[str]) -> dict[str, Any]:
-    """The field that a plain axis sets: that of its name, or a list of one value where nothing else uses the axis."""
+    """Return the field of a plain axis: that of its name, or a list of one value if nothing else uses the axis."""
     if axis in known:
         return {axis: value}
     return {_LISTS[axis]: [value]} if _LISTS.get(axis) in known and axis not in used else {}
 
 
 def check_study(study: Study) -> list[Problem]:
-    """All that is wrong whatever the scale: unknown fields, names, stages; circles.
-
-    Returns:
-        Places and texts.
-    """
+    """Return the problems of a study at any scale: unknown fields, names, stages; circles."""
     problems: list[Problem] = []
     for name, stage in study.stages.items():
         problems += _check_stage(study, name, stage)
@@ -115,7 +110,9 @@ def _check_stage(study: Study, name: str, stage: Stage) -> Iterator[Problem]:
         if isinstance(fields, Mapping)
     ]
     for where, fields in [((*place, "with"), stage.settings), *variants]:
-        yield from _check_fields(where, fields, settings, stage.verb)
+        for field in fields:
+            if field not in settings.model_fields:
+                yield (*where, field), str(unknown(f"field of {stage.verb}", str(field), settings.model_fields))
         yield from _check_references(study, where, fields)
     used = used_names(stage)
     for axis, values in stage.over.items():
@@ -132,22 +129,14 @@ def _check_stage(study: Study, name: str, stage: Stage) -> Iterator[Problem]:
 
 
 def _may_be_mapping(study: Study, values: Any) -> bool:
-    """Whether an axis is a parameter that holds a mapping at some scale."""
+    """Return whether an axis is a parameter that is a mapping at some scale."""
     found = names_in(values)
     sources = [study.parameters, *study.scales.values()]
     return any(isinstance(source.get(name), Mapping) for name in found for source in sources)
 
 
-def _check_fields(
-    where: tuple[str | int, ...], fields: Mapping[str, Any], settings: type[Settings], verb: str
-) -> Iterator[Problem]:
-    for field in fields:
-        if field not in settings.model_fields:
-            yield (*where, field), str(unknown(f"field of {verb}", str(field), settings.model_fields))
-
-
 def references_of(study: Study, value: Any) -> Iterator[tuple[Reference, bool]]:
-    """References inside a value, and inside the parameters that it uses; whether each stands in a list."""
+    """Yield references in a value and in the parameters that it uses, and whether each is in a list."""
     yield from references_in(value)
     for name in sorted(names_in(value)):
         for source in (study.parameters, *study.scales.values()):
@@ -166,11 +155,11 @@ def _check_references(study: Study, where: tuple[str | int, ...], fields: Mappin
 
 
 def _unknown_names(study: Study, name: str, stage: Stage) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Names in `${...}` that are neither parameters nor axes."""
+    """Yield names in `${...}` that are neither parameters nor axes."""
     parameters = _parameters(study)
     axes = parameters | axes_of(study, name)
     for axis, values in stage.over.items():
-        # An axis' own values are made before any axis has a value; fields of a mapping are filled in later.
+        # Values of an axis are known before any axis has a value; fields of a mapping are filled in later.
         allowed = axes if isinstance(values, Mapping) else parameters
         for missing in sorted(names_in(values) - allowed):
             yield ("over", axis), missing
@@ -182,12 +171,12 @@ def _unknown_names(study: Study, name: str, stage: Stage) -> Iterator[tuple[tupl
 
 
 def _parameters(study: Study) -> set[str]:
-    """The names of the parameters of all scales."""
+    """Return the names of the parameters of all scales."""
     return {*study.parameters, *(key for values in study.scales.values() for key in values)}
 
 
 def axes_of(study: Study, name: str, seen: frozenset[str] = frozenset()) -> set[str]:
-    """The axes of a stage: its own ones, its labels, and those that come with its references."""
+    """Return the axes of a stage: its own ones, its labels, and those of its references."""
     stage = study.stages.get(name)
     if stage is None or name in seen:
         return set()
@@ -197,7 +186,7 @@ def axes_of(study: Study, name: str, seen: frozenset[str] = frozenset()) -> set[
         try:
             references = [reference for reference, gathers in references_of(study, source) if not gathers]
         except UsageError:
-            continue  # told elsewhere
+            continue  # reported by _check_references
         for reference in references:
             theirs = axes_of(study, reference.stage, seen | {name})
             opened = {one for one in reference.names if one in LADDERS and one not in theirs}
@@ -207,7 +196,7 @@ def axes_of(study: Study, name: str, seen: frozenset[str] = frozenset()) -> set[
 
 
 def _check_shown(study: Study) -> Iterator[Problem]:
-    """Stages and axes of tables, figures and claims."""
+    """Check the stages and axes of tables, figures and claims."""
     for kind in ("tables", "figures", "claims"):
         for name, item in getattr(study, kind).items():
             place = (kind, name)
@@ -229,7 +218,7 @@ def _check_shown(study: Study) -> Iterator[Problem]:
 
 
 def _stages_of(shown: Any) -> Iterator[str]:
-    """Stages that a table, figure or claim reads."""
+    """Yield the stages that a table, figure or claim reads."""
     own = shown.stage
     yield from (own,) if isinstance(own, str) else own or ()
     pairs = [getattr(shown, "x", None), getattr(shown, "y", None)]
@@ -241,7 +230,7 @@ def _stages_of(shown: Any) -> Iterator[str]:
 
 
 def _axes_shown(shown: Any) -> Iterator[str]:
-    """Axes that a table, figure or claim names."""
+    """Yield the axes that a table, figure or claim names."""
     for name in ("rows", "average", "pair_by"):
         yield from getattr(shown, name, ())
     for name in ("columns", "series", "panels", "x"):
@@ -257,7 +246,7 @@ def _comparisons(shown: Any) -> list[Comparison]:
 
 
 def order_of(study: Study) -> list[str]:
-    """Stages in an order in which each comes after those that it refers to."""
+    """Return the stages so that each comes after those that it refers to."""
     done: list[str] = []
 
     def visit(name: str, path: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""Opening a study: a recipe by its name, a YAML file, or a mapping."""
+"""Load a study: a recipe by its name, a YAML file, or a mapping."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ from winning_tickets.studies.grid import check_study
 from winning_tickets.studies.schema import Study
 
 YamlPath = tuple[str | int, ...]
+Lines = dict[YamlPath, int]
+"""Lines of the keys and items of a YAML document."""
 
 
-def read_yaml(text: str, source: str) -> tuple[Any, dict[YamlPath, int]]:
-    """The content of a YAML document, and the line of every key and item."""
-    lines: dict[YamlPath, int] = {}
+def read_yaml(text: str, source: str) -> tuple[Any, Lines]:
+    """Return the content of a YAML document, and the line of every key and item."""
+    lines: Lines = {}
     try:
         tree, content = parse_yaml(text)
         if tree is not None:
@@ -38,7 +40,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[YamlPath, int]]:
         raise UsageError(f"{source}: not valid YAML: {error}") from error
 
 
-def _note(node: yaml.Node, path: YamlPath, lines: dict[YamlPath, int], source: str) -> None:
+def _note(node: yaml.Node, path: YamlPath, lines: Lines, source: str) -> None:
     lines.setdefault(path, node.start_mark.line + 1)
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -54,14 +56,12 @@ def _note(node: yaml.Node, path: YamlPath, lines: dict[YamlPath, int], source: s
             _note(item, (*path, index), lines, source)
 
 
-def line_of(path: YamlPath, lines: dict[YamlPath, int]) -> int | None:
-    """The line of a place, or of the closest one around it; None where the study is not from a file."""
+def _line(path: YamlPath, lines: Lines) -> str:
+    """Return `, line N` of a place or of its closest parent; empty for a study without a file."""
     parts = tuple(part if isinstance(part, int) else str(part) for part in path)
-    while parts:
-        if parts in lines:
-            return lines[parts]
+    while parts and parts not in lines:
         parts = parts[:-1]
-    return None
+    return f", line {lines[parts]}" if parts else ""
 
 
 SUFFIXES = (".yaml", ".yml")
@@ -76,12 +76,12 @@ def _recipe_files() -> dict[str, str]:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """The names of the recipes that come with the package, sorted."""
+    """Return the names of the recipes, sorted."""
     return tuple(_recipe_files())
 
 
 def recipe_text(name: str) -> str:
-    """A recipe's YAML."""
+    """Return the YAML of a recipe."""
     recipes = _recipe_files()
     if name not in recipes:
         raise unknown("recipe", name, recipes)
@@ -89,7 +89,7 @@ def recipe_text(name: str) -> str:
 
 
 def load_study(source: str | Path | Mapping[str, Any]) -> Study:
-    """Open a study and check it.
+    """Load a study and check it.
 
     Args:
         source: the name of a recipe, a YAML file, or a study as a mapping.
@@ -100,27 +100,22 @@ def load_study(source: str | Path | Mapping[str, Any]) -> Study:
     if isinstance(source, Mapping):
         return _build(_with_base(dict(source), "the study", {}), "the study", {})
     text, name = _text(source)
-    content, _, lines = _read(text, name)
+    content, lines = _read(text, name)
     return _build(_with_base(content, name, lines), name, lines)
 
 
-def _with_base(
-    content: dict[str, Any], name: str, lines: dict[tuple[str | int, ...], int], above: tuple[str, ...] = ()
-) -> dict[str, Any]:
-    """A study with what it takes over from its base: parameters by name, also of each scale, and whole stages,
-    which null leaves out.
-    """
+def _with_base(content: dict[str, Any], name: str, lines: Lines, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Merge a study over its base: parameters by name, also of each scale, and whole stages; null removes a stage."""
     base = content.get("base")
     if base is None:
         return content
-    line = line_of(("base",), lines)
-    where = f"{name}{'' if line is None else f', line {line}'}"
+    where = name + _line(("base",), lines)
     if base not in recipe_names():
         raise UsageError(f"{where}: {unknown('recipe', str(base), recipe_names())}")
     if base in above:
         raise UsageError(f"{where}: The bases lead back to {base}: {' -> '.join((*above, base))}.")
-    text = recipe_text(base)
-    found = _with_base(*_read(text, f"recipe {base}"), above=(*above, base))
+    found_content, found_lines = _read(recipe_text(base), f"recipe {base}")
+    found = _with_base(found_content, f"recipe {base}", found_lines, (*above, base))
     merged = dict(content)
     for key in _OF_A_BASE:
         merged[key] = _over(found.get(key, {}), content.get(key, {}), 2 if key == "scales" else 1)
@@ -129,17 +124,16 @@ def _with_base(
     return merged
 
 
-def _read(text: str, name: str) -> tuple[dict[str, Any], str, dict[tuple[str | int, ...], int]]:
+def _read(text: str, name: str) -> tuple[dict[str, Any], Lines]:
     content, lines = read_yaml(text, name)
     if not isinstance(content, dict):
-        raise UsageError(
-            f"{name}: a study maps keys to values, such as 'name: my-study'; found {type(content).__name__}."
-        )
-    return content, name, lines
+        found = type(content).__name__
+        raise UsageError(f"{name}: a study maps keys to values, such as 'name: my-study'; found {found}.")
+    return content, lines
 
 
 def _over(below: Any, above: Any, depth: int) -> Any:
-    """Entries of two mappings; those above take the place of those below."""
+    """Merge two mappings to a depth; entries of `above` win."""
     if depth == 0 or not isinstance(below, dict) or not isinstance(above, dict):
         return above
     return below | {key: _over(below.get(key), value, depth - 1) for key, value in above.items()}
@@ -160,27 +154,21 @@ def _text(source: str | Path) -> tuple[str, str]:
     raise unknown("recipe", str(source), recipes, "A path to a YAML file works too.")
 
 
-def _build(content: dict[str, Any], name: str, lines: dict[tuple[str | int, ...], int]) -> Study:
+def _build(content: dict[str, Any], name: str, lines: Lines) -> Study:
     try:
         study = Study.model_validate(content)
     except ValidationError as error:
         problems = [_problem(item, lines) for item in error.errors()]
         raise UsageError("\n".join(f"{name}{problem}" for problem in problems)) from error
-    found = check_study(study)
-    if found:
-        texts = []
-        for path, text in found:
-            line = line_of(path, lines)
-            texts.append(f"{name}{'' if line is None else f', line {line}'}: {text}")
-        raise UsageError("\n".join(texts))
+    if found := check_study(study):
+        raise UsageError("\n".join(f"{name}{_line(path, lines)}: {text}" for path, text in found))
     return study
 
 
-def _problem(item: Any, lines: dict[tuple[str | int, ...], int]) -> str:
-    """One problem as text: its line, its place, and for unknown keys the closest known ones."""
+def _problem(item: Any, lines: Lines) -> str:
+    """Return a problem as text: line, place, and the closest known keys for an unknown one."""
     place = tuple(item["loc"])
-    line = line_of(place, lines)
-    where = "" if line is None else f", line {line}"
+    where = _line(place, lines)
     if item["type"] == "extra_forbidden":
         known = _keys_at(place[:-1])
         inside = f" in {_dotted(place[:-1])}" if place[:-1] else ""
@@ -197,7 +185,7 @@ def _dotted(place: tuple[str | int, ...]) -> str:
 
 
 def _keys_at(place: tuple[str | int, ...]) -> list[str]:
-    """The keys that a study may have at a place."""
+    """Return the keys that a study may have at a place."""
     kinds: list[Any] = [Study]
     for part in place:
         kinds = [inner for kind in kinds for inner in _inside(kind, part)]
@@ -206,7 +194,7 @@ def _keys_at(place: tuple[str | int, ...]) -> list[str]:
 
 
 def _inside(kind: Any, part: str | int) -> list[Any]:
-    """The types of what is at `part` in a value of a type."""
+    """Return the types of the entry `part` in a value of a type."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         fields = {field.alias or name: field.annotation for name, field in kind.model_fields.items()}
         return _alternatives(fields[str(part)]) if part in fields else [kind]  # the name of a type in a union

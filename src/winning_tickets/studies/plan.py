@@ -1,4 +1,4 @@
-"""From a study to its runs: parameters put in place, grids multiplied out, references resolved, equal runs made one."""
+"""Plan of a study: parameters filled in, grids expanded, references resolved, equal runs merged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from winning_tickets.config import METHOD_NEEDS, SearchConfig, Settings
 from winning_tickets.config.settings import parse_yaml
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
-from winning_tickets.studies.expressions import is_reference, matches, substitute
+from winning_tickets.studies.expressions import is_reference, matches, strings_in, substitute
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
 from winning_tickets.studies.references import Placed, Resolver, target_id
 from winning_tickets.studies.schema import SCALES, Stage, Study
@@ -27,12 +27,12 @@ class Run:
     """A run of a study.
 
     Attributes:
-        id: its folder in the store.
+        id: id of the run, and its folder in the store.
         verb: a name of `VERBS`.
-        stage: the first stage that has it.
-        config: fields of its configuration that differ from their defaults; references are `@ID/path`.
+        stage: the first stage with this run.
+        config: settings that differ from their defaults; references are `@ID/path`.
         needs: ids of the runs that must be done before.
-        settings: the whole configuration.
+        settings: all settings.
     """
 
     id: str
@@ -45,13 +45,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Point:
-    """A place in the grid of a stage; several may have one run.
-
-    Attributes:
-        stage: its name.
-        axes: all axes with their values, in order.
-        run: the id of its run.
-    """
+    """A place in the grid of a stage, with the values of all axes; several places may share a run."""
 
     stage: str
     axes: dict[str, Any]
@@ -63,11 +57,11 @@ class Plan:
     """All runs of a study at a scale.
 
     Attributes:
-        study: whose; parameters in the conditions of what is shown are in place.
-        scale: one of those that it has.
-        parameters: their values, as given and as overridden.
+        study: the study, with parameters filled in the conditions of tables, figures and claims.
+        scale: `smoke`, `small` or `paper`.
+        parameters: values of the scale, and overrides.
         runs: by id; each comes after those that it needs.
-        points: of all stages, in order.
+        points: places of all stages, in order.
     """
 
     study: Study
@@ -77,17 +71,17 @@ class Plan:
     points: tuple[Point, ...]
 
     def stage_runs(self, stage: str) -> list[str]:
-        """The ids of a stage's runs, each once."""
+        """Return the ids of a stage's runs, each once."""
         return list(dict.fromkeys(point.run for point in self.points if point.stage == stage))
 
 
 def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = None) -> Plan:
-    """Make the graph of runs. Nothing is read but the study: no weights, no data.
+    """Plan the runs of a study without reading weights or data.
 
     Args:
-        study: whose.
+        study: the study.
         scale: `smoke`, `small` or `paper`.
-        overrides: parameters with other values than the scale's.
+        overrides: parameters that replace those of the scale.
 
     Raises:
         UsageError: the study lacks the scale, an unknown parameter, fields with impossible values, a reference that
@@ -103,7 +97,7 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
 
 
 def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
-    """The study with parameters in place in the conditions of its tables, figures and claims."""
+    """Fill parameters in the conditions of tables, figures and claims."""
     shown = {
         kind: {
             name: item.model_copy(update={"where": substitute(item.where, parameters)})
@@ -115,7 +109,7 @@ def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
 
 
 def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a scale."""
+    """Return the parameters of a scale."""
     known: dict[str, dict[str, Any]] = {str(name): values for name, values in study.scales.items()}
     if scale not in known:
         if scale not in SCALES:
@@ -126,12 +120,12 @@ def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dic
         if name not in parameters:
             raise unknown(f"parameter of {study.name}", name, parameters)
     merged = parameters | dict(overrides)
-    # Parameters may be made of others, such as a corpus in the data folder.
+    # Parameters may use others, such as a corpus in the data folder.
     return {name: substitute(value, merged) for name, value in merged.items()}
 
 
 def parse_overrides(given: list[str]) -> dict[str, Any]:
-    """`--set` options: `tasks=rte,mrpc` is a list, any other value is read as YAML."""
+    """Parse `--set` options: `tasks=rte,mrpc` is a list, any other value is YAML."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
@@ -146,11 +140,7 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
 
 
 def _place_stage(
-    study: Study,
-    name: str,
-    parameters: Mapping[str, Any],
-    placed: Mapping[str, list[Placed]],
-    runs: dict[str, Run],
+    study: Study, name: str, parameters: Mapping[str, Any], placed: Mapping[str, list[Placed]], runs: dict[str, Run]
 ) -> Iterator[Placed]:
     stage = study.stages[name]
     if not substitute(stage.when, parameters):
@@ -166,6 +156,7 @@ def _place_stage(
         grid = list(own_grid(labelled, over))
     except UsageError as error:
         raise UsageError(f"Stage {name}: {error}") from error
+    # Each place of the grid may become several runs, one for each target of its references.
     resolver = Resolver(placed, parameters)
     count = 0
     for own, fields in grid:
@@ -186,24 +177,13 @@ def _place_stage(
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any]) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
     config = settings.model_dump(mode="json", exclude_defaults=True)
-    needs = tuple(dict.fromkeys(_needs(config)))
+    needs = tuple(dict.fromkeys(target_id(text) for text in strings_in(config) if is_reference(text)))
     identity = run_id(settings, _slug(stage.verb, settings), verb=stage.verb)
     return Run(identity, stage.verb, stage_name, config, needs, settings)
 
 
-def _needs(value: Any) -> Iterator[str]:
-    if is_reference(value):
-        yield target_id(value)
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _needs(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _needs(item)
-
-
 def _slug(verb: str, settings: Settings) -> str:
-    """Readable words: the verb and what tells its runs apart; the hash says the rest."""
+    """Return the readable part of a run id: the verb and the settings that distinguish its runs."""
     parts = [verb]
     for name in verb_named(verb).words:
         value = attrgetter(name)(settings)

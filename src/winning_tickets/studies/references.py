@@ -1,4 +1,4 @@
-"""References of a stage to runs of others: which runs match, which axes come along, where the tickets lie."""
+"""References of a stage to runs of other stages: matching runs, their axes, paths of their tickets."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from winning_tickets.studies.expressions import (
     LADDERS,
     Reference,
     is_reference,
+    map_strings,
     names_in,
     parse_reference,
     same,
@@ -20,19 +21,12 @@ from winning_tickets.studies.expressions import (
 from winning_tickets.studies.verbs import VERBS
 
 Row = tuple[dict[str, Any], dict[str, str]]
-"""Axes, and what each reference stands for."""
+"""Axes, and the target of each reference."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A run in its stage's grid.
-
-    Attributes:
-        axes: with their values.
-        run: its id.
-        verb: a name of `VERBS`.
-        settings: its configuration.
-    """
+    """A run at a place of its stage's grid."""
 
     axes: dict[str, Any]
     run: str
@@ -42,24 +36,19 @@ class Placed:
 
 @dataclass(frozen=True)
 class Candidate:
-    """What a reference may stand for.
-
-    Attributes:
-        axes: those that come along.
-        target: `@ID` and a path inside its folder.
-    """
+    """A possible target of a reference: `@ID/path`, and the axes that it adds."""
 
     axes: dict[str, Any]
     target: str
 
 
 def target_id(target: str) -> str:
-    """The id in `@ID/path`."""
+    """Return the id in `@ID/path`."""
     return target.removeprefix("@").partition("/")[0]
 
 
 def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
-    """The tickets that one run leaves, by a name of `LADDERS`: value and folder, which is empty for the run itself."""
+    """Return the tickets of one run by sparsity, level or step: the value and the folder (empty for the run itself)."""
     if not isinstance(settings, SearchConfig):
         raise UsageError(f"[{ladder}] opens the tickets of a search, and this stage is none.")
     if ladder == "step":
@@ -75,7 +64,7 @@ def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
 
 
 class Resolver:
-    """Finds the runs that references stand for."""
+    """Finds the targets of references among the runs of earlier stages."""
 
     def __init__(self, placed: Mapping[str, list[Placed]], parameters: Mapping[str, Any]) -> None:
         self._placed = placed
@@ -86,14 +75,15 @@ class Resolver:
     def rows(
         self, own: Mapping[str, Any], fields: Mapping[str, Any]
     ) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-        """One row for every combination of runs that the references of one grid point stand for."""
+        """Yield the axes and the fields of each combination of targets for one grid point."""
+        # Parameters may hold references; each reference multiplies the rows by its matching targets.
         known = {**self._parameters, **own}
         fields = {field: _write_out(value, known) for field, value in fields.items()}
         rows: list[Row] = [(dict(own), {})]
         for text in dict.fromkeys(_single(fields)):
             rows = [joined for row in rows for joined in self._join(row, parse_reference(text))]
         for axes, targets in rows:
-            # The axes that came along first, as they are those of earlier stages.
+            # The axes of earlier stages come first.
             ordered = {name: axes[name] for name in (*(name for name in axes if name not in own), *own)}
             yield ordered, {field: self._resolve(value, targets, axes) for field, value in fields.items()}
 
@@ -106,7 +96,7 @@ class Resolver:
             yield {**axes, **candidate.axes}, {**targets, reference.text: candidate.target}
 
     def _matching(self, reference: Reference, axes: Mapping[str, Any]) -> list[Candidate]:
-        """Candidates that agree with all axes that both sides have."""
+        """Return the candidates that agree on all shared axes."""
         if reference.stage not in self._placed:
             raise UsageError(f"{reference.text} refers to a stage whose runs are not known before this one's.")
         if reference.text not in self._groups:
@@ -124,7 +114,7 @@ class Resolver:
     def _index(
         self, key: tuple[str, tuple[str, ...], tuple[str, ...]], group: list[Candidate]
     ) -> dict[tuple[str, ...], list[Candidate]]:
-        """Candidates by their values on some axes, so that a large grid is not searched for each run."""
+        """Index candidates by their values on some axes, so that large grids are searched fast."""
         if key not in self._indexes:
             index: dict[tuple[str, ...], list[Candidate]] = {}
             for one in group:
@@ -152,7 +142,7 @@ class Resolver:
 
 
 def _candidates(reference: Reference, placed: list[Placed]) -> Iterator[Candidate]:
-    """The runs of a stage as a reference sees them: fixed axes gone, ladders opened, only named axes kept."""
+    """Yield the targets of a reference: fixed axes removed, tickets of ladders opened, only named axes kept."""
     axes = {name for one in placed for name in one.axes}
     ladder = _ladder(reference, axes)
     matched = [name for name in reference.names if name in axes]
@@ -179,7 +169,7 @@ def _candidates(reference: Reference, placed: list[Placed]) -> Iterator[Candidat
 
 
 def _ladder(reference: Reference, axes: set[str]) -> str | None:
-    """Which ladder a reference opens."""
+    """Return the ladder that a reference opens; None if it opens none."""
     asked = [name for name in (*reference.names, *reference.fixed) if name not in axes]
     for name in asked:
         if name not in LADDERS:
@@ -191,7 +181,7 @@ def _ladder(reference: Reference, axes: set[str]) -> str | None:
 
 
 def _single(value: Any) -> Iterator[str]:
-    """References that stand for one run, not those in lists."""
+    """Yield references to one run, which are those outside of lists."""
     if is_reference(value):
         yield value
     elif isinstance(value, Mapping):
@@ -204,19 +194,19 @@ def _single(value: Any) -> Iterator[str]:
 
 
 def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
-    """Fill in `${...}` inside references, and parameters that are references; all else waits for further axes."""
-    if isinstance(value, str):
-        if not names_in(value) <= known.keys():
-            return value
+    """Fill in `${...}` in references, and parameters that are references; the rest waits for further axes."""
+
+    def fill_in(text: str) -> Any:
+        if not names_in(text) <= known.keys():
+            return text
         try:
-            filled = substitute(value, known)
-        except UsageError:  # no entry for this run, which a condition may leave out; else it is told later
-            return value
+            filled = substitute(text, known)
+        except UsageError:  # no entry for this run, which a condition may skip; otherwise reported later
+            return text
         if isinstance(filled, Mapping):  # such as a ticket for each task
-            if value in inside:
-                raise UsageError(f"{value} holds itself; a parameter cannot.")
-            return _write_out(filled, known, (*inside, value))
-        return filled if is_reference(filled) else value
-    if isinstance(value, Mapping):
-        return {key: _write_out(item, known, inside) for key, item in value.items()}
-    return [_write_out(item, known, inside) for item in value] if isinstance(value, list | tuple) else value
+            if text in inside:
+                raise UsageError(f"{text} holds itself; a parameter cannot.")
+            return _write_out(filled, known, (*inside, text))
+        return filled if is_reference(filled) else text
+
+    return map_strings(value, fill_in)

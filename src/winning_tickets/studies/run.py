@@ -1,11 +1,11 @@
-"""Running a study: each run once, after those that it needs, by whatever engine; it goes on after any kill."""
+"""Run a study: each run once, after those that it needs; it resumes after any kill."""
 
 from __future__ import annotations
 
 import signal
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TextIO
@@ -14,6 +14,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.engines import Engine
+from winning_tickets.studies.expressions import map_strings
 from winning_tickets.studies.plan import Plan, Run
 from winning_tickets.studies.status import Estimator, blocked_by
 from winning_tickets.studies.text import duration
@@ -21,33 +22,27 @@ from winning_tickets.studies.worker import TINY, Job, Outcome
 
 State = Literal["waiting", "ready", "running", "done", "failed"]
 MAX_LOSSES = 3
-"""A run whose worker died so often counts as failed."""
+"""Number of dead workers after which a run counts as failed."""
 CLAIMED_SECONDS = 2.0
-"""Between two looks at a run that another process works on."""
+"""Time between two attempts to claim a run of another process."""
 WAIT_SECONDS = 1.0
 
 
 @dataclass
 class Progress:
-    """How far a study has come.
-
-    Attributes:
-        states: of each run.
-        finished: runs that this process has seen to their end.
-        losses: how often a run's worker died.
-    """
+    """Progress of a study: state of each run, runs that ended in this process, number of dead workers by run."""
 
     states: dict[str, State]
     finished: list[str] = field(default_factory=list)
     losses: Counter[str] = field(default_factory=Counter)
 
     def count(self, state: State) -> int:
-        """How many runs are in a state."""
+        """Return the number of runs in a state."""
         return sum(one == state for one in self.states.values())
 
 
 Watch = Callable[[Progress, Run, Outcome], None]
-"""Told of each run that has ended."""
+"""Callback for each run that has ended."""
 
 
 def run_study(
@@ -60,22 +55,22 @@ def run_study(
 ) -> dict[str, Any]:
     """Do all runs of a study that are not done.
 
-    Runs that fail are kept with their error; those that need them are blocked, all others go on. Several processes may
-    run studies in one store at a time, and share the work.
+    The error of a failed run is stored, the runs that need it are blocked, and all others continue. Several processes
+    may run studies in one store at the same time, and share the work.
 
     Args:
-        plan: the runs.
-        store: where they are kept.
-        engine: does them; it is closed at the end.
+        plan: runs of the study.
+        store: where they are stored.
+        engine: does the runs; it is closed at the end.
         runtime: device and precision of each run.
         retry_failed: try failed runs again.
-        watch: told of each run that has ended.
+        watch: called for each run that has ended.
 
     Returns:
         `runs`, `done`, `failed` (id -> error), `blocked` (id -> the failed run it waits for), `finished_now`.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM; runs in training wrote a checkpoint.
+        Interrupted: Ctrl-C or SIGTERM; runs that train wrote a checkpoint.
     """
     driver = _Driver(plan, store, engine, runtime or Runtime(quiet=True), watch)
     try:
@@ -90,7 +85,7 @@ def run_study(
         raise Interrupted(
             number,
             f"Stopped after {progress.count('done')} of {len(plan.runs)} runs; runs in training wrote a checkpoint. "
-            "Run the same command again to go on.",
+            "Run the same command again to resume.",
         ) from stop
     finally:
         engine.close()
@@ -98,7 +93,7 @@ def run_study(
 
 
 class _Driver:
-    """Keeps the states of all runs and feeds the engine."""
+    """Tracks the states of all runs and gives jobs to the engine."""
 
     def __init__(self, plan: Plan, store: Store, engine: Engine, runtime: Runtime, watch: Watch | None) -> None:
         self._plan = plan
@@ -115,7 +110,7 @@ class _Driver:
         self.stopping = False
 
     def begin(self, retry_failed: bool) -> None:
-        """Find out what is done, failed and ready."""
+        """Set the states of all runs from the store."""
         states = self.progress.states
         for run in self._plan.runs.values():
             status = self._store.status(run.id)
@@ -134,13 +129,15 @@ class _Driver:
                 self._make_ready(run.id)
 
     def work(self) -> None:
-        """Until nothing is left that could run."""
+        """Work until no run is left that can be done."""
         while self._ready or self._claimed or self.progress.count("running"):
+            # Try runs of other processes again after a while, then fill the engine.
             now = time.monotonic()
             while self._claimed and self._claimed[0][0] <= now:
                 self._make_ready(self._claimed.popleft()[1])
             while self._ready and self._engine.free():
                 self._start(self._ready.popleft())
+            # Wait for outcomes, or for the time of the next attempt.
             if self.progress.count("running"):
                 for outcome in self._engine.wait(WAIT_SECONDS):
                     self.note(outcome)
@@ -148,8 +145,9 @@ class _Driver:
                 time.sleep(WAIT_SECONDS / 10)
 
     def note(self, outcome: Outcome) -> None:
-        """Take in how a job ended."""
+        """Update the states after a job."""
         run, states = self._plan.runs[outcome.run], self.progress.states
+        # A dead worker, or one that somebody else stopped, costs an attempt.
         if outcome.kind == "lost" or (outcome.kind == "stopped" and not self.stopping):
             self.progress.losses[run.id] += 1
             if self.progress.losses[run.id] < MAX_LOSSES:
@@ -174,11 +172,11 @@ class _Driver:
             self._watch(self.progress, run, outcome)
 
     def summary(self) -> dict[str, Any]:
-        """What has become of all runs."""
+        """Return the result of `run_study`."""
         states = self.progress.states
         failed = [run for run, state in states.items() if state == "failed"]
         kept = {run: (self._store.record(run).error or {}).get("message") for run in failed}
-        # A full disk may have kept the store from keeping it.
+        # On a full disk the error is not in the store.
         errors = {run: message or self._reasons.get(run, "") for run, message in kept.items()}
         return {
             "runs": len(states),
@@ -208,29 +206,23 @@ class _Driver:
 
 
 def absolute_paths(value: Any) -> Any:
-    """Make paths that exist absolute, as workers may have other working directories; names of the hub stay."""
-    if isinstance(value, Mapping):
-        return {key: absolute_paths(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [absolute_paths(item) for item in value]
-    if is_path(value) and Path(value).expanduser().exists():
-        return str(Path(value).expanduser().absolute())
-    return value
+    """Make existing paths absolute, because workers may have other working directories."""
 
+    def absolute(text: str) -> str:
+        may_be_path = text.startswith((".", "~")) or "/" in text
+        if may_be_path and not text.startswith(("@", TINY, "builtin:")) and Path(text).expanduser().exists():
+            return str(Path(text).expanduser().absolute())
+        return text
 
-def is_path(value: Any) -> bool:
-    """Whether a value can only be a path, or one that is there."""
-    if not isinstance(value, str) or value.startswith(("@", TINY, "builtin:")):
-        return False
-    return value.startswith((".", "~", "/")) or "/" in value
+    return map_strings(value, absolute)
 
 
 _AGAIN_SECONDS, _SHARE = 30.0, 20.0
-"""An estimate reads the whole store: it is made again after so many seconds, or so many times what it took."""
+"""An estimate reads the whole store, so it is repeated after 30 seconds, or after 20 times its duration if sooner."""
 
 
 class Lines:
-    """Watches a study and writes its progress."""
+    """Writes a line of progress for each run that has ended."""
 
     def __init__(self, plan: Plan, store: Store, workers: int, stream: TextIO) -> None:
         self._plan = plan
@@ -240,7 +232,7 @@ class Lines:
         self._made = self._again = self._seconds = 0.0
 
     def __call__(self, progress: Progress, run: Run, outcome: Outcome) -> None:
-        """Write a line; of a run that another process works on, nothing."""
+        """Write a line, but not for a run of another process."""
         if outcome.kind == "claimed":
             return
         counts = f"{progress.count('done')}/{len(self._plan.runs)} done"

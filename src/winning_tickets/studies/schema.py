@@ -1,6 +1,6 @@
-"""What a study is: stages whose runs make a grid, and what its tables, figures and claims show of them.
+"""Schema of a study: stages whose runs form a grid, and the tables, figures and claims of its report.
 
-Written as YAML; docs/reference/studies.md explains every key with examples.
+A study is written as YAML; docs/reference/studies.md explains every key with examples.
 """
 
 from __future__ import annotations
@@ -12,29 +12,27 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from winning_tickets.config import Settings
 
 SCALES = ("smoke", "small", "paper")
-"""`smoke`: a tiny model made in code; `small`: hours on two cores; `paper`: the sizes of the paper."""
+"""`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper."""
 PAPERS = ("tamt", "tamt-submission", "bert-tickets", "super-tickets")
 
 VerbName = Literal[
     "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse"
 ]
 Condition = dict[str, Any]
-"""Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`; all of them must hold."""
+"""Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`; all entries must hold."""
 
 
 class Stage(Settings):
     """Runs of one verb.
 
     Attributes:
-        verb: which.
-        settings: `with`: fields of the verb's configuration. Strings may hold `${parameter}` or `${axis}`, and be
-            references such as `@search`.
-        over: axes whose product gives the runs: name -> list of values, or mapping of label -> fields.
-        label: axes that only the report sees, such as `{method: dense}`; of a list each value is a place of its own,
-            whose `value` may be another one of the same result.
-        skip: runs that match any of these conditions are left out; a list, or a parameter that is one.
-        only: where given, runs that match none of these are left out.
-        when: false leaves the whole stage out; a parameter, so that only some scales have the stage.
+        settings: `with`: settings of the verb. Strings may contain `${parameter}` or `${axis}`, or be references such
+            as `@search`.
+        over: axes whose product gives the runs: name -> list of values, or mapping of label -> settings.
+        label: axes that only the report sees, such as `{method: dense}`; each value of a list is a place of its own.
+        skip: runs that match any of these conditions are skipped; a list, or a parameter that is one.
+        only: if given, runs that match none of these conditions are skipped.
+        when: false skips the stage; a parameter, so that only some scales have the stage.
     """
 
     verb: VerbName
@@ -49,10 +47,8 @@ class Stage(Settings):
 class Value(Settings):
     """A number of each run of a stage.
 
-    Attributes:
-        stage: whose results are read.
-        value: dotted path into `result.json`, in which `${axis}` stands for the value of an axis; or `score`,
-            `score.best`: the task's primary metric; or `run.seconds`.
+    `value` is a dotted path into `result.json`, which may contain `${axis}`; or `score` or `score.best`, the primary
+    metric of the task; or `run.seconds`.
     """
 
     stage: str
@@ -63,16 +59,14 @@ class Table(Settings):
     """A table of mean ± deviation.
 
     Attributes:
-        title: its caption.
-        stage: whose results are read; several are put together.
-        rows: axes that make the rows.
-        columns: axis that makes the columns; None where `values` does.
-        values: name -> path of a value; with several, each column has all of them.
+        stage: stages whose results are read.
+        columns: axis of the columns; None if `values` gives them.
+        values: name -> path of a value; several values give a column each.
         where: only runs that match one of these conditions.
-        average: axes that are averaged for each seed first; only cells that have all of them count.
-        mean_column: heading of one more column, the mean over all columns of a row; None for no such column.
-        best: which value of a column is set in bold.
-        statistic: of the repetitions: `mean` with deviation, or their `median`, `best` or `std` alone.
+        average: axes that are averaged first, for each seed; cells without all of them are empty.
+        mean_column: heading of a column with the mean of each row.
+        best: value of each column that is set in bold.
+        statistic: `mean` with deviation, or `median`, `best` or `std` alone.
     """
 
     title: str = ""
@@ -91,21 +85,15 @@ class Figure(Settings):
     """A figure.
 
     Attributes:
-        title: its caption.
-        kind: `line`, `bar`, `scatter` or `heatmap`.
-        stage: whose results are read where `x` or `y` names no stage; several are put together.
-        x: an axis, or a value. A heatmap's columns.
-        y: path of a value, or a value of another stage. A heatmap's rows are then `series` and `y` is the colour.
-        series: axis that tells lines, bars or colours apart; a heatmap's rows.
+        stage: stages whose results are read if `x` or `y` names none.
+        x: an axis, or a value; the columns of a heatmap.
+        y: path of a value, or a value of another stage; the color of a heatmap.
+        series: axis of the lines, bars or colors; the rows of a heatmap.
         panels: axis with a panel for each value.
-        where: only runs that match one of these conditions.
-        average: axes that are averaged for each seed first; only points that have all of them count.
         error: band or bar around the mean over the remaining axes.
-        level: stages drawn as a horizontal line, such as the dense model's; or values of them, where not `y`.
-        reach: a score, a series (its best mean counts) or a stage of `level`; the first x at which each line is there
-            is told.
-        x_label: text of the horizontal axis; by default the axis' name.
-        y_label: text of the vertical axis.
+        level: stages, or values of them, drawn as a horizontal line, such as the dense model.
+        reach: a score, a series (its best mean) or a stage of `level`; the first x at which each line reaches it is
+            reported.
     """
 
     title: str = ""
@@ -125,14 +113,7 @@ class Figure(Settings):
 
 
 class Comparison(Settings):
-    """Two groups of runs, paired.
-
-    Attributes:
-        axis: what tells them apart, such as `method`.
-        first: its value in the first group.
-        second: its value in the second group; or a value of another stage, such as the dense model's score, whose runs
-            stand beside every value of the axes that they lack.
-    """
+    """Two groups of runs that differ in one axis; the second may be a value of another stage (the dense model)."""
 
     axis: str
     first: str | int | float
@@ -140,13 +121,7 @@ class Comparison(Settings):
 
 
 class Correlation(Settings):
-    """Two values that go together.
-
-    Attributes:
-        x: of the one stage.
-        y: of the other; runs are matched by the axes that both have.
-        sign: `positive` or `negative`.
-    """
+    """Two values that are expected to correlate; runs are paired by the axes that both have."""
 
     x: Value
     y: Value
@@ -154,18 +129,12 @@ class Correlation(Settings):
 
 
 class Claim(Settings):
-    """A finding of the paper and how our numbers judge it; exactly one of `better`, `not_worse`, `correlates`.
+    """A finding of the paper; exactly one of `better`, `not_worse` and `correlates` tests it.
 
     Attributes:
-        text: the finding, in words.
-        stage: whose results are compared; several are put together.
-        value: path of the value that is compared.
-        better: the first group is better than the second.
-        not_worse: the first group is at most `margin` worse than the second.
-        correlates: two values go together.
-        margin: see `not_worse`; a fraction.
-        lower_is_better: of `value`, as of a loss.
-        pair_by: axes that pair runs of both groups.
+        margin: of `not_worse`: the largest accepted loss, as a fraction.
+        lower_is_better: of `value`, as for a loss.
+        pair_by: axes that pair the runs of both groups.
         average: axes that are averaged in each pair first.
         where: only runs of `stage` that match one of these conditions.
     """
@@ -193,14 +162,9 @@ class Claim(Settings):
 
 
 class Published(BaseModel):  # `Settings` has an `of` of its own
-    """A number that the paper's text gives.
+    """A number of the paper, as a fraction (84.5 is 0.845), at a row and column of a table or figure.
 
-    Attributes:
-        of: name of the table or figure.
-        row: label of the row (of several axes: joined by ` / `), or of the series of a figure.
-        column: label of the column, or the value of a figure's x.
-        value: as a fraction where ours is one: 84.5 in the paper is 0.845.
-        std: the deviation that the paper gives.
+    The labels of several row axes are joined by ` / `; in a figure the row is a series and the column a value of x.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -213,22 +177,15 @@ class Published(BaseModel):  # `Settings` has an `of` of its own
 
 
 class Study(Settings):
-    """A question that is a grid of runs, and what is shown of the answer.
+    """A grid of runs, and the tables, figures and claims of its report.
 
     Attributes:
-        name: short; letters, digits and dashes.
-        title: one line.
-        base: a recipe whose `needs`, `parameters`, `scales` and `stages` this study starts from; it is loaded already.
-        paper: one of `PAPERS`; None for a study of one's own.
-        shows: what it shows, in a sentence or two.
-        needs: parameter -> what has to be there, in words; a value that is a path is looked for before any run.
-        parameters: values for all scales, unless a scale has its own.
+        base: recipe whose `needs`, `parameters`, `scales` and `stages` this study starts from; already merged.
+        paper: one of `PAPERS`; None for a user's study.
+        needs: parameter -> description of what the user provides; a path is checked before any run.
+        parameters: values for all scales; those of a scale win.
         scales: `smoke`, `small`, `paper` -> values of parameters.
-        stages: name -> runs of one verb; a stage may refer to earlier ones.
-        tables: name -> table.
-        figures: name -> figure.
-        claims: name -> finding of the paper.
-        published: numbers that the paper's text gives.
+        published: numbers of the paper's text.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")

@@ -1,4 +1,4 @@
-"""How far a study has come, from its store: counts by stage, errors, what is blocked, how long the rest takes."""
+"""Status of a study from its store: counts by stage, errors, blocked runs, missing inputs, estimated time."""
 
 from __future__ import annotations
 
@@ -29,28 +29,29 @@ from winning_tickets.studies.worker import TINY
 _FOLDERS = ("data_dir", "importance_from")
 _FILES = ("task_file", "train_file", "validation_file", "pairs_file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
-"""Fields of tickets, runs and models; these may be names of the hub."""
+"""Settings that name tickets, runs and models; they may be names of the hub."""
 
 Place = tuple[str, str]
-"""A field and its value."""
+"""A setting and its value."""
 
 
 def problems_of(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
-    """All that is missing on this machine for the runs that are not done."""
+    """Return everything that is missing on this machine for the runs that are not done."""
     absent = _absent(plan.runs.values())
-    if absent:  # data of runs that are done may be gone
+    if absent:  # data of finished runs may be gone
         absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
-    told = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
+    reported = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
+    parameters = {value: name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
     lines = (
-        f"{_parameter(plan, value) or field}={value}: there is no {what} {value}."
+        f"{parameters.get(value, field)}={value}: there is no {what} {value}."
         for (field, value), what in absent.items()
-        if value not in told
+        if value not in reported
     )
     return [*unmet_needs(plan), *dict.fromkeys(lines)]
 
 
 def unmet_needs(plan: Plan) -> list[str]:
-    """What is missing of that which a study says it needs; of names that may be a path or not nothing is known here."""
+    """Return the missing inputs that a study declares; values that may be names of the hub are not checked."""
     problems = []
     for name, what in plan.study.needs.items():
         for one in _values(plan, name):
@@ -66,13 +67,8 @@ def _values(plan: Plan, name: str) -> list[Any]:
     return value if isinstance(value, list) else [value]
 
 
-def _parameter(plan: Plan, value: str) -> str | None:
-    """The parameter that a field has its value from."""
-    return next((name for name, one in plan.parameters.items() if one == value), None)
-
-
 def _is_missing(value: Any) -> bool:
-    """Whether a value can only be a path and nothing is there; of names of the hub nothing is known here."""
+    """Return whether a value can only be a path, and there is nothing."""
     if not isinstance(value, str) or is_reference(value) or value.startswith(TINY):
         return False
     certain = value.startswith((".", "~", "/")) or value.count("/") > 1
@@ -80,13 +76,13 @@ def _is_missing(value: Any) -> bool:
 
 
 def _absent(runs: Iterable[Run]) -> dict[Place, str]:
-    """The fields of runs that name what is not there, and what it should be."""
+    """Return the settings that name missing files or folders, and what they should be."""
     places = dict.fromkeys(place for run in runs for place in _places(run.config))
     return {place: what for place in places if (what := _lacks(*place)) is not None}
 
 
 def _places(config: Mapping[str, Any]) -> Iterator[Place]:
-    """All fields that are strings, or lists of them; also those of the fine-tuning inside."""
+    """Yield all settings that are strings or lists of strings, also nested ones."""
     for field, value in config.items():
         if isinstance(value, Mapping):
             yield from _places(value)
@@ -97,7 +93,7 @@ def _places(config: Mapping[str, Any]) -> Iterator[Place]:
 
 
 def _lacks(field: str, value: str) -> str | None:
-    """What is not there, in words; None where it is, or may be something else than a path."""
+    """Return what is missing, in words; None if it is there, or may be no path."""
     if field in _FOLDERS:
         return None if _there(value, Path.is_dir) else "folder"
     if field in _FILES:
@@ -111,12 +107,12 @@ def _lacks(field: str, value: str) -> str | None:
 def _there(value: str, test: Callable[[Path], bool] = Path.exists) -> bool:
     try:
         return test(Path(value).expanduser())
-    except (OSError, RuntimeError):  # too long for a name, or the home of nobody
+    except (OSError, RuntimeError):  # a name that is too long, or an unknown user
         return False
 
 
 STEP_SECONDS = 1.05
-"""Of a fine-tuning step of MiniLM on 16 x 128 tokens, on two cores; see docs/results/hold_step."""
+"""Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores; see docs/results/hold_step."""
 _STEP_TOKENS = 16 * 128
 _MINILM = 6 * 384**2
 _SIZES = {
@@ -125,7 +121,7 @@ _SIZES = {
     "large": (24, 1024, 335_141_888),
     "tiny": (2, 32, 60_000),
 }
-"""Layers, width and parameters by what a model's name has in it; of a local folder its config.json tells."""
+"""Layers, width and parameters by a part of the model's name; a local folder has them in config.json."""
 EXAMPLES = {
     "cola": 8_551,
     "sst2": 67_349,
@@ -143,14 +139,14 @@ EXAMPLES = {
 """Training examples by task."""
 _BATCH, _LENGTH, _EPOCHS, _EVALUATED_TOKENS = 32, 128, 3.0, 300_000
 _FORWARD = 1 / 3
-"""Of a step's work; the other two thirds are the backward pass."""
+"""Share of the forward pass in a step."""
 _FIXED_SECONDS = 5.0
 _RESULT_BYTES = 30_000
 _INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
 
 
 class Estimator:
-    """Seconds and bytes of runs that are still to do."""
+    """Estimates the seconds and bytes of runs that are left, from similar runs in the store."""
 
     def __init__(self, plan: Plan, records: Mapping[str, Record]) -> None:
         self._plan = plan
@@ -160,15 +156,11 @@ class Estimator:
             if record.status == "done" and record.seconds is not None:
                 config = _flat(record.config)
                 kind = self._kind(record.verb, config)
-                measured.setdefault(kind, []).append(record.seconds / self._units(config))
+                measured.setdefault(kind, []).append(record.seconds / float(config.get("steps") or 1))
         self._typical = {kind: statistics.median(seconds) for kind, seconds in measured.items()}
 
     def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
-        """What runs will take.
-
-        Returns:
-            `seconds`, `bytes`, and `measured_runs` of `runs` whose seconds are those of like runs in the store.
-        """
+        """Return `seconds`, `bytes`, `runs`, and `measured_runs`, which have similar runs in the store."""
         seconds, size, measured, count = 0.0, 0, 0, 0
         for run in (self._plan.runs[run] for run in left):
             known = self._known(run)
@@ -179,20 +171,17 @@ class Estimator:
         return {"seconds": seconds / max(1, workers), "bytes": size, "runs": count, "measured_runs": measured}
 
     def _known(self, run: Run) -> float | None:
-        """Median seconds of runs of the same verb, model and method; by step, or else of the same task."""
+        """Return the median seconds of runs of the same verb, model and method: per step, or of the same task."""
         config = _flat(dict(run.settings))
         found = self._typical.get(self._kind(run.verb, config))
-        return None if found is None else found * self._units(config)
+        return None if found is None else found * float(config.get("steps") or 1)
 
     def _kind(self, verb: str, config: Mapping[str, Any]) -> tuple[str, ...]:
-        task = "any" if config.get("steps") else str(config.get("task"))  # without steps the data decide
+        task = "any" if config.get("steps") else str(config.get("task"))  # without steps the data determine the time
         return (verb, self._model(config), str(config.get("method")), task)
 
-    def _units(self, config: Mapping[str, Any]) -> float:
-        return float(config.get("steps") or 1)
-
     def _model(self, config: Mapping[str, Any]) -> str:
-        """The model that a run starts from, through the runs that it refers to."""
+        """Return the model that a run starts from, through the runs that it refers to."""
         config = _flat(config)
         name = config.get("model") or config.get("target")
         inside = _INSIDE.search(str(name))
@@ -220,12 +209,12 @@ class Estimator:
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A configuration with the fields of the fine-tuning inside it, as that of a super ticket has one."""
+    """Merge the nested settings `fine_tuning` of a super ticket."""
     return {**config, **dict(config.get("fine_tuning") or {})}
 
 
 def tokens_of(settings: Settings) -> float:
-    """Tokens that a run trains on, padding included; those it only reads count a third."""
+    """Return the tokens that a run trains on, with padding; tokens that it only evaluates count a third."""
     if isinstance(settings, SearchConfig):
         trains = settings.needs.mask_training or settings.needs.sources
         return float(settings.total_steps * (settings.batch_tokens or _STEP_TOKENS)) if trains else 0.0
@@ -233,19 +222,17 @@ def tokens_of(settings: Settings) -> float:
         return float(settings.steps * settings.batch_tokens)
     if isinstance(settings, EvaluateConfig):
         return _FORWARD * (settings.max_tokens or _EVALUATED_TOKENS)
-    if isinstance(settings, TransferConfig):
+    if isinstance(settings, TransferConfig | ShareConfig):
+        tasks = settings.tasks if isinstance(settings, ShareConfig) else [settings.task]
+        epochs = (settings.resolved() if isinstance(settings, ShareConfig) else settings).epochs
         batch = settings.batch_size or _BATCH
-        steps = settings.steps or (settings.epochs or _EPOCHS) * _examples(settings.task, settings.train_size) / batch
+        examples = sum(_examples(task, settings.train_size) for task in tasks)
+        steps = settings.steps or float(epochs or _EPOCHS) * examples / batch
         return steps * batch * (settings.max_length or _LENGTH) * len(settings.seeds)
     if isinstance(settings, SuperConfig):
         settings = settings.resolved()
         trainings = 1 + len(settings.level) * len(settings.selections)
         return trainings * sum(tokens_of(fine_tuning) for _, fine_tuning in settings.grid())
-    if isinstance(settings, ShareConfig):
-        batch = settings.batch_size or _BATCH
-        examples = sum(_examples(task, settings.train_size) for task in settings.tasks)
-        steps = settings.steps or float(settings.resolved().epochs or _EPOCHS) * examples / batch
-        return steps * batch * (settings.max_length or _LENGTH) * len(settings.seeds)
     return 0.0
 
 
@@ -258,11 +245,11 @@ def _examples(task: str | None, asked: str | None) -> float:
 
 
 def _size_of(name: str) -> tuple[int, int, int]:
-    """Layers, width and about how many parameters a model has."""
+    """Return the layers, width and approximate number of parameters of a model."""
     try:
         config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
         layers, width, words = (int(config[key]) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
-    except (OSError, ValueError, KeyError, TypeError):  # no local folder, or one that the run itself will refuse
+    except (OSError, ValueError, KeyError, TypeError):  # no local folder, or one that the run will refuse
         return next((size for part, size in _SIZES.items() if part in name), _SIZES["base"])
     return layers, width, words * width + 12 * layers * width**2
 
@@ -271,7 +258,7 @@ STATES = ("done", "running", "failed", "blocked", "to do")
 
 
 def blocked_by(plan: Plan, failed: Iterable[str]) -> dict[str, str]:
-    """The runs that wait for one that failed, and for which."""
+    """Return the runs that wait for a failed run, and that run."""
     reasons = {run: run for run in failed}
     for run in plan.runs.values():  # each comes after those that it needs
         if run.id not in reasons:
@@ -282,18 +269,17 @@ def blocked_by(plan: Plan, failed: Iterable[str]) -> dict[str, str]:
 
 
 def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
-    """What is done, running, failed, blocked and to do.
+    """Return the counts of `STATES` in all and by stage, failed, blocked and running runs, problems and an estimate.
 
-    Returns:
-        `study`, `scale`, `runs`, a count for each of `STATES`, `stages` (the same by stage), `failed_runs` (id ->
-        error), `blocked_runs` (id -> the run it waits for), `running_runs`, `problems`, `estimate` (of the runs to do
-        and running; those that are blocked wait until the failed ones are tried again).
+    The estimate is for runs to do and running; blocked runs wait until the failed ones are tried again.
     """
+    # The state of each run; runs that wait for a failed one are blocked.
     records = {record.id: record for record in store.records()} if store.exists() else {}
     states = {run: _state(records[run].status if run in records else "absent") for run in plan.runs}
     failed = [run for run, state in states.items() if state == "failed"]
     blocked = {run: why for run, why in blocked_by(plan, failed).items() if states[run] == "to do"}
     states |= dict.fromkeys(blocked, "blocked")
+    # Counts by stage; a run that several stages share counts in each.
     stages = {}
     for name in plan.study.stages:
         runs = plan.stage_runs(name)

@@ -1,4 +1,4 @@
-"""Plans, progress and lists of studies as text for people."""
+"""Plans, progress and lists of studies as text, and lists of recipes and studies."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ _LISTED = 10
 
 
 def plan_text(result: dict[str, Any]) -> str:
-    """What `tickets study plan` prints."""
-    return "\n".join([_head(result), *_problems(result), *_table(result), *_estimate(result), *_errors(result)])
+    """Return the output of `tickets study plan`."""
+    problems = [f"Missing: {problem}" for problem in result["problems"]]
+    return "\n".join([_head(result), *problems, *_table(result), *_estimate(result), *_errors(result)])
 
 
 def status_text(result: dict[str, Any]) -> str:
-    """What `tickets study status` prints."""
+    """Return the output of `tickets study status`."""
     running = result["running_runs"]
     lines = [f"running: {run}" for run in running[:_LISTED]]
     return "\n".join([_head(result), *_table(result), *lines, *_estimate(result), *_errors(result)])
 
 
 def run_text(result: dict[str, Any]) -> str:
-    """What `tickets study run` prints at its end."""
+    """Return the last line of `tickets study run`."""
     return f"{result['study']} at {result['scale']}: all {result['runs']} runs are done ({result['finished_now']} now)."
 
 
 def recipes_text(recipes: list[dict[str, Any]]) -> str:
-    """What `tickets recipes` prints."""
+    """Return the output of `tickets recipes`."""
     lines = []
     for recipe in recipes:
         paper = f" ({recipe['paper']})" if recipe["paper"] else ""
@@ -49,7 +50,7 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
 
 
 def studies_text(studies: list[dict[str, Any]], store: str) -> str:
-    """What `tickets study list` prints."""
+    """Return the output of `tickets study list`."""
     if not studies:
         return f"No study has been run in {store}."
     return "\n".join(
@@ -59,7 +60,7 @@ def studies_text(studies: list[dict[str, Any]], store: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    """Return `40 s`, `12 min`, `3.5 h` or `2.1 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -68,7 +69,7 @@ def duration(seconds: float) -> str:
 
 
 def size(count: float) -> str:
-    """`12 kB`, `3.4 MB` or `1.2 GB`."""
+    """Return `12 kB`, `3.4 MB` or `1.2 GB`."""
     for unit, factor in (("GB", 1e9), ("MB", 1e6)):
         if count >= factor:
             return f"{count / factor:.1f} {unit}"
@@ -80,7 +81,7 @@ def _head(result: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> list[str]:
-    """One line a stage."""
+    """Return one line per stage."""
     names = ["stage", "runs", *STATES]
     rows = [
         [name, *(str(counts[key.replace(" ", "_")]) for key in names[1:])] for name, counts in result["stages"].items()
@@ -93,17 +94,13 @@ def _table(result: dict[str, Any]) -> list[str]:
     ]
 
 
-def _problems(result: dict[str, Any]) -> list[str]:
-    return [f"Missing: {problem}" for problem in result["problems"]]
-
-
 def _estimate(result: dict[str, Any]) -> list[str]:
     estimate = result["estimate"]
     if not estimate["runs"]:
         blocked = len(result["blocked_runs"])
         return [f"Nothing can run; {blocked:,} wait for failed runs (--retry-failed)."] if blocked else []
     measured, rest = estimate["measured_runs"], estimate["runs"] - estimate["measured_runs"]
-    sources = [f"{measured:,} runs by like ones in the store"] if measured else []
+    sources = [f"{measured:,} runs by similar ones in the store"] if measured else []
     sources += [f"{rest:,} runs by their steps and the size of the model on two cores"] if rest else []
     time, space = duration(estimate["seconds"]), size(estimate["bytes"])
     return [f"left: about {time}; results and saved weights of at most {space} ({', '.join(sources)})"]
@@ -120,7 +117,7 @@ def _errors(result: dict[str, Any]) -> list[str]:
 
 
 def recipe_list() -> list[dict[str, Any]]:
-    """All recipes: what they show and need, how many published numbers they have, and by scale the cost."""
+    """Return all recipes with their needs, number of published numbers, and cost by scale."""
     found = []
     for name in recipe_names():
         study = load_study(name)
@@ -144,7 +141,7 @@ def recipe_list() -> list[dict[str, Any]]:
 
 
 def studies_in(store: Store) -> list[dict[str, Any]]:
-    """Studies that began runs in a store: `study`, `scale`, and how many of these runs have which status."""
+    """Return the studies of a store: `study`, `scale`, and the number of `runs` by status."""
     if not store.exists():
         return []
     counts: dict[tuple[str, str], Counter[str]] = {}
@@ -159,7 +156,7 @@ def studies_in(store: Store) -> list[dict[str, Any]]:
 
 
 def write_template(path: Path, force: bool = False) -> None:
-    """Write a study with comments, which is valid as it is."""
+    """Write a commented study that is valid as it is; the file name gives its name."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not the name of a YAML file; expected one that ends with {' or '.join(SUFFIXES)}.")
     if path.exists() and not (force and path.is_file()):

@@ -1,4 +1,4 @@
-"""Tiny models and data made in code, so that a study at `smoke` needs nothing: random weights, learnable labels."""
+"""Tiny models and data made in code for the scale `smoke`: random weights, learnable labels."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "
 
 
 def sentences() -> list[str]:
-    """All that the tiny world says; neighbours differ in their subject."""
+    """Return all sentences of the tiny data; neighbors differ in their subject."""
     return [f"{subject} {verb} {place}" for place, verb, subject in product(PLACES, VERBS, SUBJECTS)]
 
 
 def tiny_folder(name: str, parent: Path) -> Path:
-    """A tiny model or data set, made when it is not there yet; two processes may ask for it at the same time."""
+    """Return the folder of a tiny model or data set, created on first use, also by two processes at once."""
     if name not in MAKERS:
         raise unknown("tiny model or data set", name, MAKERS)
     folder = parent / name
@@ -48,7 +48,7 @@ def tiny_folder(name: str, parent: Path) -> Path:
         except Exception:
             if not folder.is_dir():  # another process was faster
                 raise
-        for stale in parent.glob(f".{name}.*.tmp"):  # of processes that were killed, or have lost the race
+        for stale in parent.glob(f".{name}.*.tmp"):  # of processes that were killed or were slower
             shutil.rmtree(stale, ignore_errors=True)
     return folder
 
@@ -64,7 +64,7 @@ def _roberta(folder: Path) -> None:
 
 def _model(folder: Path, config: BertConfig | RobertaConfig, seed: int) -> None:
     """Save a model with an MLM head and its tokenizer."""
-    config.initializer_range = 0.3  # larger than usual, so that pruning visibly changes the outputs
+    config.initializer_range = 0.3  # larger than usual, so that pruning changes the outputs visibly
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -101,7 +101,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _text(folder: Path) -> None:
-    """A corpus: one line in four for validation."""
+    """Write a corpus with one line in four for validation."""
     lines = sentences()
     for name, valid in (("train", False), ("valid", True)):
         chosen = [line for number, line in enumerate(lines) if (number % 4 == 3) == valid]
@@ -109,7 +109,7 @@ def _text(folder: Path) -> None:
 
 
 def _glue(folder: Path) -> None:
-    """A download of GLUE, SNLI, SciTail and SQuAD with a few rows of each; labels follow from the first words."""
+    """Write files as of a download of GLUE, SNLI, SciTail and SQuAD; labels follow from the first words."""
     for name, layout in LAYOUTS.items():
         task = TASKS[name]
         inside = folder / str(task.folder)
@@ -126,7 +126,7 @@ def _glue(folder: Path) -> None:
 
 
 def _rows(task: Task, count: int, offset: int) -> Iterable[tuple[list[str], str]]:
-    """Texts and label of each row."""
+    """Yield the texts and label of each row."""
     for row in range(count):
         subject = (row + offset) % len(SUBJECTS)
         texts = [
@@ -134,7 +134,7 @@ def _rows(task: Task, count: int, offset: int) -> Iterable[tuple[list[str], str]
             for column in range(len(task.text_columns))
         ]
         if task.is_regression:
-            yield texts, f"{subject:.1f}"  # subjects are 0 to 5, and so are scores
+            yield texts, f"{subject:.1f}"  # subjects 0 to 5 are the scores
         else:
             yield texts, task.labels[subject % len(task.labels)]
 
@@ -154,7 +154,7 @@ def _jsonl(layout: Layout, rows: Iterable[tuple[list[str], str]]) -> str:
 
 
 def _articles(count: int, offset: int) -> dict[str, object]:
-    """SQuAD's JSON: where somebody is."""
+    """Return JSON in the format of SQuAD, with questions about places."""
     paragraphs = []
     for row in range(count):
         subject, place = SUBJECTS[(row + offset) % 6], PLACES[(row // 6 + offset) % 6]
@@ -172,4 +172,4 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "text": _text,
     "glue": _glue,
 }
-"""What can be made, by the word after `tiny:`."""
+"""Functions that write a model or data set, by the name after `tiny:`."""

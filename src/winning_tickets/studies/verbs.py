@@ -1,4 +1,4 @@
-"""VERBS: what the stages of a study may do, and what configures it; the verbs themselves are imported by workers."""
+"""Verbs of studies, with their settings; workers import their functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from winning_tickets.runs.errors import unknown
 
 
 class ExportConfig(Settings):
-    """An export; the fields are the arguments of `export.export`."""
+    """Arguments of `deploy.export.export`."""
 
     target: str
     format: str
@@ -24,7 +24,7 @@ class ExportConfig(Settings):
 
 
 class MeasureConfig(Settings):
-    """A measurement; the fields are the arguments of `measure.measure`."""
+    """Arguments of `deploy.measure.measure`."""
 
     target: str
     batches: tuple[int, ...] = (1, 8, 32)
@@ -38,14 +38,7 @@ class MeasureConfig(Settings):
 
 
 class CompareConfig(Settings):
-    """A comparison.
-
-    Attributes:
-        targets: tickets.
-        reference: of two tickets the first, where each is named by itself, so that every pair is a run.
-        target: the second.
-        average: as of `compare.compare`.
-    """
+    """Tickets to compare: `targets`, or the pair `reference` and `target`, which gives a run for every pair."""
 
     targets: tuple[str, ...] = ()
     reference: str | None = None
@@ -54,20 +47,12 @@ class CompareConfig(Settings):
 
     @property
     def tickets(self) -> tuple[str, ...]:
-        """All that are compared."""
+        """Return all tickets that are compared."""
         return (*(one for one in (self.reference, self.target) if one is not None), *self.targets)
 
 
 class AnalyseConfig(Settings):
-    """An analysis.
-
-    Attributes:
-        kind: a name of `analyse.ANALYSES`.
-        paths: tickets or runs.
-        baseline: runs they are compared with, of kinds that have some.
-        dense: runs of the full model, of kinds that have some.
-        options: further arguments of the analysis.
-    """
+    """An analysis of `ANALYSES` over tickets or runs; some kinds take `baseline` and `dense` runs to compare with."""
 
     kind: str
     paths: tuple[str, ...]
@@ -78,14 +63,14 @@ class AnalyseConfig(Settings):
 
 @dataclass(frozen=True)
 class Verb:
-    """What a stage may do.
+    """A verb of studies.
 
     Attributes:
-        config: module and class of its configuration.
-        function: module and function that does it.
-        words: fields whose values make the readable part of a run's id.
-        writes: whether the function takes a directory and stores its result there; else we store what it returns.
-        output: what a reference to a run means inside its folder.
+        config: module and class of its settings.
+        function: module and function, or table of functions.
+        words: settings in the readable part of a run id.
+        writes: the function stores its result in a directory; otherwise the worker stores what it returns.
+        output: path inside a run's folder that a reference stands for.
     """
 
     config: str
@@ -96,67 +81,44 @@ class Verb:
 
     @property
     def settings(self) -> type[Settings]:
-        """The class of the configuration."""
+        """Return the class of the settings."""
         found: type[Settings] = _attribute(self.config)
         return found
+
+    @property
+    def call(self) -> Any:
+        """Return the function, whose module is imported now."""
+        return _attribute(self.function)
 
 
 @cache
 def _attribute(name: str) -> Any:
     module, _, attribute = name.partition(":")
-    return getattr(import_module(module), attribute)
+    return getattr(import_module(f"winning_tickets.{module}"), attribute)
 
 
 VERBS: dict[str, Verb] = {
-    "fit-head": Verb(
-        "winning_tickets.config:FitHeadConfig", "winning_tickets.finetuning.fit_head:fit_head", ("steps", "seed")
-    ),
+    "fit-head": Verb("config:FitHeadConfig", "finetuning.fit_head:fit_head", ("steps", "seed")),
     "search": Verb(
-        "winning_tickets.config:SearchConfig",
-        "winning_tickets.pruning.search:search_all",
+        "config:SearchConfig",
+        "pruning.search:search_all",
         ("method", "objective", "tasks", "sparsity", "level", "seed"),
     ),
-    "evaluate": Verb(
-        "winning_tickets.config:EvaluateConfig",
-        "winning_tickets.analysis.evaluate:evaluate",
-        ("objectives",),
-        writes=False,
-    ),
-    "transfer": Verb(
-        "winning_tickets.config:TransferConfig", "winning_tickets.finetuning.transfer:transfer", ("task", "seeds")
-    ),
-    "share": Verb(
-        "winning_tickets.config.share:ShareConfig", "winning_tickets.finetuning.sharing:share", ("tasks", "seeds")
-    ),
+    "evaluate": Verb("config:EvaluateConfig", "analysis.evaluate:evaluate", ("objectives",), writes=False),
+    "transfer": Verb("config:TransferConfig", "finetuning.transfer:transfer", ("task", "seeds")),
+    "share": Verb("config:ShareConfig", "finetuning.sharing:share", ("tasks", "seeds")),
     "super": Verb(
-        "winning_tickets.config.share:SuperConfig",
-        "winning_tickets.finetuning.super_ticket:super_ticket",
-        ("fine_tuning.task", "fine_tuning.seeds"),
+        "config:SuperConfig", "finetuning.super_ticket:super_ticket", ("fine_tuning.task", "fine_tuning.seeds")
     ),
-    "export": Verb(
-        "winning_tickets.studies.verbs:ExportConfig",
-        "winning_tickets.deploy.export:export",
-        ("format",),
-        writes=False,
-        output="model",
-    ),
-    "measure": Verb(
-        "winning_tickets.studies.verbs:MeasureConfig", "winning_tickets.deploy.measure:measure", (), writes=False
-    ),
-    "compare": Verb(
-        "winning_tickets.studies.verbs:CompareConfig", "winning_tickets.tickets.overlap:compare", (), writes=False
-    ),
-    "analyse": Verb(
-        "winning_tickets.studies.verbs:AnalyseConfig",
-        "winning_tickets.analysis.kinds:ANALYSES",
-        ("kind",),
-        writes=False,
-    ),
+    "export": Verb("studies.verbs:ExportConfig", "deploy.export:export", ("format",), writes=False, output="model"),
+    "measure": Verb("studies.verbs:MeasureConfig", "deploy.measure:measure", (), writes=False),
+    "compare": Verb("studies.verbs:CompareConfig", "tickets.overlap:compare", (), writes=False),
+    "analyse": Verb("studies.verbs:AnalyseConfig", "analysis.kinds:ANALYSES", ("kind",), writes=False),
 }
 
 
 def verb_named(name: str) -> Verb:
-    """An entry of `VERBS`."""
+    """Return an entry of `VERBS`."""
     if name not in VERBS:
         raise unknown("verb", name, VERBS)
     return VERBS[name]

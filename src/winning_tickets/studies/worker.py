@@ -1,4 +1,4 @@
-"""One run of a study, done by a worker: claimed, executed by its verb's library function, stored, sealed."""
+"""Worker of a study: claims a run, calls the library function of its verb, stores the result and its checksums."""
 
 from __future__ import annotations
 
@@ -8,42 +8,46 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, Self
 
 from winning_tickets.config import Runtime, Settings
 from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run
 from winning_tickets.runs.errors import Interrupted, TicketsError
 from winning_tickets.runs.store.claims import ClaimedError
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
 
 Kind = Literal["done", "failed", "claimed", "stopped", "lost"]
 TINY = "tiny:"
-"""Begins the names of models and data that are made in the store."""
+"""Prefix of models and data that are generated in the store."""
 _FURTHER_PATHS = {"gain": ("baseline", "dense"), "winning": ("dense",)}
-"""Arguments of analyses beside the first paths."""
+"""Further arguments of analyses, after the paths."""
 
 
-class Stopped(BaseException):  # no handler of errors may keep it
-    """The worker was told to end."""
+class Stopped(BaseException):  # not an Exception, so that no handler of errors catches it
+    """The worker was asked to end."""
+
+
+class _Line:
+    """A dataclass that is sent to another process as one line of JSON."""
+
+    def line(self) -> str:
+        """Return the fields as one line of text."""
+        return json.dumps(asdict(self))  # type: ignore[call-overload]
+
+    @classmethod
+    def of_line(cls, line: str) -> Self:
+        """Return the object of one line of text."""
+        return cls(**json.loads(line))
 
 
 @dataclass(frozen=True)
-class Job:
-    """What a worker needs to do one run.
-
-    Attributes:
-        run: its id.
-        verb: a name of `VERBS`.
-        config: fields of its configuration; references are `@ID/path`.
-        store: folder of the store.
-        runtime: fields of a `Runtime`.
-    """
+class Job(_Line):
+    """One run for a worker: `config` has references as `@ID/path`, `runtime` the fields of a `Runtime`."""
 
     run: str
     verb: str
@@ -51,48 +55,30 @@ class Job:
     store: str
     runtime: dict[str, Any]
 
-    def line(self) -> str:
-        """As one line of text, for another process."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def of_line(cls, line: str) -> Job:
-        """From one line of text."""
-        return cls(**json.loads(line))
-
 
 @dataclass(frozen=True)
-class Outcome:
-    """How a job ended.
+class Outcome(_Line):
+    """The end of a job.
 
     Attributes:
-        run: its id.
-        kind: `done`, `failed` (the store keeps the error), `claimed` (another process has it), `stopped` (it goes on
-            from where it was another time) or `lost` (its worker died).
-        message: in words; empty where it is done.
+        run: id of the run.
+        kind: `done`, `failed` (the store has the error), `claimed` (another process has the run), `stopped` (it
+            resumes later) or `lost` (its worker died).
+        message: in words; empty if done.
     """
 
     run: str
     kind: Kind
     message: str = ""
 
-    def line(self) -> str:
-        """As one line of text, for another process."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def of_line(cls, line: str) -> Outcome:
-        """From one line of text."""
-        return cls(**json.loads(line))
-
 
 def perform(job: Job) -> Outcome:
-    """Do a run unless it is done or has failed; an error is kept in the store, and nothing but a stop is raised."""
+    """Do a run unless it is done or has failed; only a stop is raised, an error goes to the store."""
     try:
         store = Store(job.store)
         with store.claim(job.run) as claim:
             status = store.status(job.run)
-            if status == "failed":  # by another process, since this one was told to try it
+            if status == "failed":  # in another process meanwhile
                 kept = store.record(job.run).error or {}
                 return Outcome(job.run, "failed", str(kept.get("message", "")))
             if status != "done":
@@ -100,10 +86,12 @@ def perform(job: Job) -> Outcome:
                     execute(job, store)
                 except Interrupted as error:
                     return Outcome(job.run, "stopped", str(error))
-                except Exception as error:  # whatever it is, it ends this run and no other
+                except Exception as error:  # any error ends this run only
                     store.fail(job.run, error)
-                    return Outcome(job.run, "failed", _told(error))
-            if not claim.still_mine():
+                    message = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
+                    return Outcome(job.run, "failed", message)
+            # A result is recorded only by the process that still holds the run.
+            if not claim.is_held():
                 return Outcome(job.run, "claimed", "Another process took this run over.")
             store.seal(job.run)
             return Outcome(job.run, "done")
@@ -113,12 +101,8 @@ def perform(job: Job) -> Outcome:
         return Outcome(job.run, "failed", str(error))
 
 
-def _told(error: Exception) -> str:
-    return str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
-
-
 def execute(job: Job, store: Store) -> None:
-    """Call the verb's library function, which goes on where an earlier attempt stopped."""
+    """Call the library function of the verb, which resumes an earlier attempt."""
     verb = VERBS[job.verb]
     fields = resolve(job.config, store)
     if is_reference(job.config.get("target")) and "base" in verb.settings.model_fields:
@@ -126,32 +110,32 @@ def execute(job: Job, store: Store) -> None:
     settings = verb.settings.of(**fields)
     runtime = Runtime.of(**job.runtime)
     folder = store.folder(job.run)
-    module, _, name = verb.function.partition(":")
-    function = getattr(import_module(module), name)
     if verb.writes:
-        function(settings, folder, runtime, force=_moved(job, settings, folder))
+        verb.call(settings, folder, runtime, force=_moved(job, settings, folder))
         return
     run = RunDirectory.claim(folder, job.verb, job.run, settings.model_dump(mode="json"))
     if run.status != "done":
-        run.finish(_CALLS[job.verb](function, settings, runtime, folder))
+        run.finish(dict(_CALLS[job.verb](verb.call, settings, runtime, folder)))
 
 
 def resolve(value: Any, store: Store) -> Any:
-    """Put folders in place of references, and of models and data that are made in the store."""
-    if is_reference(value):
-        run, slash, rest = value.removeprefix("@").partition("/")
-        return str(store.folder(run).absolute()) + slash + rest
-    if isinstance(value, str) and value.startswith(TINY):
-        from winning_tickets.studies.tiny import tiny_folder
+    """Replace references, and models and data that are generated in the store, by their folders."""
 
-        return str(tiny_folder(value.removeprefix(TINY), store.path.absolute() / "tiny"))
-    if isinstance(value, Mapping):
-        return {key: resolve(item, store) for key, item in value.items()}
-    return [resolve(item, store) for item in value] if isinstance(value, list | tuple) else value
+    def folder_of(text: str) -> str:
+        if is_reference(text):
+            run, slash, rest = text.removeprefix("@").partition("/")
+            return str(store.folder(run).absolute()) + slash + rest
+        if text.startswith(TINY):
+            from winning_tickets.studies.tiny import tiny_folder
+
+            return str(tiny_folder(text.removeprefix(TINY), store.path.absolute() / "tiny"))
+        return text
+
+    return map_strings(value, folder_of)
 
 
 def moved_base(ticket: Path, store: Store) -> str | None:
-    """Where a ticket's base model is now, if it was made in this store and the store was elsewhere then; else None."""
+    """Return the present path of a ticket's base model if it is in this store and the store was moved; else None."""
     try:
         content = json.loads((ticket / "ticket.json").read_text(encoding="utf-8"))
         before = Path(content["info"]["applies_to"]["name"])
@@ -166,27 +150,11 @@ def moved_base(ticket: Path, store: Store) -> str | None:
 
 
 def _moved(job: Job, settings: Settings, folder: Path) -> bool:
-    """Whether the store was elsewhere when this run began: the verb takes paths for another run then; start again."""
+    """Return whether the store was moved since the run started: its verb then refuses the new paths, so start again."""
     found = stored_run(folder / MARKER)
     before = (found and found.config) or {}
     inside = [name for name, value in job.config.items() if is_reference(value) or str(value).startswith(TINY)]
     return any(name in before and before[name] != getattr(settings, name) for name in inside)
-
-
-def _evaluate(function: Callable[..., Any], settings: Any, runtime: Runtime, folder: Path) -> dict[str, Any]:
-    return dict(function(settings, runtime))
-
-
-def _measure(function: Callable[..., Any], settings: Any, runtime: Runtime, folder: Path) -> dict[str, Any]:
-    return dict(function(**settings.model_dump(), runtime=runtime))
-
-
-def _compare(function: Callable[..., Any], settings: Any, runtime: Runtime, folder: Path) -> dict[str, Any]:
-    return dict(function(settings.tickets, settings.average))
-
-
-def _export(function: Callable[..., Any], settings: Any, runtime: Runtime, folder: Path) -> dict[str, Any]:
-    return dict(function(**settings.model_dump(), out=folder / VERBS["export"].output))
 
 
 def _analyse(functions: Any, settings: Any, runtime: Runtime, folder: Path) -> dict[str, Any]:
@@ -194,33 +162,32 @@ def _analyse(functions: Any, settings: Any, runtime: Runtime, folder: Path) -> d
     return dict(functions[settings.kind](settings.paths, *further, **settings.options))
 
 
-_CALLS: dict[str, Callable[..., dict[str, Any]]] = {
-    "evaluate": _evaluate,
-    "measure": _measure,
-    "compare": _compare,
-    "export": _export,
+_CALLS: dict[str, Callable[[Any, Any, Runtime, Path], Any]] = {
+    "evaluate": lambda evaluate, settings, runtime, folder: evaluate(settings, runtime),
+    "measure": lambda measure, settings, runtime, folder: measure(**settings.model_dump(), runtime=runtime),
+    "compare": lambda compare, settings, runtime, folder: compare(settings.tickets, settings.average),
+    "export": lambda export, settings, runtime, folder: export(
+        **settings.model_dump(), out=folder / VERBS["export"].output
+    ),
     "analyse": _analyse,
 }
+"""Calls of the functions that do not store their result themselves."""
 
 
 EXIT_STOPPED = 143
 
 
 def main() -> int:
-    """Work until there is nothing more to do.
-
-    Returns:
-        The exit code.
-    """
+    """Do the jobs that arrive on stdin, and return the exit code."""
     outcomes = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # whatever a library prints does not get among the outcomes
+    os.dup2(2, 1)  # outcomes use the original stdout; what libraries print goes to stderr
     signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the driver, which tells us once
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C and sends SIGTERM
     jobs: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
     try:
         while (line := jobs.get()) is not None:
-            outcome = _do(Job.of_line(line))
+            outcome = perform_or_stop(Job.of_line(line))
             outcomes.write(outcome.line() + "\n")
             outcomes.flush()
             if outcome.kind == "stopped":
@@ -230,11 +197,12 @@ def main() -> int:
     return 0
 
 
-def _do(job: Job) -> Outcome:
+def perform_or_stop(job: Job) -> Outcome:
+    """Do a run; a stop is an outcome too."""
     try:
         return perform(job)
     except (Stopped, KeyboardInterrupt):
-        return Outcome(job.run, "stopped", "Stopped between two checkpoints; it goes on from the last one.")
+        return Outcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
 
 
 def _read(jobs: queue.Queue[str | None]) -> None:

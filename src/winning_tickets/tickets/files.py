@@ -16,7 +16,7 @@ from winning_tickets.models.loading import ModelNotFound, base_hash, weight_hash
 from winning_tickets.models.structure import Structure
 from winning_tickets.runs.directory import missing, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError, explain
-from winning_tickets.runs.identity import read_sealed
+from winning_tickets.runs.identity import read_checked
 
 
 class BaseModelInfo(BaseModel):
@@ -140,7 +140,7 @@ def read_info(directory: Path) -> dict[str, Any]:
     Raises:
         ContentError: another format, or something was cut off or edited.
     """
-    body = read_sealed(
+    body = read_checked(
         directory / INFO_FILE,
         "ticket description",
         FORMAT_VERSION,

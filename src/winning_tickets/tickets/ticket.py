@@ -21,7 +21,7 @@ from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.structure import Structure, count_units, expand
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
-from winning_tickets.runs.identity import write_sealed
+from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.files import (
     FORMAT_VERSION,
@@ -254,7 +254,7 @@ class Ticket:
         }
         if self.structure is not None:
             body |= {"gates": list(self.gates), "structure": self.structure.model_dump(mode="json")}
-        write_sealed(directory / INFO_FILE, body)
+        write_checked(directory / INFO_FILE, body)
 
     @classmethod
     def from_pretrained(cls, name: Path | str, revision: str | None = None) -> Self:

@@ -25,7 +25,7 @@ from winning_tickets.models.loading import PLM, load_plm, outside_encoder
 from winning_tickets.runs.directory import RESULT
 from winning_tickets.runs.errors import ContentError, UsageError, explain, unknown
 from winning_tickets.runs.files import build_directory, inside, read_json, write_bytes, write_json
-from winning_tickets.runs.identity import read_sealed, write_sealed
+from winning_tickets.runs.identity import read_checked, write_checked
 from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
@@ -73,7 +73,7 @@ class SharedModel:
             raise UsageError(
                 f"{path} is no shared model: it has no {SHARED_FILE}. Give a folder seed-N/model of tickets share."
             )
-        body = read_sealed(
+        body = read_checked(
             path / SHARED_FILE,
             "description of the shared model",
             FORMAT_VERSION,
@@ -277,7 +277,7 @@ def save_shared(
             "base_hash": base_hash,
             "files": {path.relative_to(staging).as_posix(): sha256(path) for path in sorted(checked)},
         }
-        write_sealed(staging / SHARED_FILE, body)
+        write_checked(staging / SHARED_FILE, body)
 
     build_directory(folder, fill)
 

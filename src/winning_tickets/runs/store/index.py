@@ -1,4 +1,4 @@
-"""What a store knows of its runs, from small JSON files, with a cache so that thousands of runs open fast."""
+"""The content of a store: paths, checks of its JSON files, records of runs, and a cache for thousands of runs."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import gc
 import json
 import os
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -35,7 +34,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 class Layout:
     """Paths inside a store.
 
-    `runs/<id>` belongs to the verb, which refuses foreign files there; so what the store knows of a run lies apart, in
+    `runs/<id>` belongs to the verb, which refuses foreign files there; so the store keeps its own files of a run in
     `about/<id>`.
     """
 
@@ -47,30 +46,30 @@ class Layout:
         self.cache = self.path / "cache"
 
     def run(self, run_id: str) -> Path:
-        """The run directory of a run."""
+        """Return the run directory of a run."""
         return self.runs / check_id(run_id)
 
     def about(self, run_id: str) -> Path:
-        """What the store knows of a run: `run.json`, `provenance.json`, `files.json`, `error.json`."""
+        """Return the folder of `run.json`, `provenance.json`, `files.json` and `error.json` of a run."""
         return self.abouts / check_id(run_id)
 
     def exists(self) -> bool:
-        """Whether this is a store."""
+        """Return whether the store was created; foreign files or another format are refused."""
         if self.path.is_file():
             raise UsageError(f"The store {self.path} is a file; give a folder that is absent, empty, or a store.")
         if self._marked():
             return True
         foreign = self.path.is_dir() and any(not is_temporary(entry) for entry in self.path.iterdir())
-        # Another process may have made the store between the two looks.
+        # Another process may have created the store between the two checks.
         if foreign and not self._marked():
             raise UsageError(
                 f"{self.path} holds files that are not a store of this tool; it was left untouched. "
                 "Give a folder that is absent, empty, or a store."
             )
-        return foreign  # only where that other process has
+        return foreign  # true only if that other process has
 
     def create(self) -> None:
-        """Make the store where it is not there yet; its marker comes first."""
+        """Create the store unless it exists; its marker is written first."""
         if not self.exists():
             write_json(self.path / STORE_MARKER, {"what": "winning-tickets store", "format_version": FORMAT_VERSION})
         for folder in (self.runs, self.abouts, self.claims):
@@ -90,17 +89,17 @@ class Layout:
 
 
 def is_store(path: Path) -> bool:
-    """Whether a folder carries the marker of a store."""
+    """Return whether a folder has the marker of a store."""
     return (path / STORE_MARKER).is_file()
 
 
 def is_id(name: str) -> bool:
-    """Whether a name can be the id of a run."""
+    """Return whether a name can be the id of a run."""
     return _RUN_ID.fullmatch(name) is not None
 
 
 def check_id(run_id: str) -> str:
-    """The id itself, where it is a safe name of a folder."""
+    """Return the id, or refuse one that is no safe name of a folder."""
     if not is_id(run_id):
         raise UsageError(
             f"{run_id!r} cannot be the id of a run: it must begin with a letter or digit, hold only letters, digits, "
@@ -131,12 +130,12 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
         "source": (dict,),
     },
 }
-"""By file: the fields that are looked into, and what they hold where they are there and not null."""
+"""By file: the fields that are read, and their types unless null."""
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
 def misshapen(file: str, content: Mapping[str, Any]) -> str | None:
-    """What is wrong with a parsed file; None where it can be worked with."""
+    """Return the problem of a parsed file; None if it can be used."""
     return next(_problems(file, content), None)
 
 
@@ -157,7 +156,7 @@ def _problems(file: str, content: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _scores(result: Mapping[str, Any]) -> Iterator[str]:
-    """A transfer has for each metric a final and a best score of each seed."""
+    """Check that each metric of a transfer has final and best scores, one per seed."""
     seeds = result.get("seeds")
     for metric, kinds in (result.get("metrics") or {}).items():
         for kind, scores in kinds.items() if isinstance(kinds, dict) else [(metric, kinds)]:
@@ -179,28 +178,21 @@ Status = Literal["absent", "running", "unfinished", "failed", "done"]
 
 _CACHE_VERSION = 1
 _DAMAGED = "(damaged)"
-"""Key of a message that stands for a file that cannot be read."""
+"""Key of the message about a file that cannot be read."""
 _FILES = {"description", "marker", "result", "error", "provenance"}
-_SHARDS = 64
-"""Files of the cache, so that a run that changes does not rewrite all of it."""
 
 
 @dataclass(frozen=True)
 class Record:
-    """What is known of one run.
+    """All that a store knows of one run.
 
     Attributes:
-        id: name of its folder.
-        verb: `search`, `transfer` ...; empty where nothing says it.
-        status: see `Store.status`.
-        config: its settings: those of its description, and over them those of its run directory, which are complete.
-        result: of a run that is done, else None; a failed run gives no number.
+        config: settings of the description, updated by the complete ones of the run directory.
+        result: of a run that is done, else None.
         error: `kind`, `message`, `time` and more of a failed run, else None.
-        labels: what whoever started it noted, such as the stage of a study.
-        seconds: it took, from claim to seal; of a run that was resumed the last part.
-        peak_memory: bytes of main memory that its process held at most.
-        versions: of Python and packages.
-        machine: system, processor, cores.
+        labels: notes of the study that started the run, such as its stage.
+        seconds: duration of the last attempt.
+        peak_memory: bytes of main memory.
         finished_at: UTC time, ISO 8601.
         source: commit of the working directory, and whether it had changes.
     """
@@ -221,24 +213,25 @@ class Record:
 
 
 Body = dict[str, Any]
-"""What the files of a run say: the parsed `description`, `marker`, `result`, `error`, `provenance`, each or None."""
+"""The parsed `description`, `marker`, `result`, `error` and `provenance` of a run, each or None."""
 
 
 class Index:
-    """Reads what the files of runs say, each again only after it has changed.
+    """Reads the files of runs; a file is read again only after it has changed.
 
-    The cache in `cache/` may be deleted at any time. A file counts as unchanged while its time, size and inode are the
-    same; every file is replaced as a whole, so the inode differs even within one tick of the clock.
+    The cache `cache/runs.json` may be deleted at any time. A file counts as unchanged while its time, size and inode
+    stay the same; files are replaced as a whole, so the inode changes even within one tick of the clock.
     """
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._runs, self._abouts = str(layout.runs), str(layout.abouts)
+        self._cache = layout.cache / "runs.json"
         self._known: dict[str, tuple[list[Any], Body]] = {}
         self._loaded = False
 
     def ids(self) -> list[str]:
-        """All runs that have a folder or a description, sorted."""
+        """Return the ids of all runs that have a folder or a description, sorted."""
         found: set[str] = set()
         for folder in (self._layout.runs, self._layout.abouts):
             if folder.is_dir():
@@ -246,30 +239,28 @@ class Index:
         return sorted(found)
 
     def body(self, run_id: str) -> Body:
-        """What the files of one run say now."""
-        return self._look(run_id)[0]
+        """Return the present content of the files of one run."""
+        return self._read_run(run_id)[0]
 
     def bodies(self, ids: Iterable[str]) -> dict[str, Body]:
-        """The same of many runs; what had to be read is remembered in the cache."""
+        """Return the content of the files of many runs, and cache what had to be read."""
         if not self._loaded:
-            remove_leftovers(self._layout.cache)  # whoever is just writing one only forgets what it has read
-            for shard in range(_SHARDS):
-                self._known |= self._read(self._shard(shard))
+            remove_leftovers(self._layout.cache)  # a process that writes one now only loses its cache
+            self._known |= self._read_cache()
             self._loaded = True
-        found, changed = {}, set()
+        found, changed = {}, False
         for run_id in ids:
-            found[run_id], is_new = self._look(run_id)
-            if is_new:
-                changed.add(_shard_of(run_id))
-        gone = self._known.keys() - found.keys()
-        changed |= {_shard_of(run_id) for run_id in gone}
-        for run_id in gone:
+            found[run_id], is_new = self._read_run(run_id)
+            changed |= is_new
+        removed = self._known.keys() - found.keys()
+        for run_id in removed:
             del self._known[run_id]
-        if self._layout.exists():  # reading makes no store
-            self._write(changed)
+        if (changed or removed) and self._layout.exists():  # reading creates no store
+            self._write_cache()
         return found
 
-    def _look(self, run_id: str) -> tuple[Body, bool]:
+    def _read_run(self, run_id: str) -> tuple[Body, bool]:
+        """Return the content of a run's files, and whether any of them had to be read."""
         paths = self._paths(run_id)
         stamps = [_stamp(path) for path in paths.values()]
         known = self._known.get(run_id)
@@ -290,33 +281,27 @@ class Index:
             "provenance": f"{about}/{PROVENANCE}",
         }
 
-    def _shard(self, number: int) -> Path:
-        return self._layout.cache / f"{number:02d}.json"
-
-    def _read(self, path: Path) -> dict[str, tuple[list[Any], Body]]:
+    def _read_cache(self) -> dict[str, tuple[list[Any], Body]]:
         try:
-            content = parse_json(path.read_text(encoding="utf-8"), finite=True)
+            content = parse_json(self._cache.read_text(encoding="utf-8"), finite=True)
             if content["version"] == _CACHE_VERSION:
                 runs = {run_id: (stamps, body) for run_id, (stamps, body) in content["runs"].items()}
                 return {run_id: (stamps, body) for run_id, (stamps, body) in runs.items() if _is_body(body)}
         except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            pass  # absent, or damaged: made anew
+            pass  # absent or damaged: written again
         return {}
 
-    def _write(self, shards: set[int]) -> None:
-        by_shard: dict[int, dict[str, Any]] = {shard: {} for shard in shards}
-        for run_id, entry in self._known.items():
-            if (shard := _shard_of(run_id)) in shards:
-                by_shard[shard][run_id] = entry
-        try:
-            for shard, runs in by_shard.items():
-                write_text(self._shard(shard), json.dumps({"version": _CACHE_VERSION, "runs": runs}))
-        except TrainingError:
-            pass  # a store that may only be read, or a full disk: everything was read, only not remembered
+    def _write_cache(self) -> None:
+        # A read-only store or a full disk: everything was read, only not cached.
+        with suppress(TrainingError):
+            write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
+        for old in self._layout.cache.glob("[0-9][0-9].json"):  # caches of earlier versions
+            with suppress(OSError):
+                old.unlink()
 
 
 def record_of(run_id: str, body: Body, status: Status) -> Record:
-    """The record of a run from what its files say."""
+    """Return the record of a run from its files."""
     described, marker = body["description"] or {}, body["marker"] or {}
     provenance = body["provenance"] or (body["error"] or {}).get("provenance") or {}
     return Record(
@@ -337,7 +322,7 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
 
 
 def error_of(body: Body) -> dict[str, Any] | None:
-    """The error of a failed run: its own, or that one of its files is damaged; None where neither is so."""
+    """Return the error of a failed run, which may be a damaged file; None if there is none."""
     for message in damages(body):
         return {"kind": ContentError.__name__, "message": message}
     error: dict[str, Any] | None = body["error"]
@@ -345,13 +330,13 @@ def error_of(body: Body) -> dict[str, Any] | None:
 
 
 def damages(body: Body) -> list[str]:
-    """A message for each file of a run that cannot be read."""
+    """Return a message for each file of a run that cannot be read."""
     return [content[_DAMAGED] for content in body.values() if content is not None and _DAMAGED in content]
 
 
 @contextmanager
 def without_collector() -> Iterator[None]:
-    """Tens of thousands of objects that all stay are made several times as fast while nobody looks for rubbish."""
+    """Switch off garbage collection, which makes reading tens of thousands of lasting objects several times faster."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -366,12 +351,8 @@ def _settings(content: dict[str, Any]) -> dict[str, Any]:
     return config if isinstance(config, dict) else {}
 
 
-def _shard_of(run_id: str) -> int:
-    return zlib.crc32(run_id.encode()) % _SHARDS
-
-
 def _is_body(body: Any) -> bool:
-    """Whether an entry of the cache is one that `_look` could have made."""
+    """Return whether an entry of the cache has the expected shape."""
     return body.keys() == _FILES and all(
         content is None or _DAMAGED in content or misshapen(name, content) is None for name, content in body.items()
     )
@@ -379,14 +360,14 @@ def _is_body(body: Any) -> bool:
 
 def _stamp(path: str) -> list[int] | None:
     try:
-        found = os.stat(path)  # noqa: PTH116 - tens of thousands of them
+        found = os.stat(path)  # noqa: PTH116 - faster than Path.stat for tens of thousands of files
     except (FileNotFoundError, NotADirectoryError):
         return None
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 
 def _parsed(name: str, path: str) -> dict[str, Any] | None:
-    """A JSON object, None where the file has just gone, `{_DAMAGED: message}` where somebody edited or cut it off."""
+    """Return a JSON object; None if the file was just removed, `{_DAMAGED: message}` if it was edited or cut off."""
     try:
         content = read_json(Path(path), "file")
     except UsageError:

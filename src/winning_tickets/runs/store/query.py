@@ -1,4 +1,4 @@
-"""Conditions on runs, such as `task=rte` or `metrics.accuracy.final.mean>0.7`."""
+"""Conditions on runs, such as `task=rte` or `metrics.accuracy.final.mean>0.7`, and lists of runs as text."""
 
 from __future__ import annotations
 
@@ -27,23 +27,17 @@ _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
 _CONDITION = re.compile(r"\s*([^=<>!\s]+)\s*(==|=|!=|<=|>=|<|>)\s*(.*?)\s*", re.DOTALL)
 _FIELDS = tuple(entry.name for entry in fields(Record))
 _PLACES = ("labels", "config", "result")
-"""Where a key without such a beginning is looked up, in this order."""
+"""Fields in which a key without such a prefix is looked up, in this order."""
 
 
 @dataclass(frozen=True)
 class Condition:
     """One condition on a run.
 
-    A key is a path with dots: of a record (`status`, `config.sparsity`, `result.metrics.f1.final.mean`, `error.kind`),
-    or without its first word of the labels, the configuration or the result (`sparsity`, `metrics.f1.final.mean`), the
-    first of them that has a value. A number picks from a list. `=` on a list asks whether it holds the value. `<`,
-    `<=`, `>` and `>=` compare numbers with numbers and text with text. A run that lacks the key fulfils no condition
-    on it, `!=` included; one where it is `null` has it.
-
-    Attributes:
-        key: the path.
-        sign: `=`, `!=`, `<`, `<=`, `>` or `>=`.
-        text: the value as it was written.
+    A key is a dotted path into a record (`config.sparsity`, `result.metrics.f1.final.mean`, `error.kind`), or into its
+    labels, configuration or result, whichever has a value first (`sparsity`). A number picks from a list. `=` on a list
+    tests membership. `<`, `<=`, `>` and `>=` compare numbers with numbers and text with text. A run without the key
+    fulfills no condition on it, not even `!=`; the value `null` counts as present.
     """
 
     key: str
@@ -52,7 +46,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Read `KEY SIGN VALUE`; the signs are =, !=, <, <=, > and >=."""
+        """Parse `KEY SIGN VALUE`; the signs are =, !=, <, <=, > and >=."""
         found = _CONDITION.fullmatch(text)
         if found is None:
             raise UsageError(
@@ -63,7 +57,7 @@ class Condition:
         return cls(key, "=" if sign == "==" else sign, value)
 
     def holds(self, record: Record) -> bool:
-        """Whether a run fulfils it."""
+        """Return whether a run fulfills the condition."""
         value = _find(record, self.key)
         if value is _ABSENT:
             return False
@@ -76,7 +70,7 @@ class Condition:
 
     @property
     def _value(self) -> Any:
-        """The value as JSON reads it, else the text itself."""
+        """Return the value as JSON, or else the text itself."""
         try:
             return parse_json(self.text)
         except ValueError:
@@ -99,7 +93,7 @@ class Condition:
 
 
 def _find(record: Record, key: str) -> Any:
-    """The value of a key, or `_ABSENT`."""
+    """Return the value of a key, or `_ABSENT`."""
     first, _, rest = key.partition(".")
     if first in _FIELDS:
         value = getattr(record, first)
@@ -110,15 +104,16 @@ def _find(record: Record, key: str) -> Any:
 
 
 def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> None:
-    """Make sure that each key is one of some run."""
+    """Refuse a key that no run has, and name the closest keys."""
     for condition in conditions:
         if records and all(_find(record, condition.key) is _ABSENT for record in records):
-            known = {key for record in _sample(records) for key in _keys(record)}
+            sample = records[:: max(1, len(records) // 100)]
+            known = {key for record in sample for key in _keys(record)}
             close = difflib.get_close_matches(condition.key, sorted(known), n=4, cutoff=0.6)
             meant = f" Did you mean {', '.join(close)}?" if close else ""
             raise UsageError(
                 f"No run has the key {condition.key!r} of --where.{meant} tickets runs --json shows all keys; they "
-                f"begin with {', '.join(_FIELDS)}, or go on after labels., config. or result."
+                f"begin with {', '.join(_FIELDS)}, or continue after labels., config. or result."
             )
 
 
@@ -126,7 +121,7 @@ _ABSENT = object()
 
 
 def _inside(value: Any, parts: list[str]) -> Any:
-    """Follow a path; keys may have dots themselves, and the longest that fits wins."""
+    """Follow a path; keys may contain dots, and the longest key that fits wins."""
     if not parts:
         return value
     if isinstance(value, dict):
@@ -137,11 +132,6 @@ def _inside(value: Any, parts: list[str]) -> Any:
     if isinstance(value, list) and parts[0].isdecimal() and int(parts[0]) < len(value):
         return _inside(value[int(parts[0])], parts[1:])
     return _ABSENT
-
-
-def _sample(records: Sequence[Record]) -> list[Record]:
-    """A hundred records, spread evenly: enough to know which keys there are."""
-    return list(records[:: max(1, len(records) // 100)])
 
 
 def _keys(record: Record) -> Iterator[str]:
@@ -163,12 +153,12 @@ _NESTED = ("labels", "config", "result", "error", "versions", "machine", "source
 
 
 def as_json(records: Sequence[Record], store: str) -> dict[str, Any]:
-    """All that is known of the runs, and how many there are of each status."""
+    """Return all records, and the number of runs by status."""
     return {"store": store, "counts": _counts(records), "runs": [asdict(record) for record in records]}
 
 
 def as_text(records: Sequence[Record], store: str) -> str:
-    """A line a run: status, verb, id, its main number or its error; then the counts."""
+    """Return one line per run (status, verb, id, main number or error), then the counts."""
     width = max((len(record.id) for record in records), default=0)
     lines = [
         f"{record.status:<10} {record.verb:<9} {record.id:<{width}}  {_headline(record)}".rstrip() for record in records
@@ -178,7 +168,7 @@ def as_text(records: Sequence[Record], store: str) -> str:
 
 
 def as_csv(records: Sequence[Record]) -> str:
-    """A row a run and a column a value, as `config.sparsity`; lists are JSON, and what is not known stays empty."""
+    """Return one row per run and one column per value, such as `config.sparsity`; lists are JSON."""
     rows = [_flat(record) for record in records]
     columns = list(dict.fromkeys(column for row in rows for column in row))
     text = io.StringIO()
@@ -201,7 +191,7 @@ def _headline(record: Record) -> str:
 
 
 def _scores(result: dict[str, Any]) -> list[str]:
-    """The task's primary metric x100, or the losses and the sparsity that the result has."""
+    """Return the primary metric of the task x100, or the losses and the sparsity of the result."""
     primary, metrics = result.get("primary_metric"), result.get("metrics")
     scores = metrics.get(primary) if isinstance(metrics, dict) and isinstance(primary, str) else None
     final = scores.get("final") if isinstance(scores, dict) else None

@@ -1,4 +1,4 @@
-"""The store: one folder that holds every run of a study, or of several, each done once."""
+"""The store: one folder that holds the runs of one or several studies, each done once."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, unknown
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.provenance import Account
+from winning_tickets.runs.store.checksums import Check, Finding, compare, left_behind, seal_files
 from winning_tickets.runs.store.claims import Claim, Claims
 from winning_tickets.runs.store.index import (
     DESCRIPTION,
@@ -31,7 +32,6 @@ from winning_tickets.runs.store.index import (
     without_collector,
 )
 from winning_tickets.runs.store.query import Condition, check_known
-from winning_tickets.runs.store.seal import Check, Finding, compare, left_behind, seal_files
 
 STATUSES: tuple[Status, ...] = get_args(Status)
 HEARTBEAT_SECONDS = 10.0
@@ -39,15 +39,15 @@ DEAD_AFTER_SECONDS = 60.0
 
 
 class Store:
-    """A folder of runs; several processes, also on several machines, may use it at the same time.
+    """A folder of runs that several processes, also on several machines, may use at the same time.
 
-    `runs/<id>` is an ordinary run directory, `about/<id>` what the store knows of it, `claims/<id>` who works on it.
-    The folder is made on first use; looking into one that is absent finds no runs.
+    `runs/<id>` is an ordinary run directory, `about/<id>` has the store's own files of the run, `claims/<id>` the claim
+    of the process that works on it. The folder is created on first use.
 
     Args:
         path: the folder.
-        heartbeat_seconds: between two signs of life of whoever holds a claim.
-        dead_after_seconds: without a sign of life whoever holds a claim on another machine counts as dead.
+        heartbeat_seconds: time between two signs of life of a claim.
+        dead_after_seconds: time without a sign of life after which a claim of another machine counts as dead.
 
     Raises:
         UsageError: `path` is a file, or holds foreign files.
@@ -68,31 +68,31 @@ class Store:
         self._accounts: dict[str, Account] = {}
 
     def exists(self) -> bool:
-        """Whether the store has been made."""
+        """Return whether the store has been created."""
         return self._layout.exists()
 
     def folder(self, run_id: str) -> Path:
-        """The run directory of a run, to be given to a verb as its `--out`; it need not exist."""
+        """Return the run directory of a run, the `--out` of its verb; it need not exist."""
         return self._layout.run(run_id)
 
     def describe(self, run_id: str, verb: str, config: dict[str, Any], labels: dict[str, Any] | None = None) -> None:
-        """Note what a run is before it starts, so that it is known also where it fails at once."""
+        """Record a run before it starts, with its settings and labels to filter by."""
         self._layout.create()
         body = {"verb": verb, "id": run_id, "config": config, "labels": labels or {}}
         write_json(self._layout.about(run_id) / DESCRIPTION, body)
 
     def status(self, run_id: str) -> Status:
-        """What has become of a run.
+        """Return the status of a run.
 
         Returns:
-            `failed`: it has an error, or one of its files is damaged; `done`: its result is there, with all seeds;
-            `running`: a process that lives holds a claim on it; `unfinished`: it was begun, and nobody works on it;
+            `failed`: it has an error, or one of its files is damaged; `done`: it has a result with all seeds;
+            `running`: a living process holds a claim on it; `unfinished`: it was started, and no process works on it;
             `absent`: none of these.
         """
         return self._status(run_id, self._index.body(run_id))
 
     def result(self, run_id: str) -> dict[str, Any]:
-        """The result of a run that is done.
+        """Return the result of a run that is done.
 
         Raises:
             ContentError: the run has failed; its error is in the message.
@@ -108,19 +108,19 @@ class Store:
         return result
 
     def record(self, run_id: str) -> Record:
-        """All that is known of a run."""
+        """Return the record of a run."""
         body = self._index.body(run_id)
         return record_of(run_id, body, self._status(run_id, body))
 
     def records(self, where: Sequence[str] = (), status: str | None = None) -> Iterator[Record]:
-        """The records of all runs that fulfil all conditions, in the order of their ids.
+        """Return the records of all runs that fulfill all conditions, in the order of their ids.
 
         Args:
-            where: conditions such as `task=rte` or `metrics.accuracy.final.mean>0.7`, see `where.Condition`.
-            status: only runs of this status.
+            where: conditions such as `task=rte` or `metrics.accuracy.final.mean>0.7`, see `query.Condition`.
+            status: only runs with this status.
 
         Raises:
-            UsageError: a condition cannot be read, no run has its key, or there is no such status.
+            UsageError: a condition is not valid, no run has its key, or the status is unknown.
         """
         if status is not None and status not in STATUSES:
             raise unknown("status", status, STATUSES)
@@ -130,7 +130,7 @@ class Store:
             records = [record_of(run_id, body, self._status(run_id, body)) for run_id, body in bodies.items()]
         check_known(conditions, records)
         for record in records:
-            # A kill may leave the folder of a description without the description.
+            # A kill may leave the folder without the description.
             if (
                 record.status != "absent"
                 and status in (None, record.status)
@@ -140,9 +140,9 @@ class Store:
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Claim]:
-        """Hold a run while working on it, so that nobody else does; for the process that does the work.
+        """Hold a run during a `with` block; to be called by the process that does the work.
 
-        The claim ends with the `with` block, also by an exception. Afterwards, or after a kill, others may take it.
+        The claim ends with the block, also after an exception. After a kill other processes may take it.
 
         Raises:
             ClaimedError: another process holds it.
@@ -151,7 +151,7 @@ class Store:
         self._layout.create()
         claim = self._claims.take(run_id)
         folder = self.folder(run_id)
-        # One that was killed between its result and its seal is done; what it took is not known any more.
+        # A run that was killed between its result and its checksums is done; its cost is unknown.
         self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not (folder / RESULT).exists())
         try:
             yield claim
@@ -160,12 +160,13 @@ class Store:
             claim.release()
 
     def fail(self, run_id: str, error: BaseException | str) -> None:
-        """Keep the error of a run that failed; the run counts as failed until `retry`, and its seal is gone."""
+        """Record the error of a run, which counts as failed until `retry`; its checksums are removed."""
         self._layout.create()
         body = {
             "kind": "Error" if isinstance(error, str) else type(error).__name__,
             "message": str(error),
-            "traceback": _trace(error),
+            # Our own errors explain themselves; a bug needs its traceback.
+            "traceback": None if isinstance(error, str | TicketsError) else "".join(traceback.format_exception(error)),
             "time": datetime.now(UTC).isoformat(timespec="seconds"),
             "provenance": self._account(run_id).provenance({}),
         }
@@ -175,13 +176,13 @@ class Store:
             (about / name).unlink(missing_ok=True)
 
     def retry(self, run_id: str) -> None:
-        """Forget the error of a failed run, so that it may run again; what it has finished stays."""
+        """Remove the error of a failed run, so that it can resume."""
         (self._layout.about(run_id) / ERROR).unlink(missing_ok=True)
 
     def seal(self, run_id: str) -> None:
-        """Note the hashes of all files of a run that is done, and where its numbers come from.
+        """Record the checksums of all files of a run that is done, and its provenance, unless they are recorded.
 
-        Temporary files that a killed attempt left in the run are removed. A run that is sealed stays as it was sealed.
+        Temporary files that a killed attempt left are removed.
         """
         result = self.result(run_id)
         about = self._layout.about(run_id)
@@ -192,14 +193,11 @@ class Store:
         write_json(about / FILES, seal_files(self.folder(run_id), about))
 
     def sealed(self, run_id: str) -> bool:
-        """Whether the hashes of a run's files are known."""
+        """Return whether the checksums of a run are recorded."""
         return (self._layout.about(run_id) / FILES).is_file()
 
     def check(self, run_id: str) -> Check:
-        """Hash the files of a run again, and look for what killed processes left; nothing is changed.
-
-        A run that somebody works on is left alone.
-        """
+        """Compare the files of a run with their checksums and list leftovers of killed processes; skip running runs."""
         folder, about = self.folder(run_id), self._layout.about(run_id)
         body = self._index.body(run_id)
         status = self._status(run_id, body)
@@ -215,12 +213,13 @@ class Store:
         )
 
     def ids(self) -> list[str]:
-        """All runs that the store knows, sorted."""
+        """Return the ids of all runs, sorted."""
         return self._index.ids()
 
     def foreign(self) -> list[Finding]:
-        """What lies in the store and belongs to no run."""
-        entries = [entry for folder in (self._layout.runs, self._layout.abouts) for entry in _entries(folder)]
+        """Return entries of the store that belong to no run."""
+        folders = [folder for folder in (self._layout.runs, self._layout.abouts) if folder.is_dir()]
+        entries = [entry for folder in folders for entry in sorted(folder.iterdir())]
         return [Finding("extra", entry, "is not the folder of a run") for entry in entries if not is_id(entry.name)]
 
     def _account(self, run_id: str) -> Account:
@@ -229,21 +228,10 @@ class Store:
     def _status(self, run_id: str, body: Body) -> Status:
         if error_of(body) is not None:
             return "failed"
-        # A transfer stores what it has when some seeds fail; the same command tries these again.
+        # A transfer with failed seeds stores a result; the same command tries these seeds again.
         if body["result"] is not None and not body["result"].get("failed_seeds"):
             return "done"
         if self._claims.is_held(run_id):
             return "running"
         begun = any(content is not None for content in body.values()) or self.folder(run_id).exists()
         return "unfinished" if begun else "absent"
-
-
-def _entries(folder: Path) -> list[Path]:
-    return sorted(folder.iterdir()) if folder.is_dir() else []
-
-
-def _trace(error: BaseException | str) -> str | None:
-    """Where a bug happened; our own errors say all in their message."""
-    if isinstance(error, str | TicketsError):
-        return None
-    return "".join(traceback.format_exception(error))

@@ -1,1 +1,1 @@
-"""Recipes: one study for each table and figure of the papers; data, no logic."""
+"""Recipes: one study per table and figure of the papers."""

@@ -1,4 +1,4 @@
-"""Hashes of a run's files, and whether they still hold."""
+"""Checksums of a run's files, and their check."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ Kind = Literal["changed", "missing", "extra", "damaged", "leftover"]
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a file.
+    """A problem of a file.
 
     Attributes:
-        kind: `changed`, `missing` or `extra`, compared with what was sealed; `damaged`: it contradicts itself;
+        kind: `changed`, `missing` or `extra`, compared with the checksums; `damaged`: cannot be read;
             `leftover`: a temporary file of a process that was killed.
-        path: of the file.
+        path: path of the file.
         detail: what was found and what was expected.
     """
 
@@ -37,16 +37,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """What a check of one run has found.
-
-    Attributes:
-        run_id: of the run.
-        status: of the run; one that is `running` is not looked at.
-        sealed: whether there are hashes to compare with.
-        findings: what is wrong.
-        files: how many were hashed.
-        bytes_read: of them.
-    """
+    """Result of the check of one run; `sealed` tells whether it has checksums, `files` how many were hashed."""
 
     run_id: str
     status: str
@@ -64,7 +55,7 @@ def seal_files(folder: Path, about: Path) -> dict[str, Any]:
     """
     for place in (folder, about):
         remove_leftovers(place)
-    for scratch in list(folder.rglob(SCRATCH)):  # a kill may have come between a result and this
+    for scratch in list(folder.rglob(SCRATCH)):  # a kill may have come after the result
         shutil.rmtree(scratch, ignore_errors=True)
     files = {str(path.relative_to(folder).as_posix()): _facts(path) for path in _files(folder)}
     return {"algorithm": _ALGORITHM, "files": files}
@@ -113,12 +104,12 @@ def compare(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
 
 
 def left_behind(folder: Path) -> list[Finding]:
-    """Temporary files that a killed process left in a folder."""
+    """Return the temporary files that a killed process left in a folder."""
     return [Finding("leftover", path, "a write that was cut off; it may be deleted") for path in leftovers(folder)]
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """All files of a run but checkpoints and temporary ones, sorted."""
+    """Return all files of a run except checkpoints and temporary files, sorted."""
     for path in sorted(folder.rglob("*")):
         parts = path.relative_to(folder).parts
         temporary = any(is_temporary(Path(part)) for part in parts)
