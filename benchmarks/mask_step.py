@@ -9,7 +9,7 @@ Variants, interleaved step by step so machine noise affects all equally:
   in_graph  masked modules in the graph, embeddings among them, and a full MLM head: the straightforward way
   alike     the same with the embedding mask fixed and a fused AdamW, as in `mlm_mask`
 The settings of the mask steps are those of a search (`tuned`), and they check for NaN as its steps do. All have
-the same dropout. Utilization is the speed of the model's products relative to one large product. Peak memory is measured in
+the same dropout. Utilization is the speed of the model's products relative to one large product. Peak memory is that of
 one process per variant, above the level before the model loads.
 """
 
