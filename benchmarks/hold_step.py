@@ -29,10 +29,10 @@ from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import Held, hold
 from winning_tickets.tickets.selection import keep_top
-from winning_tickets.training.finite import FiniteSteps
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import mlm_logits
+from winning_tickets.training.trainer import FiniteSteps
 
 VARIANTS = ("dense", "held", "torch_prune", "mlm", "imp")
 PAIRS = {

@@ -250,7 +250,7 @@ def assert_interrupted(world, found, code):
     returned, out, err = found
     assert (returned, out) == (code, "")
     assert "a checkpoint is in" in err
-    assert "Run the same command again to go on" in err
+    assert "Run the same command again to resume" in err
     assert "Traceback" not in err
     assert list((world / "t" / ".scratch").glob("checkpoint-*/optimizer.pt"))
 

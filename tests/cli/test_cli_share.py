@@ -159,7 +159,7 @@ def test_a_configuration_file_says_the_same_as_options(tickets, tmp_path, ticket
         (
             ["--tasks", "rte,cola", "--tickets", "ret=a"],
             2,
-            "Unknown task 'ret'. Did you mean 'rte'? Known: cola, rte. It",
+            "Unknown task 'ret'. Did you mean 'rte'? Known: cola, rte. --tickets names it",
         ),
         (["--tasks", "rte,cola", "--tickets", "rte=a,rte=b"], 2, "--tickets names rte twice; give it one folder."),
         (["--tasks", "rte", "--tickets", "{nowhere}"], 2, "The ticket of rte: "),

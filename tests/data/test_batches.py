@@ -263,7 +263,7 @@ def test_short_corpora() -> None:
 @pytest.mark.parametrize(
     ("segments", "message"),
     [
-        ("packed:2", "leave no room for text beside 2 special tokens"),
+        ("packed:2", "leave no room for text next to 2 special tokens"),
         ("lines:2", "leave no room"),
         ("mixed:2-40", "leave no room"),
         ("packed:65", "do not fit into batches of 64 tokens; raise --batch-tokens to at least 65"),

@@ -126,7 +126,7 @@ def test_logits_as_soft_labels(load):
         ("0\tgood\ta\t[0.5, 0.5", "soft labels must be numbers, found '[0.5, 0.5'."),
         ("0\tgood\ta\t0.5 0.6", "soft labels 0.5, 0.6 are not probabilities, which sum to 1."),
         ("0\tgood\ta\t1.5 -0.5", "soft labels 1.5, -0.5 are not probabilities"),
-        ("0\tgood\ta", "found 3 columns (the first line has 4), expected uid label premise, and perhaps soft labels"),
+        ("0\tgood\ta", "found 3 columns, expected 4 (uid, label, premise, softlabel)."),
     ],
 )
 def test_soft_labels_that_cannot_be(load, row, message):
@@ -159,17 +159,17 @@ def test_soft_labels_are_for_all_rows_or_none(load):
         (ONE, "0\t2\ta", "label '2' is not a label of t; allowed: bad, good, or 0 to 1."),
         (ONE, "0\t0.5\ta", "label '0.5' is not a label of t"),
         (PAIR, "0\t3\ta\tb", "label '3' is not a label of t; allowed: 0, 1, 2."),
-        (ONE, "0\tgood\t ", "the premise must be a text, found ' '."),
-        (ONE, "0\tgood", "found 2 columns, expected uid label premise, and perhaps soft labels"),
-        (PAIR, "0\t1\ta", "found 3 columns, expected uid label premise hypothesis, and perhaps soft labels"),
+        (ONE, "0\tgood\t ", "column 'premise' must be a text, found ' '."),
+        (ONE, "0\tgood", "found 2 columns, expected 3 (uid, label, premise, and perhaps softlabel)."),
+        (PAIR, "0\t1\ta", "found 3 columns, expected 4 (uid, label, premise, hypothesis, and perhaps softlabel)."),
         (SCORE, "0\tmuch\ta\tb", "label 'much' is not a number."),
         (SCORE, "0\tnan\ta\tb", "label 'nan' is not a number."),
-        (WORDS, "0\t['O']\t['a', 'b']", "found 2 words and 1 labels; each word needs one."),
+        (WORDS, "0\t['O']\t['a', 'b']", "found 2 words and 1 labels; each word needs one, and a row one word."),
         (WORDS, "0\t['O', 'B-Y']\t['a', 'b']", "label 'B-Y' is not a label of t; allowed: O, B-X, I-X, or 0 to 5."),
         (WORDS, "0\t['CLS']\t['a']", "label 'CLS' is not a label of t"),
-        (WORDS, "0\t['O']\ta", "premise must be a list such as ['a', 'b'], found 'a'."),
-        (WORDS, "0\t['O']\t['\\ud800']", "premise must be a list of words, found \"['\\\\ud800']\"."),
-        (WORDS, "0\t__import__('os')\t['a']", "label must be a list such as ['a', 'b'], found \"__import__('os')\"."),
+        (WORDS, "0\t['O']\ta", "column 'premise' must be a list of words, found 'a'."),
+        (WORDS, "0\t['O']\t['\\ud800']", "column 'premise' must be a list of words, found \"['\\\\ud800']\"."),
+        (WORDS, "0\t__import__('os')\t['a']", "column 'label' must be a list of labels, found \"__import__('os')\"."),
     ],
 )
 def test_rows_that_cannot_be_read(load, definition, row, message):
@@ -187,7 +187,7 @@ def test_jsonl_that_cannot_be_read(load):
     assert "it holds tokens of one tokenizer (token_id) and no text; give the TSV that it was made" in message_of(
         tokens
     )
-    assert "line 1, lacks premise: found uid, label, expected uid, label, premise." in message_of(
+    assert "line 1 lacks the columns premise: found uid, label, expected premise, label." in message_of(
         {"uid": 0, "label": 1}
     )
     assert "label True is not a label of t" in message_of({"label": True, "premise": "a"})
@@ -344,7 +344,7 @@ def test_smart_in_a_transfer(world):
     with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
         transfer(config, world / "other", Runtime(quiet=True, bf16=True))
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
-        prepare(settings(world, smart={"alpha": -1}), Runtime(quiet=True))
+        settings(world, smart={"alpha": -1.0})
 
 
 @pytest.mark.parametrize(

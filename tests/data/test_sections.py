@@ -206,7 +206,7 @@ def test_a_tokenizer_without_token_types_gets_none() -> None:
 def test_what_cannot_be_cut_into_sections_says_so() -> None:
     with pytest.raises(ContentError, match="no section whose first paragraph has 20 tokens and no '='.*Use packed:L"):
         batches(stream_of([10, 500]))
-    with pytest.raises(UsageError, match="leave no room for text beside 3 special tokens"):
+    with pytest.raises(UsageError, match="leave no room for text next to 3 special tokens"):
         batches(stream_of([25]), 3)
     without = tiny_tokenizer([" ".join(WORDS)], mask_token=None)
     with pytest.raises(

@@ -17,7 +17,7 @@ from winning_tickets.data.squad import (
     N_BEST,
     best_answers,
     best_span,
-    normalise,
+    normalize_answer,
     squad_metrics,
     token_f1,
 )
@@ -97,7 +97,7 @@ def test_the_best_window_gives_the_answer() -> None:
     ],
 )
 def test_normalisation(text: str, expected: str) -> None:
-    assert normalise(text) == expected
+    assert normalize_answer(text) == expected
 
 
 def official(text: str) -> str:
@@ -130,7 +130,7 @@ ANSWERS = st.lists(
 
 @given(ANSWERS, ANSWERS)
 def test_metrics_of_one_answer(prediction: str, truth: str) -> None:
-    assert normalise(prediction) == official(prediction)
+    assert normalize_answer(prediction) == official(prediction)
     assert token_f1(prediction, truth) == pytest.approx(naive_f1(prediction, truth))
 
 

@@ -16,9 +16,10 @@ from samples.tiny import tiny_tokenizer
 from samples.tiny_models import TEXT
 from winning_tickets.data import hub
 from winning_tickets.data.encode import EncodedSplit, collate
+from winning_tickets.data.examples import read_answers
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.records import Split
-from winning_tickets.data.squad import MAX_QUESTION_TOKENS, Answers, answers_of, encode_windows, read_json
+from winning_tickets.data.records import Answers, Split
+from winning_tickets.data.squad import MAX_QUESTION_TOKENS, encode_windows, read_json
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.user_files import load_files
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -128,7 +129,7 @@ def test_wrong_rows_of_the_hub(tmp_path: Path) -> None:
     with pytest.raises(ContentError, match="row 0: each answer must be a text with the character at which it starts"):
         load_task("squad", copy_of_the_hub(tmp_path / "c", other))
     with pytest.raises(ContentError, match="row 0: expected answers as lists 'text' and 'answer_start', found 'x'"):
-        answers_of("x", "row 0")
+        read_answers("x", "row 0")
 
 
 def without(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
@@ -144,12 +145,12 @@ def without(content: dict[str, Any], **changes: Any) -> dict[str, Any]:
             r"is not SQuAD JSON: found a list, expected an object with articles in 'data'.*jsonl",
         ),
         ({"rows": []}, "is not SQuAD JSON: found an object with 'rows', expected"),
-        ({"data": []}, r"train\.json holds no question"),
-        ({"data": ["x"]}, "article 1: 'paragraphs' must be a list, found 'None'"),
-        ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1, paragraph 1: 'context' must be a text, found 'None'"),
+        ({"data": []}, r"train\.json is empty: it holds no example"),
+        ({"data": ["x"]}, "article 1: 'paragraphs' must be a list, found None"),
+        ({"data": [{"paragraphs": [{"qas": []}]}]}, "article 1, paragraph 1: 'context' must be a text, found None"),
         (
             document([without(ROWS[0], question=None)]),
-            "paragraph 1, question 1: 'question' must be a text, found 'None'",
+            "paragraph 1, question 1: 'question' must be a text, found None",
         ),
         (document([ROWS[0], without(ROWS[1], question=" ")]), "question 2: 'question' must be a text, found ' '"),
         (document([without(ROWS[0], answers="mat")]), "question 1: 'answers' must be a list, found 'mat'"),

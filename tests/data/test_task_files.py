@@ -1,4 +1,4 @@
-"""Task files: MT-DNN's definitions as they are, our keys beside them, and every mistake told at once."""
+"""Task files: MT-DNN's definitions, our keys in addition, and all mistakes reported at once."""
 
 import re
 
@@ -14,7 +14,6 @@ FILE = """
 reviews:
   data_format: PremiseOnly
   dropout_p: 0.05
-  enable_san: false
   metric_meta:
   - ACC
   - MCC
@@ -25,8 +24,6 @@ reviews:
   task_type: Classification
 claims:
   data_format: PremiseAndOneHypothesis
-  encoder_type: BERT
-  enable_san: true
   labels:
   - against
   - neither
@@ -144,8 +141,8 @@ def test_only_the_tasks_that_are_wanted_must_be_supported(write):
     assert [task.name for task in load_definitions(path, ["alike", "claims"])] == ["alike", "claims"]
     refused(
         path,
-        "task ranks: task_type Ranking of MT-DNN is not supported here, only Classification, Regression, "
-        "SequenceLabeling, SeqenceLabeling, SpanClassification, Span.",
+        "task ranks: Unknown task_type 'Ranking'. Known: Classification, Regression, SeqenceLabeling, "
+        "SequenceLabeling, Span, SpanClassification.",
     )
     refused(
         path,
@@ -188,10 +185,10 @@ e: 7
         "Known: Classification, Regression, SeqenceLabeling, SequenceLabeling, Span, SpanClassification.",
         f"task c: Unknown key 'data_fromat'. Did you mean 'data_format' or 'data'? Known: {known}.",
         "task c: n_class: input should be a valid integer, unable to parse string as an integer (found 'two').",
-        "task d: loss NsKlCriterion of MT-DNN is not supported here, only CeCriterion.",
+        "task d: Unknown loss 'NsKlCriterion'. Did you mean 'CeCriterion'? Known: CeCriterion.",
         "task d: Unknown adv_loss 'SymKlCriteron'. Did you mean 'SymKlCriterion' or 'KlCriterion' or 'MseCriterion'? "
         "Known: KlCriterion, MseCriterion, SymKlCriterion.",
-        "task d: metric_meta AUC of MT-DNN is not supported here, only ACC, F1, MCC.",
+        "task d: Unknown metric_meta 'AUC'. Did you mean 'ACC'? Known: ACC, F1, MCC.",
         "task d: n_class 3 contradicts the 2 labels.",
         "task d: split_names train, test: expected one with 'train' in its name and one or more with 'dev'.",
         "task d: dropout_p 1.0 is outside [0, 1).",
@@ -206,14 +203,18 @@ e: 7
     ("fields", "message"),
     [
         ("task_type: Classification, n_class: 2", "data_format is missing; Classification takes PremiseOnly or "),
-        ("task_type: Regression, data_format: Sequence", "data_format Sequence of MT-DNN is not supported here, only"),
+        ("task_type: Regression, data_format: Sequence", "Unknown data_format 'Sequence'."),
         ("task_type: Classification, data_format: PremiseOnly", "n_class and labels are missing; Classification needs"),
         ("task_type: Classification, data_format: PremiseOnly, n_class: 1", "n_class 1 is impossible; Classification"),
         ("task_type: Regression, data_format: PremiseOnly, n_class: 2", "n_class 2 does not go with Regression"),
         ("task_type: Regression, data_format: PremiseOnly, labels: [a, b]", "labels do not go with Regression"),
         (
             "task_type: Regression, data_format: PremiseOnly, kd_loss: KlCriterion",
-            "kd_loss KlCriterion of MT-DNN is not supported here, only MseCriterion.",
+            "Unknown kd_loss 'KlCriterion'. Did you mean 'MseCriterion'? Known: MseCriterion.",
+        ),
+        (
+            "task_type: Span, kd_loss: KlCriterion",
+            "kd_loss goes with one class or one score per text, not with Span; remove it.",
         ),
         ("task_type: SequenceLabeling, n_class: 5", "labels are missing; labels of words need names."),
         ("task_type: Classification, data_format: PremiseOnly, labels: [a, a, b]", "labels: a comes twice."),
@@ -238,6 +239,12 @@ e: 7
 def test_impossible_definitions(write, fields, message):
     with pytest.raises(UsageError, match=re.escape(f"tasks.yml, task t: {message}")):
         load_definitions(write(f"t: {{{fields}}}"))
+
+
+def test_keys_of_mt_dnn_that_are_not_supported(write):
+    path = write("t: {task_type: Span, enable_san: false, actf: tanh, encoder_type: BERT}")
+    keys = ("enable_san", "actf", "encoder_type")
+    refused(path, *(f"task t: the key {key} of MT-DNN is not supported; remove it." for key in keys))
 
 
 def test_a_name_that_cannot_be_part_of_a_file(write):

@@ -106,7 +106,7 @@ def test_large_vocabularies_need_four_bytes() -> None:
 
 def test_second_time_reads_the_cache(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     first = tokenise(corpus_of(LINES), tokenizer)
-    monkeypatch.setattr(token_cache, "_tokenised", None)
+    monkeypatch.setattr(token_cache, "_tokenized", None)
     second = tokenise(corpus_of(LINES), tokenizer)
     assert (first.key, first.path) == (second.key, second.path)
     assert np.array_equal(first.tokens, second.tokens)

@@ -119,7 +119,7 @@ def test_named_columns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "text,y\na,b\n", r"line 2, lacks the columns label: found text, y, expected text, label"),
+        ("a.csv", "text,y\na,b\n", r"line 2 lacks the columns label: found text, y, expected text, label"),
         ("a.csv", "text,label\na,b\nc\n", r"line 3: found 1 columns, expected 2 \(text, label\)"),
         ("a.csv", "text,label\na,b,c\n", r"line 2: found 3 columns, expected 2"),
         ("a.csv", 'text,label\n"a"b,c\n', r"line 2: not valid csv"),
@@ -133,10 +133,10 @@ def test_named_columns(tmp_path: Path) -> None:
         ("a.csv", "", "is empty: it holds no example"),
         ("a.jsonl", "\n\n", "is empty: it holds no example"),
         ("a.jsonl", '{"text": "a"\n', r"line 1: not valid JSON"),
-        ("a.jsonl", "[1]\n", r"line 1: expected one object a line, found list"),
+        ("a.jsonl", "[1]\n", r"line 1: expected one object per line, found list"),
         ("a.jsonl", jsonl({"text": 3, "label": 0}), r"line 1: column 'text' must be a text, found 3"),
         ("a.jsonl", jsonl({"text": "a", "label": None}), r"line 1: column 'label' must be a class .* found None"),
-        ("a.jsonl", jsonl({"text": "a", "label": 0}, {"text": "b"}), r"line 2, lacks the columns label: found text"),
+        ("a.jsonl", jsonl({"text": "a", "label": 0}, {"text": "b"}), r"line 2 lacks the columns label: found text"),
     ],
 )
 def test_content_errors(tmp_path: Path, name: str, content: str, message: str) -> None:

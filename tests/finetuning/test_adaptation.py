@@ -323,7 +323,10 @@ def test_a_compact_export_goes_on_without_a_ticket(tmp_path, bert, structured):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"start_from": "reinit"}, "--start-from reinit contradicts .*mnli, a fine-tuned model, whose own weights are"),
+        (
+            {"start_from": "reinit"},
+            "--start-from reinit contradicts .*mnli, a fine-tuned model, whose own weights training",
+        ),
         ({"layers": 1}, "--layers goes with a pre-trained model or a ticket, and .*mnli is fine-tuned"),
         ({"base": "x"}, "--base goes with a pre-trained model or a ticket"),
         ({"from_task": "rte"}, "seed-1/model knows the task mnli only, and rte was asked for"),
@@ -357,7 +360,7 @@ def test_a_run_without_its_model_or_its_ticket_is_refused(tmp_path, bert, run, s
     with pytest.raises(ContentError, match="was fine-tuned with the ticket .* and lacks it: there is no .*held/ticket"):
         prepare(config_of(model, task="snli"), QUIET)
     structured.save_pretrained(model / "held" / "ticket")
-    with pytest.raises(ContentError, match=f"and the one beside it is {structured.id}: it was exchanged"):
+    with pytest.raises(ContentError, match=f"and the one next to it is {structured.id}: it was replaced"):
         prepare(config_of(model, task="snli"), QUIET)
 
 

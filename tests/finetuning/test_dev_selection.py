@@ -13,7 +13,7 @@ from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, TransferConfig, transfer
 from winning_tickets.data.metrics import compute
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.finetuning.evaluation_plan import EvaluationPlan
+from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.setup import load_base, prepare
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import Interrupted, UsageError
@@ -120,8 +120,8 @@ def test_patience_counts_evaluations_since_the_best_one(config, scores, patience
 @pytest.fixture
 def worse_and_worse(monkeypatch):
     """Evaluations that fall from the second one on."""
-    module = importlib.import_module("winning_tickets.finetuning.evaluations")
-    real, seen = module.measure, {}
+    module = importlib.import_module("winning_tickets.finetuning.transfer")
+    real, seen = module.evaluate_dev_splits, {}
 
     def falling(prepared, plm, bf16=False):
         step = seen.setdefault("step", 0) + 1
@@ -129,7 +129,7 @@ def worse_and_worse(monkeypatch):
         part = {"accuracy": 0.9 - 0.1 * abs(step - 2)}
         return real(prepared, plm, bf16) | {"selection": part}
 
-    monkeypatch.setattr(module, "measure", falling)
+    monkeypatch.setattr(module, "evaluate_dev_splits", falling)
     return seen
 
 
@@ -209,13 +209,13 @@ def test_the_optimiser_and_the_dropout_of_the_head_are_those_asked_for(config, t
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"select_on": 1.0}, r"--select-on 1 is outside \[0, 1\)\."),
+        ({"select_on": 1.0}, r"--select-on 1\.0 is impossible; it must be below 1\."),
         ({"select_on": 0.01}, r"--select-on 0\.01 takes 0 of the 40 examples of validation; at least one must be"),
         ({"patience": 0}, r"--patience 0 is impossible; at least 1\."),
-        ({"head_dropout": 1.0}, r"--head-dropout 1 is outside \[0, 1\)\."),
+        ({"head_dropout": 1.0}, r"--head-dropout 1\.0 is impossible; it must be below 1\."),
     ],
 )
 def test_what_cannot_be_meant_is_refused(config, fields, message, tmp_path):
     with pytest.raises(UsageError, match=message):
-        transfer(config.model_copy(update=fields), tmp_path / "run", QUIET)
+        transfer(TransferConfig.of(**dict(config) | fields), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()

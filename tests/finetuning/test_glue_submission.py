@@ -189,7 +189,7 @@ def test_refusals(tmp_path, save, shared_data):
     put_tests(tmp_path / "glue", "cola")
     run = save("cola")
     out = tmp_path / "out"
-    with pytest.raises(UsageError, match=r"cola and .*cola are both runs of cola; give one run a task"):
+    with pytest.raises(UsageError, match=r"cola and .*cola are both runs of cola; give one run per task"):
         glue_submission([run, run], tmp_path / "glue", out)
     with pytest.raises(
         UsageError, match=r"has no test.tsv, the test set of the task cola. The download of GLUE has it"
@@ -214,9 +214,9 @@ def test_refusals(tmp_path, save, shared_data):
     ("content", "message"),
     [
         ("", "test.tsv is empty"),
-        ("index\tsentence\n", "test.tsv holds no row"),
-        ("index\ttext\n0\ta\n", "test.tsv lacks the columns sentence: found index, text"),
-        ("sentence\na\n", "test.tsv lacks the columns index"),
+        ("index\tsentence\n", "test.tsv is empty: it holds no example"),
+        ("index\ttext\n0\ta\n", "test.tsv, line 2 lacks the columns sentence: found index, text"),
+        ("sentence\na\n", "test.tsv, line 2 lacks the columns index"),
         ("index\tsentence\n0\ta\tb\n", "test.tsv, line 2: found 3 columns, expected 2"),
         ("index\tsentence\nzero\ta\n", "test.tsv, line 2: index must be a whole number, found 'zero'"),
         ("index\tsentence\n0\ta\n0\tb\n", "test.tsv: the column index has a number twice"),

@@ -25,7 +25,7 @@ from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.sharing_setup import check, prepare
-from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, trainer_of
+from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, make_sharing_trainer
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.pruning.search import search
@@ -230,7 +230,7 @@ class EveryStep(TrainerCallback):
 def watched(monkeypatch, config, out):
     """A run of which every step is compared, and the tasks of its steps."""
     made = []
-    original = sharing_module.trainer_of
+    original = sharing_module.make_sharing_trainer
 
     def trainer(prepared, sharing, seed, *rest):
         found = original(prepared, sharing, seed, *rest)
@@ -240,7 +240,7 @@ def watched(monkeypatch, config, out):
         return found
 
     with monkeypatch.context() as patch:
-        patch.setattr(sharing_module, "trainer_of", trainer)
+        patch.setattr(sharing_module, "make_sharing_trainer", trainer)
         share(config, out, QUIET)
     return made[0].seen
 
@@ -536,7 +536,7 @@ def test_the_weight_of_a_task_multiplies_its_gradient(tmp_path, bert):
         bias.register_post_accumulate_grad_hook(lambda one: gradients.append(one.grad.clone()))
         run = RunDirectory.claim(tmp_path / str(place), "share", "id", {})
         torch.manual_seed(0)  # the same dropout
-        trainer_of(prepared, sharing, 0, run, QUIET, TrainerCallback(), lambda *_: None).train()
+        make_sharing_trainer(prepared, sharing, 0, run, QUIET, TrainerCallback(), lambda *_: None).train()
     assert gradients[0].abs().max() > 0
     assert torch.equal(gradients[1], 0.25 * gradients[0])
 
@@ -564,7 +564,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
     with pytest.raises(UsageError, match="--smart goes with one class or one score a text, and the task squad"):
         prepare(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
-        check(config.model_copy(update={"smart": Smart(alpha=-1.0)}))
+        Smart.of(alpha=-1.0)
 
 
 @pytest.mark.parametrize(
@@ -574,8 +574,8 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"tasks": ("rte", "mprc")}, "Unknown task 'mprc'. Did you mean 'mrpc'"),
         ({"model": None}, "No model was given: use --model, or --tickets with folders"),
         ({"level": {"rte": 30.0}}, "--level goes with --tickets auto, which makes tickets"),
-        ({"tickets": "auto", "level": {"rte": 30.0}}, "--level says nothing of mrpc, stsb; give each task one, 0%"),
-        ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte lies outside"),
+        ({"tickets": "auto", "level": {"rte": 30.0}}, "--level has no value for mrpc, stsb; give each task one, 0%"),
+        ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte is outside"),
         ({"mixing": "ratio"}, "--mixing ratio needs --ratio, the batches of all other tasks for each"),
         ({"mixing": "ratio", "ratio": 1.0, "main_task": "cola"}, "--main-task cola is none of the tasks rte, mrpc"),
         ({"ratio": 1.0}, "--main-task and --ratio go with --mixing ratio"),
@@ -583,27 +583,26 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"steps": 0}, "--steps 0 is impossible; at least 1"),
         ({"seeds": (1, 1)}, "--seeds '1,1' must name one or more different seeds"),
         ({"learning_rate": -1.0}, "--learning-rate -1.0 is impossible"),
-        ({"warmup_ratio": 2.0}, r"warmup_ratio 2.0 is outside \[0, 1\]"),
-        ({"max_grad_norm": 0.0}, "max_grad_norm 0 is impossible; it must be above 0"),
+        ({"warmup_ratio": 2.0}, "--warmup-ratio 2.0 is impossible; at most 1"),
+        ({"max_grad_norm": 0.0}, "--max-grad-norm 0.0 is impossible; it must be above 0"),
         ({"dropout_p": {"rte": 1.5}}, r"--dropout-p 1.5 of rte is outside \[0, 1\)"),
         ({"single_epochs": 1.0}, "--single-epochs goes with --tickets auto or --fine-tune"),
-        ({"fine_tune": True, "save_model": False}, "--fine-tune goes on from the shared model"),
+        ({"fine_tune": True, "save_model": False}, "--fine-tune starts from the shared model"),
         ({"max_length": 999}, "--max-length 999 is impossible"),
         ({"train_size": "900"}, "--train-size 900 asks for more than the"),
     ],
 )
 def test_mistakes_are_refused_before_any_work(tmp_path, bert, fields, message):
-    config = ShareConfig(tasks=NAMES, model=bert).model_copy(update=fields)
     with pytest.raises(UsageError, match=message):
-        share(config, tmp_path / "run", QUIET)
+        share(ShareConfig.of(**{"tasks": NAMES, "model": bert} | fields), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
 
 
 def test_one_problem_is_told_once_and_all_problems_together(bert):
     with pytest.raises(UsageError) as caught:
-        check(ShareConfig(tasks=NAMES, model=bert, batch_size=0, ratio=1.0))
+        check(ShareConfig(tasks=NAMES, model=bert, seeds=(1, 1), ratio=1.0))
     assert str(caught.value).splitlines() == [
-        "--batch-size 0 is impossible; at least 1.",
+        "--seeds '1,1' must name one or more different seeds.",
         "--main-task and --ratio go with --mixing ratio.",
     ]
 

@@ -19,7 +19,7 @@ from winning_tickets.data.encode import collate
 from winning_tickets.data.records import METRICS_OF, Split, Task
 from winning_tickets.data.squad import Answers
 from winning_tickets.data.tasks import get_task
-from winning_tickets.finetuning.evaluations import Evaluations, measure
+from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
 from winning_tickets.finetuning.setup import load_base, prepare
 from winning_tickets.models.architectures import present_in, prunable_views, split_name
 from winning_tickets.models.heads import KINDS
@@ -246,7 +246,7 @@ def test_constant_predictions_are_degenerate(kind: str, expected: float, bert: s
         plm.model.classifier.weight.zero_()
         plm.model.classifier.bias.copy_(torch.arange(len(prepared.task.labels)) * (1.0 if kind == "tokens" else -1.0))
         plm.model.classifier.bias[0] = -1.0
-    found = measure(prepared, plm)
+    found = evaluate_dev_splits(prepared, plm)
     assert found["degenerate"]
     assert found["evaluation"][METRICS[kind][0]] == expected
 
@@ -268,7 +268,7 @@ def test_labels_for_new_texts(trained: Path) -> None:
     (found,) = predict(trained / "span", [("the ball", context)])["predictions"]
     assert found["text"] == ["the ball", context]
     assert found["answer"] == context[found["start"] :][: len(found["answer"])] != ""
-    message = r"takes 2 text\(s\) an example \(question, context\), found 1: 'the ball'"
+    message = r"takes 2 text\(s\) per example \(question, context\), found 1: 'the ball'"
     with pytest.raises(UsageError, match=message):
         predict(trained / "span", [("the ball",)])
 

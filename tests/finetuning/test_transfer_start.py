@@ -14,7 +14,7 @@ from samples.tiny_tasks import tasks_fixture
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, cli, search, transfer
 from winning_tickets.finetuning.setup import prepare
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
-from winning_tickets.models.weights import StateInfo, noisy, pretrained, reinitialised, save_state, shuffled_within
+from winning_tickets.models.weights import StateInfo, noisy, pretrained, reinitialized, save_state, shuffled_within
 from winning_tickets.runs.errors import ContentError, UsageError
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
@@ -78,7 +78,7 @@ def test_the_saved_pretrained_weights_give_the_very_same_run(tmp_path, bert, tic
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("reinit", reinitialised),
+        ("reinit", reinitialized),
         ("shuffle-within", shuffled_within),
         ("noise:0.5", lambda plm, seed: noisy(plm, seed, 0.5)),
     ],

@@ -13,7 +13,7 @@ from fuzz import seeds
 from winning_tickets.analysis.averages import average_runs
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.cli import show
-from winning_tickets.cli.options import fields_of, settings_of
+from winning_tickets.cli.options import settings_of
 from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.glue import read_tests
@@ -98,7 +98,7 @@ def _shared(folder: Path) -> Any:
 def _config(kind: Any) -> Callable[[Path], Any]:
     def read(folder: Path) -> Any:
         file = folder / "config.yaml"
-        settings = settings_of(kind, file, fields_of(file, {}))
+        settings = settings_of(kind, file, {})
         return run_id(settings.resolved() if hasattr(settings, "resolved") else settings, "fuzz")
 
     return read

@@ -24,8 +24,8 @@ def test_plain_yaml_is_read_as_before():
     ("text", "message"),
     [
         (_BOMB, "more than 100,000 values, with all aliases written out"),
-        ("a: &a [*a]", "the alias \\*a stands inside what it names"),
-        ("a: &a {b: *a}", "the alias \\*a stands inside what it names"),
+        ("a: &a [*a]", "the alias \\*a is inside the value it names"),
+        ("a: &a {b: *a}", "the alias \\*a is inside the value it names"),
         ("[" * 65, "nested more than 64 deep"),
         ("- " * 65, "nested more than 64 deep"),
         ("? " * 65, "nested more than 64 deep"),

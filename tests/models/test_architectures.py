@@ -30,10 +30,10 @@ from winning_tickets import (
     search,
 )
 from winning_tickets.finetuning.setup import prepare as prepare_transfer
-from winning_tickets.models.architectures import ARCHITECTURES, Part, join_parts, prunable_views, split_name
+from winning_tickets.models.architectures import ARCHITECTURES, FusedSlice, join_parts, prunable_views, split_name
 from winning_tickets.models.loading import load_plm, prunable_names
-from winning_tickets.pruning.activations import input_norms
 from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.pruning.one_shot import input_norms
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import MaskedWeights, modes
@@ -276,8 +276,8 @@ def test_a_checkpoint_that_lacks_a_matrix_is_refused(tmp_path, kind):
 
 
 def test_names_of_parts_are_read_and_false_ones_refused():
-    assert split_name("a.weight") == Part("a.weight", 0, 1)
-    assert split_name("a.weight[2/3]") == Part("a.weight", 2, 3)
+    assert split_name("a.weight") == FusedSlice("a.weight", 0, 1)
+    assert split_name("a.weight[2/3]") == FusedSlice("a.weight", 2, 3)
     tensor = torch.arange(12.0).view(6, 2)
     assert split_name("a").of(tensor) is tensor
     assert torch.equal(split_name("a[1/3]").of(tensor), torch.tensor([[4.0, 5.0], [6.0, 7.0]]))

@@ -14,7 +14,7 @@ from winning_tickets.models.weights import (
     load_state,
     noisy,
     pretrained,
-    reinitialised,
+    reinitialized,
     save_state,
     shuffled_layers,
     shuffled_within,
@@ -26,7 +26,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 LAYERED = [kind for kind in CONFIGS if kind != "albert"]
 TRANSFORMS = {
     "noise": lambda plm, seed: noisy(plm, seed, 0.1),
-    "reinit": reinitialised,
+    "reinit": reinitialized,
     "shuffle-within": shuffled_within,
     "shuffle-layers": shuffled_layers,
 }
@@ -189,7 +189,7 @@ def test_layers_that_cannot_change_places(tmp_path, models):
 def test_a_reinitialisation_is_the_architectures_own_whatever_the_head(tmp_path, kind):
     folder = str(make_model(tmp_path / kind, kind, head="mlm"))
     plain, mlm = load_plm(folder), load_plm(folder, head="mlm")
-    drawn, again = reinitialised(plain, 1), reinitialised(mlm, 1)  # the tiny models are of seed 0
+    drawn, again = reinitialized(plain, 1), reinitialized(mlm, 1)  # the tiny models are of seed 0
     assert all(torch.equal(drawn[name], value) for name, value in again.items())
     for name, view in matrices_of(drawn, prunable_names(plain)).items():
         dense = prunable_views(plain.encoder, [name])[name]

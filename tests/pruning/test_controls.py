@@ -14,7 +14,7 @@ from winning_tickets.models.weights import (
     StateInfo,
     content_hash,
     pretrained,
-    reinitialised,
+    reinitialized,
     save_state,
     shuffled_within,
 )
@@ -89,7 +89,7 @@ def test_of_the_ticket_the_masks_count_and_not_the_place(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "magnitude"}, "--method magnitude knows no --like; it goes with --method random."),
+        ({"method": "magnitude"}, "--method magnitude does not read --like; it goes with --method random."),
         ({"sparsity": 0.5}, "--sparsity contradicts --like, which takes the counts of each matrix from a ticket"),
         ({"ranking": "global"}, "--ranking contradicts --like"),
         ({"pattern": "2:4"}, "--pattern contradicts --like"),
@@ -97,7 +97,7 @@ def test_of_the_ticket_the_masks_count_and_not_the_place(tmp_path):
             {"scope": "encoder"},
             "--scope encoder contradicts --like .*, whose scope is encoder.embeddings; leave it out.",
         ),
-        ({"weights_from": "reinit"}, "--method random knows no --weights-from; it goes with --method magnitude."),
+        ({"weights_from": "reinit"}, "--method random does not read --weights-from; it goes with --method magnitude."),
         ({"like": "nowhere/at/all"}, "There is no ticket nowhere/at/all"),
     ],
 )
@@ -122,7 +122,7 @@ def test_a_ticket_of_other_layers_cannot_be_matched(tmp_path):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize(("word", "expected"), [("reinit", reinitialised), ("shuffle-within", shuffled_within)])
+@pytest.mark.parametrize(("word", "expected"), [("reinit", reinitialized), ("shuffle-within", shuffled_within)])
 def test_magnitudes_of_other_weights(tmp_path, kind, word, expected):
     model = model_of(tmp_path, kind)
     ticket = magnitude(model, tmp_path / "t", weights_from=word, sparsity=0.6, seed=3)
@@ -170,7 +170,7 @@ def test_pretrained_spelled_out_is_the_old_run(tmp_path):
     ("fields", "message"),
     [
         ({"weights_from": "reinnit"}, "--weights-from: There are no weights 'reinnit'. Did you mean 'reinit'"),
-        ({"weights_from": "reinit", "method": "snip"}, "--method snip knows no --weights-from"),
+        ({"weights_from": "reinit", "method": "snip"}, "--method snip does not read --weights-from"),
     ],
 )
 def test_impossible_weights(tmp_path, fields, message):

@@ -17,16 +17,16 @@ from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evalu
 from winning_tickets.cli import app
 from winning_tickets.config import Pattern
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
-from winning_tickets.pruning import gate_training
-from winning_tickets.pruning.base import prepare
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.gate_training import ByLevel, GateParameters, gate_scores
-from winning_tickets.pruning.levels import close_gates
+from winning_tickets.pruning import structured
+from winning_tickets.pruning.base import prepare_search
+from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
-from winning_tickets.pruning.mask_training import corpus_batches, mask_update
+from winning_tickets.pruning.mask_training import corpus_batches
+from winning_tickets.pruning.search import check_search
+from winning_tickets.pruning.structured import ByLevel, GateParameters, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.origin import origin
+from winning_tickets.tickets.ticket import search_settings_of
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 
 QUIET = Runtime(quiet=True)
@@ -134,7 +134,7 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     masked = MaskedWeights(parameters, list(named))
     generator = torch.Generator().manual_seed(4)
     scores = {name: torch.rand(gate.shape, generator=generator) for name, gate in named.items()}
-    update = mask_update(SearchConfig(model="m", level=(50,)).resolved())
+    update = SearchConfig(model="m", level=(50,)).resolved()
     select = partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=0)
     optimizer = MaskOptimizer(masked, scores, {}, update, select)
     batch = {"input_ids": IDS, "attention_mask": PADDED}
@@ -161,11 +161,11 @@ def test_a_search_is_a_plain_loop_over_scores(bert, corpus, tmp_path, min_heads,
     steps = 6
     config = gates_of(bert, corpus, save_at=tuple(range(1, steps + 1)), min_heads_per_layer=min_heads, **schedule)
     search(config, tmp_path / "out", QUIET)
-    prepared = prepare(config, QUIET)
+    prepared = prepare_search(config, QUIET)
     plm, structure = prepared.plm, structure_of(prepared.plm)
     plm.model.eval().requires_grad_(False)
     batches = corpus_batches(prepared, with_labels=False)
-    importances = gate_training._importances(prepared, structure, batches, list(COUNTS), QUIET)
+    importances = structured._start_importances(prepared, structure, batches, QUIET)
     scores = gate_scores(importances, "rank", COUNTS, structure, min_heads, 0.02, 0)
     scores = {name: torch.nn.Parameter(value.clone()) for name, value in scores.items()}
     optimizer = torch.optim.AdamW(scores.values(), lr=2e-3, weight_decay=config.weight_decay or 0.0)
@@ -226,8 +226,8 @@ def test_a_ticket_has_gates_alone_and_lowers_the_loss_it_was_trained_on(bert, co
     assert (info.method, info.scope, info.step, info.seed) == ("mask-training", "encoder", 40, 0)
     assert info.config["sparsity"] == ticket.sparsity == 0.5
     assert info.config["level"] == [50.0]
-    assert origin(ticket)["search"]["objective"] == {"kd+mlm:0.5": "mlm:0.5+kd"}.get(objective, objective)
-    assert not {"scope", "score_init", "min_heads_per_layer"} & origin(ticket)["search"].keys()
+    assert search_settings_of(ticket)["search"]["objective"] == {"kd+mlm:0.5": "mlm:0.5+kd"}.get(objective, objective)
+    assert not {"scope", "score_init", "min_heads_per_layer"} & search_settings_of(ticket)["search"].keys()
 
 
 @pytest.mark.parametrize("objective", ["kd", "mlm"])
@@ -292,8 +292,8 @@ def test_killed_searches_of_several_levels_resume_to_the_same_bits(bert, corpus,
         search_all(config, tmp_path / "killed", checkpoints)
     assert not (tmp_path / "killed" / "level-25" / "ticket.json").exists()
     with pytest.MonkeyPatch.context() as patch:  # the first level ends; the second dies
-        train = gate_training._train
-        patch.setattr(gate_training, "_train", lambda s, *rest: _killed_in("level-50", train, s, *rest))
+        train = structured._train_gates
+        patch.setattr(structured, "_train_gates", lambda s, *rest: _killed_in("level-50", train, s, *rest))
         with pytest.raises(Killed):
             search_all(config, tmp_path / "killed", checkpoints)
     first = (tmp_path / "killed" / "level-25" / "ticket.json").stat().st_mtime_ns
@@ -325,7 +325,7 @@ def _killed_in(folder, train, state, *rest):
 
 def test_a_signal_in_the_last_step_of_a_level_stops_before_the_next(bert, corpus, tmp_path, monkeypatch):
     config = gates_of(bert, corpus, level=("25%", "50%"), units=("heads",), steps=2)
-    original = gate_training.GateSearch.record
+    original = structured.GateSearch.record
 
     def record(self):
         if self.optimizer.steps == 2:
@@ -333,7 +333,7 @@ def test_a_signal_in_the_last_step_of_a_level_stops_before_the_next(bert, corpus
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gate_training.GateSearch, "record", record)
+        patch.setattr(structured.GateSearch, "record", record)
         with pytest.raises(Interrupted, match="Stopped by SIGTERM at the end of a training, which is stored"):
             search_all(config, tmp_path / "out", QUIET)
     assert not (tmp_path / "out" / "level-50" / "ticket.json").exists()
@@ -343,11 +343,11 @@ def test_a_signal_in_the_last_step_of_a_level_stops_before_the_next(bert, corpus
 def test_the_seed_and_the_start_count_in_the_id(bert, corpus, tmp_path):
     config = gates_of(bert, corpus, level=("50%",), units=("heads",))
     ids = {
-        prepare(config.model_copy(update=fields), QUIET).run_id
+        prepare_search(config.model_copy(update=fields), QUIET).run_id
         for fields in ({}, {"seed": 1}, {"score_init": "plateau"}, {"units": ("neurons",)}, {"level": (30.0,)})
     }
     assert len(ids) == 5
-    assert prepare(config, QUIET).run_id.startswith("mask-training-kd-level-50-")
+    assert prepare_search(config, QUIET).run_id.startswith("mask-training-kd-level-50-")
 
 
 def test_masks_of_weights_are_what_they_were():
@@ -360,37 +360,42 @@ def test_masks_of_weights_are_what_they_were():
     assert Pattern.parse("2:4") == SearchConfig(model="m", pattern="2:4").n_of_m
 
 
-GATES = r"and with --level gates are trained; leave it out\."
+GATES = r"--method mask-training with --level trains gates and does not read"
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sparsity": 0.5}, f"--sparsity is about masks of weights, {GATES}"),
-        ({"ranking": "row"}, f"--ranking is about masks of weights, {GATES}"),
-        ({"rung_steps": 5}, f"--rung-steps is about masks of weights, {GATES}"),
-        ({"head_learning_rate": 0.1}, f"--head-learning-rate is about masks of weights, {GATES}"),
-        ({"reselect_steps": 3}, f"--reselect-steps is about masks of weights, {GATES}"),
-        ({"pattern": "2:4"}, "^--pattern 2:4 prunes weights, and --level whole units; give one of them.$"),
-        ({"scope": "encoder+pooler"}, "--scope encoder.pooler does not go with --level, which prunes the encoder"),
+        ({"sparsity": 0.5}, f"{GATES} --sparsity; it goes with --method "),
+        ({"ranking": "row"}, f"{GATES} --ranking; it goes with --method "),
+        ({"rung_steps": 5}, f"{GATES} --rung-steps; it goes with --method "),
+        ({"head_learning_rate": 0.1}, f"{GATES} --head-learning-rate; it goes with --method "),
+        ({"reselect_steps": 3}, f"{GATES} --reselect-steps; it goes with --method "),
+        (
+            {"pattern": "2:4"},
+            f"^{GATES} --pattern; it goes with --method random, magnitude, wanda, mask-training, snip or movement.$",
+        ),
+        (
+            {"scope": "encoder+pooler"},
+            "--scope encoder.pooler does not go with tickets of whole units, which prune the encoder",
+        ),
         ({"profile": "paper"}, "--profile paper is a recipe for masks of weights, and none of the papers trains"),
         ({"score_init": "activation"}, "--score-init activation is about weights; for gates give rank, plateau or"),
-        ({"selection": "losing"}, "--selection goes with --method importance; gates that are trained know no such"),
-        ({"importance_from": "r"}, "--importance-from goes with --method importance; gates that are trained know"),
+        ({"selection": "losing"}, f"{GATES} --selection; it goes with --method importance"),
+        ({"importance_from": "r"}, f"{GATES} --importance-from; it goes with --method importance"),
         ({"objective": "attention"}, "Unknown objective 'attention'. Known: kd, mlm."),
         ({"objective": "task"}, "Unknown objective 'task'. Known: kd, mlm."),
         ({"corpus": None}, "--method mask-training needs --corpus: pydocs, wikitext-103, task:NAME, a text file"),
         ({"steps": 0}, "--steps 0 is impossible; at least 1"),
-        ({"save_at": (61,)}, "--save-at 61 lies outside the search of 60 steps"),
+        ({"save_at": (61,)}, "--save-at 61 is outside the search of 60 steps"),
         ({"level": (0,)}, r"--level 0% lies outside \(0, 100\]"),
         ({"level": (), "units": ("heads",)}, r"Say what is pruned with --level .* or with counts .*; found neither"),
         ({"prune_heads": (2,)}, "found both"),
     ],
 )
 def test_impossible_searches_are_refused_in_words(fields, message):
-    config = SearchConfig.of(**({"model": "m", "level": ("30%",), "corpus": "pydocs"} | fields))
     with pytest.raises(UsageError, match=message):
-        check(config)
+        check_search(SearchConfig.of(**({"model": "m", "level": ("30%",), "corpus": "pydocs"} | fields)))
 
 
 @pytest.mark.parametrize(
@@ -398,15 +403,21 @@ def test_impossible_searches_are_refused_in_words(fields, message):
     [
         (
             {"min_heads_per_layer": 1},
-            "no --min-heads-per-layer; it goes with --method importance or mask-training w",
+            "does not read --min-heads-per-layer; it goes with --method importance or mask-training w",
         ),
-        ({"selection": "losing"}, r"--method mask-training knows no --selection; it goes with --method importance\."),
-        ({"method": "random", "level": (30,)}, "random knows no --level; it goes with --method importance or mask-tr"),
+        (
+            {"selection": "losing"},
+            r"--method mask-training does not read --selection; it goes with --method importance",
+        ),
+        (
+            {"method": "random", "level": (30,)},
+            "random does not read --level; it goes with --method importance or",
+        ),
     ],
 )
 def test_options_of_gates_without_gates(fields, message):
     with pytest.raises(UsageError, match=message):
-        check(SearchConfig.of(**({"model": "m", "corpus": "pydocs"} | fields)))
+        check_search(SearchConfig.of(**({"model": "m", "corpus": "pydocs"} | fields)))
 
 
 def test_levels_that_a_model_cannot_have(bert, corpus, tmp_path):
@@ -415,7 +426,7 @@ def test_levels_that_a_model_cannot_have(bert, corpus, tmp_path):
         search(gates_of(albert, corpus), tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match="5 heads cannot be pruned: the model has 4"):
         search(gates_of(bert, corpus, prune_heads=(5,)), tmp_path / "out", QUIET)
-    with pytest.raises(UsageError, match="with --min-heads-per-layer 1 no more than 2 can go"):
+    with pytest.raises(UsageError, match="with --min-heads-per-layer 1 at most 2 can be pruned"):
         search(gates_of(bert, corpus, prune_heads=(3,), min_heads_per_layer=1), tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
 
@@ -431,7 +442,7 @@ def test_on_the_command_line(bert, corpus, tmp_path):
     assert "heads-1-neurons-10: Ticket(mask-training" in shown.output
     assert "separate searches" not in shown.output
     refused = CliRunner().invoke(app, [*line, "--sparsity", "0.5"])
-    assert "--sparsity is about masks of weights, and with --heads gates are trained" in str(refused.exception)
+    assert "with --heads trains gates and does not read --sparsity" in str(refused.exception)
 
 
 def test_close_gates_is_what_the_selection_says():

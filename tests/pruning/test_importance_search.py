@@ -13,10 +13,10 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.cli import app
 from winning_tickets.models.structure import structure_of
 from winning_tickets.pruning import structured as importance_module
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.importance import IMPORTANCE_FILE, FineTuned, Importance, SplitBatches, add_up
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceModel, SplitBatches, add_up
+from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.tickets.origin import origin
+from winning_tickets.tickets.ticket import search_settings_of
 from winning_tickets.training.objectives.task import TaskObjective
 
 QUIET = Runtime(quiet=True)
@@ -71,14 +71,14 @@ def test_winning_losing_and_random_tickets_of_a_task(bert, run, tmp_path):
     assert pruned(found["losing"]["level-50"]) == set(order[2:])
     assert not (out["random"] / IMPORTANCE_FILE).exists()
     assert found["winning"]["level-50"].info.scores_from == "rte, fine-tuned with seed 3"
-    kind = origin(found["losing"]["level-75"])["search"]
+    kind = search_settings_of(found["losing"]["level-75"])["search"]
     assert kind == {"selection": "losing", "importance_from": "task rte", "objective": "task"}
 
 
 def test_the_importance_is_that_of_the_examples_the_model_was_trained_on(bert, run, tmp_path):
     search(levels(bert, run, level=(50,)), tmp_path / "out", QUIET)
     stored = Importance.load(tmp_path / "out")
-    model = FineTuned.find(run, None)
+    model = ImportanceModel.find(run, None)
     plm = model.load()
     batches = list(SplitBatches(plm, model.examples(plm, levels(bert)), 32))
     assert [len(batch["labels"]) for batch in batches] == [32, 4]
@@ -99,7 +99,7 @@ def test_another_level_takes_the_saved_importance(bert, run, tmp_path, monkeypat
     again = search(levels(bert, tmp_path / "first", level=(50,)), tmp_path / "second", QUIET)
     assert again.id == first.id
     assert again.info.scores_from == first.info.scores_from
-    assert origin(again)["search"] == origin(first)["search"]
+    assert search_settings_of(again)["search"] == search_settings_of(first)["search"]
     more = search(levels(bert, tmp_path / "second", level=(75,)), tmp_path / "third", QUIET)
     assert pruned(first) < pruned(more)
     definitions = {
@@ -149,9 +149,7 @@ def test_a_layer_can_keep_heads(bert, run, tmp_path):
     config = levels(bert, run, level=(50,), min_heads_per_layer=1, selection="losing")
     gates = search(config, tmp_path / "out", QUIET).gates
     assert [int(gates[f"layers.{layer}.heads"].sum()) for layer in range(2)] == [1, 1]
-    with pytest.raises(
-        UsageError, match=r"level-75 prunes 3 of 4 heads, and with --min-heads-per-layer 1 no more than 2"
-    ):
+    with pytest.raises(UsageError, match=r"level-75 prunes 3 of 4 heads, and with --min-heads-per-layer 1 at most 2"):
         search(levels(bert, run, level=(75,), min_heads_per_layer=1), tmp_path / "no", QUIET)
     assert not (tmp_path / "no").exists()
 
@@ -187,9 +185,9 @@ def test_profile_fields_are_explained():
         ({"level": (), "prune_heads": (-1,)}, "must not be negative"),
         ({"level": (), "prune_heads": (1,), "units": ("heads",)}, "--units goes with --level"),
         ({"level": (), "prune_heads": (1, 1)}, "lose the same numbers of units; give each combination once"),
-        ({"sparsity": 0.5}, "--sparsity does not go with --method importance, where it follows from --level"),
-        ({"ranking": "global"}, "--ranking does not go with --method importance"),
-        ({"scope": "encoder+embeddings"}, "--scope encoder.embeddings does not go with --method importance"),
+        ({"sparsity": 0.5}, "--method importance does not read --sparsity; it goes with --method random, magnitude"),
+        ({"ranking": "global"}, "--method importance does not read --ranking"),
+        ({"scope": "encoder+embeddings"}, "--scope encoder.embeddings does not go with tickets of whole units"),
         ({"objective": "mlm+kd"}, "Importance is about one loss, mlm, kd or task, and the objective is mlm.kd"),
         (
             {"objective": "task"},
@@ -197,19 +195,18 @@ def test_profile_fields_are_explained():
         ),
         ({"objective": "mlm", "importance_from": "x"}, "--objective mlm contradicts --importance-from"),
         ({}, "Importance by kd needs --corpus: .* For that of a task give --importance-from RUN"),
-        ({"corpus": "pydocs", "steps": 0}, "--steps 0 is impossible; at least 1 batch"),
-        ({"corpus": "pydocs", "pattern": "2:4"}, "--method importance knows no --pattern"),
+        ({"corpus": "pydocs", "steps": 0}, "--steps 0 is impossible; at least 1"),
+        ({"corpus": "pydocs", "pattern": "2:4"}, "--method importance does not read --pattern"),
         (
             {"method": "magnitude", "level": (30,)},
-            "--method magnitude knows no --level; it goes with --method importance",
+            "--method magnitude does not read --level; it goes with --method importance",
         ),
-        ({"method": "random", "prune_layers": (1,), "level": ()}, "--method random knows no --whole-layers"),
+        ({"method": "random", "prune_layers": (1,), "level": ()}, "--method random does not read --whole-layers"),
     ],
 )
 def test_impossible_searches_are_refused(fields, message):
-    config = SearchConfig.of(**({"model": "m", "method": "importance", "level": (30,)} | fields))
     with pytest.raises(UsageError, match=message):
-        check(config)
+        check_search(SearchConfig.of(**({"model": "m", "method": "importance", "level": (30,)} | fields)))
 
 
 def test_more_than_there_is_is_refused_before_any_work(bert, run, tmp_path):
@@ -241,7 +238,7 @@ def test_a_model_without_its_run_is_refused(bert, run, tmp_path):
     import shutil
 
     shutil.copytree(run / "seed-3" / "model", tmp_path / "model")
-    with pytest.raises(UsageError, match="is a model without its run, which says what it was trained on"):
+    with pytest.raises(UsageError, match="is a model without its run, so its training data is unknown"):
         search(levels(bert, tmp_path / "model", level=(50,)), tmp_path / "out", QUIET)
 
 

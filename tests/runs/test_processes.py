@@ -13,7 +13,7 @@ from samples.launch import Launch, launched
 from winning_tickets.runs import distributed
 from winning_tickets.runs.distributed import described, error_of
 from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError, TrainingError, UsageError
-from winning_tickets.training.parallel import add_up_gradients, filled, share_of
+from winning_tickets.training.parallel import all_reduce_gradients, nonempty, shard_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 
@@ -232,21 +232,21 @@ def test_the_environment_is_hidden_and_comes_back(monkeypatch):
 
 def test_shares_are_the_rows_of_the_whole_batch():
     batch = {"input_ids": torch.arange(10).view(5, 2), "labels": torch.arange(5)}
-    assert share_of(batch, 0, 1) is batch
-    parts = [share_of(batch, rank, 3) for rank in range(3)]
+    assert shard_batch(batch, 0, 1) is batch
+    parts = [shard_batch(batch, rank, 3) for rank in range(3)]
     assert [part["labels"].tolist() for part in parts] == [[0, 3], [1, 4], [2]]
     assert parts[1]["input_ids"].tolist() == [[2, 3], [8, 9]]
     mixed = {"rte": batch, "cola": {"labels": torch.arange(1)}}
-    own = share_of(mixed, 1, 3)
+    own = shard_batch(mixed, 1, 3)
     assert list(own) == ["rte", "cola"]
-    assert list(filled(own)) == ["rte"]
-    assert filled(share_of({"cola": mixed["cola"]}, 1, 3)) == {}
-    assert filled(share_of({"labels": torch.arange(1)}, 1, 3)) == {}
-    assert filled(parts[2]) is parts[2]
+    assert list(nonempty(own)) == ["rte"]
+    assert nonempty(shard_batch({"cola": mixed["cola"]}, 1, 3)) == {}
+    assert nonempty(shard_batch({"labels": torch.arange(1)}, 1, 3)) == {}
+    assert nonempty(parts[2]) is parts[2]
 
 
 def test_gradients_are_summed_and_what_nobody_used_keeps_none(tmp_path, monkeypatch):
-    monkeypatch.setattr("winning_tickets.training.parallel._TOGETHER", 5)
+    monkeypatch.setattr("winning_tickets.training.parallel._BUCKET", 5)
 
     def work(rank):
         parameters = [torch.nn.Parameter(torch.zeros(size)) for size in (2, 4, 7, 1)]
@@ -257,7 +257,7 @@ def test_gradients_are_summed_and_what_nobody_used_keeps_none(tmp_path, monkeypa
         if rank == 1:
             parameters[2].grad = None
         with distributed.together():
-            add_up_gradients(parameters + parameters[:1])
+            all_reduce_gradients(parameters + parameters[:1])
         assert parameters[1].grad is None
         found = [None if p.grad is None else p.grad.unique().item() for p in parameters]
         assert found == [1.0, None, 20.0, 61.0, 81.0]

@@ -24,7 +24,7 @@ from winning_tickets.pruning.search import search, search_all
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.progress import scalars
-from winning_tickets.training.parallel import filled, share_of
+from winning_tickets.training.parallel import nonempty, shard_batch
 from winning_tickets.training.trainer import TicketTrainer, checkpoints
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
@@ -90,7 +90,7 @@ def rows_in_turn():
 
     def training_step(self, model, inputs, *rest, **options):
         for rank in range(2):
-            part = filled(share_of(inputs, rank, 2))
+            part = nonempty(shard_batch(inputs, rank, 2))
             if part:
                 loss = original(self, model, part, *rest, **options)
         return loss

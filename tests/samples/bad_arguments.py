@@ -71,7 +71,8 @@ _LEARNING = """
 --layers 0 | 2 | layers
 --layers 99 | 2 | layers
 --checkpoint-steps 0 | 2 | checkpoint-steps
---non-finite ignore | 2 | 'stop', 'skip'
+--non-finite ignore | 2 | 'stop' or 'skip'
+--checkpoint-seconds x | 2 | checkpoint-seconds
 --profile papr | 2 | 'paper', 'code' or 'tuned'
 --out file.txt | 2 | is a file
 --out foreign | 2 | untouched
@@ -91,6 +92,20 @@ _FINE_TUNING = """
 --train-size 1e99999999 | 2 | train-size
 --optimizer adan | 2 | 'adamw'
 --smart -1 | 2 | smart
+--smart-steps 0 | 2 | --smart-steps 0 is impossible
+--smart-noise 0 | 2 | smart-noise
+--smart-step-size -1 | 2 | smart-step-size
+--smart-radius 0 | 2 | smart-radius
+--smart-norm l3 | 2 | 'inf'
+--smart-level word | 2 | 'token'
+"""
+_EVALUATION = """
+--train-size-seed -1 | 2 | train-size-seed
+--eval-offset-steps -1 | 2 | eval-offset-steps
+--best-by loss | 2 | 'primary'
+--mnli-dev both | 2 | 'matched'
+--padding most | 2 | 'longest'
+--select-on-seed -1 | 2 | select-on-seed
 """
 _SEEDS = """
 --seeds 0,0 | 2 | seeds
@@ -120,13 +135,14 @@ ROWS: dict[str, str] = {
         --corpus empty.txt | 1 | empty
         --corpus binary | 1 | not UTF-8
         --corpus task:rtee | 2 | Did you mean 'rte'
-        --task rte | 2 | --method mask-training reads no task
-        --method imp --objective task --task rtee | 2 | Did you mean 'rte'
-        --method imp --objective task --train-file nowhere.csv | 2 | nowhere.csv
-        --method imp --objective task --train-file rows.csv --text-columns a,b,c | 2 | text-columns
-        --method imp --objective mlm --task rte | 2 | uses no task
+        --task rte | 2 | --method mask-training does not read --task; it goes with --method imp, snip or movement
+        --method magnitude | 2 | --method magnitude does not read --steps; it goes with --method mask-training
+        ! bert --method imp --corpus corpus.txt --objective task --task rtee --out out | 2 | Did you mean 'rte'
+        ! bert --method imp --objective task --train-file nowhere.csv --out out | 2 | nowhere.csv
+        ! bert --method imp --objective task --train-file rows.csv --text-columns a,b,c --out out | 2 | text-columns
+        ! bert --method imp --corpus corpus.txt --objective mlm --task rte --out out | 2 | uses no task
         --kind span2 | 2 | 'span'
-        --method imp --objective task --train-file rows.csv --round-steps 1 --train-size many | 2 | train-size
+        ! bert --method imp --train-file rows.csv --round-steps 1 --train-size many --out out | 2 | train-size
         --segments packed:0 | 2 | packed
         --segments pakced:8 | 2 | packed
         --rung-steps 0 | 2 | rung-steps
@@ -137,14 +153,14 @@ ROWS: dict[str, str] = {
         --round-steps 0 | 2 | round-steps
         --round-epochs 0 | 2 | round-epochs
         --round-examples 0 | 2 | round-examples
-        --method imp --objective mlm --round-steps 1 --rewind stp:5 | 2 | rewind
+        ! bert --method imp --corpus corpus.txt --objective mlm --round-steps 1 --rewind stp:5 --out out | 2 | rewind
         --rewind-scope al | 2 | 'all'
         --rate-horizon never | 2 | 'round' or 'total'
         --ranking tensor | 2 | 'matrix'
         --pattern 4:2 | 2 | N:M
         --pattern 2:4 --sparsity 0.6 | 2 | contradict
-        --method random --like nowhere/x | 2 | no ticket
-        --method magnitude --weights-from nois | 2 | Did you mean 'noise'
+        ! bert --method random --like nowhere/x --out out | 2 | no ticket
+        ! bert --method magnitude --weights-from nois --out out | 2 | Did you mean 'noise'
         --method wanda --calibration-batches 0 | 2 | calibration-batches
         --method importance --level 0 | 2 | level
         --method importance --units head | 2 | 'heads'
@@ -166,6 +182,27 @@ ROWS: dict[str, str] = {
         --seed -1 | 2 | seed
         --data-dir nowhere --corpus task:rte | 2 | --data-dir
         ! roberta --method random --like ticket --out out | 1 | ticket
+        --logits-temperature 0 | 2 | logits-temperature
+        --short-sequence-probability 2 | 2 | short-sequence-probability
+        --head-learning-rate 0 | 2 | head-learning-rate
+        --schedule-steps x | 2 | schedule-steps
+        --schedule-passes -1 | 2 | schedule-passes
+        --warmup-steps x | 2 | warmup-steps
+        --step-offset x | 2 | step-offset
+        --rank-by value | 2 | 'signed'
+        --reselect-steps 0 | 2 | reselect-steps
+        --cadence during | 2 | 'after'
+        --threshold met | 2 | 'reached'
+        --count-rounding up | 2 | 'floor'
+        --student-dropout x | 2 | student-dropout
+        --optimizer adan | 2 | 'adamw'
+        --adam-epsilon x | 2 | adam-epsilon
+        --weight-decay x | 2 | weight-decay
+        --clip all | 2 | 'global'
+        --max-grad-norm x | 2 | max-grad-norm
+        --mlm-probability x | 2 | mlm-probability
+        --kd-masked-tokens -1 | 2 | kd-masked-tokens
+        --kd-padding none | 2 | 'ignored'
     """,
     "evaluate": """
         ! nowhere/x --corpus corpus.txt | 2 | nowhere/x
@@ -182,6 +219,7 @@ ROWS: dict[str, str] = {
         --objective similarity --task rte --data-dir glue | 2 | stsb
         --objective similarity --pairs-file nowhere.csv | 2 | nowhere.csv
         --objective similarity --task stsb --data-dir nowhere | 2 | --data-dir
+        --config nowhere.yaml | 2 | no configuration file nowhere.yaml
         --kd-loss cos | 2 | 'cosine'
         --kd-padding none | 2 | 'ignored'
         --kd-masked-tokens -1 | 2 | kd-masked-tokens
@@ -204,12 +242,13 @@ ROWS: dict[str, str] = {
         --segments nonsense | 2 | nonsense
         --encoder-learning-rate 0 | 2 | encoder-learning-rate
         --warmup-steps -1 | 2 | warmup-steps
-        --mlm-probability 1 | 2 | outside (0, 1)
+        --mlm-probability 1 | 2 | --mlm-probability 1.0 is impossible; it must be below 1
+        --weight-decay -1 | 2 | weight-decay
         --max-tokens 0 | 2 | max-tokens
         --seed -1 | 2 | seed
         --corpus task:rte --data-dir nowhere | 2 | --data-dir
     """,
-    "transfer": _LEARNING + _FINE_TUNING + _SEEDS + """
+    "transfer": _LEARNING + _FINE_TUNING + _EVALUATION + _SEEDS + """
         ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x
         ! empty --task rte --data-dir glue --out out | 2 | empty
         ! bert --out out | 2 | --task
@@ -266,6 +305,7 @@ ROWS: dict[str, str] = {
         --mixing anealed | 2 | 'annealed'
         --mixing ratio --main-task cla --ratio 0.5 | 2 | cola
         --mixing ratio --main-task cola --ratio -1 | 2 | ratio
+        --max-grad-norm 0 | 2 | max-grad-norm
         --single-epochs 0 | 2 | single
         --single-learning-rate 0 | 2 | single
     """,
@@ -315,7 +355,16 @@ ROWS: dict[str, str] = {
     """,
     "super": _LEARNING.replace("--learning-rate ", "--learning-rates ")
         .replace("Did you mean\n", "Unknown field\n") + _FINE_TUNING.replace(
-        "--batch-size ", "--batch-sizes ").replace("--smart -1 | 2 | smart\n", "") + _SEEDS + """
+        "--batch-size ", "--batch-sizes ") + _EVALUATION + _SEEDS + """
+        --base roberta | 2 | --base goes with a ticket
+        --start-from nowhere/x | 2 | nowhere/x
+        --from-task rte | 2 | --from-task
+        --train-file nowhere.csv | 2 | --task rte and files of your own contradict each other
+        --validation-file nowhere.csv | 2 | --task rte and files of your own contradict each other
+        --text-columns a | 2 | --text-columns goes with --train-file
+        --metric f1 | 2 | --metric goes with --train-file
+        --kind span2 | 2 | 'span'
+        --doc-stride 0 | 2 | doc-stride
         ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x
         ! bert --data-dir glue --out out | 2 | --task
         --task rtee | 2 | Did you mean 'rte'

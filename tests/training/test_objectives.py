@@ -6,8 +6,8 @@ import torch
 from samples.batches import batch_of
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets.models.loading import load_plm, prunable_names
-from winning_tickets.pruning.activations import activation_importance, input_norms
 from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
@@ -67,9 +67,9 @@ def test_the_teacher_runs_without_dropout_unless_told(tmp_path):
     clean = PretrainingObjective({"kd": 1.0}, plm.architecture, masked)
     noisy = PretrainingObjective({"kd": 1.0}, plm.architecture, masked, teacher_dropout=True)
     batch = batch_of()
-    first, second = (clean._teach(plm.model, batch).states for _ in range(2))
+    first, second = (clean._run_teacher(plm.model, batch).states for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    noise = [noisy._teach(plm.model, batch).states for _ in range(2)]
+    noise = [noisy._run_teacher(plm.model, batch).states for _ in range(2)]
     assert not torch.equal(noise[0][-1], noise[1][-1])
     assert all(module.training for module in plm.model.modules())
     set_dropout(plm.model, 0.0)

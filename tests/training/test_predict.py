@@ -83,7 +83,7 @@ def test_pairs_and_scores(trained):
     with torch.no_grad():
         expected = float(model(**tokenizer(TEXT[0], TEXT[1], return_tensors="pt")).logits)
     assert result["predictions"][0]["score"] == pytest.approx(expected, abs=1e-5)
-    message = r"takes 2 text\(s\) an example \(first, second\), found 1: .* first<TAB>second, or with --text-pair"
+    message = r"takes 2 text\(s\) per example \(first, second\), found 1: .* first<TAB>second, or with --text-pair"
     with pytest.raises(UsageError, match=message):
         predict(run, [(TEXT[0],)])
 
@@ -106,7 +106,7 @@ def test_refusals(tmp_path, trained):
         predict(run, [])
     with pytest.raises(UsageError, match="An example has an empty text"):
         predict(run, [(" ",)])
-    with pytest.raises(UsageError, match=r"takes 1 text\(s\) an example \(text\), found 2: 'a \| b'"):
+    with pytest.raises(UsageError, match=r"takes 1 text\(s\) per example \(text\), found 2: 'a \| b'"):
         predict(run, [("a", "b")])
     (tmp_path / "t").mkdir()
     (tmp_path / "t" / "ticket.json").write_text("{}")

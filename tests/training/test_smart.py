@@ -13,7 +13,7 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives import smart as module
-from winning_tickets.training.objectives.smart import SmartObjective, normalise, project
+from winning_tickets.training.objectives.smart import SmartObjective, normalize, project
 from winning_tickets.training.objectives.task import DISTANCES, SoftLabelLoss, TaskObjective
 from winning_tickets.training.predict import encode_for
 
@@ -56,7 +56,7 @@ def test_gradients_have_norm_one_and_zeros_stay(norm, level):
     settings = Smart(norm=norm, level=level)
     gradient = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)) * 1e-6
     gradient[1] = 0
-    found = normalise(gradient, settings)
+    found = normalize(gradient, settings)
     assert torch.allclose(vector_norms(found, settings)[0], torch.tensor(1.0))
     assert not found[1].any()
     assert torch.equal(found.sign(), gradient.sign())
@@ -142,7 +142,7 @@ def test_the_climb_beats_random_noise(folder, norm, task):
         noise = torch.randn_like(embeddings) * batch["attention_mask"].unsqueeze(-1)
         noise = noise * (settings.radius / vector_norms(noise, settings)).view(-1, 1, 1)  # as long as it may be
         with torch.no_grad():
-            moved = objective._moved(model, batch, noise, [torch.get_rng_state()])
+            moved = objective._perturbed(model, batch, noise, [torch.get_rng_state()])
             random.append(float(distance.sum(moved, logits)))
     assert sum(worst) > 1.5 * sum(random)
 
@@ -161,8 +161,8 @@ def test_noise_stays_in_the_ball_and_off_the_padding(folder, monkeypatch):
     model, batch = loaded(folder, CLASSES)
     objective = smart(CLASSES, norm="l2", radius=0.03, noise=1.0, step_size=1.0)
     seen = []
-    monkeypatch.setattr(objective, "_moved", lambda *args: seen.append(args[2].detach()) or original(*args))
-    original = SmartObjective._moved.__get__(objective)
+    monkeypatch.setattr(objective, "_perturbed", lambda *args: seen.append(args[2].detach()) or original(*args))
+    original = SmartObjective._perturbed.__get__(objective)
     objective(model, batch)
     padded = batch["attention_mask"] == 0
     assert padded.any()
@@ -181,7 +181,7 @@ def test_the_gradient_is_that_of_the_final_distance_only(folder):
     state = [torch.get_rng_state()]
     with torch.no_grad():
         logits = objective._base.logits(model, batch)
-    noise = objective._climb(model, batch, logits, state)
+    noise = objective._worst_noise(model, batch, logits, state)
     assert all(parameter.grad is None for parameter in model.parameters())
     assert not noise.requires_grad
     clean = model(**{k: v for k, v in batch.items() if k != "labels"}).logits.log_softmax(-1)
@@ -223,7 +223,7 @@ def test_embeddings_as_inputs_are_the_same_model(tmp_path, kind):
     objective = smart(CLASSES)
     with torch.no_grad():
         logits = objective._base.logits(plm.model, batch)
-        moved = objective._moved(plm.model, batch, torch.zeros(()), [torch.get_rng_state()])
+        moved = objective._perturbed(plm.model, batch, torch.zeros(()), [torch.get_rng_state()])
     assert torch.allclose(logits, moved, atol=1e-5)
 
 
@@ -234,10 +234,11 @@ def test_other_kinds_are_refused():
 
 
 def test_settings_that_cannot_be():
-    found = Smart(alpha=-1, steps=0, radius=0, noise=-1e-5).problems()
+    with pytest.raises(UsageError) as refused:
+        Smart.of(alpha=-1.0, steps=0, radius=0, noise=-1e-5)
+    found = str(refused.value).splitlines()
     assert len(found) == 4
-    assert found[0] == "--smart -1.0 is impossible; its weight must not be negative."
-    assert Smart().problems() == []
+    assert found[0] == "--smart -1.0 is impossible; at least 0."
 
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])
@@ -308,8 +309,8 @@ def test_several_outputs_of_a_squared_error_count_as_their_mean(folder):
     objective = smart(task, radius=0.05, noise=0.02)
     torch.manual_seed(0)
     logits = objective._base.logits(model, batch)
-    noise = objective._climb(model, batch, logits.detach(), [torch.get_rng_state()])
-    moved = objective._moved(model, batch, noise, [torch.get_rng_state()])
+    noise = objective._worst_noise(model, batch, logits.detach(), [torch.get_rng_state()])
+    moved = objective._perturbed(model, batch, noise, [torch.get_rng_state()])
     torch.manual_seed(0)
     found = objective(model, batch)
     expected = (moved - logits).square().mean(-1).sum()

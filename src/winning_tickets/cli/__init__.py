@@ -1,7 +1,7 @@
-"""The command `tickets`: one function a verb that parses, calls one library function and prints.
+"""The command `tickets`: one function per command, which parses, calls one library function and prints.
 
-Results go to stdout, progress and messages to stderr; exit codes are those of `errors`. Nothing heavy is imported
-before a verb runs. A verb is a module here that registers its function; the order of this list is that of `--help`.
+Results go to stdout, progress and messages to stderr; exit codes are those of `runs.errors`. Nothing heavy is imported
+before a command runs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,15 @@ from winning_tickets.cli.app import app
 from winning_tickets.runs.distributed import is_main
 from winning_tickets.runs.errors import TicketsError, printable
 
-VERBS = ("search", "transfer", "tickets", "analyse", "studies")
+for _module in ("trainings", "tickets", "analyse", "studies"):
+    import_module(f"{__name__}.{_module}")
 
-for _verb in VERBS:
-    import_module(f"{__name__}.{_verb}")
+ORDER = (
+    *("search", "evaluate", "fit-head", "transfer", "predict", "share", "compare", "inspect", "average", "combine"),
+    *("perturb", "super", "export", "import-mask", "measure", "runs", "verify", "recipes", "demo"),
+)
+"""The commands in the order of `--help`, before the groups analyse, study and cache."""
+app.registered_commands.sort(key=lambda one: ORDER.index(one.name or one.callback.__name__))  # type: ignore[union-attr]
 
 
 def _terminate(number: int, frame: Any) -> NoReturn:
@@ -33,7 +38,7 @@ def _terminate(number: int, frame: Any) -> NoReturn:
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}
-"""Of the file system, whether or not they name a file."""
+"""Errors of the file system, with or without the name of a file."""
 
 
 def _tell(message: str, by_any: bool = False) -> None:
@@ -56,7 +61,7 @@ def main() -> NoReturn:
         code = 130
     except TyperException as error:
         text = error.format_message()
-        _tell(text if text.startswith("Usage: ") else f"Error: {text}")  # without a verb it is the help
+        _tell(text if text.startswith("Usage: ") else f"Error: {text}")  # without a command it is the help
         code = error.exit_code
     except KeyboardInterrupt:
         _tell("Interrupted.")

@@ -1,4 +1,4 @@
-"""`tickets analyse KIND PATH...`: what tickets and results say together, as a table, JSON and a figure."""
+"""`tickets analyse KIND PATH...`: analyses of tickets and results, as a table, JSON and a figure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from winning_tickets.config import LAST_SEED
 from winning_tickets.runs.errors import UsageError
 
 analyse_app = typer.Typer(
-    help="What tickets and results say together: a table, and with --out files and a figure.",
+    help="Analyse tickets and results: a table, and with --out files and a figure.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -33,7 +33,7 @@ class ListOptions(TyperCommand):
     lists = ("--baseline", "--dense")
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Repeat the option before each of its words, which is what the parser understands."""
+        """Repeat the option before each of its words, as the parser needs it."""
         given: list[str] = []
         words = list(args)
         while words:
@@ -51,7 +51,7 @@ class ListOptions(TyperCommand):
 
 
 def _finish(kind: str, out: Path | None, force: bool, as_json: bool, *paths: Any, **options: Any) -> None:
-    """Run an analysis, store it where asked for, and print it."""
+    """Run an analysis, store it in `--out` and print it."""
     from winning_tickets.analysis.kinds import ANALYSES
     from winning_tickets.analysis.report import save
 
@@ -63,22 +63,26 @@ def _finish(kind: str, out: Path | None, force: bool, as_json: bool, *paths: Any
 
 
 Tickets = Annotated[list[str], typer.Argument(metavar="TICKET...", help="Ticket folders or hub ids.")]
-Labels = Annotated[str | None, typer.Option("--labels", help="A name for each path, with commas; else their folders.")]
-Score = Annotated[str, typer.Option("--score", help="final or best score of each seed.")]
-BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, max=LAST_SEED, help="Of the bootstrap.")]
+Labels = Annotated[
+    str | None, typer.Option("--labels", help="Names of the paths, with commas. By default their folders.")
+]
+Score = Annotated[str, typer.Option("--score", help="Score of each seed: final or best.")]
+BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, max=LAST_SEED, help="Seed of the bootstrap.")]
 
 
 @analyse_app.command()
 def similarity(
     tickets: Tickets,
-    of: Annotated[str, typer.Option("--of", help="Overlap of kept or of pruned weights.")] = "kept",
-    average: Annotated[str, typer.Option("--average", help="pooled, or matrix: mean over matrices.")] = "pooled",
+    of: Annotated[str, typer.Option("--of", help="Overlap of kept or of pruned weights: kept or pruned.")] = "kept",
+    average: Annotated[
+        str, typer.Option("--average", help="Average: pooled over all weights, or the mean over matrices (matrix).")
+    ] = "pooled",
     labels: Labels = None,
     out: Out = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """How much tickets have in common: one matrix, beside chance.
+    """Compare all pairs of tickets: the overlap of their masks, and that of chance.
 
     Example: tickets analyse similarity tickets/* --out similarity
     """
@@ -87,11 +91,9 @@ def similarity(
 
 @analyse_app.command()
 def distance(
-    searches: Annotated[
-        list[str], typer.Argument(metavar="SEARCH...", help="Folders of searches, made with --save-at.")
-    ],
+    searches: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="Folders of searches with --save-at.")],
     reference: Annotated[
-        str | None, typer.Option("--reference", help="A ticket to take the distance from, instead of computing OMP.")
+        str | None, typer.Option("--reference", help="A ticket that distances are taken to, instead of OMP.")
     ] = None,
     base: Base = None,
     labels: Labels = None,
@@ -99,7 +101,7 @@ def distance(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """How far searches move from one-shot magnitude pruning (OMP).
+    """Measure the distance of searches from one-shot magnitude pruning (OMP).
 
     Example: tickets analyse distance kd-search mlm-search --out distance
     """
@@ -109,13 +111,9 @@ def distance(
 
 @analyse_app.command()
 def densities(
-    tickets: Tickets,
-    labels: Labels = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
+    tickets: Tickets, labels: Labels = None, out: Out = None, force: Force = False, as_json: Json = False
 ) -> None:
-    """What tickets keep of each matrix, and which rows and columns are gone.
+    """Count the weights that tickets keep of each matrix, and the rows and columns that are removed.
 
     Example: tickets analyse densities global-ticket --out densities
     """
@@ -133,7 +131,7 @@ def predictors(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """What is measured before fine-tuning against how tickets transfer.
+    """Correlate what is measured before fine-tuning with the scores after it.
 
     Example: tickets analyse predictors evaluations/*.json runs/* --out predictors
     """
@@ -144,22 +142,28 @@ def predictors(
 def sharing(
     tickets: Annotated[
         list[str],
-        typer.Argument(metavar="TICKET...", help="Tickets of heads and FFNs, one a task; or one shared model."),
+        typer.Argument(metavar="TICKET...", help="Tickets of heads and FFNs, one per task, or one shared model."),
     ],
-    names: Annotated[str | None, typer.Option("--names", help="A name for each task, with commas.")] = None,
+    names: Annotated[
+        str | None,
+        typer.Option("--names", help="Names of the tasks, with commas. By default those the tickets were found on."),
+    ] = None,
     importances: Annotated[
         str | None,
-        typer.Option("--importances", help="Searches by importance, one a task, with commas; else the tickets' own."),
+        typer.Option(
+            "--importances", help="Searches by importance, one per task, with commas. By default those of the tickets."
+        ),
     ] = None,
     definition: Annotated[
-        str, typer.Option("--definition", help="Of importance: sample (the paper's), token, batch or released.")
+        str,
+        typer.Option("--definition", help="Definition of importance: sample (the paper's), token, batch or released."),
     ] = "sample",
     base: Base = None,
     out: Out = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Which tasks keep which heads and FFNs, and how much each makes of it.
+    """Show the heads and FFNs that each task keeps, and their importance for it.
 
     Example: tickets analyse sharing tickets/rte tickets/mrpc tickets/cola --out sharing
     """
@@ -173,12 +177,14 @@ def sensitivity(
         list[str], typer.Argument(metavar="RUN...", help="Transfer runs of one task, of any settings and seeds.")
     ],
     score: Score = "final",
-    metric: Annotated[str | None, typer.Option("--metric", help="By default the task's primary one.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Metric. By default the primary one of the task.")
+    ] = None,
     out: Out = None,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """How much scores depend on seeds, learning rates and batch sizes.
+    """Measure how much scores depend on seeds, learning rates and batch sizes.
 
     Example: tickets analyse sensitivity runs/rte-dense-* runs/rte-ticket-* --out sensitivity
     """
@@ -187,16 +193,19 @@ def sensitivity(
 
 @analyse_app.command()
 def cards(
-    tasks: Annotated[str | None, typer.Option("--tasks", help="Names with commas, such as rte,mrpc.")] = None,
+    tasks: Annotated[str | None, typer.Option("--tasks", help="Tasks with commas, such as rte,mrpc.")] = None,
     data_dir: DataDir = None,
     task_file: Annotated[
-        str | None, typer.Option("--task-file", help="YAML that defines --tasks, or else all that are in it.")
+        str | None,
+        typer.Option("--task-file", help="YAML that defines --tasks. Without --tasks all its tasks are meant."),
     ] = None,
     train_file: Annotated[str | None, typer.Option("--train-file", help="Your own file, as transfer takes it.")] = None,
     validation_file: Annotated[
         str | None, typer.Option("--validation-file", help="Another file of that format.")
     ] = None,
-    kind: Annotated[str | None, typer.Option("--kind", help="Of your files, as transfer takes it.")] = None,
+    kind: Annotated[
+        str | None, typer.Option("--kind", help="Kind of the labels of your files, as transfer takes it.")
+    ] = None,
     text_columns: Annotated[
         str | None, typer.Option("--text-columns", help="One or two columns of your files.")
     ] = None,
@@ -206,7 +215,7 @@ def cards(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """What the data of tasks consists of: examples, labels, lengths, baselines, repeated texts.
+    """Describe the data of tasks: examples, labels, lengths, baselines, repeated texts.
 
     Example: tickets analyse cards --tasks rte,mrpc --data-dir glue --out cards
     """
@@ -230,7 +239,7 @@ def cards(
 def gain(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfer runs of the tickets in question.")],
     baseline: Annotated[
-        list[str], typer.Option("--baseline", metavar="RUN...", help="Transfer runs they are compared with.")
+        list[str], typer.Option("--baseline", metavar="RUN...", help="Transfer runs that they are compared with.")
     ],
     dense: Annotated[
         list[str] | None, typer.Option("--dense", metavar="RUN...", help="Transfer runs of the dense model.")
@@ -244,7 +253,7 @@ def gain(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Do tickets transfer better? Runs paired by task and seed.
+    """Test if tickets transfer better than others, with runs paired by task and seed.
 
     Example: tickets analyse gain runs/*-kd-70 --baseline runs/*-magnitude-70 --dense runs/*-dense
     """
@@ -257,20 +266,26 @@ def gain(
 def winning(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfer runs of tickets, of any sparsities.")],
     dense: Annotated[
-        list[str], typer.Option("--dense", metavar="RUN...", help="Transfer runs of the full model, one a task.")
+        list[str], typer.Option("--dense", metavar="RUN...", help="Transfer runs of the full model, one per task.")
     ],
-    criterion: Annotated[str, typer.Option("--criterion", help="exceeds, within-std or non-inferior.")] = "exceeds",
+    criterion: Annotated[
+        str, typer.Option("--criterion", help="Criterion: exceeds, within-std or non-inferior.")
+    ] = "exceeds",
     std_of: Annotated[
-        str, typer.Option("--std-of", help="Whose standard deviation: full, subnetwork or max.")
+        str, typer.Option("--std-of", help="Standard deviation of within-std: that of full, subnetwork or max.")
     ] = "full",
     margin: Annotated[
-        float, typer.Option("--margin", min=0, help="How much worse non-inferior may be, a fraction.")
+        float, typer.Option("--margin", min=0, help="Loss that non-inferior allows, as a fraction.")
     ] = 0.01,
-    statistic: Annotated[str, typer.Option("--statistic", help="mean, median or best of the seeds.")] = "mean",
+    statistic: Annotated[
+        str, typer.Option("--statistic", help="Statistic of the seeds: mean, median or best.")
+    ] = "mean",
     score: Score = "final",
-    metric: Annotated[str | None, typer.Option("--metric", help="By default each task's primary one.")] = None,
+    metric: Annotated[
+        str | None, typer.Option("--metric", help="Metric. By default the primary one of each task.")
+    ] = None,
     select_seeds: Annotated[
-        str | None, typer.Option("--select-seeds", help="Seeds that the highest winning sparsity is chosen on.")
+        str | None, typer.Option("--select-seeds", help="Seeds on which the highest winning sparsity is chosen.")
     ] = None,
     report_seeds: Annotated[
         str | None, typer.Option("--report-seeds", help="Other seeds, on which it is reported.")
@@ -279,7 +294,7 @@ def winning(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Which tickets match the full model, and up to which sparsity?
+    """Find the tickets that match the full model, and the highest sparsity that does.
 
     Example: tickets analyse winning runs/*-imp-* --dense runs/*-dense --criterion within-std --out winning
     """

@@ -1,4 +1,4 @@
-"""The application that verbs register themselves with, and the one place that prints results."""
+"""The application that commands register themselves with, and the one place that prints results."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from winning_tickets.runs.provenance import version
 
 app = typer.Typer(
     name="tickets",
-    help="Find winning tickets in pre-trained language models, see what they preserve, use them, take them away.",
+    help="Find winning tickets in pre-trained language models, see what they preserve, use them and export them.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -29,15 +29,17 @@ def _version(wanted: bool) -> None:
 
 
 TOGETHER = ("search", "transfer", "share", "super", "fit-head")
-"""Verbs whose training several processes do together; every other verb is left to the first of them."""
+"""Commands that several processes run together; the main process alone runs the others."""
 
 
 @app.callback()
 def _options(
     context: typer.Context,
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
 ) -> None:
-    """Options before the verb."""
+    """Options before the command."""
     if context.invoked_subcommand not in TOGETHER and not distributed.leave_to_main():
         raise typer.Exit
 
@@ -48,7 +50,7 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
 
 
 def plan_of(config: Settings, out: Path | None, as_json: bool, **facts: Any) -> None:
-    """What `--dry-run` prints: the settings, and facts that follow from them."""
+    """Print the settings of `--dry-run`, and facts that follow from them."""
     plan = {"plan": config.model_dump(mode="json") | facts, "out": None if out is None else str(out)}
     lines = [f"{key}: {value}" for key, value in plan["plan"].items() if value is not None]  # type: ignore[union-attr]
     emit(plan, as_json, "\n".join(["Would run with:", *lines]))

@@ -1,107 +1,296 @@
-"""Options that several verbs share, and the parsing of lists in options; no heavy imports."""
+"""Options: those generated from the fields of settings, and those that other commands share; no heavy imports."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from typer.core import TyperCommand
 
-from winning_tickets.config import Settings, load_config_file
+from winning_tickets.cli.app import app, emit, plan_of
+from winning_tickets.config import METHOD_NAMES, Runtime, SearchConfig, Settings, load_config_file
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.progress import check_trackers
 
-AnySettings = TypeVar("AnySettings", bound=Settings)
+RUNNING = "Running"
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
-Out = Annotated[Path, typer.Option("--out", help="Directory of the run: absent, empty, or holding this very run.")]
-Force = Annotated[bool, typer.Option("--force", help="Replace an earlier run of ours in --out.")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress on stderr.")]
-
-
-def _device(name: str) -> str:
-    """Names that cannot be are refused before anything heavy is imported; what this machine has is seen later.
-
-    Raises:
-        UsageError: it is not the name of a device.
-    """
-    if name not in ("auto", "cpu", "cuda") and not name.startswith("cuda:"):
-        raise UsageError(f"--device {name} is not a device; use auto, cpu or cuda.")
-    return name
-
-
-Device = Annotated[str, typer.Option("--device", callback=_device, help="auto, cpu or cuda.")]
-Bf16 = Annotated[bool, typer.Option("--bf16", help="bfloat16 autocast; weights and scores stay float32.")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Check the command line, print the plan, do nothing.")]
-Config = Annotated[
-    Path | None, typer.Option("--config", help="YAML or JSON file of configuration fields; options win over it.")
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=RUNNING)]
+Out = Annotated[
+    Path,
+    typer.Option("--out", help="Folder of the run: absent, empty, or holding this very run.", rich_help_panel=RUNNING),
 ]
-Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
-Layers = Annotated[int | None, typer.Option("--layers", help="Keep only the first so many layers.")]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace an earlier run of ours in --out.", rich_help_panel=RUNNING)
+]
+DryRun = Annotated[
+    bool,
+    typer.Option(
+        "--dry-run", help="Check the command line and print the plan, but do nothing.", rich_help_panel=RUNNING
+    ),
+]
+Config = Annotated[
+    Path | None,
+    typer.Option("--config", help="YAML or JSON file of settings. Options win over it.", rich_help_panel=RUNNING),
+]
+Device = Annotated[str, typer.Option("--device", help=Runtime.help_of("device"), rich_help_panel=RUNNING)]
+Bf16 = Annotated[bool, typer.Option("--bf16", help=Runtime.help_of("bf16"), rich_help_panel=RUNNING)]
+Quiet = Annotated[bool, typer.Option("--quiet", help=Runtime.help_of("quiet"), rich_help_panel=RUNNING)]
+CheckpointSteps = Annotated[
+    int | None,
+    typer.Option("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"), rich_help_panel=RUNNING),
+]
+NonFinite = Annotated[
+    Literal["stop", "skip"], typer.Option("--non-finite", help=Runtime.help_of("non_finite"), rich_help_panel=RUNNING)
+]
+ReportTo = Annotated[
+    str | None, typer.Option("--report-to", help=Runtime.help_of("report_to"), rich_help_panel=RUNNING)
+]
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/ ...), or a copy of the hub's repository.")
 ]
-Base = Annotated[str | None, typer.Option("--base", help="Where a ticket's base model is now, if it has moved.")]
+Base = Annotated[str | None, typer.Option("--base", help="Base model of a ticket, if it has moved.")]
 OtherWeights = Annotated[
     bool, typer.Option("--allow-other-weights", help="Use a ticket on weights it was not made for.")
 ]
+Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
+Layers = Annotated[int | None, typer.Option("--layers", help="Keep only the first layers, this many.")]
 StoreFolder = Annotated[
     Path, typer.Option("--store", envvar="WINNING_TICKETS_STORE", help="Folder of the store that holds the runs.")
 ]
 DEFAULT_STORE = Path("tickets-store")
-CheckpointSteps = Annotated[
-    int | None,
-    typer.Option("--checkpoint-steps", min=1, help="Steps between checkpoints; by default every two minutes."),
-]
-SmartWeight = Annotated[float | None, typer.Option("--smart", help="Weight of SMART, an adversarial regulariser.")]
-NonFinite = Annotated[
-    Literal["stop", "skip"],
-    typer.Option("--non-finite", help="At a step whose loss or gradients are NaN or infinite: stop, or skip it."),
-]
-ReportTo = Annotated[
-    str | None,
-    typer.Option("--report-to", help="tensorboard, trackio, wandb, mlflow, or several; by default nothing is told."),
-]
-
-TaskFile = Annotated[str | None, typer.Option(help="YAML that defines --task, in MT-DNN's form.")]
-TrainSize = Annotated[str | None, typer.Option(help="N examples or P% of the training set.")]
-Epochs = Annotated[float | None, typer.Option(help="Passes over the training set.")]
-Steps = Annotated[int | None, typer.Option(help="Optimiser steps, instead of epochs.")]
-BatchSize = Annotated[int | None, typer.Option(help="Examples a step.")]
-MaxLength = Annotated[int | None, typer.Option(help="Tokens an example is cut to.")]
-EvalSteps = Annotated[int | None, typer.Option(help="Steps between evaluations.")]
-WarmupRatio = Annotated[float | None, typer.Option(help="Fraction of the steps with linear warm-up.")]
-WeightDecay = Annotated[float | None, typer.Option(help="Of matrices; biases and norms never decay.")]
-HeadDropout = Annotated[float | None, typer.Option(help="Dropout before the head.")]
-Patience = Annotated[int | None, typer.Option(help="Stop after so many evaluations without a better one.")]
 
 
-def fields_of(file: Path | None, given: dict[str, Any]) -> dict[str, Any]:
-    """Configuration fields: those of a `--config` file, then the options that were given on the command line."""
-    return (load_config_file(file) if file else {}) | {key: value for key, value in given.items() if value is not None}
+def shape(annotation: Any) -> tuple[type, bool]:
+    """The basic type of a field's values, and whether there may be several."""
+    origin, inner = get_origin(annotation), get_args(annotation)
+    if origin is Literal or origin is dict:
+        return str, False
+    if origin is tuple or origin is Annotated:
+        kind, several = shape(inner[0])
+        return kind, several or origin is tuple
+    if inner:
+        shapes = [shape(one) for one in inner if one is not type(None)]
+        return shapes[0][0], any(several for _, several in shapes)
+    return annotation, False
 
 
-def settings_of(kind: type[AnySettings], file: Path | None, fields: dict[str, Any]) -> AnySettings:
-    """The settings that fields make; a problem is told with the file that may have it.
+def parsed(cls: type[Settings], field: str, value: Any) -> Any:
+    """The value of a field from that of its option: lists are written with commas."""
+    (kind, several), option = shape(cls.model_fields[field].annotation), cls.option_of(field)
+    if not several:
+        return value
+    if kind is int:
+        return split_ints(option, value)
+    return split_floats(option, value) if kind is float and "%" not in value else split_words(value)
 
-    Raises:
-        UsageError: one or more fields are unknown or have impossible values.
+
+class Verb(TyperCommand):
+    """A command whose help has a section for each panel; with `--method` only what that method reads."""
+
+    readers: Mapping[str, tuple[str, ...]] = {}
+    """The methods that read a parameter."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, and keep the method for the help, which is printed while options are parsed."""
+        for word, following in zip(args, [*args[1:], ""], strict=True):
+            name, _, value = word.partition("=")
+            if name == "--method" and (value or following) in METHOD_NAMES:
+                ctx.meta["method"] = value or following
+        return super().parse_args(ctx, args)
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        """Write the options, panel by panel."""
+        panels: dict[str, list[tuple[str, str]]] = {}
+        method = ctx.meta.get("method")
+        for one in self.get_params(ctx):
+            record, methods = one.get_help_record(ctx), self.readers.get(one.name or "")
+            if record is None or (method and methods and method not in methods):
+                continue
+            if method:
+                record = record[0], re.sub(r" \[read by [^;\]]+\]|(?<=\[)read by [^;\]]+; ", "", record[1])
+            title = "Arguments" if one.param_type_name == "argument" else getattr(one, "rich_help_panel", None)
+            panels.setdefault(title or (RUNNING if self.readers else "Options"), []).append(record)
+        for title, records in panels.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+FieldPath = tuple[str, ...]
+"""The names of a field, inside the settings of another."""
+
+
+def leaves(
+    cls: type[Settings], inline: str, path: FieldPath = ()
+) -> Iterator[tuple[str, FieldPath, type[Settings], str]]:
+    """Parameter, path, class and options of every field that is one value; `inline` has settings of its own."""
+    for field in sorted(cls.model_fields, key=lambda field: (field == inline, field not in cls.__annotations__)):
+        part = cls.part_of(field)
+        if part is None:
+            yield field, (*path, field), cls, cls.options_of(field)
+        elif field == inline:
+            yield from leaves(part, inline, (*path, field))
+        else:
+            for inner in part.model_fields:
+                yield f"{field}__{inner}", (*path, field, inner), part, cls.options_of(field, inner)
+
+
+def annotated(cls: type[Settings], field: str, options: str, default: Any = None, metavar: str | None = None) -> Any:
+    """The type of a parameter as Typer reads it; an argument where there is a `metavar`."""
+    about = cls.model_fields[field]
+    extra: Any = about.json_schema_extra
+    kind, several = shape(about.annotation)
+    kind = str if several else kind
+    if metavar is not None:
+        return Annotated[kind, typer.Argument(metavar=metavar, help=about.description)]
+    if kind is bool and about.default is not False and "/" not in options:
+        options = f"{options}/--no-{options[2:]}"
+    default = about.default if default is None else default
+    notes = [f"read by {', '.join(dict.fromkeys(methods_of(cls, field)))}"] if extra["methods"] else []
+    notes += [f"default: {written(default)}"] if default not in (None, ()) and kind is not bool else []
+    meaning = f"{about.description} [{'; '.join(notes)}]" if notes else about.description
+    return Annotated[kind | None, typer.Option(*options.split(), help=meaning, rich_help_panel=extra["panel"])]
+
+
+def methods_of(cls: type[Settings], field: str) -> tuple[str, ...]:
+    """The methods that read a field, gates as those of `mask-training`; none where all do."""
+    extra: Any = cls.model_fields[field].json_schema_extra
+    return tuple(name.replace("gates", "mask-training") for name in extra["methods"])
+
+
+def written(value: Any) -> str:
+    """A default as it is written on the command line."""
+    if isinstance(value, tuple):
+        return ",".join(map(written, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def verb(
+    name: str,
+    settings: type[Settings],
+    argument: str,
+    check: str,
+    *,
+    metavar: str = "MODEL",
+    inline: str = "",
+    without: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
+    runtime: Iterable[str] = tuple(Runtime.model_fields),
+    writes: bool = True,
+    plan: Callable[[Any], tuple[Settings, dict[str, Any]]] = lambda settings: (settings, {}),
+) -> Callable[[Callable[..., tuple[dict[str, Any], str]]], Callable[..., None]]:
+    """Register a function as a command whose options are the fields of its settings.
+
+    Args:
+        name: of the command.
+        settings: the class of what the function is given first.
+        argument: the field that is an argument; empty where there is none.
+        check: module and function that refuse impossible settings, for `--dry-run`.
+        metavar: of the argument.
+        inline: a field that has settings of its own, whose options have no prefix.
+        without: fields that are no options, as others set them.
+        defaults: of fields that neither options nor a file give.
+        runtime: fields of `Runtime` that are options.
+        writes: whether there is a folder `--out`, and `--force`.
+        plan: settings that `--dry-run` prints, and facts that follow from them.
     """
+    paths: dict[str, list[tuple[FieldPath, type[Settings]]]] = {}
+    types: dict[str, Any] = {}
+    readers: dict[str, tuple[str, ...]] = {}
+    for key, path, cls, options in leaves(settings, inline):
+        if key in without:
+            continue
+        default: Any = defaults
+        for part in path:
+            default = default.get(part) if isinstance(default, Mapping) else None
+        paths.setdefault(key, []).append((path, cls))
+        types.setdefault(key, annotated(cls, path[-1], options, default, metavar if key == argument else None))
+        readers.setdefault(key, methods_of(cls, path[-1]))
+    types = {key: types[key] for key in sorted(types, key=lambda key: key != argument)}
+    types |= {key: annotated(Runtime, key, Runtime.options_of(key)) for key in runtime}
+    types |= ({"out": Out, "force": Force} if writes else {}) | {"config": Config, "dry_run": DryRun, "as_json": Json}
+
+    def register(function: Callable[..., tuple[dict[str, Any], str]]) -> Callable[..., None]:
+        def run(**given: Any) -> None:
+            given = {key: value for key, value in given.items() if value is not None}
+            options: dict[str, Any] = {}
+            for key in paths.keys() & given.keys():
+                for path, cls in paths[key]:
+                    inner = options
+                    for part in path[:-1]:
+                        inner = inner.setdefault(part, {})
+                    inner[path[-1]] = parsed(cls, path[-1], given[key])
+            chosen = settings_of(settings, given.get("config"), options, defaults, inline)
+            how = {key: given[key] for key in runtime if key in given}
+            execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
+            out, as_json = given.get("out"), given["as_json"]
+            unread = chosen.unread(chosen.model_fields_set) if isinstance(chosen, SearchConfig) else []
+            if given["dry_run"] or unread:
+                refuse(chosen, check, unread)
+                planned, facts = plan(chosen)
+                return plan_of(planned, out, as_json, **facts)
+            result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
+            return emit(result, as_json, text)
+
+        empty, flags = inspect.Parameter.empty, ("force", "dry_run", "as_json")
+        defaults_of = {key: empty if key in (argument, "out") else False if key in flags else None for key in types}
+        run.__name__, run.__doc__, run.__annotations__ = function.__name__, function.__doc__, types
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [
+                inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=defaults_of[key], annotation=kind)
+                for key, kind in types.items()
+            ]
+        )
+        app.command(name, cls=type("SettingsVerb", (Verb,), {"readers": readers}))(run)
+        return run
+
+    return register
+
+
+def refuse(settings: Settings, check: str, problems: list[str]) -> None:
+    """Raise these problems of settings and those that the check of the command finds, all at once."""
+    module, _, function = check.partition(":")
     try:
-        return kind.of(**fields)
+        getattr(import_module(module), function)(settings)
+    except UsageError as error:
+        problems = [*problems, *str(error).splitlines()]
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
+def settings_of(
+    kind: type[Settings],
+    file: Path | None,
+    options: Mapping[str, Any],
+    defaults: Mapping[str, Any] | None = None,
+    inline: str = "",
+) -> Settings:
+    """The settings of a `--config` file and of options, which win; a problem is reported with the file."""
+    stored = load_config_file(file) if file else {}
+    if not isinstance(stored.get(inline, {}), dict):
+        raise UsageError(f"{inline} must be a mapping of fields such as 'task: rte', found {stored[inline]!r}.")
+    fields = merged(merged(defaults or {}, stored), options)
+    try:
+        part = kind.part_of(inline) if inline else None
+        return kind.of(**fields | ({} if part is None else {inline: part.of(**fields[inline])}))
     except UsageError as error:
         if file is None:
             raise
-        raise UsageError(f"{error}\nFields that are no options of this command line come from {file}.") from error
+        raise UsageError(f"{error}\nFields that are not on the command line come from {file}.") from error
 
 
-def with_smart(fields: dict[str, Any], alpha: float | None) -> dict[str, Any]:
-    """Configuration fields with the weight of SMART; its other settings may stand in the file."""
-    if alpha is None:
-        return fields
-    others = fields.get("smart")
-    return fields | {"smart": {**(others if isinstance(others, dict) else {}), "alpha": alpha}}
+def merged(fields: Mapping[str, Any], others: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields, and those of parts such as `smart`, with others, which win."""
+    inner = {
+        field: merged(fields[field], value)
+        for field, value in others.items()
+        if isinstance(value, dict) and isinstance(fields.get(field), dict)
+    }
+    return {**fields, **others, **inner}
 
 
 def split_words(text: str | None) -> tuple[str, ...] | None:
@@ -110,31 +299,19 @@ def split_words(text: str | None) -> tuple[str, ...] | None:
 
 
 def trackers_of(text: str | None) -> tuple[str, ...]:
-    """The trackers of `--report-to`; `none` is no tracker.
-
-    Raises:
-        UsageError: an unknown name, or a package that is not installed.
-    """
+    """The trackers of `--report-to`, which must be installed; `none` is no tracker."""
     names = tuple(dict.fromkeys(name for name in split_words(text) or () if name != "none"))
     check_trackers(names)
     return names
 
 
 def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:
-    """`1,2` -> (1, 2).
-
-    Raises:
-        UsageError: a part is not a whole number.
-    """
+    """`1,2` -> (1, 2)."""
     return _split(option, text, int, "whole numbers, such as 0,1,2")
 
 
 def split_floats(option: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.5,0.6` -> (0.5, 0.6).
-
-    Raises:
-        UsageError: a part is not a number.
-    """
+    """`0.5,0.6` -> (0.5, 0.6)."""
     return _split(option, text, float, "numbers, such as 0.6")
 
 

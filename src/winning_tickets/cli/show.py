@@ -1,4 +1,4 @@
-"""Results as text for people: what the command line prints without `--json`."""
+"""Results as text, which the command line prints without `--json`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def search(result: dict[str, Any], tickets: list[str]) -> str:
-    """One ticket, or the rungs of a ladder."""
+    """One ticket, or those of several sparsity levels."""
     if "rungs" not in result:
         share = result["pruned_share_of_all_parameters"]
         return f"{tickets[0]}\n{share:.1%} of all encoder parameters are pruned; saved in {result['out']}"
@@ -16,12 +16,16 @@ def search(result: dict[str, Any], tickets: list[str]) -> str:
     if result["steps"] is not None:
         lines.append(f"{result['steps']} steps; separate searches would take {result['steps_of_separate_searches']}")
     inside = [rung["kept_inside_previous"] for rung in result["rungs"][1:]]
-    lines.append("nested" if result["nested"] else f"not nested: at least {min(inside):.1%} of a rung is kept below it")
+    lines.append(
+        "nested"
+        if result["nested"]
+        else f"not nested: at least {min(inside):.1%} of the weights of a sparsity level are kept at the level below"
+    )
     return "\n".join(lines)
 
 
 def fitted_head(result: dict[str, Any]) -> str:
-    """How good the head is."""
+    """Quality of the head before and after the fit."""
     lines = [
         f"  {name}: MLM loss {quality['mlm_loss']:.4f}, perplexity {quality['perplexity']:.1f}, "
         f"accuracy {quality['mlm_accuracy']:.1%}"
@@ -31,7 +35,7 @@ def fitted_head(result: dict[str, Any]) -> str:
 
 
 def evaluation(result: dict[str, Any]) -> str:
-    """The measured values of `evaluate`, a line each."""
+    """The measured values of `evaluate`."""
     losses = ("kd_loss", "mlm_loss", "mlm_accuracy", "attention_loss", "contrastive_loss", "logits_loss")
     keys = (*losses, "similarity_pearson", "similarity_spearman")
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
@@ -78,7 +82,7 @@ def super_ticket(result: dict[str, Any]) -> str:
 
 
 def sharing(result: dict[str, Any]) -> str:
-    """Scores of each task x100, their averages and what is left of the weights; the same after fine-tuning."""
+    """Scores of each task x100, their averages and the weights that are kept; the same after fine-tuning."""
     lines = [f"{len(result['tasks'])} tasks on {result['model']}, {len(result['seeds'])} seed(s)"]
     for name, task in result["tasks"].items():
         lines += [f"  {name} {metric}: {_final_and_best(kinds)}" for metric, kinds in task["metrics"].items()]
@@ -100,7 +104,7 @@ def _two_averages(result: dict[str, Any]) -> list[str]:
 
 
 def averages(result: dict[str, Any]) -> str:
-    """Scores of each task and both averages x100, and what they leave out."""
+    """Scores of each task and both averages x100, and the tasks and seeds they leave out."""
     lines = []
     for task, run in result["tasks"].items():
         lines += [f"{task} {name}: {_final_and_best(kinds)}" for name, kinds in run["metrics"].items()]
@@ -152,7 +156,7 @@ def analysis(result: dict[str, Any], out: Any) -> str:
 
 
 def description(result: dict[str, Any]) -> str:
-    """What `inspect` says of a ticket."""
+    """Description of a ticket."""
     lines = [
         f"{result['method']} ticket {result['id']} of {result['base']['name']}",
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})",
@@ -170,7 +174,7 @@ def description(result: dict[str, Any]) -> str:
 
 
 def predictions(result: dict[str, Any]) -> str:
-    """One line a text: its label and probability, its score, its labels, the label of each word, or the answer."""
+    """One line per text: its label and probability, its score, its labels, the label of each word, or the answer."""
     return "\n".join(f"{_predicted(item)}\t{' | '.join(item['text'])}" for item in result["predictions"])
 
 
@@ -194,12 +198,12 @@ def derived(result: dict[str, Any]) -> str:
 
 
 def exported(result: dict[str, Any]) -> str:
-    """What was written and what to expect of it."""
+    """The export, and a note on its use."""
     return f"{result['format']} export written to {result['out']}\n{result['note']}"
 
 
 def submission(result: dict[str, Any]) -> str:
-    """The files that were written, and those that the server wants beside them."""
+    """The files that were written, and those that the server also wants."""
     lines = [f"  {name}: {file['rows']:,} predictions of {file['run']}" for name, file in result["files"].items()]
     if result["missing"]:
         lines.append(f"The GLUE server wants these too: {', '.join(result['missing'])}")
@@ -208,7 +212,7 @@ def submission(result: dict[str, Any]) -> str:
 
 
 def imported(result: dict[str, Any]) -> str:
-    """What the ticket of a mask file is."""
+    """The ticket of a mask file."""
     return (
         f"{result['out']}: ticket {result['ticket_id']} of {result['model']}, names as in {result['convention']}\n"
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})"
@@ -216,7 +220,7 @@ def imported(result: dict[str, Any]) -> str:
 
 
 def measurement(result: dict[str, Any]) -> str:
-    """Sizes, then for each batch and length the time, beside that of the dense model."""
+    """Sizes, then for each batch and length the time, and that of the dense model."""
     parameters, size = result["parameters"], result["bytes_on_disk"]
     lines = [
         f"{result['target']}: encoder of {parameters['encoder']:,} parameters, {parameters['non_zero']:,} not zero"
@@ -251,7 +255,7 @@ def cache(result: dict[str, Any]) -> str:
 
 
 def verification(result: dict[str, Any]) -> str:
-    """What is wrong, a line each; then what was compared and what could not be."""
+    """Findings; then counts of the files that were compared and of those that could not be."""
     lines = [f"{one['kind']}: {one['path']}: {one['detail']}" for one in result["findings"]]
     seen = f"{result['files_hashed']} files hashed ({result['bytes_hashed'] / 1e6:.1f} MB)"
     seen += f", {result['files_opened']} without hashes opened"

@@ -32,14 +32,14 @@ if TYPE_CHECKING:
     from winning_tickets.studies.plan import Plan
 
 study_app = typer.Typer(
-    help="Grids of runs: a recipe of the papers, or your own; planned, run, resumed.",
+    help="Plan, run and resume grids of runs: a recipe of the papers, or your own study.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
 app.add_typer(study_app, name="study")
 
 Source = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A recipe of `tickets recipes`, or a YAML file.")]
-Scale = Annotated[str, typer.Option("--scale", help="smoke, small or paper.")]
+Scale = Annotated[str, typer.Option("--scale", help="Scale: smoke, small or paper.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter, such as tasks=rte,mrpc.")
 ]
@@ -62,7 +62,7 @@ def plan(
     workers: Workers = 1,
     as_json: Json = False,
 ) -> None:
-    """How many runs, what is done, how long the rest takes, what is missing.
+    """Plan a study: its runs, those that are done, the time of the rest, and what is missing.
 
     Example: tickets study plan tamt-figure-3 --scale small --set tasks=rte,mrpc
     """
@@ -85,7 +85,7 @@ def status(
     workers: Workers = 1,
     as_json: Json = False,
 ) -> None:
-    """What is done, running, failed and blocked; also while it runs.
+    """Report the runs that are done, running, failed and blocked; also while the study runs.
 
     Example: tickets study status tamt-figure-3 --scale small
     """
@@ -103,10 +103,10 @@ def run(
     scale: Scale,
     set_: Set = None,
     store: StoreFolder = DEFAULT_STORE,
-    engine: Annotated[str, typer.Option("--engine", help="local or ray.")] = "local",
+    engine: Annotated[str, typer.Option("--engine", help="Engine: local or ray.")] = "local",
     workers: Workers = 1,
     address: Annotated[
-        str | None, typer.Option("--address", help="Of a Ray cluster; else one is started here.")
+        str | None, typer.Option("--address", help="Address of a Ray cluster. By default one is started here.")
     ] = None,
     cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray.")] = 1,
     gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray; may be a fraction.")] = 0,
@@ -119,7 +119,7 @@ def run(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Do all runs that are not done; the same command goes on after any stop.
+    """Do all runs that are not done; after any stop the same command resumes.
 
     Example: tickets study run tamt-figure-3 --scale smoke --workers 2
     """
@@ -139,7 +139,7 @@ def run(
     if problems:
         raise UsageError("\n".join(problems))
     options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
-    runtime = Runtime(
+    runtime = Runtime.of(
         device=device,
         bf16=bf16,
         checkpoint_steps=checkpoint_steps,
@@ -167,7 +167,7 @@ def _check(result: dict[str, Any]) -> None:
 
 @study_app.command("list")
 def list_studies(store: StoreFolder = DEFAULT_STORE, as_json: Json = False) -> None:
-    """The studies that have runs in a store.
+    """List the studies that have runs in a store.
 
     Example: tickets study list
     """
@@ -186,12 +186,12 @@ def report(
     set_: Set = None,
     store: StoreFolder = DEFAULT_STORE,
     formats: Annotated[
-        str, typer.Option("--formats", help="Of md, tex, csv, svg, png, html; with commas.")
+        str, typer.Option("--formats", help="Formats of md, tex, csv, svg, png and html, with commas.")
     ] = "md,tex,csv,svg,png,html",
     force: Annotated[bool, typer.Option("--force", help="Replace the report of another study in --out.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Tables, figures, verdicts on the claims and one page, from what is stored; at any time.
+    """Write tables, figures, verdicts on the claims and one page from the stored runs, at any time.
 
     Example: tickets study report tamt-figure-3 --scale small --out report
     """
@@ -211,7 +211,7 @@ def new(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Write a study with comments, to start from.
+    """Write a commented study as a starting point.
 
     Example: tickets study new my-study.yaml
     """
@@ -226,7 +226,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """The studies that come along: one for each table and figure of the papers.
+    """List the built-in studies: one for each table and figure of the papers.
 
     Example: tickets recipes
     """
@@ -253,7 +253,7 @@ def runs(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
     as_json: Json = False,
 ) -> None:
-    """The runs of a store: their status, settings, numbers and errors.
+    """List the runs of a store: their status, settings, numbers and errors.
 
     Example: tickets runs --where task=rte --where 'metrics.accuracy.final.mean>0.7'
     """
@@ -270,13 +270,13 @@ def runs(
     emit(query.as_json(records, str(store)), as_json, text)
 
 
-cache_app = typer.Typer(help="The tokenised corpora on disk.", no_args_is_help=True, rich_markup_mode=None)
+cache_app = typer.Typer(help="Tokenized corpora on disk.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(cache_app, name="cache")
 
 
 @cache_app.command("list")
 def cache_list(as_json: Json = False) -> None:
-    """Where the cache is and what it holds."""
+    """List the folder and the entries of the cache."""
     from winning_tickets.data.token_cache import cache_root, list_entries
 
     result = {"root": str(cache_root()), "entries": list_entries()}
@@ -285,10 +285,12 @@ def cache_list(as_json: Json = False) -> None:
 
 @cache_app.command("clean")
 def cache_clean(
-    older_than_days: Annotated[float | None, typer.Option(help="Only entries unused for so long.")] = None,
+    older_than_days: Annotated[
+        float | None, typer.Option(help="Only entries that were not used for this many days.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Remove tokenised corpora; they are made again when needed."""
+    """Remove tokenized corpora; they are made again when needed."""
     from winning_tickets.data.token_cache import clean
 
     if older_than_days is not None and not older_than_days >= 0:
@@ -305,10 +307,10 @@ def demo(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """The main job on the built-in model, corpus and task: four tickets, one table, one report; a few minutes."""
+    """Run the main job on the built-in model, corpus and task: four tickets, one table, one report; a few minutes."""
     from winning_tickets.studies.demo import DemoConfig, run_demo
     from winning_tickets.studies.demo_report import table
 
     config = DemoConfig.small() if tiny else DemoConfig()
-    result = run_demo(config, out, Runtime(device=device, quiet=quiet))
+    result = run_demo(config, out, Runtime.of(device=device, quiet=quiet))
     emit(result, as_json, f"{table(result).text()}\n\nReport: {out / 'report.html'}")

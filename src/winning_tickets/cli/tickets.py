@@ -1,4 +1,4 @@
-"""`tickets compare` and `tickets inspect`: what tickets are. `tickets average`: one score for several tasks."""
+"""Commands about tickets and models: compare, inspect, average, predict, combine, perturb, export, measure, verify."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from winning_tickets.cli.options import (
     DEFAULT_STORE,
     Base,
     Bf16,
+    DataDir,
     Device,
     DryRun,
     Force,
@@ -26,17 +27,18 @@ from winning_tickets.cli.options import (
     split_ints,
 )
 from winning_tickets.config import LAST_SEED, Runtime
+from winning_tickets.runs.errors import UsageError
 
 
 @app.command()
 def compare(
     targets: Annotated[list[str], typer.Argument(metavar="TICKET...", help="Two or more tickets.")],
     average: Annotated[
-        str, typer.Option(help="pooled over all weights, or the mean over the values of each matrix.")
+        str, typer.Option(help="Average: pooled over all weights, or the mean over matrices (matrix).")
     ] = "pooled",
     as_json: Json = False,
 ) -> None:
-    """How much tickets overlap, beside what chance would give.
+    """Compare the masks of tickets: their overlap, and that of chance.
 
     Example: tickets compare ticket-a ticket-b --json
     """
@@ -47,11 +49,8 @@ def compare(
 
 
 @app.command()
-def inspect(
-    ticket: Annotated[str, typer.Argument(help="A ticket folder.")],
-    as_json: Json = False,
-) -> None:
-    """What a ticket is: exact sparsity, counts, by matrix, where it came from.
+def inspect(ticket: Annotated[str, typer.Argument(help="A ticket folder.")], as_json: Json = False) -> None:
+    """Describe a ticket: exact sparsity, counts, sparsity of each matrix, origin.
 
     Example: tickets inspect my-ticket --json
     """
@@ -64,10 +63,9 @@ def inspect(
 
 @app.command()
 def average(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one a task.")],
-    as_json: Json = False,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one per task.")], as_json: Json = False
 ) -> None:
-    """One score for several tasks, by both rules of the Super Tickets paper.
+    """Average the scores of several tasks, by both rules of the Super Tickets paper.
 
     Example: tickets average runs/cola runs/mrpc runs/rte --json
     """
@@ -78,14 +76,68 @@ def average(
 
 
 @app.command()
+def predict(
+    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A transfer made with --save-model.")],
+    text: Annotated[
+        list[str] | None,
+        typer.Option("--text", help="A text. Repeat the option for several. A pair is written as first TAB second."),
+    ] = None,
+    text_pair: Annotated[
+        list[str] | None, typer.Option("--text-pair", help="The second text of each pair, in the order of --text.")
+    ] = None,
+    glue_submission: Annotated[
+        Path | None,
+        typer.Option("--glue-submission", help="Folder for the files of the GLUE server, one RUN per task."),
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the model. By default the first one saved.")] = None,
+    force: Force = False,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Label texts with a fine-tuned ticket, or write the files of a GLUE submission.
+
+    Example: tickets predict my-transfer --text "Return a list of the words in the string." --json
+    Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
+    """
+    runtime = Runtime.of(device=device, quiet=True)
+    if glue_submission is not None:
+        from winning_tickets.finetuning.glue_submission import glue_submission as submit
+
+        if text or text_pair:
+            raise UsageError("--glue-submission labels the test sets of GLUE; leave --text and --text-pair out.")
+        if data_dir is None:
+            raise UsageError("--glue-submission needs --data-dir, a GLUE download with the test files.")
+        written = submit(runs, data_dir, glue_submission, seed=seed, runtime=runtime, force=force)
+        return emit(written, as_json, show.submission(written))
+    from winning_tickets.training.predict import predict as label
+
+    if data_dir is not None or force:
+        raise UsageError("--data-dir and --force go with --glue-submission.")
+    if len(runs) > 1:
+        raise UsageError(f"--text is labelled by one run, found {len(runs)}; several go with --glue-submission.")
+    if not text:
+        raise UsageError("There is nothing to label: give --text, or --glue-submission DIR.")
+    if text_pair is not None and len(text_pair) != len(text):
+        raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
+    texts = [tuple(item.split("\t")) for item in text]
+    if text_pair is not None:
+        texts = list(zip(text, text_pair, strict=True))
+    result = label(runs[0], texts, seed=seed, runtime=runtime)
+    return emit(result, as_json, show.predictions(result))
+
+
+@app.command()
 def combine(
-    operation: Annotated[str, typer.Argument(metavar="OPERATION", help="union, intersection or difference.")],
+    operation: Annotated[
+        str, typer.Argument(metavar="OPERATION", help="Operation: union, intersection or difference.")
+    ],
     targets: Annotated[list[str], typer.Argument(metavar="TICKETS...", help="Two or more of one model and scope.")],
     out: Out,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a ticket of what several tickets keep; a difference is what the first keeps and no other does.
+    """Make a ticket of the union, intersection or difference of the weights that tickets keep.
 
     Example: tickets combine intersection ticket-a ticket-b --out shared-core
     """
@@ -99,8 +151,12 @@ def combine(
 def perturb(
     target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
     out: Out,
-    fraction: Annotated[float, typer.Option(help="Of the kept weights of each matrix, moved to pruned places.")] = 0.05,
-    seed: Annotated[int, typer.Option(min=0, max=LAST_SEED, help="Which ones move, and where to.")] = 0,
+    fraction: Annotated[
+        float, typer.Option(help="Fraction of the kept weights of each matrix that moves to pruned places.")
+    ] = 0.05,
+    seed: Annotated[
+        int, typer.Option(min=0, max=LAST_SEED, help="Seed of the weights that move, and of their new places.")
+    ] = 0,
     force: Force = False,
     as_json: Json = False,
 ) -> None:
@@ -123,7 +179,7 @@ def import_mask(
     force: Force = False,
     as_json: Json = False,
 ) -> None:
-    """Make a ticket of the masks that the papers' programs write.
+    """Make a ticket of the masks that the released code of the papers writes.
 
     Example: tickets import-mask mask.pt --base bert-base-uncased --out my-ticket
     """
@@ -141,22 +197,23 @@ def export(
         str,
         typer.Option(
             "--format",
-            help="masked: a Hugging Face folder with zeros; compact: smaller matrices; onnx: without PyTorch; "
-            "encoder: a fine-tuned or shared encoder without its heads; mask-pt: the masks alone, as the papers' "
-            "programs store them.",
+            help="Format: masked (a Hugging Face folder with zeros), compact (smaller matrices), onnx (runs without "
+            "PyTorch), encoder (a fine-tuned or shared encoder without its heads) or mask-pt (the masks alone, as the "
+            "released code stores them).",
         ),
     ],
-    task: Annotated[str | None, typer.Option("--task", help="Which task of a shared model.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="Task of a shared model.")] = None,
     base: Base = None,
     convention: Annotated[
-        str | None, typer.Option("--convention", help="Names in a mask-pt: bert-tickets (default) or tamt.")
+        str | None,
+        typer.Option("--convention", help="Convention of the names in a mask-pt: bert-tickets (default) or tamt."),
     ] = None,
     allow_other_weights: OtherWeights = False,
     force: Force = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Write a model that others load.
+    """Write a model in a format that other programs load.
 
     Example: tickets export my-ticket --format masked --out my-model
     Example: tickets export my-share --task rte --format compact --out my-rte
@@ -183,9 +240,11 @@ def measure(
     target: Annotated[
         str, typer.Argument(metavar="TARGET", help="A model, a ticket, an export, or a transfer with its model.")
     ],
-    batch: Annotated[str, typer.Option(help="Texts in a forward pass, with commas.")] = "1,8,32",
+    batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8,32",
     length: Annotated[str, typer.Option(help="Tokens of each text, with commas.")] = "32,128",
-    threads: Annotated[int | None, typer.Option(help="Of the processor.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Threads of the processor. By default as many as PyTorch takes.")
+    ] = None,
     repeats: Annotated[int, typer.Option(help="Timed passes of each model for each batch and length.")] = 10,
     base: Base = None,
     revision: Revision = None,
@@ -197,7 +256,7 @@ def measure(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Sizes, operations and speed, with the dense model beside it in the same run.
+    """Measure size, operations and speed, and those of the dense model in the same run.
 
     Example: tickets measure my-export --batch 1,8 --length 128
     """
@@ -217,7 +276,7 @@ def measure(
         revision=revision,
         layers=layers,
         allow_other_weights=allow_other_weights,
-        runtime=Runtime(device=device, bf16=bf16, quiet=quiet),
+        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet),
     )
     return emit(result, as_json, show.measurement(result))
 
@@ -231,9 +290,9 @@ def verify(
     store: StoreFolder = DEFAULT_STORE,
     as_json: Json = False,
 ) -> None:
-    """Hash files again: which changed, are missing or too many, and what did killed processes leave?
+    """Hash files again, and report changed, missing and surplus files, and those that killed processes left.
 
-    Exit code 1 where something is wrong; what it is, is on stdout.
+    The exit code is 1 where something is wrong; stdout says what.
 
     Example: tickets verify --store tickets-store
     """

@@ -1,4 +1,4 @@
-"""What mask training minimises, as the user writes it: a weighted sum such as `mlm+kd`, `mlm:1,kd:2`."""
+"""Objectives: weighted sums of terms such as `mlm+kd` or `mlm:1,kd:2`."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from decimal import Decimal
 from winning_tickets.runs.errors import UsageError, unknown
 
 TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
-"""The terms of a sum in canonical order; what they compute stands in `winning_tickets.objectives`."""
+"""The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
 SOURCE_NAMES = ("mlm", "task")
 """The terms of methods that train weights: text, and the tasks of `--task`."""
 STRUCTURED_NAMES = ("mlm", "kd", "task")
-"""The loss that the importance of heads and FFNs is about; one of them."""
+"""The loss that the importance of heads and FFNs is about is one of these."""
 GATE_NAMES = ("mlm", "kd")
 """The terms that gates of heads, FFNs, neurons and layers are trained on."""
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
@@ -26,17 +26,7 @@ _EXAMPLES = "such as mlm+kd or mlm:1,kd:2."
 
 
 def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, float]:
-    """The terms of a sum and their weights, in canonical order.
-
-    Terms are separated by `+` or `,`; a weight follows a colon and is 1 where it is left out.
-
-    Args:
-        text: such as `kd`, `mlm+kd`, `kd:0.5+attention:1`.
-        names: the terms there are.
-
-    Raises:
-        UsageError: unknown or repeated terms, weights that are not positive finite numbers; all problems at once.
-    """
+    """The terms of a sum such as `kd:0.5+attention` and their weights, in canonical order."""
     weights: dict[str, float] = {}
     problems = []
     for part in re.split(r"[+,]", text):
@@ -83,10 +73,10 @@ def _digits(weight: float) -> str:
 
 
 def paper_objective(objective: str) -> str:
-    """The papers' objective whose profile values another sum takes: `mlm+kd` where it has `mlm` in it, else `kd`."""
+    """The papers' objective whose profile values a sum takes: `mlm+kd` where it has `mlm` in it, else `kd`."""
     if objective in OBJECTIVE_NAMES:
         return objective
     try:
         return "mlm+kd" if "mlm" in parse_objective(objective) else "kd"
-    except UsageError:  # refused elsewhere, together with what else is wrong
+    except UsageError:  # refused elsewhere, together with all other problems
         return "kd"

@@ -1,4 +1,4 @@
-"""Profiles: what the paper says, what its released programs do where they differ, and what measured best here."""
+"""Profiles: values of the paper, of the released code where it differs, and the best ones measured here."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ _PAPER: dict[str, Any] = _TUNED | {
 
 _PAPER_BY_OBJECTIVE: dict[str, dict[str, Any]] = {"kd": {"learning_rate": 2e-5}, "mlm": {}, "mlm+kd": {}}
 
-# What the released programs do where they differ from the paper; see docs/explanation/profiles.md.
+# Values of the released code where it differs from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = {
     "scope": "encoder+embeddings+pooler",
     "rank_by": "signed",
@@ -82,7 +82,7 @@ _CODE_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
 }
 
 
-# Methods that train weights; of the papers, the tickets of Chen et al. 2020 and their released program.
+# Methods that train weights: Chen et al. 2020 and their released code.
 _LEARNED_TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
     "batch_tokens": 2048,
@@ -98,18 +98,18 @@ _LEARNED_TUNED: dict[str, Any] = {
 }
 _LEARNED_PAPER = _LEARNED_TUNED | {"scope": "encoder+pooler", "batch_tokens": 16 * 512, "segments": "packed:512"}
 _LEARNED_CODE = _LEARNED_PAPER | {"rewind_scope": "encoder", "rate_horizon": "total", "count_rounding": "nearest"}
-# There what the MLM program goes back to is the live weights, so that it never does.
+# Its MLM script rewinds to the live weights, so it never rewinds.
 _LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}
 
 
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
-    """What a profile gives the open fields of a method that trains weights, by the terms of its objective."""
+    """Values of the open fields of a method that trains weights, by the terms of its objective."""
     if profile == "code":
         return _LEARNED_CODE | (_LEARNED_CODE_MLM if set(terms) == {"mlm"} else {})
     return _LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED
 
 
-# Super Tickets (Liang et al. 2021) and its released program.
+# Super Tickets (Liang et al. 2021) and its released code.
 _STRUCTURED: dict[str, Any] = {
     "batch_tokens": 2048,
     "segments": "packed:128",
@@ -128,20 +128,20 @@ _GATES: dict[str, Any] = _TUNED | {
 
 
 def gate_values() -> dict[str, Any]:
-    """What the open fields of a search that trains gates become."""
+    """Values of the open fields of a search that trains gates."""
     return _GATES
 
 
 def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
-    """What a profile gives the open fields of a search for a ticket of heads and FFNs."""
+    """Values of the open fields of a search for a ticket of heads and FFNs."""
     if profile != "code":
         return _STRUCTURED
-    # The program protects one head of every layer where it ranks them, and none where it draws them.
+    # The released code protects one head of every layer where it ranks them, and none where it draws them.
     return _STRUCTURED | {"importance": "released", "min_heads_per_layer": 0 if selection == "random" else 1}
 
 
 def profile_values(profile: Profile, method: str, objective: str) -> dict[str, Any]:
-    """What a profile gives the open fields of a `SearchConfig`, by method and objective."""
+    """Values of the open fields of a `SearchConfig`, by method and objective."""
     if profile == "tuned":
         return _TUNED
     objective = paper_objective(objective)
@@ -155,33 +155,21 @@ def profile_values(profile: Profile, method: str, objective: str) -> dict[str, A
 
 @dataclass(frozen=True)
 class MethodNeeds:
-    """What a method reads besides the model.
+    """Inputs of a method besides the model."""
 
-    Attributes:
-        corpus: it always reads text, `--corpus`.
-        objective: it minimises, or differentiates, an `--objective`.
-        mask_training: it trains masks: steps, schedule, score start and the rest of a `SearchConfig` apply.
-        patterns: its masks can follow a `--pattern`.
-        like: how many weights of each matrix it keeps can be told by another ticket, `--like`.
-        other_weights: it can rank other weights than those of the model, `--weights-from`.
-        sources: its objective is a sum of `mlm` on a corpus and `task` on tasks, and `LearningSettings` apply.
-        structured: its tickets lose heads, FFNs, neurons or layers, and `StructuredSettings` apply.
-        defaults: fields of a `SearchConfig` whose default differs for this method.
-    """
-
-    corpus: bool = False
-    objective: bool = False
-    mask_training: bool = False
-    patterns: bool = False
-    like: bool = False
-    other_weights: bool = False
-    sources: bool = False
-    structured: bool = False
-    defaults: Mapping[str, Any] = field(default_factory=dict)
+    corpus: bool = False  # it always reads text
+    objective: bool = False  # it minimizes or differentiates an objective
+    mask_training: bool = False  # it trains scores of masks or gates
+    patterns: bool = False  # its masks can follow an N:M pattern
+    like: bool = False  # another ticket can give the number of weights of each matrix
+    other_weights: bool = False  # it can rank other weights than those of the model
+    sources: bool = False  # its objective is a sum of `mlm` on a corpus and `task` on tasks
+    structured: bool = False  # its tickets lose heads, FFNs, neurons or layers
+    defaults: Mapping[str, Any] = field(default_factory=dict)  # fields whose default differs for this method
 
     @property
     def gates(self) -> bool:
-        """Whether it trains gates of heads, FFNs, neurons or layers."""
+        """True where it trains gates of heads, FFNs, neurons or layers."""
         return self.structured and self.mask_training
 
 
@@ -202,4 +190,4 @@ METHOD_NAMES = tuple(METHOD_NEEDS)
 GATE_TRAINING = MethodNeeds(
     corpus=True, objective=True, mask_training=True, structured=True, defaults={"scope": "encoder"}
 )
-"""What `mask-training` needs where a level, units or counts say that it trains gates and no masks of weights."""
+"""Inputs of `mask-training` with a level, units or counts, which trains gates instead of masks of weights."""

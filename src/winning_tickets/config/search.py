@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from typing import Annotated, Any, Literal
+from collections.abc import Container
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -26,57 +27,84 @@ from winning_tickets.config.profiles import (
     profile_values,
     structured_values,
 )
-from winning_tickets.config.settings import Count, Rate, Seed, Settings
+from winning_tickets.config.settings import Count, Seed, Settings, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
-from winning_tickets.config.structured import UNIT_FIELDS, StructuredSettings
+from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
 from winning_tickets.config.weights import PRETRAINED
 from winning_tickets.runs.errors import UsageError
 
+LEARNED = ("imp", "snip", "movement")
+"""Methods whose objective is a sum of `mlm` on a corpus and `task` on tasks."""
+TRAINED = ("mask-training", GATES)
+MASKS = ("mask-training",)
+ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")
+OF_WEIGHTS = ("random", "magnitude", "wanda", "mask-training", *LEARNED)
+
+_Sparsity = Annotated[float, Field(allow_inf_nan=True)]
+"""The validator refuses values that are not finite, with a better message."""
+DATA = "Model and data"
+TICKET = "Ticket"
+TRAINING = "Mask training"
+ROUNDS = "Iterative pruning"
+TASK_DATA = "Tasks of the objective"
+
+_task = partial(setting, panel=TASK_DATA, methods=LEARNED)
+_round = partial(setting, panel=ROUNDS, methods=("imp",))
+_ticket = partial(setting, panel=TICKET)
+_train = partial(setting, panel=TRAINING, methods=TRAINED)
+_mask = partial(setting, panel=TRAINING, methods=MASKS)
+
 
 class LearningSettings(Settings):
-    """The part of a `SearchConfig` about learning from tasks, and about iterative pruning.
+    """The part of a `SearchConfig` about learning from tasks, and about iterative pruning."""
 
-    Attributes:
-        tasks: names of `data.tasks.TASKS` that the objective's `task` term stands for.
-        train_file: the user's own training file, as one more task.
-        text_columns: its text columns.
-        label_column: its label column.
-        kind: what is predicted in it; None looks at the file.
-        train_size: `N` examples or `P%` of each task's training set, nested and seeded.
-        batch_size: examples of a task a step; None means the task's own.
-        max_length: tokens an example is cut to; None means the task's own.
-        mixing: with several sources each step is one batch of all of them, their losses added (`sum`), or a batch of
-            one of them, drawn as often as it has batches (`proportional`).
-        round_steps: optimiser steps of a round.
-        round_epochs: the same as passes over the largest source.
-        round_examples: the same as examples (segments of text) of all sources.
-        rewind: what a pruned network goes back to: `pretrained`, `step:K`, `percent:P` of the first round, `none`,
-            `noise[:SCALE]` (the pre-trained weights plus noise) or `reinit`.
-        rewind_scope: what goes back: `all` (encoder and heads), `encoder`, or only the `prunable` matrices.
-        prune_first: prune the pre-trained weights before the first round.
-        rate_horizon: the learning rate decays to zero over each `round`, or over all rounds in `total`.
-        reset_optimizer: forget the optimiser's moments after each round.
-        save_trained: keep the weights at the end of each round, for `transfer --start-from`.
-    """
-
-    tasks: tuple[str, ...] = ()
-    train_file: str | None = None
-    text_columns: tuple[str, ...] | None = None
-    label_column: str = "label"
-    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = None
-    train_size: str | None = None
-    batch_size: int | None = Field(default=None, ge=1)
-    max_length: int | None = Field(default=None, ge=1)
-    mixing: Literal["sum", "proportional"] = "sum"
-    round_steps: int | None = Field(default=None, ge=1)
-    round_epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    round_examples: int | None = Field(default=None, ge=1)
-    rewind: str | None = None
-    rewind_scope: Literal["all", "encoder", "prunable"] | None = None
-    prune_first: bool | None = None
-    rate_horizon: Literal["round", "total"] | None = None
-    reset_optimizer: bool | None = None
-    save_trained: bool = False
+    tasks: tuple[str, ...] = _task(
+        (), "Tasks that the objective's term task is about, such as rte,mrpc.", option="--task"
+    )
+    train_file: str | None = _task(None, "Your own training file, as one more task.")
+    text_columns: tuple[str, ...] | None = _task(None, "Text columns of your file, such as premise,hypothesis.")
+    label_column: str = _task("label", "Label column of your file.")
+    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _task(
+        None,
+        "Kind of the labels of your file: classification, regression, multilabel, tokens or span. By default the file "
+        "is inspected.",
+    )
+    train_size: str | None = setting(
+        None,
+        "N examples or P% of each task's training set. A smaller subset is part of a larger one.",
+        TASK_DATA,
+        (*LEARNED, "importance"),
+    )
+    batch_size: int | None = setting(
+        None, "Batch size of each task. By default it is the task's own.", TASK_DATA, (*LEARNED, "importance"), ge=1
+    )
+    max_length: int | None = _task(None, "Tokens that a task's example is cut to. By default the task's own.", ge=1)
+    mixing: Literal["sum", "proportional"] = _task(
+        "sum",
+        "With several sources a step is one batch of each, their losses added (sum), or a batch of one of them, drawn "
+        "as often as it has batches (proportional).",
+    )
+    round_steps: int | None = _round(None, "Optimizer steps of a round.", ge=1)
+    round_epochs: float | None = _round(None, "Passes over the largest source in a round.", gt=0)
+    round_examples: int | None = _round(None, "Examples (segments of text) of all sources in a round.", ge=1)
+    rewind: str | None = _round(
+        None,
+        "Weights that a pruned network returns to: pretrained, step:K, percent:P of the first round, none, noise, "
+        "noise:SCALE (pre-trained weights plus noise) or reinit.",
+    )
+    rewind_scope: Literal["all", "encoder", "prunable"] | None = _round(
+        None, "Parameters that are rewound: all (encoder and heads), encoder, or only the prunable matrices."
+    )
+    prune_first: bool | None = _round(None, "Prune the pre-trained weights before the first round.")
+    rate_horizon: Literal["round", "total"] | None = _round(
+        None, "The learning rate decays to zero over each round, or over all rounds (total)."
+    )
+    reset_optimizer: bool | None = _round(
+        None,
+        "Reset the optimizer's moments after each round, or keep them from round to round.",
+        option="--reset-optimizer/--keep-optimizer",
+    )
+    save_trained: bool = _round(False, "Save the weights at the end of each round, for transfer --start-from.")
 
     @field_validator("tasks")
     @classmethod
@@ -85,125 +113,183 @@ class LearningSettings(Settings):
         return tuple(sorted(set(value)))
 
 
-_Sparsity = Annotated[float, Field(allow_inf_nan=True)]
-"""`check_sparsity` has a better message."""
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
 class SearchConfig(LearningSettings, StructuredSettings):
     """A search for a ticket.
 
-    The fields about learning from tasks and about rounds are those of `LearningSettings`, those about heads, FFNs and
-    neurons of `StructuredSettings`.
-
-    Attributes:
-        model: hub id, local folder or `builtin:minilm`.
-        revision: hub revision of the model.
-        layers: keep only the first so many layers.
-        method: one of `METHOD_NAMES`.
-        sparsity: fraction removed of the scope, in [0, 1); several make a ladder, one ticket for each.
-        scope: which matrices compete; one of `SCOPES`.
-        ranking: `matrix` (each matrix loses the same fraction), `row` (each row of it does) or `global`.
-        like: of `random`: a ticket that says how many weights of each matrix are kept, and so the sparsity and scope.
-        weights_from: of `magnitude`: the weights that are ranked, as in `TransferConfig.start_from`.
-        pattern: `N:M`: N of every M consecutive weights along the input dimension are kept; it sets the sparsity.
-        profile: where unset fields take their values from.
-        seed: of random masks, data order and MLM masking.
-        objective: what mask training minimises: a term of `TERM_NAMES` or a weighted sum such as `mlm:1,kd:2`; equal
-            sums are kept in one form.
-        temperature: of the objective's `contrastive` term.
-        logits_temperature: of the objective's `logits` term.
-        corpus: text the masks are trained on.
-        data_dir: folder of a `task:NAME` corpus.
-        steps: optimiser steps; of a ladder, those of its first rung.
-        rung_steps: optimiser steps of every further rung of a ladder; None means half of `steps`.
-        batch_tokens: tokens an optimiser step sees, over all processes.
-        segments: how the corpus is cut: `packed:L`, `lines`, `mixed`, `sections:L`.
-        short_sequence_probability: share of the sections for whose sequences a random length is aimed at.
-        calibration_batches: batches over which the norms of inputs are taken, for `wanda` and `score_init`.
-        learning_rate: of the scores (and of the MLM head unless `head_learning_rate` is given).
-        head_learning_rate: of the MLM head.
-        schedule_steps: steps after which the linearly decaying rate reaches zero; None means `schedule_passes`.
-        schedule_passes: passes over the corpus after which it reaches zero, or later if `steps` are more; 0: `steps`.
-        warmup_steps: steps of linear warm-up.
-        step_offset: steps taken beyond `steps`; the released KD program saves its tickets one step early.
-        score_init: `rank` (scores rise with the rank of the absolute weight), `activation` (with the rank of the
-            absolute weight times the norm of its input), `plateau` (TAMT eq. 5), `random`.
-        alpha: kept entries start at alpha * phi (TAMT eq. 5).
-        phi: the initial threshold (TAMT eq. 3).
-        rank_by: scores are ranked `signed` or by `absolute` value (TAMT section 3.4.2; the code is signed).
-        reselect_steps: steps between adjustments of the threshold.
-        cadence: `after` every `reselect_steps` steps, or `before`: one step earlier, and after the first step too.
-        threshold: between adjustments an entry is kept that `reached` the threshold (TAMT eq. 3) or `exceeded` it.
-        count_rounding: pruned count of n entries, `floor` or `nearest` (the released one-shot code rounds).
-        train_embeddings: train the mask of the word embeddings too; else it stays as initialised.
-        student_dropout: dropout of the student; None in the profile means the model's own.
-        teacher_dropout: the teacher runs with dropout (the released KD code forgot to switch it off).
-        optimizer: `adamw`, `adamw-hf` (epsilon before the bias correction) or `bertadam` (no bias correction).
-        adam_epsilon: epsilon of the optimiser.
-        weight_decay: on the scores.
-        clip: `global` norm over scores and head, `tensor` by tensor, or `none`.
-        max_grad_norm: the norm clipped to.
-        mlm_probability: fraction of tokens masked for MLM.
-        kd_masked_tokens: tokens corrupted in each sequence of a search without MLM (the released KD code: one).
-        kd_padding: padded positions are `ignored` in the KD loss, or `counted` (the released KD code).
-        save_at: steps at which intermediate tickets are saved too.
+    Fields that are None take the value of the profile.
     """
 
-    model: str
-    revision: str | None = None
-    layers: Count | None = None
-    method: str = "mask-training"
-    sparsity: _Sparsity | tuple[_Sparsity, ...] = 0.6
-    scope: str | None = None
-    ranking: Literal["matrix", "row", "global"] = "matrix"
-    pattern: str | None = None
-    like: str | None = None
-    weights_from: str = PRETRAINED
-    profile: Profile = "tuned"
-    seed: Seed = 0
-    objective: str = "kd"
-    temperature: float = Field(default=0.05, gt=0, allow_inf_nan=False)
-    logits_temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    corpus: str | None = None
-    data_dir: str | None = None
-    steps: int = 60
-    rung_steps: int | None = None
-    batch_tokens: int | None = None
-    segments: str | None = None
-    short_sequence_probability: float = Field(default=0.1, ge=0, le=1)
-    calibration_batches: int = Field(default=8, ge=1)
-    learning_rate: Rate | None = None
-    head_learning_rate: Rate | None = None
-    schedule_steps: int | None = None
-    schedule_passes: int | None = Field(default=None, ge=0)
-    warmup_steps: int | None = None
-    step_offset: int | None = None
-    score_init: Literal["activation", "rank", "plateau", "random"] | None = None
-    alpha: float = Field(default=2.0, gt=0, allow_inf_nan=False)
-    phi: float = Field(default=0.01, gt=0, allow_inf_nan=False)
-    rank_by: Literal["signed", "absolute"] | None = None
-    reselect_steps: int | None = Field(default=None, ge=1)
-    cadence: Literal["after", "before"] | None = None
-    threshold: Literal["reached", "exceeded"] | None = None
-    count_rounding: Literal["floor", "nearest"] | None = None
-    train_embeddings: bool | None = None
-    student_dropout: float | None = None
-    teacher_dropout: bool | None = None
-    optimizer: Literal["adamw", "adamw-hf", "bertadam"] | None = None
-    adam_epsilon: float | None = None
-    weight_decay: float | None = None
-    clip: Literal["global", "tensor", "none"] | None = None
-    max_grad_norm: float = 1.0
-    mlm_probability: float = 0.15
-    kd_masked_tokens: int | None = Field(default=None, ge=0)
-    kd_padding: Literal["ignored", "counted"] | None = None
-    save_at: tuple[int, ...] = ()
+    model: str = setting(..., "Hub id, local folder or builtin:minilm.", DATA)
+    revision: str | None = setting(None, "Hub revision of the model.", DATA)
+    layers: Count | None = setting(None, "Keep only the first layers, this many.", DATA)
+    method: str = _ticket("mask-training", f"Method of the search: {', '.join(METHOD_NEEDS)}.")
+    sparsity: _Sparsity | tuple[_Sparsity, ...] = _ticket(
+        0.6,
+        "Fraction of the weights in scope that is removed, in [0, 1). Several, such as 0.5,0.6, give a ticket for each "
+        "sparsity level.",
+        methods=OF_WEIGHTS,
+        option="--sparsity --sparsities",
+    )
+    scope: str | None = _ticket(None, f"Matrices that are pruned: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.")
+    ranking: Literal["matrix", "row", "global"] = _ticket(
+        "matrix",
+        "Each matrix loses the same fraction (matrix), or each row of it does (row), or all compete (global). Wanda "
+        "ranks by row unless you set this.",
+        methods=OF_WEIGHTS,
+    )
+    pattern: str | None = _ticket(
+        None,
+        "N:M, such as 2:4: of every M consecutive weights along the input dimension N are kept. It sets the sparsity.",
+        methods=tuple(name for name in OF_WEIGHTS if name != "imp"),
+    )
+    like: str | None = _ticket(
+        None, "A ticket. As many weights of each matrix are kept as it keeps.", methods=("random",)
+    )
+    weights_from: str = _ticket(
+        PRETRAINED,
+        "Weights whose magnitudes are ranked: pretrained, reinit, shuffle-within, shuffle-layers, noise:0.1 or a path.",
+        methods=("magnitude",),
+    )
+    profile: Profile = _ticket(
+        "tuned",
+        "Values of all settings that are not given: as in the paper, as in the released code, or what measured best "
+        "here (tuned).",
+    )
+    seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.")
+    objective: str = setting(
+        "kd",
+        "Loss that is minimized or differentiated. Of mask-training: kd, mlm, attention, contrastive, logits, or a sum "
+        "such as mlm:1,kd:2. Of imp, snip and movement: mlm, task or mlm+task. Of importance: kd, mlm, or task with "
+        "--importance-from.",
+        "Objective",
+        ON_TEXT[1:],
+    )
+    temperature: float = setting(0.05, "Temperature of the contrastive term.", "Objective", TRAINED, gt=0)
+    logits_temperature: float = setting(1.0, "Temperature of the logits term.", "Objective", TRAINED, gt=0)
+    corpus: str | None = setting(
+        None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.", DATA, ON_TEXT
+    )
+    data_dir: str | None = setting(
+        None,
+        "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository.",
+        DATA,
+        ON_TEXT,
+    )
+    steps: int = setting(
+        60,
+        "Optimizer steps. With several sparsities they are those of the first. Of snip and importance: batches whose "
+        "gradients are summed.",
+        TRAINING,
+        (*TRAINED, "snip", "movement", "importance"),
+        ge=1,
+    )
+    rung_steps: int | None = _mask(None, "Optimizer steps of each further sparsity. By default half of --steps.", ge=1)
+    batch_tokens: int | None = setting(
+        None, "Tokens in an optimizer step, over all processes.", TRAINING, ON_TEXT, ge=1
+    )
+    segments: str | None = setting(None, "Cutting of the corpus: packed:L, lines, mixed or sections:L.", DATA, ON_TEXT)
+    short_sequence_probability: float = setting(
+        0.1,
+        "Fraction of the sections whose sequences get a random target length.",
+        DATA,
+        ("wanda", *TRAINED, "importance"),
+        ge=0,
+        le=1,
+    )
+    calibration_batches: int = setting(
+        8,
+        "Batches over which the norms of inputs are taken, for wanda and for --score-init activation.",
+        TRAINING,
+        ("wanda", *TRAINED),
+        ge=1,
+    )
+    learning_rate: float | None = setting(
+        None,
+        "Learning rate of the scores, or of the weights of imp and movement.",
+        TRAINING,
+        (*TRAINED, "imp", "movement"),
+        gt=0,
+    )
+    head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0)
+    schedule_steps: int | None = _train(
+        None,
+        "Steps after which the linearly decaying learning rate reaches zero. By default --schedule-passes says it.",
+    )
+    schedule_passes: int | None = _train(
+        None,
+        "Passes over the corpus after which the learning rate reaches zero, or later if --steps are more. With 0 it "
+        "reaches zero after --steps.",
+        ge=0,
+    )
+    warmup_steps: int | None = setting(None, "Steps of linear warm-up.", TRAINING, (*TRAINED, "imp", "movement"))
+    step_offset: int | None = _train(
+        None, "Steps that are added to --steps. The released KD code saves its tickets one step early (-1)."
+    )
+    score_init: Literal["activation", "rank", "plateau", "random"] | None = _train(
+        None,
+        "Initial scores: by the rank of absolute weights (rank), or of these times the norm of the inputs "
+        "(activation), two values (plateau, TAMT eq. 5), or random.",
+    )
+    alpha: float = _train(2.0, "Initial scores of kept weights in units of phi (TAMT eq. 5).", gt=0)
+    phi: float = _train(0.01, "Threshold at the start (TAMT eq. 3).", gt=0)
+    rank_by: Literal["signed", "absolute"] | None = _mask(
+        None,
+        "Scores are ranked by their value (signed, as in the released code) or absolute value (TAMT section 3.4.2).",
+    )
+    reselect_steps: int | None = _mask(None, "Steps between adjustments of the threshold.", ge=1)
+    cadence: Literal["after", "before"] | None = _mask(
+        None,
+        "The threshold is adjusted after every --reselect-steps steps, or one step earlier and after the first step "
+        "too (before).",
+    )
+    threshold: Literal["reached", "exceeded"] | None = _mask(
+        None, "Between adjustments a weight is kept whose score has reached the threshold (TAMT eq. 3), or exceeded it."
+    )
+    count_rounding: Literal["floor", "nearest"] | None = _ticket(
+        None,
+        "Rounding of the number of pruned weights: floor, or nearest (the released one-shot code).",
+        methods=OF_WEIGHTS,
+    )
+    train_embeddings: bool | None = _mask(
+        None, "Train the mask of the word embeddings too. Otherwise it stays as it was initialized."
+    )
+    student_dropout: float | None = _train(
+        None, "Dropout of the student. The profiles of the paper keep the model's own."
+    )
+    teacher_dropout: bool | None = _train(
+        None, "Run the teacher with dropout. The released KD code does, by an oversight."
+    )
+    optimizer: Literal["adamw", "adamw-hf", "bertadam"] | None = _train(
+        None, "Optimizer: adamw, adamw-hf (epsilon before the bias correction) or bertadam (no bias correction)."
+    )
+    adam_epsilon: float | None = _train(None, "Epsilon of the optimizer.")
+    weight_decay: float | None = setting(
+        None, "Weight decay of the scores, or of the weights of imp.", TRAINING, (*TRAINED, "imp")
+    )
+    clip: Literal["global", "tensor", "none"] | None = _train(
+        None, "Clip gradients by their norm over scores and head (global), tensor by tensor (tensor), or not (none)."
+    )
+    max_grad_norm: float = setting(1.0, "Norm that gradients are clipped to.", TRAINING, (*TRAINED, "imp", "movement"))
+    mlm_probability: float = setting(0.15, "Fraction of the tokens that are masked for MLM.", "Objective", ON_TEXT[1:])
+    kd_masked_tokens: int | None = setting(
+        None,
+        "Tokens masked in each sequence of a search without MLM. The released KD code masks one.",
+        "Objective",
+        TRAINED,
+        ge=0,
+    )
+    kd_padding: Literal["ignored", "counted"] | None = setting(
+        None, "Padded positions in the KD loss: ignored, or counted (the released KD code).", "Objective", TRAINED
+    )
+    save_at: tuple[int, ...] = _train((), "Steps whose tickets are saved too, such as 100,500.")
 
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_method(cls, values: Any) -> Any:
-        """What a method or a pattern sets by default is written down, so that it counts in an id."""
+        """Write down the defaults of the method or pattern, so that they count in an id."""
         if not isinstance(values, dict):
             return values
         method = str(values.get("method", cls.model_fields["method"].default))
@@ -215,7 +301,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
             defaults["ranking"] = "global"  # one threshold over all matrices (Chen et al. 2020)
         if needs.structured and not needs.gates and values.get("importance_from") is not None:
             defaults["objective"] = "task"
-        if isinstance(values.get("pattern"), str):
+        if needs.patterns and isinstance(values.get("pattern"), str):
             defaults = {key: value for key, value in defaults.items() if key not in ("ranking", "sparsity")}
             defaults |= _defaults_of_a_pattern(values["pattern"])
         return defaults | values
@@ -231,10 +317,12 @@ class SearchConfig(LearningSettings, StructuredSettings):
     @field_validator("sparsity")
     @classmethod
     def _in_order(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        """Ascending, each once; a ladder of one rung is a plain search."""
+        """Ascending, each once; several that are equal are one."""
         for one in value if isinstance(value, tuple) else (value,):
-            if not math.isfinite(one):
+            try:
                 check_sparsity(one)
+            except UsageError as error:
+                raise impossible(str(error)) from error
         if not isinstance(value, tuple):
             return value
         rungs = tuple(sorted(set(value)))
@@ -245,7 +333,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     @field_validator("objective")
     @classmethod
     def _in_one_form(cls, value: str) -> str:
-        """Equal sums are written alike, so that they share an id; what is no sum is refused with all else that is."""
+        """Equal sums are written alike, so that they share an id; `check` refuses other text."""
         try:
             return canonical_objective(parse_objective(value, ALL_NAMES))
         except UsageError:
@@ -253,16 +341,37 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def needs(self) -> MethodNeeds:
-        """What the method reads besides the model; of an unknown one nothing."""
+        """Inputs of the method besides the model; none of an unknown one."""
         return _needs_of(self.method, any(getattr(self, field) for field in UNIT_FIELDS))
+
+    def unread(self, fields: Container[str] | None = None) -> list[str]:
+        """A line for each of these fields that the method does not read; none for an unknown method.
+
+        Without fields those are meant that were set and say which ticket is wanted: in Python one set of training
+        settings may serve several methods. Of gates all that were set are meant.
+        """
+        reader = GATES if self.needs.gates else self.method
+        lines = []
+        for field, info in type(self).model_fields.items() if self.method in METHOD_NEEDS else ():
+            extra: Any = info.json_schema_extra
+            if not extra["methods"] or reader in extra["methods"] or getattr(self, field) in (None, ()):
+                continue
+            wanted = extra["panel"] in (TICKET, UNITS, TASK_DATA) or self.needs.gates
+            if field in fields if fields is not None else wanted and field in self.model_fields_set:
+                option, able = self.option_of(field), _able(field, extra)
+                lines.append(f"{self._named} does not read {option}; it goes with {able}.")
+        return lines
+
+    @property
+    def _named(self) -> str:
+        if not self.needs.gates:
+            return f"--method {self.method}"
+        unit = next(field for field in UNIT_FIELDS if getattr(self, field))
+        return f"--method {self.method} with {self.option_of(unit)} trains gates and"
 
     @property
     def terms(self) -> dict[str, float]:
-        """Weights of the terms of the objective; none for a method without one.
-
-        Raises:
-            UsageError: not a sum of terms that the method knows.
-        """
+        """Weights of the terms of the objective; none for a method without one."""
         if self.needs.gates:
             return parse_objective(self.objective, GATE_NAMES)
         if not self.needs.objective or (self.needs.structured and self.selection == "random"):
@@ -273,18 +382,14 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def reads_corpus(self) -> bool:
-        """Whether `corpus` is read."""
+        """True where the corpus is read."""
         if self.needs.sources:
             return "mlm" in self.terms
         return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
 
     @property
     def n_of_m(self) -> Pattern | None:
-        """The pattern, where there is one.
-
-        Raises:
-            UsageError: it is not N:M with 1 <= N <= M.
-        """
+        """The pattern, where there is one."""
         return None if self.pattern is None else Pattern.parse(self.pattern)
 
     @property
@@ -294,7 +399,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def rungs(self) -> tuple[float, ...] | tuple[str, ...]:
-        """What each ticket of the search is known by: its sparsity, or the folder of its level."""
+        """The sparsity of each ticket of the search, or the folder of its level."""
         return tuple(level.folder for level in self.levels) if self.needs.structured else self.sparsities
 
     @staticmethod
@@ -304,20 +409,20 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def steps_of_a_rung(self) -> int:
-        """Optimiser steps of every rung of a ladder but the first."""
+        """Optimizer steps of every sparsity level but the first."""
         return (self.steps + 1) // 2 if self.rung_steps is None else self.rung_steps
 
     @property
     def first_steps(self) -> int:
-        """Optimiser steps of a search of one sparsity, or of a ladder's first rung; at least 1."""
+        """Optimizer steps of the first sparsity level; at least 1."""
         return max(1, self.steps + (self.step_offset or 0))
 
     @property
     def total_steps(self) -> int:
-        """Optimiser steps of the whole search."""
+        """Optimizer steps of all sparsity levels."""
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
-    def resolved(self) -> SearchConfig:
+    def resolved(self) -> ResolvedSearch:
         """The same configuration with every open field filled from its profile."""
         if self.needs.sources:
             values = learned_values(self.profile, self.terms)
@@ -327,17 +432,65 @@ class SearchConfig(LearningSettings, StructuredSettings):
             values = structured_values(self.profile, self.selection)
         else:
             values = profile_values(self.profile, self.method, self.objective)
-        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+        return self.filled(ResolvedSearch, values)
+
+
+class ResolvedSearch(SearchConfig):
+    """A search whose open fields have the values of its profile.
+
+    Fields that its method does not read may stay None at run time. So may `learning_rate` of `imp`, `snip` and
+    `movement`, which is then that of the task.
+    """
+
+    if TYPE_CHECKING:
+        scope: str
+        batch_tokens: int
+        segments: str
+        learning_rate: float
+        head_learning_rate: float
+        schedule_passes: int
+        warmup_steps: int
+        step_offset: int
+        score_init: Literal["activation", "rank", "plateau", "random"]
+        rank_by: Literal["signed", "absolute"]
+        reselect_steps: int
+        cadence: Literal["after", "before"]
+        threshold: Literal["reached", "exceeded"]
+        count_rounding: Literal["floor", "nearest"]
+        train_embeddings: bool
+        student_dropout: float
+        teacher_dropout: bool
+        optimizer: Literal["adamw", "adamw-hf", "bertadam"]
+        adam_epsilon: float
+        weight_decay: float
+        clip: Literal["global", "tensor", "none"]
+        kd_masked_tokens: int
+        kd_padding: Literal["ignored", "counted"]
+        rewind: str
+        rewind_scope: Literal["all", "encoder", "prunable"]
+        prune_first: bool
+        rate_horizon: Literal["round", "total"]
+        reset_optimizer: bool
+        importance: Literal["sample", "token", "batch", "released"]
+        min_heads_per_layer: int
+
+
+def _able(field: str, extra: dict[str, Any]) -> str:
+    """The methods that read a field, in words."""
+    able = [name for name in METHOD_NEEDS if name in extra["methods"]]
+    if GATES in extra["methods"] and "mask-training" not in able:
+        able.append("mask-training" if field in UNIT_FIELDS else "mask-training with --level or counts")
+    return "--method " + (", ".join(able[:-1]) + " or " if able[1:] else "") + able[-1]
 
 
 def _needs_of(method: str, units: bool) -> MethodNeeds:
-    """What a method needs; with units, levels or counts mask training trains gates."""
+    """Inputs of a method; with units, levels or counts mask training trains gates."""
     return GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
 
 
 def _defaults_of_a_pattern(text: str) -> dict[str, Any]:
-    """It says the sparsity, and word embeddings, whose rows are no inputs, are out of its scope."""
+    """A pattern sets the sparsity; word embeddings, whose rows are no inputs, are out of scope."""
     try:
         return {"sparsity": Pattern.parse(text).sparsity, "scope": "encoder"}
     except UsageError:
-        return {}  # refused with all else that is
+        return {}  # refused by `check`

@@ -3,19 +3,39 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
-Count = Annotated[int, Field(ge=1)]
-Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 LAST_SEED = 2**32 - 1
-"""Any generator takes seeds up to this one; NumPy's take no others."""
-Seed = Annotated[int, Field(ge=0, lt=LAST_SEED + 1)]
+"""The largest seed; generators of NumPy take no larger one."""
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
+
+AnySettings = TypeVar("AnySettings", bound="Settings")
+
+
+def setting(
+    default: Any, meaning: str, panel: str, methods: tuple[str, ...] = (), option: str = "", **rules: Any
+) -> Any:
+    """A field of settings: the only place of default, range, help, option, panel and readers.
+
+    Args:
+        default: `...` where there is none.
+        meaning: the help, one or two sentences.
+        panel: of the options in `--help`.
+        methods: of a search that read the field; all where empty.
+        option: its names on the command line, with spaces; made of the field's name where empty.
+        rules: of pydantic's `Field`, such as `ge`.
+    """
+    extra: Any = {"panel": panel, "methods": methods, "option": option}
+    return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
 
 class Settings(BaseModel):
@@ -35,49 +55,110 @@ class Settings(BaseModel):
         except ValidationError as error:
             raise UsageError(_problems(cls, error)) from error
 
+    @classmethod
+    def part_of(cls, field: str) -> type[Settings] | None:
+        """The class of a field that has settings of its own, such as `smart`."""
+        annotation: Any = cls.model_fields[field].annotation
+        kinds = (annotation, *get_args(annotation))
+        return next((kind for kind in kinds if isinstance(kind, type) and issubclass(kind, Settings)), None)
 
-def _problems(cls: type[BaseModel], error: ValidationError) -> str:
-    lines = []
-    for item in error.errors():
-        field = ".".join(str(part) for part in item["loc"])
-        if item["type"] == "extra_forbidden":
-            lines.append(str(unknown("field", field, cls.model_fields)))
-        else:
-            lines.append(f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])}).")
-    return "\n".join(lines)
+    @classmethod
+    def options_of(cls, field: str, inner: str = "") -> str:
+        """The options of a field, with spaces: `--heads` of `prune_heads`, `--smart-steps` of `smart` and `steps`."""
+        part = cls.part_of(field) if inner else None
+        extra: Any = (part or cls).model_fields[inner if part else field].json_schema_extra
+        name = f"{field}-{inner}" if part else field
+        return extra["option"] or "--" + name.replace("_", "-")
+
+    @classmethod
+    def option_of(cls, field: str, inner: str = "") -> str:
+        """The first option of a field, for messages."""
+        return cls.options_of(field, inner).split()[0].partition("/")[0]
+
+    @classmethod
+    def help_of(cls, field: str) -> str:
+        """The meaning of a field."""
+        return str(cls.model_fields[field].description)
+
+    def filled(self, kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
+        """The same settings as another type, with values for the fields that are None."""
+        open_ = {name: value for name, value in values.items() if getattr(self, name) is None}
+        return kind.model_construct(self.model_fields_set, **(dict(self) | open_))
+
+
+def _problems(cls: type[Settings], error: ValidationError) -> str:
+    return "\n".join(_problem(cls, item) for item in error.errors())
+
+
+_WORDED = "worded"
+
+
+def impossible(text: str) -> PydanticCustomError:
+    """An error for a validator to raise; its text is the message."""
+    return PydanticCustomError(_WORDED, "{text}", {"text": text})
+
+
+_LIMITS = {
+    "greater_than": ("gt", "it must be above {}"),
+    "greater_than_equal": ("ge", "at least {}"),
+    "less_than": ("lt", "it must be below {}"),
+    "less_than_equal": ("le", "at most {}"),
+}
+
+
+def _problem(cls: type[Settings], item: Any) -> str:
+    names = [str(part) for part in item["loc"]]
+    field = ".".join(names)
+    if item["type"] == "extra_forbidden":
+        return str(unknown("field", field, cls.model_fields))
+    if item["type"] == _WORDED:
+        return str(item["msg"])
+    if item["type"] in _LIMITS and names[0] in cls.model_fields:
+        name, words = _LIMITS[item["type"]]
+        inner = names[1] if names[1:] and cls.part_of(names[0]) else ""
+        option, limit = cls.option_of(names[0], inner), str(item["ctx"][name]).removesuffix(".0")
+        return f"{option} {shown(item['input'])} is impossible; {words.format(limit)}."
+    return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
+
+
+_RUNNING = "Running"
 
 
 class Runtime(Settings):
-    """How a run is executed; never part of its identity.
+    """How a run is executed; never part of its identity."""
 
-    Attributes:
-        device: `auto` (a GPU where there is one), `cpu` or `cuda`; CUDA_VISIBLE_DEVICES says which GPU.
-        bf16: bfloat16 autocast; weights and scores stay float32.
-        checkpoint_steps: optimiser steps between checkpoints; None means by time.
-        checkpoint_seconds: seconds between checkpoints where `checkpoint_steps` is None.
-        quiet: no progress on stderr.
-        non_finite: at a step whose loss or gradients are NaN or infinite `stop`, or `skip` it; it changes no number of
-            a run that has no such step, and one that has gives none without it.
-        report_to: names of `tracking.TRACKERS` that are told of losses and scores while a run trains.
-    """
+    device: str = setting(
+        "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU.", _RUNNING
+    )
+    bf16: bool = setting(False, "Use bfloat16 autocast. Weights and scores stay float32.", _RUNNING)
+    checkpoint_steps: int | None = setting(
+        None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", _RUNNING, ge=1
+    )
+    checkpoint_seconds: float = setting(
+        120.0, "Seconds between checkpoints where --checkpoint-steps is not given.", _RUNNING
+    )
+    quiet: bool = setting(False, "Print no progress on stderr.", _RUNNING)
+    non_finite: Literal["stop", "skip"] = setting(
+        "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step.", _RUNNING
+    )
+    report_to: tuple[str, ...] = setting(
+        (),
+        "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow, or several with "
+        "commas.",
+        _RUNNING,
+    )
 
-    device: str = "auto"
-    bf16: bool = False
-    checkpoint_steps: int | None = None
-    checkpoint_seconds: float = 120.0
-    quiet: bool = False
-    non_finite: Literal["stop", "skip"] = "stop"
-    report_to: tuple[str, ...] = ()
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        """Other names are refused here; the devices of this machine are looked up later."""
+        if value not in ("auto", "cpu", "cuda") and not value.startswith("cuda:"):
+            raise impossible(f"--device {value} is not a device; use auto, cpu or cuda.")
+        return value
 
 
 def load_config_file(path: Path) -> dict[str, Any]:
-    """Fields from a YAML or JSON file, for `--config`.
-
-    Raises:
-        UsageError: no such file, or not a mapping of field names to values.
-    """
-    import yaml
-
+    """Fields from a YAML or JSON file, for `--config`."""
     if not path.is_file():
         raise UsageError(f"There is no configuration file {path}.")
     try:
@@ -118,7 +199,7 @@ class _Loader(yaml.SafeLoader):
         if alias is None:
             self._measure(node)
         elif id(node) not in self._values:
-            raise _refused(f"the alias *{alias.anchor} stands inside what it names", alias)
+            raise _refused(f"the alias *{alias.anchor} is inside the value it names", alias)
         if self._values[id(node)] > MAX_VALUES:
             raise _refused(f"more than {MAX_VALUES:,} values, with all aliases written out", alias or node)
         if self._level + self._depths[id(node)] > MAX_DEPTH:
@@ -126,7 +207,7 @@ class _Loader(yaml.SafeLoader):
         return node
 
     def _measure(self, node: yaml.Node) -> None:
-        """Count what is inside a node; what it holds was counted before it."""
+        """Count the values inside a node; they were counted before it."""
         inside: list[yaml.Node] = []
         if isinstance(node, yaml.MappingNode):
             inside = [one for pair in node.value for one in pair]
@@ -155,7 +236,7 @@ def _refused(problem: str, where: Any) -> yaml.MarkedYAMLError:
 
 
 def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
-    """The same tree of other nodes, aliases included; the marks, which hold the whole text, are shared."""
+    """A copy of a tree, aliases included; the marks, which hold the text, are shared."""
     if id(node) in copies:
         return copies[id(node)]
     copied = copies[id(node)] = copy.copy(node)
@@ -167,20 +248,17 @@ def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
 
 
 def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
-    """The tree of a document, which knows where everything stands, and its value.
-
-    Args:
-        text: one YAML document; of an empty one both are None.
+    """The tree of a YAML document, whose nodes know their places, and its value; both are None where it is empty.
 
     Raises:
-        yaml.YAMLError: it is not valid, has other tags than those of plain values, or goes beyond the limits above.
+        yaml.YAMLError: it is not valid, has other tags than those of plain values, or exceeds the limits above.
     """
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
     loader = _Loader(text)
     try:
         tree = loader.get_single_node()
-        # The values are made of a copy: merge keys (<<) are written out in what they are made of.
+        # The values are made of a copy, in which merge keys (<<) are written out.
         return tree, None if tree is None else loader.construct_document(_copied(tree, {}))
     finally:
         loader.dispose()

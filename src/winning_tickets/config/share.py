@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import product
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import field_validator, model_validator
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Count, Settings
+from winning_tickets.config.settings import Count, Settings, setting
 from winning_tickets.config.structured import StructuredSettings, Unit
-from winning_tickets.config.transfer import Smart, TransferConfig
+from winning_tickets.config.transfer import MODEL, SMART, Smart, TransferConfig
 from winning_tickets.runs.errors import UsageError, unknown
 
 AUTO = "auto"
 NONE = "none"
 USUAL_LEVEL = 30.0
-"""Percent of the heads and FFNs that the tickets of `auto` lose, where nothing else is asked for."""
+"""Percent of the heads and FFNs that the tickets of `auto` lose, where no level is given."""
 
 _TUNED: dict[str, Any] = {
     "epochs": 5.0,
@@ -28,7 +29,7 @@ _TUNED: dict[str, Any] = {
     "strict": True,
 }
 _PAPER = _TUNED | {"optimizer": "adamax-mtdnn"}
-_CODE = _PAPER | {"strict": False}  # momentum and decay go on moving what the task of a batch did not select
+_CODE = _PAPER | {"strict": False}  # momentum and decay still move what the task of a batch did not select
 _VALUES: dict[Profile, dict[str, Any]] = {"tuned": _TUNED, "paper": _PAPER, "code": _CODE}
 _DROPOUT: dict[Profile, dict[str, float]] = {
     "paper": {"mnli": 0.3, "cola": 0.05},  # Super Tickets, appendix A
@@ -37,88 +38,92 @@ _DROPOUT: dict[Profile, dict[str, float]] = {
 _USUAL_DROPOUT = 0.1
 
 
+_model = partial(setting, panel=MODEL)
+_tickets = partial(setting, panel="Tickets")
+_tune = partial(setting, panel="Training")
+
+
 class ShareConfig(Settings):
     """Tickets sharing (Super Tickets, section 4): one encoder for several tasks, once for each seed.
 
-    Choices left None are those of the profile, sizes left None the task's own.
-
-    Attributes:
-        tasks: names of `data.tasks.TASKS`, or of tasks of `task_file`, each once.
-        model: hub id, local folder or `builtin:minilm`; None takes the base model of the tickets.
-        revision: hub revision of the model.
-        layers: keep only the first so many layers.
-        tickets: the folder of a ticket by task; a task without one uses the whole encoder. None is plain multi-task
-            fine-tuning (MT-DNN), unless the task file names tickets; an empty mapping is so in any case. `auto` finds a
-            ticket for each task: single-task fine-tuning, importance, `level`.
-        level: of `auto`: percent of the heads and FFNs that a ticket loses, by task; 0 means no ticket.
-        task_file: YAML with definitions of the tasks, in MT-DNN's form.
-        data_dir: folder with the tasks' data.
-        profile: where unset choices take their values from.
-        seeds: one run each: initialisation of the heads, data order, dropout. Tickets of `auto` are of the first one.
-        train_size: `N` examples or `P%` of each training set, nested and seeded.
-        epochs: passes, as `mixing` counts them.
-        steps: optimiser steps, instead of epochs.
-        batch_size: examples a step.
-        learning_rate: peak rate, decaying linearly to zero.
-        optimizer: `adamw`, `adamax`, or `adamax-mtdnn` (without bias correction), as in the paper.
-        warmup_ratio: fraction of the steps with linear warm-up.
-        weight_decay: of the optimiser; biases and norms never decay.
-        max_grad_norm: what gradients are clipped to.
-        dropout_p: dropout before the head, by task; others have what their task file, the profile or the model says.
-        mixing: whose batch is next, see `data.mixing.MixedBatches`; a step is one of a single task.
-        main_task: of `ratio`: the main task; None takes the first one.
-        ratio: of `ratio`: batches of all others together for each batch of the main task.
-        max_length: tokens an example is cut to.
-        strict: a step moves only what its task selected (Algorithm 1); False lets momentum and weight decay move the
-            rest too, as the released program does.
-        single_epochs: passes of each single-task fine-tuning, of `auto` and of `fine_tune`; None: the task's own.
-        single_learning_rate: its peak rate; None takes that of sharing, as the paper has it for tickets.
-        fine_tune: fine-tune the shared model on each task alone afterwards, with its ticket held.
-        smart: adversarial regularisation of every training; None goes without.
-        save_model: keep each seed's shared model.
-        allow_other_weights: use tickets on weights they were not made for.
+    Choices that are None take the value of the profile, sizes that are None the task's own.
     """
 
-    tasks: tuple[str, ...]
-    model: str | None = None
-    revision: str | None = None
-    layers: Count | None = None
-    tickets: Literal["auto"] | dict[str, str] | None = None
-    level: dict[str, float] | None = None
-    task_file: str | None = None
-    data_dir: str | None = None
-    profile: Profile = "tuned"
-    seeds: tuple[int, ...] = (0,)
-    train_size: str | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = None
-    warmup_ratio: float | None = None
-    weight_decay: float | None = None
-    max_grad_norm: float = 1.0
-    dropout_p: dict[str, float] | None = None
-    mixing: Literal["proportional", "annealed", "ratio", "round-robin"] = "proportional"
-    main_task: str | None = None
-    ratio: float | None = None
-    max_length: int | None = None
-    strict: bool | None = None
-    single_epochs: float | None = None
-    single_learning_rate: float | None = None
-    fine_tune: bool = False
-    smart: Smart | None = None
-    save_model: bool = True
-    allow_other_weights: bool = False
+    tasks: tuple[str, ...] = _model(..., "Tasks that share an encoder, each once, such as rte,mrpc,cola.")
+    model: str | None = _model(
+        None, "Hub id, local folder or builtin:minilm. By default the base model of the tickets."
+    )
+    revision: str | None = _model(None, "Hub revision of the model.")
+    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    tickets: Literal["auto"] | dict[str, str] | None = _tickets(
+        None,
+        "A folder for each task in their order, or task=DIR,task=DIR. Or none, which is multi-task fine-tuning "
+        "(MT-DNN), or auto, which finds a ticket for each task: single-task fine-tuning, importance, --level. By "
+        "default the tickets that the task file names.",
+    )
+    level: dict[str, float] | None = _tickets(
+        None,
+        "Percent of the heads and FFNs that each ticket of auto loses: 30%, or task=10%,task=30%. 0% means no ticket.",
+    )
+    task_file: str | None = _model(None, "YAML with definitions of the tasks, in MT-DNN's form.")
+    data_dir: str | None = _model(
+        None, "Folder with the tasks' data: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
+    )
+    profile: Profile = _tune(
+        "tuned",
+        "Values of all choices that are not given: as in the paper, as in the released code, or what measured best "
+        "here (tuned).",
+    )
+    seeds: tuple[int, ...] = _tune(
+        (0,),
+        "Seeds of the heads, the data order and dropout, such as 0,1,2; one run for each. Tickets of auto are of the "
+        "first one.",
+        option="--seeds --seed",
+    )
+    train_size: str | None = _model(
+        None, "N examples or P% of each training set. A smaller subset is part of a larger one."
+    )
+    epochs: float | None = _tune(None, "Passes over the training sets, as --mixing counts them.", gt=0)
+    steps: int | None = _tune(None, "Optimizer steps, instead of epochs.", ge=1)
+    batch_size: int | None = _tune(None, "Examples per step.", ge=1)
+    learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
+    optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
+        None, "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as in the paper)."
+    )
+    warmup_ratio: float | None = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
+    weight_decay: float | None = _tune(None, "Weight decay of matrices. Biases and norms never decay.", ge=0)
+    max_grad_norm: float = _tune(1.0, "Norm that gradients are clipped to.", gt=0)
+    dropout_p: dict[str, float] | None = _tune(
+        None, "Dropout before the heads: 0.1, or task=0.05. By default that of the task file, the profile or the model."
+    )
+    mixing: Literal["proportional", "annealed", "ratio", "round-robin"] = _tune(
+        "proportional", "Order of the tasks' batches: proportional, annealed, ratio or round-robin."
+    )
+    main_task: str | None = _tune(None, "Main task of --mixing ratio. By default the first task.")
+    ratio: float | None = _tune(
+        None, "Batches of all other tasks together for each batch of the main task (--mixing ratio)."
+    )
+    max_length: int | None = _tune(None, "Tokens that an example is cut to.", ge=1)
+    strict: bool | None = _tune(
+        None,
+        "A step moves only what its task selected (Super Tickets, Algorithm 1). Otherwise momentum and weight decay "
+        "move the rest too, as in the released code.",
+    )
+    single_epochs: float | None = _tickets(
+        None, "Passes of each single-task fine-tuning of auto and --fine-tune. By default the task's own.", gt=0
+    )
+    single_learning_rate: float | None = _tickets(
+        None, "Peak learning rate of these. By default that of the sharing, as in the paper.", gt=0
+    )
+    fine_tune: bool = _tickets(False, "Then fine-tune the shared model on each task alone, with its ticket held.")
+    smart: Smart | None = setting(None, "Adversarial regularization of every training.", SMART)
+    save_model: bool = _tune(True, "Save the shared model of each seed.")
+    allow_other_weights: bool = _model(False, "Use tickets on weights they were not made for.")
 
     @model_validator(mode="before")
     @classmethod
     def _as_written(cls, values: Any) -> Any:
-        """What stands for each task in turn, or after its name, is sorted by task.
-
-        Raises:
-            UsageError: two tasks of one name, more or fewer values than tasks, values for tasks that are not there.
-        """
+        """Sort values that are written for each task in turn, or after its name, by task."""
         if not isinstance(values, dict) or not isinstance(values.get("tasks"), str | list | tuple):
             return values
         tasks = tuple(map(str, _listed(values["tasks"])))
@@ -139,40 +144,43 @@ class ShareConfig(Settings):
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
         return values
 
-    def resolved(self) -> ShareConfig:
+    def resolved(self) -> ResolvedShare:
         """The same configuration with every open choice filled from its profile."""
-        values = _VALUES[self.profile]
-        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+        return self.filled(ResolvedShare, _VALUES[self.profile])
 
     def level_of(self, task: str) -> float:
         """Percent that the ticket of a task loses under `auto`."""
         return USUAL_LEVEL if self.level is None else self.level[task]
 
     def dropout_of(self, task: str, own: float | None) -> float | None:
-        """Dropout before the head of a task; None leaves it as the model has it.
-
-        Args:
-            task: its name.
-            own: what its task file says.
-        """
+        """Dropout before the head of a task, whose task file says `own`; None leaves it as the model has it."""
         given = (self.dropout_p or {}).get(task, own)
         if given is not None or self.profile == "tuned":
             return given
         return _DROPOUT[self.profile].get(task, _USUAL_DROPOUT)
 
 
+class ResolvedShare(ShareConfig):
+    """A sharing whose open choices have the values of its profile."""
+
+    if TYPE_CHECKING:
+        epochs: float
+        learning_rate: float
+        optimizer: Literal["adamw", "adamax", "adamax-mtdnn"]
+        warmup_ratio: float
+        weight_decay: float
+        strict: bool
+
+
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
-    """Values by task, however they were written.
+    """Values by task.
 
     Args:
         option: its name in messages.
-        value: a mapping; `a,b`, in the order of the tasks, or a list of them; or `rte=a,mrpc=b`, for some tasks.
+        value: a mapping; `a,b` in the order of the tasks, or a list of them; or `rte=a,mrpc=b` for some tasks.
         tasks: all tasks.
-        what: one of the values.
-        one_for_all: a single value stands for all tasks.
-
-    Raises:
-        UsageError: another number of values than of tasks, a task that is not there, or that comes twice.
+        what: the name of one value in messages.
+        one_for_all: a single value is that of all tasks.
     """
     found = list(value.items()) if isinstance(value, Mapping) else [_named(part) for part in _listed(value)]
     named = [(task, part) for task, part in found if task is not None]
@@ -188,7 +196,7 @@ def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_al
     values: dict[str, Any] = {}
     for task, part in named:
         if task not in tasks:
-            raise unknown("task", str(task), tasks, f"It stands in {option}; the tasks are those of --tasks.")
+            raise unknown("task", str(task), tasks, f"{option} names it; the tasks are those of --tasks.")
         if task in values:
             raise UsageError(f"{option} names {task} twice; give it one {what}.")
         values[task] = part
@@ -216,7 +224,7 @@ SELECTIONS: tuple[Selection, ...] = ("winning", "random", "losing")
 LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
 """The eight levels of the paper's figures."""
 
-# Super Tickets, section 5.2 and appendix A.1.2; weight decay is that of the program.
+# Super Tickets, section 5.2 and appendix A.1.2; the weight decay is that of the released code.
 _SUPER_PAPER: dict[str, Any] = {
     "learning_rates": (5e-5, 1e-4, 2e-4),
     "batch_sizes": (8, 16, 32),
@@ -233,35 +241,49 @@ _SELECT_ON = 0.1
 _SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
 
 
+_super = partial(setting, panel="Tickets")
+
+
 class SuperConfig(Settings):
-    """Which ticket of heads and FFNs is best for a task (Super Tickets, sections 3 and 5).
+    """Choice of the best ticket of heads and FFNs for a task (Super Tickets, sections 3 and 5)."""
 
-    Attributes:
-        fine_tuning: how the full model and every ticket are fine-tuned; its target is the model. `select_on` is the
-            part of the dev set on which settings, the best evaluation and the super ticket are chosen.
-        level: percent of the units that tickets lose.
-        units: which units a level prunes.
-        selections: what is fine-tuned: tickets without what matters least, without any, without what matters most.
-        importance: where absolute values of gradients are taken; None takes the profile's.
-        importance_train_size: `N` examples or `P%` that importances are taken from; None means all.
-        importance_from: a transfer that was run with `--save-model`; None fine-tunes one.
-        min_heads_per_layer: heads that every layer keeps; None takes the profile's.
-        learning_rates: peak rates that are tried; empty means that of `fine_tuning`.
-        batch_sizes: batch sizes that are tried; empty means that of `fine_tuning`.
-        profile: where unset choices take their values from; `paper` also tries its grid of nine settings.
-    """
-
-    fine_tuning: TransferConfig
-    level: tuple[float, ...] = LEVELS
-    units: tuple[Unit, ...] = ("heads", "ffns")
-    selections: tuple[Selection, ...] = SELECTIONS
-    importance: Literal["sample", "token", "batch", "released"] | None = None
-    importance_train_size: str | None = None
-    importance_from: str | None = None
-    min_heads_per_layer: int | None = Field(default=None, ge=0)
-    learning_rates: tuple[float, ...] | None = None
-    batch_sizes: tuple[int, ...] | None = None
-    profile: Profile = "tuned"
+    fine_tuning: TransferConfig = setting(
+        ...,
+        "Fine-tuning of the full model and of every ticket. Its target is the model, and its select_on the part of the "
+        "dev set on which settings, the best evaluation and the super ticket are chosen.",
+        "Fine-tuning",
+    )
+    level: tuple[float, ...] = _super(LEVELS, "Percent of the units that tickets lose.")
+    units: tuple[Unit, ...] = _super(
+        ("heads", "ffns"), "Units that a level prunes, of heads, ffns, neurons and layers."
+    )
+    selections: tuple[Selection, ...] = _super(
+        SELECTIONS, "Tickets that are fine-tuned, of winning, random and losing."
+    )
+    importance: Literal["sample", "token", "batch", "released"] | None = _super(
+        None,
+        "Absolute values of gradients are taken for each sample (Super Tickets, eq. 3), token or batch, or as in the "
+        "released code (released).",
+    )
+    importance_train_size: str | None = _super(
+        None, "N examples or P% that importances are computed from. By default all."
+    )
+    importance_from: str | None = _super(
+        None, "A transfer with --save-model. Without it the full model is fine-tuned for the importances."
+    )
+    min_heads_per_layer: int | None = _super(None, "Number of heads that every layer keeps.", ge=0)
+    learning_rates: tuple[float, ...] | None = setting(
+        None, "Peak learning rates that are tried.", "Grid", option="--learning-rates --learning-rate"
+    )
+    batch_sizes: tuple[int, ...] | None = setting(
+        None, "Batch sizes that are tried.", "Grid", option="--batch-sizes --batch-size"
+    )
+    profile: Profile = setting(
+        "tuned",
+        "Values of all choices that are not given. The profiles paper and code also try the grid of the paper: 3 rates "
+        "and 3 batch sizes.",
+        "Grid",
+    )
 
     _percent = field_validator("level", mode="before")(StructuredSettings._without_percent_signs.__func__)  # type: ignore[attr-defined]
     _sorted = field_validator("level")(StructuredSettings._ascending.__func__)  # type: ignore[attr-defined]

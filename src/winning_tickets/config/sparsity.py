@@ -13,13 +13,7 @@ from winning_tickets.runs.errors import UsageError
 
 
 def check_sparsity(sparsity: float) -> Fraction:
-    """The sparsity as the exact decimal that the user wrote.
-
-    Floats would give `0.29 * 100 = 28.999...`; the shortest decimal of the float is what was meant.
-
-    Raises:
-        UsageError: not a number in [0, 1).
-    """
+    """The sparsity as the exact decimal that the user wrote, which is the shortest one of the float."""
     exact = Fraction(str(float(sparsity))) if math.isfinite(sparsity) else Fraction(-1)
     if not 0 <= exact < 1:
         raise UsageError(f"Sparsity {sparsity} is outside [0, 1); it is the fraction removed, for example 0.6.")
@@ -32,23 +26,14 @@ _NAMED = 4  # matrices that a message names before it only counts
 
 @dataclass(frozen=True)
 class Pattern:
-    """How many of how many weights are kept, in every group.
-
-    Attributes:
-        keep: N, kept of each group.
-        of: M, the size of a group: consecutive entries of a row of an `(out, in)` matrix.
-    """
+    """N of every M consecutive entries of a row of an `(out, in)` matrix are kept."""
 
     keep: int
     of: int
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """`2:4` -> two of every four.
-
-        Raises:
-            UsageError: not of the form N:M with 1 <= N <= M.
-        """
+        """`2:4` -> two of every four."""
         match = _FORM.fullmatch(text)
         if match is None or int(match[1]) > int(match[2]):
             raise UsageError(
@@ -66,14 +51,7 @@ class Pattern:
         return (self.of - self.keep) / self.of
 
     def check_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Make sure that every row is a whole number of groups.
-
-        Args:
-            shapes: `(out, in)` by name of the matrix.
-
-        Raises:
-            UsageError: M does not divide the input dimension of a matrix; they are named.
-        """
+        """Refuse matrices, of shape `(out, in)` by name, whose rows are not a whole number of groups."""
         uneven = [f"{name} ({shape[-1]})" for name, shape in shapes.items() if shape[-1] % self.of]
         if uneven:
             rest = f" and {len(uneven) - _NAMED} more" if len(uneven) > _NAMED else ""

@@ -1,4 +1,4 @@
-"""Which heads, FFNs, neurons and layers a structured ticket loses: levels, counts, and what they are ranked by."""
+"""Levels and counts of the heads, FFNs, neurons and layers that a structured ticket loses."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import field_validator
 
-from winning_tickets.config.settings import Settings
+from winning_tickets.config.settings import Settings, setting
 from winning_tickets.runs.errors import UsageError
 
 Unit = Literal["heads", "ffns", "neurons", "layers"]
@@ -28,13 +28,7 @@ _FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 
 
 @dataclass(frozen=True)
 class Level:
-    """How much one ticket loses.
-
-    Attributes:
-        units: what is pruned.
-        percent: of all units of a kind; None where counts are given.
-        given: numbers of units, where they are.
-    """
+    """Units that one ticket loses: a percentage of all, or numbers."""
 
     units: tuple[Unit, ...]
     percent: float | None = None
@@ -48,16 +42,10 @@ class Level:
         return f"level-{self.percent:04.1f}".removesuffix(".0")
 
     def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
-        """How many of each unit are pruned.
+        """Numbers of units that are pruned, of a model with these totals.
 
-        A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released program p / 10 of
+        A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
         every 12 FFNs.
-
-        Args:
-            totals: how many there are, by unit.
-
-        Raises:
-            UsageError: more than there are.
         """
         if self.given is not None:
             for unit, count in self.given.items():
@@ -68,40 +56,59 @@ class Level:
         return {unit: int(share * totals[unit] * (_FFN_SHARE if unit == "ffns" else 1)) for unit in self.units}
 
 
+UNITS = "Structured tickets"
+GATES = "gates"
+"""Among the methods of a setting: `mask-training` with a level, units or counts, which trains gates."""
+_READERS = ("importance", GATES)
+
+
+def _counts(option: str, meaning: str) -> Any:
+    return setting((), meaning, UNITS, _READERS, option)
+
+
 class StructuredSettings(Settings):
-    """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers.
+    """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers."""
 
-    They are those of `importance`, and of `mask-training` with a level, units or counts, which trains gates. Where
-    gates are trained, importances only say where their scores start, and are always those of the objective's corpus.
-
-    Attributes:
-        level: percent of the units that are pruned; several give nested tickets, one for each.
-        units: what `level` prunes: `heads`, `ffns`, `neurons`, `layers`; heads and FFNs unless told otherwise.
-        prune_heads: how many heads are pruned, instead of a level; several give several tickets.
-        prune_ffns: the same for FFNs; as many numbers as there are of heads.
-        prune_neurons: the same for neurons of FFNs.
-        prune_layers: the same for whole layers.
-        selection: the `winning` tickets lose what matters least, the `losing` ones what matters most, `random` ones
-            any (Super Tickets, section 3.2).
-        importance: where absolute values of gradients are taken: of each `sample` (Super Tickets, eq. 3), `token` or
-            `batch`; `released`: of each token, summed up as the released program does.
-        min_heads_per_layer: heads that every layer keeps.
-        importance_from: a transfer that was run with `--save-model`, or a folder with an `importance.json`; None takes
-            the objective on a corpus.
-        keep_token_importance: save the gradients of every token too, not only of every sample.
-    """
-
-    level: tuple[float, ...] = ()
-    units: tuple[Unit, ...] = ()
-    prune_heads: tuple[int, ...] = ()
-    prune_ffns: tuple[int, ...] = ()
-    prune_neurons: tuple[int, ...] = ()
-    prune_layers: tuple[int, ...] = ()
-    selection: Literal["winning", "losing", "random"] = "winning"
-    importance: Literal["sample", "token", "batch", "released"] | None = None
-    min_heads_per_layer: int | None = Field(default=None, ge=0)
-    importance_from: str | None = None
-    keep_token_importance: bool = False
+    level: tuple[float, ...] = setting(
+        (),
+        "Percent of the units that are pruned, such as 30%. Several, such as 10,20,30, give a ticket each.",
+        UNITS,
+        _READERS,
+    )
+    units: tuple[Unit, ...] = setting(
+        (), "Units that a level prunes, of heads, ffns, neurons and layers. By default heads,ffns.", UNITS, _READERS
+    )
+    prune_heads: tuple[int, ...] = _counts(
+        "--heads", "Number of heads that are pruned, instead of a level. Several give a ticket each."
+    )
+    prune_ffns: tuple[int, ...] = _counts("--ffns", "Number of FFNs that are pruned. Give as many numbers as --heads.")
+    prune_neurons: tuple[int, ...] = _counts("--neurons", "Number of neurons of FFNs that are pruned.")
+    prune_layers: tuple[int, ...] = _counts("--whole-layers", "Number of whole layers that are pruned.")
+    selection: Literal["winning", "losing", "random"] = setting(
+        "winning",
+        "Units that are pruned: the least important (winning), the most important (losing), or any (random) "
+        "(Super Tickets, section 3.2).",
+        UNITS,
+        ("importance",),
+    )
+    importance: Literal["sample", "token", "batch", "released"] | None = setting(
+        None,
+        "Absolute values of gradients are taken for each sample (Super Tickets, eq. 3), token or batch, or for each "
+        "token and summed as in the released code (released).",
+        UNITS,
+        _READERS,
+    )
+    min_heads_per_layer: int | None = setting(None, "Number of heads that every layer keeps.", UNITS, _READERS, ge=0)
+    importance_from: str | None = setting(
+        None,
+        "Where importances come from: a transfer with --save-model, or an earlier search by importance. Without it "
+        "they are computed from --objective on --corpus.",
+        UNITS,
+        ("importance",),
+    )
+    keep_token_importance: bool = setting(
+        False, "Save the gradients of every token too, not only those of every sample.", UNITS, ("importance",)
+    )
 
     @field_validator("level", mode="before")
     @classmethod
@@ -128,11 +135,7 @@ class StructuredSettings(Settings):
 
     @property
     def levels(self) -> tuple[Level, ...]:
-        """What each ticket loses.
-
-        Raises:
-            UsageError: none is given, or they contradict each other; all problems at once.
-        """
+        """The level of each ticket; all problems of levels and counts are raised at once."""
         problems = list(self._level_problems())
         if problems:
             raise UsageError("\n".join(problems))

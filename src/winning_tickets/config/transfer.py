@@ -3,48 +3,38 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
-
-from pydantic import Field
+from functools import partial
+from typing import TYPE_CHECKING, Any, Literal
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Count, Seed, Settings
+from winning_tickets.config.settings import Count, Seed, Settings, setting
 from winning_tickets.config.weights import PRETRAINED
+
+MODEL = "Model and data"
+FILES = "Your own files"
+FINE_TUNING = "Fine-tuning"
+EVALUATION = "Evaluation and results"
+SMART = "Adversarial regularization (SMART)"
+
+_model = partial(setting, panel=MODEL)
+_files = partial(setting, panel=FILES)
+_tune = partial(setting, panel=FINE_TUNING)
+_evaluate = partial(setting, panel=EVALUATION)
+_smart = partial(setting, panel=SMART)
 
 
 class Smart(Settings):
-    """How SMART searches for the noise that changes the outputs most (Jiang et al. 2020, Algorithm 1).
+    """Search of SMART for the noise that changes the outputs most (Jiang et al. 2020, Algorithm 1)."""
 
-    Attributes:
-        alpha: weight of the regularisation beside the loss; 0 leaves it out.
-        steps: ascent steps.
-        noise: standard deviation of the noise that the ascent starts from.
-        step_size: length of an ascent step, in the norm.
-        radius: the largest norm that the noise may have.
-        norm: `inf`, `l2` or `l1`.
-        level: the norm is taken over each `token`'s embedding, or over those of a whole `sentence`.
-    """
-
-    alpha: float = 1.0
-    steps: int = 1
-    noise: float = 1e-5
-    step_size: float = 1e-3
-    radius: float = 1e-5
-    norm: Literal["inf", "l2", "l1"] = "inf"
-    level: Literal["token", "sentence"] = "token"
-
-    def problems(self) -> list[str]:
-        """What is impossible, a line each."""
-        found = []
-        if not (self.alpha >= 0 and math.isfinite(self.alpha)):
-            found.append(f"--smart {self.alpha} is impossible; its weight must not be negative.")
-        if self.steps < 1:
-            found.append(f"smart: steps {self.steps} is impossible; at least 1.")
-        for field in ("noise", "step_size", "radius"):
-            value = getattr(self, field)
-            if not (value > 0 and math.isfinite(value)):
-                found.append(f"smart: {field} {value} is impossible; it must be above 0.")
-        return found
+    alpha: float = _smart(1.0, "Weight of SMART, an adversarial regularizer. 0 leaves it out.", option="--smart", ge=0)
+    steps: int = _smart(1, "Ascent steps of SMART.", ge=1)
+    noise: float = _smart(1e-5, "Standard deviation of the noise that the ascent starts from.", gt=0)
+    step_size: float = _smart(1e-3, "Length of an ascent step, in the norm.", gt=0)
+    radius: float = _smart(1e-5, "Largest norm of the noise.", gt=0)
+    norm: Literal["inf", "l2", "l1"] = _smart("inf", "Norm of the noise: inf, l2 or l1.")
+    level: Literal["token", "sentence"] = _smart(
+        "token", "The norm is taken over the embedding of each token, or over those of a whole sentence."
+    )
 
 
 _TUNED: dict[str, Any] = {
@@ -57,7 +47,7 @@ _TUNED: dict[str, Any] = {
     "padding": "longest",
 }
 _PAPER: dict[str, Any] = _TUNED | {"evaluate_each_epoch": False}
-# What the released program does where it differs from the paper; see docs/explanation/profiles.md.
+# Values of the released code where it differs from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = _PAPER | {
     "best_includes_final": False,
     "best_above_zero": True,
@@ -69,7 +59,7 @@ _CODE_BY_TASK: dict[str, dict[str, Any]] = {"squad": {"eval_offset_steps": 1}}
 
 
 def transfer_profile(profile: Profile, task: str | None) -> dict[str, Any]:
-    """What a profile gives the open fields of a `TransferConfig`, by task; `resolved` says which are open."""
+    """Values of a profile for the open fields of a `TransferConfig`, by task."""
     if profile == "code":
         return _CODE | _CODE_BY_TASK.get(task or "", {})
     return _PAPER if profile == "paper" else _TUNED
@@ -78,150 +68,151 @@ def transfer_profile(profile: Profile, task: str | None) -> dict[str, Any]:
 class TransferConfig(Settings):
     """Fine-tuning of a model or ticket on a task, once for each seed.
 
-    Numbers left None take the task's own values (TAMT Table 1), choices left None those of the profile.
-
-    Attributes:
-        target: a ticket, or a model's name (the dense baseline); or a transfer or share with a saved model, which
-            fine-tuning goes on from.
-        base: the base model of a ticket, where it has moved since the search.
-        start_from: the encoder's weights when fine-tuning starts, which the ticket is held on: `pretrained`, `reinit`,
-            `shuffle-within`, `shuffle-layers`, `noise:SCALE`, a state file, or a folder with Hugging Face weights.
-        from_task: of a shared model: the task whose head and ticket are used; None takes the one called like `task`.
-        fresh_head: draw the head afresh also where that of a fine-tuned target knows all labels.
-        task: a name of `data.tasks.TASKS`, or of a task of `task_file`; or `train_file` and `validation_file`.
-        task_file: YAML with definitions of tasks, in MT-DNN's form.
-        profile: where unset choices take their values from.
-        data_dir: folder with the task's data: a GLUE download, or a copy of the hub's repository.
-        text_columns: text columns of the user's files.
-        label_column: label column of the user's files.
-        metric: primary metric of the user's files.
-        kind: what is predicted in the user's files; None looks at them.
-        seeds: one run each: head initialisation, data order, dropout.
-        train_size: `N` examples or `P%` of the training set, nested and seeded.
-        train_size_seed: seed of that subset; None takes each run's own seed.
-        epochs: passes over the training set.
-        steps: optimiser steps, instead of epochs.
-        batch_size: examples a step.
-        learning_rate: peak rate, decaying linearly to zero.
-        optimizer: `adamw`, `adamax`, or `adamax-mtdnn` (without bias correction), which the super tickets were
-            trained with; gradients are clipped to a norm of 1.
-        warmup_ratio: fraction of the steps with linear warm-up.
-        weight_decay: of the optimiser; biases and norms never decay.
-        head_dropout: dropout before the head; None leaves it as the task or the model has it.
-        max_length: tokens an example, or a window over a long text, is cut to.
-        doc_stride: of answers in texts: tokens from the start of one window to that of the next.
-        eval_steps: steps between evaluations.
-        evaluate_each_epoch: evaluate at the end of each epoch too.
-        eval_offset_steps: evaluations come so many steps early; the released SQuAD program counts from 1.
-        best_includes_final: the evaluation after the last step can be the best; else only where it is due anyway.
-        best_above_zero: only scores above 0 are ever recorded as best, as in the released program.
-        best_by: `primary` metric, or `accuracy-or-mean`: the larger of accuracy and its mean with F1, where the task
-            has both (the released program).
-        mnli_dev: the validation set whose accuracy is primary on MNLI, `matched` or `mismatched`.
-        padding: training batches are padded to the `longest` example, or to `max-length`.
-        select_on: the share of each validation split, seeded, on which the best evaluation is chosen; metrics are then
-            reported on that part, on the rest and on the whole. 0 chooses on the whole.
-        select_on_seed: of that choice.
-        patience: stop after so many evaluations without a new best one; None goes through all steps.
-        smart: adversarial regularisation; None goes without.
-        save_model: keep each seed's final model.
-        allow_other_weights: use the ticket on weights it was not made for, start from a state of another model.
+    Numbers that are None take the task's own values (TAMT Table 1), choices that are None those of the profile.
     """
 
-    target: str
-    base: str | None = None
-    revision: str | None = None
-    layers: Count | None = None
-    start_from: str = PRETRAINED
-    from_task: str | None = None
-    fresh_head: bool = False
-    task: str | None = None
-    task_file: str | None = None
-    profile: Profile = "tuned"
-    data_dir: str | None = None
-    train_file: str | None = None
-    validation_file: str | None = None
-    text_columns: tuple[str, ...] | None = None
-    label_column: str = "label"
-    metric: str | None = None
-    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = None
-    seeds: tuple[int, ...] = (0,)
-    train_size: str | None = None
-    train_size_seed: Seed | None = None
-    epochs: float | None = None
-    steps: int | None = None
-    batch_size: int | None = None
-    learning_rate: float | None = None
-    warmup_ratio: float = 0.0
-    weight_decay: float = 0.0
-    optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] = "adamw"
-    head_dropout: float | None = None
-    max_length: int | None = None
-    doc_stride: int | None = None
-    eval_steps: int | None = None
-    evaluate_each_epoch: bool | None = None
-    eval_offset_steps: int | None = None
-    best_includes_final: bool | None = None
-    best_above_zero: bool | None = None
-    best_by: Literal["primary", "accuracy-or-mean"] | None = None
-    mnli_dev: Literal["matched", "mismatched"] | None = None
-    padding: Literal["longest", "max-length"] | None = None
-    select_on: float = 0.0
-    select_on_seed: Seed = 0
-    patience: int | None = None
-    smart: Smart | None = None
-    save_model: bool = False
-    allow_other_weights: bool = False
+    target: str = _model(..., "A ticket, a model (the dense baseline), or a transfer or share with a saved model.")
+    base: str | None = _model(None, "Base model of a ticket, if it has moved since the search.")
+    revision: str | None = _model(None, "Hub revision of the model.")
+    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    start_from: str = _model(
+        PRETRAINED,
+        "Weights of the encoder at the start: pretrained, reinit, shuffle-within, shuffle-layers, noise:SCALE, a state "
+        "file, or a folder with Hugging Face weights.",
+    )
+    from_task: str | None = _model(
+        None, "Task of a shared model whose head and ticket are used. By default the one with the name of --task."
+    )
+    fresh_head: bool = _model(False, "Draw a new head, also where the head of a fine-tuned model knows all labels.")
+    task: str | None = _model(
+        None, "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, or one of --task-file."
+    )
+    task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
+    profile: Profile = _tune(
+        "tuned",
+        "Values of all choices that are not given: as in the paper, as in the released code, or what measured best "
+        "here (tuned).",
+    )
+    data_dir: str | None = _model(
+        None, "Folder with the task's data: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
+    )
+    train_file: str | None = _files(None, "Training file: csv, tsv, jsonl, conll, or the JSON of SQuAD.")
+    validation_file: str | None = _files(None, "Validation file of the same format.")
+    text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of your files, such as a,b.")
+    label_column: str = _files("label", "Label column of your files.")
+    metric: str | None = _files(None, "Primary metric of your files, such as f1.")
+    kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _files(
+        None,
+        "Kind of the labels of your files: classification, regression, multilabel, tokens or span. By default the "
+        "files are inspected.",
+    )
+    seeds: tuple[int, ...] = _tune(
+        (0,), "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.", option="--seeds --seed"
+    )
+    train_size: str | None = _tune(
+        None, "N examples or P% of the training set. A smaller subset is part of a larger one."
+    )
+    train_size_seed: Seed | None = _tune(None, "Seed of that subset. By default each run's own seed.")
+    epochs: float | None = _tune(None, "Passes over the training set.", gt=0)
+    steps: int | None = _tune(None, "Optimizer steps, instead of epochs.", ge=1)
+    batch_size: int | None = _tune(None, "Examples per step.", ge=1)
+    learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
+    warmup_ratio: float = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
+    weight_decay: float = _tune(0.0, "Weight decay of matrices. Biases and norms never decay.", ge=0)
+    optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] = _tune(
+        "adamw", "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as for the super tickets)."
+    )
+    head_dropout: float | None = _tune(
+        None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
+    )
+    max_length: int | None = _tune(None, "Tokens that an example, or a window over a long text, is cut to.", ge=1)
+    doc_stride: int | None = _tune(
+        None, "Tokens from the start of one window over a text to that of the next (squad).", ge=1
+    )
+    eval_steps: int | None = _evaluate(None, "Steps between evaluations.", ge=1)
+    evaluate_each_epoch: bool | None = _evaluate(None, "Evaluate at the end of each epoch too.")
+    eval_offset_steps: int | None = _evaluate(
+        None, "Evaluations come this many steps early. The released SQuAD code counts from 1.", ge=0
+    )
+    best_includes_final: bool | None = _evaluate(
+        None, "The evaluation after the last step can be the best one. Otherwise only if it is due anyway."
+    )
+    best_above_zero: bool | None = _evaluate(None, "Only scores above 0 can be the best one, as in the released code.")
+    best_by: Literal["primary", "accuracy-or-mean"] | None = _evaluate(
+        None,
+        "Score of an evaluation: the primary metric, or the larger of accuracy and its mean with F1 "
+        "(accuracy-or-mean, the released code).",
+    )
+    mnli_dev: Literal["matched", "mismatched"] | None = _evaluate(
+        None, "Validation set of MNLI whose accuracy is primary: matched or mismatched."
+    )
+    padding: Literal["longest", "max-length"] | None = _tune(
+        None, "Training batches are padded to the longest example, or to --max-length (max-length)."
+    )
+    select_on: float = _evaluate(
+        0.0,
+        "Fraction of each validation split, seeded, on which the best evaluation is chosen. Metrics are then reported "
+        "on that part, on the rest and on the whole. 0 chooses on the whole.",
+        ge=0,
+        lt=1,
+    )
+    select_on_seed: Seed = _evaluate(0, "Seed of that choice.")
+    patience: int | None = _evaluate(None, "Stop after this many evaluations without a better one.", ge=1)
+    smart: Smart | None = _smart(None, "Adversarial regularization.")
+    save_model: bool = _evaluate(False, "Save the fine-tuned model of each seed.")
+    allow_other_weights: bool = _model(
+        False, "Use the ticket on weights it was not made for, or start from a state of another model."
+    )
 
-    def resolved(self) -> TransferConfig:
+    def resolved(self) -> ResolvedTransfer:
         """The same configuration with every open choice filled from its profile."""
-        values = transfer_profile(self.profile, self.task)
-        return self.model_copy(update={key: value for key, value in values.items() if getattr(self, key) is None})
+        return self.filled(ResolvedTransfer, transfer_profile(self.profile, self.task))
+
+
+class ResolvedTransfer(TransferConfig):
+    """A fine-tuning whose open choices have the values of its profile."""
+
+    if TYPE_CHECKING:
+        evaluate_each_epoch: bool
+        eval_offset_steps: int
+        best_includes_final: bool
+        best_above_zero: bool
+        best_by: Literal["primary", "accuracy-or-mean"]
+        mnli_dev: Literal["matched", "mismatched"]
+        padding: Literal["longest", "max-length"]
 
 
 WARMUP_RATIO = 0.06
 """Fraction of the steps that the learning rates rise where `warmup_steps` is None."""
 
 
+_head = partial(setting, panel="Training")
+_measure = partial(setting, panel="Measurement")
+
+
 class FitHeadConfig(Settings):
-    """Fitting an MLM head to an encoder that has none.
+    """Fitting an MLM head to an encoder that has none."""
 
-    Attributes:
-        model: hub id, local folder or `builtin:minilm`; without a trained MLM head.
-        revision: hub revision of the model.
-        layers: keep only the first so many layers.
-        corpus: text the head is trained on.
-        data_dir: folder of a `task:NAME` corpus.
-        steps: optimiser steps.
-        train_encoder: train the encoder too; else it stays as it is, bit for bit, and so do its tickets.
-        batch_tokens: tokens an optimiser step sees.
-        segments: how the corpus is cut: `packed:L`, `lines`, `mixed`.
-        learning_rate: peak rate of the head.
-        encoder_learning_rate: peak rate of the encoder, where it is trained.
-        warmup_steps: steps over which the rates rise; None takes 6 % of all. After them they decay linearly to zero.
-        weight_decay: of AdamW, on matrices only.
-        mlm_probability: fraction of tokens masked.
-        max_tokens: unpadded tokens of the validation part that the result is measured on; None means all, as in
-            `tickets evaluate`.
-        seed: of the fresh head, the data order and the masking.
-    """
-
-    model: str
-    revision: str | None = None
-    layers: Count | None = None
-    corpus: str | None = None
-    data_dir: str | None = None
-    steps: int = 1000
-    train_encoder: bool = False
-    batch_tokens: int = Field(default=2048, ge=1)
-    segments: str = "packed:128"
-    learning_rate: float = Field(default=1e-3, gt=0, allow_inf_nan=False)
-    encoder_learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
-    warmup_steps: int | None = Field(default=None, ge=0)
-    weight_decay: float = Field(default=0.01, ge=0, allow_inf_nan=False)
-    mlm_probability: float = 0.15
-    max_tokens: int | None = Field(default=None, ge=1)
-    seed: Seed = 0
+    model: str = _model(..., "Hub id, local folder or builtin:minilm; without a trained MLM head.")
+    revision: str | None = _model(None, "Hub revision of the model.")
+    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    corpus: str | None = _model(None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
+    data_dir: str | None = _model(None, "Folder with the data of a task:NAME corpus.")
+    steps: int = _head(1000, "Optimizer steps.", ge=1)
+    train_encoder: bool = _head(False, "Train the encoder too. Without it the encoder stays as it is, bit for bit.")
+    batch_tokens: int = _head(2048, "Tokens in an optimizer step.", ge=1)
+    segments: str = _model("packed:128", "Cutting of the corpus: packed:L, lines or mixed.")
+    learning_rate: float = _head(1e-3, "Peak learning rate of the head.", gt=0)
+    encoder_learning_rate: float = _head(1e-4, "Peak learning rate of the encoder, where it is trained.", gt=0)
+    warmup_steps: int | None = _head(
+        None, "Steps of linear warm-up, after which the rates decay linearly to zero. By default 6 % of all.", ge=0
+    )
+    weight_decay: float = _head(0.01, "Weight decay of matrices.", ge=0)
+    mlm_probability: float = _head(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
+    max_tokens: int | None = _head(
+        None, "Unpadded tokens of the validation part that the result is measured on. By default all.", ge=1
+    )
+    seed: Seed = _head(0, "Seed of the head, the data order and the masking.")
 
     @property
     def warmup(self) -> int:
@@ -230,44 +221,36 @@ class FitHeadConfig(Settings):
 
 
 class EvaluateConfig(Settings):
-    """An evaluation of a model or ticket without fine-tuning.
+    """An evaluation of a model or ticket without fine-tuning."""
 
-    Attributes:
-        target: a ticket, or a model's name.
-        base: the base model of a ticket, where it has moved since the search.
-        objectives: any of `kd`, `mlm`, `attention`, `contrastive`, `logits`, `similarity`.
-        corpus: text for all but the similarity; a folder's validation file is read.
-        segments: how the corpus is cut.
-        max_tokens: stop after so many unpadded tokens.
-        batch_tokens: tokens a forward pass sees.
-        task: scored-pairs task of the similarity.
-        pairs_file: the user's own scored pairs, instead of a task.
-        data_dir: GLUE folder.
-        kd_loss: distance of the hidden states: 1 - `cosine` (TAMT eq. 6), or `mse` (what the released program reports).
-        kd_padding: padded positions are `ignored` in it, or `counted` (the released program).
-        kd_masked_tokens: tokens corrupted in each segment for it (the released program: one).
-        temperature: of the contrastive loss.
-        mlm_head: the base model's own MLM head or the one the ticket trained; None takes the ticket's if it has one.
-        seed: of the MLM masking.
-        allow_other_weights: evaluate the ticket on weights it was not made for.
-    """
-
-    target: str
-    base: str | None = None
-    revision: str | None = None
-    layers: Count | None = None
-    objectives: tuple[str, ...] = ("kd",)
-    corpus: str | None = None
-    segments: str = "packed:128"
-    max_tokens: Count | None = None
-    batch_tokens: Count = 4096
-    task: str | None = None
-    pairs_file: str | None = None
-    data_dir: str | None = None
-    kd_loss: Literal["cosine", "mse"] = "cosine"
-    kd_padding: Literal["ignored", "counted"] = "ignored"
-    kd_masked_tokens: int = Field(default=0, ge=0)
-    temperature: float = Field(default=0.05, gt=0, allow_inf_nan=False)
-    mlm_head: Literal["base", "ticket"] | None = None
-    seed: Seed = 42
-    allow_other_weights: bool = False
+    target: str = _model(..., "A ticket, or a model.")
+    base: str | None = _model(None, "Base model of a ticket, if it has moved since the search.")
+    revision: str | None = _model(None, "Hub revision of the model.")
+    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    objectives: tuple[str, ...] = _measure(
+        ("kd",), "Any of kd, mlm, attention, contrastive, logits and similarity, with commas.", option="--objective"
+    )
+    corpus: str | None = _model(
+        None, "Text for all objectives but similarity. The validation part of a folder is read."
+    )
+    segments: str = _model("packed:128", "Cutting of the corpus: packed:L, lines or sections:L.")
+    max_tokens: Count | None = _measure(None, "Stop after this many unpadded tokens.")
+    batch_tokens: Count = _measure(4096, "Tokens in a forward pass.")
+    task: str | None = _model(None, "Task with scored pairs for similarity: stsb.")
+    pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv or jsonl.")
+    data_dir: str | None = _model(None, "Folder with the data of the task.")
+    kd_loss: Literal["cosine", "mse"] = _measure(
+        "cosine", "Distance of the hidden states: 1 - cosine (TAMT eq. 6), or mse (what the released code reports)."
+    )
+    kd_padding: Literal["ignored", "counted"] = _measure(
+        "ignored", "Padded positions in the KD loss: ignored, or counted (the released code)."
+    )
+    kd_masked_tokens: int = _measure(
+        0, "Tokens masked in each segment for the KD loss. The released code masks one.", ge=0
+    )
+    temperature: float = _measure(0.05, "Temperature of the contrastive loss.", gt=0)
+    mlm_head: Literal["base", "ticket"] | None = _measure(
+        None, "MLM head of the base model, or the one that the ticket trained. By default the ticket's if it has one."
+    )
+    seed: Seed = _measure(42, "Seed of the MLM masking.")
+    allow_other_weights: bool = _model(False, "Evaluate the ticket on weights it was not made for.")

@@ -1,4 +1,4 @@
-"""Which weights fine-tuning starts from, or magnitudes are taken of, as the user writes it."""
+"""Weights that fine-tuning starts from or rewinds to, and whose magnitudes are ranked, as the user names them."""
 
 from __future__ import annotations
 
@@ -16,29 +16,20 @@ NOISE_SCALE = 0.1
 
 @dataclass(frozen=True)
 class Rewind:
-    """A policy of rewinding.
+    """A policy of rewinding."""
 
-    Attributes:
-        kind: `pretrained`, `none`, `reinit`, `noise`, `step` or `percent`.
-        amount: the scale of the noise, the step, or the percentage of the first round; 0 for the others.
-    """
-
-    kind: str
-    amount: float = 0.0
+    kind: str  # pretrained, none, reinit, noise, step or percent
+    amount: float = 0.0  # the scale of the noise, the step, or the percentage of the first round
 
     def step(self, round_steps: int) -> int | None:
-        """Step of the first round whose weights are kept to go back to; None where it is no step."""
+        """Step of the first round whose weights are kept for rewinding; None for other policies."""
         if self.kind == "percent":
             return round(self.amount * round_steps / 100)
         return int(self.amount) if self.kind == "step" else None
 
 
 def parse_rewind(text: str) -> Rewind:
-    """The policy that the user's word stands for.
-
-    Raises:
-        UsageError: no such policy, or an impossible number.
-    """
+    """The policy of a word such as `step:100`."""
     kind, colon, number = text.partition(":")
     if not colon and kind in ("pretrained", "none", "reinit", "noise"):
         return Rewind(kind, NOISE_SCALE if kind == "noise" else 0.0)
@@ -62,25 +53,15 @@ START_WORDS = (PRETRAINED, "reinit", "shuffle-within", "shuffle-layers", "noise"
 
 @dataclass(frozen=True)
 class Start:
-    """Weights to start from.
+    """Weights to start from."""
 
-    Attributes:
-        kind: one of `START_WORDS`, or `path`.
-        scale: of `noise`: standard deviations of each matrix; 0 for the others.
-        path: of `path`: a state file, or a folder with Hugging Face weights.
-    """
-
-    kind: str
-    scale: float = 0.0
-    path: Path | None = None
+    kind: str  # one of START_WORDS, or path
+    scale: float = 0.0  # of noise, in standard deviations of each matrix
+    path: Path | None = None  # a state file, or a folder with Hugging Face weights
 
 
 def parse_start(text: str) -> Start:
-    """The weights that the user's word, or path, stands for.
-
-    Raises:
-        UsageError: neither a word nor something that exists, or an impossible scale of noise.
-    """
+    """The weights of a word such as `noise:0.1`, or of a path that exists."""
     kind = text.partition(":")[0]
     if kind == "noise":
         try:

@@ -1,4 +1,4 @@
-"""Micro-batches of a tokenised corpus for training and evaluation: pure functions of a seed and an index."""
+"""Micro-batches of a tokenized corpus for training and evaluation: pure functions of a seed and an index."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from winning_tickets.data.encode import IGNORED
+from winning_tickets.data.encode import IGNORED, Array
 from winning_tickets.data.segments import (
     SHORT_SEQUENCE_PROBABILITY,
     Cut,
@@ -34,26 +34,21 @@ _HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 class CorpusBatches(Dataset[Batch]):
     """Batches with `input_ids`, `attention_mask` and, for MLM, `labels`; all int64 `(rows, length)`.
 
-    Segments `sections:L` bring `token_type_ids` too, where the tokenizer has them, and are padded to L.
+    Segments `sections:L` have `token_type_ids` too, where the tokenizer has them, and are padded to L.
 
     Args:
-        stream: the tokenised corpus.
-        tokenizer: the one that made it; it says which special tokens surround a text.
+        stream: the tokenized corpus.
+        tokenizer: the one that made it; it decides which special tokens surround a text.
         segments: `packed:L`, `lines`, `lines:L`, `mixed`, `mixed:LO-HI` or `sections:L`; lengths include special
             tokens.
         batch_tokens: rows * length is at most this, padding included.
-        n_batches: how many there are; None for one pass over the corpus.
+        n_batches: number of batches; None for one pass over the corpus.
         seed: of order, places and masking.
         shuffle: training: batch i is drawn with the seed; otherwise the corpus once, in order.
         mlm_probability: share of tokens masked for MLM; None for none.
-        max_tokens: take only the first segments, up to so many unpadded tokens (at least one segment).
-        masked_tokens: without MLM, corrupt so many tokens of each segment.
-        short_sequence_probability: of `sections:L`, share of sections for which a random length is aimed at.
-
-    Raises:
-        UsageError: segments of another form, too long for `batch_tokens` or the tokenizer's model, or too short to
-            hold a token; `mixed` without `n_batches`; no mask token for MLM.
-        ContentError: the corpus is shorter than one segment.
+        max_tokens: only the first segments, up to this number of unpadded tokens (at least one segment).
+        masked_tokens: without MLM, number of tokens of each segment to corrupt.
+        short_sequence_probability: for `sections:L`, share of sections for which a random length is drawn.
     """
 
     def __init__(
@@ -120,14 +115,14 @@ class CorpusBatches(Dataset[Batch]):
 
     @property
     def steps_of_a_pass(self) -> float:
-        """Batches that see the corpus once; where segments are drawn at random, as many tokens as it has."""
+        """Batches of one pass over the corpus; where segments are drawn at random, of as many tokens as it has."""
         return self._cut.epoch_batches or self._stream.n_tokens / self._batch_tokens
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> Batch:
-        """Batch `index`, the same whenever and wherever it is asked for."""
+        """Return batch `index`, always the same."""
         if not 0 <= index < self._length:
             raise IndexError(f"Batch {index} of {self._length}.")
         spans = self._cut.spans(index)
@@ -141,8 +136,8 @@ class CorpusBatches(Dataset[Batch]):
             batch["input_ids"] = self._few(ids, attention, spans[:, 0])
         return {name: torch.from_numpy(values) for name, values in batch.items()}
 
-    def _assemble(self, spans: Spans) -> tuple[np.ndarray[Any, Any], ...]:
-        """Ids, attention mask and token types: the second segment follows the end of the first one."""
+    def _assemble(self, spans: Spans) -> tuple[Array, ...]:
+        """Return ids, attention mask and token types; a second segment follows the end of the first one."""
         head, tail = len(self._prefix), len(self._suffix)
         firsts = spans[:, 1] - spans[:, 0] + head + tail
         seconds = np.zeros_like(firsts)
@@ -163,21 +158,33 @@ class CorpusBatches(Dataset[Batch]):
         return ids, attention.astype(np.int64), types.astype(np.int64)
 
 
-class _Masking:
+class _Corruption:
     """BERT's corruption: of the chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay."""
 
-    def __init__(self, tokenizer: Any, probability: float, seed: int) -> None:
-        _require_mask_token(tokenizer, "there is no MLM with it; use --objective kd")
-        self._probability, self._seed = probability, seed
+    def __init__(self, tokenizer: Any, consequence: str, seed: int) -> None:
+        if tokenizer.mask_token_id is None:
+            name = tokenizer.name_or_path or type(tokenizer).__name__
+            raise UsageError(f"The tokenizer {name} has no mask token, so {consequence}.")
+        self._seed = seed
         self._mask_id, self._vocabulary = int(tokenizer.mask_token_id), len(tokenizer)
         self._special_ids = np.asarray(sorted(tokenizer.all_special_ids), dtype=np.int64)
 
-    def __call__(
-        self, ids: np.ndarray[Any, Any], attention: np.ndarray[Any, Any], index: int
-    ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-        """Corrupted ids, and labels; at least one token is masked unless all of them are special."""
+    def _eligible(self, ids: Array, attention: Array) -> Array:
+        eligible: Array = (attention == 1) & ~np.isin(ids, self._special_ids)
+        return eligible
+
+
+class _Masking(_Corruption):
+    """Corrupts a random share of all tokens, which are the labels."""
+
+    def __init__(self, tokenizer: Any, probability: float, seed: int) -> None:
+        super().__init__(tokenizer, "there is no MLM with it; use --objective kd", seed)
+        self._probability = probability
+
+    def __call__(self, ids: Array, attention: Array, index: int) -> tuple[Array, Array]:
+        """Return corrupted ids and labels; at least one token is masked unless all of them are special."""
         random = generator(self._seed, _MASKING, index)
-        eligible = (attention == 1) & ~np.isin(ids, self._special_ids)
+        eligible = self._eligible(ids, attention)
         chosen = eligible & (random.random(ids.shape) < self._probability)
         if not chosen.any() and eligible.any():
             chosen[tuple(random.choice(np.argwhere(eligible)))] = True
@@ -187,7 +194,7 @@ class _Masking:
         return np.where(chosen, corrupted, ids), np.where(chosen, ids, IGNORED)
 
 
-class _FewMasked:
+class _FewMasked(_Corruption):
     """Corrupts a fixed number of tokens of each row, the same ones whenever the row comes again.
 
     The released KD program does so with one token, by an accident of its data generator. With RoBERTa it writes the
@@ -195,17 +202,12 @@ class _FewMasked:
     """
 
     def __init__(self, tokenizer: Any, count: int, seed: int) -> None:
-        _require_mask_token(tokenizer, "no token can be masked with it; use kd_masked_tokens 0")
-        self._count, self._seed = count, seed
-        self._mask_id, self._vocabulary = int(tokenizer.mask_token_id), len(tokenizer)
-        self._special_ids = np.asarray(sorted(tokenizer.all_special_ids), dtype=np.int64)
+        super().__init__(tokenizer, "no token can be masked with it; use kd_masked_tokens 0", seed)
+        self._count = count
 
-    def __call__(
-        self, ids: np.ndarray[Any, Any], attention: np.ndarray[Any, Any], keys: np.ndarray[Any, Any]
-    ) -> np.ndarray[Any, Any]:
-        """Corrupted ids: of the chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay."""
+    def __call__(self, ids: Array, attention: Array, keys: Array) -> Array:
         corrupted = ids.copy()
-        eligible = (attention == 1) & ~np.isin(ids, self._special_ids)
+        eligible = self._eligible(ids, attention)
         for row, key in enumerate(keys.tolist()):
             random = generator(self._seed, _FEW, key)
             places = np.flatnonzero(eligible[row])
@@ -215,18 +217,8 @@ class _FewMasked:
         return corrupted
 
 
-def _require_mask_token(tokenizer: Any, consequence: str) -> None:
-    if tokenizer.mask_token_id is None:
-        name = tokenizer.name_or_path or type(tokenizer).__name__
-        raise UsageError(f"The tokenizer {name} has no mask token, so {consequence}.")
-
-
 def special_tokens(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The ids that a tokenizer puts before and after a single text, such as [CLS] and [SEP].
-
-    Raises:
-        UsageError: the tokenizer does not simply surround a text.
-    """
+    """Return the ids that a tokenizer puts before and after a single text, such as [CLS] and [SEP]."""
     options = {"truncation": False, "padding": False}
     plain = tokenizer("a", add_special_tokens=False, **options)["input_ids"]
     full = tokenizer("a", add_special_tokens=True, **options)["input_ids"]
@@ -244,7 +236,7 @@ def _known(tokenizer: Any, tokens: tuple[str, ...]) -> list[int]:
 def _check(parsed: Segments, text: str, special: int, batch_tokens: int, tokenizer: Any) -> None:
     least = parsed.longest if parsed.form == "lines" else parsed.shortest
     if least <= special:
-        raise UsageError(f"Segments {text} leave no room for text beside {special} special tokens; use longer ones.")
+        raise UsageError(f"Segments {text} leave no room for text next to {special} special tokens; use longer ones.")
     if parsed.longest > batch_tokens:
         raise UsageError(
             f"Segments {text} do not fit into batches of {batch_tokens} tokens; raise --batch-tokens to at least "

@@ -1,7 +1,4 @@
-"""Corpora: names of the hub, the built-in text, a task's sentences, text files and folders, all as lines.
-
-Files and data sets of the hub are read a part at a time, so that a text need not fit into memory.
-"""
+"""Read a corpus as lines, a part at a time: from the hub, built in, a task's sentences, text files and folders."""
 
 from __future__ import annotations
 
@@ -23,9 +20,8 @@ HUB_CORPORA: dict[str, tuple[str, str | None]] = {
     "wikitext-2-raw-v1": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
 }
 PYDOCS_PARTS = {"pydocs": "all", "pydocs:docstrings": "docstrings", "pydocs:topics": "topics"}
-_ROWS_AT_A_TIME = 1000
 TEXT_SUFFIXES = (".txt", ".tokens", ".raw", ".md")
-
+_ROWS_AT_A_TIME = 1000
 _SPLIT_WORDS = {
     "train": {"train", "training"},
     "validation": {"valid", "validation", "val", "dev"},
@@ -34,7 +30,7 @@ _SPLIT_WORDS = {
 
 
 class Lines(Protocol):
-    """Lines that can be gone over as often as needed: a list, or a text that is read anew each time."""
+    """Lines that can be iterated more than once: a list, or a text that is read anew each time."""
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -43,14 +39,7 @@ class Lines(Protocol):
 
 @dataclass(frozen=True)
 class CorpusText:
-    """Text of one split.
-
-    Attributes:
-        name: the corpus as the user named it.
-        split: `train` or `validation`.
-        lines: non-blank lines or passages, as they are.
-        fingerprint: xxh3-128 of the lines.
-    """
+    """Non-blank lines of one split (`train` or `validation`), and their xxh3-128."""
 
     name: str
     split: str
@@ -64,13 +53,9 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
     Args:
         spec: `wikitext-103`, `wikitext-2`, `pydocs`, `pydocs:docstrings`, `pydocs:topics`, `task:NAME`, a text file
             or a folder of text files.
-        split: a folder's files are told apart by train, valid or test in their names; a single file, or a folder
+        split: the files of a folder are chosen by train, valid or test in their names; a single file, or a folder
             without such names, serves both splits.
         data_dir: folder with the data of `task:NAME`, or a local copy of the hub's repository of a WikiText.
-
-    Raises:
-        UsageError: unknown name, missing path, or the hub cannot be reached.
-        ContentError: no text in it, or not UTF-8.
     """
     read = _reader(spec, split, data_dir)
     state, count = RunningFingerprint(), 0
@@ -83,12 +68,7 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
 
 
 class _LinesAnew:
-    """The lines with text in them, read anew each time.
-
-    Args:
-        read: gives all lines from the first on.
-        count: how many of them have text in them.
-    """
+    """The lines with text in them, read anew in each iteration."""
 
     def __init__(self, read: Callable[[], Iterable[str]], count: int) -> None:
         self._read, self._count = read, count
@@ -105,7 +85,7 @@ def _with_text(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
-    """A function that gives all lines of a corpus from the first on."""
+    """Return a function that yields all lines of a corpus from the first one."""
     if spec in HUB_CORPORA:
         return _hub(spec, split, data_dir)
     if spec in PYDOCS_PARTS:
@@ -126,7 +106,7 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
 
 
 def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
-    from winning_tickets.data.hub import find_files, load_files, load_hub
+    from winning_tickets.data.hub import find_files, load_hub, load_parquet
 
     name, config = HUB_CORPORA[spec]
     if data_dir is None:
@@ -139,7 +119,7 @@ def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[
                 f"{data_dir} has no {config}/{split}-*.parquet for the corpus {spec}; --data-dir takes a copy of the "
                 f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR)."
             )
-        found = load_files(files)
+        found = load_parquet(files)
     if split not in found or "text" not in found[split].column_names:
         raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
     rows = found[split].select_columns("text")
@@ -147,7 +127,7 @@ def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[
 
 
 def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
-    """Texts of all columns, row by row, each text once."""
+    """Return the texts of all columns, row by row, each text once."""
     from winning_tickets.data.loading import load_task
 
     data = load_task(name, data_dir)
@@ -157,7 +137,7 @@ def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) ->
 
 
 def _files(folder: Path, split: SplitName) -> list[Path]:
-    """The folder's text files for a split, sorted by name."""
+    """Return the folder's text files for a split, sorted by name."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in TEXT_SUFFIXES)
     if not files:
         raise ContentError(f"The folder {folder} holds no text file ({', '.join(TEXT_SUFFIXES)}).")
@@ -173,6 +153,6 @@ def _files(folder: Path, split: SplitName) -> list[Path]:
 
 
 def _split_of(path: Path) -> str | None:
-    """The split that a file name states: `wiki.valid.tokens` does, `latest.txt` does not."""
+    """Return the split that a file name states: `wiki.valid.tokens` does, `latest.txt` does not."""
     words = set(re.split(r"[^a-z]+", path.name.lower()))
     return next((split for split, marks in _SPLIT_WORDS.items() if words & marks), None)

@@ -1,4 +1,4 @@
-"""Task examples -> tensors: one batched tokenizer call, dynamic padding, seeded nested subsets."""
+"""Encode examples as tensors: one batched tokenizer call, dynamic padding, seeded nested subsets."""
 
 from __future__ import annotations
 
@@ -20,16 +20,18 @@ Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 SOFT_LABELS = "soft_labels"
 TARGETS = ("labels", SOFT_LABELS)
-"""What a batch holds beside the inputs of a model."""
+"""Keys of a batch that are no inputs of a model."""
+IGNORED = -100
+"""Label of positions that are not predicted."""
 
 
 class EncodedSplit(Dataset[Item]):
-    """Tokenised examples; an item holds lists of ids and `labels`.
+    """Tokenized examples; an item has lists of ids and `labels`.
 
     Args:
-        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list an item each.
-        labels: class indices; scores; tuples of numbers; or lists with one number a token, which are padded.
-        owners: which example each item is a window of; None where each example is one item.
+        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
+        labels: class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
+        owners: index of the example that each item is a window of; None where each example is one item.
         places: with windows, the characters of the text that each token covers `(tokens, 2)`, -1 for tokens of other
             texts; with labels for words, the position of each word's first token.
     """
@@ -50,7 +52,7 @@ class EncodedSplit(Dataset[Item]):
         return len(self.labels)
 
     def split_at(self, examples: int) -> tuple[EncodedSplit, EncodedSplit]:
-        """The items of the first so many examples, and those of the rest."""
+        """Split into the items of the first examples, and those of the rest."""
         border = examples if self.owners is None else bisect_left(self.owners, examples)
         return self._between(0, border, 0), self._between(border, len(self), examples)
 
@@ -65,13 +67,7 @@ class EncodedSplit(Dataset[Item]):
 
 
 def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenise a split.
-
-    Args:
-        split: texts, one or two columns, and labels.
-        tokenizer: of the model.
-        max_length: tokens an example is cut to, special tokens included; of pairs the longer text is cut first.
-    """
+    """Tokenize a split, cut to `max_length` tokens, special ones included; of pairs the longer text is cut first."""
     found = tokenizer(*split.texts, truncation=True, max_length=max_length, padding=False) if len(split) else {}
     columns = {name: list(values) for name, values in found.items()}
     if split.soft is not None:
@@ -80,23 +76,16 @@ def encode(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
 
 
 def require_offsets(tokenizer: Any) -> None:
-    """Make sure that a tokenizer tells which characters a token covers.
-
-    Raises:
-        ContentError: it cannot.
-    """
+    """Refuse tokenizers that do not report the characters that a token covers."""
     if not tokenizer.is_fast:
         raise ContentError(
-            "The model's tokenizer cannot tell which characters a token covers, so labels for words and spans cannot "
-            "be found; use a model with a fast tokenizer (tokenizer.json)."
+            "The model's tokenizer cannot tell which characters a token covers, so words and spans cannot be labeled; "
+            "use a model with a fast tokenizer (tokenizer.json)."
         )
 
 
 def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
-    """A collator that pads on the right, to `length` or to the longest item.
-
-    Labels become int64, or float32; soft labels float32.
-    """
+    """Return a collator that pads on the right, to `length` or to the longest item."""
     padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
 
     def pad(items: list[Item]) -> Batch:
@@ -116,15 +105,9 @@ def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]],
 
 
 def train_subset(split: Split, size: str | None, seed: int) -> Split:
-    """The first so many examples of a seeded permutation: smaller subsets lie inside larger ones of the same seed.
+    """Return the first examples of a seeded permutation; smaller subsets are inside larger ones of the same seed.
 
-    Args:
-        split: all examples.
-        size: `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
-        seed: of the permutation.
-
-    Raises:
-        UsageError: not a number, nothing left, or more than there is.
+    `size` is `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
     """
     if size is None:
         return split
@@ -133,16 +116,11 @@ def train_subset(split: Split, size: str | None, seed: int) -> Split:
 
 
 _WANTED = "use a number of examples such as 1000, or a percentage such as 10%"
-_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")
-"""What a size is made of; an exponent could stand for a number that fills the memory."""
+_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, whose number could fill the memory
 
 
 def parse_size(size: str) -> tuple[Fraction, bool]:
-    """A number of examples, or a percentage, and which it is.
-
-    Raises:
-        UsageError: it is neither.
-    """
+    """Parse a number of examples or a percentage; the second value says whether it is a percentage."""
     percent = size.strip().endswith("%")
     text = size.strip().removesuffix("%").strip()
     if not _NUMBER.fullmatch(text):
@@ -163,8 +141,3 @@ def _count(size: str, available: int) -> int:
     if count == 0:
         raise UsageError(f"--train-size {size} of {available} training examples leaves none; {_WANTED}.")
     return count
-
-
-IGNORED = -100
-
-"""Label of positions that are not predicted."""

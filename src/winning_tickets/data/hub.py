@@ -6,29 +6,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.data.records import Split, Task, TaskData
-from winning_tickets.data.squad import answers_of, check_answers
+from winning_tickets.data.examples import build_split, check_answers, check_columns, known_label_reader
+from winning_tickets.data.glue import describe_release
+from winning_tickets.data.records import Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
 
 Files = dict[str, list[str]]
 """Parquet files by name of the split."""
-
 _ONLY_CONFIGURATION = ("plain_text", "data")
 """Folders that hold the files of a repository with a single configuration."""
-_UNLABELLED = -1
 
 
 def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
-    """All splits of a hub data set, from the hub or its local cache.
+    """Load all splits of a hub data set, from the hub or its local cache.
 
     Args:
         name: hub id, or a local folder in one of the formats that `datasets` reads.
         config: configuration of the data set.
-        what: what it is for, in messages.
+        what: its use, for messages.
         instead: what else the user can do without a network, a whole sentence.
-
-    Raises:
-        UsageError: the hub cannot be reached and the data set is not in the cache, or there is no such data set.
     """
     import datasets
 
@@ -44,15 +40,9 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
 
 
 def find_files(data_dir: Path, config: str | None, splits: Iterable[str]) -> Files:
-    """The Parquet files of a local copy of a hub repository; empty where it is something else.
+    """Find the Parquet files of these splits in a local copy of a hub repository, or in a configuration's folder of it.
 
-    Args:
-        data_dir: the copy (as `git clone` or `hf download --local-dir` make it), or the configuration's folder in it.
-        config: configuration of the data set; None where it has only one.
-        splits: names of the splits that are needed.
-
-    Raises:
-        UsageError: some of the splits are there and others are not.
+    The result is empty where the folder is something else; `config` is None where the data set has only one.
     """
     for folder in (data_dir / name for name in ((config,) if config else _ONLY_CONFIGURATION) + ("",)):
         found = {split: [*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")] for split in splits}
@@ -65,15 +55,8 @@ def find_files(data_dir: Path, config: str | None, splits: Iterable[str]) -> Fil
     return {}
 
 
-def load_files(files: Files) -> Any:
-    """The splits of a local copy.
-
-    Args:
-        files: what `find_files` found.
-
-    Raises:
-        ContentError: a file is not Parquet, or damaged.
-    """
+def load_parquet(files: Files) -> Any:
+    """Load the splits of a local copy from the files that `find_files` found."""
     import datasets
 
     try:
@@ -87,89 +70,34 @@ def load_files(files: Files) -> Any:
         ) from error
 
 
-def find_parquet(task: Task, data_dir: Path) -> Files:
-    """The Parquet files of a task in a local copy of its repository; empty where it is something else.
-
-    Raises:
-        UsageError: some of its splits are missing.
-    """
-    config = task.hub[1] if task.hub else None
-    return find_files(data_dir, config, ("train", *task.validation_splits))
-
-
-def read_parquet(task: Task, files: Files) -> TaskData:
-    """A task's examples from a local copy of its repository.
-
-    Args:
-        task: what to read.
-        files: what `find_parquet` found.
-
-    Raises:
-        ContentError: a file is damaged, or columns or labels are not those of the task.
-    """
-    return _read(task, load_files(files), str(Path(files["train"][0]).parent), "folder")
+def read_copy(task: Task, data_dir: Path) -> TaskData | None:
+    """Read a task from a local copy of its repository; None where the folder is something else."""
+    files = find_files(data_dir, task.hub[1] if task.hub else None, ("train", *task.validation_splits))
+    return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder") if files else None
 
 
 def read_hub(task: Task) -> TaskData:
-    """A task's examples from the hub; rows with label -1 (no label) are left out and counted.
-
-    Raises:
-        UsageError: the hub cannot be reached.
-        ContentError: splits, columns or labels are not those of the task.
-    """
+    """Read a task from the hub."""
     if task.hub is None:
         raise UsageError(f"The task {task.name} is not on the Hugging Face hub.")
-    from winning_tickets.data.glue import described
-
-    found = load_hub(*task.hub, f"the task {task.name}", f"--data-dir takes {described(task)} too.")
+    found = load_hub(*task.hub, f"the task {task.name}", f"--data-dir takes {describe_release(task)} too.")
     return _read(task, found, f"The data set {task.hub[0]}", "hub")
 
 
-def _read(task: Task, found: Mapping[str, Any], where: str, source: Any) -> TaskData:
-    splits, unlabelled = {}, {}
-    for name in ("train", *task.validation_splits):
-        splits[name], unlabelled[name] = _split(task, found, name, where)
-    if task.kind == "span":
-        check_answers(splits["train"], where)
-    return TaskData.of(task, splits.pop("train"), splits, source, unlabelled)
-
-
-def _split(task: Task, found: Mapping[str, Any], name: str, where: str) -> tuple[Split, int]:
-    """The labelled rows of a split, and how many have no label."""
-    if name not in found:
-        raise ContentError(f"{where} has no split {name!r}; found {', '.join(found)}.")
-    rows = found[name]
+def _read(task: Task, found: Mapping[str, Any], source: str, kind: Any) -> TaskData:
+    splits, unlabeled = {}, {}
     wanted = (*task.text_columns, task.label_column)
-    missing = [column for column in wanted if column not in rows.column_names]
-    if missing:
-        raise ContentError(
-            f"{where}, split {name!r}, lacks the columns {', '.join(missing)}; found {', '.join(rows.column_names)}, "
-            f"expected {', '.join(wanted)}."
+    for name in ("train", *task.validation_splits):
+        if name not in found:
+            raise ContentError(f"{source} has no split {name!r}; found {', '.join(found)}.")
+        where = f"{source}, split {name!r}"
+        check_columns(found[name].column_names, wanted, where)
+        # Whole columns: reading a data set row by row takes many times longer.
+        cells = zip(*(list(found[name][column]) for column in wanted), strict=True)
+        rows = ((f"{where}, row {i}", dict(zip(wanted, row, strict=True))) for i, row in enumerate(cells))
+        splits[name], unlabeled[name] = build_split(
+            where, rows, task.text_columns, task.label_column, known_label_reader(task), "any"
         )
-    labels = list(rows[task.label_column])
-    keep = [index for index, label in enumerate(labels) if label != _UNLABELLED]
-    if not keep:
-        raise ContentError(f"{where}, split {name!r}, holds no labelled row.")
-    columns = []
-    for text in task.text_columns:
-        column = list(rows[text])
-        if empty := [index for index in keep if not isinstance(column[index], str)]:
-            raise ContentError(
-                f"{where}, split {name!r}, row {empty[0]}: column {text!r} must be a text, found {column[empty[0]]!r}."
-            )
-        columns.append([column[index] for index in keep])
-    checked = [_label(task, labels[index], f"{where}, split {name!r}, row {index}") for index in keep]
-    return Split(tuple(columns), checked), len(labels) - len(keep)
-
-
-def _label(task: Task, found: Any, where: str) -> Any:
-    """A score, the answers to a question, or the class by number or by name."""
     if task.kind == "span":
-        return answers_of(found, where)
-    if task.is_regression:
-        return float(found)
-    if isinstance(found, str) and found in task.labels:
-        return task.labels.index(found)
-    if found not in range(len(task.labels)):
-        raise ContentError(f"{where}: label {found!r} is outside 0-{len(task.labels) - 1} ({', '.join(task.labels)}).")
-    return int(found)
+        check_answers(splits["train"], source)
+    return TaskData.of(task, splits.pop("train"), splits, kind, unlabeled)

@@ -10,16 +10,12 @@ from winning_tickets.runs.errors import UsageError
 
 
 def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
-    """Read a task's training and validation examples; unlabelled rows are left out.
+    """Read a task's training and validation examples; rows without a label are left out.
 
     Args:
         name: a name of `TASKS`.
         data_dir: a copy of the hub's repository (Parquet files), a GLUE download (`CoLA/`, `SST-2/` ...) or the task's
             own release; or the task's own folder in one of them. None reads the hub.
-
-    Raises:
-        UsageError: unknown task, missing folder or files, or the hub cannot be reached.
-        ContentError: columns or labels are not those of the task.
     """
     task = get_task(name)
     if name == "pydocs":
@@ -28,16 +24,12 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
         if data_dir is not None:
             raise UsageError("The task pydocs is built in and reads no folder; leave --data-dir out.")
         return pydocs_task()
-    from winning_tickets.data.hub import find_parquet, read_hub, read_parquet
+    from winning_tickets.data import glue, hub, squad
 
     if data_dir is None:
-        return read_hub(task)
-    if files := find_parquet(task, Path(data_dir)):
-        return read_parquet(task, files)
+        return hub.read_hub(task)
+    if (copy := hub.read_copy(task, Path(data_dir))) is not None:
+        return copy
     if task.kind == "span":
-        from winning_tickets.data import squad
-
-        return squad.read_folder(task, Path(data_dir))
-    from winning_tickets.data.glue import read_folder
-
-    return read_folder(task, Path(data_dir))
+        return squad.read_squad(task, Path(data_dir))
+    return glue.read_release(task, Path(data_dir))

@@ -17,98 +17,64 @@ Array = np.ndarray[Any, Any]
 
 
 def compute(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
-    """All metrics of a task on one split.
-
-    Args:
-        task: which metrics, and how many classes.
-        predictions: class indices, or scores of a regression, `(examples,)`.
-        labels: the truth, `(examples,)`.
+    """Compute all metrics of a task from class indices or scores and the true ones, both `(examples,)`.
 
     Returns:
         The metrics by name, accuracy and F1 in 0-1, correlations in -1 to 1; and whether the predictions are constant.
-
-    Raises:
-        ValueError: the arrays differ in shape or are empty.
-        TrainingError: a prediction is NaN or infinite.
     """
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
         raise ValueError(f"Predictions {predictions.shape} and labels {labels.shape} must be two equally long vectors.")
     if not np.isfinite(predictions).all():
         raise TrainingError("The model predicts values that are not finite; lower --learning-rate.")
-    values = {name: _METRICS[name](predictions, labels, len(task.labels)) for name in task.metrics}
+    values = {name: _score(name, predictions, labels, len(task.labels)) for name in task.metrics}
     return values, bool(np.ptp(predictions) == 0)
 
 
-def _accuracy(predictions: Array, labels: Array, classes: int) -> float:
-    return float(np.mean(predictions == labels))
+def _score(name: str, predictions: Array, labels: Array, classes: int) -> float:
+    if name == "accuracy":
+        return float(np.mean(predictions == labels))
+    if name == "f1":
+        from sklearn.metrics import f1_score
 
+        # F1 of class 1 for two classes (as GLUE has it), the mean over the classes for more.
+        if classes <= 2:
+            return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
+        return float(f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0.0))
+    # Correlations are undefined where one side is constant.
+    if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
+        return 0.0
+    if name == "matthews":
+        from sklearn.metrics import matthews_corrcoef
 
-def _f1(predictions: Array, labels: Array, classes: int) -> float:
-    """F1 of class 1 for two classes (as GLUE has it), the mean over the classes for more."""
-    from sklearn.metrics import f1_score
+        return float(matthews_corrcoef(labels, predictions))
+    from scipy.stats import pearsonr, spearmanr
 
-    if classes <= 2:
-        return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
-    return float(f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0.0))
-
-
-def _matthews(predictions: Array, labels: Array, classes: int) -> float:
-    from sklearn.metrics import matthews_corrcoef
-
-    return 0.0 if _undefined(predictions, labels) else float(matthews_corrcoef(labels, predictions))
-
-
-def _pearson(predictions: Array, labels: Array, classes: int) -> float:
-    from scipy.stats import pearsonr
-
+    if name == "spearman":
+        return float(spearmanr(predictions, labels).statistic)
     # In float64: float32 predictions that hardly vary would look constant to the correlation.
-    return 0.0 if _undefined(predictions, labels) else float(pearsonr(predictions.astype(np.float64), labels).statistic)
-
-
-def _spearman(predictions: Array, labels: Array, classes: int) -> float:
-    from scipy.stats import spearmanr
-
-    return 0.0 if _undefined(predictions, labels) else float(spearmanr(predictions, labels).statistic)
-
-
-def _undefined(predictions: Array, labels: Array) -> bool:
-    return bool(np.ptp(predictions) == 0 or np.ptp(labels) == 0)
-
-
-_METRICS: dict[str, Callable[[Array, Array, int], float]] = {
-    "accuracy": _accuracy,
-    "f1": _f1,
-    "matthews": _matthews,
-    "pearson": _pearson,
-    "spearman": _spearman,
-}
+    return float(pearsonr(predictions.astype(np.float64), labels).statistic)
 
 
 def _suffixes(task: Task) -> dict[str, str]:
-    """What is appended to a metric's name for each split; nothing where there is one split."""
+    """Return the suffix of metric names for each split; empty where there is one split."""
     if len(task.validation_splits) == 1:
         return {task.validation_splits[0]: ""}
     return {split: "_" + split.removeprefix("validation_") for split in task.validation_splits}
 
 
 def metric_names(task: Task) -> tuple[str, ...]:
-    """Names of all metrics of a task over all its validation splits, the primary one first."""
+    """Return the names of all metrics of a task over all its validation splits, the primary one first."""
     return tuple(f"{metric}{suffix}" for suffix in _suffixes(task).values() for metric in task.metrics)
 
 
 def primary_metric(task: Task) -> str:
-    """The metric that `best` is chosen by (TAMT Table 1; matched accuracy for MNLI)."""
+    """Return the metric that decides on the best evaluation (TAMT Table 1; matched accuracy for MNLI)."""
     return metric_names(task)[0]
 
 
 def combine(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
-    """Metrics of all splits in one dict: `accuracy_matched`, `accuracy_mismatched` for MNLI, plain names elsewhere.
-
-    Args:
-        task: its splits give the names.
-        by_split: what `compute` returned for each validation split.
-    """
+    """Merge the metrics of all splits: `accuracy_matched`, `accuracy_mismatched` for MNLI, plain names elsewhere."""
     suffixes = _suffixes(task)
     return {f"{name}{suffixes[split]}": value for split in suffixes for name, value in by_split[split].items()}
 
@@ -133,13 +99,13 @@ COLUMNS: dict[str, tuple[str, ...]] = PAPER_TASKS | {"mrpc": ("f1",), "stsb": ("
 
 @dataclass(frozen=True)
 class Average:
-    """An average, and of what.
+    """An average over tasks.
 
     Attributes:
-        value: over all tasks that were given.
-        scores: what each task contributes, in the order of the paper; two numbers where a task is two columns.
+        value: over all given tasks.
+        scores: the contribution of each task, in the order of the paper; two numbers where a task is two columns.
         missing: tasks of the paper that were not given, so that `value` cannot be compared with its tables.
-        beyond: tasks that were given and are not in the paper's tables; the same holds.
+        beyond: given tasks that are not in the paper's tables; the same holds.
     """
 
     value: float
@@ -149,31 +115,19 @@ class Average:
 
 
 def task_average(results: Mapping[str, Metrics]) -> Average:
-    """The mean over tasks, each task counting once (Super Tickets, Tables 1 and 3).
+    """Average over tasks, each task counting once (Super Tickets, Tables 1 and 3).
 
     Two metrics of a task are averaged first: accuracy and F1, Pearson and Spearman, MNLI matched and mismatched. A task
     that is not in the paper counts with the mean of all its metrics.
-
-    Args:
-        results: metrics by name, for each task; all on one scale.
-
-    Raises:
-        ContentError: no task, or a task lacks a metric that the average needs.
     """
     return _average(results, PAPER_TASKS, lambda metrics: fmean(metrics.values()), merge=True)
 
 
 def column_average(results: Mapping[str, Metrics]) -> Average:
-    """The mean over columns, as the GLUE server forms them (Super Tickets, Table 2).
+    """Average over columns, as the GLUE server forms them (Super Tickets, Table 2).
 
     MNLI is two columns, matched and mismatched. MRPC and QQP count with F1, STS-B with Spearman. A task that is not in
     the paper is one column: its F1 where it has one, else Spearman, else the mean of all its metrics.
-
-    Args:
-        results: metrics by name, for each task; all on one scale.
-
-    Raises:
-        ContentError: no task, or a task lacks a metric that the average needs.
     """
 
     def one(metrics: Metrics) -> float:
@@ -189,7 +143,7 @@ RULES: dict[str, Callable[[Mapping[str, Metrics]], Average]] = {
 
 
 def averages(results: Mapping[str, Metrics]) -> dict[str, Average]:
-    """The averages of all `RULES`."""
+    """Compute the averages of all `RULES` from metrics by name for each task, all on one scale."""
     return {name: rule(results) for name, rule in RULES.items()}
 
 

@@ -1,9 +1,9 @@
-"""Batches of several sources: of a task in a seeded order, and one batch or one of each a step."""
+"""Batches of several sources: of a task in a seeded order, and of one or all sources per step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -21,14 +21,7 @@ _LAST_POWER = 0.2  # of the sizes, in the last epoch of `annealed`
 
 
 class TaskBatches:
-    """Whole batches of a task's examples, every example once an epoch, in an order of its own each epoch.
-
-    Args:
-        examples: tokenised.
-        collate: pads a list of items.
-        batch_size: examples a batch; the last one of an epoch may have fewer.
-        seed: of the orders.
-    """
+    """Batches of a task's examples: every example once per epoch, in a new order each epoch."""
 
     def __init__(
         self, examples: EncodedSplit, collate: Callable[[list[Item]], Batch], batch_size: int, seed: int
@@ -38,7 +31,7 @@ class TaskBatches:
         self._last: tuple[int, np.ndarray[Any, Any]] = 0, self._order(0)
 
     def __getitem__(self, index: int) -> Batch:
-        """Batch `index` of an endless row of epochs, the same whenever it is asked for."""
+        """Return batch `index` of endless epochs, always the same."""
         epoch, place = divmod(index, self.per_epoch)
         if self._last[0] != epoch:  # drawing the order of a large task takes longer than a batch of it
             self._last = epoch, self._order(epoch)
@@ -50,29 +43,26 @@ class TaskBatches:
 
 
 class MixedBatches(Dataset[dict[str, Batch]]):
-    """What each step of a training on several sources sees.
+    """Batches of each step of a training on several sources.
 
     Every scheme takes the batches of a source in the source's own order, without a gap, so that each of its examples
-    comes once in each pass over it. A step is a function of the seed and of its index alone: a resumed training goes on
-    where it stopped, and several processes agree without talking.
+    comes once in each pass over it. A step is a function of the seed and of its index alone: a training resumes without
+    any state, and several processes agree without communication.
 
     Args:
-        sources: batches by index, by name; each is asked for as many as it gives steps.
-        sizes: batches an epoch of each source.
-        mixing: `sum`: one batch of every source a step, so that smaller sources come round more often.
-            The others give a batch of one source a step.
-            `proportional`: every batch of every source once an epoch, shuffled.
-            `annealed`: epochs of as many steps, with turns in proportion to size to a power that falls from 1 in the
-            first epoch to 0.2 in the last (Stickland and Murray 2019), so that small sources are heard at the end.
-            `ratio`: every batch of one main source once an epoch, and a fresh draw from those of the others.
+        sources: batches by index, by name.
+        sizes: batches per epoch of each source.
+        mixing: `sum`: one batch of every source per step, so that smaller sources are repeated more often.
+            The others give a batch of one source per step.
+            `proportional`: every batch of every source once per epoch, shuffled.
+            `annealed`: epochs of as many steps; the share of a source is its size to a power that falls from 1 in the
+            first epoch to 0.2 in the last (Stickland and Murray 2019), so that small sources count more at the end.
+            `ratio`: every batch of one main source once per epoch, and a new draw from those of the others.
             `round-robin`: one batch of each in turn, in their order.
         n_steps: length.
         seed: of the order of sources.
         main: for `ratio`: the main source.
-        ratio: for `ratio`: batches of all others together for each batch of the main one, at most all they have.
-
-    Raises:
-        ValueError: `ratio` without its source or its number.
+        ratio: for `ratio`: batches of all others together per batch of the main one, at most all they have.
     """
 
     def __init__(
@@ -87,52 +77,29 @@ class MixedBatches(Dataset[dict[str, Batch]]):
     ) -> None:
         self._sources, self._length = dict(sources), n_steps
         sizes = {name: sizes[name] for name in self._sources}
-        names, counts = list(sizes), list(sizes.values())
-        self._plan: Sequence[list[tuple[str, int]]]
-        if mixing == "sum":
-            self._plan = _Everything(names, n_steps)
-        elif mixing == "round-robin":
+        names = list(sizes)
+        self._plan: list[list[tuple[str, int]]] | None = None  # None: step i has batch i of every source
+        if mixing == "round-robin":
             self._plan = [[(names[step % len(names)], step // len(names))] for step in range(n_steps)]
-        elif mixing == "ratio":
-            place, drawn = _main_and_others(sizes, main, ratio)
-            self._plan = _in_turns(names, _around(place, counts, drawn), n_steps, seed)
-        else:
-            self._plan = _in_turns(names, _all_of(counts, n_steps, mixing == "annealed"), n_steps, seed)
+        elif mixing != "sum":
+            self._plan = _plan(sizes, mixing, n_steps, seed, main, ratio)
 
     def __len__(self) -> int:
         return self._length
 
     def __getitem__(self, index: int) -> dict[str, Batch]:
-        """The batches of step `index`, by source."""
+        """Return the batches of step `index`, by source."""
         if not 0 <= index < self._length:
             raise IndexError(f"Step {index} of {self._length}.")
+        if self._plan is None:
+            return {name: source[index] for name, source in self._sources.items()}
         return {name: self._sources[name][batch] for name, batch in self._plan[index]}
 
 
-class _Everything(Sequence[list[tuple[str, int]]]):
-    """Batch i of every source at step i."""
-
-    def __init__(self, names: list[str], length: int) -> None:
-        self._names, self._length = names, length
-
-    def __len__(self) -> int:
-        return self._length
-
-    def __getitem__(self, index: Any) -> Any:
-        return [(name, index) for name in self._names]
-
-
 def epoch_steps(sizes: Mapping[str, int], mixing: Mixing, main: str | None = None, ratio: float | None = None) -> int:
-    """Steps of an epoch: until the largest source (of `ratio`: the main one) has been seen once.
+    """Return the steps of an epoch, which ends when the largest source (of `ratio`: the main one) was seen once.
 
-    `proportional` has then seen every batch of every source exactly once. An epoch of `annealed` is as long, and only
-    its first one has.
-
-    Args:
-        sizes: batches an epoch of each source.
-        mixing: as for `MixedBatches`.
-        main: for `ratio`.
-        ratio: for `ratio`.
+    The arguments are those of `MixedBatches`. Only the first epoch of `annealed` has this length.
     """
     if mixing == "sum":
         return max(sizes.values())
@@ -145,7 +112,7 @@ def epoch_steps(sizes: Mapping[str, int], mixing: Mixing, main: str | None = Non
 
 
 def _main_and_others(sizes: Mapping[str, int], main: str | None, ratio: float | None) -> tuple[int, int]:
-    """Which source is the main one, and how many batches of the others an epoch has: 0.29 of 100 are 29."""
+    """Return the index of the main source, and the batches of the others per epoch: 0.29 of 100 are 29."""
     if main is None or main not in sizes or ratio is None or ratio < 0:
         raise ValueError(
             f"mixing='ratio' needs main, one of {', '.join(sizes)}, and ratio, 0 or more; found {main!r} and {ratio}."
@@ -154,24 +121,8 @@ def _main_and_others(sizes: Mapping[str, int], main: str | None, ratio: float | 
     return list(sizes).index(main), min(math.floor(Fraction(str(ratio)) * own), sum(sizes.values()) - own)
 
 
-_Turns = Callable[[int, np.random.Generator], np.ndarray[Any, Any]]
-"""The source of each step of an epoch, given its number and random numbers of its own."""
-
-
-def _all_of(sizes: list[int], n_steps: int, annealed: bool) -> _Turns:
-    """Each epoch of `sum(sizes)` steps has every source as often as it has batches, or (annealed) its share says."""
-    epochs = -(-n_steps // sum(sizes))
-
-    def turns(epoch: int, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        power = 1 - (1 - _LAST_POWER) * epoch / max(1, epochs - 1) if annealed else 1
-        counts = sizes if power == 1 else _shares(sizes, power)
-        return generator.permutation(np.repeat(np.arange(len(sizes)), counts))
-
-    return turns
-
-
 def _shares(sizes: list[int], power: float) -> list[int]:
-    """As many turns as there are batches, in proportion to size ** power; largest remainders first."""
+    """Divide `sum(sizes)` turns in proportion to size ** power; largest remainders first."""
     weights = [size**power for size in sizes]
     exact = [sum(sizes) * weight / sum(weights) for weight in weights]
     counts = [math.floor(share) for share in exact]
@@ -181,24 +132,29 @@ def _shares(sizes: list[int], power: float) -> list[int]:
     return counts
 
 
-def _around(main: int, sizes: list[int], drawn: int) -> _Turns:
-    """Each epoch has all batches of the main source, and so many drawn from the others without replacement."""
-    everything = np.repeat(np.arange(len(sizes)), sizes)
-
-    def turns(epoch: int, generator: np.random.Generator) -> np.ndarray[Any, Any]:
-        others = generator.permutation(everything[everything != main])[:drawn]
-        return generator.permutation(np.concatenate([everything[everything == main], others]))
-
-    return turns
-
-
-def _in_turns(names: list[str], turns: _Turns, n_steps: int, seed: int) -> list[list[tuple[str, int]]]:
-    """The source of each step, and how many batches it has given before."""
+def _plan(
+    sizes: Mapping[str, int], mixing: Mixing, n_steps: int, seed: int, main: str | None, ratio: float | None
+) -> list[list[tuple[str, int]]]:
+    """Return the source of each step, and the number of batches that it has given before."""
+    names, counts = list(sizes), list(sizes.values())
+    everything = np.repeat(np.arange(len(counts)), counts)
+    place, drawn = _main_and_others(sizes, main, ratio) if mixing == "ratio" else (0, 0)
+    epochs = -(-n_steps // sum(counts))
     taken = [0] * len(names)
     plan: list[list[tuple[str, int]]] = []
     epoch = 0
     while len(plan) < n_steps:
-        for source in turns(epoch, np.random.default_rng([seed, _DRAW, epoch])).tolist()[: n_steps - len(plan)]:
+        random = np.random.default_rng([seed, _DRAW, epoch])
+        if mixing == "ratio":
+            # All batches of the main source, and some of the others, drawn without replacement.
+            others = random.permutation(everything[everything != place])[:drawn]
+            turns = random.permutation(np.concatenate([everything[everything == place], others]))
+        else:
+            # Each source as often as it has batches or, annealed, as its share says.
+            power = 1 - (1 - _LAST_POWER) * epoch / max(1, epochs - 1) if mixing == "annealed" else 1
+            shares = counts if power == 1 else _shares(counts, power)
+            turns = random.permutation(np.repeat(np.arange(len(counts)), shares))
+        for source in turns.tolist()[: n_steps - len(plan)]:
             plan.append([(names[source], taken[source])])
             taken[source] += 1
         epoch += 1

@@ -1,4 +1,4 @@
-"""pydocs: a corpus and a task made of the text that every Python installation carries."""
+"""pydocs: a corpus and a task from the documentation in every Python installation."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, unknown
 
 MIN_WORDS = 8
-"""A passage has at least so many words; shorter paragraphs are joined to the next one of the same docstring."""
-
+"""Words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring."""
 SALT = 1356
-"""Of the split. Objects are few and large in some modules; with this one every label of the task pydocs has validation
-passages, in Python 3.11 and 3.13 alike."""
+"""Of the split: with this one every label of the task has validation passages, in Python 3.11 and 3.13 alike."""
+PARTS = ("all", "docstrings", "topics")
+MAX_PASSAGES = {"train": 120, "validation": 30}
+"""Of one label, so that none dominates."""
 
 # In all of Python 3.11-3.14, and not among those that distributions leave out (test, tkinter, idlelib, ensurepip ...).
 _NAMES = """
@@ -43,15 +44,12 @@ wsgiref xml xmlrpc zipapp zipfile zipimport zoneinfo
 MODULES: tuple[str, ...] = tuple(_NAMES.split())
 
 
+Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
+
+
 @dataclass(frozen=True)
 class Passage:
-    """A paragraph or two of documentation.
-
-    Attributes:
-        text: on one line.
-        module: the top-level module or package that it documents; a topic's is `topics`.
-        owner: the top-level object, such as `email.message.Message`.
-    """
+    """A paragraph or two of documentation on one line, with its module (`topics` for topics) and top-level object."""
 
     text: str
     module: str
@@ -74,10 +72,7 @@ class Passage:
 class StdlibText:
     """All passages, each text once, in a fixed order: topics, then modules by name.
 
-    Attributes:
-        passages: from topics and docstrings.
-        modules: the modules that were read.
-        missing: those of `MODULES` (and `pydoc_data`) that this installation has no source of.
+    `missing` are those of `MODULES` (and `pydoc_data`) whose source this installation does not have.
     """
 
     passages: tuple[Passage, ...]
@@ -87,11 +82,7 @@ class StdlibText:
 
 @cache
 def stdlib_text() -> StdlibText:
-    """Read the text of the running Python.
-
-    Raises:
-        ContentError: this Python came without the source files of its standard library.
-    """
+    """Read the text of the running Python."""
     root = Path(sysconfig.get_paths()["stdlib"])
     sources = {name: _sources(root, name) for name in MODULES}
     topics = list(_topics(root / "pydoc_data" / "topics.py"))
@@ -109,7 +100,7 @@ def stdlib_text() -> StdlibText:
 
 
 def _sources(root: Path, name: str) -> list[Path]:
-    """A module's file, or all files of a package but its tests."""
+    """Return the file of a module, or all files of a package except its tests."""
     if (root / name).is_dir():
         files = (root / name).rglob("*.py")
         return sorted(file for file in files if not {"test", "tests"} & set(file.relative_to(root).parts))
@@ -136,11 +127,8 @@ def _docstrings(root: Path, module: str, file: Path) -> Iterator[Passage]:
                 yield Passage(passage, module, owner)
 
 
-Documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-
-
 def _top_level(body: list[ast.stmt], dotted: str) -> Iterator[tuple[str, Documented]]:
-    """Classes and functions of a module, those under a top-level `if` or `try` included."""
+    """Yield classes and functions of a module, those under a top-level `if` or `try` included."""
     for node in body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             yield f"{dotted}.{node.name}", node
@@ -150,7 +138,7 @@ def _top_level(body: list[ast.stmt], dotted: str) -> Iterator[tuple[str, Documen
 
 
 def _inside(node: Documented) -> Iterator[str]:
-    """Docstrings of an object and of everything defined in it; of a module, its own alone."""
+    """Yield the docstrings of an object and of everything defined in it; of a module, its own alone."""
     within = [node] if isinstance(node, ast.Module) else ast.walk(node)
     for child in within:
         if isinstance(child, Documented) and (docstring := ast.get_docstring(child, clean=False)):
@@ -158,7 +146,7 @@ def _inside(node: Documented) -> Iterator[str]:
 
 
 def passages_of(docstring: str) -> list[str]:
-    """Paragraphs of a docstring as single lines; examples, tables and grammar are left out, short ones joined."""
+    """Return paragraphs of a docstring as single lines, without examples, tables and grammar; short ones are joined."""
     passages: list[str] = []
     pending = ""
     for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
@@ -180,53 +168,36 @@ def _is_prose(paragraph: str) -> bool:
     return 2 * sum(bool(re.search("[A-Za-z]{2}", word)) for word in words) > len(words)
 
 
-PARTS = ("all", "docstrings", "topics")
-MAX_PASSAGES = {"train": 120, "validation": 30}
-"""Of one label, so that none dominates."""
-
-
 def pydocs_corpus(part: str = "all", split: Literal["train", "validation"] = "train") -> list[str]:
-    """Passages of the built-in corpus; those of one object stay together, objects are in a mixed but fixed order.
+    """Return the passages of the built-in corpus; objects are in a mixed but fixed order.
 
     Args:
-        part: `all`, `docstrings` or `topics` (what Python's `help()` says about the language).
+        part: `all`, `docstrings` or `topics` (the topics of Python's `help()`).
         split: one object in ten is for validation.
-
-    Raises:
-        UsageError: no such part.
-        ContentError: this Python came without the source files of its standard library.
     """
     if part not in PARTS:
         raise unknown("part of pydocs", part, PARTS)
-    return list(_corpus(part, split))
-
-
-@cache
-def _corpus(part: str, split: str) -> tuple[str, ...]:
     chosen = [
         passage
         for passage in stdlib_text().passages
         if passage.split == split and (part == "all" or (passage.module == "topics") == (part == "topics"))
     ]
-    return tuple(passage.text for passage in sorted(chosen, key=lambda passage: passage.place))
+    return [passage.text for passage in sorted(chosen, key=lambda passage: passage.place)]
 
 
 @cache
 def pydocs_task() -> TaskData:
-    """The built-in task: which module a docstring passage documents, with the module's name masked out.
+    """Return the built-in task: which module a docstring passage documents, with the module's name masked out.
 
-    Whatever belongs to one top-level object is in one split, the one it has in the corpus too. Each label has at most
+    All passages of one top-level object are in one split, the same as in the corpus. Each label has at most
     `MAX_PASSAGES`.
-
-    Raises:
-        ContentError: this Python came without the source files of its standard library.
     """
     task = TASKS["pydocs"]
     columns: dict[str, tuple[list[str], list[int]]] = {"train": ([], []), "validation": ([], [])}
     counts: Counter[tuple[str, str]] = Counter()
     seen: set[str] = set()
     for passage in sorted(stdlib_text().passages, key=lambda passage: passage.place):
-        label = _label(passage)
+        label = passage.module.removeprefix("_py")  # _pydecimal and _pyio are the sources of decimal and io
         text = _without_name(passage.text, label)
         full = counts[label, passage.split] >= MAX_PASSAGES[passage.split]
         if label not in task.labels or full or text in seen:
@@ -240,20 +211,19 @@ def pydocs_task() -> TaskData:
     return TaskData.of(task, train, {"validation": validation}, "built in")
 
 
-def _label(passage: Passage) -> str:
-    """`_pydecimal` and `_pyio` are the readable sources of `decimal` and `io`."""
-    return passage.module.removeprefix("_py")
-
-
 def _without_name(text: str, label: str) -> str:
-    """Replace the module's own name by `it`, in capitals too: to most encoders JSON and json are one word."""
+    """Replace the name of the module by `it`, in capitals too: to most encoders JSON and json are one word."""
     return re.sub(rf"\b(_py)?{label}\b", "it", text, flags=re.IGNORECASE)
 
 
-@cache
-def _info() -> dict[str, Any]:
-    found = stdlib_text()
-    data = pydocs_task()
+def pydocs_info() -> dict[str, Any]:
+    """Describe the built-in text on this machine, which depends on the version of Python.
+
+    Returns:
+        `python_version`, `text_hash` (xxh3-128), `words`, `passages`, `labels`, `train_examples`,
+        `validation_examples`, `modules` that were read and those `missing`.
+    """
+    found, data = stdlib_text(), pydocs_task()
     return {
         "python_version": sys.version.split()[0],
         "text_hash": fingerprint(passage.text for passage in found.passages),
@@ -265,16 +235,3 @@ def _info() -> dict[str, Any]:
         "modules": list(found.modules),
         "missing": list(found.missing),
     }
-
-
-def pydocs_info() -> dict[str, Any]:
-    """What the built-in text is on this machine: it depends on the version of Python.
-
-    Returns:
-        `python_version`, `text_hash` (xxh3-128), `words`, `passages`, `labels`, `train_examples`,
-        `validation_examples`, `modules` that were read and those `missing`.
-
-    Raises:
-        ContentError: this Python came without the source files of its standard library.
-    """
-    return dict(_info())

@@ -1,24 +1,24 @@
-"""Reading text files of users: UTF-8 or a clear error."""
+"""Read text files of users: UTF-8, as lines or as rows of CSV, TSV, JSON Lines and CoNLL."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
+_BLOCK = 1 << 20  # bytes of whole lines that are held at a time
+Row = tuple[str, dict[str, Any]]
+"""The place of a row (file and line), and its cells by column."""
+
 
 def read_utf8(path: Path) -> str:
-    """The text of a file; a byte-order mark is dropped.
-
-    Raises:
-        UsageError: there is no such file, or it cannot be opened.
-        ContentError: it is not UTF-8; the byte offset is named.
-    """
+    """Return the text of a file without its byte-order mark."""
     try:
         content = path.read_bytes()
     except (OSError, ValueError) as error:
@@ -26,16 +26,8 @@ def read_utf8(path: Path) -> str:
     return _decoded(path, content, 0)
 
 
-_BLOCK = 1 << 20  # bytes of whole lines that are held at a time
-
-
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines that `split_lines` makes of `read_utf8`, without ever holding much more than the longest of them.
-
-    Raises:
-        UsageError: there is no such file, or it cannot be opened.
-        ContentError: it is not UTF-8; the byte offset is named.
-    """
+    """Yield the lines of a file; little more than the longest one is held in memory."""
     offset = 0
     try:
         with path.open("rb") as handle:
@@ -47,15 +39,15 @@ def read_lines(path: Path) -> Iterator[str]:
 
 
 def _unreadable(path: Path, error: OSError | ValueError) -> UsageError:
-    """What to say of a file that cannot be opened; Python has ValueErrors for names that no file can have."""
     if isinstance(error, FileNotFoundError):
         return UsageError(f"There is no file {path}.")
+    # Python raises ValueError for names that no file can have.
     reason = error.strerror or error if isinstance(error, OSError) else "this cannot be the name of a file"
     return UsageError(f"Cannot read {shown(str(path)) if isinstance(error, ValueError) else path}: {reason}.")
 
 
 def _decoded(path: Path, content: bytes, offset: int) -> str:
-    """The text of a part of a file that begins at a byte offset; at the beginning a byte-order mark is dropped."""
+    """Decode the part of a file that starts at a byte offset."""
     try:
         text = content.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -67,83 +59,103 @@ def _decoded(path: Path, content: bytes, offset: int) -> str:
 
 
 def split_lines(text: str) -> list[str]:
-    """Lines of a text, without their ends; only LF and CR LF end a line (a text may well hold other separators)."""
+    """Split a text at LF and CR LF only; a text may contain other separators."""
     lines = [line.removesuffix("\r") for line in text.split("\n")]
     return lines[:-1] if lines[-1] == "" else lines
 
 
-Row = tuple[int, dict[str, Any]]
-"""Line number and cells by column."""
-
-
-def read_rows(path: Path) -> list[Row]:
-    """All rows of a file.
-
-    Raises:
-        UsageError: it is missing or of another kind.
-        ContentError: it is empty, not UTF-8, ragged, or not valid; file and line are named.
-    """
-    readers = {".csv": _csv, ".tsv": _tsv, ".jsonl": jsonl_rows}
-    if path.suffix.lower() not in readers:
-        raise UsageError(f"{path} is not one of {', '.join(readers)}.")
-    rows = list(readers[path.suffix.lower()](path, read_utf8(path)))
-    if not rows:
-        raise ContentError(f"{path} is empty: it holds no example.")
-    return rows
-
-
-def _csv(path: Path, text: str) -> Iterator[Row]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+def csv_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV file with a header and quoting."""
+    reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True)
     try:
         yield from _table(path, ((reader.line_num, cells) for cells in reader))
     except csv.Error as error:
         raise ContentError(f"{path}, line {reader.line_num}: not valid csv ({error}).") from error
 
 
-def _tsv(path: Path, text: str) -> Iterator[Row]:
-    return _table(path, ((number, line.split("\t")) for number, line in enumerate(split_lines(text), start=1)))
+def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
+    """Yield the rows of a TSV file, in which quotes are ordinary characters.
+
+    `header` names the columns where the first line does not; `extra` is one more column that the file may have, which
+    the first row decides.
+    """
+    lines = enumerate(read_lines(path), start=1)
+    return _table(path, ((number, line.split("\t")) for number, line in lines), header, extra)
 
 
-def _table(path: Path, lines: Iterator[tuple[int, list[str]]]) -> Iterator[Row]:
-    header: list[str] = []
+def _table(
+    path: Path, lines: Iterable[tuple[int, list[str]]], header: Sequence[str] | None = None, extra: str | None = None
+) -> Iterator[Row]:
     for number, cells in lines:
+        where = f"{path}, line {number}"
         if not any(cell.strip() for cell in cells):
             continue
-        if not header:
+        if header is None:
             header = [cell.strip() for cell in cells]
             if len(set(header)) < len(header):
-                raise ContentError(f"{path}, line {number}: a column name comes twice in {', '.join(header)}.")
-        elif len(cells) != len(header):
+                raise ContentError(f"{where}: a column name comes twice in {', '.join(header)}.")
+            continue
+        if extra is not None and len(cells) == len(header) + 1:
+            header = [*header, extra]
+        if len(cells) != len(header):
+            names = ", ".join(header) + (f", and perhaps {extra}" if extra else "")
             raise ContentError(
-                f"{path}, line {number}: found {len(cells)} columns, expected {len(header)} ({', '.join(header)})."
+                f"{where}: found {len(cells)} columns, expected {len(header)} ({names}). Repair or delete that line."
             )
-        else:
-            yield number, dict(zip(header, cells, strict=True))
+        extra = None
+        yield where, dict(zip(header, cells, strict=True))
 
 
-def jsonl_rows(path: Path, text: str) -> Iterator[Row]:
-    """The objects of a text, one a line; empty lines are skipped.
-
-    Raises:
-        ContentError: a line is not a JSON object.
-    """
-    for number, line in enumerate(split_lines(text), start=1):
+def jsonl_rows(path: Path) -> Iterator[Row]:
+    """Yield the objects of a file with one per line; empty lines are skipped."""
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
+        where = f"{path}, line {number}"
         try:
             row = parse_json(line)
         except ValueError as error:
-            raise ContentError(f"{path}, line {number}: not valid JSON ({error}).") from error
+            raise ContentError(f"{where}: not valid JSON ({error}).") from error
         if not isinstance(row, dict):
-            raise ContentError(f"{path}, line {number}: expected one object a line, found {type(row).__name__}.")
-        yield number, row
+            raise ContentError(f"{where}: expected one object per line, found {type(row).__name__}.")
+        yield where, row
+
+
+def conll_rows(path: Path, words_column: str, label_column: str) -> Iterator[Row]:
+    """Yield sentences: each line has a word and, last, its label; an empty line ends a sentence."""
+    words: list[str] = []
+    labels: list[str] = []
+    first = 1
+    for number, line in enumerate(read_lines(path), start=1):
+        cells = re.findall(r"[^ \t]+", line)
+        if not cells or cells[0] == "-DOCSTART-":
+            if words:
+                yield f"{path}, line {first}", {words_column: words, label_column: labels}
+            words, labels, first = [], [], number + 1
+        elif len(cells) < 2:
+            raise ContentError(f"{path}, line {number}: expected a word and its label, found {line.strip()!r}.")
+        else:
+            words.append(cells[0])
+            labels.append(cells[-1])
+    if words:
+        yield f"{path}, line {first}", {words_column: words, label_column: labels}
+
+
+FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": csv_rows, ".tsv": tsv_rows, ".jsonl": jsonl_rows}
+
+
+def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:
+    """Return all rows of a file, which has one of these suffixes and at least one row."""
+    if path.suffix.lower() not in formats:
+        raise UsageError(f"{path} is not one of {', '.join(formats)}.")
+    rows = list(formats[path.suffix.lower()](path))
+    if not rows:
+        raise ContentError(f"{path} is empty: it holds no example.")
+    return rows
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """xxh3-128 of a sequence of strings, 32 hex digits.
-
-    Each string is preceded by its length, so that moving text from one to the next changes the hash.
-    """
+    """Return the xxh3-128 of a sequence of strings, 32 hex digits."""
     running = RunningFingerprint()
     for part in parts:
         running.add(part)
@@ -159,11 +171,10 @@ class RunningFingerprint:
         self._state = xxhash.xxh3_128()
 
     def add(self, part: str) -> None:
-        """One more string."""
+        """Add a string after its length, so that moving text from one string to the next changes the hash."""
         content = part.encode("utf-8", "surrogatepass")
         self._state.update(len(content).to_bytes(8, "little"))
         self._state.update(content)
 
     def hexdigest(self) -> str:
-        """32 hex digits."""
         return str(self._state.hexdigest())

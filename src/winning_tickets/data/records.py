@@ -1,23 +1,15 @@
-"""The records of tasks: their kinds, sources, splits and metrics."""
+"""Tasks, their splits and their data: `Task`, `Split`, `TaskData`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from winning_tickets.data.readers import fingerprint
 
-METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
-
-"""Of classification and regression."""
-
-
 Kind = Literal["classification", "regression", "multilabel", "tokens", "span"]
-
-"""What is predicted: one class, a number, any number of classes, a class for each word, a piece of a text."""
-
-
+"""One class, a score, any number of classes, a class for each word, or an answer in a text."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews"),
     "regression": ("pearson", "spearman"),
@@ -25,42 +17,31 @@ METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "tokens": ("f1", "macro_f1", "accuracy"),
     "span": ("f1", "exact_match"),
 }
-
+METRICS = (*METRICS_OF["classification"], *METRICS_OF["regression"])
 Source = Literal["hub", "folder", "files", "built in"]
-
 Distance = Literal["kl", "symmetric-kl", "mse"]
-
-"""How far outputs are from others, or from soft labels: Kullback-Leibler, both ways, or squared error."""
+"""Distance from other outputs or from soft labels: Kullback-Leibler, both ways, or squared error."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """What a task is; its numbers are those of TAMT (Table 1) where the paper lists it.
+    """A task; its numbers are those of TAMT (Table 1) where the paper lists it.
 
     Attributes:
-        name: name on the command line.
-        text_columns: one or two columns, as named on the hub.
         labels: names of the classes in the hub's order; empty for regression and spans.
         metrics: from `METRICS_OF` its kind; the first one is primary.
-        kind: what is predicted.
-        label_column: the column of the label.
         hub: data set and configuration on the Hugging Face hub.
         folder: name of its folder in a GLUE download, or in its own release.
-        validation_splits: names of the splits it is evaluated on.
         learning_rate: peak rate of AdamW.
-        batch_size: examples a step.
         max_length: tokens an example is cut to.
-        epochs: passes over the training set.
         eval_steps: steps between evaluations.
-        doc_stride: of spans: tokens from the start of one window over a long text to that of the next.
-        citation: whom to cite.
-        licence: terms of the data, in a few words.
+        doc_stride: for spans: tokens from the start of one window over a long text to that of the next.
         head_dropout: dropout before the head; None leaves it as the model has it.
         train_size: `N` examples or `P%` of the training set; None means all.
-        soft_loss: how far from soft labels, where training examples have some.
-        soft_form: whether soft labels are probabilities, or logits; of a regression they are scores.
-        adversarial_loss: how far from the outputs of the unchanged text, in SMART; None takes that of the kind.
-        weight: of its losses, where several tasks are trained together.
+        soft_loss: distance from soft labels, where training examples have some.
+        soft_form: whether soft labels are probabilities or logits; those of a regression are scores.
+        adversarial_loss: distance from the outputs of the unchanged text, in SMART; None takes that of the kind.
+        weight: weight of its loss, where several tasks are trained together.
     """
 
     name: str
@@ -89,8 +70,15 @@ class Task:
 
     @property
     def is_regression(self) -> bool:
-        """Whether the label is a number and not a class."""
+        """True where the label is a number and not a class."""
         return self.kind == "regression"
+
+
+class Answers(NamedTuple):
+    """The answers to a question, pieces of the context, and their first characters; the first answer is trained on."""
+
+    texts: tuple[str, ...] = ()
+    starts: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,8 +87,8 @@ class Split:
 
     Attributes:
         texts: one list for each text column: strings, or lists of words where each word has a label.
-        labels: by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `squad.Answers`.
-        soft: what another model says of each example, a number a class or one score; None where there is nothing.
+        labels: by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `Answers`.
+        soft: soft labels of each example, one number per class or one score; None where there are none.
     """
 
     texts: tuple[list[Any], ...]
@@ -111,7 +99,7 @@ class Split:
         return len(self.labels)
 
     def take(self, order: list[int]) -> Split:
-        """The examples at these places, in this order."""
+        """Return the examples at these indices, in this order."""
         texts = tuple([column[index] for index in order] for column in self.texts)
         soft = None if self.soft is None else [self.soft[index] for index in order]
         return Split(texts, [self.labels[index] for index in order], soft)
@@ -122,12 +110,8 @@ class TaskData:
     """A task and its examples.
 
     Attributes:
-        task: what it is.
-        train: training examples.
-        validation: examples to evaluate on, by name of the split.
         fingerprint: xxh3-128 of all texts and labels; the same data from hub and folder have the same one.
-        source: where it came from.
-        unlabelled: rows that were left out because nobody agreed on a label, by name of the split.
+        unlabelled: number of rows that were left out because they have no label, by name of the split.
     """
 
     task: Task

@@ -1,6 +1,7 @@
-"""How a tokenised corpus is cut: `packed:L`, `lines`, `mixed`; each cut answers which token spans batch i holds.
+"""Cut a tokenized corpus into the token spans of batch i: `packed:L`, `lines`, `mixed` or `sections:L`.
 
-The fourth cut, `sections:L`, is in `sections.py`.
+`content` is the number of tokens of a segment without special tokens, `special` the number of these, `rows` the number
+of segments per batch.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.runs.errors import ContentError, UsageError
 
 FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128), sections:L"
-Spans = np.ndarray[Any, Any]
+Array = np.ndarray[Any, Any]
+Spans = Array
 """Token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`."""
 
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
@@ -24,13 +26,7 @@ _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
 @dataclass(frozen=True)
 class Segments:
-    """A parsed `--segments`.
-
-    Attributes:
-        form: `packed`, `lines`, `mixed` or `sections`.
-        shortest: fewest tokens of a segment, special tokens included.
-        longest: most tokens of one.
-    """
+    """A parsed `--segments`: its form, and fewest and most tokens of a segment, special tokens included."""
 
     form: Literal["packed", "lines", "mixed", "sections"]
     shortest: int
@@ -38,15 +34,9 @@ class Segments:
 
 
 def parse_segments(text: str) -> Segments:
-    """Read `--segments`.
-
-    Raises:
-        UsageError: none of the forms.
-    """
-    if match := re.fullmatch(r"packed:([1-9]\d{0,6})", text):
-        return Segments("packed", int(match[1]), int(match[1]))
-    if match := re.fullmatch(r"sections:([1-9]\d{0,6})", text):
-        return Segments("sections", int(match[1]), int(match[1]))
+    """Parse `--segments`."""
+    if match := re.fullmatch(r"(packed|sections):([1-9]\d{0,6})", text):
+        return Segments("packed" if match[1] == "packed" else "sections", int(match[2]), int(match[2]))
     if match := re.fullmatch(r"lines(?::([1-9]\d{0,6}))?", text):
         return Segments("lines", 1, int(match[1] or 128))
     if match := re.fullmatch(r"mixed(?::([1-9]\d{0,6})-([1-9]\d{0,6}))?", text):
@@ -57,23 +47,21 @@ def parse_segments(text: str) -> Segments:
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:
-    """The random numbers of one purpose: a pure function of its arguments."""
+    """Return the random numbers of one purpose: a pure function of its arguments."""
     return np.random.default_rng((seed % 2**64, *purpose))
 
 
 class Cut(Protocol):
-    """A way to cut; `epoch_batches` is how many batches hold everything once (None where there is no such number)."""
+    """A way to cut a corpus; `epoch_batches` includes a smaller last batch, and is None where segments are drawn."""
 
     @property
-    def epoch_batches(self) -> int | None:
-        """Batches of one pass."""
+    def epoch_batches(self) -> int | None: ...
 
     def spans(self, index: int) -> Spans:
-        """Token spans of batch `index`."""
+        """Return the token spans of batch `index`."""
 
 
-def too_short(found: int, needed: int, form: str) -> ContentError:
-    """The error of a corpus that does not fill one segment."""
+def _too_short(found: int, needed: int, form: str) -> ContentError:
     return ContentError(
         f"The corpus is shorter than one segment of {form}: found {found} tokens, needed {needed}. "
         "Use more text or shorter segments."
@@ -81,32 +69,22 @@ def too_short(found: int, needed: int, form: str) -> ContentError:
 
 
 class Rotation:
-    """Which segments a batch holds: in training every one once an epoch, in seeded order; else once, in their order.
-
-    Args:
-        count: how many segments there are.
-        rows: segments a batch.
-        seed: None keeps the order of the corpus, and the last batch may be smaller.
-    """
+    """Segment indices of each batch: with a seed each one once per epoch in seeded order, else all in order."""
 
     def __init__(self, count: int, rows: int, seed: int | None) -> None:
         self._count, self._rows, self._seed = count, rows, seed
-        self._orders: dict[int, np.ndarray[Any, Any]] = {}
+        self._orders: dict[int, Array] = {}
+        self.epoch_batches = -(-count // rows)
 
-    @property
-    def epoch_batches(self) -> int:
-        """Batches of one pass, a smaller last one included."""
-        return -(-self._count // self._rows)
-
-    def batch(self, index: int) -> np.ndarray[Any, Any]:
-        """Numbers of the segments; a training batch that reaches the end of an epoch is filled from the next one."""
+    def batch(self, index: int) -> Array:
+        """Return the indices of the segments; a training batch at the end of an epoch is filled from the next one."""
         places = np.arange(index * self._rows, (index + 1) * self._rows, dtype=np.int64)
         if self._seed is None:
             return places[places < self._count]
         epochs, within = np.divmod(places, self._count)
         return np.array([self._order(int(e))[w] for e, w in zip(epochs, within, strict=True)], dtype=np.int64)
 
-    def _order(self, epoch: int) -> np.ndarray[Any, Any]:
+    def _order(self, epoch: int) -> Array:
         if epoch not in self._orders:
             self._orders = {key: order for key, order in self._orders.items() if key == epoch - 1}
             self._orders[epoch] = generator(int(self._seed or 0), _ORDER, epoch).permutation(self._count)
@@ -114,15 +92,7 @@ class Rotation:
 
 
 class Packed:
-    """Blocks of equal length over all lines, the tail dropped; in training every block once an epoch, in seeded order.
-
-    Args:
-        stream: the corpus.
-        content: tokens of a block, without special tokens.
-        rows: blocks a batch.
-        seed: None keeps the order of the corpus, and the last batch may be smaller.
-        max_blocks: only the first so many.
-    """
+    """Blocks of equal length over all lines; the tail is dropped."""
 
     def __init__(
         self, stream: TokenStream, content: int, rows: int, seed: int | None, max_blocks: int | None = None
@@ -130,34 +100,22 @@ class Packed:
         self._content = content
         blocks = stream.n_tokens // content
         if blocks == 0:
-            raise too_short(stream.n_tokens, content, "packed")
+            raise _too_short(stream.n_tokens, content, "packed")
         if max_blocks is not None:
             blocks = min(blocks, max_blocks)
         self._rotation = Rotation(blocks, rows, seed)
-
-    @property
-    def epoch_batches(self) -> int:
-        """Batches of one pass, a smaller last one included."""
-        return self._rotation.epoch_batches
+        self.epoch_batches = self._rotation.epoch_batches
 
     def spans(self, index: int) -> Spans:
-        """Blocks of batch `index`."""
         starts = self._rotation.batch(index) * self._content
         return np.stack([starts, starts + self._content], axis=1)
 
 
 class Lines:
-    """One line a segment, cut at the end; lines of similar length share a batch.
+    """One line per segment, cut at the end; lines of similar length share a batch.
 
-    In training the batches come in seeded order, and lines of equal length change places between epochs.
-
-    Args:
-        stream: the corpus.
-        content: most tokens of a line, without special tokens.
-        special: special tokens that are added to each line.
-        batch_tokens: padded tokens a batch may have.
-        seed: None keeps one fixed order.
-        max_tokens: only the first lines of the corpus, up to so many tokens, special tokens included.
+    With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
+    counts special tokens and takes the first lines only.
     """
 
     def __init__(
@@ -179,22 +137,17 @@ class Lines:
         self._lines = lines
         ordered = np.sort(self._lengths[lines]) + special
         self._bounds = _batch_bounds(ordered, batch_tokens)
-        self._epochs: dict[int, tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]] = {}
-
-    @property
-    def epoch_batches(self) -> int:
-        """Batches of one pass; the same in every epoch."""
-        return len(self._bounds) - 1
+        self.epoch_batches = len(self._bounds) - 1
+        self._epochs: dict[int, tuple[Array, Array]] = {}
 
     def spans(self, index: int) -> Spans:
-        """Lines of batch `index`, of similar length."""
         epoch, within = divmod(index, self.epoch_batches)
         lines, batches = self._order(epoch)
         which = int(batches[within])
         chosen = lines[self._bounds[which] : self._bounds[which + 1]]
         return np.stack([self._starts[chosen], self._starts[chosen] + self._lengths[chosen]], axis=1)
 
-    def _order(self, epoch: int) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    def _order(self, epoch: int) -> tuple[Array, Array]:
         if epoch not in self._epochs:
             lines, batches = self._lines, np.arange(self.epoch_batches)
             if self._seed is not None:
@@ -204,7 +157,7 @@ class Lines:
         return self._epochs[epoch]
 
 
-def _batch_bounds(lengths: np.ndarray[Any, Any], batch_tokens: int) -> list[int]:
+def _batch_bounds(lengths: Array, batch_tokens: int) -> list[int]:
     """Cut ascending lengths into runs with rows * longest <= batch_tokens."""
     bounds = [0]
     for index, length in enumerate(lengths.tolist()):
@@ -214,18 +167,10 @@ def _batch_bounds(lengths: np.ndarray[Any, Any], batch_tokens: int) -> list[int]
 
 
 class Mixed:
-    """Training segments of many lengths: each batch has one length, drawn log-uniformly, and begins at sentences.
+    """Training segments of many lengths: each batch has one length, drawn log-uniformly, and starts at sentences.
 
-    Short segments are what sentence tasks look like; a ticket searched on long blocks alone can get worse on them.
-    Segments stay inside a line wherever enough sentences of the corpus leave room for that.
-
-    Args:
-        stream: the corpus.
-        segments: the range of lengths.
-        special: special tokens that are added to each segment.
-        batch_tokens: tokens of a batch.
-        seed: of lengths and places.
-        sentence_ends: ids of the tokens that end a sentence.
+    Sentence tasks have short segments; a ticket searched on long blocks alone can get worse on them. Segments stay
+    inside a line wherever enough sentences of the corpus leave room for that.
     """
 
     epoch_batches: int | None = None
@@ -241,7 +186,7 @@ class Mixed:
         sentence_ends: list[int],
     ) -> None:
         if stream.n_tokens < segments.longest - special:
-            raise too_short(stream.n_tokens, segments.longest - special, "mixed")
+            raise _too_short(stream.n_tokens, segments.longest - special, "mixed")
         self._segments, self._special, self._batch_tokens, self._seed = segments, special, batch_tokens, seed
         self._n_tokens = stream.n_tokens
         starts = _sentence_starts(stream, sentence_ends)
@@ -251,13 +196,12 @@ class Mixed:
         self._starts, self._falling_room = starts[order], -room[order]
 
     def length(self, index: int) -> int:
-        """Length of the segments of batch `index`, special tokens included."""
+        """Return the length of the segments of batch `index`, special tokens included."""
         low, high = self._segments.shortest, self._segments.longest
         drawn = generator(self._seed, _DRAW, index).random()
         return min(high, int(low * ((high + 1) / low) ** drawn))
 
     def spans(self, index: int) -> Spans:
-        """Rows of one length, so that nothing is padded."""
         length = self.length(index)
         rows, content = self._batch_tokens // length, length - self._special
         random = generator(self._seed, _ORDER, index)
@@ -270,8 +214,8 @@ class Mixed:
         return np.stack([starts, starts + content], axis=1)
 
 
-def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> np.ndarray[Any, Any]:
-    """Positions where a line begins, or that follow a token that ends a sentence."""
+def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
+    """Return the positions at which a line starts, or that follow a token that ends a sentence."""
     after = np.flatnonzero(np.isin(stream.tokens, sentence_ends)) + 1
     starts = np.union1d(after, stream.offsets[:-1]).astype(np.int64)
     return starts[starts < stream.n_tokens]
@@ -286,19 +230,8 @@ _PACK = 4  # a random stream of its own
 class Sections:
     """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch.
 
-    Args:
-        stream: the corpus, a paragraph a line.
-        content: most tokens of a sequence, without the three special tokens of a pair.
-        special: their number.
-        rows: sequences a batch.
-        seed: of the packing, and of the order in training.
-        shuffle: training: every sequence once an epoch in seeded order; else in the order of the corpus.
-        heading_ids: ids of the token that starts a heading.
-        short_probability: share of sections for whose sequences a random length is aimed at.
-        max_tokens: only the first sequences, up to so many tokens, special tokens included.
-
-    Raises:
-        ContentError: no section is long enough.
+    A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is the
+    share of sections for whose sequences a random length is drawn; `max_tokens` takes the first sequences only.
     """
 
     def __init__(
@@ -331,20 +264,16 @@ class Sections:
             fitting = int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))
             self._sequences = self._sequences[: max(1, fitting)]
         self._rotation = Rotation(len(self._sequences), rows, seed if shuffle else None)
-
-    @property
-    def epoch_batches(self) -> int:
-        """Batches of one pass, a smaller last one included."""
-        return self._rotation.epoch_batches
+        self.epoch_batches = self._rotation.epoch_batches
 
     def spans(self, index: int) -> Spans:
-        """Both segments of each row: `(rows, 4)`, the second one empty where a sequence has only one."""
+        """Return both segments of each row: `(rows, 4)`, the second one empty where a sequence has only one."""
         chosen: Spans = self._sequences[self._rotation.batch(index)]
         return chosen
 
 
 def _sections(stream: TokenStream, heading_ids: list[int]) -> Iterator[list[tuple[int, int]]]:
-    """The paragraphs `[start, stop)` of each section that is used."""
+    """Yield the paragraphs `[start, stop)` of each section that is used."""
     starts, stops = stream.offsets[:-1], stream.offsets[1:]
     lines = np.flatnonzero(stops > starts)
     headings = np.isin(stream.tokens[starts[lines]], heading_ids)
@@ -360,7 +289,7 @@ def _sections(stream: TokenStream, heading_ids: list[int]) -> Iterator[list[tupl
 def _chunks(
     paragraphs: list[tuple[int, int]], content: int, short_probability: float, random: Any
 ) -> Iterator[tuple[int, int, int]]:
-    """Start, split and end of each sequence: full (or as long as is aimed at), or at the end of the section."""
+    """Yield start, split and end of each sequence, which is full, as long as drawn, or ends with the section."""
     aim = content
     if random.random() < short_probability:
         aim = int(random.integers(2, content + 1))

@@ -1,9 +1,8 @@
-"""Task files: a new task from a few lines of YAML, in the form of MT-DNN's task definitions."""
+"""Task files: definitions of tasks in YAML, in the form of MT-DNN's task definitions."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,7 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
 FileKind = Literal["classification", "regression", "tokens", "span"]
-"""What can be predicted in a task of a file."""
+"""Kinds of tasks that a file can define."""
 
 TASK_TYPES: dict[str, FileKind] = {
     "Classification": "classification",
@@ -29,89 +28,38 @@ TASK_TYPES: dict[str, FileKind] = {
     "SpanClassification": "span",
     "Span": "span",
 }
-_OTHER_TASK_TYPES = (
-    "Ranking",
-    "SpanClassificationYN",
-    "SpanYN",
-    "MaskLM",
-    "SpanSeqLabeling",
-    "SeqenceGeneration",
-    "SeqenceGenerationMRC",
-    "ClozeChoice",
-)
 _TEXTS: tuple[FileKind, ...] = ("classification", "regression")
-DATA_FORMATS: dict[str, tuple[FileKind, ...]] = {
-    "PremiseOnly": _TEXTS,
-    "PremiseAndOneHypothesis": _TEXTS,
-    "Sequence": ("tokens",),
-    "Seqence": ("tokens",),
-    "MRC": ("span",),
-    "CLUE_SPAN": ("span",),
+DATA_FORMATS: dict[FileKind, tuple[str, ...]] = {
+    "classification": ("PremiseOnly", "PremiseAndOneHypothesis"),
+    "regression": ("PremiseOnly", "PremiseAndOneHypothesis"),
+    "tokens": ("Sequence", "Seqence"),
+    "span": ("MRC", "CLUE_SPAN"),
 }
-_OTHER_FORMATS = ("PremiseAndMultiHypothesis", "MLM", "CLUE_CLASSIFICATION", "CLUE_SEQ", "CLUE_GEN", "ClozeChoice")
 LOSSES: dict[FileKind, tuple[str, ...]] = {
     "classification": ("CeCriterion",),
     "regression": ("MseCriterion",),
     "tokens": ("SeqCeCriterion", "CeCriterion"),
     "span": ("SpanCeCriterion",),
 }
-DISTANCES: dict[str, Literal["kl", "symmetric-kl", "mse"]] = {
-    "KlCriterion": "kl",
-    "SymKlCriterion": "symmetric-kl",
-    "MseCriterion": "mse",
-}
+DISTANCES: dict[str, Distance] = {"KlCriterion": "kl", "SymKlCriterion": "symmetric-kl", "MseCriterion": "mse"}
 """Values of `kd_loss` and `adv_loss`."""
-_OTHER_LOSSES = (
-    "NsKlCriterion",
-    "NsSymKlCriterion",
-    "JSCriterion",
-    "HLCriterion",
-    "RankCeCriterion",
-    "SpanYNCeCriterion",
-    "MlmCriterion",
-)
 METRIC_NAMES: dict[FileKind, dict[str, tuple[str, ...]]] = {
     "classification": {"ACC": ("accuracy",), "F1": ("f1",), "MCC": ("matthews",)},
     "regression": {"Pearson": ("pearson",), "Spearman": ("spearman",)},
-    "tokens": {
-        "SeqEval": ("f1", "accuracy"),
-        "NERACC": ("f1", "accuracy"),
-        "ACC": ("accuracy",),
-        "F1": ("f1",),
-    },
+    "tokens": {"SeqEval": ("f1", "accuracy"), "NERACC": ("f1", "accuracy"), "ACC": ("accuracy",), "F1": ("f1",)},
     "span": {"EmF1": ("f1", "exact_match"), "EmF12": ("f1", "exact_match")},
 }
-"""MT-DNN's names of metrics, and ours. EmF12 counts unanswerable questions too, which are not read here."""
-_OTHER_METRICS = ("AUC", "F1MAC", "F1MIC", "CMAT", "NERACC", "SeqEval", "EmF1", "EmF12", "ACC", "F1", "MCC")
+"""MT-DNN's names of metrics, and ours."""
+UNSUPPORTED = ("enable_san", "actf", "encoder_type")
+"""Keys of MT-DNN that choose a head or an encoder; heads are linear here, and a model is named where it is used."""
+MARKERS = ("X", "CLS", "SEP")
+"""Labels that MT-DNN gives to further pieces of words and to special tokens; they are no classes here."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SIZE = re.compile(r"\d+|\d+(\.\d+)?%")
 
 
 class TaskDefinition(Settings):
-    """One task of a task file.
-
-    Attributes:
-        name: key of the task in the file.
-        task_type: a key of `TASK_TYPES`.
-        data_format: a key of `DATA_FORMATS`; tasks on words and spans have one only.
-        n_class: number of classes; 1 for scores.
-        labels: names of the classes, in order; without them labels are numbers from 0.
-        metric_meta: keys of `METRIC_NAMES`; the first one is primary.
-        loss: a name of `LOSSES`; each kind has one loss.
-        kd_loss: a key of `DISTANCES`: how far from the soft labels, where the training data have some.
-        adv_loss: a key of `DISTANCES`: how far from the outputs of the unchanged text, in SMART.
-        enable_san: read and without effect; heads are linear, as they are in MT-DNN by default.
-        dropout_p: dropout before the head.
-        split_names: names of the splits, which are part of the files' names.
-        actf: read and without effect.
-        encoder_type: read and without effect; the model is named elsewhere.
-        soft_labels: whether soft labels are probabilities, or logits.
-        data: a folder, or a file for each split; relative to the task file.
-        train_size: `N` examples or `P%` of the training set.
-        weight: of its loss, among several tasks.
-        ticket: its ticket, in tickets sharing.
-        learning_rate: peak rate when it is fine-tuned alone.
-    """
+    """One task of a task file; docs/how_to/task_files.md describes the keys."""
 
     name: str
     task_type: str
@@ -122,11 +70,8 @@ class TaskDefinition(Settings):
     loss: str | None = None
     kd_loss: str | None = None
     adv_loss: str | None = None
-    enable_san: bool = False
     dropout_p: float | None = None
     split_names: tuple[str, ...] = ("train", "dev", "test")
-    actf: str | None = None
-    encoder_type: str | None = None
     soft_labels: Literal["probabilities", "logits"] = "probabilities"
     data: str | dict[str, str] | None = None
     train_size: str | None = None
@@ -136,24 +81,24 @@ class TaskDefinition(Settings):
 
     @property
     def kind(self) -> FileKind:
-        """What is predicted."""
+        """Kind of the task."""
         return TASK_TYPES[self.task_type]
 
     @property
     def train_split(self) -> str:
-        """The split that is trained on."""
+        """Name of the training split."""
         return next(name for name in self.split_names if "train" in name.lower())
 
     @property
     def validation_splits(self) -> dict[str, str]:
-        """Our name of each split that it is evaluated on, and the file's: `dev` is our `validation`."""
+        """Names of the validation splits, and their names in the file: `validation` for `dev`."""
         found = [name for name in self.split_names if "dev" in name.lower()]
         words = {name: re.sub("dev", "", name, flags=re.IGNORECASE).strip("_-.") for name in found}
         return {f"validation_{word}" if word else "validation": name for name, word in words.items()}
 
     def problems(self) -> list[str]:
-        """What is impossible or not supported, a line each."""
-        found = _choice("task_type", self.task_type, TASK_TYPES, _OTHER_TASK_TYPES)
+        """List impossible or unsupported values, one line each."""
+        found = _choice("task_type", self.task_type, TASK_TYPES)
         if not _NAME.fullmatch(self.name):
             found.append(f"the name {self.name!r} may hold letters, digits, dots, dashes and underscores only.")
         if self.task_type in TASK_TYPES:
@@ -162,19 +107,22 @@ class TaskDefinition(Settings):
 
     def _problems_of_kind(self) -> list[str]:
         kind, found = self.kind, []
-        formats = [name for name, kinds in DATA_FORMATS.items() if kind in kinds]
+        formats = DATA_FORMATS[kind]
         if self.data_format is not None:
-            found += _choice("data_format", self.data_format, formats, (*DATA_FORMATS, *_OTHER_FORMATS))
+            found += _choice("data_format", self.data_format, formats)
         elif kind in _TEXTS:
             found.append(f"data_format is missing; {self.task_type} takes {' or '.join(formats)}.")
         if self.loss is not None:
-            found += _choice("loss", self.loss, LOSSES[kind], _losses())
-        distances = ("MseCriterion",) if kind == "regression" else tuple(DISTANCES)
+            found += _choice("loss", self.loss, LOSSES[kind])
         for field in ("kd_loss", "adv_loss"):
-            if (value := getattr(self, field)) is not None:
-                found += _choice(field, value, distances, _losses())
+            if (value := getattr(self, field)) is not None and kind in _TEXTS:
+                found += _choice(field, value, ("MseCriterion",) if kind == "regression" else DISTANCES)
+            elif value is not None:
+                found.append(
+                    f"{field} goes with one class or one score per text, not with {self.task_type}; remove it."
+                )
         for name in self.metric_meta:
-            found += _choice("metric_meta", name, METRIC_NAMES[kind], (*_OTHER_METRICS, "Pearson", "Spearman"))
+            found += _choice("metric_meta", name, METRIC_NAMES[kind])
         return found
 
     def _problems_of_classes(self) -> list[str]:
@@ -217,37 +165,20 @@ class TaskDefinition(Settings):
         return found
 
     def _problems_of_numbers(self) -> list[str]:
-        found = []
-        if self.dropout_p is not None and not 0 <= self.dropout_p < 1:
-            found.append(f"dropout_p {self.dropout_p} is outside [0, 1).")
-        if not (self.weight > 0 and math.isfinite(self.weight)):
-            found.append(f"weight {self.weight} is impossible; it must be above 0.")
-        if self.learning_rate is not None and not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            found.append(f"learning_rate {self.learning_rate} is impossible; it must be above 0.")
-        if self.train_size is not None and not _SIZE.fullmatch(self.train_size):
-            found.append(
-                f"train_size {self.train_size} is not a size; use a number of examples such as 1000, or a percentage "
-                "such as 10%."
-            )
-        return found
+        checks = {
+            f"dropout_p {self.dropout_p} is outside [0, 1).": self.dropout_p is None or 0 <= self.dropout_p < 1,
+            f"weight {self.weight} is impossible; it must be above 0.": self.weight > 0,
+            f"learning_rate {self.learning_rate} is impossible; it must be above 0.": self.learning_rate is None
+            or self.learning_rate > 0,
+            f"train_size {self.train_size} is not a size; use a number of examples such as 1000, or a percentage such "
+            "as 10%.": self.train_size is None or _SIZE.fullmatch(self.train_size),
+        }
+        return [text for text, holds in checks.items() if not holds]
 
 
-def _losses() -> tuple[str, ...]:
-    return (*(name for names in LOSSES.values() for name in names), *DISTANCES, *_OTHER_LOSSES)
-
-
-def _choice(key: str, value: str, supported: Iterable[str], known: Iterable[str]) -> list[str]:
-    """A line where a value is not supported: MT-DNN may know it, or it may be misspelt."""
+def _choice(key: str, value: str, supported: Iterable[str]) -> list[str]:
     names = list(supported)
-    if value in names:
-        return []
-    if value in known:
-        return [f"{key} {value} of MT-DNN is not supported here, only {', '.join(names)}."]
-    return [str(unknown(key, value, names))]
-
-
-MARKERS = ("X", "CLS", "SEP")
-"""Labels that MT-DNN gives to further pieces of words and to special tokens; nothing here is labelled so."""
+    return [] if value in names else [str(unknown(key, value, names))]
 
 
 def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tuple[TaskDefinition, ...]:
@@ -255,11 +186,7 @@ def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tu
 
     Args:
         path: YAML; each key is a task, its value a mapping of the fields of `TaskDefinition`.
-        names: the tasks that are wanted, in this order; others may be of kinds that are not supported. None: all.
-
-    Raises:
-        UsageError: no such file, no such task, or impossible definitions; a line for each problem.
-        ContentError: it is not UTF-8.
+        names: the tasks to read, in this order; others may be of kinds that are not supported. None reads all.
     """
     path = Path(path)
     content, problems = _parse(path)
@@ -277,7 +204,7 @@ def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tu
 
 
 def _parse(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The tasks of a file, and the keys that come twice (of which YAML itself would take the last, without a word)."""
+    """Return the tasks of a file, and a problem for each key that comes twice; YAML itself would take the last one."""
     text = read_utf8(path)
     try:
         root, content = parse_yaml(text)
@@ -287,18 +214,15 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[str]]:
         raise UsageError(
             f"The task file {path} must map names of tasks to their definitions; see docs/how_to/task_files.md."
         )
-    problems = list(_doubled(root))
+    problems = []
+    for task, key, first, second in _repeats(root, None):
+        what = f"two tasks are named {key}" if task is None else f"task {task}: the key {key} comes twice"
+        problems.append(f"lines {first} and {second}: {what}; keep one.")
     return {str(name): value for name, value in content.items()}, problems
 
 
-def _doubled(root: Any) -> Iterator[str]:
-    """A line for each key that comes twice in the file, or in one task."""
-    for task, key, first, second in _repeats(root, None):
-        what = f"two tasks are named {key}" if task is None else f"task {task}: the key {key} comes twice"
-        yield f"lines {first} and {second}: {what}; keep one."
-
-
 def _repeats(node: Any, task: str | None) -> Iterator[tuple[str | None, str, int, int]]:
+    """Yield the task, the key and both lines of each key that comes twice."""
     seen: dict[str, int] = {}
     for key, value in node.value:
         line = key.start_mark.line + 1
@@ -310,62 +234,72 @@ def _repeats(node: Any, task: str | None) -> Iterator[tuple[str | None, str, int
 
 
 def _definition(name: str, fields: Any) -> tuple[TaskDefinition | None, list[str]]:
-    """A task's definition, where its values are of the right types, and its problems."""
+    """Return a task's definition, where its values are of the right types, and its problems."""
     if not isinstance(fields, dict):
         return None, [f"expected keys and values such as task_type: Classification, found {shown(fields)}."]
     values = dict(fields)
     problems: list[str] = []
-    if "labels" in values and isinstance(values["labels"], list):
-        values["labels"], problems = _labels(values["labels"])
+    # YAML reads names that are numbers or truth values as such.
+    if isinstance(labels := values.get("labels"), list):
+        problems += [
+            f"labels: YAML reads {'yes, on or true' if label else 'no, off or false'} as a truth value; put it in "
+            "quotes."
+            for label in labels
+            if isinstance(label, bool)
+        ]
+        values["labels"] = [str(label) for label in labels]
     if isinstance(values.get("train_size"), int) and not isinstance(values["train_size"], bool):
         values["train_size"] = str(values["train_size"])
+    # Keys that are not read are refused by name.
     known = [field for field in TaskDefinition.model_fields if field != "name"]
-    problems += [str(unknown("key", str(key), known)) for key in values if key not in known]
-    values = {key: value for key, value in values.items() if key in known}
+    for key in [key for key in values if key not in known]:
+        del values[key]
+        if key in UNSUPPORTED:
+            problems.append(f"the key {key} of MT-DNN is not supported; remove it.")
+        else:
+            problems.append(str(unknown("key", str(key), known)))
     try:
         definition = TaskDefinition(name=name, **values)
     except ValidationError as error:
-        return None, [*problems, *(_told(item) for item in error.errors())]
+        for item in error.errors():
+            place = ".".join(str(part) for part in item["loc"])
+            text = f"{place}: {item['msg'][0].lower()}{item['msg'][1:]} (found {shown(item['input'])})."
+            problems.append(f"the key {place} is missing." if item["type"] == "missing" else text)
+        return None, problems
     return definition, [*problems, *definition.problems()]
 
 
-def _labels(found: list[Any]) -> tuple[list[str], list[str]]:
-    """Names of classes as texts; YAML reads yes, no, on and off as truth values."""
-    problems = [
-        f"labels: YAML reads {'yes, on or true' if label else 'no, off or false'} as a truth value; put it in quotes."
-        for label in found
-        if isinstance(label, bool)
-    ]
-    return [str(label) for label in found], problems
-
-
-def _told(item: Any) -> str:
-    place = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "missing":
-        return f"the key {place} is missing."
-    return f"{place}: {item['msg'][0].lower()}{item['msg'][1:]} (found {shown(item['input'])})."
-
-
 def task_of(definition: TaskDefinition) -> Task:
-    """The record of a task that a file defines; numbers that it does not give are those of `Task`, or of SQuAD."""
+    """Return the record of a task that a file defines; other numbers are those of `Task`, or of SQuAD."""
     kind = definition.kind
-    names = [ours for name in definition.metric_meta for ours in METRIC_NAMES[kind][name]]
-    pair = definition.data_format == "PremiseAndOneHypothesis"
-    columns = {"tokens": ("words",), "span": ("question", "context")}.get(
-        kind, ("premise", "hypothesis") if pair else ("premise",)
-    )
+    metrics = [ours for name in definition.metric_meta for ours in METRIC_NAMES[kind][name]]
+    usual = ("accuracy",) if kind in ("classification", "tokens") else METRICS_OF[kind]
+    columns = ("premise", "hypothesis") if definition.data_format == "PremiseAndOneHypothesis" else ("premise",)
+    # Names of the classes; without names they are numbers.
+    labels = definition.labels or tuple(map(str, range(definition.n_class or 0)))
+    if kind == "tokens":
+        columns, labels = ("words",), tuple(label for label in labels if label not in MARKERS)
+    if kind in ("regression", "span"):
+        labels = ()
+    # Distances go with one class or one score per text.
+    soft: Distance | None = None
+    adversarial: Distance | None = None
+    if kind in _TEXTS:
+        soft, adversarial = ("mse", "mse") if kind == "regression" else ("kl", "symmetric-kl")
+        soft = DISTANCES[definition.kd_loss] if definition.kd_loss is not None else soft
+        adversarial = DISTANCES[definition.adv_loss] if definition.adv_loss is not None else adversarial
     task = Task(
         name=definition.name,
-        text_columns=columns,
-        labels=_class_names(definition),
-        metrics=tuple(dict.fromkeys(names)) or _usual_metrics(kind),
+        text_columns=("question", "context") if kind == "span" else columns,
+        labels=labels,
+        metrics=tuple(dict.fromkeys(metrics)) or usual,
         kind=kind,
         validation_splits=tuple(definition.validation_splits),
         head_dropout=definition.dropout_p,
         train_size=definition.train_size,
-        soft_loss=_distance(definition.kd_loss, kind, "kl"),
+        soft_loss=soft,
         soft_form=definition.soft_labels,
-        adversarial_loss=_distance(definition.adv_loss, kind, "symmetric-kl"),
+        adversarial_loss=adversarial,
         weight=definition.weight,
     )
     if kind == "span":
@@ -374,25 +308,3 @@ def task_of(definition: TaskDefinition) -> Task:
     if definition.learning_rate is not None:
         task = dataclasses.replace(task, learning_rate=definition.learning_rate)
     return task
-
-
-def _usual_metrics(kind: Any) -> tuple[str, ...]:
-    return {"classification": ("accuracy",), "tokens": ("accuracy",)}.get(kind, METRICS_OF[kind])
-
-
-def _class_names(definition: TaskDefinition) -> tuple[str, ...]:
-    if definition.kind in ("regression", "span"):
-        return ()
-    if not definition.labels:
-        return tuple(map(str, range(definition.n_class or 0)))
-    if definition.kind == "tokens":
-        return tuple(label for label in definition.labels if label not in MARKERS)
-    return definition.labels
-
-
-def _distance(name: str | None, kind: str, usual: Distance) -> Distance | None:
-    if kind not in ("classification", "regression"):
-        return None
-    if name is None:
-        return "mse" if kind == "regression" else usual
-    return DISTANCES[name]

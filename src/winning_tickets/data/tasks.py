@@ -1,6 +1,8 @@
-"""TASKS: one record a fine-tuning task, and the data of a task as plain lists."""
+"""The fine-tuning tasks: GLUE, SNLI, SciTail, SQuAD and the built-in pydocs."""
 
 from __future__ import annotations
+
+from typing import Any
 
 from winning_tickets.data.records import Task
 from winning_tickets.runs.errors import unknown
@@ -11,160 +13,70 @@ turtle typing unittest urllib wsgiref xml
 """
 PYDOCS_LABELS = tuple(_PYDOCS.split())
 """The modules of the standard library with the most documentation; the task is which one a passage documents."""
+_PAIR = ("sentence1", "sentence2")
+_NLI = ("entailment", "neutral", "contradiction")
 
-TASKS: dict[str, Task] = {
-    "cola": Task(
-        "cola",
-        ("sentence",),
-        ("unacceptable", "acceptable"),
-        ("matthews",),
-        hub=("nyu-mll/glue", "cola"),
-        folder="CoLA",
-        citation="Warstadt et al. 2019",
-        licence="research use",
+
+def _glue(
+    name: str, folder: str, texts: tuple[str, ...], labels: tuple[str, ...], citation: str, licence: str, **more: Any
+) -> Task:
+    """Return a task of GLUE; its metric is accuracy unless another one is given."""
+    values = {"metrics": ("accuracy",), "hub": ("nyu-mll/glue", name)} | more
+    return Task(name, texts, labels, folder=folder, citation=citation, licence=licence, **values)
+
+
+_TASKS = (
+    _glue(
+        "cola", "CoLA", ("sentence",), ("unacceptable", "acceptable"), "Warstadt et al. 2019", "research use",
+        metrics=("matthews",),
     ),
-    "sst2": Task(
-        "sst2",
-        ("sentence",),
-        ("negative", "positive"),
-        ("accuracy",),
-        hub=("nyu-mll/glue", "sst2"),
-        folder="SST-2",
-        citation="Socher et al. 2013",
+    _glue("sst2", "SST-2", ("sentence",), ("negative", "positive"), "Socher et al. 2013", "see the source"),
+    _glue(
+        "mrpc", "MRPC", _PAIR, ("not_equivalent", "equivalent"), "Dolan and Brockett 2005", "see the source",
+        metrics=("accuracy", "f1"),
+    ),
+    _glue(
+        "stsb", "STS-B", _PAIR, (), "Cer et al. 2017", "CC BY-SA 4.0",
+        metrics=("pearson", "spearman"), kind="regression",
+    ),
+    _glue(
+        "qqp", "QQP", ("question1", "question2"), ("not_duplicate", "duplicate"), "Iyer et al. 2017", "see the source",
+        metrics=("accuracy", "f1"),
+    ),
+    _glue(
+        "mnli", "MNLI", ("premise", "hypothesis"), _NLI, "Williams et al. 2018", "OANC and others, see the source",
+        validation_splits=("validation_matched", "validation_mismatched"), eval_steps=500,
+    ),
+    _glue(
+        "qnli", "QNLI", ("question", "sentence"), ("entailment", "not_entailment"),
+        "Rajpurkar et al. 2016; Wang et al. 2019", "CC BY-SA 4.0",
+    ),
+    _glue("rte", "RTE", _PAIR, ("entailment", "not_entailment"), "PASCAL RTE 1-3 and 5", "see the source"),
+    _glue("wnli", "WNLI", _PAIR, ("not_entailment", "entailment"), "Levesque et al. 2012", "CC BY 4.0"),
+    Task(
+        "snli", ("premise", "hypothesis"), _NLI, ("accuracy",), hub=("stanfordnlp/snli", None), folder="snli_1.0",
+        eval_steps=500, citation="Bowman et al. 2015", licence="CC BY-SA 4.0",
+    ),
+    Task(
+        "scitail", ("premise", "hypothesis"), ("entails", "neutral"), ("accuracy",),
+        hub=("allenai/scitail", "tsv_format"), folder="tsv_format", citation="Khot et al. 2018",
         licence="see the source",
     ),
-    "mrpc": Task(
-        "mrpc",
-        ("sentence1", "sentence2"),
-        ("not_equivalent", "equivalent"),
-        ("accuracy", "f1"),
-        hub=("nyu-mll/glue", "mrpc"),
-        folder="MRPC",
-        citation="Dolan and Brockett 2005",
-        licence="see the source",
+    Task(
+        "squad", ("question", "context"), (), ("f1", "exact_match"), kind="span", label_column="answers",
+        hub=("rajpurkar/squad", None), folder="squad", learning_rate=3e-5, batch_size=16, max_length=384, epochs=2,
+        eval_steps=1000, doc_stride=128, citation="Rajpurkar et al. 2016", licence="CC BY-SA 4.0",
     ),
-    "stsb": Task(
-        "stsb",
-        ("sentence1", "sentence2"),
-        (),
-        ("pearson", "spearman"),
-        kind="regression",
-        hub=("nyu-mll/glue", "stsb"),
-        folder="STS-B",
-        citation="Cer et al. 2017",
-        licence="CC BY-SA 4.0",
+    Task(
+        "pydocs", ("text",), PYDOCS_LABELS, ("accuracy",), learning_rate=1e-4, batch_size=16, max_length=64,
+        citation="documentation of Python's standard library", licence="PSF-2.0",
     ),
-    "qqp": Task(
-        "qqp",
-        ("question1", "question2"),
-        ("not_duplicate", "duplicate"),
-        ("accuracy", "f1"),
-        hub=("nyu-mll/glue", "qqp"),
-        folder="QQP",
-        citation="Iyer et al. 2017",
-        licence="see the source",
-    ),
-    "mnli": Task(
-        "mnli",
-        ("premise", "hypothesis"),
-        ("entailment", "neutral", "contradiction"),
-        ("accuracy",),
-        hub=("nyu-mll/glue", "mnli"),
-        folder="MNLI",
-        validation_splits=("validation_matched", "validation_mismatched"),
-        eval_steps=500,
-        citation="Williams et al. 2018",
-        licence="OANC and others, see the source",
-    ),
-    "qnli": Task(
-        "qnli",
-        ("question", "sentence"),
-        ("entailment", "not_entailment"),
-        ("accuracy",),
-        hub=("nyu-mll/glue", "qnli"),
-        folder="QNLI",
-        citation="Rajpurkar et al. 2016; Wang et al. 2019",
-        licence="CC BY-SA 4.0",
-    ),
-    "rte": Task(
-        "rte",
-        ("sentence1", "sentence2"),
-        ("entailment", "not_entailment"),
-        ("accuracy",),
-        hub=("nyu-mll/glue", "rte"),
-        folder="RTE",
-        citation="PASCAL RTE 1-3 and 5",
-        licence="see the source",
-    ),
-    "wnli": Task(
-        "wnli",
-        ("sentence1", "sentence2"),
-        ("not_entailment", "entailment"),
-        ("accuracy",),
-        hub=("nyu-mll/glue", "wnli"),
-        folder="WNLI",
-        citation="Levesque et al. 2012",
-        licence="CC BY 4.0",
-    ),
-    "snli": Task(
-        "snli",
-        ("premise", "hypothesis"),
-        ("entailment", "neutral", "contradiction"),
-        ("accuracy",),
-        hub=("stanfordnlp/snli", None),
-        folder="snli_1.0",
-        eval_steps=500,
-        citation="Bowman et al. 2015",
-        licence="CC BY-SA 4.0",
-    ),
-    "scitail": Task(
-        "scitail",
-        ("premise", "hypothesis"),
-        ("entails", "neutral"),
-        ("accuracy",),
-        hub=("allenai/scitail", "tsv_format"),
-        folder="tsv_format",
-        citation="Khot et al. 2018",
-        licence="see the source",
-    ),
-    "squad": Task(
-        "squad",
-        ("question", "context"),
-        (),
-        ("f1", "exact_match"),
-        kind="span",
-        label_column="answers",
-        hub=("rajpurkar/squad", None),
-        folder="squad",
-        learning_rate=3e-5,
-        batch_size=16,
-        max_length=384,
-        epochs=2,
-        eval_steps=1000,
-        doc_stride=128,
-        citation="Rajpurkar et al. 2016",
-        licence="CC BY-SA 4.0",
-    ),
-    "pydocs": Task(
-        "pydocs",
-        ("text",),
-        PYDOCS_LABELS,
-        ("accuracy",),
-        learning_rate=1e-4,
-        batch_size=16,
-        max_length=64,
-        citation="documentation of Python's standard library",
-        licence="PSF-2.0",
-    ),
-}
+)  # fmt: skip
+TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 
 
 def get_task(name: str) -> Task:
-    """The record of a task.
-
-    Raises:
-        UsageError: there is no task of that name.
-    """
+    """Return the record of a task."""
     if name not in TASKS:
         raise unknown("task", name, TASKS, "For data of your own, use --train-file and --validation-file.")
     return TASKS[name]

@@ -1,4 +1,4 @@
-"""Corpora tokenised once into a memory-mapped cache, keyed by the text, the tokenizer and the format."""
+"""A memory-mapped cache of tokenized corpora, keyed by the text, the tokenizer and the format."""
 
 from __future__ import annotations
 
@@ -33,13 +33,11 @@ _STALE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class TokenStream:
-    """A tokenised corpus: all lines one after the other, without special tokens.
+    """A tokenized corpus: all lines one after the other, without special tokens.
 
     Attributes:
         tokens: ids, uint16 or uint32, memory-mapped, `(n_tokens,)`.
         offsets: line i is `tokens[offsets[i]:offsets[i + 1]]`; int64, memory-mapped, `(n_lines + 1,)`.
-        path: the cache entry.
-        key: its name.
     """
 
     tokens: np.ndarray[Any, Any]
@@ -49,17 +47,15 @@ class TokenStream:
 
     @property
     def n_tokens(self) -> int:
-        """Number of tokens."""
         return len(self.tokens)
 
     @property
     def n_lines(self) -> int:
-        """Number of lines."""
         return len(self.offsets) - 1
 
 
 def cache_root() -> Path:
-    """WINNING_TICKETS_CACHE, else `winning-tickets` under XDG_CACHE_HOME or ~/.cache; looked up when called."""
+    """Return WINNING_TICKETS_CACHE, else `winning-tickets` under XDG_CACHE_HOME or ~/.cache."""
     if chosen := os.environ.get("WINNING_TICKETS_CACHE"):
         return Path(chosen).expanduser()
     shared = os.environ.get("XDG_CACHE_HOME")
@@ -67,12 +63,9 @@ def cache_root() -> Path:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """xxh3-128 of what a fast tokenizer does to text: its model, its normalisation, its special ids.
+    """Return the xxh3-128 of all that decides the tokens of a text: model, normalization and special ids.
 
     Truncation and padding are left out: they are state of the last call, and change no token of the cache.
-
-    Raises:
-        UsageError: the tokenizer is not a fast one.
     """
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"{type(tokenizer).__name__} is not a fast tokenizer; save it as a tokenizer.json first.")
@@ -82,24 +75,15 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def tokenise(corpus: CorpusText, tokenizer: Any) -> TokenStream:
-    """The corpus as token ids, from the cache or made now.
+    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache.
 
     A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
-
-    Args:
-        corpus: lines of text.
-        tokenizer: a fast tokenizer.
-
-    Raises:
-        UsageError: the tokenizer is not a fast one.
-        ContentError: the text has no tokens, or changed while it was read.
-        TrainingError: the cache cannot be written.
     """
     key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
-    return main_first(lambda: _tokenised_in(cache_root() / "tokens" / key, corpus, tokenizer))
+    return main_first(lambda: _tokenized_in(cache_root() / "tokens" / key, corpus, tokenizer))
 
 
-def _tokenised_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream:
+def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream:
     if (found := _open(path)) is not None:
         return found
     _discard(path)
@@ -130,7 +114,7 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
         np.lib.format.write_array_header_1_0(offsets, shape)
         begin = offsets.tell()
         offsets.write(np.zeros(1, "<i8").tobytes())
-        for lines in _tokenised(corpus, tokenizer):
+        for lines in _tokenized(corpus, tokenizer):
             ends = total + np.cumsum([len(line) for line in lines], dtype="<i8")
             content = np.fromiter(chain.from_iterable(lines), kind, count=int(ends[-1]) - total).tobytes()
             state.update(content)
@@ -138,7 +122,7 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
             offsets.write(ends.tobytes())
             total = int(ends[-1])
     if total == 0:
-        raise ContentError(f"The corpus {corpus.name} ({corpus.split}) has no tokens after tokenisation.")
+        raise ContentError(f"The corpus {corpus.name} ({corpus.split}) has no tokens after tokenization.")
     _hash_file(state, folder / _OFFSETS, begin)
     entry = {
         "format_version": FORMAT_VERSION,
@@ -153,19 +137,15 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
     write_json(folder / _ENTRY, entry)
 
 
-def _tokenised(corpus: CorpusText, tokenizer: Any) -> Iterator[list[list[int]]]:
-    """Ids of some lines after the other.
-
-    Raises:
-        ContentError: the lines are no longer those of the fingerprint; tokens of others would be kept under its name.
-    """
+def _tokenized(corpus: CorpusText, tokenizer: Any) -> Iterator[list[list[int]]]:
+    """Yield the ids of some lines after the other; refuse lines that differ from those of the fingerprint."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
     seen, done = RunningFingerprint(), 0
     quiet = not sys.stderr.isatty()
-    with progress(f"tokenising {corpus.name}", len(corpus.lines), quiet) as advance:
+    with progress(f"tokenizing {corpus.name}", len(corpus.lines), quiet) as advance:
         for lines in _some_at_a_time(corpus.lines):
             for line in lines:
                 seen.add(line)
@@ -177,7 +157,7 @@ def _tokenised(corpus: CorpusText, tokenizer: Any) -> Iterator[list[list[int]]]:
 
 
 def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
-    """Few enough at once that neither many nor long ones take much memory."""
+    """Yield lists of lines that are small enough for little memory."""
     some: list[str] = []
     characters = 0
     for line in lines:
@@ -191,7 +171,7 @@ def _some_at_a_time(lines: Iterable[str]) -> Iterator[list[str]]:
 
 
 def _hash_file(state: Any, path: Path, begin: int) -> None:
-    """Add a file's content from a byte on; read, not mapped, so that its pages do not count as memory of ours."""
+    """Add a file from a byte on; read, not mapped, so that its pages do not count as memory of this process."""
     with path.open("rb") as handle:
         handle.seek(begin)
         while block := handle.read(_BLOCK):
@@ -199,7 +179,7 @@ def _hash_file(state: Any, path: Path, begin: int) -> None:
 
 
 def _open(path: Path) -> TokenStream | None:
-    """The entry, or None where it is absent or damaged (cut off, edited, of another format)."""
+    """Return the entry, or None where it is absent or damaged (cut off, edited, of another format)."""
     import xxhash
 
     try:
@@ -219,7 +199,7 @@ def _open(path: Path) -> TokenStream | None:
 
 
 def _discard(path: Path) -> None:
-    """Remove an entry in one step for other processes: it is renamed before its files go."""
+    """Remove an entry; it is renamed first, so that other processes never see a part of it."""
     doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     with contextlib.suppress(OSError):
         path.replace(doomed)
@@ -227,22 +207,15 @@ def _discard(path: Path) -> None:
 
 
 def list_entries() -> list[dict[str, Any]]:
-    """What the cache holds, the most recently used entry first: key, corpus, split, tokens, lines, bytes, last use."""
-    return sorted(map(_describe, _entries()), key=lambda entry: -float(entry["last_used"]))
+    """List the entries, the most recently used one first: key, corpus, split, tokens, lines, bytes, last use."""
+    return sorted(map(_describe, _folders(hidden=False)), key=lambda entry: -float(entry["last_used"]))
 
 
 def clean(older_than_days: float | None = None) -> int:
-    """Remove entries, and what interrupted runs left behind.
-
-    Args:
-        older_than_days: only entries not used for so long; None removes all.
-
-    Returns:
-        Bytes freed.
-    """
+    """Remove entries not used for so many days (None: all) and leftovers of killed runs; return the bytes freed."""
     now = time.time()
     freed = 0
-    for path in _entries():
+    for path in _folders(hidden=False):
         entry = _describe(path)
         if older_than_days is None or now - entry["last_used"] >= older_than_days * 24 * 3600:
             freed += entry["bytes"]
@@ -258,10 +231,6 @@ def _folders(hidden: bool) -> list[Path]:
     root = cache_root() / "tokens"
     found = sorted(root.iterdir()) if root.is_dir() else []
     return [path for path in found if path.is_dir() and path.name.startswith(".") == hidden]
-
-
-def _entries() -> list[Path]:
-    return _folders(hidden=False)
 
 
 def _size(path: Path) -> int:

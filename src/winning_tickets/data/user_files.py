@@ -1,16 +1,25 @@
-"""The user's own task files: classes, scores or sets of classes of one or two texts; words and spans elsewhere."""
+"""Tasks from the user's own files: CSV, TSV, JSON Lines, CoNLL, and the JSON of SQuAD."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any, Literal
 
-from winning_tickets.data.readers import Row, read_rows
-from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Split, Task, TaskData
-from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.data.examples import (
+    LabelReader,
+    as_number,
+    build_split,
+    class_reader,
+    read_score,
+    read_word_labels,
+)
+from winning_tickets.data.readers import FORMATS, Row, conll_rows, jsonl_rows, read_rows
+from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Task, TaskData
+from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 
 WELL_KNOWN: tuple[tuple[str, ...], ...] = (
     ("text",),
@@ -22,9 +31,10 @@ WELL_KNOWN: tuple[tuple[str, ...], ...] = (
     ("question", "sentence"),
 )
 """Text columns that are found without being named."""
-
+WORD_COLUMNS = ("words", "tokens")
+"""Columns of words that are found without being named."""
 KIND_BY_SUFFIX: dict[str, Kind] = {".json": "span", ".conll": "tokens"}
-"""Kinds of tasks that the format of their files tells."""
+"""Kinds of tasks that the format of a file determines."""
 SEPARATOR = "|"
 """Between the classes of one text, in files without lists."""
 
@@ -39,20 +49,18 @@ def load_files(
 ) -> TaskData:
     """Read a task from two files of the same columns.
 
-    Unless `kind` says what they are, labels are classes (sorted, those of the training file), or scores where they are
-    numbers with a fractional part or the metric is a correlation.
+    Without `kind`, labels are classes (sorted, those of the training file), or scores where they are numbers with a
+    fractional part or the metric is a correlation.
 
     Args:
-        train_file: `.csv` (with quoting), `.tsv` (without) or `.jsonl`; `.conll` for words; SQuAD's `.json` for spans.
+        train_file: `.csv` (with quoting), `.tsv` (without) or `.jsonl`; for words `.jsonl` with lists of words and of
+            labels, or `.conll`; for spans SQuAD's `.json`.
         validation_file: another one.
-        text_columns: one or two; None looks for well-known names, see `WELL_KNOWN`.
+        text_columns: one or two, for words one; None looks for `WELL_KNOWN` or `WORD_COLUMNS`.
         label_column: the column of the label.
-        metric: primary metric; None means accuracy, pearson for scores, micro_f1 for sets of classes.
-        kind: what is predicted; None looks at the files.
-
-    Raises:
-        UsageError: a file is missing or of another kind, an unknown metric, text columns that cannot be told.
-        ContentError: missing columns, ragged rows, empty texts, labels outside the set; file and line are named.
+        metric: primary metric; None means accuracy, pearson for scores, micro_f1 for sets of classes, and for words
+            entity F1 where the labels are BIO.
+        kind: what is predicted; None decides by the files.
     """
     train, validation = Path(train_file), Path(validation_file)
     if kind is not None and kind not in METRICS_OF:
@@ -63,42 +71,49 @@ def load_files(
     if metric is not None and metric not in known:
         raise unknown("metric", metric, known)
     if kind == "span":
-        return _spans(train, validation, text_columns, label_column, metric)
+        return _read_spans(train, validation, text_columns, label_column, metric)
+
+    # Rows and text columns of both files.
+    formats = dict(FORMATS)
     if kind == "tokens":
-        from winning_tickets.data.token_labels import load_words
-
-        return load_words(train, validation, text_columns, label_column, metric)
-    if text_columns is not None and len(text_columns) not in (1, 2):
+        if text_columns is not None and len(text_columns) != 1:
+            raise UsageError(
+                f"--kind tokens takes one text column, that of the words; found {', '.join(text_columns)}."
+            )
+        words = text_columns[0] if text_columns else WORD_COLUMNS[0]
+        conll = partial(conll_rows, words_column=words, label_column=label_column)
+        formats = {".jsonl": jsonl_rows, ".conll": conll}
+    elif text_columns is not None and len(text_columns) not in (1, 2):
         raise UsageError(f"--text-columns takes one or two columns, found {len(text_columns)}.")
-    rows = {path: read_rows(path) for path in (train, validation)}
-    columns = tuple(text_columns) if text_columns else _infer(train, rows[train], label_column)
-    texts = {path: _texts(path, rows[path], columns, label_column) for path in rows}
-    if kind == "multilabel":
-        sets = {path: _label_sets(path, rows[path], label_column) for path in rows}
-        classes = _sorted({name for _, found in sets[train] for name in found})
-        if not classes:
-            raise ContentError(f"{train} has no label in the column {label_column!r}.")
-        splits = {path: Split(texts[path], _indicators(path, sets[path], classes)) for path in rows}
+    rows = {path: read_rows(path, formats) for path in (train, validation)}
+    if text_columns is not None:
+        columns = dict.fromkeys(rows, tuple(text_columns))
+    elif kind == "tokens":
+        columns = {path: _word_column(found[0][1]) for path, found in rows.items()}
     else:
-        labels = {path: _labels(path, rows[path], label_column) for path in rows}
-        if kind is None:
-            scores = metric in METRICS_OF["regression"] or (metric is None and _fractional(labels[train]))
-            kind = "regression" if scores else "classification"
-        classes = () if kind == "regression" else _classes(train, labels[train])
-        splits = {path: Split(texts[path], _encode(path, labels[path], classes)) for path in rows}
-    task = Task("local", columns, classes, _metrics(metric, kind), kind, label_column)
-    return TaskData.of(task, splits[train], {"validation": splits[validation]}, "files")
+        columns = dict.fromkeys(rows, _infer_columns(train, rows[train], label_column))
+
+    # Labels of the training file as written give the classes, and the kind where none is configured.
+    read = {"multilabel": _read_set, "tokens": _read_names}.get(str(kind), _read_name)
+    read_written = partial(read, label_column=label_column)
+    texts_are: Literal["words", "not blank"] = "words" if kind == "tokens" else "not blank"
+    written = build_split(str(train), rows[train], columns[train], label_column, read_written, texts_are)[0].labels
+    if kind is None:
+        scores = metric in METRICS_OF["regression"] or (metric is None and _are_fractional(written))
+        kind = "regression" if scores else "classification"
+    classes = _classes(train, written, kind, label_column)
+    read_label = _label_reader(kind, classes, read_written)
+
+    splits = [
+        build_split(str(path), found, columns[path], label_column, read_label, texts_are)[0]
+        for path, found in rows.items()
+    ]
+    names = (words,) if kind == "tokens" else columns[train]
+    task = Task("local", names, classes, _metrics(metric, kind, classes), kind, label_column)
+    return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files")
 
 
-def _metrics(metric: str | None, kind: Kind) -> tuple[str, ...]:
-    """The primary metric, and those that are told beside it."""
-    if kind == "classification":
-        return ("accuracy",) if metric in (None, "accuracy") else (str(metric), "accuracy")
-    names = METRICS_OF[kind]
-    return names if metric is None else (metric, *(name for name in names if name != metric))
-
-
-def _spans(
+def _read_spans(
     train: Path, validation: Path, text_columns: Sequence[str] | None, label_column: str, metric: str | None
 ) -> TaskData:
     from winning_tickets.data.squad import read_files
@@ -109,10 +124,31 @@ def _spans(
             "(question, context, answers)."
         )
     data = read_files(train, validation)
-    return replace(data, task=replace(data.task, metrics=_metrics(metric, "span")))
+    return replace(data, task=replace(data.task, metrics=_metrics(metric, "span", ())))
 
 
-def _infer(path: Path, rows: list[Row], label_column: str) -> tuple[str, ...]:
+def _metrics(metric: str | None, kind: Kind, classes: tuple[str, ...]) -> tuple[str, ...]:
+    """Return the primary metric and those that are reported in addition."""
+    names = METRICS_OF[kind]
+    if kind == "classification":
+        names = ("accuracy",)
+    elif kind == "tokens":
+        from winning_tickets.data.token_labels import is_bio
+
+        names = ("f1", "accuracy") if is_bio(classes) else ("accuracy", "macro_f1")
+        if metric is not None and metric not in names:
+            raise UsageError(
+                f"--metric {metric} does not go with these labels ({', '.join(classes[:6])}); use "
+                f"{' or '.join(names)}. F1 of entities (f1) needs BIO labels: B-x and I-x for type x, and O."
+            )
+    return names if metric is None else (metric, *(name for name in names if name != metric))
+
+
+def _word_column(row: dict[str, Any]) -> tuple[str]:
+    return (next((name for name in WORD_COLUMNS if name in row), WORD_COLUMNS[0]),)
+
+
+def _infer_columns(path: Path, rows: list[Row], label_column: str) -> tuple[str, ...]:
     found = [name for name in rows[0][1] if name != label_column]
     present = [names for names in WELL_KNOWN if set(names) <= set(found)]
     pairs = [names for names in present if len(names) == 2]
@@ -126,101 +162,67 @@ def _infer(path: Path, rows: list[Row], label_column: str) -> tuple[str, ...]:
     return candidates[0]
 
 
-def _texts(path: Path, rows: list[Row], columns: tuple[str, ...], label_column: str) -> tuple[list[str], ...]:
-    wanted = (*columns, label_column)
-    for number, row in rows:
-        missing = [name for name in wanted if name not in row]
-        if missing:
-            raise ContentError(
-                f"{path}, line {number}, lacks the columns {', '.join(missing)}: found {', '.join(row)}, "
-                f"expected {', '.join(wanted)}."
-            )
-        for name in columns:
-            if not isinstance(row[name], str) or not row[name].strip():
-                raise ContentError(f"{path}, line {number}: column {name!r} must be a text, found {row[name]!r}.")
-    return tuple([row[name] for _, row in rows] for name in columns)
+def _read_name(found: Any, where: str, label_column: str) -> str:
+    """Return a class or a number as written."""
+    if isinstance(found, list | dict) or found is None or not str(found).strip():
+        raise ContentError(
+            f"{where}: column {label_column!r} must be a class or a number, found {shown(found)}."
+            + (" For lists there are --kind multilabel and --kind tokens." if isinstance(found, list) else "")
+        )
+    return str(found).strip()
 
 
-def _labels(path: Path, rows: list[Row], label_column: str) -> list[tuple[int, str]]:
-    """Line numbers and labels as written."""
-    found = []
-    for number, row in rows:
-        label = row[label_column]
-        if isinstance(label, list | dict) or label is None or not str(label).strip():
-            raise ContentError(
-                f"{path}, line {number}: column {label_column!r} must be a class or a number, found {label!r}."
-                + (" For lists there are --kind multilabel and --kind tokens." if isinstance(label, list) else "")
-            )
-        found.append((number, str(label).strip()))
-    return found
+def _read_set(found: Any, where: str, label_column: str) -> set[str]:
+    """Return the classes of a text from a list, or from one text with `SEPARATOR` between them."""
+    labels = found
+    if isinstance(labels, str):
+        labels = labels.split(SEPARATOR) if labels.strip() else []
+    names = [str(label).strip() for label in labels if isinstance(label, str | int)] if type(labels) is list else []
+    if type(labels) is not list or len(names) < len(labels) or not all(names):
+        raise ContentError(
+            f"{where}: column {label_column!r} must be a list of classes, or classes with {SEPARATOR!r} between them, "
+            f"found {shown(found)}."
+        )
+    return set(names)
 
 
-def _label_sets(path: Path, rows: list[Row], label_column: str) -> list[tuple[int, set[str]]]:
-    """Line numbers and the classes of each text: a list, or one text with `SEPARATOR` between them."""
-    found = []
-    for number, row in rows:
-        labels = row[label_column]
-        if isinstance(labels, str):
-            labels = labels.split(SEPARATOR) if labels.strip() else []
-        names = [str(label).strip() for label in labels if isinstance(label, str | int)] if type(labels) is list else []
-        if type(labels) is not list or len(names) < len(labels) or not all(names):
-            raise ContentError(
-                f"{path}, line {number}: column {label_column!r} must be a list of classes, or classes with "
-                f"{SEPARATOR!r} between them, found {row[label_column]!r}."
-            )
-        found.append((number, set(names)))
-    return found
+def _read_names(found: Any, where: str, label_column: str) -> list[str]:
+    return [str(label) for label in read_word_labels(found, where, label_column)]
 
 
-def _indicators(path: Path, sets: list[tuple[int, set[str]]], classes: tuple[str, ...]) -> list[tuple[float, ...]]:
-    """For each text 1.0 at its classes, 0.0 elsewhere."""
-    for number, names in sets:
-        if others := sorted(names.difference(classes)):
-            allowed = ", ".join(classes)
-            raise ContentError(
-                f"{path}, line {number}: label {others[0]!r} is not in the training file; allowed: {allowed}."
-            )
-    return [tuple(float(name in names) for name in classes) for _, names in sets]
+def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReader) -> LabelReader:
+    """Return the reader of labels as an encoder of a task needs them."""
+    read_class = class_reader(classes, "in the training file")
+
+    def read_indicators(found: Any, where: str) -> tuple[float, ...]:
+        names = read_written(found, where)
+        for name in sorted(names):
+            read_class(name, where)
+        return tuple(float(name in names) for name in classes)
+
+    readers: dict[Kind, LabelReader] = {
+        "classification": lambda found, where: read_class(read_written(found, where), where),
+        "regression": lambda found, where: read_score(read_written(found, where), where),
+        "tokens": lambda found, where: [read_class(name, where) for name in read_written(found, where)],
+        "multilabel": read_indicators,
+    }
+    return readers[kind]
 
 
-def _number(text: str) -> float | None:
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
-
-
-def _fractional(labels: list[tuple[int, str]]) -> bool:
-    values = [_number(text) for _, text in labels]
+def _are_fractional(labels: list[Any]) -> bool:
+    """Check that all labels are numbers and that one of them has a fractional part."""
+    values = [as_number(text) for text in labels]
     return all(value is not None for value in values) and any(value % 1 for value in values if value is not None)
 
 
-def _classes(path: Path, labels: list[tuple[int, str]]) -> tuple[str, ...]:
-    names = {text for _, text in labels}
-    if len(names) < 2:
+def _classes(path: Path, written: list[Any], kind: Kind, label_column: str) -> tuple[str, ...]:
+    """Return the classes of the training file, numbers in their order; words have no such order."""
+    if kind == "regression":
+        return ()
+    names = set(written) if kind == "classification" else {name for found in written for name in found}
+    if kind == "multilabel" and not names:
+        raise ContentError(f"{path} has no label in the column {label_column!r}.")
+    if kind != "multilabel" and len(names) < 2:
         raise ContentError(f"{path} has one class only ({', '.join(names)}); at least two are needed.")
-    return _sorted(names)
-
-
-def _sorted(names: set[str]) -> tuple[str, ...]:
-    numeric = all(re.fullmatch(r"-?\d{1,300}", text) for text in names)
+    numeric = kind != "tokens" and all(re.fullmatch(r"-?\d{1,300}", text) for text in names)
     return tuple(sorted(names, key=(lambda text: (int(text), text)) if numeric else str))
-
-
-def _encode(path: Path, labels: list[tuple[int, str]], classes: tuple[str, ...]) -> list[int] | list[float]:
-    if not classes:
-        scores = []
-        for number, text in labels:
-            value = _number(text)
-            if value is None:
-                raise ContentError(f"{path}, line {number}: label {text!r} is not a number.")
-            scores.append(value)
-        return scores
-    places = {name: index for index, name in enumerate(classes)}
-    for number, text in labels:
-        if text not in places:
-            raise ContentError(
-                f"{path}, line {number}: label {text!r} is not in the training file; allowed: {', '.join(classes)}."
-            )
-    return [places[text] for _, text in labels]

@@ -1,4 +1,4 @@
-"""`fit_head`: a checkpoint without an MLM head gets a good one and becomes an ordinary ForMaskedLM folder."""
+"""Training of an MLM head on an encoder that has none, saved as an ordinary ForMaskedLM folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream, tokenise
+from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import PLM, base_hash, choose_device, load_plm, outside_encoder, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
 from winning_tickets.runs import distributed
@@ -36,7 +37,7 @@ MARKER = "fit_head.json"
 """The run's marker: `config.json` is the model's here."""
 
 COUNTED_AT_ONCE = 2**22
-"""Tokens of the corpus, which lies on disk, that are in memory at a time."""
+"""Tokens of the corpus, which is on disk, that are in memory at a time."""
 
 
 @distributed.together()
@@ -45,14 +46,14 @@ def fit_head(
 ) -> dict[str, Any]:
     """Train an MLM head on an encoder that has none, and save both in `out`, which transformers loads as it is.
 
-    A finished run of the same settings is not done again, an unfinished one goes on where it was. Without
-    `train_encoder` the encoder stays bit for bit, so tickets of the one fit the other.
+    A finished run of the same settings is skipped, an unfinished one resumes. Without `train_encoder` the encoder stays
+    the same bit for bit, so tickets of one model fit the other.
 
     Args:
-        config: what to train on what.
+        config: the model, the corpus and the settings.
         out: a directory that is absent or empty, or holds this very run.
         runtime: device, precision and checkpoints.
-        force: replace another run of ours in `out`.
+        force: replace another run in `out`.
 
     Returns:
         `start` and `final` (`mlm_loss`, `perplexity`, `mlm_accuracy` on the corpus's validation part), `steps`,
@@ -63,10 +64,13 @@ def fit_head(
         ContentError: the model or the corpus is not usable.
         TrainingError: NaN loss, or the disk is full.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+
+    Example:
+        >>> fit_head(FitHeadConfig(model="builtin:minilm", corpus="pydocs", steps=200), "minilm-mlm")["final"]
     """
     runtime = runtime or Runtime()
     check(config)
-    # The trained model is let go with that function: what is measured is the saved one, and two need more memory.
+    # The saved model is measured. The trained one is freed when `_fit` returns, as two models need more memory.
     run, result = _fit(config, Path(out), runtime, force)
     if run.status != "done":
         final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
@@ -76,30 +80,17 @@ def fit_head(
 
 
 def check(config: FitHeadConfig) -> None:
-    """Refuse impossible settings before anything is loaded.
-
-    Raises:
-        UsageError: one line for each problem.
-    """
+    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     problems = []
     if config.corpus is None:
         problems.append("fit-head needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder.")
-    if config.steps < 1:
-        problems.append(f"--steps {config.steps} is impossible; at least 1.")
-    elif config.warmup > config.steps:
+    if config.warmup > config.steps:
         problems.append(f"--warmup-steps {config.warmup} is more than the {config.steps} steps of the run.")
-    if not 0 < config.mlm_probability < 1:
-        problems.append(f"--mlm-probability {config.mlm_probability} is outside (0, 1), for example 0.15.")
-    try:
-        parse_segments(config.segments)
-    except UsageError as error:
-        problems.append(str(error))
-    if problems:
-        raise UsageError("\n".join(problems))
+    refuse(problems + problems_of(lambda: parse_segments(config.segments)))
 
 
 def _with_fresh_head(config: FitHeadConfig) -> PLM:
-    """The model with a head initialised from the seed, whatever the state of the global generators."""
+    """The model with a head initialized from the seed; the global generators are left alone."""
     with torch.random.fork_rng(devices=[]):  # a model is made on the CPU
         torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
@@ -113,22 +104,25 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
 
 
 def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
-    """Set the decoder's bias to the log frequencies of the corpus, with one more of each token.
-
-    A head that knows nothing of the context then predicts what is frequent, instead of learning that first.
-    """
+    """Set the decoder's bias to the log frequencies of the corpus, so that these need not be learned first."""
     bias = plm.model.get_submodule(plm.architecture.mlm_decoder).bias
     if bias is None:  # ModernBERT may be configured so
         return
-    counts = np.ones(bias.numel())
+    counts = np.ones(bias.numel())  # one more of each token: the logarithm of none would be infinite
     for start in range(0, stream.n_tokens, COUNTED_AT_ONCE):
         counts += np.bincount(stream.tokens[start : start + COUNTED_AT_ONCE], minlength=counts.size)
     with torch.no_grad():
         bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
 
-def _batches(config: FitHeadConfig, stream: TokenStream, plm: PLM) -> CorpusBatches:
-    return CorpusBatches(
+def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tuple[RunDirectory, dict[str, Any]]:
+    """Train and save the model; its run, and the result so far (all of it where the run was done)."""
+    device = choose_device(runtime.device)
+    corpus = load_corpus(str(config.corpus), "train", config.data_dir)
+    plm = _with_fresh_head(config)
+    stream = tokenise(corpus, plm.tokenizer)
+    # Both may refuse the settings, so they are made before --out is.
+    batches = CorpusBatches(
         stream,
         plm.tokenizer,
         segments=config.segments,
@@ -138,20 +132,14 @@ def _batches(config: FitHeadConfig, stream: TokenStream, plm: PLM) -> CorpusBatc
         shuffle=True,
         mlm_probability=config.mlm_probability,
     )
-
-
-def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tuple[RunDirectory, dict[str, Any]]:
-    """The run with a saved model, and what is known of it before that is measured; of a finished run its result."""
-    device = choose_device(runtime.device)
-    corpus = load_corpus(str(config.corpus), "train", config.data_dir)
-    plm = _with_fresh_head(config)
-    stream = tokenise(corpus, plm.tokenizer)
-    batches, validation = _batches(config, stream, plm), _validation(config, plm)  # both refuse, so before --out is
+    validation = _validation(config, plm)
+    # The run is known by the encoder's weights and the corpus.
     base = base_hash(weight_hashes(plm.encoder))
     identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
     run = RunDirectory.claim(out, "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER)
     if run.status == "done":
         return run, run.result()
+    # The quality before and after training is measured on the same text.
     start_from_unigrams(plm, stream)
     plm.model.to(device)
     start = distributed.on_main(lambda: _measure_start(plm, validation, device, runtime))
@@ -173,8 +161,10 @@ def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tup
 
 
 def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
-    # A frozen encoder must give the states that it will give later; a trained one sees too little text to overfit it.
+    # No dropout: a frozen encoder must give the states that it gives later, and a trained one sees too little text to
+    # overfit it.
     set_dropout(plm.model, 0.0)
+    # The head and the encoder have learning rates of their own; without `train_encoder` the encoder is frozen.
     head = list(outside_encoder(plm.model).values())
     encoder = [parameter for name, parameter in plm.encoder.named_parameters() if "pooler." not in name]
     freeze_all_but(plm.model, head + (encoder if config.train_encoder else []))
@@ -221,7 +211,7 @@ def _evaluation(config: FitHeadConfig, target: str) -> EvaluateConfig:
 
 
 def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
-    """What `tickets evaluate` will measure the saved model on."""
+    """The text that `tickets evaluate` will measure the saved model on."""
     asked = _evaluation(config, config.model)
     corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
     return CorpusBatches(
@@ -238,7 +228,7 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
 
 
 def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
-    """The untrained head."""
+    """The quality of the untrained head."""
     with modes(plm.model, training=False), torch.no_grad():
         return _quality(measure(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
 
@@ -249,23 +239,14 @@ def _quality(measured: dict[str, Any]) -> dict[str, float]:
 
 
 def _save(plm: PLM, run: RunDirectory) -> None:
-    """Put the model into the run's folder once it has been read back; `config.json`, which makes it one, comes last.
-
-    Raises:
-        ContentError: what was read back is not what was trained.
-        TrainingError: the file system refused.
-    """
+    """Move the model into the run's folder once it has been read back; `config.json` marks a model and comes last."""
     staging = run.scratch / "model"
     shutil.rmtree(staging, ignore_errors=True)  # of an earlier run that was killed while it saved
-
-    def fill(folder: Path) -> None:
-        save_folder(plm.model, plm.tokenizer, folder, _pooler(plm))
-
-    build_directory(staging, fill)
+    build_directory(staging, lambda folder: save_folder(plm.model, plm.tokenizer, folder, _pooler(plm)))
     again = load_plm(str(staging), head="mlm", require_mlm_head=True).model.state_dict()
     lost = [name for name, value in plm.model.state_dict().items() if not torch.equal(value.cpu(), again[name])]
     if lost:
-        raise ContentError(f"{staging} gives other weights back than were trained, for example {lost[0]}.")
+        raise ContentError(f"The weights in {staging} are not those that were trained, for example {lost[0]}.")
     for path in sorted(staging.iterdir(), key=lambda path: path.name == "config.json"):
         path.replace(run.path / path.name)
 

@@ -1,4 +1,4 @@
-"""Predictions for the test sets of GLUE, as the files that its server takes."""
+"""Predictions for the test sets of GLUE, in the files that its server accepts."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from winning_tickets.training.predict import TaskInfo, encode_for, find_model, l
 ALL_FILES = (*(name for files in SERVER_FILES.values() for name in files), DIAGNOSTIC)
 WEIGHTS = "model.safetensors"
 _IN_WORDS = ("mnli", "qnli", "rte")
-"""Tasks whose classes the server wants by name; those of the others it wants by number."""
+"""Tasks whose classes the server expects by name; those of the others it expects by number."""
 _ALIASES = {"sst": "sst2"}
 _MAX_SCORE = 5.0
 
 
 @dataclass(frozen=True)
 class _Part:
-    """One task of a submission: the run, its saved model, and what is to be predicted."""
+    """One task of a submission: the run, its saved model and the test sets to predict."""
 
     run: str
     folder: Path
@@ -55,10 +55,10 @@ def glue_submission(
     """Write the files of the GLUE server: `index` and `prediction`, classes as it names them, scores from 0 to 5.
 
     Args:
-        runs: one transfer a task, made with `--save-model`.
+        runs: one transfer per task, made with `--save-model`.
         data_dir: a GLUE download with the test files.
         out: a directory that is absent or empty, or holds this very submission.
-        seed: which of each transfer's models; None takes the first one saved.
+        seed: of the model of each transfer; None takes the first one saved.
         runtime: device and precision.
         force: replace another submission in `out`.
 
@@ -66,17 +66,22 @@ def glue_submission(
         `files` by name (`run`, `task`, `rows`, `ticket_id`), `missing` names of files, `notes`, `out`.
 
     Raises:
-        UsageError: no saved model, a task that is not of GLUE or comes twice, missing test files, a foreign `out`.
+        UsageError: no saved model, a task that is not of GLUE or comes twice, missing test files, another run in `out`.
         ContentError: a model's labels, or a test file, are not those of the task.
         TrainingError: a model's outputs are not finite.
+
+    Example:
+        >>> glue_submission(["rte-transfer", "mrpc-transfer"], "glue", "submission")["missing"]
     """
     runtime = runtime or Runtime()
+    # All runs are checked before anything is predicted.
     device = choose_device(runtime.device)
     parts = [_part(run, seed, Path(data_dir)) for run in runs]
     for part in parts:
         others = [other.run for other in parts if other.task.name == part.task.name]
         if len(others) > 1:
-            raise UsageError(f"{' and '.join(others)} are both runs of {part.task.name}; give one run a task.")
+            raise UsageError(f"{' and '.join(others)} are both runs of {part.task.name}; give one run per task.")
+    # The weights and the texts are the identity of a submission, so that it is done once.
     marker = {"runs": [str(run) for run in runs], "data_dir": str(data_dir), "seed": seed}
     content = {part.task.name: _identity(part) for part in parts}
     directory = RunDirectory.claim(
@@ -84,6 +89,7 @@ def glue_submission(
     )
     if directory.status == "done":
         return directory.result()
+    # One model is in memory at a time.
     files = {}
     for part in parts:
         plm = load_saved(part.folder, part.info)
@@ -91,12 +97,15 @@ def glue_submission(
         for name, test in part.tests.items():
             split = KINDS[part.info.kind].unlabelled(test.texts)
             encoded = encode_for(plm, split, part.info.max_length, part.info.kind)
-            told = _told(part, np.stack(predict_split(plm, encoded, runtime.bf16)))
-            rows = [f"{index}\t{value}\n" for index, value in sorted(zip(test.indices, told, strict=True))]
+            predictions = _predictions(part, np.stack(predict_split(plm, encoded, runtime.bf16)))
+            rows = [f"{index}\t{value}\n" for index, value in sorted(zip(test.indices, predictions, strict=True))]
             write_text(directory.path / f"{name}.tsv", "index\tprediction\n" + "".join(rows))
             facts = {"run": part.run, "task": part.task.name, "rows": len(rows), "ticket_id": part.info.ticket_id}
             files[f"{name}.tsv"] = facts
-    result = {"files": files, "missing": _missing(files), "notes": _notes(files), "out": str(out)}
+    missing, notes = [f"{name}.tsv" for name in ALL_FILES if f"{name}.tsv" not in files], []
+    if "MNLI-m.tsv" in files and f"{DIAGNOSTIC}.tsv" in missing:
+        notes = ["The diagnostic set (AX, diagnostic/diagnostic.tsv) is not in --data-dir, so AX.tsv was not written."]
+    result = {"files": files, "missing": missing, "notes": notes, "out": str(out)}
     directory.finish(result)
     return result
 
@@ -119,7 +128,7 @@ def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:
 
 
 def _classes(run: Path | str, info: TaskInfo, task: Task) -> list[str]:
-    """What the server calls each class of a model."""
+    """The server's name of each class of a model."""
     by_name = set(info.labels) == set(task.labels)
     by_number = info.labels == tuple(map(str, range(len(task.labels))))
     in_words = task.name in _IN_WORDS
@@ -148,22 +157,10 @@ def _identity(part: _Part) -> str:
     return fingerprint([state.hexdigest(), *texts])
 
 
-def _told(part: _Part, outputs: Array) -> list[str]:
-    """Predictions as the server wants them, from `(examples, outputs)`."""
+def _predictions(part: _Part, outputs: Array) -> list[str]:
+    """Predictions in the server's form, from outputs of shape `(examples, outputs)`."""
     if not np.isfinite(outputs).all():
-        raise TrainingError(
-            f"The outputs of {part.run} are not finite; fine-tune it again with a lower --learning-rate."
-        )
+        raise TrainingError(f"The outputs of {part.run} are not finite; fine-tune again with a lower --learning-rate.")
     if part.task.is_regression:
         return [f"{score:.3f}" for score in outputs[:, 0].clip(0, _MAX_SCORE)]
     return [part.classes[index] for index in outputs.argmax(-1)]
-
-
-def _missing(files: dict[str, Any]) -> list[str]:
-    return [f"{name}.tsv" for name in ALL_FILES if f"{name}.tsv" not in files]
-
-
-def _notes(files: dict[str, Any]) -> list[str]:
-    if "MNLI-m.tsv" in files and f"{DIAGNOSTIC}.tsv" not in files:
-        return ["The diagnostic set (AX, diagnostic/diagnostic.tsv) is not in --data-dir, so AX.tsv was not written."]
-    return []

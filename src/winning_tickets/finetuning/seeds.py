@@ -1,4 +1,4 @@
-"""One stored run for each seed: finished ones are kept, failed ones keep their error and give no number."""
+"""One stored run for each seed, and the parts that results and summaries of transfers and sharings have in common."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import set_seed
 
+from winning_tickets.config import Settings
+from winning_tickets.data.metrics import metric_names
+from winning_tickets.finetuning.evaluation import EvaluationPlan
+from winning_tickets.finetuning.prepared_task import PreparedTask, ticket_facts
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs.directory import MARKER, RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import write_json
+from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.runs.statistics import deviation
+from winning_tickets.tickets.target import Target
+from winning_tickets.tickets.ticket import Ticket
 
 ERROR = "error.json"
+KINDS = ("final", "best")
+"""Evaluations of a seed that a summary reports."""
 
 
 def run_seeds(
-    seeds: Sequence[int], path: Path, run_seed: Callable[[int], dict[str, Any]]
-) -> tuple[list[dict[str, Any]], dict[int, str]]:
-    """Run all seeds, one after the other.
+    run: RunDirectory,
+    seeds: Sequence[int],
+    run_seed: Callable[[int], dict[str, Any]],
+    summarize: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]],
+) -> dict[str, Any]:
+    """Run all seeds one after the other and store the summary of their results; then report failed seeds as an error.
 
-    Args:
-        seeds: each once.
-        path: the folder above `seed-N`.
-        run_seed: gives the result of a seed.
-
-    Returns:
-        The results of the seeds that finished, in order, and the messages of those that failed.
+    `summarize` takes the results of the seeds that finished, and the seeds that failed.
     """
     results: list[dict[str, Any]] = []
     failures: dict[int, str] = {}
@@ -39,33 +46,95 @@ def run_seeds(
             results.append(run_seed(seed))
         except (TrainingError, torch.OutOfMemoryError) as error:
             if distributed.count() > 1 and not getattr(error, "of_all", False):
-                raise  # the others do not know of it, and would wait for this process in that seed
+                raise  # the other processes do not know of it, and would wait for this one in that seed
             failures[seed] = str(error)
-            if not (path / f"seed-{seed}" / MARKER).exists():
-                raise  # the disk refused the run's own folder, which an error alone would turn into a foreign one
+            if not (run.path / f"seed-{seed}" / MARKER).exists():
+                raise  # the disk refused the run's own folder; an error file alone would make it a foreign one
             content = {"seed": seed, "error": str(error)}
-            distributed.on_main(partial(write_json, path / f"seed-{seed}" / ERROR, content))
-    return results, failures
-
-
-def raise_failures(failures: Mapping[int, str], seeds: Sequence[int], path: Path) -> None:
-    """Tell of failed seeds, once all others are stored.
-
-    Raises:
-        TrainingError: there are some.
-    """
+            distributed.on_main(partial(write_json, run.path / f"seed-{seed}" / ERROR, content))
+    summary = summarize(results, list(failures))
+    run.finish(summary)
     if failures:
         seed, message = next(iter(failures.items()))
         raise TrainingError(
             f"{len(failures)} of {len(seeds)} seeds failed ({', '.join(map(str, failures))}). Seed {seed}: "
-            f"{message} Each error is kept in {path}/seed-N/{ERROR}; the same command tries these seeds again."
+            f"{message} Each error is kept in {run.path}/seed-N/{ERROR}; the same command tries these seeds again."
         )
+    return summary
+
+
+def claim_seed(parent: Path, verb: str, seed: int, run_id: str, config: Settings) -> RunDirectory:
+    """Take the folder of one seed; unless its run is done, forget its last error and seed all generators."""
+    folder = parent / f"seed-{seed}"
+    run = RunDirectory.claim(folder, verb, run_id, config.model_dump(mode="json"))
+    if run.status != "done":
+        distributed.on_main(lambda: (folder / ERROR).unlink(missing_ok=True))
+        set_seed(seed)
+    return run
+
+
+def task_result(plan: EvaluationPlan, records: Sequence[dict[str, Any]], ticket: Ticket | None) -> dict[str, Any]:
+    """The final and the best evaluation of one seed on one task."""
+    best, last = plan.best(records), records[-1]
+    return {
+        "final": last["evaluation"],
+        "best": best["evaluation"],
+        "best_step": best["step"],
+        **{f"best_{part}": best[part] for part in ("selection", "rest") if part in best},
+        "primary_metric": plan.primary,
+        "degenerate": last["degenerate"],
+        **ticket_facts(ticket),
+    }
+
+
+def seed_facts(run: RunDirectory, target: Target, base: str, saved: bool) -> dict[str, Any]:
+    """Time, model and software of one seed's run."""
+    return {
+        "train_seconds": sum(record.get("seconds", 0.0) for record in read_log(run.path)),
+        "model": target.model,
+        "base_hash": base,
+        "model_saved": saved,
+        "versions": versions(),
+        "machine": machine(),
+    }
 
 
 def statistics_of(values: list[float]) -> dict[str, Any]:
     """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds."""
+    return {"mean": statistics.fmean(values) if values else None, "std": deviation(values), "values": values}
+
+
+def summarize_metrics(
+    names: Sequence[str], results: Sequence[Mapping[str, Any]], kinds: Sequence[str] = KINDS
+) -> dict[str, Any]:
+    """Statistics over seeds of each metric, for each kind of evaluation (`final`, `best` ...)."""
+    return {name: {kind: statistics_of([result[kind][name] for result in results]) for kind in kinds} for name in names}
+
+
+def summarize_task(
+    task: PreparedTask, plan: EvaluationPlan, ticket: Ticket | None, results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The summary of one task over the finished seeds."""
+    kinds = (*KINDS, "best_selection", "best_rest") if task.selection else KINDS
     return {
-        "mean": statistics.fmean(values) if values else None,
-        "std": deviation(values),
-        "values": values,
+        "metrics": summarize_metrics(metric_names(task.task), results, kinds),
+        "primary_metric": plan.primary,
+        "degenerate": any(result["degenerate"] for result in results),
+        **ticket_facts(ticket),
+        "train_examples": task.train_examples,
+        "validation_examples": {name: len(split) for name, split in task.data.validation.items()},
+        "batch_size": task.batch_size,
+        "max_length": task.max_length,
+        "data_hash": task.data.fingerprint,
+    }
+
+
+def run_facts(results: Sequence[Mapping[str, Any]], failed: list[int], target: Target, base: str) -> dict[str, Any]:
+    """Seeds, model and software of a summary; failed seeds are named and give no number."""
+    return {
+        "seeds": [result["seed"] for result in results],
+        "failed_seeds": failed,
+        "model": target.model,
+        "base_hash": base,
+        "versions": versions(),
     }

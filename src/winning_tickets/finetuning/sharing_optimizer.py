@@ -1,10 +1,10 @@
-"""The optimiser of tickets sharing: a step on a batch of one task moves what that task selected, and nothing else.
+"""The optimizer of tickets sharing: a step on a batch of one task moves what the task's ticket keeps, and nothing else.
 
 Super tickets, section 4, Algorithm 1. Zero gradients are not enough for that: momentum and weight decay move weights
-without any. So every parameter is cut into pieces by the set of tasks that selected them (`membership`), and a step
-passes only the task's pieces on to an ordinary optimiser, which does not see the others at all: their weights, moments
-and step counts stay as they are, to the bit. Each piece counts its own steps, so bias correction is right for what is
-updated seldom. The arithmetic is at most that of a dense step, and less where much was not selected.
+without any. So every parameter is partitioned by the set of tasks whose ticket keeps each entry, and a step passes only
+the task's pieces on to an ordinary optimizer, which does not see the others at all: their weights, moments and step
+counts stay the same, to the bit. Each piece counts its own steps, so bias correction is right for pieces that are
+updated seldom. The arithmetic is at most that of a dense step, and less where much is pruned.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ _MOST_TASKS = 63  # bits of an int64 that are free
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Entries of a parameter that the same tasks selected: some of its rows, columns or single entries.
+    """Entries of a parameter that the same tasks keep: some of its rows, columns or single entries.
 
     Attributes:
-        tasks: who selected them; never empty.
-        shape: how the parameter is looked at: as it is, or flat where single entries were selected.
+        tasks: the tasks that keep them; never empty.
+        shape: the parameter's own shape, or flat for single entries.
         dim: the dimension that is cut.
         start: of a run of rows.
-        length: places taken along `dim`.
-        index: which places, int64 `(length,)`; None for a run of rows, which can be updated where it is.
+        length: number of rows, columns or entries along `dim`.
+        index: their places, int64 `(length,)`; None for a run of rows, which can be updated in place.
     """
 
     tasks: frozenset[str]
@@ -53,29 +53,22 @@ class Piece:
         return seen.index_select(self.dim, self.index)
 
     def put_(self, tensor: Tensor, values: Tensor) -> None:
-        """Write entries that were copied back."""
+        """Write the entries of a copy back."""
         assert self.index is not None
         tensor.view(self.shape).index_copy_(self.dim, self.index, values)
 
 
-def pieces_of(shape: Sequence[int], tasks: Sequence[str], selected: Mapping[str, Tensor]) -> list[Piece]:
-    """Cut a parameter by who selected what; entries that no task selected are in no piece.
+def partition(shape: Sequence[int], tasks: Sequence[str], kept: Mapping[str, Tensor]) -> list[Piece]:
+    """Partition a parameter by the set of tasks whose ticket keeps each entry; entries that none keeps are left out.
 
     Heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the parameter's
-    own memory. Arbitrary masks give one piece of single entries for each set of tasks that occurs.
-
-    Args:
-        shape: of the parameter.
-        tasks: all that share the model.
-        selected: bool masks of this parameter by task; a task without one selected everything.
-
-    Raises:
-        UsageError: more tasks than sets of tasks can be told apart for.
+    own memory. Other masks give one piece of single entries for each set of tasks that occurs. `kept` has a bool mask
+    of this parameter by task; a task without one keeps everything.
     """
     whole = tuple(shape)
-    if all(bool(mask.all()) for mask in selected.values()):
+    if all(bool(mask.all()) for mask in kept.values()):
         return [Piece(frozenset(tasks), whole, 0, 0, whole[0])]
-    codes = _codes(tasks, selected)
+    codes = _codes(tasks, kept)
     if codes.dim() == 2 and bool((codes == codes[:, :1]).all()):
         return _along(codes[:, 0], tasks, whole, 0)
     if codes.dim() == 2 and bool((codes == codes[:1]).all()):
@@ -83,25 +76,26 @@ def pieces_of(shape: Sequence[int], tasks: Sequence[str], selected: Mapping[str,
     return _along(codes.reshape(-1), tasks, (codes.numel(),), 0)
 
 
-def union_of(tasks: Sequence[str], selected: Mapping[str, Tensor]) -> Tensor | None:
-    """What any task selected of a parameter; None where that is everything."""
-    if any(task not in selected for task in tasks):
+def union_of(tasks: Sequence[str], kept: Mapping[str, Tensor]) -> Tensor | None:
+    """The entries of a parameter that at least one task keeps; None where these are all."""
+    if any(task not in kept for task in tasks):
         return None
-    union = torch.stack(list(selected.values())).any(0)
+    union = torch.stack(list(kept.values())).any(0)
     return None if bool(union.all()) else union
 
 
-def _codes(tasks: Sequence[str], selected: Mapping[str, Tensor]) -> Tensor:
-    """A bit for each task that selected an entry, int64 of the parameter's shape."""
+def _codes(tasks: Sequence[str], kept: Mapping[str, Tensor]) -> Tensor:
+    """One bit for each task that keeps an entry, int64 of the parameter's shape."""
     if len(tasks) > _MOST_TASKS:
         raise UsageError(f"{len(tasks)} tasks share one model; tickets of at most {_MOST_TASKS} can be told apart.")
-    codes = torch.zeros_like(next(iter(selected.values())), dtype=torch.int64)
+    codes = torch.zeros_like(next(iter(kept.values())), dtype=torch.int64)
     for bit, task in enumerate(tasks):
-        codes |= selected[task].to(torch.int64) << bit if task in selected else torch.full_like(codes, 1 << bit)
+        codes |= kept[task].to(torch.int64) << bit if task in kept else torch.full_like(codes, 1 << bit)
     return codes
 
 
 def _along(codes: Tensor, tasks: Sequence[str], shape: tuple[int, ...], dim: int) -> list[Piece]:
+    """One piece for each code, or several where its rows come in runs long enough for views."""
     pieces = []
     width = torch.Size(shape).numel() // len(codes)
     for code in codes.unique().tolist():  # type: ignore[no-untyped-call]
@@ -121,15 +115,7 @@ def _along(codes: Tensor, tasks: Sequence[str], shape: tuple[int, ...], dim: int
 
 @dataclass(frozen=True)
 class SharedUpdate:
-    """How shared weights move.
-
-    Attributes:
-        kind: `adamw` and `adamax` are torch's, `adamax-mtdnn` is `MTDNNAdamax`, which the paper's runs used.
-        learning_rate: peak rate; a scheduler may change it, by the steps of all tasks together.
-        weight_decay: of matrices; biases and norms are never decayed.
-        betas: decay of the moments.
-        epsilon: None takes the kind's own.
-    """
+    """Optimizer of shared weights; `epsilon` None takes the kind's own, and biases and norms are never decayed."""
 
     kind: Literal["adamw", "adamax", "adamax-mtdnn"]
     learning_rate: float
@@ -140,11 +126,9 @@ class SharedUpdate:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A piece of a parameter, and what the inner optimiser knows as a parameter of its own.
+    """A piece of a parameter as a parameter of the inner optimizer.
 
-    Attributes:
-        piece: which entries.
-        value: shares the parameter's memory where the piece is a run of rows; else a buffer.
+    `value` shares the parameter's memory where the piece is a run of rows; else it is a buffer.
     """
 
     piece: Piece
@@ -154,17 +138,17 @@ class Slice:
 class SharingOptimizer(torch.optim.Optimizer):
     """Steps for one task at a time, over parameters that tasks share in part.
 
-    Say before each step whose batch it is: `optimizer.select("rte")`. Entries that no task selected are set to +0.0 at
-    the start and stay so.
+    Call `optimizer.select("rte")` before each step, with the task of its batch. Entries that no task keeps are set to
+    +0.0 at the start and stay so.
 
     Args:
-        parameters: all that are trained, by name; where they will be trained, so after moving the model.
+        parameters: all that are trained, by name, on the device where they are trained.
         tasks: all tasks.
-        selections: of each task, bool masks by parameter name, True = selected; without an entry a parameter is shared.
+        selections: of each task, bool masks by parameter name, True = kept; a parameter without one is kept whole.
         owners: the one task that moves a parameter (its head), by parameter name.
-        update: how.
-        strict: False lets every parameter that has ever had a gradient be moved at every step, by momentum and decay
-            where there is no gradient now, as the released program does.
+        update: learning rate, weight decay and kind of the optimizer.
+        strict: False moves every parameter that has ever had a gradient at every step, by momentum and decay where
+            there is no gradient now, as the released code does.
 
     Attributes:
         slices: the pieces of each parameter, by its name.
@@ -190,64 +174,51 @@ class SharingOptimizer(torch.optim.Optimizer):
                 write_masked_(parameter, parameter, union)
             self.slices[name] = self._cut(parameter, selected, owners.get(name))
         self._places = {name: parameter.data_ptr() for name, parameter in self._parameters.items()}
+        # Weight decay is for matrices alone, so these are a group of their own.
         matrices = [name for name, parameter in self._parameters.items() if parameter.dim() > 1]
         vectors = [name for name, parameter in self._parameters.items() if parameter.dim() <= 1]
         self._groups = [names for names in (matrices, vectors) if names]
         decay = [update.weight_decay if names is matrices else 0.0 for names in self._groups]
-        super().__init__(
-            [
-                {"params": [self._parameters[name] for name in names], "weight_decay": amount}
-                for names, amount in zip(self._groups, decay, strict=True)
-            ],
-            {"lr": update.learning_rate},
-        )
-        self._inner = self._make_inner(decay)
+        # Schedulers and the Trainer see whole parameters; the inner optimizer moves their pieces.
+        outer: list[dict[str, Any]] = [{"params": [self._parameters[name] for name in names]} for names in self._groups]
+        inner: list[dict[str, Any]] = [
+            {"params": [part.value for name in names for part in self.slices[name]]} for names in self._groups
+        ]
+        for groups in (outer, inner):
+            for group, amount in zip(groups, decay, strict=True):
+                group["weight_decay"] = amount
+        super().__init__(outer, {"lr": update.learning_rate})
+        self._inner = make_optimizer(update.kind, inner, update.learning_rate, update.betas, update.epsilon)
 
     def _cut(self, parameter: nn.Parameter, selected: Mapping[str, Tensor], owner: str | None) -> list[Slice]:
         tasks = self._tasks if owner is None else (owner,)
         # `view` refuses memory that is not in order, where views of rows would be copies.
         flat = parameter.detach().view(-1).view(parameter.shape or (1,))
-        pieces = pieces_of(flat.shape, tasks, selected if self.strict else {})
-        return [
-            Slice(piece, nn.Parameter(piece.of(flat)))  # of a run this is a view: what moves it moves the parameter
-            for piece in pieces
-        ]
-
-    def _make_inner(self, decay: Sequence[float]) -> torch.optim.Optimizer:
-        groups: list[dict[str, Any]] = [
-            {"params": [part.value for name in names for part in self.slices[name]], "weight_decay": amount}
-            for names, amount in zip(self._groups, decay, strict=True)
-        ]
-        update = self.update
-        return make_optimizer(update.kind, groups, update.learning_rate, update.betas, update.epsilon)
+        pieces = partition(flat.shape, tasks, selected if self.strict else {})
+        # Of a run of rows this is a view: a step on it moves the parameter.
+        return [Slice(piece, nn.Parameter(piece.of(flat))) for piece in pieces]
 
     def select(self, task: str) -> None:
-        """The next step is one on a batch of this task.
-
-        Raises:
-            ValueError: there is no such task.
-        """
+        """Set the task of the next step's batch."""
         if task not in self._tasks:
             raise ValueError(f"There is no task {task!r} here; the tasks are {', '.join(self._tasks)}.")
         self._task = task
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of what the selected task selected, where it has gradients.
-
-        Raises:
-            ValueError: no task was selected since the last step, or the parameters were moved to other memory.
-        """
+        """Update the entries that the selected task keeps, where they have gradients."""
         if closure is not None:
             raise ValueError("SharingOptimizer does not support closures.")
         if not self._task:
-            raise ValueError("Whose batch is it? Call select(task) before each step.")
+            raise ValueError("No task was selected for this step. Call select(task) before each step.")
         touched = self._touched()
+        # Parameters without a gradient are skipped by the inner optimizer, with their moments and step counts.
         for _, part, gradient in touched:
             part.value.grad = gradient
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
         self._inner.step()
+        # Gradients go, so that the next step starts without any; gathered entries go back to where they were.
         for parameter, part, _ in touched:
             part.value.grad = None
             if part.piece.index is not None:
@@ -255,15 +226,13 @@ class SharingOptimizer(torch.optim.Optimizer):
         self._task = ""
 
     def _touched(self) -> list[tuple[nn.Parameter, Slice, Tensor]]:
-        """What this step moves, with gradients; buffers of gathered pieces are filled."""
+        """The slices that this step moves, with their gradients; buffers of gathered pieces are filled."""
         found = []
-        # A step that is passed over because it was not finite has none, and moves nothing.
+        # A step that is skipped because it was not finite has no gradient at all, and moves nothing.
         any_gradient = any(parameter.grad is not None for parameter in self._parameters.values())
         for name, parameter in self._parameters.items():
             if parameter.data_ptr() != self._places[name]:
-                raise ValueError(
-                    f"{name} lies elsewhere than when the optimiser was made; move the model to its device first."
-                )
+                raise ValueError(f"{name} was moved after the optimizer was made; move the model to its device first.")
             for part in self.slices[name]:
                 if self.strict and self._task not in part.piece.tasks:
                     continue
@@ -279,11 +248,11 @@ class SharingOptimizer(torch.optim.Optimizer):
         return found
 
     def _order(self) -> list[tuple[str, int]]:
-        """The slices as the inner optimiser numbers them."""
+        """The slices as the inner optimizer numbers them."""
         return [(name, place) for names in self._groups for name in names for place in range(len(self.slices[name]))]
 
     def _layout(self) -> dict[str, list[list[Any]]]:
-        """What the slices are: number of entries and tasks of each, by parameter."""
+        """Number of entries and tasks of each slice, by parameter."""
         return {
             name: [[part.value.numel(), *sorted(part.piece.tasks)] for part in parts]
             for name, parts in self.slices.items()
@@ -303,15 +272,11 @@ class SharingOptimizer(torch.optim.Optimizer):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back a state.
-
-        Raises:
-            ContentError: it was saved for other parameters, tasks or tickets.
-        """
+        """Restore a state that was saved for the same parameters, tasks and tickets."""
         if state_dict["layout"] != self._layout():
             raise ContentError(
-                "The optimiser's state was saved for other parameters, tasks or tickets than these; it cannot go on "
-                "from there. Start anew, with another --out."
+                "The optimizer's state was saved for other parameters, tasks or tickets than these, so the run cannot "
+                "resume. Start again, with another --out."
             )
         inner = self._inner.state_dict()
         inner["state"] = {

@@ -1,29 +1,27 @@
-"""The super ticket of a task: tickets of every level fine-tuned beside the full model, and the best one named.
+"""The super ticket of a task: tickets of every level and the full model are fine-tuned, and the best ticket is named.
 
 Super Tickets (Liang et al. 2021), sections 3.2, 5 and Figure 4. Each stage is a run of its own, so that a stopped
-search goes on where it was and finished runs are never done again.
+search resumes and finished runs are skipped.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
-from winning_tickets.finetuning.evaluation_plan import EvaluationPlan
+from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.seeds import statistics_of
 from winning_tickets.finetuning.setup import check as check_transfer
-from winning_tickets.finetuning.setup import prepare
+from winning_tickets.finetuning.setup import prepare, problems_of, refuse
 from winning_tickets.finetuning.transfer import transfer
-from winning_tickets.pruning.checks import check as check_search
-from winning_tickets.pruning.search import search_all
+from winning_tickets.pruning.search import check_search, search_all
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_json
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.provenance import versions
@@ -33,48 +31,42 @@ from winning_tickets.tickets.ticket import Ticket
 FIGURE = "phases"
 SUPER_TICKET = "super-ticket"
 PARTS = {"selection": "best_selection", "rest": "best_rest", "whole": "best"}
-"""Parts of the dev set, and what a transfer calls the best evaluation's metrics on them."""
+"""Parts of the dev set, and the key in a transfer's metrics of the best evaluation on each."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """The fine-tunings of the full model, or of the tickets of one level.
+    """The fine-tunings of the full model, or of the tickets of one level: one run, or one for each seed's ticket.
 
-    Attributes:
-        folders: names of runs under the search's folder, one, or one for each seed's ticket.
-        results: their results.
-        settings: name of the settings in the grid.
+    `folders` are under the folder of the search, and `settings` is the name of the settings in the grid.
     """
 
     folders: tuple[str, ...]
     results: tuple[dict[str, Any], ...]
     settings: str
 
-    @property
-    def metric(self) -> str:
-        """The primary metric."""
-        return str(self.results[0]["primary_metric"])
-
     def scores(self, part: str) -> dict[int, float]:
         """The primary metric of the best evaluation by seed, on `selection`, `rest` or the `whole` dev set."""
-        return {
-            seed: value
-            for result in self.results
-            for seed, value in zip(result["seeds"], result["metrics"][self.metric][PARTS[part]]["values"], strict=True)
-        }
+        found: dict[int, float] = {}
+        for result in self.results:
+            best = result["metrics"][result["primary_metric"]][PARTS[part]]
+            found |= zip(result["seeds"], best["values"], strict=True)
+        return found
 
-    def _statistics(self, part: str) -> dict[str, Any]:
-        scores = self.scores(part)
-        return statistics_of(list(scores.values())) | {"seeds": list(scores)}
+    @property
+    def mean(self) -> float:
+        """The mean score on the selection, which settings and levels are chosen by."""
+        return statistics.fmean(self.scores("selection").values())
 
     def facts(self) -> dict[str, Any]:
-        """What is stored of them."""
+        """The settings, folders and scores of the runs, as they are stored."""
+        scores = {part: self.scores(part) for part in PARTS}
         return {
             "settings": self.settings,
             "learning_rate": self.results[0]["learning_rate"],
             "batch_size": self.results[0]["batch_size"],
             "runs": list(self.folders),
-            **{part: self._statistics(part) for part in PARTS},
+            **{part: statistics_of(list(by.values())) | {"seeds": list(by)} for part, by in scores.items()},
         }
 
 
@@ -82,9 +74,9 @@ class Runs:
 def super_ticket(
     config: SuperConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Find the super ticket of a task, with all that the phase transition needs.
+    """Find the super ticket of a task, with all results of the phase transition (Super Tickets, sections 3.2 and 5).
 
-    The full model is fine-tuned; importances are taken from it; tickets of every level and selection are fine-tuned
+    The full model is fine-tuned and gives the importances. Tickets of every level and selection are then fine-tuned
     from the pre-trained weights, with every seed and every setting of the grid. Settings, evaluations and the super
     ticket are chosen on a part of the dev set (`select_on`), and reported on the rest and on the whole.
 
@@ -92,17 +84,21 @@ def super_ticket(
         config: model, task, levels, selections, seeds and grid.
         out: a directory that is absent or empty, or holds this very search.
         runtime: device, precision and checkpoints.
-        force: replace another search of ours in `out`.
+        force: replace another search in `out`.
 
     Returns:
         The stored `result.json`: scores by selection, level and seed, paired tests against the full model and between
-        selections, and which ticket is the super ticket; it lies in `out/super-ticket`.
+        selections, and the level and scores of the super ticket, which is saved in `out/super-ticket`.
 
     Raises:
-        UsageError: impossible settings, missing files, no part of the dev set to choose on, a foreign `out`.
+        UsageError: impossible settings, missing files, no part of the dev set to choose on, another run in `out`.
         ContentError: unusable data or model.
-        TrainingError: a fine-tuning failed; what was finished is kept.
+        TrainingError: a fine-tuning failed; finished runs are kept.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+
+    Example:
+        >>> fine_tuning = TransferConfig(target="builtin:minilm", task="rte", data_dir="glue", seeds=(0, 1, 2))
+        >>> super_ticket(SuperConfig(fine_tuning=fine_tuning), "rte-super")["super_ticket"]["level"]
     """
     runtime = runtime or Runtime()
     config = config.resolved()
@@ -113,6 +109,7 @@ def super_ticket(
     run = RunDirectory.claim(Path(out), "super", identity, config.model_dump(mode="json"), force=force)
     if run.status == "done":
         return run.result()
+    # The full model comes first: tickets of importance are made from it, with the settings that were best for it.
     full = _best_settings(config, run.path, "full", (config.fine_tuning.target,), runtime)
     tickets = _tickets(config, run.path, full.settings, runtime)
     found = {
@@ -122,106 +119,84 @@ def super_ticket(
         }
         for selection, levels in tickets.items()
     }
+    # The result is stored last: it marks the search as done.
     result = _result(config, identity, prepared.plan, full, found, tickets)
-    distributed.on_main(lambda: _keep_super_ticket(result, tickets, run.path))
-    distributed.on_main(lambda: _draw(result, run.path / FIGURE))
+    distributed.on_main(lambda: _keep(result, tickets, run.path))
     run.finish(result)
     return run.result()
 
 
 def check(config: SuperConfig) -> None:
-    """Refuse what cannot work before anything is loaded; all problems at once.
-
-    Args:
-        config: resolved.
-
-    Raises:
-        UsageError: one line for each problem.
-    """
+    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
+    config = config.resolved()
     problems = []
-    if not config.selections or "winning" not in config.selections:
+    if "winning" not in config.selections:
         problems.append("--selections must name winning, which the super ticket is one of; random and losing may join.")
-    if not 0 < config.fine_tuning.select_on < 1:
+    if not config.fine_tuning.select_on:
         problems.append(
-            f"--select-on {config.fine_tuning.select_on:g}: the super ticket needs a part of the dev set to be chosen "
-            "on, and the rest to be reported on; give a share such as 0.1."
+            "--select-on 0: the super ticket needs a part of the dev set to be chosen on, and the rest to be reported "
+            "on; give a fraction such as 0.1."
         )
     for field in ("learning_rates", "batch_sizes"):
-        values = getattr(config, field)
+        values = getattr(config, field) or ()
         if len(set(values)) < len(values) or any(value <= 0 for value in values):
-            problems.append(f"--{field.replace('_', '-')} must name different numbers above 0.")
+            problems.append(f"{config.option_of(field)} must name different numbers above 0.")
     if config.importance_from is not None and not Path(config.importance_from).expanduser().is_dir():
         problems.append(
             f"--importance-from: there is no folder {config.importance_from}; give a search --method importance, or a "
             "transfer with its model."
         )
-    try:
-        check_transfer(config.fine_tuning)
-    except UsageError as error:
-        problems.append(str(error))
-    try:
-        check_search(_search(config, "winning", Path("fine-tuned"), 0))
-    except UsageError as error:
-        problems.append(str(error))
-    if problems:
-        raise UsageError("\n".join(problems))
+    problems += problems_of(lambda: check_transfer(config.fine_tuning))
+    problems += problems_of(lambda: check_search(_search(config, "winning", Path("fine-tuned"), 0)))
+    refuse(problems)
 
 
 def trainings(config: SuperConfig) -> int:
-    """How many fine-tunings a resolved configuration asks for."""
+    """The number of fine-tunings of a resolved configuration."""
     points = 1 + len(config.level) * len(config.selections)
     return points * len(list(config.grid())) * len(config.fine_tuning.seeds) + (config.importance_from is None)
 
 
 def _best_settings(config: SuperConfig, folder: Path, name: str, targets: tuple[str, ...], runtime: Runtime) -> Runs:
-    """Fine-tune with all settings of the grid, and take those with the best mean on the selection.
+    """Fine-tune with all settings of the grid in `folder/name`; the runs with the best mean on the selection.
 
-    Args:
-        config: resolved.
-        folder: of the whole search.
-        name: where the runs lie in it.
-        targets: a model or ticket for all seeds, or a ticket for each.
-        runtime: device, precision and checkpoints.
+    `targets` is one model or ticket for all seeds, or a ticket for each seed.
     """
-    best, highest = None, float("-inf")
+    best: Runs | None = None
     for settings, fine_tuning in config.grid():
         seeds = fine_tuning.seeds
         groups = [seeds] if len(targets) == 1 else [(seed,) for seed in seeds]
         names = [f"{name}/{settings}"] if len(targets) == 1 else [f"{name}/{settings}/ticket-{seed}" for seed in seeds]
         results = tuple(
-            transfer(
-                fine_tuning.model_copy(update={"target": target, "seeds": group, **_held_by(target, fine_tuning)}),
-                folder / where,
-                runtime,
-            )
+            transfer(_fine_tuning_of(fine_tuning, target).model_copy(update={"seeds": group}), folder / where, runtime)
             for target, group, where in zip(targets, groups, names, strict=True)
         )
         runs = Runs(tuple(names), results, settings)
-        mean = statistics.fmean(runs.scores("selection").values())
-        if mean > highest + TIE:
-            best, highest = runs, mean
+        if best is None or runs.mean > best.mean + TIE:
+            best = runs
     assert best is not None
     return best
 
 
-def _held_by(target: str, fine_tuning: TransferConfig) -> dict[str, Any]:
-    """A ticket knows its model, of which it may say less than the user did."""
+def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
+    """The fine-tuning of a ticket: it brings its own layers and revision, and its model may have been moved."""
     if target == fine_tuning.target:
-        return {}
-    return {"base": fine_tuning.target, "layers": None, "revision": None}
+        return fine_tuning
+    ticket = {"target": target, "base": fine_tuning.target, "layers": None, "revision": None}
+    return fine_tuning.model_copy(update=ticket)
 
 
 def _tickets(
     config: SuperConfig, folder: Path, settings: str, runtime: Runtime
 ) -> dict[str, dict[float, tuple[str, ...]]]:
     """The tickets by selection and level: one folder, or for random tickets one for each seed."""
-    source = folder / "fine-tuned"
-    if config.importance_from is not None:
-        source = Path(config.importance_from)
-    else:
+    # Importances come from the full model, fine-tuned with its best settings.
+    source = Path(config.importance_from or folder / "fine-tuned")
+    if config.importance_from is None:
         fine_tuning = dict(config.grid())[settings]
         single = {"seeds": fine_tuning.seeds[:1], "save_model": True}
         transfer(fine_tuning.model_copy(update=single), source, runtime)
+    # The winning search stores the importances, which losing tickets reuse; random ones need none.
     found: dict[str, dict[float, tuple[str, ...]]] = {}
     winning = folder / "tickets" / "winning"
     for selection in config.selections:
@@ -231,12 +206,11 @@ def _tickets(
             out = folder / "tickets" / (f"random-{seed}" if selection == "random" else selection)
             search_all(_search(config, selection, where, seed), out, runtime)
             folders.append(out)
-        found[selection] = {level: tuple(str(_rung(out, config, level)) for out in folders) for level in config.level}
+        found[selection] = {
+            level: tuple(str(out if len(config.level) == 1 else out / _folder(config, level)) for out in folders)
+            for level in config.level
+        }
     return found
-
-
-def _rung(out: Path, config: SuperConfig, level: float) -> Path:
-    return out if len(config.level) == 1 else out / _folder(config, level)
 
 
 def _folder(config: SuperConfig, level: float) -> str:
@@ -244,7 +218,7 @@ def _folder(config: SuperConfig, level: float) -> str:
 
 
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
-    """The search of the tickets of one selection; random ones have a seed, and need no importance."""
+    """The search of the tickets of one selection."""
     fine_tuning = config.fine_tuning
     fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
     fields |= {"level": config.level, "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}
@@ -269,13 +243,22 @@ def _result(
     for selection, levels in found.items():
         selections[selection] = {}
         for level, runs in levels.items():
-            others = {"full": full} | {name: found[name][level] for name in ("random", "losing") if name in found}
-            tests = {name: _test(runs, other) for name, other in others.items() if name != selection}
-            if selection != "winning":
-                tests = {"full": tests["full"]}
+            # Winning tickets are compared with all others, the others with the full model alone.
+            others = {"full": full}
+            if selection == "winning":
+                others |= {name: found[name][level] for name in ("random", "losing") if name in found}
+            # Nothing was chosen on the rest of the dev set, so the tests on it are unbiased.
+            tests = {
+                name: {part: asdict(paired(runs.scores(part), other.scores(part))) for part in ("rest", "whole")}
+                for name, other in others.items()
+            }
             facts = _ticket_facts(tickets[selection][level], config)
             selections[selection][f"{level:g}"] = runs.facts() | facts | {"against": tests}
-    level = _super_level(found["winning"])
+    # The best level; of levels that are equal the one with the smaller model (section 3.2).
+    level, highest = 0.0, float("-inf")
+    for candidate, runs in sorted(found["winning"].items()):
+        if runs.mean >= highest - TIE:
+            level, highest = candidate, max(runs.mean, highest)
     return {
         "verb": "super",
         "run_id": identity,
@@ -293,19 +276,8 @@ def _result(
     }
 
 
-def _super_level(winning: Mapping[float, Runs]) -> float:
-    """The level whose winning ticket has the best mean on the selection; of equals the smaller model (section 3.2)."""
-    best, highest = None, float("-inf")
-    for level, runs in sorted(winning.items()):
-        mean = statistics.fmean(runs.scores("selection").values())
-        if mean >= highest - TIE:
-            best, highest = level, max(mean, highest)
-    assert best is not None
-    return best
-
-
 def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, Any]:
-    """What the tickets of one level keep, on average: random ones differ by seed where units overlap."""
+    """Sizes of the tickets of one level, averaged: random ones differ by seed where units overlap."""
     stored = [_stored(Path(folder), config) for folder in folders]
     return {
         "ticket_ids": [result["ticket_id"] for result in stored],
@@ -316,35 +288,22 @@ def _ticket_facts(folders: tuple[str, ...], config: SuperConfig) -> dict[str, An
 
 
 def _stored(folder: Path, config: SuperConfig) -> dict[str, Any]:
-    """What the search said of the ticket in a folder: its own result, or a rung of that of the folder above."""
+    """The search's result for the ticket in a folder: its own file, or an entry of that of the folder above."""
     if len(config.level) == 1:
         return dict(read_json(folder / "result.json", "result"))
-    rungs = read_json(folder.parent / "result.json", "result")["rungs"]
-    return next(dict(rung) for rung in rungs if rung["folder"] == folder.name)
+    levels = read_json(folder.parent / "result.json", "result")["rungs"]
+    return next(dict(level) for level in levels if level["folder"] == folder.name)
 
 
-def _test(runs: Runs, other: Runs) -> dict[str, Any]:
-    """Paired by seed, on the part of the dev set that nothing was chosen on, and on the whole."""
-    return {part: asdict(paired(runs.scores(part), other.scores(part))) for part in ("rest", "whole")}
-
-
-def _keep_super_ticket(
-    result: dict[str, Any], tickets: Mapping[str, Mapping[float, tuple[str, ...]]], folder: Path
-) -> None:
+def _keep(result: dict[str, Any], tickets: Mapping[str, Mapping[float, tuple[str, ...]]], folder: Path) -> None:
+    """Save the super ticket, and the figure of the phase transition."""
     (source,) = tickets["winning"][result["super_ticket"]["level"]]
     if not (folder / SUPER_TICKET).exists():  # a search that was stopped between this and its result left one
         Ticket.from_pretrained(source).save_pretrained(folder / SUPER_TICKET)
 
+    def point(facts: Mapping[str, Any]) -> PhasePoint:
+        return PhasePoint(facts["weight_remaining"], tuple(facts["rest"]["values"]))
 
-def _draw(result: dict[str, Any], path: Path) -> None:
-    def points(levels: Mapping[str, Any]) -> Iterator[PhasePoint]:
-        for facts in levels.values():
-            yield PhasePoint(facts["weight_remaining"], tuple(facts["rest"]["values"]))
-
-    phase_figure(
-        {selection: list(points(levels)) for selection, levels in result["selections"].items()},
-        next(points({"full": result["full"]})),
-        result["metric"],
-        path,
-        title=f"{result['task']}: {result['model']}",
-    )
+    points = {selection: list(map(point, levels.values())) for selection, levels in result["selections"].items()}
+    title = f"{result['task']}: {result['model']}"
+    phase_figure(points, point(result["full"]), result["metric"], folder / FIGURE, title=title)

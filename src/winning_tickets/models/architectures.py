@@ -1,4 +1,4 @@
-"""ARCHITECTURES: which matrices of each family of encoders can be pruned, and where its MLM head is."""
+"""ARCHITECTURES: for each family of encoders its prunable matrices and its MLM head; slices of fused parameters."""
 
 from __future__ import annotations
 
@@ -13,89 +13,64 @@ from torch import Tensor, nn
 from winning_tickets.runs.errors import ContentError, UsageError
 
 Role = Literal["Q", "K", "V", "AO", "FI", "FO"]
-"""What a matrix of a layer does (TAMT, section 3.1): query, key, value, attention output, into the FFN, out of it."""
+"""Role of a matrix in a layer (TAMT, section 3.1): query, key, value, attention output, FFN input, FFN output."""
 
 HOW_TO_ADD = (
-    "To add it, write one entry of ARCHITECTURES in winning_tickets/architectures.py "
+    "To add it, write one entry of ARCHITECTURES in winning_tickets/models/architectures.py "
     "(docs/how_to/add_an_architecture.md)."
 )
 
 
 @dataclass(frozen=True)
 class HeadWithoutDecoder:
-    """An MLM head that borrows the word embeddings instead of having a decoder; it is loaded as the one of the table.
+    """An MLM head that uses the word embeddings instead of a decoder; it is loaded as the head of the table.
 
     Both compute the same. Only a decoder can keep the dense matrix while the embeddings are masked.
-
-    Attributes:
-        switch: field of the configuration that is false where a checkpoint has this head.
-        renamed: start of a tensor's name in this head, and in the head of the table.
     """
 
-    switch: str
-    renamed: Mapping[str, str]
+    switch: str  # field of the configuration that is false in checkpoints with this head
+    renamed: Mapping[str, str]  # prefix of a tensor's name in this head -> in the head of the table
 
 
 @dataclass(frozen=True)
 class Architecture:
-    """Where one family of encoders keeps what can be pruned; all names are the encoder's own.
+    """Names of one family's prunable matrices and MLM head; see docs/how_to/add_an_architecture.md."""
 
-    Attributes:
-        layers: path of the Transformer layers, `*` for the indices of a list, such as `encoder.layer.*`.
-        matrices: for each role the matrices of a layer, relative to it; `weight[0/3]` is a part of a fused parameter.
-        word_embeddings: name of the word embedding matrix.
-        pooler: name of the pooler matrix; None where the encoder has none.
-        mlm_head: modules of the ForMaskedLM class, applied in this order to hidden states `(n, hidden)`.
-        mlm_decoder: the output projection of that head, tied to the word embeddings.
-        other_mlm_head: a second kind of head that checkpoints of this family may have.
-        per_layer: lists in the configuration that have an entry a layer.
-        shared_layers: several layers apply the same stored weights.
-    """
-
-    layers: str
-    matrices: Mapping[Role, tuple[str, ...]]
+    layers: str  # path of the Transformer layers, `*` for the indices of a list, such as `encoder.layer.*`
+    matrices: Mapping[Role, tuple[str, ...]]  # relative to a layer; `weight[0/3]` is a slice of a fused parameter
     word_embeddings: str
     pooler: str | None
-    mlm_head: tuple[str, ...]
-    mlm_decoder: str
-    other_mlm_head: HeadWithoutDecoder | None = None
-    per_layer: tuple[str, ...] = ()
-    shared_layers: bool = False
+    mlm_head: tuple[str, ...]  # modules of the ForMaskedLM class, applied in order to hidden states `(n, hidden)`
+    mlm_decoder: str  # output projection of that head, tied to the word embeddings
+    other_mlm_head: HeadWithoutDecoder | None = None  # a second kind of head in some checkpoints of the family
+    per_layer: tuple[str, ...] = ()  # lists in the configuration with one entry per layer
+    shared_layers: bool = False  # whether several layers apply the same stored weights
 
     def layer_paths(self, encoder: nn.Module) -> list[str]:
-        """Paths of the layers whose weights an encoder stores, the first layer first; shared layers once."""
+        """Return the paths of the layers whose weights an encoder stores, in order; shared layers once."""
         paths = [""]
         for step in self.layers.split("."):
-            paths = [f"{path}.{name}".lstrip(".") for path in paths for name in _children(encoder, path, step)]
+            if step == "*":
+                children = [(path, name) for path in paths for name, _ in encoder.get_submodule(path).named_children()]
+            else:
+                children = [(path, step) for path in paths]
+            paths = [f"{path}.{name}".lstrip(".") for path, name in children]
         return paths
 
     def layer_matrices(self, encoder: nn.Module) -> list[dict[Role, tuple[str, ...]]]:
-        """Full names of the matrices by role, for each layer of `layer_paths`."""
+        """Return the full names of the matrices by role, for each layer of `layer_paths`."""
         return [
             {role: tuple(f"{path}.{name}" for name in names) for role, names in self.matrices.items()}
             for path in self.layer_paths(encoder)
         ]
 
 
-def _children(encoder: nn.Module, path: str, step: str) -> list[str]:
-    return [name for name, _ in encoder.get_submodule(path).named_children()] if step == "*" else [step]
-
-
-def first_layers(config: Any, architecture: Architecture, layers: int, name: str) -> None:
-    """Cut a configuration to the first layers, in place.
-
-    Args:
-        config: of the checkpoint.
-        architecture: its entry of the table.
-        layers: how many to keep.
-        name: of the model, for messages.
-
-    Raises:
-        UsageError: more layers than there are, or groups of shared weights that cannot be cut there.
-    """
+def keep_first_layers(config: Any, architecture: Architecture, layers: int, name: str) -> None:
+    """Cut the configuration of a checkpoint to its first layers, in place."""
     total = config.num_hidden_layers
     if not 1 <= layers <= total:
         raise UsageError(f"--layers {layers} is impossible: {name} has {total} layers.")
+    # ALBERT assigns groups of shared weights to layers by position: the first layers must keep theirs.
     groups = getattr(config, "num_hidden_groups", 1)
     if groups > 1:
         possible = [count for count in range(1, total + 1) if _groups_of_first(count, total, groups)]
@@ -111,7 +86,7 @@ def first_layers(config: Any, architecture: Architecture, layers: int, name: str
 
 
 def _groups_of_first(layers: int, total: int, groups: int) -> int | None:
-    """Groups of weights that the first layers apply; None where fewer layers would apply others than these."""
+    """Number of groups that the first layers apply; None if a model of so few layers would apply other groups."""
 
     def group(layer: int, layers: int, groups: int) -> int:  # ALBERT's own arithmetic
         return int(layer / (layers / groups))
@@ -246,25 +221,15 @@ _NAME = re.compile(r"(?P<parameter>[^\[\]]+)\[(?P<index>0|[1-9]\d*)/(?P<count>[2
 
 
 @dataclass(frozen=True)
-class Part:
-    """Where a masked matrix lies.
+class FusedSlice:
+    """A prunable matrix: a whole parameter, or one of several equal slices of a fused one, along dimension 0."""
 
-    Attributes:
-        parameter: the encoder's own name of the parameter.
-        index: which of its parts, from 0.
-        count: number of equal parts along dimension 0; 1 for a whole parameter.
-    """
-
-    parameter: str
+    parameter: str  # the encoder's own name
     index: int = 0
-    count: int = 1
+    count: int = 1  # number of slices
 
     def of(self, tensor: Tensor) -> Tensor:
-        """The part of a tensor of the parameter's shape, as a view; the tensor itself where the part is the whole.
-
-        Raises:
-            ContentError: its rows cannot be cut into so many equal parts.
-        """
+        """Return this slice of a tensor of the parameter's shape, as a view."""
         if self.count == 1:
             return tensor
         rows, rest = divmod(tensor.shape[0], self.count)
@@ -276,45 +241,29 @@ class Part:
         return tensor.narrow(0, self.index * rows, rows)
 
 
-def split_name(name: str) -> Part:
-    """What a mask's name stands for.
-
-    Raises:
-        ContentError: the name ends like a part and is none.
-    """
+def split_name(name: str) -> FusedSlice:
+    """Parse the name of a matrix, such as `attn.Wqkv.weight[0/3]`."""
     if not name.endswith("]"):
-        return Part(name)
+        return FusedSlice(name)
     match = _NAME.fullmatch(name)
     if match is None or int(match["index"]) >= int(match["count"]):
         raise ContentError(f"{name} is not the name of a matrix; parts are written NAME[0/3], NAME[1/3], NAME[2/3].")
-    return Part(match["parameter"], int(match["index"]), int(match["count"]))
+    return FusedSlice(match["parameter"], int(match["index"]), int(match["count"]))
 
 
 def present_in(encoder: nn.Module, names: Iterable[str]) -> list[str]:
-    """Those of the names whose parameter an encoder has, in their order."""
+    """Return the names whose parameter an encoder has, in their order."""
     present = dict(encoder.named_parameters())
     return [name for name in names if split_name(name).parameter in present]
 
 
 def prunable_views(encoder: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """The matrices behind names, without gradient: views of the encoder's own memory.
-
-    Args:
-        encoder: the encoder inside a model.
-        names: of whole parameters or parts.
-
-    Raises:
-        ContentError: the encoder lacks a parameter, or it cannot be cut into the parts.
-    """
+    """Return an encoder's matrices by name, without gradient, as views of its memory."""
     return matrices_of(dict(encoder.named_parameters()), names)
 
 
 def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str, Tensor]:
-    """The matrices behind names, without gradient: views of tensors by name of the parameter.
-
-    Raises:
-        ContentError: a parameter is missing, or it cannot be cut into the parts.
-    """
+    """Return matrices by name, without gradient, as views of tensors that are given by parameter."""
     views = {}
     for name in names:
         part = split_name(name)
@@ -325,33 +274,24 @@ def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
 
 
 def join_parts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Masks of whole parameters: parts are put together, a part without a mask is kept.
+    """Join bool masks of matrices to masks of parameters; a slice without a mask is kept.
 
-    Args:
-        masks: bool, by name of the matrix.
-
-    Returns:
-        By name of the parameter, in the order of its first part; whole parameters share the given memory.
-
-    Raises:
-        ContentError: two masks of a parameter overlap, or its parts differ in shape.
+    Parameters come in the order of their first slice; masks of whole parameters share the given memory.
     """
-    found: dict[str, dict[Part, Tensor]] = {}
+    found: dict[str, dict[FusedSlice, Tensor]] = {}
     for name, mask in masks.items():
         part = split_name(name)
         found.setdefault(part.parameter, {})[part] = mask
-    return {parameter: _join(parameter, parts) for parameter, parts in found.items()}
-
-
-def _join(parameter: str, parts: Mapping[Part, Tensor]) -> Tensor:
-    counts, shapes = {part.count for part in parts}, {mask.shape for mask in parts.values()}
-    if len(counts) > 1 or len(shapes) > 1:
-        raise ContentError(
-            f"The masks of {parameter} do not fit together: found parts of {sorted(counts)} with shapes "
-            f"{sorted(map(tuple, shapes))}, expected parts of one number and shape."
-        )
-    (count,), (shape,) = counts, shapes
-    by_index = {part.index: mask for part, mask in parts.items()}
-    if count == 1:
-        return by_index[0]
-    return torch.cat([by_index.get(i, torch.ones(shape, dtype=torch.bool)) for i in range(count)])
+    joined = {}
+    for parameter, parts in found.items():
+        counts, shapes = {part.count for part in parts}, {mask.shape for mask in parts.values()}
+        if len(counts) > 1 or len(shapes) > 1:
+            raise ContentError(
+                f"The masks of {parameter} do not fit together: found parts of {sorted(counts)} with shapes "
+                f"{sorted(map(tuple, shapes))}, expected parts of one number and shape."
+            )
+        (count,), (shape,) = counts, shapes
+        slices = [parts.get(FusedSlice(parameter, i, count)) for i in range(count)]
+        kept = [torch.ones(shape, dtype=torch.bool) if mask is None else mask for mask in slices]
+        joined[parameter] = torch.cat(kept) if count > 1 else kept[0]
+    return joined

@@ -1,4 +1,4 @@
-"""Removing heads, neurons and FFNs that contribute nothing, for real: smaller matrices, not zeros."""
+"""Compaction: removes heads, neurons and FFNs that contribute nothing, so that matrices become smaller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from winning_tickets.models.architectures import ARCHITECTURES, split_name
 from winning_tickets.models.compact_layers import COMPACT, shrink_
 from winning_tickets.models.loading import PLM, Head, load_plm
-from winning_tickets.models.structure import Open, Structure, open_units, structure_of
+from winning_tickets.models.structure import OpenUnits, Structure, open_units, structure_of
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import read_object
 
@@ -20,23 +20,24 @@ from winning_tickets.runs.files import read_object
 def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
     """Make a model smaller without changing what it computes, in place.
 
-    A head, a neuron or an FFN goes where its weights are zeros such that it contributes nothing, or where a gate says
-    so. What is left of a layer without heads is the bias of the attention's output, of one without FFN nothing.
+    A head, a neuron or an FFN is removed if its weights are zeros such that it contributes nothing, or if its gate is
+    closed. A layer without heads keeps the bias of the attention's output, a layer without FFN nothing of it.
 
     Args:
-        model: any Hugging Face model with a known encoder; a ticket was put on it.
+        model: any Hugging Face model with a known encoder, with a ticket applied.
         gates: bool by `layers.{i}.heads`, `layers.{i}.neurons`, `layers.{i}.ffn`, `layers.{i}.layer`; True is kept.
 
     Returns:
-        What is stored in the configuration too: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`.
+        The entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`.
 
     Raises:
-        UsageError: an unknown architecture, layers that share weights, a compact model, nothing that could be removed.
+        UsageError: an unknown architecture, layers that share weights, a compact model, or nothing to remove.
     """
     config, encoder = model.config, model.base_model
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES)
     name = config.name_or_path or type(model).__name__
+    # Find the units that contribute something, layer by layer.
     plm = PLM(model, None, ARCHITECTURES[config.model_type], name, None, None, has_mlm_head=False)
     structure = structure_of(plm)
     paths = _paths(structure, encoder)
@@ -49,6 +50,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
             "Nothing can be removed: no head, neuron or FFN is pruned as a whole, the zeros are scattered. "
             "Use --format masked, or make a ticket with a structured method."
         )
+    # The configuration records the sizes, so that a loader can build the same layers before it reads the weights.
     compact = {
         "paths": paths,
         "layers": [
@@ -62,11 +64,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
 
 
 def compact_where_possible_(model: Any, gates: Mapping[str, Tensor] | None = None) -> bool:
-    """`compact_`, where there is something to remove; else the model stays as it is.
-
-    Returns:
-        Whether the model has become smaller.
-    """
+    """Compact a model if something can be removed, and return whether it became smaller."""
     try:
         compact_(model, gates)
     except UsageError:
@@ -78,15 +76,18 @@ def load_compact(folder: Path | str, head: Head = "none") -> Any:
     """Load a compact export without running the code in its folder.
 
     Args:
-        folder: made by `export --format compact`.
-        head: as in `load_plm`: `none`, `mlm`, `classification`, `tokens`, `span`.
+        folder: a folder of `tickets export --format compact`.
+        head: `none`, `mlm`, `classification`, `tokens` or `span`.
 
     Returns:
         The Hugging Face model, in float32.
 
     Raises:
-        UsageError: there is no such folder, or it is no compact export.
+        UsageError: the folder does not exist, or is not a compact export.
         ContentError: the weights are damaged.
+
+    Example:
+        >>> model = load_compact("exports/sst2", head="classification")  # doctest: +SKIP
     """
     config = read_object(Path(folder) / "config.json", "model configuration")
     if COMPACT not in config:
@@ -99,7 +100,7 @@ def _indices(kept: Tensor) -> Tensor:
 
 
 def _paths(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
-    """Where in a layer the modules are that get smaller."""
+    """Paths, within a layer, of the modules that become smaller."""
 
     def module(name: str) -> str:
         return split_name(name).parameter.removesuffix(".weight")
@@ -108,7 +109,7 @@ def _paths(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
     attention = matrices["Q"][0].rpartition(".")[0]
     first = encoder.get_submodule(f"{structure.layers[0]}.{attention}")
     projections = list(dict.fromkeys(name for role in ("Q", "K", "V") for name in matrices[role]))
-    # DeBERTa may have matrices of its own for relative positions.
+    # DeBERTa may have separate matrices for relative positions.
     extra = [name for name in ("pos_key_proj", "pos_query_proj") if hasattr(first, name)]
     return {
         "layers": list(structure.layers),
@@ -122,11 +123,11 @@ def _paths(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
     }
 
 
-def _live(layer: nn.Module, paths: dict[str, Any], config: Any, left: Open) -> Open:
-    """What of a layer contributes anything, going by its gates and by the zeros in its weights.
+def _live(layer: nn.Module, paths: dict[str, Any], config: Any, left: OpenUnits) -> OpenUnits:
+    """Return the units of a layer that contribute something, given its gates and the zeros in its weights.
 
-    A head is dead where its values are zero or nobody listens to them; the same holds for a neuron. Where the FFN has
-    a gate of its own (ModernBERT), either of the two factors may be zero.
+    A head or a neuron is dead if its outputs are zero or no output weight reads them. In a gated FFN (ModernBERT)
+    either of the two factors may be zero.
     """
     output: Any = layer.get_submodule(paths["output"])
     width, size = output.in_features, paths["head_size"]
@@ -141,11 +142,11 @@ def _live(layer: nn.Module, paths: dict[str, Any], config: Any, left: Open) -> O
         neurons &= factor
     neurons = neurons.cpu() & left.neurons
     bias = second.bias is not None and bool(second.bias.any())
-    return Open(heads.cpu() & left.heads, neurons, left.ffn and (bias or bool(neurons.any())))
+    return OpenUnits(heads.cpu() & left.heads, neurons, left.ffn and (bias or bool(neurons.any())))
 
 
 def _rows_in_use(linear: Any, width: int) -> Tensor:
-    """Whether outputs of a linear layer can differ from zero, `(parts, width)`."""
+    """Mask of the outputs of a linear layer that can differ from zero, `(parts, width)`."""
     used: Tensor = linear.weight.detach().bool().any(dim=1)
     if linear.bias is not None:
         used |= linear.bias.detach().bool()
@@ -153,13 +154,13 @@ def _rows_in_use(linear: Any, width: int) -> Tensor:
 
 
 def _columns_in_use(linear: Any) -> Tensor:
-    """Whether inputs of a linear layer change its output, `(in_features,)`."""
+    """Mask of the inputs of a linear layer that change its output, `(in_features,)`."""
     used: Tensor = linear.weight.detach().bool().any(dim=0)
     return used
 
 
 def _keeps_zero(config: Any) -> bool:
-    """Whether the activation of the FFN is zero at zero."""
+    """Return whether the activation of the FFN is zero at zero."""
     from transformers.activations import ACT2FN
 
     name = next(

@@ -1,8 +1,8 @@
-"""Encoders whose layers differ in size: heads, FFN neurons and whole FFNs that a ticket removed are really gone.
+"""Encoders whose layers differ in size: without the heads, FFN neurons and FFNs that a ticket removed.
 
-`tickets export --format compact` writes a copy of this file beside the weights, so that
-`AutoModel.from_pretrained(DIR, trust_remote_code=True)` needs nothing but torch and transformers. The model's
-configuration says under `winning_tickets_compact` what each layer still has.
+`tickets export --format compact` writes a copy of this file next to the weights, so that
+`AutoModel.from_pretrained(DIR, trust_remote_code=True)` needs only torch and transformers. The field
+`winning_tickets_compact` of the model's configuration lists the remaining parts of each layer.
 """
 
 from __future__ import annotations
@@ -19,19 +19,15 @@ COMPACT = "winning_tickets_compact"
 """Field of a compact model's configuration: `paths` of the modules of a layer, and the size of each of the `layers`."""
 PREFIX = "Compact"
 MODEL_FILE = "modeling_compact.py"
-"""Name of the copy of this file beside the weights."""
+"""Name of the copy of this file next to the weights."""
 
 
 @functools.cache
 def compact_class(base: type[Any]) -> type[Any]:
-    """A model class that builds uneven layers, made of an ordinary one.
-
-    Args:
-        base: such as `BertForMaskedLM`.
-    """
+    """Make a model class with uneven layers from an ordinary one, such as `BertForMaskedLM`."""
 
     class Compact(base):  # type: ignore[misc]
-        """The ordinary model, made small before its weights are loaded."""
+        """The ordinary model, made smaller before its weights are loaded."""
 
         def __init__(self, config: Any, *inputs: Any, **options: Any) -> None:
             super().__init__(config, *inputs, **options)
@@ -42,7 +38,7 @@ def compact_class(base: type[Any]) -> type[Any]:
 
 
 def __getattr__(name: str) -> Any:
-    """`CompactBertModel` and the like, which `auto_map` of a configuration names."""
+    """Make `CompactBertModel` and the like, which `auto_map` of a configuration names."""
     import transformers
 
     base = getattr(transformers, name.removeprefix(PREFIX), None) if name.startswith(PREFIX) else None
@@ -52,13 +48,13 @@ def __getattr__(name: str) -> Any:
 
 
 def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tensor] | None = None) -> None:
-    """Make the layers of a full-size encoder as small as a configuration says, in place.
+    """Remove parts of the layers of a full-size encoder, in place.
 
     Args:
         encoder: of the ordinary class.
         compact: `paths` and `layers`, each with the indices of its `heads`, the number of its `neurons` and whether it
-            has an `ffn` at all; without one the bias of the FFN's output goes as well.
-        neurons: indices of those kept, for each layer; None keeps the first ones, where weights are loaded later.
+            has an `ffn`; without one the bias of the FFN's output is removed too.
+        neurons: indices of the kept neurons of each layer; None keeps the first, for weights loaded later.
     """
     paths = compact["paths"]
     for index, (path, size) in enumerate(zip(paths["layers"], compact["layers"], strict=True)):
@@ -103,7 +99,7 @@ def _linear(layer: nn.Module, path: str) -> Any:
 
 
 def _in_parts(linear: Any, kept: Tensor, width: int) -> Tensor:
-    """Rows of a matrix that holds several matrices of the same width, one under the other."""
+    """Indices of kept rows in a matrix that stacks several matrices of the same width."""
     return torch.cat([part * width + kept for part in range(linear.out_features // width)])
 
 
@@ -121,17 +117,17 @@ def _keep_(linear: Any, rows: Tensor | None = None, columns: Tensor | None = Non
 
 @functools.cache
 def _mixed(first: type[Any], second: type[Any]) -> type[Any]:
-    """A subclass of both: transformers recognises the modules whose attention maps it collects by their class."""
+    """A subclass of both: transformers recognizes the modules whose attention maps it collects by their class."""
     return type(first.__name__ + second.__name__, (first, second), {})
 
 
 class NoHeads:
-    """Attention that has lost all its heads: an empty context, of which the output projection leaves its bias."""
+    """Attention without heads: an empty context, so that the output projection returns its bias."""
 
     output_inside: str | None
 
     def forward(self, hidden_states: Tensor, *inputs: Any, **options: Any) -> tuple[Tensor, Tensor]:
-        """The context, or what the output projection makes of it where that is a part of this module; no maps."""
+        """Return the empty context, projected where the output projection is a part of this module; no maps."""
         batch, tokens = hidden_states.shape[:2]
         context = hidden_states[..., :0]
         if self.output_inside is not None:
@@ -140,14 +136,14 @@ class NoHeads:
 
 
 class SomeHeads:
-    """Attention whose caller adds a bias for each head of the full layer (MPNet)."""
+    """Attention whose caller passes a bias for each head of the full layer (MPNet)."""
 
     kept_heads: list[int]
 
     def forward(
         self, hidden_states: Tensor, attention_mask: Any = None, position_bias: Any = None, **options: Any
     ) -> Any:
-        """Attention with the biases of the heads that are left."""
+        """Attention with the biases of the kept heads."""
         if position_bias is not None:
             position_bias = position_bias[:, self.kept_heads]
         return super().forward(hidden_states, attention_mask, position_bias, **options)  # type: ignore[misc]

@@ -1,9 +1,9 @@
-"""A model for a task: the right head with the names of its labels, and how long its texts may be."""
+"""Task heads: for each kind of task its head, encoding, metrics and predictions; loading a model for a task."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,24 +12,15 @@ from torch import nn
 
 from winning_tickets.data.encode import Array, EncodedSplit, encode
 from winning_tickets.data.metrics import compute
-from winning_tickets.data.records import Kind, Split, Task
-from winning_tickets.data.squad import Answers, best_answers, encode_windows, squad_metrics
+from winning_tickets.data.records import Answers, Kind, Split, Task
+from winning_tickets.data.squad import best_answers, encode_windows, squad_metrics
 from winning_tickets.data.token_labels import CUT_OFF, encode_words, word_metrics, word_predictions
 from winning_tickets.models.loading import PLM, Head
 from winning_tickets.runs.errors import UsageError
 
 
 def label_set_metrics(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
-    """Metrics over all pairs of a text and a class.
-
-    Args:
-        task: which metrics.
-        predictions: `(examples, classes)`, 1 where a text is said to be of a class.
-        labels: the truth, likewise.
-
-    Returns:
-        The metrics by name, and whether all texts got the same classes.
-    """
+    """Compute metrics of label sets, 0 or 1 by `(examples, classes)`, and whether all examples got the same set."""
     common = np.sum((predictions == 1) & (labels == 1), axis=0)
     total = np.sum(predictions == 1, axis=0) + np.sum(labels == 1, axis=0)
     known = {
@@ -42,70 +33,39 @@ def label_set_metrics(task: Task, predictions: Array, labels: Array) -> tuple[di
 
 Outputs = Sequence[Array]
 """Logits of each item: `(outputs,)`, or `(tokens, outputs)`."""
-Score = Callable[[Task, Outputs, EncodedSplit, Split], tuple[dict[str, float], bool]]
-Tell = Callable[[Outputs, EncodedSplit, Split, tuple[str, ...]], list[dict[str, Any]]]
+Scored = tuple[dict[str, float], bool]
+Rows = list[dict[str, Any]]
 
 
 @dataclass(frozen=True)
 class TaskKind:
-    """One kind of task.
-
-    Attributes:
-        head: what `load_plm` puts on the encoder.
-        problem_type: what transformers calls it, where it needs to know.
-        encode: split, tokenizer, `max_length`, `doc_stride` -> items for the model.
-        score: the metrics of a task by name, and whether the predictions say nothing.
-        unlabelled: new texts, one list a column, as a split.
-        tell: what is predicted for each example, in words.
-    """
+    """One kind of task."""
 
     head: Head
     problem_type: str | None
+    """Name of the kind in transformers, where it has one."""
     encode: Callable[[Split, Any, int, int], EncodedSplit]
-    score: Score
+    """Tokenize a split with a tokenizer, `max_length` and `doc_stride`."""
+    score: Callable[[Task, Outputs, EncodedSplit, Split], Scored]
+    """Return the metrics of a task by name, and whether the predictions are degenerate (all alike)."""
     unlabelled: Callable[[tuple[list[str], ...]], Split]
-    tell: Tell
+    """Make a split of new texts, one list per column."""
+    predict: Callable[[Outputs, EncodedSplit, Split, tuple[str, ...]], Rows]
+    """Return the prediction for each example, given the names of the labels."""
 
 
 def outputs_of(kind: Kind, labels: Sequence[str]) -> int:
-    """How many outputs the head of a kind has; of spans the logits of start and end."""
+    """Return the number of outputs of a head; for spans the logits of start and end."""
     return {"regression": 1, "span": 2}.get(kind, len(labels))
 
 
-def _whole(split: Split, tokenizer: Any, max_length: int, doc_stride: int) -> EncodedSplit:
-    return encode(split, tokenizer, max_length)
-
-
-def _words(split: Split, tokenizer: Any, max_length: int, doc_stride: int) -> EncodedSplit:
-    return encode_words(split, tokenizer, max_length)
-
-
-def _score_classes(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> tuple[dict[str, float], bool]:
-    return compute(task, np.stack(outputs).argmax(-1), np.asarray(split.labels))
-
-
-def _score_numbers(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> tuple[dict[str, float], bool]:
-    return compute(task, np.stack(outputs)[:, 0], np.asarray(split.labels))
-
-
-def _score_sets(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> tuple[dict[str, float], bool]:
-    return label_set_metrics(task, np.stack(outputs) > 0, np.asarray(split.labels))
-
-
-def _score_words(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> tuple[dict[str, float], bool]:
-    return word_metrics(task, word_predictions(outputs, encoded), split.labels)
-
-
-def _score_spans(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> tuple[dict[str, float], bool]:
-    """All answers empty is what says nothing."""
+def _score_spans(task: Task, outputs: Outputs, encoded: EncodedSplit, split: Split) -> Scored:
     found = [answer.text for answer in best_answers(outputs, encoded, split.texts[1])]
     values = squad_metrics(found, [answers.texts for answers in split.labels])
-    return {name: values[name] for name in task.metrics}, not any(found)
+    return {name: values[name] for name in task.metrics}, not any(found)  # degenerate: all empty
 
 
-def _tell_classes(
-    outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]
-) -> list[dict[str, Any]]:
+def _predict_classes(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> Rows:
     rows = []
     for logits in outputs:
         odds = np.exp(logits.astype(np.float64) - logits.max())
@@ -114,13 +74,7 @@ def _tell_classes(
     return rows
 
 
-def _tell_numbers(
-    outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    return [{"score": float(logits[0])} for logits in outputs]
-
-
-def _tell_sets(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> list[dict[str, Any]]:
+def _predict_sets(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> Rows:
     rows = []
     for logits in outputs:
         scores = (0.5 * (1 + np.tanh(logits.astype(np.float64) / 2))).tolist()
@@ -129,50 +83,69 @@ def _tell_sets(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tu
     return rows
 
 
-def _tell_words(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> list[dict[str, Any]]:
-    """None for words that lie behind `max_length`."""
+def _predict_words(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> Rows:
+    # Words after `max_length` have no label: None.
     return [
         {"words": words, "labels": [None if index == CUT_OFF else labels[index] for index in found]}
         for words, found in zip(split.texts[0], word_predictions(outputs, encoded), strict=True)
     ]
 
 
-def _tell_spans(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> list[dict[str, Any]]:
+def _predict_spans(outputs: Outputs, encoded: EncodedSplit, split: Split, labels: tuple[str, ...]) -> Rows:
     found = best_answers(outputs, encoded, split.texts[1])
     return [{"answer": answer.text, "start": answer.start, "score": answer.score} for answer in found]
 
 
-def _texts(texts: tuple[list[str], ...]) -> Split:
-    return Split(texts, [0] * len(texts[0]))
-
-
-def _word_lists(texts: tuple[list[str], ...]) -> Split:
+def _new_words(texts: tuple[list[str], ...]) -> Split:
     words = [text.split() for text in texts[0]]
     return Split((words,), [[0] * len(row) for row in words])
 
 
-def _questions(texts: tuple[list[str], ...]) -> Split:
-    return Split(texts, [Answers()] * len(texts[0]))
-
-
+_CLASSIFICATION = TaskKind(
+    head="classification",
+    problem_type="single_label_classification",
+    encode=lambda split, tokenizer, max_length, _: encode(split, tokenizer, max_length),
+    score=lambda task, outputs, _, split: compute(task, np.stack(outputs).argmax(-1), np.asarray(split.labels)),
+    unlabelled=lambda texts: Split(texts, [0] * len(texts[0])),
+    predict=_predict_classes,
+)
 KINDS: dict[Kind, TaskKind] = {
-    "classification": TaskKind(
-        "classification", "single_label_classification", _whole, _score_classes, _texts, _tell_classes
+    "classification": _CLASSIFICATION,
+    "regression": replace(
+        _CLASSIFICATION,
+        problem_type="regression",
+        score=lambda task, outputs, _, split: compute(task, np.stack(outputs)[:, 0], np.asarray(split.labels)),
+        predict=lambda outputs, *_: [{"score": float(logits[0])} for logits in outputs],
     ),
-    "regression": TaskKind("classification", "regression", _whole, _score_numbers, _texts, _tell_numbers),
-    "multilabel": TaskKind("classification", "multi_label_classification", _whole, _score_sets, _texts, _tell_sets),
-    "tokens": TaskKind("tokens", None, _words, _score_words, _word_lists, _tell_words),
-    "span": TaskKind("span", None, encode_windows, _score_spans, _questions, _tell_spans),
+    "multilabel": replace(
+        _CLASSIFICATION,
+        problem_type="multi_label_classification",
+        score=lambda task, outputs, _, split: label_set_metrics(task, np.stack(outputs) > 0, np.asarray(split.labels)),
+        predict=_predict_sets,
+    ),
+    "tokens": TaskKind(
+        head="tokens",
+        problem_type=None,
+        encode=lambda split, tokenizer, max_length, _: encode_words(split, tokenizer, max_length),
+        score=lambda task, outputs, encoded, split: word_metrics(
+            task, word_predictions(outputs, encoded), split.labels
+        ),
+        unlabelled=_new_words,
+        predict=_predict_words,
+    ),
+    "span": TaskKind(
+        head="span",
+        problem_type=None,
+        encode=encode_windows,
+        score=_score_spans,
+        unlabelled=lambda texts: Split(texts, [Answers()] * len(texts[0])),
+        predict=_predict_spans,
+    ),
 }
 
 
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
-    """The dense base model with a fresh head for the task, which knows the names of the labels and its dropout.
-
-    Args:
-        load: loads the model with the `head` and `num_labels` that it is given.
-        task: what the head is for.
-    """
+    """Load a model with a fresh head for a task, its label names and its dropout; `load` is a bound `load_plm`."""
     kind = KINDS[task.kind]
     plm = load(head=kind.head, num_labels=outputs_of(task.kind, task.labels))
     plm.model.config.problem_type = kind.problem_type
@@ -188,7 +161,7 @@ def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
 
 
 def with_seed(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
-    """The same loader, whose fresh heads come from the seed alone, whatever the state of the global generators."""
+    """Return a loader whose fresh heads depend on the seed alone, not on the global generators."""
 
     def seeded(**options: Any) -> PLM:
         with torch.random.fork_rng(devices=[]):  # a model is made on the CPU
@@ -199,13 +172,9 @@ def with_seed(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
 
 
 def text_length(asked: int | None, task: Task, plm: PLM) -> int:
-    """Tokens that a text is cut to: what was asked for, else the task's number as far as the model reaches.
-
-    Raises:
-        UsageError: longer than the model can read, or too short for a single word of each text.
-    """
+    """Return the tokens that a text is cut to: the given number, else the task's, at most the model's maximum."""
     settings = plm.model.config
-    # RoBERTa and MPNet count their positions from behind the padding index of the position embeddings.
+    # RoBERTa and MPNet start their positions after the padding index of the position embeddings.
     padding = getattr(getattr(plm.encoder.embeddings, "position_embeddings", None), "padding_idx", None)
     offset = 0 if padding is None else padding + 1
     longest = min(settings.max_position_embeddings - offset, plm.tokenizer.model_max_length)
@@ -219,11 +188,7 @@ def text_length(asked: int | None, task: Task, plm: PLM) -> int:
 
 
 def window_stride(asked: int | None, task: Task, max_length: int) -> int | None:
-    """Tokens from one window to the next: what was asked for, else the task's; None for tasks without windows.
-
-    Raises:
-        UsageError: the task has no windows, or a step that is longer than one.
-    """
+    """Return the tokens from one window to the next: the given number, else the task's; None without windows."""
     if asked is None:
         return task.doc_stride
     if task.kind != "span":

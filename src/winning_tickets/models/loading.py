@@ -1,11 +1,11 @@
-"""Pre-trained language models: loading them, naming what can be pruned, recognising their weights."""
+"""Pre-trained language models: loading, names of their prunable matrices, hashes of their weights, the device."""
 
 from __future__ import annotations
 
 import copy
 import hashlib
 import importlib.util
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from winning_tickets.models.architectures import (
     HOW_TO_ADD,
     Architecture,
     HeadWithoutDecoder,
-    first_layers,
+    keep_first_layers,
     present_in,
 )
 from winning_tickets.models.compact_layers import COMPACT, compact_class
@@ -40,7 +40,7 @@ CLASSES: dict[Head, str] = {
 
 @dataclass(frozen=True)
 class Builtin:
-    """A pre-trained encoder that installs from PyPI; located without importing its package."""
+    """A pre-trained encoder from PyPI; located without importing its package."""
 
     package: str
     requirement: str
@@ -60,47 +60,30 @@ BUILTINS: dict[str, Builtin] = {
 
 @dataclass
 class PLM:
-    """A loaded pre-trained model and what must be known about it.
+    """A loaded pre-trained language model."""
 
-    Attributes:
-        model: an unmodified Hugging Face model.
-        tokenizer: its fast tokenizer.
-        architecture: its entry of the table.
-        name: what the user called it, e.g. `builtin:minilm`.
-        revision: the hub revision asked for.
-        layers: how many layers were kept; None means all.
-        has_mlm_head: whether the checkpoint brought a trained MLM head (known only when loaded with `head="mlm"`).
-        has_pooler: whether the checkpoint brought a pooler; else a loaded one is freshly initialised.
-    """
-
-    model: Any
+    model: Any  # an unmodified Hugging Face model
     tokenizer: Any
     architecture: Architecture
-    name: str
+    name: str  # as the user gave it, such as `builtin:minilm`
     revision: str | None
-    layers: int | None
-    has_mlm_head: bool
-    has_pooler: bool = True
+    layers: int | None  # number of layers that were kept; None means all
+    has_mlm_head: bool  # whether the checkpoint has a trained MLM head (known only when loaded with `head="mlm"`)
+    has_pooler: bool = True  # whether the checkpoint has a pooler; else the model's is freshly initialized
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder inside whatever head class was loaded."""
+        """The encoder inside the model."""
         encoder: nn.Module = self.model.base_model
         return encoder
 
 
-class ModelNotFound(UsageError):  # noqa: N818 - as the name of what happened
-    """There is no such model here, nor on the hub as far as it can be reached."""
+class ModelNotFound(UsageError):  # noqa: N818 - named after the event
+    """There is no such model in a folder, nor on the hub if that can be reached."""
 
 
 def resolve(name: str) -> str:
-    """What `from_pretrained` must be given for a name: a folder for `builtin:...` and local paths, else the hub id.
-
-    Raises:
-        ModelNotFound: a path that does not exist, or one without a model.
-        UsageError: an unknown builtin, its package is missing, or a run, which is no model.
-        ContentError: the builtin's weights are not the ones we know.
-    """
+    """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id."""
     if name.startswith("builtin:"):
         return str(_builtin_folder(name.removeprefix("builtin:")))
     path = Path(name).expanduser()
@@ -113,8 +96,8 @@ def resolve(name: str) -> str:
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelNotFound(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
-    if (told := missing(name)) is not None:
-        raise ModelNotFound(told)
+    if (message := missing(name)) is not None:
+        raise ModelNotFound(message)
     return name
 
 
@@ -141,11 +124,7 @@ def _builtin_folder(key: str) -> Path:
 
 
 def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
-    """The parameters of a model outside its encoder, by the model's own names; a decoder tied to it is inside.
-
-    Args:
-        model: a Hugging Face model, or another with the encoder as `base_model`.
-    """
+    """Return the parameters of a model outside its `base_model`, by name, without a decoder tied to it."""
     inside = {id(parameter) for parameter in model.base_model.parameters()}
     return {name: value for name, value in model.named_parameters() if id(value) not in inside}
 
@@ -161,7 +140,7 @@ def load_plm(
     require_mlm_head: bool = False,
     attention: str | None = None,
 ) -> PLM:
-    """Load a pre-trained encoder with the head that is needed, in float32 unless told otherwise.
+    """Load a pre-trained encoder with a head.
 
     Args:
         name: hub id, local folder or `builtin:minilm`.
@@ -169,10 +148,10 @@ def load_plm(
             a whole text, `tokens` of each token, `span` (start and end of an answer).
         revision: hub revision.
         layers: keep only the first so many Transformer layers.
-        num_labels: outputs of a fresh head; 1 with regression, 2 with spans.
+        num_labels: outputs of a fresh head; 1 for regression, 2 for spans.
         dtype: floating point type of the weights.
-        require_mlm_head: refuse a checkpoint that has no trained MLM head.
-        attention: kind of attention; None takes the fastest, which gives no attention maps, and `eager` gives them.
+        require_mlm_head: refuse a checkpoint without a trained MLM head.
+        attention: kind of attention; None takes the fastest, `eager` returns attention maps.
 
     Raises:
         UsageError: unknown architecture, missing folder, impossible `layers`, or no MLM head where one is required.
@@ -181,6 +160,7 @@ def load_plm(
     import transformers
     from transformers.utils import logging as transformers_logging
 
+    # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     where = resolve(name)
@@ -188,7 +168,9 @@ def load_plm(
     if head not in ("none", "mlm"):
         config.num_labels = num_labels
     try:
-        model, report = _model_class(head, config).from_pretrained(
+        # The class of a compact export comes from this package, not from the code in the export's folder.
+        kind = _class_of(head, config) if hasattr(config, COMPACT) else getattr(transformers, CLASSES[head])
+        model, report = kind.from_pretrained(
             where,
             config=config,
             revision=revision,
@@ -200,6 +182,7 @@ def load_plm(
         tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
+    # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
     if head == "mlm" and architecture.other_mlm_head is not None:
@@ -217,15 +200,8 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
-def _model_class(head: Head, config: Any) -> Any:
-    """The class to load with; that of a compact export comes from this package, not from the export's folder."""
-    import transformers
-
-    return _class_of(head, config) if hasattr(config, COMPACT) else getattr(transformers, CLASSES[head])
-
-
 def _class_of(head: Head, config: Any) -> Any:
-    """The model's own class, where the automatic ones would look for it."""
+    """Return the class that an automatic class would choose, compact if the configuration is."""
     import transformers
 
     found = getattr(transformers, CLASSES[head])._model_mapping[type(config)]
@@ -233,7 +209,7 @@ def _class_of(head: Head, config: Any) -> Any:
 
 
 def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
-    """The same MLM model with a decoder of its own, where its head borrows the word embeddings instead."""
+    """Convert an MLM model whose head uses the word embeddings to one with a decoder."""
     if getattr(model.config, head.switch):
         return model
     state = {}
@@ -248,15 +224,9 @@ def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
 
 
 def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
-    """Another model on the encoder of a loaded one, with a head that is drawn afresh, whatever head there was.
-
-    Args:
-        plm: with any head or none; it may share its weights with the new one.
-        head: a fresh one, as of `load_plm`.
-        num_labels: its outputs.
-    """
+    """Make a model with a fresh head on the encoder of a loaded one; the two may share weights."""
     config = copy.deepcopy(plm.model.config)
-    config.id2label = None  # names of another task's classes, which would stay where the number is the same
+    config.id2label = None  # labels of another task would stay if their number is the same
     config.num_labels = num_labels
     kind = _class_of(head, config)
     state = {f"{kind.base_model_prefix}.{name}": value for name, value in plm.encoder.state_dict().items()}
@@ -288,12 +258,11 @@ def _configure(name: str, where: str, revision: str | None, layers: int | None) 
     if layers is not None and hasattr(config, COMPACT):
         raise UsageError(f"--layers {layers} is impossible: {name} is a compact export, whose layers differ in size.")
     if layers is not None:
-        first_layers(config, architecture, layers, name)
+        keep_first_layers(config, architecture, layers, name)
     return config, architecture
 
 
 def _pooler_missing(missing: list[str]) -> set[str]:
-    """Poolers are made fresh where a checkpoint has none; that is the one part of an encoder that may be missing."""
     return {key for key in missing if "pooler." in key}
 
 
@@ -302,14 +271,9 @@ def _first_line(error: Exception) -> str:
 
 
 def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
-    """Names of the matrices that a scope covers, embeddings first, then layer by layer, then the pooler.
+    """Return the names of the matrices in a scope: embeddings first, then layer by layer, then the pooler.
 
-    Args:
-        plm: a loaded model.
-        scope: one of `SCOPES`; the default is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
-
-    Raises:
-        UsageError: unknown scope, or a pooler asked for where the model has none.
+    The default scope is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
     """
     if scope not in SCOPES:
         raise unknown("scope", scope, SCOPES)
@@ -331,28 +295,26 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
 
 
 def weight_hashes(encoder: nn.Module) -> dict[str, str]:
-    """xxh3-128 of every encoder tensor but the pooler's, by name; heads are not part of the identity of a base.
+    """Return the xxh3-128 of every encoder tensor but the pooler's, by name.
 
     The pooler is left out because some head classes do not load it; masks of a pooler are checked by shape.
     """
-    return {name: tensor_hash(value) for name, value in _identity_tensors(encoder)}
-
-
-def _identity_tensors(encoder: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in encoder.named_parameters():
-        if not name.startswith("pooler."):
-            yield name, parameter.detach()
+    return {
+        name: tensor_hash(value.detach())
+        for name, value in encoder.named_parameters()
+        if not name.startswith("pooler.")
+    }
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """xxh3-128 of a tensor's values, shape and type."""
+    """Return the xxh3-128 of a tensor's values, shape and type."""
     state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
 
 
 def base_hash(hashes: dict[str, str]) -> str:
-    """One hash for all the tensors of a base model."""
+    """Return one hash for all tensors of a base model."""
     state = xxhash.xxh3_128()
     for name in sorted(hashes):
         state.update(f"{name}={hashes[name]};".encode())
@@ -360,21 +322,14 @@ def base_hash(hashes: dict[str, str]) -> str:
 
 
 def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
-    """Give the MLM decoder a frozen dense matrix of its own; without one (embeddings not masked) the tie stays.
-
-    A decoder that the checkpoint itself does not tie is left as it is.
-    """
+    """Give a tied MLM decoder a frozen dense matrix of its own; with None (embeddings not masked) the tie stays."""
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
     if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
         decoder.weight = nn.Parameter(dense, requires_grad=False)
 
 
 def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
-    """Copy a trained MLM head into a ForMaskedLM model.
-
-    Raises:
-        ContentError: names or shapes do not fit.
-    """
+    """Copy a trained MLM head into a ForMaskedLM model."""
     parameters = dict(plm.model.named_parameters())
     with torch.no_grad():
         for name, value in head.items():
@@ -384,11 +339,7 @@ def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
 
 
 def choose_device(requested: str) -> torch.device:
-    """The device a run uses.
-
-    Raises:
-        UsageError: a GPU is asked for where there is none, or the name is not a device.
-    """
+    """Return the device of a run: `auto` takes a GPU if there is one."""
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -1,7 +1,7 @@
-"""States of weights: saving and opening them, and what an encoder's weights can be exchanged for.
+"""Weights of an encoder: states on disk (rewinding), and transforms that controls start from.
 
-A state is all of an encoder's parameters under the encoder's own names, whatever head class they were trained with.
-Every function here gives copies: a reference to live weights would follow the training it is meant to undo.
+A state holds all parameters of an encoder under the encoder's own names, with any head class.
+Every function here returns copies: a reference to live weights would follow the training that it should undo.
 """
 
 from __future__ import annotations
@@ -30,89 +30,62 @@ _HEAD = "head."
 
 
 class StateInfo(BaseModel):
-    """What a state is.
-
-    Attributes:
-        base_hash: of the pre-trained weights that it descends from (`plm.base_hash`).
-        what: in words.
-        step: optimiser steps behind it, where there were any.
-        seed: of the run that made it.
-    """
+    """Description of a state."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    base_hash: str
-    what: str
-    step: int | None = None
+    base_hash: str  # of the pre-trained weights that it descends from
+    what: str  # description in words
+    step: int | None = None  # optimizer steps since the pre-trained weights
     seed: int | None = None
 
 
 @dataclass(frozen=True)
 class State:
-    """An opened state.
+    """A loaded state."""
 
-    Attributes:
-        tensors: the encoder's parameters by its own names.
-        heads: parameters outside the encoder, by the names they were saved under.
-        info: what it is.
-    """
-
-    tensors: dict[str, Tensor]
-    heads: dict[str, Tensor]
+    tensors: dict[str, Tensor]  # the encoder's parameters by its own names
+    heads: dict[str, Tensor]  # parameters outside the encoder, by the names they were saved under
     info: StateInfo
 
 
 def save_state(
     path: Path | str, encoder: nn.Module, *, info: StateInfo, heads: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write the present weights of an encoder to a safetensors file, in one step.
-
-    Args:
-        path: the file.
-        encoder: the encoder inside a model; buffers are left out.
-        info: what is saved.
-        heads: parameters outside the encoder that are kept beside it.
-
-    Raises:
-        TrainingError: the file system refused; nothing is left half-written.
-    """
+    """Write the parameters of an encoder, and those of heads, to a safetensors file, whole or not at all."""
     named = dict(encoder.named_parameters()) | {f"{_HEAD}{name}": value for name, value in (heads or {}).items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in named.items()}
-    # One entry, since safetensors writes several in no fixed order: equal states are equal files.
-    about = {"format_version": FORMAT_VERSION, "content": content_hash(tensors), **info.model_dump()}
-    write_bytes(Path(path), to_bytes(tensors, metadata={_METADATA: canonical_json(about)}))
+    # A single entry, because safetensors writes several in no fixed order: equal states are equal files.
+    metadata = {"format_version": FORMAT_VERSION, "content": content_hash(tensors), **info.model_dump()}
+    write_bytes(Path(path), to_bytes(tensors, metadata={_METADATA: canonical_json(metadata)}))
 
 
 def load_state(path: Path | str) -> State:
-    """Open a state on the CPU.
-
-    Raises:
-        UsageError: there is no such file.
-        ContentError: it is no state, one of another format, or it was cut off or changed.
-    """
+    """Load a state to the CPU, and check its format and checksum."""
     path = Path(path)
     if not path.is_file():
         raise UsageError(f"There is no state {path}; give a file such as states/step-000100.safetensors.")
     try:
         with safe_open(path, framework="pt") as handle:
-            about = (handle.metadata() or {}).get(_METADATA)
-            tensors = {} if about is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
+            metadata = (handle.metadata() or {}).get(_METADATA)
+            tensors = {} if metadata is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise ContentError(
             f"The state {path} cannot be read ({error}); it was cut off, or is another kind of file."
         ) from error
-    if about is None:
+    if metadata is None:
         raise ContentError(
             f"{path} is a safetensors file, but no state of this tool; give a file of DIR/states/ of an imp search, or "
             "the folder of a Hugging Face model."
         )
+    # Format and checksum come before use: a truncated or edited state must not reach a training.
     try:
-        fields = parse_json(about, finite=True)
+        fields = parse_json(metadata, finite=True)
         version, content = fields.pop("format_version"), fields.pop("content")
         if version != FORMAT_VERSION:
             raise ContentError(
                 f"The state {path} has format version {version}, this version reads {FORMAT_VERSION}; "
-                "upgrade winning-tickets, or make the state anew."
+                "upgrade winning-tickets, or make the state again."
             )
         info = StateInfo.model_validate(fields)
     except (ValueError, KeyError, AttributeError, ValidationError) as error:
@@ -124,27 +97,20 @@ def load_state(path: Path | str) -> State:
 
 
 def content_hash(tensors: Mapping[str, Tensor]) -> str:
-    """One hash for all values, shapes, types and names."""
+    """Return one hash for all values, shapes, types and names."""
     return base_hash({name: tensor_hash(value) for name, value in tensors.items()})
 
 
 @torch.no_grad()
 def write_state_(encoder: nn.Module, tensors: Mapping[str, Tensor], names: Sequence[str] | None = None) -> None:
-    """Put weights into an encoder, in place.
+    """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit.
 
-    Args:
-        encoder: the encoder inside a model.
-        tensors: by the encoder's own names; they must be the same on both sides, but for a pooler, which not every
-            head class has: one that the state lacks is left as it is.
-        names: only these matrices, whole parameters or parts (`plm.prunable_names`); None means everything.
-
-    Raises:
-        ContentError: a name is missing on one side, or a shape differs; nothing was written.
+    `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
+    which not every head class has: one that `tensors` lacks is left as it is.
     """
     parameters = dict(encoder.named_parameters())
     if names is None:
-        differing = [name for name in parameters.keys() ^ tensors.keys() if not name.startswith("pooler.")]
-        _same_names(sorted(differing), parameters, tensors)
+        _check_same_names(parameters, tensors)
         names = [name for name in parameters if name in tensors]
     targets, sources = matrices_of(parameters, names), matrices_of(tensors, names)
     for name, target in targets.items():
@@ -157,11 +123,12 @@ def write_state_(encoder: nn.Module, tensors: Mapping[str, Tensor], names: Seque
         target.copy_(sources[name])
 
 
-def _same_names(differing: list[str], parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+def _check_same_names(parameters: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> None:
+    differing = sorted(name for name in parameters.keys() ^ tensors.keys() if not name.startswith("pooler."))
     missing = [name for name in differing if name in parameters]
     surplus = [name for name in differing if name in tensors]
-    found = [f"{_some(missing)} of the model are missing there"] if missing else []
-    found += [f"{_some(surplus)} there are unknown to the model"] if surplus else []
+    found = [f"{_first_three(missing)} of the model are missing there"] if missing else []
+    found += [f"{_first_three(surplus)} there are unknown to the model"] if surplus else []
     if found:
         raise ContentError(
             f"The weights to start from do not fit: {', and '.join(found)}; is it another architecture, or another "
@@ -169,25 +136,21 @@ def _same_names(differing: list[str], parameters: Mapping[str, Tensor], tensors:
         )
 
 
-def _some(names: list[str]) -> str:
+def _first_three(names: list[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
 
 
 def pretrained(plm: PLM) -> dict[str, Tensor]:
-    """Copies of all parameters of an encoder, on the CPU."""
+    """Copy all parameters of an encoder to the CPU."""
     return {name: value.detach().cpu().clone() for name, value in plm.encoder.named_parameters()}
 
 
 def noisy(plm: PLM, seed: int, scale: float) -> dict[str, Tensor]:
-    """The weights plus Gaussian noise on every matrix of the default scope.
+    """Return the weights plus Gaussian noise on every matrix of the default scope.
 
-    The BERT-tickets program adds k * 0.0387 to all matrices, about k times the deviation of BERT's prunable weights.
-
-    Args:
-        plm: the model.
-        seed: of the noise.
-        scale: standard deviation of the noise, in units of each matrix's own.
+    The noise has `scale` times the standard deviation of the matrix. The released code of BERT-tickets adds k * 0.0387
+    to all matrices, about k times the deviation of BERT's prunable weights.
     """
     generator = torch.Generator().manual_seed(seed)
     tensors = pretrained(plm)
@@ -197,18 +160,18 @@ def noisy(plm: PLM, seed: int, scale: float) -> dict[str, Tensor]:
     return tensors
 
 
-def reinitialised(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """A random initialisation of the whole encoder, as its architecture prescribes it; global generators stay as is."""
+def reinitialized(plm: PLM, seed: int) -> dict[str, Tensor]:
+    """Return a random initialization of the encoder, as its architecture defines it; no global generator is used."""
     encoder = plm.encoder
-    with torch.random.fork_rng(devices=[]):  # an architecture's own initialisation takes no generator
+    with torch.random.fork_rng(devices=[]):  # an architecture's initialization takes no generator
         torch.default_generator.manual_seed(seed)
-        fresh = type(encoder)(copy.deepcopy(encoder.config))  # with a pooler, if the class knows one: equal draws
+        fresh = type(encoder)(copy.deepcopy(encoder.config))  # with a pooler, if the class has one: equal draws
     drawn = dict(fresh.named_parameters())
     return {name: drawn[name].detach().to(value.dtype).clone() for name, value in encoder.named_parameters()}
 
 
 def shuffled_within(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """The weights with the entries of every matrix of the default scope permuted inside that matrix."""
+    """Return the weights with the entries of every matrix of the default scope permuted within the matrix."""
     generator = torch.Generator().manual_seed(seed)
     tensors = pretrained(plm)
     for view in matrices_of(tensors, prunable_names(plm)).values():
@@ -218,12 +181,9 @@ def shuffled_within(plm: PLM, seed: int) -> dict[str, Tensor]:
 
 
 def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """The weights with the layers in another order: all matrices of a layer move together, to one other place.
+    """Return the weights with the layers in another order: all matrices of a layer move together.
 
-    Biases and normalisations stay, as in the BERT-tickets program. The order is never the old one.
-
-    Raises:
-        UsageError: layers that share their weights or differ in shape, or only one layer.
+    Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
     """
     layers = [
         [name for matrices in layer.values() for name in matrices]
@@ -238,38 +198,26 @@ def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
     if len({tuple(view.shape for view in matrices) for matrices in views}) > 1:
         raise UsageError(f"The layers of {plm.name} differ in shape, so they cannot change places.")
     copies = [[view.clone() for view in matrices] for matrices in views]
-    for matrices, source in zip(views, _other_order(len(layers), seed), strict=True):
+    generator = torch.Generator().manual_seed(seed)
+    order = list(range(len(layers)))
+    while order == sorted(order):
+        order = torch.randperm(len(layers), generator=generator).tolist()
+    for matrices, source in zip(views, order, strict=True):
         for view, value in zip(matrices, copies[source], strict=True):
             view.copy_(value)
     return tensors
 
 
-def _other_order(count: int, seed: int) -> list[int]:
-    generator = torch.Generator().manual_seed(seed)
-    order = list(range(count))
-    while order == sorted(order):
-        order = torch.randperm(count, generator=generator).tolist()
-    return order
-
-
 def start_weights(start: Start, plm: PLM, seed: int, base: str | None = None) -> dict[str, Tensor]:
-    """The weights that a start stands for, as new tensors on the CPU.
+    """Return the weights of a start as new tensors on the CPU.
 
-    Args:
-        start: as parsed by `config.parse_start`.
-        plm: the pre-trained model, untouched.
-        seed: of the transforms that draw at random.
-        base: hash of the pre-trained weights that a state must descend from; None takes any.
-
-    Raises:
-        UsageError: the model cannot be transformed so, or there is no model in a folder.
-        ContentError: an unreadable or foreign state, weights of another architecture.
+    `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
     """
     if start.path is not None:
         return _state_of(start.path, base) if start.path.is_file() else _encoder_of(start.path, plm)
     if start.kind == "noise":
         return noisy(plm, seed, start.scale)
-    transforms = {"reinit": reinitialised, "shuffle-within": shuffled_within, "shuffle-layers": shuffled_layers}
+    transforms = {"reinit": reinitialized, "shuffle-within": shuffled_within, "shuffle-layers": shuffled_layers}
     return transforms[start.kind](plm, seed) if start.kind in transforms else pretrained(plm)
 
 
@@ -285,9 +233,9 @@ def _state_of(path: Path, base: str | None) -> dict[str, Tensor]:
 
 
 def _encoder_of(folder: Path, plm: PLM) -> dict[str, Tensor]:
-    """The encoder of a Hugging Face folder; without the pooler, where the folder has none and it would be random."""
+    """Load the encoder of a Hugging Face folder, without a pooler that the folder lacks and that would be random."""
     try:
-        with torch.random.fork_rng(devices=[]):  # loading draws what a checkpoint lacks
+        with torch.random.fork_rng(devices=[]):  # loading initializes parameters that a checkpoint lacks
             found = load_plm(str(folder), layers=plm.layers)
     except UsageError as error:
         raise UsageError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from winning_tickets.models.compact_layers import COMPACT
 from winning_tickets.models.loading import PLM
@@ -20,31 +21,17 @@ _VERBS = ("transfer", "transfer-seed", "share", "share-seed")
 
 @dataclass(frozen=True)
 class FineTunedModel:
-    """A model with the head of a task, and where it came from.
-
-    Attributes:
-        folder: of the model, or of the shared model.
-        info: its task.
-        ticket: the ticket that was held in training; None for a dense model, and for a compact export, whose removed
-            parts cannot grow back.
-        shared: the shared model that it is a part of.
-        model: name of the pre-trained model, as far as that is known; else the folder.
-        base: hash of the pre-trained weights; None where nothing says it.
-    """
+    """A saved model with the head of a task, its ticket and its origin."""
 
     folder: Path
     info: TaskInfo
-    ticket: Ticket | None
-    shared: SharedModel | None
-    model: str
-    base: str | None
+    ticket: Ticket | None  # held in training; None for a dense model, and for a compact export, which cannot grow back
+    shared: SharedModel | None  # the shared model that it is a part of
+    model: str  # name of the pre-trained model, or the folder where it is unknown
+    base: str | None  # hash of the pre-trained weights, where it is known
 
     def load(self) -> PLM:
-        """The model with its head, the weights that its ticket prunes at zero.
-
-        Raises:
-            ContentError: the weights are damaged, or the ticket does not fit them.
-        """
+        """Load the model with its head, with pruned weights at zero."""
         if self.shared is None:
             return load_saved(self.folder, self.info)
         plm = self.shared.load_task(self.info.task)
@@ -54,7 +41,7 @@ class FineTunedModel:
 
 
 def is_fine_tuned(path: Path | str) -> bool:
-    """Whether a path is a model that was fine-tuned here, or a run that may have saved one; nothing is opened."""
+    """Return whether a path is a saved fine-tuned model, or a run that may have saved one; no model is opened."""
     path = Path(path)
     if is_ticket(path) or not path.is_dir():
         return False
@@ -66,43 +53,40 @@ def is_fine_tuned(path: Path | str) -> bool:
 def open_fine_tuned(
     path: Path | str, task: str | None = None, seed: int | None = None, default: str | None = None
 ) -> FineTunedModel:
-    """Find a fine-tuned model and its ticket; weights are read when they are loaded.
+    """Find a fine-tuned model and its ticket; the weights are read by `load`.
 
     Args:
         path: a transfer or share, one of its `seed-N`, or a saved model.
-        task: of a shared model: which of its tasks.
-        seed: which model of a run; None takes the first one.
-        default: the task of a shared model where none is given.
-
-    Raises:
-        UsageError: nothing is there, no model was saved, not this task, or several of which none was chosen.
-        ContentError: a part is damaged, or the ticket is missing or another one.
+        task: task of a shared model.
+        seed: seed of the model in a run; None takes the first one.
+        default: task of a shared model if `task` is None.
     """
     if is_shared(path):
         shared = SharedModel.open(find_shared(path, seed))
-        return _of_shared(shared, _chosen(shared, task, default))
+        task = _chosen(shared, task, default)
+        info, ticket = shared.info(task), shared.ticket(task)
+        _check_id(ticket, info, shared.path)
+        model = _stored_result(shared.path).get("model") or str(shared.path)
+        return FineTunedModel(shared.path, info, ticket, shared, model, shared.base_hash)
     folder = find_model(path, seed)
     info = TaskInfo.read(folder)
     if task not in (None, info.task):
         raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")
-    ticket = _held(folder, info)
-    said = read_object(folder.parent / RESULT, "result") if (folder.parent / RESULT).is_file() else {}
-    model = said.get("model") or (str(folder) if ticket is None else ticket.base.name)
-    base = said.get("base_hash") or (None if ticket is None else ticket.base.hash)
+    ticket = _held_ticket(folder, info)
+    result = _stored_result(folder)
+    model = result.get("model") or (str(folder) if ticket is None else ticket.base.name)
+    base = result.get("base_hash") or (None if ticket is None else ticket.base.hash)
     return FineTunedModel(folder, info, ticket, None, model, base)
 
 
-def _of_shared(shared: SharedModel, task: str) -> FineTunedModel:
-    info, ticket = shared.info(task), shared.ticket(task)
-    _check_id(ticket, info, shared.path)
-    result = shared.path.parent / RESULT
-    said = read_object(result, "result") if result.is_file() else {}
-    return FineTunedModel(shared.path, info, ticket, shared, said.get("model") or str(shared.path), shared.base_hash)
+def _stored_result(folder: Path) -> dict[str, Any]:
+    result = folder.parent / RESULT
+    return read_object(result, "result") if result.is_file() else {}
 
 
 def _chosen(shared: SharedModel, task: str | None, default: str | None) -> str:
     if task is not None:
-        shared.info(task)  # refuses a task that it has not
+        shared.info(task)  # refuses an unknown task
         return task
     if default in shared.tasks:
         return str(default)
@@ -117,8 +101,8 @@ def _chosen(shared: SharedModel, task: str | None, default: str | None) -> str:
     )
 
 
-def _held(folder: Path, info: TaskInfo) -> Ticket | None:
-    """The ticket that was saved beside a model."""
+def _held_ticket(folder: Path, info: TaskInfo) -> Ticket | None:
+    """Open the ticket that was saved with a model."""
     if info.ticket_id is None or COMPACT in read_object(folder / "config.json", "model configuration"):
         return None
     if not is_ticket(folder / HELD_TICKET):
@@ -135,6 +119,6 @@ def _check_id(ticket: Ticket | None, info: TaskInfo, folder: Path) -> None:
     found = None if ticket is None else ticket.id
     if found != info.ticket_id:
         raise ContentError(
-            f"The model {folder} was fine-tuned on {info.task} with the ticket {info.ticket_id}, and the one beside it "
-            f"is {found}: it was exchanged. Copy the whole folder again, or fine-tune anew."
+            f"The model {folder} was fine-tuned on {info.task} with the ticket {info.ticket_id}, and the one next to "
+            f"it is {found}: it was replaced. Copy the whole folder again, or fine-tune again."
         )

@@ -1,4 +1,4 @@
-"""One encoder under several heads, and what they learn together."""
+"""One encoder under several heads, and their joint objective."""
 
 from __future__ import annotations
 
@@ -15,14 +15,10 @@ MixedBatch = Mapping[str, Mapping[str, Tensor]]
 
 
 class SharedEncoder(nn.Module):
-    """Hugging Face models that share one encoder.
+    """Hugging Face models, by name, that share one encoder; each can still be used and saved alone.
 
-    Args:
-        models: by name; all of one checkpoint. The encoder is that of the first one with a pooler, or else of the
-            first: heads that need none do without.
-
-    Attributes:
-        models: the models; each is an ordinary one and can be used and saved alone.
+    All come from one checkpoint. The encoder is that of the first model with a pooler, or else of the first model:
+    heads that need no pooler do without.
     """
 
     def __init__(self, models: Mapping[str, Any]) -> None:
@@ -43,40 +39,33 @@ class SharedEncoder(nn.Module):
 
     @property
     def heads(self) -> dict[str, nn.Parameter]:
-        """The parameters outside the encoder, by name; a decoder that is tied to the embeddings is not among them."""
+        """The parameters outside the encoder, by name, without a decoder that is tied to the embeddings."""
         return outside_encoder(self)
 
 
 class JointObjective:
-    """The losses of several sources, each over its own head; a batch may hold some of them only.
+    """The losses of several sources, each with its own head; a batch may hold only some of them.
 
-    Args:
-        objectives: by source. Its loss is called like the source, a further part like `rte.soft_loss`.
-        weights: of each source.
+    The loss of a source is named like the source, a further part of it like `rte.soft_loss`.
     """
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
         self._objectives = dict(objectives)
-        self.weights = {
-            key: weights[name] * objective.weights[part]
-            for name, objective in self._objectives.items()
-            for part, key in self._keys(name).items()
-        }
-
-    def _keys(self, name: str) -> dict[str, str]:
-        parts = self._objectives[name].weights
-        return {part: name if part == "loss" or len(parts) == 1 else f"{name}.{part}" for part in parts}
-
-    def _named(self, name: str, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        keys = self._keys(name)
-        return {keys[part]: value for part, value in values.items()}
+        self._names: dict[str, dict[str, str]] = {}  # by source and part
+        self.weights: dict[str, float] = {}
+        for name, objective in self._objectives.items():
+            parts = objective.weights
+            alone = len(parts) == 1
+            self._names[name] = {part: name if part == "loss" or alone else f"{name}.{part}" for part in parts}
+            self.weights |= {self._names[name][part]: weights[name] * weight for part, weight in parts.items()}
 
     def counts(self, batch: MixedBatch) -> dict[str, Tensor]:
-        """What the sums of each source of the batch are divided by."""
-        named = [self._named(name, self._objectives[name].counts(part)) for name, part in batch.items()]
-        return {key: count for counts in named for key, count in counts.items()}
+        """Count of each part of the loss, over the sources in the batch."""
+        return self._named({name: self._objectives[name].counts(part) for name, part in batch.items()})
 
     def __call__(self, model: Any, batch: MixedBatch) -> dict[str, Tensor]:
-        """The sums of each source of the batch."""
-        named = [self._named(name, self._objectives[name](model.models[name], part)) for name, part in batch.items()]
-        return {key: value for sums in named for key, value in sums.items()}
+        """Sum of each part of the loss, over the sources in the batch."""
+        return self._named({name: self._objectives[name](model.models[name], part) for name, part in batch.items()})
+
+    def _named(self, values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        return {self._names[name][part]: value for name, parts in values.items() for part, value in parts.items()}

@@ -1,4 +1,4 @@
-"""What moves weights, by name: AdamW, and the two kinds of Adamax."""
+"""Optimizers of fine-tuning by name: AdamW, Adamax, and the Adamax of MT-DNN."""
 
 from __future__ import annotations
 
@@ -10,18 +10,11 @@ from torch import nn
 
 
 class MTDNNAdamax(torch.optim.Optimizer):
-    """The Adamax that MT-DNN, and with it the super tickets, were trained with.
+    """The Adamax of MT-DNN, with which the super tickets were trained.
 
     m <- b1 m + (1 - b1) g, u <- max(b2 u, |g| + eps), w <- w - lr (m / (u + eps) + weight_decay w). No bias correction:
     the first steps are a tenth as long as those of `torch.optim.Adamax` (Kingma and Ba 2014), which also adds the
     decay to the gradient. No step is counted, so a parameter that joins late is treated like any other.
-
-    Args:
-        groups: parameter groups.
-        lr: learning rate.
-        betas: decay of m and of u.
-        eps: keeps u away from zero.
-        weight_decay: times the parameter, added to the update.
     """
 
     def __init__(
@@ -36,7 +29,7 @@ class MTDNNAdamax(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("MTDNNAdamax does not support closures.")
         for group in self.param_groups:
@@ -69,16 +62,7 @@ def make_optimizer(
     betas: tuple[float, float] = (0.9, 0.999),
     epsilon: float | None = None,
 ) -> torch.optim.Optimizer:
-    """An optimiser over parameter groups.
-
-    Args:
-        kind: `adamw` and `adamax` are torch's, `adamax-mtdnn` is `MTDNNAdamax`, which the super tickets were trained
-            with.
-        groups: parameter groups, each with its `weight_decay`.
-        learning_rate: peak rate.
-        betas: decay of the moments.
-        epsilon: None takes the kind's own.
-    """
+    """Make the optimizer `adamw`, `adamax` (both torch's) or `adamax-mtdnn`; each kind has its own default epsilon."""
     epsilon = _EPSILON[kind] if epsilon is None else epsilon
     if kind == "adamw":
         return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
@@ -87,7 +71,7 @@ def make_optimizer(
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups of those that are trained: matrices decay, biases and norms never do."""
+    """Group the trained parameters: matrices decay, biases and norms never do."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     groups = [
         {"params": [parameter for parameter in trained if parameter.dim() > 1], "weight_decay": weight_decay},

@@ -1,7 +1,7 @@
-"""What each of several processes computes of a step: its rows of every batch, and the sum of all gradients.
+"""Data-parallel training: batches sharded across ranks, gradients all-reduced, random states of each rank.
 
-Every process makes the batches that one process would make, and takes its rows of them: padding, masking and the order
-of examples stay what they are, whatever the number of processes.
+Every rank makes the batches that a single process would make and keeps its own rows of them. Padding, masking and the
+order of examples therefore do not depend on the number of ranks.
 """
 
 from __future__ import annotations
@@ -15,110 +15,102 @@ from torch import Tensor, nn
 
 from winning_tickets.runs import distributed
 
-_TOGETHER = 1 << 23  # entries of gradients that travel at once
+_BUCKET = 1 << 23  # gradient entries per all-reduce
+_STATES_FILE = "random_states.pth"  # in a checkpoint of several ranks
+_SEED_STEP = 1_000_003  # between the seeds of two ranks
 
 
-def share_of(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
-    """The rows of a batch that one process computes: `rank`, `rank + count` and so on, perhaps none.
+def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
+    """Return the rows `rank`, `rank + count`, ... of a batch; there may be none.
 
     Args:
         batch: tensors whose first dimension is that of the examples, or such batches by name.
-        rank: of the process.
-        count: of the processes; one takes the batch as it is.
+        rank: rank of this process.
+        count: number of ranks; with one the batch is returned as it is.
     """
     if count == 1:
         return batch
     return {
-        name: share_of(value, rank, count) if isinstance(value, Mapping) else value[rank::count].contiguous()
+        name: shard_batch(value, rank, count) if isinstance(value, Mapping) else value[rank::count].contiguous()
         for name, value in batch.items()
     }
 
 
-def filled(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """What has rows: a batch itself, or those of several; nothing where none has."""
+def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a batch, or its non-empty parts where it holds several batches; empty where no rows are left."""
     if any(isinstance(value, Mapping) for value in batch.values()):
-        return {name: value for name, value in batch.items() if filled(value)}
+        return {name: value for name, value in batch.items() if nonempty(value)}
     return batch if all(len(value) for value in batch.values()) else {}
 
 
 @torch.no_grad()
-def add_up_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Give every process the sum of the gradients of all; a parameter that no process used keeps none.
+def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
+    """Sum the gradients over all ranks; a parameter that no rank used keeps none.
 
-    Gradients are added after the backward pass, and not by `DistributedDataParallel` on the way: objectives run the
-    encoder several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets
-    sharing must not touch the heads of other tasks. Hooks on gradients have run before.
-
-    Args:
-        parameters: all that are trained, in the same order everywhere.
+    Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
+    several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
+    must not touch the heads of other tasks. Hooks on gradients have run before.
     """
     if distributed.count() == 1:
         return
+    # Ranks may have used different heads: find the parameters that any rank has a gradient of.
     every = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
     used = distributed.totals([float(parameter.grad is not None) for parameter in every])
     wanted = [parameter for parameter, users in zip(every, used, strict=True) if users]
     for parameter in wanted:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    for gradients in _parcels([parameter.grad for parameter in wanted if parameter.grad is not None]):
+    for gradients in _buckets([parameter.grad for parameter in wanted if parameter.grad is not None]):
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
         distributed.add_up_(flat)
         for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
 
 
-def _parcels(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """Neighbours of one type, up to so many entries; larger ones alone."""
-    parcel: list[Tensor] = []
+def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
+    """Group consecutive gradients of one type up to `_BUCKET` entries; larger ones are alone."""
+    bucket: list[Tensor] = []
     for gradient in gradients:
-        full = sum(one.numel() for one in parcel) + gradient.numel() > _TOGETHER
-        if parcel and (full or gradient.dtype != parcel[0].dtype):
-            yield parcel
-            parcel = []
-        parcel.append(gradient)
-    if parcel:
-        yield parcel
-
-
-FILE = "random_states.pth"
-"""In a checkpoint of several processes: the states of each."""
-_APART = 1_000_003  # between the seeds of two processes
+        full = sum(one.numel() for one in bucket) + gradient.numel() > _BUCKET
+        if bucket and (full or gradient.dtype != bucket[0].dtype):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
 
 
 def random_state() -> list[Tensor]:
-    """States of torch's generators: the processor's, then one for each GPU."""
+    """Return the states of torch's generators: first the CPU's, then one per GPU."""
     return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
 
 
 def set_random_state(states: Sequence[Tensor]) -> None:
-    """Go on with the random numbers that followed a state."""
+    """Set the states of torch's generators, as `random_state` returned them."""
     torch.set_rng_state(states[0])
     if torch.cuda.is_available():
         torch.cuda.set_rng_state_all(states[1:])
 
 
-def draw_apart() -> None:
-    """Let each of several processes draw numbers of its own from here on, so that its rows have dropout of their own.
-
-    The main process goes on with those of a single one.
-    """
+def seed_by_rank() -> None:
+    """Use a different seed on each rank from here on, so that dropout differs; rank 0 continues as a single process."""
     if distributed.rank() > 0:
-        torch.manual_seed(torch.initial_seed() + _APART * distributed.rank())
+        torch.manual_seed(torch.initial_seed() + _SEED_STEP * distributed.rank())
 
 
-def save_states(folder: Path, states: Sequence[Sequence[Tensor]]) -> None:
-    """Keep the states of several processes in a checkpoint; there is nothing to keep of a single one."""
+def save_random_states(folder: Path, states: Sequence[Sequence[Tensor]]) -> None:
+    """Save the random states of all ranks in a checkpoint; a single rank has none to save here."""
     if len(states) > 1:
-        torch.save([list(own) for own in states], folder / FILE)
+        torch.save([list(own) for own in states], folder / _STATES_FILE)
 
 
-def load_own_state(folder: Path) -> None:
-    """Go on where this process was at a checkpoint; in another number of processes they draw apart from there."""
+def load_random_state(folder: Path) -> None:
+    """Restore the random state of this rank; a rank that the checkpoint does not know gets a seed of its own."""
     if distributed.rank() == 0:
-        return  # its state stands where a single process has it
-    path = folder / FILE
+        return  # the Trainer restores its state
+    path = folder / _STATES_FILE
     states = torch.load(path, weights_only=True) if path.is_file() else []
     if distributed.rank() < len(states):
         set_random_state(states[distributed.rank()])
     else:
-        draw_apart()
+        seed_by_rank()

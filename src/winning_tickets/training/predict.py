@@ -1,4 +1,4 @@
-"""Fine-tuned models at work: finding the model of a transfer, batched forward passes, labels for new texts."""
+"""Saved fine-tuned models: their description, saving and finding them, predictions for new texts."""
 
 from __future__ import annotations
 
@@ -31,36 +31,25 @@ from winning_tickets.training.objectives.task import task_logits
 MODEL_FOLDER = "model"
 TASK_FILE = "task.json"
 HELD_TICKET = Path("held") / "ticket"
-"""The ticket of a saved model; one level deeper, because a folder that holds tickets is taken for one."""
+"""Place of a saved model's ticket; a folder with a ticket directly in it would count as a ticket itself."""
 SHARED_PLACES = ("shared.json", f"{MODEL_FOLDER}/shared.json", f"seed-*/{MODEL_FOLDER}/shared.json")
-"""Where a folder has the description of a shared model, which is none of one task."""
+"""Places of the description of a shared model, which belongs to several tasks."""
 BATCH_TOKENS = 8192
-"""Padded tokens of a forward pass without gradients."""
+"""Padded tokens per forward pass without gradients."""
 
 
 @dataclass(frozen=True)
 class TaskInfo:
-    """What a saved model must say about its task; stored beside it as `task.json`.
-
-    Attributes:
-        task: name of the task.
-        text_columns: one or two columns.
-        labels: names of the classes; empty for regression and spans.
-        max_length: tokens a text, or a window over it, is cut to.
-        ticket_id: the ticket it was fine-tuned from; None for a dense model.
-        sparsity: fraction of the scope that is pruned.
-        kind: what is predicted.
-        doc_stride: of spans: tokens from one window to the next.
-    """
+    """Task of a saved model; stored next to it as `task.json`."""
 
     task: str
     text_columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    max_length: int
-    ticket_id: str | None
+    labels: tuple[str, ...]  # empty for regression and spans
+    max_length: int  # tokens per text, or per window over it
+    ticket_id: str | None  # None for a dense model
     sparsity: float
     kind: Kind
-    doc_stride: int | None
+    doc_stride: int | None  # tokens from one window to the next; None without windows
 
     @classmethod
     def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, sparsity: float) -> Self:
@@ -70,11 +59,7 @@ class TaskInfo:
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read it from a saved model.
-
-        Raises:
-            ContentError: the file was edited.
-        """
+        """Read the description of a saved model."""
         content = read_json(folder / TASK_FILE, "task description")
         try:
             lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
@@ -84,46 +69,36 @@ class TaskInfo:
                 raise ValueError(f"{len(info.text_columns)} text columns")
             return info
         except (TypeError, KeyError, ValueError) as error:
+            reason = str(error)
+            if isinstance(error, ValidationError):
+                first = error.errors()[0]
+                reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"
             raise ContentError(
-                f"{folder / TASK_FILE} is not a task description ({_reason(error)}); it was edited. "
+                f"{folder / TASK_FILE} is not a task description ({reason}); it was edited. "
                 "Run tickets transfer with --save-model again."
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Store it in a saved model's folder."""
+        """Store the description in a saved model's folder."""
         write_json(folder / TASK_FILE, asdict(self))
 
 
 def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
     """Save a model and its tokenizer as an ordinary Hugging Face folder.
 
-    Args:
-        model: any Hugging Face model.
-        tokenizer: saved beside it.
-        folder: where to.
-        extra: tensors by name that the model's class does not have and the checkpoint had.
-
-    Raises:
-        OSError: the file system refused; safetensors has an error of its own for that.
+    `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
     """
     try:
         model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
         tokenizer.save_pretrained(folder)
         if hasattr(model.config, COMPACT):
-            shutil.copyfile(compact_layers.__file__, folder / MODEL_FILE)  # without which others cannot load it
+            shutil.copyfile(compact_layers.__file__, folder / MODEL_FILE)  # the remote code that loads it
     except SafetensorError as error:
-        raise OSError(str(error)) from error
+        raise OSError(str(error)) from error  # safetensors has an error of its own for a full disk
 
 
 def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) -> None:
-    """Save a fine-tuned model with its task, and with its ticket, which further fine-tuning holds.
-
-    Args:
-        plm: the model with its head.
-        info: its task.
-        ticket: None for a dense model.
-        folder: where to.
-    """
+    """Save a fine-tuned model with its task, and with the ticket that further fine-tuning holds."""
     save_folder(plm.model, plm.tokenizer, folder)
     info.write(folder)
     if ticket is not None:
@@ -131,14 +106,9 @@ def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) ->
 
 
 def find_model(run: Path | str, seed: int | None = None) -> Path:
-    """The folder of a fine-tuned model.
+    """Return the folder of a fine-tuned model.
 
-    Args:
-        run: a transfer's folder, one of its `seed-N` folders, or a saved model itself.
-        seed: which of a transfer's models; None takes the first one that was saved.
-
-    Raises:
-        UsageError: nothing is there, it is a ticket, no model was saved, or not that of this seed.
+    `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
     """
     path = Path(run)
     if is_ticket(path):
@@ -149,7 +119,8 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
         if seed is not None:
             raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
         return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
-    found = _saved_seeds(path)
+    # The path is a run with several seeds, a shared model, or a run that saved no model.
+    found = saved_seeds(path, TASK_FILE)
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
         raise UsageError(
             f"{path} is a model that several tasks share; take one of them out first: tickets export {path} --format "
@@ -163,12 +134,12 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
     return found[seed if seed is not None else next(iter(found))]
 
 
-def _saved_seeds(path: Path) -> dict[int, Path]:
-    """Models of finished seeds, lowest first."""
+def saved_seeds(path: Path, description: str) -> dict[int, Path]:
+    """Return the model folders of a run's finished seeds, lowest seed first, that have a description of this name."""
     found = {}
     for folder in path.glob("seed-*"):
         number = folder.name.removeprefix("seed-")
-        if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / TASK_FILE).is_file():
+        if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / description).is_file():
             found[int(number)] = folder / MODEL_FOLDER
     return dict(sorted(found.items()))
 
@@ -176,40 +147,24 @@ def _saved_seeds(path: Path) -> dict[int, Path]:
 def encode_for(
     plm: PLM, split: Split, max_length: int, kind: Kind = "classification", doc_stride: int | None = None
 ) -> EncodedSplit:
-    """Tokenise a split, with only those columns that the model can take.
-
-    Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
-    """
+    """Tokenize a split, with only those columns that the model can take."""
     encoded = KINDS[kind].encode(split, plm.tokenizer, max_length, doc_stride or max_length)
     columns = dict(encoded.columns)
+    # Some checkpoints pair a tokenizer that numbers the segments with a model that has no segments.
     if getattr(plm.model.config, "type_vocab_size", 0) < 2:
         columns.pop("token_type_ids", None)
     return EncodedSplit(columns, encoded.labels, encoded.owners, encoded.places)
 
 
 def load_saved(folder: Path, info: TaskInfo) -> PLM:
-    """A saved model with the head of its task.
-
-    Args:
-        folder: of the model.
-        info: its task.
-
-    Raises:
-        ContentError: the weights are damaged.
-    """
+    """Load a saved model with the head of its task."""
     return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=outputs_of(info.kind, info.labels))
 
 
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
-    """Outputs of a model with a head, without dropout, in batches of similar lengths.
+    """Return the outputs of a model with a head, without dropout, in batches of similar lengths.
 
-    Args:
-        plm: the model, where it is now.
-        split: tokenised examples.
-        bf16: bfloat16 autocast.
-
-    Returns:
-        For each item, in the order of the split, `(outputs,)`, or `(tokens, outputs)` without padding; float32.
+    For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
     """
     pad = collate(plm.tokenizer)
     device = plm.model.device
@@ -227,7 +182,7 @@ def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Arr
 
 
 def _by_length(lengths: list[int]) -> Iterator[list[int]]:
-    """Indices of examples in batches of rising length, each of at most `BATCH_TOKENS` padded tokens."""
+    """Yield batches of indices by rising length, each of at most `BATCH_TOKENS` padded tokens."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
         if batch and (len(batch) + 1) * lengths[index] > BATCH_TOKENS:
@@ -248,35 +203,43 @@ def predict(
 
     Args:
         run: a transfer's folder, one of its `seed-N` folders, or a saved model.
-        texts: one tuple an example, with as many texts as the task has columns.
-        seed: which of a transfer's models; None takes the first one.
+        texts: one tuple per example, with one text per column of the task.
+        seed: seed of the model in a transfer; None takes the first saved one.
         runtime: device and precision.
 
     Returns:
-        `predictions`, in order: `text`, and by kind: `label` with the probabilities `scores`; the `score` of a
-        regression; `labels` with the probability of each class; `words` with their `labels`; `answer` with `start`, its
-        first character in the text, and `score`, the sum of two logits (an empty answer has neither).
+        `task`, `model`, `ticket_id`, and `predictions` in the order of the texts. Each has its `text`, and by kind of
+        task: `label` with the probabilities `scores`; the `score` of a regression; `labels` with the probability of
+        each class; `words` with their `labels`; `answer` with `start`, its first character in the text, and `score`,
+        the sum of two logits (an empty answer has neither).
 
     Raises:
-        UsageError: no saved model, no text, or not as many texts as the task has columns.
+        UsageError: no saved model, no text, or another number of texts than the task has columns.
         ContentError: the saved model is damaged.
+
+    Example:
+        >>> predict("runs/sst2", [("A fine film.",)])["predictions"][0]["label"]  # doctest: +SKIP
+        'positive'
     """
     runtime = runtime or Runtime()
     device = choose_device(runtime.device)
     folder = find_model(run, seed)
     info = TaskInfo.read(folder)
     _check_texts(texts, info)
+    # Encode the texts as the dev data of the fine-tuning were.
     kind = KINDS[info.kind]
     plm = load_saved(folder, info)
     plm.model.to(device)
     split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
     encoded = encode_for(plm, split, info.max_length, info.kind, info.doc_stride)
-    told = kind.tell(predict_split(plm, encoded, runtime.bf16), encoded, split, info.labels)
+    predicted = kind.predict(predict_split(plm, encoded, runtime.bf16), encoded, split, info.labels)
     return {
         "task": info.task,
         "model": str(folder),
         "ticket_id": info.ticket_id,
-        "predictions": [{"text": list(example), **prediction} for example, prediction in zip(texts, told, strict=True)],
+        "predictions": [
+            {"text": list(example), **prediction} for example, prediction in zip(texts, predicted, strict=True)
+        ],
     }
 
 
@@ -287,16 +250,8 @@ def _check_texts(texts: Sequence[tuple[str, ...]], info: TaskInfo) -> None:
     for example in texts:
         if len(example) != len(columns):
             raise UsageError(
-                f"The task {info.task} takes {len(columns)} text(s) an example ({', '.join(columns)}), found "
+                f"The task {info.task} takes {len(columns)} text(s) per example ({', '.join(columns)}), found "
                 f"{len(example)}: {' | '.join(example)!r}. Give pairs as first<TAB>second, or with --text-pair."
             )
         if not all(text.strip() for text in example):
             raise UsageError(f"An example has an empty text; the task {info.task} needs {' and '.join(columns)}.")
-
-
-def _reason(error: Exception) -> str:
-    """What is wrong with a description, in a line."""
-    if not isinstance(error, ValidationError):
-        return str(error)
-    first = error.errors()[0]
-    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}, found {first['input']!r}"

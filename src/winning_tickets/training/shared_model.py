@@ -1,14 +1,15 @@
-"""A model that several tasks share, on disk: one encoder, and of each task a head, a description and its ticket.
+"""A shared model on disk: one encoder, and for each task a head, a description and a ticket.
 
-encoder/                       an ordinary Hugging Face folder: the whole shared weights, and the tokenizer
+encoder/                       an ordinary Hugging Face folder: all shared weights, and the tokenizer
 tasks/NAME/head.safetensors    the parameters of that task's model outside the encoder
 tasks/NAME/task.json           `predict.TaskInfo`
-tasks/NAME/ticket/             the ticket, only where the task has one
-shared.json                    what belongs to it, with checksums; written last
+tasks/NAME/ticket/             the ticket, if the task has one
+shared.json                    tasks and checksums of the files; written last
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -22,14 +23,13 @@ from safetensors.torch import save as to_bytes
 from winning_tickets.data.records import METRICS_OF, Task
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, load_plm, outside_encoder
-from winning_tickets.runs.directory import RESULT
 from winning_tickets.runs.errors import ContentError, UsageError, explain, unknown
 from winning_tickets.runs.files import build_directory, inside, read_json, write_bytes, write_json
 from winning_tickets.runs.identity import read_checked, write_checked
 from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
-from winning_tickets.training.predict import MODEL_FOLDER, TASK_FILE, TaskInfo, save_folder
+from winning_tickets.training.predict import MODEL_FOLDER, TASK_FILE, TaskInfo, save_folder, saved_seeds
 
 FORMAT_VERSION = 1
 SHARED_FILE = "shared.json"
@@ -37,8 +37,8 @@ ENCODER = "encoder"
 TASKS = "tasks"
 HEAD_FILE = "head.safetensors"
 TICKET = "ticket"
-_OF_A_TASK = ("id2label", "label2id", "problem_type")
-"""What an encoder's configuration says about the task that it was loaded for."""
+_TASK_FIELDS = ("id2label", "label2id", "problem_type")
+"""Fields of a configuration that belong to the task that an encoder was loaded for."""
 
 
 class SharedModel:
@@ -47,7 +47,16 @@ class SharedModel:
     Attributes:
         path: its folder.
         tasks: names of the tasks.
-        base_hash: of the pre-trained weights that it was trained from.
+        base_hash: hash of the pre-trained weights that it was trained from.
+
+    Raises:
+        UsageError: a method was called with a task that the model does not have.
+        ContentError: weights, a ticket or a description are missing or damaged.
+
+    Example:
+        >>> shared = SharedModel.open("runs/share/seed-0/model")  # doctest: +SKIP
+        >>> plm = shared.load_task("rte")  # doctest: +SKIP
+        >>> shared.ticket("rte").apply_(plm.model, allow_other_weights=True)  # doctest: +SKIP
     """
 
     def __init__(self, path: Path, content: Mapping[str, Any]) -> None:
@@ -59,14 +68,13 @@ class SharedModel:
 
     @classmethod
     def open(cls, folder: Path | str) -> Self:
-        """Open a shared model; its weights are read, and checked, when they are loaded.
+        """Open the folder of a shared model; its weights are read and checked when they are loaded.
 
-        Args:
-            folder: the folder itself; `find_shared` finds that of a run.
+        `find_shared` finds the folder in a run.
 
         Raises:
-            UsageError: it is no shared model.
-            ContentError: a part is missing, or something was cut off or edited.
+            UsageError: it is not a shared model.
+            ContentError: a file is missing, truncated or edited.
         """
         path = Path(folder)
         if not (path / SHARED_FILE).is_file():
@@ -80,35 +88,32 @@ class SharedModel:
             anew="run tickets share again",
             mend="Copy the shared model again, or run tickets share again.",
         )
-        model = cls(path, _described(path, body))
+        try:
+            model = cls(path, _Description.model_validate(body).model_dump())
+        except ValidationError as error:
+            raise ContentError(
+                f"{path / SHARED_FILE} is not the description of a shared model: {explain(error)} It was edited. Copy "
+                "the shared model again, or run tickets share again."
+            ) from error
         for name in model._files:
-            model._check_there(name)
+            model._check_exists(name)
         for task in model.tasks:
             model._check(f"{TASKS}/{task}/{TASK_FILE}")
         return model
 
     @property
     def encoder_files(self) -> list[str]:
-        """The files of the encoder that have a checksum, relative to its folder."""
+        """Files of the encoder, relative to its folder."""
         return [name.removeprefix(f"{ENCODER}/") for name in self._files if name.startswith(f"{ENCODER}/")]
 
     def info(self, task: str) -> TaskInfo:
-        """What a task is.
-
-        Raises:
-            UsageError: the model has no such task.
-        """
+        """Return the description of a task."""
         return TaskInfo.read(self._folder(task))
 
     def ticket(self, task: str) -> Ticket | None:
-        """The ticket of a task; None for one that uses the whole encoder.
+        """Return the ticket of a task; None for a task that uses the whole encoder.
 
-        It belongs to the pre-trained weights, which the shared ones no longer are: apply or hold it with
-        `allow_other_weights=True`.
-
-        Raises:
-            UsageError: the model has no such task.
-            ContentError: the ticket is damaged or missing.
+        The ticket belongs to the pre-trained weights: apply or hold it with `allow_other_weights=True`.
         """
         folder = self._folder(task) / TICKET
         if task not in self._tickets:
@@ -118,29 +123,22 @@ class SharedModel:
         return Ticket.from_pretrained(folder)
 
     def load_encoder(self) -> PLM:
-        """The encoder alone, with its whole shared weights.
-
-        Raises:
-            ContentError: the weights are damaged.
-        """
+        """Load the encoder alone, with all shared weights."""
         self._check_encoder()
         return load_plm(str(self.path / ENCODER))
 
     def load_task(self, task: str) -> PLM:
-        """An ordinary model for one task: the whole shared encoder and the task's head; its ticket is not applied.
-
-        Raises:
-            UsageError: the model has no such task.
-            ContentError: the weights are damaged.
-        """
+        """Load an ordinary model for one task: all shared weights and the task's head, without applying its ticket."""
         info, name = self.info(task), f"{TASKS}/{task}/{HEAD_FILE}"
         self._check_encoder()
         self._check(name)
-        plm = load_for_task(self._load, _task_of(info))
+        task_of_head = Task(info.task, info.text_columns, info.labels, METRICS_OF[info.kind][:1], kind=info.kind)
+        plm = load_for_task(functools.partial(load_plm, str(self.path / ENCODER)), task_of_head)
         try:
             head = load_file(self.path / name)
         except (SafetensorError, OSError) as error:
             raise ContentError(f"{self.path / name} cannot be read ({error}); copy the shared model again.") from error
+        # The head must have the parameters of a fresh one, which it then replaces.
         own = outside_encoder(plm.model)
         if {key: value.shape for key, value in head.items()} != {key: value.shape for key, value in own.items()}:
             raise ContentError(
@@ -152,9 +150,6 @@ class SharedModel:
                 parameter.copy_(head[key])
         return plm
 
-    def _load(self, **options: Any) -> PLM:
-        return load_plm(str(self.path / ENCODER), **options)
-
     def _folder(self, task: str) -> Path:
         if task not in self.tasks:
             raise unknown("task", task, self.tasks, f"The shared model is {self.path}.")
@@ -164,12 +159,12 @@ class SharedModel:
         for name in self.encoder_files:
             self._check(f"{ENCODER}/{name}")
 
-    def _check_there(self, name: str) -> None:
+    def _check_exists(self, name: str) -> None:
         if not inside(self.path, name).is_file():
             raise ContentError(f"The shared model {self.path} lacks {name}; copy the whole folder again.")
 
     def _check(self, name: str) -> None:
-        self._check_there(name)
+        self._check_exists(name)
         if name not in self._files or sha256(self.path / name) != self._files[name]:
             raise ContentError(
                 f"{self.path / name} does not match its checksum in {SHARED_FILE}: the file was cut off or edited. "
@@ -184,31 +179,23 @@ class _Description(BaseModel):
     files: dict[str, str]
 
 
-def _described(path: Path, body: dict[str, Any]) -> dict[str, Any]:
-    try:
-        return _Description.model_validate(body).model_dump()
-    except ValidationError as error:
-        raise ContentError(
-            f"{path / SHARED_FILE} is not the description of a shared model: {explain(error)} It was edited. Copy the "
-            "shared model again, or run tickets share again."
-        ) from error
-
-
 def is_shared(path: Path | str) -> bool:
-    """Whether a path is a shared model, or a run that saved one."""
+    """Return whether a path is a shared model, or a run that saved one."""
     path = Path(path)
-    return any((folder / SHARED_FILE).is_file() for folder in (path, path / MODEL_FOLDER)) or bool(_seeds(path))
+    return any((folder / SHARED_FILE).is_file() for folder in (path, path / MODEL_FOLDER)) or bool(
+        saved_seeds(path, SHARED_FILE)
+    )
 
 
 def find_shared(run: Path | str, seed: int | None = None) -> Path:
-    """The folder of a shared model.
+    """Return the folder of a shared model.
 
     Args:
         run: the `--out` of a `tickets share`, one of its `seed-N`, or a shared model itself.
-        seed: which of a run's models; None takes the first one.
+        seed: seed of the model in a run; None takes the first one.
 
     Raises:
-        UsageError: nothing is there, no model was saved, or not that of this seed.
+        UsageError: no model was saved there, or none of this seed.
     """
     path = Path(run)
     if not path.is_dir():
@@ -218,22 +205,12 @@ def find_shared(run: Path | str, seed: int | None = None) -> Path:
             if seed is not None:
                 raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
             return folder
-    found = _seeds(path)
+    found = saved_seeds(path, SHARED_FILE)
     if not found:
         raise UsageError(f"{path} has no shared model; give the --out of a tickets share that has saved its models.")
     if seed is not None and seed not in found:
         raise UsageError(f"{path} has no shared model of seed {seed}; there are those of {', '.join(map(str, found))}.")
     return found[seed if seed is not None else next(iter(found))]
-
-
-def _seeds(path: Path) -> dict[int, Path]:
-    """Models of finished seeds, lowest first."""
-    found = {}
-    for folder in path.glob("seed-*"):
-        number = folder.name.removeprefix("seed-")
-        if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / SHARED_FILE).is_file():
-            found[int(number)] = folder / MODEL_FOLDER
-    return dict(sorted(found.items()))
 
 
 def save_shared(
@@ -244,23 +221,14 @@ def save_shared(
     tickets: Mapping[str, Ticket],
     base_hash: str,
 ) -> None:
-    """Write a shared model, whole or not at all.
-
-    Args:
-        folder: absent or empty.
-        model: its models are called like the tasks; their encoder holds the whole shared weights.
-        tokenizer: of the encoder.
-        infos: what each task is.
-        tickets: by task; none for a task that uses the whole encoder.
-        base_hash: of the pre-trained weights that it was trained from (`plm.base_hash`).
-
-    Raises:
-        TrainingError: the file system refused; nothing is left.
-    """
+    """Write a shared model, whole or not at all, to a folder that is absent or empty; all mappings are by task."""
 
     def fill(staging: Path) -> None:
         save_folder(model.base_model, tokenizer, staging / ENCODER)
-        _forget_the_task(staging / ENCODER / "config.json")
+        # The encoder was loaded for one of the tasks and now belongs to all.
+        config = staging / ENCODER / "config.json"
+        content = read_json(config, "model configuration")
+        write_json(config, {key: value for key, value in content.items() if key not in _TASK_FIELDS})
         for task, info in infos.items():
             own = staging / TASKS / task
             named = outside_encoder(model.models[task])
@@ -269,6 +237,7 @@ def save_shared(
             info.write(own)
             if task in tickets:
                 tickets[task].save_pretrained(own / TICKET)
+        # Checksums of all files but those of tickets, which have their own.
         checked = [*(staging / ENCODER).iterdir(), *staging.glob(f"{TASKS}/*/*.*")]
         body = {
             "format_version": FORMAT_VERSION,
@@ -280,14 +249,3 @@ def save_shared(
         write_checked(staging / SHARED_FILE, body)
 
     build_directory(folder, fill)
-
-
-def _forget_the_task(config: Path) -> None:
-    """The encoder is that of all tasks, and was loaded for one of them."""
-    content = read_json(config, "model configuration")
-    write_json(config, {key: value for key, value in content.items() if key not in _OF_A_TASK})
-
-
-def _task_of(info: TaskInfo) -> Task:
-    """As much of a task as its head needs."""
-    return Task(info.task, info.text_columns, info.labels, METRICS_OF[info.kind][:1], kind=info.kind)

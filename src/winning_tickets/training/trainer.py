@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -25,34 +27,95 @@ from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError
 from winning_tickets.runs.files import REFUSALS, to_disk
 from winning_tickets.runs.progress import hand_over, tracked
-from winning_tickets.training.finite import MAX_SKIPPED, FiniteSteps, NotFiniteError, gradient_norm
 from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.parallel import (
-    add_up_gradients,
-    draw_apart,
-    filled,
-    load_own_state,
+    all_reduce_gradients,
+    load_random_state,
+    nonempty,
     random_state,
-    save_states,
+    save_random_states,
+    seed_by_rank,
     set_random_state,
-    share_of,
+    shard_batch,
 )
+
+CHECKPOINT = "checkpoint-"
+WEIGHTS = "model.safetensors"
+MAX_SKIPPED = 10
+"""Consecutive non-finite steps that are skipped; with one more the weights, the data or the rate must be at fault."""
+
+
+class NotFiniteError(TrainingError):
+    """The loss or the gradients of a step became NaN or infinite; nothing of that step was applied."""
+
+    def __init__(self, step: int, parts: Mapping[str, float], norm: float, skipped: int) -> None:
+        self.step = step
+        self.skipped = skipped
+        before = f" The {skipped} steps before it were skipped." if skipped else ""
+        super().__init__(f"{_found(step, parts, norm)}{before}")
+
+
+class FiniteSteps:
+    """Checks each step between its backward pass and the optimizer; raises on non-finite steps, or skips them.
+
+    `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
+    """
+
+    def __init__(self, skip: bool) -> None:
+        self._skip = skip
+        self._in_a_row = 0
+        self.skipped = False
+
+    def resume(self, skipped: int) -> None:
+        """Continue after so many consecutive skipped steps."""
+        self._in_a_row = skipped
+
+    def check(self, step: int, parts: Mapping[str, float], norm: float, optimizer: Any) -> None:
+        """Check the parts of the loss and the gradient norm of a step, counted from 1.
+
+        A skipped step loses its gradients, so that the optimizer changes nothing.
+        """
+        self.skipped = not all(map(math.isfinite, (*parts.values(), norm)))
+        if not self.skipped:
+            self._in_a_row = 0
+            return
+        if not self._skip or self._in_a_row == MAX_SKIPPED:
+            raise NotFiniteError(step, parts, norm, self._in_a_row)
+        self._in_a_row += 1
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                parameter.grad = None  # zeros would still let momentum and decay change the weights
+        if distributed.is_main():
+            print(f"{_found(step, parts, norm)} The step was skipped.", file=sys.stderr, flush=True)  # noqa: T201
+
+
+def gradient_norm(optimizer: Any) -> float:
+    """Return the norm of all gradients of an optimizer's parameters; NaN or infinite as soon as one of them is."""
+    gradients = [
+        parameter.grad
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    return float(torch.nn.utils.get_total_norm(gradients))
+
+
+def _found(step: int, parts: Mapping[str, float], norm: float) -> str:
+    shown = ", ".join(f"{name} = {value}" for name, value in parts.items())
+    if all(map(math.isfinite, parts.values())):
+        return f"The gradients are not finite at step {step} (norm = {norm}, {shown})."
+    return f"The loss is not finite at step {step} ({shown})."
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once.
 
-    A signal to one of several processes stops all. From the start of the training these draw random numbers of their
-    own.
-
-    Attributes:
-        signal_number: the signal that all processes have agreed to stop at; None before that.
-        received: the signal that came to this process; None without one.
+    A signal to one rank stops all ranks.
     """
 
     def __init__(self) -> None:
-        self.signal_number: int | None = None
-        self.received: int | None = None
+        self.signal_number: int | None = None  # the signal that all ranks have agreed to stop at
+        self.received: int | None = None  # the signal that this rank has received
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopOnSignal:
@@ -68,15 +131,17 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
             before = self._before[number]
-            if callable(before):  # what Ctrl-C and SIGTERM do outside a training
+            if callable(before):  # the usual effect of Ctrl-C and SIGTERM
                 before(number, frame)
             raise SystemExit(128 + number)
         self.received = number
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        draw_apart()
+        """Give each rank random numbers of its own."""
+        seed_by_rank()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Agree with the other ranks on a stop, and ask for a checkpoint."""
         self.signal_number = distributed.largest(self.received or 0) or None
         if self.signal_number is not None and state.global_step < state.max_steps:
             control.should_save = True
@@ -84,7 +149,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
 
 class Checkpoints(TrainerCallback):  # type: ignore[misc]
-    """Asks for a checkpoint every so many steps, or else every so many seconds."""
+    """Saves a checkpoint every so many steps, or else every so many seconds."""
 
     def __init__(self, runtime: Runtime) -> None:
         self._steps = runtime.checkpoint_steps
@@ -92,7 +157,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self._last = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Set `should_save` when it is time; not after the last step, whose result is saved anyway."""
+        """Save when it is time, but not after the last step, whose result is saved anyway."""
         if state.global_step >= state.max_steps:
             return
         due = (
@@ -100,19 +165,21 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             if self._steps is None
             else state.global_step % self._steps == 0
         )
-        if distributed.largest(int(due)):  # clocks differ
+        if distributed.largest(int(due)):  # clocks of ranks differ
             control.should_save = True
             self._last = time.monotonic()
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Appends one record a step to `metrics.jsonl` and advances the progress display.
+    """Appends one record per step to `metrics.jsonl` and advances the progress display.
 
     Args:
-        run: where to.
-        trainer: set after construction; the parts of the loss are read from it.
+        run: the run's directory.
         advance: called after each step with the step and a short text.
         extra: more fields of the record.
+
+    Attributes:
+        trainer: set after construction; the parts of the loss are read from it.
     """
 
     def __init__(
@@ -129,19 +196,19 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._rate = 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Forget records of steps that a resumed run does again, and go on counting those that were skipped."""
+        """Drop the records of steps that a resumed run repeats, and restore the number of skipped steps."""
         assert self.trainer is not None
-        self.trainer.finite.go_on(self._run.forget_after(state.global_step))
+        self.trainer.finite.resume(self._run.forget_after(state.global_step))
         self._advance(state.global_step, "")
         self._time = time.monotonic()
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Note the rate of this step, before the schedule moves on."""
+        """Remember the learning rate of this step, before the scheduler changes it."""
         assert self.trainer is not None
         self._rate = self.trainer._get_learning_rate()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the step that just ended."""
+        """Log the step."""
         assert self.trainer is not None
         now = time.monotonic()
         parts = {} if self.trainer.finite.skipped else dict(self.trainer.parts)
@@ -151,12 +218,8 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._advance(state.global_step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
 
 
-CHECKPOINT = "checkpoint-"
-WEIGHTS = "model.safetensors"
-
-
 def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
-    """TrainingArguments with everything off that this package does itself: logs, saves, reports, progress bars."""
+    """TrainingArguments without what this package does itself: logs, saves, reports, progress bars."""
     device = choose_device(runtime.device)
     transformers_logging.set_verbosity_error()
     with distributed.unseen():
@@ -175,24 +238,22 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
             **fields,
         )
     made.skip_not_finite = runtime.non_finite == "skip"
-    made.distributed_state.process_index = distributed.rank()  # only the main process makes folders
+    made.distributed_state.process_index = distributed.rank()  # only rank 0 makes folders
     hand_over(made, runtime.report_to if distributed.is_main() else ())
     if made.n_gpu > 1:
-        made._n_gpu = 1  # with several GPUs in sight the Trainer would wrap the model in DataParallel
+        made._n_gpu = 1  # with several visible GPUs the Trainer would wrap the model in DataParallel
     return made
 
 
 class TicketTrainer(Trainer):  # type: ignore[misc]
-    """Trains an objective given as sums and counts.
-
-    Where several processes do the run, each computes its rows of every batch; losses and gradients are summed.
+    """Trains an objective given as sums and counts; several ranks share every batch.
 
     Args:
-        objective: what is minimised.
-        build_optimizer: makes the optimiser once the model is on its device; None takes the Trainer's AdamW.
+        objective: the loss to minimize.
+        build_optimizer: makes the optimizer once the model is on its device; None takes the Trainer's AdamW.
         schedule: factor of the learning rate by step; None takes the Trainer's own schedule.
         in_order: visit the training set in its own order (its items are whole batches).
-        save_weights: put the model's weights into checkpoints; a mask search keeps its state in the optimiser.
+        save_weights: put the model's weights into checkpoints; a mask search keeps its state in the optimizer.
         options: everything else a Trainer takes.
     """
 
@@ -221,16 +282,15 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._random_states: list[list[Tensor]] = []
         self.finite = FiniteSteps(skip=self.args.skip_not_finite)
 
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The optimiser that was asked for, else the Trainer's own."""
-        if self._build_optimizer is not None:
-            self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
-            return self.optimizer
-        optimizer: torch.optim.Optimizer = super().create_optimizer(model)
-        return optimizer
+    def create_optimizer(self, model: Any = None) -> Any:
+        """Make the configured optimizer, else the Trainer's own."""
+        if self._build_optimizer is None:
+            return super().create_optimizer(model)
+        self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
+        return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """The schedule that was asked for, else the Trainer's own."""
+        """Make the configured schedule, else the Trainer's own."""
         if self._schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._schedule)
@@ -240,33 +300,35 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         return SequentialSampler(self.train_dataset) if self._in_order else super()._get_train_sampler(train_dataset)
 
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """The micro-batches of one optimiser step, and how much each part of the loss counts in all of them."""
+        """Return this rank's micro-batches of one optimizer step, and count each part of the loss over all of them."""
+        # Remembered so that a step that fails can be repeated with the same dropout.
         self._random_state = random_state()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        # Counts are those of the whole step, on all ranks: micro-batches of different sizes then average correctly.
         totals: dict[str, Tensor] = {}
         for batch in batches:
             for name, count in self.objective.counts(batch).items():
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
         self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
         self.parts = {}
-        return [share_of(batch, distributed.rank(), distributed.count()) for batch in batches], None
+        return [shard_batch(batch, distributed.rank(), distributed.count()) for batch in batches], None
 
     def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
-        """The loss and the gradients of one micro-batch; those of all processes together at the last one of a step."""
-        present = filled(inputs)
+        """Run forward and backward of one micro-batch; all-reduce the gradients at the last one of a step."""
+        present = nonempty(inputs)
         if present:
             loss = super().training_step(model, present, *rest, **options)
-        else:  # fewer examples than processes
+        else:  # fewer examples than ranks
             loss = torch.zeros((), device=self.args.device)
             self._add_parts({})
         if self.accelerator.sync_gradients:
-            add_up_gradients(value for group in self.optimizer.param_groups for value in group["params"])
+            all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
         return loss
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The loss of one micro-batch, normalised by the counts of the whole step."""
+        """Return the loss of one micro-batch, divided by the counts of the whole step."""
         # Accelerate's autocast covers the model's own forward only, and objectives call the encoder inside it.
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
             sums = self.objective(model, inputs)
@@ -275,13 +337,13 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         return loss
 
     def _add_parts(self, sums: Mapping[str, Tensor]) -> None:
-        """Note what a micro-batch adds to the parts of the loss, in all processes."""
+        """Add the sums of a micro-batch, over all ranks, to the logged parts of the loss."""
         own = {name: float(sums[name].detach()) if name in sums else 0.0 for name in self._totals}
         for name, value in zip(own, distributed.totals(list(own.values())), strict=True):
             self.parts[name] = self.parts.get(name, 0.0) + value / int(self._totals[name])
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """The last look at a step before the optimiser's: one that is not finite stops here, or is passed over."""
+        """Check loss and gradients; raise on, or skip, non-finite steps."""
         norm = gradient_norm(self.optimizer) if grad_norm is None else float(grad_norm)
         self.finite.check(self.state.global_step + 1, self.parts, norm, self.optimizer)
         return grad_norm
@@ -294,16 +356,19 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         distributed.on_main(lambda: self._write_checkpoint(model, trial))
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint aside and move it into place when it is complete; older ones go after that."""
+        """Write a checkpoint to a staging folder, move it into place when it is complete, and remove older ones."""
         target, name = Path(self.args.output_dir), f"{CHECKPOINT}{self.state.global_step}"
         if (target / name).is_dir():
-            return  # the same state; taking it away first would leave a moment without any
+            return  # the same state; removing it first would leave a moment without any checkpoint
         self._staging = str(target / ".incomplete")
         shutil.rmtree(self._staging, ignore_errors=True)
         try:
             super()._save_checkpoint(model, trial)
-            self._to_disk(Path(self._staging) / name)
-            (Path(self._staging) / name).rename(target / name)
+            # Flush before the rename, with the log of the steps that a run resumed from here does not repeat.
+            staged, log = Path(self._staging) / name, target.parent / METRICS
+            for path in (*staged.rglob("*"), staged, *([log] if log.exists() else [])):
+                to_disk(path)
+            staged.rename(target / name)
             to_disk(target)
         except (*REFUSALS, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
             silent = any(word in str(error) for word in ("inline_container", "iostream"))  # it does not say why
@@ -315,39 +380,34 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         finally:
             shutil.rmtree(self._staging, ignore_errors=True)
             self._staging = None
+        # Only the new checkpoint is needed.
         for old in checkpoints(target)[:-1]:
             shutil.rmtree(old)
 
-    def _to_disk(self, checkpoint: Path) -> None:
-        """Bring a checkpoint to the disk, and the log of the steps that a run which goes on from it does not repeat."""
-        log = Path(self.args.output_dir).parent / METRICS
-        for path in (*checkpoint.rglob("*"), checkpoint, *([log] if log.exists() else [])):
-            to_disk(path)
-
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Weights, unless the optimiser's state is all there is to keep."""
+        """Save the weights, unless the optimizer's state is all that a checkpoint needs."""
         if self._save_weights and not isinstance(self.model, PreTrainedModel):
             folder = Path(output_dir or self.args.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
-            save_model(self.model, str(folder / WEIGHTS))  # knows tensors that several models share
+            save_model(self.model, str(folder / WEIGHTS))  # handles tensors that several models share
         elif self._save_weights:
             super().save_model(output_dir, _internal_call)
         elif output_dir is not None:
             Path(output_dir).mkdir(parents=True, exist_ok=True)
 
     def keep_last_good_state(self) -> None:
-        """Write a checkpoint from which the step that has just failed is done again with the same dropout."""
+        """Write a checkpoint from which the failed step can be repeated with the same dropout."""
         set_random_state(self._random_state)
         self._save_checkpoint(self.model)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        save_states(Path(output_dir), self._random_states)
+        save_random_states(Path(output_dir), self._random_states)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
-            load_own_state(Path(checkpoint))
+            load_random_state(Path(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._save_weights and not isinstance(self.model, PreTrainedModel):
@@ -357,27 +417,26 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
 
 def checkpoints(scratch: Path) -> list[Path]:
-    """Complete checkpoints of a run, oldest first."""
+    """Return the complete checkpoints of a run, oldest first."""
     found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
     return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
 
 
 def last_step(scratch: Path) -> int:
-    """Steps done at the last complete checkpoint; 0 without one."""
+    """Return the number of steps at the last complete checkpoint; 0 without one."""
     found = checkpoints(scratch)
     return int(found[-1].name.removeprefix(CHECKPOINT)) if found else 0
 
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
-    """Train to the end, from the last checkpoint where there is one.
-
-    A signal that comes when there is nothing left to stop stops the next training of the same command.
+    """Train to the end, from the last checkpoint if there is one.
 
     Raises:
         TrainingError: the loss or the gradients became NaN or infinite (the state before that step is kept), or the
             disk is full.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
     """
+    # A signal after the last step of an earlier training of this command stops this one.
     distributed.stop_between(distributed.largest(distributed.kept()))
     found = distributed.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
     stop = StopOnSignal()
@@ -385,11 +444,11 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     try:
         with stop, tracked(trainer, run):
             trainer.train(resume_from_checkpoint=found[-1] if found else None)
-            distributed.wait_for_all()  # the Trainer looks at the scratch folder last, which a finished run removes
+            distributed.wait_for_all()  # the Trainer reads the scratch folder last, and a finished run removes it
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
-        skip = "; or run the same command again with --non-finite skip, which passes over such steps"
+        skip = "; or run the same command again with --non-finite skip, which skips such steps"
         failure = TrainingError(
             f"{error} Nothing of that step was applied; the last good state, after step {error.step - 1}, is kept in "
             f"{kept}. Lower --learning-rate, or check the data and weights, and use another "
@@ -397,11 +456,12 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
         )
         failure.of_all = True
         raise failure from error
+    # All steps may be done when the signal arrives: the result is then stored, and the next training stops.
     if stop.signal_number is not None and trainer.state.global_step < trainer.state.max_steps:
         name = signal.Signals(stop.signal_number).name
         raise Interrupted(
             stop.signal_number,
             f"Stopped by {name} after step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint "
-            f"is in {run.path}. Run the same command again to go on.",
+            f"is in {run.path}. Run the same command again to resume.",
         )
     distributed.keep(stop.received or 0)

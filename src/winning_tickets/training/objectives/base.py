@@ -1,4 +1,4 @@
-"""What all objectives share: a loss as sums and counts, what forward passes give, and the record of a term."""
+"""Objectives as sums and counts: the protocol, the outputs of a forward pass, and the record of a term."""
 
 from __future__ import annotations
 
@@ -14,76 +14,55 @@ IGNORED = -100
 """Label of positions that are not scored."""
 
 Need = Literal["states", "attentions", "logits"]
-"""What a term asks of a forward pass: the output of every layer, the attention maps, the logits at masked positions."""
+"""An output of a forward pass that a term reads: states of all layers, attention maps, logits at masked positions."""
 
 
 class Objective(Protocol):
-    """A loss as sums: `loss = sum over parts of weight * sum / count`, counts taken over the whole optimiser step."""
+    """A loss as sums: `loss = sum over parts of weight * sum / count`, counts taken over the whole optimizer step."""
 
     @property
     def weights(self) -> Mapping[str, float]:
         """Weight of each part."""
 
     def counts(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """What each part's sum must be divided by: tokens, masked tokens, examples; scalars."""
+        """Divisor of each part's sum: a number of tokens, masked tokens or examples; scalars."""
 
     def __call__(self, model: Any, batch: Mapping[str, Any], /) -> dict[str, Tensor]:
-        """Each part's differentiable sum over the batch."""
+        """Differentiable sum of each part over the batch."""
 
 
 @dataclass(frozen=True)
 class Outputs:
-    """What one forward pass gave; empty where no term asks for it.
+    """Outputs of one forward pass; empty where no term needs them."""
 
-    Attributes:
-        last: the last layer's output `(batch, seq, hidden)`, which always comes.
-        states: the output of each layer, L of `(batch, seq, hidden)`.
-        attentions: the attention distributions of each layer, L of `(batch, heads, query, key)`.
-        logits: `(masked, vocabulary)` in float32.
-    """
-
-    last: Tensor = field(default_factory=lambda: torch.empty(0))
-    states: tuple[Tensor, ...] = ()
-    attentions: tuple[Tensor, ...] = ()
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+    last: Tensor = field(default_factory=lambda: torch.empty(0))  # of the last layer, `(batch, seq, hidden)`
+    states: tuple[Tensor, ...] = ()  # output of each layer, L of `(batch, seq, hidden)`
+    attentions: tuple[Tensor, ...] = ()  # attention distributions, L of `(batch, heads, query, key)`
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))  # `(masked, vocabulary)` in float32
 
 
 @dataclass(frozen=True)
 class TermSettings:
-    """How terms compute.
+    """Settings of the terms."""
 
-    Attributes:
-        kd_error: `kd` of the hidden states: 1 - `cosine` (TAMT eq. 6) or `mse`.
-        count_padding: padded positions count in `kd`, as in the released KD code.
-        temperature: of `contrastive`.
-        logits_temperature: of `logits`.
-    """
-
-    kd_error: Literal["cosine", "mse"] = "cosine"
-    count_padding: bool = False
-    temperature: float = 0.05
-    logits_temperature: float = 1.0
+    kd_error: Literal["cosine", "mse"] = "cosine"  # of `kd`: 1 - cosine (TAMT eq. 6), or mean squared error
+    count_padding: bool = False  # whether padded positions count in `kd`, as in the released code
+    temperature: float = 0.05  # of `contrastive`
+    logits_temperature: float = 1.0  # of `logits`
 
 
 @dataclass(frozen=True)
 class Term:
-    """One term of a pre-training objective.
+    """One term of a pre-training objective."""
 
-    Attributes:
-        needs: what it reads of a forward pass beside the last layer's output.
-        teacher: it compares with the dense model; else the second `Outputs` of `sum` are empty.
-        count: what the sum is divided by, over all micro-batches of a step; a scalar.
-        sum: the differentiable sum over a batch, of the student's outputs and the teacher's.
-    """
-
-    needs: frozenset[Need]
-    teacher: bool
-    count: Callable[[Batch, TermSettings], Tensor]
-    sum: Callable[[Outputs, Outputs, Batch, TermSettings], Tensor]
+    needs: frozenset[Need]  # outputs of a forward pass that it reads, in addition to the last layer's
+    teacher: bool  # whether it compares with the dense model; otherwise the second `Outputs` of `sum` are empty
+    count: Callable[[Batch, TermSettings], Tensor]  # divisor of the sum over all micro-batches of a step; a scalar
+    sum: Callable[[Outputs, Outputs, Batch, TermSettings], Tensor]  # differentiable; of the student and the teacher
 
 
 def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of tokens that are not padding, specials included."""
+    """Number of tokens that are not padding, special tokens included."""
     return batch["attention_mask"].sum()
 
 

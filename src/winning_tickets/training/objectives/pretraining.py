@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -20,19 +21,11 @@ from winning_tickets.training.objectives.terms import TERMS, mlm_logits, needs_o
 def run_encoder(
     model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture, head: Any = None
 ) -> Outputs:
-    """The outputs of a model for a batch.
+    """Run a model on a batch and return the needed outputs.
 
-    Args:
-        model: the model, with whatever weights are in it.
-        batch: text; with `labels` where logits are needed.
-        needs: what to keep of the pass.
-        architecture: its entry of the table.
-        head: what gives the logits; None means the model's own MLM head.
-
-    Raises:
-        UsageError: attention maps are needed, and the model gives none.
+    The batch has `labels` where logits are needed; `head` computes these, None means the model's own MLM head.
     """
-    # Only some families tell segments apart; the others do not know the argument, or have one type alone.
+    # Only some families distinguish segments; the others do not know the argument, or have a single type.
     typed = "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1
     output = model.base_model(
         input_ids=batch["input_ids"],
@@ -42,29 +35,22 @@ def run_encoder(
         **({"output_attentions": True} if "attentions" in needs else {}),
     )
     last = output.last_hidden_state
-    found = Outputs(
-        last=last,
-        states=output.hidden_states[1:] if "states" in needs else (),
-        attentions=_maps(model, output) if "attentions" in needs else (),
-    )
+    states = output.hidden_states[1:] if "states" in needs else ()
+    attentions = _attention_maps(model, output) if "attentions" in needs else ()
     if "logits" not in needs:
-        return found
+        return Outputs(last, states, attentions)
     logits, _ = mlm_logits(model if head is None else head, architecture, last, batch["labels"])
-    return Outputs(last, found.states, found.attentions, logits)
+    return Outputs(last, states, attentions, logits)
 
 
 def check_attention_maps(model: Any) -> None:
-    """Refuse a model that gives no attention maps.
-
-    Raises:
-        UsageError: it gives none.
-    """
+    """Refuse a model that gives no attention maps."""
     ids = torch.zeros((1, 2), dtype=torch.long, device=model.device)
     with torch.no_grad():
-        _maps(model, model.base_model(ids, torch.ones_like(ids), output_attentions=True))
+        _attention_maps(model, model.base_model(ids, torch.ones_like(ids), output_attentions=True))
 
 
-def _maps(model: Any, output: Any) -> tuple[torch.Tensor, ...]:
+def _attention_maps(model: Any, output: Any) -> tuple[Tensor, ...]:
     maps = output.attentions
     if not maps or any(each is None for each in maps):
         kind = getattr(model.config, "_attn_implementation", None)
@@ -75,49 +61,37 @@ def _maps(model: Any, output: Any) -> tuple[torch.Tensor, ...]:
     return tuple(maps)
 
 
+@dataclass(eq=False)
 class PretrainingObjective:
     """A weighted sum of `TERMS`, with one forward pass of the student and at most one of the teacher.
 
     The teacher is the dense model: the same module with its dense weights put back for the time of its pass.
-
-    Args:
-        weights: weight of each term.
-        architecture: entry of the model's family.
-        masked: holds the dense weights, which are swapped in for the teacher; terms with a teacher need it.
-        teacher_dropout: leave dropout on in the teacher, as the released KD code does.
-        settings: how the terms compute.
-        teacher_head: what gives the teacher's logits; None means the model's own MLM head as it is at that step.
     """
 
-    def __init__(
-        self,
-        weights: Mapping[str, float],
-        architecture: Architecture,
-        masked: MaskedWeights | None = None,
-        teacher_dropout: bool = False,
-        settings: TermSettings | None = None,
-        teacher_head: Any = None,
-    ) -> None:
-        self.weights = dict(weights)
-        self._architecture = architecture
-        self._masked = masked
-        self._teacher_dropout = teacher_dropout
-        self._settings = settings or TermSettings()
-        self._teacher_head = teacher_head
-        self._has_teacher = any(TERMS[name].teacher for name in self.weights)
+    weights: Mapping[str, float]  # by term
+    architecture: Architecture
+    masked: MaskedWeights | None = None  # has the dense weights, which terms with a teacher need
+    teacher_dropout: bool = False  # leave dropout on in the teacher, as the released KD code does
+    settings: TermSettings | None = None
+    teacher_head: Any = None  # MLM head of the teacher; None means the model's own, as it is at that step
+
+    def __post_init__(self) -> None:
+        self._settings = self.settings or TermSettings()
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """What each term's sum is divided by: tokens, masked tokens or segments."""
+        """Divisor of each term's sum: a number of tokens, masked tokens or segments."""
         return {name: TERMS[name].count(batch, self._settings) for name in self.weights}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the terms; the teacher runs and is swapped out before the student's forward pass."""
+        """Sums of the terms."""
         return self.forward(model, batch)[0]
 
     def forward(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Sums of the terms, and the number of masked tokens predicted correctly (None without `mlm`)."""
-        teacher = self._teach(model, batch) if self._has_teacher else Outputs()
-        student = run_encoder(model, batch, needs_of(self.weights), self._architecture)
+        """Sums of the terms, and the number of correctly predicted masked tokens (None without `mlm`)."""
+        # The teacher runs first: its weights must be swapped out before the student's forward pass.
+        compares = any(TERMS[name].teacher for name in self.weights)
+        teacher = self._run_teacher(model, batch) if compares else Outputs()
+        student = run_encoder(model, batch, needs_of(self.weights), self.architecture)
         sums = {name: TERMS[name].sum(student, teacher, batch, self._settings) for name in self.weights}
         correct = None
         if "mlm" in self.weights:
@@ -126,24 +100,20 @@ class PretrainingObjective:
         return sums, correct
 
     @torch.no_grad()
-    def _teach(self, model: Any, batch: Batch) -> Outputs:
-        if self._masked is None:
+    def _run_teacher(self, model: Any, batch: Batch) -> Outputs:
+        if self.masked is None:
             raise ValueError("Objectives with a teacher need the dense weights (masked=...).")
         needs = needs_of(self.weights, teacher=True)
-        with modes(model, training=self._teacher_dropout), self._masked.dense():
-            return run_encoder(model, batch, needs, self._architecture, self._teacher_head)
+        with modes(model, training=self.teacher_dropout), self.masked.dense():
+            return run_encoder(model, batch, needs, self.architecture, self.teacher_head)
 
 
 class StateProbe:
-    """A random projection of the states that the KD loss compares, as an objective to be differentiated.
+    """Objective to differentiate: a random projection of the states that the KD loss compares.
 
-    The KD loss of a model with itself is zero and flat: to second order it is half the squared length of the move of
-    the normalised states. The derivative of a projection on random directions v, normally distributed, is normally
-    distributed with that length as its deviation, so that the mean of absolute derivatives is in proportion to it.
-
-    Args:
-        architecture: entry of the model's family.
-        seed: of the directions.
+    The KD loss of a model with itself is zero and flat: to second order it is half the squared length of the change of
+    the normalized states. The derivative of a projection on normally distributed random directions v is normally
+    distributed with that length as its standard deviation, so the mean of absolute derivatives is proportional to it.
     """
 
     def __init__(self, architecture: Architecture, seed: int) -> None:
@@ -156,7 +126,7 @@ class StateProbe:
         return {"kd": batch["attention_mask"].sum()}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """The sum over layers and unpadded tokens of <v, normalised state>, over the root of the number of layers."""
+        """Sum over layers and unpadded tokens of <v, normalized state>, divided by the root of the number of layers."""
         states = run_encoder(model, batch, {"states"}, self._architecture).states
         kept = batch["attention_mask"].bool()
         total = states[0].new_zeros((), dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""SMART: outputs should not change when word embeddings change a little (Jiang et al. 2020)."""
+"""SMART: a loss of how much outputs change when word embeddings change a little (Jiang et al. 2020)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,12 @@ _ORDERS = {"inf": torch.inf, "l2": 2, "l1": 1}
 
 
 class SmartObjective:
-    """A task's losses, and beside them how far the outputs move under the worst noise nearby.
+    """The losses of a task plus the change of its outputs under the worst noise nearby.
 
-    The noise is added to the word embeddings. It starts at random and climbs the distance between the outputs with and
-    without it, by normalised steps that are projected back onto the ball (Jiang et al. 2020, eq. 2 and Algorithm 1).
-    Every pass of a batch has the same dropout, so that the noise alone makes the distance. The climb itself leaves no
-    gradient on the model: only the distance at its end does, through both outputs.
-
-    Args:
-        base: the losses.
-        task: its kind, and perhaps its own distance.
-        settings: of the climb.
-
-    Raises:
-        UsageError: the task has neither classes nor scores.
+    The noise is added to the word embeddings. It starts at random and follows the gradient of the distance between the
+    outputs with and without it, by normalized steps that are projected back onto the ball (Jiang et al. 2020, eq. 2 and
+    Algorithm 1). Every pass of a batch has the same dropout, so that the noise alone makes the distance. The search for
+    the noise leaves no gradient on the model: only the final distance does, through both outputs.
     """
 
     def __init__(self, base: TaskObjective, task: Task, settings: Smart) -> None:
@@ -44,25 +36,27 @@ class SmartObjective:
         self._settings = settings
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Those of the losses, and examples."""
+        """Counts of the losses, and the number of examples."""
         counts = self._base.counts(batch)
         if self._settings.alpha > 0:
             counts["smart"] = torch.as_tensor(len(batch["labels"]), device=batch["labels"].device)
         return counts
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses, and of the distances."""
+        """Sums of the losses and of the distances."""
         if self._settings.alpha == 0:
             return self._base(model, batch)
         state = _random_state(batch["input_ids"].device)
         logits = self._base.logits(model, batch)
-        noise = self._climb(model, batch, logits.detach(), state)
+        noise = self._worst_noise(model, batch, logits.detach(), state)
         sums = self._base.sums(logits, batch)
-        sums["smart"] = self._mean_outputs(self._distance.sum(self._moved(model, batch, noise, state), logits), logits)
+        distance = self._distance.sum(self._perturbed(model, batch, noise, state), logits)
+        # The sum is one over examples: squared errors of several outputs count as their mean.
+        sums["smart"] = distance * (len(logits) / self._distance.count(logits))
         return sums
 
-    def _climb(self, model: Any, batch: Batch, logits: Tensor, state: list[Tensor]) -> Tensor:
-        """The noise `(batch, seq, hidden)`, nothing at padding."""
+    def _worst_noise(self, model: Any, batch: Batch, logits: Tensor, state: list[Tensor]) -> Tensor:
+        """Noise `(batch, seq, hidden)`, zero at padding."""
         settings = self._settings
         with torch.no_grad():
             embeddings = model.get_input_embeddings()(batch["input_ids"])
@@ -70,75 +64,49 @@ class SmartObjective:
         noise = project(torch.randn_like(embeddings) * settings.noise * counted, settings)
         for _ in range(settings.steps):
             noise.requires_grad_()
-            distance = self._distance.sum(self._moved(model, batch, noise, state), logits)
+            distance = self._distance.sum(self._perturbed(model, batch, noise, state), logits)
             (gradient,) = torch.autograd.grad(distance, noise)
-            step = settings.step_size * normalise(gradient * counted, settings)
+            step = settings.step_size * normalize(gradient * counted, settings)
             noise = project(noise.detach() + step, settings)
         return noise
 
-    def _moved(self, model: Any, batch: Batch, noise: Tensor, state: list[Tensor]) -> Tensor:
-        """What the head says of the batch with noise on its word embeddings, under the dropout of a random state."""
+    def _perturbed(self, model: Any, batch: Batch, noise: Tensor, state: list[Tensor]) -> Tensor:
+        """Logits of the batch with noise on its word embeddings, under the dropout of a random state."""
         embeddings = model.get_input_embeddings()(batch["input_ids"])
         inputs = {name: value for name, value in batch.items() if name != "input_ids"}
         with _replayed(state):
             return self._base.logits(model, {**inputs, "inputs_embeds": embeddings + noise})
 
-    def _mean_outputs(self, total: Tensor, logits: Tensor) -> Tensor:
-        """A sum over examples: squared errors of several outputs count as their mean."""
-        return total * (len(logits) / self._distance.count(logits))
-
 
 def task_losses(task: Task, smart: Smart | None) -> Objective:
-    """The losses of a task, with SMART beside them where it is asked for.
-
-    Raises:
-        UsageError: SMART is asked for, and the task has neither classes nor scores.
-    """
+    """Make the objective of a task, with SMART where it is configured."""
     losses = TaskObjective.of(task)
     return losses if smart is None else SmartObjective(losses, task, smart)
 
 
 def check_precision(runtime: Runtime) -> None:
-    """Make sure that SMART can be used with a precision.
-
-    Raises:
-        UsageError: it is too coarse.
-    """
+    """Refuse SMART with a precision that is too coarse for it."""
     if runtime.bf16:
         raise UsageError("--smart and --bf16 contradict each other: its noise is smaller than bfloat16 can tell.")
 
 
 def check_smart(task: Task) -> None:
-    """Make sure that SMART can be used on a task.
-
-    Raises:
-        UsageError: the task has neither classes nor scores.
-    """
+    """Refuse SMART on a task that has neither classes nor scores."""
     if task.kind not in ("classification", "regression"):
         raise UsageError(
             f"--smart goes with one class or one score a text, and the task {task.name} is of the kind {task.kind}."
         )
 
 
-def normalise(gradient: Tensor, settings: Smart) -> Tensor:
-    """A gradient of norm 1 over each token or sentence; zero where it is zero.
-
-    Args:
-        gradient: `(batch, seq, hidden)`.
-        settings: which norm, over what.
-    """
+def normalize(gradient: Tensor, settings: Smart) -> Tensor:
+    """Scale a gradient `(batch, seq, hidden)` to norm 1 over each token or sentence; zero stays zero."""
     rows = _rows(gradient, settings)
     norm = torch.linalg.vector_norm(rows, _ORDERS[settings.norm], dim=-1, keepdim=True)
     return (rows / torch.where(norm > 0, norm, 1)).view_as(gradient)
 
 
 def project(noise: Tensor, settings: Smart) -> Tensor:
-    """The nearest noise whose norm over each token or sentence is at most the radius.
-
-    Args:
-        noise: `(batch, seq, hidden)`.
-        settings: which norm, over what, and the radius.
-    """
+    """Project noise `(batch, seq, hidden)` onto the ball of the radius, over each token or sentence."""
     rows, radius = _rows(noise, settings), settings.radius
     if settings.norm == "inf":
         nearest = rows.clamp(-radius, radius)
@@ -150,7 +118,7 @@ def project(noise: Tensor, settings: Smart) -> Tensor:
 
 
 def _onto_l1_ball(rows: Tensor, radius: float) -> Tensor:
-    """Soft thresholding by that amount which leaves each row a sum of the radius (Duchi et al. 2008, Figure 1)."""
+    """Soft thresholding of each row so that its absolute values sum to the radius (Duchi et al. 2008, Figure 1)."""
     sizes = rows.abs()
     ordered = sizes.sort(dim=-1, descending=True).values
     excess = (ordered.cumsum(-1) - radius) / torch.arange(1, rows.shape[-1] + 1, device=rows.device)
@@ -160,18 +128,18 @@ def _onto_l1_ball(rows: Tensor, radius: float) -> Tensor:
 
 
 def _rows(values: Tensor, settings: Smart) -> Tensor:
-    """The vectors that norms are taken over, along the last dimension."""
+    """Vectors that norms are taken over, along the last dimension."""
     return values if settings.level == "token" else values.flatten(1)
 
 
 def _random_state(device: torch.device) -> list[Tensor]:
-    """States of the generators that dropout draws from: the processor's, and that of a GPU."""
+    """States of the generators that dropout draws from: the CPU's, and a GPU's."""
     return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
 
 
 @contextmanager
 def _replayed(state: list[Tensor]) -> Iterator[None]:
-    """Draw the random numbers that followed a state once more, and go on as if they had not been drawn."""
+    """Repeat the random numbers that followed a state, and leave the generators as they were before."""
     on_gpu = len(state) > 1
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
         torch.set_rng_state(state[0])

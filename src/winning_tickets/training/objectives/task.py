@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, Self
 
 import torch
@@ -17,11 +18,9 @@ from winning_tickets.training.objectives.base import IGNORED, Batch
 
 
 def kl_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples of KL(target || ours), natural logarithm.
+    """Sum over examples of KL(target || ours), natural logarithm; logits are `(examples, classes)`.
 
-    Args:
-        logits: ours, `(examples, classes)`.
-        target: logarithms of probabilities, or logits; minus infinity for a class that is ruled out.
+    The target holds log-probabilities or logits; minus infinity rules a class out.
     """
     return functional.kl_div(logits.log_softmax(-1), target.softmax(-1), reduction="sum")
 
@@ -29,97 +28,56 @@ def kl_sum(logits: Tensor, target: Tensor) -> Tensor:
 def symmetric_kl_sum(logits: Tensor, target: Tensor) -> Tensor:
     """Sum over examples of KL(target || ours) + KL(ours || target) (Jiang et al. 2020, the distance of SMART).
 
-    Written as one sum of products, none of which is negative.
-
-    Args:
-        logits: ours, `(examples, classes)`.
-        target: logits, or logarithms of probabilities above 0.
+    Computed as one sum of products, none of which is negative. Both are logits `(examples, classes)`, or
+    log-probabilities above minus infinity.
     """
     ours, theirs = logits.log_softmax(-1), target.log_softmax(-1)
     return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum()
 
 
-def squared_sum(outputs: Tensor, target: Tensor) -> Tensor:
-    """Sum of squared differences.
-
-    Args:
-        outputs: of any shape.
-        target: of the same one.
-    """
-    return functional.mse_loss(outputs, target, reduction="sum")
-
-
 @dataclass(frozen=True)
 class Distance:
-    """One distance.
+    """A distance of outputs and targets as a sum and a count."""
 
-    Attributes:
-        sum: of a batch, from outputs and what they are compared with; differentiable in both.
-        count: what the sum is divided by, from `(examples, outputs)`.
-    """
-
-    sum: Callable[[Tensor, Tensor], Tensor]
-    count: Callable[[Tensor], int]
+    sum: Callable[[Tensor, Tensor], Tensor]  # over a batch; differentiable in both
+    count: Callable[[Tensor], int]  # from `(examples, outputs)`
 
 
 DISTANCES: dict[records.Distance, Distance] = {
     "kl": Distance(kl_sum, len),
     "symmetric-kl": Distance(symmetric_kl_sum, len),
-    "mse": Distance(squared_sum, Tensor.numel),
+    "mse": Distance(partial(functional.mse_loss, reduction="sum"), Tensor.numel),
 }
 
 
 class SoftLabelLoss:
-    """How far a head's outputs are from soft labels.
-
-    Args:
-        distance: which one.
-        form: `probabilities` of classes; or `logits` of classes, or scores of a regression.
-    """
+    """Distance of a head's outputs from soft labels: class probabilities, class logits, or scores of a regression."""
 
     def __init__(self, distance: records.Distance, form: Literal["probabilities", "logits"]) -> None:
         self._distance = DISTANCES[distance]
-        self._as_odds = form == "probabilities" and distance == "mse"
-        self._logarithm = form == "probabilities" and distance != "mse"
+        self._as_probabilities = form == "probabilities" and distance == "mse"
+        self._as_logarithms = form == "probabilities" and distance != "mse"
 
     def count(self, soft: Tensor) -> int:
-        """What the sum is divided by: examples, or numbers of a squared error."""
+        """Divisor of the sum."""
         return self._distance.count(soft)
 
     def sum(self, logits: Tensor, soft: Tensor) -> Tensor:
-        """The differentiable sum over a batch.
-
-        Args:
-            logits: of the head, `(examples, outputs)`.
-            soft: soft labels, likewise.
-        """
-        outputs = logits.softmax(-1) if self._as_odds else logits
-        return self._distance.sum(outputs, soft.log() if self._logarithm else soft)
+        """Differentiable sum over a batch; both are `(examples, outputs)`."""
+        outputs = logits.softmax(-1) if self._as_probabilities else logits
+        return self._distance.sum(outputs, soft.log() if self._as_logarithms else soft)
 
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """The loss of one kind of task.
+    """The loss of one kind of task."""
 
-    Attributes:
-        count: what the sum is divided by, from the labels.
-        sum: the differentiable sum over a batch, from logits and labels.
-    """
-
-    count: Callable[[Tensor], int | Tensor]
-    sum: Callable[[Tensor, Tensor], Tensor]
-
-
-def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.cross_entropy(logits, labels, reduction="sum")
+    count: Callable[[Tensor], int | Tensor]  # from the labels
+    sum: Callable[[Tensor, Tensor], Tensor]  # over a batch, from logits and labels
 
 
 def _squared_error(logits: Tensor, labels: Tensor) -> Tensor:
     return functional.mse_loss(logits.squeeze(-1), labels.float(), reduction="sum")
-
-
-def _binary_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    return functional.binary_cross_entropy_with_logits(logits, labels, reduction="sum")
 
 
 def _word_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
@@ -127,14 +85,14 @@ def _word_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def _span_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Half the cross entropy of the start plus half that of the end, over the positions of a window."""
+    """Half the cross-entropy of the start plus half that of the end, over the positions of a window."""
     return functional.cross_entropy(logits, labels, reduction="sum") / 2  # (batch, positions as classes, 2)
 
 
 TASK_LOSSES: dict[Kind, TaskLoss] = {
-    "classification": TaskLoss(Tensor.numel, _cross_entropy),
+    "classification": TaskLoss(Tensor.numel, partial(functional.cross_entropy, reduction="sum")),
     "regression": TaskLoss(Tensor.numel, _squared_error),
-    "multilabel": TaskLoss(Tensor.numel, _binary_cross_entropy),
+    "multilabel": TaskLoss(Tensor.numel, partial(functional.binary_cross_entropy_with_logits, reduction="sum")),
     "tokens": TaskLoss(lambda labels: (labels != IGNORED).sum(), _word_cross_entropy),
     "span": TaskLoss(len, _span_cross_entropy),
 }
@@ -149,12 +107,7 @@ def task_logits(output: Any) -> Tensor:
 
 
 class TaskObjective:
-    """What fine-tuning minimises.
-
-    Args:
-        kind: of the task.
-        soft: how far from soft labels, which is added where a batch has some.
-    """
+    """The loss of fine-tuning: that of the kind of task, plus that of soft labels where a batch has some."""
 
     def __init__(self, kind: Kind, soft: SoftLabelLoss | None = None) -> None:
         self.weights = {"loss": 1.0} | ({} if soft is None else {"soft_loss": 1.0})
@@ -163,7 +116,7 @@ class TaskObjective:
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """The losses of a task: that of its kind, and that of soft labels where it has one."""
+        """Make the objective of a task."""
         return cls(task.kind, None if task.soft_loss is None else SoftLabelLoss(task.soft_loss, task.soft_form))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -175,17 +128,17 @@ class TaskObjective:
         return counts
 
     def logits(self, model: Any, batch: Batch) -> Tensor:
-        """What the model's head says of a batch, in float32."""
+        """Logits of the model's head for a batch, in float32."""
         output = model(**{key: value for key, value in batch.items() if key not in TARGETS})
         return task_logits(output).float()
 
     def sums(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses of what the head said."""
+        """Sums of the losses of logits."""
         sums = {"loss": self._loss.sum(logits, batch["labels"])}
         if self._soft is not None and SOFT_LABELS in batch:
             sums["soft_loss"] = self._soft.sum(logits, batch[SOFT_LABELS])
         return sums
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sum of their losses."""
+        """Sums of the losses."""
         return self.sums(self.logits(model, batch), batch)

@@ -1,4 +1,4 @@
-"""TERMS: what a pre-training objective can be a sum of."""
+"""TERMS: the losses that a pre-training objective can be a sum of."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import Architecture
@@ -26,16 +27,58 @@ from winning_tickets.training.objectives.base import (
 
 _LEAST = torch.finfo(torch.float32).tiny
 
+# Below, states and attention maps are L tensors, `(batch, seq, hidden)` and `(batch, heads, query, key)`, of the
+# student and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count.
+
+
+def _mlm_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
+    labels = batch["labels"]
+    return functional.cross_entropy(student.logits, labels[labels != IGNORED], reduction="sum")
+
+
+def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
+    """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|).
+
+    Computed as half the squared distance of the normalized states, which equals 1 - cosine and is exactly zero for
+    equal states.
+    """
+    total = student[0].new_zeros((), dtype=torch.float32)
+    padded = not bool(attention_mask.all())
+    for ours, theirs in zip(student, teacher, strict=True):
+        difference = functional.normalize(ours.float(), dim=-1) - functional.normalize(theirs.float(), dim=-1)
+        if padded:
+            difference = difference[attention_mask.bool()]
+        total = total + difference.square().sum()
+    return total / (2 * len(student))
+
+
+def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
+    """Sum over unpadded tokens of the mean squared error of the states, averaged over layers.
+
+    The released evaluation code of the KD loss computes this by default, instead of TAMT eq. 6.
+    """
+    counted = attention_mask.bool()
+    total = student[0].new_zeros((), dtype=torch.float32)
+    for ours, theirs in zip(student, teacher, strict=True):
+        total = total + (ours.float() - theirs.float())[counted].square().mean(dim=-1).sum()
+    return total / len(student)
+
+
+def _compared(batch: Batch, settings: TermSettings) -> Tensor:
+    """Mask of the positions whose states are compared, `(batch, seq)`."""
+    attention_mask = batch["attention_mask"]
+    return torch.ones_like(attention_mask) if settings.count_padding else attention_mask
+
+
+def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
+    distance = kd_sum if settings.kd_error == "cosine" else kd_squared_sum
+    return distance(student.states, teacher.states, _compared(batch, settings))
+
 
 def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
     """Sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers; natural logarithm.
 
     Padded keys have probability zero in both and add nothing.
-
-    Args:
-        student: L tensors `(batch, heads, query, key)` of probabilities.
-        teacher: the same from the dense model.
-        attention_mask: `(batch, seq)`, 1 for tokens that count.
     """
     queries = attention_mask.bool()
     total = student[0].new_zeros((), dtype=torch.float32)
@@ -47,55 +90,27 @@ def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], atte
     return total / len(student)
 
 
-def _attention_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return attention_sum(student.attentions, teacher.attentions, batch["attention_mask"])
-
-
-ATTENTION = Term(needs=frozenset({"attentions"}), teacher=True, count=unpadded_tokens, sum=_attention_term)
-
-
 def pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
-    """Mean over unpadded tokens, scaled to length 1.
-
-    Args:
-        hidden: `(batch, seq, hidden)`.
-        attention_mask: `(batch, seq)`, 1 for tokens that count.
-
-    Returns:
-        `(batch, hidden)` in float32.
-    """
+    """Mean over unpadded tokens, scaled to length 1; `(batch, hidden)` in float32."""
     kept = attention_mask.unsqueeze(-1).float()
     mean = (hidden.float() * kept).sum(1) / kept.sum(1)
-    return torch.nn.functional.normalize(mean, dim=-1)
+    return functional.normalize(mean, dim=-1)
 
 
 def contrastive_sum(student: Tensor, teacher: Tensor, attention_mask: Tensor, temperature: float) -> Tensor:
     """Sum over segments of InfoNCE: the teacher's state of the same segment among those of all segments of the batch.
 
-    One segment alone has no negatives: the sum is zero, and so is its gradient.
-
-    Args:
-        student: last hidden states `(batch, seq, hidden)`.
-        teacher: the same from the dense model.
-        attention_mask: `(batch, seq)`, 1 for tokens that count.
-        temperature: what cosines are divided by.
+    Takes the last hidden states `(batch, seq, hidden)`. A single segment has no negatives: the sum and its gradient are
+    zero.
     """
     with torch.autocast(student.device.type, enabled=False):  # bfloat16 cosines over 0.05 are off by several percent
         cosines = pooled(student, attention_mask) @ pooled(teacher, attention_mask).T
         own = torch.arange(len(cosines), device=cosines.device)
-        return torch.nn.functional.cross_entropy(cosines / temperature, own, reduction="sum")
+        return functional.cross_entropy(cosines / temperature, own, reduction="sum")
 
 
 def check_negatives(segments: str, batch_tokens: int) -> None:
-    """Refuse batches that may hold one segment alone, from which the contrastive term learns nothing.
-
-    Args:
-        segments: how the corpus is cut, such as `packed:128`.
-        batch_tokens: tokens of a forward pass, padding included.
-
-    Raises:
-        UsageError: two of the longest segments do not fit into a batch, or the segments have another form.
-    """
+    """Refuse segments (such as `packed:128`) of which a batch may hold only one: it would have no negatives."""
     longest = parse_segments(segments).longest
     if 2 * longest > batch_tokens:
         raise UsageError(
@@ -105,103 +120,66 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
         )
 
 
-def _contrastive_count(batch: Batch, settings: TermSettings) -> Tensor:
-    return torch.tensor(len(batch["input_ids"]), device=batch["input_ids"].device)
-
-
-def _contrastive_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return contrastive_sum(student.last, teacher.last, batch["attention_mask"], settings.temperature)
-
-
-CONTRASTIVE = Term(needs=frozenset(), teacher=True, count=_contrastive_count, sum=_contrastive_term)
-
-
-def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|).
-
-    Written as half the squared distance of the normalised states, which equals 1 - cosine and is exactly zero for
-    equal states.
-
-    Args:
-        student: L tensors `(batch, seq, hidden)`.
-        teacher: the same from the dense model.
-        attention_mask: `(batch, seq)`, 1 for tokens that count.
-    """
-    total = student[0].new_zeros((), dtype=torch.float32)
-    padded = not bool(attention_mask.all())
-    for ours, theirs in zip(student, teacher, strict=True):
-        difference = _normalised(ours) - _normalised(theirs)
-        if padded:
-            difference = difference[attention_mask.bool()]
-        total = total + difference.square().sum()
-    return total / (2 * len(student))
-
-
-def _normalised(states: Tensor) -> Tensor:
-    return torch.nn.functional.normalize(states.float(), dim=-1)
-
-
-def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded tokens of the mean squared error of the states, averaged over layers.
-
-    What the released evaluation of the KD loss computes by default, instead of TAMT eq. 6.
-
-    Args:
-        student: L tensors `(batch, seq, hidden)`.
-        teacher: the same from the dense model.
-        attention_mask: `(batch, seq)`, 1 for tokens that count.
-    """
-    counted = attention_mask.bool()
-    total = student[0].new_zeros((), dtype=torch.float32)
-    for ours, theirs in zip(student, teacher, strict=True):
-        total = total + (ours.float() - theirs.float())[counted].square().mean(dim=-1).sum()
-    return total / len(student)
-
-
-def _compared(batch: Batch, settings: TermSettings) -> Tensor:
-    """1 at the positions whose states are compared, `(batch, seq)`."""
-    attention_mask = batch["attention_mask"]
-    return torch.ones_like(attention_mask) if settings.count_padding else attention_mask
-
-
-def _kd_count(batch: Batch, settings: TermSettings) -> Tensor:
-    return _compared(batch, settings).sum()
-
-
-def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    distance = kd_sum if settings.kd_error == "cosine" else kd_squared_sum
-    return distance(student.states, teacher.states, _compared(batch, settings))
-
-
-KD = Term(needs=frozenset({"states"}), teacher=True, count=_kd_count, sum=_kd_term)
-
-
 def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Sum over masked positions of KL(teacher || student), natural logarithm; not multiplied by the temperature.
 
-    Args:
-        student: logits `(masked, vocabulary)`.
-        teacher: the same from the dense model.
-        temperature: what both are divided by.
+    Both are logits `(masked, vocabulary)` and are divided by the temperature.
     """
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
     return (theirs.exp() * (theirs - ours)).sum()
 
 
-def _logits_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return logits_sum(student.logits, teacher.logits, settings.logits_temperature)
+# The parameters of `count` are (batch, settings), those of `sum` (student, teacher, batch, settings).
+TERMS: dict[str, Term] = {
+    "mlm": Term(needs=frozenset({"logits"}), teacher=False, count=masked_tokens, sum=_mlm_term),
+    "kd": Term(needs=frozenset({"states"}), teacher=True, count=lambda b, o: _compared(b, o).sum(), sum=_kd_term),
+    "attention": Term(
+        needs=frozenset({"attentions"}),
+        teacher=True,
+        count=unpadded_tokens,
+        sum=lambda s, t, batch, _: attention_sum(s.attentions, t.attentions, batch["attention_mask"]),
+    ),
+    "contrastive": Term(
+        needs=frozenset(),
+        teacher=True,
+        count=lambda batch, _: torch.tensor(len(batch["input_ids"]), device=batch["input_ids"].device),
+        sum=lambda s, t, batch, o: contrastive_sum(s.last, t.last, batch["attention_mask"], o.temperature),
+    ),
+    "logits": Term(
+        needs=frozenset({"logits"}),
+        teacher=True,
+        count=masked_tokens,
+        sum=lambda s, t, batch, o: logits_sum(s.logits, t.logits, o.logits_temperature),
+    ),
+}
 
 
-LOGITS = Term(needs=frozenset({"logits"}), teacher=True, count=masked_tokens, sum=_logits_term)
+def needs_of(names: Iterable[str], teacher: bool = False) -> frozenset[Need]:
+    """Outputs that the terms need of the student's forward pass, or of the teacher's."""
+    chosen = [TERMS[name] for name in names]
+    return frozenset().union(*(term.needs for term in chosen if term.teacher or not teacher))
+
+
+def needs_mlm_head(names: Iterable[str]) -> bool:
+    """Return whether a term predicts masked tokens: it needs a trained MLM head and text with masked tokens."""
+    return "logits" in needs_of(names)
+
+
+def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
+    """Refuse a tokenizer without mask token for objectives that predict masked tokens."""
+    if tokenizer.mask_token_id is None:
+        raise UsageError(
+            f"The tokenizer of {name} has no mask token, so there is no MLM objective; use --objective kd."
+        )
 
 
 def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits at masked positions only (15 % of them), never for the whole sequence.
+    """Logits at masked positions only (15 % of them), and their targets.
 
     Args:
         head: a ForMaskedLM model, or a `frozen_head` of one.
-        architecture: its entry, which names the modules of the head.
+        architecture: names the modules of the head.
         hidden: last hidden states `(batch, seq, hidden)`.
         labels: `(batch, seq)`, -100 where nothing is predicted.
 
@@ -216,13 +194,9 @@ def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Te
 
 
 def frozen_head(model: Any, architecture: Architecture) -> SimpleNamespace:
-    """The MLM head of a model as it is now, for a teacher; the model's own may be trained or replaced afterwards.
+    """Copy the MLM head of a model for a teacher, before the model's own head is trained or replaced.
 
     The decoder matrix is shared: a search never trains it, and it is by far the largest part.
-
-    Args:
-        model: a ForMaskedLM model whose decoder keeps the dense matrix.
-        architecture: its entry of the table.
     """
     decoder = model.get_submodule(architecture.mlm_decoder)
     known = {id(decoder.weight): decoder.weight}
@@ -231,43 +205,3 @@ def frozen_head(model: Any, architecture: Architecture) -> SimpleNamespace:
         if isinstance(module, torch.nn.Module):  # DistilBERT's activation may be a plain function
             module.eval()
     return SimpleNamespace(**head)
-
-
-def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
-    """Refuse a tokenizer without mask token for objectives that predict masked tokens.
-
-    Raises:
-        UsageError: it has none.
-    """
-    if tokenizer.mask_token_id is None:
-        raise UsageError(
-            f"The tokenizer of {name} has no mask token, so there is no MLM objective; use --objective kd."
-        )
-
-
-def _mlm_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    labels = batch["labels"]
-    return torch.nn.functional.cross_entropy(student.logits, labels[labels != IGNORED], reduction="sum")
-
-
-MLM = Term(needs=frozenset({"logits"}), teacher=False, count=masked_tokens, sum=_mlm_term)
-
-
-TERMS: dict[str, Term] = {
-    "mlm": MLM,
-    "kd": KD,
-    "attention": ATTENTION,
-    "contrastive": CONTRASTIVE,
-    "logits": LOGITS,
-}
-
-
-def needs_of(names: Iterable[str], teacher: bool = False) -> frozenset[Need]:
-    """What the terms of a sum need of the student's forward pass, or of the teacher's."""
-    chosen = [TERMS[name] for name in names]
-    return frozenset().union(*(term.needs for term in chosen if term.teacher or not teacher))
-
-
-def needs_mlm_head(names: Iterable[str]) -> bool:
-    """Some term predicts masked tokens: it needs a trained MLM head, and text with masked tokens."""
-    return "logits" in needs_of(names)

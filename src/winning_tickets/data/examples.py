@@ -1,0 +1,190 @@
+"""Build the examples of a split from rows: columns, texts, labels and lengths are checked here for every source."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal
+
+from winning_tickets.data.readers import Row
+from winning_tickets.data.records import Answers, Split, Task
+from winning_tickets.runs.errors import ContentError, shown
+
+LabelReader = Callable[[Any, str], Any]
+"""Turns a cell into a label, or into None where the row has none; the second argument is the place, for messages."""
+SOFT = "softlabel"
+"""Column of soft labels."""
+_UNLABELLED = (-1, "-1", "-")
+_LARGEST_SCORE = 5.0
+"""Of STS-B."""
+
+
+def check_columns(found: Iterable[str], wanted: Sequence[str], where: str) -> None:
+    """Refuse rows in which a column is missing."""
+    found = list(found)
+    if missing := [name for name in wanted if name not in found]:
+        raise ContentError(
+            f"{where} lacks the columns {', '.join(missing)}: found {', '.join(found) or 'nothing'}, "
+            f"expected {', '.join(wanted)}."
+        )
+
+
+def build_split(
+    source: str,
+    rows: Iterable[Row],
+    columns: Sequence[str],
+    label_column: str,
+    read_label: LabelReader,
+    texts_are: Literal["any", "not blank", "words"] = "not blank",
+    read_soft: LabelReader | None = None,
+) -> tuple[Split, int]:
+    """Build a split from rows, and count the rows that have no label, which are left out.
+
+    Args:
+        source: the file or split that the rows come from, for messages.
+        rows: cells by column.
+        columns: the text columns.
+        label_column: column of the label.
+        read_label: turns its cells into labels.
+        texts_are: texts, texts that are not blank, or lists of words with one label per word.
+        read_soft: turns the cells of the column `SOFT` into soft labels, which all rows must have or none.
+    """
+    wanted, is_text = (*columns, label_column), _IS_TEXT[texts_are]
+    names = set(wanted)
+    texts: tuple[list[Any], ...] = tuple([] for _ in columns)
+    labels, soft, unlabeled = [], [], 0
+    for where, row in rows:
+        if not row.keys() >= names:
+            check_columns(row, wanted, where)
+        # A row without a label is left out; its texts are not looked at.
+        label = read_label(row[label_column], where)
+        if label is None:
+            unlabeled += 1
+            continue
+        for name, column in zip(columns, texts, strict=True):
+            if not is_text(row[name]):
+                kind = "a list of words" if texts_are == "words" else "a text"
+                raise ContentError(f"{where}: column {name!r} must be {kind}, found {shown(row[name])}.")
+            column.append(row[name])
+        if texts_are == "words" and (len(label) != len(texts[0][-1]) or not label):
+            raise ContentError(
+                f"{where}: found {len(texts[0][-1])} words and {len(label)} labels; each word needs one, and a row "
+                "one word."
+            )
+        labels.append(label)
+        if read_soft is not None:
+            if row.get(SOFT) is not None:
+                soft.append(read_soft(row[SOFT], where))
+            if len(soft) not in (0, len(labels)):
+                raise ContentError(f"{where}: some rows have soft labels and others have none; all or none must.")
+    if not labels:
+        raise ContentError(f"{source} {'holds no labeled row' if unlabeled else 'is empty: it holds no example'}.")
+    return Split(texts, labels, soft or None), unlabeled
+
+
+def _is_words(found: Any) -> bool:
+    return isinstance(found, list) and all(isinstance(word, str) and word.strip() for word in found)
+
+
+_IS_TEXT: dict[str, Callable[[Any], bool]] = {
+    "any": lambda found: isinstance(found, str),
+    "not blank": lambda found: isinstance(found, str) and bool(found.strip()),
+    "words": _is_words,
+}
+
+
+def as_number(found: Any) -> float | None:
+    """Return a finite number that is written as a number or text, else None."""
+    if isinstance(found, bool) or not isinstance(found, str | int | float):
+        return None
+    try:
+        value = float(found)
+    except (ValueError, OverflowError):
+        return None
+    return value if math.isfinite(value) else None
+
+
+def read_score(found: Any, where: str) -> float:
+    """Return the score of a regression."""
+    value = as_number(found)
+    if value is None:
+        raise ContentError(f"{where}: label {shown(found)} is not a number.")
+    return value
+
+
+def class_reader(names: Sequence[str], owner: str, numbers: Sequence[str] = ()) -> LabelReader:
+    """Return a reader of classes by name or by index into `numbers`, which may have names that are no classes."""
+    places = {name: index for index, name in enumerate(names)}
+    allowed = ", ".join(names)
+    if numbers and list(numbers) != [str(index) for index in range(len(numbers))]:
+        allowed += f", or 0 to {len(numbers) - 1}"
+
+    def read(found: Any, where: str) -> int:
+        name = str(found) if isinstance(found, str | int | float) and not isinstance(found, bool) else ""
+        if name not in places:
+            name, number = name.strip(), as_number(name)
+            if name not in places and number is not None and number in range(len(numbers)):
+                name = numbers[int(number)]
+        if name not in places:
+            raise ContentError(f"{where}: label {shown(found)} is not {owner}; allowed: {allowed}.")
+        return places[name]
+
+    return read
+
+
+def known_label_reader(task: Task) -> LabelReader:
+    """Return the reader of the labels of a task of `TASKS`, as GLUE, other releases and the hub write them."""
+    if task.kind == "span":
+        return read_answers
+    read_class = class_reader(task.labels, f"a label of {task.name}", task.labels)
+
+    def read_label(found: Any, where: str) -> Any:
+        found = found.strip() if isinstance(found, str) else found
+        if found in _UNLABELLED:
+            return None
+        if not task.is_regression:
+            return read_class(found, where)
+        score = as_number(found)
+        if score is None or not 0 <= score <= _LARGEST_SCORE:
+            raise ContentError(f"{where}: label {shown(found)} is not a score from 0 to {_LARGEST_SCORE:g}.")
+        return score
+
+    return read_label
+
+
+def read_word_labels(found: Any, where: str, column: str = "label") -> list[Any]:
+    """Return the labels of a sentence as written, one per word."""
+    if not isinstance(found, list) or any(isinstance(label, list | dict) or label is None for label in found):
+        raise ContentError(f"{where}: column {column!r} must be a list of labels, found {shown(found)}.")
+    return found
+
+
+def read_answers(found: Any, where: str) -> Answers:
+    """Return the answers to a question from `{"text": [...], "answer_start": [...]}`, as the hub has them."""
+    try:
+        answers = Answers(tuple(found["text"]), tuple(found["answer_start"]))
+    except (TypeError, KeyError, ValueError) as error:
+        raise ContentError(
+            f"{where}: expected answers as lists 'text' and 'answer_start', found {shown(found)}."
+        ) from error
+    if not answers.texts:
+        raise ContentError(
+            f"{where}: the question has no answer. SQuAD 2.0 has such questions, SQuAD v1.1, which is read here, has "
+            "none; leave them out."
+        )
+    whole = all(isinstance(start, int) and start >= 0 for start in answers.starts)
+    if len(answers.texts) != len(answers.starts) or not whole or not all(isinstance(t, str) for t in answers.texts):
+        raise ContentError(f"{where}: each answer must be a text with the character at which it starts.")
+    return answers
+
+
+def check_answers(train: Split, where: str) -> None:
+    """Refuse training answers that are not at the marked place of their context."""
+    for question, context, answers in zip(*train.texts, train.labels, strict=True):
+        text, start = answers.texts[0], answers.starts[0]
+        found = context[start : start + len(text)]
+        if found != text:
+            raise ContentError(
+                f"{where}: the answer {text!r} to {question!r} is said to start at character {start} of its context, "
+                f"and there is {found!r}. Were the texts changed after the answers had been marked?"
+            )

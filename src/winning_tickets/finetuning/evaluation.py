@@ -1,0 +1,154 @@
+"""Evaluations during fine-tuning: when they are due, what they measure, and which one is the best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from transformers import TrainerCallback
+
+from winning_tickets.config.transfer import ResolvedTransfer
+from winning_tickets.data.metrics import combine, metric_names, primary_metric
+from winning_tickets.data.records import Task
+from winning_tickets.finetuning.prepared_task import PreparedTask
+from winning_tickets.models.heads import KINDS
+from winning_tickets.models.loading import PLM
+from winning_tickets.runs import distributed
+from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
+from winning_tickets.runs.errors import TrainingError, UsageError
+from winning_tickets.training.predict import predict_split
+
+
+@dataclass(frozen=True)
+class EvaluationPlan:
+    """The evaluations of one fine-tuning, of which the best one is reported (TAMT appendix B.2)."""
+
+    config: ResolvedTransfer
+    task: Task
+    eval_steps: int
+    steps_per_epoch: int
+    steps: int
+
+    @property
+    def primary_split(self) -> str:
+        """The validation split whose metric is primary."""
+        wanted = f"validation_{self.config.mnli_dev}"
+        return wanted if wanted in self.task.validation_splits else self.task.validation_splits[0]
+
+    @property
+    def primary(self) -> str:
+        """The primary metric (TAMT Table 1: matched accuracy for MNLI; the released code takes the mismatched one)."""
+        if len(self.task.validation_splits) == 1:
+            return primary_metric(self.task)
+        return f"{self.task.metrics[0]}_{self.primary_split.removeprefix('validation_')}"
+
+    def is_due(self, step: int) -> bool:
+        """Whether an evaluation follows this step; one always follows the last step, as `final` needs it."""
+        epoch_ends = self.config.evaluate_each_epoch and step % self.steps_per_epoch == 0
+        return self._is_regular(step) or epoch_ends or step == self.steps
+
+    def counts(self, step: int) -> bool:
+        """Whether the evaluation after this step can become the best one."""
+        if step == self.steps and not self.config.best_includes_final:
+            return self._is_regular(step)
+        return self.is_due(step)
+
+    def _is_regular(self, step: int) -> bool:
+        return (step + self.config.eval_offset_steps) % self.eval_steps == 0
+
+    def check(self) -> None:
+        """Refuse a plan in which no evaluation can become the best one."""
+        if not any(self.counts(step) for step in range(1, self.steps + 1)):
+            raise UsageError(
+                f"No evaluation would count for best: there are {self.steps} steps, one evaluation every "
+                f"{self.eval_steps}, and best_includes_final is off (the released code stops with an error here). "
+                "Give a smaller --eval-steps, or --profile tuned."
+            )
+
+    def score(self, metrics: dict[str, float]) -> float:
+        """The number that evaluations are ranked by."""
+        if self.config.best_by == "accuracy-or-mean" and {"accuracy", "f1"} <= set(self.task.metrics):
+            return max(metrics["accuracy"], (metrics["accuracy"] + metrics["f1"]) / 2)
+        return metrics[self.primary]
+
+    def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
+        """The first record with the highest score among those that count.
+
+        Args:
+            records: evaluations in order, with `step`, `evaluation` (metrics by name) and, where the best one is chosen
+                on a part of the dev set, `selection` (the metrics on that part).
+
+        Returns:
+            That record; `step` None and zeros where only scores above 0 count and there is none.
+        """
+        best: dict[str, Any] = {"step": None, "evaluation": dict.fromkeys(metric_names(self.task), 0.0)}
+        highest = 0.0 if self.config.best_above_zero else float("-inf")
+        for record in records:
+            score = self.score(record.get("selection", record["evaluation"]))
+            if self.counts(record["step"]) and score > highest:
+                best, highest = record, score
+        return best
+
+    def exhausted(self, records: list[dict[str, Any]]) -> bool:
+        """Whether the last `patience` evaluations that count brought no new best one."""
+        patience = self.config.patience
+        counted = [record for record in records if self.counts(record["step"])]
+        if patience is None or len(counted) <= patience:
+            return False
+        return self.best(counted)["step"] not in [record["step"] for record in counted[-patience:]]
+
+
+class Evaluations(TrainerCallback):  # type: ignore[misc]
+    """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`.
+
+    It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
+    that a resumed run neither lacks an evaluation nor has one twice.
+    """
+
+    def __init__(self, run: RunDirectory, plan: EvaluationPlan, evaluate: Callable[[], dict[str, Any]]) -> None:
+        self.records: list[dict[str, Any]] = []
+        self._run, self._plan, self._evaluate = run, plan, evaluate
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Read the evaluations up to the checkpoint; later ones were dropped from the log just before."""
+        if (self._run.path / METRICS).exists():
+            self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Evaluate where it is due, and stop the training once `patience` is exhausted."""
+        if not self._plan.is_due(state.global_step):
+            return
+        self.records.append({"step": state.global_step} | distributed.on_main(self._evaluate))
+        self._run.log(self.records[-1])
+        if self._plan.exhausted(self.records):
+            state.max_steps = state.global_step  # this was the last step, for checkpoints and signals too
+            control.should_training_stop = True
+
+
+def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
+    """Metrics on the validation splits.
+
+    Returns:
+        `evaluation`, all metrics; `degenerate`, whether the predictions are constant, or empty, on one of the splits;
+        and where the best evaluation is chosen on a part of the splits, the metrics on it (`selection`) and on the
+        other part (`rest`).
+    """
+    task, degenerate = prepared.task, False
+    parts: dict[str, dict[str, dict[str, float]]] = {}
+    for name, encoded in prepared.validation.items():
+        outputs = predict_split(plm, encoded, bf16)
+        if not all(np.isfinite(logits).all() for logits in outputs):
+            raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
+        score = KINDS[task.kind].score
+        whole, constant = score(task, outputs, encoded, prepared.data.validation[name])
+        parts.setdefault("evaluation", {})[name] = whole
+        degenerate = degenerate or constant
+        # The examples of the selection come first, so its outputs are the first ones too.
+        if prepared.selection:
+            chosen, rest = prepared.selection[name]
+            border = len(chosen.encoded)
+            parts.setdefault("selection", {})[name] = score(task, outputs[:border], chosen.encoded, chosen.split)[0]
+            parts.setdefault("rest", {})[name] = score(task, outputs[border:], rest.encoded, rest.split)[0]
+    return {part: combine(task, by_split) for part, by_split in parts.items()} | {"degenerate": degenerate}

@@ -1,0 +1,130 @@
+"""A task prepared for a model: its data, the tokenized validation splits, lengths and steps per epoch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from fractions import Fraction
+from typing import Any
+
+from winning_tickets.data.encode import EncodedSplit
+from winning_tickets.data.records import Split, Task, TaskData
+from winning_tickets.models.heads import text_length, window_stride
+from winning_tickets.models.loading import PLM
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.identity import digest
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.predict import TaskInfo, encode_for
+
+
+@dataclass(frozen=True)
+class DevPart:
+    """Some examples of a validation split, and the same tokenized."""
+
+    split: Split
+    encoded: EncodedSplit
+
+
+@dataclass(frozen=True)
+class PreparedTask:
+    """A task with everything about it that is the same for all seeds.
+
+    Attributes:
+        data: the task and its examples.
+        validation: tokenized examples by name of the split.
+        selection: the part of each split that the best evaluation is chosen on, and the rest; empty where it is chosen
+            on the whole split.
+        train_examples: size of the training set, or of the subset.
+        train_windows: number of windows over these examples (of the first seed), for spans; they fill the batches.
+        batch_size: examples per step.
+        max_length: tokens that an example or a window is cut to.
+        doc_stride: tokens from one window to the next, for spans.
+        steps_per_epoch: batches of one pass over the training set.
+    """
+
+    data: TaskData
+    validation: dict[str, EncodedSplit]
+    selection: dict[str, tuple[DevPart, DevPart]]
+    train_examples: int
+    train_windows: int | None
+    batch_size: int
+    max_length: int
+    doc_stride: int | None
+    steps_per_epoch: int
+
+    @property
+    def task(self) -> Task:
+        """The task's record."""
+        return self.data.task
+
+    def info(self, ticket: Ticket | None) -> TaskInfo:
+        """The description that is saved with a model."""
+        return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
+
+    def encode(self, plm: PLM, split: Split) -> EncodedSplit:
+        """Tokenize examples as the validation splits are."""
+        return encode_for(plm, split, self.max_length, self.task.kind, self.doc_stride)
+
+
+def prepare_task(
+    plm: PLM,
+    data: TaskData,
+    examples: Split,
+    batch_size: int | None = None,
+    max_length: int | None = None,
+    doc_stride: int | None = None,
+    select_on: float = 0.0,
+) -> PreparedTask:
+    """Tokenize a task for a model.
+
+    `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on` the
+    validation splits of `data` are in the order of that choice.
+    """
+    task = data.task
+    length = text_length(max_length, task, plm)
+    stride = window_stride(doc_stride, task, length)
+    # Windows over long texts are what fills the batches of spans; their number is only known after tokenizing.
+    windows = len(encode_for(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
+    size = batch_size or task.batch_size
+    validation = {name: encode_for(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
+    return PreparedTask(
+        data=data,
+        validation=validation,
+        selection=_selection(select_on, data, validation) if select_on else {},
+        train_examples=len(examples),
+        train_windows=windows,
+        batch_size=size,
+        max_length=length,
+        doc_stride=stride,
+        steps_per_epoch=math.ceil((windows or len(examples)) / size),
+    )
+
+
+def _selection(
+    fraction: float, data: TaskData, validation: dict[str, EncodedSplit]
+) -> dict[str, tuple[DevPart, DevPart]]:
+    parts = {}
+    for name, split in data.validation.items():
+        count = int(Fraction(str(fraction)) * len(split))
+        if not 0 < count < len(split):
+            raise UsageError(
+                f"--select-on {fraction:g} takes {count} of the {len(split)} examples of {name}; at least one must be "
+                "chosen on, and one be left to report on."
+            )
+        first, rest = validation[name].split_at(count)
+        places = list(range(len(split)))
+        parts[name] = (DevPart(split.take(places[:count]), first), DevPart(split.take(places[count:]), rest))
+    return parts
+
+
+def ticket_facts(ticket: Ticket | None) -> dict[str, Any]:
+    """Id and sparsity of a ticket; None and 0 for a dense model."""
+    if ticket is None:
+        return {"ticket_id": None, "sparsity": 0.0}
+    return {"ticket_id": ticket.id, "sparsity": ticket.sparsity}
+
+
+def task_digest(task: Task) -> str:
+    """A hash of a task's record; fields at their defaults are left out, so a new field changes no hash."""
+    values = {field.name: getattr(task, field.name) for field in fields(task)}
+    return digest({field.name: values[field.name] for field in fields(task) if values[field.name] != field.default})

@@ -1,0 +1,237 @@
+"""Options come from the fields of settings: all are there, old ones still work, unread ones are refused."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from winning_tickets import cli
+from winning_tickets.cli.options import leaves, settings_of
+from winning_tickets.config import (
+    METHOD_NAMES,
+    EvaluateConfig,
+    FitHeadConfig,
+    Runtime,
+    SearchConfig,
+    ShareConfig,
+    SuperConfig,
+    TransferConfig,
+)
+from winning_tickets.runs.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+VERBS: dict[str, Any] = {
+    "search": SearchConfig,
+    "evaluate": EvaluateConfig,
+    "fit-head": FitHeadConfig,
+    "transfer": TransferConfig,
+    "share": ShareConfig,
+    "super": SuperConfig,
+}
+COMMANDS: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
+SINGLE = {"learning_rate", "batch_size"}
+"""Fields of the fine-tuning of `super` that its grid sets."""
+
+
+def names_of(command: Any) -> set[str]:
+    return {name for one in command.params for name in (*one.opts, *one.secondary_opts)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_field_has_an_option_or_is_the_argument_with_its_own_help(verb):
+    parameters = {one.name: one for one in COMMANDS[verb].params}
+    inline = "fine_tuning" if verb == "super" else ""
+    for key, path, settings, options in leaves(VERBS[verb], inline):
+        if not (inline and key in SINGLE):
+            assert key in parameters, path
+            assert parameters[key].help.startswith(settings.help_of(path[-1])) or len(path) > 1, path
+            if parameters[key].param_type_name == "option":
+                assert set(re.split("[ /]", options)) <= names_of(COMMANDS[verb]), path
+    if verb != "evaluate":
+        assert {Runtime.options_of(field) for field in Runtime.model_fields} <= names_of(COMMANDS[verb])
+
+
+def test_every_field_is_explained_in_whole_sentences():
+    for settings in (*VERBS.values(), Runtime, TransferConfig.part_of("smart")):
+        for name, field in settings.model_fields.items():
+            extra: Any = field.json_schema_extra
+            assert extra["panel"], (settings, name)
+            assert re.fullmatch(r"[A-Z].*\.", field.description or ""), (settings, name)
+            assert set(extra["methods"]) <= {*METHOD_NAMES, "gates"}, name
+
+
+def test_options_of_earlier_versions_are_still_there():
+    stored = json.loads((ROOT / "tests/golden/c445b3d.json").read_text(encoding="utf-8"))
+    checked = 0
+
+    def walk(words: str, command: Any) -> None:
+        nonlocal checked
+        for key in stored:
+            options = re.fullmatch(rf"cli {re.escape(words)} (--.*)", key)
+            if options:
+                checked += 1
+                assert set(options[1].split()) <= names_of(command), key
+        for word, inner in getattr(command, "commands", {}).items():
+            walk(f"{words} {word}", inner)
+
+    walk("tickets", typer.main.get_command(cli.app))
+    assert checked > 400
+    assert list(COMMANDS) == stored["cli tickets verbs"]
+
+
+LINES = [
+    ("search m --sparsities 0.5,0.7 --heads 1,2 --task rte,cola --keep-optimizer --prune-first --level 30%,10",
+     {"sparsity": (0.5, 0.7), "prune_heads": (1, 2), "tasks": ("cola", "rte"), "reset_optimizer": False,
+      "prune_first": True, "level": (10.0, 30.0)}),
+    ("transfer m --seed 0,1 --text-columns a,b --smart 0.5 --smart-steps 2 --no-best-above-zero --kind tokens",
+     {"seeds": (0, 1), "text_columns": ("a", "b"), "best_above_zero": False, "kind": "tokens"}),
+    ("share --tasks rte,cola --tickets a,none --level 30% --dropout-p rte=0.2 --no-save-model --fine-tune",
+     {"tasks": ("rte", "cola"), "tickets": {"rte": "a"}, "level": {"rte": 30.0, "cola": 30.0},
+      "dropout_p": {"rte": 0.2}, "save_model": False, "fine_tune": True}),
+    ("super m --task rte --learning-rate 1e-4,1e-5 --batch-sizes 8 --level 10,20%",
+     {"learning_rates": (1e-4, 1e-5), "batch_sizes": (8,), "level": (10.0, 20.0)}),
+    ("evaluate m --objective kd,similarity --kd-masked-tokens 1", {"objectives": ("kd", "similarity")}),
+    ("fit-head m --train-encoder --steps 5", {"train_encoder": True, "steps": 5}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "expected"), LINES, ids=[line.split()[0] for line, _ in LINES])
+def test_options_become_fields(line, expected, monkeypatch):
+    seen = []
+
+    def stop(kind: Any, *rest: Any) -> None:
+        seen.append(settings_of(kind, *rest))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("winning_tickets.cli.options.settings_of", stop)
+    out = [] if line.startswith("evaluate") else ["--out", "x"]
+    CliRunner().invoke(cli.app, [*line.split(), *out])
+    assert {name: getattr(seen[0], name) for name in expected} == expected
+    if line.startswith("transfer"):
+        assert (seen[0].smart.alpha, seen[0].smart.steps) == (0.5, 2)
+    if line.startswith("super"):
+        assert (seen[0].fine_tuning.task, seen[0].fine_tuning.seeds) == ("rte", (0, 1, 2))
+
+
+def test_parts_of_settings_come_from_the_file_and_from_options(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("target: m\nsmart:\n  steps: 3\n  norm: l2\n")
+    smart = settings_of(TransferConfig, file, {"smart": {"alpha": 2.0, "steps": 4}}).smart  # type: ignore[attr-defined]
+    assert (smart.alpha, smart.steps, smart.norm) == (2.0, 4, "l2")
+    file.write_text("fine_tuning: rte\n")
+    with pytest.raises(UsageError, match="fine_tuning must be a mapping of fields such as 'task: rte', found 'rte'"):
+        settings_of(SuperConfig, file, {}, {}, "fine_tuning")
+
+
+def other_value(field: Any) -> Any:
+    """A value that is not the default, however wrong."""
+    return field.default + 1 if type(field.default) in (int, float) else (1,) if field.default == () else "x"
+
+
+def test_a_setting_that_the_method_does_not_read_is_refused_with_those_that_do():
+    for method in METHOD_NAMES:
+        for name, field in SearchConfig.model_fields.items():
+            extra: Any = field.json_schema_extra
+            readers = [reader.replace("gates", "mask-training") for reader in extra["methods"]]
+            units = {"level": (30.0,)} if method == "mask-training" and "gates" in extra["methods"] else {}
+            made = SearchConfig(model="m", method=method, **units).model_copy(update={name: other_value(field)})
+            lines = made.unread({name})
+            if not readers or method in readers:
+                assert lines == [], (method, name)
+            else:
+                able = " or ".join([", ".join(readers[:-1]), readers[-1]] if readers[1:] else readers)
+                assert lines[0].startswith(f"--method {method} does not read {SearchConfig.option_of(name)}; it goes ")
+                assert all(reader in lines[0] for reader in able.replace(" or ", ", ").split(", ")), lines
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        (
+            "--method magnitude --steps 60",
+            "--method magnitude does not read --steps; it goes with --method mask-training",
+        ),
+        ("--method random --weights-from reinit", "does not read --weights-from; it goes with --method magnitude."),
+        ("--method imp --alpha 3", "--method imp does not read --alpha; it goes with --method mask-training."),
+        (
+            "--level 30 --ranking row",
+            "--method mask-training with --level trains gates and does not read --ranking; it",
+        ),
+        ("--method snip --rewind none --steps 3", "--method snip does not read --rewind; it goes with --method imp."),
+    ],
+)
+def test_such_an_option_ends_with_exit_code_two(line, message, tmp_path):
+    for place in ("options", "file"):
+        words = line.split()
+        if place == "file":
+            fields = {name[2:]: value for name, value in zip(words[::2], words[1::2], strict=True)}
+            (tmp_path / "c.yaml").write_text(json.dumps(fields))
+            words = ["--config", str(tmp_path / "c.yaml")]
+        for more in ([], ["--dry-run"]):
+            done = CliRunner().invoke(cli.app, ["search", "m", *words, "--out", str(tmp_path / "out"), *more])
+            assert isinstance(done.exception, UsageError), done.output
+            assert message in str(done.exception)
+            assert done.exception.exit_code == 2
+
+
+def test_it_is_refused_together_with_other_problems(tmp_path):
+    line = "m --method imp --objective mlm --steps 3 --alpha 2 --rewind back"
+    done = CliRunner().invoke(cli.app, ["search", *line.split(), "--out", str(tmp_path / "out")])
+    assert [line.split()[0:2] for line in str(done.exception).splitlines()] == [
+        *(["--method", "imp"], ["--method", "imp"]),
+        *(["The", "objective"], ["--method", "imp"], ["--rewind", "back"]),
+    ]
+
+
+def shown(words: list[str]) -> tuple[set[str], list[str]]:
+    """The options and the panels of a help page."""
+    text = "Arguments:" + CliRunner().invoke(cli.app, words).output.partition("Arguments:")[2]
+    return set(re.findall(r"^  (--[a-z0-9-]+)", text, re.MULTILINE)), re.findall(r"^(\S.*):$", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_the_help_of_a_method_shows_what_it_reads(method):
+    options, panels = shown(["search", f"--method={method}", "--help"])
+    for name, field in SearchConfig.model_fields.items():
+        extra: Any = field.json_schema_extra
+        readers = [reader.replace("gates", "mask-training") for reader in extra["methods"]]
+        if name != "model":
+            assert (SearchConfig.option_of(name) in options) == (not readers or method in readers), name
+    assert {"--out", "--device", "--json"} <= options
+    assert panels[:3] == ["Arguments", "Model and data", "Ticket"]
+    assert ("Iterative pruning" in panels) == (method == "imp")
+
+
+def test_the_whole_help_has_all_panels():
+    options, panels = shown(["search", "--help"])
+    assert panels == [
+        *("Arguments", "Model and data", "Ticket", "Objective", "Mask training", "Structured tickets"),
+        *("Tasks of the objective", "Iterative pruning", "Running"),
+    ]
+    assert len(options) == len([one for one in COMMANDS["search"].params if one.param_type_name == "option"]) + 1
+    assert shown(["search", "--method", "nothing", "--help"]) == (options, panels)
+
+
+def test_the_reference_is_current():
+    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/reference/generate.py")
+    assert spec is not None
+    assert spec.loader is not None
+    generate = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generate)
+    stale = [path.name for path, text in generate.pages().items() if path.read_text(encoding="utf-8") != text]
+    assert stale == [], "run `make reference`"
+
+
+def test_resolved_settings_have_the_same_values_and_know_what_was_set():
+    config = SearchConfig(model="m", alpha=3.0)
+    assert config.resolved().model_fields_set == {"model", "alpha"}
+    assert config.resolved().adam_epsilon == 1e-8
+    assert config.resolved().resolved() == config.resolved()
+    assert {*config.resolved().model_dump()} == {*config.model_dump()}
