@@ -5,8 +5,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
-
 from learning import QUIET, corpus_of, learning, without_dropout
 from test_compact import tiny
 from test_mask_optimizer import TUNED, make, variant
@@ -14,9 +12,8 @@ from test_masking import classifier
 from test_task_tickets import TASKS, shared, structured, unstructured
 from test_ticket import make_ticket
 from tiny_models import make_model
-from winning_tickets import TicketCallback, hold
+from torch import nn
 from winning_tickets.compact import compact_
-from winning_tickets.config import ShareConfig
 from winning_tickets.errors import ContentError, UsageError
 from winning_tickets.importance import Importance
 from winning_tickets.mask_optimizer import BertAdam
@@ -29,6 +26,9 @@ from winning_tickets.search import search_all
 from winning_tickets.sharing_results import weight_remaining
 from winning_tickets.sharing_setup import check
 from winning_tickets.task_tickets import TaskTickets
+
+from winning_tickets import TicketCallback, hold
+from winning_tickets.config import ShareConfig
 
 sharing = importlib.import_module("winning_tickets.sharing")
 

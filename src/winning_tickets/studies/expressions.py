@@ -82,7 +82,6 @@ class Reference:
 
 
 def is_reference(value: Any) -> bool:
-    """Return whether a value is a string that begins with `@`."""
     return isinstance(value, str) and value.startswith("@")
 
 

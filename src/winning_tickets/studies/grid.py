@@ -8,14 +8,8 @@ from itertools import product
 from typing import Any
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
-from winning_tickets.studies.expressions import (
-    LADDERS,
-    Reference,
-    is_reference,
-    names_in,
-    parse_reference,
-    references_in,
-)
+from winning_tickets.studies import expressions
+from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, names_in
 from winning_tickets.studies.schema import Comparison, Stage, Study, Value
 from winning_tickets.studies.verbs import verb_named
 
@@ -137,11 +131,11 @@ def _may_be_mapping(study: Study, values: Any) -> bool:
 
 def references_of(study: Study, value: Any) -> Iterator[tuple[Reference, bool]]:
     """Yield references in a value and in the parameters that it uses, and whether each is in a list."""
-    yield from references_in(value)
+    yield from expressions.references_in(value)
     for name in sorted(names_in(value)):
         for source in (study.parameters, *study.scales.values()):
             if is_reference(source.get(name)):
-                yield parse_reference(source[name]), False
+                yield expressions.parse_reference(source[name]), False
 
 
 def _check_references(study: Study, where: tuple[str | int, ...], fields: Mapping[str, Any]) -> Iterator[Problem]:
@@ -171,7 +165,6 @@ def _unknown_names(study: Study, name: str, stage: Stage) -> Iterator[tuple[tupl
 
 
 def _parameters(study: Study) -> set[str]:
-    """Return the names of the parameters of all scales."""
     return {*study.parameters, *(key for values in study.scales.values() for key in values)}
 
 

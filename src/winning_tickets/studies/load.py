@@ -76,12 +76,10 @@ def _recipe_files() -> dict[str, str]:
 
 
 def recipe_names() -> tuple[str, ...]:
-    """Return the names of the recipes, sorted."""
     return tuple(_recipe_files())
 
 
 def recipe_text(name: str) -> str:
-    """Return the YAML of a recipe."""
     recipes = _recipe_files()
     if name not in recipes:
         raise unknown("recipe", name, recipes)
@@ -185,7 +183,6 @@ def _dotted(place: tuple[str | int, ...]) -> str:
 
 
 def _keys_at(place: tuple[str | int, ...]) -> list[str]:
-    """Return the keys that a study may have at a place."""
     kinds: list[Any] = [Study]
     for part in place:
         kinds = [inner for kind in kinds for inner in _inside(kind, part)]

@@ -23,7 +23,8 @@ from winning_tickets.data.corpora import HUB_CORPORA, PYDOCS_PARTS
 from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import is_reference
-from winning_tickets.studies.plan import Plan, Run
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
 
 _FOLDERS = ("data_dir", "importance_from")

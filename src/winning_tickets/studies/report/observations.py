@@ -15,7 +15,8 @@ from winning_tickets.runs.statistics import LARGEST
 from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
-from winning_tickets.studies.plan import Plan, Point, Run
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.references import Point, Run
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
