@@ -81,7 +81,6 @@ def _head(result: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> list[str]:
-    """Return one line per stage."""
     names = ["stage", "runs", *STATES]
     rows = [
         [name, *(str(counts[key.replace(" ", "_")]) for key in names[1:])] for name, counts in result["stages"].items()

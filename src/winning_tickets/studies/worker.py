@@ -56,7 +56,7 @@ class Job(_Line):
 
 @dataclass(frozen=True)
 class Outcome(_Line):
-    """The end of a job. `claimed`: another process has the run; `stopped`: it resumes later; `lost`: its worker died."""
+    """The end of a job. `claimed`: another process has it; `stopped`: it resumes later; `lost`: its worker died."""
 
     run: str
     kind: Kind

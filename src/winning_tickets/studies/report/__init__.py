@@ -163,7 +163,6 @@ def _draw_files(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, byt
 
 
 def _record(verdict: Verdict) -> dict[str, Any]:
-    """A verdict for JSON."""
     keys = ("reason", "test", "n", "planned", "estimate", "interval", "bootstrap")
     runs = sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids})
     return {"text": verdict.text, "verdict": verdict.word, **{key: getattr(verdict, key) for key in keys}, "runs": runs}

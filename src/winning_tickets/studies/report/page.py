@@ -105,7 +105,6 @@ def shared_items(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def places_text(many: Sequence[Mapping[str, Any]]) -> str:
-    """Places in the grid by their axes."""
     return "; ".join(", ".join(f"{axis} {label(value)}" for axis, value in axes.items()) for axes in many)
 
 
@@ -146,7 +145,6 @@ def _line(run: StudyRun, axes: str, shared: Mapping[str, Any], usual: Mapping[st
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
-    """A configuration in one line."""
     return ", ".join(f"{key} = {_setting(value)}" for key, value in settings.items())
 
 
