@@ -49,19 +49,13 @@ class RunDirectory:
     Absent or empty: the run starts. Unfinished with the same id: it resumes. Finished with the same id: the stored
     result is returned. Another id, or foreign files: refused untouched. `force` replaces only directories with our
     marker.
-
-    Attributes:
-        path: the directory.
-        status: `new`, `unfinished` or `done`, as found.
-        id: id of the run.
-        watch: optional callback for each logged record.
     """
 
     def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - the id of the run
         self.path = path
         self.status = status
         self.id = id
-        self.watch: Callable[[dict[str, Any]], None] | None = None
+        self.watch: Callable[[dict[str, Any]], None] | None = None  # called for each logged record
 
     @classmethod
     def claim(
@@ -119,11 +113,7 @@ class RunDirectory:
         distributed.on_main(write)
 
     def forget_after(self, step: int) -> int:
-        """Remove records of `metrics.jsonl` after a step, and an incomplete last line.
-
-        Returns:
-            Number of consecutive skipped steps up to this one.
-        """
+        """Remove records after a step from the log; return the number of consecutive skipped steps up to this one."""
 
         def write() -> int:
             if not (self.path / METRICS).exists():
@@ -136,7 +126,6 @@ class RunDirectory:
         return distributed.on_main(write)
 
     def result(self) -> dict[str, Any]:
-        """Return the stored result of a finished run."""
         content: dict[str, Any] = read_json(self.path / RESULT, "result")
         return content
 
@@ -200,17 +189,14 @@ _MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")
 
 
 def missing(name: str) -> str | None:
-    """Return the error for `folder/name` if the folder exists without `name`; None if it may be an id of the hub.
-
-    It may be such an id also if the folder has models, as a copy of an organization of the hub.
-    """
+    """Return the error for `folder/name` if the folder exists without `name`; None if it may be an id of the hub."""
     parent, _, last = name.partition("/")
     could_be_an_id = bool(last) and "/" not in last and not name.startswith((".", "~", "/"))
     if not could_be_an_id or not Path(parent).is_dir() or Path(name).is_dir():
         return None
     folders = [path for path in Path(parent).iterdir() if path.is_dir() and not path.name.startswith(".")]
     if any((path / MARKER).is_file() and stored_run(path / MARKER) is None for path in folders):
-        return None
+        return None  # it has models, as a copy of an organization of the hub
     there = sorted(path.name for path in folders)
     hint = closest(last, there, f"{parent}/")
     listed = ", ".join(there[:_SHOWN]) + (", ..." if len(there) > _SHOWN else "")
@@ -218,7 +204,6 @@ def missing(name: str) -> str | None:
 
 
 def refuse_unfinished(path: Path) -> None:
-    """Refuse the folder of a run without a result."""
     found = stored_run(path / MARKER)
     if found is not None and not (path / RESULT).exists():
         raise UsageError(

@@ -9,16 +9,11 @@ from typing import Any
 
 
 class TicketsError(Exception):
-    """An error whose message is meant for the user; the command line prints it without a traceback.
-
-    Attributes:
-        of_all: every rank of a run raises the same error, so the ranks can continue together.
-        told_by_any: print on every rank, because rank 0 may have died.
-    """
+    """An error whose message is meant for the user; the command line prints it without a traceback."""
 
     exit_code = 1
-    of_all = False
-    told_by_any = False
+    of_all = False  # every rank of a run raises the same error, so the ranks can continue together
+    told_by_any = False  # print on every rank, because rank 0 may have died
 
 
 class UsageError(TicketsError):
@@ -36,12 +31,7 @@ class TrainingError(TicketsError):
 
 
 class Interrupted(TicketsError):  # noqa: N818 - an orderly end of the run
-    """Ctrl-C or SIGTERM, raised after a checkpoint was written.
-
-    Args:
-        signal_number: signal that asked for the stop; the exit code is 128 plus this number (130 or 143).
-        message: what was kept and how to resume.
-    """
+    """Ctrl-C or SIGTERM, raised after a checkpoint was written; the exit code is 128 plus the signal (130 or 143)."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)

@@ -103,8 +103,6 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-
     def writer(temporary: Path) -> None:
         temporary.write_bytes(content)
 

@@ -81,7 +81,6 @@ _SPLITS = {"evaluation": "eval", "rest": "test"}
 
 
 def check_trackers(names: Sequence[str]) -> None:
-    """Refuse trackers that are unknown or not installed."""
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)
@@ -133,7 +132,6 @@ def tracked(trainer: Any, run: RunDirectory) -> Iterator[None]:
 
 
 def _callbacks(trainer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return the Trainer's callbacks of the trackers, by name."""
     from transformers.integrations import get_reporting_integration_callbacks
 
     kinds = {name: get_reporting_integration_callbacks([name])[0] for name in names}

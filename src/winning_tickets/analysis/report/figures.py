@@ -114,7 +114,6 @@ def _clean_svg(svg: str) -> str:
 
 
 def dark_svg(svg: str) -> str:
-    """The same figure for a dark background."""
     return _recolor(svg, DARK)
 
 
@@ -172,7 +171,6 @@ def swatch(label: str, **look: Any) -> Any:
 
 
 def percents(values: Iterable[float]) -> list[float]:
-    """Fractions times 100."""
     return [100 * value for value in values]
 
 
@@ -181,26 +179,15 @@ Mark = Literal["filled", "hollow", "none"]
 
 @dataclass(frozen=True)
 class Series:
-    """Values by position: a line, a set of bars, or a cloud.
+    """Values by position: a line, a set of bars, or a cloud."""
 
-    Attributes:
-        name: label in the legend; empty for none.
-        x: positions; of bars the group.
-        y: values; None leaves a gap.
-        spread: lower and upper end of the band or bar around each value; empty for none.
-        marks: of a line, how each point is drawn: empty for all filled. Partial bars are `hollow`, which is hatched.
-        color: hexadecimal.
-        marker: Matplotlib's; empty for none.
-        dashes: Matplotlib's line style.
-    """
-
-    name: str
-    x: Sequence[Any]
-    y: Sequence[float | None]
-    spread: Sequence[tuple[float, float] | None] = ()
-    marks: Sequence[Mark] = ()
+    name: str  # label in the legend; empty for none
+    x: Sequence[Any]  # positions; of bars the group
+    y: Sequence[float | None]  # None leaves a gap
+    spread: Sequence[tuple[float, float] | None] = ()  # lower and upper end around each value
+    marks: Sequence[Mark] = ()  # of a line, empty for all filled; bars that are `hollow` are hatched
     color: str = BLUE
-    marker: str = ""
+    marker: str = ""  # Matplotlib's, as are the dashes
     dashes: Any = "-"
 
     @property
@@ -297,7 +284,6 @@ def label_heat_map(axes: Any, columns: Sequence[str], rows: Sequence[str], turne
 
 
 def hide_frame(axes: Any) -> None:
-    """Leave out the frame and the ticks, not their labels."""
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

@@ -61,16 +61,7 @@ def check_out(out: Path | None) -> None:
 
 
 def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
-    """Write an analysis; the same one may be written again, since the files are byte for byte the same.
-
-    Args:
-        result: of a function of `ANALYSES`.
-        out: a folder that is absent or empty, or holds the same analysis.
-        force: replace another analysis in `out`.
-
-    Returns:
-        The files; `analysis.json` is written last.
-    """
+    """Write an analysis, `analysis.json` last; the same one may be written again, `force` replaces another one."""
     out = Path(out)
     check_out(out)
     if (out / FILE).is_file() and not force:

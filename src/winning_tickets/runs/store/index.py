@@ -12,17 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from winning_tickets.runs import files
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
-from winning_tickets.runs.files import (
-    is_number,
-    is_temporary,
-    parse_json,
-    read_json,
-    remove_leftovers,
-    write_json,
-    write_text,
-)
+from winning_tickets.runs.files import is_number, is_temporary, parse_json, read_json, write_json
 
 FORMAT_VERSION = 1
 STORE_MARKER = "store.json"
@@ -32,11 +25,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class Layout:
-    """Paths inside a store.
-
-    `runs/<id>` belongs to the verb, which refuses foreign files there; so the store keeps its own files of a run in
-    `about/<id>`.
-    """
+    """Paths inside a store; a verb refuses foreign files in `runs/<id>`, so those of the store are in `about/<id>`."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -46,11 +35,9 @@ class Layout:
         self.cache = self.path / "cache"
 
     def run(self, run_id: str) -> Path:
-        """Return the run directory of a run."""
         return self.runs / check_id(run_id)
 
     def about(self, run_id: str) -> Path:
-        """Return the folder of `run.json`, `provenance.json`, `files.json` and `error.json` of a run."""
         return self.abouts / check_id(run_id)
 
     def exists(self) -> bool:
@@ -89,12 +76,10 @@ class Layout:
 
 
 def is_store(path: Path) -> bool:
-    """Return whether a folder has the marker of a store."""
     return (path / STORE_MARKER).is_file()
 
 
 def is_id(name: str) -> bool:
-    """Return whether a name can be the id of a run."""
     return _RUN_ID.fullmatch(name) is not None
 
 
@@ -184,32 +169,21 @@ _FILES = {"description", "marker", "result", "error", "provenance"}
 
 @dataclass(frozen=True)
 class Record:
-    """All that a store knows of one run.
-
-    Attributes:
-        config: settings of the description, updated by the complete ones of the run directory.
-        result: of a run that is done, else None.
-        error: `kind`, `message`, `time` and more of a failed run, else None.
-        labels: notes of the study that started the run, such as its stage.
-        seconds: duration of the last attempt.
-        peak_memory: bytes of main memory.
-        finished_at: UTC time, ISO 8601.
-        source: commit of the working directory, and whether it had changes.
-    """
+    """All that a store knows of one run."""
 
     id: str
     verb: str = ""
     status: Status = "unfinished"
-    config: dict[str, Any] = field(default_factory=dict)
-    result: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    labels: dict[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-    peak_memory: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)  # of the description, updated by the run directory
+    result: dict[str, Any] | None = None  # of a run that is done
+    error: dict[str, Any] | None = None  # `kind`, `message`, `time` and more of a failed run
+    labels: dict[str, Any] = field(default_factory=dict)  # notes of the study that started the run
+    seconds: float | None = None  # of the last attempt
+    peak_memory: int | None = None  # bytes of main memory
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
-    finished_at: str | None = None
-    source: dict[str, Any] | None = None
+    finished_at: str | None = None  # UTC, ISO 8601
+    source: dict[str, Any] | None = None  # commit of the working directory, and whether it had changes
 
 
 Body = dict[str, Any]
@@ -217,10 +191,9 @@ Body = dict[str, Any]
 
 
 class Index:
-    """Reads the files of runs; a file is read again only after it has changed.
+    """Reads the files of runs; a file is read again only after its time, size or inode has changed.
 
-    The cache `cache/runs.json` may be deleted at any time. A file counts as unchanged while its time, size and inode
-    stay the same; files are replaced as a whole, so the inode changes even within one tick of the clock.
+    Files are replaced as a whole, so the inode changes even within one tick of the clock.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -245,7 +218,7 @@ class Index:
     def bodies(self, ids: Iterable[str]) -> dict[str, Body]:
         """Return the content of the files of many runs, and cache what had to be read."""
         if not self._loaded:
-            remove_leftovers(self._layout.cache)  # a process that writes one now only loses its cache
+            files.remove_leftovers(self._layout.cache)  # a process that writes one now only loses its cache
             self._known |= self._read_cache()
             self._loaded = True
         found, changed = {}, False
@@ -294,14 +267,13 @@ class Index:
     def _write_cache(self) -> None:
         # A read-only store or a full disk: everything was read, only not cached.
         with suppress(TrainingError):
-            write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
+            files.write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
         for old in self._layout.cache.glob("[0-9][0-9].json"):  # caches of earlier versions
             with suppress(OSError):
                 old.unlink()
 
 
 def record_of(run_id: str, body: Body, status: Status) -> Record:
-    """Return the record of a run from its files."""
     described, marker = body["description"] or {}, body["marker"] or {}
     provenance = body["provenance"] or (body["error"] or {}).get("provenance") or {}
     return Record(

@@ -46,7 +46,6 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Parse `KEY SIGN VALUE`; the signs are =, !=, <, <=, > and >=."""
         found = _CONDITION.fullmatch(text)
         if found is None:
             raise UsageError(

@@ -165,8 +165,8 @@ def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
         shade = 0.08 + 0.92 * (mean - low) / span
         tiles.append(figures.Tile(columns.index(column), rows.index(row), shade, form(mean) + star))
     figures.draw_heat_map(axes, tiles)
-    texts = [list(map(figures.cut_label, names)) for names in (columns, rows)]
-    figures.label_heat_map(axes, *texts, turned=max(map(len, columns)) > 6)
+    across, down = ([figures.cut_label(name) for name in names] for names in (columns, rows))
+    figures.label_heat_map(axes, across, down, turned=max(map(len, columns)) > 6)
 
 
 def _names_of(panel: Panel) -> tuple[list[str], list[str]]:
