@@ -18,8 +18,7 @@ MARKER = "config.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
 SCRATCH = ".scratch"
-_DIFFERENCES = 3
-"""Number of differing settings in an error."""
+_DIFFERENCES = 3  # number of differing settings in an error
 
 Status = Literal["new", "unfinished", "done"]
 
@@ -184,8 +183,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 _SHOWN = 8
-_MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")
-"""Places of the models in a run."""
+_MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")  # places of the models in a run
 
 
 def missing(name: str) -> str | None:

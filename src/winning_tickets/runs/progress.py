@@ -76,8 +76,7 @@ TRACKERS: dict[str, dict[str, str]] = {
     "mlflow": {"MLFLOW_EXPERIMENT_NAME": PROJECT, "MLFLOW_DISABLE_TELEMETRY": "true"},
 }
 """By package: environment variables that are set unless the user has set them (project name, no telemetry)."""
-_SPLITS = {"evaluation": "eval", "rest": "test"}
-"""Names that the Trainer's callbacks use for parts of our records."""
+_SPLITS = {"evaluation": "eval", "rest": "test"}  # names that the Trainer's callbacks use for parts of our records
 
 
 def check_trackers(names: Sequence[str]) -> None:

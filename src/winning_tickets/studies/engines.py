@@ -19,10 +19,8 @@ from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.studies.worker import Job, Outcome, perform_or_stop
 
-STOP_SECONDS = 120.0
-"""Time for a worker to reach its next checkpoint."""
-_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")
-"""Environment variables that other nodes need too."""
+STOP_SECONDS = 120.0  # time for a worker to reach its next checkpoint
+_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
 
 
 @dataclass

@@ -13,12 +13,9 @@ from winning_tickets.studies.expressions import LADDERS, Reference, is_reference
 from winning_tickets.studies.schema import Comparison, Stage, Study, Value
 from winning_tickets.studies.verbs import verb_named
 
-Problem = tuple[tuple[str | int, ...], str]
-"""Place in the study, and text."""
-MAX_PLACES = 100_000
-"""Maximum number of places in the grid of a stage."""
-_LISTS = {"seed": "seeds", "task": "tasks"}
-"""Axes that set a list of one value for verbs that take only lists."""
+Problem = tuple[tuple[str | int, ...], str]  # place in the study, and text
+MAX_PLACES = 100_000  # maximum number of places in the grid of a stage
+_LISTS = {"seed": "seeds", "task": "tasks"}  # axes that set a list of one value for verbs that take only lists
 
 
 def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]]:
@@ -66,7 +63,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def used_names(stage: Stage) -> set[str]:
-    """Return names that the settings of a stage, or the fields of its axes, use as `${name}`."""
+    """Return the names in `${...}` of the settings of a stage and of the fields of its axes."""
     return names_in(stage.settings) | {
         name for axis in stage.over.values() if isinstance(axis, Mapping) for name in names_in(axis)
     }

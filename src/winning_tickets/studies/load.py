@@ -17,8 +17,7 @@ from winning_tickets.studies.grid import check_study
 from winning_tickets.studies.schema import Study
 
 YamlPath = tuple[str | int, ...]
-Lines = dict[YamlPath, int]
-"""Lines of the keys and items of a YAML document."""
+Lines = dict[YamlPath, int]  # lines of the keys and items of a YAML document
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, Lines]:

@@ -58,7 +58,6 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
 
 
 def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
-    """Fill parameters in the conditions of tables, figures and claims."""
     shown = {
         kind: {
             name: item.model_copy(update={"where": substitute(item.where, parameters)})

@@ -12,8 +12,7 @@ from winning_tickets.studies import expressions
 from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, parse_reference, references_in, same
 from winning_tickets.studies.verbs import VERBS
 
-Row = tuple[dict[str, Any], dict[str, str]]
-"""Axes, and the target of each reference."""
+Row = tuple[dict[str, Any], dict[str, str]]  # axes, and the target of each reference
 
 
 @dataclass(frozen=True)

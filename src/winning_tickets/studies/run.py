@@ -22,10 +22,8 @@ from winning_tickets.studies.text import duration
 from winning_tickets.studies.worker import TINY, Job, Outcome
 
 State = Literal["waiting", "ready", "running", "done", "failed"]
-MAX_LOSSES = 3
-"""Number of dead workers after which a run counts as failed."""
-CLAIMED_SECONDS = 2.0
-"""Time between two attempts to claim a run of another process."""
+MAX_LOSSES = 3  # number of dead workers after which a run counts as failed
+CLAIMED_SECONDS = 2.0  # time between two attempts to claim a run of another process
 WAIT_SECONDS = 1.0
 
 
@@ -41,8 +39,7 @@ class Progress:
         return sum(one == state for one in self.states.values())
 
 
-Watch = Callable[[Progress, Run, Outcome], None]
-"""Callback for each run that has ended."""
+Watch = Callable[[Progress, Run, Outcome], None]  # callback for each run that has ended
 
 
 def run_study(
@@ -116,7 +113,6 @@ class _Driver:
                 self._make_ready(run.id)
 
     def work(self) -> None:
-        """Work until no run is left that can be done."""
         while self._ready or self._claimed or self.progress.count("running"):
             # Try runs of other processes again after a while, then fill the engine.
             now = time.monotonic()

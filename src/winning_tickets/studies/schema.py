@@ -13,7 +13,6 @@ from winning_tickets.config import Settings
 
 SCALES = ("smoke", "small", "paper")
 """`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper."""
-PAPERS = ("tamt", "tamt-submission", "bert-tickets", "super-tickets")
 
 VerbName = Literal[
     "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse"

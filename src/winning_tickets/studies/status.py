@@ -32,8 +32,7 @@ _FILES = ("task_file", "train_file", "validation_file", "pairs_file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
 """Settings that name tickets, runs and models; they may be names of the hub."""
 
-Place = tuple[str, str]
-"""A setting and its value."""
+Place = tuple[str, str]  # a setting and its value
 
 
 def problems_of(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
@@ -139,8 +138,7 @@ EXAMPLES = {
 }
 """Training examples by task."""
 _BATCH, _LENGTH, _EPOCHS, _EVALUATED_TOKENS = 32, 128, 3.0, 300_000
-_FORWARD = 1 / 3
-"""Share of the forward pass in a step."""
+_FORWARD = 1 / 3  # share of the forward pass in a step
 _FIXED_SECONDS = 5.0
 _RESULT_BYTES = 30_000
 _INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")

@@ -126,7 +126,6 @@ def _glue(folder: Path) -> None:
 
 
 def _rows(task: Task, count: int, offset: int) -> Iterable[tuple[list[str], str]]:
-    """Yield the texts and label of each row."""
     for row in range(count):
         subject = (row + offset) % len(SUBJECTS)
         texts = [

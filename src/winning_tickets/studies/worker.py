@@ -22,8 +22,7 @@ from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
 
 Kind = Literal["done", "failed", "claimed", "stopped", "lost"]
-TINY = "tiny:"
-"""Prefix of models and data that are generated in the store."""
+TINY = "tiny:"  # prefix of models and data that are generated in the store
 _FURTHER_PATHS = {"gain": ("baseline", "dense"), "winning": ("dense",)}
 """Further arguments of analyses, after the paths."""
 

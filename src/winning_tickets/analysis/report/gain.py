@@ -29,9 +29,9 @@ def _notes(result: Result) -> list[str]:
         tables.format_interval(mean[key], tables.signed_percent) for key in ("interval", "interval_within_tasks")
     )
     notes = [
-        f"Mean gain {tables.signed_percent(mean['gain'])}, 95 % interval {interval} (bootstrap over {mean['n']} cells); "
-        f"better in {mean['wins']} of {mean['n']} cells and on the average of {mean['tasks_won']} of {mean['tasks']} "
-        f"tasks. With seeds resampled within each task: {inside}."
+        f"Mean gain {tables.signed_percent(mean['gain'])}, 95 % interval {interval} (bootstrap over {mean['n']} "
+        f"cells); better in {mean['wins']} of {mean['n']} cells and on the average of {mean['tasks_won']} of "
+        f"{mean['tasks']} tasks. With seeds resampled within each task: {inside}."
     ]
     alone = [one["task"] for one in result["tasks"] if one["n"] == 1]
     if alone and mean["interval_within_tasks"] is not None:

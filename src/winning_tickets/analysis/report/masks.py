@@ -11,7 +11,6 @@ from winning_tickets.analysis.report.tables import Column, Result, Row, Table, c
 
 
 def similarity_table(result: Result) -> Table:
-    """The similarity of each pair, and the chance level."""
     labels = result["labels"]
     rows = [
         {"ticket": label, "value": name, **dict(zip(labels, line, strict=True))}
@@ -48,7 +47,6 @@ def similarity_figure(result: Result) -> dict[str, bytes]:
 
 
 def distance_table(result: Result) -> Table:
-    """The distances of each checkpoint, from the reference also by kind of matrix."""
     points = [(one, point) for one in result["searches"] for point in one["checkpoints"]]
     rows = [{"search": one["label"], "sparsity": one["sparsity"], **point, **point["by_kind"]} for one, point in points]
     kinds = dict.fromkeys(kind for _, point in points for kind in point["by_kind"])
@@ -101,10 +99,8 @@ def distance_figure(result: Result) -> dict[str, bytes]:
 
 
 _MEASURES = {"kept": "kept", "empty_rows": "empty rows", "empty_columns": "empty columns"}
-_SHOWN = 0.0005
-"""A smaller fraction would be shown as 0.0 %."""
-_KEYS = ("ticket", "value", "layer")
-"""The keys of a row of densities that are not kinds of matrices."""
+_SHOWN = 0.0005  # a smaller fraction would be shown as 0.0 %
+_KEYS = ("ticket", "value", "layer")  # the keys of a row of densities that are not kinds of matrices
 
 
 def densities_table(result: Result) -> Table:

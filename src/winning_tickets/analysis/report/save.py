@@ -37,7 +37,6 @@ _NAMES = {
 
 
 def table(result: Result) -> Table:
-    """The table of an analysis, from the result of a function of `ANALYSES`."""
     return REPORTS[result["kind"]][0](result)
 
 

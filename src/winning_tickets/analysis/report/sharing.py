@@ -90,10 +90,8 @@ def _notes(result: Result) -> list[str]:
     return notes
 
 
-_RADIUS = 0.46
-"""Of the largest pie, in a cell of side 1."""
-_GAP = 0.6
-"""Between the heads and the column of FFNs."""
+_RADIUS = 0.46  # of the largest pie, in a cell of side 1
+_GAP = 0.6  # between the heads and the column of FFNs
 
 
 def sharing_figure(result: Result) -> dict[str, bytes]:

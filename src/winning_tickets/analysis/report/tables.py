@@ -143,7 +143,6 @@ class Table:
         return [column.key for column in self.columns]
 
     def records(self) -> list[dict[str, Any]]:
-        """The unrounded values, by row and key."""
         return [{key: row.get(key) for key in self.keys} for row in self.rows]
 
     def to_frame(self) -> Any:

@@ -46,7 +46,10 @@ def seal_files(folder: Path, about: Path) -> dict[str, Any]:
         remove_leftovers(place)
     for scratch in list(folder.rglob(SCRATCH)):  # a kill may have come after the result
         shutil.rmtree(scratch, ignore_errors=True)
-    files = {str(path.relative_to(folder).as_posix()): _facts(path) for path in _files(folder)}
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "hash": _hash(path)}
+        for path in _files(folder)
+    }
     return {"algorithm": _ALGORITHM, "files": files}
 
 
@@ -90,10 +93,6 @@ def _files(folder: Path) -> Iterator[Path]:
         temporary = any(is_temporary(Path(part)) for part in parts)
         if path.is_file() and SCRATCH not in parts and not temporary:
             yield path
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "hash": _hash(path)}
 
 
 def _hash(path: Path) -> str:

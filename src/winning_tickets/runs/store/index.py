@@ -162,8 +162,7 @@ def _listed(value: Any) -> list[Any]:
 Status = Literal["absent", "running", "unfinished", "failed", "done"]
 
 _CACHE_VERSION = 1
-_DAMAGED = "(damaged)"
-"""Key of the message about a file that cannot be read."""
+_DAMAGED = "(damaged)"  # key of the message about a file that cannot be read
 _FILES = {"description", "marker", "result", "error", "provenance"}
 
 
@@ -186,8 +185,7 @@ class Record:
     source: dict[str, Any] | None = None  # commit of the working directory, and whether it had changes
 
 
-Body = dict[str, Any]
-"""The parsed `description`, `marker`, `result`, `error` and `provenance` of a run, each or None."""
+Body = dict[str, Any]  # the parsed `description`, `marker`, `result`, `error` and `provenance` of a run, each or None
 
 
 class Index:
@@ -212,7 +210,6 @@ class Index:
         return sorted(found)
 
     def body(self, run_id: str) -> Body:
-        """Return the present content of the files of one run."""
         return self._read_run(run_id)[0]
 
     def bodies(self, ids: Iterable[str]) -> dict[str, Body]:
@@ -280,7 +277,7 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
         id=run_id,
         verb=str(described.get("verb") or marker.get("verb") or ""),
         status=status,
-        config=_settings(described) | _settings(marker),
+        config=(described.get("config") or {}) | (marker.get("config") or {}),
         result=body["result"] if status == "done" else None,
         error=error_of(body) if status == "failed" else None,
         labels=described.get("labels") or {},
@@ -316,11 +313,6 @@ def without_collector() -> Iterator[None]:
     finally:
         if was_on:
             gc.enable()
-
-
-def _settings(content: dict[str, Any]) -> dict[str, Any]:
-    config = content.get("config")
-    return config if isinstance(config, dict) else {}
 
 
 def _is_body(body: Any) -> bool:

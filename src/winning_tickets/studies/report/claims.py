@@ -18,10 +18,8 @@ from winning_tickets.studies.schema import Claim, Comparison, Correlation, Study
 
 Word = Literal["holds", "does not hold", "not enough runs"]
 
-FEWEST_PAIRS = 3
-"""Fewer pairs give no verdict: a deviation of two differences is hardly informative."""
-FEWEST_POINTS = 5
-"""Fewer points give no verdict on a correlation."""
+FEWEST_PAIRS = 3  # fewer pairs give no verdict: a deviation of two differences is hardly informative
+FEWEST_POINTS = 5  # fewer points give no verdict on a correlation
 
 # Thousands of pairs need fewer draws for an equally precise interval, and all draws are in memory at once.
 _FEWEST_DRAWS, _MOST_DRAWN = 1_000, 4_000_000
@@ -45,7 +43,6 @@ class Verdict:
 
 
 def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
-    """Judge one of the study's claims on all its planned runs."""
     claim = study.claims[name]
     if claim.correlates is not None:
         return _correlates(name, claim, claim.correlates, runs)

@@ -116,7 +116,6 @@ def _place(one: Observation, average: Sequence[str]) -> Key:
 
 
 def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
-    """Observations by their values on some axes, in the order of their first occurrence."""
     found: dict[Key, list[Observation]] = {}
     for one in observations:
         found.setdefault(tuple(one.axes.get(axis) for axis in axes), []).append(one)
@@ -157,8 +156,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
-Places = Mapping[tuple[int, int], Cell]
-"""Cells by row and column of numbers; a place without planned runs has none."""
+Places = Mapping[tuple[int, int], Cell]  # cells by row and column of numbers; a place without planned runs has none
 
 
 @dataclass(frozen=True)
@@ -287,7 +285,6 @@ MEAN: Key = ("mean over columns",)
 
 
 def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
-    """One of the study's tables, from all its planned runs."""
     table = study.tables[name]
     own = select_runs(runs, table.stage, table.where)
     parts = {text: _part(table, path, own) for text, path in table.values.items()}

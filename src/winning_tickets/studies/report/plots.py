@@ -83,7 +83,6 @@ class Plot:
 
 
 def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
-    """The data of one of the study's figures, from all its planned runs."""
     figure = study.figures[name]
     stage, path = (figure.stage, figure.y) if isinstance(figure.y, str) else (figure.y.stage, figure.y.value)
     own = select_runs(runs, stage, figure.where)
@@ -148,7 +147,6 @@ def match_points(
 
 
 def common_axes(first: Sequence[Observation], second: Sequence[Observation]) -> list[str]:
-    """The axes that all observations of both have."""
     sets = [set(one.axes) for one in (*first, *second)]
     return sorted(set.intersection(*sets)) if first and second else []
 
@@ -227,7 +225,6 @@ def describe_reached(plot: Plot) -> list[str]:
 
 
 def _target(wanted: str | float | None, panel: Panel) -> float | None:
-    """The score that the lines of a panel are to reach; None where it is not known yet."""
     if wanted is None or isinstance(wanted, float):
         return wanted
     if wanted in panel.levels:
