@@ -38,19 +38,15 @@ class Interrupted(TicketsError):  # noqa: N818 - an orderly end of the run
         self.exit_code = 128 + signal_number
 
 
-class _Short(reprlib.Repr):
-    """Python's repr with `...` in the middle of long values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = 80
-        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 8
-        self.maxlevel = 3
+_SHORT = reprlib.Repr()  # with `...` in the middle of long values
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 8
+_SHORT.maxlevel = 3
 
 
 def shown(value: Any) -> str:
     """Return a value as short text for a message."""
-    return _Short().repr(value)
+    return _SHORT.repr(value)
 
 
 def explain(error: Any) -> str:

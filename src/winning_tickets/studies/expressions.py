@@ -85,7 +85,6 @@ def is_reference(value: Any) -> bool:
 
 
 def parse_reference(text: str) -> Reference:
-    """Parse a reference such as `@search[sparsity, method=OMP]/folder`."""
     found = _REFERENCE.fullmatch(text)
     if found is None:
         raise UsageError(f"{text!r} is not a reference; expected '@STAGE', '@STAGE[axis]' or '@STAGE[axis=value]'.")

@@ -40,7 +40,7 @@ def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, 
     known = verb_named(stage.verb).settings.model_fields
     used = used_names(stage)
     axes = {name: axis_values(name, value) for name, value in over.items()}
-    chosen = [_listed(value) for value in stage.label.values()]
+    chosen = [value if isinstance(value, list | tuple) else [value] for value in stage.label.values()]
     if math.prod(map(len, chosen)) > MAX_PLACES:
         raise UsageError(f"its labels make more than {MAX_PLACES:,} places; split the study")
     labels = [dict(zip(stage.label, values, strict=True)) for values in product(*chosen)]
@@ -56,10 +56,6 @@ def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, 
                 fields = field_of(name, value, known, used) | fields  # fields of `with` win
         for label in labels:
             yield values | label, fields
-
-
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
 
 
 def used_names(stage: Stage) -> set[str]:

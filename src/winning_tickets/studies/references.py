@@ -44,6 +44,9 @@ class Candidate:
     target: str
 
 
+Index = dict[tuple[str, ...], list[Candidate]]  # candidates by their values on some axes
+
+
 def target_id(target: str) -> str:
     return target.removeprefix("@").partition("/")[0]
 
@@ -73,8 +76,7 @@ class Resolver:
         self._placed = placed
         self._runs = runs
         self._parameters = parameters
-        self._groups: dict[str, dict[tuple[str, ...], list[Candidate]]] = {}
-        self._indexes: dict[tuple[str, tuple[str, ...], tuple[str, ...]], dict[tuple[str, ...], list[Candidate]]] = {}
+        self._indexes: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], Index]] = {}
 
     def rows(
         self, own: Mapping[str, Any], fields: Mapping[str, Any]
@@ -101,30 +103,18 @@ class Resolver:
         """Return the candidates that agree on all shared axes, at least one."""
         if reference.stage not in self._placed:
             raise UsageError(f"{reference.text} refers to a stage whose runs are not known before this one's.")
-        if reference.text not in self._groups:
-            groups: dict[tuple[str, ...], list[Candidate]] = {}
+        # Candidates with the same axes are indexed by their values on the shared ones, so that large grids are fast.
+        groups = self._indexes.setdefault((reference.text, tuple(axes)), {})
+        if not groups:
             for one in _candidates(reference, self._placed[reference.stage], self._runs):
-                groups.setdefault(tuple(one.axes), []).append(one)
-            self._groups[reference.text] = groups
+                index = groups.setdefault(tuple(one.axes), {})
+                index.setdefault(tuple(str(one.axes[name]) for name in one.axes if name in axes), []).append(one)
         found = []
-        for names, group in self._groups[reference.text].items():
-            shared = tuple(name for name in names if name in axes)
-            index = self._index((reference.text, names, shared), group)
-            found += index.get(tuple(str(axes[name]) for name in shared), [])
+        for names, index in groups.items():
+            found += index.get(tuple(str(axes[name]) for name in names if name in axes), [])
         if not found:
             raise UsageError(f"{reference.text} finds no run.")
         return found
-
-    def _index(
-        self, key: tuple[str, tuple[str, ...], tuple[str, ...]], group: list[Candidate]
-    ) -> dict[tuple[str, ...], list[Candidate]]:
-        """Index candidates by their values on some axes, so that large grids are searched fast."""
-        if key not in self._indexes:
-            index: dict[tuple[str, ...], list[Candidate]] = {}
-            for one in group:
-                index.setdefault(tuple(str(one.axes[name]) for name in key[2]), []).append(one)
-            self._indexes[key] = index
-        return self._indexes[key]
 
     def _resolve(self, value: Any, targets: Mapping[str, str], axes: Mapping[str, Any]) -> Any:
         if is_reference(value):

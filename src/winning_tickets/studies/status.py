@@ -274,7 +274,8 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
     """
     # The state of each run; runs that wait for a failed one are blocked.
     records = {record.id: record for record in store.records()} if store.exists() else {}
-    states = {run: _state(records[run].status if run in records else "absent") for run in plan.runs}
+    found = {run: records[run].status if run in records else "absent" for run in plan.runs}
+    states = {run: status if status in STATES else "to do" for run, status in found.items()}
     failed = [run for run, state in states.items() if state == "failed"]
     blocked = {run: why for run, why in blocked_by(plan, failed).items() if states[run] == "to do"}
     states |= dict.fromkeys(blocked, "blocked")
@@ -298,10 +299,6 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
     }
 
 
-def _state(status: str) -> str:
-    return status if status in ("done", "running", "failed") else "to do"
-
-
 def _counts(states: Iterable[str]) -> dict[str, int]:
-    found = Counter(states)
-    return {state.replace(" ", "_"): found[state] for state in STATES}
+    numbers = Counter(states)
+    return {state.replace(" ", "_"): numbers[state] for state in STATES}

@@ -1,4 +1,4 @@
-"""Plans, progress and lists of studies as text, and lists of recipes and studies."""
+"""Text of `tickets study plan`, `status`, `run` and `list` and of `tickets recipes`; lists of recipes and studies."""
 
 from __future__ import annotations
 
@@ -18,25 +18,21 @@ _LISTED = 10
 
 
 def plan_text(result: dict[str, Any]) -> str:
-    """Return the output of `tickets study plan`."""
     problems = [f"Missing: {problem}" for problem in result["problems"]]
     return "\n".join([_head(result), *problems, *_table(result), *_estimate(result), *_errors(result)])
 
 
 def status_text(result: dict[str, Any]) -> str:
-    """Return the output of `tickets study status`."""
     running = result["running_runs"]
     lines = [f"running: {run}" for run in running[:_LISTED]]
     return "\n".join([_head(result), *_table(result), *lines, *_estimate(result), *_errors(result)])
 
 
 def run_text(result: dict[str, Any]) -> str:
-    """Return the last line of `tickets study run`."""
     return f"{result['study']} at {result['scale']}: all {result['runs']} runs are done ({result['finished_now']} now)."
 
 
 def recipes_text(recipes: list[dict[str, Any]]) -> str:
-    """Return the output of `tickets recipes`."""
     lines = []
     for recipe in recipes:
         paper = f" ({recipe['paper']})" if recipe["paper"] else ""
@@ -50,7 +46,6 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
 
 
 def studies_text(studies: list[dict[str, Any]], store: str) -> str:
-    """Return the output of `tickets study list`."""
     if not studies:
         return f"No study has been run in {store}."
     return "\n".join(

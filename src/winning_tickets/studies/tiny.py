@@ -63,7 +63,6 @@ def _roberta(folder: Path) -> None:
 
 
 def _model(folder: Path, config: BertConfig | RobertaConfig, seed: int) -> None:
-    """Save a model with an MLM head and its tokenizer."""
     config.initializer_range = 0.3  # larger than usual, so that pruning changes the outputs visibly
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):

@@ -384,13 +384,7 @@ def phase_figure(
 
     Each curve is the mean over seeds inside a band of one standard deviation (ddof=1). It begins at the full model,
     which is a ticket that prunes nothing; a dashed line continues its mean.
-
-    Args:
-        curves: by selection (`winning`, `random`, `losing`, or other names): a point for each ticket, in any order.
-        full: the full model.
-        metric: name of the scores, for the axis.
-        path: of the files, without their endings.
-        title: the task and the model, for example.
+    `curves` has a point for each ticket by selection (`winning`, `random`, `losing`, or other names).
     """
     points = [point for curve in curves.values() for point in curve]
     if not points:

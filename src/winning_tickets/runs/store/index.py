@@ -15,7 +15,7 @@ from typing import Any, Literal
 from winning_tickets.runs import files
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
-from winning_tickets.runs.files import is_number, is_temporary, parse_json, read_json, write_json
+from winning_tickets.runs.files import is_number, is_temporary, parse_json, read_json, write_json, write_text
 
 FORMAT_VERSION = 1
 STORE_MARKER = "store.json"
@@ -264,7 +264,7 @@ class Index:
     def _write_cache(self) -> None:
         # A read-only store or a full disk: everything was read, only not cached.
         with suppress(TrainingError):
-            files.write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
+            write_text(self._cache, json.dumps({"version": _CACHE_VERSION, "runs": self._known}))
         for old in self._layout.cache.glob("[0-9][0-9].json"):  # caches of earlier versions
             with suppress(OSError):
                 old.unlink()

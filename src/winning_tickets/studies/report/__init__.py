@@ -77,18 +77,12 @@ def report_study(
     A report may be made at any time; missing numbers are shown as missing. The same store gives the same bytes.
 
     Args:
-        plan: of the study at a scale.
-        store: the runs.
         out: a folder that is absent or empty, or holds a report of this study, which is replaced.
         formats: of `FORMATS`.
         force: replace the report of another study.
 
     Returns:
         `runs` (how many are done, failed, missing), `tables`, `figures`, `claims`, `problems` and `files`.
-
-    Raises:
-        UsageError: an unknown format, or `out` holds something else; it was left untouched.
-        ContentError: the store has a file that cannot be read.
     """
     out = Path(out)
     for name in formats:

@@ -175,7 +175,6 @@ def _names_of(panel: Panel) -> tuple[list[str], list[str]]:
 
 
 def _heat_map_size(plot: Plot, across: int, down: int) -> tuple[float, float]:
-    """Inches that hold all tiles and their labels."""
     rows, columns = zip(*(_names_of(panel) for panel in plot.panels), strict=True)
     longest = max((len(figures.cut_label(name)) for names in (*rows, *columns) for name in names), default=1)
     wide, high = max(map(len, columns)), max(map(len, rows))

@@ -154,7 +154,6 @@ def _setting(value: Any) -> str:
 
 
 def facts_text(run: StudyRun) -> dict[str, str]:
-    """Versions, machine and source of a run, each in one line, where they are known."""
     return {key: settings_text(run.facts[key]) for key in ("versions", "machine", "source") if run.facts.get(key)}
 
 
