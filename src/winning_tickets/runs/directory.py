@@ -202,6 +202,7 @@ def missing(name: str) -> str | None:
 
 
 def refuse_unfinished(path: Path) -> None:
+    """Refuse the folder of a run without a result."""
     found = stored_run(path / MARKER)
     if found is not None and not (path / RESULT).exists():
         raise UsageError(

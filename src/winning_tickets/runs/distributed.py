@@ -229,6 +229,7 @@ def keep(number: int) -> None:
 
 
 def kept() -> int:
+    """Return the deferred signal; 0 is none."""
     return _deferred
 
 
@@ -247,11 +248,13 @@ def _active() -> Group | None:
 
 
 def count() -> int:
+    """Return the number of processes of this run."""
     group = _active()
     return 1 if group is None else group.size
 
 
 def rank() -> int:
+    """Return the rank of this process in the run."""
     group = _active()
     return 0 if group is None else group.rank
 
@@ -347,6 +350,7 @@ def totals(values: Sequence[float]) -> list[float]:
 
 
 def gathered(value: Any) -> list[Any]:
+    """Return the values of all ranks, by rank."""
     group = _active()
     if group is None:
         return [value]

@@ -100,6 +100,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
     write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 

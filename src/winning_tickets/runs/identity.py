@@ -42,6 +42,7 @@ def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
 
 
 def write_checked(path: Path, body: Mapping[str, Any]) -> None:
+    """Write a description with its checksum."""
     write_json(path, {**body, "checksum": digest(body, 64)})
 
 

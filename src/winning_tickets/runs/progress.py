@@ -80,6 +80,7 @@ _SPLITS = {"evaluation": "eval", "rest": "test"}  # names that the Trainer's cal
 
 
 def check_trackers(names: Sequence[str]) -> None:
+    """Refuse trackers that are unknown or not installed."""
     for name in names:
         if name not in TRACKERS:
             raise unknown("tracker", name, TRACKERS)

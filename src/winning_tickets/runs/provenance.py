@@ -24,6 +24,7 @@ PACKAGES = ("winning-tickets", "torch", "transformers", "datasets", "tokenizers"
 
 
 def version() -> str:
+    """Return the version of this package."""
     return metadata.version("winning-tickets")
 
 

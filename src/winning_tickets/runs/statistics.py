@@ -82,6 +82,7 @@ def deviation(values: Sequence[float]) -> float | None:
 
 
 def t_quantile(probability: float, degrees: int) -> float:
+    """Return a quantile of Student's t distribution."""
     from scipy.special import stdtrit
 
     return float(stdtrit(degrees, probability))

@@ -20,6 +20,7 @@ _TREND_STEPS = 8
 
 
 def table(result: Result) -> Table:
+    """The demo's table."""
     heads = [
         *columns(name="Method"),
         *columns(tables.percent, sparsity="Sparsity"),

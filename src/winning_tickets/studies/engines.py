@@ -271,6 +271,7 @@ ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
 
 
 def make_engine(name: str, options: EngineOptions, store: Path) -> Engine:
+    """Return an engine of `ENGINES`; workers leave their logs in the store."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
     return ENGINES[name](options, store)

@@ -81,10 +81,12 @@ class Reference:
 
 
 def is_reference(value: Any) -> bool:
+    """Return whether a value is a string that begins with `@`."""
     return isinstance(value, str) and value.startswith("@")
 
 
 def parse_reference(text: str) -> Reference:
+    """Parse a reference such as `@search[sparsity, method=OMP]/folder`."""
     found = _REFERENCE.fullmatch(text)
     if found is None:
         raise UsageError(f"{text!r} is not a reference; expected '@STAGE', '@STAGE[axis]' or '@STAGE[axis=value]'.")

@@ -75,10 +75,12 @@ def _recipe_files() -> dict[str, str]:
 
 
 def recipe_names() -> tuple[str, ...]:
+    """Return the names of the recipes, sorted."""
     return tuple(_recipe_files())
 
 
 def recipe_text(name: str) -> str:
+    """Return the YAML of a recipe."""
     recipes = _recipe_files()
     if name not in recipes:
         raise unknown("recipe", name, recipes)

@@ -69,6 +69,7 @@ def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
 
 
 def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters of a scale."""
     known: dict[str, dict[str, Any]] = {str(name): values for name, values in study.scales.items()}
     if scale not in known:
         if scale not in SCALES:

@@ -48,6 +48,7 @@ Index = dict[tuple[str, ...], list[Candidate]]  # candidates by their values on 
 
 
 def target_id(target: str) -> str:
+    """Return the id in `@ID/path`."""
     return target.removeprefix("@").partition("/")[0]
 
 

@@ -18,21 +18,25 @@ _LISTED = 10
 
 
 def plan_text(result: dict[str, Any]) -> str:
+    """Return the output of `tickets study plan`."""
     problems = [f"Missing: {problem}" for problem in result["problems"]]
     return "\n".join([_head(result), *problems, *_table(result), *_estimate(result), *_errors(result)])
 
 
 def status_text(result: dict[str, Any]) -> str:
+    """Return the output of `tickets study status`."""
     running = result["running_runs"]
     lines = [f"running: {run}" for run in running[:_LISTED]]
     return "\n".join([_head(result), *_table(result), *lines, *_estimate(result), *_errors(result)])
 
 
 def run_text(result: dict[str, Any]) -> str:
+    """Return the last line of `tickets study run`."""
     return f"{result['study']} at {result['scale']}: all {result['runs']} runs are done ({result['finished_now']} now)."
 
 
 def recipes_text(recipes: list[dict[str, Any]]) -> str:
+    """Return the output of `tickets recipes`."""
     lines = []
     for recipe in recipes:
         paper = f" ({recipe['paper']})" if recipe["paper"] else ""
@@ -46,6 +50,7 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
 
 
 def studies_text(studies: list[dict[str, Any]], store: str) -> str:
+    """Return the output of `tickets study list`."""
     if not studies:
         return f"No study has been run in {store}."
     return "\n".join(
@@ -55,7 +60,7 @@ def studies_text(studies: list[dict[str, Any]], store: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return `40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    """Return `40 s`, `12 min`, `3.5 h` or `3 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:

@@ -107,6 +107,7 @@ VERBS: dict[str, Verb] = {
 
 
 def verb_named(name: str) -> Verb:
+    """Return an entry of `VERBS`."""
     if name not in VERBS:
         raise unknown("verb", name, VERBS)
     return VERBS[name]

@@ -114,6 +114,7 @@ def _clean_svg(svg: str) -> str:
 
 
 def dark_svg(svg: str) -> str:
+    """The same figure for a dark background."""
     return _recolor(svg, DARK)
 
 
@@ -171,6 +172,7 @@ def swatch(label: str, **look: Any) -> Any:
 
 
 def percents(values: Iterable[float]) -> list[float]:
+    """Fractions times 100."""
     return [100 * value for value in values]
 
 
@@ -284,6 +286,7 @@ def label_heat_map(axes: Any, columns: Sequence[str], rows: Sequence[str], turne
 
 
 def hide_frame(axes: Any) -> None:
+    """Leave out the frame and the ticks, not their labels."""
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

@@ -8,6 +8,7 @@ from winning_tickets.analysis.report.tables import Result, Table, columns, count
 
 
 def gain_table(result: Result) -> Table:
+    """The mean scores and the gain of each task, and their mean over tasks."""
     mean, share = result["mean"], result["dense_share"]
     average = {"task": "mean over tasks", "dense": share["dense"] if share else None}
     average |= {key: mean[key] for key in ("target", "baseline", "gain", "n", "wins", "ties", "losses")}

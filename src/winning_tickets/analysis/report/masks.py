@@ -11,6 +11,7 @@ from winning_tickets.analysis.report.tables import Column, Result, Row, Table, c
 
 
 def similarity_table(result: Result) -> Table:
+    """The similarity of each pair, and the chance level."""
     labels = result["labels"]
     rows = [
         {"ticket": label, "value": name, **dict(zip(labels, line, strict=True))}
@@ -47,6 +48,7 @@ def similarity_figure(result: Result) -> dict[str, bytes]:
 
 
 def distance_table(result: Result) -> Table:
+    """The distances of each checkpoint, from the reference also by kind of matrix."""
     points = [(one, point) for one in result["searches"] for point in one["checkpoints"]]
     rows = [{"search": one["label"], "sparsity": one["sparsity"], **point, **point["by_kind"]} for one, point in points]
     kinds = dict.fromkeys(kind for _, point in points for kind in point["by_kind"])

@@ -11,6 +11,7 @@ from winning_tickets.analysis.report.tables import Result, Table, columns
 
 
 def predictors_table(result: Result) -> Table:
+    """The predictors and the scores of each ticket, and the correlations."""
     rows = [
         {**{key: row[key] for key in ("label", "method", "sparsity", "mean")}, **row["predictors"], **row["scores"]}
         for row in result["rows"]

@@ -37,6 +37,7 @@ _NAMES = {
 
 
 def table(result: Result) -> Table:
+    """The table of an analysis, from the result of a function of `ANALYSES`."""
     return REPORTS[result["kind"]][0](result)
 
 

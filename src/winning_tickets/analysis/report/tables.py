@@ -17,6 +17,7 @@ Format = Callable[[Any], str]
 
 
 def text(value: Any) -> str:
+    """The value as it is."""
     return str(value)
 
 
@@ -31,18 +32,22 @@ def signed_percent(value: float) -> str:
 
 
 def decimal(value: float) -> str:
+    """A number with three decimals, for losses."""
     return f"{value:.3f}"
 
 
 def count(value: int) -> str:
+    """A whole number."""
     return f"{value:,}"
 
 
 def seconds(value: float) -> str:
+    """A duration in whole seconds."""
     return f"{value:.0f} s"
 
 
 def format_interval(interval: Sequence[float] | None, form: Format) -> str:
+    """An interval in brackets."""
     return MISSING if interval is None else f"[{form(interval[0])}, {form(interval[1])}]"
 
 

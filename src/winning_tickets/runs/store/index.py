@@ -76,10 +76,12 @@ class Layout:
 
 
 def is_store(path: Path) -> bool:
+    """Return whether a folder has the marker of a store."""
     return (path / STORE_MARKER).is_file()
 
 
 def is_id(name: str) -> bool:
+    """Return whether a name can be the id of a run."""
     return _RUN_ID.fullmatch(name) is not None
 
 
@@ -271,6 +273,7 @@ class Index:
 
 
 def record_of(run_id: str, body: Body, status: Status) -> Record:
+    """Return the record of a run from its files."""
     described, marker = body["description"] or {}, body["marker"] or {}
     provenance = body["provenance"] or (body["error"] or {}).get("provenance") or {}
     return Record(

@@ -43,6 +43,7 @@ class Verdict:
 
 
 def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
+    """Judge one of the study's claims on all its planned runs."""
     claim = study.claims[name]
     if claim.correlates is not None:
         return _correlates(name, claim, claim.correlates, runs)

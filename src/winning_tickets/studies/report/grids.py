@@ -116,6 +116,7 @@ def _place(one: Observation, average: Sequence[str]) -> Key:
 
 
 def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[Key, list[Observation]]:
+    """Observations by their values on some axes, in the order of their first occurrence."""
     found: dict[Key, list[Observation]] = {}
     for one in observations:
         found.setdefault(tuple(one.axes.get(axis) for axis in axes), []).append(one)
@@ -123,16 +124,19 @@ def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[K
 
 
 def label(value: Any) -> str:
+    """The text of a value of an axis."""
     if value is None:
         return tables.MISSING
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def row_label(key: Sequence[Any]) -> str:
+    """The name of a row of several axes."""
     return " / ".join(label(value) for value in key)
 
 
 def slug(text: str) -> str:
+    """A text as part of a file name or of an anchor."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
@@ -285,6 +289,7 @@ MEAN: Key = ("mean over columns",)
 
 
 def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
+    """One of the study's tables, from all its planned runs."""
     table = study.tables[name]
     own = select_runs(runs, table.stage, table.where)
     parts = {text: _part(table, path, own) for text, path in table.values.items()}
@@ -362,6 +367,7 @@ def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
 
 
 def describe_cells(cells: Sequence[Cell]) -> str:
+    """The number of repetitions of the cells."""
     numbers = sorted({cell.expected for cell in cells})
     each = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
     partial = sum(cell.partial for cell in cells)

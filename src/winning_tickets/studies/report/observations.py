@@ -44,6 +44,7 @@ class StudyRun:
 
 
 def count_states(runs: Iterable[StudyRun]) -> dict[State, int]:
+    """The number of runs that are done, failed and missing."""
     found: dict[State, int] = {"done": 0, "failed": 0, "missing": 0}
     for run in runs:
         found[run.state] += 1

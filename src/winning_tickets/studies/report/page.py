@@ -105,6 +105,7 @@ def shared_items(many: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def places_text(many: Sequence[Mapping[str, Any]]) -> str:
+    """Places in the grid by their axes."""
     return "; ".join(", ".join(f"{axis} {label(value)}" for axis, value in axes.items()) for axes in many)
 
 
@@ -145,6 +146,7 @@ def _line(run: StudyRun, axes: str, shared: Mapping[str, Any], usual: Mapping[st
 
 
 def settings_text(settings: Mapping[str, Any]) -> str:
+    """A configuration in one line."""
     return ", ".join(f"{key} = {_setting(value)}" for key, value in settings.items())
 
 
@@ -154,6 +156,7 @@ def _setting(value: Any) -> str:
 
 
 def facts_text(run: StudyRun) -> dict[str, str]:
+    """Versions, machine and source of a run, each in one line, where they are known."""
     return {key: settings_text(run.facts[key]) for key in ("versions", "machine", "source") if run.facts.get(key)}
 
 

@@ -83,6 +83,7 @@ class Plot:
 
 
 def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
+    """The data of one of the study's figures, from all its planned runs."""
     figure = study.figures[name]
     stage, path = (figure.stage, figure.y) if isinstance(figure.y, str) else (figure.y.stage, figure.y.value)
     own = select_runs(runs, stage, figure.where)
@@ -147,11 +148,13 @@ def match_points(
 
 
 def common_axes(first: Sequence[Observation], second: Sequence[Observation]) -> list[str]:
+    """The axes that all observations of both have."""
     sets = [set(one.axes) for one in (*first, *second)]
     return sorted(set.intersection(*sets)) if first and second else []
 
 
 def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list[str]:
+    """The axes of observations that are not among these."""
     return sorted({axis for one in observations for axis in one.axes} - set(axes))
 
 
