@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.runs import distributed
-from winning_tickets.runs.errors import UsageError, closest, shown
+from winning_tickets.runs.errors import UsageError, closest, foreign, shown
 from winning_tickets.runs.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
 
 MARKER = "config.json"
@@ -75,10 +75,7 @@ class RunDirectory:
         if occupied:
             found = stored_run(path / marker)
             if found is None:
-                raise UsageError(
-                    f"--out {path} holds files that are not a run of this tool; it was left untouched. "
-                    "Give a directory that is absent or empty."
-                )
+                raise foreign(path, "a run of this tool")
             # Only a directory with our marker is replaced.
             if force:
                 _empty(path)

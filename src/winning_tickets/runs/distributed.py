@@ -114,7 +114,6 @@ class Group:
         return True
 
     def _connection_error(self, error: RuntimeError) -> TicketsError:
-        """Return the error of the rank that broke the connection."""
         with suppress(RuntimeError):
             if self._wait_for_key(_FAILED, _REASON_SECONDS):
                 return self._reported_error()

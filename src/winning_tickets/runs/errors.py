@@ -64,6 +64,12 @@ def printable(text: str) -> str:
     return text.translate(_CONTROLS)
 
 
+def foreign(out: object, ours: str) -> UsageError:
+    """Return the error for a folder with files that are not `ours`."""
+    hint = "it was left untouched. Give a directory that is absent or empty."
+    return UsageError(f"--out {out} holds files that are not {ours}; {hint}")
+
+
 def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> UsageError:
     """Return the error for an unknown name, with the closest known names and an optional hint."""
     names = sorted(known)

@@ -213,9 +213,8 @@ class Lines:
         self._made = self._again = self._seconds = 0.0
 
     def __call__(self, progress: Progress, run: Run, outcome: Outcome) -> None:
-        """Write a line, but not for a run of another process."""
         if outcome.kind == "claimed":
-            return
+            return  # a run of another process
         counts = f"{progress.count('done')}/{len(self._plan.runs)} done"
         failed = progress.count("failed")
         extra = f", {failed} failed" if failed else ""

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis.report.figures import dark_svg
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, foreign, unknown
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.plan import Plan
@@ -133,10 +133,7 @@ def _check_out(out: Path, plan: Plan, force: bool) -> None:
         return
     found = read_json(out / FILE, "report") if (out / FILE).is_file() else None
     if not isinstance(found, dict) or found.get("verb") != "study-report":
-        raise UsageError(
-            f"--out {out} holds files that are not the report of a study; it was left untouched. "
-            "Give a directory that is absent or empty."
-        )
+        raise foreign(out, "the report of a study")
     own = (plan.study.name, plan.scale)
     if (found.get("study"), found.get("scale")) != own and not force:
         raise UsageError(

@@ -78,7 +78,6 @@ class Plot:
 
     @property
     def x_name(self) -> str:
-        """The axis or the path of the positions."""
         return self.figure.x if isinstance(self.figure.x, str) else self.figure.x.value
 
 
