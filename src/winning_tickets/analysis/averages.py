@@ -16,11 +16,7 @@ KINDS = ("final", "best")
 
 
 def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2).
-
-    Each seed is averaged over the tasks; mean and standard deviation are then over the seeds. Seeds that some task
-    lacks are left out and listed.
-    """
+    """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2), seed by seed."""
     if not paths:
         raise UsageError("No run was given; give folders of tickets transfer --out, one per task.")
     runs: dict[str, dict[str, Any]] = {}

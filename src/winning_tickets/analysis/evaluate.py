@@ -19,16 +19,10 @@ from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.target import Target
+from winning_tickets.training.objectives import terms as objective_terms
 from winning_tickets.training.objectives.base import Batch, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
-from winning_tickets.training.objectives.terms import (
-    TERMS,
-    check_mlm_tokenizer,
-    check_negatives,
-    frozen_head,
-    needs_mlm_head,
-    needs_of,
-)
+from winning_tickets.training.objectives.terms import TERMS, needs_mlm_head, needs_of
 
 EVALUATIONS = (*TERMS, "similarity")
 
@@ -120,16 +114,13 @@ def check(config: EvaluateConfig) -> None:
     if config.kd_masked_tokens and needs_mlm_head(terms):
         raise UsageError("--kd-masked-tokens does not go with --objective mlm or logits; measure them apart.")
     if "contrastive" in terms:
-        check_negatives(config.segments, config.batch_tokens)
+        objective_terms.check_negatives(config.segments, config.batch_tokens)
     if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):
         raise UsageError("--objective similarity needs scored pairs: give either --task stsb or --pairs-file.")
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str, Any]:
-    """Put the ticket on the model, untie its decoder and choose its head.
-
-    Returns the dense weights, the head's origin, and the base's own head where the dense model's logits are needed.
-    """
+    """Put the ticket on the model; return the dense weights, the head's origin, and the teacher's head for logits."""
     ticket = target.ticket
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
@@ -139,7 +130,8 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
     head, teacher_head = "base", None
     if needs_mlm_head(_terms(config)):
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-        teacher_head = frozen_head(plm.model, plm.architecture) if "logits" in config.objectives else None
+        if "logits" in config.objectives:
+            teacher_head = objective_terms.frozen_head(plm.model, plm.architecture)
         trained = None if ticket is None else ticket.mlm_head
         if config.mlm_head == "ticket" and trained is None:
             raise UsageError(f"{config.target} has no trained head for --mlm-head ticket; use --mlm-head base.")
@@ -156,7 +148,7 @@ def _on_corpus(
     corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
     names = _terms(config)
     if needs_mlm_head(names):
-        check_mlm_tokenizer(plm.tokenizer, plm.name)
+        objective_terms.check_mlm_tokenizer(plm.tokenizer, plm.name)
     batches = CorpusBatches(
         tokenise(corpus, plm.tokenizer),
         plm.tokenizer,
@@ -185,14 +177,11 @@ def measure(
     settings: TermSettings | None = None,
     teacher_head: Any = None,
 ) -> dict[str, Any]:
-    """Average the terms of the objectives over all batches, each weighted by its count.
-
-    MLM and logits are measured on the corrupted text, the others on the text without MLM's corruption, in a forward
-    pass each.
-    """
+    """Average the terms of the objectives over all batches, each weighted by its count."""
     totals = dict.fromkeys(names, 0.0)
     counts = dict.fromkeys(names, 0)
     correct = 0
+    # MLM and logits are measured on the corrupted text, the others on the clean text, in a forward pass each.
     objectives = {
         corrupted: PretrainingObjective(
             dict.fromkeys(chosen, 1.0), plm.architecture, masked, settings=settings, teacher_head=teacher_head

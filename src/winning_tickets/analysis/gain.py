@@ -26,12 +26,7 @@ def gain(
     allow_missing: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare two groups of transfer runs over the same tasks and seeds.
-
-    A cell is one task with one seed; its gain is the target's score minus the baseline's. The mean weighs each task
-    equally, whatever its number of seeds. `interval` draws cells with replacement from all tasks together;
-    `interval_within_tasks` draws the seeds of each task, so it is about these tasks alone.
-    """
+    """Compare two groups of transfer runs over the same tasks and seeds; a cell is one task with one seed."""
     given = {"target": runs, "baseline": baseline} | ({"dense": dense} if dense else {})
     groups = {
         name: index_once(read_runs(paths, score, kind=name), lambda cell: cell.key, f"The {name} runs")
@@ -136,6 +131,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         "target": float(weights @ _column(cells, "target")),
         "baseline": float(weights @ _column(cells, "baseline")),
         "gain": float(weights @ gains),
+        # Cells are drawn from all tasks together, then inside each task: that interval is about these tasks alone.
         "interval": interval(drawn_mean, len(cells), seed),
         "interval_within_tasks": interval(drawn_mean, len(cells), seed, strata=[cell["task"] for cell in cells]),
         "tasks": len(tasks),

@@ -92,14 +92,12 @@ def _measurements(content: Mapping[str, Any], path: str) -> Iterator[Measurement
 
 
 def method_of(content: Mapping[str, Any]) -> str | None:
-    """The method of the evaluated ticket and the objective of a trained one.
-
-    Evaluations of older versions lack it; the ticket has it, if it is still in its folder.
-    """
+    """The method of the evaluated ticket and the objective of a trained one."""
     if content["ticket_id"] is None:
         return None
     if content.get("method") is not None:
         return method_name(content["method"], content.get("search_objective"))
+    # Evaluations of older versions lack it; the ticket has it, if it is still in its folder.
     file, body = Path(str(content["target"])) / INFO_FILE, {}
     with suppress(OSError):  # a target that no path can be
         body = read_object(file, "ticket description") if file.is_file() else {}
@@ -156,8 +154,7 @@ def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict
 def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
     """Join evaluations with transfer results by ticket, and correlate them over tickets.
 
-    The dense model is joined and shown, but is no pair of a correlation, as it belongs to no method. Sparsity drives
-    both sides, so each correlation comes with the one within the sparsities.
+    The dense model belongs to no method, so it is shown, but is no pair of a correlation.
     """
     found, cells = _read(paths, score)
     if not found or not cells:

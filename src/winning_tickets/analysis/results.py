@@ -192,11 +192,8 @@ def group_key(cell: Cell) -> str:
 
 
 def grid_sparsities(cells: Sequence[Cell]) -> list[float]:
-    """Round the sparsity of each cell to three decimals, as exact counts differ a little.
-
-    Units overlap, such as a head in a pruned layer, so tickets of one level differ in sparsity with the seed of their
-    search. Those of one group and level get the mean of their sparsities.
-    """
+    """Round the sparsity of each cell to three decimals, as exact counts differ a little."""
+    # Tickets of one level differ in sparsity, as units overlap (a head in a pruned layer); they get their mean.
     places = [(group_key(cell), canonical_json(cell.asked or round(cell.sparsity, 3))) for cell in cells]
     tickets: dict[tuple[str, str], dict[str | None, float]] = {}
     for place, cell in zip(places, cells, strict=True):

@@ -7,16 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.results import (
-    Cell,
-    Score,
-    check_metrics,
-    grid_sparsities,
-    group_key,
-    group_labels,
-    index_once,
-    read_runs,
-)
+from winning_tickets.analysis import results
+from winning_tickets.analysis.results import Cell, Score
 from winning_tickets.analysis.statistics import non_inferior
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import deviation
@@ -32,10 +24,9 @@ Group = dict[Setting, dict[int, Cell]]
 def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
     """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
 
-    Tickets that were found in the same way, with any seed, are a group; so are dense models fine-tuned from the same
-    weights. All deviations have ddof=1 and are None for a single value.
+    All deviations have ddof=1 and are None for a single value.
     """
-    cells = read_runs(runs, score, metric)
+    cells = results.read_runs(runs, score, metric)
     _check(cells)
     groups = _groups(cells)
     # Tickets are compared with the dense model of the pre-trained weights, else with the only dense one.
@@ -66,7 +57,7 @@ def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: s
 
 def _check(cells: Sequence[Cell]) -> None:
     first = cells[0]
-    check_metrics(cells)
+    results.check_metrics(cells)
     for cell in cells:
         lacking = [name for name in VARIED if name not in cell.settings]
         if lacking:
@@ -95,7 +86,7 @@ def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
         found.setdefault(label, {}).setdefault(setting, []).append(cell)
     return {
         name: {
-            setting: index_once(own, lambda cell: cell.seed, f"The runs of {name} with one setting")
+            setting: results.index_once(own, lambda cell: cell.seed, f"The runs of {name} with one setting")
             for setting, own in sorted(group.items())
         }
         for name, group in found.items()
@@ -103,12 +94,12 @@ def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:
-    """The group of each run: `dense`, or the search of the tickets and their sparsity."""
-    tickets = group_labels([cell for cell in cells if cell.ticket_id is not None])
+    """The group of each run: `dense`, or the search of the tickets (with any seed) and their sparsity."""
+    tickets = results.group_labels([cell for cell in cells if cell.ticket_id is not None])
     found = []
-    for cell, sparsity in zip(cells, grid_sparsities(cells), strict=True):
+    for cell, sparsity in zip(cells, results.grid_sparsities(cells), strict=True):
         if cell.ticket_id is not None:
-            found.append(f"{tickets[group_key(cell)]}, {100 * sparsity:g} %")
+            found.append(f"{tickets[results.group_key(cell)]}, {100 * sparsity:g} %")
         else:
             start = "" if cell.start_from == "pretrained" else f" from {Path(cell.start_from).name}"
             found.append(f"dense{start}")

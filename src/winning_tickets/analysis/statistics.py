@@ -73,10 +73,7 @@ def within_std(
 def non_inferior(
     subnetwork: Mapping[Key, float], full: Mapping[Key, float], margin: float = 0.01, confidence: float = 0.95
 ) -> Outcome:
-    """Test that the subnetwork is less than `margin` worse: a one-sided paired t-test over seeds.
-
-    The lower bound of the mean paired difference, by Student's t, must be above `-margin`.
-    """
+    """Test that the subnetwork is less than `margin` worse: a one-sided paired t-test over seeds."""
     if not (math.isfinite(margin) and margin >= 0):
         raise UsageError(f"The margin {margin} is impossible; give a fraction of at least 0, such as 0.01.")
     if not 0 < confidence < 1:
@@ -154,11 +151,10 @@ def interval(
     resamples: int = RESAMPLES,
     strata: Sequence[str] | None = None,
 ) -> tuple[float, float] | None:
-    """95 % percentile interval of a bootstrap.
+    """95 % percentile interval of a bootstrap; None where all draws are the same, or most are undefined.
 
     `statistic` takes drawn indices `(resamples, n)` and returns `(resamples,)`, NaN where it is undefined. `strata`
-    has the group of each unit, and units are drawn within their group. The interval is None where all draws are the
-    same, or most are undefined.
+    has the group of each unit, and units are drawn within their group.
     """
     groups = (
         [np.arange(n)] if strata is None else [np.flatnonzero(np.array(strata) == s) for s in dict.fromkeys(strata)]

@@ -8,33 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.results import (
-    SETTINGS,
-    Cell,
-    Score,
-    check_metrics,
-    find_differences,
-    grid_sparsities,
-    group_key,
-    group_labels,
-    index_once,
-    objective_of,
-    read_runs,
-)
-from winning_tickets.analysis.statistics import (
-    CRITERIA,
-    STATISTICS,
-    STD_OF,
-    Criterion,
-    Outcome,
-    Statistic,
-    StdOf,
-    degenerate_reasons,
-    exceeds,
-    highest_winning,
-    non_inferior,
-    within_std,
-)
+from winning_tickets.analysis import results
+from winning_tickets.analysis import statistics as criteria
+from winning_tickets.analysis.results import Cell, Score, group_key, index_once
+from winning_tickets.analysis.statistics import Criterion, Outcome, Statistic, StdOf
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.statistics import deviation
 
@@ -53,9 +30,9 @@ class Rule:
     def check(self) -> None:
         """Refuse unknown names, and a statistic that the paired test does not have."""
         for kind, value, known in (
-            ("criterion", self.criterion, CRITERIA),
-            ("standard deviation", self.std_of, STD_OF),
-            ("statistic", self.statistic, STATISTICS),
+            ("criterion", self.criterion, criteria.CRITERIA),
+            ("standard deviation", self.std_of, criteria.STD_OF),
+            ("statistic", self.statistic, criteria.STATISTICS),
         ):
             if value not in known:
                 raise unknown(kind, value, known)
@@ -68,16 +45,16 @@ class Rule:
         """Apply the criterion to runs of tickets of one kind and those of the full model."""
         own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
         if self.criterion == "exceeds":
-            return exceeds(own, other, self.statistic)
+            return criteria.exceeds(own, other, self.statistic)
         if self.criterion == "within-std":
-            return within_std(own, other, self.std_of, self.statistic)
+            return criteria.within_std(own, other, self.std_of, self.statistic)
         # The test pairs fine-tuning seeds: one score per seed is the mean over tickets of several search seeds.
         by_seed: list[dict[int, list[float]]] = [{}, {}]
         for values, cells in zip(by_seed, (subnetwork, full), strict=True):
             for cell in cells:
                 values.setdefault(cell.seed, []).append(cell.value)
         first, second = ({seed: statistics.fmean(own) for seed, own in values.items()} for values in by_seed)
-        return non_inferior(first, second, self.margin)
+        return criteria.non_inferior(first, second, self.margin)
 
 
 @dataclass
@@ -103,18 +80,15 @@ def winning(
     select_seeds: Seeds = None,
     report_seeds: Seeds = None,
 ) -> dict[str, Any]:
-    """Judge tickets by the full model's scores, and find the highest winning sparsity of each task and kind of ticket.
-
-    Runs are grouped by task and by the search of their tickets; one search with several seeds is one point.
-    """
+    """Judge tickets by the full model's scores; find the highest winning sparsity of each task and kind of ticket."""
     rule = Rule(criterion, std_of, margin, statistic)
     rule.check()
     _check_seeds(select_seeds, report_seeds)
-    # Group the runs into points: a task, a kind of ticket and a sparsity.
+    # Group the runs into points: a task, a kind of ticket (one search with any seeds) and a sparsity.
     tickets, full = _read("ticket", runs, score, metric), _read("dense", dense, score, metric)
-    check_metrics([*tickets, *full])
+    results.check_metrics([*tickets, *full])
     tasks = {task: _dense_of(task, full) for task in dict.fromkeys(cell.task for cell in tickets)}
-    labels, first = group_labels(tickets), {group_key(cell): cell for cell in reversed(tickets)}
+    labels, first = results.group_labels(tickets), {group_key(cell): cell for cell in reversed(tickets)}
     points = _points(tickets, labels)
     # Judge each point by the full model's runs of its task.
     judged = [(point, rule.judge(*_chosen(point, tasks[point.task], select_seeds))) for point in points]
@@ -132,7 +106,7 @@ def winning(
             {
                 "group": label,
                 "method": first[key].method,
-                "objective": objective_of(first[key]),
+                "objective": results.objective_of(first[key]),
                 "search": first[key].search,
                 "start_from": first[key].start_from,
             }
@@ -143,7 +117,9 @@ def winning(
         "different_settings": [
             {"task": task, "setting": setting, "values": values}
             for task, cells in tasks.items()
-            for setting, values in find_differences(_fine_tuned_on(task, cells, points), (*SETTINGS, "base_hash"))
+            for setting, values in results.find_differences(
+                _fine_tuned_on(task, cells, points), (*results.SETTINGS, "base_hash")
+            )
         ],
     }
 
@@ -158,7 +134,7 @@ def _check_seeds(select: Seeds, report: Seeds) -> None:
 
 
 def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[Cell]:
-    cells = read_runs(paths, score, metric, kind)
+    cells = results.read_runs(paths, score, metric, kind)
     for cell in cells:
         if (cell.ticket_id is None) != (kind == "dense"):
             found = "a ticket; take it out of" if kind == "dense" else "the dense model; give it after"
@@ -177,7 +153,7 @@ def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
 def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
     """Runs by task, group and rising sparsity."""
     found: dict[tuple[str, str, float], Point] = {}
-    for cell, sparsity in zip(tickets, grid_sparsities(tickets), strict=True):
+    for cell, sparsity in zip(tickets, results.grid_sparsities(tickets), strict=True):
         place = (cell.task, labels[group_key(cell)], sparsity)
         found.setdefault(place, Point(*place)).cells.append(cell)
     for point in found.values():
@@ -219,7 +195,7 @@ def _summary(cells: Sequence[Cell]) -> dict[str, Any]:
 def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
     majority = next((cell.majority for cell in full if cell.majority is not None), None)
     constant = any(cell.degenerate for cell in full)
-    reasons = degenerate_reasons([cell.value for cell in full], constant, majority, rule.statistic)
+    reasons = criteria.degenerate_reasons([cell.value for cell in full], constant, majority, rule.statistic)
     return {
         "task": task,
         "metric": full[0].metric,
@@ -253,7 +229,7 @@ def _highest(
 ) -> dict[str, Any]:
     """The highest winning sparsity of a task and group, and its scores on the seeds to report."""
     own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
-    found = highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
+    found = criteria.highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
     result: dict[str, Any] = {
         "task": pair[0],
         "group": pair[1],

@@ -13,18 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from winning_tickets.deploy.source import Export, Source, copy_files, files_in
+from winning_tickets.models import loading
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.compact_layers import MODEL_FILE, PREFIX
-from winning_tickets.models.loading import (
-    CLASSES,
-    PLM,
-    base_hash,
-    load_mlm_head,
-    resolve,
-    tensor_hash,
-    untie_decoder,
-    weight_hashes,
-)
+from winning_tickets.models.loading import PLM, base_hash, resolve
 from winning_tickets.models.weights import content_hash, pretrained
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import inside, read_json, read_object
@@ -75,7 +67,7 @@ def _ticket_on_base(source: Source, with_head: bool) -> PrunedModel:
             "name": target.model,
             "revision": target.revision,
             "layers": target.layers,
-            "hash": base_hash(weight_hashes(encoder.encoder)),
+            "hash": base_hash(loading.weight_hashes(encoder.encoder)),
         },
         "sparsity": ticket.sparsity,
         "pruned": ticket.pruned,
@@ -129,11 +121,11 @@ def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
     """Zero the pruned weights; an MLM decoder tied to masked embeddings gets its own dense matrix."""
     if has_head:
         if ticket.mlm_head is not None:
-            load_mlm_head(plm, ticket.mlm_head)
+            loading.load_mlm_head(plm, ticket.mlm_head)
         embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
         decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
         if plm.architecture.word_embeddings in ticket.masks and decoder.weight is embeddings:
-            untie_decoder(plm, embeddings.detach().clone())
+            loading.untie_decoder(plm, embeddings.detach().clone())
             if decoder.bias is not None:
                 # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
                 decoder.bias = nn.Parameter(decoder.bias.detach().clone())
@@ -180,18 +172,15 @@ def _modules(file: Path) -> list[str]:
 
 def _hash_weights(folder: Path) -> str:
     """Hash the weights of a fine-tuned model, which also shows that they can be read."""
+    hashes: dict[str, str] = {}
     try:
-        return base_hash(
-            {
-                name: tensor_hash(value)
-                for path in sorted(folder.glob("*.safetensors"))
-                for name, value in load_file(path).items()
-            }
-        )
+        for path in sorted(folder.glob("*.safetensors")):
+            hashes |= {name: loading.tensor_hash(value) for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise ContentError(
             f"The weights in {folder} cannot be read ({error}); run tickets transfer with --save-model again."
         ) from error
+    return base_hash(hashes)
 
 
 COMPACT_NOTE = (
@@ -222,9 +211,11 @@ def compact(source: Source) -> Export:
 def _name_classes(plm: PLM) -> None:
     """Name in `auto_map` the class of each kind of head in the code next to the weights."""
     config = plm.model.config
-    classes = ((auto, getattr(transformers, auto)._model_mapping.get(type(config), None)) for auto in CLASSES.values())
+    found = {
+        auto: getattr(transformers, auto)._model_mapping.get(type(config), None) for auto in loading.CLASSES.values()
+    }
     stem = Path(MODEL_FILE).stem
-    config.auto_map = {auto: f"{stem}.{PREFIX}{found.__name__}" for auto, found in classes if found is not None}
+    config.auto_map = {auto: f"{stem}.{PREFIX}{own.__name__}" for auto, own in found.items() if own is not None}
 
 
 ENCODER_NOTE = (

@@ -33,11 +33,7 @@ from winning_tickets.training.predict import find_model
 
 
 def forward_flops(plm: PLM, batch: int, length: int) -> int:
-    """Count the operations of one forward pass of the encoder without its head: those of matrix products.
-
-    Zeros inside a matrix count like other numbers, as dense kernels multiply by them; matrices that were made smaller
-    count with the size that they have.
-    """
+    """Count the operations in matrix products, zeros included, of one forward pass of the encoder without its head."""
     encoder = plm.encoder
     assert isinstance(encoder, PreTrainedModel)
     before = encoder.config._attn_implementation

@@ -52,43 +52,28 @@ _ENDLESS = 2**62
 
 @dataclass(frozen=True)
 class RankedWeights:
-    """The weights whose magnitudes are ranked, by matrix.
-
-    Attributes:
-        source: description for the ticket; None for the pre-trained weights.
-        hash: content hash of weights that were read from a file or folder; else None.
-    """
+    """The weights whose magnitudes are ranked, by matrix."""
 
     weights: Mapping[str, Tensor]
-    source: str | None = None
-    hash: str | None = None
+    source: str | None = None  # for the ticket; None for the pre-trained weights
+    hash: str | None = None  # of the content, where it was read from a file or folder
 
 
 @dataclass
 class PreparedSearch:
-    """A search with everything loaded, ready for its method.
-
-    Attributes:
-        config: the resolved settings.
-        plm: the model; with an MLM head where the objective needs one.
-        weights: dense matrices in scope by name; they may share the model's memory, so read them before masking it.
-        base: name and hashes of the pre-trained weights.
-        all_parameters: number of parameters of the encoder.
-        ranked: the matrices whose magnitudes are ranked; `weights`, unless `weights_from` names others.
-        like: a ticket whose counts of kept weights are matched.
-    """
+    """A search with everything loaded, ready for its method."""
 
     config: ResolvedSearch
-    plm: PLM
-    weights: dict[str, Tensor]
+    plm: PLM  # with an MLM head where the objective needs one
+    weights: dict[str, Tensor]  # dense matrices in scope; they may share the model's memory, so read before masking it
     base: BaseModelInfo
     corpus: CorpusText | None
     tasks: tuple[TaskData, ...]
     run_id: str
     device: torch.device
-    all_parameters: int
-    ranked: RankedWeights
-    like: Ticket | None
+    all_parameters: int  # of the encoder
+    ranked: RankedWeights  # `weights`, unless `weights_from` names others
+    like: Ticket | None  # its counts of kept weights are matched
     importance_source: ImportanceSource
 
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
@@ -106,11 +91,7 @@ class PreparedSearch:
         return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
-        """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices.
-
-        Args:
-            about: more fields of `TicketInfo`: `scores_from`, `parents`, `step`.
-        """
+        """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices."""
         own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
         own |= {"level": () if level.percent is None else (level.percent,)}
         own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
@@ -134,12 +115,7 @@ class PreparedSearch:
             ticket.save_pretrained(self.folder(run, sparsity))
 
     def batches(self, n_batches: int, mlm_probability: float | None = None, masked_tokens: int = 0) -> CorpusBatches:
-        """Return the first batches of the corpus, in the order in which mask training sees them.
-
-        Args:
-            mlm_probability: fraction of tokens that are masked and labeled; None masks none.
-            masked_tokens: tokens of each sequence that are corrupted though nothing predicts them.
-        """
+        """Return the first batches of the corpus, in the order in which mask training sees them."""
         assert self.corpus is not None
         return CorpusBatches(
             tokenise(self.corpus, self.plm.tokenizer),
@@ -294,38 +270,25 @@ def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticke
 
 @dataclass(frozen=True)
 class Source:
-    """One source of a method that trains weights: text through MLM, or a task through a head of its own.
-
-    Attributes:
-        batches: whole batches by index.
-        size: batches in a pass over the source.
-        examples: examples, or segments, per batch; None where their number varies.
-    """
+    """One source of a method that trains weights: text through MLM, or a task through a head of its own."""
 
     plm: PLM
     objective: Objective
     weight: float
-    batches: Any
-    size: int
-    examples: int | None
+    batches: CorpusBatches | TaskBatches
+    size: int  # batches in a pass over the source
+    examples: int | None  # examples or segments per batch; None where their number varies
 
 
 @dataclass
 class Sources:
-    """One encoder, and all that it learns from.
+    """One encoder, and all that it learns from."""
 
-    Attributes:
-        model: the encoder under a head for each source.
-        learning_rate: peak rate; the configured one, or that of the sources.
-        parts: the sources by name: `mlm`, or the task.
-        epochs: passes over the largest source in a round, where no length is configured.
-    """
-
-    model: SharedEncoder
+    model: SharedEncoder  # the encoder under a head for each source
     objective: JointObjective
-    learning_rate: float
-    parts: dict[str, Source]
-    epochs: int
+    learning_rate: float  # the peak
+    parts: dict[str, Source]  # by name: `mlm`, or the task
+    epochs: int  # passes over the largest source in a round, where no length is configured
 
     def dataset(self, config: SearchConfig, n_steps: int) -> MixedBatches:
         """Return the batches of the given number of steps."""
@@ -352,18 +315,14 @@ class Sources:
 
 
 def load_sources(prepared: PreparedSearch) -> Sources:
-    """Load a model for each source, put all heads on one encoder, and tokenize.
-
-    Fresh heads are initialized from the seed, each alike whatever other sources there are. With word embeddings in
-    scope the MLM decoder is untied and keeps the dense matrix, as in mask training; it then misses the gradient that
-    a tied one would share.
-    """
+    """Load a model for each source, put all heads on one encoder, and tokenize."""
     config = prepared.config
     found = {MLM: _text_source(prepared)} if MLM in config.terms else {}
     found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
     model = SharedEncoder({name: source.plm.model for name, source in found.items()})
     rate = prepared.tasks[0].task.learning_rate if MLM not in found else MLM_LEARNING_RATE
     if MLM in found:
+        # With word embeddings in scope the decoder keeps the dense matrix, and misses the gradient that a tied one has.
         plm = found[MLM].plm
         embeddings = plm.architecture.word_embeddings
         untie_decoder(plm, prepared.weights[embeddings].clone() if embeddings in prepared.weights else None)
@@ -406,7 +365,7 @@ def _task_source(prepared: PreparedSearch, data: TaskData) -> Source:
 
 
 def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:
-    """Load the model with a fresh head from the seed."""
+    """Load the model with a fresh head from the seed, the same whatever other sources there are."""
     load = with_seed(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
     return load(**options)
 
@@ -423,15 +382,7 @@ def train_in_order(
     after: Sequence[TrainerCallback] = (),
     **options: Any,
 ) -> None:
-    """Train one step per batch in their order, or resume: with progress, log and checkpoints.
-
-    Args:
-        learning: more training arguments: learning rate, clipping norm, seed.
-        record: values of a step for the log.
-        before: callbacks that act on a step before it is logged and checkpointed.
-        after: callbacks that act afterwards.
-        options: of the `TicketTrainer`: model, objective, optimizer, schedule.
-    """
+    """Train one step per batch in their order, or resume; callbacks act before and after the log and checkpoints."""
     steps = len(batches)
     with progress(title, steps, runtime.quiet) as advance:
         log = StepLog(run, advance, record)

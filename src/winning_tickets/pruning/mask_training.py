@@ -56,11 +56,7 @@ def level_at(levels: list[SparsityLevel], step: int) -> int:
 
 
 def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -> Callable[[int], float]:
-    """Return the learning-rate factor by step: linear to zero inside each level, with a warm-up in the first.
-
-    Args:
-        horizon: steps after which the rate of a level would reach zero; None means at its end.
-    """
+    """Return the learning-rate factor by step: a warm-up, and in each level linear to zero at its end or `horizon`."""
 
     def factor(step: int) -> float:
         level = levels[level_at(levels, step)]
@@ -74,12 +70,10 @@ def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -
 
 
 def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
-    """Return the steps after which the learning rate reaches zero; None for the end of the level.
-
-    The papers' rate decays over two passes of the corpus, whatever the number of steps; a longer search stretches it.
-    """
+    """Return the steps after which the learning rate reaches zero; None for the end of the level."""
     if config.schedule_steps is not None or not config.schedule_passes:
         return config.schedule_steps
+    # The papers' rate decays over two passes of the corpus; a longer search stretches it.
     return max(config.first_steps, round(config.schedule_passes * dataset.steps_of_a_pass))
 
 
@@ -247,10 +241,7 @@ def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
 
 
 def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
-    """Untie the decoder from the masked embeddings and return the rest of the MLM head, by name.
-
-    The decoder keeps the dense embedding matrix (in the memory of the stored dense weights), as in the released code.
-    """
+    """Untie the decoder, which keeps the dense embeddings as in the released code; return the rest of the MLM head."""
     untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
     inside = {id(parameter) for parameter in plm.encoder.parameters()} | {id(decoder.weight)}

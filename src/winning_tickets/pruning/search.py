@@ -6,17 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.config import (
-    METHOD_NAMES,
-    PRETRAINED,
-    SCOPES,
-    Pattern,
-    ResolvedSearch,
-    Runtime,
-    SearchConfig,
-    parse_rewind,
-    parse_start,
-)
+from winning_tickets.config import METHOD_NAMES, SCOPES, Pattern, ResolvedSearch, Runtime, SearchConfig
+from winning_tickets.config.weights import PRETRAINED, parse_rewind, parse_start
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.tasks import TASKS

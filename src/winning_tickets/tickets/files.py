@@ -49,25 +49,18 @@ class BaseModelInfo(BaseModel):
 
 
 class TicketInfo(BaseModel):
-    """Provenance of a ticket.
-
-    Attributes:
-        config: the resolved settings of the search.
-        scores_from: the weights or training state its scores came from, where that is another one.
-        parents: ids of the tickets it was derived from.
-        step: training step at which it was taken, where there was training.
-    """
+    """Provenance of a ticket."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str
     scope: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # the resolved settings of the search
     applies_to: BaseModelInfo
-    scores_from: str | None = None
-    parents: tuple[str, ...] = ()
+    scores_from: str | None = None  # the weights or training state its scores came from, where that is another one
+    parents: tuple[str, ...] = ()  # ids of the tickets it was derived from
     seed: int | None = None
-    step: int | None = None
+    step: int | None = None  # of the training, where there was some
     versions: dict[str, str] = {}
 
 

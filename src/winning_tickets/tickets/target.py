@@ -24,12 +24,7 @@ class Target:
 
     @classmethod
     def find(cls, name: str, base: str | None = None, revision: str | None = None, layers: int | None = None) -> Target:
-        """Open a ticket folder, or take the name as a model's hub id, folder or `builtin:...`.
-
-        Args:
-            base: path of a ticket's base model, where it has moved.
-            layers: first layers of a dense model; a ticket brings its own number.
-        """
+        """Open a ticket folder (`base`: its base model, where that moved), or take the name as that of a model."""
         if not is_ticket(name):
             if base is not None:
                 raise UsageError(f"--base goes with a ticket, and {name} is not one.")
