@@ -1,13 +1,13 @@
-"""How fast a corpus is tokenised, and how much memory a large one takes.
+"""Speed of tokenizing a corpus, and the memory for a large one.
 
     python benchmarks/tokenising.py --megabytes 100,1000 --json > result.json
 
 Variants, interleaved, over the same lines:
-  ours   `load_corpus` and `tokenise` into an empty cache: read twice, fingerprinted, tokenised, hashed, on the disk
+  ours   `load_corpus` and `tokenise` into an empty cache: read twice, fingerprinted, tokenized, hashed, on disk
   plain  all lines in one call of the tokenizer, as lists in memory
 
-Memory: a process for each size; it loads the tokenizer, then reads and tokenises a text of that size, which is made of
-the lines over and over. Its peak above the level before that must not grow with the text.
+Memory: one process per size loads the tokenizer, then reads and tokenizes a text of that size, made by repeating the
+lines. Its peak above the level before that must not grow with the text.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ def memory(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         os.environ["WINNING_TICKETS_CACHE"] = str(folder / "cache")

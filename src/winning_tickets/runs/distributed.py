@@ -1,8 +1,7 @@
 """Several processes that do one run together, as `torchrun` and `accelerate launch` start them.
 
-All ranks execute the same code; only rank 0 writes and prints. `on_main` runs a function on rank 0 and hands its
-result, or its error, to the others through a key-value store, where a signal can interrupt the waiting. A rank that
-fails writes the reason to the store and closes its connections, so that the others look there and end too.
+Only rank 0 writes and prints. `on_main` hands the result or error of a function to the other ranks through a key-value
+store. A rank that fails writes the reason to the store and closes its connections, so that the others end too.
 """
 
 from __future__ import annotations
@@ -24,8 +23,8 @@ from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError,
 
 LAUNCH = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
 """Environment variables of a launcher."""
-_REASON_SECONDS = 3.0  # for a process whose connection broke to report why
-_END_SECONDS = 5.0  # for all ranks to end together, as the store may live in rank 0
+_REASON_SECONDS = 6.0  # for a process whose connection broke to report why
+_END_SECONDS = 8.0  # for all ranks to end together, as the store may live in rank 0
 _LONGEST_PAUSE = 0.05  # seconds between two reads of the store
 _FAILED = "failed"
 _KINDS = (UsageError, ContentError, TrainingError)
@@ -36,23 +35,14 @@ T = TypeVar("T")
 
 @dataclass
 class Group:
-    """The processes of a launch.
+    """The processes of a launch."""
 
-    Attributes:
-        rank: number of this process; 0 is the main process.
-        size: number of processes.
-        store: key-value store that all ranks share.
-        cpu_group: process group for tensors on the CPU; None is the default group.
-        own: the process group was initialized here.
-        turn: number of results that rank 0 has handed to the others.
-    """
-
-    rank: int
-    size: int
-    store: Any
-    cpu_group: Any
-    own: bool
-    turn: int = 0
+    rank: int  # of this process; 0 is the main process
+    size: int  # number of processes
+    store: Any  # key-value store that all ranks share
+    cpu_group: Any  # process group for tensors on the CPU; None is the default group
+    own: bool  # the process group was initialized here
+    turn: int = 0  # number of results that rank 0 has handed to the others
 
     def next_key(self) -> str:
         """Return the key of rank 0's next result; the same on all ranks."""
@@ -112,11 +102,8 @@ class Group:
                 self._wait_for_key(key, _END_SECONDS)
 
     def _wait_for_key(self, key: str, patience: float | None = None) -> bool:
-        """Wait for a key and return whether it came; no signal interrupts the store's own `wait`.
-
-        Without a limit in seconds, the failure of another rank is raised.
-        """
-        began, pause = time.monotonic(), 0.0
+        """Wait for a key; without a limit in seconds, the failure of another rank is raised."""
+        began, pause = time.monotonic(), 0.0  # no signal interrupts the store's own `wait`
         while not self.store.check([key]):
             if patience is None and self.store.check([_FAILED]):
                 raise self._reported_error()
@@ -127,7 +114,6 @@ class Group:
         return True
 
     def _connection_error(self, error: RuntimeError) -> TicketsError:
-        """Return the error of the rank that broke the connection."""
         with suppress(RuntimeError):
             if self._wait_for_key(_FAILED, _REASON_SECONDS):
                 return self._reported_error()
@@ -174,10 +160,7 @@ def error_of(description: dict[str, Any]) -> TicketsError:
 
 
 def _join() -> Group:
-    """Connect to the other ranks, through the caller's process group if there is one.
-
-    The next run uses the same group again, unless this one fails; each group has its own keys and connections.
-    """
+    """Connect to the other ranks, through the caller's process group if there is one; later runs use it again."""
     global _group, _formed
     if _group is not None:
         return _group

@@ -72,10 +72,7 @@ INPUTS = (
 
 
 def source() -> dict[str, Any] | None:
-    """Return `commit` and `dirty` of the repository of the working directory; None without git or a commit.
-
-    They are cached, because the code that was loaded counts, not a later commit.
-    """
+    """Return `commit` and `dirty` of the repository of the working directory, cached; None without git or a commit."""
     return _source(Path.cwd())
 
 

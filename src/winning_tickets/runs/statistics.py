@@ -13,10 +13,8 @@ from winning_tickets.runs.files import is_number
 
 Key = TypeVar("Key", bound=Hashable)
 
-LARGEST = 1e100
-"""Largest value that counts as a measurement; sums and squares of larger ones overflow."""
-TIE = 1e-12
-"""Scores that differ by no more are equal; the difference is rounding."""
+LARGEST = 1e100  # largest value that counts as a measurement; sums and squares of larger ones overflow
+TIE = 1e-12  # scores that differ by no more are equal; the difference is rounding
 
 
 def is_score(value: Any) -> TypeGuard[int | float]:

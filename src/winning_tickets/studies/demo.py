@@ -50,17 +50,6 @@ def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
     """Search a ticket by mask training, by magnitude and at random; evaluate and fine-tune them and the dense model.
 
     Each search and each transfer is a run of its own under `out`, so that an interrupted demo resumes.
-
-    Args:
-        config: sizes.
-        out: a directory that is absent or empty, or holds this demo.
-        runtime: device and quietness.
-
-    Returns:
-        The content of the table and the report.
-
-    Raises:
-        UsageError: the built-in model is not installed, or `out` holds other files.
     """
     resolve(config.model)  # the most likely problem first
     info = pydocs_info()
@@ -73,11 +62,12 @@ def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
     for name, method in _METHODS.items():
         _say(runtime, f"search: {name}")
         search_start = time.monotonic()
-        search(_search_config(config, method), _ticket_folder(out, name), runtime)
+        search(_search_config(config, method), _folder(out, "tickets", name), runtime)
         seconds[name] = time.monotonic() - search_start
     rows = [_measure(config, name, out, runtime) | {"seconds": seconds.get(name)} for name in ("dense", *_METHODS)]
-    trained, magnitude = (Ticket.from_pretrained(_ticket_folder(out, name)) for name in (MASK_TRAINING, "magnitude"))
-    log = read_log(_ticket_folder(out, MASK_TRAINING))
+    names = (MASK_TRAINING, "magnitude")
+    trained, magnitude = (Ticket.from_pretrained(_folder(out, "tickets", name)) for name in names)
+    log = read_log(_folder(out, "tickets", MASK_TRAINING))
     result = {
         "verb": "demo",
         "model": config.model,
@@ -120,7 +110,7 @@ def _search_config(config: DemoConfig, method: str) -> SearchConfig:
 def _measure(config: DemoConfig, name: str, out: Path, runtime: Runtime) -> dict[str, Any]:
     """One row of the table: KD loss in and out of domain, and accuracy after a short fine-tuning."""
     _say(runtime, f"evaluate and fine-tune: {name}")
-    folder = _ticket_folder(out, name)
+    folder = _folder(out, "tickets", name)
     # A ticket has its model and the number of its layers in its files.
     source: dict[str, Any] = {"target": config.model, "layers": config.layers}
     if name != "dense":
@@ -140,7 +130,7 @@ def _measure(config: DemoConfig, name: str, out: Path, runtime: Runtime) -> dict
         warmup_ratio=0.1,
     )
     kd_in, kd_out = kd(config.search_corpus, "packed:128"), kd(config.other_corpus, "lines")
-    result = transfer(settings, _transfer_folder(out, name), runtime)
+    result = transfer(settings, _folder(out, "transfer", name), runtime)
     accuracy = result["metrics"]["accuracy"]
     return {
         "name": name,
@@ -154,21 +144,12 @@ def _measure(config: DemoConfig, name: str, out: Path, runtime: Runtime) -> dict
 
 
 def _accuracies(out: Path, name: str) -> list[dict[str, Any]]:
-    """Accuracy along the fine-tuning."""
-    records = read_log(_transfer_folder(out, name) / "seed-0")
+    records = read_log(_folder(out, "transfer", name) / "seed-0")
     return [{"step": r["step"], "accuracy": r["evaluation"]["accuracy"]} for r in records if "evaluation" in r]
 
 
-def _ticket_folder(out: Path, name: str) -> Path:
-    return out / "tickets" / _slug(name)
-
-
-def _transfer_folder(out: Path, name: str) -> Path:
-    return out / "transfer" / _slug(name)
-
-
-def _slug(name: str) -> str:
-    return name.replace(" (KD)", "").replace(" ", "-")
+def _folder(out: Path, kind: str, name: str) -> Path:
+    return out / kind / name.replace(" (KD)", "").replace(" ", "-")
 
 
 def _say(runtime: Runtime, text: str) -> None:

@@ -19,10 +19,8 @@ from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.studies.worker import Job, Outcome, perform_or_stop
 
-STOP_SECONDS = 120.0
-"""Time for a worker to reach its next checkpoint."""
-_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")
-"""Environment variables that other nodes need too."""
+STOP_SECONDS = 120.0  # time for a worker to reach its next checkpoint
+_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
 
 
 @dataclass
@@ -44,11 +42,9 @@ class LocalEngine:
         self._workers: dict[int, _Worker] = {}
 
     def free(self) -> int:
-        """Return the number of workers without a job, started or not."""
         return self._count - sum(worker.job is not None for worker in self._workers.values())
 
     def start(self, job: Job) -> None:
-        """Give a job to a worker."""
         place = next(
             place for place in range(self._count) if place not in self._workers or self._workers[place].job is None
         )
@@ -61,7 +57,6 @@ class LocalEngine:
             worker.process.stdin.flush()
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Return the outcomes of ended jobs; a worker that died has lost its job."""
         busy = {place: worker for place, worker in self._workers.items() if worker.job is not None}
         outcomes: list[Outcome] = []
         with selectors.DefaultSelector() as selector:
@@ -72,7 +67,6 @@ class LocalEngine:
         return outcomes
 
     def stop(self) -> list[Outcome]:
-        """Ask all busy workers to stop at a checkpoint, and kill those that take too long."""
         for worker in self._workers.values():
             if worker.job is not None:
                 with suppress(ProcessLookupError):
@@ -83,7 +77,6 @@ class LocalEngine:
             self.close()
 
     def close(self) -> None:
-        """End idle workers and kill the others."""
         workers, self._workers = list(self._workers.values()), {}
         for worker in workers:
             if worker.job is not None:
@@ -192,11 +185,9 @@ class RayEngine:
             )
 
     def free(self) -> int:
-        """Return the number of further tasks that fit on the living nodes."""
         return max(0, self._room() - len(self._jobs))
 
     def _room(self) -> int:
-        """Return the number of tasks that fit on the living nodes."""
         room = 0
         for node in self._ray.nodes():
             if node["Alive"]:
@@ -206,11 +197,9 @@ class RayEngine:
         return room
 
     def start(self, job: Job) -> None:
-        """Start a job on the cluster."""
         self._jobs[self._task.remote(job.line())] = job
 
     def wait(self, seconds: float) -> list[Outcome]:
-        """Return the outcomes of ended tasks."""
         if not self._jobs:
             time.sleep(seconds)
             return []
@@ -228,7 +217,6 @@ class RayEngine:
             return Outcome(job.run, "lost", f"Its worker or node died: {first}")
 
     def stop(self) -> list[Outcome]:
-        """Interrupt all tasks; those that train write a checkpoint."""
         for reference in list(self._jobs):
             self._ray.cancel(reference)
         outcomes = _wait_for_all(self, lambda: bool(self._jobs))
@@ -236,7 +224,6 @@ class RayEngine:
         return outcomes
 
     def close(self) -> None:
-        """Shut down the cluster if it was started here."""
         if self._ours and self._ray.is_initialized():
             self._ray.shutdown()
 

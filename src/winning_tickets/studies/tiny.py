@@ -63,7 +63,6 @@ def _roberta(folder: Path) -> None:
 
 
 def _model(folder: Path, config: BertConfig | RobertaConfig, seed: int) -> None:
-    """Save a model with an MLM head and its tokenizer."""
     config.initializer_range = 0.3  # larger than usual, so that pruning changes the outputs visibly
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
@@ -126,7 +125,6 @@ def _glue(folder: Path) -> None:
 
 
 def _rows(task: Task, count: int, offset: int) -> Iterable[tuple[list[str], str]]:
-    """Yield the texts and label of each row."""
     for row in range(count):
         subject = (row + offset) % len(SUBJECTS)
         texts = [

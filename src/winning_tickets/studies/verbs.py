@@ -47,7 +47,6 @@ class CompareConfig(Settings):
 
     @property
     def tickets(self) -> tuple[str, ...]:
-        """Return all tickets that are compared."""
         return (*(one for one in (self.reference, self.target) if one is not None), *self.targets)
 
 
@@ -63,31 +62,21 @@ class AnalyseConfig(Settings):
 
 @dataclass(frozen=True)
 class Verb:
-    """A verb of studies.
+    """A verb of studies."""
 
-    Attributes:
-        config: module and class of its settings.
-        function: module and function, or table of functions.
-        words: settings in the readable part of a run id.
-        writes: the function stores its result in a directory; otherwise the worker stores what it returns.
-        output: path inside a run's folder that a reference stands for.
-    """
-
-    config: str
-    function: str
-    words: tuple[str, ...]
-    writes: bool = True
-    output: str = ""
+    config: str  # module and class of its settings
+    function: str  # module and function, or table of functions
+    words: tuple[str, ...]  # settings in the readable part of a run id
+    writes: bool = True  # the function stores its result; otherwise the worker does
+    output: str = ""  # path inside a run's folder that a reference stands for
 
     @property
     def settings(self) -> type[Settings]:
-        """Return the class of the settings."""
         found: type[Settings] = _attribute(self.config)
         return found
 
     @property
     def call(self) -> Any:
-        """Return the function, whose module is imported now."""
         return _attribute(self.function)
 
 

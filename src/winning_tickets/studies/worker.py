@@ -22,8 +22,7 @@ from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
 
 Kind = Literal["done", "failed", "claimed", "stopped", "lost"]
-TINY = "tiny:"
-"""Prefix of models and data that are generated in the store."""
+TINY = "tiny:"  # prefix of models and data that are generated in the store
 _FURTHER_PATHS = {"gain": ("baseline", "dense"), "winning": ("dense",)}
 """Further arguments of analyses, after the paths."""
 
@@ -36,12 +35,10 @@ class _Line:
     """A dataclass that is sent to another process as one line of JSON."""
 
     def line(self) -> str:
-        """Return the fields as one line of text."""
         return json.dumps(asdict(self))  # type: ignore[call-overload]
 
     @classmethod
     def of_line(cls, line: str) -> Self:
-        """Return the object of one line of text."""
         return cls(**json.loads(line))
 
 
@@ -58,14 +55,7 @@ class Job(_Line):
 
 @dataclass(frozen=True)
 class Outcome(_Line):
-    """The end of a job.
-
-    Attributes:
-        run: id of the run.
-        kind: `done`, `failed` (the store has the error), `claimed` (another process has the run), `stopped` (it
-            resumes later) or `lost` (its worker died).
-        message: in words; empty if done.
-    """
+    """The end of a job. `claimed`: another process has it; `stopped`: it resumes later; `lost`: its worker died."""
 
     run: str
     kind: Kind

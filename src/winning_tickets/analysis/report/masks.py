@@ -101,10 +101,8 @@ def distance_figure(result: Result) -> dict[str, bytes]:
 
 
 _MEASURES = {"kept": "kept", "empty_rows": "empty rows", "empty_columns": "empty columns"}
-_SHOWN = 0.0005
-"""A smaller fraction would be shown as 0.0 %."""
-_KEYS = ("ticket", "value", "layer")
-"""The keys of a row of densities that are not kinds of matrices."""
+_SHOWN = 0.0005  # a smaller fraction would be shown as 0.0 %
+_KEYS = ("ticket", "value", "layer")  # the keys of a row of densities that are not kinds of matrices
 
 
 def densities_table(result: Result) -> Table:

@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.analysis.report import cards, gain, masks, predictors, sensitivity, sharing, winning
 from winning_tickets.analysis.report.figures import FORMATS
 from winning_tickets.analysis.report.tables import Result, Table
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, foreign
 from winning_tickets.runs.files import read_json, write_bytes, write_json
 
 REPORTS: dict[str, tuple[Callable[[Result], Table], Callable[[Result], dict[str, bytes]]]] = {
@@ -54,23 +54,11 @@ def check_out(out: Path | None) -> None:
         raise UsageError(f"--out {out} is a file; give a directory that is absent or empty.")
     # An analysis that was stopped while it was written lacks analysis.json; temporary files are hidden.
     if not (out / FILE).is_file() and any(one.name not in _NAMES for one in out.iterdir() if one.name[0] != "."):
-        raise UsageError(
-            f"--out {out} holds files that are not an analysis; it was left untouched. "
-            "Give a directory that is absent or empty."
-        )
+        raise foreign(out, "an analysis")
 
 
 def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
-    """Write an analysis; the same one may be written again, since the files are byte for byte the same.
-
-    Args:
-        result: of a function of `ANALYSES`.
-        out: a folder that is absent or empty, or holds the same analysis.
-        force: replace another analysis in `out`.
-
-    Returns:
-        The files; `analysis.json` is written last.
-    """
+    """Write an analysis, `analysis.json` last; the same one may be written again, `force` replaces another one."""
     out = Path(out)
     check_out(out)
     if (out / FILE).is_file() and not force:

@@ -90,10 +90,8 @@ def _notes(result: Result) -> list[str]:
     return notes
 
 
-_RADIUS = 0.46
-"""Of the largest pie, in a cell of side 1."""
-_GAP = 0.6
-"""Between the heads and the column of FFNs."""
+_RADIUS = 0.46  # of the largest pie, in a cell of side 1
+_GAP = 0.6  # between the heads and the column of FFNs
 
 
 def sharing_figure(result: Result) -> dict[str, bytes]:
@@ -102,6 +100,8 @@ def sharing_figure(result: Result) -> dict[str, bytes]:
     The largest head and the largest FFN fill their cells. Without importances all pies are equal, and each task fills
     its own sector of those that it keeps.
     """
+    from matplotlib.patches import Patch
+
     encoder, names = result["encoder"], [task["task"] for task in result["tasks"]]
     layers, heads, weighted = encoder["layers"], encoder["heads"], result["importance"] is not None
     # The figure grows with the encoder and with the lines of its legend.
@@ -132,11 +132,6 @@ def sharing_figure(result: Result) -> dict[str, bytes]:
         hide_frame(axes)
         title = "Ticket importance (radius) and task share (slices)"
         drawing.suptitle(title if weighted else "Which tasks keep which heads and FFNs", fontsize=10, fontweight="bold")
-        add_legend(drawing, legend_columns, _legend(names), fontsize=10)
+        handles = [Patch(label=name, **slice_look(index)) for index, name in enumerate(names)]
+        add_legend(drawing, legend_columns, handles, fontsize=10)
     return made
-
-
-def _legend(names: list[str]) -> list[Any]:
-    from matplotlib.patches import Patch
-
-    return [Patch(label=name, **slice_look(index)) for index, name in enumerate(names)]
