@@ -173,7 +173,6 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
         rate = {"lr": config.encoder_learning_rate}
         groups += [group | rate for group in decay_groups(encoder, config.weight_decay)]
     with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
-        log = StepLog(run, advance)
         trainer = TicketTrainer(
             model=plm.model,
             objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
@@ -192,9 +191,8 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
             ),
             train_dataset=batches,
             data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime)],
+            callbacks=[StepLog(run, advance), Checkpoints(runtime)],
         )
-        log.trainer = trainer
         run_training(trainer, run)
 
 

@@ -155,8 +155,7 @@ def make_sharing_trainer(
         plm = sharing.plms[name]
         encoded = task.encode(plm, train_examples(settings, task.data, seed))
         batches[name] = TaskBatches(encoded, collate(plm.tokenizer), task.batch_size, seed)
-    log = StepLog(run, advance)
-    trainer = SharingTrainer(
+    return SharingTrainer(
         sharing,
         objective=JointObjective(
             {name: task_losses(task.task, settings.smart) for name, task in prepared.tasks.items()},
@@ -183,10 +182,8 @@ def make_sharing_trainer(
             settings.ratio,
         ),
         data_collator=lambda items: items[0],
-        callbacks=[log, evaluations, Checkpoints(runtime)],
+        callbacks=[StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
-    log.trainer = trainer
-    return trainer
 
 
 class SharedEvaluations(Evaluations):

@@ -123,10 +123,9 @@ def _trainer(
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
     config, ticket = prepared.config, prepared.target.ticket
-    log = StepLog(run, advance)
     # The ticket was checked against the base weights before; the weights of a checkpoint are others.
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
-    trainer = TicketTrainer(
+    return TicketTrainer(
         model=plm.model,
         objective=task_losses(prepared.task, config.smart),
         build_optimizer=_optimizer(config, prepared.learning_rate),
@@ -146,10 +145,8 @@ def _trainer(
         data_collator=collate(
             plm.tokenizer, prepared.max_length if prepared.plan.config.padding == "max-length" else None
         ),
-        callbacks=[*held, log, evaluations, Checkpoints(runtime)],
+        callbacks=[*held, StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
-    log.trainer = trainer
-    return trainer
 
 
 def _optimizer(config: TransferConfig, rate: float) -> Callable[[Any], torch.optim.Optimizer] | None:

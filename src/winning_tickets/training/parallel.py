@@ -21,13 +21,7 @@ _SEED_STEP = 1_000_003  # between the seeds of two ranks
 
 
 def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
-    """Return the rows `rank`, `rank + count`, ... of a batch; there may be none.
-
-    Args:
-        batch: tensors whose first dimension is that of the examples, or such batches by name.
-        rank: rank of this process.
-        count: number of ranks; with one the batch is returned as it is.
-    """
+    """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of each batch in it; there may be none."""
     if count == 1:
         return batch
     return {

@@ -115,33 +115,37 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
     if not path.is_dir():
         raise UsageError(f"There is no run {path}; give the --out of a tickets transfer with --save-model.")
-    if (path / TASK_FILE).is_file() or (path / MODEL_FOLDER / TASK_FILE).is_file():
-        if seed is not None:
-            raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
-        return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
-    # The path is a run with several seeds, a shared model, or a run that saved no model.
-    found = saved_seeds(path, TASK_FILE)
+    if (found := find_saved(path, TASK_FILE, seed)) is not None:
+        return found
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
         raise UsageError(
             f"{path} is a model that several tasks share; take one of them out first: tickets export {path} --format "
             "masked --task NAME --out DIR."
         )
-    if not found:
-        refuse_unfinished(path)
-        raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
-    if seed is not None and seed not in found:
-        raise UsageError(f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, found))}.")
-    return found[seed if seed is not None else next(iter(found))]
+    refuse_unfinished(path)
+    raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
 
 
-def saved_seeds(path: Path, description: str) -> dict[int, Path]:
-    """Return the model folders of a run's finished seeds, lowest seed first, that have a description of this name."""
+def find_saved(path: Path, description: str, seed: int | None = None) -> Path | None:
+    """Find the folder of a saved model that has a description of this name: a path, its `model`, or that of a seed."""
+    for folder in (path, path / MODEL_FOLDER):
+        if (folder / description).is_file():
+            if seed is not None:
+                raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
+            return folder
+    # A run with several seeds; those that are not finished do not count.
     found = {}
     for folder in path.glob("seed-*"):
         number = folder.name.removeprefix("seed-")
         if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / description).is_file():
             found[int(number)] = folder / MODEL_FOLDER
-    return dict(sorted(found.items()))
+    if not found:
+        return None
+    if seed is not None and seed not in found:
+        raise UsageError(
+            f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, sorted(found)))}."
+        )
+    return found[min(found) if seed is None else seed]
 
 
 def encode_for(
@@ -194,10 +198,7 @@ def _by_length(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def predict(
-    run: Path | str,
-    texts: Sequence[tuple[str, ...]],
-    seed: int | None = None,
-    runtime: Runtime | None = None,
+    run: Path | str, texts: Sequence[tuple[str, ...]], seed: int | None = None, runtime: Runtime | None = None
 ) -> dict[str, Any]:
     """Label texts with a model that `transfer` fine-tuned and saved.
 

@@ -27,17 +27,8 @@ from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError
 from winning_tickets.runs.files import REFUSALS, to_disk
 from winning_tickets.runs.progress import hand_over, tracked
+from winning_tickets.training import parallel
 from winning_tickets.training.objectives.base import Objective
-from winning_tickets.training.parallel import (
-    all_reduce_gradients,
-    load_random_state,
-    nonempty,
-    random_state,
-    save_random_states,
-    seed_by_rank,
-    set_random_state,
-    shard_batch,
-)
 
 CHECKPOINT = "checkpoint-"
 WEIGHTS = "model.safetensors"
@@ -138,7 +129,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Give each rank random numbers of its own."""
-        seed_by_rank()
+        parallel.seed_by_rank()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Agree with the other ranks on a stop, and ask for a checkpoint."""
@@ -171,24 +162,12 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Appends one record per step to `metrics.jsonl` and advances the progress display.
-
-    Args:
-        run: the run's directory.
-        advance: called after each step with the step and a short text.
-        extra: more fields of the record.
-
-    Attributes:
-        trainer: set after construction; the parts of the loss are read from it.
-    """
+    """Appends one record per step to `metrics.jsonl` and advances the progress display; `extra` adds to the record."""
 
     def __init__(
-        self,
-        run: RunDirectory,
-        advance: Callable[[int, str], None],
-        extra: Callable[[], dict[str, Any]] = dict,
+        self, run: RunDirectory, advance: Callable[[int, str], None], extra: Callable[[], dict[str, Any]] = dict
     ) -> None:
-        self.trainer: TicketTrainer | None = None
+        self.trainer: TicketTrainer | None = None  # sets itself; the parts of the loss are read from it
         self._run = run
         self._advance = advance
         self._extra = extra
@@ -246,25 +225,16 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
 
 
 class TicketTrainer(Trainer):  # type: ignore[misc]
-    """Trains an objective given as sums and counts; several ranks share every batch.
-
-    Args:
-        objective: the loss to minimize.
-        build_optimizer: makes the optimizer once the model is on its device; None takes the Trainer's AdamW.
-        schedule: factor of the learning rate by step; None takes the Trainer's own schedule.
-        in_order: visit the training set in its own order (its items are whole batches).
-        save_weights: put the model's weights into checkpoints; a mask search keeps its state in the optimizer.
-        options: everything else a Trainer takes.
-    """
+    """Trains an objective given as sums and counts; several ranks share every batch."""
 
     def __init__(
         self,
         *,
         objective: Objective,
-        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
-        schedule: Callable[[int], float] | None = None,
-        in_order: bool = False,
-        save_weights: bool = True,
+        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,  # None takes the Trainer's AdamW
+        schedule: Callable[[int], float] | None = None,  # factor of the rate by step; None takes the Trainer's own
+        in_order: bool = False,  # visit the training set in its own order (its items are whole batches)
+        save_weights: bool = True,  # put weights into checkpoints; a mask search keeps its state in the optimizer
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -281,6 +251,9 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._random_state: list[Tensor] = []
         self._random_states: list[list[Tensor]] = []
         self.finite = FiniteSteps(skip=self.args.skip_not_finite)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, StepLog):
+                callback.trainer = self
 
     def create_optimizer(self, model: Any = None) -> Any:
         """Make the configured optimizer, else the Trainer's own."""
@@ -302,7 +275,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Return this rank's micro-batches of one optimizer step, and count each part of the loss over all of them."""
         # Remembered so that a step that fails can be repeated with the same dropout.
-        self._random_state = random_state()
+        self._random_state = parallel.random_state()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # Counts are those of the whole step, on all ranks: micro-batches of different sizes then average correctly.
         totals: dict[str, Tensor] = {}
@@ -311,18 +284,18 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
         self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
         self.parts = {}
-        return [shard_batch(batch, distributed.rank(), distributed.count()) for batch in batches], None
+        return [parallel.shard_batch(batch, distributed.rank(), distributed.count()) for batch in batches], None
 
     def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
         """Run forward and backward of one micro-batch; all-reduce the gradients at the last one of a step."""
-        present = nonempty(inputs)
+        present = parallel.nonempty(inputs)
         if present:
             loss = super().training_step(model, present, *rest, **options)
         else:  # fewer examples than ranks
             loss = torch.zeros((), device=self.args.device)
             self._add_parts({})
         if self.accelerator.sync_gradients:
-            all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
+            parallel.all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
         return loss
 
     def compute_loss(
@@ -352,7 +325,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        self._random_states = distributed.gathered(random_state())
+        self._random_states = distributed.gathered(parallel.random_state())
         distributed.on_main(lambda: self._write_checkpoint(model, trial))
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
@@ -397,17 +370,17 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def keep_last_good_state(self) -> None:
         """Write a checkpoint from which the failed step can be repeated with the same dropout."""
-        set_random_state(self._random_state)
+        parallel.set_random_state(self._random_state)
         self._save_checkpoint(self.model)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        save_random_states(Path(output_dir), self._random_states)
+        parallel.save_random_states(Path(output_dir), self._random_states)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
-            load_random_state(Path(checkpoint))
+            parallel.load_random_state(Path(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._save_weights and not isinstance(self.model, PreTrainedModel):

@@ -59,13 +59,3 @@ class Term:
     teacher: bool  # whether it compares with the dense model; otherwise the second `Outputs` of `sum` are empty
     count: Callable[[Batch, TermSettings], Tensor]  # divisor of the sum over all micro-batches of a step; a scalar
     sum: Callable[[Outputs, Outputs, Batch, TermSettings], Tensor]  # differentiable; of the student and the teacher
-
-
-def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of tokens that are not padding, special tokens included."""
-    return batch["attention_mask"].sum()
-
-
-def masked_tokens(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of positions at which a token is predicted."""
-    return (batch["labels"] != IGNORED).sum()

@@ -14,16 +14,7 @@ from torch.nn import functional
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.training.objectives.base import (
-    IGNORED,
-    Batch,
-    Need,
-    Outputs,
-    Term,
-    TermSettings,
-    masked_tokens,
-    unpadded_tokens,
-)
+from winning_tickets.training.objectives.base import IGNORED, Batch, Need, Outputs, Term, TermSettings
 
 _LEAST = torch.finfo(torch.float32).tiny
 
@@ -128,6 +119,16 @@ def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
     return (theirs.exp() * (theirs - ours)).sum()
+
+
+def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
+    """Number of tokens that are not padding, special tokens included."""
+    return batch["attention_mask"].sum()
+
+
+def masked_tokens(batch: Batch, settings: TermSettings) -> Tensor:
+    """Number of positions at which a token is predicted."""
+    return (batch["labels"] != IGNORED).sum()
 
 
 # The parameters of `count` are (batch, settings), those of `sum` (student, teacher, batch, settings).
