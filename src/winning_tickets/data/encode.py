@@ -28,19 +28,16 @@ IGNORED = -100
 class EncodedSplit(Dataset[Item]):
     """Tokenized examples; an item has lists of ids and `labels`.
 
-    Args:
-        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
-        labels: class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
-        owners: index of the example that each item is a window of; None where each example is one item.
-        places: with windows, the characters of the text that each token covers `(tokens, 2)`, -1 for tokens of other
-            texts; with labels for words, the position of each word's first token.
+    `columns` are `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
+    `labels` are class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
     """
 
     def __init__(
         self,
         columns: dict[str, list[Any]],
         labels: list[Any],
-        owners: list[int] | None = None,
+        owners: list[int] | None = None,  # the example that each item is a window of; None: each is one item
+        # of windows the characters of each token `(tokens, 2)`, -1 for other texts; of words their first tokens
         places: list[Array] | None = None,
     ) -> None:
         self.columns = columns

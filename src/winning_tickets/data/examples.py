@@ -30,25 +30,15 @@ def check_columns(found: Iterable[str], wanted: Sequence[str], where: str) -> No
 
 
 def build_split(
-    source: str,
+    source: str,  # the file or split that the rows come from, for messages
     rows: Iterable[Row],
-    columns: Sequence[str],
+    columns: Sequence[str],  # those of the texts
     label_column: str,
     read_label: LabelReader,
-    texts_are: Literal["any", "not blank", "words"] = "not blank",
-    read_soft: LabelReader | None = None,
+    texts_are: Literal["any", "not blank", "words"] = "not blank",  # words are lists with one label per word
+    read_soft: LabelReader | None = None,  # of the column `SOFT`, which all rows must have or none
 ) -> tuple[Split, int]:
-    """Build a split from rows, and count the rows that have no label, which are left out.
-
-    Args:
-        source: the file or split that the rows come from, for messages.
-        rows: cells by column.
-        columns: the text columns.
-        label_column: column of the label.
-        read_label: turns its cells into labels.
-        texts_are: texts, texts that are not blank, or lists of words with one label per word.
-        read_soft: turns the cells of the column `SOFT` into soft labels, which all rows must have or none.
-    """
+    """Build a split from rows, and count the rows that have no label, which are left out."""
     wanted, is_text = (*columns, label_column), _IS_TEXT[texts_are]
     names = set(wanted)
     texts: tuple[list[Any], ...] = tuple([] for _ in columns)

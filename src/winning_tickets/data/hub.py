@@ -18,13 +18,9 @@ _ONLY_CONFIGURATION = ("plain_text", "data")
 
 
 def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
-    """Load all splits of a hub data set, from the hub or its local cache.
+    """Load all splits of a configuration of a hub data set, from the hub or its local cache.
 
-    Args:
-        name: hub id, or a local folder in one of the formats that `datasets` reads.
-        config: configuration of the data set.
-        what: its use, for messages.
-        instead: what else the user can do without a network, a whole sentence.
+    For messages `what` is its use, and `instead` a sentence on what else the user can do without a network.
     """
     import datasets
 

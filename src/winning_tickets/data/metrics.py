@@ -99,19 +99,12 @@ COLUMNS: dict[str, tuple[str, ...]] = PAPER_TASKS | {"mrpc": ("f1",), "stsb": ("
 
 @dataclass(frozen=True)
 class Average:
-    """An average over tasks.
+    """An average over tasks; one with `missing` or `beyond` cannot be compared with the tables of the paper."""
 
-    Attributes:
-        value: over all given tasks.
-        scores: the contribution of each task, in the order of the paper; two numbers where a task is two columns.
-        missing: tasks of the paper that were not given, so that `value` cannot be compared with its tables.
-        beyond: given tasks that are not in the paper's tables; the same holds.
-    """
-
-    value: float
-    scores: dict[str, tuple[float, ...]]
-    missing: tuple[str, ...]
-    beyond: tuple[str, ...]
+    value: float  # over all given tasks
+    scores: dict[str, tuple[float, ...]]  # contribution of each task, in the paper's order; two where it is two columns
+    missing: tuple[str, ...]  # tasks of the paper that were not given
+    beyond: tuple[str, ...]  # given tasks that are not in the paper's tables
 
 
 def task_average(results: Mapping[str, Metrics]) -> Average:

@@ -23,7 +23,7 @@ MIN_WORDS = 8
 """Words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring."""
 SALT = 1356
 """Of the split: with this one every label of the task has validation passages, in Python 3.11 and 3.13 alike."""
-PARTS = ("all", "docstrings", "topics")
+PARTS = ("all", "docstrings", "topics")  # topics are those of Python's `help()`
 MAX_PASSAGES = {"train": 120, "validation": 30}
 """Of one label, so that none dominates."""
 
@@ -169,12 +169,7 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def pydocs_corpus(part: str = "all", split: Literal["train", "validation"] = "train") -> list[str]:
-    """Return the passages of the built-in corpus; objects are in a mixed but fixed order.
-
-    Args:
-        part: `all`, `docstrings` or `topics` (the topics of Python's `help()`).
-        split: one object in ten is for validation.
-    """
+    """Return the passages of a part of the built-in corpus; objects are in a mixed but fixed order."""
     if part not in PARTS:
         raise unknown("part of pydocs", part, PARTS)
     chosen = [
@@ -217,12 +212,7 @@ def _without_name(text: str, label: str) -> str:
 
 
 def pydocs_info() -> dict[str, Any]:
-    """Describe the built-in text on this machine, which depends on the version of Python.
-
-    Returns:
-        `python_version`, `text_hash` (xxh3-128), `words`, `passages`, `labels`, `train_examples`,
-        `validation_examples`, `modules` that were read and those `missing`.
-    """
+    """Describe the built-in text on this machine, which depends on the version of Python."""
     found, data = stdlib_text(), pydocs_task()
     return {
         "python_version": sys.version.split()[0],

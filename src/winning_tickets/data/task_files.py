@@ -182,12 +182,7 @@ def _choice(key: str, value: str, supported: Iterable[str]) -> list[str]:
 
 
 def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tuple[TaskDefinition, ...]:
-    """Read a task file.
-
-    Args:
-        path: YAML; each key is a task, its value a mapping of the fields of `TaskDefinition`.
-        names: the tasks to read, in this order; others may be of kinds that are not supported. None reads all.
-    """
+    """Read these tasks of a YAML file in their order, or all; each key is a task, its value a `TaskDefinition`."""
     path = Path(path)
     content, problems = _parse(path)
     if names is not None:

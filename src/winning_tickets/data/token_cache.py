@@ -33,15 +33,10 @@ _STALE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class TokenStream:
-    """A tokenized corpus: all lines one after the other, without special tokens.
+    """A tokenized corpus: all lines one after the other, without special tokens; memory-mapped."""
 
-    Attributes:
-        tokens: ids, uint16 or uint32, memory-mapped, `(n_tokens,)`.
-        offsets: line i is `tokens[offsets[i]:offsets[i + 1]]`; int64, memory-mapped, `(n_lines + 1,)`.
-    """
-
-    tokens: np.ndarray[Any, Any]
-    offsets: np.ndarray[Any, Any]
+    tokens: np.ndarray[Any, Any]  # ids, uint16 or uint32 `(n_tokens,)`
+    offsets: np.ndarray[Any, Any]  # int64 `(n_lines + 1,)`; line i is `tokens[offsets[i]:offsets[i + 1]]`
     path: Path
     key: str
 

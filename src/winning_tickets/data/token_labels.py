@@ -41,12 +41,10 @@ def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
 
 
 def first_tokens(words: Sequence[str], offsets: Array, special: Array) -> Array:
-    """Return the position of the first token of each word, or `CUT_OFF`.
+    """Return the position of the first token of each word, or `CUT_OFF`; words were joined by spaces.
 
-    Args:
-        words: as they were joined by spaces.
-        offsets: `(tokens, 2)`, the characters that each token covers; the space before a word may be included.
-        special: `(tokens,)`, true for special tokens.
+    `offsets` `(tokens, 2)` are the characters of each token, which may include the space before a word; `special`
+    `(tokens,)` is true for special tokens.
     """
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
     starts = ends - [len(word) for word in words]
