@@ -61,15 +61,9 @@ def _weight(number: str) -> float:
 
 def canonical_objective(weights: Mapping[str, float]) -> str:
     """The one way to write a sum: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
-    return "+".join(
-        name if weights[name] == 1 else f"{name}:{_digits(weights[name])}" for name in ALL_NAMES if name in weights
-    )
-
-
-def _digits(weight: float) -> str:
-    """All digits without an exponent, whose sign would look like a separator."""
-    digits = format(Decimal(repr(weight)), "f")
-    return digits.removesuffix(".0")
+    # All digits without an exponent, whose sign would look like a separator.
+    digits = {name: format(Decimal(repr(weight)), "f").removesuffix(".0") for name, weight in weights.items()}
+    return "+".join(name if weights[name] == 1 else f"{name}:{digits[name]}" for name in ALL_NAMES if name in weights)
 
 
 def paper_objective(objective: str) -> str:

@@ -8,25 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from winning_tickets.config.objective import (
-    ALL_NAMES,
-    GATE_NAMES,
-    SOURCE_NAMES,
-    STRUCTURED_NAMES,
-    TERM_NAMES,
-    canonical_objective,
-    parse_objective,
-)
-from winning_tickets.config.profiles import (
-    GATE_TRAINING,
-    METHOD_NEEDS,
-    MethodNeeds,
-    Profile,
-    gate_values,
-    learned_values,
-    profile_values,
-    structured_values,
-)
+from winning_tickets.config import objective as objectives
+from winning_tickets.config import profiles
+from winning_tickets.config.profiles import METHOD_NEEDS, MethodNeeds, Profile
 from winning_tickets.config.settings import Count, Seed, Settings, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
@@ -335,7 +319,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     def _in_one_form(cls, value: str) -> str:
         """Equal sums are written alike, so that they share an id; `check` refuses other text."""
         try:
-            return canonical_objective(parse_objective(value, ALL_NAMES))
+            return objectives.canonical_objective(objectives.parse_objective(value, objectives.ALL_NAMES))
         except UsageError:
             return value
 
@@ -373,12 +357,14 @@ class SearchConfig(LearningSettings, StructuredSettings):
     def terms(self) -> dict[str, float]:
         """Weights of the terms of the objective; none for a method without one."""
         if self.needs.gates:
-            return parse_objective(self.objective, GATE_NAMES)
+            return objectives.parse_objective(self.objective, objectives.GATE_NAMES)
         if not self.needs.objective or (self.needs.structured and self.selection == "random"):
             return {}
         if self.needs.structured:
-            return parse_objective(self.objective, STRUCTURED_NAMES)
-        return parse_objective(self.objective, SOURCE_NAMES if self.needs.sources else TERM_NAMES)
+            return objectives.parse_objective(self.objective, objectives.STRUCTURED_NAMES)
+        return objectives.parse_objective(
+            self.objective, objectives.SOURCE_NAMES if self.needs.sources else objectives.TERM_NAMES
+        )
 
     @property
     def reads_corpus(self) -> bool:
@@ -425,13 +411,13 @@ class SearchConfig(LearningSettings, StructuredSettings):
     def resolved(self) -> ResolvedSearch:
         """The same configuration with every open field filled from its profile."""
         if self.needs.sources:
-            values = learned_values(self.profile, self.terms)
+            values = profiles.learned_values(self.profile, self.terms)
         elif self.needs.gates:
-            values = gate_values()
+            values = profiles.gate_values()
         elif self.needs.structured:
-            values = structured_values(self.profile, self.selection)
+            values = profiles.structured_values(self.profile, self.selection)
         else:
-            values = profile_values(self.profile, self.method, self.objective)
+            values = profiles.profile_values(self.profile, self.method, self.objective)
         return self.filled(ResolvedSearch, values)
 
 
@@ -485,7 +471,7 @@ def _able(field: str, extra: dict[str, Any]) -> str:
 
 def _needs_of(method: str, units: bool) -> MethodNeeds:
     """Inputs of a method; with units, levels or counts mask training trains gates."""
-    return GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
+    return profiles.GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
 
 
 def _defaults_of_a_pattern(text: str) -> dict[str, Any]:

@@ -22,18 +22,14 @@ AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
 def setting(
-    default: Any, meaning: str, panel: str, methods: tuple[str, ...] = (), option: str = "", **rules: Any
+    default: Any,  # `...` where there is none
+    meaning: str,  # the help, one or two sentences
+    panel: str,  # of the options in `--help`
+    methods: tuple[str, ...] = (),  # of a search that read the field; all where empty
+    option: str = "",  # its names on the command line, with spaces; made of the field's name where empty
+    **rules: Any,  # of pydantic's `Field`, such as `ge`
 ) -> Any:
-    """A field of settings: the only place of default, range, help, option, panel and readers.
-
-    Args:
-        default: `...` where there is none.
-        meaning: the help, one or two sentences.
-        panel: of the options in `--help`.
-        methods: of a search that read the field; all where empty.
-        option: its names on the command line, with spaces; made of the field's name where empty.
-        rules: of pydantic's `Field`, such as `ge`.
-    """
+    """A field of settings: the only place of default, range, help, option, panel and readers."""
     extra: Any = {"panel": panel, "methods": methods, "option": option}
     return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
@@ -45,11 +41,7 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, /, **fields: Any) -> Self:
-        """Build one, reporting every problem at once.
-
-        Raises:
-            UsageError: one or more fields are unknown or have impossible values.
-        """
+        """Build one; unknown fields and impossible values are one `UsageError` that names them all."""
         try:
             return cls(**fields)
         except ValidationError as error:

@@ -173,14 +173,10 @@ class ResolvedShare(ShareConfig):
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
-    """Values by task.
+    """Values by task, from a mapping; `a,b` in the order of the tasks, or a list; or `rte=a,mrpc=b` for some tasks.
 
-    Args:
-        option: its name in messages.
-        value: a mapping; `a,b` in the order of the tasks, or a list of them; or `rte=a,mrpc=b` for some tasks.
-        tasks: all tasks.
-        what: the name of one value in messages.
-        one_for_all: a single value is that of all tasks.
+    For messages `option` is the name of the option and `what` that of one value. With `one_for_all` a single value is
+    that of all tasks.
     """
     found = list(value.items()) if isinstance(value, Mapping) else [_named(part) for part in _listed(value)]
     named = [(task, part) for task, part in found if task is not None]
@@ -235,8 +231,6 @@ _SUPER_PAPER: dict[str, Any] = {
     "weight_decay": 0.01,
     "max_length": 512,
 }
-_SUPER_DROPOUT = {"mnli": 0.3, "cola": 0.05}
-_PAPER_DROPOUT = 0.1
 _SELECT_ON = 0.1
 _SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
 
@@ -297,7 +291,7 @@ class SuperConfig(Settings):
         """The same configuration with every open choice filled from its profile; what was set stays."""
         values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
         if self.profile in ("paper", "code"):
-            values["head_dropout"] = _SUPER_DROPOUT.get(str(self.fine_tuning.task), _PAPER_DROPOUT)
+            values["head_dropout"] = _DROPOUT["paper"].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
         own = {name: values.pop(name) for name in ("learning_rates", "batch_sizes") if name in values}
         own = {name: value for name, value in own.items() if getattr(self, name) is None}
         given = self.fine_tuning.model_fields_set | ({"epochs"} if self.fine_tuning.steps is not None else set())

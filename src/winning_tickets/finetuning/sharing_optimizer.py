@@ -27,23 +27,14 @@ _MOST_TASKS = 63  # bits of an int64 that are free
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Entries of a parameter that the same tasks keep: some of its rows, columns or single entries.
+    """Entries of a parameter that the same tasks keep: some of its rows, columns or single entries."""
 
-    Attributes:
-        tasks: the tasks that keep them; never empty.
-        shape: the parameter's own shape, or flat for single entries.
-        dim: the dimension that is cut.
-        start: of a run of rows.
-        length: number of rows, columns or entries along `dim`.
-        index: their places, int64 `(length,)`; None for a run of rows, which can be updated in place.
-    """
-
-    tasks: frozenset[str]
-    shape: tuple[int, ...]
-    dim: int
-    start: int
-    length: int
-    index: Tensor | None = None
+    tasks: frozenset[str]  # the tasks that keep them; never empty
+    shape: tuple[int, ...]  # the parameter's own shape, or flat for single entries
+    dim: int  # the dimension that is cut
+    start: int  # of a run of rows
+    length: int  # number of rows, columns or entries along `dim`
+    index: Tensor | None = None  # their places, int64; None for a run of rows, which can be updated in place
 
     def of(self, tensor: Tensor) -> Tensor:
         """These entries of a tensor of the parameter's shape: a view without an index, else a copy; contiguous."""
@@ -140,33 +131,21 @@ class SharingOptimizer(torch.optim.Optimizer):
 
     Call `optimizer.select("rte")` before each step, with the task of its batch. Entries that no task keeps are set to
     +0.0 at the start and stay so.
-
-    Args:
-        parameters: all that are trained, by name, on the device where they are trained.
-        tasks: all tasks.
-        selections: of each task, bool masks by parameter name, True = kept; a parameter without one is kept whole.
-        owners: the one task that moves a parameter (its head), by parameter name.
-        update: learning rate, weight decay and kind of the optimizer.
-        strict: False moves every parameter that has ever had a gradient at every step, by momentum and decay where
-            there is no gradient now, as the released code does.
-
-    Attributes:
-        slices: the pieces of each parameter, by its name.
     """
 
     def __init__(
         self,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, nn.Parameter],  # all that are trained, by name, on the device where they are trained
         tasks: Sequence[str],
-        selections: Mapping[str, Mapping[str, Tensor]],
-        owners: Mapping[str, str],
+        selections: Mapping[str, Mapping[str, Tensor]],  # of each task, bool masks by name; without one all is kept
+        owners: Mapping[str, str],  # the one task that moves a parameter (its head), by parameter name
         update: SharedUpdate,
-        strict: bool = True,
+        strict: bool = True,  # False: every step also moves what has no gradient now, as the released code does
     ) -> None:
         self.update, self.strict = update, strict
         self._tasks, self._task = tuple(tasks), ""
         self._parameters = {name: value for name, value in parameters.items() if value.requires_grad}
-        self.slices: dict[str, list[Slice]] = {}
+        self.slices: dict[str, list[Slice]] = {}  # the pieces of each parameter, by its name
         for name, parameter in self._parameters.items():
             selected = {task: masks[name].to(parameter.device) for task, masks in selections.items() if name in masks}
             union = union_of(self._tasks, selected)

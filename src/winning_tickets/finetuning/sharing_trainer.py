@@ -30,16 +30,7 @@ from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer
 
 
 class TaskTickets:
-    """Tickets that share one encoder; a task without a ticket uses the whole encoder.
-
-    Args:
-        encoder: the encoder inside the models, on its device.
-        tickets: by task.
-        allow_other_weights: accept weights that the tickets were not made for (a resumed run).
-
-    Attributes:
-        selections: of each task, bool masks by parameter name of the encoder, True = kept, where not everything is.
-    """
+    """Tickets by task that share one encoder on its device; a task without a ticket uses the whole encoder."""
 
     def __init__(self, encoder: nn.Module, tickets: Mapping[str, Ticket], allow_other_weights: bool = False) -> None:
         self._encoder = encoder
@@ -47,6 +38,7 @@ class TaskTickets:
         self._buffers: dict[str, Tensor] = {}
         self._gates: dict[str, tuple[Structure, dict[str, Tensor]]] = {}
         self._masks: dict[str, dict[str, Tensor]] = {}
+        # Of each task, bool masks by parameter name of the encoder, True = kept, where not everything is.
         self.selections: dict[str, dict[str, Tensor]] = {}
         at = next(iter(self._parameters.values()))
         for task, ticket in tickets.items():

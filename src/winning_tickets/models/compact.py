@@ -23,15 +23,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     A head, a neuron or an FFN is removed if its weights are zeros such that it contributes nothing, or if its gate is
     closed. A layer without heads keeps the bias of the attention's output, a layer without FFN nothing of it.
 
-    Args:
-        model: any Hugging Face model with a known encoder, with a ticket applied.
-        gates: bool by `layers.{i}.heads`, `layers.{i}.neurons`, `layers.{i}.ffn`, `layers.{i}.layer`; True is kept.
-
-    Returns:
-        The entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`.
-
-    Raises:
-        UsageError: an unknown architecture, layers that share weights, a compact model, or nothing to remove.
+    Returns the entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`.
     """
     config, encoder = model.config, model.base_model
     if config.model_type not in ARCHITECTURES:

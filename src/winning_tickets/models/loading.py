@@ -16,14 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from winning_tickets.config import SCOPES
-from winning_tickets.models.architectures import (
-    ARCHITECTURES,
-    HOW_TO_ADD,
-    Architecture,
-    HeadWithoutDecoder,
-    keep_first_layers,
-    present_in,
-)
+from winning_tickets.models import architectures
+from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
 from winning_tickets.models.compact_layers import COMPACT, compact_class
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
@@ -130,33 +124,17 @@ def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
 
 
 def load_plm(
-    name: str,
+    name: str,  # hub id, local folder or `builtin:minilm`
     *,
     head: Head = "none",
     revision: str | None = None,
-    layers: int | None = None,
-    num_labels: int = 2,
+    layers: int | None = None,  # keep only the first so many Transformer layers
+    num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
     dtype: torch.dtype = torch.float32,
-    require_mlm_head: bool = False,
-    attention: str | None = None,
+    require_mlm_head: bool = False,  # refuse a checkpoint without a trained MLM head
+    attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:
-    """Load a pre-trained encoder with a head.
-
-    Args:
-        name: hub id, local folder or `builtin:minilm`.
-        head: `none` (AutoModel), `mlm` (ForMaskedLM), or a fresh head with `num_labels` outputs: `classification` of
-            a whole text, `tokens` of each token, `span` (start and end of an answer).
-        revision: hub revision.
-        layers: keep only the first so many Transformer layers.
-        num_labels: outputs of a fresh head; 1 for regression, 2 for spans.
-        dtype: floating point type of the weights.
-        require_mlm_head: refuse a checkpoint without a trained MLM head.
-        attention: kind of attention; None takes the fastest, `eager` returns attention maps.
-
-    Raises:
-        UsageError: unknown architecture, missing folder, impossible `layers`, or no MLM head where one is required.
-        ContentError: the checkpoint cannot be read or lacks encoder weights.
-    """
+    """Load a pre-trained encoder with a head: none, that of MLM, or a fresh one with `num_labels` outputs."""
     import transformers
     from transformers.utils import logging as transformers_logging
 
@@ -208,7 +186,7 @@ def _class_of(head: Head, config: Any) -> Any:
     return compact_class(found) if hasattr(config, COMPACT) else found
 
 
-def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
+def _with_decoder(model: Any, head: architectures.HeadWithoutDecoder) -> Any:
     """Convert an MLM model whose head uses the word embeddings to one with a decoder."""
     if getattr(model.config, head.switch):
         return model
@@ -258,7 +236,7 @@ def _configure(name: str, where: str, revision: str | None, layers: int | None) 
     if layers is not None and hasattr(config, COMPACT):
         raise UsageError(f"--layers {layers} is impossible: {name} is a compact export, whose layers differ in size.")
     if layers is not None:
-        keep_first_layers(config, architecture, layers, name)
+        architectures.keep_first_layers(config, architecture, layers, name)
     return config, architecture
 
 

@@ -177,15 +177,8 @@ def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
 
 def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits at masked positions only (15 % of them), and their targets.
-
-    Args:
-        head: a ForMaskedLM model, or a `frozen_head` of one.
-        architecture: names the modules of the head.
-        hidden: last hidden states `(batch, seq, hidden)`.
-        labels: `(batch, seq)`, -100 where nothing is predicted.
-
-    Returns:
-        Logits `(masked, vocabulary)` in float32 and targets `(masked,)`.
+    Of last hidden states `(batch, seq, hidden)` and labels `(batch, seq)`, -100 where nothing is predicted, the logits
+    are `(masked, vocabulary)` in float32. `head` is a ForMaskedLM model, or a `frozen_head` of one.
     """
     chosen = labels != IGNORED
     states = hidden[chosen]
