@@ -76,8 +76,7 @@ def parsed(cls: type[Settings], field: str, value: Any) -> Any:
 class Verb(TyperCommand):
     """A command whose help has a section for each panel; with `--method` only what that method reads."""
 
-    readers: Mapping[str, tuple[str, ...]] = {}
-    """The methods that read a parameter."""
+    readers: Mapping[str, tuple[str, ...]] = {}  # the methods that read a parameter
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and keep the method for the help, which is printed while options are parsed."""
@@ -104,8 +103,7 @@ class Verb(TyperCommand):
                 formatter.write_dl(records)
 
 
-FieldPath = tuple[str, ...]
-"""The names of a field, inside the settings of another."""
+FieldPath = tuple[str, ...]  # the names of a field, inside the settings of another
 
 
 def leaves(

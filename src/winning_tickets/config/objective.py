@@ -11,14 +11,10 @@ from winning_tickets.runs.errors import UsageError, unknown
 
 TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
-SOURCE_NAMES = ("mlm", "task")
-"""The terms of methods that train weights: text, and the tasks of `--task`."""
-STRUCTURED_NAMES = ("mlm", "kd", "task")
-"""The loss that the importance of heads and FFNs is about is one of these."""
-GATE_NAMES = ("mlm", "kd")
-"""The terms that gates of heads, FFNs, neurons and layers are trained on."""
-OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
-"""The papers' objectives, which profiles know by name."""
+SOURCE_NAMES = ("mlm", "task")  # the terms of methods that train weights: text, and the tasks of `--task`
+STRUCTURED_NAMES = ("mlm", "kd", "task")  # the loss that the importance of heads and FFNs is about is one of these
+GATE_NAMES = ("mlm", "kd")  # the terms that gates of heads, FFNs, neurons and layers are trained on
+OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")  # the papers' objectives, which profiles know by name
 
 ALL_NAMES = (*TERM_NAMES, "task")
 

@@ -10,8 +10,7 @@ from winning_tickets.config.objective import paper_objective
 
 Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
-MODEL_DROPOUT = -1.0
-"""`student_dropout` of a profile that leaves the model's own dropout on."""
+MODEL_DROPOUT = -1.0  # `student_dropout` of a profile that leaves the model's own dropout on
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
@@ -173,8 +172,7 @@ class MethodNeeds:
         return self.structured and self.mask_training
 
 
-TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
-"""10 to 90 %, the sparsities of the papers' iterative pruning."""
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # 10 to 90 %, the sparsities of the papers' iterative pruning
 
 METHOD_NEEDS = {
     "random": MethodNeeds(patterns=True, like=True),

@@ -17,8 +17,7 @@ from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, Structu
 from winning_tickets.config.weights import PRETRAINED
 from winning_tickets.runs.errors import UsageError
 
-LEARNED = ("imp", "snip", "movement")
-"""Methods whose objective is a sum of `mlm` on a corpus and `task` on tasks."""
+LEARNED = ("imp", "snip", "movement")  # methods whose objective is a sum of `mlm` on a corpus and `task` on tasks
 TRAINED = ("mask-training", GATES)
 MASKS = ("mask-training",)
 ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")

@@ -13,8 +13,7 @@ from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
-LAST_SEED = 2**32 - 1
-"""The largest seed; generators of NumPy take no larger one."""
+LAST_SEED = 2**32 - 1  # the largest seed; generators of NumPy take no larger one
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
 
@@ -164,8 +163,7 @@ def load_config_file(path: Path) -> dict[str, Any]:
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 64
-MAX_VALUES = 100_000
-"""With every alias written out: nine lines of aliases of aliases can stand for 10^9 values."""
+MAX_VALUES = 100_000  # with every alias written out: nine lines of aliases of aliases can stand for 10^9 values
 
 
 class _Loader(yaml.SafeLoader):

@@ -17,8 +17,7 @@ from winning_tickets.runs.errors import UsageError, unknown
 
 AUTO = "auto"
 NONE = "none"
-USUAL_LEVEL = 30.0
-"""Percent of the heads and FFNs that the tickets of `auto` lose, where no level is given."""
+USUAL_LEVEL = 30.0  # percent of the heads and FFNs that the tickets of `auto` lose, where no level is given
 
 _TUNED: dict[str, Any] = {
     "epochs": 5.0,
@@ -217,8 +216,7 @@ def _without_percent_sign(level: Any) -> Any:
 
 Selection = Literal["winning", "random", "losing"]
 SELECTIONS: tuple[Selection, ...] = ("winning", "random", "losing")
-LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
-"""The eight levels of the paper's figures."""
+LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)  # the eight levels of the paper's figures
 
 # Super Tickets, section 5.2 and appendix A.1.2; the weight decay is that of the released code.
 _SUPER_PAPER: dict[str, Any] = {

@@ -21,8 +21,7 @@ COUNT_FIELDS: dict[Unit, str] = {
     "layers": "prune_layers",
 }
 """The field that says how many of a unit are pruned."""
-UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())
-"""With one of them `mask-training` trains gates."""
+UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())  # with one of them `mask-training` trains gates
 _FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 12 of BERT-base
 
 
@@ -57,8 +56,7 @@ class Level:
 
 
 UNITS = "Structured tickets"
-GATES = "gates"
-"""Among the methods of a setting: `mask-training` with a level, units or counts, which trains gates."""
+GATES = "gates"  # among the methods of a setting: `mask-training` with a level, units or counts, which trains gates
 _READERS = ("importance", GATES)
 
 

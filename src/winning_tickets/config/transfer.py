@@ -182,8 +182,7 @@ class ResolvedTransfer(TransferConfig):
         padding: Literal["longest", "max-length"]
 
 
-WARMUP_RATIO = 0.06
-"""Fraction of the steps that the learning rates rise where `warmup_steps` is None."""
+WARMUP_RATIO = 0.06  # fraction of the steps that the learning rates rise where `warmup_steps` is None
 
 
 _head = partial(setting, panel="Training")

@@ -19,10 +19,8 @@ Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 SOFT_LABELS = "soft_labels"
-TARGETS = ("labels", SOFT_LABELS)
-"""Keys of a batch that are no inputs of a model."""
-IGNORED = -100
-"""Label of positions that are not predicted."""
+TARGETS = ("labels", SOFT_LABELS)  # keys of a batch that are no inputs of a model
+IGNORED = -100  # label of positions that are not predicted
 
 
 class EncodedSplit(Dataset[Item]):

@@ -12,11 +12,9 @@ from winning_tickets.runs.errors import ContentError, shown
 
 LabelReader = Callable[[Any, str], Any]
 """Turns a cell into a label, or into None where the row has none; the second argument is the place, for messages."""
-SOFT = "softlabel"
-"""Column of soft labels."""
+SOFT = "softlabel"  # column of soft labels
 _UNLABELLED = (-1, "-1", "-")
-_LARGEST_SCORE = 5.0
-"""Of STS-B."""
+_LARGEST_SCORE = 5.0  # of STS-B
 
 
 def check_columns(found: Iterable[str], wanted: Sequence[str], where: str) -> None:

@@ -11,10 +11,8 @@ from winning_tickets.data.glue import describe_release
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
 
-Files = dict[str, list[str]]
-"""Parquet files by name of the split."""
-_ONLY_CONFIGURATION = ("plain_text", "data")
-"""Folders that hold the files of a repository with a single configuration."""
+Files = dict[str, list[str]]  # Parquet files by name of the split
+_ONLY_CONFIGURATION = ("plain_text", "data")  # folders that hold the files of a repository with a single configuration
 
 
 def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:

@@ -23,12 +23,9 @@ from winning_tickets.runs.files import parse_json
 
 _TEXTS = ("premise", "hypothesis")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SUM_TOLERANCE = 1e-3
-"""Largest difference from 1 of the sum of probabilities."""
-_SUFFIXES = (".tsv", ".jsonl", ".json")
-"""Suffixes of data files, in the order in which they are looked for."""
-_HUB_NAMES = {"sst": "sst2"}
-"""MT-DNN's names of tasks that have another one on the hub."""
+_SUM_TOLERANCE = 1e-3  # largest difference from 1 of the sum of probabilities
+_SUFFIXES = (".tsv", ".jsonl", ".json")  # suffixes of data files, in the order in which they are looked for
+_HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have another one on the hub
 
 
 def load_defined(definition: TaskDefinition, task_file: Path | str, data_dir: str | None = None) -> TaskData:

@@ -19,13 +19,11 @@ from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, unknown
 
-MIN_WORDS = 8
-"""Words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring."""
+MIN_WORDS = 8  # words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring
 SALT = 1356
 """Of the split: with this one every label of the task has validation passages, in Python 3.11 and 3.13 alike."""
 PARTS = ("all", "docstrings", "topics")  # topics are those of Python's `help()`
-MAX_PASSAGES = {"train": 120, "validation": 30}
-"""Of one label, so that none dominates."""
+MAX_PASSAGES = {"train": 120, "validation": 30}  # of one label, so that none dominates
 
 # In all of Python 3.11-3.14, and not among those that distributions leave out (test, tkinter, idlelib, ensurepip ...).
 _NAMES = """

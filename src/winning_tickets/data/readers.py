@@ -13,8 +13,7 @@ from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
 _BLOCK = 1 << 20  # bytes of whole lines that are held at a time
-Row = tuple[str, dict[str, Any]]
-"""The place of a row (file and line), and its cells by column."""
+Row = tuple[str, dict[str, Any]]  # the place of a row (file and line), and its cells by column
 
 
 def read_utf8(path: Path) -> str:

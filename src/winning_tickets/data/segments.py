@@ -18,8 +18,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 
 FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128), sections:L"
 Array = np.ndarray[Any, Any]
-Spans = Array
-"""Token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`."""
+Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
@@ -221,8 +220,7 @@ def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
     return starts[starts < stream.n_tokens]
 
 
-LEAST_OF_FIRST_PARAGRAPH = 20
-"""A section whose first paragraph has fewer tokens is left out."""
+LEAST_OF_FIRST_PARAGRAPH = 20  # a section whose first paragraph has fewer tokens is left out
 SHORT_SEQUENCE_PROBABILITY = 0.1
 _PACK = 4  # a random stream of its own
 

@@ -20,11 +20,9 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
-MAX_QUESTION_TOKENS = 64
-"""Longer questions are cut (Devlin et al. 2019)."""
+MAX_QUESTION_TOKENS = 64  # longer questions are cut (Devlin et al. 2019)
 MAX_ANSWER_TOKENS = 30
-N_BEST = 20
-"""Starts and ends that are compared in each window, those with the highest logits."""
+N_BEST = 20  # starts and ends that are compared in each window, those with the highest logits
 _CHUNK = 512  # questions per call of the tokenizer
 _FILES = {"train": ("train",), "validation": ("dev", "valid")}
 _SHAPE = "articles in 'data', their 'paragraphs', each with a 'context' and questions in 'qas'"

@@ -17,8 +17,7 @@ from winning_tickets.data.records import METRICS_OF, Distance, Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
-FileKind = Literal["classification", "regression", "tokens", "span"]
-"""Kinds of tasks that a file can define."""
+FileKind = Literal["classification", "regression", "tokens", "span"]  # kinds of tasks that a file can define
 
 TASK_TYPES: dict[str, FileKind] = {
     "Classification": "classification",

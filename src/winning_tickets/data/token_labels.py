@@ -11,11 +11,9 @@ import numpy as np
 from winning_tickets.data.encode import IGNORED, Array, EncodedSplit, require_offsets
 from winning_tickets.data.records import Split, Task
 
-CUT_OFF = -1
-"""Prediction for a word after `max_length`; it counts as wrong."""
+CUT_OFF = -1  # prediction for a word after `max_length`; it counts as wrong
 
-Entity = tuple[int, int, str]
-"""First word, the word after the last one, type."""
+Entity = tuple[int, int, str]  # first word, the word after the last one, type
 
 
 def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:

@@ -25,12 +25,10 @@ WELL_KNOWN: tuple[tuple[str, ...], ...] = (
     ("question", "sentence"),
 )
 """Text columns that are found without being named."""
-WORD_COLUMNS = ("words", "tokens")
-"""Columns of words that are found without being named."""
+WORD_COLUMNS = ("words", "tokens")  # columns of words that are found without being named
 KIND_BY_SUFFIX: dict[str, Kind] = {".json": "span", ".conll": "tokens"}
 """Kinds of tasks that the format of a file determines."""
-SEPARATOR = "|"
-"""Between the classes of one text, in files without lists."""
+SEPARATOR = "|"  # between the classes of one text, in files without lists
 
 
 def load_files(

@@ -19,8 +19,7 @@ from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
 from winning_tickets.training.predict import TaskInfo
 
-_SHOWN = 4
-"""Labels that a note names."""
+_SHOWN = 4  # labels that a note names
 _NO_LABELS: tuple[Kind, ...] = ("regression", "span")
 
 

@@ -33,11 +33,9 @@ from winning_tickets.training.optimizers import decay_groups
 from winning_tickets.training.predict import save_folder
 from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
-MARKER = "fit_head.json"
-"""The run's marker: `config.json` is the model's here."""
+MARKER = "fit_head.json"  # the run's marker: `config.json` is the model's here
 
-COUNTED_AT_ONCE = 2**22
-"""Tokens of the corpus, which is on disk, that are in memory at a time."""
+COUNTED_AT_ONCE = 2**22  # tokens of the corpus, which is on disk, that are in memory at a time
 
 
 @distributed.together()

@@ -25,8 +25,7 @@ from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 
 ERROR = "error.json"
-KINDS = ("final", "best")
-"""Evaluations of a seed that a summary reports."""
+KINDS = ("final", "best")  # evaluations of a seed that a summary reports
 
 
 def run_seeds(

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 from winning_tickets.models.loading import outside_encoder
 from winning_tickets.training.objectives.base import Objective
 
-MixedBatch = Mapping[str, Mapping[str, Tensor]]
-"""A batch of one or more sources, by name."""
+MixedBatch = Mapping[str, Mapping[str, Tensor]]  # a batch of one or more sources, by name
 
 
 class SharedEncoder(nn.Module):

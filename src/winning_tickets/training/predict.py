@@ -34,8 +34,7 @@ HELD_TICKET = Path("held") / "ticket"
 """Place of a saved model's ticket; a folder with a ticket directly in it would count as a ticket itself."""
 SHARED_PLACES = ("shared.json", f"{MODEL_FOLDER}/shared.json", f"seed-*/{MODEL_FOLDER}/shared.json")
 """Places of the description of a shared model, which belongs to several tasks."""
-BATCH_TOKENS = 8192
-"""Padded tokens per forward pass without gradients."""
+BATCH_TOKENS = 8192  # padded tokens per forward pass without gradients
 
 
 @dataclass(frozen=True)
