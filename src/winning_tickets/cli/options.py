@@ -87,7 +87,6 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options, panel by panel."""
         panels: dict[str, list[tuple[str, str]]] = {}
         method = ctx.meta.get("method")
         for one in self.get_params(ctx):

@@ -367,19 +367,16 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def reads_corpus(self) -> bool:
-        """True where the corpus is read."""
         if self.needs.sources:
             return "mlm" in self.terms
         return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
 
     @property
     def n_of_m(self) -> Pattern | None:
-        """The pattern, where there is one."""
         return None if self.pattern is None else Pattern.parse(self.pattern)
 
     @property
     def sparsities(self) -> tuple[float, ...]:
-        """All sparsities of the search, ascending."""
         return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,)
 
     @property
@@ -404,7 +401,6 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of all sparsity levels."""
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
     def resolved(self) -> ResolvedSearch:

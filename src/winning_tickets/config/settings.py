@@ -68,7 +68,6 @@ class Settings(BaseModel):
 
     @classmethod
     def help_of(cls, field: str) -> str:
-        """The meaning of a field."""
         return str(cls.model_fields[field].description)
 
     def filled(self, kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:

@@ -215,7 +215,6 @@ class FitHeadConfig(Settings):
 
     @property
     def warmup(self) -> int:
-        """Steps of the warm-up."""
         return math.ceil(WARMUP_RATIO * self.steps) if self.warmup_steps is None else self.warmup_steps
 
 

@@ -66,8 +66,6 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """Examples of one split."""
-
     texts: tuple[list[Any], ...]  # by text column: strings, or lists of words where each word has a label
     labels: list[Any]  # by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `Answers`
     soft: list[tuple[float, ...]] | None = None  # soft labels of each example: one number per class, or one score
@@ -76,7 +74,6 @@ class Split:
         return len(self.labels)
 
     def take(self, order: list[int]) -> Split:
-        """Return the examples at these indices, in this order."""
         texts = tuple([column[index] for index in order] for column in self.texts)
         soft = None if self.soft is None else [self.soft[index] for index in order]
         return Split(texts, [self.labels[index] for index in order], soft)
@@ -102,7 +99,6 @@ class TaskData:
         source: Source,
         unlabelled: dict[str, int] | None = None,
     ) -> TaskData:
-        """Put examples together and compute their fingerprint."""
         parts = _contents(task, {"train": train, **validation})
         return cls(task, train, validation, fingerprint(parts), source, unlabelled or {})
 

@@ -80,12 +80,10 @@ class TaskDefinition(Settings):
 
     @property
     def kind(self) -> FileKind:
-        """Kind of the task."""
         return TASK_TYPES[self.task_type]
 
     @property
     def train_split(self) -> str:
-        """Name of the training split."""
         return next(name for name in self.split_names if "train" in name.lower())
 
     @property

@@ -33,7 +33,6 @@ class EvaluationPlan:
 
     @property
     def primary_split(self) -> str:
-        """The validation split whose metric is primary."""
         wanted = f"validation_{self.config.mnli_dev}"
         return wanted if wanted in self.task.validation_splits else self.task.validation_splits[0]
 

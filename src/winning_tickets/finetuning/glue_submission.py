@@ -128,7 +128,6 @@ def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:
 
 
 def _classes(run: Path | str, info: TaskInfo, task: Task) -> list[str]:
-    """The server's name of each class of a model."""
     by_name = set(info.labels) == set(task.labels)
     by_number = info.labels == tuple(map(str, range(len(task.labels))))
     in_words = task.name in _IN_WORDS

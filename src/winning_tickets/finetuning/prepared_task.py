@@ -41,11 +41,9 @@ class PreparedTask:
 
     @property
     def task(self) -> Task:
-        """The task's record."""
         return self.data.task
 
     def info(self, ticket: Ticket | None) -> TaskInfo:
-        """The description that is saved with a model."""
         return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
 
     def encode(self, plm: PLM, split: Split) -> EncodedSplit:

@@ -46,7 +46,6 @@ class PreparedTransfer(PreparedTask):
 
     @property
     def plan(self) -> EvaluationPlan:
-        """The plan of its evaluations."""
         return EvaluationPlan(self.config.resolved(), self.task, self.eval_steps, self.steps_per_epoch, self.steps)
 
     def identity(self, config: TransferConfig) -> str:
@@ -102,7 +101,6 @@ def _changed(what: str, it: str) -> ContentError:
 
 
 def problems_of(check: Callable[[], object]) -> list[str]:
-    """The problems that a check raises."""
     try:
         check()
     except UsageError as error:

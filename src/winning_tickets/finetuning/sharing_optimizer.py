@@ -178,7 +178,6 @@ class SharingOptimizer(torch.optim.Optimizer):
         return [Slice(piece, nn.Parameter(piece.of(flat))) for piece in pieces]
 
     def select(self, task: str) -> None:
-        """Set the task of the next step's batch."""
         if task not in self._tasks:
             raise ValueError(f"There is no task {task!r} here; the tasks are {', '.join(self._tasks)}.")
         self._task = task

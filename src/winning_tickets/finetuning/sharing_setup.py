@@ -47,11 +47,9 @@ class PreparedSharing:
 
     @property
     def settings(self) -> ResolvedShare:
-        """The configuration with every open choice filled."""
         return self.config.resolved()
 
     def ticket_of(self, task: str) -> Ticket | None:
-        """The ticket of a task; None where it uses the whole encoder."""
         return (self.tickets or {}).get(task)
 
     def identity(self, config: ShareConfig) -> str:
@@ -218,5 +216,4 @@ def _data(config: ResolvedShare, task: str) -> TaskData:
 
 
 def train_examples(config: ShareConfig, data: TaskData, seed: int) -> Split:
-    """The training examples of one seed."""
     return train_subset(data.train, config.train_size or data.task.train_size, seed)

@@ -124,7 +124,6 @@ class SharingTrainer(TicketTrainer):
         self._sharing = sharing
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], *rest: Any) -> Any:
-        """The forward and the backward pass of one task's batch."""
         (task,) = inputs
         self._sharing.optimizer.select(task)
         with self._sharing.tickets.acting(task):

@@ -153,7 +153,6 @@ def check(config: SuperConfig) -> None:
 
 
 def trainings(config: SuperConfig) -> int:
-    """The number of fine-tunings of a resolved configuration."""
     points = 1 + len(config.level) * len(config.selections)
     return points * len(list(config.grid())) * len(config.fine_tuning.seeds) + (config.importance_from is None)
 
@@ -219,7 +218,6 @@ def _folder(config: SuperConfig, level: float) -> str:
 
 
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
-    """The search of the tickets of one selection."""
     fine_tuning = config.fine_tuning
     fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
     fields |= {"level": config.level, "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}

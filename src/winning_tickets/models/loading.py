@@ -67,7 +67,6 @@ class PLM:
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder inside the model."""
         encoder: nn.Module = self.model.base_model
         return encoder
 

@@ -32,7 +32,6 @@ class SharedEncoder(nn.Module):
 
     @property
     def base_model(self) -> nn.Module:
-        """The encoder."""
         encoder: nn.Module = self._owner.base_model
         return encoder
 
@@ -63,7 +62,6 @@ class JointObjective:
         return self._named({name: self._objectives[name].counts(part) for name, part in batch.items()})
 
     def __call__(self, model: Any, batch: MixedBatch) -> dict[str, Tensor]:
-        """Sum of each part of the loss, over the sources in the batch."""
         return self._named({name: self._objectives[name](model.models[name], part) for name, part in batch.items()})
 
     def _named(self, values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

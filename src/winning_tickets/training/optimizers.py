@@ -29,7 +29,6 @@ class MTDNNAdamax(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("MTDNNAdamax does not support closures.")
         for group in self.param_groups:

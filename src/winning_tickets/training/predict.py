@@ -52,13 +52,11 @@ class TaskInfo:
 
     @classmethod
     def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, sparsity: float) -> Self:
-        """Describe a task."""
         columns, labels = task.text_columns, task.labels
         return cls(task.name, columns, labels, max_length, ticket_id, sparsity, task.kind, doc_stride)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the description of a saved model."""
         content = read_json(folder / TASK_FILE, "task description")
         try:
             lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
@@ -78,7 +76,6 @@ class TaskInfo:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Store the description in a saved model's folder."""
         write_json(folder / TASK_FILE, asdict(self))
 
 

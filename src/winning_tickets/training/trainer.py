@@ -187,7 +187,6 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._rate = self.trainer._get_learning_rate()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the step."""
         assert self.trainer is not None
         now = time.monotonic()
         parts = {} if self.trainer.finite.skipped else dict(self.trainer.parts)
@@ -256,14 +255,12 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
                 callback.trainer = self
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the configured optimizer, else the Trainer's own."""
         if self._build_optimizer is None:
             return super().create_optimizer(model)
         self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Make the configured schedule, else the Trainer's own."""
         if self._schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._schedule)

@@ -83,7 +83,6 @@ class PretrainingObjective:
         return {name: TERMS[name].count(batch, self._settings) for name in self.weights}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the terms."""
         return self.forward(model, batch)[0]
 
     def forward(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -122,7 +121,6 @@ class StateProbe:
         self._generator = torch.Generator().manual_seed(seed)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of unpadded tokens."""
         return {"kd": batch["attention_mask"].sum()}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:

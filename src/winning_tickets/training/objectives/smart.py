@@ -36,14 +36,12 @@ class SmartObjective:
         self._settings = settings
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Counts of the losses, and the number of examples."""
         counts = self._base.counts(batch)
         if self._settings.alpha > 0:
             counts["smart"] = torch.as_tensor(len(batch["labels"]), device=batch["labels"].device)
         return counts
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses and of the distances."""
         if self._settings.alpha == 0:
             return self._base(model, batch)
         state = _random_state(batch["input_ids"].device)

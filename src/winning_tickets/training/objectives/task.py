@@ -59,7 +59,6 @@ class SoftLabelLoss:
         self._as_logarithms = form == "probabilities" and distance != "mse"
 
     def count(self, soft: Tensor) -> int:
-        """Divisor of the sum."""
         return self._distance.count(soft)
 
     def sum(self, logits: Tensor, soft: Tensor) -> Tensor:
@@ -70,8 +69,6 @@ class SoftLabelLoss:
 
 @dataclass(frozen=True)
 class TaskLoss:
-    """The loss of one kind of task."""
-
     count: Callable[[Tensor], int | Tensor]  # from the labels
     sum: Callable[[Tensor, Tensor], Tensor]  # over a batch, from logits and labels
 
@@ -116,7 +113,6 @@ class TaskObjective:
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Make the objective of a task."""
         return cls(task.kind, None if task.soft_loss is None else SoftLabelLoss(task.soft_loss, task.soft_form))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -133,12 +129,10 @@ class TaskObjective:
         return task_logits(output).float()
 
     def sums(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses of logits."""
         sums = {"loss": self._loss.sum(logits, batch["labels"])}
         if self._soft is not None and SOFT_LABELS in batch:
             sums["soft_loss"] = self._soft.sum(logits, batch[SOFT_LABELS])
         return sums
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses."""
         return self.sums(self.logits(model, batch), batch)
