@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -111,31 +112,28 @@ def _problem(cls: type[Settings], item: Any) -> str:
     return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
 
 
-_RUNNING = "Running"
+_running = partial(setting, panel="Running")
 
 
 class Runtime(Settings):
     """How a run is executed; never part of its identity."""
 
-    device: str = setting(
-        "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU.", _RUNNING
+    device: str = _running(
+        "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU."
     )
-    bf16: bool = setting(False, "Use bfloat16 autocast. Weights and scores stay float32.", _RUNNING)
-    checkpoint_steps: int | None = setting(
-        None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", _RUNNING, ge=1
+    bf16: bool = _running(False, "Use bfloat16 autocast. Weights and scores stay float32.")
+    checkpoint_steps: int | None = _running(
+        None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1
     )
-    checkpoint_seconds: float = setting(
-        120.0, "Seconds between checkpoints where --checkpoint-steps is not given.", _RUNNING
+    checkpoint_seconds: float = _running(120.0, "Seconds between checkpoints where --checkpoint-steps is not given.")
+    quiet: bool = _running(False, "Print no progress on stderr.")
+    non_finite: Literal["stop", "skip"] = _running(
+        "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step."
     )
-    quiet: bool = setting(False, "Print no progress on stderr.", _RUNNING)
-    non_finite: Literal["stop", "skip"] = setting(
-        "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step.", _RUNNING
-    )
-    report_to: tuple[str, ...] = setting(
+    report_to: tuple[str, ...] = _running(
         (),
         "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow, or several with "
         "commas.",
-        _RUNNING,
     )
 
     @field_validator("device")

@@ -234,6 +234,7 @@ _SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
 
 
 _super = partial(setting, panel="Tickets")
+_grid = partial(setting, panel="Grid")
 
 
 class SuperConfig(Settings):
@@ -264,17 +265,16 @@ class SuperConfig(Settings):
         None, "A transfer with --save-model. Without it the full model is fine-tuned for the importances."
     )
     min_heads_per_layer: int | None = _super(None, "Number of heads that every layer keeps.", ge=0)
-    learning_rates: tuple[float, ...] | None = setting(
-        None, "Peak learning rates that are tried.", "Grid", option="--learning-rates --learning-rate"
+    learning_rates: tuple[float, ...] | None = _grid(
+        None, "Peak learning rates that are tried.", option="--learning-rates --learning-rate"
     )
-    batch_sizes: tuple[int, ...] | None = setting(
-        None, "Batch sizes that are tried.", "Grid", option="--batch-sizes --batch-size"
+    batch_sizes: tuple[int, ...] | None = _grid(
+        None, "Batch sizes that are tried.", option="--batch-sizes --batch-size"
     )
-    profile: Profile = setting(
+    profile: Profile = _grid(
         "tuned",
         "Values of all choices that are not given. The profiles paper and code also try the grid of the paper: 3 rates "
         "and 3 batch sizes.",
-        "Grid",
     )
 
     _percent = field_validator("level", mode="before")(StructuredSettings._without_percent_signs.__func__)  # type: ignore[attr-defined]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -57,55 +58,45 @@ class Level:
 
 UNITS = "Structured tickets"
 GATES = "gates"  # among the methods of a setting: `mask-training` with a level, units or counts, which trains gates
-_READERS = ("importance", GATES)
-
-
-def _counts(option: str, meaning: str) -> Any:
-    return setting((), meaning, UNITS, _READERS, option)
+_units = partial(setting, panel=UNITS, methods=("importance", GATES))
+_importance = partial(setting, panel=UNITS, methods=("importance",))
 
 
 class StructuredSettings(Settings):
     """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers."""
 
-    level: tuple[float, ...] = setting(
-        (),
-        "Percent of the units that are pruned, such as 30%. Several, such as 10,20,30, give a ticket each.",
-        UNITS,
-        _READERS,
+    level: tuple[float, ...] = _units(
+        (), "Percent of the units that are pruned, such as 30%. Several, such as 10,20,30, give a ticket each."
     )
-    units: tuple[Unit, ...] = setting(
-        (), "Units that a level prunes, of heads, ffns, neurons and layers. By default heads,ffns.", UNITS, _READERS
+    units: tuple[Unit, ...] = _units(
+        (), "Units that a level prunes, of heads, ffns, neurons and layers. By default heads,ffns."
     )
-    prune_heads: tuple[int, ...] = _counts(
-        "--heads", "Number of heads that are pruned, instead of a level. Several give a ticket each."
+    prune_heads: tuple[int, ...] = _units(
+        (), "Number of heads that are pruned, instead of a level. Several give a ticket each.", option="--heads"
     )
-    prune_ffns: tuple[int, ...] = _counts("--ffns", "Number of FFNs that are pruned. Give as many numbers as --heads.")
-    prune_neurons: tuple[int, ...] = _counts("--neurons", "Number of neurons of FFNs that are pruned.")
-    prune_layers: tuple[int, ...] = _counts("--whole-layers", "Number of whole layers that are pruned.")
-    selection: Literal["winning", "losing", "random"] = setting(
+    prune_ffns: tuple[int, ...] = _units(
+        (), "Number of FFNs that are pruned. Give as many numbers as --heads.", option="--ffns"
+    )
+    prune_neurons: tuple[int, ...] = _units((), "Number of neurons of FFNs that are pruned.", option="--neurons")
+    prune_layers: tuple[int, ...] = _units((), "Number of whole layers that are pruned.", option="--whole-layers")
+    selection: Literal["winning", "losing", "random"] = _importance(
         "winning",
         "Units that are pruned: the least important (winning), the most important (losing), or any (random) "
         "(Super Tickets, section 3.2).",
-        UNITS,
-        ("importance",),
     )
-    importance: Literal["sample", "token", "batch", "released"] | None = setting(
+    importance: Literal["sample", "token", "batch", "released"] | None = _units(
         None,
         "Absolute values of gradients are taken for each sample (Super Tickets, eq. 3), token or batch, or for each "
         "token and summed as in the released code (released).",
-        UNITS,
-        _READERS,
     )
-    min_heads_per_layer: int | None = setting(None, "Number of heads that every layer keeps.", UNITS, _READERS, ge=0)
-    importance_from: str | None = setting(
+    min_heads_per_layer: int | None = _units(None, "Number of heads that every layer keeps.", ge=0)
+    importance_from: str | None = _importance(
         None,
         "Where importances come from: a transfer with --save-model, or an earlier search by importance. Without it "
         "they are computed from --objective on --corpus.",
-        UNITS,
-        ("importance",),
     )
-    keep_token_importance: bool = setting(
-        False, "Save the gradients of every token too, not only those of every sample.", UNITS, ("importance",)
+    keep_token_importance: bool = _importance(
+        False, "Save the gradients of every token too, not only those of every sample."
     )
 
     @field_validator("level", mode="before")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -47,16 +47,6 @@ def parse_segments(text: str) -> Segments:
 def generator(seed: int, *purpose: int) -> np.random.Generator:
     """Return the random numbers of one purpose: a pure function of its arguments."""
     return np.random.default_rng((seed % 2**64, *purpose))
-
-
-class Cut(Protocol):
-    """A way to cut a corpus; `epoch_batches` includes a smaller last batch, and is None where segments are drawn."""
-
-    @property
-    def epoch_batches(self) -> int | None: ...
-
-    def spans(self, index: int) -> Spans:
-        """Return the token spans of batch `index`."""
 
 
 def _too_short(found: int, needed: int, form: str) -> ContentError:
@@ -171,7 +161,7 @@ class Mixed:
     inside a line wherever enough sentences of the corpus leave room for that.
     """
 
-    epoch_batches: int | None = None
+    epoch_batches: int | None = None  # segments are drawn
     _ENOUGH = 0.05  # share of all sentence starts; with fewer, the same few segments would come again and again
 
     def __init__(
@@ -312,3 +302,7 @@ def _truncated(start: int, split: int, stop: int, content: int, random: Any) -> 
         else:
             longer[1] -= 1
     return first[0], first[1], second[0], second[1]
+
+
+Cut = Packed | Lines | Mixed | Sections
+"""A way to cut a corpus into the spans of each batch; `epoch_batches` includes a smaller last batch."""
