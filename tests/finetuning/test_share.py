@@ -561,7 +561,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
     config = ShareConfig(tasks=("rte",), model=bert, smart=Smart())
     with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
         prepare(config, Runtime(quiet=True, bf16=True))
-    with pytest.raises(UsageError, match="--smart goes with one class or one score a text, and the task squad"):
+    with pytest.raises(UsageError, match="--smart goes with one class or score per text; the task squad"):
         prepare(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
         Smart.of(alpha=-1.0)

@@ -53,8 +53,7 @@ class CorpusBatches(Dataset[Batch]):
         self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, max_tokens)
         if n_batches is None and self._cut.epoch_batches is None:
             raise UsageError(
-                f"Segments {segments} are drawn at random, so they have no end: they are for training. "
-                "Use packed:L or lines here."
+                f"Segments {segments} are drawn at random, without an end, for training. Use packed:L or lines here."
             )
         self._length = int(n_batches if n_batches is not None else self._cut.epoch_batches or 0)
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -222,6 +221,5 @@ def _check(parsed: Segments, text: str, special: int, batch_tokens: int, tokeniz
         )
     if parsed.longest > tokenizer.model_max_length:
         raise UsageError(
-            f"Segments {text} are longer than the {tokenizer.model_max_length} tokens that the model takes; "
-            "use shorter ones."
+            f"Segments {text} are longer than the {tokenizer.model_max_length} tokens of the model; use shorter ones."
         )

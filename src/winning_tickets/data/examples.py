@@ -151,9 +151,7 @@ def read_answers(found: Any, where: str) -> Answers:
     try:
         answers = Answers(tuple(found["text"]), tuple(found["answer_start"]))
     except (TypeError, KeyError, ValueError) as error:
-        raise ContentError(
-            f"{where}: expected answers as lists 'text' and 'answer_start', found {shown(found)}."
-        ) from error
+        raise ContentError(f"{where}: expected lists 'text' and 'answer_start', found {shown(found)}.") from error
     if not answers.texts:
         raise ContentError(
             f"{where}: the question has no answer. SQuAD 2.0 has such questions, SQuAD v1.1, which is read here, has "

@@ -163,7 +163,5 @@ def _read_test_set(path: Path, columns: Sequence[str]) -> TestSet:
         str(path), chain([first] if first is not None else [], rows), columns, index, read_index, "any"
     )
     if len(set(split.labels)) < len(split):
-        raise ContentError(
-            f"{path}: the column {index} has a number twice, so the server could not tell the rows apart."
-        )
+        raise ContentError(f"{path}: the column {index} has a number twice, so rows could not be told apart.")
     return TestSet(split.labels, split.texts)

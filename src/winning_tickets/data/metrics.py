@@ -159,9 +159,7 @@ def _average(
                 f"found {', '.join(metrics) or 'nothing'}."
             )
         if max(map(abs, metrics.values())) > LARGEST:
-            raise ContentError(
-                f"The results of {task} hold {shown(dict(metrics))}, and no score is beyond {LARGEST:g}."
-            )
+            raise ContentError(f"The results of {task} hold {shown(dict(metrics))}; no score is beyond {LARGEST:g}.")
         values = tuple(metrics[name] for name in needed[task]) if task in needed else (other(metrics),)
         scores[task] = (fmean(values),) if merge else values
     missing = tuple(task for task in needed if task not in results)

@@ -81,7 +81,7 @@ def read_json(path: Path) -> Split:
         elif isinstance(content, list):
             found = "a list"
         raise ContentError(
-            f"{path} is not SQuAD JSON: found {found}, expected an object with {_SHAPE}. Rows of another task go in a "
+            f"{path} is not SQuAD JSON: found {found}, expected an object with {_SHAPE}. Other rows go in a "
             ".jsonl file."
         )
     split, _ = build_split(str(path), _rows(path, content["data"]), ("question", "context"), "answers", read_answers)

@@ -115,9 +115,7 @@ class TaskDefinition(Settings):
             if (value := getattr(self, field)) is not None and kind in _TEXTS:
                 found += _choice(field, value, ("MseCriterion",) if kind == "regression" else DISTANCES)
             elif value is not None:
-                found.append(
-                    f"{field} goes with one class or one score per text, not with {self.task_type}; remove it."
-                )
+                found.append(f"{field} goes with one class or score per text, not with {self.task_type}; remove it.")
         for name in self.metric_meta:
             found += _choice("metric_meta", name, METRIC_NAMES[kind])
         return found
@@ -203,9 +201,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[str]]:
     except yaml.YAMLError as error:
         raise UsageError(f"The task file {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:
-        raise UsageError(
-            f"The task file {path} must map names of tasks to their definitions; see docs/how_to/task_files.md."
-        )
+        raise UsageError(f"The task file {path} must map tasks to definitions; see docs/how_to/task_files.md.")
     problems = []
     for task, key, first, second in _repeats(root, None):
         what = f"two tasks are named {key}" if task is None else f"task {task}: the key {key} comes twice"

@@ -61,9 +61,7 @@ def load_files(
     formats = dict(FORMATS)
     if kind == "tokens":
         if text_columns is not None and len(text_columns) != 1:
-            raise UsageError(
-                f"--kind tokens takes one text column, that of the words; found {', '.join(text_columns)}."
-            )
+            raise UsageError(f"--kind tokens takes one text column, the words; found {', '.join(text_columns)}.")
         words = text_columns[0] if text_columns else WORD_COLUMNS[0]
         conll = partial(conll_rows, words_column=words, label_column=label_column)
         formats = {".jsonl": jsonl_rows, ".conll": conll}
@@ -141,7 +139,7 @@ def _infer_columns(path: Path, rows: list[Row], label_column: str) -> tuple[str,
     candidates = pairs or present
     if len(candidates) != 1 or not {name for names in present for name in names} <= set(candidates[0]):
         raise UsageError(
-            f"Cannot tell which columns of {path} hold the text: found {', '.join(rows[0][1])}. "
+            f"Cannot tell the text columns of {path}: found {', '.join(rows[0][1])}. "
             "Name one or two with --text-columns."
         )
     return candidates[0]

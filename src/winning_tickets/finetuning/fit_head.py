@@ -94,8 +94,7 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
     if plm.has_mlm_head:
         raise UsageError(
-            f"{config.model} has a trained MLM head already; see how good it is with tickets evaluate {config.model} "
-            "--objective mlm."
+            f"{config.model} has a trained MLM head already; see tickets evaluate {config.model} --objective mlm."
         )
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     return plm

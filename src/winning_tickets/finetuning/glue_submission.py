@@ -115,9 +115,7 @@ def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:
     info = TaskInfo.read(folder)
     name = _ALIASES.get(info.task, info.task)
     if name not in SERVER_FILES:
-        raise UsageError(
-            f"{run} is a run of {info.task}, which is not a task of the GLUE server: {', '.join(SERVER_FILES)}."
-        )
+        raise UsageError(f"{run} is a run of {info.task}, not a task of the GLUE server: {', '.join(SERVER_FILES)}.")
     task = TASKS[name]
     if info.kind != task.kind or len(info.text_columns) != len(task.text_columns):
         raise ContentError(

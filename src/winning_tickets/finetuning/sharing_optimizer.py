@@ -106,13 +106,11 @@ def _along(codes: Tensor, tasks: Sequence[str], shape: tuple[int, ...], dim: int
 
 @dataclass(frozen=True)
 class SharedUpdate:
-    """Optimizer of shared weights; `epsilon` None takes the kind's own, and biases and norms are never decayed."""
+    """Optimizer of shared weights; biases and norms are never decayed."""
 
     kind: Literal["adamw", "adamax", "adamax-mtdnn"]
     learning_rate: float
     weight_decay: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +165,7 @@ class SharingOptimizer(torch.optim.Optimizer):
             for group, amount in zip(groups, decay, strict=True):
                 group["weight_decay"] = amount
         super().__init__(outer, {"lr": update.learning_rate})
-        self._inner = make_optimizer(update.kind, inner, update.learning_rate, update.betas, update.epsilon)
+        self._inner = make_optimizer(update.kind, inner, update.learning_rate)
 
     def _cut(self, parameter: nn.Parameter, selected: Mapping[str, Tensor], owner: str | None) -> list[Slice]:
         tasks = self._tasks if owner is None else (owner,)

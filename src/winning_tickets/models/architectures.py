@@ -235,7 +235,7 @@ class FusedSlice:
         rows, rest = divmod(tensor.shape[0], self.count)
         if rest:
             raise ContentError(
-                f"{self.parameter} has {tensor.shape[0]} rows, which are not {self.count} equal parts; "
+                f"{self.parameter} has {tensor.shape[0]} rows, not {self.count} equal parts; "
                 "is it another architecture?"
             )
         return tensor.narrow(0, self.index * rows, rows)

@@ -55,10 +55,10 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     return compact
 
 
-def compact_where_possible_(model: Any, gates: Mapping[str, Tensor] | None = None) -> bool:
+def compact_where_possible_(model: Any) -> bool:
     """Compact a model if something can be removed, and return whether it became smaller."""
     try:
-        compact_(model, gates)
+        compact_(model)
     except UsageError:
         return False
     return True

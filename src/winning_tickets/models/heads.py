@@ -187,12 +187,9 @@ def window_stride(asked: int | None, task: Task, max_length: int) -> int | None:
     if asked is None:
         return task.doc_stride
     if task.kind != "span":
-        raise UsageError(
-            f"--doc-stride goes with answers in texts (--task squad, or JSON of that kind); {task.name} has none."
-        )
+        raise UsageError(f"--doc-stride goes with answers in texts, such as --task squad; {task.name} has none.")
     if asked >= max_length:
         raise UsageError(
-            f"--doc-stride {asked} is impossible: windows of {max_length} tokens would leave gaps; "
-            "give fewer, such as 128."
+            f"--doc-stride {asked} is impossible: {max_length} tokens would leave gaps; give fewer, such as 128."
         )
     return asked

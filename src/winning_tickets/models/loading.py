@@ -82,9 +82,7 @@ def resolve(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelNotFound(
-                f"The model folder {path} has no config.json; give a Hugging Face model folder or hub id."
-            )
+            raise ModelNotFound(f"The model folder {path} has no config.json; give a model folder or a hub id.")
         refuse_run(path)
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -265,9 +263,7 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
         names.append(architecture.pooler)
     absent = sorted(set(names) - set(present_in(plm.encoder, names)))
     if absent:
-        raise ContentError(
-            f"{plm.name} has no parameter {absent[0]}, which its architecture's entry names. {HOW_TO_ADD}"
-        )
+        raise ContentError(f"{plm.name} has no parameter {absent[0]}, which its architecture names. {HOW_TO_ADD}")
     return names
 
 
@@ -324,9 +320,7 @@ def choose_device(requested: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"--device {requested} is not a device; use auto, cpu or cuda.") from error
     if device.type == "cuda" and device.index is not None:
-        raise UsageError(
-            f"--device {requested}: choose a GPU with CUDA_VISIBLE_DEVICES={device.index} and give --device cuda."
-        )
+        raise UsageError(f"--device {requested}: set CUDA_VISIBLE_DEVICES={device.index} and give --device cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"--device {requested} was asked for, and this machine has {torch.cuda.device_count()} usable GPUs; "

@@ -66,9 +66,7 @@ def load_state(path: Path | str) -> State:
             metadata = (handle.metadata() or {}).get(_METADATA)
             tensors = {} if metadata is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ContentError(
-            f"The state {path} cannot be read ({error}); it was cut off, or is another kind of file."
-        ) from error
+        raise ContentError(f"The state {path} cannot be read ({error}); it was cut off or is no state.") from error
     if metadata is None:
         raise ContentError(
             f"{path} is a safetensors file, but no state of this tool; give a file of DIR/states/ of an imp search, or "

@@ -54,19 +54,12 @@ class MTDNNAdamax(torch.optim.Optimizer):
 _EPSILON = {"adamw": 1e-8, "adamax": 1e-8, "adamax-mtdnn": 1e-6}
 
 
-def make_optimizer(
-    kind: str,
-    groups: Iterable[dict[str, Any]],
-    learning_rate: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    epsilon: float | None = None,
-) -> torch.optim.Optimizer:
-    """Make the optimizer `adamw`, `adamax` (both torch's) or `adamax-mtdnn`; each kind has its own default epsilon."""
-    epsilon = _EPSILON[kind] if epsilon is None else epsilon
+def make_optimizer(kind: str, groups: Iterable[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+    """Make the optimizer `adamw`, `adamax` (both torch's) or `adamax-mtdnn`; each kind has its own epsilon."""
     if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+        return torch.optim.AdamW(groups, lr=learning_rate, eps=_EPSILON[kind], fused=True)
     made = MTDNNAdamax if kind == "adamax-mtdnn" else torch.optim.Adamax
-    return made(groups, lr=learning_rate, betas=betas, eps=epsilon)
+    return made(groups, lr=learning_rate, eps=_EPSILON[kind])
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

@@ -78,9 +78,7 @@ class SharedModel:
         """
         path = Path(folder)
         if not (path / SHARED_FILE).is_file():
-            raise UsageError(
-                f"{path} is no shared model: it has no {SHARED_FILE}. Give a folder seed-N/model of tickets share."
-            )
+            raise UsageError(f"{path} is no shared model: it has no {SHARED_FILE}. Give a seed-N/model of a share.")
         body = read_checked(
             path / SHARED_FILE,
             "description of the shared model",

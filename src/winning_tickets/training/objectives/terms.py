@@ -170,9 +170,7 @@ def needs_mlm_head(names: Iterable[str]) -> bool:
 def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
     """Refuse a tokenizer without mask token for objectives that predict masked tokens."""
     if tokenizer.mask_token_id is None:
-        raise UsageError(
-            f"The tokenizer of {name} has no mask token, so there is no MLM objective; use --objective kd."
-        )
+        raise UsageError(f"The tokenizer of {name} has no mask token, so it has no MLM objective; use --objective kd.")
 
 
 def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
