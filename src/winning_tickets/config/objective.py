@@ -37,7 +37,10 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, f
         elif name in weights:
             problems.append(f"The objective {text!r} names {name} twice; give it one weight, such as {name}:2.")
         else:
-            weights[name] = _weight(number) if colon else 1.0
+            try:
+                weights[name] = float(number) if colon else 1.0
+            except ValueError:
+                weights[name] = math.nan
             if not weights[name] > 0 or math.isinf(weights[name]):
                 problems.append(
                     f"The weight {number!r} of {name} in the objective {text!r} is not a positive number; "
@@ -46,13 +49,6 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, f
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
     return {name: weights[name] for name in names if name in weights}
-
-
-def _weight(number: str) -> float:
-    try:
-        return float(number)
-    except ValueError:
-        return math.nan
 
 
 def canonical_objective(weights: Mapping[str, float]) -> str:

@@ -118,17 +118,12 @@ _STRUCTURED: dict[str, Any] = {
 
 
 # Gates of heads and FFNs that are trained, which none of the papers does: `tuned` alone.
-_GATES: dict[str, Any] = _TUNED | {
+GATE_VALUES: dict[str, Any] = _TUNED | {
     "scope": "encoder",
     "score_init": "rank",
     "importance": "sample",
     "min_heads_per_layer": 0,
 }
-
-
-def gate_values() -> dict[str, Any]:
-    """Values of the open fields of a search that trains gates."""
-    return _GATES
 
 
 def structured_values(profile: Profile, selection: str) -> dict[str, Any]:

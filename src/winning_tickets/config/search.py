@@ -396,7 +396,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
         if self.needs.sources:
             values = profiles.learned_values(self.profile, self.terms)
         elif self.needs.gates:
-            values = profiles.gate_values()
+            values = profiles.GATE_VALUES
         elif self.needs.structured:
             values = profiles.structured_values(self.profile, self.selection)
         else:

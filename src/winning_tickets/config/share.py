@@ -138,7 +138,10 @@ class ShareConfig(Settings):
             values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE}
         if values.get("level") is not None:
             levels = by_task("--level", values["level"], tasks, "level", one_for_all=True)
-            values["level"] = {task: _without_percent_sign(level) for task, level in levels.items()}
+            values["level"] = {
+                task: level.strip().removesuffix("%") if isinstance(level, str) else level
+                for task, level in levels.items()
+            }
         if values.get("dropout_p") is not None:
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
         return values
@@ -208,10 +211,6 @@ def _named(part: Any) -> tuple[str | None, Any]:
     """`rte=DIR` -> ("rte", "DIR"); a path may have a = of its own, behind a slash."""
     name, sign, rest = str(part).partition("=")
     return (name.strip(), rest.strip()) if sign and "/" not in name else (None, part)
-
-
-def _without_percent_sign(level: Any) -> Any:
-    return level.strip().removesuffix("%") if isinstance(level, str) else level
 
 
 Selection = Literal["winning", "random", "losing"]

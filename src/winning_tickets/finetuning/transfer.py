@@ -123,12 +123,17 @@ def _trainer(
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
     config, ticket = prepared.config, prepared.target.ticket
+
+    def build_optimizer(model: Any) -> torch.optim.Optimizer:
+        groups = decay_groups(model.parameters(), config.weight_decay)
+        return make_optimizer(config.optimizer, groups, prepared.learning_rate)
+
     # The ticket was checked against the base weights before; the weights of a checkpoint are others.
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
     return TicketTrainer(
         model=plm.model,
         objective=task_losses(prepared.task, config.smart),
-        build_optimizer=_optimizer(config, prepared.learning_rate),
+        build_optimizer=None if config.optimizer == "adamw" else build_optimizer,
         args=arguments(
             run.scratch,
             runtime,
@@ -147,13 +152,6 @@ def _trainer(
         ),
         callbacks=[*held, StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
-
-
-def _optimizer(config: TransferConfig, rate: float) -> Callable[[Any], torch.optim.Optimizer] | None:
-    """The optimizer where it is not the Trainer's AdamW."""
-    if config.optimizer == "adamw":
-        return None
-    return lambda model: make_optimizer(config.optimizer, decay_groups(model.parameters(), config.weight_decay), rate)
 
 
 def _check_pruned(ticket: Ticket, plm: PLM) -> None:

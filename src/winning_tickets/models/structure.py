@@ -162,9 +162,8 @@ def open_units(gates: Mapping[str, Tensor], structure: Structure, layer: int) ->
 def expand(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Convert checked gates to masks of weights that compute the same (docs/explanation/structured.md).
 
-    Returns:
-        Masks of all matrices of all layers, by the encoder's names and in the order of its layers, and of those biases
-        that lose entries, slices of fused ones included; bool, True = kept.
+    The masks are those of all matrices of all layers, by the encoder's names and in the order of its layers, and of
+    those biases that lose entries, slices of fused ones included; bool, True = kept.
     """
     matrices: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
@@ -201,11 +200,8 @@ def count_units(gates: Mapping[str, Tensor], structure: Structure) -> dict[str, 
 def gated(encoder: nn.Module, structure: Structure, gates: Mapping[str, Tensor]) -> Iterator[None]:
     """Apply gates to every forward pass of an encoder inside the block.
 
-    Args:
-        encoder: the encoder inside a model.
-        structure: its structure.
-        gates: by name, such as `layers.0.heads`; bool, or floats that may require gradients. `(n,)`, or one for each
-            sample `(batch, 1, n)` or token `(batch, seq, n)`, where n is 1 for `ffn` and `layer`.
+    Gates are bool, or floats that may require gradients: `(n,)`, or one for each sample `(batch, 1, n)` or token
+    `(batch, seq, n)`, where n is 1 for `ffn` and `layer`.
     """
     handles: list[RemovableHandle] = []
     for layer in range(len(structure.layers)):
