@@ -24,11 +24,10 @@ from winning_tickets.runs.errors import TicketsError, printable
 for _module in ("trainings", "tickets", "analyse", "studies"):
     import_module(f"{__name__}.{_module}")
 
-ORDER = (
+ORDER = (  # the commands in the order of `--help`, before the groups analyse, study and cache
     *("search", "evaluate", "fit-head", "transfer", "predict", "share", "compare", "inspect", "average", "combine"),
     *("perturb", "super", "export", "import-mask", "measure", "runs", "verify", "recipes", "demo"),
 )
-"""The commands in the order of `--help`, before the groups analyse, study and cache."""
 app.registered_commands.sort(key=lambda one: ORDER.index(one.name or one.callback.__name__))  # type: ignore[union-attr]
 
 

@@ -175,11 +175,9 @@ class ResolvedShare(ShareConfig):
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
-    """Values by task, from a mapping; `a,b` in the order of the tasks, or a list; or `rte=a,mrpc=b` for some tasks.
-
-    For messages `option` is the name of the option and `what` that of one value. With `one_for_all` a single value is
-    that of all tasks.
-    """
+    """Values by task, from a mapping; `a,b` in the order of the tasks, or a list; or `rte=a,mrpc=b` for some tasks."""
+    # For messages `option` is the name of the option and `what` that of one value. With `one_for_all` a single value is
+    # that of all tasks.
     found = list(value.items()) if isinstance(value, Mapping) else [_named(part) for part in _listed(value)]
     named = [(task, part) for task, part in found if task is not None]
     if not named and one_for_all and len(found) == 1:

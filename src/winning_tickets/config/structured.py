@@ -15,13 +15,12 @@ from winning_tickets.runs.errors import UsageError
 
 Unit = Literal["heads", "ffns", "neurons", "layers"]
 UNIT_NAMES: tuple[Unit, ...] = ("heads", "ffns", "neurons", "layers")
-COUNT_FIELDS: dict[Unit, str] = {
+COUNT_FIELDS: dict[Unit, str] = {  # the field that says how many of a unit are pruned
     "heads": "prune_heads",
     "ffns": "prune_ffns",
     "neurons": "prune_neurons",
     "layers": "prune_layers",
 }
-"""The field that says how many of a unit are pruned."""
 UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())  # with one of them `mask-training` trains gates
 _FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 12 of BERT-base
 
@@ -42,11 +41,9 @@ class Level:
         return f"level-{self.percent:04.1f}".removesuffix(".0")
 
     def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
-        """Numbers of units that are pruned, of a model with these totals.
-
-        A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
-        every 12 FFNs.
-        """
+        """Numbers of units that are pruned, of a model with these totals."""
+        # A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
+        # every 12 FFNs.
         if self.given is not None:
             for unit, count in self.given.items():
                 if count > totals[unit]:

@@ -22,10 +22,9 @@ _HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 
 
 class CorpusBatches(Dataset[Batch]):
-    """Batches with `input_ids`, `attention_mask` and, for MLM, `labels`; all int64 `(rows, length)`.
+    """Batches with `input_ids`, `attention_mask` and, for MLM, `labels`; all int64 `(rows, length)`."""
 
-    Segments `sections:L` have `token_type_ids` too, where the tokenizer has them, and are padded to L.
-    """
+    # Segments `sections:L` have `token_type_ids` too, where the tokenizer has them, and are padded to L.
 
     def __init__(
         self,
@@ -172,11 +171,10 @@ class _Masking(_Corruption):
 
 
 class _FewMasked(_Corruption):
-    """Corrupts a fixed number of tokens of each row, the same ones whenever the row comes again.
+    """Corrupts a fixed number of tokens of each row, the same ones whenever the row comes again."""
 
-    The released KD program does so with one token, by an accident of its data generator. With RoBERTa it writes the
-    unknown token there instead of the mask token; that is not imitated.
-    """
+    # The released KD program does so with one token, by an accident of its data generator. With RoBERTa it writes the
+    # unknown token there instead of the mask token; that is not imitated.
 
     def __init__(self, tokenizer: Any, count: int, seed: int) -> None:
         super().__init__(tokenizer, "no token can be masked with it; use kd_masked_tokens 0", seed)

@@ -24,11 +24,10 @@ IGNORED = -100  # label of positions that are not predicted
 
 
 class EncodedSplit(Dataset[Item]):
-    """Tokenized examples; an item has lists of ids and `labels`.
+    """Tokenized examples; an item has lists of ids and `labels`."""
 
-    `columns` are `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
-    `labels` are class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
-    """
+    # `columns` are `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
+    # `labels` are class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
 
     def __init__(
         self,
@@ -100,10 +99,8 @@ def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]],
 
 
 def train_subset(split: Split, size: str | None, seed: int) -> Split:
-    """Return the first examples of a seeded permutation; smaller subsets are inside larger ones of the same seed.
-
-    `size` is `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
-    """
+    """Return the first examples of a seeded permutation; smaller subsets are inside larger ones of the same seed."""
+    # `size` is `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
     if size is None:
         return split
     order = np.random.default_rng(seed).permutation(len(split))[: _count(size, len(split))].tolist()

@@ -108,20 +108,16 @@ class Average:
 
 
 def task_average(results: Mapping[str, Metrics]) -> Average:
-    """Average over tasks, each task counting once (Super Tickets, Tables 1 and 3).
-
-    Two metrics of a task are averaged first: accuracy and F1, Pearson and Spearman, MNLI matched and mismatched. A task
-    that is not in the paper counts with the mean of all its metrics.
-    """
+    """Average over tasks, each task counting once (Super Tickets, Tables 1 and 3)."""
+    # Two metrics of a task are averaged first: accuracy and F1, Pearson and Spearman, MNLI matched and mismatched. A
+    # task that is not in the paper counts with the mean of all its metrics.
     return _average(results, PAPER_TASKS, lambda metrics: fmean(metrics.values()), merge=True)
 
 
 def column_average(results: Mapping[str, Metrics]) -> Average:
-    """Average over columns, as the GLUE server forms them (Super Tickets, Table 2).
-
-    MNLI is two columns, matched and mismatched. MRPC and QQP count with F1, STS-B with Spearman. A task that is not in
-    the paper is one column: its F1 where it has one, else Spearman, else the mean of all its metrics.
-    """
+    """Average over columns, as the GLUE server forms them (Super Tickets, Table 2)."""
+    # MNLI is two columns, matched and mismatched. MRPC and QQP count with F1, STS-B with Spearman. A task that is not
+    # in the paper is one column: its F1 where it has one, else Spearman, else the mean of all its metrics.
 
     def one(metrics: Metrics) -> float:
         return next((metrics[name] for name in ("f1", "spearman") if name in metrics), fmean(metrics.values()))

@@ -29,12 +29,10 @@ _HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have another one on
 
 
 def load_defined(definition: TaskDefinition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
-    """Read the examples of a task that a task file defines.
-
-    The folder has `NAME_SPLIT.tsv`, `.jsonl` or `.json` for each split. A task that `load_task` knows by this name is
-    also read from a GLUE download, a copy of the hub's repository or, without any folder, from the hub.
-    The `data` of the definition is relative to the task file; without it they are in `data_dir`.
-    """
+    """Read the examples of a task that a task file defines."""
+    # The folder has `NAME_SPLIT.tsv`, `.jsonl` or `.json` for each split. A task that `load_task` knows by this name is
+    # also read from a GLUE download, a copy of the hub's repository or, without any folder, from the hub.
+    # The `data` of the definition is relative to the task file; without it they are in `data_dir`.
     task = task_of(definition)
     who = f"the task {definition.name} of {task_file}"
     splits = (definition.train_split, *definition.validation_splits.values())

@@ -68,10 +68,9 @@ class Passage:
 
 @dataclass(frozen=True)
 class StdlibText:
-    """All passages, each text once, in a fixed order: topics, then modules by name.
+    """All passages, each text once, in a fixed order: topics, then modules by name."""
 
-    `missing` are those of `MODULES` (and `pydoc_data`) whose source this installation does not have.
-    """
+    # `missing` are those of `MODULES` (and `pydoc_data`) whose source this installation does not have.
 
     passages: tuple[Passage, ...]
     modules: tuple[str, ...]
@@ -180,11 +179,9 @@ def pydocs_corpus(part: str = "all", split: Literal["train", "validation"] = "tr
 
 @cache
 def pydocs_task() -> TaskData:
-    """Return the built-in task: which module a docstring passage documents, with the module's name masked out.
-
-    All passages of one top-level object are in one split, the same as in the corpus. Each label has at most
-    `MAX_PASSAGES`.
-    """
+    """Return the built-in task: which module a docstring passage documents, with the module's name masked out."""
+    # All passages of one top-level object are in one split, the same as in the corpus. Each label has at most
+    # `MAX_PASSAGES`.
     task = TASKS["pydocs"]
     columns: dict[str, tuple[list[str], list[int]]] = {"train": ([], []), "validation": ([], [])}
     counts: Counter[tuple[str, str]] = Counter()

@@ -73,11 +73,9 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 
 def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a TSV file, in which quotes are ordinary characters.
-
-    `header` names the columns where the first line does not; `extra` is one more column that the file may have, which
-    the first row decides.
-    """
+    """Yield the rows of a TSV file, in which quotes are ordinary characters."""
+    # `header` names the columns where the first line does not; `extra` is one more column that the file may have, which
+    # the first row decides.
     lines = enumerate(read_lines(path), start=1)
     return _table(path, ((number, line.split("\t")) for number, line in lines), header, extra)
 

@@ -100,11 +100,10 @@ class Packed:
 
 
 class Lines:
-    """One line per segment, cut at the end; lines of similar length share a batch.
+    """One line per segment, cut at the end; lines of similar length share a batch."""
 
-    With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
-    counts special tokens and takes the first lines only.
-    """
+    # With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
+    # counts special tokens and takes the first lines only.
 
     def __init__(
         self,
@@ -155,11 +154,10 @@ def _batch_bounds(lengths: Array, batch_tokens: int) -> list[int]:
 
 
 class Mixed:
-    """Training segments of many lengths: each batch has one length, drawn log-uniformly, and starts at sentences.
+    """Training segments of many lengths: each batch has one length, drawn log-uniformly, and starts at sentences."""
 
-    Sentence tasks have short segments; a ticket searched on long blocks alone can get worse on them. Segments stay
-    inside a line wherever enough sentences of the corpus leave room for that.
-    """
+    # Sentence tasks have short segments; a ticket searched on long blocks alone can get worse on them. Segments stay
+    # inside a line wherever enough sentences of the corpus leave room for that.
 
     epoch_batches: int | None = None  # segments are drawn
     _ENOUGH = 0.05  # share of all sentence starts; with fewer, the same few segments would come again and again
@@ -215,11 +213,10 @@ _PACK = 4  # a random stream of its own
 
 
 class Sections:
-    """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch.
+    """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch."""
 
-    A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is the
-    share of sections for whose sequences a random length is drawn; `max_tokens` takes the first sequences only.
-    """
+    # A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is
+    # the share of sections for whose sequences a random length is drawn; `max_tokens` takes the first sequences only.
 
     def __init__(
         self,

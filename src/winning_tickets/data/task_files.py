@@ -42,13 +42,12 @@ LOSSES: dict[FileKind, tuple[str, ...]] = {
 }
 DISTANCES: dict[str, Distance] = {"KlCriterion": "kl", "SymKlCriterion": "symmetric-kl", "MseCriterion": "mse"}
 """Values of `kd_loss` and `adv_loss`."""
-METRIC_NAMES: dict[FileKind, dict[str, tuple[str, ...]]] = {
+METRIC_NAMES: dict[FileKind, dict[str, tuple[str, ...]]] = {  # MT-DNN's names of metrics, and ours
     "classification": {"ACC": ("accuracy",), "F1": ("f1",), "MCC": ("matthews",)},
     "regression": {"Pearson": ("pearson",), "Spearman": ("spearman",)},
     "tokens": {"SeqEval": ("f1", "accuracy"), "NERACC": ("f1", "accuracy"), "ACC": ("accuracy",), "F1": ("f1",)},
     "span": {"EmF1": ("f1", "exact_match"), "EmF12": ("f1", "exact_match")},
 }
-"""MT-DNN's names of metrics, and ours."""
 UNSUPPORTED = ("enable_san", "actf", "encoder_type")
 """Keys of MT-DNN that choose a head or an encoder; heads are linear here, and a model is named where it is used."""
 MARKERS = ("X", "CLS", "SEP")

@@ -58,10 +58,8 @@ def cache_root() -> Path:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Return the xxh3-128 of all that decides the tokens of a text: model, normalization and special ids.
-
-    Truncation and padding are left out: they are state of the last call, and change no token of the cache.
-    """
+    """Return the xxh3-128 of all that decides the tokens of a text: model, normalization and special ids."""
+    # Truncation and padding are left out: they are state of the last call, and change no token of the cache.
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"{type(tokenizer).__name__} is not a fast tokenizer; save it as a tokenizer.json first.")
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
@@ -70,10 +68,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def tokenise(corpus: CorpusText, tokenizer: Any) -> TokenStream:
-    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache.
-
-    A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
-    """
+    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache."""
+    # A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
     key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
     return main_first(lambda: _tokenized_in(cache_root() / "tokens" / key, corpus, tokenizer))
 

@@ -17,10 +17,8 @@ Entity = tuple[int, int, str]  # first word, the word after the last one, type
 
 
 def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenize sentences of words, joined by spaces and cut to `max_length` tokens.
-
-    The first token of each word has its label.
-    """
+    """Tokenize sentences of words, joined by spaces and cut to `max_length` tokens."""
+    # The first token of each word has its label.
     require_offsets(tokenizer)
     texts = [" ".join(words) for words in split.texts[0]]
     if not texts:
@@ -39,11 +37,9 @@ def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
 
 
 def first_tokens(words: Sequence[str], offsets: Array, special: Array) -> Array:
-    """Return the position of the first token of each word, or `CUT_OFF`; words were joined by spaces.
-
-    `offsets` `(tokens, 2)` are the characters of each token, which may include the space before a word; `special`
-    `(tokens,)` is true for special tokens.
-    """
+    """Return the position of the first token of each word, or `CUT_OFF`; words were joined by spaces."""
+    # `offsets` `(tokens, 2)` are the characters of each token, which may include the space before a word; `special`
+    # `(tokens,)` is true for special tokens.
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
     starts = ends - [len(word) for word in words]
     last = offsets[:, 1] - 1
@@ -72,10 +68,8 @@ def is_bio(labels: Sequence[str]) -> bool:
 
 
 def entities(labels: Sequence[str]) -> set[Entity]:
-    """Return the entities of a sentence with BIO labels.
-
-    One begins at B-x, and at an I-x that does not continue one of its type (as in the script of CoNLL-2000).
-    """
+    """Return the entities of a sentence with BIO labels."""
+    # One begins at B-x, and at an I-x that does not continue one of its type (as in the script of CoNLL-2000).
     found: set[Entity] = set()
     begin, kind = 0, ""
     for index, label in enumerate([*labels, "O"]):

@@ -15,7 +15,7 @@ from winning_tickets.data.readers import FORMATS, Row, conll_rows, jsonl_rows, r
 from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 
-WELL_KNOWN: tuple[tuple[str, ...], ...] = (
+WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
     ("text",),
     ("sentence",),
     ("text1", "text2"),
@@ -24,7 +24,6 @@ WELL_KNOWN: tuple[tuple[str, ...], ...] = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-"""Text columns that are found without being named."""
 WORD_COLUMNS = ("words", "tokens")  # columns of words that are found without being named
 KIND_BY_SUFFIX: dict[str, Kind] = {".json": "span", ".conll": "tokens"}
 """Kinds of tasks that the format of a file determines."""
@@ -39,13 +38,11 @@ def load_files(
     metric: str | None = None,
     kind: Kind | None = None,
 ) -> TaskData:
-    """Read a task from two files of the same columns: `.csv` (with quoting), `.tsv` (without) or `.jsonl`.
-
-    Words are in `.jsonl` with lists of words and of labels, or in `.conll`; spans in SQuAD's `.json`. Without `kind`,
-    labels are classes (sorted, those of the training file), or scores where they are numbers with a fractional part or
-    the metric is a correlation. The default metric is accuracy, pearson for scores, micro_f1 for sets of classes, and
-    for words entity F1 where the labels are BIO.
-    """
+    """Read a task from two files of the same columns: `.csv` (with quoting), `.tsv` (without) or `.jsonl`."""
+    # Words are in `.jsonl` with lists of words and of labels, or in `.conll`; spans in SQuAD's `.json`. Without `kind`,
+    # labels are classes (sorted, those of the training file), or scores where they are numbers with a fractional part
+    # or the metric is a correlation. The default metric is accuracy, pearson for scores, micro_f1 for sets of classes,
+    # and for words entity F1 where the labels are BIO.
     train, validation = Path(train_file), Path(validation_file)
     if kind is not None and kind not in METRICS_OF:
         raise unknown("kind", kind, METRICS_OF)

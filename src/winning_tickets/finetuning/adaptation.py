@@ -25,10 +25,9 @@ _NO_LABELS: tuple[Kind, ...] = ("regression", "span")
 
 @dataclass(frozen=True)
 class KeptHead:
-    """The rows of an output layer that are kept, in the order of the new task's labels, and the same in words.
+    """The rows of an output layer that are kept, in the order of the new task's labels, and the same in words."""
 
-    `rows` is None where the head is initialized afresh.
-    """
+    # `rows` is None where the head is initialized afresh.
 
     rows: tuple[int, ...] | None
     note: str

@@ -100,11 +100,10 @@ class EvaluationPlan:
 
 
 class Evaluations(TrainerCallback):  # type: ignore[misc]
-    """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`.
+    """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`."""
 
-    It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
-    that a resumed run neither lacks an evaluation nor has one twice.
-    """
+    # It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
+    # that a resumed run neither lacks an evaluation nor has one twice.
 
     def __init__(self, run: RunDirectory, plan: EvaluationPlan, evaluate: Callable[[], dict[str, Any]]) -> None:
         self.records: list[dict[str, Any]] = []

@@ -60,11 +60,9 @@ def prepare_task(
     doc_stride: int | None = None,
     select_on: float = 0.0,
 ) -> PreparedTask:
-    """Tokenize a task for a model.
-
-    `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on` the
-    validation splits of `data` are in the order of that choice.
-    """
+    """Tokenize a task for a model."""
+    # `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on`
+    # the validation splits of `data` are in the order of that choice.
     task = data.task
     length = text_length(max_length, task, plm)
     stride = window_stride(doc_stride, task, length)

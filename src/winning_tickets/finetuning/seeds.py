@@ -34,10 +34,8 @@ def run_seeds(
     run_seed: Callable[[int], dict[str, Any]],
     summarize: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Run all seeds one after the other and store the summary of their results; then report failed seeds as an error.
-
-    `summarize` takes the results of the seeds that finished, and the seeds that failed.
-    """
+    """Run all seeds one after the other and store the summary of their results; then raise for failed seeds."""
+    # `summarize` takes the results of the seeds that finished, and the seeds that failed.
     results: list[dict[str, Any]] = []
     failures: dict[int, str] = {}
     for seed in seeds:

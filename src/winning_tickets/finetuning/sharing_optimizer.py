@@ -50,12 +50,10 @@ class Piece:
 
 
 def partition(shape: Sequence[int], tasks: Sequence[str], kept: Mapping[str, Tensor]) -> list[Piece]:
-    """Partition a parameter by the set of tasks whose ticket keeps each entry; entries that none keeps are left out.
-
-    Heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the parameter's
-    own memory. Other masks give one piece of single entries for each set of tasks that occurs. `kept` has a bool mask
-    of this parameter by task; a task without one keeps everything.
-    """
+    """Partition a parameter by the set of tasks whose ticket keeps each entry; entries that none keeps are left out."""
+    # Heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the
+    # parameter's own memory. Other masks give one piece of single entries for each set of tasks that occurs. `kept` has
+    # a bool mask of this parameter by task; a task without one keeps everything.
     whole = tuple(shape)
     if all(bool(mask.all()) for mask in kept.values()):
         return [Piece(frozenset(tasks), whole, 0, 0, whole[0])]
@@ -115,21 +113,19 @@ class SharedUpdate:
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A piece of a parameter as a parameter of the inner optimizer.
+    """A piece of a parameter as a parameter of the inner optimizer."""
 
-    `value` shares the parameter's memory where the piece is a run of rows; else it is a buffer.
-    """
+    # `value` shares the parameter's memory where the piece is a run of rows; else it is a buffer.
 
     piece: Piece
     value: nn.Parameter
 
 
 class SharingOptimizer(torch.optim.Optimizer):
-    """Steps for one task at a time, over parameters that tasks share in part.
+    """Steps for one task at a time, over parameters that tasks share in part."""
 
-    Call `optimizer.select("rte")` before each step, with the task of its batch. Entries that no task keeps are set to
-    +0.0 at the start and stay so.
-    """
+    # Call `optimizer.select("rte")` before each step, with the task of its batch. Entries that no task keeps are set to
+    # +0.0 at the start and stay so.
 
     def __init__(
         self,

@@ -31,11 +31,10 @@ _LOGGED = ("step", "seconds", "learning_rate", "evaluation", "degenerate")
 
 @dataclass(frozen=True)
 class PreparedSharing:
-    """A sharing with everything that is the same for all seeds.
+    """A sharing with everything that is the same for all seeds."""
 
-    `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None while
-    those of `auto` are not found.
-    """
+    # `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None
+    # while those of `auto` are not found.
 
     config: ShareConfig
     target: Target

@@ -53,10 +53,8 @@ class TaskTickets:
 
     @contextmanager
     def acting(self, task: str) -> Iterator[None]:
-        """Inside this block forward passes compute with the task's ticket, and gradients outside it are zero.
-
-        For training the block holds the forward and the backward pass; the optimizer's step comes after it.
-        """
+        """Inside this block forward passes compute with the task's ticket, and gradients outside it are zero."""
+        # For training the block holds the forward and the backward pass; the optimizer's step comes after it.
         if task in self._gates:
             with gated(self._encoder, *self._gates[task]):
                 yield
@@ -98,11 +96,10 @@ def sharing_optimizer(
 
 
 class Sharing:
-    """A model that tasks share, on its device, before the first step of one seed.
+    """A model that tasks share, on its device, before the first step of one seed."""
 
-    `plms` are ordinary models by task, on one encoder. Each head is initialized from the seed, the same whatever other
-    tasks there are. Weights that no ticket keeps are zero.
-    """
+    # `plms` are ordinary models by task, on one encoder. Each head is initialized from the seed, the same whatever
+    # other tasks there are. Weights that no ticket keeps are zero.
 
     def __init__(self, prepared: PreparedSharing, seed: int, runtime: Runtime) -> None:
         settings, names = prepared.settings, list(prepared.tasks)
@@ -178,11 +175,10 @@ def make_sharing_trainer(
 
 
 class SharedEvaluations(Evaluations):
-    """Evaluates every task with its own ticket at the end of each epoch and of the training.
+    """Evaluates every task with its own ticket at the end of each epoch and of the training."""
 
-    Each record has the `step`, and by task the metrics (`evaluation`) and whether the predictions are constant
-    (`degenerate`).
-    """
+    # Each record has the `step`, and by task the metrics (`evaluation`) and whether the predictions are constant
+    # (`degenerate`).
 
     def __init__(self, run: RunDirectory, prepared: PreparedSharing, sharing: Sharing, runtime: Runtime) -> None:
         def evaluate() -> dict[str, Any]:

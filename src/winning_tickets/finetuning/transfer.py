@@ -173,14 +173,13 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
     build_directory(folder, lambda staging: save_model(plm, prepared.info(ticket), ticket, staging))
 
 
-_SUMMARY = (
+_SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` have too
     *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
     *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart"),
     *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
     *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
-"""Keys of a summary in their order, which the rows of `runs.csv` have too."""
 
 
 def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:

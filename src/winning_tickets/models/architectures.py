@@ -23,10 +23,9 @@ HOW_TO_ADD = (
 
 @dataclass(frozen=True)
 class HeadWithoutDecoder:
-    """An MLM head that uses the word embeddings instead of a decoder; it is loaded as the head of the table.
+    """An MLM head that uses the word embeddings instead of a decoder; it is loaded as the head of the table."""
 
-    Both compute the same. Only a decoder can keep the dense matrix while the embeddings are masked.
-    """
+    # Both compute the same. Only a decoder can keep the dense matrix while the embeddings are masked.
 
     switch: str  # field of the configuration that is false in checkpoints with this head
     renamed: Mapping[str, str]  # prefix of a tensor's name in this head -> in the head of the table
@@ -274,10 +273,8 @@ def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
 
 
 def join_parts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join bool masks of matrices to masks of parameters; a slice without a mask is kept.
-
-    Parameters come in the order of their first slice; masks of whole parameters share the given memory.
-    """
+    """Join bool masks of matrices to masks of parameters; a slice without a mask is kept."""
+    # Parameters come in the order of their first slice; masks of whole parameters share the given memory.
     found: dict[str, dict[FusedSlice, Tensor]] = {}
     for name, mask in masks.items():
         part = split_name(name)

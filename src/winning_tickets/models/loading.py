@@ -246,10 +246,8 @@ def _first_line(error: Exception) -> str:
 
 
 def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
-    """Return the names of the matrices in a scope: embeddings first, then layer by layer, then the pooler.
-
-    The default scope is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
-    """
+    """Return the names of the matrices in a scope: embeddings first, then layer by layer, then the pooler."""
+    # The default scope is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
     if scope not in SCOPES:
         raise unknown("scope", scope, SCOPES)
     parts = scope.split("+")
@@ -268,10 +266,8 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
 
 
 def weight_hashes(encoder: nn.Module) -> dict[str, str]:
-    """Return the xxh3-128 of every encoder tensor but the pooler's, by name.
-
-    The pooler is left out because some head classes do not load it; masks of a pooler are checked by shape.
-    """
+    """Return the xxh3-128 of every encoder tensor but the pooler's, by name."""
+    # The pooler is left out because some head classes do not load it; masks of a pooler are checked by shape.
     return {
         name: tensor_hash(value.detach())
         for name, value in encoder.named_parameters()

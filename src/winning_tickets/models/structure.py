@@ -160,11 +160,9 @@ def open_units(gates: Mapping[str, Tensor], structure: Structure, layer: int) ->
 
 
 def expand(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Convert checked gates to masks of weights that compute the same (docs/explanation/structured.md).
-
-    The masks are those of all matrices of all layers, by the encoder's names and in the order of its layers, and of
-    those biases that lose entries, slices of fused ones included; bool, True = kept.
-    """
+    """Convert checked gates to masks of weights that compute the same (docs/explanation/structured.md)."""
+    # The masks are those of all matrices of all layers, by the encoder's names and in the order of its layers, and of
+    # those biases that lose entries, slices of fused ones included; bool, True = kept.
     matrices: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
     for layer in range(len(structure.layers)):
@@ -238,12 +236,11 @@ def _multiply(states: Tensor, gate: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class GateGradients:
-    """Computes the gradients of a loss with respect to gates at one, for every token.
+    """Computes the gradients of a loss with respect to gates at one, for every token."""
 
-    A gate g multiplies the output c of its unit; at g = 1 its gradient is the sum of dL/dc * c over the unit, so no
-    gate has to be inserted. With frozen weights the backward pass computes only the path to the gates, and ends at the
-    lowest one.
-    """
+    # A gate g multiplies the output c of its unit; at g = 1 its gradient is the sum of dL/dc * c over the unit, so no
+    # gate has to be inserted. With frozen weights the backward pass computes only the path to the gates, and ends at
+    # the lowest one.
 
     encoder: nn.Module  # in evaluation mode, with frozen weights
     structure: Structure

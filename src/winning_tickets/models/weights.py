@@ -97,11 +97,9 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 @torch.no_grad()
 def write_state_(encoder: nn.Module, tensors: Mapping[str, Tensor], names: Sequence[str] | None = None) -> None:
-    """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit.
-
-    `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
-    which not every head class has: one that `tensors` lacks is left as it is.
-    """
+    """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit."""
+    # `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
+    # which not every head class has: one that `tensors` lacks is left as it is.
     parameters = dict(encoder.named_parameters())
     if names is None:
         _check_same_names(parameters, tensors)
@@ -141,11 +139,9 @@ def pretrained(plm: PLM) -> dict[str, Tensor]:
 
 
 def noisy(plm: PLM, seed: int, scale: float) -> dict[str, Tensor]:
-    """Return the weights plus Gaussian noise on every matrix of the default scope.
-
-    The noise has `scale` times the standard deviation of the matrix. The released code of BERT-tickets adds k * 0.0387
-    to all matrices, about k times the deviation of BERT's prunable weights.
-    """
+    """Return the weights plus Gaussian noise on every matrix of the default scope."""
+    # The noise has `scale` times the standard deviation of the matrix. The released code of BERT-tickets adds k *
+    # 0.0387 to all matrices, about k times the deviation of BERT's prunable weights.
     generator = torch.Generator().manual_seed(seed)
     tensors = pretrained(plm)
     for view in matrices_of(tensors, prunable_names(plm)).values():
@@ -175,10 +171,8 @@ def shuffled_within(plm: PLM, seed: int) -> dict[str, Tensor]:
 
 
 def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """Return the weights with the layers in another order: all matrices of a layer move together.
-
-    Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
-    """
+    """Return the weights with the layers in another order: all matrices of a layer move together."""
+    # Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
     layers = [
         [name for matrices in layer.values() for name in matrices]
         for layer in plm.architecture.layer_matrices(plm.encoder)
@@ -203,10 +197,8 @@ def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
 
 
 def start_weights(start: Start, plm: PLM, seed: int, base: str | None = None) -> dict[str, Tensor]:
-    """Return the weights of a start as new tensors on the CPU.
-
-    `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
-    """
+    """Return the weights of a start as new tensors on the CPU."""
+    # `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
     if start.path is not None:
         return _state_of(start.path, base) if start.path.is_file() else _encoder_of(start.path, plm)
     if start.kind == "noise":

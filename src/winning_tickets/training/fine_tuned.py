@@ -53,10 +53,8 @@ def is_fine_tuned(path: Path | str) -> bool:
 def open_fine_tuned(
     path: Path | str, task: str | None = None, seed: int | None = None, default: str | None = None
 ) -> FineTunedModel:
-    """Find a fine-tuned model and its ticket in a run, one of its `seed-N` or a folder; `load` reads the weights.
-
-    `task` is that of a shared model, by default `default`; without a seed the first one is taken.
-    """
+    """Find a fine-tuned model and its ticket in a run, one of its `seed-N` or a folder; `load` reads the weights."""
+    # `task` is that of a shared model, by default `default`; without a seed the first one is taken.
     if is_shared(path):
         shared = SharedModel.open(find_shared(path, seed))
         task = _chosen(shared, task, default)

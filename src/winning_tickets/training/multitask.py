@@ -14,11 +14,10 @@ MixedBatch = Mapping[str, Mapping[str, Tensor]]  # a batch of one or more source
 
 
 class SharedEncoder(nn.Module):
-    """Hugging Face models, by name, that share one encoder; each can still be used and saved alone.
+    """Hugging Face models, by name, that share one encoder; each can still be used and saved alone."""
 
-    All come from one checkpoint. The encoder is that of the first model with a pooler, or else of the first model:
-    heads that need no pooler do without.
-    """
+    # All come from one checkpoint. The encoder is that of the first model with a pooler, or else of the first model:
+    # heads that need no pooler do without.
 
     def __init__(self, models: Mapping[str, Any]) -> None:
         super().__init__()
@@ -42,10 +41,9 @@ class SharedEncoder(nn.Module):
 
 
 class JointObjective:
-    """The losses of several sources, each with its own head; a batch may hold only some of them.
+    """The losses of several sources, each with its own head; a batch may hold only some of them."""
 
-    The loss of a source is named like the source, a further part of it like `rte.soft_loss`.
-    """
+    # The loss of a source is named like the source, a further part of it like `rte.soft_loss`.
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
         self._objectives = dict(objectives)

@@ -39,12 +39,10 @@ def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients over all ranks; a parameter that no rank used keeps none.
-
-    Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
-    several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
-    must not touch the heads of other tasks. Hooks on gradients have run before.
-    """
+    """Sum the gradients over all ranks; a parameter that no rank used keeps none."""
+    # Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
+    # several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
+    # must not touch the heads of other tasks. Hooks on gradients have run before.
     if distributed.count() == 1:
         return
     # Ranks may have used different heads: find the parameters that any rank has a gradient of.

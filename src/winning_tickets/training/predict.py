@@ -80,10 +80,8 @@ class TaskInfo:
 
 
 def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Save a model and its tokenizer as an ordinary Hugging Face folder.
-
-    `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
-    """
+    """Save a model and its tokenizer as an ordinary Hugging Face folder."""
+    # `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
     try:
         model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
         tokenizer.save_pretrained(folder)
@@ -102,10 +100,8 @@ def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) ->
 
 
 def find_model(run: Path | str, seed: int | None = None) -> Path:
-    """Return the folder of a fine-tuned model.
-
-    `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
-    """
+    """Return the folder of a fine-tuned model."""
+    # `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
     path = Path(run)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
@@ -162,10 +158,8 @@ def load_saved(folder: Path, info: TaskInfo) -> PLM:
 
 
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
-    """Return the outputs of a model with a head, without dropout, in batches of similar lengths.
-
-    For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
-    """
+    """Return the outputs of a model with a head, without dropout, in batches of similar lengths."""
+    # For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
     pad = collate(plm.tokenizer)
     device = plm.model.device
     lengths = [len(ids) for ids in split.columns["input_ids"]]

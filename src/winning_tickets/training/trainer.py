@@ -47,10 +47,9 @@ class NotFiniteError(TrainingError):
 
 
 class FiniteSteps:
-    """Checks each step between its backward pass and the optimizer; raises on non-finite steps, or skips them.
+    """Checks each step between its backward pass and the optimizer; raises on non-finite steps, or skips them."""
 
-    `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
-    """
+    # `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
 
     def __init__(self, skip: bool) -> None:
         self._skip = skip
@@ -62,10 +61,8 @@ class FiniteSteps:
         self._in_a_row = skipped
 
     def check(self, step: int, parts: Mapping[str, float], norm: float, optimizer: Any) -> None:
-        """Check the parts of the loss and the gradient norm of a step, counted from 1.
-
-        A skipped step loses its gradients, so that the optimizer changes nothing.
-        """
+        """Check the parts of the loss and the gradient norm of a step, counted from 1."""
+        # A skipped step loses its gradients, so that the optimizer changes nothing.
         self.skipped = not all(map(math.isfinite, (*parts.values(), norm)))
         if not self.skipped:
             self._in_a_row = 0
@@ -99,10 +96,9 @@ def _found(step: int, parts: Mapping[str, float], norm: float) -> str:
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once.
+    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once."""
 
-    A signal to one rank stops all ranks.
-    """
+    # A signal to one rank stops all ranks.
 
     def __init__(self) -> None:
         self.signal_number: int | None = None  # the signal that all ranks have agreed to stop at

@@ -19,13 +19,12 @@ _ORDERS = {"inf": torch.inf, "l2": 2, "l1": 1}
 
 
 class SmartObjective:
-    """The losses of a task plus the change of its outputs under the worst noise nearby.
+    """The losses of a task plus the change of its outputs under the worst noise nearby."""
 
-    The noise is added to the word embeddings. It starts at random and follows the gradient of the distance between the
-    outputs with and without it, by normalized steps that are projected back onto the ball (Jiang et al. 2020, eq. 2 and
-    Algorithm 1). Every pass of a batch has the same dropout, so that the noise alone makes the distance. The search for
-    the noise leaves no gradient on the model: only the final distance does, through both outputs.
-    """
+    # The noise is added to the word embeddings. It starts at random and follows the gradient of the distance between
+    # the outputs with and without it, by normalized steps that are projected back onto the ball (Jiang et al. 2020, eq.
+    # 2 and Algorithm 1). Every pass of a batch has the same dropout, so that the noise alone makes the distance. The
+    # search for the noise leaves no gradient on the model: only the final distance does, through both outputs.
 
     def __init__(self, base: TaskObjective, task: Task, settings: Smart) -> None:
         check_smart(task)

@@ -18,19 +18,15 @@ from winning_tickets.training.objectives.base import IGNORED, Batch
 
 
 def kl_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples of KL(target || ours), natural logarithm; logits are `(examples, classes)`.
-
-    The target holds log-probabilities or logits; minus infinity rules a class out.
-    """
+    """Sum over examples of KL(target || ours), natural logarithm; logits are `(examples, classes)`."""
+    # The target holds log-probabilities or logits; minus infinity rules a class out.
     return functional.kl_div(logits.log_softmax(-1), target.softmax(-1), reduction="sum")
 
 
 def symmetric_kl_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples of KL(target || ours) + KL(ours || target) (Jiang et al. 2020, the distance of SMART).
-
-    Computed as one sum of products, none of which is negative. Both are logits `(examples, classes)`, or
-    log-probabilities above minus infinity.
-    """
+    """Sum over examples of KL(target || ours) + KL(ours || target) (Jiang et al. 2020, the distance of SMART)."""
+    # Computed as one sum of products, none of which is negative. Both are logits `(examples, classes)`, or
+    # log-probabilities above minus infinity.
     ours, theirs = logits.log_softmax(-1), target.log_softmax(-1)
     return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum()
 

@@ -28,11 +28,9 @@ def _mlm_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSe
 
 
 def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|).
-
-    Computed as half the squared distance of the normalized states, which equals 1 - cosine and is exactly zero for
-    equal states.
-    """
+    """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|)."""
+    # Computed as half the squared distance of the normalized states, which equals 1 - cosine and is exactly zero for
+    # equal states.
     total = student[0].new_zeros((), dtype=torch.float32)
     padded = not bool(attention_mask.all())
     for ours, theirs in zip(student, teacher, strict=True):
@@ -44,10 +42,8 @@ def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_m
 
 
 def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded tokens of the mean squared error of the states, averaged over layers.
-
-    The released evaluation code of the KD loss computes this by default, instead of TAMT eq. 6.
-    """
+    """Sum over unpadded tokens of the mean squared error of the states, averaged over layers."""
+    # The released evaluation code of the KD loss computes this by default, instead of TAMT eq. 6.
     counted = attention_mask.bool()
     total = student[0].new_zeros((), dtype=torch.float32)
     for ours, theirs in zip(student, teacher, strict=True):
@@ -67,10 +63,8 @@ def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSet
 
 
 def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers; natural logarithm.
-
-    Padded keys have probability zero in both and add nothing.
-    """
+    """Sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers; natural logarithm."""
+    # Padded keys have probability zero in both and add nothing.
     queries = attention_mask.bool()
     total = student[0].new_zeros((), dtype=torch.float32)
     for ours, theirs in zip(student, teacher, strict=True):
@@ -89,11 +83,9 @@ def pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def contrastive_sum(student: Tensor, teacher: Tensor, attention_mask: Tensor, temperature: float) -> Tensor:
-    """Sum over segments of InfoNCE: the teacher's state of the same segment among those of all segments of the batch.
-
-    Takes the last hidden states `(batch, seq, hidden)`. A single segment has no negatives: the sum and its gradient are
-    zero.
-    """
+    """Sum over segments of InfoNCE: the teacher's state of the same segment among those of all in the batch."""
+    # Takes the last hidden states `(batch, seq, hidden)`. A single segment has no negatives: the sum and its gradient
+    # are zero.
     with torch.autocast(student.device.type, enabled=False):  # bfloat16 cosines over 0.05 are off by several percent
         cosines = pooled(student, attention_mask) @ pooled(teacher, attention_mask).T
         own = torch.arange(len(cosines), device=cosines.device)
@@ -112,10 +104,8 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
 
 
 def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Sum over masked positions of KL(teacher || student), natural logarithm; not multiplied by the temperature.
-
-    Both are logits `(masked, vocabulary)` and are divided by the temperature.
-    """
+    """Sum over masked positions of KL(teacher || student), natural logarithm; not multiplied by the temperature."""
+    # Both are logits `(masked, vocabulary)` and are divided by the temperature.
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
     return (theirs.exp() * (theirs - ours)).sum()
@@ -186,10 +176,8 @@ def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Te
 
 
 def frozen_head(model: Any, architecture: Architecture) -> SimpleNamespace:
-    """Copy the MLM head of a model for a teacher, before the model's own head is trained or replaced.
-
-    The decoder matrix is shared: a search never trains it, and it is by far the largest part.
-    """
+    """Copy the MLM head of a model for a teacher, before the model's own head is trained or replaced."""
+    # The decoder matrix is shared: a search never trains it, and it is by far the largest part.
     decoder = model.get_submodule(architecture.mlm_decoder)
     known = {id(decoder.weight): decoder.weight}
     head = {name: copy.deepcopy(getattr(model, name), known) for name in architecture.mlm_head}
