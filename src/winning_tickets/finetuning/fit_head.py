@@ -93,9 +93,7 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
         torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
     if plm.has_mlm_head:
-        raise UsageError(
-            f"{config.model} has a trained MLM head already; see tickets evaluate {config.model} --objective mlm."
-        )
+        raise UsageError(f"{config.model} has a trained MLM head; see tickets evaluate {config.model} --objective mlm.")
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     return plm
 

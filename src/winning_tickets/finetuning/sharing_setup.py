@@ -151,7 +151,7 @@ def _mixing_problems(config: ShareConfig) -> list[str]:
         problems.append(f"--main-task {config.main_task} is none of the tasks {', '.join(config.tasks)}.")
     if config.ratio is None or config.ratio < 0:
         problems.append(
-            "--mixing ratio needs --ratio, the batches of all other tasks for each batch of the main one, 0 or more."
+            "--mixing ratio needs --ratio: batches of all other tasks per batch of the main one, 0 or more."
         )
     return problems
 

@@ -189,7 +189,5 @@ def window_stride(asked: int | None, task: Task, max_length: int) -> int | None:
     if task.kind != "span":
         raise UsageError(f"--doc-stride goes with answers in texts, such as --task squad; {task.name} has none.")
     if asked >= max_length:
-        raise UsageError(
-            f"--doc-stride {asked} is impossible: {max_length} tokens would leave gaps; give fewer, such as 128."
-        )
+        raise UsageError(f"--doc-stride {asked} is impossible: {max_length} tokens would leave gaps; give fewer.")
     return asked
