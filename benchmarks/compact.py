@@ -22,7 +22,7 @@ from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM
 from winning_tickets.models.structure import structure_of
-from winning_tickets.pruning.levels import close_gates, random_unit_scores
+from winning_tickets.pruning.importance import close_gates, random_unit_scores
 
 PAIRS = {"dense_over_compact": ("dense", "compact")}
 VARIANTS = ("dense", "compact")

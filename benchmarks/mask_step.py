@@ -27,11 +27,11 @@ from in_graph import mask_in_graph
 from interleave import Step
 from memory import measured_apart, peak_of
 from utilisation import model_flops, product_flops_a_second
-from winning_tickets.config import SearchConfig
+from winning_tickets.config import ResolvedSearch, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.loading import PLM, prunable_names
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
-from winning_tickets.pruning.mask_training import freeze_all_but, mask_update, set_dropout, trainable_head
+from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout, trainable_head
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
@@ -94,13 +94,13 @@ class MaskBench(Bench):
             "rank",  # as `activation`, which would need a corpus
             SPARSITY,
             config.ranking,
-            config.count_rounding or "floor",
+            config.count_rounding,
             config.alpha,
             config.phi,
             config.seed,
         )
         masked.write(keep_top(scores, SPARSITY, config.ranking, weights=masked.dense_weights))
-        optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, mask_update(config))
+        optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, config)
         objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, masked)
         finite = FiniteSteps(skip=False)
 
@@ -115,7 +115,7 @@ class MaskBench(Bench):
 
         return step
 
-    def _search(self, objective_name: str) -> SearchConfig:
+    def _search(self, objective_name: str) -> ResolvedSearch:
         """The product's settings of a search."""
         return SearchConfig(
             model="benchmark", method="mask-training", objective=objective_name, sparsity=SPARSITY

@@ -214,11 +214,11 @@ def test_refusals_of_distance(world, tmp_path):
     with pytest.raises(UsageError, match=r"nowhere holds no ticket; give folders made by tickets search"):
         distance([world / "nowhere"])
     alone = save(tmp_path / "alone", {"x": [[1, 0]]})
-    with pytest.raises(ContentError, match=r"alone does not say the sparsity and ranking .* --reference"):
+    with pytest.raises(ContentError, match=r"alone lacks its sparsity or ranking; .* --reference"):
         distance([alone])
     lost = save(tmp_path / "lost", {"x": [[1, 0]]}, sparsity=0.5, ranking="matrix")
     with pytest.raises(
-        UsageError, match=r"lost was /gone/m, .*--base, or give that ticket with --reference\. There is no model folder"
+        UsageError, match=r"lost was /gone/m, .*--base, or the OMP ticket with --reference\. There is no model folder"
     ):
         distance([lost])
     other = make_model(tmp_path / "other", seed=9)

@@ -119,7 +119,7 @@ def test_a_missing_cell_is_named_or_left_out(groups, tmp_path):
     target, baseline, dense = groups
     (baseline[0] / "seed-1" / "result.json").unlink()
     (dense[1] / "seed-2" / "result.json").unlink()
-    expected = r"2 are missing: cola seed 1 \(not in baseline\), cola seed 2 \(not in dense\)\. Run these too, or leave"
+    expected = r"2 are missing: cola seed 1 \(not in baseline\), cola seed 2 \(not in dense\)\. Run them"
     with pytest.raises(ContentError, match=expected):
         gain(*groups)
     result = gain(*groups, allow_missing=True)

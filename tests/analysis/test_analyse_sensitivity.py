@@ -108,17 +108,21 @@ def test_score_and_metric(runs):
 
 
 def test_refusals(tmp_path, runs):
-    with pytest.raises(UsageError, match="No run was given"):
+    with pytest.raises(UsageError, match="No transfer run was given"):
         sensitivity([])
-    with pytest.raises(ContentError, match=r"d1/seed-0/result.json is of the task rte and .* of cola; sensitivity is"):
+    with pytest.raises(
+        ContentError, match=r"d1/seed-0/result.json is of the task rte and .* of cola; analyse each task"
+    ):
         sensitivity([runs[0], dense(tmp_path / "cola", {0: 0.5}, task="cola")])
-    with pytest.raises(ContentError, match="starts from the weights of m and .* from other ones, those of big"):
+    with pytest.raises(ContentError, match="starts from the weights of m, .* from other ones, those of big"):
         sensitivity([runs[0], dense(tmp_path / "big", {0: 0.5}, model="big", base_hash="b")])
-    with pytest.raises(ContentError, match="The runs differ in max_length, which is no setting .*: 128 in .*, 64 in"):
+    with pytest.raises(ContentError, match="The runs differ in max_length: 128 in .* and 64 in"):
         sensitivity([runs[0], dense(tmp_path / "short", {0: 0.5}, max_length=64)])
-    with pytest.raises(ContentError, match="Seed 1 is there twice for dense with one setting: .*d1.* and .*again"):
+    with pytest.raises(
+        ContentError, match="The runs of dense with one setting hold rte with seed 1 twice: .*d1.* and .*again"
+    ):
         sensitivity([runs[0], dense(tmp_path / "again", {1: 0.5})])
-    with pytest.raises(ContentError, match="does not say its learning_rate, which the summary of a finished run does"):
+    with pytest.raises(ContentError, match="lacks its learning_rate; wait until all seeds of the run are done"):
         sensitivity([run(tmp_path / "half", "rte", {0: 0.5}, summary=False)])
 
 

@@ -223,7 +223,7 @@ def test_tickets_of_other_search_seeds_are_one_point(tmp_path, dense):
     assert (cell["n"], cell["n_judged"], cell["wins"]) == (9, 3, True)
     assert cell["value"] == pytest.approx(-0.06)  # each seed is exactly 0.06 worse
     with pytest.raises(
-        ContentError, match=r"rte with seed 0 is there twice for mask-training kd at 60 %: .*analysed one"
+        ContentError, match=r"The runs of mask-training kd at 60 % hold rte with seed 0 twice: .*Give each run once"
     ):
         winning([*runs, run(tmp_path / "x", "rte", {0: 0.7}, ticket="x", search_seed=2, **KD)], [dense])
 
@@ -277,7 +277,7 @@ def test_refusals(tmp_path, grid, dense):
     with pytest.raises(UsageError, match="No dense run was given"):
         winning(grid, [])
     with pytest.raises(
-        ContentError, match=r"dense/seed-0/result.json is a run of the dense model; give it behind --dense"
+        ContentError, match=r"dense/seed-0/result.json is a run of the dense model; give it after --dense"
     ):
         winning([*grid, dense], [dense])
     with pytest.raises(ContentError, match="is a run of a ticket; take it out of --dense"):

@@ -16,10 +16,10 @@ from winning_tickets import SearchConfig, search
 from winning_tickets.config import Pattern, load_config_file
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm
-from winning_tickets.pruning.checks import check
+from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
-from winning_tickets.tickets.selection import keep_pattern, keep_top
+from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.ticket import describe
 
 METHODS = ("random", "magnitude", "wanda", "mask-training")
@@ -48,7 +48,7 @@ def test_each_group_is_that_of_a_sort(data, of, groups, values, weighted, kind):
     generator = torch.Generator().manual_seed(data.draw(st.integers(0, 1000)))
     scores = torch.randint(-values, values, (2, groups * of), generator=generator).to(kind)
     weights = torch.randint(-2, 3, (2, groups * of), generator=generator).float()
-    mask = keep_pattern({"m": scores}, Pattern(keep, of), {"m": weights} if weighted else None)["m"]
+    mask = keep_top({"m": scores}, 0.5, weights={"m": weights} if weighted else None, pattern=Pattern(keep, of))["m"]
     assert mask.shape == scores.shape
     rows = (scores.view(-1, of).tolist(), (weights if weighted else torch.zeros_like(weights)).view(-1, of).tolist())
     expected = [naive_keep(row, sizes, of - keep) for row, sizes in zip(*rows, strict=True)]
@@ -57,7 +57,7 @@ def test_each_group_is_that_of_a_sort(data, of, groups, values, weighted, kind):
 
 def test_more_groups_than_are_compared_at_a_time():
     scores = torch.rand(2100, 64, generator=torch.Generator().manual_seed(0))
-    mask = keep_pattern({"m": scores}, Pattern(2, 4))["m"]
+    mask = keep_top({"m": scores}, 0.5, pattern=Pattern(2, 4))["m"]
     best = scores.view(-1, 4).topk(2).indices
     assert torch.equal(mask.view(-1, 4), torch.zeros(33600, 4, dtype=torch.bool).scatter_(1, best, True))
 
@@ -67,7 +67,7 @@ def test_what_is_no_pattern(text):
     with pytest.raises(
         UsageError, match=rf"The pattern '{re.escape(text)}' is not N:M with 1 <= N <= M; 2:4 keeps 2 of"
     ):
-        check(SearchConfig(model="m", method="magnitude", pattern=text))
+        check_search(SearchConfig(model="m", method="magnitude", pattern=text))
 
 
 @pytest.mark.parametrize(("text", "sparsity"), [("2:4", 0.5), ("1:3", 2 / 3), ("3:10", 0.7), ("1:1", 0.0)])
@@ -75,7 +75,7 @@ def test_a_pattern_says_its_sparsity(text, sparsity):
     assert str(Pattern.parse(text)) == text
     config = SearchConfig(model="m", method="magnitude", pattern=text)
     assert (config.sparsities, config.resolved().scope, config.n_of_m) == ((sparsity,), "encoder", Pattern.parse(text))
-    check(config)
+    check_search(config)
 
 
 def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
@@ -105,14 +105,16 @@ def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
         ),
         (
             {"method": "mask-training", "reselect_steps": 5},
-            "--pattern 2:4 selects anew at every step, and reselect_steps is 5 (profile tuned); use another profile",
+            "--pattern 2:4 selects at every step, and reselect_steps is 5 (profile tuned); use another profile",
         ),
         ({"method": "mask-training", "profile": "code"}, "reselect_steps is 100 (profile code)"),
     ],
 )
 def test_what_contradicts_a_pattern(fields, message):
     with pytest.raises(UsageError, match=re.escape(message)):
-        check(SearchConfig.of(**({"model": "m", "method": "magnitude", "pattern": "2:4", "corpus": "c"} | fields)))
+        check_search(
+            SearchConfig.of(**({"model": "m", "method": "magnitude", "pattern": "2:4", "corpus": "c"} | fields))
+        )
 
 
 def test_an_unquoted_pattern_in_a_file_is_explained(tmp_path):
@@ -201,5 +203,5 @@ def test_a_pattern_beside_the_same_sparsity_without_one():
     scores = {"m": torch.tensor([[9.0, 8.0, 7.0, 6.0], [1.0, 2.0, 3.0, 4.0]])}
     assert keep_top(scores, 0.5)["m"].tolist() == [[True] * 4, [False] * 4]
     expected = [[True, True, False, False], [False, False, True, True]]
-    assert keep_pattern(scores, Pattern(2, 4))["m"].tolist() == expected
+    assert keep_top(scores, 0.5, pattern=Pattern(2, 4))["m"].tolist() == expected
     assert keep_top(scores, 0.9, "global", pattern=Pattern(2, 4))["m"].tolist() == expected

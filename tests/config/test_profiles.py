@@ -209,13 +209,12 @@ def test_dropout_of_student_and_teacher(tmp_path, folder, corpus, monkeypatch, p
 
 def adjusted_steps(profile, objective, until):
     filled = SearchConfig(model="m", profile=profile, objective=objective).resolved()
-    update = mask_training_module.mask_update(filled)
 
     class Clock:
         selected_exactly = mask_optimizer_module.MaskOptimizer.selected_exactly
 
     clock = Clock()
-    clock.update = update
+    clock.config = filled
     steps = []
     for clock.steps in range(1, until + 1):
         if clock.selected_exactly:
@@ -328,9 +327,7 @@ def first_move(kind, weight, score, epsilon, decay):
         adam_epsilon=epsilon,
         weight_decay=decay,
     ).resolved()
-    optimizer = mask_optimizer_module.MaskOptimizer(
-        masked, {"weight": score.clone()}, {}, mask_training_module.mask_update(filled)
-    )
+    optimizer = mask_optimizer_module.MaskOptimizer(masked, {"weight": score.clone()}, {}, filled)
     layer.weight[0, 0].backward()
     optimizer.step()
     return float(score[0, 0] - optimizer.scores["weight"].detach()[0, 0]) / 1e-3

@@ -181,7 +181,7 @@ def test_exports_of_an_adapted_run(tmp_path, adapted, tickets, format_):
     [
         ("masked", {}, "is shared by mnli, rte, stsb; say which of them with --task"),
         ("compact", {"task": "mrpc"}, "mrpc"),
-        ("encoder", {"task": "rte"}, "--task does not go with --format encoder, which writes the encoder as it was"),
+        ("encoder", {"task": "rte"}, "--task does not go with --format encoder; leave it out"),
         ("masked", {"task": "rte", "base": "x"}, "--base goes with a ticket, and .*out is not one"),
         ("masked", {"task": "rte", "seed": 3}, "has no model of seed 3; there are those of 0"),
     ],

@@ -120,7 +120,7 @@ def test_names_and_values_are_those_of_the_code_bases(tmp_path, ticket, bert):
     result = export(tmp_path / "t", "mask-pt", tmp_path / "b", convention="tamt")
     assert "bert.pooler.dense.weight" in torch.load(tmp_path / "b" / "mask.pt", weights_only=True)
     assert result["note"] == (
-        f"mask.pt holds masks, no weights; it belongs to {bert}. The paper's own programs expect a mask of the "
+        f"mask.pt holds masks, no weights; it belongs to {bert}. The paper's released code expects a mask of the "
         "embeddings too, which this ticket lacks."
     )
 
@@ -168,7 +168,7 @@ def test_a_file_that_needs_code_is_not_opened(tmp_path, bert):
         file = saved(tmp_path / name, content)
         with pytest.raises(ContentError, match=f"{name} holds more than tensors .*could run any code") as caught:
             import_mask(file, bert, tmp_path / "out")
-        assert "A whole model (model.pt) is such a file; give the mask.pt beside it." in str(caught.value)
+        assert "A whole model (model.pt) is such a file; give the mask.pt next to it." in str(caught.value)
     assert "it asks for torch.nn.modules.linear.Linear" in str(caught.value)
     (tmp_path / "plain.pt").write_bytes(pickle.dumps({"x": Harmful()}))
     with pytest.raises(ContentError):
@@ -237,7 +237,7 @@ def test_masks_that_do_not_fit_the_model(tmp_path, bert, ticket):
     )
     refused(
         lambda c: c.update({f"bert.{QUERY}.weight": good[key]}),
-        "mixes the names of both code bases: bert.*Is it a whole",
+        "mixes the names of both code bases: bert.*Keep the masks only",
     )
     scores = good[key].clone()
     scores[0, :3] = torch.tensor([0.5, float("nan"), -1.0])
@@ -251,9 +251,7 @@ def test_a_pooler_needs_a_pooler(tmp_path, bert, ticket):
 
     plain = make_model(tmp_path / "m", head="mlm")
     assert AutoModel.from_pretrained(plain).pooler is not None  # made fresh: the checkpoint has none
-    with pytest.raises(
-        ContentError, match="has a mask of the pooler, and .* has no pooler; give the checkpoint with one"
-    ):
+    with pytest.raises(ContentError, match="has a mask of the pooler, which .* lacks; give a --base with a pooler"):
         import_mask(saved(tmp_path / "mask.pt", bert_tickets(ticket)), str(plain), tmp_path / "out")
 
 
@@ -275,7 +273,7 @@ def test_options_that_do_not_go_together(tmp_path, ticket, bert):
     ticket.save_pretrained(tmp_path / "t")
     for how, message in (
         ({"convention": "tam"}, "Unknown convention 'tam'. Did you mean 'tamt'?"),
-        ({"base": bert}, "do not go with --format mask-pt, which holds no weights"),
+        ({"base": bert}, "do not go with --format mask-pt; leave them out"),
     ):
         with pytest.raises(UsageError, match=message):
             export(tmp_path / "t", "mask-pt", tmp_path / "out", **how)

@@ -257,7 +257,7 @@ def test_a_ticket_of_another_encoder_is_refused():
     with pytest.raises(ContentError, match="which this model does not have"):
         TaskTickets(model.base_model, {"rte": ticket})
     other = structure.model_copy(update={"num_heads": 2, "head_size": 16})
-    with pytest.raises(ContentError, match="was made for 2 heads a layer, and this model has 4"):
+    with pytest.raises(ContentError, match="was made for 2 heads per layer, and this model has 4"):
         TaskTickets(
             model.base_model,
             {"rte": Ticket({}, INFO, gates={"layers.0.heads": torch.tensor([True, False])}, structure=other)},

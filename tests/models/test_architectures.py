@@ -32,8 +32,8 @@ from winning_tickets import (
 from winning_tickets.finetuning.setup import prepare as prepare_transfer
 from winning_tickets.models.architectures import ARCHITECTURES, FusedSlice, join_parts, prunable_views, split_name
 from winning_tickets.models.loading import load_plm, prunable_names
-from winning_tickets.pruning.activations import input_norms
 from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.pruning.one_shot import input_norms
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import MaskedWeights, modes

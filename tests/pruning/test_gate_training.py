@@ -17,16 +17,16 @@ from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evalu
 from winning_tickets.cli import app
 from winning_tickets.config import Pattern
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
-from winning_tickets.pruning import gate_training
-from winning_tickets.pruning.base import prepare
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.gate_training import ByLevel, GateParameters, gate_scores
-from winning_tickets.pruning.levels import close_gates
+from winning_tickets.pruning import structured
+from winning_tickets.pruning.base import prepare_search
+from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
-from winning_tickets.pruning.mask_training import corpus_batches, mask_update
+from winning_tickets.pruning.mask_training import corpus_batches
+from winning_tickets.pruning.search import check_search
+from winning_tickets.pruning.structured import ByLevel, GateParameters, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.origin import origin
+from winning_tickets.tickets.ticket import search_settings_of
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 
 QUIET = Runtime(quiet=True)
@@ -134,7 +134,7 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     masked = MaskedWeights(parameters, list(named))
     generator = torch.Generator().manual_seed(4)
     scores = {name: torch.rand(gate.shape, generator=generator) for name, gate in named.items()}
-    update = mask_update(SearchConfig(model="m", level=(50,)).resolved())
+    update = SearchConfig(model="m", level=(50,)).resolved()
     select = partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=0)
     optimizer = MaskOptimizer(masked, scores, {}, update, select)
     batch = {"input_ids": IDS, "attention_mask": PADDED}
@@ -161,11 +161,11 @@ def test_a_search_is_a_plain_loop_over_scores(bert, corpus, tmp_path, min_heads,
     steps = 6
     config = gates_of(bert, corpus, save_at=tuple(range(1, steps + 1)), min_heads_per_layer=min_heads, **schedule)
     search(config, tmp_path / "out", QUIET)
-    prepared = prepare(config, QUIET)
+    prepared = prepare_search(config, QUIET)
     plm, structure = prepared.plm, structure_of(prepared.plm)
     plm.model.eval().requires_grad_(False)
     batches = corpus_batches(prepared, with_labels=False)
-    importances = gate_training._importances(prepared, structure, batches, list(COUNTS), QUIET)
+    importances = structured._start_importances(prepared, structure, batches, QUIET)
     scores = gate_scores(importances, "rank", COUNTS, structure, min_heads, 0.02, 0)
     scores = {name: torch.nn.Parameter(value.clone()) for name, value in scores.items()}
     optimizer = torch.optim.AdamW(scores.values(), lr=2e-3, weight_decay=config.weight_decay or 0.0)
@@ -226,8 +226,8 @@ def test_a_ticket_has_gates_alone_and_lowers_the_loss_it_was_trained_on(bert, co
     assert (info.method, info.scope, info.step, info.seed) == ("mask-training", "encoder", 40, 0)
     assert info.config["sparsity"] == ticket.sparsity == 0.5
     assert info.config["level"] == [50.0]
-    assert origin(ticket)["search"]["objective"] == {"kd+mlm:0.5": "mlm:0.5+kd"}.get(objective, objective)
-    assert not {"scope", "score_init", "min_heads_per_layer"} & origin(ticket)["search"].keys()
+    assert search_settings_of(ticket)["search"]["objective"] == {"kd+mlm:0.5": "mlm:0.5+kd"}.get(objective, objective)
+    assert not {"scope", "score_init", "min_heads_per_layer"} & search_settings_of(ticket)["search"].keys()
 
 
 @pytest.mark.parametrize("objective", ["kd", "mlm"])
@@ -292,8 +292,8 @@ def test_killed_searches_of_several_levels_resume_to_the_same_bits(bert, corpus,
         search_all(config, tmp_path / "killed", checkpoints)
     assert not (tmp_path / "killed" / "level-25" / "ticket.json").exists()
     with pytest.MonkeyPatch.context() as patch:  # the first level ends; the second dies
-        train = gate_training._train
-        patch.setattr(gate_training, "_train", lambda s, *rest: _killed_in("level-50", train, s, *rest))
+        train = structured._train_gates
+        patch.setattr(structured, "_train_gates", lambda s, *rest: _killed_in("level-50", train, s, *rest))
         with pytest.raises(Killed):
             search_all(config, tmp_path / "killed", checkpoints)
     first = (tmp_path / "killed" / "level-25" / "ticket.json").stat().st_mtime_ns
@@ -325,7 +325,7 @@ def _killed_in(folder, train, state, *rest):
 
 def test_a_signal_in_the_last_step_of_a_level_stops_before_the_next(bert, corpus, tmp_path, monkeypatch):
     config = gates_of(bert, corpus, level=("25%", "50%"), units=("heads",), steps=2)
-    original = gate_training.GateSearch.record
+    original = structured.GateSearch.record
 
     def record(self):
         if self.optimizer.steps == 2:
@@ -333,7 +333,7 @@ def test_a_signal_in_the_last_step_of_a_level_stops_before_the_next(bert, corpus
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(gate_training.GateSearch, "record", record)
+        patch.setattr(structured.GateSearch, "record", record)
         with pytest.raises(Interrupted, match="Stopped by SIGTERM at the end of a training, which is stored"):
             search_all(config, tmp_path / "out", QUIET)
     assert not (tmp_path / "out" / "level-50" / "ticket.json").exists()
@@ -343,11 +343,11 @@ def test_a_signal_in_the_last_step_of_a_level_stops_before_the_next(bert, corpus
 def test_the_seed_and_the_start_count_in_the_id(bert, corpus, tmp_path):
     config = gates_of(bert, corpus, level=("50%",), units=("heads",))
     ids = {
-        prepare(config.model_copy(update=fields), QUIET).run_id
+        prepare_search(config.model_copy(update=fields), QUIET).run_id
         for fields in ({}, {"seed": 1}, {"score_init": "plateau"}, {"units": ("neurons",)}, {"level": (30.0,)})
     }
     assert len(ids) == 5
-    assert prepare(config, QUIET).run_id.startswith("mask-training-kd-level-50-")
+    assert prepare_search(config, QUIET).run_id.startswith("mask-training-kd-level-50-")
 
 
 def test_masks_of_weights_are_what_they_were():
@@ -395,7 +395,7 @@ GATES = r"--method mask-training with --level trains gates and does not read"
 )
 def test_impossible_searches_are_refused_in_words(fields, message):
     with pytest.raises(UsageError, match=message):
-        check(SearchConfig.of(**({"model": "m", "level": ("30%",), "corpus": "pydocs"} | fields)))
+        check_search(SearchConfig.of(**({"model": "m", "level": ("30%",), "corpus": "pydocs"} | fields)))
 
 
 @pytest.mark.parametrize(
@@ -417,7 +417,7 @@ def test_impossible_searches_are_refused_in_words(fields, message):
 )
 def test_options_of_gates_without_gates(fields, message):
     with pytest.raises(UsageError, match=message):
-        check(SearchConfig.of(**({"model": "m", "corpus": "pydocs"} | fields)))
+        check_search(SearchConfig.of(**({"model": "m", "corpus": "pydocs"} | fields)))
 
 
 def test_levels_that_a_model_cannot_have(bert, corpus, tmp_path):
@@ -426,7 +426,7 @@ def test_levels_that_a_model_cannot_have(bert, corpus, tmp_path):
         search(gates_of(albert, corpus), tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match="5 heads cannot be pruned: the model has 4"):
         search(gates_of(bert, corpus, prune_heads=(5,)), tmp_path / "out", QUIET)
-    with pytest.raises(UsageError, match="with --min-heads-per-layer 1 no more than 2 can go"):
+    with pytest.raises(UsageError, match="with --min-heads-per-layer 1 at most 2 can be pruned"):
         search(gates_of(bert, corpus, prune_heads=(3,), min_heads_per_layer=1), tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
 

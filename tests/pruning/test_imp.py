@@ -13,11 +13,9 @@ from winning_tickets import Runtime, SearchConfig, Ticket
 from winning_tickets.config import parse_rewind
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.pruning import imp as imp_module
-from winning_tickets.pruning.base import prepare
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.schedule import Rounds
-from winning_tickets.pruning.search import search, search_all
-from winning_tickets.pruning.sources import sources_of
+from winning_tickets.pruning.base import load_sources, prepare_search
+from winning_tickets.pruning.imp import Rounds
+from winning_tickets.pruning.search import check_search, search, search_all
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.tickets.selection import keep_top, pruned_count
@@ -56,8 +54,8 @@ def test_rewind_policies_are_read_and_others_refused():
 
 def naive(config, policy):
     """Train, prune, rewind with nothing but torch: the masks by sparsity."""
-    prepared = prepare(config, QUIET)
-    sources = sources_of(prepared)
+    prepared = prepare_search(config, QUIET)
+    sources = load_sources(prepared)
     model, encoder = sources.model, sources.model.base_model
     model.eval()
     dataset = sources.dataset(config, 12)
@@ -132,7 +130,7 @@ def test_tickets_are_exact_and_nested_and_for_the_pretrained_weights(tmp_path, k
     for sparsity, ticket in found.items():
         assert all(int((~m).sum()) == pruned_count(m.numel(), sparsity) for m in ticket.masks.values())
         assert below is None or all((below.masks[name] | ~mask).all() for name, mask in ticket.masks.items())
-        ticket.check(prepare(SearchConfig(model=model, method="magnitude"), QUIET).plm.encoder)
+        ticket.check(prepare_search(SearchConfig(model=model, method="magnitude"), QUIET).plm.encoder)
         below = ticket
     # The last pruning is the end: three trainings for three tickets.
     assert [record["step"] for record in read_log(tmp_path / "out")] == list(range(1, 13))
@@ -196,12 +194,13 @@ def test_rewinding_brings_back_what_it_should_and_leaves_the_rest(tmp_path, monk
     with_tiny_tasks(monkeypatch)
     config = learning(bert, "imp", corpus_of(tmp_path), rewind_scope=scope, learning_rate=1e-2, **BOTH)
     start = {
-        name: value.detach().clone() for name, value in sources_of(prepare(config, QUIET)).model.named_parameters()
+        name: value.detach().clone()
+        for name, value in load_sources(prepare_search(config, QUIET)).model.named_parameters()
     }
     kept = weights_at_each_round(monkeypatch)
     search_all(config, tmp_path / "out", QUIET)
     assert len(kept) == 2
-    pruned = set(prepare(config, QUIET).weights)
+    pruned = set(prepare_search(config, QUIET).weights)
     for before, after in kept:
         for name, value in after.items():
             source, rest = name.split(".", 2)[1:]
@@ -221,7 +220,7 @@ def test_a_rewinding_that_fails_is_noticed(tmp_path, monkeypatch, bert):
     """As in the released programs, where what is gone back to is the live weights."""
     monkeypatch.setattr(torch.Tensor, "clone", lambda self, **_: self)
     config = learning(bert, "imp", corpus_of(tmp_path), scope="encoder")
-    with pytest.raises(TrainingError, match="Rewinding to pretrained did not bring the weights back"):
+    with pytest.raises(TrainingError, match="Rewinding to pretrained did not restore the weights"):
         search_all(config, tmp_path / "out", QUIET)
 
 
@@ -258,7 +257,7 @@ def test_the_choices_change_the_ticket_and_its_id(tmp_path, bert, fields):
     other = learning(bert, "imp", corpus, learning_rate=1e-2, **fields)
     first, second = (search_all(c, tmp_path / str(i), QUIET)[0.8] for i, c in enumerate((plain, other)))
     assert any(not torch.equal(mask, second.masks[name]) for name, mask in first.masks.items())
-    assert prepare(plain, QUIET).run_id != prepare(other, QUIET).run_id
+    assert prepare_search(plain, QUIET).run_id != prepare_search(other, QUIET).run_id
 
 
 def test_files_of_ones_own_are_a_task(tmp_path, bert):
@@ -292,7 +291,7 @@ def test_profiles_are_the_papers_choices():
 def test_what_cannot_work_is_refused_before_any_work():
     def refused(**fields):
         with pytest.raises(UsageError) as caught:
-            check(SearchConfig.of(model="m", method="imp", **({"objective": "mlm", "corpus": "c"} | fields)))
+            check_search(SearchConfig.of(model="m", method="imp", **({"objective": "mlm", "corpus": "c"} | fields)))
         return str(caught.value)
 
     assert "needs the length of a round: --round-steps, -epochs or -examples" in refused()

@@ -16,8 +16,14 @@ from winning_tickets.config import Level
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.loading import PLM
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
-from winning_tickets.pruning.importance import DEFINITIONS, Importance, add_up
-from winning_tickets.pruning.levels import close_gates, counts_of, random_unit_scores
+from winning_tickets.pruning.importance import (
+    DEFINITIONS,
+    Importance,
+    add_up,
+    close_gates,
+    random_unit_scores,
+    unit_counts,
+)
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.training.objectives.pretraining import StateProbe
@@ -225,7 +231,7 @@ def test_bert_base_loses_what_the_paper_counts():
     total = sum(parameter.numel() for parameter in model.parameters())
     assert total == 109_482_240
     remaining = []
-    for place, (level, counts) in enumerate(counts_of(config, structure)):
+    for place, (level, counts) in enumerate(unit_counts(config, structure)):
         assert (level.folder, counts) == (f"level-{place + 1}0", {"heads": PAPER_COUNTS[place], "ffns": place + 1})
         gates = close_gates(scores, counts, structure)
         found = count_units(gates, structure)

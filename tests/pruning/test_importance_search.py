@@ -13,10 +13,10 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.cli import app
 from winning_tickets.models.structure import structure_of
 from winning_tickets.pruning import structured as importance_module
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.importance import IMPORTANCE_FILE, FineTuned, Importance, SplitBatches, add_up
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceModel, SplitBatches, add_up
+from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.tickets.origin import origin
+from winning_tickets.tickets.ticket import search_settings_of
 from winning_tickets.training.objectives.task import TaskObjective
 
 QUIET = Runtime(quiet=True)
@@ -71,14 +71,14 @@ def test_winning_losing_and_random_tickets_of_a_task(bert, run, tmp_path):
     assert pruned(found["losing"]["level-50"]) == set(order[2:])
     assert not (out["random"] / IMPORTANCE_FILE).exists()
     assert found["winning"]["level-50"].info.scores_from == "rte, fine-tuned with seed 3"
-    kind = origin(found["losing"]["level-75"])["search"]
+    kind = search_settings_of(found["losing"]["level-75"])["search"]
     assert kind == {"selection": "losing", "importance_from": "task rte", "objective": "task"}
 
 
 def test_the_importance_is_that_of_the_examples_the_model_was_trained_on(bert, run, tmp_path):
     search(levels(bert, run, level=(50,)), tmp_path / "out", QUIET)
     stored = Importance.load(tmp_path / "out")
-    model = FineTuned.find(run, None)
+    model = ImportanceModel.find(run, None)
     plm = model.load()
     batches = list(SplitBatches(plm, model.examples(plm, levels(bert)), 32))
     assert [len(batch["labels"]) for batch in batches] == [32, 4]
@@ -99,7 +99,7 @@ def test_another_level_takes_the_saved_importance(bert, run, tmp_path, monkeypat
     again = search(levels(bert, tmp_path / "first", level=(50,)), tmp_path / "second", QUIET)
     assert again.id == first.id
     assert again.info.scores_from == first.info.scores_from
-    assert origin(again)["search"] == origin(first)["search"]
+    assert search_settings_of(again)["search"] == search_settings_of(first)["search"]
     more = search(levels(bert, tmp_path / "second", level=(75,)), tmp_path / "third", QUIET)
     assert pruned(first) < pruned(more)
     definitions = {
@@ -149,9 +149,7 @@ def test_a_layer_can_keep_heads(bert, run, tmp_path):
     config = levels(bert, run, level=(50,), min_heads_per_layer=1, selection="losing")
     gates = search(config, tmp_path / "out", QUIET).gates
     assert [int(gates[f"layers.{layer}.heads"].sum()) for layer in range(2)] == [1, 1]
-    with pytest.raises(
-        UsageError, match=r"level-75 prunes 3 of 4 heads, and with --min-heads-per-layer 1 no more than 2"
-    ):
+    with pytest.raises(UsageError, match=r"level-75 prunes 3 of 4 heads, and with --min-heads-per-layer 1 at most 2"):
         search(levels(bert, run, level=(75,), min_heads_per_layer=1), tmp_path / "no", QUIET)
     assert not (tmp_path / "no").exists()
 
@@ -208,7 +206,7 @@ def test_profile_fields_are_explained():
 )
 def test_impossible_searches_are_refused(fields, message):
     with pytest.raises(UsageError, match=message):
-        check(SearchConfig.of(**({"model": "m", "method": "importance", "level": (30,)} | fields)))
+        check_search(SearchConfig.of(**({"model": "m", "method": "importance", "level": (30,)} | fields)))
 
 
 def test_more_than_there_is_is_refused_before_any_work(bert, run, tmp_path):
@@ -240,7 +238,7 @@ def test_a_model_without_its_run_is_refused(bert, run, tmp_path):
     import shutil
 
     shutil.copytree(run / "seed-3" / "model", tmp_path / "model")
-    with pytest.raises(UsageError, match="is a model without its run, which says what it was trained on"):
+    with pytest.raises(UsageError, match="is a model without its run, so its training data is unknown"):
         search(levels(bert, tmp_path / "model", level=(50,)), tmp_path / "out", QUIET)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, search, search_all
 from winning_tickets.pruning import mask_training as mask_training_module
-from winning_tickets.pruning.schedule import decay, kept_inside, rung_at, rungs_of
+from winning_tickets.pruning.mask_training import decay, level_at, sparsity_levels
+from winning_tickets.pruning.search import kept_inside
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.selection import pruned_count
 
@@ -39,13 +40,13 @@ def climbing(model, corpus, **fields):
 def test_rungs_follow_each_other_and_every_step_belongs_to_one(percents, steps, rung_steps):
     given_ = tuple(percent / 100 for percent in percents)
     config = SearchConfig(model="m", sparsity=given_, steps=steps, rung_steps=rung_steps)
-    rungs = rungs_of(config)
+    rungs = sparsity_levels(config)
     assert [rung.sparsity for rung in rungs] == sorted(given_) == list(config.sparsities)
     assert rungs[-1].end == config.total_steps == steps + (len(given_) - 1) * rung_steps
     for step in range(config.total_steps):
-        rung = rungs[rung_at(rungs, step)]
+        rung = rungs[level_at(rungs, step)]
         assert rung.start <= step < rung.end
-    assert rung_at(rungs, config.total_steps) == len(rungs) - 1
+    assert level_at(rungs, config.total_steps) == len(rungs) - 1
 
 
 def test_half_the_steps_by_default_and_one_rung_is_a_plain_search():
@@ -55,7 +56,7 @@ def test_half_the_steps_by_default_and_one_rung_is_a_plain_search():
 
 
 def test_the_rate_decays_to_zero_inside_every_rung():
-    rungs = rungs_of(SearchConfig(model="m", sparsity=(0.5, 0.6, 0.7), steps=4, rung_steps=2))
+    rungs = sparsity_levels(SearchConfig(model="m", sparsity=(0.5, 0.6, 0.7), steps=4, rung_steps=2))
     factor = decay(rungs, 0, None)
     assert [factor(step) for step in range(8)] == [1.0, 0.75, 0.5, 0.25, 1.0, 0.5, 1.0, 0.5]
     warm = decay(rungs, 2, None)
@@ -67,7 +68,7 @@ def test_the_rate_decays_to_zero_inside_every_rung():
 def test_the_rate_of_a_plain_search_is_the_trainers_linear_decay():
     from transformers import get_linear_schedule_with_warmup
 
-    ours = decay(rungs_of(SearchConfig(model="m", steps=20)), 4, None)
+    ours = decay(sparsity_levels(SearchConfig(model="m", steps=20)), 4, None)
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     theirs = get_linear_schedule_with_warmup(optimizer, 4, 20).lr_lambdas[0]
     assert [ours(step) for step in range(21)] == [theirs(step) for step in range(21)]

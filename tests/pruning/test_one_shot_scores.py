@@ -7,9 +7,8 @@ from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, w
 from samples.tiny_models import make_model
 from winning_tickets import Runtime, Ticket
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.pruning.base import prepare
+from winning_tickets.pruning.base import load_sources, prepare_search
 from winning_tickets.pruning.search import search, search_all
-from winning_tickets.pruning.sources import sources_of
 from winning_tickets.tickets.selection import keep_top
 
 BOTH = {"objective": "mlm+task:0.5", "tasks": ("rte",)}
@@ -26,8 +25,8 @@ def test_snip_is_the_gradient_times_the_weight(tmp_path, monkeypatch, kind, fiel
     with_tiny_tasks(monkeypatch)
     config = learning(str(make_model(tmp_path / "m", kind)), "snip", corpus_of(tmp_path), sparsity=(0.3, 0.7), **fields)
     found = search_all(config, tmp_path / "out", QUIET)
-    prepared = prepare(config, QUIET)
-    sources = sources_of(prepared)
+    prepared = prepare_search(config, QUIET)
+    sources = load_sources(prepared)
     sources.model.eval()
     dataset = sources.dataset(config, config.steps)
     (sum(naive_loss(sources, dataset[step]) for step in range(config.steps)) / config.steps).backward()
@@ -57,8 +56,8 @@ def test_movement_adds_up_what_fine_tuning_does(tmp_path, monkeypatch, fields):
         **fields,
     )
     found = search(config, tmp_path / "out", QUIET)
-    prepared = prepare(config, QUIET)
-    sources = sources_of(prepared)
+    prepared = prepare_search(config, QUIET)
+    sources = load_sources(prepared)
     sources.model.eval()
     dataset = sources.dataset(config, config.steps)
     trained = [p for p in sources.model.parameters() if p.requires_grad]

@@ -11,9 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 from samples.launch import launched
 from samples.learning import without_dropout
 from samples.tiny_models import make_model
-from winning_tickets import Runtime, Ticket, TicketCallback
+from winning_tickets import Runtime, SearchConfig, Ticket, TicketCallback
 from winning_tickets.models.loading import load_plm, prunable_names
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.runs import distributed
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import MaskedWeights
@@ -24,21 +24,7 @@ from winning_tickets.training.trainer import TicketTrainer, arguments
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 STEPS, ROWS, SPARSITY = 10, 8, 0.6
-UPDATE = MaskUpdate(
-    ranking="matrix",
-    phi=0.01,
-    rank_by="signed",
-    reselect_steps=1,
-    cadence="after",
-    threshold="reached",
-    learning_rate=2e-4,
-    head_learning_rate=0.0,
-    kind="adamw",
-    epsilon=1e-8,
-    weight_decay=0.0,
-    clip="global",
-    max_grad_norm=1.0,
-)
+SETTINGS = SearchConfig(model="m", threshold="reached", learning_rate=2e-4, clip="global").resolved()
 compiler = pytest.mark.skipif(
     not any(map(shutil.which, ("g++", "clang++", "c++"))), reason="torch.compile needs a C++ compiler on a CPU"
 )
@@ -175,8 +161,8 @@ def search(bert, way, folder):
         folder,
         PretrainingObjective({"kd": 1.0}, plm.architecture, masked),
         Losses(),
-        UPDATE.learning_rate,
-        build_optimizer=lambda _: MaskOptimizer(masked, scores, {}, UPDATE),
+        SETTINGS.learning_rate,
+        build_optimizer=lambda _: MaskOptimizer(masked, scores, {}, SETTINGS),
         save_weights=False,
     )
     for name, mask in masked.masks.items():

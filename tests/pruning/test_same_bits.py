@@ -166,9 +166,9 @@ def test_the_same_in_other_processes_with_other_hashes_and_tokenizer_workers(tmp
 
 
 LOOPS = {
-    "mask-training both": "pruning.mask_training",
-    "imp": "pruning.imp",
-    "movement": "pruning.movement",
+    "mask-training both": "pruning.base",
+    "imp": "pruning.base",
+    "movement": "pruning.base",
     "fit-head": "finetuning.fit_head",
     "transfer": "finetuning.transfer",
     "share": "finetuning.sharing_trainer",

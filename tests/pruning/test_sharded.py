@@ -15,14 +15,13 @@ import torch
 from samples.launch import launched
 from samples.learning import corpus_of, learning, without_dropout
 from samples.tiny_models import make_model
-from winning_tickets import ShardedMaskOptimizer
+from winning_tickets import SearchConfig, ShardedMaskOptimizer
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm, prunable_names
-from winning_tickets.pruning.base import prepare
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
-from winning_tickets.pruning.reselection import ByShards, ByThreshold, SharedSelector, _float_of, _ordered
-from winning_tickets.pruning.sharded import _check
+from winning_tickets.pruning.base import prepare_search
+from winning_tickets.pruning.mask_optimizer import ByThreshold, MaskOptimizer, initial_scores
+from winning_tickets.pruning.sharded import ByShards, ShardedSelector, _check, _float_of, _ordered
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import groups_of, keep_top, pruned_count
@@ -30,21 +29,7 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.parallel import shard_batch
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
-UPDATE = MaskUpdate(
-    ranking="matrix",
-    phi=0.01,
-    rank_by="signed",
-    reselect_steps=1,
-    cadence="after",
-    threshold="exceeded",
-    learning_rate=1e-3,
-    head_learning_rate=0.0,
-    kind="adamw",
-    epsilon=1e-8,
-    weight_decay=0.0,
-    clip="none",
-    max_grad_norm=0.5,
-)
+SETTINGS = SearchConfig(model="m", learning_rate=1e-3, max_grad_norm=0.5).resolved()
 
 
 def test_floats_and_whole_numbers_have_one_order():
@@ -82,7 +67,7 @@ def test_selection_over_processes_is_that_of_one_tie_for_tie(tmp_path, count):
             rows = {name: slice(*_bounds(len(value), count, rank)) for name, value in scores.items()}
             pruned = [pruned_count(sum(scores[name].numel() for name in group), sparsity) for group in groups]
             parts = [[scores[name][rows[name]].numel() for name in group] for group in groups]
-            selector = SharedSelector(parts, None, torch.device("cpu"))
+            selector = ShardedSelector(parts, None, torch.device("cpu"))
             for step in range(4):  # the band hits, misses and is adapted
                 expected = keep_top(scores, sparsity, ranking, weights)
                 own, sizes = (
@@ -122,7 +107,7 @@ class Start:
 
 def start(config):
     """The dense model, batches, and scores and masks at the sparsity."""
-    prepared = prepare(config, Runtime(quiet=True))
+    prepared = prepare_search(config, Runtime(quiet=True))
     plm = load_plm(config.model)
     names = prunable_names(plm, "encoder+embeddings")
     weights = {name: view.clone() for name, view in prunable_views(plm.encoder, names).items()}
@@ -216,7 +201,7 @@ def test_masks_of_two_processes_are_those_of_one(tmp_path, fields):
     given = {key: fields[key] for key in ("ranking", "pattern", "score_init") if key in fields}
     config = learning(bert, "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.5, **given)
     other = {key: value for key, value in fields.items() if key not in ("pattern", "score_init")}
-    update = dataclasses.replace(UPDATE, **other, pattern=config.n_of_m)
+    update = SETTINGS.model_copy(update={**other, "pattern": config.pattern})
     expected = alone(config, update)
     changed = sum(int((mask != start(config).masks[n]).sum()) for n, mask in expected.masked.masks.items())
     assert changed > 20  # a search that moves nothing would prove nothing
@@ -247,8 +232,8 @@ def thresholds_of(make, rows, kept_at, ranking, sparsity):
         masks={name: mask[rows].clone() for name, mask in masks.items()},
         dense_weights={name: torch.ones_like(score)[rows] for name, score in scores.items()},
     )
-    how = {"ranking": ranking, "rank_by": "signed", "kept_at": kept_at, "phi": 0.01, "adjusted_always": False}
-    selection = make(masked, flat, own, how)
+    update = SETTINGS.model_copy(update={"ranking": ranking, "threshold": kept_at, "reselect_steps": 2})
+    selection = make(masked, flat, own, update)
     selection.select(exact=True)
     selection.start_at(0.01)
     return selection.thresholds
@@ -260,9 +245,9 @@ def test_thresholds_over_processes_are_those_of_one(tmp_path):
     def work(rank):
         torch.distributed.init_process_group("gloo")
         for case in cases:
-            expected = thresholds_of(lambda *a: ByThreshold(*a[:3], **a[3]), slice(None), *case)
+            expected = thresholds_of(ByThreshold, slice(None), *case)
             rows = slice(4 * rank, 4 * rank + 4)
-            assert thresholds_of(lambda *a: ByShards(*a[:3], None, **a[3]), rows, *case) == expected, case
+            assert thresholds_of(lambda *a: ByShards(*a[:3], None, a[3]), rows, *case) == expected, case
             assert (case[2] == 0.0) == (expected[0] == -math.inf)
 
     launched(tmp_path, work)
@@ -300,4 +285,4 @@ def test_matrices_that_are_not_sharded_are_refused(tmp_path):
     )
     found = start(config)
     with pytest.raises(UsageError, match="is not sharded by rows over one dimension of processes; call fully_shard"):
-        ShardedMaskOptimizer(found.plm.encoder, found.masks, found.scores, UPDATE)
+        ShardedMaskOptimizer(found.plm.encoder, found.masks, found.scores, SETTINGS)

@@ -12,10 +12,8 @@ from winning_tickets import SearchConfig
 from winning_tickets.config import METHOD_NEEDS
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
-from winning_tickets.pruning.base import prepare
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.search import search
-from winning_tickets.pruning.sources import sources_of
+from winning_tickets.pruning.base import load_sources, prepare_search
+from winning_tickets.pruning.search import check_search, search
 from winning_tickets.runs.errors import UsageError
 
 TRAINERS = sorted(method for method, needs in METHOD_NEEDS.items() if needs.sources)
@@ -70,7 +68,7 @@ def test_all_heads_are_on_one_encoder(tmp_path, monkeypatch, kind):
     with_tiny_tasks(monkeypatch)
     model = str(make_model(tmp_path / "m", kind))
     config = learning(model, "snip", corpus_of(tmp_path), objective="mlm+task", tasks=("rte", "stsb"), scope="encoder")
-    sources = sources_of(prepare(config, QUIET))
+    sources = load_sources(prepare_search(config, QUIET))
     models = sources.model.models
     assert list(models) == ["mlm", "rte", "stsb"]
     assert all(model.base_model is sources.model.base_model for model in models.values())
@@ -100,7 +98,7 @@ def test_the_loss_is_that_of_each_model_alone(tmp_path, monkeypatch):
     config = learning(
         str(make_model(tmp_path / "m")), "snip", corpus_of(tmp_path), objective="mlm:2+task:0.5", tasks=("rte", "mrpc")
     )
-    sources = sources_of(prepare(config, QUIET))
+    sources = load_sources(prepare_search(config, QUIET))
     assert sources.objective.weights == {"mlm": 2.0, "mrpc": 0.5, "rte": 0.5}
     sources.model.eval()
     batch = sources.dataset(config, 1)[0]
@@ -112,7 +110,7 @@ def test_the_loss_is_that_of_each_model_alone(tmp_path, monkeypatch):
 
 def test_embeddings_in_scope_untie_the_decoder(tmp_path):
     config = learning(str(make_model(tmp_path / "m")), "snip", corpus_of(tmp_path))
-    sources = sources_of(prepare(config, QUIET))
+    sources = load_sources(prepare_search(config, QUIET))
     decoder = sources.model.models["mlm"].get_output_embeddings().weight
     embeddings = sources.model.base_model.get_input_embeddings().weight
     assert torch.equal(decoder, embeddings)
@@ -126,7 +124,7 @@ def test_the_length_of_a_round_in_every_unit(tmp_path, monkeypatch):
 
     def steps(**fields):
         config = learning(model, "imp", corpus, **({"round_steps": None} | fields))
-        return sources_of(prepare(config, QUIET)).round_steps(config)
+        return load_sources(prepare_search(config, QUIET)).round_steps(config)
 
     both = {"objective": "task", "tasks": ("rte", "mrpc")}
     assert steps(**both, round_steps=7) == 7
@@ -144,16 +142,18 @@ def test_the_length_of_a_round_in_every_unit(tmp_path, monkeypatch):
 def test_what_cannot_be_learnt_from_is_refused_at_once(method):
     bad = SearchConfig.of(model="m", method=method, objective="mlm+task", tasks=("rt",), round_steps=1)
     with pytest.raises(UsageError) as caught:
-        check(bad)
+        check_search(bad)
     assert "needs --corpus" in str(caught.value)
     assert "rt" in str(caught.value)
     assert "rte" in str(caught.value)
     with pytest.raises(UsageError, match="Unknown objective 'kd'"):
-        check(SearchConfig.of(model="m", method=method, objective="kd", round_steps=1))
+        check_search(SearchConfig.of(model="m", method=method, objective="kd", round_steps=1))
     with pytest.raises(UsageError, match="needs --task"):
-        check(SearchConfig.of(model="m", method=method, objective="task"))
+        check_search(SearchConfig.of(model="m", method=method, objective="task"))
     with pytest.raises(UsageError, match="uses no task"):
-        check(SearchConfig.of(model="m", method=method, objective="mlm", corpus="c", tasks=("rte",), round_steps=1))
+        check_search(
+            SearchConfig.of(model="m", method=method, objective="mlm", corpus="c", tasks=("rte",), round_steps=1)
+        )
 
 
 def test_a_model_without_mlm_head_is_refused(tmp_path):

@@ -15,7 +15,7 @@ from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.token_cache import tokenise
 from winning_tickets.models.architectures import prunable_views, split_name
 from winning_tickets.models.loading import load_plm
-from winning_tickets.pruning.checks import check
+from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.selection import pruned_count
@@ -117,7 +117,7 @@ def test_an_unset_ranking_is_the_methods_own_and_moves_no_other_id():
 
 def test_a_corpus_is_needed():
     with pytest.raises(UsageError, match="--method wanda needs --corpus: pydocs, wikitext-103"):
-        check(SearchConfig(model="m", method="wanda"))
+        check_search(SearchConfig(model="m", method="wanda"))
     with pytest.raises(UsageError, match=r"--calibration-batches 0 is impossible; at least 1"):
         SearchConfig.of(model="m", method="wanda", corpus="c", calibration_batches=0)
 
@@ -151,5 +151,5 @@ def test_a_ladder_of_masks_keeps_every_row_exact(tmp_path):
     for sparsity, ticket in search_all(config, tmp_path / "t", QUIET).items():
         for mask in ticket.masks.values():
             assert (~mask).sum(1).tolist() == [pruned_count(mask.shape[1], sparsity)] * mask.shape[0]
-    with pytest.raises(UsageError, match=r"--ranking row selects anew at every step, and reselect_steps is 100 \(pro"):
-        check(SearchConfig(model=model, corpus=corpus, ranking="row", profile="code"))
+    with pytest.raises(UsageError, match=r"--ranking row selects at every step, and reselect_steps is 100 \(pro"):
+        check_search(SearchConfig(model=model, corpus=corpus, ranking="row", profile="code"))

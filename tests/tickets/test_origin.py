@@ -11,8 +11,7 @@ from winning_tickets import Runtime, SearchConfig, TransferConfig, search, trans
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.runs.directory import RESULT
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.origin import origin
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, search_settings_of
 
 QUIET = Runtime(quiet=True)
 BASE = BaseModelInfo(name="m", model_type="bert", hash="h", tensors={})
@@ -20,7 +19,7 @@ BASE = BaseModelInfo(name="m", model_type="bert", hash="h", tensors={})
 
 def found(method, config, seed=None):
     info = TicketInfo(method=method, scope="encoder", config=config, applies_to=BASE, seed=seed)
-    return origin(Ticket({"w": torch.ones(2, 2, dtype=torch.bool)}, info))
+    return search_settings_of(Ticket({"w": torch.ones(2, 2, dtype=torch.bool)}, info))
 
 
 def test_only_what_makes_another_kind_of_ticket():
@@ -47,7 +46,7 @@ def test_only_what_makes_another_kind_of_ticket():
     assert found("importance", units.model_dump(mode="json"))["asked"] == {"level": [50.0]}
     counts = SearchConfig.of(model="m", method="importance", prune_heads=(4,), prune_ffns=(0,))
     assert found("importance", counts.model_dump(mode="json"))["asked"] == {"prune_heads": [4], "prune_ffns": [0]}
-    assert origin(None) == {"method": None, "search": None, "search_seed": None, "asked": None}
+    assert search_settings_of(None) == {"method": None, "search": None, "search_seed": None, "asked": None}
 
 
 def test_from_the_search_to_the_analysis(tmp_path, monkeypatch):

@@ -13,12 +13,13 @@ from samples.tiny_models import make_model
 from winning_tickets import Runtime, SearchConfig, Ticket
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm, prunable_names
-from winning_tickets.pruning.mask_optimizer import random_masks
+from winning_tickets.pruning.mask_optimizer import random_scores
 from winning_tickets.pruning.search import search
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.algebra import combine
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.overlap import jaccard
+from winning_tickets.tickets.selection import keep_top
 
 QUIET = Runtime(quiet=True)
 
@@ -85,7 +86,7 @@ def test_one_shot_tickets_are_those_of_a_loop_over_weights(tmp_path, bert, metho
 def test_random_masks_prune_every_place_alike():
     """Over 40 seeds a place is pruned about 24 times; four standard deviations are 12."""
     weights = {"small": torch.zeros(3, 5), "large": torch.zeros(60, 50)}
-    masks = [random_masks(weights, 0.6, "matrix", "floor", seed)["large"] for seed in range(40)]
+    masks = [keep_top(random_scores(weights, seed), 0.6)["large"] for seed in range(40)]
     counts = torch.stack([~mask for mask in masks]).sum(0)
     assert {int((~mask).sum()) for mask in masks} == {1800}
     assert float(((counts - 24).abs() <= 12).float().mean()) > 0.999

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from samples.naive_selection import naive_keep
 from winning_tickets.config import check_sparsity
-from winning_tickets.pruning.mask_optimizer import initial_scores, random_masks
+from winning_tickets.pruning.mask_optimizer import initial_scores, random_scores
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.selection import RANKINGS, BandSelector, keep_top, pruned_count
 
@@ -31,7 +31,7 @@ def test_pruned_count_is_exact_for_every_method_and_scope(method, ranking, spars
     if method == "magnitude":
         masks = keep_top({n: w.abs() for n, w in weights.items()}, sparsity, ranking)
     elif method == "random":
-        masks = random_masks(weights, sparsity, ranking, "floor", seed=3)
+        masks = keep_top(random_scores(weights, 3), sparsity, ranking)
     else:
         scores = initial_scores(
             {n: w.abs() for n, w in weights.items()}, method, sparsity, ranking, "floor", 2.0, 0.01, 0
@@ -121,6 +121,6 @@ def test_sparsity_outside_the_range_is_refused(bad):
 
 def test_random_masks_depend_on_the_seed_alone():
     weights = {"m": torch.zeros(50, 40)}
-    first, again, other = (random_masks(weights, 0.6, "matrix", "floor", seed)["m"] for seed in (0, 0, 1))
+    first, again, other = (keep_top(random_scores(weights, seed), 0.6)["m"] for seed in (0, 0, 1))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)

@@ -137,7 +137,7 @@ def test_as_many_heads_are_needed_as_the_ticket_counts(plm, tmp_path):
     ticket = ticket_of(plm, HEADS)
     settings = json.loads((tmp_path / "bert" / "config.json").read_text())
     (tmp_path / "bert" / "config.json").write_text(json.dumps(settings | {"num_attention_heads": 4}))
-    with pytest.raises(ContentError, match="made for 2 heads a layer, and this model has 4"):
+    with pytest.raises(ContentError, match="made for 2 heads per layer, and this model has 4"):
         ticket.apply_(load_plm(str(tmp_path / "bert")).model, allow_other_weights=True)
 
 

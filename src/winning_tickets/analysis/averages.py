@@ -18,19 +18,8 @@ KINDS = ("final", "best")
 def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
     """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2).
 
-    Each seed is averaged over the tasks; mean and standard deviation are then over the seeds. Seeds that a task lacks
-    are left out and listed.
-
-    Args:
-        paths: finished folders of `tickets transfer --out`, one per task.
-
-    Returns:
-        `tasks` (metrics over the shared seeds), `averages` (by rule, `final` and `best`: `mean`, `std`, `n`, `values`),
-        `seeds`, `left_out_seeds`, `missing_tasks` (of the paper) and `other_tasks` (not of the paper).
-
-    Raises:
-        UsageError: no run, a missing or unfinished one, a task that is given twice, or no seed that all tasks have.
-        ContentError: a file is not the result of a transfer, or lacks a metric that an average needs.
+    Each seed is averaged over the tasks; mean and standard deviation are then over the seeds. Seeds that some task
+    lacks are left out and listed.
     """
     if not paths:
         raise UsageError("No run was given; give folders of tickets transfer --out, one per task.")

@@ -1,10 +1,10 @@
-"""What a task's data consists of, counted from the data itself (Super Tickets, Table 9)."""
+"""Counts of the data of tasks, such as examples, labels and words (Super Tickets, Table 9)."""
 
 from __future__ import annotations
 
 import statistics
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +29,7 @@ def cards(
     task_file: str | None = None,
     files: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Count what is in the data of tasks, or of files.
-
-    Args:
-        tasks: names of `TASKS`, or of a task file.
-        data_dir: a GLUE download or a copy of the hub's repository; None reads the hub.
-        task_file: YAML that defines the tasks; without names all of them.
-        files: arguments of `data.local.load_files`, for files of one's own.
-
-    Returns:
-        `cards`, one a task; see `card`.
-
-    Raises:
-        UsageError: nothing was asked for, or it is not there.
-        ContentError: unusable data.
-    """
+    """Count the data of tasks, of a task file, or of files of one's own."""
     if files is not None and (tasks or task_file):
         raise UsageError("Give --tasks or files of your own, not both.")
     if not tasks and task_file is None and files is None:
@@ -54,22 +40,12 @@ def cards(
         definitions = load_definitions(task_file, tasks or None)
         found = [card(load_defined(definition, task_file, data_dir)) for definition in definitions]
     else:
-        found = [card(load_task(name, data_dir), _tests(name, data_dir)) for name in tasks]
+        found = [card(load_task(name, data_dir), _count_tests(name, data_dir)) for name in tasks]
     return {"kind": "cards", "cards": found}
 
 
 def card(data: TaskData, test: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The numbers of one task.
-
-    Args:
-        data: its examples.
-        test: texts of its test sets, which have no labels.
-
-    Returns:
-        `splits` (a record each: `examples`, `unlabelled`, `labels`, `scores`, `words`, `repeated`), `majority`
-        (what always answering with the most frequent class of the training set gives), `in_train` (examples of other
-        splits whose texts are in the training set too, case and spaces apart) and what the task says of itself.
-    """
+    """The numbers of one task; `test` are the sizes of its test sets, which have no labels."""
     task, splits = data.task, {"train": data.train, **data.validation}
     return {
         "task": task.name,
@@ -91,8 +67,8 @@ def card(data: TaskData, test: Mapping[str, int] | None = None) -> dict[str, Any
     }
 
 
-def _tests(name: str, data_dir: str | None) -> dict[str, int] | None:
-    """Sizes of the test sets; None where they are not at hand, as in many copies of GLUE."""
+def _count_tests(name: str, data_dir: str | None) -> dict[str, int] | None:
+    """Sizes of the test sets; None where the copy of GLUE lacks them."""
     from winning_tickets.data.tasks import get_task
 
     if data_dir is None or name not in SERVER_FILES:
@@ -104,7 +80,7 @@ def _tests(name: str, data_dir: str | None) -> dict[str, int] | None:
 
 
 def _split(task: Task, split: Split) -> dict[str, Any]:
-    words = [sum(map(_words, texts)) for texts in zip(*split.texts, strict=True)]
+    words = [sum(len(_split_words(text)) for text in texts) for texts in zip(*split.texts, strict=True)]
     keys = _keys(split)
     return {
         "examples": len(split),
@@ -115,42 +91,32 @@ def _split(task: Task, split: Split) -> dict[str, Any]:
     }
 
 
-def _words(text: Any) -> int:
-    """Of a text, or of a list of words."""
-    return len(text.split() if isinstance(text, str) else text)
+def _split_words(text: Any) -> Sequence[str]:
+    return text.split() if isinstance(text, str) else text
 
 
 def _spread(values: Sequence[float]) -> dict[str, float] | None:
     if not values:
         return None
-    return {
-        "min": min(values),
-        "median": statistics.median(values),
-        "mean": statistics.fmean(values),
-        "max": max(values),
-    }
+    middle = {"median": statistics.median(values), "mean": statistics.fmean(values)}
+    return {"min": min(values), **middle, "max": max(values)}
 
 
 def _label_counts(task: Task, split: Split) -> dict[str, int] | None:
-    """How often each class is there: examples, words where each has one, or texts that are of it; None without."""
+    """Count each class: its examples, or its words where each word has a label; None without classes."""
     if not task.labels:
         return None
-    counts = Counter(_classes(task, split))
+    counts: Counter[int] = Counter()
+    for label in split.labels:
+        if task.kind == "classification":
+            counts[int(label)] += 1
+        else:  # the label of each word, or for each class whether the text is of it
+            counts.update(label if task.kind == "tokens" else [index for index, one in enumerate(label) if one])
     return {name: counts[index] for index, name in enumerate(task.labels)}
 
 
-def _classes(task: Task, split: Split) -> Iterator[int]:
-    for label in split.labels:
-        if task.kind == "classification":
-            yield int(label)
-        elif task.kind == "tokens":
-            yield from label
-        else:
-            yield from (index for index, one in enumerate(label) if one)
-
-
 def _majority(data: TaskData) -> dict[str, Any] | None:
-    """Of one class an example; the class that is most frequent in training, the first one of several."""
+    """Scores of always predicting the most frequent class of the training set (the first one of several)."""
     task = data.task
     if task.kind != "classification":
         return None
@@ -164,16 +130,14 @@ def _majority(data: TaskData) -> dict[str, Any] | None:
 
 
 def _keys(split: Split) -> list[Key]:
-    """What is compared of each example: its texts without differences of case and of spaces."""
-    return [tuple(map(_normal, texts)) for texts in zip(*split.texts, strict=True)]
-
-
-def _normal(text: Any) -> str:
-    return " ".join(text.split() if isinstance(text, str) else text).casefold()
+    """The texts of each example without differences of case and spaces."""
+    return [
+        tuple(" ".join(_split_words(text)).casefold() for text in texts) for texts in zip(*split.texts, strict=True)
+    ]
 
 
 def _in_train(train: Split, other: Split) -> dict[str, int]:
-    """Examples whose texts were trained on, and those of them that never had this label there."""
+    """Count examples whose texts are in the training set, and those that never have this label there."""
     seen: dict[Key, list[Any]] = {}
     for key, label in zip(_keys(train), train.labels, strict=True):
         seen.setdefault(key, []).append(label)

@@ -1,4 +1,4 @@
-"""What a ticket preserves, without fine-tuning: the pre-training objectives' losses, zero-shot similarity."""
+"""Evaluation of a ticket without fine-tuning: losses of the pre-training objectives, zero-shot similarity."""
 
 from __future__ import annotations
 
@@ -13,20 +13,12 @@ from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.token_cache import tokenise
-from winning_tickets.models.loading import (
-    PLM,
-    base_hash,
-    choose_device,
-    load_mlm_head,
-    untie_decoder,
-    weight_hashes,
-)
+from winning_tickets.models.loading import PLM, base_hash, choose_device, load_mlm_head, untie_decoder, weight_hashes
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.target import Target
-from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import Batch, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.terms import (
@@ -41,25 +33,25 @@ from winning_tickets.training.objectives.terms import (
 EVALUATIONS = (*TERMS, "similarity")
 
 _SAME_COSINE = 1e-6
-"""Cosines in float32 that are no further apart are equal: they differ by rounding, and so would their correlation."""
+"""Cosines in float32 that differ by less differ by rounding, and so would their correlation."""
 
 
 def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str, Any]:
-    """Measure what was asked for.
+    """Measure the losses of a model or a ticket, or its zero-shot similarity.
 
     KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), or as the fields of
-    the configuration that begin with `kd_` tell. MLM loss: cross entropy at masked positions with the dense decoder.
-    Attention, contrastive and logits losses: as docs/explanation/objectives.md says. Similarity: cosine of mean-pooled
+    the configuration that begin with `kd_` set it. MLM loss: cross entropy at masked positions with the dense decoder.
+    Attention, contrastive and logits losses: see docs/explanation/objectives.md. Similarity: cosine of mean-pooled
     states against gold scores.
 
     Args:
-        config: what to measure on what.
+        config: target, objectives and data.
         runtime: device and precision.
 
     Returns:
         `kd_loss`, `mlm_loss`, `mlm_accuracy`, `attention_loss`, `contrastive_loss`, `logits_loss`,
-        `similarity_pearson`, `similarity_spearman` (None where not asked for), `tokens` (scored tokens) and how they
-        were measured.
+        `similarity_pearson`, `similarity_spearman` (None where not measured), `tokens` (scored tokens) and the settings
+        of the measurement.
 
     Raises:
         UsageError: unknown objective, missing corpus or task, no MLM head, no attention maps, no room for two segments
@@ -68,6 +60,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     """
     runtime = runtime or Runtime()
     check(config)
+    # Load the model with the head and the kind of attention that the objectives need.
     device = choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
     terms = _terms(config)
@@ -82,15 +75,9 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         check_attention_maps(plm.model)
     base = base_hash(weight_hashes(plm.encoder))  # of the dense weights, before the ticket is put on
     masked, head, teacher_head = _put_on(target, plm, config, device)
-    result: dict[str, Any] = dict.fromkeys(
-        (
-            *(f"{name}_loss" for name in TERMS),
-            "mlm_accuracy",
-            "similarity_pearson",
-            "similarity_spearman",
-            "tokens",
-        )
-    )
+    # Measure; objectives that were not given keep None.
+    keys = (*(f"{name}_loss" for name in TERMS), "mlm_accuracy", "similarity_pearson", "similarity_spearman", "tokens")
+    result: dict[str, Any] = dict.fromkeys(keys)
     with modes(plm.model, training=False), torch.no_grad():
         if terms:
             result |= _on_corpus(config, plm, masked, teacher_head, device, runtime)
@@ -116,16 +103,12 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
 
 
 def _terms(config: EvaluateConfig) -> list[str]:
-    """The measures that are terms of pre-training objectives."""
+    """The objectives that are terms of pre-training objectives."""
     return [name for name in TERMS if name in config.objectives]
 
 
 def check(config: EvaluateConfig) -> None:
-    """Refuse what cannot be measured before anything is loaded.
-
-    Raises:
-        UsageError: see `evaluate`.
-    """
+    """Refuse an impossible configuration before anything is loaded."""
     for name in config.objectives:
         if name not in EVALUATIONS:
             raise unknown("objective", name, EVALUATIONS)
@@ -135,22 +118,17 @@ def check(config: EvaluateConfig) -> None:
             f"--objective {terms[0]} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
         )
     if config.kd_masked_tokens and needs_mlm_head(terms):
-        raise UsageError(
-            "--kd-masked-tokens and --objective mlm or logits corrupt the text in two ways; measure them apart."
-        )
+        raise UsageError("--kd-masked-tokens does not go with --objective mlm or logits; measure them apart.")
     if "contrastive" in terms:
         check_negatives(config.segments, config.batch_tokens)
     if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):
-        raise UsageError(
-            "--objective similarity needs scored pairs: either --task stsb (with --data-dir) or --pairs-file."
-        )
+        raise UsageError("--objective similarity needs scored pairs: give either --task stsb or --pairs-file.")
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str, Any]:
-    """Put the ticket on the model (decoder untied, head chosen).
+    """Put the ticket on the model, untie its decoder and choose its head.
 
-    Returns:
-        The dense weights, which head is used, and the base model's own head where the dense model's logits are needed.
+    Returns the dense weights, the head's origin, and the base's own head where the dense model's logits are needed.
     """
     ticket = target.ticket
     if ticket is not None:
@@ -162,28 +140,18 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
     if needs_mlm_head(_terms(config)):
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
         teacher_head = frozen_head(plm.model, plm.architecture) if "logits" in config.objectives else None
-        head = _choose_head(ticket, plm, config)
+        trained = None if ticket is None else ticket.mlm_head
+        if config.mlm_head == "ticket" and trained is None:
+            raise UsageError(f"{config.target} has no trained head for --mlm-head ticket; use --mlm-head base.")
+        if config.mlm_head != "base" and trained is not None:
+            load_mlm_head(plm, trained)
+            head = "ticket"
     masked.write(masks)
     return masked, head, teacher_head
 
 
-def _choose_head(ticket: Ticket | None, plm: PLM, config: EvaluateConfig) -> str:
-    trained = None if ticket is None else ticket.mlm_head
-    if config.mlm_head == "base" or (config.mlm_head is None and trained is None):
-        return "base"
-    if trained is None:
-        raise UsageError(f"--mlm-head ticket was asked for, and {config.target} has trained none; use --mlm-head base.")
-    load_mlm_head(plm, trained)
-    return "ticket"
-
-
 def _on_corpus(
-    config: EvaluateConfig,
-    plm: PLM,
-    masked: MaskedWeights,
-    teacher_head: Any,
-    device: torch.device,
-    runtime: Runtime,
+    config: EvaluateConfig, plm: PLM, masked: MaskedWeights, teacher_head: Any, device: torch.device, runtime: Runtime
 ) -> dict[str, Any]:
     corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
     names = _terms(config)
@@ -201,22 +169,10 @@ def _on_corpus(
         max_tokens=config.max_tokens,
         masked_tokens=config.kd_masked_tokens,
     )
-    measured = measure(
-        plm,
-        masked,
-        batches,
-        names,
-        device,
-        runtime,
-        TermSettings(config.kd_loss, config.kd_padding == "counted", config.temperature),
-        teacher_head,
-    )
-    return measured | {
-        "corpus": config.corpus,
-        "split": corpus.split,
-        "corpus_hash": corpus.fingerprint,
-        "segments": config.segments,
-    }
+    settings = TermSettings(config.kd_loss, config.kd_padding == "counted", config.temperature)
+    measured = measure(plm, masked, batches, names, device, runtime, settings, teacher_head)
+    about = {"corpus": config.corpus, "split": corpus.split, "corpus_hash": corpus.fingerprint}
+    return measured | about | {"segments": config.segments}
 
 
 def measure(
@@ -229,10 +185,10 @@ def measure(
     settings: TermSettings | None = None,
     teacher_head: Any = None,
 ) -> dict[str, Any]:
-    """Terms of the objectives for whatever mask is on the model, each weighted by its count over all batches.
+    """Average the terms of the objectives over all batches, each weighted by its count.
 
-    MLM and logits are measured on the corrupted text, the others on the text without MLM's corruption; each of the two
-    has its own forward pass.
+    MLM and logits are measured on the corrupted text, the others on the text without MLM's corruption, in a forward
+    pass each.
     """
     totals = dict.fromkeys(names, 0.0)
     counts = dict.fromkeys(names, 0)
@@ -264,7 +220,7 @@ def measure(
 
 
 def _clean(batch: Batch) -> dict[str, Tensor]:
-    """The batch before MLM corruption, where it was corrupted."""
+    """The batch before MLM corruption."""
     if "labels" not in batch:
         return dict(batch)
     clean = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
@@ -281,21 +237,11 @@ def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
         pearson, spearman = 0.0, 0.0
     else:
         pearson, spearman = float(pearsonr(cosine, gold).statistic), float(spearmanr(cosine, gold).statistic)
-    return {
-        "similarity_pearson": pearson,
-        "similarity_spearman": spearman,
-        "pairs": len(gold),
-        "pairs_from": source,
-    }
+    return {"similarity_pearson": pearson, "similarity_spearman": spearman, "pairs": len(gold), "pairs_from": source}
 
 
 def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], np.ndarray[Any, Any], str]:
-    """Text pairs with gold scores: a regression task's validation split, or a csv/tsv/jsonl of two texts and a score.
-
-    Raises:
-        UsageError: the task is not one of scored pairs.
-        ContentError: the file lacks columns.
-    """
+    """Text pairs with gold scores: the validation split of a regression task, or a csv/tsv/jsonl file."""
     from winning_tickets.data.loading import load_task
     from winning_tickets.data.user_files import load_files
 
@@ -307,25 +253,12 @@ def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], n
         source = f"{config.task} {data.task.validation_splits[0]}"
     split = next(iter(data.validation.values()))
     if not data.task.is_regression or len(split.texts) != 2:
-        raise UsageError(
-            f"Similarity needs scored text pairs, and {data.task.name} has none; use stsb or --pairs-file."
-        )
+        raise UsageError(f"{data.task.name} has no scored text pairs for similarity; use stsb or --pairs-file.")
     return (split.texts[0], split.texts[1]), np.asarray(split.labels, dtype=float), source
 
 
 def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, runtime: Runtime) -> Tensor:
-    """Mean-pooled last hidden states.
-
-    Args:
-        plm: the model, with whatever mask is on it.
-        texts: one string each.
-        device: where to compute.
-        batch_tokens: padded tokens a forward pass sees.
-        runtime: precision and quietness.
-
-    Returns:
-        `(len(texts), hidden)` in float32 on the CPU.
-    """
+    """Mean-pooled last hidden states of texts, `(len(texts), hidden)` in float32 on the CPU."""
     longest = min(256, plm.tokenizer.model_max_length)
     encoded = plm.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))

@@ -1,15 +1,15 @@
-"""Do tickets transfer better than others? Runs of two groups, paired by task and seed."""
+"""The gain of some tickets over others in transfer: runs of two groups, paired by task and seed."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from winning_tickets.analysis.results import COMPARED, Cell, Score, check_metrics, compared, read_runs
+from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, index_once, read_runs
 from winning_tickets.analysis.statistics import Array, about, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
@@ -28,40 +28,39 @@ def gain(
 ) -> dict[str, Any]:
     """Compare two groups of transfer runs over the same tasks and seeds.
 
-    A cell is one task with one seed; its gain is the target's score minus the baseline's. The mean over tasks weighs
-    each task equally, whatever its number of seeds. The interval draws cells with replacement, as many as there are,
-    from all tasks together; the one within tasks draws the seeds of each task, and so asks about these tasks alone.
-
-    Args:
-        runs: transfer runs of the tickets in question.
-        baseline: transfer runs they are compared with.
-        dense: transfer runs of the dense model, for the share of its average that each group keeps.
-        score: the `final` score of each seed, or its `best`.
-        allow_missing: leave out cells that a group lacks, instead of refusing.
-        seed: of the bootstrap.
-
-    Returns:
-        `cells`, `tasks` (a record each), `mean` (over tasks), `dense_share`, `missing`, `different_settings`.
-
-    Raises:
-        UsageError: a group is empty, a run is not there or has no finished seed, or the groups share no cell.
-        ContentError: a cell is missing in a group (without `allow_missing`) or there twice, or metrics differ.
+    A cell is one task with one seed; its gain is the target's score minus the baseline's. The mean weighs each task
+    equally, whatever its number of seeds. `interval` draws cells with replacement from all tasks together;
+    `interval_within_tasks` draws the seeds of each task, so it is about these tasks alone.
     """
-    groups = {"target": _group("target", runs, score), "baseline": _group("baseline", baseline, score)}
-    if dense:
-        groups["dense"] = _group("dense", dense, score)
-    missing = _missing(groups)
+    given = {"target": runs, "baseline": baseline} | ({"dense": dense} if dense else {})
+    groups = {
+        name: index_once(read_runs(paths, score, kind=name), lambda cell: cell.key, f"The {name} runs")
+        for name, paths in given.items()
+    }
+    # Cells that only the dense model has are not needed.
+    wanted = dict.fromkeys([*groups["target"], *groups["baseline"]])
+    missing = [
+        {"group": name, "task": key[0], "seed": key[1]}
+        for key in wanted
+        for name, group in groups.items()
+        if key not in group
+    ]
     if missing and not allow_missing:
         named = ", ".join(f"{entry['task']} seed {entry['seed']} (not in {entry['group']})" for entry in missing)
         raise ContentError(
-            f"Runs are paired by task and seed, and {len(missing)} are missing: {named}. Run these too, or leave such "
-            "cells out with --allow-missing."
+            f"Runs are paired by task and seed; {len(missing)} are missing: {named}. Run them, or give --allow-missing."
         )
     keys = [key for key in groups["target"] if key in groups["baseline"]]
     if not keys:
         raise UsageError("The two groups share no task and seed, so there is nothing to compare.")
     check_metrics([cell for group in groups.values() for cell in group.values()])
     cells = [_cell(key, groups) for key in keys]
+    # A fair comparison has no setting that differs between the groups of a cell.
+    different = [
+        {"task": key[0], "seed": key[1], "setting": setting, "values": {name: own[0] for name, own in values.items()}}
+        for key in keys
+        for setting, values in find_differences({name: [group[key]] for name, group in groups.items() if key in group})
+    ]
     return {
         "kind": "gain",
         "score": score,
@@ -71,34 +70,9 @@ def gain(
         "mean": _mean(cells, seed),
         "dense_share": _dense_share(cells, seed) if dense else None,
         "missing": missing,
-        "different_settings": _different_settings(keys, groups),
+        "different_settings": different,
         "bootstrap": about(seed, "cells (task and seed), each task with equal weight"),
     }
-
-
-def _group(name: str, paths: Sequence[str | Path], score: Score) -> dict[Key, Cell]:
-    if not paths:
-        raise UsageError(f"No {name} run was given; give one or more folders made by tickets transfer --out.")
-    group: dict[Key, Cell] = {}
-    for cell in read_runs(paths, score):
-        if cell.key in group:
-            raise ContentError(
-                f"The {name} runs hold {cell.task} with seed {cell.seed} twice: {group[cell.key].path} and "
-                f"{cell.path}. Give one run for each task and seed."
-            )
-        group[cell.key] = cell
-    return group
-
-
-def _missing(groups: Mapping[str, dict[Key, Cell]]) -> list[dict[str, Any]]:
-    """Cells that target or baseline have and some group has not; what only the dense model has is not needed."""
-    wanted = dict.fromkeys([*groups["target"], *groups["baseline"]])
-    return [
-        {"group": name, "task": task, "seed": seed}
-        for task, seed in wanted
-        for name, group in groups.items()
-        if (task, seed) not in group
-    ]
 
 
 def _cell(key: Key, groups: Mapping[str, dict[Key, Cell]]) -> dict[str, Any]:
@@ -142,7 +116,7 @@ def _task(task: str, cells: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _weights(cells: Sequence[Mapping[str, Any]]) -> Array:
-    """`(cells,)`: 1 / (tasks * seeds of the task), so that a weighted sum over all cells is the mean over tasks."""
+    """Weights `(cells,)` of 1 / (tasks * seeds of the task): the weighted sum of cells is the mean over tasks."""
     names = [cell["task"] for cell in cells]
     return np.array([1 / (len(set(names)) * names.count(name)) for name in names])
 
@@ -171,7 +145,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
 
 
 def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any] | None:
-    """What target and baseline keep of the dense model's average over tasks, over the cells that it has too."""
+    """Average of target and baseline as a share of the dense model's, over the cells that it has too."""
     cells = [cell for cell in cells if cell["dense"] is not None]
     if not cells:
         return None
@@ -181,34 +155,19 @@ def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
     for name in ("target", "baseline"):
         own = weights * _column(cells, name)
         result[name] = float(own.sum() / dense.sum()) if dense.sum() > 0 else None
-        result[f"{name}_interval"] = interval(_ratio(own, dense), len(cells), seed) if dense.sum() > 0 else None
+
+        def drawn_share(drawn: Array, own: Array = own) -> Array:
+            below = dense[drawn].sum(1)
+            return np.asarray(np.divide(own[drawn].sum(1), below, out=np.full(below.shape, np.nan), where=below > 0))
+
+        result[f"{name}_interval"] = interval(drawn_share, len(cells), seed) if dense.sum() > 0 else None
     return result
 
 
-def _ratio(own: Array, dense: Array) -> Callable[[Array], Array]:
-    def share(drawn: Array) -> Array:
-        below = dense[drawn].sum(1)
-        return np.asarray(np.divide(own[drawn].sum(1), below, out=np.full(below.shape, np.nan), where=below > 0))
-
-    return share
-
-
 def _describe(group: Mapping[Key, Cell]) -> dict[str, Any]:
-    """Which tickets a group consists of; None stands for the dense model."""
+    """Tickets and files of a group; the id None is the dense model."""
     found = {cell.ticket_id: cell for cell in group.values()}
     return {
         "tickets": [{"ticket_id": one, "sparsity": cell.sparsity, "model": cell.model} for one, cell in found.items()],
         "runs": sorted({cell.path for cell in group.values()}),
     }
-
-
-def _different_settings(keys: Sequence[Key], groups: Mapping[str, dict[Key, Cell]]) -> list[dict[str, Any]]:
-    """Settings of the fine-tuning that are not the same in all groups; a fair comparison has none."""
-    found = []
-    for key in keys:
-        present = {name: compared(group[key]) for name, group in groups.items() if key in group}
-        for setting in COMPARED:
-            values = {name: settings[setting] for name, settings in present.items() if setting in settings}
-            if len(set(map(str, values.values()))) > 1:
-                found.append({"task": key[0], "seed": key[1], "setting": setting, "values": values})
-    return found

@@ -1,17 +1,16 @@
-"""How much tickets have in common: one matrix for all pairs (TAMT, section 4.2.5 and Figure 8, right)."""
+"""Overlap of masks: similarity of tickets, distances along a search (TAMT, Figure 8), and densities of matrices."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from winning_tickets.config import Pattern
-from winning_tickets.models.architectures import ARCHITECTURES, Architecture, prunable_views
+from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, ModelNotFound, load_plm
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.tickets.files import INFO_FILE, children
@@ -28,37 +27,8 @@ from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.ticket import Ticket
 
 
-def open_all(paths: Sequence[str | Path]) -> list[Ticket]:
-    """Open tickets of one scope, each once.
-
-    Args:
-        paths: ticket folders or hub ids.
-
-    Raises:
-        UsageError: there is none, or one is not there.
-        ContentError: a damaged ticket, or different scopes.
-    """
-    if not paths:
-        raise UsageError("No ticket was given; give one or more folders made by tickets search.")
-    tickets = [Ticket.from_pretrained(path) for path in paths]
-    for path, ticket in zip(paths[1:], tickets[1:], strict=True):
-        check_scopes(str(paths[0]), tickets[0], str(path), ticket)
-    return tickets
-
-
 def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
-    """The pre-trained model of a ticket.
-
-    Args:
-        ticket: what was made for it.
-        name: of the ticket, for messages.
-        base: where it is now, if not where the ticket says.
-        why: what it is needed for, and what to do, for the message where it is not there.
-
-    Raises:
-        UsageError: it is not there.
-        ContentError: it holds other weights.
-    """
+    """Load the pre-trained model of a ticket; `why` says in messages what it is needed for, and what to do."""
     about = ticket.base
     try:
         plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
@@ -71,16 +41,7 @@ def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
 
 
 def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
-    """Short names: those given, else the names of the folders, with as many of their parents as tell them apart.
-
-    Args:
-        paths: what is named.
-        given: one different name for each, or None.
-        option: what the names were given with, for the message.
-
-    Raises:
-        UsageError: another number of names than of paths, or one twice.
-    """
+    """Short names: those given, else the names of the folders, with parents where the names are equal."""
     if given is not None:
         if len(given) != len(paths) or len(set(given)) < len(given):
             raise UsageError(f"{option} must name each of the {len(paths)} paths differently, found: {','.join(given)}")
@@ -101,21 +62,7 @@ OF: tuple[Of, ...] = ("kept", "pruned")
 def similarity(
     paths: Sequence[str | Path], *, of: Of = "kept", average: Average = "pooled", labels: Sequence[str] | None = None
 ) -> dict[str, Any]:
-    """Jaccard similarity of every pair of tickets, beside the level of independent random masks.
-
-    Args:
-        paths: two or more ticket folders or hub ids.
-        of: the weights whose overlap is measured.
-        average: over all weights together, or the unweighted mean over matrices.
-        labels: a name for each ticket; by default those of the folders.
-
-    Returns:
-        `labels`, `jaccard` and `chance` (matrices in that order), and what was measured.
-
-    Raises:
-        UsageError: fewer than two tickets, one that is not there, an unknown choice, or labels that do not fit.
-        ContentError: a damaged ticket, or different scopes.
-    """
+    """Jaccard similarity of every pair of tickets, with that of independent random masks as `chance`."""
     if of not in OF:
         raise unknown("kind of weights", of, OF)
     if average not in AVERAGES:
@@ -123,7 +70,9 @@ def similarity(
     if len(paths) < 2:
         raise UsageError(f"There is nothing to compare: {len(paths)} ticket was given, expected two or more.")
     names = labels_of(paths, labels)
-    tickets = open_all(paths)
+    tickets = [Ticket.from_pretrained(path) for path in paths]
+    for path, ticket in zip(paths[1:], tickets[1:], strict=True):
+        check_scopes(str(paths[0]), tickets[0], str(path), ticket)
     overlaps = all_overlaps(tickets)
 
     def square(value: str) -> list[list[float]]:
@@ -154,68 +103,59 @@ Place = tuple[int | None, str]
 
 
 def places(ticket: Ticket) -> dict[str, Place]:
-    """Layer (from 0; None outside the layers) and kind of each matrix of a ticket, by its name.
-
-    A matrix that the table of architectures does not know is of the kind `other`.
-    """
+    """Layer (from 0; None outside the layers) and kind of each matrix of a ticket; `other` for unknown ones."""
     architecture = ARCHITECTURES.get(ticket.base.model_type)
     if architecture is None:
         return dict.fromkeys(ticket.masks, (None, OTHER))
-    return _places(list(ticket.masks), architecture)
-
-
-def _places(names: Sequence[str], architecture: Architecture) -> dict[str, Place]:
     layers = re.compile(re.escape(architecture.layers).replace(r"\*", r"\d+") + r"(?=\.)")
     roles = {name: role for role, matrices in architecture.matrices.items() for name in matrices}
-    numbers: dict[str, int] = {}  # a path may hold several indices; layers are counted as they come
+    outside = {architecture.word_embeddings: EMBEDDINGS, architecture.pooler: POOLER}
+    numbers: dict[str, int] = {}  # a path may hold several indices, so layers are numbered in their order
     found: dict[str, Place] = {}
-    for name in names:
+    for name in ticket.masks:
         match = layers.match(name)
         if match:
             number = numbers.setdefault(match[0], len(numbers))
             found[name] = (number, roles.get(name[match.end() + 1 :], OTHER))
         else:
-            kind = {architecture.word_embeddings: EMBEDDINGS, architecture.pooler: POOLER}.get(name, OTHER)
-            found[name] = (None, kind)
+            found[name] = (None, outside.get(name, OTHER))
     return found
 
 
 def densities(paths: Sequence[str | Path], *, labels: Sequence[str] | None = None) -> dict[str, Any]:
     """Kept fraction of each matrix, and fractions of its output rows and input columns without a kept weight.
 
-    A row of a linear layer's weight makes one output, a column reads one input; a row of the embeddings is a token.
-    Ranking inside each matrix keeps the same fraction of all (up to rounding); rows and columns tell more there.
-
-    Args:
-        paths: ticket folders or hub ids, of any scopes and models.
-        labels: a name for each ticket; by default those of the folders.
-
-    Returns:
-        `tickets`: for each one `matrices`, a record each: `name`, `layer` (None outside the layers), `kind`, `shape`,
-        `kept`, `empty_rows`, `empty_columns` (fractions); and `constant`: all keep the same, up to rounding.
-
-    Raises:
-        UsageError: no ticket, one that is not there, or labels that do not fit.
-        ContentError: a damaged ticket.
+    A row of a linear layer's weight is an output, a column an input; a row of the embeddings is a token. Ranking
+    within each matrix keeps the same fraction of all (`constant`, up to rounding); then rows and columns differ more.
     """
     if not paths:
         raise UsageError("No ticket was given; give one or more folders made by tickets search.")
     names = labels_of(paths, labels)
-    return {
-        "kind": "densities",
-        "tickets": [_ticket(name, path, Ticket.from_pretrained(path)) for name, path in zip(names, paths, strict=True)],
-    }
+    tickets = [_describe(name, path, Ticket.from_pretrained(path)) for name, path in zip(names, paths, strict=True)]
+    return {"kind": "densities", "tickets": tickets}
 
 
-def _ticket(label: str, path: str | Path, ticket: Ticket) -> dict[str, Any]:
+def _describe(label: str, path: str | Path, ticket: Ticket) -> dict[str, Any]:
     where = places(ticket)
-    matrices = [
-        {"name": name, "layer": where[name][0], "kind": where[name][1], **_facts(mask)}
-        for name, mask in ticket.masks.items()
-    ]
-    # Rounding moves the count of a matrix by less than one weight.
-    lowest = max(one["kept"] - 1 / mask.numel() for one, mask in zip(matrices, ticket.masks.values(), strict=True))
-    highest = min(one["kept"] + 1 / mask.numel() for one, mask in zip(matrices, ticket.masks.values(), strict=True))
+    matrices = []
+    lowest, highest = -1.0, 2.0
+    for name, mask in ticket.masks.items():
+        kept = mask.reshape(mask.shape[0], -1).cpu().numpy()
+        rows, columns = kept.any(1), kept.any(0)
+        fraction = int(np.count_nonzero(kept)) / kept.size
+        matrices.append(
+            {
+                "name": name,
+                "layer": where[name][0],
+                "kind": where[name][1],
+                "shape": list(mask.shape),
+                "kept": fraction,
+                "empty_rows": 1 - int(np.count_nonzero(rows)) / rows.size,
+                "empty_columns": 1 - int(np.count_nonzero(columns)) / columns.size,
+            }
+        )
+        # Rounding moves the count of a matrix by less than one weight.
+        lowest, highest = max(lowest, fraction - 1 / kept.size), min(highest, fraction + 1 / kept.size)
     return {
         "label": label,
         "path": str(path),
@@ -224,17 +164,6 @@ def _ticket(label: str, path: str | Path, ticket: Ticket) -> dict[str, Any]:
         "sparsity": ticket.sparsity,
         "constant": lowest < highest,
         "matrices": matrices,
-    }
-
-
-def _facts(mask: Tensor) -> dict[str, Any]:
-    kept = mask.reshape(mask.shape[0], -1).cpu().numpy()
-    rows, columns = kept.any(1), kept.any(0)
-    return {
-        "shape": list(mask.shape),
-        "kept": int(np.count_nonzero(kept)) / kept.size,
-        "empty_rows": 1 - int(np.count_nonzero(rows)) / rows.size,
-        "empty_columns": 1 - int(np.count_nonzero(columns)) / columns.size,
     }
 
 
@@ -247,60 +176,78 @@ def distance(
 ) -> dict[str, Any]:
     """Distance (1 - Jaccard similarity of kept weights) of the tickets saved along searches.
 
-    It is taken to the one-shot magnitude (OMP) ticket of the same weights, sparsity, ranking and rounding, and to the
-    first and the previous ticket of the search that has the same sparsity.
-
-    Args:
-        paths: folders of searches; the tickets of `--save-at` and the final ones are read, by their step.
-        reference: a ticket that takes the place of the OMP ticket; without it that one is computed.
-        base: where the base model is now, if not where the tickets say.
-        labels: a name for each search; by default those of the folders.
-
-    Returns:
-        `searches`: a record for each path and sparsity, with its `checkpoints`.
-
-    Raises:
-        UsageError: no search, one without tickets, or a base model that is not there.
-        ContentError: a damaged ticket, other base weights, different scopes, or a ticket without the settings that
-            its OMP ticket needs.
+    It is taken to `reference`, by default the one-shot magnitude (OMP) ticket of the same weights, sparsity, ranking
+    and rounding, and to the first and the previous ticket of the search that has the same sparsity.
     """
     if not paths:
         raise UsageError("No search was given; give one or more folders made by tickets search.")
     names = labels_of(paths, labels)
     given = None if reference is None else Ticket.from_pretrained(reference)
-    found = _References(given, base)
+    computed: dict[tuple[Any, ...], Ticket] = {}
+
+    def reference_of(ticket: Ticket, folder: Path) -> Ticket:
+        if given is not None:
+            check_scopes(str(folder), ticket, "the reference", given)
+            return given
+        key = (ticket.base.hash, tuple(ticket.masks), *_pruning_settings(ticket, folder))
+        if key not in computed:
+            computed[key] = omp_ticket(ticket, folder, base)
+        return computed[key]
+
     searches = [
-        _search(name, path, sparsity, tickets, found)
+        _search(name, path, sparsity, folders, reference_of)
         for name, path in zip(names, paths, strict=True)
-        for sparsity, tickets in _by_sparsity(Path(path)).items()
+        for sparsity, folders in _by_sparsity(Path(path)).items()
     ]
     return {"kind": "distance", "reference": None if reference is None else str(reference), "searches": searches}
 
 
 def _by_sparsity(path: Path) -> dict[float, list[Path]]:
-    """Folders of the tickets of a search by sparsity, in the order of their steps, each step once."""
+    """Folders of the tickets of a search by sparsity, in the order of their steps, one per step."""
     folders = ([path] if (path / INFO_FILE).is_file() else []) + [path / name for name in children(path)]
     if not folders:
-        raise UsageError(f"{path} holds no ticket; give folders made by tickets search (with --save-at for the way).")
+        raise UsageError(
+            f"{path} holds no ticket; give folders made by tickets search (--save-at saves tickets along the way)."
+        )
     found: dict[float, dict[int, Path]] = {}
-    for folder in reversed(folders):  # the final ticket is the last to claim its step
+    for folder in reversed(folders):  # the final ticket replaces another one of its step
         ticket = Ticket.from_pretrained(folder)
         found.setdefault(round(ticket.sparsity, 3), {})[ticket.info.step or 0] = folder
     return {sparsity: [steps[step] for step in sorted(steps)] for sparsity, steps in sorted(found.items())}
 
 
 def _search(
-    label: str, path: str | Path, sparsity: float, folders: Sequence[Path], references: _References
+    label: str,
+    path: str | Path,
+    sparsity: float,
+    folders: Sequence[Path],
+    reference_of: Callable[[Ticket, Path], Ticket],
 ) -> dict[str, Any]:
+    first = Ticket.from_pretrained(folders[0])
     checkpoints: list[dict[str, Any]] = []
-    first: Ticket | None = None
     previous: Ticket | None = None
     for folder in folders:
         ticket = Ticket.from_pretrained(folder)
-        first = first or ticket
-        checkpoints.append(_checkpoint(folder, ticket, references.of(ticket, folder), first, previous))
+        parts = overlap_by_matrix(ticket, reference_of(ticket, folder))
+        where = {name: kind for name, (_, kind) in places(ticket).items()}
+        kinds = [kind for kind in KINDS if kind in where.values()]
+        whole = pool(parts)
+        checkpoints.append(
+            {
+                "step": ticket.info.step or 0,
+                "folder": str(folder),
+                "ticket_id": ticket.id,
+                "to_reference": 1 - whole.kept,
+                "to_first": 1 - pool(overlap_by_matrix(ticket, first)).kept,
+                "to_previous": None if previous is None else 1 - pool(overlap_by_matrix(ticket, previous)).kept,
+                "by_kind": {
+                    kind: 1 - pool({name: part for name, part in parts.items() if where[name] == kind}).kept
+                    for kind in kinds
+                },
+                "chance": 1 - whole.chance_kept,
+            }
+        )
         previous = ticket
-    assert first is not None
     return {
         "label": label,
         "path": str(path),
@@ -311,75 +258,19 @@ def _search(
     }
 
 
-def _checkpoint(folder: Path, ticket: Ticket, omp: Ticket, first: Ticket, previous: Ticket | None) -> dict[str, Any]:
-    parts = overlap_by_matrix(ticket, omp)
-    where = places(ticket)
-    kinds = {
-        kind: {name: part for name, part in parts.items() if where[name][1] == kind}
-        for kind in KINDS
-        if any(place[1] == kind for place in where.values())
-    }
-    whole = pool(parts)
-    return {
-        "step": ticket.info.step or 0,
-        "folder": str(folder),
-        "ticket_id": ticket.id,
-        "to_reference": 1 - whole.kept,
-        "to_first": 1 - pool(overlap_by_matrix(ticket, first)).kept,
-        "to_previous": None if previous is None else 1 - pool(overlap_by_matrix(ticket, previous)).kept,
-        "by_kind": {kind: 1 - pool(own).kept for kind, own in kinds.items()},
-        "chance": 1 - whole.chance_kept,
-    }
-
-
-class _References:
-    """The tickets that distances are taken to; computed once for each base and choice of counts."""
-
-    def __init__(self, given: Ticket | None, base: str | None) -> None:
-        self._given = given
-        self._base = base
-        self._made: dict[tuple[Any, ...], Ticket] = {}
-
-    def of(self, ticket: Ticket, folder: Path) -> Ticket:
-        """The reference of a ticket."""
-        if self._given is not None:
-            check_scopes(str(folder), ticket, "the reference", self._given)
-            return self._given
-        key = (ticket.base.hash, tuple(ticket.masks), *_settings(ticket, folder))
-        if key not in self._made:
-            self._made[key] = omp_ticket(ticket, folder, self._base)
-        return self._made[key]
-
-
-def _settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any, str | None]:
-    """Sparsity, ranking, rounding and N:M pattern that a ticket was made with."""
+def _pruning_settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any, str | None]:
+    """Sparsity, ranking, rounding and N:M pattern of a ticket's search."""
     config = ticket.info.config
     sparsity = config.get("sparsity")
     if not isinstance(sparsity, float | int) or isinstance(sparsity, bool) or "ranking" not in config:
-        raise ContentError(
-            f"The ticket {folder} does not say the sparsity and ranking it was made with, so its OMP ticket is "
-            "unknown; give one with --reference."
-        )
+        raise ContentError(f"The ticket {folder} lacks its sparsity or ranking; give its OMP ticket with --reference.")
     return sparsity, config["ranking"], config.get("count_rounding") or "floor", config.get("pattern")
 
 
 def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
-    """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking, rounding and pattern.
-
-    Args:
-        ticket: what it goes with.
-        folder: its name in messages.
-        base: where the base model is now, if not where the ticket says.
-
-    Raises:
-        UsageError: the base model is not there.
-        ContentError: the model holds other weights, or the ticket does not say how it was made.
-    """
-    sparsity, ranking, rounding, pattern = _settings(ticket, folder)
-    why = (
-        "The base model is needed for the OMP ticket; say where it is with --base, or give that ticket with "
-        "--reference."
-    )
+    """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking, rounding and pattern."""
+    sparsity, ranking, rounding, pattern = _pruning_settings(ticket, folder)
+    why = "The OMP ticket needs the base model; give its place with --base, or the OMP ticket with --reference."
     plm = base_model_of(ticket, str(folder), base, why)
     magnitudes = {name: weight.abs() for name, weight in prunable_views(plm.encoder, ticket.masks).items()}
     n_of_m = None if pattern is None else Pattern.parse(pattern)

@@ -1,9 +1,9 @@
-"""Does what a ticket preserves before fine-tuning tell how well it transfers? (TAMT, section 4.2.2 and Figure 5)."""
+"""Measures before fine-tuning as predictors of the transfer of tickets (TAMT, section 4.2.2 and Figure 5)."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePath
@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from winning_tickets.analysis.results import COMPARED, Cell, Score, check_metrics, compared, is_transfer, read_runs
+from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, is_transfer, read_runs
 from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, about, correlate, correlate_within
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
@@ -24,66 +24,44 @@ MEASURES = {
     "similarity_pearson": "similarity_pearson",
     "similarity_spearman": "similarity_spearman",
 }
-"""Keys of an evaluation and what their columns are called."""
+"""Keys of an evaluation and the names of their columns."""
 
-_HOW = ("segments", "split", "kd_distance", "kd_padding", "kd_masked_tokens", "corpus_hash")
-"""What tells measurements on a text of the same name apart, in the order in which it is shown."""
+MEAN = "mean over tasks"
+Key = tuple[str, str]
 
-_USUAL = {"kd_distance": "cosine", "kd_padding": "ignored", "kd_masked_tokens": "0"}
-"""What files mean that do not say it."""
+_SETTINGS = ("segments", "split", "kd_distance", "kd_padding", "kd_masked_tokens", "corpus_hash")
+"""Settings of measurements on a text of one name that may differ, in the order in which they are shown."""
 
-
-@dataclass(frozen=True)
-class Subject:
-    """What was evaluated or fine-tuned.
-
-    Attributes:
-        ticket_id: None for a dense model.
-        model: name of the (base) model; None where the file does not say it.
-        base_hash: of the base weights; None where the file does not say it.
-    """
-
-    ticket_id: str | None
-    model: str | None
-    base_hash: str | None
+_DEFAULTS = {"kd_distance": "cosine", "kd_padding": "ignored", "kd_masked_tokens": "0"}
+"""Settings of files that lack them."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number that was measured before fine-tuning.
+    """One number that was measured before fine-tuning."""
 
-    Attributes:
-        subject: of what.
-        name: such as `kd[wikitext-2]`.
-        how: further settings by name, which become part of the column's name where they differ.
-        value: the number.
-        sparsity: of the ticket; 0 for a dense model.
-        target: what was evaluated, as the user named it.
-        path: the file it was read from.
-        method: how the ticket was found, and with which objective; None where nothing says it.
-    """
-
-    subject: Subject
-    name: str
-    how: tuple[tuple[str, str], ...]
+    ticket_id: str | None  # None for a dense model
+    model: str | None
+    base_hash: str | None
+    name: str  # such as `kd[wikitext-2]`
+    settings: tuple[tuple[str, str], ...]  # become part of the column's name where they differ
     value: float
     sparsity: float
-    target: str
+    target: str  # as the user named it
     path: str
     method: str | None = None
 
 
+_MEASUREMENT = TypeAdapter(Measurement)
+
+
 def is_evaluation(content: Any) -> bool:
-    """Whether a parsed JSON is what `tickets evaluate` prints."""
+    """Return whether a parsed JSON is an output of `tickets evaluate`."""
     return isinstance(content, dict) and {*MEASURES, "ticket_id", "sparsity", "target"} <= content.keys()
 
 
 def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
-    """All numbers of an evaluation.
-
-    Raises:
-        ContentError: it has something else where numbers or names should be.
-    """
+    """Read all numbers of an evaluation."""
     try:
         return [_MEASUREMENT.validate_python(asdict(one)) for one in _measurements(content, path)]
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
@@ -94,34 +72,29 @@ def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
 
 
 def _measurements(content: Mapping[str, Any], path: str) -> Iterator[Measurement]:
-    subject = Subject(content["ticket_id"], content.get("model"), content.get("base_hash"))
+    subject = content["ticket_id"], content.get("model"), content.get("base_hash")
     target = str(content["target"])
     for key, short in MEASURES.items():
         if content[key] is None:
             continue
         value = float(content[key])
-        how: tuple[tuple[str, str], ...] = ()
+        settings: dict[str, str] = {}
         if key.startswith("similarity"):
             text = str(content.get("pairs_from")).removesuffix(" validation")
         else:
             text = PurePath(str(content.get("corpus"))).name
-            how = _how(content, short)
-        method = method_of(content)
-        yield Measurement(subject, f"{short}[{text}]", how, value, float(content["sparsity"]), target, path, method)
-
-
-_MEASUREMENT = TypeAdapter(Measurement)
-
-
-def _how(content: Mapping[str, Any], measure: str) -> tuple[tuple[str, str], ...]:
-    given = {key: str(content[key]) for key in _HOW if content.get(key) is not None}
-    return tuple((_USUAL | given if measure == "kd" else {k: v for k, v in given.items() if k not in _USUAL}).items())
+            given = {name: str(content[name]) for name in _SETTINGS if content.get(name) is not None}
+            own = {name: one for name, one in given.items() if name not in _DEFAULTS}
+            settings = _DEFAULTS | given if short == "kd" else own
+        method, sparsity = method_of(content), float(content["sparsity"])
+        name = f"{short}[{text}]"
+        yield Measurement(*subject, name, tuple(settings.items()), value, sparsity, target, path, method)
 
 
 def method_of(content: Mapping[str, Any]) -> str | None:
     """The method of the evaluated ticket and the objective of a trained one.
 
-    Evaluations of older versions do not say it; the ticket itself does, while it is where it was.
+    Evaluations of older versions lack it; the ticket has it, if it is still in its folder.
     """
     if content["ticket_id"] is None:
         return None
@@ -136,19 +109,19 @@ def method_of(content: Mapping[str, Any]) -> str | None:
 
 
 def method_name(method: str, objective: str | None) -> str:
-    """A trained mask is named with its objective; for other methods the field means nothing."""
+    """The method, and the objective of mask training; other methods have none."""
     return f"{method} {objective}" if method == "mask-training" and objective else method
 
 
 def columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
-    """The column of each measurement: its name, and what differs between measurements of that name."""
+    """The column of each measurement: its name, and the settings that differ between measurements of that name."""
     names: dict[Measurement, str] = {}
     for name in dict.fromkeys(one.name for one in found):
         own = [one for one in found if one.name == name]
-        settings = [dict(one.how) for one in own]
-        keys = [key for key in _HOW if len({setting.get(key) for setting in settings}) > 1]
+        settings = [dict(one.settings) for one in own]
+        keys = [key for key in _SETTINGS if len({setting.get(key) for setting in settings}) > 1]
         if keys != ["corpus_hash"] and "corpus_hash" in keys:
-            keys.remove("corpus_hash")  # other settings tell them apart in words
+            keys.remove("corpus_hash")  # words are easier to read, where they suffice
             if _ambiguous(settings, keys):
                 keys.append("corpus_hash")
         for one, setting in zip(own, settings, strict=True):
@@ -158,7 +131,7 @@ def columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
 
 
 def _ambiguous(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> bool:
-    """Whether the keys leave texts of different content together."""
+    """Return whether texts of different content have the same values of the keys."""
     seen: dict[tuple[str | None, ...], str | None] = {}
     return any(
         seen.setdefault(tuple(setting.get(key) for key in keys), setting.get("corpus_hash"))
@@ -167,21 +140,11 @@ def _ambiguous(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> bo
     )
 
 
-def merged(
-    found: Sequence[Measurement], key: Callable[[Subject], tuple[str, str]]
-) -> dict[tuple[str, str], dict[str, Measurement]]:
-    """For each subject its measurements by column.
-
-    Args:
-        found: all measurements.
-        key: what says that two subjects are the same.
-
-    Raises:
-        ContentError: the same thing was measured twice with different results.
-    """
-    table: dict[tuple[str, str], dict[str, Measurement]] = {}
+def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict[Key, dict[str, Measurement]]:
+    """The measurements of each ticket and dense model by column."""
+    table: dict[Key, dict[str, Measurement]] = {}
     for one, column in columns(found).items():
-        earlier = table.setdefault(key(one.subject), {}).setdefault(column, one)
+        earlier = table.setdefault(_key(one, hashes), {}).setdefault(column, one)
         if abs(earlier.value - one.value) > 1e-9:
             raise ContentError(
                 f"{column} of {one.target} is {earlier.value} in {earlier.path} and {one.value} in {one.path}; "
@@ -190,43 +153,25 @@ def merged(
     return table
 
 
-MEAN = "mean over tasks"
-Key = tuple[str, str]
-
-
 def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
     """Join evaluations with transfer results by ticket, and correlate them over tickets.
 
-    The dense model is joined and shown, but no pair of a correlation: it belongs to no method. Sparsity drives both
-    sides, so each correlation stands beside the one that is left inside the sparsities.
-
-    Args:
-        paths: JSON files that `tickets evaluate --json` printed, transfer runs (folders or their `result.json`), and
-            `analysis.json` of a distance analysis, in any order.
-        score: the `final` score of each seed of a transfer, or its `best`.
-        seed: of the bootstrap.
-
-    Returns:
-        `predictors` and `tasks` (names of the columns), `rows` (a record for each ticket and dense model),
-        `correlations` (for each predictor and task, and with the mean of the tickets that have all tasks).
-
-    Raises:
-        UsageError: a path is not there, or there are no evaluations, no transfers, or none of the same ticket.
-        ContentError: a file is none of these, something was measured twice with different results, or metrics differ.
+    The dense model is joined and shown, but is no pair of a correlation, as it belongs to no method. Sparsity drives
+    both sides, so each correlation comes with the one within the sparsities.
     """
     found, cells = _read(paths, score)
     if not found or not cells:
-        lacking = (
-            "evaluations (JSON of tickets evaluate)" if not found else "transfer runs (folders of tickets transfer)"
-        )
+        lacking = "transfer runs (folders of tickets transfer)" if found else "evaluations (JSON of tickets evaluate)"
         raise UsageError(f"Evaluations and transfer runs are joined here, and there are no {lacking} among the paths.")
     check_metrics(cells)
-    known = _hashes([one.subject for one in found] + [_subject(cell) for cell in cells])
-    rows = _rows(merged(found, lambda subject: _key(subject, known)), _by_key(cells, known))
+    # Join both sides by ticket; hashes of base weights by model come from the files that have both.
+    both: list[Measurement | Cell] = [*found, *cells]
+    hashes = {one.model: one.base_hash for one in both if one.model is not None and one.base_hash is not None}
+    rows = _rows(_by_subject(found, hashes), _by_key(cells, hashes))
     if not rows:
         raise UsageError(
             "No ticket has both an evaluation and a transfer run. They are joined by ticket_id (dense models by base "
-            "weights or name); evaluate the very tickets that were fine-tuned."
+            "weights or name); evaluate the same tickets that were fine-tuned."
         )
     tasks = list(dict.fromkeys(cell.task for cell in cells if any(cell.task in row["scores"] for row in rows)))
     for row in rows:
@@ -241,9 +186,13 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
         "tasks": tasks,
         "rows": rows,
         "correlations": [_correlation(rows, name, task, seed) for name in columns for task in [MEAN, *tasks]],
-        "not_transferred": sorted({one.target for one in found if _name(one.subject) not in joined}),
-        "not_evaluated": sorted({cell.path for cell in cells if _name(_subject(cell)) not in joined}),
-        "different_settings": _different_settings(cells),
+        "not_transferred": sorted({one.target for one in found if (one.ticket_id or one.model) not in joined}),
+        "not_evaluated": sorted({cell.path for cell in cells if (cell.ticket_id or cell.model) not in joined}),
+        "different_settings": [
+            {"task": task, "setting": setting, "values": values["all"]}
+            for task in dict.fromkeys(cell.task for cell in cells)
+            for setting, values in find_differences({"all": [cell for cell in cells if cell.task == task]})
+        ],
         "bootstrap": {**about(seed, "tickets"), "resamples": CORRELATION_RESAMPLES},
     }
 
@@ -265,9 +214,7 @@ def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement],
         elif path.is_dir() or not path.exists() or is_transfer(content):
             cells += read_runs([path], score)
         else:
-            raise ContentError(
-                f"{path} is neither an evaluation (printed by tickets evaluate --json) nor a transfer result."
-            )
+            raise ContentError(f"{path} is neither an evaluation (of tickets evaluate --json) nor a transfer result.")
     return found, cells
 
 
@@ -275,7 +222,9 @@ def _distances(content: Mapping[str, Any], path: str) -> list[Measurement]:
     """The distance from OMP as a predictor: the horizontal axis of TAMT's Figure 8, left."""
     return [
         Measurement(
-            Subject(point["ticket_id"], None, None),
+            point["ticket_id"],
+            None,
+            None,
             "distance[OMP]" if content["reference"] is None else f"distance[{Path(content['reference']).name}]",
             (),
             point["to_reference"],
@@ -289,35 +238,22 @@ def _distances(content: Mapping[str, Any], path: str) -> list[Measurement]:
     ]
 
 
-def _subject(cell: Cell) -> Subject:
-    return Subject(cell.ticket_id, cell.model, cell.base_hash)
+def _key(one: Measurement | Cell, hashes: Mapping[str, str]) -> Key:
+    """The key that evaluations and transfers are joined by: the ticket, or the dense weights (or their name)."""
+    if one.ticket_id is not None:
+        return "ticket", one.ticket_id
+    model = one.model or ""
+    return "dense", one.base_hash or hashes.get(model, model)
 
 
-def _name(subject: Subject) -> str | None:
-    return subject.ticket_id or subject.model
-
-
-def _hashes(subjects: Iterable[Subject]) -> dict[str, str]:
-    """Hashes of base weights by the name of the model, from the files that say both."""
-    return {one.model: one.base_hash for one in subjects if one.model is not None and one.base_hash is not None}
-
-
-def _key(subject: Subject, known: Mapping[str, str]) -> Key:
-    """What evaluations and transfers are joined by: the ticket, or the dense weights (their name at least)."""
-    if subject.ticket_id is not None:
-        return "ticket", subject.ticket_id
-    model = subject.model or ""
-    return "dense", subject.base_hash or known.get(model, model)
-
-
-def _by_key(cells: Sequence[Cell], known: Mapping[str, str]) -> dict[Key, list[Cell]]:
+def _by_key(cells: Sequence[Cell], hashes: Mapping[str, str]) -> dict[Key, list[Cell]]:
     groups: dict[Key, list[Cell]] = {}
     seen: dict[tuple[Key, str, int], Cell] = {}
     for cell in cells:
-        key = _key(_subject(cell), known)
+        key = _key(cell, hashes)
         earlier = seen.setdefault((key, cell.task, cell.seed), cell)
         if earlier is not cell and earlier.value == cell.value:
-            continue  # the same run once more: a copy, or that of a search that ended with the very same masks
+            continue  # a copy of the run, or that of a search that ended with the same masks
         if earlier is not cell:
             raise ContentError(
                 f"{cell.task} with seed {cell.seed} of one ticket is there twice, with different scores: "
@@ -342,8 +278,8 @@ def _rows(
         rows.append(
             {
                 "label": Path(one.target).name,
-                "ticket_id": one.subject.ticket_id,
-                "model": one.subject.model or cells[0].model,
+                "ticket_id": one.ticket_id,
+                "model": one.model or cells[0].model,
                 "method": "dense" if dense else next((m.method for m in columns.values() if m.method), "ticket"),
                 "sparsity": cells[0].sparsity,
                 "predictors": {column: measurement.value for column, measurement in columns.items()},
@@ -367,15 +303,3 @@ def _correlation(rows: Sequence[Mapping[str, Any]], column: str, task: str, seed
         **correlate(x, y, seed),
         "within_sparsity": correlate_within(x, y, sparsities),
     }
-
-
-def _different_settings(cells: Sequence[Cell]) -> list[dict[str, Any]]:
-    """Settings of the fine-tuning that are not the same for all tickets; a fair comparison has none."""
-    found = []
-    for task in dict.fromkeys(cell.task for cell in cells):
-        own = [compared(cell) for cell in cells if cell.task == task]
-        for setting in COMPARED:
-            values = {str(one[setting]): one[setting] for one in own if setting in one}
-            if len(values) > 1:
-                found.append({"task": task, "setting": setting, "values": list(values.values())})
-    return found

@@ -1,12 +1,12 @@
-"""Reading transfer results: one score for each task and seed."""
+"""Results of transfers as observations (one score per task and seed), and the groups of tickets they belong to."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -16,89 +16,71 @@ from winning_tickets.runs.files import read_json
 from winning_tickets.runs.identity import canonical_json
 from winning_tickets.runs.statistics import LARGEST
 
+K = TypeVar("K")
 Score = Literal["final", "best"]
 SCORES: tuple[Score, ...] = ("final", "best")
 
 SETTINGS = ("steps", "train_examples", "max_length", "batch_size", "learning_rate", "data_hash")
-"""What two runs should share for their scores to be comparable; a stored seed knows the first three only."""
+"""Settings that comparable runs share; the result of one seed has the first three only."""
 
 _ORIGIN = ("method", "search", "search_seed", "asked", "start_from")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The score of one fine-tuning run.
-
-    Attributes:
-        task: name of the task.
-        seed: of the fine-tuning.
-        metric: the task's primary metric.
-        value: its value, 0-1 (correlations may be below 0).
-        ticket_id: None for a dense model.
-        sparsity: of the ticket; 0 for a dense model.
-        model: name of the (base) model, where the files say it.
-        base_hash: of the base weights, where the files say it.
-        settings: those of `SETTINGS` that the files hold.
-        path: the file the score was read from.
-        method: how the ticket was found; None for a dense model, and in files of earlier versions.
-        search: settings of its search, as `origin` tells them; None likewise.
-        search_seed: the seed of its search, where it has one.
-        asked: the level or the counts of units that were to be pruned, where units were and the files say it.
-        start_from: the weights that fine-tuning started from.
-        degenerate: predictions were constant, in this run or, read from a summary, in some run.
-        majority: accuracy of the most frequent class, where the files hold it and `metric` is that accuracy.
-    """
+    """The score of one fine-tuning run; files of earlier versions lack `method`, `search` and what follows."""
 
     task: str
-    seed: int
+    seed: int  # of the fine-tuning
     metric: str
-    value: float
-    ticket_id: str | None
+    value: float  # 0-1 (correlations may be below 0)
+    ticket_id: str | None  # None for a dense model
     sparsity: Annotated[float, Field(ge=0, le=1)]
     model: str | None
     base_hash: str | None
-    settings: dict[str, Any]
+    settings: dict[str, Any]  # those of SETTINGS that the files hold
     path: str
     method: str | None = None
     search: dict[str, Any] | None = None
     search_seed: int | None = None
-    asked: dict[str, Any] | None = None
+    asked: dict[str, Any] | None = None  # sparsity level or counts of units to prune, where units were pruned
     start_from: str = "pretrained"
-    degenerate: bool = False
-    majority: float | None = None
+    degenerate: bool = False  # predictions were constant, in some run of a summary
+    majority: float | None = None  # accuracy of the most frequent class, where `metric` is that accuracy
 
     @property
     def key(self) -> tuple[str, int]:
-        """What runs of different tickets are paired by."""
+        """The pair of task and seed, by which runs of different tickets are compared."""
         return self.task, self.seed
 
 
 _CELL = TypeAdapter(Cell)
 
 
-def read_runs(paths: Sequence[str | Path], score: Score = "final", metric: str | None = None) -> list[Cell]:
-    """All finished seeds of transfer runs, in the order of the paths and of the seeds.
-
-    Args:
-        paths: folders made by `tickets transfer --out` (finished or with some seeds finished), or their `result.json`.
-        score: the `final` evaluation of each seed, or its `best`.
-        metric: one that all runs have; None takes each task's primary one.
-
-    Raises:
-        UsageError: nothing is there, no seed has finished, the score is unknown, or a run lacks the metric.
-        ContentError: a file is not a transfer result.
-    """
+def read_runs(
+    paths: Sequence[str | Path], score: Score = "final", metric: str | None = None, kind: str = "transfer"
+) -> list[Cell]:
+    """All finished seeds of transfer runs, in the order of the paths and of the seeds; `kind` is for messages."""
+    if not paths:
+        raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
     if score not in SCORES:
         raise unknown("score", score, SCORES)
     return [cell for path in paths for cell in _read_run(Path(path), score, metric)]
 
 
-def check_metrics(cells: Sequence[Cell]) -> None:
-    """Make sure that each task is scored by one metric.
+def index_once(cells: Iterable[Cell], key: Callable[[Cell], K], owner: str) -> dict[K, Cell]:
+    """Cells by a key; refuse two cells with one key."""
+    found: dict[K, Cell] = {}
+    for cell in cells:
+        other = found.setdefault(key(cell), cell)
+        if other is not cell:
+            twice = f"{cell.task} with seed {cell.seed} twice: {other.path} and {cell.path}"
+            raise ContentError(f"{owner} hold {twice}. Give each run once.")
+    return found
 
-    Raises:
-        ContentError: by two; their numbers must not be compared.
-    """
+
+def check_metrics(cells: Sequence[Cell]) -> None:
+    """Refuse a task that is scored by two metrics."""
     first: dict[str, Cell] = {}
     for cell in cells:
         other = first.setdefault(cell.task, cell)
@@ -110,7 +92,7 @@ def check_metrics(cells: Sequence[Cell]) -> None:
 
 
 def is_transfer(content: Any) -> bool:
-    """Whether a parsed JSON is the result of a transfer: of one seed, or the summary of several."""
+    """Return whether a parsed JSON is the result of a transfer: of one seed, or the summary of several."""
     return isinstance(content, dict) and content.get("verb") in ("transfer", "transfer-seed")
 
 
@@ -119,33 +101,31 @@ def _read_run(path: Path, score: Score, metric: str | None) -> list[Cell]:
         raise UsageError(f"There is no transfer run {path}; give folders made by tickets transfer --out.")
     if path.is_file():
         return _read_file(path, score, metric, {})
-    seeds = sorted(path.glob(f"seed-*/{RESULT}"), key=_seed_number)
+
+    def number_of(file: Path) -> tuple[int, str]:
+        number = file.parent.name.removeprefix("seed-")
+        return (int(number), "") if number.isdecimal() else (-1, number)
+
+    seeds = sorted(path.glob(f"seed-*/{RESULT}"), key=number_of)
     common = read_json(path / RESULT, "result") if (path / RESULT).is_file() else {}
     if not seeds:
         if common:
             return _read_file(path / RESULT, score, metric, {})
-        started = (path / MARKER).is_file()
-        raise UsageError(
-            f"{path} is a run that has no finished seed yet; wait for it, or leave it out."
-            if started
-            else f"{path} is not a transfer run; give folders made by tickets transfer --out."
-        )
+        if (path / MARKER).is_file():
+            raise UsageError(f"{path} is a run that has no finished seed yet; wait for it, or leave it out.")
+        raise UsageError(f"{path} is not a transfer run; give folders made by tickets transfer --out.")
     return [cell for file in seeds for cell in _read_file(file, score, metric, common)]
 
 
-def _seed_number(path: Path) -> tuple[int, str]:
-    number = path.parent.name.removeprefix("seed-")
-    return (int(number), "") if number.isdecimal() else (-1, number)
-
-
 def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, Any]) -> list[Cell]:
-    """The cells of a seed's result (what it lacks is taken from the summary `common`) or of a summary."""
+    """Read the result of a seed (what it lacks is taken from the summary `common`) or a summary."""
     content = read_json(path, "result")
     if not is_transfer(content):
         found = content.get("verb") if isinstance(content, dict) else None
         what = f"a result of tickets {found}" if found else "something else"
         raise ContentError(f"{path} is not the result of a transfer but {what}; give folders made by tickets transfer.")
     try:
+        # One score per seed: a summary lists those of all seeds.
         merged = common | content
         metric = content["primary_metric"] if wanted is None else wanted
         measured = content["metrics"] if content["verb"] == "transfer" else content[score]
@@ -183,9 +163,7 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
         raise ContentError(f"{path} is an incomplete transfer result ({error!r}); make it anew.") from error
     for cell in cells:
         if not abs(cell.value) <= LARGEST:
-            raise ContentError(
-                f"{path} holds a score that is not finite, or beyond {LARGEST:g}: {cell.value}; a failed run is none."
-            )
+            raise ContentError(f"{path} holds a score that is not finite, or beyond {LARGEST:g}: {cell.value}.")
     return cells
 
 
@@ -197,27 +175,27 @@ def _setting(name: str, value: Any) -> Any:
 
 
 def _majority(content: dict[str, Any], metric: str) -> float | None:
-    """The accuracy of the most frequent class, where `metric` is an accuracy on the examples that it was counted on."""
+    """Accuracy of the most frequent class, if `metric` is an accuracy on the examples where it was counted."""
     counted = metric == "accuracy" or (metric.startswith("accuracy") and metric == content["primary_metric"])
     return content.get("majority") if counted else None
 
 
 UNKNOWN = "tickets"
-"""What tickets are called whose runs do not say how they were found, as those of earlier versions."""
+"""Method of tickets whose runs, of earlier versions, do not name it."""
 COMPARED = (*SETTINGS, "start_from")
-"""What should be the same in runs that are compared, or averaged, without being told apart by it."""
+"""Settings that should be the same in runs that are compared or averaged."""
 
 
 def group_key(cell: Cell) -> str:
-    """Equal for runs of tickets that were found alike and fine-tuned from the same weights."""
+    """A key of tickets that were found in the same way and fine-tuned from the same weights."""
     return canonical_json([cell.method, cell.search, _start(cell)])
 
 
 def grid_sparsities(cells: Sequence[Cell]) -> list[float]:
-    """Where each cell stands on the grid of its group: its sparsity to three decimals, as exact counts differ a little.
+    """Round the sparsity of each cell to three decimals, as exact counts differ a little.
 
-    Units overlap, such as a head in a pruned layer, so that tickets of one level differ in sparsity with the seed of
-    their search; those of one group that were to lose the same units stand at the mean of their sparsities.
+    Units overlap, such as a head in a pruned layer, so tickets of one level differ in sparsity with the seed of their
+    search. Those of one group and level get the mean of their sparsities.
     """
     places = [(group_key(cell), canonical_json(cell.asked or round(cell.sparsity, 3))) for cell in cells]
     tickets: dict[tuple[str, str], dict[str | None, float]] = {}
@@ -227,51 +205,51 @@ def grid_sparsities(cells: Sequence[Cell]) -> list[float]:
 
 
 def group_labels(cells: Sequence[Cell]) -> dict[str, str]:
-    """A short name for each group: method and objective, with settings only where these leave groups alike.
-
-    Args:
-        cells: of tickets, not of dense models.
-
-    Returns:
-        By `group_key`, in the order in which they are met first.
-    """
-    first = {group_key(cell): cell for cell in reversed(cells)}
-    first = {key: first[key] for key in dict.fromkeys(group_key(cell) for cell in cells)}
-    names = {key: _name(cell) for key, cell in first.items()}
+    """A short name for each group of tickets, by `group_key`: method and objective, and settings where those differ."""
+    first: dict[str, Cell] = {}
+    for cell in cells:
+        first.setdefault(group_key(cell), cell)
+    names = {key: " ".join(filter(None, (one.method or UNKNOWN, objective_of(one)))) for key, one in first.items()}
     labels = {}
     for key, cell in first.items():
-        alike = [_settings(first[other]) for other, name in names.items() if name == names[key]]
+        same_name = [_search_settings(first[other]) for other, name in names.items() if name == names[key]]
         differing = [
             f"{setting}={value}"
-            for setting, value in _settings(cell).items()
-            if any(other.get(setting) != value for other in alike)
+            for setting, value in _search_settings(cell).items()
+            if any(other.get(setting) != value for other in same_name)
         ]
         labels[key] = names[key] + (f" ({', '.join(differing)})" if differing else "")
     return labels
 
 
 def objective_of(cell: Cell) -> str | None:
-    """The objective of a search, tasks by name: `kd`, `mlm`, `task:mrpc,rte`; None where there was none."""
+    """The objective of a search, such as `kd`, `mlm` or `task:mrpc,rte`; None without one."""
     search = cell.search or {}
     objective = search.get("objective")
     tasks = search.get("tasks")
     return f"{objective}:{','.join(tasks)}" if objective and tasks else objective
 
 
-def compared(cell: Cell) -> dict[str, Any]:
-    """Those of `COMPARED` that a run tells."""
-    return cell.settings | {"start_from": _start(cell)}
+def find_differences(
+    groups: Mapping[str, Sequence[Cell]], settings: Sequence[str] = COMPARED
+) -> Iterator[tuple[str, dict[str, list[Any]]]]:
+    """Settings that are not the same in all cells, with the values of each group as far as its files hold them."""
+    for setting in settings:
+        values: dict[str, list[Any]] = {}
+        for name, cells in groups.items():
+            known = [cell.settings | {"start_from": _start(cell), "base_hash": cell.base_hash} for cell in cells]
+            own = [one[setting] for one in known if setting in one]
+            values[name] = list(dict.fromkeys(value for value in own if setting != "base_hash" or value is not None))
+        values = {name: own for name, own in values.items() if own}
+        if len({str(value) for own in values.values() for value in own}) > 1:
+            yield setting, values
 
 
-def _name(cell: Cell) -> str:
-    return " ".join(filter(None, (cell.method or UNKNOWN, objective_of(cell))))
-
-
-def _settings(cell: Cell) -> Mapping[str, Any]:
+def _search_settings(cell: Cell) -> Mapping[str, Any]:
     own = {key: value for key, value in (cell.search or {}).items() if key not in ("objective", "tasks")}
     return own | ({} if cell.start_from == "pretrained" else {"start_from": _start(cell)})
 
 
 def _start(cell: Cell) -> str:
-    """The weights that fine-tuning started from; of a file its name, as each sparsity has one in its own folder."""
+    """The weights that fine-tuning started from; a file by its name, as each sparsity has one in its own folder."""
     return Path(cell.start_from).name

@@ -1,4 +1,4 @@
-"""How much fine-tuning depends on its seed and on its settings (Super Tickets, Tables 5, 6 and 8)."""
+"""The dependence of fine-tuning on its seed and its settings (Super Tickets, Tables 5, 6 and 8)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from winning_tickets.analysis.results import (
     grid_sparsities,
     group_key,
     group_labels,
+    index_once,
     read_runs,
 )
 from winning_tickets.analysis.statistics import non_inferior
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import deviation
 
 VARIED = ("learning_rate", "batch_size", "steps")
-"""What a setting consists of; runs that differ in anything else cannot be compared."""
+"""The parts of a setting; runs that differ in other settings cannot be compared."""
 _SAME = ("train_examples", "max_length", "data_hash")
 
 Setting = tuple[Any, ...]
@@ -31,29 +32,15 @@ Group = dict[Setting, dict[int, Cell]]
 def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
     """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
 
-    Tickets that were found alike make a group, whatever the seed of their search; so do dense models fine-tuned from
-    the same weights. All deviations have ddof=1 and are None for a single value.
-
-    Args:
-        runs: transfer runs of one task on one model.
-        score: the `final` score of each seed, or its `best`.
-        metric: one that all runs have; None takes the task's primary one.
-
-    Returns:
-        `settings` (a record each group and setting: `mean`, `std`, `best`, `min`, `n` over seeds); `groups`
-        (`over_seeds`: deviation over seeds of the mean over settings; `over_settings`: deviation over settings of the
-        mean over seeds, `range`: its width); `differences` (to the dense model, paired by seed) and `baseline`.
-
-    Raises:
-        UsageError: no run, one without a finished seed, or an unknown score or metric.
-        ContentError: several tasks or models, other data, a seed twice, or a run without its settings.
+    Tickets that were found in the same way, with any seed, are a group; so are dense models fine-tuned from the same
+    weights. All deviations have ddof=1 and are None for a single value.
     """
-    if not runs:
-        raise UsageError("No run was given; give folders made by tickets transfer --out.")
     cells = read_runs(runs, score, metric)
     _check(cells)
     groups = _groups(cells)
-    baseline = _baseline(groups)
+    # Tickets are compared with the dense model of the pre-trained weights, else with the only dense one.
+    dense = [name for name in groups if name == "dense" or name.startswith("dense from ")]
+    baseline = "dense" if "dense" in dense else dense[0] if len(dense) == 1 else None
     return {
         "kind": "sensitivity",
         "task": cells[0].task,
@@ -83,46 +70,40 @@ def _check(cells: Sequence[Cell]) -> None:
     for cell in cells:
         lacking = [name for name in VARIED if name not in cell.settings]
         if lacking:
-            raise ContentError(
-                f"{cell.path} does not say its {lacking[0]}, which the summary of a finished run does; wait until all "
-                "seeds of the run are done."
-            )
+            raise ContentError(f"{cell.path} lacks its {lacking[0]}; wait until all seeds of the run are done.")
         if cell.task != first.task:
             raise ContentError(
-                f"{first.path} is of the task {first.task} and {cell.path} of {cell.task}; sensitivity is that of one "
-                "task, so analyse each task by itself."
+                f"{first.path} is of the task {first.task} and {cell.path} of {cell.task}; analyse each task by itself."
             )
         if cell.base_hash != first.base_hash:
             raise ContentError(
-                f"{first.path} starts from the weights of {first.model} and {cell.path} from other ones, those of "
+                f"{first.path} starts from the weights of {first.model}, {cell.path} from other ones, those of "
                 f"{cell.model}; analyse each model by itself."
             )
         for name in _SAME:
             if cell.settings.get(name) != first.settings.get(name):
-                raise ContentError(
-                    f"The runs differ in {name}, which is no setting of the fine-tuning: {first.settings.get(name)} in "
-                    f"{first.path}, {cell.settings.get(name)} in {cell.path}; leave one of them out."
-                )
+                values = " and ".join(f"{one.settings.get(name)} in {one.path}" for one in (first, cell))
+                raise ContentError(f"The runs differ in {name}: {values}; leave one of them out.")
 
 
 def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
-    """Scores by group, setting and seed; groups and seeds as they come, settings sorted."""
+    """Cells by group, setting and seed; groups and seeds in the order of the runs, settings sorted."""
     labels = _labels(cells)
-    found: dict[str, Group] = {}
+    found: dict[str, dict[Setting, list[Cell]]] = {}
     for cell, label in zip(cells, labels, strict=True):
         setting = tuple(cell.settings[name] for name in VARIED)
-        by_seed = found.setdefault(label, {}).setdefault(setting, {})
-        if cell.seed in by_seed:
-            raise ContentError(
-                f"Seed {cell.seed} is there twice for {label} with one setting: {by_seed[cell.seed].path} and "
-                f"{cell.path}. Give one run for each setting and seed."
-            )
-        by_seed[cell.seed] = cell
-    return {name: dict(sorted(group.items())) for name, group in found.items()}
+        found.setdefault(label, {}).setdefault(setting, []).append(cell)
+    return {
+        name: {
+            setting: index_once(own, lambda cell: cell.seed, f"The runs of {name} with one setting")
+            for setting, own in sorted(group.items())
+        }
+        for name, group in found.items()
+    }
 
 
 def _labels(cells: Sequence[Cell]) -> list[str]:
-    """The group of each run: `dense`, or how the tickets were found and how sparse they are."""
+    """The group of each run: `dense`, or the search of the tickets and their sparsity."""
     tickets = group_labels([cell for cell in cells if cell.ticket_id is not None])
     found = []
     for cell, sparsity in zip(cells, grid_sparsities(cells), strict=True):
@@ -132,12 +113,6 @@ def _labels(cells: Sequence[Cell]) -> list[str]:
             start = "" if cell.start_from == "pretrained" else f" from {Path(cell.start_from).name}"
             found.append(f"dense{start}")
     return found
-
-
-def _baseline(groups: Mapping[str, Group]) -> str | None:
-    """The dense model of the pre-trained weights, else the only dense one."""
-    dense = [name for name in groups if name == "dense" or name.startswith("dense from ")]
-    return "dense" if "dense" in dense else dense[0] if len(dense) == 1 else None
 
 
 def _named(setting: Setting) -> dict[str, Any]:

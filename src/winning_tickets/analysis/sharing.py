@@ -1,4 +1,4 @@
-"""What the tickets of several tasks have in common: who keeps which head and FFN (Super Tickets, sections 4 and 8)."""
+"""Heads and FFNs that the tickets of several tasks keep in common (Super Tickets, sections 4 and 8)."""
 
 from __future__ import annotations
 
@@ -23,32 +23,19 @@ from winning_tickets.training.shared_model import SharedModel, find_shared, is_s
 Array = np.ndarray[Any, Any]
 
 UNITS = ("heads", "ffns")
-"""What is looked at one by one; neurons are too many."""
+"""Structures that are listed one by one; neurons are too many."""
 
 
 def find_importance(ticket: Path | str) -> Path | None:
-    """The folder with the importance that a search left: the ticket's own, or around the tickets of several levels."""
+    """The folder with the importance of a search: that of the ticket, or its parent for one of several levels."""
     path = Path(ticket)
     return next((folder for folder in (path, path.parent) if (folder / IMPORTANCE_FILE).is_file()), None)
 
 
 def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket: Ticket) -> list[Importance]:
-    """Open one importance a task, all of the encoder of a ticket.
-
-    Args:
-        folders: of searches with `--method importance`.
-        names: of the tasks.
-        ticket: of one of them.
-
-    Raises:
-        UsageError: another number than of tasks, or a folder without.
-        ContentError: a damaged one, or one of another encoder.
-    """
+    """Open one importance per task, all of the encoder of a ticket."""
     if len(folders) != len(names):
-        raise UsageError(
-            f"--importances must give one folder for each of the {len(names)} tasks ({', '.join(names)}), found "
-            f"{len(folders)}."
-        )
+        raise UsageError(f"--importances needs a folder for each of {', '.join(names)}, found {len(folders)}.")
     opened = []
     for folder, name in zip(folders, names, strict=True):
         where = find_importance(folder)
@@ -69,61 +56,38 @@ def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket
 
 
 def task_shares(importances: Sequence[Importance], definition: str = "sample") -> dict[str, tuple[Array, Array]]:
-    """Importance of each head and FFN for each task, and over all tasks.
+    """By unit: importance for each task `(tasks, layers, n)`, and the tasks' shares of it, NaN where no task has any.
 
     Tasks are put on one scale first: heads are divided by the l2 norm of their layer (section 3.1), FFNs, of which a
     layer has one, by that of all layers.
-
-    Args:
-        importances: one a task.
-        definition: which one of `importance.DEFINITIONS`; the paper's is `sample`.
-
-    Returns:
-        By unit: normalised importance of each task `(tasks, layers, n)`, and the tasks' shares of each structure,
-        likewise, which add up to 1; NaN where no task has any.
-
-    Raises:
-        UsageError: an unknown definition.
     """
     if definition not in DEFINITIONS:
         raise unknown("definition", definition, DEFINITIONS)
     found = {}
     for unit in UNITS:
-        values = np.stack([_normalised(one, definition, unit) for one in importances])
+        scores: list[Array] = [one.scores(definition, unit).numpy() for one in importances]
+        if unit == "ffns":
+            norms = [np.linalg.norm(own) for own in scores]
+            scores = [own / norm if norm > 0 else own for own, norm in zip(scores, norms, strict=True)]
+        values = np.stack(scores)
         total = values.sum(0)
         found[unit] = values, np.divide(values, total, out=np.full(values.shape, np.nan), where=total > 0)
     return found
 
 
-def _normalised(importance: Importance, definition: str, unit: str) -> Array:
-    scores: Array = importance.scores(definition, unit).numpy()
-    if unit == "heads":
-        return scores
-    norm = np.linalg.norm(scores)
-    return scores / norm if norm > 0 else scores
-
-
 @dataclass(frozen=True)
 class Member:
-    """A task and its ticket.
-
-    Attributes:
-        name: of the task.
-        path: of its ticket, or of the shared model.
-        ticket: of heads, FFNs or neurons; one that prunes nothing for a task without.
-        whole: the task has no ticket of its own.
-        importance: folder of its importance, where there is one.
-    """
+    """A task and its ticket."""
 
     name: str
     path: str
-    ticket: Ticket
-    whole: bool = False
-    importance: Path | None = None
+    ticket: Ticket  # of heads, FFNs or neurons; one that prunes nothing for a task without a ticket
+    whole: bool = False  # the task has no ticket of its own
+    importance: Path | None = None  # folder of its importance
 
     @property
     def structure(self) -> Structure:
-        """Of the encoder."""
+        """The structure of the encoder."""
         assert self.ticket.structure is not None
         return self.ticket.structure
 
@@ -131,17 +95,7 @@ class Member:
 def open_members(
     paths: Sequence[str | Path], names: Sequence[str] | None, base: str | None
 ) -> tuple[list[Member], PLM]:
-    """Open the tickets of all tasks, and the encoder that they share.
-
-    Args:
-        paths: structured tickets, one a task; or one shared model.
-        names: of the tasks; by default those that the tickets were found on, else the folders'.
-        base: where the base model is now, if not where the tickets say.
-
-    Raises:
-        UsageError: fewer than two tasks, nothing there, a shared model without tickets, or names that do not fit.
-        ContentError: a damaged ticket, one of single weights, or different encoders.
-    """
+    """Open the tickets of all tasks, and the encoder that they share."""
     if len(paths) == 1 and is_shared(paths[0]):
         return _of_shared_model(find_shared(paths[0]), names, base)
     if len(paths) < 2:
@@ -151,7 +105,12 @@ def open_members(
         )
     tickets = [Ticket.from_pretrained(path) for path in paths]
     _check(paths, tickets)
-    found = _names(paths, tickets) if names is None else labels_of(paths, names, "--names")
+    if names is None:
+        # A task's name is in `rte, fine-tuned with seed 0`; folders name tickets whose tasks do not differ.
+        tasks = [(ticket.info.scores_from or "").partition(", fine-tuned")[0] for ticket in tickets]
+        found = tasks if all(tasks) and len(set(tasks)) == len(tasks) else labels_of(paths)
+    else:
+        found = labels_of(paths, names, "--names")
     members = [
         Member(name, str(path), ticket, importance=find_importance(path))
         for name, path, ticket in zip(found, paths, tickets, strict=True)
@@ -171,40 +130,26 @@ def _of_shared_model(folder: Path, names: Sequence[str] | None, base: str | None
         raise UsageError(f"The shared model {folder} has no tickets: every task uses the whole encoder.")
     _check([f"{folder} ({task})" for task in own], list(own.values()))
     like = next(iter(own.values()))
-    members = [
-        Member(task, str(folder), own[task] if task in own else _whole(like), whole=task not in own)
-        for task in model.tasks
-    ]
+    gates = {name: torch.ones_like(gate) for name, gate in like.gates.items()}
+    whole = Ticket({}, like.info, gates=gates, structure=like.structure)  # prunes nothing
+    members = [Member(task, str(folder), own.get(task, whole), whole=task not in own) for task in model.tasks]
     return members, model.load_encoder()
 
 
-def _whole(like: Ticket) -> Ticket:
-    """A ticket of the same encoder that prunes nothing."""
-    gates = {name: torch.ones_like(gate) for name, gate in like.gates.items()}
-    return Ticket({}, like.info, gates=gates, structure=like.structure)
-
-
 def _check(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> None:
-    """All of heads, FFNs or neurons, and of one encoder."""
+    """Refuse tickets of single weights, and those of several encoders."""
     first = tickets[0]
     for path, ticket in zip(paths, tickets, strict=True):
         if ticket.structure is None:
             raise ContentError(
-                f"{path} is a ticket of single weights ({ticket.info.method}), which keeps a part of every head and "
-                "FFN; give tickets of heads and FFNs (tickets search --method importance), or compare weights with "
-                "tickets analyse similarity."
+                f"{path} is a ticket of single weights ({ticket.info.method}); give tickets of heads and FFNs (tickets "
+                "search --method importance), or compare weights with tickets analyse similarity."
             )
         if ticket.base.hash != first.base.hash or ticket.structure != first.structure:
             raise ContentError(
                 f"{paths[0]} was made for the weights of {first.base.name}, and {path} for other ones, those of "
                 f"{ticket.base.name}; tasks share one encoder, so give tickets of the same weights."
             )
-
-
-def _names(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> list[str]:
-    """The tasks that tickets were found on (`rte, fine-tuned with seed 0`); their folders where these do not differ."""
-    tasks = [(ticket.info.scores_from or "").partition(", fine-tuned")[0] for ticket in tickets]
-    return tasks if all(tasks) and len(set(tasks)) == len(tasks) else labels_of(paths)
 
 
 def sharing(
@@ -215,28 +160,16 @@ def sharing(
     definition: str = "sample",
     base: str | None = None,
 ) -> dict[str, Any]:
-    """Which tasks keep which heads and FFNs, and how much each of them makes of it.
+    """Heads and FFNs that each task keeps, what tasks have in common, and the importance of each structure.
 
-    Weight that remains is counted as in the paper: of all parameters of the encoder, embeddings included; biases of
-    what is pruned do not count.
-
-    Args:
-        paths: structured tickets of one encoder, one a task; or a shared model (`tickets share`).
-        names: of the tasks; by default those that the tickets were found on, else the folders'.
-        importances: folders of searches by importance, one a task; by default those of the tickets, if all have one.
-        definition: of importance (`importance.DEFINITIONS`).
-        base: where the base model is now, if not where the tickets say.
-
-    Returns:
-        `tasks`, `union`, `intersection`, `used_by` (how many structures 0, 1, ... tasks keep), `layers`, `overlap`
-        (Jaccard), `structures` (one record a head and FFN), `importance` (None without).
-
-    Raises:
-        UsageError: fewer than two tasks, something is not there, a folder without importance, or unknown words.
-        ContentError: a damaged ticket, one of single weights, or different encoders.
+    Remaining weight is counted as in the paper: of all parameters of the encoder with its embeddings; biases of pruned
+    structures do not count.
     """
     members, plm = open_members(paths, names, base)
-    kept = {unit: np.stack([_kept(member, unit) for member in members]) for unit in _units(members)}
+    # Neurons count where some ticket prunes them one by one.
+    neurons = any(name.endswith(".neurons") for member in members for name in member.ticket.gates)
+    units = [*UNITS, *(["neurons"] if neurons else [])]
+    kept = {unit: np.stack([_kept(member, unit) for member in members]) for unit in units}
     encoder = {
         "name": members[0].ticket.base.name,
         "hash": members[0].ticket.base.hash,
@@ -258,19 +191,13 @@ def sharing(
         ],
         "overlap": _overlap(members, kept),
         "structures": _structures(members, kept, shares),
-        "importance": None if shares is None else shares.about,
+        "importance": None if shares is None else shares[0],
         "without_importance": [] if shares else [member.name for member in members if member.importance is None],
     }
 
 
-def _units(members: Sequence[Member]) -> list[str]:
-    """Heads and FFNs, and neurons where some ticket prunes them one by one."""
-    neurons = any(name.endswith(".neurons") for member in members for name in member.ticket.gates)
-    return [*UNITS, *(["neurons"] if neurons else [])]
-
-
 def _kept(member: Member, unit: str) -> Array:
-    """bool `(layers, n)`: which heads, FFNs or neurons compute, the gate of a whole layer taken into account."""
+    """Heads, FFNs or neurons that are kept, bool `(layers, n)`; a pruned layer keeps none."""
     structure = member.structure
     layers = [open_units(member.ticket.gates, structure, layer) for layer in range(len(structure.layers))]
     if unit == "ffns":
@@ -279,7 +206,7 @@ def _kept(member: Member, unit: str) -> Array:
 
 
 def _remaining(kept: int, total: int, encoder: Mapping[str, Any]) -> dict[str, float]:
-    """Of all parameters of the encoder, and of the matrices of its layers."""
+    """Kept weights as a share of all parameters of the encoder, and of the matrices of its layers."""
     return {"weight_remaining": 1 - (total - kept) / encoder["parameters"], "kept_of_matrices": kept / total}
 
 
@@ -298,7 +225,7 @@ def _task(member: Member, index: int, kept: Mapping[str, Array], encoder: Mappin
 def _together(
     members: Sequence[Member], kept: Mapping[str, Array], encoder: Mapping[str, Any], every: bool
 ) -> dict[str, Any]:
-    """What some task keeps, or `every` one: structures and weights."""
+    """Structures and weights that some task keeps, or `every` task."""
     combine = torch.logical_and if every else torch.logical_or
     weights = 0
     for name, mask in members[0].ticket.masks.items():
@@ -310,12 +237,12 @@ def _together(
 
 
 def _used_by(kept: Array) -> list[int]:
-    """How many structures are kept by 0, 1, ... tasks; `kept` is bool `(tasks, ...)`."""
+    """Count structures that 0, 1, ... tasks keep; `kept` is bool `(tasks, ...)`."""
     return [int(count) for count in np.bincount(kept.sum(0).ravel(), minlength=len(kept) + 1)]
 
 
 def _overlap(members: Sequence[Member], kept: Mapping[str, Array]) -> list[dict[str, Any]]:
-    """Jaccard similarity of every pair: of structures, beside the level of random tickets as large, and of weights."""
+    """Jaccard similarity of every pair of tasks: of structures, with that of random tickets, and of weights."""
     weights = all_overlaps([member.ticket for member in members])
     found = []
     for i, j in itertools.combinations(range(len(members)), 2):
@@ -329,18 +256,15 @@ def _overlap(members: Sequence[Member], kept: Mapping[str, Array]) -> list[dict[
 
 
 def _jaccard(both: float, first: int, second: int) -> float:
-    """Two empty sets are equal."""
     union = first + second - both
-    return both / union if union else 1.0
+    return both / union if union else 1.0  # two empty sets are equal
 
 
-@dataclass(frozen=True)
-class _Shares:
-    about: dict[str, Any]
-    by_unit: Mapping[str, tuple[Array, Array]]
+Shares = tuple[dict[str, Any], Mapping[str, tuple[Array, Array]]]
 
 
-def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, definition: str) -> _Shares | None:
+def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, definition: str) -> Shares | None:
+    """Sources of the importance of structures, and its values by unit; None where a task has no importance."""
     own = [member.importance for member in members if member.importance is not None]
     if given is None and len(own) < len(members):
         return None
@@ -349,11 +273,11 @@ def _shares(members: Sequence[Member], given: Sequence[str | Path] | None, defin
     sources = [
         {"task": name, "id": one.id, "source": one.about.get("source")} for name, one in zip(names, opened, strict=True)
     ]
-    return _Shares({"definition": definition, "sources": sources}, task_shares(opened, definition))
+    return {"definition": definition, "sources": sources}, task_shares(opened, definition)
 
 
-def _structures(members: Sequence[Member], kept: Mapping[str, Array], shares: _Shares | None) -> list[dict[str, Any]]:
-    """One record for each head and FFN, by layers."""
+def _structures(members: Sequence[Member], kept: Mapping[str, Array], shares: Shares | None) -> list[dict[str, Any]]:
+    """One record per head and FFN, by layers."""
     names = [member.name for member in members]
     found = []
     for layer in range(kept["heads"].shape[1]):
@@ -362,7 +286,7 @@ def _structures(members: Sequence[Member], kept: Mapping[str, Array], shares: _S
                 tasks = [name for name, one in zip(names, kept[unit][:, layer, index], strict=True) if one]
                 record: dict[str, Any] = {"unit": unit, "layer": layer, "index": index, "tasks": tasks}
                 if shares is not None:
-                    values, parts = (one[:, layer, index] for one in shares.by_unit[unit])
+                    values, parts = (one[:, layer, index] for one in shares[1][unit])
                     record["importance"] = float(values.mean())
                     record["by_task"] = dict(zip(names, values.tolist(), strict=True))
                     record["share"] = None if np.isnan(parts).any() else dict(zip(names, parts.tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Which tickets match the full model, and up to which sparsity? (BERT tickets, Tables 4 to 6 and Figure 11)."""
+"""Tickets that match the full model, and their highest sparsity (BERT tickets, Tables 4 to 6 and Figure 11)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from winning_tickets.analysis.results import (
     Cell,
     Score,
     check_metrics,
+    find_differences,
     grid_sparsities,
     group_key,
     group_labels,
+    index_once,
     objective_of,
     read_runs,
 )
@@ -41,45 +43,41 @@ Seeds = Sequence[int] | None
 
 @dataclass(frozen=True)
 class Rule:
-    """What counts as winning.
-
-    Attributes:
-        criterion: of `CRITERIA`.
-        std_of: whose deviation `within-std` takes.
-        margin: of `non-inferior`.
-        statistic: what several seeds are summed up by.
-    """
+    """A criterion of winning and its settings."""
 
     criterion: Criterion
-    std_of: StdOf
-    margin: float
-    statistic: Statistic
+    std_of: StdOf  # of `within-std`
+    margin: float  # of `non-inferior`
+    statistic: Statistic  # of several seeds
 
     def check(self) -> None:
-        """Refuse what no criterion can use.
-
-        Raises:
-            UsageError: unknown names, or a statistic that the paired test does not have.
-        """
-        if self.criterion not in CRITERIA:
-            raise unknown("criterion", self.criterion, CRITERIA)
-        if self.std_of not in STD_OF:
-            raise unknown("standard deviation", self.std_of, STD_OF)
-        if self.statistic not in STATISTICS:
-            raise unknown("statistic", self.statistic, STATISTICS)
+        """Refuse unknown names, and a statistic that the paired test does not have."""
+        for kind, value, known in (
+            ("criterion", self.criterion, CRITERIA),
+            ("standard deviation", self.std_of, STD_OF),
+            ("statistic", self.statistic, STATISTICS),
+        ):
+            if value not in known:
+                raise unknown(kind, value, known)
         if self.criterion == "non-inferior" and self.statistic != "mean":
             raise UsageError(
                 f"--statistic {self.statistic} does not go with --criterion non-inferior, which is a test of means."
             )
 
     def judge(self, subnetwork: Sequence[Cell], full: Sequence[Cell]) -> Outcome:
-        """Apply it to the runs of one ticket, or of several of one kind, and those of the full model."""
+        """Apply the criterion to runs of tickets of one kind and those of the full model."""
         own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
         if self.criterion == "exceeds":
             return exceeds(own, other, self.statistic)
         if self.criterion == "within-std":
             return within_std(own, other, self.std_of, self.statistic)
-        return non_inferior(_by_seed(subnetwork), _by_seed(full), self.margin)
+        # The test pairs fine-tuning seeds: one score per seed is the mean over tickets of several search seeds.
+        by_seed: list[dict[int, list[float]]] = [{}, {}]
+        for values, cells in zip(by_seed, (subnetwork, full), strict=True):
+            for cell in cells:
+                values.setdefault(cell.seed, []).append(cell.value)
+        first, second = ({seed: statistics.fmean(own) for seed, own in values.items()} for values in by_seed)
+        return non_inferior(first, second, self.margin)
 
 
 @dataclass
@@ -89,22 +87,7 @@ class Point:
     task: str
     group: str
     sparsity: float
-    cells: dict[tuple[int | None, int], Cell] = field(default_factory=dict)
-
-    def add(self, cell: Cell) -> None:
-        """Take in a run.
-
-        Raises:
-            ContentError: there is one with these seeds already.
-        """
-        key = (cell.search_seed, cell.seed)
-        if key in self.cells:
-            raise ContentError(
-                f"{self.task} with seed {cell.seed} is there twice for {self.group} at {100 * self.sparsity:g} %: "
-                f"{self.cells[key].path} and {cell.path}. Give each run once; tickets that nothing in their runs tells "
-                "apart must be analysed one by one."
-            )
-        self.cells[key] = cell
+    cells: list[Cell] = field(default_factory=list)
 
 
 def winning(
@@ -122,36 +105,18 @@ def winning(
 ) -> dict[str, Any]:
     """Judge tickets by the full model's scores, and find the highest winning sparsity of each task and kind of ticket.
 
-    Runs are grouped by task and by how their tickets were found; tickets of one search with other seeds are one point.
-
-    Args:
-        runs: transfer runs of tickets: any tasks, sparsities, methods and seeds.
-        dense: transfer runs of the full model, one for each task.
-        criterion: `exceeds`, `within-std` or `non-inferior` (paired by fine-tuning seed, 95 % one-sided).
-        std_of: whose standard deviation, for `within-std`.
-        margin: for `non-inferior`, a fraction.
-        statistic: `mean`, `median` or `best` of the seeds.
-        score: the `final` score of each seed, or its `best`.
-        metric: one metric for all; None takes each task's primary one.
-        select_seeds: fine-tuning seeds that the highest winning sparsity is chosen on.
-        report_seeds: other ones that its scores are reported on; both or none are given.
-
-    Returns:
-        `tasks` (the full model, and why winning may say nothing there), `groups`, `cells` (a verdict for each task,
-        group and sparsity), `highest` (for each task and group), `different_settings`.
-
-    Raises:
-        UsageError: no runs, unknown names, an impossible margin or choice of seeds.
-        ContentError: a task without dense run or needed seeds, a run twice, a ticket among the dense or the reverse.
+    Runs are grouped by task and by the search of their tickets; one search with several seeds is one point.
     """
     rule = Rule(criterion, std_of, margin, statistic)
     rule.check()
     _check_seeds(select_seeds, report_seeds)
+    # Group the runs into points: a task, a kind of ticket and a sparsity.
     tickets, full = _read("ticket", runs, score, metric), _read("dense", dense, score, metric)
     check_metrics([*tickets, *full])
     tasks = {task: _dense_of(task, full) for task in dict.fromkeys(cell.task for cell in tickets)}
-    labels = group_labels(tickets)
+    labels, first = group_labels(tickets), {group_key(cell): cell for cell in reversed(tickets)}
     points = _points(tickets, labels)
+    # Judge each point by the full model's runs of its task.
     judged = [(point, rule.judge(*_chosen(point, tasks[point.task], select_seeds))) for point in points]
     pairs = dict.fromkeys((point.task, point.group) for point in points)
     return {
@@ -163,51 +128,47 @@ def winning(
         "select_seeds": None if select_seeds is None else list(select_seeds),
         "report_seeds": None if report_seeds is None else list(report_seeds),
         "tasks": [_task(task, cells, rule) for task, cells in tasks.items()],
-        "groups": _groups(tickets, labels),
+        "groups": [
+            {
+                "group": label,
+                "method": first[key].method,
+                "objective": objective_of(first[key]),
+                "search": first[key].search,
+                "start_from": first[key].start_from,
+            }
+            for key, label in labels.items()
+        ],
         "cells": [_record(point, outcome, tasks[point.task]) for point, outcome in judged],
         "highest": [_highest(pair, judged, tasks[pair[0]], rule, report_seeds) for pair in pairs],
-        "different_settings": _different_settings(points, tasks),
+        "different_settings": [
+            {"task": task, "setting": setting, "values": values}
+            for task, cells in tasks.items()
+            for setting, values in find_differences(_fine_tuned_on(task, cells, points), (*SETTINGS, "base_hash"))
+        ],
     }
 
 
 def _check_seeds(select: Seeds, report: Seeds) -> None:
     if (select is None) != (report is None):
-        raise UsageError(
-            "--select-seeds and --report-seeds go together: a sparsity is chosen on some seeds and reported on others."
-        )
+        raise UsageError("--select-seeds and --report-seeds go together; give both or none.")
     common = sorted(set(select or ()) & set(report or ()))
     if common:
-        raise UsageError(
-            f"Seeds {', '.join(map(str, common))} are among both --select-seeds and --report-seeds; what is reported "
-            "must not have been chosen on."
-        )
+        seeds = ", ".join(map(str, common))
+        raise UsageError(f"Seeds {seeds} are among both --select-seeds and --report-seeds; give each seed to one.")
 
 
 def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[Cell]:
-    if not paths:
-        raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
-    cells = read_runs(paths, score, metric)
+    cells = read_runs(paths, score, metric, kind)
     for cell in cells:
         if (cell.ticket_id is None) != (kind == "dense"):
-            raise ContentError(
-                f"{cell.path} is a run of a ticket; take it out of --dense."
-                if kind == "dense"
-                else f"{cell.path} is a run of the dense model; give it behind --dense."
-            )
+            found = "a ticket; take it out of" if kind == "dense" else "the dense model; give it after"
+            raise ContentError(f"{cell.path} is a run of {found} --dense.")
     return cells
 
 
 def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
     """The full model's runs of a task, each seed once."""
-    found: dict[int, Cell] = {}
-    for cell in full:
-        if cell.task != task:
-            continue
-        if cell.seed in found:
-            raise ContentError(
-                f"The dense runs hold {task} with seed {cell.seed} twice: {found[cell.seed].path} and {cell.path}."
-            )
-        found[cell.seed] = cell
+    found = index_once((cell for cell in full if cell.task == task), lambda cell: cell.seed, "The dense runs")
     if not found:
         raise ContentError(f"There is no dense run of {task}; fine-tune the base model on it and add it to --dense.")
     return list(found.values())
@@ -218,26 +179,17 @@ def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
     found: dict[tuple[str, str, float], Point] = {}
     for cell, sparsity in zip(tickets, grid_sparsities(tickets), strict=True):
         place = (cell.task, labels[group_key(cell)], sparsity)
-        found.setdefault(place, Point(*place)).add(cell)
+        found.setdefault(place, Point(*place)).cells.append(cell)
+    for point in found.values():
+        owner = f"The runs of {point.group} at {100 * point.sparsity:g} %"
+        index_once(point.cells, lambda cell: (cell.search_seed, cell.seed), owner)
     rows = list(dict.fromkeys((point.task, point.group) for point in found.values()))
     return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))
 
 
-def _by_seed(cells: Sequence[Cell]) -> dict[int, float]:
-    """One score a fine-tuning seed: the mean over tickets of several search seeds."""
-    values: dict[int, list[float]] = {}
-    for cell in cells:
-        values.setdefault(cell.seed, []).append(cell.value)
-    return {seed: statistics.fmean(own) for seed, own in values.items()}
-
-
 def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell], list[Cell]]:
-    """The runs of the ticket and of the full model, all or those of some seeds.
-
-    Raises:
-        ContentError: one of them lacks a seed.
-    """
-    own = list(point.cells.values())
+    """The runs of the ticket and of the full model with the seeds, or all of them."""
+    own = point.cells
     if seeds is None:
         return own, list(full)
     name = f"{point.group} at {100 * point.sparsity:g} %"
@@ -277,22 +229,8 @@ def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
     }
 
 
-def _groups(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[dict[str, Any]]:
-    first = {group_key(cell): cell for cell in reversed(tickets)}
-    return [
-        {
-            "group": label,
-            "method": first[key].method,
-            "objective": objective_of(first[key]),
-            "search": first[key].search,
-            "start_from": first[key].start_from,
-        }
-        for key, label in labels.items()
-    ]
-
-
 def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, Any]:
-    own = list(point.cells.values())
+    own = point.cells
     known = {cell.seed for cell in full}
     unpaired = sorted({cell.seed for cell in own} - known) if outcome.criterion == "non-inferior" else []
     return {
@@ -313,7 +251,7 @@ def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, A
 def _highest(
     pair: tuple[str, str], judged: Sequence[tuple[Point, Outcome]], full: Sequence[Cell], rule: Rule, report: Seeds
 ) -> dict[str, Any]:
-    """The highest winning sparsity of a task and group, and what the other seeds say of it."""
+    """The highest winning sparsity of a task and group, and its scores on the seeds to report."""
     own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
     found = highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
     result: dict[str, Any] = {
@@ -327,7 +265,7 @@ def _highest(
     }
     if found.largest is not None:
         point, _ = own[found.largest]
-        result["at_highest"] = _summary(list(point.cells.values()))
+        result["at_highest"] = _summary(point.cells)
         if report is not None:
             subnetwork, other = _chosen(point, full, report)
             outcome = rule.judge(subnetwork, other)
@@ -335,24 +273,10 @@ def _highest(
     return result
 
 
-def _different_settings(points: Sequence[Point], tasks: Mapping[str, Sequence[Cell]]) -> list[dict[str, Any]]:
-    """Settings in which the fine-tuning of a ticket and of the full model differ, the base weights among them."""
-    found = []
-    for task, full in tasks.items():
-        groups = {"dense": list(full)}
-        for point in points:
-            if point.task == task:
-                groups.setdefault(point.group, []).extend(point.cells.values())
-        for setting in (*SETTINGS, "base_hash"):
-            values = {name: _values(cells, setting) for name, cells in groups.items()}
-            values = {name: one for name, one in values.items() if one}
-            if len({value for one in values.values() for value in map(str, one)}) > 1:
-                found.append({"task": task, "setting": setting, "values": values})
-    return found
-
-
-def _values(cells: Sequence[Cell], setting: str) -> list[Any]:
-    """Different values of a setting, as far as the runs tell."""
-    if setting == "base_hash":
-        return list(dict.fromkeys(cell.base_hash for cell in cells if cell.base_hash is not None))
-    return list(dict.fromkeys(cell.settings[setting] for cell in cells if setting in cell.settings))
+def _fine_tuned_on(task: str, full: Sequence[Cell], points: Sequence[Point]) -> dict[str, list[Cell]]:
+    """All runs on a task by group; that of the full model is called `dense`."""
+    groups = {"dense": list(full)}
+    for point in points:
+        if point.task == task:
+            groups.setdefault(point.group, []).extend(point.cells)
+    return groups

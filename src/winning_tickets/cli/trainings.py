@@ -22,7 +22,11 @@ Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed w
 
 
 @verb(
-    "search", SearchConfig, "model", "winning_tickets.pruning.checks:check", plan=lambda config: (config.resolved(), {})
+    "search",
+    SearchConfig,
+    "model",
+    "winning_tickets.pruning.search:check_search",
+    plan=lambda config: (config.resolved(), {}),
 )
 def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Find a ticket and save it in --out. With --method NAME, --help shows what that method reads.

@@ -1,4 +1,4 @@
-"""Taking a model away: a ticket or a fine-tuned ticket as a folder that any Hugging Face program loads."""
+"""Exporting a ticket or a fine-tuned model, as a folder that any Hugging Face program loads."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def export(
     convention: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a model that others load.
+    """Write a ticket or a fine-tuned model in a format that other programs load.
 
     Args:
         target: a ticket, a transfer that was run with `--save-model` (or one of its seeds), or a shared model.
@@ -49,7 +49,7 @@ def export(
         What is stored in `export.json`, with `out` and a `note` about size and speed.
 
     Raises:
-        UsageError: unknown format, no such target, a foreign `out`.
+        UsageError: unknown format, no such target, or an `out` with other files.
         ContentError: a damaged ticket or model, or one for other weights.
         TrainingError: the file system refused; nothing is left half-written.
     """
@@ -79,11 +79,7 @@ def export(
 
 
 def _claim(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
-    """The stored description where `out` is this very export already; None where it may be written.
-
-    Raises:
-        UsageError: `out` is a file or holds something else; it was left untouched.
-    """
+    """Return the stored description if `out` is this very export already, None if it may be written."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:
@@ -111,4 +107,4 @@ FORMATS: dict[str, Callable[[Source], Export]] = {
     "encoder": encoder,
     "mask-pt": mask_pt,
 }
-"""`tickets export`."""
+"""The formats of `tickets export`."""

@@ -1,7 +1,7 @@
-"""The papers' `mask.pt` files: reading them as tickets, and writing tickets as such files.
+"""The `mask.pt` files of the papers' released code: reading them as tickets, and writing tickets as such files.
 
 BERT-tickets writes `bert.encoder.layer.0.attention.self.query.weight_mask` with floats, as do TAMT's one-shot and
-iterative pruning; TAMT's mask training writes `...query.weight` with bools. Neither says of which model it is.
+iterative pruning; TAMT's mask training writes `...query.weight` with bools. No file names its model.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.ticket import Ticket
 
 MASK_PT = "mask.pt"
+# torch's reader has no error of its own for a damaged file.
 _DAMAGED = (
     OSError,
     EOFError,
@@ -42,44 +43,28 @@ _DAMAGED = (
     AssertionError,
     struct.error,
 )
-"""What torch's reader raises where a file was damaged; it has no error of its own for that."""
 SHOWN = 3
-"""How many names or values a message gives as examples."""
+"""Number of names or values that a message gives as examples."""
 
 
 @dataclass(frozen=True)
 class Convention:
-    """How a code base names and stores masks.
+    """Names and type of the masks of a code base."""
 
-    Attributes:
-        ending: what the name of a mask has in the place of `.weight`.
-        dtype: of the stored entries; any type with the values 0 and 1 is read.
-    """
-
-    ending: str
-    dtype: torch.dtype
+    ending: str  # of a mask's name, where its weight's has `.weight`
+    dtype: torch.dtype  # that is written; any type with the values 0 and 1 is read
 
 
-CONVENTIONS = {
-    "bert-tickets": Convention(".weight_mask", torch.float32),
-    "tamt": Convention(".weight", torch.bool),
-}
+CONVENTIONS = {"bert-tickets": Convention(".weight_mask", torch.float32), "tamt": Convention(".weight", torch.bool)}
 
 
 @dataclass(frozen=True)
 class MaskFile:
-    """What a file holds, under the names of the encoder's parameters.
+    """Content of a file, under the names of the encoder's parameters."""
 
-    Attributes:
-        masks: bool, True = kept.
-        convention: of its names, a key of `CONVENTIONS`.
-        prefix: what its names begin with, such as `bert.`; empty where they are the encoder's own.
-        sha256: of the file.
-    """
-
-    masks: dict[str, Tensor]
+    masks: dict[str, Tensor]  # bool, True = kept
     convention: str
-    prefix: str
+    prefix: str  # of the file's names, such as `bert.`; may be empty
     sha256: str
 
 
@@ -88,11 +73,11 @@ def import_mask(
 ) -> dict[str, Any]:
     """Make a ticket of a `mask.pt`.
 
-    The scope follows from the matrices that are there: with or without embeddings, with or without pooler.
+    The scope follows from the matrices in the file: with or without embeddings, with or without pooler.
 
     Args:
         file: of either code base; read without running any code that it may hold.
-        base: the pre-trained model that the masks belong to, which the file does not say.
+        base: the pre-trained model that the masks belong to; the file does not name it.
         out: a directory that is absent or empty, or holds this very import; it becomes the ticket's folder.
         revision: hub revision of the model.
         force: replace another import in `out`.
@@ -101,7 +86,7 @@ def import_mask(
         What is stored in `result.json`: the id, exact sparsity, scope, convention and hash of the file.
 
     Raises:
-        UsageError: no such file or model, or a foreign `out`.
+        UsageError: no such file or model, or an `out` with other files.
         ContentError: not a file of masks, or one of another model.
     """
     file = Path(file)
@@ -143,21 +128,15 @@ def import_mask(
 
 
 def read_masks(file: Path, plm: PLM) -> MaskFile:
-    """Read a `mask.pt` with names, shapes and values checked against a model.
-
-    Args:
-        file: of either code base.
-        plm: the model that it belongs to; its weights are not looked at.
-
-    Raises:
-        UsageError: there is no such file.
-        ContentError: it cannot be read safely, or names, shapes or values are not those of masks of this model.
-    """
+    """Read a `mask.pt` with names, shapes and values checked against a model."""
     stored = _load(file)
-    convention = _convention(file, stored)
+    convention = _find_convention(file, stored)
     ending = CONVENTIONS[convention].ending
     shapes = {name: value.shape for name, value in plm.encoder.named_parameters()}
-    possible = {split_name(name).parameter for name in _all_prunable(plm)}
+    # A file may have the masks of the widest scope that a family of models has.
+    pooler = plm.architecture.pooler
+    prunable = [*prunable_names(plm, "encoder+embeddings"), *([] if pooler is None else [pooler])]
+    possible = {split_name(name).parameter for name in prunable}
     prefix = f"{plm.model.base_model_prefix}."
     masks: dict[str, Tensor] = {}
     prefixes = set()
@@ -181,7 +160,7 @@ def _check_file(file: Path) -> None:
 
 
 def _load(file: Path) -> dict[str, Tensor]:
-    """The tensors of a file, by name; anything that would have to run code is refused by torch."""
+    """Load the tensors of a file by name; torch refuses whatever would have to run code."""
     _check_file(file)
     try:
         with warnings.catch_warnings():  # of unusual pickles, which are then read or refused all the same
@@ -192,8 +171,8 @@ def _load(file: Path) -> dict[str, Tensor]:
         what = f" (it asks for {needed[1]})" if needed else ""
         raise ContentError(
             f"{file} holds more than tensors{what} and could run any code when it is opened, so it was not read. "
-            "A whole model (model.pt) is such a file; give the mask.pt beside it. Where there is none, and you trust "
-            "the file, take its masks out in a program of your own: torch.save({name: tensor, ...}, 'mask.pt')."
+            "A whole model (model.pt) is such a file; give the mask.pt next to it. If there is none and you "
+            "trust the file, write its masks with your own script: torch.save({name: tensor, ...}, 'mask.pt')."
         ) from error
     except _DAMAGED as error:
         raise ContentError(f"{file} is not a file of torch.save, or it was cut off; copy it again.") from error
@@ -201,20 +180,20 @@ def _load(file: Path) -> dict[str, Tensor]:
         found = "nothing" if isinstance(content, dict) and not content else f"a {type(content).__name__}"
         raise ContentError(f"{file} holds {found}, expected a dictionary of masks by the names of matrices.")
     for key, value in content.items():
-        if not isinstance(value, Tensor) or not _is_plain(value):
+        if not isinstance(value, Tensor) or not _is_dense(value):
             raise ContentError(f"{file} has a {type(value).__name__} for {key}, expected a dense tensor of 0 and 1.")
     return content
 
 
-def _is_plain(value: Tensor) -> bool:
-    """Whether a tensor holds its entries, one after the other: not sparse, without data, nested or quantized."""
+def _is_dense(value: Tensor) -> bool:
+    """Tell a tensor that stores all its entries from one that is sparse, nested, quantized or without data."""
     return (
         value.layout is torch.strided and value.device.type == "cpu" and not value.is_nested and not value.is_quantized
     )
 
 
-def _convention(file: Path, keys: Mapping[str, Any]) -> str:
-    """Which convention all names of a file follow."""
+def _find_convention(file: Path, keys: Mapping[str, Any]) -> str:
+    """Return the convention that all names of a file follow."""
     found: dict[str, str] = {}
     for key in keys:
         name = next((name for name, one in CONVENTIONS.items() if key.endswith(one.ending)), None)
@@ -223,17 +202,9 @@ def _convention(file: Path, keys: Mapping[str, Any]) -> str:
             raise ContentError(f"{file} has {key}, which is not the name of a mask; those end in {endings}.")
         found.setdefault(name, key)
     if len(found) > 1:
-        raise ContentError(
-            f"{file} mixes the names of both code bases: {' and '.join(found.values())}. Is it a whole model's state? "
-            "Keep the masks only."
-        )
+        both = " and ".join(found.values())
+        raise ContentError(f"{file} mixes the names of both code bases: {both}. Keep the masks only.")
     return next(iter(found))
-
-
-def _all_prunable(plm: PLM) -> list[str]:
-    """The matrices of the widest scope that a family of models has."""
-    pooler = plm.architecture.pooler
-    return [*prunable_names(plm, "encoder+embeddings"), *([] if pooler is None else [pooler])]
 
 
 def _unknown_key(file: Path, key: str, possible: Sequence[str], plm: PLM) -> ContentError:
@@ -262,27 +233,22 @@ def _as_mask(file: Path, key: str, value: Tensor, shape: torch.Size) -> Tensor:
     strange = value[~mask & (value != 0)]
     if strange.numel():
         values = ", ".join(f"{one:g}" for one in torch.unique(strange)[:SHOWN].tolist())
+        count = f"{strange.numel():,} entries"
         raise ContentError(
-            f"{file} has {strange.numel():,} entries of {key} that are neither 0 nor 1, such as {values}; "
-            "are these scores or weights? Make masks of them first."
+            f"{file} has {count} of {key} that are neither 0 nor 1, such as {values}; make masks of them."
         )
     return mask
 
 
 def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
-    """The scope that exactly the given masks make up.
-
-    Raises:
-        ContentError: some are missing, or the model has no pooler for the pooler's.
-    """
+    """Return the scope whose matrices are exactly those of the masks."""
     architecture = plm.architecture
     pooler = architecture.pooler is not None and architecture.pooler in masks
     if pooler and not plm.has_pooler:
-        raise ContentError(
-            f"The file has a mask of the pooler, and {plm.name} has no pooler; give the checkpoint with one as --base."
-        )
+        raise ContentError(f"The file has a mask of the pooler, which {plm.name} lacks; give a --base with a pooler.")
     scope = "encoder" + ("+embeddings" if architecture.word_embeddings in masks else "") + ("+pooler" if pooler else "")
-    missing = [name for name in map(_parameter, prunable_names(plm, scope)) if name not in masks]
+    parameters = (split_name(name).parameter for name in prunable_names(plm, scope))
+    missing = [name for name in parameters if name not in masks]
     if missing:
         shown = ", ".join(missing[:SHOWN])
         raise ContentError(
@@ -292,26 +258,23 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
     return scope
 
 
-def _parameter(name: str) -> str:
-    return split_name(name).parameter
-
-
 def mask_pt(source: Source) -> Export:
     """The masks of a ticket as one of the code bases stores them."""
+    from transformers import CONFIG_MAPPING, MODEL_MAPPING
+
     convention = source.convention or next(iter(CONVENTIONS))
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
     if source.base is not None or source.allow_other_weights or source.seed is not None:
-        raise UsageError(
-            "--base, --allow-other-weights and --seed do not go with --format mask-pt, which holds no weights."
-        )
+        raise UsageError("--base, --allow-other-weights and --seed do not go with --format mask-pt; leave them out.")
     ticket = Ticket.from_pretrained(source.name)
     if ticket.bias_masks:
         raise UsageError(
             f"The ticket {source.name} prunes whole heads, neurons or FFNs with their biases, which a {MASK_PT} cannot "
-            "say; use --format masked or compact."
+            "store; use --format masked or compact."
         )
-    prefix = f"{_base_model_prefix(ticket.base.model_type)}."
+    # Names of the encoder begin with this inside a model that has a head.
+    prefix = f"{MODEL_MAPPING[CONFIG_MAPPING[ticket.base.model_type]].base_model_prefix}."
     how = CONVENTIONS[convention]
 
     def fill(staging: Path) -> dict[str, Any]:
@@ -336,20 +299,13 @@ def mask_pt(source: Source) -> Export:
     return Export(facts, fill, _note(ticket, convention))
 
 
-def _base_model_prefix(model_type: str) -> str:
-    """What names of the encoder begin with inside a model that has a head."""
-    from transformers import CONFIG_MAPPING, MODEL_MAPPING
-
-    return str(MODEL_MAPPING[CONFIG_MAPPING[model_type]].base_model_prefix)
-
-
 def _note(ticket: Ticket, convention: str) -> str:
     parts = set(ticket.info.scope.split("+"))
     wanted = {"pooler"} if convention == "bert-tickets" else {"pooler", "embeddings"}
     note = f"{MASK_PT} holds masks, no weights; it belongs to {ticket.base.name}."
     if missing := sorted(wanted - parts):
         lacking = " and the ".join(missing)
-        note += f" The paper's own programs expect a mask of the {lacking} too, which this ticket lacks."
+        note += f" The paper's released code expects a mask of the {lacking} too, which this ticket lacks."
     if extra := sorted(parts - wanted - {"encoder"}):
-        note += f" They pass over the {' and the '.join(extra)}."
+        note += f" The released code skips the {' and the '.join(extra)}."
     return note

@@ -1,4 +1,4 @@
-"""What a ticket or an export costs beside its dense model: sizes, operations, and time measured in turns."""
+"""Cost of a ticket or an export next to its dense model: sizes, operations, and time measured in turns."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import dataclasses
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import PreTrainedModel
 
 from winning_tickets.config import Runtime
-from winning_tickets.models.architectures import prunable_views, split_name
+from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.compact_layers import COMPACT
 from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve
 from winning_tickets.runs.directory import MARKER
@@ -32,80 +33,28 @@ from winning_tickets.training.predict import find_model
 
 
 def forward_flops(plm: PLM, batch: int, length: int) -> int:
-    """Operations of one forward pass of the encoder without its head.
+    """Count the operations of one forward pass of the encoder without its head: those of matrix products.
 
-    Counts matrix products only: linear layers, convolutions, and in attention scores and contexts of all pairs of
-    tokens. Zeros inside a matrix count like other numbers, as dense kernels multiply by them; matrices that were made
-    smaller count with the size that they have. A pooler sees one token of each text.
-
-    Args:
-        plm: a loaded model.
-        batch: number of texts.
-        length: tokens of each.
+    Zeros inside a matrix count like other numbers, as dense kernels multiply by them; matrices that were made smaller
+    count with the size that they have.
     """
-    encoder, tokens = plm.encoder, batch * length
-    applied = _applications(plm)
-    total = 0
-    for name, module in encoder.named_modules():
-        if isinstance(module, nn.Linear):
-            path = next((path for path in applied if name.startswith(f"{path}.")), "")
-            rows = batch if name.startswith("pooler") else tokens * applied.get(path, 1)
-            if name.endswith(_OF_POSITIONS):
-                rows = _relative_positions(plm.model.config)
-            total += 2 * rows * module.in_features * module.out_features
-        elif isinstance(module, nn.Conv1d):
-            total += 2 * tokens * module.weight.numel()
-    matrices = plm.architecture.layer_matrices(encoder)
-    for layer, times in zip(matrices, applied.values(), strict=True):
-        query, value = (_rows(encoder, layer[role][0]) for role in ("Q", "V"))
-        total += times * 2 * tokens * length * (query + value)
-        total += _disentangled(plm.model.config, encoder.get_submodule(_parent(layer["Q"][0])), tokens)
-    return total
+    encoder = plm.encoder
+    assert isinstance(encoder, PreTrainedModel)
+    before = encoder.config._attn_implementation
+    encoder.set_attn_implementation("eager")  # the counter does not see into the fused attention of a CPU
+    try:
+        one = _count_flops(encoder, 1, length)
+        # A pass is not proportional to its batch: all texts share DeBERTa's projections of relative positions.
+        return one if batch == 1 else one + (batch - 1) * (_count_flops(encoder, 2, length) - one)
+    finally:
+        encoder.set_attn_implementation(before)
 
 
-_OF_POSITIONS = (".pos_key_proj", ".pos_query_proj")
-"""Matrices of DeBERTa that project embeddings of relative positions, which all texts share."""
-
-
-def _applications(plm: PLM) -> dict[str, int]:
-    """How often a forward pass applies each stored layer; more than once where layers share weights."""
-    paths = plm.architecture.layer_paths(plm.encoder)
-    if not plm.architecture.shared_layers:
-        return dict.fromkeys(paths, 1)
-    config = plm.model.config
-    groups = [int(i / (config.num_hidden_layers / config.num_hidden_groups)) for i in range(config.num_hidden_layers)]
-    inside = config.inner_group_num
-    return {path: groups.count(index // inside) for index, path in enumerate(paths)}
-
-
-def _rows(encoder: nn.Module, name: str) -> int:
-    part = split_name(name)
-    return int(part.of(encoder.get_parameter(part.parameter)).shape[0])
-
-
-def _parent(name: str) -> str:
-    """Path of the attention module that holds a query matrix."""
-    return split_name(name).parameter.rsplit(".", 2)[0]
-
-
-def _relative_positions(config: Any) -> int:
-    """Number of relative positions that DeBERTa embeds."""
-    buckets: int = getattr(config, "position_buckets", -1)
-    largest: int = getattr(config, "max_relative_positions", -1)
-    return 2 * (buckets if buckets > 0 else largest if largest > 0 else config.max_position_embeddings)
-
-
-def _disentangled(config: Any, attention: nn.Module, tokens: int) -> int:
-    """What DeBERTa's attention between content and relative positions takes beside that of ordinary attention."""
-    if not getattr(config, "relative_attention", False):
-        return 0
-    positions, query = _relative_positions(config), attention.get_submodule("query_proj")
-    assert isinstance(query, nn.Linear)
-    kinds = sum(kind in config.pos_att_type for kind in ("c2p", "p2c"))
-    total = kinds * 2 * tokens * positions * query.out_features
-    if config.share_att_key:  # positions go through the matrices of the content, queries and keys alike
-        total += 2 * 2 * positions * query.in_features * query.out_features
-    return total
+def _count_flops(encoder: PreTrainedModel, batch: int, length: int) -> int:
+    ids = torch.zeros(batch, length, dtype=torch.long, device=encoder.device)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():  # the counter fails in inference mode
+        encoder(input_ids=ids, attention_mask=torch.ones_like(ids))
+    return int(counter.get_total_flops())
 
 
 WARM_UPS = 2
@@ -113,21 +62,6 @@ WARM_UPS = 2
 
 FEW_ZEROS = 0.01
 """Dense models have some zeros of their own, such as the embedding of the padding."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What is measured.
-
-    Attributes:
-        kind: `ticket`, `run` or `model`.
-        plm: its encoder, pruned.
-        folder: where its weights are stored; None where that is not known.
-    """
-
-    kind: str
-    plm: PLM
-    folder: Path | None
 
 
 def measure(
@@ -144,18 +78,17 @@ def measure(
     seed: int | None = None,
     runtime: Runtime | None = None,
 ) -> dict[str, Any]:
-    """Sizes, operations and speed of an encoder, with the dense model of the same shape beside it in the same run.
+    """Measure sizes, operations and speed of an encoder, next to the dense model of the same shape.
 
-    The two take turns (A B A B ...), so that a machine that is busy or throttled slows both, and the speed-up is the
-    median of the ratios of neighbours; its quartiles are a spread, no confidence interval. Inputs are the same random
-    tokens without padding for both.
+    The two take turns (A B A B ...), so that a machine that is busy or throttled slows both. The speed-up is the
+    median of the ratios of neighbors, with quartiles. Both get the same random tokens without padding.
 
     Args:
         target: a model, a ticket, an export, or a transfer that was run with `--save-model`.
-        batches: numbers of texts in a forward pass.
+        batches: batch sizes: numbers of texts per forward pass.
         lengths: tokens of each text.
-        threads: of the processor; None leaves them as they are.
-        repeats: timed passes of each model for each batch and length.
+        threads: number of CPU threads; None leaves it as it is.
+        repeats: timed passes of each model for each batch size and length.
         base: where a ticket's base model is now, if not where it was.
         revision: hub revision of a model.
         layers: first layers of a dense model.
@@ -166,34 +99,35 @@ def measure(
     Returns:
         `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
         (`parameters` of the dense encoder; None where the target is dense), `shapes` (for each batch and length
-        `flops`, `latency_seconds`, `texts_per_second`, and beside the dense model `dense_flops`,
+        `flops`, `latency_seconds`, `texts_per_second`, and next to the dense model `dense_flops`,
         `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), and `expectation` in words.
 
     Raises:
-        UsageError: no such target, or batches, lengths, threads or repeats that cannot be.
+        UsageError: no such target, or impossible batches, lengths, threads or repeats.
         ContentError: a damaged ticket or model, or a ticket for other weights.
     """
+    # Load the model, and build the dense one of its shape if it is pruned.
     runtime = runtime or Runtime()
     _check(batches, lengths, threads, repeats)
     device = choose_device(runtime.device)
-    subject = find_subject(target, base, revision, layers, allow_other_weights, seed)
-    plm = subject.plm
+    kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
     _check_lengths(plm, lengths)
-    dense = dense_twin(plm) if _is_pruned(subject) else None
-    models = [plm] if dense is None else [plm, dense]
-    with _threads(threads):
+    is_pruned = kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
+    models = [plm, dense_twin(plm)] if is_pruned else [plm]
+    with _set_threads(threads):
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
         used_threads = torch.get_num_threads()
-    numbers, size = _stored(subject.folder)
+    numbers, size = _stored(folder)
+    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
     return {
         "target": target,
-        "kind": subject.kind,
+        "kind": kind,
         "model": plm.name,
         "measured": "encoder",
         "parameters": {"all": numbers, **_parameters(plm)},
         "bytes_on_disk": size,
-        "ticket_bytes": _bytes(Path(target)) if subject.kind == "ticket" else None,
-        "dense": None if dense is None else {"parameters": _parameters(dense)},
+        "ticket_bytes": sum(path.stat().st_size for path in ticket_files) or None,
+        "dense": {"parameters": _parameters(models[1])} if is_pruned else None,
         "shapes": shapes,
         "expectation": expectation(shapes, _zeros(plm)),
         "device": str(device),
@@ -216,50 +150,35 @@ def _check(batches: Sequence[int], lengths: Sequence[int], threads: int | None, 
 def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
     config = plm.model.config
     embeddings = plm.encoder.get_submodule("embeddings")
-    first = getattr(embeddings, "padding_idx", -1) + 1  # RoBERTa and MPNet begin to count behind the padding's number
+    first = getattr(embeddings, "padding_idx", -1) + 1  # RoBERTa and MPNet number positions after the padding's id
     most = config.max_position_embeddings - first
     if max(lengths) > most:
         raise UsageError(f"--length {max(lengths)} is impossible: {plm.name} takes texts of up to {most} tokens.")
 
 
-def find_subject(
-    target: str,
-    base: str | None = None,
-    revision: str | None = None,
-    layers: int | None = None,
-    allow_other_weights: bool = False,
-    seed: int | None = None,
-) -> Subject:
-    """Load the encoder of a model, ticket, export or run, with whatever was pruned.
-
-    Raises:
-        UsageError: nothing is there, or it is not a model that PyTorch runs.
-        ContentError: a damaged ticket or model, or a ticket for other weights.
-    """
+def load_target(
+    target: str, base: str | None, revision: str | None, layers: int | None, allow_other_weights: bool, seed: int | None
+) -> tuple[str, PLM, Path | None]:
+    """Load a pruned or dense encoder: its kind (`ticket`, `run`, `model`), itself, and the folder of its weights."""
     path = Path(target)
     if (path / "model.onnx").is_file():
-        raise UsageError(
-            f"{target} is an ONNX export, and this measures PyTorch models; measure the ticket or run it was made from."
-        )
-    if not is_ticket(target) and _is_run(path):
+        raise UsageError(f"{target} is an ONNX export; measure the ticket or run that it was made from.")
+    # A run has a `config.json` as a model has; only that of a run names a verb.
+    is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
+    if not is_ticket(target) and is_run:
         folder = find_model(path, seed)
-        return Subject("run", Target.find(str(folder), base, revision, layers).load(), folder)
+        return "run", Target.find(str(folder), base, revision, layers).load(), folder
     if seed is not None:
         raise UsageError(f"--seed {seed} chooses a model of a transfer, and {target} is none.")
     found = Target.find(target, base, revision, layers)
     plm = found.load()
     if found.ticket is not None:
         found.ticket.apply_(plm.model, allow_other_weights)
-    return Subject("model" if found.ticket is None else "ticket", plm, _weights_folder(found.model, found.revision))
-
-
-def _is_run(path: Path) -> bool:
-    """Whether a folder is a transfer or one of its seeds, not a model; both have a `config.json`."""
-    return (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
+    return "model" if found.ticket is None else "ticket", plm, _weights_folder(found.model, found.revision)
 
 
 def _weights_folder(name: str, revision: str | None) -> Path | None:
-    """Where the weights of a model that was just loaded are on this machine."""
+    """Local folder of the weights of a model that was just loaded."""
     where = resolve(name)
     if Path(where).is_dir():
         return Path(where)
@@ -273,7 +192,7 @@ def _weights_folder(name: str, revision: str | None) -> Path | None:
 
 
 def _stored(folder: Path | None) -> tuple[int | None, int | None]:
-    """Numbers and bytes in the weight files of a folder; None where they are not safetensors files."""
+    """Count numbers and bytes in the weight files of a folder; None without safetensors files."""
     files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     if not files:
         return None, None
@@ -282,10 +201,6 @@ def _stored(folder: Path | None) -> tuple[int | None, int | None]:
         with safe_open(file, framework="numpy") as handle:
             numbers += sum(int(np.prod(handle.get_slice(name).get_shape())) for name in handle.keys())  # noqa: SIM118
     return numbers, sum(file.stat().st_size for file in files)
-
-
-def _bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
 
 
 def _parameters(plm: PLM) -> dict[str, int]:
@@ -300,11 +215,6 @@ def _zeros(plm: PLM) -> float:
     """Share of zeros in the matrices that can be pruned."""
     views = prunable_views(plm.encoder, prunable_names(plm)).values()
     return 1 - sum(int(torch.count_nonzero(view)) for view in views) / sum(view.numel() for view in views)
-
-
-def _is_pruned(subject: Subject) -> bool:
-    plm = subject.plm
-    return subject.kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
 
 
 def dense_twin(plm: PLM) -> PLM:
@@ -326,6 +236,16 @@ def _inputs(plm: PLM, batch: int, length: int, device: torch.device) -> dict[str
     ids = torch.randint(0, plm.model.config.vocab_size - 1, (batch, length), generator=generator)
     ids += (ids >= padding).long()
     return {"input_ids": ids.to(device), "attention_mask": torch.ones_like(ids).to(device)}
+
+
+@contextmanager
+def _set_threads(number: int | None) -> Iterator[None]:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(number or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _time_all(
@@ -355,30 +275,29 @@ def _take_turns(
 ) -> np.ndarray[Any, Any]:
     """Seconds of each pass, `(repeats, passes)`, one after the other in turns."""
     seconds = np.empty((repeats, len(passes)))
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for turn in range(-WARM_UPS, repeats):
             for index, forward in enumerate(passes):
-                _wait(device)
+                wait()
                 start = time.perf_counter()
                 forward()
-                _wait(device)
+                wait()
                 if turn >= 0:
                     seconds[turn, index] = time.perf_counter() - start
     return seconds
 
 
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def _summary(models: Sequence[PLM], batch: int, length: int, seconds: np.ndarray[Any, Any]) -> dict[str, Any]:
     result: dict[str, Any] = {"batch": batch, "length": length}
     for index, (prefix, plm) in enumerate(zip(("", "dense_"), models, strict=False)):
-        latency = spread(seconds[:, index])
         result |= {
             f"{prefix}flops": forward_flops(plm, batch, length),
-            f"{prefix}latency_seconds": latency,
+            f"{prefix}latency_seconds": spread(seconds[:, index]),
             f"{prefix}texts_per_second": spread(batch / seconds[:, index]),
         }
     if len(models) > 1:
@@ -394,32 +313,17 @@ def spread(values: np.ndarray[Any, Any]) -> dict[str, float]:
 
 
 def expectation(shapes: Sequence[dict[str, Any]], zeros: float) -> str:
-    """What the operations promise, in words.
-
-    Args:
-        shapes: as `measure` returns them.
-        zeros: share of zeros in the matrices that can be pruned.
-    """
+    """Expected speed-up in words; `zeros` is the share of zeros in the matrices that can be pruned."""
     if "speedup" not in shapes[0]:
         return "The model is dense: there is nothing to compare it with."
     ratios = [shape["flops_ratio"] for shape in shapes]
     if max(ratios) == 1:
         return (
             f"No speed-up is to be expected: {zeros:.1%} of the weights are zeros inside matrices of full size, and "
-            "dense kernels multiply by zeros as well. Whole heads, neurons and FFNs can be removed for real: "
+            "dense kernels multiply by zeros as well. Whole heads, neurons and FFNs can be removed: "
             "tickets export --format compact."
         )
     return (
         f"The dense model takes {min(ratios):.2f} to {max(ratios):.2f} times as many operations, which is about the "
-        "speed-up to hope for; small batches and short texts may reach less of it."
+        "speed-up to expect; small batches and short texts may reach less of it."
     )
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(number or before)
-        yield
-    finally:
-        torch.set_num_threads(before)

@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.deploy.formats import FineTuned, OnBase
+from winning_tickets.deploy.formats import find_pruned
 from winning_tickets.deploy.source import Export, Source
 from winning_tickets.models.compact import compact_where_possible_
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.tickets.files import is_ticket
 
 ONNX_FILE = "model.onnx"
 OPSET = 18
@@ -27,21 +26,15 @@ TOLERANCE = 1e-4
 """Largest difference to PyTorch's outputs that an export may have."""
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 LARGEST_FILE = 2**31 - 2**24
-"""Bytes of weights from which on they go into a file of their own: protobuf ends at two gigabytes."""
+"""Bytes of weights above which they go into a separate file, as protobuf ends at two gigabytes."""
 NOTE = (
     "Runs in onnxruntime, for any batch and length, without PyTorch. Heads, neurons and FFNs that are pruned as a "
-    "whole are gone; other pruned weights are zeros, which make nothing faster."
+    "whole are removed; other pruned weights are zeros, which make nothing faster."
 )
 
 
 class WithNames(nn.Module):
-    """A model whose inputs and outputs are tensors in a fixed order.
-
-    Args:
-        model: any Hugging Face model.
-        inputs: names of its arguments.
-        outputs: names of what is taken from its result.
-    """
+    """A model whose inputs and outputs are tensors in a fixed order."""
 
     def __init__(self, model: nn.Module, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         super().__init__()
@@ -56,53 +49,22 @@ class WithNames(nn.Module):
 
 
 def onnx(source: Source) -> Export:
-    """The encoder of a ticket, or a fine-tuned model with its head, as ONNX.
-
-    Raises:
-        UsageError: the extra `onnx` is not installed.
-        ContentError: a damaged ticket or model, or a ticket for other weights.
-    """
+    """The encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(
-            f"--format onnx needs the package(s) {', '.join(missing)}: pip install 'winning-tickets[onnx]'."
-        )
-    return _ticket(source) if is_ticket(source.name) else _fine_tuned(source)
-
-
-def _ticket(source: Source) -> Export:
-    base = OnBase.load(source, with_head=False)
+        raise UsageError(f"--format onnx needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
+    found = find_pruned(source, with_head=False)
 
     def fill(staging: Path) -> dict[str, Any]:
-        base.put_on()
-        return write_onnx(base.plm, staging)
-
-    return Export(base.facts | {"opset": OPSET}, fill, NOTE)
-
-
-def _fine_tuned(source: Source) -> Export:
-    found = FineTuned.find(source)
-
-    def fill(staging: Path) -> dict[str, Any]:
-        found.info.write(staging)
-        return write_onnx(found.load(), staging)
+        if found.fine_tuned is not None:
+            found.add_files(staging)
+        return write_onnx(found.load()[0], staging)
 
     return Export(found.facts | {"opset": OPSET}, fill, NOTE)
 
 
 def write_onnx(plm: PLM, folder: Path) -> dict[str, Any]:
-    """Write `model.onnx`, the configuration and the tokenizer.
-
-    Args:
-        plm: the model; it is moved to the CPU, and made smaller where that changes nothing.
-        folder: exists.
-
-    Returns:
-        `inputs`, `outputs`, `bytes` of all files with weights, `largest_difference` to PyTorch's outputs.
-
-    Raises:
-        ContentError: PyTorch cannot export the model, or onnxruntime computes something else.
-    """
+    """Write `model.onnx`, the configuration and the tokenizer."""
     plm.model.config.save_pretrained(folder)
     plm.tokenizer.save_pretrained(folder)
     compact_where_possible_(plm.model)
@@ -141,10 +103,10 @@ def _export(model: WithNames, example: tuple[Tensor, ...], file: Path) -> None:
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # the exporter tells of packages that it does not need
+    logger.setLevel(logging.ERROR)  # the exporter reports packages that it does not need
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of the exporter, about its own internals
+            warnings.simplefilter("ignore")  # the exporter warns about its own internals
             torch.onnx.export(
                 model,
                 example,
@@ -165,7 +127,7 @@ def _export(model: WithNames, example: tuple[Tensor, ...], file: Path) -> None:
 
 
 def _largest_difference(plm: PLM, model: WithNames, file: Path) -> float:
-    """Between onnxruntime and PyTorch, at two batch sizes and two lengths other than those of the export."""
+    """Compare onnxruntime and PyTorch at two batch sizes and two lengths other than those of the export."""
     onnxruntime = importlib.import_module("onnxruntime")  # an extra, which type checkers need not have
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
     largest = 0.0
@@ -177,7 +139,7 @@ def _largest_difference(plm: PLM, model: WithNames, file: Path) -> float:
         real = inputs["attention_mask"].bool().numpy()
         for one, other in zip(found, expected, strict=True):
             difference = np.abs(one - other.numpy())
-            if difference.shape[:2] == real.shape:  # one row a token; those of padding mean nothing
+            if difference.shape[:2] == real.shape:  # one row per token; those of padding mean nothing
                 difference = difference[real]
             largest = max(largest, float(difference.max()))
     return largest

@@ -1,4 +1,4 @@
-"""What the formats of `export` get, and what they give back."""
+"""Source and result of a format of `export`, and copying of files."""
 
 from __future__ import annotations
 
@@ -14,16 +14,7 @@ from winning_tickets.runs.errors import ContentError
 
 @dataclass(frozen=True)
 class Source:
-    """What is exported: a ticket on its base model, or a fine-tuned model.
-
-    Attributes:
-        name: as the user gave it.
-        base: where a ticket's base model is now, if not where it was.
-        allow_other_weights: put the ticket on weights it was not made for.
-        seed: which model of a run; None takes the first one saved.
-        task: of a shared model: which of its tasks.
-        convention: of a format that has several, how masks are named and stored.
-    """
+    """A ticket on its base model, or a fine-tuned model, as the user named it; options as in `export`."""
 
     name: str
     base: str | None
@@ -35,38 +26,23 @@ class Source:
 
 @dataclass(frozen=True)
 class Export:
-    """What is about to be written.
+    """An export that is about to be written."""
 
-    Attributes:
-        facts: provenance; together with the format they are the identity of the export.
-        fill: writes the model into an empty folder; returns facts that are known only then, which are stored too but
-            are no part of the identity.
-        note: what to expect of its size and speed, for people.
-    """
-
-    facts: dict[str, Any]
-    fill: Callable[[Path], dict[str, Any]]
-    note: str
+    facts: dict[str, Any]  # provenance; with the format, the identity of the export
+    fill: Callable[[Path], dict[str, Any]]  # writes the model; returns facts that are no part of the identity
+    note: str  # what to expect of size and speed, for users
 
 
 def files_in(folder: Path) -> list[str]:
-    """The files of a folder, relative to it; links to folders are among them and are not followed."""
+    """List the files of a folder, relative to it; links to folders are listed and not followed."""
     there = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
     return sorted(path.relative_to(folder).as_posix() for path in there)
 
 
 def copy_files(folder: Path, names: Iterable[str], target: Path) -> None:
-    """Copy files of a folder that others may have made; what an export holds must come from there.
-
-    Args:
-        folder: of a model.
-        names: of files, relative to it.
-        target: where they go under the same names.
-
-    Raises:
-        ContentError: a link leads out of the folder, or to a folder; those of the hub's cache may lead to its files.
-    """
+    """Copy files of a folder that others may have made, and refuse links that lead out of it."""
     root = Path(os.path.realpath(folder))
+    # Files in the hub's cache are links to its blobs.
     blobs = [
         place.parent / "blobs"
         for place in root.parents

@@ -1,4 +1,4 @@
-"""Are files still what they were when they were written? Stores, runs, tickets and exports, by their hashes."""
+"""Checking that stores, runs, tickets and exports are unchanged, by their hashes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _STATE = "winning_tickets_state"
 
 @dataclass
 class _Report:
-    """What has been looked at so far, and what was found."""
+    """Counts and findings; ids of runs that were not compared, as they run or have no hashes yet."""
 
     findings: list[Finding] = field(default_factory=list)
     hashed: int = 0
@@ -31,37 +31,13 @@ class _Report:
     running: list[str] = field(default_factory=list)
     unsealed: list[str] = field(default_factory=list)
 
-    def as_json(self, paths: Sequence[Path]) -> dict[str, Any]:
-        """The result of `verify`."""
-        findings = [{"kind": one.kind, "path": str(one.path), "detail": one.detail} for one in self.findings]
-        return {
-            "paths": [str(path) for path in paths],
-            "ok": not findings,
-            "findings": findings,
-            "runs": self.runs,
-            "files_hashed": self.hashed,
-            "bytes_hashed": self.bytes_hashed,
-            "files_opened": self.opened,
-            "running": self.running,
-            "unsealed": self.unsealed,
-        }
-
 
 def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
     """Check files against the hashes that were taken of them; nothing is changed.
 
-    Runs of a store: every file against the hashes taken when the run was done. Other folders: tickets, importances and
-    states carry their own; other safetensors and JSON files are opened, which tells whether they were cut off.
-
-    Args:
-        paths: stores, or folders of runs, tickets, exports, or of several of them.
-
-    Returns:
-        `ok`, `findings` (`kind`, `path`, `detail`), `files_hashed`, `bytes_hashed`, `files_opened`, `runs` of stores,
-        and the ids of those that are `running` or `unsealed` (done, and not yet hashed): these were not compared.
-
-    Raises:
-        UsageError: nothing is there, or nothing of ours.
+    Every file of a store's run is compared with the hashes taken when the run was done. In other folders tickets,
+    importances and states carry their own hashes; other safetensors and JSON files are opened, which shows whether
+    they were cut off. Runs that are `running` or `unsealed` (done, not yet hashed) are not compared.
     """
     report = _Report()
     for path in map(Path, paths):
@@ -76,8 +52,22 @@ def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
         elif path.resolve().parent.name == "runs" and is_store(owner):
             _check_run(Store(owner), path.resolve().name, report)
         else:
-            _check_folder(path, report)
-    return report.as_json([Path(path) for path in paths])
+            if not path.is_dir() or not any(file.name in _SIGNS for file in path.rglob("*.json")):
+                raise UsageError(f"{path} is neither a store nor the folder of a run, ticket or export.")
+            report.findings += left_behind(path)
+            _look_inside(path, report)
+    findings = [{"kind": one.kind, "path": str(one.path), "detail": one.detail} for one in report.findings]
+    return {
+        "paths": [str(Path(path)) for path in paths],
+        "ok": not findings,
+        "findings": findings,
+        "runs": report.runs,
+        "files_hashed": report.hashed,
+        "bytes_hashed": report.bytes_hashed,
+        "files_opened": report.opened,
+        "running": report.running,
+        "unsealed": report.unsealed,
+    }
 
 
 def _check_run(store: Store, run_id: str, report: _Report) -> None:
@@ -93,15 +83,8 @@ def _check_run(store: Store, run_id: str, report: _Report) -> None:
         _look_inside(store.folder(run_id), report)
 
 
-def _check_folder(path: Path, report: _Report) -> None:
-    if not path.is_dir() or not any(file.name in _SIGNS for file in path.rglob("*.json")):
-        raise UsageError(f"{path} is neither a store nor the folder of a run, ticket or export.")
-    report.findings += left_behind(path)
-    _look_inside(path, report)
-
-
 def _look_inside(folder: Path, report: _Report) -> None:
-    """Check whatever carries its own hashes, and open the rest."""
+    """Check files that carry their own hashes, and open the others."""
     hashed: set[Path] = set()
     for file, (members, load) in _CARRIERS.items():
         for path in _files(folder, file):
@@ -120,13 +103,12 @@ def _look_inside(folder: Path, report: _Report) -> None:
 
 
 def _files(folder: Path, pattern: str) -> list[Path]:
-    """Files in a folder but those of checkpoints and of writes that were cut off."""
-    found = (path for path in folder.rglob(pattern) if path.is_file())
-    return sorted(path for path in found if not _is_passing(path.relative_to(folder)))
+    """Files in a folder except those of checkpoints and of writes that were cut off."""
 
+    def is_temporary_in(path: Path) -> bool:
+        return any(part == SCRATCH or is_temporary(Path(part)) for part in path.relative_to(folder).parts)
 
-def _is_passing(path: Path) -> bool:
-    return any(part == SCRATCH or is_temporary(Path(part)) for part in path.parts)
+    return sorted(path for path in folder.rglob(pattern) if path.is_file() and not is_temporary_in(path))
 
 
 def _open_tensors(path: Path, report: _Report) -> None:
@@ -164,7 +146,7 @@ _CARRIERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
     "ticket.json": (("ticket.safetensors", "mlm_head.safetensors"), _load_ticket),
     "importance.json": (("importance.safetensors",), _load_importance),
 }
-"""Files with hashes of their own and of their neighbours, and what checks them."""
+"""Files with hashes of their own and of files next to them, and the function that checks them."""
 
 
 def _try(load: Callable[[Path], Any], what: Path, path: Path, report: _Report) -> None:

@@ -19,8 +19,7 @@ from winning_tickets.finetuning.seeds import statistics_of
 from winning_tickets.finetuning.setup import check as check_transfer
 from winning_tickets.finetuning.setup import prepare, problems_of, refuse
 from winning_tickets.finetuning.transfer import transfer
-from winning_tickets.pruning.checks import check as check_search
-from winning_tickets.pruning.search import search_all
+from winning_tickets.pruning.search import check_search, search_all
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.files import read_json

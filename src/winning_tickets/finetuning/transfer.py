@@ -25,8 +25,7 @@ from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import TicketCallback
-from winning_tickets.tickets.origin import origin
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.objectives.smart import task_losses
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
 from winning_tickets.training.predict import MODEL_FOLDER, save_model
@@ -105,7 +104,7 @@ def run_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runti
         "stopped_step": evaluations.records[-1]["step"],
         "steps": prepared.steps,
         "train_examples": prepared.train_examples,
-        **origin(ticket),
+        **search_settings_of(ticket),
         **prepared.start_facts,
         **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
     }
@@ -191,7 +190,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         **seeds.summarize_task(prepared, plan, ticket, results),
         "majority": _majority(task.kind, prepared.data.validation[plan.primary_split]),
         "target": config.target,
-        **origin(ticket),
+        **search_settings_of(ticket),
         **prepared.start_facts,
         "train_windows": prepared.train_windows,
         "soft_labels": prepared.data.train.soft is not None,

@@ -1,47 +1,62 @@
-"""What every method starts from: the loaded model, the dense matrices in scope, the identity of the run."""
+"""Prepare a search: resolved settings, model, matrices in scope, data and run id; load the sources of a training."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import TrainerCallback
 
-from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, Runtime, SearchConfig, parse_start
+from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
+from winning_tickets.data.encode import collate, train_subset
 from winning_tickets.data.loading import load_task
+from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import TaskData
+from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import tokenise
 from winning_tickets.data.user_files import load_files
 from winning_tickets.models.architectures import matrices_of, prunable_views
-from winning_tickets.models.loading import PLM, choose_device, load_plm, prunable_names
+from winning_tickets.models.heads import load_for_task, text_length, window_stride, with_seed
+from winning_tickets.models.loading import PLM, choose_device, load_plm, prunable_names, untie_decoder
 from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.models.weights import content_hash, start_weights
-from winning_tickets.pruning.importance import Origin
-from winning_tickets.pruning.levels import counts_of
+from winning_tickets.pruning.importance import ImportanceSource, unit_counts
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
+from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.origin import origin
 from winning_tickets.tickets.selection import keep_top
-from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.objectives.pretraining import check_attention_maps
-from winning_tickets.training.objectives.terms import needs_mlm_head, needs_of
+from winning_tickets.tickets.ticket import Ticket, search_settings_of
+from winning_tickets.training.multitask import JointObjective, SharedEncoder
+from winning_tickets.training.objectives.base import Objective
+from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
+from winning_tickets.training.objectives.task import TaskObjective
+from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
+from winning_tickets.training.predict import encode_for
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+
+MLM = "mlm"
+MLM_LEARNING_RATE = 5e-5
+"""Peak rate where text is among the sources: transformers' default, which the released BERT-tickets code keeps."""
+_ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
-class Ranked:
-    """Weights whose magnitudes are ranked.
+class RankedWeights:
+    """The weights whose magnitudes are ranked, by matrix.
 
     Attributes:
-        weights: by name of the matrix.
-        source: what they are, for the ticket's description; None for the pre-trained ones.
-        hash: of what was read from a file or folder; else None.
+        source: description for the ticket; None for the pre-trained weights.
+        hash: content hash of weights that were read from a file or folder; else None.
     """
 
     weights: Mapping[str, Tensor]
@@ -49,13 +64,165 @@ class Ranked:
     hash: str | None = None
 
 
-def ticket_to_match(config: SearchConfig) -> Ticket | None:
-    """The ticket of `--like`.
+@dataclass
+class PreparedSearch:
+    """A search with everything loaded, ready for its method.
 
-    Raises:
-        UsageError: there is none, or `--scope` contradicts it.
-        ContentError: it is damaged.
+    Attributes:
+        config: the resolved settings.
+        plm: the model; with an MLM head where the objective needs one.
+        weights: dense matrices in scope by name; they may share the model's memory, so read them before masking it.
+        base: name and hashes of the pre-trained weights.
+        all_parameters: number of parameters of the encoder.
+        ranked: the matrices whose magnitudes are ranked; `weights`, unless `weights_from` names others.
+        like: a ticket whose counts of kept weights are matched.
     """
+
+    config: ResolvedSearch
+    plm: PLM
+    weights: dict[str, Tensor]
+    base: BaseModelInfo
+    corpus: CorpusText | None
+    tasks: tuple[TaskData, ...]
+    run_id: str
+    device: torch.device
+    all_parameters: int
+    ranked: RankedWeights
+    like: Ticket | None
+    importance_source: ImportanceSource
+
+    def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
+        """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern."""
+        config = self.config
+        return keep_top(
+            scores, sparsity, config.ranking, self.weights, rounding=config.count_rounding, pattern=config.n_of_m
+        )
+
+    def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
+        """Make a ticket of masks; its description has its own sparsity alone."""
+        config = self.config.model_dump(mode="json") | {"sparsity": sparsity}
+        parents = () if self.like is None else (self.like.id,)
+        info = self._info(config, scores_from=self.ranked.source, parents=parents, step=step)
+        return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
+
+    def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
+        """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices.
+
+        Args:
+            about: more fields of `TicketInfo`: `scores_from`, `parents`, `step`.
+        """
+        own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
+        own |= {"level": () if level.percent is None else (level.percent,)}
+        own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
+        info = self._info(self.config.model_copy(update=own).model_dump(mode="json"), **about)
+        ticket = Ticket({}, info, gates={name: gate.cpu() for name, gate in gates.items()}, structure=structure)
+        ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
+        return ticket
+
+    def _info(self, config: dict[str, Any], **about: Any) -> TicketInfo:
+        method, scope, seed = self.config.method, self.config.scope, self.config.seed
+        return TicketInfo(method=method, scope=scope, config=config, applies_to=self.base, seed=seed, **about)
+
+    def folder(self, run: RunDirectory, level: float | str) -> Path:
+        """Return the folder of a ticket: the run itself, or one such as `sparsity-0.60` or `level-30` inside it."""
+        return run.path if len(self.config.rungs) == 1 else run.path / self.config.rung_folder(level)
+
+    def save_tickets(self, run: RunDirectory, scores: Mapping[str, Tensor], step: int | None = None) -> None:
+        """Save the ticket of every sparsity; all come from the same scores, so they are nested."""
+        for sparsity in self.config.sparsities:
+            ticket = self.ticket(self.keep(scores, sparsity), sparsity, step)
+            ticket.save_pretrained(self.folder(run, sparsity))
+
+    def batches(self, n_batches: int, mlm_probability: float | None = None, masked_tokens: int = 0) -> CorpusBatches:
+        """Return the first batches of the corpus, in the order in which mask training sees them.
+
+        Args:
+            mlm_probability: fraction of tokens that are masked and labeled; None masks none.
+            masked_tokens: tokens of each sequence that are corrupted though nothing predicts them.
+        """
+        assert self.corpus is not None
+        return CorpusBatches(
+            tokenise(self.corpus, self.plm.tokenizer),
+            self.plm.tokenizer,
+            segments=self.config.segments,
+            batch_tokens=self.config.batch_tokens,
+            n_batches=n_batches,
+            seed=self.config.seed,
+            shuffle=True,
+            mlm_probability=mlm_probability,
+            masked_tokens=masked_tokens,
+            short_sequence_probability=self.config.short_sequence_probability,
+        )
+
+
+def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
+    """Load what a search needs and compute its run id."""
+    # A ticket to match brings its scope and sparsity. Its path is not recorded: the new ticket names it as a parent.
+    like = _load_ticket_to_match(config)
+    settings = config.resolved()
+    if like is not None:
+        found = search_settings_of(like)
+        kind = " ".join(filter(None, (found["method"], found["search"].get("objective"))))
+        settings = settings.model_copy(update={"like": kind, "scope": like.info.scope, "sparsity": like.sparsity})
+
+    # Data comes before the model, so that a missing file is reported at once.
+    importance_source = ImportanceSource.find(settings)
+    device = choose_device(runtime.device)
+    corpus = load_corpus(str(settings.corpus), "train", settings.data_dir) if settings.reads_corpus else None
+    tasks = _load_tasks(settings) if settings.needs.sources else ()
+
+    # The objective decides on the head of the model, and on the attention: only `eager` returns its maps.
+    terms = {name: weight for name, weight in settings.terms.items() if name != "task"}
+    needs_mlm, needs_maps = needs_mlm_head(terms), "attentions" in needs_of(terms)
+    plm = load_plm(
+        settings.model,
+        head="mlm" if needs_mlm else "none",
+        revision=settings.revision,
+        layers=settings.layers,
+        require_mlm_head=needs_mlm,
+        attention="eager" if needs_maps else None,
+    )
+    if needs_maps:
+        check_attention_maps(plm.model)
+
+    # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
+    encoder = plm
+    if needs_mlm and "pooler" in settings.scope:
+        encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers)
+    # A profile's scope has a pooler, which many checkpoints lack; a scope that the user gave is taken at its word.
+    has_pooler = encoder.has_pooler and encoder.architecture.pooler in dict(encoder.encoder.named_parameters())
+    if config.scope is None and not has_pooler:
+        settings = settings.model_copy(update={"scope": settings.scope.removesuffix("+pooler")})
+    weights = prunable_views(encoder.encoder, prunable_names(encoder, settings.scope))
+
+    # Tickets, patterns, weights and importances that were named have to fit the matrices of the model.
+    _check_match(like, weights, settings.model)
+    if settings.n_of_m is not None:
+        settings.n_of_m.check_shapes({name: weight.shape for name, weight in weights.items()})
+    base = BaseModelInfo.of(
+        plm.encoder, settings.model, plm.model.config.model_type, settings.revision, settings.layers
+    )
+    ranked = _load_ranked_weights(settings, encoder, weights)
+    if settings.needs.structured:
+        structure = structure_of(plm)
+        unit_counts(settings, structure)
+        importance_source.check(structure, base.hash, settings)
+        about = {"importance_from": importance_source.kind, "objective": importance_source.objective(settings)}
+        settings = settings.model_copy(update=about)
+
+    # The id hashes the settings as the user gave them, and the content of every input.
+    content = {"base": base.hash, "corpus": None if corpus is None else corpus.fingerprint}
+    content |= importance_source.content()
+    if tasks:
+        content["tasks"] = "+".join(data.fingerprint for data in tasks)
+    identity = _search_id(config, content, like, ranked)
+    total = sum(parameter.numel() for parameter in encoder.encoder.parameters())
+    return PreparedSearch(
+        settings, plm, weights, base, corpus, tasks, identity, device, total, ranked, like, importance_source
+    )
+
+
+def _load_ticket_to_match(config: SearchConfig) -> Ticket | None:
     if config.like is None:
         return None
     like = Ticket.from_pretrained(config.like)
@@ -66,54 +233,24 @@ def ticket_to_match(config: SearchConfig) -> Ticket | None:
     return like
 
 
-def matched(config: SearchConfig, like: Ticket | None) -> SearchConfig:
-    """The configuration with scope and sparsity of the ticket that is matched.
-
-    Where the ticket lies is not worth keeping: a description names it among its parents, and here how it was found.
-    """
-    if like is None:
-        return config
-    found = origin(like)
-    kind = " ".join(filter(None, (found["method"], found["search"].get("objective"))))
-    return config.model_copy(update={"like": kind, "scope": like.info.scope, "sparsity": like.sparsity})
-
-
-def check_match(like: Ticket | None, weights: Mapping[str, Tensor], model: str) -> None:
-    """Make sure that a ticket covers the matrices in scope.
-
-    Raises:
-        ContentError: a matrix is missing on either side, or has another shape.
-    """
+def _check_match(like: Ticket | None, weights: Mapping[str, Tensor], model: str) -> None:
+    """Refuse a ticket that does not cover the matrices in scope."""
     if like is None:
         return
-    ours = {name: tuple(weight.shape) for name, weight in weights.items()}
-    theirs = {name: tuple(mask.shape) for name, mask in like.masks.items()}
+    ours = {name: "x".join(map(str, weight.shape)) for name, weight in weights.items()}
+    theirs = {name: "x".join(map(str, mask.shape)) for name, mask in like.masks.items()}
     for name in sorted(ours.keys() | theirs.keys()):
         if ours.get(name) != theirs.get(name):
             raise ContentError(
-                f"The ticket of --like does not fit {model}: {name} is {_shape(theirs.get(name))} there and "
-                f"{_shape(ours.get(name))} in the model. Give a ticket of this model, with the same --layers."
+                f"The ticket of --like does not fit {model}: {name} is {theirs.get(name, 'not masked')} there and "
+                f"{ours.get(name, 'not masked')} in the model. Give a ticket of this model, with the same --layers."
             )
 
 
-def _shape(shape: tuple[int, ...] | None) -> str:
-    return "not masked" if shape is None else "x".join(map(str, shape))
-
-
-def ranked(config: SearchConfig, plm: PLM, weights: Mapping[str, Tensor]) -> Ranked:
-    """The weights of `--weights-from` in scope.
-
-    Args:
-        config: of the search.
-        plm: the pre-trained model.
-        weights: its matrices in scope.
-
-    Raises:
-        UsageError: the model cannot be transformed so.
-        ContentError: weights of another architecture, an unreadable state.
-    """
+def _load_ranked_weights(config: ResolvedSearch, plm: PLM, weights: Mapping[str, Tensor]) -> RankedWeights:
+    """Return the weights of `--weights-from` in scope."""
     if config.weights_from == PRETRAINED:
-        return Ranked(weights)
+        return RankedWeights(weights)
     start = parse_start(config.weights_from)
     tensors = start_weights(start, plm, config.seed)
     found = matrices_of(tensors, list(weights))
@@ -124,179 +261,23 @@ def ranked(config: SearchConfig, plm: PLM, weights: Mapping[str, Tensor]) -> Ran
                 f"{tuple(found[name].shape)} there and {tuple(weight.shape)} in the model."
             )
     if start.path is None:
-        return Ranked(found, f"{config.weights_from}, seed {config.seed}")
+        return RankedWeights(found, f"{config.weights_from}, seed {config.seed}")
     identity = content_hash(tensors)
-    return Ranked(found, f"weights {identity}", identity)
+    return RankedWeights(found, f"weights {identity}", identity)
 
 
-@dataclass
-class Prepared:
-    """Everything found outside, ready for a method.
-
-    Attributes:
-        config: the configuration with its profile filled in.
-        plm: the model; with an MLM head where the objective needs one.
-        weights: dense matrices in scope by name; they may share the model's memory, so read them before masking it.
-        base: name and hashes of the weights.
-        corpus: training text of a method that needs one.
-        tasks: of a method that learns from tasks.
-        run_id: identity of the run.
-        device: where to compute.
-        all_parameters: number of parameters of the encoder.
-        ranked: the matrices whose magnitudes count; `weights`, unless the configuration names others.
-        like: a ticket that says how many weights of each matrix are kept.
-        origin: what importances of heads and FFNs are taken from.
-    """
-
-    config: SearchConfig
-    plm: PLM
-    weights: dict[str, Tensor]
-    base: BaseModelInfo
-    corpus: CorpusText | None
-    tasks: tuple[TaskData, ...]
-    run_id: str
-    device: torch.device
-    all_parameters: int
-    ranked: Ranked
-    like: Ticket | None
-    origin: Origin
-
-    def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
-        """A ticket of this search, its masks in the order of the scope; its configuration has its own sparsity."""
-        info = TicketInfo(
-            method=self.config.method,
-            scope=str(self.config.scope),
-            config=self.config.model_dump(mode="json") | {"sparsity": sparsity},
-            applies_to=self.base,
-            scores_from=self.ranked.source,
-            parents=() if self.like is None else (self.like.id,),
-            seed=self.config.seed,
-            step=step,
-        )
-        return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
-
-    def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
-        """A ticket of gates; its configuration has its own level alone, and the sparsity of the matrices.
-
-        Args:
-            gates: by name, True = kept.
-            structure: of the encoder.
-            level: what it loses.
-            about: more of a `TicketInfo`: `scores_from`, `parents`, `step`.
-        """
-        own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
-        own |= {"level": () if level.percent is None else (level.percent,)}
-        own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
-        info = TicketInfo(
-            method=self.config.method,
-            scope=str(self.config.scope),
-            config=self.config.model_copy(update=own).model_dump(mode="json"),
-            applies_to=self.base,
-            seed=self.config.seed,
-            **about,
-        )
-        ticket = Ticket({}, info, gates={name: gate.cpu() for name, gate in gates.items()}, structure=structure)
-        ticket.info = info.model_copy(update={"config": info.config | {"sparsity": ticket.sparsity}})
-        return ticket
-
-    def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        """The masks of some scores at a sparsity, by the ranking, rounding and pattern of the configuration."""
-        config = self.config
-        return keep_top(
-            scores,
-            sparsity,
-            config.ranking,
-            weights=self.weights,
-            rounding=config.count_rounding or "floor",
-            pattern=config.n_of_m,
-        )
-
-    def batches(self, n_batches: int, mlm_probability: float | None = None, masked_tokens: int = 0) -> CorpusBatches:
-        """The first batches of the corpus, in the order in which mask training would see them.
-
-        Args:
-            n_batches: how many.
-            mlm_probability: fraction of tokens that are masked and labelled; None masks none.
-            masked_tokens: tokens of each sequence that are corrupted though nothing predicts them.
-        """
-        assert self.corpus is not None
-        return CorpusBatches(
-            tokenise(self.corpus, self.plm.tokenizer),
-            self.plm.tokenizer,
-            segments=str(self.config.segments),
-            batch_tokens=int(self.config.batch_tokens or 0),
-            n_batches=n_batches,
-            seed=self.config.seed,
-            shuffle=True,
-            mlm_probability=mlm_probability,
-            masked_tokens=masked_tokens,
-            short_sequence_probability=self.config.short_sequence_probability,
-        )
-
-    def folder(self, run: RunDirectory, rung: float | str) -> Path:
-        """Where a ticket is saved: the run itself, or with several `sparsity-0.60`, or `level-30`, inside it."""
-        if len(self.config.rungs) == 1:
-            return run.path
-        return run.path / self.config.rung_folder(rung)
+def _load_tasks(config: ResolvedSearch) -> tuple[TaskData, ...]:
+    """Return the tasks of the objective, those with a name first."""
+    found = [load_task(name, config.data_dir) for name in config.tasks]
+    if config.train_file is not None:
+        # Nothing is evaluated in a search: the training file is given for both splits.
+        files = (config.train_file, config.train_file)
+        found.append(load_files(*files, config.text_columns, label_column=config.label_column, kind=config.kind))
+    return tuple(found)
 
 
-def prepare(config: SearchConfig, runtime: Runtime) -> Prepared:
-    """Load what a search needs and compute its identity.
-
-    Raises:
-        UsageError: missing model or corpus, no MLM head or no attention maps where the objective needs them, no GPU
-            where one is asked for, a pattern that does not fit a matrix.
-        ContentError: the model or the corpus is not usable.
-    """
-    like = ticket_to_match(config)
-    filled = matched(config.resolved(), like)
-    origin = Origin.find(config)
-    device = choose_device(runtime.device)
-    needs = config.needs
-    terms = {name: weight for name, weight in config.terms.items() if name != "task"}
-    needs_mlm = needs_mlm_head(terms)
-    needs_maps = "attentions" in needs_of(terms)
-    corpus = load_corpus(str(config.corpus), "train", config.data_dir) if config.reads_corpus else None
-    tasks = _tasks(config) if needs.sources else ()
-    plm = load_plm(
-        config.model,
-        head="mlm" if needs_mlm else "none",
-        revision=config.revision,
-        layers=config.layers,
-        require_mlm_head=needs_mlm,
-        attention="eager" if needs_maps else None,
-    )
-    if needs_maps:
-        check_attention_maps(plm.model)
-    scope = str(filled.scope)
-    # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
-    encoder = plm
-    if needs_mlm and "pooler" in scope:
-        encoder = load_plm(config.model, revision=config.revision, layers=config.layers)
-    if config.scope is None and not _has_pooler(encoder):  # a profile's scope gives way to what there is
-        scope = scope.removesuffix("+pooler")
-        filled = filled.model_copy(update={"scope": scope})
-    weights = prunable_views(encoder.encoder, prunable_names(encoder, scope))
-    check_match(like, weights, config.model)
-    if filled.n_of_m is not None:
-        filled.n_of_m.check_shapes({name: weight.shape for name, weight in weights.items()})
-    base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, config.layers)
-    scored = ranked(config, encoder, weights)
-    if needs.structured:
-        structure = structure_of(plm)
-        counts_of(filled, structure)
-        origin.check(structure, base.hash, filled)
-        filled = filled.model_copy(update={"importance_from": origin.kind, "objective": origin.objective(config)})
-    content = {"base": base.hash, "corpus": None if corpus is None else corpus.fingerprint, **origin.content()}
-    if tasks:
-        content["tasks"] = "+".join(data.fingerprint for data in tasks)
-    identity = _identity(config, content, like, scored)
-    total = sum(parameter.numel() for parameter in encoder.encoder.parameters())
-    return Prepared(filled, plm, weights, base, corpus, tasks, identity, device, total, scored, like, origin)
-
-
-def _identity(config: SearchConfig, content: dict[str, str | None], like: Ticket | None, scored: Ranked) -> str:
-    """The id of the run; of a ticket, state or folder its content counts, not where it is."""
+def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticket | None, ranked: RankedWeights) -> str:
+    """Return the run id; tickets, states and folders enter by content hash, not by path."""
     how_many = [config.pattern] if config.pattern else list(map(str, config.rungs))
     if config.needs.structured:
         selection = [] if config.needs.gates else [config.selection]
@@ -304,22 +285,163 @@ def _identity(config: SearchConfig, content: dict[str, str | None], like: Ticket
     if like is not None:
         config, content = config.model_copy(update={"like": None}), content | {"like": like.id}
         how_many = ["like", like.id]
-    if scored.hash is not None:
+    if ranked.hash is not None:
         config = config.model_copy(update={"weights_from": PRETRAINED})
-        content = content | {"weights_from": scored.hash}
+        content = content | {"weights_from": ranked.hash}
     slug = "-".join([config.method, *([config.objective] if config.needs.objective else []), *how_many])
     return run_id(config, slug, **content)
 
 
-def _tasks(config: SearchConfig) -> tuple[TaskData, ...]:
-    """The tasks of the objective, those with a name first."""
-    found = [load_task(name, config.data_dir) for name in config.tasks]
-    if config.train_file is not None:
-        # Nothing is evaluated here: the training file stands for both.
-        files = (config.train_file, config.train_file)
-        found.append(load_files(*files, config.text_columns, label_column=config.label_column, kind=config.kind))
-    return tuple(found)
+@dataclass(frozen=True)
+class Source:
+    """One source of a method that trains weights: text through MLM, or a task through a head of its own.
+
+    Attributes:
+        batches: whole batches by index.
+        size: batches in a pass over the source.
+        examples: examples, or segments, per batch; None where their number varies.
+    """
+
+    plm: PLM
+    objective: Objective
+    weight: float
+    batches: Any
+    size: int
+    examples: int | None
 
 
-def _has_pooler(plm: PLM) -> bool:
-    return plm.has_pooler and plm.architecture.pooler in dict(plm.encoder.named_parameters())
+@dataclass
+class Sources:
+    """One encoder, and all that it learns from.
+
+    Attributes:
+        model: the encoder under a head for each source.
+        learning_rate: peak rate; the configured one, or that of the sources.
+        parts: the sources by name: `mlm`, or the task.
+        epochs: passes over the largest source in a round, where no length is configured.
+    """
+
+    model: SharedEncoder
+    objective: JointObjective
+    learning_rate: float
+    parts: dict[str, Source]
+    epochs: int
+
+    def dataset(self, config: SearchConfig, n_steps: int) -> MixedBatches:
+        """Return the batches of the given number of steps."""
+        batches = {name: part.batches for name, part in self.parts.items()}
+        sizes = {name: part.size for name, part in self.parts.items()}
+        return MixedBatches(batches, sizes, config.mixing, n_steps, config.seed)
+
+    def round_steps(self, config: SearchConfig) -> int:
+        """Return the optimizer steps of a round, from the unit in which it is configured."""
+        if config.round_steps is not None:
+            return config.round_steps
+        together = max if config.mixing == "sum" else sum
+        if config.round_examples is not None:
+            counts = [part.examples for part in self.parts.values() if part.examples is not None]
+            if len(counts) < len(self.parts):
+                raise UsageError(
+                    f"--round-examples counts segments, and a step has no fixed number of {config.segments} ones; "
+                    "give --round-steps, or --segments packed:128."
+                )
+            per_step = sum(counts) if config.mixing == "sum" else sum(counts) / len(counts)
+            return max(1, round(config.round_examples / per_step))
+        pass_steps = together(part.size for part in self.parts.values())
+        return math.ceil(float(config.round_epochs or self.epochs) * pass_steps)
+
+
+def load_sources(prepared: PreparedSearch) -> Sources:
+    """Load a model for each source, put all heads on one encoder, and tokenize.
+
+    Fresh heads are initialized from the seed, each alike whatever other sources there are. With word embeddings in
+    scope the MLM decoder is untied and keeps the dense matrix, as in mask training; it then misses the gradient that
+    a tied one would share.
+    """
+    config = prepared.config
+    found = {MLM: _text_source(prepared)} if MLM in config.terms else {}
+    found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
+    model = SharedEncoder({name: source.plm.model for name, source in found.items()})
+    rate = prepared.tasks[0].task.learning_rate if MLM not in found else MLM_LEARNING_RATE
+    if MLM in found:
+        plm = found[MLM].plm
+        embeddings = plm.architecture.word_embeddings
+        untie_decoder(plm, prepared.weights[embeddings].clone() if embeddings in prepared.weights else None)
+    objectives = {name: source.objective for name, source in found.items()}
+    objective = JointObjective(objectives, {name: source.weight for name, source in found.items()})
+    epochs = max((data.task.epochs for data in prepared.tasks), default=1)
+    return Sources(model, objective, config.learning_rate or rate, found, epochs)
+
+
+def _text_source(prepared: PreparedSearch) -> Source:
+    config = prepared.config
+    assert prepared.corpus is not None
+    plm = _load_seeded(config, head="mlm", require_mlm_head=True)
+    check_mlm_tokenizer(plm.tokenizer, plm.name)
+    batches = CorpusBatches(
+        tokenise(prepared.corpus, plm.tokenizer),
+        plm.tokenizer,
+        segments=config.segments,
+        batch_tokens=config.batch_tokens,
+        n_batches=_ENDLESS,
+        seed=config.seed,
+        shuffle=True,
+        mlm_probability=config.mlm_probability,
+    )
+    cut = parse_segments(config.segments)
+    examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
+    objective = PretrainingObjective({MLM: 1.0}, plm.architecture)
+    return Source(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
+
+
+def _task_source(prepared: PreparedSearch, data: TaskData) -> Source:
+    config, task = prepared.config, data.task
+    plm = load_for_task(partial(_load_seeded, config), task)
+    length = text_length(config.max_length, task, plm)
+    split = train_subset(data.train, config.train_size, config.seed)
+    examples = encode_for(plm, split, length, task.kind, window_stride(None, task, length))
+    batch_size = config.batch_size or task.batch_size
+    batches = TaskBatches(examples, collate(plm.tokenizer), batch_size, config.seed)
+    return Source(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
+
+
+def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:
+    """Load the model with a fresh head from the seed."""
+    load = with_seed(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
+    return load(**options)
+
+
+def train_in_order(
+    title: str,
+    run: RunDirectory,
+    runtime: Runtime,
+    batches: CorpusBatches | MixedBatches,
+    learning: Mapping[str, Any],
+    *,
+    record: Callable[[], dict[str, Any]] = dict,
+    before: Sequence[TrainerCallback] = (),
+    after: Sequence[TrainerCallback] = (),
+    **options: Any,
+) -> None:
+    """Train one step per batch in their order, or resume: with progress, log and checkpoints.
+
+    Args:
+        learning: more training arguments: learning rate, clipping norm, seed.
+        record: values of a step for the log.
+        before: callbacks that act on a step before it is logged and checkpointed.
+        after: callbacks that act afterwards.
+        options: of the `TicketTrainer`: model, objective, optimizer, schedule.
+    """
+    steps = len(batches)
+    with progress(title, steps, runtime.quiet) as advance:
+        log = StepLog(run, advance, record)
+        trainer = TicketTrainer(
+            in_order=True,
+            args=arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
+            train_dataset=batches,
+            data_collator=lambda items: items[0],
+            callbacks=[*before, log, Checkpoints(runtime), *after],
+            **options,
+        )
+        log.trainer = trainer
+        run_training(trainer, run)

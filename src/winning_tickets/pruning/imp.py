@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,109 +15,114 @@ from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.models.architectures import present_in, prunable_views
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.weights import StateInfo, load_state, noisy, reinitialized, save_state, write_state_
-from winning_tickets.pruning.base import Prepared
-from winning_tickets.pruning.schedule import Rounds
-from winning_tickets.pruning.sources import Sources, sources_of
+from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import Held
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
 STATES = "states"
-"""Folder of the weights that a search keeps: those it rewinds to, and trained ones where they were asked for."""
+"""Folder of the weights that a search keeps: those it rewinds to, and trained ones where they were requested."""
 
 
-def find_imp_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+@dataclass(frozen=True)
+class Rounds:
+    """Train, prune, train, prune ...: every pruning but a first one of untrained weights follows a training.
+
+    There is no training after the last pruning, whose only product is a mask.
+
+    Attributes:
+        sparsities: of the tickets, ascending.
+        steps: optimizer steps of each training.
+        prune_first: the first ticket is pruned before any training.
+    """
+
+    sparsities: Sequence[float]
+    steps: int
+    prune_first: bool
+
+    @property
+    def total(self) -> int:
+        """Optimizer steps of all trainings."""
+        return (len(self.sparsities) - self.prune_first) * self.steps
+
+    def pruned(self, step: int) -> int:
+        """Return the number of tickets after `step` steps and the pruning that follows them."""
+        return step // self.steps + self.prune_first
+
+    def ends(self, step: int) -> bool:
+        """Return whether a training ends with this step."""
+        return step % self.steps == 0
+
+    def rate(self, warmup_steps: int, whole: bool) -> Callable[[int], float]:
+        """Return the learning-rate factor by step: warm-up, then linear to zero, over each training.
+
+        With `whole` it is one warm-up and one decay over all trainings, as in the released BERT-tickets code.
+        """
+        length = self.total if whole else self.steps
+
+        def factor(step: int) -> float:
+            place = step % length
+            if place < warmup_steps:
+                return place / warmup_steps
+            return (length - place) / max(1, length - warmup_steps)
+
+        return factor
+
+
+def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Prune in rounds; the ticket of each sparsity is saved when its round ends.
 
-    All rounds are one training, so that it can be stopped anywhere and go on to the same bits.
-
-    Raises:
-        UsageError: a step to rewind to that lies behind the first round, impossible lengths of texts.
-        ContentError: the corpus is shorter than one segment.
-        TrainingError: NaN loss, the disk is full, or rewinding did not bring back the weights it should.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    All rounds are one training, so that it can be stopped anywhere and resumed to the same bits.
     """
     config = prepared.config
-    sources = sources_of(prepared)
-    rounds = Rounds(config.sparsities, sources.round_steps(config), bool(config.prune_first))
+    sources = load_sources(prepared)
+    rounds = Rounds(config.sparsities, sources.round_steps(config), config.prune_first)
     model = sources.model.to(prepared.device)
-    pruning = IterativePruning(prepared, model, rounds, run)
-    wanted = f"{config.sparsities[0]:.0%} to {config.sparsities[-1]:.0%}"
-    with progress(f"iterative pruning, {wanted}", rounds.total, runtime.quiet) as advance:
-        log = StepLog(run, advance)
-        trainer = _trainer(prepared, sources, rounds, run, runtime, [pruning, log, Checkpoints(runtime)])
-        log.trainer = trainer
-        run_training(trainer, run)
-
-
-def _trainer(
-    prepared: Prepared,
-    sources: Sources,
-    rounds: Rounds,
-    run: RunDirectory,
-    runtime: Runtime,
-    callbacks: list[TrainerCallback],
-) -> TicketTrainer:
-    config = prepared.config
-    return TicketTrainer(
-        model=sources.model,
+    train_in_order(
+        f"iterative pruning, {config.sparsities[0]:.0%} to {config.sparsities[-1]:.0%}",
+        run,
+        runtime,
+        sources.dataset(config, rounds.total),
+        {
+            "learning_rate": sources.learning_rate,
+            "weight_decay": config.weight_decay,
+            "max_grad_norm": config.max_grad_norm,
+            "seed": config.seed,
+        },
+        # The log and the checkpoint of a step see the pruned and rewound weights. It is made before any training,
+        # while the model has the weights that it may be rewound to.
+        before=[IterativePruning(prepared, model, rounds, run)],
+        model=model,
         objective=sources.objective,
-        schedule=rounds.rate(config.warmup_steps or 0, config.rate_horizon == "total"),
-        in_order=True,
-        args=arguments(
-            run.scratch,
-            runtime,
-            max_steps=rounds.total,
-            per_device_train_batch_size=1,
-            learning_rate=sources.learning_rate,
-            weight_decay=config.weight_decay or 0.0,
-            max_grad_norm=config.max_grad_norm,
-            seed=config.seed,
-        ),
-        train_dataset=sources.dataset(config, rounds.total),
-        data_collator=lambda items: items[0],
-        callbacks=callbacks,
+        schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total"),
     )
 
 
 class IterativePruning(TrainerCallback):  # type: ignore[misc]
-    """Holds the present ticket during training; at the end of a round it prunes, saves the ticket and rewinds.
+    """Holds the present ticket during training; at the end of a round it prunes, saves the ticket and rewinds."""
 
-    Made before any training, when the model still has the weights that it may be rewound to.
-
-    Args:
-        prepared: the configuration and the base.
-        model: all that is trained.
-        rounds: when a round ends.
-        run: where tickets and states go.
-
-    Raises:
-        UsageError: the step to rewind to lies behind the first round.
-    """
-
-    def __init__(self, prepared: Prepared, model: SharedEncoder, rounds: Rounds, run: RunDirectory) -> None:
+    def __init__(self, prepared: PreparedSearch, model: SharedEncoder, rounds: Rounds, run: RunDirectory) -> None:
         self._prepared, self._model, self._rounds, self._run = prepared, model, rounds, run
         self._config = prepared.config
-        self._policy = parse_rewind(str(self._config.rewind))
+        self._policy = parse_rewind(self._config.rewind)
         self._kept_step = self._policy.step(rounds.steps)
         if self._kept_step is not None and self._kept_step > rounds.steps:
             raise UsageError(
-                f"--rewind {self._config.rewind} lies behind the first round, which has {rounds.steps} steps."
+                f"--rewind {self._config.rewind} is after the first round, which has {rounds.steps} steps."
             )
-        # Clones: a state dict would follow the weights it is meant to bring back.
+        # Clones: a state dict would follow the weights that it has to restore.
         self._heads = {name: value.detach().clone() for name, value in model.heads.items()}
         self._start = {name: value.detach().clone() for name, value in model.base_model.named_parameters()}
-        self._target = self._weights_to_return_to()
-        self._hashes = _hashes(self._target)  # taken now: a target that followed the training would be noticed
+        self._target = self._rewind_target()
+        # Hashed before training: a target that followed the training would differ from them.
+        self._hashes = _hashes(self._target)
         self._held: Held | None = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Hold the ticket of the round that begins or goes on."""
+        """Hold the ticket of the round that begins or resumes."""
         if self._rounds.prune_first and state.global_step == 0:
             self._prune(0)
         elif state.global_step == self._kept_step == 0:
@@ -124,7 +130,7 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         self._hold(self._rounds.pruned(state.global_step))
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Zero the pruned weights again after the optimiser moved them."""
+        """Zero the pruned weights again after the optimizer moved them."""
         if self._held is not None:
             self._held.zero_()
 
@@ -132,40 +138,38 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
         """Keep the state to rewind to; prune and rewind at the end of a round."""
         step = state.global_step
+        # The state of a step in the first round is kept when training passes it.
         if step == self._kept_step:
             self._keep_state(step)
         if not self._rounds.ends(step):
             return
         pruned = self._rounds.pruned(step)
+        # Trained weights are saved before they are pruned and lost to the rewinding.
         if self._config.save_trained:
-            name = f"trained-{self._sparsity(pruned - 1):.2f}"
+            name = f"trained-{self._rounds.sparsities[pruned - 1]:.2f}"
             self._save(name, f"trained for {step} steps, before it was pruned to this sparsity", step)
         self._prune(pruned - 1)
+        # The last pruning ends the search: nothing trains after it.
         if step < self._rounds.total:
             self._rewind()
             if self._config.reset_optimizer:
                 optimizer.state.clear()
             self._hold(pruned)
 
-    def _sparsity(self, index: int) -> float:
-        return self._rounds.sparsities[index]
-
     def _folder(self, index: int) -> Path:
-        return self._prepared.folder(self._run, self._sparsity(index))
+        return self._prepared.folder(self._run, self._rounds.sparsities[index])
 
     def _prune(self, index: int) -> None:
-        """Save the ticket of the largest present weights among those that are left.
-
-        A pooler that no head here has keeps its pre-trained weights, as in the released MLM program.
-        """
+        """Save the ticket of the largest present weights among those that are left."""
+        # A pooler that no head here has keeps its pre-trained weights, as in the released MLM code.
         encoder, dense = self._model.base_model, self._prepared.weights
         present = prunable_views(encoder, present_in(encoder, dense))
         weights = {name: present.get(name, weight).abs().to(self._prepared.device) for name, weight in dense.items()}
         if index > 0:
             masks = Ticket.from_pretrained(self._folder(index - 1)).masks
-            # Below every weight, so that what was pruned stays so even beside weights that are exactly zero.
+            # Below every weight, so that what was pruned stays so even next to weights that are exactly zero.
             weights = {name: value.masked_fill(~masks[name].to(value.device), -1.0) for name, value in weights.items()}
-        sparsity = self._sparsity(index)
+        sparsity = self._rounds.sparsities[index]
         masks = self._prepared.keep(weights, sparsity)
         step = (index + 1 - self._rounds.prune_first) * self._rounds.steps
         ticket = self._prepared.ticket(masks, sparsity, step)
@@ -178,8 +182,8 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
             ticket = Ticket.from_pretrained(self._folder(pruned - 1))
             self._held = Held(self._model, ticket, allow_other_weights=True)
 
-    def _weights_to_return_to(self) -> dict[str, Tensor]:
-        """The encoder's weights where they are known before training; nothing for those of a step, or for none."""
+    def _rewind_target(self) -> dict[str, Tensor]:
+        """Return the rewind weights known before training; none for `step:K`, `percent:P` and `none`."""
         prepared, kind = self._prepared, self._policy.kind
         if kind == "pretrained":
             return self._start
@@ -189,11 +193,11 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
             weights = reinitialized(prepared.plm, self._config.seed)
         else:
             return {}
-        # A pooler belongs to the heads that use it: where the checkpoint has none, it was made afresh with them.
+        # A pooler belongs to the heads that use it: where the checkpoint has none, it was initialized with them.
         return {name: value if "pooler." in name else weights[name] for name, value in self._start.items()}
 
     def _keep_state(self, step: int) -> None:
-        """Keep this step's weights in a file, for the rewinding of all rounds and for `transfer --start-from`."""
+        """Save the weights of this step, for the rewinding of all rounds and for `transfer --start-from`."""
         self._save(f"step-{step:06d}", f"after {step} steps of the first round", step)
 
     def _save(self, name: str, what: str, step: int) -> None:
@@ -203,14 +207,11 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         distributed.on_main(lambda: save_state(path, self._model.base_model, info=info, heads=heads))
 
     def _rewind(self) -> None:
-        """Put the weights back, in place, and make sure that they are the ones.
-
-        Raises:
-            TrainingError: they are not; the tickets after it would not be those of the policy.
-        """
+        """Restore the weights of the policy in place, and check that they are restored."""
         if self._policy.kind == "none":
             return
         weights, heads, hashes = self._target, self._heads, self._hashes
+        # The state of a step is read from its file, so that a resumed search rewinds to the same bits.
         if self._kept_step is not None:
             state = load_state(self._run.path / STATES / f"step-{self._kept_step:06d}.safetensors")
             weights, heads, hashes = state.tensors, state.heads, _hashes(state.tensors)
@@ -220,10 +221,11 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         if scope == "all":
             for name, parameter in self._model.heads.items():
                 parameter.copy_(heads[name])
+        # Wrong weights would give tickets of another policy without any sign of it.
         if scope != "prunable" and _hashes(dict(encoder.named_parameters())) != hashes:
             raise TrainingError(
-                f"Rewinding to {self._config.rewind} did not bring the weights back; this is a bug of "
-                "winning-tickets. The rounds so far are intact; please report it."
+                f"Rewinding to {self._config.rewind} did not restore the weights; this is a bug of winning-tickets. "
+                "The rounds so far are intact; please report it."
             )
 
 

@@ -1,7 +1,7 @@
-"""How much a loss changes when a head, FFN, neuron or layer is taken away, to first order, summed up over data.
+"""Importance of heads, FFNs, neurons and layers (Super Tickets, section 3.1, eq. 3), and the gates that follow from it.
 
-Every definition is a sum of absolute gate gradients; they differ in where the absolute value is taken. All of them come
-from one pass, so that another one can be asked for later. Super Tickets (Liang et al. 2021), section 3.1, eq. 3.
+It is the first-order change of a loss when a unit is removed, added up over data. Every definition is a sum of absolute
+gate gradients; they differ in where the absolute value is taken. One pass gives all of them.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
@@ -20,7 +21,8 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
-from winning_tickets.config import SearchConfig, TransferConfig
+from winning_tickets.config import UNIT_NAMES, Level, ResolvedSearch, TransferConfig
+from winning_tickets.config.structured import Unit
 from winning_tickets.data.encode import EncodedSplit, collate, train_subset
 from winning_tickets.data.records import TaskData
 from winning_tickets.models.loading import PLM, base_hash, weight_hashes
@@ -30,13 +32,14 @@ from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import read_json, write_bytes
 from winning_tickets.runs.identity import digest, write_checked
 from winning_tickets.tickets.masking import modes
+from winning_tickets.tickets.selection import keep_counts
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.predict import TaskInfo, encode_for, find_model, load_saved
 from winning_tickets.training.task_data import load_data, train_split
 
 DEFINITIONS = ("sample", "token", "batch", "released")
 """Absolute values of the gradient of each sample (the paper), of each token, of each batch; of each token, divided by
-the size of its batch and with gradients that are never set back from batch to batch (the released program)."""
+the batch size, with gradients that are never reset between batches (the released code)."""
 IMPORTANCE_FILE = "importance.json"
 TENSOR_FILE = "importance.safetensors"
 FORMAT_VERSION = 1
@@ -49,11 +52,10 @@ class Importance:
 
     Attributes:
         values: by definition and unit (keys of `structure.UNITS`), float64 `(layers, n)`, n = 1 for FFNs and layers.
-        samples: by unit: the gradients of each sample with their sign, float32 `(samples, layers, n)`; not of neurons.
-        tokens: the same for each token `(tokens, layers, n)`, padding included, where it was asked for.
+        samples: signed gradients of each sample by unit, float32 `(samples, layers, n)`; not of neurons.
+        tokens: the same for each token `(tokens, layers, n)`, padding included, where it was requested.
         lengths: tokens of each sample in `tokens`, int64 `(samples,)`.
-        structure: of the encoder.
-        about: what it was computed from.
+        about: description of the model and data it was computed from.
     """
 
     values: Mapping[str, Mapping[str, Tensor]]
@@ -64,18 +66,15 @@ class Importance:
     lengths: Tensor | None = None
 
     def scores(self, definition: str, unit: str) -> Tensor:
-        """What units are ranked by over all layers, float64 `(layers, n)`.
+        """Return the scores that rank units over all layers, float64 `(layers, n)`.
 
-        Heads and neurons are divided by the l2 norm of their layer (section 3.1); FFNs and layers are one a layer.
-
-        Raises:
-            UsageError: units that were not asked for when it was computed.
+        Heads and neurons are divided by the l2 norm of their layer (section 3.1); FFNs and layers are one per layer.
         """
         known = [one for one in UNITS if one in self.values[definition]]
         if unit not in known:
             raise UsageError(
-                f"The importance of {unit} was not computed, only that of {', '.join(known)}; compute it anew from the "
-                "fine-tuned model or the corpus."
+                f"The importance of {unit} was not computed, only that of {', '.join(known)}; compute it "
+                "again from the fine-tuned model or the corpus."
             )
         values = self.values[definition][unit]
         if values.shape[1] == 1:
@@ -85,15 +84,11 @@ class Importance:
 
     @property
     def id(self) -> str:
-        """A hash of all values and of what they were computed from."""
+        """A hash of all values and of their description."""
         return digest([dict(self.about), _sha256(to_bytes(self._tensors()))], 16)
 
     def save(self, folder: Path) -> None:
-        """Write `importance.safetensors`, then `importance.json`.
-
-        Raises:
-            TrainingError: the file system refused.
-        """
+        """Write `importance.safetensors`, then `importance.json`."""
         content = to_bytes(self._tensors())
         write_bytes(folder / TENSOR_FILE, content)
         body = {
@@ -118,12 +113,7 @@ class Importance:
 
     @classmethod
     def load(cls, folder: Path) -> Importance:
-        """Open what `save` wrote.
-
-        Raises:
-            UsageError: there is none.
-            ContentError: it was cut off or edited.
-        """
+        """Read the files that `save` wrote, and check them."""
         body = read_json(folder / IMPORTANCE_FILE, "importance")
         path = folder / TENSOR_FILE
         stated = body.pop("checksum", None) if isinstance(body, dict) else None
@@ -137,7 +127,7 @@ class Importance:
         if not intact or structure is None or version != FORMAT_VERSION or not isinstance(about, dict):
             raise ContentError(
                 f"The importance in {folder} does not match its checksums or is of another version; it was cut off or "
-                "edited. Compute it anew."
+                "edited. Compute it again."
             )
         groups: dict[str, dict[str, Tensor]] = {}
         for name, value in tensors.items():
@@ -145,20 +135,16 @@ class Importance:
             groups.setdefault(group, {})[unit] = value
         lengths = groups.pop("lengths", {}).get("")
         samples, tokens = groups.pop("samples", {}), groups.pop("tokens", {})
-        _check_shapes(folder, groups, structure)
+        # Every definition has a number for each unit of each layer.
+        for definition in DEFINITIONS:
+            for unit, value in groups.get(definition, {"nothing": torch.empty(0)}).items():
+                expected = (len(structure.layers), structure.per_layer(unit)) if unit in UNITS else None
+                if value.shape != expected:
+                    raise ContentError(
+                        f"The importance in {folder} has {unit} of shape {tuple(value.shape)} for {definition!r}, "
+                        f"expected {expected}; it was edited. Compute it again."
+                    )
         return cls(groups, samples, structure, about, tokens, lengths)
-
-
-def _check_shapes(folder: Path, values: Mapping[str, Mapping[str, Tensor]], structure: Structure) -> None:
-    """Make sure that there is a number for each unit of each layer, by every definition."""
-    for definition in DEFINITIONS:
-        for unit, value in values.get(definition, {"nothing": torch.empty(0)}).items():
-            expected = (len(structure.layers), structure.per_layer(unit)) if unit in UNITS else None
-            if value.shape != expected:
-                raise ContentError(
-                    f"The importance in {folder} has {unit} of shape {tuple(value.shape)} for {definition!r}, expected "
-                    f"{expected}; it was edited. Compute it anew."
-                )
 
 
 def _sha256(content: bytes) -> str:
@@ -169,11 +155,6 @@ class ImportanceSums:
     """Adds up gate gradients, batch by batch, in float64.
 
     The loss that is differentiated is the *sum* over a batch, so that a short last batch weighs what its samples weigh.
-
-    Args:
-        structure: of the encoder.
-        units: keys of `structure.UNITS`.
-        keep_tokens: keep the gradients of every token too.
     """
 
     def __init__(self, structure: Structure, units: Sequence[str], keep_tokens: bool = False) -> None:
@@ -196,7 +177,8 @@ class ImportanceSums:
         self._batches = 0
 
     def receive(self, unit: str, layer: int, gradients: Tensor) -> None:
-        """Take the gradients of one unit of one layer `(batch, seq, n)` during the backward pass of a batch."""
+        """Add the gradients of one unit of one layer `(batch, seq, n)` during the backward pass of a batch."""
+        # The three definitions of the paper's sum differ only in where the absolute value is taken.
         by_sample = gradients.sum(1, dtype=torch.float64)
         sums = {
             "sample": by_sample.abs().sum(0),
@@ -205,6 +187,7 @@ class ImportanceSums:
         }
         for name, value in sums.items():
             self._sums[name][unit][layer] += value.cpu()
+        # The released code never resets its gradients: every batch adds all batches before it once more.
         self._never_reset[unit][layer] += sums["token"].cpu() / self._scored_now
         if unit in self._kept:
             self._by_sample[unit, layer] = by_sample.float().cpu()
@@ -213,10 +196,10 @@ class ImportanceSums:
 
     @contextmanager
     def batch(self, scored: float, size: int, length: int) -> Iterator[None]:
-        """Forward and backward pass of one batch happen inside this block.
+        """Wrap the forward and backward pass of one batch.
 
         Args:
-            scored: what a mean loss would divide by: examples, words or masked tokens.
+            scored: divisor of a mean loss: examples, words or masked tokens.
             size: samples.
             length: tokens of each, padding included.
         """
@@ -233,7 +216,7 @@ class ImportanceSums:
         self._batches += 1
 
     def finish(self, about: Mapping[str, Any]) -> Importance:
-        """The importances: sums divided by what the loss is averaged over, or by the batches for `released`."""
+        """Return the importances: the sums divided by the divisor of the mean loss, `released` by the batches."""
         divisors = dict.fromkeys(DEFINITIONS, self._scored) | {"released": float(self._batches)}
         values = {
             name: {unit: value / divisors[name] for unit, value in units.items()} for name, units in self._sums.items()
@@ -253,11 +236,10 @@ def add_up(
     keep_tokens: bool = False,
     bf16: bool = False,
 ) -> ImportanceSums:
-    """One pass over data: gradients with respect to gates alone, weights frozen, no dropout.
+    """Sum gate gradients in one pass over data, with frozen weights and no dropout.
 
     Args:
-        model: any Hugging Face model with the encoder, where it computes.
-        structure: of its encoder.
+        model: any Hugging Face model with the encoder, on its device.
         objective: one part; its sum over a batch is differentiated.
         batches: padded batches with an `attention_mask`.
         units: keys of `structure.UNITS`.
@@ -267,6 +249,7 @@ def add_up(
     Raises:
         TrainingError: the loss is not finite.
     """
+    # Frozen weights save their half of the backward pass: only the gates get gradients.
     sums = ImportanceSums(structure, units, keep_tokens)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
@@ -274,6 +257,7 @@ def add_up(
         with modes(model, training=False), GateGradients(model.base_model, structure, sums.units, sums.receive):
             for batch in batches:
                 inputs = {name: value.to(model.device) for name, value in batch.items()}
+                # The divisor is only recorded: the sums are divided once, at the end.
                 (scored,) = objective.counts(inputs).values()
                 with sums.batch(float(scored), *inputs["attention_mask"].shape):
                     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
@@ -288,18 +272,15 @@ def add_up(
 
 
 BATCH_SIZE = 32
-"""Examples of a batch, as in the released program; it counts in the definitions `batch` and `released`."""
+"""Examples per batch, as in the released code; it counts in the definitions `batch` and `released`."""
 
 
 @dataclass(frozen=True)
-class FineTuned:
-    """A model that a transfer saved, and what it was trained on.
+class ImportanceModel:
+    """A model that a transfer saved, and the data it was trained on.
 
     Attributes:
-        folder: of the model.
-        info: its task.
         transfer: the settings of its transfer, of its own seed only.
-        data: the task's examples.
         base: hash of the pre-trained weights it was fine-tuned from.
     """
 
@@ -310,22 +291,13 @@ class FineTuned:
     base: str
 
     @classmethod
-    def find(cls, path: Path, data_dir: str | None) -> FineTuned:
-        """Find the model and the data of a transfer.
-
-        Args:
-            path: a transfer, or one of its `seed-N`.
-            data_dir: where the data is now, if not where it was.
-
-        Raises:
-            UsageError: no run with a saved model, or its data is not there.
-            ContentError: its settings were edited.
-        """
+    def find(cls, path: Path, data_dir: str | None) -> ImportanceModel:
+        """Find the model and the data of a transfer, or of one of its `seed-N`."""
         folder = find_model(path)
         run = folder.parent
         if not (run / RESULT).is_file() or not (run / MARKER).is_file():
             raise UsageError(
-                f"{path} is a model without its run, which says what it was trained on; give the --out of a tickets "
+                f"{path} is a model without its run, so its training data is unknown; give the --out of a tickets "
                 "transfer with --save-model."
             )
         try:
@@ -338,24 +310,18 @@ class FineTuned:
         return cls(folder, TaskInfo.read(folder), transfer, load_data(transfer), base)
 
     def load(self) -> PLM:
-        """The model with its task head."""
+        """Load the model with its task head."""
         return load_saved(self.folder, self.info)
 
-    def examples(self, plm: PLM, config: SearchConfig) -> EncodedSplit:
-        """The examples it was trained on, or `train_size` of them, in their order."""
+    def examples(self, plm: PLM, config: ResolvedSearch) -> EncodedSplit:
+        """Return the examples it was trained on, or `train_size` of them, in their order."""
         split = train_split(self.transfer, self.data, self.transfer.seeds[0])
         split = train_subset(split, config.train_size, config.seed)
         return encode_for(plm, split, self.info.max_length, self.info.kind, self.info.doc_stride)
 
 
 class SplitBatches:
-    """Batches of a split in its order, the last one perhaps shorter.
-
-    Args:
-        plm: its tokenizer pads.
-        split: tokenised examples.
-        batch_size: examples a batch.
-    """
+    """Batches of a tokenized split in its order, the last one perhaps shorter."""
 
     def __init__(self, plm: PLM, split: EncodedSplit, batch_size: int) -> None:
         self._split, self._size, self._collate = split, batch_size, collate(plm.tokenizer)
@@ -369,51 +335,41 @@ class SplitBatches:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """What `--importance-from` names; one of the two, or neither for the objective on a corpus.
-
-    Attributes:
-        saved: importances that were computed before.
-        model: a fine-tuned model.
-    """
+class ImportanceSource:
+    """The source of `--importance-from`: saved importances or a fine-tuned model; neither where a corpus is used."""
 
     saved: Importance | None = None
-    model: FineTuned | None = None
+    model: ImportanceModel | None = None
 
     @classmethod
-    def find(cls, config: SearchConfig) -> Origin:
-        """Open it.
-
-        Raises:
-            UsageError: there is neither a run with a saved model nor an importance.
-            ContentError: a damaged file.
-        """
+    def find(cls, config: ResolvedSearch) -> ImportanceSource:
+        """Open the source that the settings name."""
         if config.importance_from is None or config.selection == "random":
             return cls()
         path = Path(config.importance_from).expanduser()
         if (path / IMPORTANCE_FILE).is_file():
             return cls(saved=Importance.load(path))
         try:
-            return cls(model=FineTuned.find(path, config.data_dir))
+            return cls(model=ImportanceModel.find(path, config.data_dir))
         except UsageError as error:
             raise UsageError(
-                f"--importance-from: {error} A tickets search --method importance, with its {IMPORTANCE_FILE}, "
-                "will do too."
+                f"--importance-from: {error} The folder of a tickets search --method importance, with its "
+                f"{IMPORTANCE_FILE}, is allowed too."
             ) from error
 
     @property
     def kind(self) -> str | None:
-        """What the importances are about, as far as runs with several seeds share it."""
+        """The task or text, as far as runs with several seeds share it."""
         if self.saved is not None:
             return str(self.saved.about["kind"])
         return None if self.model is None else f"task {self.model.info.task}"
 
-    def objective(self, config: SearchConfig) -> str:
-        """The loss that they are about."""
+    def objective(self, config: ResolvedSearch) -> str:
+        """Return the loss of the importances."""
         return config.objective if self.saved is None else str(self.saved.about["objective"])
 
     def content(self) -> dict[str, str]:
-        """Hashes for the identity of a search: what is in the files counts, not where they are."""
+        """Return hashes for the run id: the content of the files counts, not their path."""
         if self.saved is not None:
             return {"importance": self.saved.id}
         if self.model is not None:
@@ -421,29 +377,82 @@ class Origin:
             return {"fine_tuned": weights, "data": self.model.data.fingerprint}
         return {}
 
-    def check(self, structure: Structure, base: str, config: SearchConfig) -> None:
-        """Make sure that the importances are about this model and all that is pruned.
-
-        Args:
-            structure: of the model.
-            base: hash of its weights.
-            config: of the search.
-
-        Raises:
-            ContentError: another structure, or other pre-trained weights.
-            UsageError: units whose importance was not computed.
-        """
-        model = config.model
+    def check(self, structure: Structure, base: str, config: ResolvedSearch) -> None:
+        """Refuse importances of another model (`base`: hash of its weights), or without a unit that is pruned."""
         found = None if self.saved is None else str(self.saved.about["base_hash"])
         found = self.model.base if self.model is not None else found
         if found is not None and found != base:
             raise ContentError(
                 f"The importances of --importance-from belong to a model fine-tuned from other weights ({found}) than "
-                f"those of {model} ({base}); give a run of this model."
+                f"those of {config.model} ({base}); give a run of this model."
             )
         if self.saved is None:
             return
         if self.saved.structure != structure:
-            raise ContentError(f"The importances of --importance-from are about other layers or heads than {model}'s.")
-        for unit in sorted({unit for level in config.levels for unit in level.units}):
+            raise ContentError(
+                f"The importances of --importance-from are about other layers or heads than {config.model}'s."
+            )
+        for unit in pruned_units(config):
             self.saved.scores(DEFINITIONS[0], unit)
+
+
+def pruned_units(config: ResolvedSearch) -> list[Unit]:
+    """Return the units that some ticket of a search loses, sorted."""
+    return sorted({unit for level in config.levels for unit in level.units})
+
+
+def unit_counts(config: ResolvedSearch, structure: Structure) -> list[tuple[Level, dict[Unit, int]]]:
+    """Return how many of each unit every ticket of a search loses; refuse counts that the model does not have."""
+    totals = {unit: structure.size(unit) for unit in UNIT_NAMES}
+    found = [(level, level.counts(totals)) for level in config.levels]
+    stay = min(config.min_heads_per_layer, structure.num_heads)
+    free = totals["heads"] - stay * len(structure.layers)
+    for level, counts in found:
+        if counts.get("heads", 0) > free:
+            raise UsageError(
+                f"{level.folder} prunes {counts['heads']} of {totals['heads']} heads, and with --min-heads-per-layer "
+                f"{stay} at most {free} can be pruned."
+            )
+        if not any(counts.values()):
+            raise UsageError(f"{level.folder} prunes nothing of this model; give a higher level, or counts.")
+    return found
+
+
+def random_unit_scores(structure: Structure, units: Sequence[str], seed: int) -> dict[str, Tensor]:
+    """Draw uniform scores, the same for a unit whatever others there are; float64 `(layers, n)`."""
+    layers = len(structure.layers)
+    return {
+        unit: torch.from_numpy(np.random.default_rng([seed, index]).random((layers, structure.per_layer(unit))))
+        for index, unit in enumerate(UNIT_NAMES)
+        if unit in units
+    }
+
+
+def close_gates(
+    scores: Mapping[str, Tensor], counts: Mapping[Unit, int], structure: Structure, min_heads_per_layer: int = 0
+) -> dict[str, Tensor]:
+    """Close the gates with the lowest scores, over all layers; of equal scores those of higher layers close first.
+
+    Args:
+        scores: `(layers, n)` by unit.
+        counts: number of closed gates by unit, as `unit_counts` allows them.
+        min_heads_per_layer: heads with the highest scores of their layer, which stay open.
+
+    Returns:
+        Gates of the units with a count, by name.
+    """
+    kept: dict[str, Tensor] = {}
+    for unit, count in counts.items():
+        values = ranked = scores[unit].double()
+        if unit == "heads" and min_heads_per_layer:
+            # Protected heads rank above all others, so that the counts stay exact.
+            rows = {str(index): row for index, row in enumerate(values)}
+            best = keep_counts(rows, dict.fromkeys(rows, min(min_heads_per_layer, values.shape[1])))
+            ranked = values.masked_fill(torch.stack(list(best.values())), torch.inf)
+        kept[unit] = keep_counts({unit: ranked}, {unit: values.numel() - count})[unit]
+    return {
+        f"layers.{layer}.{UNITS[unit]}": kept[unit][layer].clone()
+        for layer in range(len(structure.layers))
+        for unit in UNITS
+        if unit in kept
+    }

@@ -1,4 +1,4 @@
-"""The optimiser that trains masks: straight-through scores, an exact selection, W * M written into the parameters.
+"""The optimizer that trains masks: straight-through scores, an exact selection, W * M written into the parameters.
 
 TAMT, section 3.4.1. The forward pass sees plain parameters that hold W * M, so autograd leaves g = dL/d(W * M) on
 them; the straight-through gradient of the scores is g * W, taken here, outside the graph. A step costs a dense step
@@ -10,17 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.config import Pattern
-from winning_tickets.pruning.reselection import ByGroups, ByThreshold, RankBy, Reselection
+from winning_tickets.config import Pattern, ResolvedSearch
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.selection import Ranking, Rounding, groups_of, keep_top
+from winning_tickets.tickets.selection import BandSelector, Ranking, Rounding, groups_of, keep_in_groups, keep_top
+
+RankBy = Literal["signed", "absolute"]
 
 
 def initial_scores(
@@ -34,27 +34,20 @@ def initial_scores(
     seed: int,
     pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
-    """Scores before the first step.
+    """Return the scores before the first step, float32 of the shapes of `importance`.
 
     `rank` and `activation`: from 0 to alpha * phi, rising with the rank of the importance inside its matrix (or, ranked
-    globally, among all), so that the threshold lies in a dense scale and marginal weights move first; they differ in
+    globally, among all), so that the threshold is in a dense scale and marginal weights move first; they differ in
     the importance. Rows and N:M groups take theirs from the scale of the whole matrix.
-    `plateau`: alpha * phi for what one-shot magnitude pruning keeps, else 0 (TAMT eq. 5).
+    `plateau`: alpha * phi for what one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
     `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
 
     Args:
-        importance: by name, what decides before any training: absolute weights, or times the norms of their inputs.
-        init: how.
-        sparsity: fraction removed.
-        ranking: groups inside which weights compete.
-        rounding: of the pruned counts.
+        importance: by name: absolute weights, or these times the norms of their inputs.
         alpha: height of the upper plateau in units of phi.
         phi: initial threshold.
         seed: of the random mask.
-        pattern: decides what the upper plateau holds, instead of sparsity, ranking and rounding.
-
-    Returns:
-        float32 tensors of the shapes of `importance`.
+        pattern: decides on the upper plateau, instead of sparsity, ranking and rounding.
     """
     top = alpha * phi
     if init in ("rank", "activation"):
@@ -65,17 +58,10 @@ def initial_scores(
 
 
 def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Uniform draws of the shapes of some weights, the same on every device; those kept of them are a random mask."""
+    """Draw uniform scores of the shapes of some weights, the same on every device; the top ones are a random mask."""
     generator = torch.Generator().manual_seed(seed)
     draws = {n: torch.rand(w.shape, generator=generator, dtype=torch.float64) for n, w in weights.items()}
     return {name: draw.to(weights[name].device) for name, draw in draws.items()}
-
-
-def random_masks(
-    weights: Mapping[str, Tensor], sparsity: float, ranking: Ranking, rounding: Rounding, seed: int
-) -> dict[str, Tensor]:
-    """Uniformly random masks with exact counts."""
-    return keep_top(random_scores(weights, seed), sparsity, ranking, rounding=rounding)
 
 
 def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
@@ -92,47 +78,161 @@ def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float)
     return scores
 
 
-@dataclass(frozen=True)
-class MaskUpdate:
-    """How scores move and masks follow; the fields are those of `SearchConfig`."""
+class MaskRule:
+    """A rule that recomputes masks from the present scores, with exact counts at every step; chosen once for a search.
 
-    ranking: Ranking
-    phi: float
-    rank_by: RankBy
-    reselect_steps: int
-    cadence: Literal["after", "before"]
-    threshold: Literal["reached", "exceeded"]
-    learning_rate: float
-    head_learning_rate: float
-    kind: Literal["adamw", "adamw-hf", "bertadam"]
-    epsilon: float
-    weight_decay: float
-    clip: Literal["global", "tensor", "none"]
-    max_grad_norm: float
-    pattern: Pattern | None = None
+    Attributes:
+        thresholds: of a rule that has some: between adjustments, scores beyond these are kept. State of a search.
+    """
+
+    def __init__(self) -> None:
+        self.thresholds: list[float] = []
+
+    def take_counts(self) -> None:
+        """From now on prune as many entries as the masks do at present, where the rule has no counts of its own."""
+
+    def select(self, exact: bool) -> None:
+        """Overwrite the masks: with exact counts, or (where there are thresholds) by the last ones."""
+        raise NotImplementedError
+
+    def start_at(self, phi: float) -> None:
+        """Let thresholds be phi until the first adjustment, where that leaves the masks as they are."""
 
 
-def by_threshold(update: MaskUpdate) -> dict[str, Any]:
-    """How a selection by thresholds goes about it, as `ByThreshold` takes it."""
-    return {
-        "ranking": update.ranking,
-        "rank_by": update.rank_by,
-        "kept_at": update.threshold,
-        "phi": update.phi,
-        "adjusted_always": update.reselect_steps == 1,
-    }
+class ByGroups(MaskRule):
+    """Exact counts inside each row, or inside each M consecutive entries of it, at every step.
+
+    Every group of a matrix keeps as many entries as the first one does in the masks of `masked`.
+    """
+
+    def __init__(
+        self, masked: MaskedWeights, scores: Mapping[str, Tensor], pattern: Pattern | None, rank_by: RankBy
+    ) -> None:
+        super().__init__()
+        self._rank_by = rank_by
+        self._groups: list[tuple[Tensor, Tensor, Tensor]] = []
+        for name, values in scores.items():
+            size = masked.masks[name].shape[-1] if pattern is None else pattern.of
+            weights, mask = masked.dense_weights[name].view(-1, size), masked.masks[name].view(-1, size)
+            self._groups.append((values.view(-1, size), weights, mask))
+        self.take_counts()
+
+    def take_counts(self) -> None:
+        """From now on keep as many entries of each group as the masks do at present."""
+        self._kept = [int(torch.count_nonzero(mask[0])) for _, _, mask in self._groups]
+
+    def select(self, exact: bool) -> None:
+        """Overwrite the masks, always with exact counts."""
+        for (scores, weights, mask), kept in zip(self._groups, self._kept, strict=True):
+            mask.copy_(keep_in_groups(ranked_values(scores, self._rank_by), kept, weights))
+
+
+class ByThreshold(MaskRule):
+    """Exact counts of each matrix, or of all together; between adjustments scores beyond the last threshold are kept.
+
+    Args:
+        masked: its masks are overwritten; at first they say how many entries are pruned.
+        flat: the scores of all matrices in one buffer, so that a group that spans them is selected without copies.
+        scores: views of it by name of the matrix.
+    """
+
+    def __init__(
+        self, masked: MaskedWeights, flat: Tensor, scores: Mapping[str, Tensor], config: ResolvedSearch
+    ) -> None:
+        self._masked, self._scores, self._config = masked, scores, config
+        # With an adjustment at every step the last threshold is never used, so it is not computed.
+        self._keeps_thresholds = config.reselect_steps != 1
+        self._groups = self._make_groups(flat)
+        self._selectors = [BandSelector(0) for _ in self._groups]
+        self.thresholds = [config.phi] * len(self._groups)
+        self.take_counts()
+
+    def _make_groups(self, flat: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Return the scores, dense weights and mask of each group; flat, sharing memory."""
+        made = []
+        for group in groups_of(tuple(self._scores), self._config.ranking):
+            if len(group) == 1:
+                name = group[0]
+                weights, mask = self._masked.dense_weights[name].view(-1), self._masked.masks[name].view(-1)
+                made.append((self._scores[name], weights, mask))
+            else:
+                weights = torch.cat([self._masked.dense_weights[name].view(-1) for name in group])
+                made.append((flat, weights, torch.empty_like(flat, dtype=torch.bool)))
+        return made
+
+    def take_counts(self) -> None:
+        """From now on prune as many entries of each group as the masks do at present."""
+        # Counted and not computed from the sparsity, which with untrained matrices in scope is that of the whole.
+        groups = groups_of(tuple(self._scores), self._config.ranking)
+        masks = [[self._masked.masks[name] for name in group] for group in groups]
+        counts = [sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in group) for group in masks]
+        self._pruned = self._totals(counts)
+
+    def _totals(self, counts: list[int]) -> list[int]:
+        """Return the counts over all ranks; here there is one."""
+        return counts
+
+    def select(self, exact: bool) -> None:
+        """Overwrite the masks: exactly at the sparsity, or (between adjustments) by the last thresholds."""
+        if exact:
+            self._select_exactly()
+        else:
+            for (scores, _, mask), threshold in zip(self._groups, self.thresholds, strict=True):
+                mask.copy_(self._beyond(ranked_values(scores, self._config.rank_by), threshold))
+        # A group over all matrices has a mask of its own, which is cut into theirs.
+        if self._config.ranking == "global":
+            mask = self._groups[0][2]
+            parts = torch.split(mask, [scores.numel() for scores in self._scores.values()])
+            for name, part in zip(self._scores, parts, strict=True):
+                self._masked.masks[name].view(-1).copy_(part)
+
+    def _select_exactly(self) -> None:
+        """Overwrite the masks of the groups, one after the other, and set their thresholds."""
+        for index, ((scores, weights, mask), selector) in enumerate(zip(self._groups, self._selectors, strict=True)):
+            keys, selector.count = ranked_values(scores, self._config.rank_by), self._pruned[index]
+            selector.select(keys, weights, mask)
+            if self._keeps_thresholds:
+                self.thresholds[index] = self._threshold_of(index, keys, mask, selector.threshold)
+
+    def start_at(self, phi: float) -> None:
+        """Set the thresholds to phi until the first adjustment, where phi separates the scores as the masks do.
+
+        On two plateaus it does (TAMT eq. 5); on a dense scale the exact selection sets the first threshold.
+        """
+        groups = [(self._beyond(ranked_values(s, self._config.rank_by), phi), mask) for s, _, mask in self._groups]
+        for index, wrong in enumerate(self._totals([int(not torch.equal(*pair)) for pair in groups])):
+            if not wrong:
+                self.thresholds[index] = phi
+
+    def _beyond(self, keys: Tensor, threshold: float) -> Tensor:
+        return keys >= threshold if self._config.threshold == "reached" else keys > threshold
+
+    def _threshold_of(self, index: int, keys: Tensor, mask: Tensor, border: float | None) -> float:
+        """Return the threshold of an exact selection: the lowest kept value, or the highest pruned one."""
+        if self._pruned[index] == 0:
+            return -math.inf
+        if self._config.threshold == "exceeded":
+            assert border is not None
+            return border
+        kept = keys[mask]
+        return float(kept.min()) if kept.numel() else math.inf
+
+
+def ranked_values(scores: Tensor, rank_by: RankBy) -> Tensor:
+    """Return the values that are ranked: signed or absolute scores."""
+    return scores.abs() if rank_by == "absolute" else scores
 
 
 class MaskOptimizer(torch.optim.Optimizer):
-    """Trains the scores of some matrices, and an MLM head beside them.
+    """Trains the scores of some matrices, and an MLM head with them.
 
     Args:
-        masked: the dense weights and the parameters that hold W * M, with the initial masks: each group goes on
-            pruning as many entries as they do. Matrices without scores keep their mask.
+        masked: the dense weights and the parameters that hold W * M, with the initial masks: each group keeps pruning
+            as many entries as they do. Matrices without scores keep their mask.
         scores: initial scores by name; those matrices are trained.
         head: parameters of the MLM head by name; trained directly.
-        update: how.
-        select_by: makes what turns flat scores, by name, into masks; None takes what `update` says.
+        config: the resolved settings of a search by mask training.
+        make_rule: makes the rule from flat scores by name; None makes the one of `config`.
 
     Attributes:
         grad_norm: norm of the straight-through gradient in the last step, where it was computed for clipping.
@@ -143,11 +243,11 @@ class MaskOptimizer(torch.optim.Optimizer):
         masked: MaskedWeights,
         scores: Mapping[str, Tensor],
         head: Mapping[str, nn.Parameter],
-        update: MaskUpdate,
-        select_by: Callable[[MaskedWeights, Mapping[str, Tensor]], Reselection] | None = None,
+        config: ResolvedSearch,
+        make_rule: Callable[[MaskedWeights, Mapping[str, Tensor]], MaskRule] | None = None,
     ) -> None:
         self.masked = masked
-        self.update = update
+        self.config = config
         self.names = tuple(scores)
         self.head = dict(head)
         self.steps = 0
@@ -157,30 +257,31 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._flat = torch.cat([scores[name].reshape(-1).float() for name in self.names])
         self._slices = dict(zip(self.names, torch.split(self._flat, sizes), strict=True))
         self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
-        self._selection = (select_by or self._choose_selection)(masked, self._slices)
-        groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": update.learning_rate}]
+        self._rule = (make_rule or self._choose_rule)(masked, self._slices)
+        # The outer groups hold the model's parameters, for the schedule and gradients; the inner optimizer the scores.
+        groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": config.learning_rate}]
         if head:
-            groups.append({"params": list(head.values()), "lr": update.head_learning_rate})
+            groups.append({"params": list(head.values()), "lr": config.head_learning_rate})
         super().__init__(groups, {})
         self._inner = self._make_inner()
         self.reselect(exact=True)
-        self._selection.start_at(update.phi)
+        self._rule.start_at(config.phi)
 
-    def _choose_selection(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> Reselection:
-        update = self.update
-        if update.pattern is not None or update.ranking == "row":
-            return ByGroups(masked, scores, update.pattern, update.rank_by)
-        return ByThreshold(masked, self._flat, scores, **by_threshold(update))
+    def _choose_rule(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> MaskRule:
+        config = self.config
+        if config.pattern is not None or config.ranking == "row":
+            return ByGroups(masked, scores, config.n_of_m, config.rank_by)
+        return ByThreshold(masked, self._flat, scores, config)
 
     def _make_inner(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": list(self.scores.values())}]
         if self.head:
             groups.append({"params": list(self.head.values())})
-        if self.update.kind != "adamw":
-            corrected = self.update.kind == "adamw-hf"
-            return BertAdam(groups, self.update.epsilon, self.update.weight_decay, correct_bias=corrected)
+        if self.config.optimizer != "adamw":
+            corrected = self.config.optimizer == "adamw-hf"
+            return BertAdam(groups, self.config.adam_epsilon, self.config.weight_decay, correct_bias=corrected)
         adamw = torch.optim.AdamW(
-            groups, lr=1.0, eps=self.update.epsilon, weight_decay=self.update.weight_decay, fused=True
+            groups, lr=1.0, eps=self.config.adam_epsilon, weight_decay=self.config.weight_decay, fused=True
         )
         for parameter in (*self.scores.values(), *self.head.values()):
             adamw.state[parameter] = _moments(parameter, torch.zeros((), device=parameter.device))
@@ -188,16 +289,19 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update: g * W, clip, move the scores, select, write W * M."""
+        """Take one step: g * W, clip, move the scores, update the masks, write W * M."""
         if closure is not None:
             raise ValueError("MaskOptimizer does not support closures.")
+        # The straight-through gradient g * W, written over g to save memory.
         for name, score in self.scores.items():
             gradient = self.masked.gradient(name)
             score.grad = None if gradient is None else gradient.mul_(self.masked.dense_weights[name]).float()
         self._clip([p for p in (*self.scores.values(), *self.head.values()) if p.grad is not None])
+        # The scheduler sets the rates of the outer groups.
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
         self._inner.step()
+        # Freed before the selection, which needs memory of its own.
         for score in self.scores.values():
             score.grad = None
         self.steps += 1
@@ -206,46 +310,46 @@ class MaskOptimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def take_counts(self) -> None:
         """From now on prune as many entries of each group as the masks do at present; the scores stay."""
-        self._selection.take_counts()
+        self._rule.take_counts()
         self.reselect(exact=True)
 
     @property
     def selected_exactly(self) -> bool:
-        """Whether the masks of the present step come from an adjusted threshold rather than the last one."""
-        if self.update.cadence == "after":
-            return self.steps % self.update.reselect_steps == 0
-        return self.steps == 1 or (self.steps + 1) % self.update.reselect_steps == 0
+        """True where the threshold is adjusted at the present step; else the masks follow from the last one."""
+        if self.config.cadence == "after":
+            return self.steps % self.config.reselect_steps == 0
+        return self.steps == 1 or (self.steps + 1) % self.config.reselect_steps == 0
 
     def _clip(self, parameters: list[nn.Parameter]) -> None:
-        if self.update.clip == "global":
-            self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.update.max_grad_norm))
-        elif self.update.clip == "tensor":
+        if self.config.clip == "global":
+            self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
+        elif self.config.clip == "tensor":
             for parameter in parameters:
-                nn.utils.clip_grad_norm_([parameter], self.update.max_grad_norm)
+                nn.utils.clip_grad_norm_([parameter], self.config.max_grad_norm)
 
     @torch.no_grad()
     def reselect(self, exact: bool = True) -> None:
-        """Masks from scores: exactly the sparsity, or (between adjustments) what is beyond the last threshold."""
+        """Recompute the masks from the scores, exactly at the sparsity or by the last threshold, and write W * M."""
         self._exact = exact
-        self._selection.select(exact)
+        self._rule.select(exact)
         self.masked.write()
 
     @contextmanager
     def exactly_selected(self) -> Iterator[None]:
-        """The masks have exactly the sparsity inside this block; the search goes on as if that had not been."""
-        thresholds, exact = list(self._selection.thresholds), self._exact
+        """Give the masks exactly the sparsity inside the block; the search resumes as if nothing had happened."""
+        thresholds, exact = list(self._rule.thresholds), self._exact
         self.reselect(exact=True)
         yield
-        self._return_to(thresholds, exact)
+        self._restore_masks(thresholds, exact)
 
-    def _return_to(self, thresholds: list[float], exact: bool) -> None:
-        """Masks as they were, and thresholds: an exact selection is no adjustment here."""
-        self._selection.thresholds = list(thresholds)
+    def _restore_masks(self, thresholds: list[float], exact: bool) -> None:
+        """Restore masks and thresholds; an exact selection is no adjustment here."""
+        self._rule.thresholds = list(thresholds)
         self.reselect(exact)
-        self._selection.thresholds = list(thresholds)
+        self._rule.thresholds = list(thresholds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Scores, moments, head and thresholds by name; names survive where Parameters are replaced."""
+        """Return scores, moments, head and thresholds by name; names survive where Parameters are replaced."""
         inner = self._inner.state_dict()["state"]
         order = [*self.names, *self.head]
         return {
@@ -254,13 +358,13 @@ class MaskOptimizer(torch.optim.Optimizer):
             "scores": {name: score.detach() for name, score in self.scores.items()},
             "head": {name: value.detach() for name, value in self.head.items()},
             "moments": {order[index]: state for index, state in inner.items()},
-            "thresholds": list(self._selection.thresholds),
+            "thresholds": list(self._rule.thresholds),
             "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
         }
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take back a state; the masks follow from it."""
+        """Restore a state; the masks follow from it."""
         state = state_dict
         self.steps = state["steps"]
         for name, score in self.scores.items():
@@ -273,25 +377,20 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._inner.load_state_dict(inner)
         for group, stored in zip(self.param_groups, state["param_groups"], strict=True):
             group.update(stored)
-        self._return_to(state["thresholds"], state["exact"])
+        self._restore_masks(state["thresholds"], state["exact"])
 
 
 def _moments(parameter: Tensor, step: int | Tensor) -> dict[str, Any]:
-    """State of an Adam before its first step: allocated among that step's gradients, it would leave holes in memory."""
+    """Return the state of an Adam before its first step: allocated later, it would fragment the memory."""
     return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
 
 
 class BertAdam(torch.optim.Optimizer):
-    """The Adam of the released programs: epsilon is added to the root of the second moment as it is.
+    """The Adam of the released code: epsilon is added to the root of the second moment before any bias correction.
 
     Without bias correction it is BertAdam, which the KD code trains masks with; with it, the AdamW of transformers 2,
     which the MLM code uses. `torch.optim.AdamW` adds epsilon after the correction, where it weighs far less at first.
-
-    Args:
-        groups: parameter groups; `lr` is set by the owner.
-        epsilon: added to the root of the second moment.
-        weight_decay: times the parameter; added to the update, or taken off after it where the bias is corrected.
-        correct_bias: divide the moments by what they have gathered so far.
+    Weight decay is added to the update, or applied after it where the bias is corrected.
     """
 
     def __init__(
@@ -304,7 +403,7 @@ class BertAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """One update of every parameter that has a gradient."""
+        """Update every parameter that has a gradient."""
         for group in self.param_groups:
             beta1, beta2 = group["betas"]
             for parameter in group["params"]:

@@ -1,8 +1,13 @@
-"""Task-agnostic mask training (TAMT, section 3.4): masks trained on the pre-training objectives, weights frozen."""
+"""Task-agnostic mask training (TAMT, section 3.4): masks trained on the pre-training objectives, weights frozen.
+
+Several sparsities are one training: scores that were trained for 50 % already order the weights that decide at 60 %, so
+every further level needs fewer steps than a search of its own (docs/explanation/ladder.md has measurements).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,70 +20,123 @@ from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig, parse_o
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in
 from winning_tickets.models.loading import PLM, untie_decoder
-from winning_tickets.pruning.activations import activation_importance, input_norms
-from winning_tickets.pruning.base import Prepared
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskUpdate, initial_scores
-from winning_tickets.pruning.schedule import Rung, decay, rung_at, rungs_of
+from winning_tickets.pruning.base import PreparedSearch, train_in_order
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, frozen_head, needs_mlm_head
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, last_step, run_training
+from winning_tickets.training.trainer import last_step
 
 
-def find_trained_mask(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
-    """Train the masks; tickets are saved at the end of each rung (one without a ladder) and at the steps of `save_at`.
+@dataclass(frozen=True)
+class SparsityLevel:
+    """One sparsity of a search, trained from optimizer step `start` to step `end`, when its ticket is made."""
 
-    Raises:
-        ContentError: the corpus is shorter than one segment.
-        TrainingError: NaN loss, or the disk is full.
-        Interrupted: Ctrl-C or SIGTERM.
+    sparsity: float
+    start: int
+    end: int
+
+
+def sparsity_levels(config: SearchConfig) -> list[SparsityLevel]:
+    """Return the sparsity levels of a search, lowest first."""
+    ends = [config.first_steps + index * config.steps_of_a_rung for index in range(len(config.sparsities))]
+    starts = [0, *ends[:-1]]
+    return [SparsityLevel(*values) for values in zip(config.sparsities, starts, ends, strict=True)]
+
+
+def level_at(levels: list[SparsityLevel], step: int) -> int:
+    """Return the index of the level that is trained after `step` steps; the end of a level belongs to the next one."""
+    return next((index for index, level in enumerate(levels) if step < level.end), len(levels) - 1)
+
+
+def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -> Callable[[int], float]:
+    """Return the learning-rate factor by step: linear to zero inside each level, with a warm-up in the first.
+
+    Args:
+        horizon: steps after which the rate of a level would reach zero; None means at its end.
     """
+
+    def factor(step: int) -> float:
+        level = levels[level_at(levels, step)]
+        length = horizon or level.end - level.start
+        if step < warmup_steps:
+            return step / warmup_steps
+        lead = warmup_steps if level.start == 0 else 0
+        return max(0.0, (length - (step - level.start)) / max(1, length - lead))
+
+    return factor
+
+
+def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
+    """Return the steps after which the learning rate reaches zero; None for the end of the level.
+
+    The papers' rate decays over two passes of the corpus, whatever the number of steps; a longer search stretches it.
+    """
+    if config.schedule_steps is not None or not config.schedule_passes:
+        return config.schedule_steps
+    return max(config.first_steps, round(config.schedule_passes * dataset.steps_of_a_pass))
+
+
+def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+    """Train the masks; tickets are saved at the end of each sparsity level and at the steps of `save_at`."""
     config, plm = prepared.config, prepared.plm
     wanted = parse_objective(config.objective)
     dataset = corpus_batches(prepared, with_labels=needs_mlm_head(wanted))
     model = plm.model.to(prepared.device)
+    # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
-        set_dropout(model, config.student_dropout or 0.0)
+        set_dropout(model, config.student_dropout)
     # The initial scores have no name here: they are as large as the weights, and the search keeps its own.
     state = MaskSearch(prepared, _initial_scores(prepared, dataset), head="mlm" in wanted)
-    objective = objective_of(prepared, wanted, state.masked)
-    rungs = rungs_of(config)
-    # Before the optimiser takes back a checkpoint's scores, which are selected at that rung's sparsity.
-    state.climb(rung_at(rungs, last_step(run.scratch)))
-    wanted_tickets = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
-    climb = _Climb(state, rungs, lambda sparsity: prepared.folder(run, sparsity))
-    with progress(f"searching a {wanted_tickets} ticket", config.total_steps, runtime.quiet) as advance:
-        log = StepLog(run, advance, state.record)
-        trainer = TicketTrainer(
-            model=model,
-            objective=objective,
-            build_optimizer=lambda _: state.optimizer,
-            schedule=decay(rungs, config.warmup_steps or 0, horizon(config, dataset)),
-            in_order=True,
-            save_weights=False,
-            args=training_arguments(config, run, runtime),
-            train_dataset=dataset,
-            data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime), SaveAt(state.ticket, run, config.save_at), climb],
-        )
-        log.trainer = trainer
-        run_training(trainer, run)
+    objective = make_objective(prepared, wanted, state.masked)
+    levels = sparsity_levels(config)
+    # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
+    state.set_level(level_at(levels, last_step(run.scratch)))
+    sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
+    save_levels = _SaveLevels(state, levels, lambda sparsity: prepared.folder(run, sparsity))
+    # Tickets of a step are saved before the next level changes the masks.
+    after = [SaveAt(state.ticket, run, config.save_at), save_levels]
+    train_scores(state, f"searching a {sparsities} ticket", run, runtime, dataset, objective, after)
 
 
-def objective_of(prepared: Prepared, weights: Mapping[str, float], masked: MaskedWeights) -> PretrainingObjective:
-    """The sum that is minimised, as the configuration has it.
+def train_scores(
+    state: Any,
+    title: str,
+    run: RunDirectory,
+    runtime: Runtime,
+    dataset: CorpusBatches,
+    objective: PretrainingObjective,
+    after: list[TrainerCallback],
+) -> None:
+    """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
+    config = state.prepared.config
+    train_in_order(
+        title,
+        run,
+        runtime,
+        dataset,
+        # The optimizer clips the straight-through gradient, so the Trainer clips nothing.
+        {"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
+        record=state.record,
+        after=after,
+        model=state.prepared.plm.model,
+        objective=objective,
+        build_optimizer=lambda _: state.optimizer,
+        schedule=decay(sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
+        save_weights=False,  # they follow from the dense weights and the scores
+    )
 
-    Args:
-        prepared: the model and the configuration.
-        weights: of each term.
-        masked: with its dense values swapped in the model is the teacher.
-    """
+
+def make_objective(
+    prepared: PreparedSearch, weights: Mapping[str, float], masked: MaskedWeights
+) -> PretrainingObjective:
+    """Make the objective from the weights of its terms; with the dense values of `masked` the model is the teacher."""
     config, plm = prepared.config, prepared.plm
     teacher_head = None
     if "logits" in weights:
@@ -91,43 +149,20 @@ def objective_of(prepared: Prepared, weights: Mapping[str, float], masked: Maske
         logits_temperature=config.logits_temperature,
     )
     return PretrainingObjective(
-        weights, plm.architecture, masked, bool(config.teacher_dropout), settings, teacher_head=teacher_head
+        weights, plm.architecture, masked, config.teacher_dropout, settings, teacher_head=teacher_head
     )
 
 
-def corpus_batches(prepared: Prepared, with_labels: bool) -> CorpusBatches:
-    """The batches of all steps; with masked tokens and their labels where MLM needs them."""
+def corpus_batches(prepared: PreparedSearch, with_labels: bool) -> CorpusBatches:
+    """Return the batches of all steps; with masked tokens and their labels where MLM needs them."""
     config, plm = prepared.config, prepared.plm
     if with_labels:
         check_mlm_tokenizer(plm.tokenizer, plm.name)
     probability = config.mlm_probability if with_labels else None
-    return prepared.batches(config.total_steps, probability, config.kd_masked_tokens or 0)
+    return prepared.batches(config.total_steps, probability, config.kd_masked_tokens)
 
 
-def training_arguments(config: SearchConfig, run: RunDirectory, runtime: Runtime) -> Any:
-    """What the Trainer is told: the steps, and to leave clipping to the optimiser."""
-    return arguments(
-        run.scratch,
-        runtime,
-        max_steps=config.total_steps,
-        per_device_train_batch_size=1,
-        learning_rate=float(config.learning_rate or 0.0),
-        max_grad_norm=0.0,  # the optimiser clips the straight-through gradient, not this one
-        seed=config.seed,
-    )
-
-
-def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
-    """Steps after which the learning rate reaches zero: those told, or passes of the corpus; None for the rung's end.
-
-    The papers' rate decays over two passes however many steps are taken; a longer search stretches it.
-    """
-    if config.schedule_steps is not None or not config.schedule_passes:
-        return config.schedule_steps
-    return max(config.first_steps, round(config.schedule_passes * dataset.steps_of_a_pass))
-
-
-def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Tensor]:
+def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[str, Tensor]:
     config = prepared.config
     importance = {name: weight.abs() for name, weight in prepared.weights.items()}
     if config.score_init == "activation":
@@ -137,10 +172,10 @@ def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Ten
         importance = activation_importance(prepared.weights, norms)
     return initial_scores(
         importance,
-        config.score_init or "rank",
+        config.score_init,
         config.sparsities[0],
         config.ranking,
-        config.count_rounding or "floor",
+        config.count_rounding,
         config.alpha,
         config.phi,
         config.seed,
@@ -149,10 +184,7 @@ def _initial_scores(prepared: Prepared, dataset: CorpusBatches) -> dict[str, Ten
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set the probability of every dropout module, from where attention kernels read it.
-
-    ModernBERT's attention keeps a number of its own instead.
-    """
+    """Set the probability of every dropout module, and of ModernBERT's attention, which has a number instead."""
     module: Any
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -162,83 +194,53 @@ def set_dropout(model: nn.Module, probability: float) -> None:
 
 
 class MaskSearch:
-    """The live state of a search: dense weights, scores and the optimiser that moves them.
+    """The live state of a search: dense weights, scores, the optimizer that moves them, and the MLM head on request."""
 
-    Args:
-        prepared: the model and the configuration.
-        scores: initial scores of all matrices in scope.
-        head: train the MLM head too.
-    """
-
-    def __init__(self, prepared: Prepared, scores: Mapping[str, Tensor], head: bool) -> None:
-        self._prepared = prepared
+    def __init__(self, prepared: PreparedSearch, scores: Mapping[str, Tensor], head: bool) -> None:
+        self.prepared = prepared
         config, plm = prepared.config, prepared.plm
         self._starts = [prepared.keep(scores, sparsity) for sparsity in config.sparsities]
-        self._rung = 0
+        self._level = 0
         names = present_in(plm.encoder, prepared.weights)
         # Captured before any checkpoint of masked weights could be loaded.
         self.masked = MaskedWeights(plm.encoder, names)
-        self.masked.write({name: self._starts[0].pop(name) for name in names})  # nothing climbs to the first rung
-        trained = self._trained(names)
+        self.masked.write({name: self._starts[0].pop(name) for name in names})  # the first level is set only here
+        # The loss does not reach the pooler; the embeddings are trained only on request.
+        fixed = {plm.architecture.pooler} | (set() if config.train_embeddings else {plm.architecture.word_embeddings})
+        trained = [name for name in names if name not in fixed]
         if not trained:
             raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
         self.head = trainable_head(plm, self.masked) if head else {}
         freeze_all_but(plm.model, self.masked.trained(trained) + list(self.head.values()))
         device = prepared.device
         self.optimizer = MaskOptimizer(
-            self.masked, {name: scores[name].to(device) for name in trained}, self.head, mask_update(config)
+            self.masked, {name: scores[name].to(device) for name in trained}, self.head, config
         )
 
-    def _trained(self, names: list[str]) -> list[str]:
-        """Matrices whose mask is trained: those that the loss reaches, the embeddings only where told."""
-        config, architecture = self._prepared.config, self._prepared.plm.architecture
-        fixed = {architecture.pooler} | (set() if config.train_embeddings else {architecture.word_embeddings})
-        return [name for name in names if name not in fixed]
-
-    def climb(self, rung: int) -> None:
-        """Go on at another sparsity: the scores stay, the matrices whose mask is not trained follow their start."""
-        if rung == self._rung:
+    def set_level(self, level: int) -> None:
+        """Continue at another sparsity: the scores stay, matrices whose mask is not trained get their start there."""
+        if level == self._level:
             return
-        self._rung = rung
-        # Every matrix is set to its start first: the optimiser takes from the masks how many entries it prunes.
-        self.masked.write({name: self._starts[rung][name] for name in self.masked.masks})
+        self._level = level
+        # Every matrix is set to its start first: the optimizer takes from the masks how many entries it prunes.
+        self.masked.write({name: self._starts[level][name] for name in self.masked.masks})
         self.optimizer.take_counts()
 
     def record(self) -> dict[str, Any]:
-        """What the log of a step says about the masks."""
+        """Return the values of a step's log about the masks."""
         return {"grad_norm": self.optimizer.grad_norm}
 
     def ticket(self, step: int) -> Ticket:
-        """The ticket of the present scores, at exactly the sparsity whatever the cadence of the threshold."""
+        """Return the ticket of the present scores, exactly at the sparsity whatever the cadence of the threshold."""
         with self.optimizer.exactly_selected():
-            masks = self._starts[self._rung] | {name: mask.clone() for name, mask in self.masked.masks.items()}
+            masks = self._starts[self._level] | {name: mask.clone() for name, mask in self.masked.masks.items()}
         head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
-        sparsity = self._prepared.config.sparsities[self._rung]
-        return self._prepared.ticket(masks, sparsity, step, head or None)
-
-
-def mask_update(config: SearchConfig) -> MaskUpdate:
-    """How scores move and masks follow, as the configuration has it."""
-    return MaskUpdate(
-        ranking=config.ranking,
-        phi=config.phi,
-        rank_by=config.rank_by or "signed",
-        reselect_steps=config.reselect_steps or 1,
-        cadence=config.cadence or "after",
-        threshold=config.threshold or "exceeded",
-        learning_rate=float(config.learning_rate or 0.0),
-        head_learning_rate=float(config.head_learning_rate or config.learning_rate or 0.0),
-        kind=config.optimizer or "adamw",
-        epsilon=config.adam_epsilon or 1e-8,
-        weight_decay=config.weight_decay or 0.0,
-        clip=config.clip or "none",
-        max_grad_norm=config.max_grad_norm,
-        pattern=config.n_of_m,
-    )
+        sparsity = self.prepared.config.sparsities[self._level]
+        return self.prepared.ticket(masks, sparsity, step, head or None)
 
 
 def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
-    """Only these parameters get gradients; others would cost a backward pass that nobody uses."""
+    """Turn gradients off for all other parameters, to save the backward pass that computes them."""
     wanted = {id(parameter) for parameter in trained}
     for parameter in model.parameters():
         parameter.requires_grad_(id(parameter) in wanted)
@@ -247,7 +249,7 @@ def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
 def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
     """Untie the decoder from the masked embeddings and return the rest of the MLM head, by name.
 
-    The decoder keeps the dense embedding matrix (the same memory as the stored dense weights), as in the papers' code.
+    The decoder keeps the dense embedding matrix (in the memory of the stored dense weights), as in the released code.
     """
     untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
@@ -256,39 +258,33 @@ def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
 
 
 class SaveAt(TrainerCallback):  # type: ignore[misc]
-    """Saves tickets on the way, in `step-000100/` and so on.
+    """Saves the ticket of each of some steps in `step-000100/` and so on."""
 
-    Args:
-        take: gives the ticket of a step.
-        run: where they go.
-        steps: at which.
-    """
-
-    def __init__(self, take: Callable[[int], Ticket], run: RunDirectory, steps: tuple[int, ...]) -> None:
-        self._take = take
+    def __init__(self, make_ticket: Callable[[int], Ticket], run: RunDirectory, steps: tuple[int, ...]) -> None:
+        self._make_ticket = make_ticket
         self._run = run
         self._steps = set(steps)
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.global_step in self._steps:
-            ticket = self._take(state.global_step)
+            ticket = self._make_ticket(state.global_step)
             folder = self._run.path / f"step-{state.global_step:06d}"
             distributed.on_main(lambda: ticket.save_pretrained(folder))
 
 
-class _Climb(TrainerCallback):  # type: ignore[misc]
-    """Saves a rung's ticket at its end and goes on with the next rung."""
+class _SaveLevels(TrainerCallback):  # type: ignore[misc]
+    """Saves the ticket of a sparsity level at its end and continues with the next level."""
 
-    def __init__(self, state: MaskSearch, rungs: list[Rung], folder: Callable[[float], Path]) -> None:
+    def __init__(self, state: MaskSearch, levels: list[SparsityLevel], folder: Callable[[float], Path]) -> None:
         self._state = state
-        self._rungs = rungs
+        self._levels = levels
         self._folder = folder
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for index, rung in enumerate(self._rungs):
-            if rung.end == state.global_step:
-                ticket, folder = self._state.ticket(rung.end), self._folder(rung.sparsity)
+        for index, level in enumerate(self._levels):
+            if level.end == state.global_step:
+                ticket, folder = self._state.ticket(level.end), self._folder(level.sparsity)
                 distributed.on_main(partial(ticket.save_pretrained, folder))
-                self._state.climb(min(index + 1, len(self._rungs) - 1))
+                self._state.set_level(min(index + 1, len(self._levels) - 1))

@@ -1,39 +1,30 @@
-"""Movement (Sanh et al. 2020): weights that fine-tuning moves away from zero stay, whatever their size."""
+"""Movement pruning (Sanh et al. 2020): keep the weights that fine-tuning moves away from zero, whatever their size."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import present_in, split_name
-from winning_tickets.pruning.base import Prepared
-from winning_tickets.pruning.schedule import Rounds
-from winning_tickets.pruning.sources import sources_of
+from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
+from winning_tickets.pruning.imp import Rounds
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.progress import progress
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
 MOVEMENT = "movement"
 
 
-def find_movement_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Fine-tune the dense model for `steps` steps and keep the weights with the largest -sum of W * dL/dW.
 
-    That is the score of their section 4 as a one-shot criterion: nothing is pruned on the way, and the ticket goes
-    onto the pre-trained weights. A matrix that the loss does not reach scores zero and keeps its largest weights.
-
-    Raises:
-        TrainingError: NaN loss, or the disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+    That is the score of their section 4 as a one-shot criterion: nothing is pruned during training, and the ticket
+    applies to the pre-trained weights. A matrix that the loss does not reach scores zero and keeps its largest weights.
     """
     config = prepared.config
-    sources = sources_of(prepared)
+    sources = load_sources(prepared)
     model = sources.model.to(prepared.device)
     parameters = dict(model.base_model.named_parameters())
     names = present_in(model.base_model, prepared.weights)
@@ -44,57 +35,30 @@ def find_movement_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime
         optimizers.append(FollowedAdamW(trained.parameters(), followed, sources.learning_rate))
         return optimizers[-1]
 
-    with progress("fine-tuning for movement scores", config.steps, runtime.quiet) as advance:
-        log = StepLog(run, advance)
-        trainer = TicketTrainer(
-            model=model,
-            objective=sources.objective,
-            build_optimizer=build,
-            schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps or 0, whole=False),
-            in_order=True,
-            args=arguments(
-                run.scratch,
-                runtime,
-                max_steps=config.steps,
-                per_device_train_batch_size=1,
-                learning_rate=sources.learning_rate,
-                max_grad_norm=config.max_grad_norm,
-                seed=config.seed,
-            ),
-            train_dataset=sources.dataset(config, config.steps),
-            data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime)],
-        )
-        log.trainer = trainer
-        run_training(trainer, run)
-    scores = _scores(prepared.weights, parameters, optimizers[-1])
-    for sparsity in config.sparsities:
-        masks = prepared.keep(scores, sparsity)
-        ticket = prepared.ticket(masks, sparsity, config.steps)
-        distributed.on_main(partial(ticket.save_pretrained, prepared.folder(run, sparsity)))
-
-
-def _scores(
-    weights: Mapping[str, Tensor], parameters: Mapping[str, nn.Parameter], optimizer: FollowedAdamW
-) -> dict[str, Tensor]:
-    scores = {}
-    for name, weight in weights.items():
+    train_in_order(
+        "fine-tuning for movement scores",
+        run,
+        runtime,
+        sources.dataset(config, config.steps),
+        {"learning_rate": sources.learning_rate, "max_grad_norm": config.max_grad_norm, "seed": config.seed},
+        model=model,
+        objective=sources.objective,
+        build_optimizer=build,
+        schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
+    )
+    scores = {name: torch.zeros_like(weight) for name, weight in prepared.weights.items()}
+    for name in names:
         part = split_name(name)
-        parameter = parameters.get(part.parameter)
-        state = {} if parameter is None else optimizer.state.get(parameter, {})
-        scores[name] = part.of(state[MOVEMENT]).cpu() if MOVEMENT in state else torch.zeros_like(weight)
-    return scores
+        state = optimizers[-1].state.get(parameters[part.parameter], {})
+        if MOVEMENT in state:
+            scores[name] = part.of(state[MOVEMENT]).cpu()
+    distributed.on_main(partial(prepared.save_tickets, run, scores, config.steps))
 
 
 class FollowedAdamW(torch.optim.AdamW):
-    """AdamW that adds up -W * dL/dW of some parameters in its state, and so in its checkpoints.
+    """AdamW that adds up -W * dL/dW of the `followed` parameters (by id) in its state, and so in its checkpoints.
 
     The gradient is the one that is applied, after clipping.
-
-    Args:
-        parameters: all that are trained.
-        followed: ids of those whose movement is added up.
-        learning_rate: peak rate.
     """
 
     def __init__(self, parameters: Any, followed: set[int], learning_rate: float) -> None:
@@ -103,7 +67,7 @@ class FollowedAdamW(torch.optim.AdamW):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step of AdamW after the scores have been moved on."""
+        """Take a step of AdamW and update the scores with the weights before it."""
         products = {
             parameter: parameter * parameter.grad
             for group in self.param_groups

@@ -1,59 +1,52 @@
-"""Random tickets: the control that every method must beat."""
+"""One-shot pruning: random, magnitude, Wanda and SNIP tickets, from scores that need no training."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.batches import Batch
 from winning_tickets.models.architectures import present_in, prunable_views, split_name
-from winning_tickets.pruning.activations import activation_importance, input_norms
-from winning_tickets.pruning.base import Prepared
+from winning_tickets.pruning.base import PreparedSearch, Sources, load_sources
 from winning_tickets.pruning.mask_optimizer import random_scores
-from winning_tickets.pruning.sources import Sources, sources_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.selection import keep_counts
+from winning_tickets.training.objectives.base import Batch
 
 
-def find_random_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
-    """Uniformly random masks with exact counts, inside each matrix, row or N:M group, or over all matrices.
+def find_random_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+    """Save uniformly random tickets with exact counts, inside each matrix, row or N:M group, or over all matrices.
 
-    Those of several sparsities come from the same draws, so they are nested. With a ticket to match each matrix keeps
-    exactly as many weights as that ticket does: what is left of the ticket is its distribution over the matrices.
+    Those of several sparsities come from the same draws, so they are nested. With a ticket to match, each matrix keeps
+    exactly as many weights as in that ticket: only its distribution over the matrices remains.
     """
     draws = random_scores(prepared.weights, prepared.config.seed)
+    if prepared.like is None:
+        prepared.save_tickets(run, draws)
+        return
+    masks = keep_counts(draws, {name: int(mask.sum()) for name, mask in prepared.like.masks.items()})
     for sparsity in prepared.config.sparsities:
-        if prepared.like is None:
-            masks = prepared.keep(draws, sparsity)
-        else:
-            masks = keep_counts(draws, {name: int(mask.sum()) for name, mask in prepared.like.masks.items()})
         prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))
 
 
-def find_magnitude_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+def find_magnitude_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Keep the largest absolute weights of each matrix, row or N:M group, or of all matrices together."""
-    magnitudes = {name: weight.abs() for name, weight in prepared.ranked.weights.items()}
-    for sparsity in prepared.config.sparsities:
-        masks = prepared.keep(magnitudes, sparsity)
-        prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))
+    prepared.save_tickets(run, {name: weight.abs() for name, weight in prepared.ranked.weights.items()})
 
 
-def find_wanda_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
-    """Keep the weights with the largest |W_ij| * ||x_j||_2, compared inside each output row (their section 3).
+def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+    """Keep the weights with the largest |W_ij| * ||x_j||_2, compared inside each output row (Wanda, section 3).
 
     The norms are taken over the unpadded tokens of `calibration_batches` batches of the corpus, with the dense model.
-    An embedding is looked up and has no inputs: its rows, one a token of the vocabulary, lose their smallest absolute
-    weights.
-
-    Raises:
-        ContentError: the corpus is shorter than one segment.
+    An embedding is looked up and has no inputs: its rows, one per token of the vocabulary, lose their smallest
+    absolute weights.
     """
-    config = prepared.config
-    batches = prepared.batches(config.calibration_batches)  # the first ones that mask training would see
+    batches = prepared.batches(prepared.config.calibration_batches)
     model = prepared.plm.model.to(prepared.device)
     names = present_in(prepared.plm.encoder, prepared.weights)
     with progress("norms of the inputs", len(batches), runtime.quiet) as advance:
@@ -64,22 +57,64 @@ def find_wanda_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -
                 advance(step + 1, "")
 
         norms = input_norms(model, names, read(), prepared.device)
-    scores = activation_importance(prepared.weights, norms)
-    for sparsity in config.sparsities:
-        prepared.ticket(prepared.keep(scores, sparsity), sparsity).save_pretrained(prepared.folder(run, sparsity))
+    prepared.save_tickets(run, activation_importance(prepared.weights, norms))
 
 
-def find_snip_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
+@torch.no_grad()
+def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
+    """Return the l2 norm of each input feature of each linear layer, over all unpadded tokens.
+
+    Args:
+        names: matrices of the model's encoder; those that are not linear layers (embeddings) are skipped.
+
+    Returns:
+        `(in_features,)` by name.
+    """
+    squares: dict[str, Tensor] = {}  # by parameter: the parts of a fused one share its input
+    kept: Tensor | None = None
+
+    def hook(name: str) -> Any:
+        def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+            states = inputs[0].detach().float()
+            if kept is not None and states.dim() == 3:
+                if states.shape[:2] != kept.shape:
+                    return  # DeBERTa projects its relative positions with the same matrices; they are no tokens
+                states = states[kept]
+            # A pooler sees one position of each segment, which is never padding.
+            squares[name] = squares.get(name, 0.0) + states.reshape(-1, states.shape[-1]).square().sum(0)
+
+        return add
+
+    encoder = model.base_model
+    parameters = {name: split_name(name).parameter for name in names}
+    modules = {name: encoder.get_submodule(name.removesuffix(".weight")) for name in set(parameters.values())}
+    handles = [m.register_forward_hook(hook(n)) for n, m in modules.items() if isinstance(m, nn.Linear)]
+    try:
+        with modes(model, training=False):
+            for batch in batches:
+                kept = batch["attention_mask"].to(device).bool()
+                encoder(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: squares[parameter].sqrt() for name, parameter in parameters.items() if parameter in squares}
+
+
+def activation_importance(weights: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return |W_ij| * ||x_j|| where the norms `(in,)` are known, |W_ij| elsewhere; `(out, in)` by name."""
+    return {n: w.abs() * norms[n].to(w.device) if n in norms else w.abs() for n, w in weights.items()}
+
+
+def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Keep the weights with the largest |W * dL/dW|, L the mean loss over `steps` batches, without dropout.
 
-    It is the first-order change of the loss when a weight is taken away (their eq. 6; the normalisation over all
+    It is the first-order change of the loss when a weight is removed (SNIP, eq. 6; the normalization over all
     weights changes no order). A matrix that the loss does not reach, such as the pooler under MLM, keeps the magnitude.
     """
-    config = prepared.config
-    sources = sources_of(prepared)
+    sources = load_sources(prepared)
     model = sources.model.to(prepared.device)
     names = present_in(model.base_model, prepared.weights)
-    _add_gradients(sources, prepared, runtime, names)
+    _accumulate_gradients(sources, prepared, runtime, names)
     parameters = dict(model.base_model.named_parameters())
     scores = {name: weight.abs().to(prepared.device) for name, weight in prepared.weights.items()}
     for name, view in prunable_views(model.base_model, names).items():
@@ -87,13 +122,11 @@ def find_snip_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) ->
         gradient = parameters[part.parameter].grad
         if gradient is not None:
             scores[name] = (view * part.of(gradient)).abs()
-    for sparsity in config.sparsities:
-        masks = prepared.keep(scores, sparsity)
-        prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))
+    prepared.save_tickets(run, scores)
 
 
-def _add_gradients(sources: Sources, prepared: Prepared, runtime: Runtime, names: list[str]) -> None:
-    """Leave the gradient of the mean loss of all batches on the matrices in scope, and on nothing else."""
+def _accumulate_gradients(sources: Sources, prepared: PreparedSearch, runtime: Runtime, names: list[str]) -> None:
+    """Leave the gradient of the mean loss of all batches on the matrices in scope, and on no other parameter."""
     config, model = prepared.config, sources.model
     wanted = {split_name(name).parameter for name in names}
     model.requires_grad_(False)
@@ -111,5 +144,6 @@ def _add_gradients(sources: Sources, prepared: Prepared, runtime: Runtime, names
             with torch.autocast(prepared.device.type, torch.bfloat16, enabled=runtime.bf16):
                 sums = sources.objective(model, batch)
             loss = torch.stack([weights[name] * value / counts[name] for name, value in sums.items()]).sum()
+            # Gradients of all batches add up; each batch counts 1 / steps.
             torch.autograd.backward(loss / config.steps)
             advance(step + 1, f"loss {float(loss.detach()):.3f}")

@@ -1,23 +1,36 @@
-"""METHODS and `search`: a pre-trained model (and a corpus) -> a ticket in a directory."""
+"""Search for tickets: from a pre-trained model, and data where the method needs some, to ticket folders."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.config import Runtime, SearchConfig
+from winning_tickets.config import (
+    METHOD_NAMES,
+    PRETRAINED,
+    SCOPES,
+    Pattern,
+    ResolvedSearch,
+    Runtime,
+    SearchConfig,
+    parse_rewind,
+    parse_start,
+)
+from winning_tickets.data.encode import parse_size
+from winning_tickets.data.segments import parse_segments
+from winning_tickets.data.tasks import TASKS
 from winning_tickets.models.structure import count_units
-from winning_tickets.pruning import gate_training, imp, mask_training, movement, one_shot, structured
-from winning_tickets.pruning.base import Prepared, prepare
-from winning_tickets.pruning.checks import check
-from winning_tickets.pruning.schedule import kept_inside
+from winning_tickets.pruning import imp, mask_training, movement, one_shot, structured
+from winning_tickets.pruning.base import PreparedSearch, prepare_search
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, skipped_steps
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.objectives.terms import check_negatives
 
-METHODS: dict[str, Callable[[Prepared, RunDirectory, Runtime], None]] = {
+METHODS: dict[str, Callable[[PreparedSearch, RunDirectory, Runtime], None]] = {
     "random": one_shot.find_random_ticket,
     "magnitude": one_shot.find_magnitude_ticket,
     "wanda": one_shot.find_wanda_ticket,
@@ -31,18 +44,19 @@ _TRAIN = {
     mask_training.find_trained_mask,
     imp.find_imp_ticket,
     movement.find_movement_ticket,
-    gate_training.find_gate_ticket,
+    structured.find_gate_ticket,
 }
-"""What several processes do together; the rest is done by the main process, for all."""
+"""Methods that all ranks run together; the others run on rank 0."""
+_TEXTS = "pydocs, wikitext-103, task:NAME, a text file or a folder."
 
 
 def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False) -> Ticket:
     """Find a ticket of one sparsity and save it in `out`, which is then the ticket's folder.
 
-    A finished search of the same settings is opened again, an unfinished one goes on where it was.
+    A finished search of the same settings is opened again, an unfinished one resumes.
 
     Args:
-        config: what to search for.
+        config: settings of the search.
         out: a directory that is absent or empty, or holds this very run.
         runtime: device, precision and checkpoints.
         force: replace another run of ours in `out`.
@@ -53,69 +67,87 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
         ContentError: the model or corpus is not usable.
         TrainingError: NaN loss or full disk while training.
         Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+
+    Example:
+        >>> config = SearchConfig(model="bert-base-uncased", method="magnitude", sparsity=0.6)
+        >>> search(config, "runs/omp").sparsity
+        0.6
     """
-    check(config)
-    if len(config.rungs) > 1:
-        what = "levels" if config.needs.structured else "sparsities"
-        raise UsageError(f"search finds one ticket and was given {len(config.rungs)} {what}; use search_all.")
-    (ticket,) = search_all(config, out, runtime, force).values()
+    (ticket,) = _find_tickets(config, out, runtime, force, single=True).values()
     return ticket
 
 
-@distributed.together()
 def search_all(
     config: SearchConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[Any, Ticket]:
-    """Find the tickets of all sparsities of a configuration, in one search: mask training climbs them as a ladder.
+    """Find the tickets of all sparsity levels in one search; mask training trains each from the scores of the last.
 
-    Several tickets are saved as `out/sparsity-0.60/` and so on, a single one as `out` itself; `search` says the rest.
+    Several tickets are saved as `out/sparsity-0.60/` and so on, a single one as `out` itself. Arguments and errors are
+    those of `search`.
 
     Returns:
-        The tickets by sparsity, ascending; those of heads and FFNs by the folders of their levels, such as `level-30`.
+        The tickets by sparsity, ascending; structured ones by the folder of their level, such as `level-30`.
     """
+    return _find_tickets(config, out, runtime, force, single=False)
+
+
+@distributed.together()
+def _find_tickets(
+    config: SearchConfig, out: Path | str, runtime: Runtime | None, force: bool, single: bool
+) -> dict[Any, Ticket]:
+    check_search(config)
+    if single and len(config.rungs) > 1:
+        found = f"{len(config.rungs)} {'levels' if config.needs.structured else 'sparsities'}"
+        raise UsageError(f"search finds one ticket and was given {found}; use search_all.")
     runtime = runtime or Runtime()
-    check(config)
-    prepared = prepare(config, runtime)
+    prepared = prepare_search(config, runtime)
     run = RunDirectory.claim(Path(out), "search", prepared.run_id, prepared.config.model_dump(mode="json"), force=force)
-    if run.status != "done":
-        find = gate_training.find_gate_ticket if config.needs.gates else METHODS[config.method]
+    finished = run.status == "done"
+    if not finished:
+        find = structured.find_gate_ticket if config.needs.gates else METHODS[config.method]
         if find in _TRAIN:
             find(prepared, run, runtime)
         else:
             distributed.on_main(lambda: find(prepared, run, runtime))
-    tickets = {rung: Ticket.from_pretrained(prepared.folder(run, rung)) for rung in prepared.config.rungs}
-    if run.status != "done":
-        run.finish(summary(tickets, prepared, run))
+    tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
+    if not finished:
+        run.finish(summarize(tickets, prepared, run))
     return tickets
 
 
-def summary(tickets: dict[Any, Ticket], prepared: Prepared, run: RunDirectory) -> dict[str, Any]:
-    """The result that is stored and printed."""
+def summarize(tickets: dict[Any, Ticket], prepared: PreparedSearch, run: RunDirectory) -> dict[str, Any]:
+    """Return the result that is stored and printed."""
     config = prepared.config
     common = {"verb": "search", "run_id": prepared.run_id, "method": config.method, "scope": config.scope}
     if len(tickets) == 1:
         (ticket,) = tickets.values()
         return common | _facts(ticket, prepared) | {"saved_at": list(config.save_at)}
-    rungs: list[dict[str, Any]] = []
-    below: Ticket | None = None
-    climbs = config.needs.mask_training and not config.needs.structured
-    for rung, ticket in tickets.items():
-        inside = None if below is None else kept_inside(ticket, below)
-        folder = prepared.folder(run, rung)
+    facts: list[dict[str, Any]] = []
+    previous: Ticket | None = None
+    for level, ticket in tickets.items():
+        inside = None if previous is None else kept_inside(ticket, previous)
+        folder = prepared.folder(run, level)
         about = {"folder": folder.name, "kept_inside_previous": inside} | skipped_steps(folder)
-        rungs.append(_facts(ticket, prepared) | about)
-        below = ticket
+        facts.append(_facts(ticket, prepared) | about)
+        previous = ticket
+    continued = config.needs.mask_training and not config.needs.structured
     return common | {
-        "rungs": rungs,
-        "nested": all(rung["kept_inside_previous"] in (None, 1.0) for rung in rungs),
-        # Levels are no ladder: each ticket has a training of its own, whose steps stand beside it.
-        "steps": None if config.needs.structured else rungs[-1]["steps"],
-        "steps_of_separate_searches": config.steps * len(tickets) if climbs else None,
+        "rungs": facts,
+        "nested": all(one["kept_inside_previous"] in (None, 1.0) for one in facts),
+        # Every structured ticket has a training of its own, whose steps are among its facts.
+        "steps": None if config.needs.structured else facts[-1]["steps"],
+        "steps_of_separate_searches": config.steps * len(tickets) if continued else None,
         "saved_at": list(config.save_at),
     }
 
 
-def _facts(ticket: Ticket, prepared: Prepared) -> dict[str, Any]:
+def kept_inside(inner: Ticket, outer: Ticket) -> float:
+    """Return the fraction of the weights kept by `inner` that `outer` keeps too; 1 where they are nested."""
+    both = sum(count_true(mask & outer.masks[name]) for name, mask in inner.masks.items())
+    return both / max(1, inner.total - inner.pruned)
+
+
+def _facts(ticket: Ticket, prepared: PreparedSearch) -> dict[str, Any]:
     units = {} if ticket.structure is None else {"units": count_units(ticket.gates, ticket.structure)}
     return units | {
         "ticket_id": ticket.id,
@@ -125,3 +157,169 @@ def _facts(ticket: Ticket, prepared: Prepared) -> dict[str, Any]:
         "pruned_share_of_all_parameters": ticket.pruned / prepared.all_parameters,
         "steps": ticket.info.step,
     }
+
+
+def check_search(config: SearchConfig) -> None:
+    """Refuse settings that cannot work together, before anything is loaded; all problems at once, one per line."""
+    problems: list[str] = []
+
+    def attempt(test: Callable[..., Any], *values: Any) -> Any:
+        try:
+            return test(*values)
+        except UsageError as error:
+            problems.append(str(error))
+            return None
+
+    needs = config.needs
+    if config.method not in METHOD_NAMES:
+        problems.append(str(unknown("method", config.method, METHOD_NAMES)))
+    problems += config.unread()
+    terms = attempt(lambda: config.terms) or {}
+    if needs.sources:
+        problems += _source_problems(config, terms)
+    if config.scope is not None and config.scope not in SCOPES:
+        problems.append(str(unknown("scope", config.scope, SCOPES)))
+    if config.pattern is not None and needs.patterns:
+        attempt(_check_pattern, config, config.pattern)
+    if config.like is not None and needs.like:
+        written = ("ranking", "pattern" if config.pattern is not None else "sparsity")  # a pattern writes its sparsity
+        problems += [
+            f"--{field} contradicts --like, which takes the counts of each matrix from a ticket; leave it out."
+            for field in written
+            if field in config.model_fields_set
+        ]
+    if config.weights_from != PRETRAINED and needs.other_weights:
+        attempt(_check_weights, config.weights_from)
+    if config.segments is not None:
+        attempt(parse_segments, config.segments)
+    if config.train_size is not None:
+        attempt(parse_size, config.train_size)
+    if needs.corpus and config.corpus is None:
+        problems.append(f"--method {config.method} needs --corpus: {_TEXTS}")
+    if needs.structured:
+        attempt(lambda: config.levels)
+        problems += _unit_problems(config, terms)
+    if needs.mask_training:
+        filled = config.resolved()
+        beyond = [step for step in config.save_at if not 1 <= step <= filled.total_steps]
+        if beyond:
+            problems.append(f"--save-at {beyond[0]} is outside the search of {filled.total_steps} steps.")
+        if config.ranking == "row" and filled.reselect_steps > 1:
+            problems.append(_no_thresholds("--ranking row", filled))
+        if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
+            problems.append(
+                "The attention objective compares distributions, and dropout removes parts of them: give "
+                "--student-dropout 0 and --no-teacher-dropout, or use --profile tuned."
+            )
+        if "contrastive" in terms:
+            attempt(check_negatives, filled.segments, filled.batch_tokens)
+            if distributed.count() > 1:
+                problems.append(
+                    "The contrastive objective compares all segments of a batch, and each of several processes has "
+                    "some of them; search in one process, or with another objective."
+                )
+    if problems:
+        raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
+def _check_weights(text: str) -> None:
+    try:
+        parse_start(text)
+    except UsageError as error:
+        raise UsageError(f"--weights-from: {error}") from error
+
+
+def _check_pattern(config: SearchConfig, text: str) -> None:
+    """Refuse what contradicts a pattern, which has groups, counts and a sparsity of its own."""
+    pattern, filled, problems = Pattern.parse(text), config.resolved(), []
+    if config.sparsities != (pattern.sparsity,):
+        found = ",".join(map(str, config.sparsities))
+        problems.append(
+            f"--sparsity {found} contradicts --pattern {text}, which removes {pattern.sparsity:.4g} of each group; "
+            "leave --sparsity out."
+        )
+    if config.ranking != "matrix":
+        problems.append(
+            f"--ranking {config.ranking} contradicts --pattern {text}, whose groups are {pattern.of} consecutive "
+            "weights; leave --ranking out."
+        )
+    if "embeddings" in filled.scope:
+        problems.append(
+            f"--scope {filled.scope} has word embeddings, and --pattern {text} is for matrices that multiply their "
+            "input; use encoder or encoder+pooler."
+        )
+    if config.needs.mask_training and filled.reselect_steps > 1:
+        problems.append(_no_thresholds(f"--pattern {text}", filled))
+    if problems:
+        raise UsageError("\n".join(problems))
+
+
+def _no_thresholds(option: str, filled: ResolvedSearch) -> str:
+    return (
+        f"{option} selects at every step, and reselect_steps is {filled.reselect_steps} (profile "
+        f"{filled.profile}); use another profile, or give --reselect-steps 1."
+    )
+
+
+def _unit_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    """Problems of gates, or of the loss that importances are about."""
+    problems = []
+    if config.scope != "encoder":
+        problems.append(f"--scope {config.scope} does not go with tickets of whole units, which prune the encoder.")
+    if config.needs.gates:
+        if config.profile != "tuned":
+            problems.append(
+                f"--profile {config.profile} is a recipe for masks of weights, and none of the papers trains gates; "
+                "leave it out."
+            )
+        if config.score_init == "activation":
+            problems.append("--score-init activation is about weights; for gates give rank, plateau or random.")
+    elif len(terms) > 1:
+        problems.append(f"Importance is about one loss, mlm, kd or task, and the objective is {config.objective}.")
+    elif "task" in terms and config.importance_from is None:
+        problems.append(
+            "Importance for a task needs a model fine-tuned on it: tickets transfer --save-model, then "
+            "--importance-from RUN."
+        )
+    elif terms and "task" not in terms and config.importance_from is not None:
+        problems.append(
+            f"--objective {config.objective} contradicts --importance-from, which says what importances are about; "
+            "give one of them."
+        )
+    elif terms and "task" not in terms and config.corpus is None:
+        problems.append(
+            f"Importance by {config.objective} needs --corpus: {_TEXTS[:-1]}. For that of a task give "
+            "--importance-from RUN."
+        )
+    return problems
+
+
+def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str]:
+    """Problems of text, tasks and rounds."""
+    problems = []
+    named = bool(config.tasks) or config.train_file is not None
+    if "mlm" in terms and config.corpus is None:
+        problems.append(f"The objective mlm needs --corpus: {_TEXTS}")
+    if "task" in terms and not named:
+        problems.append(f"The objective task needs --task ({', '.join(TASKS)}; several with commas), or --train-file.")
+    if terms and "task" not in terms and named:
+        problems.append(f"The objective {config.objective} uses no task; write task, or mlm+task, or leave --task out.")
+    problems += [str(unknown("task", name, TASKS)) for name in config.tasks if name not in TASKS]
+    if config.method != "imp":
+        return problems
+    lengths = [f for f in ("round_steps", "round_epochs", "round_examples") if getattr(config, f) is not None]
+    if len(lengths) > 1:
+        options = " and ".join(map(config.option_of, lengths))
+        problems.append(f"{options} contradict each other; give one of them.")
+    if not lengths and "mlm" in terms:
+        problems.append("--method imp on text needs the length of a round: --round-steps, -epochs or -examples.")
+    filled = config.resolved()
+    if filled.prune_first and len(config.sparsities) == 1:
+        problems.append("prune_first with one sparsity trains nothing; that is --method magnitude.")
+    try:
+        policy = parse_rewind(filled.rewind)
+    except UsageError as error:
+        return [*problems, str(error)]
+    if policy.kind == "step" and config.round_steps is not None and policy.amount > config.round_steps:
+        problems.append(f"--rewind {config.rewind} is after the first round, which has {config.round_steps} steps.")
+    return problems

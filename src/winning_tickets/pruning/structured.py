@@ -1,99 +1,125 @@
-"""Tickets of heads, FFNs, neurons and layers by their importance (Super Tickets, Liang et al. 2021, section 3)."""
+"""Structured tickets: gates on heads, FFNs, neurons and layers, chosen by importance or trained on a corpus.
+
+By importance: Super Tickets (Liang et al. 2021), section 3. Trained: the open question of the TAMT paper, answered with
+its own optimizer (section 3.4) on gates, with frozen weights.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, Literal
 
-from winning_tickets.config import Runtime
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.config import MODEL_DROPOUT, Level, Runtime
+from winning_tickets.config.structured import Unit
+from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.loading import PLM
-from winning_tickets.models.structure import Structure, structure_of
-from winning_tickets.pruning.base import Prepared
-from winning_tickets.pruning.importance import BATCH_SIZE, IMPORTANCE_FILE, Importance, SplitBatches, add_up
-from winning_tickets.pruning.levels import close_gates, counts_of, random_unit_scores
+from winning_tickets.models.structure import UNITS, Structure, gated, structure_of
+from winning_tickets.pruning.base import PreparedSearch
+from winning_tickets.pruning.importance import (
+    BATCH_SIZE,
+    IMPORTANCE_FILE,
+    Importance,
+    SplitBatches,
+    add_up,
+    close_gates,
+    pruned_units,
+    random_unit_scores,
+    unit_counts,
+)
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskRule, initial_scores
+from winning_tickets.pruning.mask_training import (
+    SaveAt,
+    corpus_batches,
+    freeze_all_but,
+    make_objective,
+    set_dropout,
+    train_scores,
+)
+from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
+from winning_tickets.tickets.files import INFO_FILE
+from winning_tickets.tickets.masking import MaskedWeights
+from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, StateProbe
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 
 
-def find_structured_ticket(prepared: Prepared, run: RunDirectory, runtime: Runtime) -> None:
-    """Close the gates of what matters least (winning tickets), most (losing), or of any (random), at every level.
+def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+    """Close the gates of the least important units (winning), the most important (losing), or any (random).
 
     Importances are computed in one pass and saved in the run, so that `--importance-from` can take other levels,
     selections or definitions from them.
     """
     config = prepared.config
     structure = structure_of(prepared.plm)
-    levels = counts_of(config, structure)
-    units = sorted({unit for level, _ in levels for unit in level.units})
-    importance = None
+    levels = unit_counts(config, structure)
+    units = pruned_units(config)
+    about: Mapping[str, Any] = {}
     if config.selection == "random":
         scores = random_unit_scores(structure, units, config.seed)
     else:
-        importance = _importance(prepared, structure, run, runtime)
+        importance = _importance(prepared, structure, units, run, runtime)
+        about = importance.about
         sign = 1 if config.selection == "winning" else -1
-        scores = {unit: sign * importance.scores(str(config.importance), unit) for unit in units}
-    about = {} if importance is None else importance.about
-    scores_from, parent = about.get("source"), about.get("ticket_id")
-    parents = () if parent is None else (parent,)
+        scores = {unit: sign * importance.scores(config.importance, unit) for unit in units}
+    parents = () if about.get("ticket_id") is None else (about["ticket_id"],)
     for level, counts in levels:
-        gates = close_gates(scores, counts, structure, config.min_heads_per_layer or 0)
-        ticket = prepared.gate_ticket(gates, structure, level, scores_from=scores_from, parents=parents)
+        gates = close_gates(scores, counts, structure, config.min_heads_per_layer)
+        ticket = prepared.gate_ticket(gates, structure, level, scores_from=about.get("source"), parents=parents)
         ticket.save_pretrained(prepared.folder(run, level.folder))
 
 
-def _importance(prepared: Prepared, structure: Structure, run: RunDirectory, runtime: Runtime) -> Importance:
-    """Opened where there is one, of an earlier search or of this one when it was stopped; else computed and saved."""
+def _importance(
+    prepared: PreparedSearch, structure: Structure, units: Sequence[Unit], run: RunDirectory, runtime: Runtime
+) -> Importance:
+    """Read the importances of this run where it was stopped, or of its source; else compute them. Save them."""
     if (run.path / IMPORTANCE_FILE).is_file():
         return Importance.load(run.path)
-    importance = prepared.origin.saved or _computed(prepared, structure, runtime)
+    importance = prepared.importance_source.saved
+    if importance is None:
+        plm, objective, batches, about = _on_task(prepared) if prepared.importance_source.model else _on_text(prepared)
+        plm.model.to(prepared.device)
+        # Heads, FFNs and layers cost nothing, and a later search may want them; neurons do.
+        computed = ["heads", "ffns", "layers", *(["neurons"] if "neurons" in units else [])]
+        with progress(f"importance by {about['source']}", len(batches), runtime.quiet) as advance:
+
+            def read() -> Iterator[Batch]:
+                for number, batch in enumerate(batches, start=1):
+                    yield batch
+                    advance(number, "")
+
+            keep_tokens = prepared.config.keep_token_importance
+            sums = add_up(plm.model, structure, objective, read(), computed, keep_tokens, runtime.bf16)
+        importance = sums.finish(about | {"objective": prepared.config.objective, "base_hash": prepared.base.hash})
     importance.save(run.path)
     return importance
 
 
-def _computed(prepared: Prepared, structure: Structure, runtime: Runtime) -> Importance:
-    config = prepared.config
-    plm, objective, batches, about = _on_task(prepared) if prepared.origin.model else _on_text(prepared)
-    plm.model.to(prepared.device)
-    with progress(f"importance by {about['source']}", len(batches), runtime.quiet) as advance:
-
-        def read() -> Iterator[Batch]:
-            for number, batch in enumerate(batches, start=1):
-                yield batch
-                advance(number, "")
-
-        sums = add_up(
-            plm.model, structure, objective, read(), _units(config), config.keep_token_importance, runtime.bf16
-        )
-    return sums.finish(about | {"objective": config.objective, "base_hash": prepared.base.hash})
-
-
-def _units(config: Any) -> list[str]:
-    """Heads, FFNs and layers always, which cost nothing; neurons where they are pruned."""
-    asked = {unit for level in config.levels for unit in level.units}
-    return ["heads", "ffns", "layers", *(["neurons"] if "neurons" in asked else [])]
-
-
-def _on_task(prepared: Prepared) -> tuple[PLM, Objective, Any, dict[str, Any]]:
-    """A fine-tuned model on the examples that it was trained on (section 3.1)."""
-    model = prepared.origin.model
+def _on_task(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, Any]]:
+    """Return a fine-tuned model and the examples that it was trained on (section 3.1)."""
+    model = prepared.importance_source.model
     assert model is not None
     plm = model.load()
     batches = SplitBatches(plm, model.examples(plm, prepared.config), prepared.config.batch_size or BATCH_SIZE)
     about = {
         "source": f"{model.info.task}, fine-tuned with seed {model.transfer.seeds[0]}",
-        "kind": prepared.origin.kind,
+        "kind": prepared.importance_source.kind,
         "data": model.data.fingerprint,
         "ticket_id": model.info.ticket_id,
     }
     return plm, TaskObjective(model.info.kind), batches, about
 
 
-def _on_text(prepared: Prepared) -> tuple[PLM, Objective, Any, dict[str, Any]]:
-    """The pre-trained model on the first batches of a corpus that mask training would see."""
+def _on_text(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, Any]]:
+    """Return the pre-trained model and the first batches of a corpus that mask training would see."""
     config, plm, corpus = prepared.config, prepared.plm, prepared.corpus
     assert corpus is not None
     predicts = config.objective == "mlm"
@@ -104,3 +130,160 @@ def _on_text(prepared: Prepared) -> tuple[PLM, Objective, Any, dict[str, Any]]:
     if predicts:
         return plm, PretrainingObjective({"mlm": 1.0}, plm.architecture), batches, about
     return plm, StateProbe(plm.architecture, config.seed), batches, about
+
+
+def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
+    """Train the gates of every level, one after the other, each from its own start."""
+    config, model = prepared.config, prepared.plm.model
+    structure = structure_of(prepared.plm)
+    dataset = corpus_batches(prepared, with_labels="mlm" in config.terms)
+    # Weights stay frozen, and without dropout where the profile says so.
+    model.to(prepared.device)
+    freeze_all_but(model, [])
+    if config.student_dropout != MODEL_DROPOUT:
+        set_dropout(model, config.student_dropout)
+    levels = unit_counts(config, structure)
+    importances = {} if config.score_init == "random" else _start_importances(prepared, structure, dataset, runtime)
+    for level, counts in levels:
+        # A level is a run of its own, so that an interrupted search resumes inside it and skips finished ones.
+        own = RunDirectory(prepared.folder(run, level.folder), run.status, f"{run.id}-{level.folder}")
+        if not distributed.on_main((own.path / INFO_FILE).is_file):
+            state = GateSearch(prepared, structure, level, counts, importances)
+            _train_gates(state, dataset, own, runtime)
+            ticket = state.ticket(config.total_steps)
+            distributed.on_main(partial(ticket.save_pretrained, own.path))
+        distributed.on_main(partial(shutil.rmtree, own.scratch, ignore_errors=True))
+
+
+def _start_importances(
+    prepared: PreparedSearch, structure: Structure, dataset: CorpusBatches, runtime: Runtime
+) -> dict[str, Tensor]:
+    """Return the importances that scores start from: of the states where the objective has KD, else of MLM."""
+    config, plm = prepared.config, prepared.plm
+    objective: Objective = PretrainingObjective({"mlm": 1.0}, plm.architecture)
+    if "kd" in config.terms:
+        objective = StateProbe(plm.architecture, config.seed)
+    batches = [dataset[index] for index in range(min(config.calibration_batches, len(dataset)))]
+    units = pruned_units(config)
+    found = add_up(plm.model, structure, objective, batches, units, bf16=runtime.bf16).finish({})
+    return {unit: found.scores(config.importance, unit) for unit in units}
+
+
+class GateParameters(nn.Module):
+    """Gates of all layers of an encoder, named as in a ticket (`layers.0.heads`), float32 `(n,)` and all open."""
+
+    def __init__(self, structure: Structure, units: Sequence[str]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ParameterDict({UNITS[unit]: nn.Parameter(torch.ones(structure.per_layer(unit))) for unit in units})
+            for _ in structure.layers
+        )
+
+
+class ByLevel(MaskRule):
+    """Mask rule that closes as many gates of each unit as a level says, over all layers, at every step."""
+
+    def __init__(
+        self,
+        masked: MaskedWeights,
+        scores: Mapping[str, Tensor],
+        structure: Structure,
+        counts: Mapping[Unit, int],
+        min_heads_per_layer: int,
+    ) -> None:
+        super().__init__()
+        self._masked, self._scores = masked, scores
+        self._structure, self._counts, self._min_heads = structure, counts, min_heads_per_layer
+
+    def select(self, exact: bool) -> None:
+        """Overwrite the masks, always with exact counts."""
+        layers = range(len(self._structure.layers))
+        scores: dict[str, Tensor] = {
+            unit: torch.stack([self._scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]).cpu()
+            for unit in self._counts
+        }
+        for name, gate in close_gates(scores, self._counts, self._structure, self._min_heads).items():
+            self._masked.masks[name].copy_(gate)
+
+
+def gate_scores(
+    importances: Mapping[str, Tensor],
+    init: Literal["rank", "plateau", "random"],
+    counts: Mapping[Unit, int],
+    structure: Structure,
+    min_heads_per_layer: int,
+    top: float,
+    seed: int,
+) -> dict[str, Tensor]:
+    """Return the scores of gates before the first step, by name, float32 `(n,)`.
+
+    `rank`: from 0 to `top`, rising with the rank of the importance among all units of the kind, over all layers, so
+    that the threshold is in a dense scale; the search starts at the ticket of importance. `plateau`: `top` for the
+    gates that this ticket keeps, else 0. `random`: the same two values over random gates.
+
+    Args:
+        importances: `(layers, n)` by unit; `random` needs none.
+        counts: number of closed gates by unit.
+    """
+    if init == "rank":
+        ranked = initial_scores(importances, "rank", 0.0, "matrix", "floor", alpha=top, phi=1.0, seed=seed)
+        layers = range(len(structure.layers))
+        return {f"layers.{layer}.{UNITS[unit]}": ranked[unit][layer] for layer in layers for unit in counts}
+    ordered = importances if init == "plateau" else random_unit_scores(structure, list(counts), seed)
+    kept = close_gates(ordered, counts, structure, min_heads_per_layer)
+    return {name: gate.float() * top for name, gate in kept.items()}
+
+
+class GateSearch:
+    """The live state of the search for one ticket: gates, scores and the optimizer that moves them.
+
+    Attributes:
+        gates: the parameters that act in the model, by name.
+    """
+
+    def __init__(
+        self,
+        prepared: PreparedSearch,
+        structure: Structure,
+        level: Level,
+        counts: Mapping[Unit, int],
+        importances: Mapping[str, Tensor],
+    ) -> None:
+        self.prepared, self.structure, self.level = prepared, structure, level
+        config = prepared.config
+        parameters = GateParameters(structure, list(counts)).to(prepared.device)
+        self.gates: dict[str, Tensor] = dict(parameters.named_parameters())
+        self.masked = MaskedWeights(parameters, list(self.gates))
+        min_heads, init = config.min_heads_per_layer, config.score_init
+        assert init != "activation"  # refused before
+        scores = gate_scores(importances, init, counts, structure, min_heads, config.alpha * config.phi, config.seed)
+        self.optimizer = MaskOptimizer(
+            self.masked,
+            {name: scores[name].to(prepared.device) for name in self.gates},
+            head={},
+            config=config,
+            make_rule=partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=min_heads),
+        )
+        # The Trainer zeroes gradients of the model's own parameters only.
+        self.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
+        self._start = {name: mask.clone() for name, mask in self.masked.masks.items()}
+
+    def record(self) -> dict[str, Any]:
+        """Return the values of a step's log; `changed_gates` counts those that differ from the start."""
+        changed = sum(int(torch.count_nonzero(mask != self._start[n])) for n, mask in self.masked.masks.items())
+        return {"grad_norm": self.optimizer.grad_norm, "changed_gates": changed}
+
+    def ticket(self, step: int) -> Ticket:
+        """Return the ticket of the present scores."""
+        gates = {name: mask.clone() for name, mask in self.masked.masks.items()}
+        return self.prepared.gate_ticket(gates, self.structure, self.level, step=step)
+
+
+def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
+    """Train the gates of one level for all steps."""
+    prepared, encoder = state.prepared, state.prepared.plm.encoder
+    objective = make_objective(prepared, prepared.config.terms, state.masked)
+    after = [SaveAt(state.ticket, run, prepared.config.save_at)]
+    with gated(encoder, state.structure, state.gates):
+        title = f"searching a {state.level.folder} ticket"
+        train_scores(state, title, run, runtime, dataset, objective, after)

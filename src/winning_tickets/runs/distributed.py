@@ -24,8 +24,8 @@ from winning_tickets.runs.errors import ContentError, Interrupted, TicketsError,
 
 LAUNCH = ("RANK", "LOCAL_RANK", "GROUP_RANK", "ROLE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "ROLE_WORLD_SIZE")
 """Environment variables of a launcher."""
-_REASON_SECONDS = 3.0  # for a process whose connection broke to report why
-_END_SECONDS = 5.0  # for all ranks to end together, as the store may live in rank 0
+_REASON_SECONDS = 6.0  # for a process whose connection broke to report why
+_END_SECONDS = 8.0  # for all ranks to end together, as the store may live in rank 0
 _LONGEST_PAUSE = 0.05  # seconds between two reads of the store
 _FAILED = "failed"
 _KINDS = (UsageError, ContentError, TrainingError)

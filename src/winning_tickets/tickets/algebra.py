@@ -1,4 +1,4 @@
-"""Tickets from tickets: unions, intersections, differences, and masks that are changed at random at fixed sparsity."""
+"""Combine tickets (union, intersection, difference), or perturb one at random at fixed sparsity."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ OPERATIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "intersection": torch.logical_and,
     "difference": lambda first, other: first & ~other,
 }
-"""What is kept, of two masks; of more it is taken from left to right, as in (A - B) - C."""
+"""The kept entries of two masks; more than two are combined from left to right, as in (A - B) - C."""
 
 
 def combine(operation: str, tickets: Sequence[Ticket]) -> Ticket:
-    """The union, intersection or difference of what tickets keep.
+    """Return the union, intersection or difference of the kept weights of tickets.
 
     Args:
-        operation: a key of `OPERATIONS`; a difference keeps what the first ticket keeps and no other does.
+        operation: `union`, `intersection` or `difference`: kept by the first ticket and by no other.
         tickets: two or more of one model and scope.
 
     Returns:
@@ -39,6 +39,9 @@ def combine(operation: str, tickets: Sequence[Ticket]) -> Ticket:
     Raises:
         UsageError: unknown operation, or fewer than two tickets.
         ContentError: tickets of other weights or another scope, with gates, or nothing is left.
+
+    Example:
+        >>> shared = combine("intersection", [Ticket.from_pretrained(path) for path in ("runs/a", "runs/b")])
     """
     if operation not in OPERATIONS:
         raise unknown("operation", operation, OPERATIONS)
@@ -47,7 +50,13 @@ def combine(operation: str, tickets: Sequence[Ticket]) -> Ticket:
     _check_weights_only(*tickets)
     first = tickets[0]
     for number, ticket in enumerate(tickets[1:], start=2):
-        _check_pair(first, f"ticket {number}", ticket)
+        name = f"ticket {number}"
+        if ticket.base.hash != first.base.hash:
+            raise ContentError(
+                f"Ticket 1 was made for the weights of {first.base.name}, {name} for other weights, of "
+                f"{ticket.base.name}. Combine tickets of one model, with the same --layers."
+            )
+        check_scopes("ticket 1", first, name, ticket)
     masks = {name: reduce(OPERATIONS[operation], [ticket.masks[name] for ticket in tickets]) for name in first.masks}
     if not any(bool(mask.any()) for mask in masks.values()):
         raise ContentError(f"The {operation} of these {len(tickets)} tickets keeps no weight, so it is no ticket.")
@@ -70,35 +79,29 @@ def _check_weights_only(*tickets: Ticket) -> None:
             )
 
 
-def _check_pair(first: Ticket, name: str, ticket: Ticket) -> None:
-    if ticket.base.hash != first.base.hash:
-        raise ContentError(
-            f"Ticket 1 was made for the weights of {first.base.name}, {name} for other weights, of {ticket.base.name}. "
-            "Combine tickets of one model, with the same --layers."
-        )
-    check_scopes("ticket 1", first, name, ticket)
-
-
 def perturb(ticket: Ticket, fraction: float, seed: int) -> Ticket:
-    """Move some of the kept entries of each matrix to places that were pruned; every count stays exactly as it is.
+    """Move kept entries of each matrix to pruned places at random; every count stays exactly the same.
 
-    With one seed, what a smaller fraction moves is part of what a larger one moves.
+    With one seed, the entries that a smaller fraction moves are among those of a larger one.
 
     Args:
-        ticket: where to begin; an MLM head of it is kept, so that nothing but the mask changes.
+        ticket: the ticket to start from; its MLM head is kept, so that only the mask changes.
         fraction: of the kept entries of each matrix, in [0, 1]; floor(fraction * kept) of them move.
-        seed: which ones move, and where to.
+        seed: of the draw.
 
     Raises:
         UsageError: the fraction is outside [0, 1], or a matrix has too few pruned places.
         ContentError: the ticket has gates.
+
+    Example:
+        >>> half = perturb(Ticket.from_pretrained("runs/kd60"), 0.5, seed=0)
     """
     _check_weights_only(ticket)
     if not 0 <= fraction <= 1:
         raise UsageError(f"--fraction {fraction} is outside [0, 1]; it is the share of kept weights that move.")
     exact, generator = Fraction(str(float(fraction))), torch.Generator().manual_seed(seed)
     masks = {name: _moved(name, mask, exact, generator) for name, mask in ticket.masks.items()}
-    # Groups of a pattern are not kept, so it is no longer one.
+    # The groups of an N:M pattern do not survive the moves, so the ticket no longer has one.
     config = {key: value for key, value in ticket.info.config.items() if key != "pattern"}
     info = ticket.info.model_copy(
         update={
@@ -130,54 +133,24 @@ def _moved(name: str, mask: Tensor, fraction: Fraction, generator: torch.Generat
 def save_combined(
     operation: str, targets: Sequence[str | Path], out: Path | str, force: bool = False
 ) -> dict[str, Any]:
-    """Combine saved tickets into a ticket folder.
-
-    Args:
-        operation: a key of `OPERATIONS`.
-        targets: two or more ticket folders or hub ids.
-        out: a directory that is absent or empty, or holds this very combination.
-        force: replace another run of ours in `out`.
-
-    Returns:
-        The stored result: `ticket_id`, `sparsity`, counts, `parents`.
-
-    Raises:
-        UsageError: unknown operation, a missing ticket, a foreign `out`.
-        ContentError: a damaged ticket, other weights or scope, or nothing is left.
-    """
+    """Combine tickets (folders or hub ids) into a ticket folder and return its stored result."""
     if operation not in OPERATIONS:
         raise unknown("operation", operation, OPERATIONS)
     ticket = combine(operation, [Ticket.from_pretrained(target) for target in targets])
-    return _save(
-        "combine", ticket, {"operation": operation, "targets": [str(target) for target in targets]}, out, force
-    )
+    config = {"operation": operation, "targets": [str(target) for target in targets]}
+    return _save("combine", ticket, config, out, force)
 
 
 def save_perturbed(
     target: str | Path, fraction: float, seed: int, out: Path | str, force: bool = False
 ) -> dict[str, Any]:
-    """Perturb a saved ticket into a ticket folder.
-
-    Args:
-        target: a ticket folder or hub id.
-        fraction: see `perturb`.
-        seed: see `perturb`.
-        out: a directory that is absent or empty, or holds this very perturbation.
-        force: replace another run of ours in `out`.
-
-    Returns:
-        The stored result: `ticket_id`, `sparsity`, counts, `parents`.
-
-    Raises:
-        UsageError: an impossible fraction, a missing ticket, a foreign `out`.
-        ContentError: a damaged ticket.
-    """
+    """Perturb a ticket (folder or hub id) into a ticket folder and return its stored result."""
     ticket = perturb(Ticket.from_pretrained(target), fraction, seed)
     return _save("perturb", ticket, {"target": str(target), "fraction": fraction, "seed": seed}, out, force)
 
 
 def _save(verb: str, ticket: Ticket, config: dict[str, Any], out: Path | str, force: bool) -> dict[str, Any]:
-    """Write a ticket as a run of its own; where it is stored already, the stored result is given."""
+    """Save a ticket as a run of its own, unless it is stored already, and return the stored result."""
     info = ticket.info
     identity = f"{info.method}-{digest([info.method, info.parents, info.seed, info.config])}"
     run = RunDirectory.claim(out, verb, identity, config, force=force)

@@ -1,4 +1,4 @@
-"""A ticket's files: finding them, checking them, one bit a weight."""
+"""The files of a ticket: description, provenance, and masks at one bit per weight."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from winning_tickets.runs.identity import read_checked
 
 
 class BaseModelInfo(BaseModel):
-    """Which weights a ticket was made for: a name to find them again, hashes to recognise them."""
+    """The weights that a ticket was made for: a name to find them, hashes to recognize them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -34,26 +34,15 @@ class BaseModelInfo(BaseModel):
     @classmethod
     def of(cls, encoder: nn.Module, name: str, model_type: str, revision: str | None, layers: int | None) -> Self:
         """Describe the weights that an encoder holds now."""
-        hashes = weight_hashes(encoder)
+        tensors = weight_hashes(encoder)
         return cls(
-            name=name,
-            revision=revision,
-            layers=layers,
-            model_type=model_type,
-            hash=base_hash(hashes),
-            tensors=hashes,
+            name=name, revision=revision, layers=layers, model_type=model_type, hash=base_hash(tensors), tensors=tensors
         )
 
     def not_found(
         self, ticket: str, error: ModelNotFound, advice: str = "Say where it is now with --base."
     ) -> UsageError:
-        """The error for weights that are not where their ticket says.
-
-        Args:
-            ticket: its name.
-            error: what was found instead.
-            advice: what to do.
-        """
+        """Return the error for weights that are not where their ticket says."""
         return UsageError(
             f"The base model of the ticket {ticket} was {self.name}, and it was not found. {advice} {error}"
         )
@@ -63,10 +52,7 @@ class TicketInfo(BaseModel):
     """Provenance of a ticket.
 
     Attributes:
-        method: how the masks arose.
-        scope: which matrices they cover.
-        config: the whole configuration of the search.
-        applies_to: the weights the ticket belongs to.
+        config: the resolved settings of the search.
         scores_from: the weights or training state its scores came from, where that is another one.
         parents: ids of the tickets it was derived from.
         step: training step at which it was taken, where there was training.
@@ -92,23 +78,19 @@ HEAD_FILE = "mlm_head.safetensors"
 
 
 def is_ticket(path: Path | str) -> bool:
-    """Whether a folder is, or holds, tickets."""
+    """Return whether a folder is, or holds, tickets."""
     path = Path(path)
     return (path / INFO_FILE).is_file() or bool(children(path))
 
 
 def children(path: Path | str) -> list[str]:
-    """Names of the tickets inside a folder (`sparsity-0.60`, `step-000100`, ...)."""
+    """Return the names of the tickets inside a folder (`sparsity-0.60`, `step-000100`, ...)."""
     path = Path(path)
     return sorted(entry.parent.name for entry in path.glob(f"*/{INFO_FILE}")) if path.is_dir() else []
 
 
-def find(name: Path | str, revision: str | None) -> Path:
-    """The folder of a ticket, here or in the hub's cache.
-
-    Raises:
-        UsageError: there is no ticket; a folder that holds several is answered with their list.
-    """
+def find_ticket(name: Path | str, revision: str | None) -> Path:
+    """Return the folder of a ticket, here or in the hub's cache; a folder of several tickets is refused."""
     path = Path(name)
     if (path / INFO_FILE).is_file():
         return path
@@ -122,8 +104,8 @@ def find(name: Path | str, revision: str | None) -> Path:
         raise UsageError(f"{path} is not a ticket: it has no {INFO_FILE}. Make one with tickets search.")
     if isinstance(name, Path) or name.startswith((".", "/", "~")) or name.count("/") != 1:
         raise UsageError(f"There is no ticket {name}; give a folder made by tickets search, or a hub id.")
-    if (told := missing(name)) is not None:
-        raise UsageError(told)
+    if (problem := missing(name)) is not None:
+        raise UsageError(problem)
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
@@ -135,11 +117,7 @@ def find(name: Path | str, revision: str | None) -> Path:
 
 
 def read_info(directory: Path) -> dict[str, Any]:
-    """The description of a ticket, and all its files as they were written.
-
-    Raises:
-        ContentError: another format, or something was cut off or edited.
-    """
+    """Read the description of a ticket, and check it and all files against their checksums."""
     body = read_checked(
         directory / INFO_FILE,
         "ticket description",
@@ -155,31 +133,19 @@ def read_info(directory: Path) -> dict[str, Any]:
             "ticket again, or make it anew with tickets search."
         ) from error
     for file, expected in body["files"].items():
-        _check_file(directory / file, expected)
+        path = directory / file
+        if not path.is_file():
+            raise ContentError(f"The ticket {directory} lacks {file}; copy the whole folder again.")
+        if sha256(path) != expected:
+            raise ContentError(
+                f"{path} does not match its checksum in {INFO_FILE}: the file was cut off or edited. "
+                "Copy the ticket again, or make it anew with tickets search."
+            )
     return body
 
 
-def _check_file(path: Path, expected: str) -> None:
-    if not path.is_file():
-        raise ContentError(f"The ticket {path.parent} lacks {path.name}; copy the whole folder again.")
-    if sha256(path) != expected:
-        raise ContentError(
-            f"{path} does not match its checksum in {INFO_FILE}: the file was cut off or edited. "
-            "Copy the ticket again, or make it anew with tickets search."
-        )
-
-
 class Description(BaseModel):
-    """What `ticket.json` must have for the ticket to be opened; it may have more, as facts for people.
-
-    Attributes:
-        id: of the ticket.
-        files: their sha256 by name.
-        shapes: of the masks of matrices, by name.
-        gates: names of the gates.
-        structure: of the encoder, where there are gates.
-        info: provenance.
-    """
+    """The required part of `ticket.json`: sha256 of the files, shapes of the masks, names of the gates, provenance."""
 
     id: str
     files: dict[Literal["ticket.safetensors", "mlm_head.safetensors"], str]
@@ -198,16 +164,12 @@ class Description(BaseModel):
 
 
 def pack(mask: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Eight entries a byte, the first in the highest bit; the last byte is filled with zeros."""
+    """Pack eight entries per byte, the first in the highest bit; the last byte is filled with zeros."""
     return np.packbits(mask.detach().cpu().reshape(-1).numpy())
 
 
 def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Tensor:
-    """The mask that `pack` packed.
-
-    Raises:
-        ValueError: the bytes cannot hold a mask of that shape.
-    """
+    """Return the mask that `pack` packed; a ValueError where the bytes cannot hold that shape."""
     count = math.prod(shape)  # exact, however large the claimed shape is
     if packed.dtype != np.uint8 or packed.size != (count + 7) // 8:
         raise ValueError(f"{packed.size} bytes of {packed.dtype} cannot hold a mask of shape {shape}")
@@ -215,6 +177,6 @@ def unpack(packed: np.ndarray[Any, np.dtype[np.uint8]], shape: list[int]) -> Ten
 
 
 def sha256(path: Path) -> str:
-    """Of a file's content."""
+    """Return the sha256 of a file."""
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest()

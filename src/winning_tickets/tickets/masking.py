@@ -1,7 +1,7 @@
-"""Masks act on parameter data; the model stays a plain Hugging Face model.
+"""Apply masks to parameter data; the model stays a plain Hugging Face model.
 
-Two uses: `hold` keeps a fixed ticket through anybody's training, `MaskedWeights` keeps the dense weights beside a
-model so that masks can be written and the dense model (the teacher) swapped in and out.
+`hold` keeps a fixed ticket through any training loop. `MaskedWeights` stores the dense weights of a model, so that
+masks can be written and the dense model (the teacher) swapped in and out.
 """
 
 from __future__ import annotations
@@ -21,19 +21,15 @@ from winning_tickets.tickets.ticket import Ticket
 
 
 def rows_here(tensor: Any) -> Tensor:
-    """What this process holds of a tensor that is sharded over processes (a DTensor); any other one as it is."""
+    """Return the rows of a DTensor on this rank, or any other tensor unchanged."""
     here: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
     return here
 
 
 class MaskedWeights:
-    """The dense weights W of some matrices, kept once, and the model's parameters, which hold W * M.
+    """The dense weights W of some matrices (parameters, or parts of fused ones) and the parameters that hold W * M.
 
     Data is always written in place: rebinding `p.data` is silently ignored by sharded models.
-
-    Args:
-        encoder: the encoder inside the model.
-        names: which of its matrices are masked: whole parameters, or parts of fused ones.
 
     Attributes:
         parameters: the parameter that holds each matrix; several matrices may share one.
@@ -50,21 +46,17 @@ class MaskedWeights:
         }
 
     def trained(self, names: Sequence[str]) -> list[nn.Parameter]:
-        """The parameters that hold some of the matrices, each once."""
+        """Return the parameters that hold some of the matrices, each once."""
         return list(dict.fromkeys(self.parameters[name] for name in names))
 
     def gradient(self, name: str) -> Tensor | None:
-        """The gradient of a matrix: that of its parameter, or a view of its part of it."""
+        """Return the gradient of a matrix: that of its parameter, or a view of its part of it."""
         gradient = self.parameters[name].grad
         return None if gradient is None else self._parts[name].of(rows_here(gradient))
 
     @torch.no_grad()
     def write(self, masks: Mapping[str, Tensor] | None = None) -> None:
-        """Put W * M into the parameters.
-
-        Args:
-            masks: new masks; without them those in `self.masks`.
-        """
+        """Write W * M into the parameters, with new masks where some are given."""
         for name, mask in (masks or {}).items():
             self.masks[name].copy_(mask)
         for name, parameter in self.parameters.items():
@@ -72,7 +64,7 @@ class MaskedWeights:
 
     @contextmanager
     def dense(self) -> Iterator[None]:
-        """The dense weights are in the model inside this block, W * M again after it.
+        """Put the dense weights into the model inside the block, and W * M again after it.
 
         Never enter between a forward pass and its backward pass: the gradients would be wrong without an error.
         """
@@ -90,7 +82,7 @@ class MaskedWeights:
 
 @contextmanager
 def modes(model: nn.Module, training: bool) -> Iterator[None]:
-    """All modules in training or evaluation mode inside the block; each module's own flag is restored after it."""
+    """Set all modules to training or evaluation mode inside the block, and restore each module's flag after it."""
     flags = [(module, module.training) for module in model.modules()]
     model.train(training)
     try:
@@ -101,7 +93,7 @@ def modes(model: nn.Module, training: bool) -> Iterator[None]:
 
 
 class Held:
-    """A ticket that is being held on a model; `remove()` lets go of it (the zeros stay)."""
+    """A ticket that is held on a model: its pruned weights stay zero. `remove()` ends that; the zeros stay."""
 
     def __init__(self, model: Any, ticket: Ticket, allow_other_weights: bool = False) -> None:
         ticket.apply_(model, allow_other_weights)
@@ -116,7 +108,7 @@ class Held:
                 self._handles.append(parameter.register_post_accumulate_grad_hook(mask_gradient(mask)))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero the pruned weights again after each step of an optimiser, whatever it did to them."""
+        """Zero the pruned weights again after each step of an optimizer, whatever it did to them."""
         self._handles.append(optimizer.register_step_post_hook(lambda *_: self.zero_()))
 
     @torch.no_grad()
@@ -126,14 +118,14 @@ class Held:
             write_masked_(parameter, parameter, mask)
 
     def remove(self) -> None:
-        """Stop holding: hooks are taken off, the weights stay as they are."""
+        """Remove the hooks; the weights stay as they are."""
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
 
 
 def mask_gradient(mask: Tensor) -> Any:
-    """A hook that masks a parameter's gradient as it is accumulated, before all-reduce and clipping."""
+    """Return a hook that masks a parameter's gradient as it is accumulated, before all-reduce and clipping."""
 
     def hook(parameter: nn.Parameter) -> None:
         if parameter.grad is not None:
@@ -148,7 +140,7 @@ def hold(
     optimizer: torch.optim.Optimizer | None = None,
     allow_other_weights: bool = False,
 ) -> Held:
-    """Hold a fixed ticket on a model in any training loop.
+    """Apply a ticket to a model and keep its pruned weights at zero in any training loop.
 
     Pruned weights are zeroed now, their gradients are masked as they are accumulated (before all-reduce and clipping),
     and after each step of `optimizer` they are exactly +0.0, whatever weight decay or momentum did.
@@ -156,11 +148,15 @@ def hold(
     Args:
         model: any Hugging Face model with the ticket's encoder; it is not patched and can be saved as usual.
         ticket: the subnetwork.
-        optimizer: the optimiser of the loop; without it call `Held.zero_()` after each of its steps.
+        optimizer: the optimizer of the loop; without it call `Held.zero_()` after each of its steps.
         allow_other_weights: also onto weights that the ticket was not made for.
 
     Raises:
         ContentError: the ticket does not fit the model.
+
+    Example:
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+        >>> held = hold(model, Ticket.from_pretrained("runs/kd60"), optimizer)
     """
     held = Held(model, ticket, allow_other_weights)
     if optimizer is not None:
@@ -169,7 +165,7 @@ def hold(
 
 
 class TicketCallback(TrainerCallback):  # type: ignore[misc]
-    """Holds a ticket in anybody's Hugging Face Trainer: `Trainer(..., callbacks=[TicketCallback(ticket)])`.
+    """Holds a ticket in any Hugging Face Trainer: `Trainer(..., callbacks=[TicketCallback(ticket)])`.
 
     Args:
         ticket: the subnetwork.
@@ -186,11 +182,11 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
         self._held = Held(model, self.ticket, self.allow_other_weights or state.global_step > 0)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Zero the pruned weights again after the optimiser moved them."""
+        """Zero the pruned weights again after the optimizer moved them."""
         if self._held is not None:
             self._held.zero_()
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let go of the model."""
+        """Remove the hooks from the model."""
         if self._held is not None:
             self._held.remove()

@@ -1,4 +1,4 @@
-"""How much tickets overlap: Jaccard similarity beside the level that chance alone would give."""
+"""Overlap of tickets: Jaccard similarity, and its level by chance alone."""
 
 from __future__ import annotations
 
@@ -40,47 +40,40 @@ class Overlap:
     @property
     def kept(self) -> float:
         """Jaccard similarity of the kept weights: intersection over union."""
-        return _ratio(self.both, self.first + self.second - self.both)
+        return self._of_kept(self.both)
 
     @property
     def pruned(self) -> float:
         """Jaccard similarity of the pruned weights."""
-        kept_by_any = self.first + self.second - self.both
-        return _ratio(self.total - kept_by_any, self.total - self.both)
+        return self._of_pruned(self.both)
 
     @property
     def chance_kept(self) -> float:
-        """`kept` of two independent random masks: expected intersection over expected union."""
-        return _ratio(self.chance_both, self.first + self.second - self.chance_both)
+        """Value of `kept` for two independent random masks: expected intersection over expected union."""
+        return self._of_kept(self.chance_both)
 
     @property
     def chance_pruned(self) -> float:
-        """`pruned` of two independent random masks."""
-        kept_by_any = self.first + self.second - self.chance_both
-        return _ratio(self.total - kept_by_any, self.total - self.chance_both)
+        """Value of `pruned` for two independent random masks."""
+        return self._of_pruned(self.chance_both)
 
+    def _of_kept(self, both: float) -> float:
+        union = self.first + self.second - both
+        return both / union if union else 1.0  # two empty sets are equal
 
-def _ratio(intersection: float, union: float) -> float:
-    """Two empty sets are equal."""
-    return intersection / union if union else 1.0
+    def _of_pruned(self, both: float) -> float:
+        union = self.total - both
+        return (self.total - (self.first + self.second - both)) / union if union else 1.0
 
 
 def overlap_by_matrix(a: Ticket, b: Ticket) -> dict[str, Overlap]:
-    """The overlap of two tickets in each matrix.
-
-    Args:
-        a: one ticket.
-        b: another one of the same scope.
-
-    Raises:
-        ContentError: they do not cover the same matrices.
-    """
+    """Return the overlap of two tickets of one scope in each matrix."""
     check_scopes("the first ticket", a, "the second ticket", b)
     return all_overlaps([a, b])[0, 1]
 
 
 def pool(overlaps: dict[str, Overlap]) -> Overlap:
-    """The overlap over all weights together."""
+    """Return the overlap over all weights together."""
     parts = overlaps.values()
     return Overlap(
         sum(part.both for part in parts),
@@ -92,24 +85,14 @@ def pool(overlaps: dict[str, Overlap]) -> Overlap:
 
 
 def averaged(overlaps: dict[str, Overlap], value: str, average: Average = "pooled") -> float:
-    """One number for the overlaps of all matrices.
-
-    Args:
-        overlaps: by matrix.
-        value: `kept`, `pruned`, `chance_kept` or `chance_pruned`.
-        average: one of `AVERAGES`.
-    """
+    """Return one number for the overlaps of all matrices; `value` is an attribute of `Overlap`, such as `kept`."""
     if average == "pooled":
         return float(getattr(pool(overlaps), value))
     return fmean(getattr(part, value) for part in overlaps.values())
 
 
 def all_overlaps(tickets: Sequence[Ticket]) -> dict[tuple[int, int], dict[str, Overlap]]:
-    """The overlaps of every pair (i, j) with i <= j, by matrix.
-
-    Args:
-        tickets: all of the same scope (see `check_scopes`).
-    """
+    """Return the overlaps of every pair (i, j) with i <= j, by matrix; all tickets have one scope."""
     # On a CPU numpy counts the True of an array some 50 times faster than torch, with one thread.
     masks = [{name: mask.cpu().numpy() for name, mask in ticket.masks.items()} for ticket in tickets]
     kept = [{name: int(np.count_nonzero(mask)) for name, mask in one.items()} for one in masks]
@@ -126,26 +109,12 @@ def all_overlaps(tickets: Sequence[Ticket]) -> dict[tuple[int, int], dict[str, O
 
 
 def jaccard(a: Ticket, b: Ticket) -> float:
-    """Jaccard similarity of the kept weights of two tickets, pooled over all their weights, in [0, 1].
-
-    Raises:
-        ContentError: they do not cover the same matrices.
-    """
+    """Return the Jaccard similarity of the kept weights of two tickets, pooled over all their weights, in [0, 1]."""
     return pool(overlap_by_matrix(a, b)).kept
 
 
 def check_scopes(first: str, a: Ticket, second: str, b: Ticket) -> None:
-    """Refuse tickets that do not cover the same matrices.
-
-    Args:
-        first: name of `a` in the message.
-        a: a ticket.
-        second: name of `b` in the message.
-        b: another ticket.
-
-    Raises:
-        ContentError: a matrix is missing in one of them, or has another shape.
-    """
+    """Refuse tickets that do not cover the same matrices; `first` and `second` name them in the message."""
     for name in sorted(a.masks.keys() ^ b.masks.keys()):
         owner, other = (first, second) if name in a.masks else (second, first)
         raise ContentError(
@@ -165,16 +134,19 @@ def compare(targets: Sequence[str | Path], average: str = "pooled") -> dict[str,
 
     Args:
         targets: two or more ticket folders or hub ids.
-        average: `pooled` over all weights, or the mean over `matrix` by matrix (the released program's similarity).
+        average: `pooled` over all weights, or the mean over `matrix` by matrix (the similarity of the released code).
 
     Returns:
         `names`, `sparsity`, the matrices `kept_jaccard`, `pruned_jaccard`, `chance_kept` and `chance_pruned`, averaged
-        as told, `by_matrix` (kept), `distance_to_first` (1 - kept Jaccard) and whether all belong to the `same_base`
-        weights.
+        as configured, `by_matrix` (kept), `distance_to_first` (1 - kept Jaccard) and whether all belong to the
+        `same_base` weights.
 
     Raises:
-        UsageError: fewer than two tickets, one is not there, or an unknown average.
+        UsageError: fewer than two tickets, one is missing, or an unknown average.
         ContentError: a damaged ticket, or different scopes.
+
+    Example:
+        >>> compare(["runs/kd60", "runs/mlm60"])["kept_jaccard"][0][1]
     """
     names = [str(target) for target in targets]
     how = next((known for known in AVERAGES if known == average), None)

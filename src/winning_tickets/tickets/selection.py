@@ -1,7 +1,7 @@
-"""From scores to masks: exact counts, deterministic ties, per matrix, row, N:M group, or global.
+"""Select masks by scores: exact counts, deterministic ties, per matrix, row, N:M group, or global.
 
 Everything that prunes by a score goes through `keep_top` (once), `BandSelector` or `keep_in_groups` (every step of a
-search), so that methods can only differ in how their scores arise.
+search), so that methods differ in their scores alone.
 """
 
 from __future__ import annotations
@@ -21,35 +21,21 @@ _CHUNK = 1 << 18  # entries masked at a time: the scratch stays in the processor
 
 
 def count_true(condition: Tensor) -> int:
-    """How many entries are True; numpy is many times faster than `torch.count_nonzero` on a CPU.
-
-    Args:
-        condition: bool, any shape.
-    """
+    """Count the True entries; numpy is many times faster than `torch.count_nonzero` on a CPU."""
     if condition.device.type == "cpu":
         return int(np.count_nonzero(condition.numpy()))
     return int(torch.count_nonzero(condition))
 
 
 def nonzero(condition: Tensor) -> Tensor:
-    """Flat ascending indices of True; numpy is 3 times faster than `torch.nonzero` on a CPU.
-
-    Args:
-        condition: bool, any shape.
-    """
+    """Return the flat ascending indices of True; numpy is 3 times faster than `torch.nonzero` on a CPU."""
     if condition.device.type == "cpu":
         return torch.from_numpy(np.flatnonzero(condition.numpy()))
     return condition.reshape(-1).nonzero().reshape(-1)
 
 
 def beyond(values: Tensor, threshold: float, out: Tensor | None = None) -> Tensor:
-    """`values > threshold`; numpy compares several times faster than PyTorch on a CPU.
-
-    Args:
-        values: float, any shape.
-        threshold: one number.
-        out: bool, same shape, overwritten where given.
-    """
+    """Return `values > threshold`, in `out` where given; numpy is several times faster than PyTorch on a CPU."""
     if not _fast(values):
         return torch.gt(values, threshold) if out is None else torch.gt(values, threshold, out=out)
     out = torch.empty(values.shape, dtype=torch.bool) if out is None else out
@@ -58,15 +44,10 @@ def beyond(values: Tensor, threshold: float, out: Tensor | None = None) -> Tenso
 
 
 def between(values: Tensor, low: float, high: float) -> tuple[int, Tensor]:
-    """How many values lie below `low`, and the ascending indices of those in [low, high]; in one pass on a CPU.
-
-    Args:
-        values: float `(n,)`.
-        low: lower bound.
-        high: upper bound.
-    """
+    """Return the number of values `(n,)` below `low`, and the ascending indices of those in [low, high]."""
     if not _fast(values):
         return count_true(values < low), nonzero((values >= low) & (values <= high))
+    # Chunks that stay in the processor's cache are read once for both answers.
     everything = values.detach().numpy()
     size = min(_CHUNK, len(everything))
     under, upto = np.empty(size, np.bool_), np.empty(size, np.bool_)
@@ -84,20 +65,15 @@ def between(values: Tensor, low: float, high: float) -> tuple[int, Tensor]:
 
 
 def _fast(values: Tensor) -> bool:
-    """Whether numpy can do it: it knows no bfloat16."""
+    """Return whether numpy can compute with the values: on a CPU, and not bfloat16."""
     return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
 
 
 def write_masked_(target: Tensor, dense: Tensor, mask: Tensor) -> None:
-    """target <- dense where mask, +0.0 elsewhere, in place.
+    """Write `dense` where the mask is True and +0.0 elsewhere into `target`, in place; `target` may be `dense` itself.
 
-    ANDs the bits of the floats with 0 or -1, which is several times faster on a CPU than a bool multiply or `where`,
+    On a CPU it ANDs the bits of the floats with 0 or -1, which is several times faster than a bool multiply or `where`,
     gives +0.0 for negative weights and also removes inf and NaN.
-
-    Args:
-        target: any shape, contiguous; may be `dense` itself.
-        dense: same shape and type.
-        mask: bool, same shape.
     """
     if target.device.type != "cpu" or not (target.is_contiguous() and dense.is_contiguous() and mask.is_contiguous()):
         target.detach().copy_(
@@ -120,13 +96,13 @@ RANKINGS: tuple[Ranking, ...] = ("matrix", "row", "global")
 
 
 def pruned_count(entries: int, sparsity: float, rounding: Rounding = "floor") -> int:
-    """How many of `entries` weights are removed: floor(s * n), or the nearest (ties to even)."""
+    """Return the number of removed weights among `entries`: floor(s * n), or the nearest (ties to even)."""
     exact = check_sparsity(sparsity) * entries
     return int(exact) if rounding == "floor" else round(exact)
 
 
 def groups_of(names: Sequence[str], ranking: Ranking) -> list[tuple[str, ...]]:
-    """The matrices between which weights compete: each matrix alone (or its rows), or all of them together."""
+    """Return the groups of matrices between which weights compete: each alone (or its rows), or all together."""
     return [tuple(names)] if ranking == "global" else [(name,) for name in names]
 
 
@@ -147,25 +123,25 @@ def keep_top(
         weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
             lower index (in the order of `scores` for `global`).
         rounding: how a fractional count is rounded.
-        pattern: what `keep_pattern` keeps, whatever sparsity, ranking and rounding are.
+        pattern: N:M; keeps N of every M consecutive entries of the last dimension, whatever the other settings are.
 
     Returns:
         Bool tensors of the same shapes, True = kept.
-
-    Raises:
-        UsageError: the pattern does not fit a matrix.
     """
-    if pattern is not None:
-        return keep_pattern(scores, pattern, weights)
     masks: dict[str, Tensor] = {}
-    if ranking == "row":
+    # Rows and N:M groups are consecutive entries of one size, selected all at once.
+    if pattern is not None or ranking == "row":
+        if pattern is not None:
+            pattern.check_shapes({name: values.shape for name, values in scores.items()})
         for name, values in scores.items():
-            entries = values.shape[-1]
-            left = entries - pruned_count(entries, sparsity, rounding)
-            masks[name] = _keep_consecutive(values, entries, left, None if weights is None else weights[name])
+            size = values.shape[-1] if pattern is None else pattern.of
+            left = size - pruned_count(size, sparsity, rounding) if pattern is None else pattern.keep
+            ties = None if weights is None else weights[name].detach().reshape(-1, size)
+            masks[name] = keep_in_groups(values.detach().reshape(-1, size), left, ties).view(values.shape)
         return masks
     for group in groups_of(tuple(scores), ranking):
         flat = [scores[name].detach().reshape(-1) for name in group]
+        # A single matrix is not copied; ties are broken by the weights of the same group.
         joined = _joined(flat)
         ties = None if weights is None else _joined([weights[name].detach().reshape(-1) for name in group])
         kept = _keep_flat(joined, pruned_count(joined.numel(), sparsity, rounding), ties)
@@ -175,55 +151,19 @@ def keep_top(
 
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
-    """One flat tensor; a single one is not copied."""
     return parts[0] if len(parts) == 1 else torch.cat(list(parts))
 
 
 def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """Keep the given number of highest scores of each matrix; of equal scores the one with the lower index survives.
-
-    Args:
-        scores: one float tensor of any shape for each name.
-        counts: how many of it are kept, from 0 to all.
-    """
+    """Keep the given number of highest scores of each tensor; of equal scores the one with the lower index survives."""
     return {
         name: _keep_flat(values.detach().reshape(-1), values.numel() - counts[name], None).reshape(values.shape)
         for name, values in scores.items()
     }
 
 
-def keep_pattern(
-    scores: Mapping[str, Tensor], pattern: Pattern, weights: Mapping[str, Tensor] | None = None
-) -> dict[str, Tensor]:
-    """Keep the N highest scores of every M consecutive entries of the last dimension, exactly.
-
-    Args:
-        scores: one float tensor `(out, in)` for each name.
-        pattern: N and M.
-        weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
-            lower index.
-
-    Returns:
-        Bool tensors of the same shapes, True = kept.
-
-    Raises:
-        UsageError: M does not divide the input dimension of a matrix.
-    """
-    pattern.check_shapes({name: values.shape for name, values in scores.items()})
-    return {
-        name: _keep_consecutive(values, pattern.of, pattern.keep, None if weights is None else weights[name])
-        for name, values in scores.items()
-    }
-
-
-def _keep_consecutive(scores: Tensor, size: int, keep: int, weights: Tensor | None) -> Tensor:
-    """Mask with `keep` of every `size` consecutive entries."""
-    ties = None if weights is None else weights.detach().reshape(-1, size)
-    return keep_in_groups(scores.detach().reshape(-1, size), keep, ties).view(scores.shape)
-
-
 def _keep_flat(scores: Tensor, count: int, weights: Tensor | None) -> Tensor:
-    """Mask of a flat group with `count` entries pruned."""
+    """Return the mask of a flat group with `count` entries pruned."""
     if count == 0:
         return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
     threshold = kth_smallest(scores, count)
@@ -236,7 +176,7 @@ def _keep_flat(scores: Tensor, count: int, weights: Tensor | None) -> Tensor:
 
 
 def _strongest(weights: Tensor | None, tied: Tensor, count: int) -> Tensor:
-    """Positions inside `tied` (ascending indices) of the `count` entries that survive a tie."""
+    """Return the positions inside `tied` (ascending indices) of the `count` entries that survive a tie."""
     if weights is None:
         return torch.arange(count, device=tied.device)
     sizes = weights[tied].abs().nan_to_num_(nan=math.inf, posinf=math.inf)
@@ -244,13 +184,10 @@ def _strongest(weights: Tensor | None, tied: Tensor, count: int) -> Tensor:
 
 
 def kth_smallest(values: Tensor, k: int) -> float:
-    """The k-th smallest value (k from 1), exactly; numpy's vectorised partition is 12 times `kthvalue` on a CPU.
+    """Return the exact k-th smallest of values `(n,)`, k from 1 to n.
 
-    Among many values it is looked for only where a sample says that it lies; where that is wrong, among all of them.
-
-    Args:
-        values: float `(n,)`.
-        k: from 1 to n.
+    numpy's vectorized partition is 12 times faster than `kthvalue` on a CPU. Among many values only those near the
+    place that a sample suggests are partitioned; where the sample misleads, all of them.
     """
     exact = values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
     if values.device.type != "cpu":
@@ -259,8 +196,8 @@ def kth_smallest(values: Tensor, k: int) -> float:
         low, high = _bracket(exact.numpy(), k)
         below, inside = between(exact, low, high)
         if below < k <= below + len(inside):
-            return low if low == high else _partitioned(exact[inside].numpy(), k - below)
-    return _partitioned(exact.numpy(), k)
+            return low if low == high else float(np.partition(exact[inside].numpy(), k - below - 1)[k - below - 1])
+    return float(np.partition(exact.numpy(), k - 1)[k - 1])
 
 
 _MANY = 1 << 20  # values among which looking at a sample first is worth while
@@ -269,7 +206,7 @@ _MARGIN = 0.01  # of all values on either side: five standard deviations of the 
 
 
 def _bracket(values: np.ndarray[Any, Any], k: int) -> tuple[float, float]:
-    """Two values between which the k-th smallest very probably lies; values of a sample, so ties are met exactly."""
+    """Return two values between which the k-th smallest very probably is; they are values of a sample, as ties need."""
     sample = values[:: len(values) // _SAMPLE]
     share = k / len(values)
     places = [int(min(max(edge, 0.0), 1.0) * (len(sample) - 1)) for edge in (share - _MARGIN, share + _MARGIN)]
@@ -278,20 +215,12 @@ def _bracket(values: np.ndarray[Any, Any], k: int) -> tuple[float, float]:
     return (low if places[0] else -math.inf), (high if places[1] < len(sample) - 1 else math.inf)
 
 
-def _partitioned(values: np.ndarray[Any, Any], k: int) -> float:
-    return float(np.partition(values, k - 1)[k - 1])
-
-
 def keep_in_groups(scores: Tensor, keep: int, weights: Tensor | None = None) -> Tensor:
-    """Keep so many of each row of a matrix of groups.
+    """Keep the `keep` highest scores of each row of a matrix of groups.
 
     Args:
         scores: `(groups, size)` float.
-        keep: from 0 to size.
         weights: same shape; the larger absolute weight survives among equal scores, then the lower index.
-
-    Returns:
-        Bool `(groups, size)`, True = kept.
     """
     size = scores.shape[1]
     if keep == size:
@@ -311,8 +240,9 @@ def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
     for start in range(0, groups, step):
         part = slice(start, start + step)
         columns = scores[part].t().contiguous()
+        # Start as if every later entry had won, so that each pair is compared once.
         beaten = torch.arange(size - 1, -1, -1, dtype=torch.uint8, device=scores.device)[:, None]
-        beaten = beaten.repeat(1, columns.shape[1])  # as if every later entry had won
+        beaten = beaten.repeat(1, columns.shape[1])
         for index in range(size - 1):
             wins = columns[index] >= columns[index + 1 :]
             if weights is not None:
@@ -327,13 +257,14 @@ def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
 
 
 def _keep_by_threshold(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
-    """What exceeds each group's own threshold; groups where more than one entry could be the last are sorted."""
+    """Keep the entries above each group's own threshold; sort only groups where a tie leaves a choice."""
     pruned = scores.shape[1] - keep
     exact = scores.float() if scores.element_size() < 4 else scores  # numpy has no bfloat16
     if scores.device.type == "cpu":
         threshold = torch.from_numpy(np.partition(exact.numpy(), pruned - 1, axis=1)[:, pruned - 1 : pruned])
     else:
         threshold = exact.kthvalue(pruned, dim=1, keepdim=True).values
+    # Entries at the threshold fill the missing places; where there are more of them than places, the weights decide.
     kept = exact > threshold
     missing = keep - kept.sum(1, keepdim=True)
     tied = exact == threshold
@@ -358,12 +289,7 @@ _NARROW, WIDE = 0.002, 0.02
 
 
 def adapted(half_width: float, share: float) -> float:
-    """The half width of a band for the next selection.
-
-    Args:
-        half_width: at present.
-        share: of the group that lay inside.
-    """
+    """Return the half width of a band for the next selection, by the share of the group inside the present one."""
     if share > WIDE:
         return half_width / 2
     return half_width * 2 if share < _NARROW else half_width
@@ -373,11 +299,8 @@ class BandSelector:
     """Exact selection for scores that move a little every step.
 
     The last threshold is nearly right, so the entries below a narrow band around it are only counted, and the exact
-    value is looked for among the few inside. Where the band misses, the whole group is searched. The masks are those
-    of `keep_top`, tie for tie.
-
-    Args:
-        count: entries pruned of the group.
+    value is searched among the few inside. Where the band misses, the whole group is searched. The masks are those
+    of `keep_top`, tie for tie. `count` entries of the group are pruned.
     """
 
     def __init__(self, count: int) -> None:
@@ -386,13 +309,7 @@ class BandSelector:
         self._half_width = 0.0
 
     def select(self, scores: Tensor, weights: Tensor, out: Tensor) -> None:
-        """Write the mask of a flat group.
-
-        Args:
-            scores: `(n,)` float32.
-            weights: `(n,)`, the larger absolute weight survives among equal scores.
-            out: `(n,)` bool, overwritten.
-        """
+        """Write the mask of a flat group, all `(n,)`: among equal scores the larger absolute weight survives."""
         if self.count == 0:
             out.fill_(True)
             return
@@ -405,6 +322,7 @@ class BandSelector:
 
     def _locate(self, scores: Tensor) -> tuple[Tensor, int]:
         """Set the threshold; return the indices that equal it and how many of them survive."""
+        # Where the band holds the border, only its entries are searched, and its width is adapted for the next step.
         if self.threshold is not None:
             low, high = self.threshold - self._half_width, self.threshold + self._half_width
             below, inside = between(scores, low, high)
@@ -412,6 +330,7 @@ class BandSelector:
                 values = scores[inside]
                 self._half_width = adapted(self._half_width, inside.numel() / scores.numel())
                 return self._finish(values, inside, below)
+        # The band missed (or there is none yet): search all, and start from a share of the standard deviation.
         self._half_width = float(scores.std(correction=0)) * WIDE
         return self._finish(scores, None, 0)
 

@@ -1,4 +1,4 @@
-"""The ticket itself."""
+"""The ticket: masks and gates of one model, its files, its description, and the settings of its search."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
+from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, present_in, split_name
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.structure import Structure, count_units, expand
@@ -30,7 +31,7 @@ from winning_tickets.tickets.files import (
     MASK_FILE,
     BaseModelInfo,
     TicketInfo,
-    find,
+    find_ticket,
     pack,
     read_info,
     sha256,
@@ -43,17 +44,18 @@ class Ticket:
     """A subnetwork of a pre-trained encoder.
 
     Args:
-        masks: bool tensors by the encoder's own parameter names, or parts of them (`parts`), True = kept.
-        info: where they came from.
+        masks: bool tensors by the encoder's own parameter names, or by parts of fused ones, True = kept.
+        info: provenance.
         mlm_head: the trained MLM head (without decoder matrix), where the search trained one.
-        gates: bool tensors, True = kept, on heads, FFNs, neurons and layers (`structure`).
-        structure: of the encoder; gates need it.
+        gates: bool tensors, True = kept, on heads, FFNs, neurons and layers.
+        structure: layers, heads and FFNs of the encoder; gates need it.
 
     Raises:
         ContentError: a mask is not a bool tensor, a gate does not fit, or there is neither.
 
-    Attributes:
-        gates: as given; empty for a ticket without.
+    Example:
+        >>> ticket = Ticket.from_pretrained("runs/kd60")
+        >>> model = ticket.apply_(AutoModel.from_pretrained("bert-base-uncased"))
     """
 
     def __init__(
@@ -78,7 +80,12 @@ class Ticket:
         self._own = dict(masks)
         if self.structure is not None:
             self.structure.check(self.gates)
-            self._check_shapes()
+            for name, mask in self._expanded[0].items() if self._own else ():
+                if name in self._own and self._own[name].shape != mask.shape:
+                    raise ContentError(
+                        f"The mask of {name} has shape {tuple(self._own[name].shape)}, "
+                        f"by its gates {tuple(mask.shape)}."
+                    )
 
     def __repr__(self) -> str:
         what = f"{len(self.masks)} matrices"
@@ -89,22 +96,14 @@ class Ticket:
 
     @functools.cached_property
     def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """What gates amount to: masks of matrices and of biases."""
+        """Return the masks of matrices and of biases that the gates stand for."""
         return ({}, {}) if self.structure is None else expand(self.gates, self.structure)
-
-    def _check_shapes(self) -> None:
-        """Masks of matrices that the gates prune as well must have their shapes."""
-        for name, mask in self._expanded[0].items() if self._own else ():
-            if name in self._own and self._own[name].shape != mask.shape:
-                raise ContentError(
-                    f"The mask of {name} has shape {tuple(self._own[name].shape)}, by its gates {tuple(mask.shape)}."
-                )
 
     @functools.cached_property
     def masks(self) -> dict[str, Tensor]:
-        """What is kept of each matrix by name, True = kept: by masks, by gates, or by both.
+        """The masks of matrices by name, True = kept by masks and by gates.
 
-        Gates concern every matrix of every layer, so that sparsities of structured tickets are those of one scope.
+        Gates mask every matrix of every layer, so that sparsities of structured tickets have one scope.
         """
         if self.structure is None:
             return self._own
@@ -113,13 +112,13 @@ class Ticket:
 
     @functools.cached_property
     def bias_masks(self) -> dict[str, Tensor]:
-        """What gates keep of the biases that lose something, by name; they do not count in the sparsity."""
+        """The masks of biases that gates prune, by name; they do not count in the sparsity."""
         return self._expanded[1]
 
     def all_masks(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """The masks of all matrices and biases of an encoder that the ticket concerns, parts of fused ones apart.
+        """Return the masks of all matrices and biases, parts of fused ones apart.
 
-        That is all of them, but for a pooler, which many head classes do not load.
+        The mask of a pooler is left out where the encoder has none: many head classes do not load it.
         """
         masks = self.masks | self.bias_masks
         present = set(present_in(encoder, masks))
@@ -146,7 +145,7 @@ class Ticket:
         return self.pruned / self.total
 
     def sparsity_by_matrix(self) -> dict[str, float]:
-        """Fraction removed of each matrix."""
+        """Return the fraction removed of each matrix."""
         return {name: 1 - count_true(mask) / mask.numel() for name, mask in self.masks.items()}
 
     @property
@@ -163,17 +162,22 @@ class Ticket:
         return iter(self.masks)
 
     def masks_on(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """One mask for each parameter of an encoder that the ticket concerns: `all_masks`, parts joined."""
+        """Return one mask for each parameter of an encoder: `all_masks`, parts of fused ones joined."""
         return join_parts(self.all_masks(encoder))
 
-    def check(self, encoder: nn.Module, allow_other_weights: bool = False) -> None:
-        """Make sure that the ticket fits an encoder: names, shapes and, unless told otherwise, the very weights.
+    def check(self, encoder: Any, allow_other_weights: bool = False) -> None:
+        """Check that the ticket fits an encoder: names, shapes and, without `allow_other_weights`, the weights.
 
         Raises:
-            ContentError: a matrix is missing, has another shape, or (without `allow_other_weights`) other values.
+            ContentError: a matrix is missing, has another shape, or other values.
         """
+        # The same matrices can be cut into more or fewer heads, so the shapes do not tell.
+        if self.structure is not None and encoder.config.num_attention_heads != self.structure.num_heads:
+            raise ContentError(
+                f"The ticket was made for {self.structure.num_heads} heads per layer, and this model has "
+                f"{encoder.config.num_attention_heads}."
+            )
         parameters = dict(encoder.named_parameters())
-        self._check_heads(encoder)
         for name, mask in self.all_masks(encoder).items():
             part = split_name(name)
             if part.parameter not in parameters:
@@ -194,16 +198,6 @@ class Ticket:
                     f"The ticket was made for the weights of {self.base.name}; here {name} holds other values. "
                     "Load that model, or pass --allow-other-weights (allow_other_weights=True) if you mean it."
                 )
-
-    def _check_heads(self, encoder: Any) -> None:
-        """The same matrices can be cut into more or fewer heads."""
-        if self.structure is None:
-            return
-        heads = encoder.config.num_attention_heads
-        if heads != self.structure.num_heads:
-            raise ContentError(
-                f"The ticket was made for {self.structure.num_heads} heads a layer, and this model has {heads}."
-            )
 
     def apply_(self, model: Any, allow_other_weights: bool = False) -> Any:
         """Set the pruned weights of a model to exactly +0.0, in place, and return the model.
@@ -226,7 +220,7 @@ class Ticket:
     def save_pretrained(self, directory: Path | str) -> None:
         """Write `ticket.safetensors`, `ticket.json` and, where there is one, `mlm_head.safetensors`.
 
-        The masks take one bit a weight. The description is written last, so a folder with one is complete.
+        The masks take one bit per weight. The description is written last, so a folder with one is complete.
 
         Raises:
             TrainingError: the file system refused; no incomplete ticket is left.
@@ -264,7 +258,7 @@ class Ticket:
             UsageError: there is no ticket there; a folder that holds several is answered with their list.
             ContentError: the ticket was cut off or edited.
         """
-        directory = find(name, revision)
+        directory = find_ticket(name, revision)
         body = read_info(directory)
         try:
             info = TicketInfo.model_validate(body["info"])
@@ -281,25 +275,20 @@ class Ticket:
             raise ContentError(f"The ticket {directory} cannot be used: {error}") from error
 
 
-def _pruned_units(ticket: Ticket) -> dict[str, list[int]] | None:
-    """Indices of what is pruned, by gate; neurons, which are too many to list, are left to the counts."""
-    if ticket.structure is None:
-        return None
-    gates = {name: gate for name, gate in ticket.gates.items() if not name.endswith(".neurons")}
-    return {name: (~gate).nonzero().flatten().tolist() for name, gate in gates.items()}
-
-
 def describe(ticket: Ticket) -> dict[str, Any]:
-    """The facts about a ticket that `tickets inspect` prints: exact sparsity, counts, by matrix, provenance."""
+    """Return the facts that `tickets inspect` prints: exact sparsity, counts, by matrix, provenance."""
     info = ticket.info
     architecture = ARCHITECTURES.get(ticket.base.model_type)
+    # Neurons are too many to list; their counts are among the units.
+    gates = {name: gate for name, gate in ticket.gates.items() if not name.endswith(".neurons")}
+    pruned_units = {name: (~gate).nonzero().flatten().tolist() for name, gate in gates.items()}
     return {
         "id": ticket.id,
         "method": info.method,
         "scope": info.scope,
         "pattern": info.config.get("pattern"),
         "units": None if ticket.structure is None else count_units(ticket.gates, ticket.structure),
-        "pruned_units": _pruned_units(ticket),
+        "pruned_units": None if ticket.structure is None else pruned_units,
         "sparsity": ticket.sparsity,
         "pruned": ticket.pruned,
         "total": ticket.total,
@@ -315,3 +304,38 @@ def describe(ticket: Ticket) -> dict[str, Any]:
         "config": json.loads(json.dumps(info.config)),
         "versions": info.versions,
     }
+
+
+_NO_KIND = {"method", "model", "revision", "layers", "sparsity", "seed", "data_dir", "save_at", "file_sha256"}
+_NO_KIND |= {"level", *COUNT_FIELDS.values()}
+"""Settings that make no other kind of ticket: paths, and what varies over a grid."""
+
+
+def search_settings_of(ticket: Ticket | None) -> dict[str, Any]:
+    """Return how a ticket was found, as far as tickets of several sparsities and seeds share it.
+
+    Returns:
+        `method`; `search`: settings that differ from those of its profile, and the objective of a method that has one,
+        without sparsity, seed and paths; `search_seed`; `asked`: the level or the counts of pruned units, of a
+        structured ticket. All are None for a dense model (no ticket).
+    """
+    if ticket is None:
+        return {"method": None, "search": None, "search_seed": None, "asked": None}
+    info = ticket.info
+    # The settings of the profile; levels and counts decide whether mask training trained gates.
+    usual: dict[str, Any] = {}
+    if info.method in METHOD_NEEDS:
+        named = ("method", "profile", "objective", "level", *COUNT_FIELDS.values())
+        known = {name: info.config[name] for name in named if name in info.config}
+        usual = SearchConfig(model="", **known).resolved().model_dump(mode="json")
+    search = {
+        name: value
+        for name, value in info.config.items()
+        if name not in _NO_KIND and value != usual.get(name) and value not in (None, [], ())
+    }
+    if info.method in METHOD_NEEDS and METHOD_NEEDS[info.method].objective:
+        search["objective"] = info.config["objective"]
+    if "like" in search:
+        search["like"] = True  # which ticket was matched differs with the sparsity
+    asked = {name: info.config[name] for name in ("level", *COUNT_FIELDS.values()) if info.config.get(name)}
+    return {"method": info.method, "search": search, "search_seed": info.seed, "asked": asked or None}
