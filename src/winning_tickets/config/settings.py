@@ -235,11 +235,8 @@ def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
 
 
 def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
-    """The tree of a YAML document, whose nodes know their places, and its value; both are None where it is empty.
-
-    Raises:
-        yaml.YAMLError: it is not valid, has other tags than those of plain values, or exceeds the limits above.
-    """
+    """The tree of a YAML document, whose nodes know their places, and its value; both are None where it is empty."""
+    # A `yaml.YAMLError` is raised for other tags than those of plain values too, and beyond the limits above.
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
     loader = _Loader(text)

@@ -70,14 +70,10 @@ def build_split(
     return Split(texts, labels, soft or None), unlabeled
 
 
-def _is_words(found: Any) -> bool:
-    return isinstance(found, list) and all(isinstance(word, str) and word.strip() for word in found)
-
-
 _IS_TEXT: dict[str, Callable[[Any], bool]] = {
     "any": lambda found: isinstance(found, str),
     "not blank": lambda found: isinstance(found, str) and bool(found.strip()),
-    "words": _is_words,
+    "words": lambda found: isinstance(found, list) and all(isinstance(one, str) and one.strip() for one in found),
 }
 
 

@@ -17,11 +17,8 @@ Array = np.ndarray[Any, Any]
 
 
 def compute(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
-    """Compute all metrics of a task from class indices or scores and the true ones, both `(examples,)`.
-
-    Returns:
-        The metrics by name, accuracy and F1 in 0-1, correlations in -1 to 1; and whether the predictions are constant.
-    """
+    """Compute all metrics of a task from class indices or scores and the true ones, both `(examples,)`, by name."""
+    # Accuracy and F1 are in 0-1, correlations in -1 to 1. The second value says whether the predictions are constant.
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
         raise ValueError(f"Predictions {predictions.shape} and labels {labels.shape} must be two equally long vectors.")

@@ -85,11 +85,8 @@ def entities(labels: Sequence[str]) -> set[Entity]:
 def word_metrics(
     task: Task, predictions: Sequence[Array], labels: Sequence[Sequence[int]]
 ) -> tuple[dict[str, float], bool]:
-    """Compute the metrics over all words, or over all entities, from one class per word (`CUT_OFF` if not seen).
-
-    Returns:
-        The metrics by name, and whether all words got the same class.
-    """
+    """Compute the metrics over all words, or over all entities, from one class per word (`CUT_OFF` if not seen)."""
+    # The second value says whether all words got the same class.
     found, truth = np.concatenate(predictions), np.concatenate([np.asarray(row) for row in labels])
     values = {}
     for name in task.metrics:

@@ -73,15 +73,8 @@ class EvaluationPlan:
         return metrics[self.primary]
 
     def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """The first record with the highest score among those that count.
-
-        Args:
-            records: evaluations in order, with `step`, `evaluation` (metrics by name) and, where the best one is chosen
-                on a part of the dev set, `selection` (the metrics on that part).
-
-        Returns:
-            That record; `step` None and zeros where only scores above 0 count and there is none.
-        """
+        """The first record with the highest score among those that count, on `selection` where records have it."""
+        # Where only scores above 0 count and there is none, `step` is None and all metrics are 0.
         best: dict[str, Any] = {"step": None, "evaluation": dict.fromkeys(metric_names(self.task), 0.0)}
         highest = 0.0 if self.config.best_above_zero else float("-inf")
         for record in records:
@@ -126,13 +119,8 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
 
 
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
-    """Metrics on the validation splits.
-
-    Returns:
-        `evaluation`, all metrics; `degenerate`, whether the predictions are constant, or empty, on one of the splits;
-        and where the best evaluation is chosen on a part of the splits, the metrics on it (`selection`) and on the
-        other part (`rest`).
-    """
+    """Metrics on the validation splits (`evaluation`), on the part that chooses the best one and on the `rest`."""
+    # `degenerate` says whether the predictions are constant, or empty, on one of the splits.
     task, degenerate = prepared.task, False
     parts: dict[str, dict[str, dict[str, float]]] = {}
     for name, encoded in prepared.validation.items():

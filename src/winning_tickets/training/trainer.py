@@ -395,13 +395,7 @@ def last_step(scratch: Path) -> int:
 
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
-    """Train to the end, from the last checkpoint if there is one.
-
-    Raises:
-        TrainingError: the loss or the gradients became NaN or infinite (the state before that step is kept), or the
-            disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-    """
+    """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
     # A signal after the last step of an earlier training of this command stops this one.
     distributed.stop_between(distributed.largest(distributed.kept()))
     found = distributed.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
