@@ -6,6 +6,7 @@ from typing import Any
 
 
 def search(result: dict[str, Any], tickets: list[str]) -> str:
+    """One ticket, or those of several sparsity levels."""
     if "rungs" not in result:
         share = result["pruned_share_of_all_parameters"]
         return f"{tickets[0]}\n{share:.1%} of all encoder parameters are pruned; saved in {result['out']}"
@@ -24,6 +25,7 @@ def search(result: dict[str, Any], tickets: list[str]) -> str:
 
 
 def fitted_head(result: dict[str, Any]) -> str:
+    """Quality of the head before and after the fit."""
     lines = [
         f"  {name}: MLM loss {quality['mlm_loss']:.4f}, perplexity {quality['perplexity']:.1f}, "
         f"accuracy {quality['mlm_accuracy']:.1%}"
@@ -33,6 +35,7 @@ def fitted_head(result: dict[str, Any]) -> str:
 
 
 def evaluation(result: dict[str, Any]) -> str:
+    """The measured values of `evaluate`."""
     losses = ("kd_loss", "mlm_loss", "mlm_accuracy", "attention_loss", "contrastive_loss", "logits_loss")
     keys = (*losses, "similarity_pearson", "similarity_spearman")
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
@@ -153,6 +156,7 @@ def analysis(result: dict[str, Any], out: Any) -> str:
 
 
 def description(result: dict[str, Any]) -> str:
+    """Description of a ticket."""
     lines = [
         f"{result['method']} ticket {result['id']} of {result['base']['name']}",
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})",
@@ -186,6 +190,7 @@ def _predicted(item: dict[str, Any]) -> str:
 
 
 def derived(result: dict[str, Any]) -> str:
+    """A ticket that was made from others."""
     return (
         f"{result['method']} ticket {result['ticket_id']} of {', '.join(result['parents'])}\n"
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}); saved in {result['out']}"
@@ -193,10 +198,12 @@ def derived(result: dict[str, Any]) -> str:
 
 
 def exported(result: dict[str, Any]) -> str:
+    """The export, and a note on its use."""
     return f"{result['format']} export written to {result['out']}\n{result['note']}"
 
 
 def submission(result: dict[str, Any]) -> str:
+    """The files that were written, and those that the server also wants."""
     lines = [f"  {name}: {file['rows']:,} predictions of {file['run']}" for name, file in result["files"].items()]
     if result["missing"]:
         lines.append(f"The GLUE server wants these too: {', '.join(result['missing'])}")
@@ -205,6 +212,7 @@ def submission(result: dict[str, Any]) -> str:
 
 
 def imported(result: dict[str, Any]) -> str:
+    """The ticket of a mask file."""
     return (
         f"{result['out']}: ticket {result['ticket_id']} of {result['model']}, names as in {result['convention']}\n"
         f"  sparsity: {result['sparsity']:.6f} ({result['pruned']:,} of {result['total']:,}, scope {result['scope']})"
@@ -240,6 +248,7 @@ def _milliseconds(latency: dict[str, float]) -> str:
 
 
 def cache(result: dict[str, Any]) -> str:
+    """Entries of the cache and their sizes."""
     lines = [f"{result['root']}: {len(result['entries'])} entries"]
     lines += [f"  {entry['key']}: {entry.get('bytes', 0) / 1e6:.1f} MB" for entry in result["entries"]]
     return "\n".join(lines)

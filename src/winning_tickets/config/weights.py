@@ -15,6 +15,8 @@ NOISE_SCALE = 0.1  # standard deviation of `noise` without a scale, in units of 
 
 @dataclass(frozen=True)
 class Rewind:
+    """A policy of rewinding."""
+
     kind: str  # pretrained, none, reinit, noise, step or percent
     amount: float = 0.0  # the scale of the noise, the step, or the percentage of the first round
 
@@ -50,6 +52,8 @@ START_WORDS = (PRETRAINED, "reinit", "shuffle-within", "shuffle-layers", "noise"
 
 @dataclass(frozen=True)
 class Start:
+    """Weights to start from."""
+
     kind: str  # one of START_WORDS, or path
     scale: float = 0.0  # of noise, in standard deviations of each matrix
     path: Path | None = None  # a state file, or a folder with Hugging Face weights

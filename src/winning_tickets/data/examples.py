@@ -89,6 +89,7 @@ def as_number(found: Any) -> float | None:
 
 
 def read_score(found: Any, where: str) -> float:
+    """Return the score of a regression."""
     value = as_number(found)
     if value is None:
         raise ContentError(f"{where}: label {shown(found)} is not a number.")

@@ -67,6 +67,7 @@ def read_copy(task: Task, data_dir: Path) -> TaskData | None:
 
 
 def read_hub(task: Task) -> TaskData:
+    """Read a task from the hub."""
     if task.hub is None:
         raise UsageError(f"The task {task.name} is not on the Hugging Face hub.")
     found = load_hub(*task.hub, f"the task {task.name}", f"--data-dir takes {describe_release(task)} too.")

@@ -66,6 +66,8 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
+    """Examples of one split."""
+
     texts: tuple[list[Any], ...]  # by text column: strings, or lists of words where each word has a label
     labels: list[Any]  # by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `Answers`
     soft: list[tuple[float, ...]] | None = None  # soft labels of each example: one number per class, or one score

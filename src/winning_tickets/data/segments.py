@@ -33,6 +33,7 @@ class Segments:
 
 
 def parse_segments(text: str) -> Segments:
+    """Parse `--segments`."""
     if match := re.fullmatch(r"(packed|sections):([1-9]\d{0,6})", text):
         return Segments("packed" if match[1] == "packed" else "sections", int(match[2]), int(match[2]))
     if match := re.fullmatch(r"lines(?::([1-9]\d{0,6}))?", text):

@@ -76,6 +76,7 @@ TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 
 
 def get_task(name: str) -> Task:
+    """Return the record of a task."""
     if name not in TASKS:
         raise unknown("task", name, TASKS, "For data of your own, use --train-file and --validation-file.")
     return TASKS[name]

@@ -100,6 +100,7 @@ def _changed(what: str, it: str) -> ContentError:
 
 
 def problems_of(check: Callable[[], object]) -> list[str]:
+    """The problems that a check raises."""
     try:
         check()
     except UsageError as error:

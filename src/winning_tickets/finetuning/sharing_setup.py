@@ -215,4 +215,5 @@ def _data(config: ResolvedShare, task: str) -> TaskData:
 
 
 def train_examples(config: ShareConfig, data: TaskData, seed: int) -> Split:
+    """The training examples of one seed."""
     return train_subset(data.train, config.train_size or data.task.train_size, seed)

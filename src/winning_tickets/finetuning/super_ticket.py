@@ -151,6 +151,7 @@ def check(config: SuperConfig) -> None:
 
 
 def trainings(config: SuperConfig) -> int:
+    """The number of fine-tunings of a resolved configuration."""
     points = 1 + len(config.level) * len(config.selections)
     return points * len(list(config.grid())) * len(config.fine_tuning.seeds) + (config.importance_from is None)
 

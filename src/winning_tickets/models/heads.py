@@ -38,6 +38,8 @@ Rows = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class TaskKind:
+    """One kind of task."""
+
     head: Head
     problem_type: str | None  # name of the kind in transformers, where it has one
     encode: Callable[[Split, Any, int, int], EncodedSplit]

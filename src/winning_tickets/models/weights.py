@@ -30,6 +30,8 @@ _HEAD = "head."
 
 
 class StateInfo(BaseModel):
+    """Description of a state."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     base_hash: str  # of the pre-trained weights that it descends from
@@ -40,6 +42,8 @@ class StateInfo(BaseModel):
 
 @dataclass(frozen=True)
 class State:
+    """A loaded state."""
+
     tensors: dict[str, Tensor]  # the encoder's parameters by its own names
     heads: dict[str, Tensor]  # parameters outside the encoder, by the names they were saved under
     info: StateInfo

@@ -42,6 +42,8 @@ class Outputs:
 
 @dataclass(frozen=True)
 class TermSettings:
+    """Settings of the terms."""
+
     kd_error: Literal["cosine", "mse"] = "cosine"  # of `kd`: 1 - cosine (TAMT eq. 6), or mean squared error
     count_padding: bool = False  # whether padded positions count in `kd`, as in the released code
     temperature: float = 0.05  # of `contrastive`

@@ -65,6 +65,8 @@ class SoftLabelLoss:
 
 @dataclass(frozen=True)
 class TaskLoss:
+    """The loss of one kind of task."""
+
     count: Callable[[Tensor], int | Tensor]  # from the labels
     sum: Callable[[Tensor, Tensor], Tensor]  # over a batch, from logits and labels
 
