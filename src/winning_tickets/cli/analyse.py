@@ -67,7 +67,8 @@ def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], A
             given |= {name: read(given[name]) for name, read in readers.items()}
             chosen = function(**given) or given
             save.check_out(out)
-            result = ANALYSES[function.__name__](**chosen)
+            paths = chosen.pop(next(iter(own)))  # called tickets, searches or runs
+            result = ANALYSES[function.__name__](paths, **chosen)
             if out is not None:
                 save.save(result, out, force=force)
             emit(result, as_json, show.analysis(result, out))
@@ -92,7 +93,7 @@ BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, max=LAST_SEED, help
 
 @analysis(labels=split_words)
 def similarity(
-    paths: Tickets,
+    tickets: Tickets,
     of: Annotated[str, typer.Option("--of", help="Overlap of kept or of pruned weights: kept or pruned.")] = "kept",
     average: Annotated[
         str, typer.Option("--average", help="Average: pooled over all weights, or the mean over matrices (matrix).")
@@ -107,7 +108,7 @@ def similarity(
 
 @analysis(labels=split_words)
 def distance(
-    paths: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="Folders of searches with --save-at.")],
+    searches: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="Folders of searches with --save-at.")],
     reference: Annotated[
         str | None, typer.Option("--reference", help="A ticket that distances are taken to, instead of OMP.")
     ] = None,
@@ -121,7 +122,7 @@ def distance(
 
 
 @analysis(labels=split_words)
-def densities(paths: Tickets, labels: Labels = None) -> None:
+def densities(tickets: Tickets, labels: Labels = None) -> None:
     """Count the weights that tickets keep of each matrix, and the rows and columns that are removed.
 
     Example: tickets analyse densities global-ticket --out densities
@@ -144,7 +145,7 @@ def predictors(
 
 @analysis(names=split_words, importances=split_words)
 def sharing(
-    paths: Annotated[
+    tickets: Annotated[
         list[str],
         typer.Argument(metavar="TICKET...", help="Tickets of heads and FFNs, one per task, or one shared model."),
     ],
