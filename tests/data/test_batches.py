@@ -268,7 +268,7 @@ def test_short_corpora() -> None:
         ("mixed:2-40", "leave no room"),
         ("packed:65", "do not fit into batches of 64 tokens; raise --batch-tokens to at least 65"),
         ("mixed", "do not fit into batches of 64 tokens; raise --batch-tokens to at least 128"),
-        ("mixed:10-20", "are drawn at random, so they have no end: they are for training. Use packed:L or lines"),
+        ("mixed:10-20", "are drawn at random, without an end, for training. Use packed:L or lines"),
     ],
 )
 def test_segments_that_cannot_work(segments: str, message: str) -> None:
@@ -277,7 +277,7 @@ def test_segments_that_cannot_work(segments: str, message: str) -> None:
 
 
 def test_segments_longer_than_the_model() -> None:
-    with pytest.raises(UsageError, match="longer than the 512 tokens that the model takes"):
+    with pytest.raises(UsageError, match="longer than the 512 tokens of the model"):
         batches(words_of(5000), "packed:513", 1024)
 
 

@@ -128,7 +128,7 @@ def test_wrong_rows_of_the_hub(tmp_path: Path) -> None:
     other = hub_rows(ROWS).map(lambda r: {"answers": {"text": r["answers"]["text"], "answer_start": [1, 2]}})
     with pytest.raises(ContentError, match="row 0: each answer must be a text with the character at which it starts"):
         load_task("squad", copy_of_the_hub(tmp_path / "c", other))
-    with pytest.raises(ContentError, match="row 0: expected answers as lists 'text' and 'answer_start', found 'x'"):
+    with pytest.raises(ContentError, match="row 0: expected lists 'text' and 'answer_start', found 'x'"):
         read_answers("x", "row 0")
 
 

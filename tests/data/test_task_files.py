@@ -214,7 +214,7 @@ e: 7
         ),
         (
             "task_type: Span, kd_loss: KlCriterion",
-            "kd_loss goes with one class or one score per text, not with Span; remove it.",
+            "kd_loss goes with one class or score per text, not with Span; remove it.",
         ),
         ("task_type: SequenceLabeling, n_class: 5", "labels are missing; labels of words need names."),
         ("task_type: Classification, data_format: PremiseOnly, labels: [a, a, b]", "labels: a comes twice."),
@@ -265,7 +265,7 @@ def test_what_comes_twice(write):
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words", "{}"])
 def test_files_of_another_shape(write, text):
-    with pytest.raises(UsageError, match=r"tasks.yml must map names of tasks to their definitions"):
+    with pytest.raises(UsageError, match=r"tasks.yml must map tasks to definitions"):
         load_definitions(write(text))
 
 

@@ -89,7 +89,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     message = r"f\.conll, line 4: label 'B-AGE' is not in the training file; allowed: B-PET, I-PET, O"
     with pytest.raises(ContentError, match=message):
         load_files(good, other, None, label_column="labels", kind="tokens")
-    with pytest.raises(UsageError, match="--kind tokens takes one text column, that of the words; found a, b"):
+    with pytest.raises(UsageError, match="--kind tokens takes one text column, the words; found a, b"):
         both(good, text_columns=("a", "b"))
     with pytest.raises(
         UsageError, match=r"--metric macro_f1 does not go with these labels \(B-PET, I-PET, O\); use f1 or"

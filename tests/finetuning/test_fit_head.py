@@ -378,7 +378,7 @@ def test_the_head_does_not_depend_on_global_random_numbers(tmp_path, corpus):
 
 def test_what_cannot_be_fitted_is_refused(tmp_path, corpus):
     with_head = make_model(tmp_path / "mlm")
-    with pytest.raises(UsageError, match="has a trained MLM head already; see how good it is with tickets evaluate"):
+    with pytest.raises(UsageError, match="has a trained MLM head; see tickets evaluate"):
         fit_head(settings(with_head, corpus), tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match=r"needs --corpus(.|\n)*Unknown segments 'pages'"):
         fit_head(FitHeadConfig(model="m", segments="pages"), tmp_path / "out", QUIET)

@@ -561,7 +561,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
     config = ShareConfig(tasks=("rte",), model=bert, smart=Smart())
     with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
         prepare(config, Runtime(quiet=True, bf16=True))
-    with pytest.raises(UsageError, match="--smart goes with one class or one score a text, and the task squad"):
+    with pytest.raises(UsageError, match="--smart goes with one class or score per text; the task squad"):
         prepare(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
         Smart.of(alpha=-1.0)
@@ -576,7 +576,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"level": {"rte": 30.0}}, "--level goes with --tickets auto, which makes tickets"),
         ({"tickets": "auto", "level": {"rte": 30.0}}, "--level has no value for mrpc, stsb; give each task one, 0%"),
         ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte is outside"),
-        ({"mixing": "ratio"}, "--mixing ratio needs --ratio, the batches of all other tasks for each"),
+        ({"mixing": "ratio"}, "--mixing ratio needs --ratio: batches of all other tasks per batch"),
         ({"mixing": "ratio", "ratio": 1.0, "main_task": "cola"}, "--main-task cola is none of the tasks rte, mrpc"),
         ({"ratio": 1.0}, "--main-task and --ratio go with --mixing ratio"),
         ({"epochs": 1.0, "steps": 3}, "--epochs and --steps contradict each other"),

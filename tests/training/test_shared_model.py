@@ -113,7 +113,7 @@ def test_finding_it(made, tmp_path):
     assert find_shared(run, 11) == run / "seed-11" / "model"
     assert all(is_shared(path) for path in (run, run / "seed-3", run / "seed-3" / "model"))
     assert not is_shared(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="no shared model of seed 4; there are those of 3, 11"):
+    with pytest.raises(UsageError, match="no model of seed 4; there are those of 3, 11"):
         find_shared(run, 4)
     with pytest.raises(UsageError, match="--seed 3 chooses among the seeds of a run, and .* is a single model"):
         find_shared(run / "seed-3", 3)

@@ -18,8 +18,7 @@ from winning_tickets.config import (
     TransferConfig,
 )
 
-Printed = tuple[dict[str, Any], str]
-"""A result, and the text that is printed without `--json`."""
+Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed without `--json`
 
 
 @verb(

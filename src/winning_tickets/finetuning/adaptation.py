@@ -19,17 +19,15 @@ from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
 from winning_tickets.training.predict import TaskInfo
 
-_SHOWN = 4
-"""Labels that a note names."""
+_SHOWN = 4  # labels that a note names
 _NO_LABELS: tuple[Kind, ...] = ("regression", "span")
 
 
 @dataclass(frozen=True)
 class KeptHead:
-    """The rows of an output layer that are kept, in the order of the new task's labels, and the same in words.
+    """The rows of an output layer that are kept, in the order of the new task's labels, and the same in words."""
 
-    `rows` is None where the head is initialized afresh.
-    """
+    # `rows` is None where the head is initialized afresh.
 
     rows: tuple[int, ...] | None
     note: str

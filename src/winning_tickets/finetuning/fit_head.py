@@ -33,11 +33,9 @@ from winning_tickets.training.optimizers import decay_groups
 from winning_tickets.training.predict import save_folder
 from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
 
-MARKER = "fit_head.json"
-"""The run's marker: `config.json` is the model's here."""
+MARKER = "fit_head.json"  # the run's marker: `config.json` is the model's here
 
-COUNTED_AT_ONCE = 2**22
-"""Tokens of the corpus, which is on disk, that are in memory at a time."""
+COUNTED_AT_ONCE = 2**22  # tokens of the corpus, which is on disk, that are in memory at a time
 
 
 @distributed.together()
@@ -95,10 +93,7 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
         torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
     if plm.has_mlm_head:
-        raise UsageError(
-            f"{config.model} has a trained MLM head already; see how good it is with tickets evaluate {config.model} "
-            "--objective mlm."
-        )
+        raise UsageError(f"{config.model} has a trained MLM head; see tickets evaluate {config.model} --objective mlm.")
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     return plm
 
@@ -173,7 +168,6 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
         rate = {"lr": config.encoder_learning_rate}
         groups += [group | rate for group in decay_groups(encoder, config.weight_decay)]
     with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
-        log = StepLog(run, advance)
         trainer = TicketTrainer(
             model=plm.model,
             objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
@@ -192,9 +186,8 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
             ),
             train_dataset=batches,
             data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime)],
+            callbacks=[StepLog(run, advance), Checkpoints(runtime)],
         )
-        log.trainer = trainer
         run_training(trainer, run)
 
 

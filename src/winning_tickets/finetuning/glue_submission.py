@@ -115,9 +115,7 @@ def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:
     info = TaskInfo.read(folder)
     name = _ALIASES.get(info.task, info.task)
     if name not in SERVER_FILES:
-        raise UsageError(
-            f"{run} is a run of {info.task}, which is not a task of the GLUE server: {', '.join(SERVER_FILES)}."
-        )
+        raise UsageError(f"{run} is a run of {info.task}, not a task of the GLUE server: {', '.join(SERVER_FILES)}.")
     task = TASKS[name]
     if info.kind != task.kind or len(info.text_columns) != len(task.text_columns):
         raise ContentError(
@@ -128,7 +126,6 @@ def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:
 
 
 def _classes(run: Path | str, info: TaskInfo, task: Task) -> list[str]:
-    """The server's name of each class of a model."""
     by_name = set(info.labels) == set(task.labels)
     by_number = info.labels == tuple(map(str, range(len(task.labels))))
     in_words = task.name in _IN_WORDS

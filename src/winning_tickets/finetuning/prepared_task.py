@@ -27,38 +27,23 @@ class DevPart:
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task with everything about it that is the same for all seeds.
+    """A task with everything about it that is the same for all seeds."""
 
-    Attributes:
-        data: the task and its examples.
-        validation: tokenized examples by name of the split.
-        selection: the part of each split that the best evaluation is chosen on, and the rest; empty where it is chosen
-            on the whole split.
-        train_examples: size of the training set, or of the subset.
-        train_windows: number of windows over these examples (of the first seed), for spans; they fill the batches.
-        batch_size: examples per step.
-        max_length: tokens that an example or a window is cut to.
-        doc_stride: tokens from one window to the next, for spans.
-        steps_per_epoch: batches of one pass over the training set.
-    """
-
-    data: TaskData
-    validation: dict[str, EncodedSplit]
-    selection: dict[str, tuple[DevPart, DevPart]]
-    train_examples: int
-    train_windows: int | None
+    data: TaskData  # the task and its examples
+    validation: dict[str, EncodedSplit]  # by name of the split
+    selection: dict[str, tuple[DevPart, DevPart]]  # part of each split to choose the best evaluation on, and the rest
+    train_examples: int  # size of the training set, or of the subset
+    train_windows: int | None  # of spans: windows over the examples of the first seed, which fill the batches
     batch_size: int
-    max_length: int
-    doc_stride: int | None
+    max_length: int  # tokens that an example or a window is cut to
+    doc_stride: int | None  # of spans: tokens from one window to the next
     steps_per_epoch: int
 
     @property
     def task(self) -> Task:
-        """The task's record."""
         return self.data.task
 
     def info(self, ticket: Ticket | None) -> TaskInfo:
-        """The description that is saved with a model."""
         return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
 
     def encode(self, plm: PLM, split: Split) -> EncodedSplit:
@@ -75,11 +60,9 @@ def prepare_task(
     doc_stride: int | None = None,
     select_on: float = 0.0,
 ) -> PreparedTask:
-    """Tokenize a task for a model.
-
-    `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on` the
-    validation splits of `data` are in the order of that choice.
-    """
+    """Tokenize a task for a model."""
+    # `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on`
+    # the validation splits of `data` are in the order of that choice.
     task = data.task
     length = text_length(max_length, task, plm)
     stride = window_stride(doc_stride, task, length)

@@ -29,11 +29,10 @@ from winning_tickets.training.task_data import load_data, train_split
 
 @dataclass(frozen=True)
 class PreparedTransfer(PreparedTask):
-    """A transfer with everything that is the same for all seeds.
+    """A transfer with everything that is the same for all seeds."""
 
-    `config` is as given. `base` and `start_hash` are hashes of the base weights, and of the weights in a state, a
-    folder or a fine-tuned model to start from; None for start weights that are made here.
-    """
+    # `config` is as given. `base` and `start_hash` are hashes of the base weights, and of the weights in a state, a
+    # folder or a fine-tuned model to start from; None for start weights that are made here.
 
     config: TransferConfig
     target: Target
@@ -46,7 +45,6 @@ class PreparedTransfer(PreparedTask):
 
     @property
     def plan(self) -> EvaluationPlan:
-        """The plan of its evaluations."""
         return EvaluationPlan(self.config.resolved(), self.task, self.eval_steps, self.steps_per_epoch, self.steps)
 
     def identity(self, config: TransferConfig) -> str:

@@ -31,11 +31,10 @@ _LOGGED = ("step", "seconds", "learning_rate", "evaluation", "degenerate")
 
 @dataclass(frozen=True)
 class PreparedSharing:
-    """A sharing with everything that is the same for all seeds.
+    """A sharing with everything that is the same for all seeds."""
 
-    `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None while
-    those of `auto` are not found.
-    """
+    # `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None
+    # while those of `auto` are not found.
 
     config: ShareConfig
     target: Target
@@ -47,11 +46,9 @@ class PreparedSharing:
 
     @property
     def settings(self) -> ResolvedShare:
-        """The configuration with every open choice filled."""
         return self.config.resolved()
 
     def ticket_of(self, task: str) -> Ticket | None:
-        """The ticket of a task; None where it uses the whole encoder."""
         return (self.tickets or {}).get(task)
 
     def identity(self, config: ShareConfig) -> str:
@@ -154,7 +151,7 @@ def _mixing_problems(config: ShareConfig) -> list[str]:
         problems.append(f"--main-task {config.main_task} is none of the tasks {', '.join(config.tasks)}.")
     if config.ratio is None or config.ratio < 0:
         problems.append(
-            "--mixing ratio needs --ratio, the batches of all other tasks for each batch of the main one, 0 or more."
+            "--mixing ratio needs --ratio: batches of all other tasks per batch of the main one, 0 or more."
         )
     return problems
 

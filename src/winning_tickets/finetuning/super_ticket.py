@@ -36,10 +36,9 @@ PARTS = {"selection": "best_selection", "rest": "best_rest", "whole": "best"}
 
 @dataclass(frozen=True)
 class Runs:
-    """The fine-tunings of the full model, or of the tickets of one level: one run, or one for each seed's ticket.
+    """The fine-tunings of the full model, or of the tickets of one level: one run, or one for each seed's ticket."""
 
-    `folders` are under the folder of the search, and `settings` is the name of the settings in the grid.
-    """
+    # `folders` are under the folder of the search, and `settings` is the name of the settings in the grid.
 
     folders: tuple[str, ...]
     results: tuple[dict[str, Any], ...]
@@ -158,10 +157,8 @@ def trainings(config: SuperConfig) -> int:
 
 
 def _best_settings(config: SuperConfig, folder: Path, name: str, targets: tuple[str, ...], runtime: Runtime) -> Runs:
-    """Fine-tune with all settings of the grid in `folder/name`; the runs with the best mean on the selection.
-
-    `targets` is one model or ticket for all seeds, or a ticket for each seed.
-    """
+    """Fine-tune with all settings of the grid in `folder/name`; the runs with the best mean on the selection."""
+    # `targets` is one model or ticket for all seeds, or a ticket for each seed.
     best: Runs | None = None
     for settings, fine_tuning in config.grid():
         seeds = fine_tuning.seeds
@@ -218,7 +215,6 @@ def _folder(config: SuperConfig, level: float) -> str:
 
 
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
-    """The search of the tickets of one selection."""
     fine_tuning = config.fine_tuning
     fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
     fields |= {"level": config.level, "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}

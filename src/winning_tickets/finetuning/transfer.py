@@ -122,13 +122,17 @@ def _trainer(
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
     config, ticket = prepared.config, prepared.target.ticket
-    log = StepLog(run, advance)
+
+    def build_optimizer(model: Any) -> torch.optim.Optimizer:
+        groups = decay_groups(model.parameters(), config.weight_decay)
+        return make_optimizer(config.optimizer, groups, prepared.learning_rate)
+
     # The ticket was checked against the base weights before; the weights of a checkpoint are others.
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
-    trainer = TicketTrainer(
+    return TicketTrainer(
         model=plm.model,
         objective=task_losses(prepared.task, config.smart),
-        build_optimizer=_optimizer(config, prepared.learning_rate),
+        build_optimizer=None if config.optimizer == "adamw" else build_optimizer,
         args=arguments(
             run.scratch,
             runtime,
@@ -145,17 +149,8 @@ def _trainer(
         data_collator=collate(
             plm.tokenizer, prepared.max_length if prepared.plan.config.padding == "max-length" else None
         ),
-        callbacks=[*held, log, evaluations, Checkpoints(runtime)],
+        callbacks=[*held, StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
-    log.trainer = trainer
-    return trainer
-
-
-def _optimizer(config: TransferConfig, rate: float) -> Callable[[Any], torch.optim.Optimizer] | None:
-    """The optimizer where it is not the Trainer's AdamW."""
-    if config.optimizer == "adamw":
-        return None
-    return lambda model: make_optimizer(config.optimizer, decay_groups(model.parameters(), config.weight_decay), rate)
 
 
 def _check_pruned(ticket: Ticket, plm: PLM) -> None:
@@ -177,14 +172,13 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
     build_directory(folder, lambda staging: save_model(plm, prepared.info(ticket), ticket, staging))
 
 
-_SUMMARY = (
+_SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` have too
     *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
     *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart"),
     *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
     *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
-"""Keys of a summary in their order, which the rows of `runs.csv` have too."""
 
 
 def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:

@@ -31,8 +31,7 @@ def label_set_metrics(task: Task, predictions: Array, labels: Array) -> tuple[di
     return {name: float(known[name]) for name in task.metrics}, len(np.unique(predictions, axis=0)) <= 1
 
 
-Outputs = Sequence[Array]
-"""Logits of each item: `(outputs,)`, or `(tokens, outputs)`."""
+Outputs = Sequence[Array]  # logits of each item: `(outputs,)`, or `(tokens, outputs)`
 Scored = tuple[dict[str, float], bool]
 Rows = list[dict[str, Any]]
 
@@ -42,14 +41,12 @@ class TaskKind:
     """One kind of task."""
 
     head: Head
-    problem_type: str | None
-    """Name of the kind in transformers, where it has one."""
+    problem_type: str | None  # name of the kind in transformers, where it has one
     encode: Callable[[Split, Any, int, int], EncodedSplit]
     """Tokenize a split with a tokenizer, `max_length` and `doc_stride`."""
     score: Callable[[Task, Outputs, EncodedSplit, Split], Scored]
     """Return the metrics of a task by name, and whether the predictions are degenerate (all alike)."""
-    unlabelled: Callable[[tuple[list[str], ...]], Split]
-    """Make a split of new texts, one list per column."""
+    unlabelled: Callable[[tuple[list[str], ...]], Split]  # make a split of new texts, one list per column
     predict: Callable[[Outputs, EncodedSplit, Split, tuple[str, ...]], Rows]
     """Return the prediction for each example, given the names of the labels."""
 
@@ -192,12 +189,7 @@ def window_stride(asked: int | None, task: Task, max_length: int) -> int | None:
     if asked is None:
         return task.doc_stride
     if task.kind != "span":
-        raise UsageError(
-            f"--doc-stride goes with answers in texts (--task squad, or JSON of that kind); {task.name} has none."
-        )
+        raise UsageError(f"--doc-stride goes with answers in texts, such as --task squad; {task.name} has none.")
     if asked >= max_length:
-        raise UsageError(
-            f"--doc-stride {asked} is impossible: windows of {max_length} tokens would leave gaps; "
-            "give fewer, such as 128."
-        )
+        raise UsageError(f"--doc-stride {asked} is impossible: {max_length} tokens would leave gaps; give fewer.")
     return asked

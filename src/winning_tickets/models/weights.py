@@ -70,9 +70,7 @@ def load_state(path: Path | str) -> State:
             metadata = (handle.metadata() or {}).get(_METADATA)
             tensors = {} if metadata is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ContentError(
-            f"The state {path} cannot be read ({error}); it was cut off, or is another kind of file."
-        ) from error
+        raise ContentError(f"The state {path} cannot be read ({error}); it was cut off or is no state.") from error
     if metadata is None:
         raise ContentError(
             f"{path} is a safetensors file, but no state of this tool; give a file of DIR/states/ of an imp search, or "
@@ -103,11 +101,9 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 @torch.no_grad()
 def write_state_(encoder: nn.Module, tensors: Mapping[str, Tensor], names: Sequence[str] | None = None) -> None:
-    """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit.
-
-    `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
-    which not every head class has: one that `tensors` lacks is left as it is.
-    """
+    """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit."""
+    # `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
+    # which not every head class has: one that `tensors` lacks is left as it is.
     parameters = dict(encoder.named_parameters())
     if names is None:
         _check_same_names(parameters, tensors)
@@ -147,11 +143,9 @@ def pretrained(plm: PLM) -> dict[str, Tensor]:
 
 
 def noisy(plm: PLM, seed: int, scale: float) -> dict[str, Tensor]:
-    """Return the weights plus Gaussian noise on every matrix of the default scope.
-
-    The noise has `scale` times the standard deviation of the matrix. The released code of BERT-tickets adds k * 0.0387
-    to all matrices, about k times the deviation of BERT's prunable weights.
-    """
+    """Return the weights plus Gaussian noise on every matrix of the default scope."""
+    # The noise has `scale` times the standard deviation of the matrix. The released code of BERT-tickets adds k *
+    # 0.0387 to all matrices, about k times the deviation of BERT's prunable weights.
     generator = torch.Generator().manual_seed(seed)
     tensors = pretrained(plm)
     for view in matrices_of(tensors, prunable_names(plm)).values():
@@ -181,10 +175,8 @@ def shuffled_within(plm: PLM, seed: int) -> dict[str, Tensor]:
 
 
 def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """Return the weights with the layers in another order: all matrices of a layer move together.
-
-    Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
-    """
+    """Return the weights with the layers in another order: all matrices of a layer move together."""
+    # Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
     layers = [
         [name for matrices in layer.values() for name in matrices]
         for layer in plm.architecture.layer_matrices(plm.encoder)
@@ -209,10 +201,8 @@ def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
 
 
 def start_weights(start: Start, plm: PLM, seed: int, base: str | None = None) -> dict[str, Tensor]:
-    """Return the weights of a start as new tensors on the CPU.
-
-    `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
-    """
+    """Return the weights of a start as new tensors on the CPU."""
+    # `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
     if start.path is not None:
         return _state_of(start.path, base) if start.path.is_file() else _encoder_of(start.path, plm)
     if start.kind == "noise":

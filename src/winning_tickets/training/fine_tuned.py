@@ -53,14 +53,8 @@ def is_fine_tuned(path: Path | str) -> bool:
 def open_fine_tuned(
     path: Path | str, task: str | None = None, seed: int | None = None, default: str | None = None
 ) -> FineTunedModel:
-    """Find a fine-tuned model and its ticket; the weights are read by `load`.
-
-    Args:
-        path: a transfer or share, one of its `seed-N`, or a saved model.
-        task: task of a shared model.
-        seed: seed of the model in a run; None takes the first one.
-        default: task of a shared model if `task` is None.
-    """
+    """Find a fine-tuned model and its ticket in a run, one of its `seed-N` or a folder; `load` reads the weights."""
+    # `task` is that of a shared model, by default `default`; without a seed the first one is taken.
     if is_shared(path):
         shared = SharedModel.open(find_shared(path, seed))
         task = _chosen(shared, task, default)

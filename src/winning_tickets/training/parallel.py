@@ -21,13 +21,7 @@ _SEED_STEP = 1_000_003  # between the seeds of two ranks
 
 
 def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
-    """Return the rows `rank`, `rank + count`, ... of a batch; there may be none.
-
-    Args:
-        batch: tensors whose first dimension is that of the examples, or such batches by name.
-        rank: rank of this process.
-        count: number of ranks; with one the batch is returned as it is.
-    """
+    """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of each batch in it; there may be none."""
     if count == 1:
         return batch
     return {
@@ -45,12 +39,10 @@ def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients over all ranks; a parameter that no rank used keeps none.
-
-    Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
-    several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
-    must not touch the heads of other tasks. Hooks on gradients have run before.
-    """
+    """Sum the gradients over all ranks; a parameter that no rank used keeps none."""
+    # Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
+    # several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
+    # must not touch the heads of other tasks. Hooks on gradients have run before.
     if distributed.count() == 1:
         return
     # Ranks may have used different heads: find the parameters that any rank has a gradient of.

@@ -34,8 +34,7 @@ HELD_TICKET = Path("held") / "ticket"
 """Place of a saved model's ticket; a folder with a ticket directly in it would count as a ticket itself."""
 SHARED_PLACES = ("shared.json", f"{MODEL_FOLDER}/shared.json", f"seed-*/{MODEL_FOLDER}/shared.json")
 """Places of the description of a shared model, which belongs to several tasks."""
-BATCH_TOKENS = 8192
-"""Padded tokens per forward pass without gradients."""
+BATCH_TOKENS = 8192  # padded tokens per forward pass without gradients
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,11 @@ class TaskInfo:
 
     @classmethod
     def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, sparsity: float) -> Self:
-        """Describe a task."""
         columns, labels = task.text_columns, task.labels
         return cls(task.name, columns, labels, max_length, ticket_id, sparsity, task.kind, doc_stride)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the description of a saved model."""
         content = read_json(folder / TASK_FILE, "task description")
         try:
             lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
@@ -79,15 +76,12 @@ class TaskInfo:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Store the description in a saved model's folder."""
         write_json(folder / TASK_FILE, asdict(self))
 
 
 def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Save a model and its tokenizer as an ordinary Hugging Face folder.
-
-    `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
-    """
+    """Save a model and its tokenizer as an ordinary Hugging Face folder."""
+    # `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
     try:
         model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
         tokenizer.save_pretrained(folder)
@@ -106,42 +100,44 @@ def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) ->
 
 
 def find_model(run: Path | str, seed: int | None = None) -> Path:
-    """Return the folder of a fine-tuned model.
-
-    `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
-    """
+    """Return the folder of a fine-tuned model."""
+    # `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
     path = Path(run)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
     if not path.is_dir():
         raise UsageError(f"There is no run {path}; give the --out of a tickets transfer with --save-model.")
-    if (path / TASK_FILE).is_file() or (path / MODEL_FOLDER / TASK_FILE).is_file():
-        if seed is not None:
-            raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
-        return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
-    # The path is a run with several seeds, a shared model, or a run that saved no model.
-    found = saved_seeds(path, TASK_FILE)
+    if (found := find_saved(path, TASK_FILE, seed)) is not None:
+        return found
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
         raise UsageError(
             f"{path} is a model that several tasks share; take one of them out first: tickets export {path} --format "
             "masked --task NAME --out DIR."
         )
-    if not found:
-        refuse_unfinished(path)
-        raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
-    if seed is not None and seed not in found:
-        raise UsageError(f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, found))}.")
-    return found[seed if seed is not None else next(iter(found))]
+    refuse_unfinished(path)
+    raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
 
 
-def saved_seeds(path: Path, description: str) -> dict[int, Path]:
-    """Return the model folders of a run's finished seeds, lowest seed first, that have a description of this name."""
+def find_saved(path: Path, description: str, seed: int | None = None) -> Path | None:
+    """Find the folder of a saved model that has a description of this name: a path, its `model`, or that of a seed."""
+    for folder in (path, path / MODEL_FOLDER):
+        if (folder / description).is_file():
+            if seed is not None:
+                raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
+            return folder
+    # A run with several seeds; those that are not finished do not count.
     found = {}
     for folder in path.glob("seed-*"):
         number = folder.name.removeprefix("seed-")
         if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / description).is_file():
             found[int(number)] = folder / MODEL_FOLDER
-    return dict(sorted(found.items()))
+    if not found:
+        return None
+    if seed is not None and seed not in found:
+        raise UsageError(
+            f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, sorted(found)))}."
+        )
+    return found[min(found) if seed is None else seed]
 
 
 def encode_for(
@@ -162,10 +158,8 @@ def load_saved(folder: Path, info: TaskInfo) -> PLM:
 
 
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
-    """Return the outputs of a model with a head, without dropout, in batches of similar lengths.
-
-    For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
-    """
+    """Return the outputs of a model with a head, without dropout, in batches of similar lengths."""
+    # For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
     pad = collate(plm.tokenizer)
     device = plm.model.device
     lengths = [len(ids) for ids in split.columns["input_ids"]]
@@ -194,10 +188,7 @@ def _by_length(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def predict(
-    run: Path | str,
-    texts: Sequence[tuple[str, ...]],
-    seed: int | None = None,
-    runtime: Runtime | None = None,
+    run: Path | str, texts: Sequence[tuple[str, ...]], seed: int | None = None, runtime: Runtime | None = None
 ) -> dict[str, Any]:
     """Label texts with a model that `transfer` fine-tuned and saved.
 

@@ -27,17 +27,8 @@ from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError
 from winning_tickets.runs.files import REFUSALS, to_disk
 from winning_tickets.runs.progress import hand_over, tracked
+from winning_tickets.training import parallel
 from winning_tickets.training.objectives.base import Objective
-from winning_tickets.training.parallel import (
-    all_reduce_gradients,
-    load_random_state,
-    nonempty,
-    random_state,
-    save_random_states,
-    seed_by_rank,
-    set_random_state,
-    shard_batch,
-)
 
 CHECKPOINT = "checkpoint-"
 WEIGHTS = "model.safetensors"
@@ -56,10 +47,9 @@ class NotFiniteError(TrainingError):
 
 
 class FiniteSteps:
-    """Checks each step between its backward pass and the optimizer; raises on non-finite steps, or skips them.
+    """Checks each step between its backward pass and the optimizer; raises on non-finite steps, or skips them."""
 
-    `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
-    """
+    # `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
 
     def __init__(self, skip: bool) -> None:
         self._skip = skip
@@ -71,10 +61,8 @@ class FiniteSteps:
         self._in_a_row = skipped
 
     def check(self, step: int, parts: Mapping[str, float], norm: float, optimizer: Any) -> None:
-        """Check the parts of the loss and the gradient norm of a step, counted from 1.
-
-        A skipped step loses its gradients, so that the optimizer changes nothing.
-        """
+        """Check the parts of the loss and the gradient norm of a step, counted from 1."""
+        # A skipped step loses its gradients, so that the optimizer changes nothing.
         self.skipped = not all(map(math.isfinite, (*parts.values(), norm)))
         if not self.skipped:
             self._in_a_row = 0
@@ -108,10 +96,9 @@ def _found(step: int, parts: Mapping[str, float], norm: float) -> str:
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once.
+    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once."""
 
-    A signal to one rank stops all ranks.
-    """
+    # A signal to one rank stops all ranks.
 
     def __init__(self) -> None:
         self.signal_number: int | None = None  # the signal that all ranks have agreed to stop at
@@ -138,7 +125,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Give each rank random numbers of its own."""
-        seed_by_rank()
+        parallel.seed_by_rank()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Agree with the other ranks on a stop, and ask for a checkpoint."""
@@ -171,24 +158,12 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Appends one record per step to `metrics.jsonl` and advances the progress display.
-
-    Args:
-        run: the run's directory.
-        advance: called after each step with the step and a short text.
-        extra: more fields of the record.
-
-    Attributes:
-        trainer: set after construction; the parts of the loss are read from it.
-    """
+    """Appends one record per step to `metrics.jsonl` and advances the progress display; `extra` adds to the record."""
 
     def __init__(
-        self,
-        run: RunDirectory,
-        advance: Callable[[int, str], None],
-        extra: Callable[[], dict[str, Any]] = dict,
+        self, run: RunDirectory, advance: Callable[[int, str], None], extra: Callable[[], dict[str, Any]] = dict
     ) -> None:
-        self.trainer: TicketTrainer | None = None
+        self.trainer: TicketTrainer | None = None  # sets itself; the parts of the loss are read from it
         self._run = run
         self._advance = advance
         self._extra = extra
@@ -208,7 +183,6 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._rate = self.trainer._get_learning_rate()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the step."""
         assert self.trainer is not None
         now = time.monotonic()
         parts = {} if self.trainer.finite.skipped else dict(self.trainer.parts)
@@ -246,25 +220,16 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
 
 
 class TicketTrainer(Trainer):  # type: ignore[misc]
-    """Trains an objective given as sums and counts; several ranks share every batch.
-
-    Args:
-        objective: the loss to minimize.
-        build_optimizer: makes the optimizer once the model is on its device; None takes the Trainer's AdamW.
-        schedule: factor of the learning rate by step; None takes the Trainer's own schedule.
-        in_order: visit the training set in its own order (its items are whole batches).
-        save_weights: put the model's weights into checkpoints; a mask search keeps its state in the optimizer.
-        options: everything else a Trainer takes.
-    """
+    """Trains an objective given as sums and counts; several ranks share every batch."""
 
     def __init__(
         self,
         *,
         objective: Objective,
-        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
-        schedule: Callable[[int], float] | None = None,
-        in_order: bool = False,
-        save_weights: bool = True,
+        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,  # None takes the Trainer's AdamW
+        schedule: Callable[[int], float] | None = None,  # factor of the rate by step; None takes the Trainer's own
+        in_order: bool = False,  # visit the training set in its own order (its items are whole batches)
+        save_weights: bool = True,  # put weights into checkpoints; a mask search keeps its state in the optimizer
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -281,16 +246,17 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._random_state: list[Tensor] = []
         self._random_states: list[list[Tensor]] = []
         self.finite = FiniteSteps(skip=self.args.skip_not_finite)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, StepLog):
+                callback.trainer = self
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the configured optimizer, else the Trainer's own."""
         if self._build_optimizer is None:
             return super().create_optimizer(model)
         self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Make the configured schedule, else the Trainer's own."""
         if self._schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._schedule)
@@ -302,7 +268,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Return this rank's micro-batches of one optimizer step, and count each part of the loss over all of them."""
         # Remembered so that a step that fails can be repeated with the same dropout.
-        self._random_state = random_state()
+        self._random_state = parallel.random_state()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # Counts are those of the whole step, on all ranks: micro-batches of different sizes then average correctly.
         totals: dict[str, Tensor] = {}
@@ -311,18 +277,18 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
         self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
         self.parts = {}
-        return [shard_batch(batch, distributed.rank(), distributed.count()) for batch in batches], None
+        return [parallel.shard_batch(batch, distributed.rank(), distributed.count()) for batch in batches], None
 
     def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
         """Run forward and backward of one micro-batch; all-reduce the gradients at the last one of a step."""
-        present = nonempty(inputs)
+        present = parallel.nonempty(inputs)
         if present:
             loss = super().training_step(model, present, *rest, **options)
         else:  # fewer examples than ranks
             loss = torch.zeros((), device=self.args.device)
             self._add_parts({})
         if self.accelerator.sync_gradients:
-            all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
+            parallel.all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
         return loss
 
     def compute_loss(
@@ -352,7 +318,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        self._random_states = distributed.gathered(random_state())
+        self._random_states = distributed.gathered(parallel.random_state())
         distributed.on_main(lambda: self._write_checkpoint(model, trial))
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
@@ -397,17 +363,17 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def keep_last_good_state(self) -> None:
         """Write a checkpoint from which the failed step can be repeated with the same dropout."""
-        set_random_state(self._random_state)
+        parallel.set_random_state(self._random_state)
         self._save_checkpoint(self.model)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        save_random_states(Path(output_dir), self._random_states)
+        parallel.save_random_states(Path(output_dir), self._random_states)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
-            load_random_state(Path(checkpoint))
+            parallel.load_random_state(Path(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._save_weights and not isinstance(self.model, PreTrainedModel):
@@ -429,13 +395,7 @@ def last_step(scratch: Path) -> int:
 
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
-    """Train to the end, from the last checkpoint if there is one.
-
-    Raises:
-        TrainingError: the loss or the gradients became NaN or infinite (the state before that step is kept), or the
-            disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-    """
+    """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
     # A signal after the last step of an earlier training of this command stops this one.
     distributed.stop_between(distributed.largest(distributed.kept()))
     found = distributed.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
