@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification
 from bench import Bench, common_options, run, timings
 from interleave import Step
 from texts import tokenizer_of
-from winning_tickets.data.encode import collate, encode
+from winning_tickets.data.encode import encode, make_collator
 from winning_tickets.data.mixing import TaskBatches
 from winning_tickets.data.pydocs import pydocs_task
 
@@ -40,7 +40,8 @@ class PaddingBench(Bench):
         lengths = {"longest": None, "max_length": options.length}
         self.texts = {
             variant: [
-                TaskBatches(examples, collate(tokenizer, length), options.batch, seed=0)[i] for i in range(self.batches)
+                TaskBatches(examples, make_collator(tokenizer, length), options.batch, seed=0)[i]
+                for i in range(self.batches)
             ]
             for variant, length in lengths.items()
         }

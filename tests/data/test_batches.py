@@ -304,7 +304,7 @@ def test_real_wikitext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoTokenizer
 
     from winning_tickets.data.corpora import load_corpus
-    from winning_tickets.data.token_cache import tokenise
+    from winning_tickets.data.token_cache import tokenize
 
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "wikitext-2"
     if not folder.is_dir():
@@ -314,7 +314,7 @@ def test_real_wikitext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if spec is None:
         pytest.skip("the encoder of the extra `demo` is not installed")
     tokenizer = AutoTokenizer.from_pretrained(Path(str(spec.origin)).parent / "model")
-    stream = tokenise(load_corpus(str(folder), "validation"), tokenizer)
+    stream = tokenize(load_corpus(str(folder), "validation"), tokenizer)
     options = {"batch_tokens": 2048, "n_batches": None, "seed": 0, "shuffle": False, "mlm_probability": 0.15}
     packed = CorpusBatches(stream, tokenizer, segments="packed:128", **options)
     assert sum(len(packed[index]["input_ids"]) for index in range(len(packed))) == stream.n_tokens // 126

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from samples.tiny import tiny_tokenizer
 from samples.tiny_models import TEXT
 from winning_tickets.data import hub
-from winning_tickets.data.encode import EncodedSplit, collate
+from winning_tickets.data.encode import EncodedSplit, make_collator
 from winning_tickets.data.examples import read_answers
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.records import Answers, Split
@@ -259,13 +259,13 @@ def test_windows_know_their_question_and_the_first_answer_is_trained_on() -> Non
     encoded = encode_windows(Split((["birds"] * 2, [long, CONTEXT]), answers), TOKENIZER, 16, 8)
     assert encoded.owners == [0, 0, 0, 1]
     assert encoded.labels == [(0, 0), (0, 0), (7, 7), (3, 4)]
-    batch = collate(TOKENIZER)([encoded[index] for index in range(4)])
+    batch = make_collator(TOKENIZER)([encoded[index] for index in range(4)])
     assert batch["labels"].tolist() == [[0, 0], [0, 0], [7, 7], [3, 4]]
     assert batch["input_ids"].shape == (4, 16)
     assert batch["attention_mask"].sum(1).tolist() == [16, 16, 9, 16]
     left = tiny_tokenizer(TEXT)
     left.padding_side = "left"
-    assert collate(left)([encoded[2], encoded[0]])["attention_mask"][0].tolist() == [1] * 9 + [0] * 7
+    assert make_collator(left)([encoded[2], encoded[0]])["attention_mask"][0].tolist() == [1] * 9 + [0] * 7
 
 
 def test_blanks_around_an_answer_do_not_count() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from winning_tickets.data.records import METRICS_OF
 from winning_tickets.data.task_files import TaskDefinition, load_definitions, task_of
-from winning_tickets.models.heads import outputs_of
+from winning_tickets.models.heads import num_outputs
 from winning_tickets.runs.errors import ContentError, UsageError
 
 # The keys and values of the definitions that MT-DNN users have; made-up tasks.
@@ -110,7 +110,7 @@ def test_records(write):
     assert answers.learning_rate == 3e-5
     for task in found.values():
         assert set(task.metrics) <= set(METRICS_OF[task.kind])
-        assert outputs_of(task.kind, task.labels) == {"answers": 2, "alike": 1}.get(task.name, len(task.labels))
+        assert num_outputs(task.kind, task.labels) == {"answers": 2, "alike": 1}.get(task.name, len(task.labels))
 
 
 def test_keys_of_ours(write):

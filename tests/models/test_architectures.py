@@ -29,7 +29,7 @@ from winning_tickets import (
     hold,
     search,
 )
-from winning_tickets.finetuning.setup import prepare as prepare_transfer
+from winning_tickets.finetuning.setup import prepare_transfer as prepare_transfer
 from winning_tickets.models.architectures import ARCHITECTURES, FusedSlice, join_parts, prunable_views, split_name
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.pruning.mask_training import set_dropout

@@ -10,7 +10,7 @@ from winning_tickets.data.metrics import averages
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json
-from winning_tickets.runs.statistics import is_score, summarise
+from winning_tickets.runs.statistics import is_score, summarize
 
 KINDS = ("final", "best")
 
@@ -100,5 +100,5 @@ def _task(run: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
-    summary = summarise(values)
+    summary = summarize(values)
     return {"mean": summary.mean, "std": summary.std, "n": summary.n, "values": values}

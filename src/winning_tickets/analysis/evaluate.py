@@ -12,7 +12,7 @@ from torch import Tensor
 from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.models.loading import PLM, base_hash, choose_device, load_mlm_head, untie_decoder, weight_hashes
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.progress import progress
@@ -150,7 +150,7 @@ def _on_corpus(
     if needs_mlm_head(names):
         objective_terms.check_mlm_tokenizer(plm.tokenizer, plm.name)
     batches = CorpusBatches(
-        tokenise(corpus, plm.tokenizer),
+        tokenize(corpus, plm.tokenizer),
         plm.tokenizer,
         segments=config.segments,
         batch_tokens=config.batch_tokens,

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, index_once, read_runs
+from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, index_once, read_runs
 from winning_tickets.analysis.statistics import Array, about, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
@@ -70,7 +70,7 @@ def gain(
     }
 
 
-def _cell(key: Key, groups: Mapping[str, dict[Key, Cell]]) -> dict[str, Any]:
+def _cell(key: Key, groups: Mapping[str, dict[Key, RunScore]]) -> dict[str, Any]:
     target, baseline, dense = groups["target"][key], groups["baseline"][key], groups.get("dense", {}).get(key)
     return {
         "task": target.task,
@@ -160,7 +160,7 @@ def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
     return result
 
 
-def _describe(group: Mapping[Key, Cell]) -> dict[str, Any]:
+def _describe(group: Mapping[Key, RunScore]) -> dict[str, Any]:
     """Tickets and files of a group; the id None is the dense model."""
     found = {cell.ticket_id: cell for cell in group.values()}
     return {

@@ -11,7 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, is_transfer, read_runs
+from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, is_transfer, read_runs
 from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, about, correlate, correlate_within
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
@@ -162,7 +162,7 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
         raise UsageError(f"Evaluations and transfer runs are joined here, and there are no {lacking} among the paths.")
     check_metrics(cells)
     # Join both sides by ticket; hashes of base weights by model come from the files that have both.
-    both: list[Measurement | Cell] = [*found, *cells]
+    both: list[Measurement | RunScore] = [*found, *cells]
     hashes = {one.model: one.base_hash for one in both if one.model is not None and one.base_hash is not None}
     rows = _rows(_by_subject(found, hashes), _by_key(cells, hashes))
     if not rows:
@@ -194,9 +194,9 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
     }
 
 
-def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement], list[Cell]]:
+def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement], list[RunScore]]:
     found: list[Measurement] = []
-    cells: list[Cell] = []
+    cells: list[RunScore] = []
     for path in map(Path, paths):
         content: Any = read_json(path, "result") if path.is_file() else None
         if is_evaluation(content):
@@ -235,7 +235,7 @@ def _distances(content: Mapping[str, Any], path: str) -> list[Measurement]:
     ]
 
 
-def _key(one: Measurement | Cell, hashes: Mapping[str, str]) -> Key:
+def _key(one: Measurement | RunScore, hashes: Mapping[str, str]) -> Key:
     """The key that evaluations and transfers are joined by: the ticket, or the dense weights (or their name)."""
     if one.ticket_id is not None:
         return "ticket", one.ticket_id
@@ -243,9 +243,9 @@ def _key(one: Measurement | Cell, hashes: Mapping[str, str]) -> Key:
     return "dense", one.base_hash or hashes.get(model, model)
 
 
-def _by_key(cells: Sequence[Cell], hashes: Mapping[str, str]) -> dict[Key, list[Cell]]:
-    groups: dict[Key, list[Cell]] = {}
-    seen: dict[tuple[Key, str, int], Cell] = {}
+def _by_key(cells: Sequence[RunScore], hashes: Mapping[str, str]) -> dict[Key, list[RunScore]]:
+    groups: dict[Key, list[RunScore]] = {}
+    seen: dict[tuple[Key, str, int], RunScore] = {}
     for cell in cells:
         key = _key(cell, hashes)
         earlier = seen.setdefault((key, cell.task, cell.seed), cell)
@@ -261,7 +261,7 @@ def _by_key(cells: Sequence[Cell], hashes: Mapping[str, str]) -> dict[Key, list[
 
 
 def _rows(
-    measured: Mapping[Key, Mapping[str, Measurement]], moved: Mapping[Key, Sequence[Cell]]
+    measured: Mapping[Key, Mapping[str, Measurement]], moved: Mapping[Key, Sequence[RunScore]]
 ) -> list[dict[str, Any]]:
     rows = []
     for key, columns in measured.items():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis import results
-from winning_tickets.analysis.results import Cell, Score
+from winning_tickets.analysis.results import RunScore, Score
 from winning_tickets.analysis.statistics import non_inferior
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import deviation
@@ -18,7 +18,7 @@ VARIED = ("learning_rate", "batch_size", "steps")
 _SAME = ("train_examples", "max_length", "data_hash")
 
 Setting = tuple[Any, ...]
-Group = dict[Setting, dict[int, Cell]]
+Group = dict[Setting, dict[int, RunScore]]
 
 
 def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: s
     }
 
 
-def _check(cells: Sequence[Cell]) -> None:
+def _check(cells: Sequence[RunScore]) -> None:
     first = cells[0]
     results.check_metrics(cells)
     for cell in cells:
@@ -77,10 +77,10 @@ def _check(cells: Sequence[Cell]) -> None:
                 raise ContentError(f"The runs differ in {name}: {values}; leave one of them out.")
 
 
-def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
+def _groups(cells: Sequence[RunScore]) -> dict[str, Group]:
     """Cells by group, setting and seed; groups and seeds in the order of the runs, settings sorted."""
     labels = _labels(cells)
-    found: dict[str, dict[Setting, list[Cell]]] = {}
+    found: dict[str, dict[Setting, list[RunScore]]] = {}
     for cell, label in zip(cells, labels, strict=True):
         setting = tuple(cell.settings[name] for name in VARIED)
         found.setdefault(label, {}).setdefault(setting, []).append(cell)
@@ -93,7 +93,7 @@ def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
     }
 
 
-def _labels(cells: Sequence[Cell]) -> list[str]:
+def _labels(cells: Sequence[RunScore]) -> list[str]:
     """The group of each run: `dense`, or the search of the tickets (with any seed) and their sparsity."""
     tickets = results.group_labels([cell for cell in cells if cell.ticket_id is not None])
     found = []
@@ -110,7 +110,7 @@ def _named(setting: Setting) -> dict[str, Any]:
     return dict(zip(VARIED, setting, strict=True))
 
 
-def _summary(by_seed: Mapping[int, Cell]) -> dict[str, Any]:
+def _summary(by_seed: Mapping[int, RunScore]) -> dict[str, Any]:
     values = [cell.value for cell in by_seed.values()]
     return {
         "mean": statistics.fmean(values),
@@ -143,7 +143,7 @@ def _group(name: str, group: Group) -> dict[str, Any]:
     }
 
 
-def _difference(own: Mapping[int, Cell], dense: Mapping[int, Cell]) -> dict[str, Any]:
+def _difference(own: Mapping[int, RunScore], dense: Mapping[int, RunScore]) -> dict[str, Any]:
     """Mean difference of runs with one seed, and its two-sided 95 % interval by Student's t."""
     first, second = ({seed: cell.value for seed, cell in one.items()} for one in (own, dense))
     below, above = non_inferior(first, second, 0.0, 0.975), non_inferior(second, first, 0.0, 0.975)

@@ -10,7 +10,7 @@ from typing import Any
 
 from winning_tickets.analysis import results
 from winning_tickets.analysis import statistics as criteria
-from winning_tickets.analysis.results import Cell, Score, group_key, index_once
+from winning_tickets.analysis.results import RunScore, Score, group_key, index_once
 from winning_tickets.analysis.statistics import Criterion, Outcome, Statistic, StdOf
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.statistics import deviation
@@ -41,7 +41,7 @@ class Rule:
                 f"--statistic {self.statistic} does not go with --criterion non-inferior, which is a test of means."
             )
 
-    def judge(self, subnetwork: Sequence[Cell], full: Sequence[Cell]) -> Outcome:
+    def judge(self, subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> Outcome:
         """Apply the criterion to runs of tickets of one kind and those of the full model."""
         own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
         if self.criterion == "exceeds":
@@ -64,7 +64,7 @@ class Point:
     task: str
     group: str
     sparsity: float
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[RunScore] = field(default_factory=list)
 
 
 def winning(
@@ -133,7 +133,7 @@ def _check_seeds(select: Seeds, report: Seeds) -> None:
         raise UsageError(f"Seeds {seeds} are among both --select-seeds and --report-seeds; give each seed to one.")
 
 
-def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[Cell]:
+def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[RunScore]:
     cells = results.read_runs(paths, score, metric, kind)
     for cell in cells:
         if (cell.ticket_id is None) != (kind == "dense"):
@@ -142,7 +142,7 @@ def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | No
     return cells
 
 
-def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
+def _dense_of(task: str, full: Sequence[RunScore]) -> list[RunScore]:
     """The full model's runs of a task, each seed once."""
     found = index_once((cell for cell in full if cell.task == task), lambda cell: cell.seed, "The dense runs")
     if not found:
@@ -150,7 +150,7 @@ def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
+def _points(tickets: Sequence[RunScore], labels: Mapping[str, str]) -> list[Point]:
     """Runs by task, group and rising sparsity."""
     found: dict[tuple[str, str, float], Point] = {}
     for cell, sparsity in zip(tickets, results.grid_sparsities(tickets), strict=True):
@@ -163,7 +163,7 @@ def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
     return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))
 
 
-def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell], list[Cell]]:
+def _chosen(point: Point, full: Sequence[RunScore], seeds: Seeds) -> tuple[list[RunScore], list[RunScore]]:
     """The runs of the ticket and of the full model with the seeds, or all of them."""
     own = point.cells
     if seeds is None:
@@ -179,7 +179,7 @@ def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell
     return [cell for cell in own if cell.seed in seeds], [cell for cell in full if cell.seed in seeds]
 
 
-def _summary(cells: Sequence[Cell]) -> dict[str, Any]:
+def _summary(cells: Sequence[RunScore]) -> dict[str, Any]:
     values = [cell.value for cell in cells]
     return {
         "n": len(values),
@@ -192,7 +192,7 @@ def _summary(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
+def _task(task: str, full: Sequence[RunScore], rule: Rule) -> dict[str, Any]:
     majority = next((cell.majority for cell in full if cell.majority is not None), None)
     constant = any(cell.degenerate for cell in full)
     reasons = criteria.degenerate_reasons([cell.value for cell in full], constant, majority, rule.statistic)
@@ -205,7 +205,7 @@ def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
     }
 
 
-def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, Any]:
+def _record(point: Point, outcome: Outcome, full: Sequence[RunScore]) -> dict[str, Any]:
     own = point.cells
     known = {cell.seed for cell in full}
     unpaired = sorted({cell.seed for cell in own} - known) if outcome.criterion == "non-inferior" else []
@@ -225,7 +225,7 @@ def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, A
 
 
 def _highest(
-    pair: tuple[str, str], judged: Sequence[tuple[Point, Outcome]], full: Sequence[Cell], rule: Rule, report: Seeds
+    pair: tuple[str, str], judged: Sequence[tuple[Point, Outcome]], full: Sequence[RunScore], rule: Rule, report: Seeds
 ) -> dict[str, Any]:
     """The highest winning sparsity of a task and group, and its scores on the seeds to report."""
     own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
@@ -249,7 +249,7 @@ def _highest(
     return result
 
 
-def _fine_tuned_on(task: str, full: Sequence[Cell], points: Sequence[Point]) -> dict[str, list[Cell]]:
+def _fine_tuned_on(task: str, full: Sequence[RunScore], points: Sequence[Point]) -> dict[str, list[RunScore]]:
     """All runs on a task by group; that of the full model is called `dense`."""
     groups = {"dense": list(full)}
     for point in points:

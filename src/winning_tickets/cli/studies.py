@@ -262,9 +262,9 @@ app.add_typer(cache_app, name="cache")
 @cache_app.command("list")
 def cache_list(as_json: options.Json = False) -> None:
     """List the folder and the entries of the cache."""
-    from winning_tickets.data.token_cache import cache_root, list_entries
+    from winning_tickets.data.token_cache import cache_root, list_cache_entries
 
-    result = {"root": str(cache_root()), "entries": list_entries()}
+    result = {"root": str(cache_root()), "entries": list_cache_entries()}
     emit(result, as_json, show.cache(result))
 
 
@@ -276,11 +276,11 @@ def cache_clean(
     as_json: options.Json = False,
 ) -> None:
     """Remove tokenized corpora; they are made again when needed."""
-    from winning_tickets.data.token_cache import clean
+    from winning_tickets.data.token_cache import clean_cache
 
     if older_than_days is not None and not older_than_days >= 0:
         raise UsageError(f"--older-than-days {older_than_days} is impossible; give a number of days, such as 30.")
-    freed = clean(older_than_days)
+    freed = clean_cache(older_than_days)
     emit({"bytes_freed": freed}, as_json, f"{freed / 1e6:.1f} MB freed")
 
 

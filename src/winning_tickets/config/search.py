@@ -42,7 +42,7 @@ _train = partial(setting, panel=TRAINING, methods=TRAINED)
 _mask = partial(setting, panel=TRAINING, methods=MASKS)
 
 
-class LearningSettings(Settings):
+class TaskSettings(Settings):
     """The part of a `SearchConfig` about learning from tasks, and about iterative pruning."""
 
     tasks: tuple[str, ...] = _task(
@@ -98,7 +98,7 @@ class LearningSettings(Settings):
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
-class SearchConfig(LearningSettings, StructuredSettings):
+class SearchConfig(TaskSettings, StructuredSettings):
     """A search for a ticket.
 
     Fields that are None take the value of the profile.

@@ -78,7 +78,7 @@ def require_offsets(tokenizer: Any) -> None:
         )
 
 
-def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
+def make_collator(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
     """Return a collator that pads on the right, to `length` or to the longest item."""
     padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
 

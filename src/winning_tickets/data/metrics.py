@@ -16,7 +16,7 @@ from winning_tickets.runs.statistics import LARGEST
 Array = np.ndarray[Any, Any]
 
 
-def compute(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
+def compute_metrics(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
     """Compute all metrics of a task from class indices or scores and the true ones, both `(examples,)`, by name."""
     # Accuracy and F1 are in 0-1, correlations in -1 to 1. The second value says whether the predictions are constant.
     predictions, labels = np.asarray(predictions), np.asarray(labels)
@@ -70,7 +70,7 @@ def primary_metric(task: Task) -> str:
     return metric_names(task)[0]
 
 
-def combine(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Merge the metrics of all splits: `accuracy_matched`, `accuracy_mismatched` for MNLI, plain names elsewhere."""
     suffixes = _suffixes(task)
     return {f"{name}{suffixes[split]}": value for split in suffixes for name, value in by_split[split].items()}

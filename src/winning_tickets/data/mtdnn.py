@@ -28,7 +28,7 @@ _SUFFIXES = (".tsv", ".jsonl", ".json")  # suffixes of data files, in the order 
 _HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have another one on the hub
 
 
-def load_defined(definition: TaskDefinition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
+def load_defined_task(definition: TaskDefinition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
     """Read the examples of a task that a task file defines."""
     # The folder has `NAME_SPLIT.tsv`, `.jsonl` or `.json` for each split. A task that `load_task` knows by this name is
     # also read from a GLUE download, a copy of the hub's repository or, without any folder, from the hub.

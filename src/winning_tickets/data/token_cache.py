@@ -67,7 +67,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return fingerprint(json.dumps(part, sort_keys=True) for part in (state, special, sorted(tokenizer.all_special_ids)))
 
 
-def tokenise(corpus: CorpusText, tokenizer: Any) -> TokenStream:
+def tokenize(corpus: CorpusText, tokenizer: Any) -> TokenStream:
     """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache."""
     # A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
     key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
@@ -197,12 +197,12 @@ def _discard(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def list_entries() -> list[dict[str, Any]]:
+def list_cache_entries() -> list[dict[str, Any]]:
     """List the entries, the most recently used one first: key, corpus, split, tokens, lines, bytes, last use."""
     return sorted(map(_describe, _folders(hidden=False)), key=lambda entry: -float(entry["last_used"]))
 
 
-def clean(older_than_days: float | None = None) -> int:
+def clean_cache(older_than_days: float | None = None) -> int:
     """Remove entries not used for so many days (None: all) and leftovers of killed runs; return the bytes freed."""
     now = time.time()
     freed = 0

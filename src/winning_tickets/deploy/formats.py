@@ -16,8 +16,8 @@ from winning_tickets.deploy.source import Export, Source, copy_files, files_in
 from winning_tickets.models import loading
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.compact_layers import MODEL_FILE, PREFIX
-from winning_tickets.models.loading import PLM, base_hash, resolve
-from winning_tickets.models.weights import content_hash, pretrained
+from winning_tickets.models.loading import PLM, base_hash, resolve_model
+from winning_tickets.models.weights import content_hash, copy_encoder_weights
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import inside, read_json, read_object
 from winning_tickets.tickets.files import is_ticket
@@ -145,12 +145,12 @@ def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
 
 def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
     """Copy the list of modules, the pooling and so on of a sentence-transformers model; other models have none."""
-    where = Path(resolve(name))
+    where = Path(resolve_model(name))
     if not where.is_dir():  # the small files of a hub model are in the hub's cache
         from huggingface_hub import snapshot_download
 
         patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
-        where = Path(snapshot_download(resolve(name), revision=revision, allow_patterns=patterns))
+        where = Path(snapshot_download(resolve_model(name), revision=revision, allow_patterns=patterns))
     if not (where / SENTENCE_FILES[0]).is_file():
         return
     names = [file for file in SENTENCE_FILES if (where / file).is_file()]
@@ -241,7 +241,7 @@ def encoder(source: Source) -> Export:
         shared, model = None, open_fine_tuned(source.name, seed=source.seed)
         plm, info = model.load(), model.info
         facts = {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
-    weights = pretrained(plm)
+    weights = copy_encoder_weights(plm)
     if not plm.has_pooler:  # a loaded one would be random
         weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
 

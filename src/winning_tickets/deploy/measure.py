@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.compact_layers import COMPACT
-from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve
+from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve_model
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
@@ -175,7 +175,7 @@ def load_target(
 
 def _weights_folder(name: str, revision: str | None) -> Path | None:
     """Local folder of the weights of a model that was just loaded."""
-    where = resolve(name)
+    where = resolve_model(name)
     if Path(where).is_dir():
         return Path(where)
     from huggingface_hub import snapshot_download

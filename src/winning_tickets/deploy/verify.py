@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.runs.directory import SCRATCH
 from winning_tickets.runs.errors import TicketsError, UsageError
 from winning_tickets.runs.files import is_temporary, read_json
-from winning_tickets.runs.store.checksums import Finding, left_behind
+from winning_tickets.runs.store.checksums import Finding, find_leftovers
 from winning_tickets.runs.store.index import is_store
 from winning_tickets.runs.store.store import Store
 
@@ -52,7 +52,7 @@ def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
         else:
             if not path.is_dir() or not any(file.name in _SIGNS for file in path.rglob("*.json")):
                 raise UsageError(f"{path} is neither a store nor the folder of a run, ticket or export.")
-            report.findings += left_behind(path)
+            report.findings += find_leftovers(path)
             _look_inside(path, report)
     findings = [{"kind": one.kind, "path": str(one.path), "detail": one.detail} for one in report.findings]
     return {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from winning_tickets.config import PRETRAINED, TransferConfig
 from winning_tickets.data.records import Kind, Task
-from winning_tickets.models.heads import load_for_task, outputs_of
+from winning_tickets.models.heads import load_for_task, num_outputs
 from winning_tickets.models.loading import PLM, outside_encoder, with_fresh_head
 from winning_tickets.models.weights import content_hash
 from winning_tickets.tickets.target import Target
@@ -40,7 +40,7 @@ def kept_head(old: TaskInfo, task: Task, fresh: bool = False) -> KeptHead:
     if old.kind != task.kind:
         return KeptHead(None, f"fresh (kinds differ: {task.kind}; the model has {old.kind})")
     if task.kind in _NO_LABELS:
-        return KeptHead(tuple(range(outputs_of(task.kind, ()))), "kept")
+        return KeptHead(tuple(range(num_outputs(task.kind, ()))), "kept")
     if not set(task.labels) <= set(old.labels):
         note = f"fresh (labels differ: {_listed(task.labels)}; the model has {_listed(old.labels)})"
         return KeptHead(None, note)

@@ -10,7 +10,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from winning_tickets.config.transfer import ResolvedTransfer
-from winning_tickets.data.metrics import combine, metric_names, primary_metric
+from winning_tickets.data.metrics import combine_splits, metric_names, primary_metric
 from winning_tickets.data.records import Task
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import KINDS
@@ -137,4 +137,4 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
             border = len(chosen.encoded)
             parts.setdefault("selection", {})[name] = score(task, outputs[:border], chosen.encoded, chosen.split)[0]
             parts.setdefault("rest", {})[name] = score(task, outputs[border:], rest.encoded, rest.split)[0]
-    return {part: combine(task, by_split) for part, by_split in parts.items()} | {"degenerate": degenerate}
+    return {part: combine_splits(task, by_split) for part, by_split in parts.items()} | {"degenerate": degenerate}

@@ -15,7 +15,7 @@ from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
-from winning_tickets.data.token_cache import TokenStream, tokenise
+from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import PLM, base_hash, choose_device, load_plm, outside_encoder, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
@@ -31,7 +31,7 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 from winning_tickets.training.optimizers import decay_groups
 from winning_tickets.training.predict import save_folder
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
 
 MARKER = "fit_head.json"  # the run's marker: `config.json` is the model's here
 
@@ -67,7 +67,7 @@ def fit_head(
         >>> fit_head(FitHeadConfig(model="builtin:minilm", corpus="pydocs", steps=200), "minilm-mlm")["final"]
     """
     runtime = runtime or Runtime()
-    check(config)
+    check_fit_head(config)
     # The saved model is measured. The trained one is freed when `_fit` returns, as two models need more memory.
     run, result = _fit(config, Path(out), runtime, force)
     if run.status != "done":
@@ -77,7 +77,7 @@ def fit_head(
     return result
 
 
-def check(config: FitHeadConfig) -> None:
+def check_fit_head(config: FitHeadConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     problems = []
     if config.corpus is None:
@@ -115,7 +115,7 @@ def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tup
     device = choose_device(runtime.device)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir)
     plm = _with_fresh_head(config)
-    stream = tokenise(corpus, plm.tokenizer)
+    stream = tokenize(corpus, plm.tokenizer)
     # Both may refuse the settings, so they are made before --out is.
     batches = CorpusBatches(
         stream,
@@ -173,7 +173,7 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
             objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
             build_optimizer=lambda _: torch.optim.AdamW(groups, fused=True),
             in_order=True,
-            args=arguments(
+            args=trainer_arguments(
                 run.scratch,
                 runtime,
                 max_steps=config.steps,
@@ -208,7 +208,7 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
     asked = _evaluation(config, config.model)
     corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
     return CorpusBatches(
-        tokenise(corpus, plm.tokenizer),
+        tokenize(corpus, plm.tokenizer),
         plm.tokenizer,
         segments=asked.segments,
         batch_tokens=asked.batch_tokens,

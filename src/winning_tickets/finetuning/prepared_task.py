@@ -9,12 +9,12 @@ from typing import Any
 
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.records import Split, Task, TaskData
-from winning_tickets.models.heads import text_length, window_stride
+from winning_tickets.models.heads import choose_doc_stride, choose_max_length
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import digest
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import TaskInfo, encode_for
+from winning_tickets.training.predict import TaskInfo, encode_split
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class PreparedTask:
 
     def encode(self, plm: PLM, split: Split) -> EncodedSplit:
         """Tokenize examples as the validation splits are."""
-        return encode_for(plm, split, self.max_length, self.task.kind, self.doc_stride)
+        return encode_split(plm, split, self.max_length, self.task.kind, self.doc_stride)
 
 
 def prepare_task(
@@ -64,12 +64,12 @@ def prepare_task(
     # `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on`
     # the validation splits of `data` are in the order of that choice.
     task = data.task
-    length = text_length(max_length, task, plm)
-    stride = window_stride(doc_stride, task, length)
+    length = choose_max_length(max_length, task, plm)
+    stride = choose_doc_stride(doc_stride, task, length)
     # Windows over long texts are what fills the batches of spans; their number is only known after tokenizing.
-    windows = len(encode_for(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
+    windows = len(encode_split(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
     size = batch_size or task.batch_size
-    validation = {name: encode_for(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
+    validation = {name: encode_split(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
     return PreparedTask(
         data=data,
         validation=validation,

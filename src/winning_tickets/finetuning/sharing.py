@@ -15,7 +15,7 @@ from winning_tickets.config import AUTO, Runtime, SearchConfig, ShareConfig
 from winning_tickets.data.metrics import averages
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.sharing_optimizer import union_of
-from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare, single
+from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare_sharing, single
 from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, TaskTickets, make_sharing_trainer
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.pruning.search import search
@@ -68,7 +68,7 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
         >>> share(config, "shared")["weight_remaining"]
     """
     runtime = runtime or Runtime()
-    prepared = prepare(config, runtime)
+    prepared = prepare_sharing(config, runtime)
     identity = prepared.identity(config)
     run = RunDirectory.claim(Path(out), "share", identity, config.model_dump(mode="json"), force=force)
     if run.status == "done" and not run.result()["failed_seeds"]:

@@ -15,7 +15,7 @@ from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
-from winning_tickets.finetuning.setup import check as check_single
+from winning_tickets.finetuning.setup import check_transfer as check_single
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import base_hash, choose_device, weight_hashes
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
@@ -88,7 +88,7 @@ def single(config: ResolvedShare, target: str, task: str, head_dropout: float | 
     )
 
 
-def check(config: ShareConfig) -> None:
+def check_sharing(config: ShareConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     with suppress(UsageError):  # a bad task file is reported with each task
         config = _with_tickets_of_the_file(config)
@@ -156,9 +156,9 @@ def _mixing_problems(config: ShareConfig) -> list[str]:
     return problems
 
 
-def prepare(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
+def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
     """Check everything, load the data and read the weights and tickets, before any work."""
-    check(config)
+    check_sharing(config)
     choose_device(runtime.device)
     if config.smart is not None:
         check_precision(runtime)

@@ -12,21 +12,21 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.encode import collate
+from winning_tickets.data.encode import make_collator
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
 from winning_tickets.finetuning.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.finetuning.sharing_setup import PreparedSharing, train_examples
-from winning_tickets.models.heads import load_for_task, with_seed
+from winning_tickets.models.heads import load_for_task, seeded_loader
 from winning_tickets.models.loading import PLM, choose_device
-from winning_tickets.models.structure import Structure, expand, gated
+from winning_tickets.models.structure import Structure, expand_gates, gated
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.tickets.masking import mask_gradient
 from winning_tickets.tickets.selection import write_masked_
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
-from winning_tickets.training.objectives.smart import task_losses
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments
+from winning_tickets.training.objectives.smart import make_task_objective
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, trainer_arguments
 
 
 class TaskTickets:
@@ -82,7 +82,7 @@ class TaskTickets:
 
 def _is_gates_alone(ticket: Ticket, structure: Structure) -> bool:
     """Whether the gates describe everything that a ticket prunes."""
-    masks = expand(ticket.gates, structure)[0]
+    masks = expand_gates(ticket.gates, structure)[0]
     return all(name in masks and torch.equal(mask, masks[name]) for name, mask in ticket.masks.items())
 
 
@@ -103,7 +103,7 @@ class Sharing:
 
     def __init__(self, prepared: PreparedSharing, seed: int, runtime: Runtime) -> None:
         settings, names = prepared.settings, list(prepared.tasks)
-        load = with_seed(prepared.target.load, seed)
+        load = seeded_loader(prepared.target.load, seed)
         self.plms: dict[str, PLM] = {name: load_for_task(load, task.task) for name, task in prepared.tasks.items()}
         self.model = SharedEncoder({name: plm.model for name, plm in self.plms.items()})
         self.model.to(choose_device(runtime.device))  # before the optimizer cuts parameters into pieces of their memory
@@ -142,14 +142,14 @@ def make_sharing_trainer(
     for name, task in prepared.tasks.items():
         plm = sharing.plms[name]
         encoded = task.encode(plm, train_examples(settings, task.data, seed))
-        batches[name] = TaskBatches(encoded, collate(plm.tokenizer), task.batch_size, seed)
+        batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), task.batch_size, seed)
     return SharingTrainer(
         sharing,
         objective=JointObjective(
-            {name: task_losses(task.task, settings.smart) for name, task in prepared.tasks.items()},
+            {name: make_task_objective(task.task, settings.smart) for name, task in prepared.tasks.items()},
             {name: task.task.weight for name, task in prepared.tasks.items()},
         ),
-        args=arguments(
+        args=trainer_arguments(
             run.scratch,
             runtime,
             max_steps=prepared.steps,

@@ -16,8 +16,8 @@ from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.seeds import statistics_of
-from winning_tickets.finetuning.setup import check as check_transfer
-from winning_tickets.finetuning.setup import prepare, problems_of, refuse
+from winning_tickets.finetuning.setup import check_transfer as check_transfer
+from winning_tickets.finetuning.setup import prepare_transfer, problems_of, refuse
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.pruning.search import check_search, search_all
 from winning_tickets.runs import distributed
@@ -101,8 +101,8 @@ def super_ticket(
     """
     runtime = runtime or Runtime()
     config = config.resolved()
-    check(config)
-    prepared = prepare(config.fine_tuning, runtime)
+    check_super_ticket(config)
+    prepared = prepare_transfer(config.fine_tuning, runtime)
     slug = f"super-{prepared.task.name}"
     identity = run_id(config, slug, base=prepared.base, data=prepared.data.fingerprint)
     run = RunDirectory.claim(Path(out), "super", identity, config.model_dump(mode="json"), force=force)
@@ -125,7 +125,7 @@ def super_ticket(
     return run.result()
 
 
-def check(config: SuperConfig) -> None:
+def check_super_ticket(config: SuperConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     config = config.resolved()
     problems = []
@@ -150,7 +150,7 @@ def check(config: SuperConfig) -> None:
     refuse(problems)
 
 
-def trainings(config: SuperConfig) -> int:
+def count_trainings(config: SuperConfig) -> int:
     """The number of fine-tunings of a resolved configuration."""
     points = 1 + len(config.level) * len(config.selections)
     return points * len(list(config.grid())) * len(config.fine_tuning.seeds) + (config.importance_from is None)
@@ -267,7 +267,7 @@ def _result(
         "full": full.facts() | {"weight_remaining": 1.0},
         "selections": selections,
         "super_ticket": {"level": level, "folder": SUPER_TICKET} | selections["winning"][f"{level:g}"],
-        "trainings": trainings(config),
+        "trainings": count_trainings(config),
         "versions": versions(),
     }
 

@@ -13,11 +13,11 @@ import torch
 from transformers import TrainerCallback
 
 from winning_tickets.config import Runtime, TransferConfig
-from winning_tickets.data.encode import collate
+from winning_tickets.data.encode import make_collator
 from winning_tickets.data.records import Kind, Split
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
-from winning_tickets.finetuning.setup import PreparedTransfer, prepare
+from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
@@ -26,11 +26,11 @@ from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import TicketCallback
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
-from winning_tickets.training.objectives.smart import task_losses
+from winning_tickets.training.objectives.smart import make_task_objective
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
 from winning_tickets.training.predict import MODEL_FOLDER, save_model
 from winning_tickets.training.task_data import train_split
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
 
 
 @distributed.together()
@@ -63,7 +63,7 @@ def transfer(
         >>> transfer(config, "my-transfer")["metrics"]["accuracy"]["best"]["mean"]
     """
     runtime = runtime or Runtime()
-    prepared = prepare(config, runtime)
+    prepared = prepare_transfer(config, runtime)
     marker = config.model_dump(mode="json")
     run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
     if run.status == "done" and not run.result()["failed_seeds"]:
@@ -131,9 +131,9 @@ def _trainer(
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
     return TicketTrainer(
         model=plm.model,
-        objective=task_losses(prepared.task, config.smart),
+        objective=make_task_objective(prepared.task, config.smart),
         build_optimizer=None if config.optimizer == "adamw" else build_optimizer,
-        args=arguments(
+        args=trainer_arguments(
             run.scratch,
             runtime,
             max_steps=prepared.steps,
@@ -146,7 +146,7 @@ def _trainer(
             seed=seed,
         ),
         train_dataset=prepared.encode(plm, train_split(config, prepared.data, seed)),
-        data_collator=collate(
+        data_collator=make_collator(
             plm.tokenizer, prepared.max_length if prepared.plan.config.padding == "max-length" else None
         ),
         callbacks=[*held, StepLog(run, advance), evaluations, Checkpoints(runtime)],

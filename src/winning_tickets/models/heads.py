@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from winning_tickets.data.encode import Array, EncodedSplit, encode
-from winning_tickets.data.metrics import compute
+from winning_tickets.data.metrics import compute_metrics
 from winning_tickets.data.records import Answers, Kind, Split, Task
 from winning_tickets.data.squad import best_answers, encode_windows, squad_metrics
 from winning_tickets.data.token_labels import CUT_OFF, encode_words, word_metrics, word_predictions
@@ -51,7 +51,7 @@ class TaskKind:
     """Return the prediction for each example, given the names of the labels."""
 
 
-def outputs_of(kind: Kind, labels: Sequence[str]) -> int:
+def num_outputs(kind: Kind, labels: Sequence[str]) -> int:
     """Return the number of outputs of a head; for spans the logits of start and end."""
     return {"regression": 1, "span": 2}.get(kind, len(labels))
 
@@ -102,7 +102,7 @@ _CLASSIFICATION = TaskKind(
     head="classification",
     problem_type="single_label_classification",
     encode=lambda split, tokenizer, max_length, _: encode(split, tokenizer, max_length),
-    score=lambda task, outputs, _, split: compute(task, np.stack(outputs).argmax(-1), np.asarray(split.labels)),
+    score=lambda task, outputs, _, split: compute_metrics(task, np.stack(outputs).argmax(-1), np.asarray(split.labels)),
     unlabelled=lambda texts: Split(texts, [0] * len(texts[0])),
     predict=_predict_classes,
 )
@@ -111,7 +111,7 @@ KINDS: dict[Kind, TaskKind] = {
     "regression": replace(
         _CLASSIFICATION,
         problem_type="regression",
-        score=lambda task, outputs, _, split: compute(task, np.stack(outputs)[:, 0], np.asarray(split.labels)),
+        score=lambda task, outputs, _, split: compute_metrics(task, np.stack(outputs)[:, 0], np.asarray(split.labels)),
         predict=lambda outputs, *_: [{"score": float(logits[0])} for logits in outputs],
     ),
     "multilabel": replace(
@@ -144,7 +144,7 @@ KINDS: dict[Kind, TaskKind] = {
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     """Load a model with a fresh head for a task, its label names and its dropout; `load` is a bound `load_plm`."""
     kind = KINDS[task.kind]
-    plm = load(head=kind.head, num_labels=outputs_of(task.kind, task.labels))
+    plm = load(head=kind.head, num_labels=num_outputs(task.kind, task.labels))
     plm.model.config.problem_type = kind.problem_type
     if task.labels:
         plm.model.config.id2label = dict(enumerate(task.labels))
@@ -157,7 +157,7 @@ def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     return plm
 
 
-def with_seed(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
+def seeded_loader(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
     """Return a loader whose fresh heads depend on the seed alone, not on the global generators."""
 
     def seeded(**options: Any) -> PLM:
@@ -168,7 +168,7 @@ def with_seed(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
     return seeded
 
 
-def text_length(asked: int | None, task: Task, plm: PLM) -> int:
+def choose_max_length(asked: int | None, task: Task, plm: PLM) -> int:
     """Return the tokens that a text is cut to: the given number, else the task's, at most the model's maximum."""
     settings = plm.model.config
     # RoBERTa and MPNet start their positions after the padding index of the position embeddings.
@@ -184,7 +184,7 @@ def text_length(asked: int | None, task: Task, plm: PLM) -> int:
     return asked
 
 
-def window_stride(asked: int | None, task: Task, max_length: int) -> int | None:
+def choose_doc_stride(asked: int | None, task: Task, max_length: int) -> int | None:
     """Return the tokens from one window to the next: the given number, else the task's; None without windows."""
     if asked is None:
         return task.doc_stride

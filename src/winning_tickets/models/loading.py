@@ -75,7 +75,7 @@ class ModelNotFound(UsageError):  # noqa: N818 - named after the event
     """There is no such model in a folder, nor on the hub if that can be reached."""
 
 
-def resolve(name: str) -> str:
+def resolve_model(name: str) -> str:
     """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id."""
     if name.startswith("builtin:"):
         return str(_builtin_folder(name.removeprefix("builtin:")))
@@ -138,7 +138,7 @@ def load_plm(
     # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    where = resolve(name)
+    where = resolve_model(name)
     config, architecture = _configure(name, where, revision, layers)
     if head not in ("none", "mlm"):
         config.num_labels = num_labels

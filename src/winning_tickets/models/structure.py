@@ -159,7 +159,7 @@ def open_units(gates: Mapping[str, Tensor], structure: Structure, layer: int) ->
     return OpenUnits(gate("heads") & whole, gate("neurons") & ffn, ffn)
 
 
-def expand(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def expand_gates(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Convert checked gates to masks of weights that compute the same (docs/explanation/structured.md)."""
     # The masks are those of all matrices of all layers, by the encoder's names and in the order of its layers, and of
     # those biases that lose entries, slices of fused ones included; bool, True = kept.

@@ -16,18 +16,18 @@ from transformers import TrainerCallback
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
-from winning_tickets.data.encode import collate, train_subset
+from winning_tickets.data.encode import make_collator, train_subset
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.segments import parse_segments
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.data.user_files import load_files
 from winning_tickets.models.architectures import matrices_of, prunable_views
-from winning_tickets.models.heads import load_for_task, text_length, window_stride, with_seed
+from winning_tickets.models.heads import choose_doc_stride, choose_max_length, load_for_task, seeded_loader
 from winning_tickets.models.loading import PLM, choose_device, load_plm, prunable_names, untie_decoder
 from winning_tickets.models.structure import Structure, structure_of
-from winning_tickets.models.weights import content_hash, start_weights
+from winning_tickets.models.weights import content_hash, load_start_weights
 from winning_tickets.pruning.importance import ImportanceSource, unit_counts
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -41,8 +41,8 @@ from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
-from winning_tickets.training.predict import encode_for
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.training.predict import encode_split
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
 
 MLM = "mlm"
 MLM_LEARNING_RATE = 5e-5
@@ -120,7 +120,7 @@ class PreparedSearch:
         if with_labels:
             check_mlm_tokenizer(self.plm.tokenizer, self.plm.name)
         return CorpusBatches(
-            tokenise(self.corpus, self.plm.tokenizer),
+            tokenize(self.corpus, self.plm.tokenizer),
             self.plm.tokenizer,
             segments=self.config.segments,
             batch_tokens=self.config.batch_tokens,
@@ -230,7 +230,7 @@ def _load_ranked_weights(config: ResolvedSearch, plm: PLM, weights: Mapping[str,
     if config.weights_from == PRETRAINED:
         return RankedWeights(weights)
     start = parse_start(config.weights_from)
-    tensors = start_weights(start, plm, config.seed)
+    tensors = load_start_weights(start, plm, config.seed)
     found = matrices_of(tensors, list(weights))
     for name, weight in weights.items():
         if found[name].shape != weight.shape:
@@ -340,7 +340,7 @@ def _text_source(prepared: PreparedSearch) -> Source:
     plm = _load_seeded(config, head="mlm", require_mlm_head=True)
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     batches = CorpusBatches(
-        tokenise(prepared.corpus, plm.tokenizer),
+        tokenize(prepared.corpus, plm.tokenizer),
         plm.tokenizer,
         segments=config.segments,
         batch_tokens=config.batch_tokens,
@@ -358,17 +358,17 @@ def _text_source(prepared: PreparedSearch) -> Source:
 def _task_source(prepared: PreparedSearch, data: TaskData) -> Source:
     config, task = prepared.config, data.task
     plm = load_for_task(partial(_load_seeded, config), task)
-    length = text_length(config.max_length, task, plm)
+    length = choose_max_length(config.max_length, task, plm)
     split = train_subset(data.train, config.train_size, config.seed)
-    examples = encode_for(plm, split, length, task.kind, window_stride(None, task, length))
+    examples = encode_split(plm, split, length, task.kind, choose_doc_stride(None, task, length))
     batch_size = config.batch_size or task.batch_size
-    batches = TaskBatches(examples, collate(plm.tokenizer), batch_size, config.seed)
+    batches = TaskBatches(examples, make_collator(plm.tokenizer), batch_size, config.seed)
     return Source(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
 
 
 def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:
     """Load the model with a fresh head from the seed, the same whatever other sources there are."""
-    load = with_seed(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
+    load = seeded_loader(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
     return load(**options)
 
 
@@ -397,7 +397,7 @@ def train_in_order(
         log = StepLog(run, advance, record)
         trainer = TicketTrainer(
             in_order=True,
-            args=arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
+            args=trainer_arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
             train_dataset=batches,
             data_collator=lambda items: items[0],
             callbacks=[*before, log, Checkpoints(runtime), *after],

@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.models.architectures import present_in, prunable_views
 from winning_tickets.models.loading import tensor_hash
-from winning_tickets.models.weights import StateInfo, load_state, noisy, reinitialized, save_state, write_state_
+from winning_tickets.models.weights import StateInfo, add_noise, load_state, reinitialize, save_state, write_state_
 from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
@@ -174,9 +174,9 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         if kind == "pretrained":
             return self._start
         if kind == "noise":
-            weights = noisy(prepared.plm, self._config.seed, self._policy.amount)
+            weights = add_noise(prepared.plm, self._config.seed, self._policy.amount)
         elif kind == "reinit":
-            weights = reinitialized(prepared.plm, self._config.seed)
+            weights = reinitialize(prepared.plm, self._config.seed)
         else:
             return {}
         # A pooler belongs to the heads that use it: where the checkpoint has none, it was initialized with them.

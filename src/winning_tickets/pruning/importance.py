@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from winning_tickets.config import UNIT_NAMES, Level, ResolvedSearch, TransferConfig
 from winning_tickets.config.structured import Unit
-from winning_tickets.data.encode import EncodedSplit, collate, train_subset
+from winning_tickets.data.encode import EncodedSplit, make_collator, train_subset
 from winning_tickets.data.records import TaskData
 from winning_tickets.models.loading import PLM, base_hash, weight_hashes
 from winning_tickets.models.structure import UNITS, GateGradients, Structure
@@ -35,7 +35,7 @@ from winning_tickets.runs.identity import digest, write_checked
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.selection import keep_counts
 from winning_tickets.training.objectives.base import Batch, Objective
-from winning_tickets.training.predict import TaskInfo, encode_for, find_model, load_saved
+from winning_tickets.training.predict import TaskInfo, encode_split, find_model, load_fine_tuned
 from winning_tickets.training.task_data import load_data, train_split
 
 DEFINITIONS = ("sample", "token", "batch", "released")
@@ -291,19 +291,19 @@ class ImportanceModel:
 
     def load(self) -> PLM:
         """Load the model with its task head."""
-        return load_saved(self.folder, self.info)
+        return load_fine_tuned(self.folder, self.info)
 
     def examples(self, plm: PLM, config: ResolvedSearch) -> EncodedSplit:
         """Return the examples it was trained on, or `train_size` of them, in their order."""
         split = train_split(self.transfer, self.data, self.transfer.seeds[0])
         split = train_subset(split, config.train_size, config.seed)
-        return encode_for(plm, split, self.info.max_length, self.info.kind, self.info.doc_stride)
+        return encode_split(plm, split, self.info.max_length, self.info.kind, self.info.doc_stride)
 
 
 def in_order(plm: PLM, split: EncodedSplit, batch_size: int) -> DataLoader[Any]:
     """Return the batches of a tokenized split in its order, the last one perhaps shorter."""
     # A generator of its own: the loader draws a seed that it does not use.
-    return DataLoader(split, batch_size, collate_fn=collate(plm.tokenizer), generator=torch.Generator())
+    return DataLoader(split, batch_size, collate_fn=make_collator(plm.tokenizer), generator=torch.Generator())
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def kept() -> int:
     return _deferred
 
 
-def stop_between(number: int) -> None:
+def raise_deferred_signal(number: int) -> None:
     """Raise `Interrupted` for a signal that was deferred to this training; 0 is none."""
     if number:
         name = signal.Signals(number).name
@@ -323,7 +323,7 @@ def main_first(work: Callable[[], T]) -> T:
     return made[0] if made else work()
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the maximum of a number over all ranks."""
     group = _active()
     if group is None:
@@ -333,12 +333,12 @@ def largest(value: int) -> int:
     return int(group.all_reduce(torch.tensor(value), "MAX"))
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait for all ranks, for example before rank 0 removes files that the others read."""
-    largest(0)
+    all_reduce_max(0)
 
 
-def totals(values: Sequence[float]) -> list[float]:
+def all_reduce_sums(values: Sequence[float]) -> list[float]:
     """Return the sums of numbers over all ranks, in float64."""
     group = _active()
     if group is None or not values:
@@ -348,7 +348,7 @@ def totals(values: Sequence[float]) -> list[float]:
     return [float(value) for value in group.all_reduce(torch.tensor(values, dtype=torch.float64))]
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Return the values of all ranks, by rank."""
     group = _active()
     if group is None:
@@ -360,7 +360,7 @@ def gathered(value: Any) -> list[Any]:
     return found
 
 
-def add_up_(tensor: Any) -> None:
+def all_reduce_(tensor: Any) -> None:
     """Replace a tensor by its sum over all ranks."""
     group = _active()
     if group is not None:
@@ -371,7 +371,7 @@ def add_up_(tensor: Any) -> None:
 
 def check_same(value: str, what: str) -> None:
     """Refuse a launch whose ranks do not agree on a value."""
-    found = gathered(value)
+    found = all_gather(value)
     if len(set(found)) > 1:
         other = next(index for index, one in enumerate(found) if one != found[0])
         error = UsageError(
@@ -383,7 +383,7 @@ def check_same(value: str, what: str) -> None:
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
+def hidden_launch() -> Iterator[None]:
     """Hide the launch from the Trainer and Accelerate: batches are sharded, and gradients reduced, by this package."""
     hidden = {name: os.environ.pop(name) for name in (*LAUNCH, *_OF_MPI) if name in os.environ}
     try:
@@ -392,7 +392,7 @@ def unseen() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def leave_to_main() -> bool:
+def continues_alone() -> bool:
     """Return whether this process continues alone; the other ranks have nothing to do in this command."""
     main = is_main()
     for name in LAUNCH:  # subprocesses must not look for the other ranks

@@ -91,7 +91,7 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def hand_over(arguments: Any, names: Sequence[str]) -> None:
+def set_trackers(arguments: Any, names: Sequence[str]) -> None:
     """Set the trackers of `TrainingArguments`; those that it found in the environment are removed."""
     check_trackers(names)
     arguments.report_to = list(names)

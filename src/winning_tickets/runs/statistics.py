@@ -35,7 +35,7 @@ class Summary:
     interval: tuple[float, float] | None
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> Summary:
     """Summarize the finite values of several seeds."""
     n = len(values)
     if n == 0:
@@ -65,7 +65,7 @@ class Paired(Summary):
 def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
     """Compare two experiments by a paired t-test; scores without a partner are skipped."""
     keys = [key for key in first if key in second]
-    found = summarise([first[key] - second[key] for key in keys])
+    found = summarize([first[key] - second[key] for key in keys])
     if found.std is not None and found.std <= TIE * max(abs(side[key]) for side in (first, second) for key in keys):
         found = replace(found, std=0.0, interval=(found.mean, found.mean))
     p = None

@@ -13,7 +13,7 @@ from winning_tickets.analysis.evaluate import evaluate
 from winning_tickets.config import EvaluateConfig, Runtime, SearchConfig, Settings, TransferConfig
 from winning_tickets.data.pydocs import pydocs_info
 from winning_tickets.finetuning.transfer import transfer
-from winning_tickets.models.loading import resolve
+from winning_tickets.models.loading import resolve_model
 from winning_tickets.pruning.search import search
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.files import write_text
@@ -51,7 +51,7 @@ def run_demo(config: DemoConfig, out: Path, runtime: Runtime) -> dict[str, Any]:
 
     Each search and each transfer is a run of its own under `out`, so that an interrupted demo resumes.
     """
-    resolve(config.model)  # the most likely problem first
+    resolve_model(config.model)  # the most likely problem first
     info = pydocs_info()
     settings = config.model_dump(mode="json")
     run = RunDirectory.claim(out, "demo", run_id(config, "demo", data=str(info["text_hash"])), settings)

@@ -40,7 +40,7 @@ class Value(Settings):
     value: str = "score"  # a dotted path into `result.json`, `score`, `score.best` or `run.seconds`
 
 
-class Table(Settings):
+class StudyTable(Settings):
     """A table of mean ± deviation."""
 
     title: str = ""
@@ -139,7 +139,7 @@ class Study(Settings):
     parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; those of a scale win
     scales: dict[Literal["smoke", "small", "paper"], dict[str, Any]]
     stages: dict[str, Stage] = Field(min_length=1)
-    tables: dict[str, Table] = Field(default_factory=dict)
+    tables: dict[str, StudyTable] = Field(default_factory=dict)
     figures: dict[str, Figure] = Field(default_factory=dict)
     claims: dict[str, Claim] = Field(default_factory=dict)
     published: tuple[Published, ...] = ()  # numbers of the paper

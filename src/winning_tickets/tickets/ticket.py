@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, present_in, split_name
 from winning_tickets.models.loading import tensor_hash
-from winning_tickets.models.structure import Structure, count_units, expand
+from winning_tickets.models.structure import Structure, count_units, expand_gates
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
@@ -86,7 +86,7 @@ class Ticket:
     @functools.cached_property
     def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the masks of matrices and of biases that the gates stand for."""
-        return ({}, {}) if self.structure is None else expand(self.gates, self.structure)
+        return ({}, {}) if self.structure is None else expand_gates(self.gates, self.structure)
 
     @functools.cached_property
     def masks(self) -> dict[str, Tensor]:

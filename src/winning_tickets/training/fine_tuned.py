@@ -13,7 +13,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_saved
+from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
 _VERBS = ("transfer", "transfer-seed", "share", "share-seed")
@@ -33,7 +33,7 @@ class FineTunedModel:
     def load(self) -> PLM:
         """Load the model with its head, with pruned weights at zero."""
         if self.shared is None:
-            return load_saved(self.folder, self.info)
+            return load_fine_tuned(self.folder, self.info)
         plm = self.shared.load_task(self.info.task)
         if self.ticket is not None:
             self.ticket.apply_(plm.model, allow_other_weights=True)

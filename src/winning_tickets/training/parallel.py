@@ -47,14 +47,14 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
         return
     # Ranks may have used different heads: find the parameters that any rank has a gradient of.
     every = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
-    used = distributed.totals([float(parameter.grad is not None) for parameter in every])
+    used = distributed.all_reduce_sums([float(parameter.grad is not None) for parameter in every])
     wanted = [parameter for parameter, users in zip(every, used, strict=True) if users]
     for parameter in wanted:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     for gradients in _buckets([parameter.grad for parameter in wanted if parameter.grad is not None]):
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        distributed.add_up_(flat)
+        distributed.all_reduce_(flat)
         for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
 

@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, collate
+from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.models import compact_layers
 from winning_tickets.models.compact_layers import COMPACT, MODEL_FILE
-from winning_tickets.models.heads import KINDS, outputs_of
+from winning_tickets.models.heads import KINDS, num_outputs
 from winning_tickets.models.loading import PLM, choose_device, load_plm
 from winning_tickets.runs.directory import RESULT, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -140,7 +140,7 @@ def find_saved(path: Path, description: str, seed: int | None = None) -> Path | 
     return found[min(found) if seed is None else seed]
 
 
-def encode_for(
+def encode_split(
     plm: PLM, split: Split, max_length: int, kind: Kind = "classification", doc_stride: int | None = None
 ) -> EncodedSplit:
     """Tokenize a split, with only those columns that the model can take."""
@@ -152,15 +152,15 @@ def encode_for(
     return EncodedSplit(columns, encoded.labels, encoded.owners, encoded.places)
 
 
-def load_saved(folder: Path, info: TaskInfo) -> PLM:
+def load_fine_tuned(folder: Path, info: TaskInfo) -> PLM:
     """Load a saved model with the head of its task."""
-    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=outputs_of(info.kind, info.labels))
+    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=num_outputs(info.kind, info.labels))
 
 
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
     """Return the outputs of a model with a head, without dropout, in batches of similar lengths."""
     # For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
-    pad = collate(plm.tokenizer)
+    pad = make_collator(plm.tokenizer)
     device = plm.model.device
     lengths = [len(ids) for ids in split.columns["input_ids"]]
     result: list[Array] = [np.empty(0)] * len(split)
@@ -219,10 +219,10 @@ def predict(
     _check_texts(texts, info)
     # Encode the texts as the dev data of the fine-tuning were.
     kind = KINDS[info.kind]
-    plm = load_saved(folder, info)
+    plm = load_fine_tuned(folder, info)
     plm.model.to(device)
     split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
-    encoded = encode_for(plm, split, info.max_length, info.kind, info.doc_stride)
+    encoded = encode_split(plm, split, info.max_length, info.kind, info.doc_stride)
     predicted = kind.predict(predict_split(plm, encoded, runtime.bf16), encoded, split, info.labels)
     return {
         "task": info.task,

@@ -26,7 +26,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError
 from winning_tickets.runs.files import REFUSALS, to_disk
-from winning_tickets.runs.progress import hand_over, tracked
+from winning_tickets.runs.progress import set_trackers, tracked
 from winning_tickets.training import parallel
 from winning_tickets.training.objectives.base import Objective
 
@@ -129,7 +129,7 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Agree with the other ranks on a stop, and ask for a checkpoint."""
-        self.signal_number = distributed.largest(self.received or 0) or None
+        self.signal_number = distributed.all_reduce_max(self.received or 0) or None
         if self.signal_number is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
@@ -152,7 +152,7 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             if self._steps is None
             else state.global_step % self._steps == 0
         )
-        if distributed.largest(int(due)):  # clocks of ranks differ
+        if distributed.all_reduce_max(int(due)):  # clocks of ranks differ
             control.should_save = True
             self._last = time.monotonic()
 
@@ -192,11 +192,11 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._advance(state.global_step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
 
 
-def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
+def trainer_arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
     """TrainingArguments without what this package does itself: logs, saves, reports, progress bars."""
     device = choose_device(runtime.device)
     transformers_logging.set_verbosity_error()
-    with distributed.unseen():
+    with distributed.hidden_launch():
         made = TrainingArguments(
             output_dir=str(scratch),
             use_cpu=device.type == "cpu",
@@ -213,7 +213,7 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
         )
     made.skip_not_finite = runtime.non_finite == "skip"
     made.distributed_state.process_index = distributed.rank()  # only rank 0 makes folders
-    hand_over(made, runtime.report_to if distributed.is_main() else ())
+    set_trackers(made, runtime.report_to if distributed.is_main() else ())
     if made.n_gpu > 1:
         made._n_gpu = 1  # with several visible GPUs the Trainer would wrap the model in DataParallel
     return made
@@ -305,7 +305,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
     def _add_parts(self, sums: Mapping[str, Tensor]) -> None:
         """Add the sums of a micro-batch, over all ranks, to the logged parts of the loss."""
         own = {name: float(sums[name].detach()) if name in sums else 0.0 for name in self._totals}
-        for name, value in zip(own, distributed.totals(list(own.values())), strict=True):
+        for name, value in zip(own, distributed.all_reduce_sums(list(own.values())), strict=True):
             self.parts[name] = self.parts.get(name, 0.0) + value / int(self._totals[name])
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -318,7 +318,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        self._random_states = distributed.gathered(parallel.random_state())
+        self._random_states = distributed.all_gather(parallel.random_state())
         distributed.on_main(lambda: self._write_checkpoint(model, trial))
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
@@ -397,14 +397,14 @@ def last_step(scratch: Path) -> int:
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
     # A signal after the last step of an earlier training of this command stops this one.
-    distributed.stop_between(distributed.largest(distributed.kept()))
+    distributed.raise_deferred_signal(distributed.all_reduce_max(distributed.kept()))
     found = distributed.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
         with stop, tracked(trainer, run):
             trainer.train(resume_from_checkpoint=found[-1] if found else None)
-            distributed.wait_for_all()  # the Trainer reads the scratch folder last, and a finished run removes it
+            distributed.barrier()  # the Trainer reads the scratch folder last, and a finished run removes it
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]

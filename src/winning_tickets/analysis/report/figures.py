@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
-from winning_tickets.runs.statistics import summarise
+from winning_tickets.runs.statistics import summarize
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
@@ -420,7 +420,7 @@ def phase_figure(
 
 def _phase_values(point: PhasePoint) -> tuple[float, float]:
     """Mean and deviation of the scores, times 100."""
-    summary = summarise(point.scores)
+    summary = summarize(point.scores)
     return 100 * summary.mean, 100 * (summary.std or 0.0)
 
 

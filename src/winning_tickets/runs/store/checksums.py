@@ -82,7 +82,7 @@ def compare(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
     return findings, files, read
 
 
-def left_behind(folder: Path) -> list[Finding]:
+def find_leftovers(folder: Path) -> list[Finding]:
     """Return the temporary files that a killed process left in a folder."""
     return [Finding("leftover", path, "a write that was cut off; it may be deleted") for path in leftovers(folder)]
 

@@ -121,7 +121,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
-def misshapen(file: str, content: Mapping[str, Any]) -> str | None:
+def shape_problem(file: str, content: Mapping[str, Any]) -> str | None:
     """Return the problem of a parsed file; None if it can be used."""
     return next(_problems(file, content), None)
 
@@ -321,7 +321,7 @@ def without_collector() -> Iterator[None]:
 def _is_body(body: Any) -> bool:
     """Return whether an entry of the cache has the expected shape."""
     return body.keys() == _FILES and all(
-        content is None or _DAMAGED in content or misshapen(name, content) is None for name, content in body.items()
+        content is None or _DAMAGED in content or shape_problem(name, content) is None for name, content in body.items()
     )
 
 
@@ -343,6 +343,6 @@ def _parsed(name: str, path: str) -> dict[str, Any] | None:
         return {_DAMAGED: str(error)}
     if not isinstance(content, dict):
         return {_DAMAGED: f"{path} holds {type(content).__name__} instead of an object; it was edited."}
-    if (problem := misshapen(name, content)) is not None:
+    if (problem := shape_problem(name, content)) is not None:
         return {_DAMAGED: f"{path} was edited: {problem}. Copy it again, or delete the run and repeat it."}
     return content

@@ -14,7 +14,7 @@ from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, 
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.provenance import Account
 from winning_tickets.runs.store import index
-from winning_tickets.runs.store.checksums import Check, Finding, compare, left_behind, seal_files
+from winning_tickets.runs.store.checksums import Check, Finding, compare, find_leftovers, seal_files
 from winning_tickets.runs.store.claims import Claim, Claims
 from winning_tickets.runs.store.index import DESCRIPTION, ERROR, FILES, PROVENANCE, Body, Index, Record, Status, is_id
 from winning_tickets.runs.store.query import Condition, check_known
@@ -159,7 +159,7 @@ class Store:
             differences, files, read = compare(folder, about / FILES)
             findings += differences
         return Check(
-            run_id, status, self.sealed(run_id), findings + left_behind(folder) + left_behind(about), files, read
+            run_id, status, self.sealed(run_id), findings + find_leftovers(folder) + find_leftovers(about), files, read
         )
 
     def ids(self) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.tables import Column, Table
-from winning_tickets.runs.statistics import Summary, summarise
+from winning_tickets.runs.statistics import Summary, summarize
 from winning_tickets.studies.report.observations import (
     METRIC,
     Observation,
@@ -20,7 +20,7 @@ from winning_tickets.studies.report.observations import (
     select_runs,
 )
 from winning_tickets.studies.schema import Published, Study
-from winning_tickets.studies.schema import Table as StudyTable
+from winning_tickets.studies.schema import StudyTable as StudyTable
 
 Key = tuple[Any, ...]
 Form = Callable[[float], str]
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def summary(self) -> Summary | None:
-        return summarise(self.values) if self.values else None
+        return summarize(self.values) if self.values else None
 
     @property
     def mean(self) -> float | None:

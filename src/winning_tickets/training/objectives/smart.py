@@ -75,7 +75,7 @@ class SmartObjective:
             return self._base.logits(model, {**inputs, "inputs_embeds": embeddings + noise})
 
 
-def task_losses(task: Task, smart: Smart | None) -> Objective:
+def make_task_objective(task: Task, smart: Smart | None) -> Objective:
     """Make the objective of a task, with SMART where it is configured."""
     losses = TaskObjective.of(task)
     return losses if smart is None else SmartObjective(losses, task, smart)
