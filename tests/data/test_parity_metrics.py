@@ -12,7 +12,7 @@ import pytest
 
 from winning_tickets.data.metrics import combine_splits
 from winning_tickets.data.records import Split
-from winning_tickets.data.squad import read_json, squad_metrics
+from winning_tickets.data.squad import read_articles, squad_metrics
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.models.heads import KINDS
 
@@ -171,7 +171,7 @@ PREDICTED = {
 def test_squad_metrics_of_fixed_predictions_on_the_real_questions(shared_data, case):
     path = shared_data / "squad" / "dev-v1.1.json"
     expected = squad_oracle(path, PREDICTED[case])
-    split = read_json(path)
+    split = read_articles(path)
     truths = [answers.texts for answers in split.labels]
     found = [
         PREDICTED[case](number, texts, context)

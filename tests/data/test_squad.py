@@ -19,7 +19,7 @@ from winning_tickets.data.encode import EncodedSplit, make_collator
 from winning_tickets.data.examples import read_answers
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.records import Answers, Split
-from winning_tickets.data.squad import MAX_QUESTION_TOKENS, encode_windows, read_json
+from winning_tickets.data.squad import MAX_QUESTION_TOKENS, encode_windows, read_articles
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.user_files import load_files
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -302,7 +302,7 @@ def test_the_real_files(shared_data: Path, length: int, stride: int) -> None:
 
 
 def test_reading_one_real_file(shared_data: Path) -> None:
-    split = read_json(shared_data / "squad" / "dev-v1.1.json")
+    split = read_articles(shared_data / "squad" / "dev-v1.1.json")
     assert all(
         context[start : start + len(text)] == text
         for context, answers in zip(split.texts[1], split.labels, strict=True)

@@ -287,14 +287,14 @@ def test_what_is_in_the_model_is_the_identity_and_not_its_place(tmp_path, run, s
 
 def test_another_model_between_two_seeds_stops_the_run(tmp_path, run, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
-    first = transfer_module.run_seed
+    first = transfer_module.transfer_seed
 
     def then_exchange(prepared, seed, parent, runtime):
         result = first(prepared, seed, parent, runtime)
         shutil.copytree(run / "seed-2" / "model", tmp_path / "run" / "seed-1" / "model", dirs_exist_ok=True)
         return result
 
-    monkeypatch.setattr(transfer_module, "run_seed", then_exchange)
+    monkeypatch.setattr(transfer_module, "transfer_seed", then_exchange)
     config = config_of(tmp_path / "run", task="snli", seeds=(0, 1), steps=1)
     with pytest.raises(ContentError, match="seed-1/model has changed since this transfer began, so its seeds"):
         transfer(config, tmp_path / "out", QUIET)

@@ -142,7 +142,7 @@ def test_of_a_file_the_content_counts_and_not_the_place(tmp_path, bert):
 def test_a_file_that_changes_between_seeds_stops_the_run(tmp_path, bert, monkeypatch):
     path = tmp_path / "state.safetensors"
     save(load_plm(bert), path)
-    first = transfer_module.run_seed
+    first = transfer_module.transfer_seed
 
     def then_change(prepared, seed, parent, runtime):
         result = first(prepared, seed, parent, runtime)
@@ -152,7 +152,7 @@ def test_a_file_that_changes_between_seeds_stops_the_run(tmp_path, bert, monkeyp
         save(plm, path)
         return result
 
-    monkeypatch.setattr(transfer_module, "run_seed", then_change)
+    monkeypatch.setattr(transfer_module, "transfer_seed", then_change)
     with pytest.raises(
         ContentError, match="have changed since this transfer began.*Put them back, or start a transfer"
     ):

@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 
 def test_one_process_needs_no_others():
     with distributed.together():
-        assert (distributed.rank(), distributed.count(), distributed.is_main()) == (0, 1, True)
+        assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
         assert distributed.on_main(lambda: (1, 2)) == (1, 2)
         assert distributed.main_first(lambda: 7) == 7
         assert distributed.all_reduce_max(3) == 3
@@ -32,7 +32,7 @@ def test_one_process_needs_no_others():
 def test_several_agree(tmp_path):
     def work(rank):
         with distributed.together():
-            assert (distributed.rank(), distributed.count(), distributed.is_main()) == (rank, 3, rank == 0)
+            assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (rank, 3, rank == 0)
             assert distributed.on_main(lambda: {"from": os.environ["RANK"]}) == {"from": "0"}
             assert distributed.all_reduce_max(10 + rank) == 12
             assert distributed.all_reduce_sums([0.5, rank]) == [1.5, 3.0]
@@ -43,10 +43,10 @@ def test_several_agree(tmp_path):
             made = distributed.main_first(lambda: (tmp_path / "cache").read_text() if rank else _written(tmp_path))
             assert made == "made"
             with distributed.together():
-                assert distributed.count() == 3
+                assert distributed.world_size() == 3
         with distributed.together():  # a second run of the same processes
             assert distributed.on_main(lambda: 5) == 5
-        assert distributed.count() == 1
+        assert distributed.world_size() == 1
 
     launched(tmp_path, work, 3)
 
@@ -58,14 +58,14 @@ def _written(folder):
 
 def test_the_main_process_works_as_if_it_were_alone(tmp_path):
     def inner():
-        assert distributed.count() == 1
+        assert distributed.world_size() == 1
         with distributed.together():
             return distributed.on_main(lambda: distributed.all_reduce_max(4))
 
     def work(rank):
         with distributed.together():
             assert distributed.on_main(inner) == 4
-            assert distributed.count() == 2
+            assert distributed.world_size() == 2
 
     launched(tmp_path, work)
 
@@ -198,7 +198,7 @@ def test_a_rank_alone_is_no_launch(monkeypatch, size):
         monkeypatch.setenv("WORLD_SIZE", size)
     assert distributed.is_main()
     with distributed.together():
-        assert distributed.count() == 1
+        assert distributed.world_size() == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not distributed.is_main()
 

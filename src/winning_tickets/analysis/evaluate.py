@@ -53,7 +53,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         ContentError: a damaged ticket, one for other weights, an unusable corpus.
     """
     runtime = runtime or Runtime()
-    check(config)
+    check_evaluate(config)
     # Load the model with the head and the kind of attention that the objectives need.
     device = choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
@@ -101,7 +101,7 @@ def _terms(config: EvaluateConfig) -> list[str]:
     return [name for name in TERMS if name in config.objectives]
 
 
-def check(config: EvaluateConfig) -> None:
+def check_evaluate(config: EvaluateConfig) -> None:
     """Refuse an impossible configuration before anything is loaded."""
     for name in config.objectives:
         if name not in EVALUATIONS:
@@ -162,12 +162,12 @@ def _on_corpus(
         masked_tokens=config.kd_masked_tokens,
     )
     settings = TermSettings(config.kd_loss, config.kd_padding == "counted", config.temperature)
-    measured = measure(plm, masked, batches, names, device, runtime, settings, teacher_head)
+    measured = average_terms(plm, masked, batches, names, device, runtime, settings, teacher_head)
     about = {"corpus": config.corpus, "split": corpus.split, "corpus_hash": corpus.fingerprint}
     return measured | about | {"segments": config.segments}
 
 
-def measure(
+def average_terms(
     plm: PLM,
     masked: MaskedWeights,
     batches: CorpusBatches,

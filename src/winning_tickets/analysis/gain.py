@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, index_once, read_runs
-from winning_tickets.analysis.statistics import Array, about, interval
+from winning_tickets.analysis.statistics import Array, describe_bootstrap, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
 
@@ -66,7 +66,7 @@ def gain(
         "dense_share": _dense_share(cells, seed) if dense else None,
         "missing": missing,
         "different_settings": different,
-        "bootstrap": about(seed, "cells (task and seed), each task with equal weight"),
+        "bootstrap": describe_bootstrap(seed, "cells (task and seed), each task with equal weight"),
     }
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, is_transfer, read_runs
-from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, about, correlate, correlate_within
+from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, correlate, correlate_within, describe_bootstrap
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
 from winning_tickets.tickets.files import INFO_FILE
@@ -111,7 +111,7 @@ def method_name(method: str, objective: str | None) -> str:
     return f"{method} {objective}" if method == "mask-training" and objective else method
 
 
-def columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
+def score_columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
     """The column of each measurement: its name, and the settings that differ between measurements of that name."""
     names: dict[Measurement, str] = {}
     for name in dict.fromkeys(one.name for one in found):
@@ -141,7 +141,7 @@ def _ambiguous(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> bo
 def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict[Key, dict[str, Measurement]]:
     """The measurements of each ticket and dense model by column."""
     table: dict[Key, dict[str, Measurement]] = {}
-    for one, column in columns(found).items():
+    for one, column in score_columns(found).items():
         earlier = table.setdefault(_key(one, hashes), {}).setdefault(column, one)
         if abs(earlier.value - one.value) > 1e-9:
             raise ContentError(
@@ -190,7 +190,7 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
             for task in dict.fromkeys(cell.task for cell in cells)
             for setting, values in find_differences({"all": [cell for cell in cells if cell.task == task]})
         ],
-        "bootstrap": {**about(seed, "tickets"), "resamples": CORRELATION_RESAMPLES},
+        "bootstrap": {**describe_bootstrap(seed, "tickets"), "resamples": CORRELATION_RESAMPLES},
     }
 
 

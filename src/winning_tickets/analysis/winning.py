@@ -11,7 +11,7 @@ from typing import Any
 from winning_tickets.analysis import results
 from winning_tickets.analysis import statistics as criteria
 from winning_tickets.analysis.results import RunScore, Score, group_key, index_once
-from winning_tickets.analysis.statistics import Criterion, Outcome, Statistic, StdOf
+from winning_tickets.analysis.statistics import Criterion, CriterionOutcome, Statistic, StdOf
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.statistics import deviation
 
@@ -41,7 +41,7 @@ class Rule:
                 f"--statistic {self.statistic} does not go with --criterion non-inferior, which is a test of means."
             )
 
-    def judge(self, subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> Outcome:
+    def judge(self, subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> CriterionOutcome:
         """Apply the criterion to runs of tickets of one kind and those of the full model."""
         own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
         if self.criterion == "exceeds":
@@ -58,7 +58,7 @@ class Rule:
 
 
 @dataclass
-class Point:
+class LevelPoint:
     """The runs of one group on one task at one sparsity."""
 
     task: str
@@ -150,12 +150,12 @@ def _dense_of(task: str, full: Sequence[RunScore]) -> list[RunScore]:
     return list(found.values())
 
 
-def _points(tickets: Sequence[RunScore], labels: Mapping[str, str]) -> list[Point]:
+def _points(tickets: Sequence[RunScore], labels: Mapping[str, str]) -> list[LevelPoint]:
     """Runs by task, group and rising sparsity."""
-    found: dict[tuple[str, str, float], Point] = {}
+    found: dict[tuple[str, str, float], LevelPoint] = {}
     for cell, sparsity in zip(tickets, results.grid_sparsities(tickets), strict=True):
         place = (cell.task, labels[group_key(cell)], sparsity)
-        found.setdefault(place, Point(*place)).cells.append(cell)
+        found.setdefault(place, LevelPoint(*place)).cells.append(cell)
     for point in found.values():
         owner = f"The runs of {point.group} at {100 * point.sparsity:g} %"
         index_once(point.cells, lambda cell: (cell.search_seed, cell.seed), owner)
@@ -163,7 +163,7 @@ def _points(tickets: Sequence[RunScore], labels: Mapping[str, str]) -> list[Poin
     return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))
 
 
-def _chosen(point: Point, full: Sequence[RunScore], seeds: Seeds) -> tuple[list[RunScore], list[RunScore]]:
+def _chosen(point: LevelPoint, full: Sequence[RunScore], seeds: Seeds) -> tuple[list[RunScore], list[RunScore]]:
     """The runs of the ticket and of the full model with the seeds, or all of them."""
     own = point.cells
     if seeds is None:
@@ -205,7 +205,7 @@ def _task(task: str, full: Sequence[RunScore], rule: Rule) -> dict[str, Any]:
     }
 
 
-def _record(point: Point, outcome: Outcome, full: Sequence[RunScore]) -> dict[str, Any]:
+def _record(point: LevelPoint, outcome: CriterionOutcome, full: Sequence[RunScore]) -> dict[str, Any]:
     own = point.cells
     known = {cell.seed for cell in full}
     unpaired = sorted({cell.seed for cell in own} - known) if outcome.criterion == "non-inferior" else []
@@ -225,7 +225,11 @@ def _record(point: Point, outcome: Outcome, full: Sequence[RunScore]) -> dict[st
 
 
 def _highest(
-    pair: tuple[str, str], judged: Sequence[tuple[Point, Outcome]], full: Sequence[RunScore], rule: Rule, report: Seeds
+    pair: tuple[str, str],
+    judged: Sequence[tuple[LevelPoint, CriterionOutcome]],
+    full: Sequence[RunScore],
+    rule: Rule,
+    report: Seeds,
 ) -> dict[str, Any]:
     """The highest winning sparsity of a task and group, and its scores on the seeds to report."""
     own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
@@ -249,7 +253,7 @@ def _highest(
     return result
 
 
-def _fine_tuned_on(task: str, full: Sequence[RunScore], points: Sequence[Point]) -> dict[str, list[RunScore]]:
+def _fine_tuned_on(task: str, full: Sequence[RunScore], points: Sequence[LevelPoint]) -> dict[str, list[RunScore]]:
     """All runs on a task by group; that of the full model is called `dense`."""
     groups = {"dense": list(full)}
     for point in points:

@@ -110,8 +110,8 @@ def run(
     """
     from winning_tickets.runs.store.store import Store
     from winning_tickets.studies.engines import EngineOptions, make_engine
-    from winning_tickets.studies.run import Lines, run_study
-    from winning_tickets.studies.status import problems_of, unmet_needs
+    from winning_tickets.studies.run import ProgressLines, run_study
+    from winning_tickets.studies.status import list_problems, unmet_needs
     from winning_tickets.studies.text import run_text
 
     trackers = options.trackers_of(report_to)
@@ -119,7 +119,7 @@ def run(
     found = Store(store)
     # The nodes of a cluster may have data that this machine has not.
     problems = (
-        problems_of(planned, lambda run: found.status(run) == "done") if engine == "local" else unmet_needs(planned)
+        list_problems(planned, lambda run: found.status(run) == "done") if engine == "local" else unmet_needs(planned)
     )
     if problems:
         raise UsageError("\n".join(problems))
@@ -132,7 +132,7 @@ def run(
         non_finite=non_finite,
         report_to=trackers,
     )
-    watch = None if quiet else Lines(planned, found, workers, sys.stderr)
+    watch = None if quiet else ProgressLines(planned, found, workers, sys.stderr)
     result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)
     _check(result)
     result = {"study": planned.study.name, "scale": scale, **result}

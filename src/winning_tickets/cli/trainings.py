@@ -45,7 +45,7 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     "evaluate",
     EvaluateConfig,
     "target",
-    "winning_tickets.analysis.evaluate:check",
+    "winning_tickets.analysis.evaluate:check_evaluate",
     metavar="MODEL_OR_TICKET",
     runtime=("device", "bf16", "quiet"),
     writes=False,

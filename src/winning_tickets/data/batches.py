@@ -84,7 +84,7 @@ class CorpusBatches(Dataset[Batch]):
             blocks = None if max_tokens is None else max(1, max_tokens // parsed.longest)
             return segmentation.Packed(self._stream, content, batch_tokens // parsed.longest, seed, blocks)
         if parsed.form == "lines":
-            return segmentation.Lines(self._stream, content, special, batch_tokens, seed, max_tokens)
+            return segmentation.LineSegments(self._stream, content, special, batch_tokens, seed, max_tokens)
         return segmentation.Mixed(
             self._stream, parsed, special, batch_tokens, self._seed, _known(tokenizer, _SENTENCE_ENDS)
         )

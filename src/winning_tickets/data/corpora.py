@@ -29,7 +29,7 @@ _SPLIT_WORDS = {
 }
 
 
-class Lines(Protocol):
+class LineSource(Protocol):
     """Lines that can be iterated more than once: a list, or a text that is read anew each time."""
 
     def __iter__(self) -> Iterator[str]: ...
@@ -43,7 +43,7 @@ class CorpusText:
 
     name: str
     split: str
-    lines: Lines
+    lines: LineSource
     fingerprint: str
 
 

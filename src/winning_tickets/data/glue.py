@@ -22,7 +22,7 @@ FILES = {
 
 
 @dataclass(frozen=True)
-class Layout:
+class GlueLayout:
     """Files of a task and their columns."""
 
     texts: tuple[str, ...]  # in the order of the task
@@ -31,22 +31,22 @@ class Layout:
     files: dict[str, str] = field(default_factory=lambda: FILES)  # by split; `.tsv`, or `.jsonl` with one object a line
 
 
-LAYOUTS: dict[str, Layout] = {
-    "cola": Layout(("sentence",), "label", header=("source", "label", "original label", "sentence")),
-    "sst2": Layout(("sentence",), "label"),
-    "mrpc": Layout(("#1 String", "#2 String"), "Quality"),
-    "stsb": Layout(("sentence1", "sentence2"), "score"),
-    "qqp": Layout(("question1", "question2"), "is_duplicate"),
-    "mnli": Layout(("sentence1", "sentence2"), "gold_label"),
-    "qnli": Layout(("question", "sentence"), "label"),
-    "rte": Layout(("sentence1", "sentence2"), "label"),
-    "wnli": Layout(("sentence1", "sentence2"), "label"),
-    "snli": Layout(
+LAYOUTS: dict[str, GlueLayout] = {
+    "cola": GlueLayout(("sentence",), "label", header=("source", "label", "original label", "sentence")),
+    "sst2": GlueLayout(("sentence",), "label"),
+    "mrpc": GlueLayout(("#1 String", "#2 String"), "Quality"),
+    "stsb": GlueLayout(("sentence1", "sentence2"), "score"),
+    "qqp": GlueLayout(("question1", "question2"), "is_duplicate"),
+    "mnli": GlueLayout(("sentence1", "sentence2"), "gold_label"),
+    "qnli": GlueLayout(("question", "sentence"), "label"),
+    "rte": GlueLayout(("sentence1", "sentence2"), "label"),
+    "wnli": GlueLayout(("sentence1", "sentence2"), "label"),
+    "snli": GlueLayout(
         ("sentence1", "sentence2"),
         "gold_label",
         files={"train": "snli_1.0_train.jsonl", "validation": "snli_1.0_dev.jsonl"},
     ),
-    "scitail": Layout(
+    "scitail": GlueLayout(
         ("premise", "hypothesis"),
         "label",
         header=("premise", "hypothesis", "label"),

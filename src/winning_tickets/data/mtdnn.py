@@ -76,11 +76,11 @@ def _find_files(folder: Path, name: str, splits: tuple[str, ...]) -> dict[str, P
 def _read(definition: TaskDefinition, task: Task, files: Mapping[str, Path]) -> TaskData:
     train_file = files[definition.train_split]
     if task.kind == "span":
-        from winning_tickets.data.squad import read_json
+        from winning_tickets.data.squad import read_articles
 
-        train = read_json(train_file)
+        train = read_articles(train_file)
         examples.check_answers(train, str(train_file))
-        validation = {ours: read_json(files[theirs]) for ours, theirs in definition.validation_splits.items()}
+        validation = {ours: read_articles(files[theirs]) for ours, theirs in definition.validation_splits.items()}
         return TaskData.of(task, train, validation, "files")
 
     read_label = _label_reader(definition, task)

@@ -100,7 +100,7 @@ class Packed:
         return np.stack([starts, starts + self._content], axis=1)
 
 
-class Lines:
+class LineSegments:
     """One line per segment, cut at the end; lines of similar length share a batch."""
 
     # With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
@@ -302,5 +302,5 @@ def _truncated(start: int, split: int, stop: int, content: int, random: Any) -> 
     return first[0], first[1], second[0], second[1]
 
 
-Cut = Packed | Lines | Mixed | Sections
+Cut = Packed | LineSegments | Mixed | Sections
 """A way to cut a corpus into the spans of each batch; `epoch_batches` includes a smaller last batch."""

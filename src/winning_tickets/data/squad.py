@@ -61,12 +61,12 @@ def read_files(train_file: Path, validation_file: Path) -> TaskData:
 
 
 def _read(task: Task, train_file: Path, validation_file: Path, source: Source) -> TaskData:
-    train, validation = read_json(train_file), read_json(validation_file)
+    train, validation = read_articles(train_file), read_articles(validation_file)
     check_answers(train, str(train_file))
     return TaskData.of(task, train, {"validation": validation}, source)
 
 
-def read_json(path: Path) -> Split:
+def read_articles(path: Path) -> Split:
     """Read the questions of one file, in its order."""
     if path.suffix.lower() != ".json":
         raise UsageError(f"{path} is not a .json file; questions about texts are read from the JSON of SQuAD v1.1.")

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from winning_tickets.deploy.source import Export, Source, copy_files, files_in
+from winning_tickets.deploy.source import Export, ExportSource, copy_files, files_in
 from winning_tickets.models import loading
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.compact_layers import MODEL_FILE, PREFIX
@@ -44,12 +44,12 @@ class PrunedModel:
     fine_tuned: FineTunedModel | None = None
 
 
-def find_pruned(source: Source, with_head: bool = True) -> PrunedModel:
+def find_pruned(source: ExportSource, with_head: bool = True) -> PrunedModel:
     """Find the model to export; a ticket's base gets its MLM head only if `with_head`."""
     return _ticket_on_base(source, with_head) if is_ticket(source.name) else _fine_tuned(source)
 
 
-def _ticket_on_base(source: Source, with_head: bool) -> PrunedModel:
+def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     if source.seed is not None:
         raise UsageError(f"--seed {source.seed} chooses a model of a transfer, and {source.name} is a ticket.")
     target = Target.find(source.name, source.base)
@@ -82,7 +82,7 @@ def _ticket_on_base(source: Source, with_head: bool) -> PrunedModel:
     return PrunedModel(facts, load, lambda folder: copy_sentence_modules(target.model, target.revision, folder))
 
 
-def _fine_tuned(source: Source) -> PrunedModel:
+def _fine_tuned(source: ExportSource) -> PrunedModel:
     if source.base is not None:
         raise UsageError(f"--base goes with a ticket, and {source.name} is not one.")
     model = open_fine_tuned(source.name, source.task, source.seed)
@@ -98,7 +98,7 @@ def _fine_tuned(source: Source) -> PrunedModel:
     return PrunedModel(facts, lambda: (model.load(), {}), info.write, model)
 
 
-def masked(source: Source) -> Export:
+def masked(source: ExportSource) -> Export:
     """An ordinary Hugging Face folder whose pruned weights are zero."""
     found = find_pruned(source)
     model = found.fine_tuned
@@ -190,7 +190,7 @@ COMPACT_NOTE = (
 )
 
 
-def compact(source: Source) -> Export:
+def compact(source: ExportSource) -> Export:
     """A folder with smaller matrices and the code that builds its uneven layers."""
     found = find_pruned(source)
     plm, extra = found.load()
@@ -223,7 +223,7 @@ ENCODER_NOTE = (
 )
 
 
-def encoder(source: Source) -> Export:
+def encoder(source: ExportSource) -> Export:
     """The encoder alone; of a shared model the weights that all tasks share."""
     if not is_fine_tuned(source.name):
         raise UsageError(

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.deploy.source import Export, Source
+from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.directory import RunDirectory
@@ -242,7 +242,7 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
     return scope
 
 
-def mask_pt(source: Source) -> Export:
+def mask_pt(source: ExportSource) -> Export:
     """The masks of a ticket as one of the code bases stores them."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 

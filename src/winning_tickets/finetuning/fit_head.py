@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from winning_tickets.analysis.evaluate import evaluate, measure
+from winning_tickets.analysis.evaluate import average_terms, evaluate
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
@@ -223,7 +223,7 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
 def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
     """The quality of the untrained head."""
     with modes(plm.model, training=False), torch.no_grad():
-        return _quality(measure(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
+        return _quality(average_terms(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
 
 
 def _quality(measured: dict[str, Any]) -> dict[str, float]:

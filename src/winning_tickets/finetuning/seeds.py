@@ -42,7 +42,7 @@ def run_seeds(
         try:
             results.append(run_seed(seed))
         except (TrainingError, torch.OutOfMemoryError) as error:
-            if distributed.count() > 1 and not getattr(error, "of_all", False):
+            if distributed.world_size() > 1 and not getattr(error, "of_all", False):
                 raise  # the other processes do not know of it, and would wait for this one in that seed
             failures[seed] = str(error)
             if not (run.path / f"seed-{seed}" / MARKER).exists():

@@ -83,10 +83,10 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
             summary["fine_tuned"] = _fine_tune(prepared, summary["seeds"], run.path, runtime)
         return summary
 
-    return seeds.run_seeds(run, config.seeds, lambda seed: run_seed(prepared, seed, run.path, runtime), summarize)
+    return seeds.run_seeds(run, config.seeds, lambda seed: share_seed(prepared, seed, run.path, runtime), summarize)
 
 
-def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
+def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
     """Train with one seed in `parent/seed-N`, or return the stored result of an earlier run."""
     # Settings of later stages are no part of a seed's identity.
     one = {"seeds": (seed,), "fine_tune": False, "single_epochs": None, "single_learning_rate": None}

@@ -71,12 +71,12 @@ def transfer(
     return seeds.run_seeds(
         run,
         config.seeds,
-        lambda seed: run_seed(prepared, seed, run.path, runtime),
+        lambda seed: transfer_seed(prepared, seed, run.path, runtime),
         lambda results, failed: _summarize(prepared, results, failed),
     )
 
 
-def run_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
+def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
     """Fine-tune with one seed in `parent/seed-N`, or return the stored result of an earlier run."""
     config, plan, ticket = prepared.config, prepared.plan, prepared.target.ticket
     single = config.model_copy(update={"seeds": (seed,)})

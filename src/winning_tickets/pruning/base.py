@@ -271,7 +271,7 @@ def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticke
 
 
 @dataclass(frozen=True)
-class Source:
+class TrainingSource:
     """One source of a method that trains weights: text through MLM, or a task through a head of its own."""
 
     plm: PLM
@@ -289,7 +289,7 @@ class Sources:
     model: SharedEncoder  # the encoder under a head for each source
     objective: JointObjective
     learning_rate: float  # the peak
-    parts: dict[str, Source]  # by name: `mlm`, or the task
+    parts: dict[str, TrainingSource]  # by name: `mlm`, or the task
     epochs: int  # passes over the largest source in a round, where no length is configured
 
     def dataset(self, config: SearchConfig, n_steps: int) -> MixedBatches:
@@ -334,7 +334,7 @@ def load_sources(prepared: PreparedSearch) -> Sources:
     return Sources(model, objective, config.learning_rate or rate, found, epochs)
 
 
-def _text_source(prepared: PreparedSearch) -> Source:
+def _text_source(prepared: PreparedSearch) -> TrainingSource:
     config = prepared.config
     assert prepared.corpus is not None
     plm = _load_seeded(config, head="mlm", require_mlm_head=True)
@@ -352,10 +352,10 @@ def _text_source(prepared: PreparedSearch) -> Source:
     cut = parse_segments(config.segments)
     examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
     objective = PretrainingObjective({MLM: 1.0}, plm.architecture)
-    return Source(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
+    return TrainingSource(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
 
 
-def _task_source(prepared: PreparedSearch, data: TaskData) -> Source:
+def _task_source(prepared: PreparedSearch, data: TaskData) -> TrainingSource:
     config, task = prepared.config, data.task
     plm = load_for_task(partial(_load_seeded, config), task)
     length = choose_max_length(config.max_length, task, plm)
@@ -363,7 +363,7 @@ def _task_source(prepared: PreparedSearch, data: TaskData) -> Source:
     examples = encode_split(plm, split, length, task.kind, choose_doc_stride(None, task, length))
     batch_size = config.batch_size or task.batch_size
     batches = TaskBatches(examples, make_collator(plm.tokenizer), batch_size, config.seed)
-    return Source(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
+    return TrainingSource(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
 
 
 def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:

@@ -246,7 +246,7 @@ def _active() -> Group | None:
     return _group if _inside and not _alone else None
 
 
-def count() -> int:
+def world_size() -> int:
     """Return the number of processes of this run."""
     group = _active()
     return 1 if group is None else group.size

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
-from winning_tickets.studies.worker import Job, Outcome, perform_or_stop
+from winning_tickets.studies.worker import Job, JobOutcome, perform_or_stop
 
 STOP_SECONDS = 120.0  # time for a worker to reach its next checkpoint
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
@@ -56,9 +56,9 @@ class LocalEngine:
             worker.process.stdin.write(job.line().encode() + b"\n")
             worker.process.stdin.flush()
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         busy = {place: worker for place, worker in self._workers.items() if worker.job is not None}
-        outcomes: list[Outcome] = []
+        outcomes: list[JobOutcome] = []
         with selectors.DefaultSelector() as selector:
             for place, worker in busy.items():
                 selector.register(worker.process.stdout, selectors.EVENT_READ, place)
@@ -66,7 +66,7 @@ class LocalEngine:
                 outcomes += self._read(key.data)
         return outcomes
 
-    def stop(self) -> list[Outcome]:
+    def stop(self) -> list[JobOutcome]:
         for worker in self._workers.values():
             if worker.job is not None:
                 with suppress(ProcessLookupError):
@@ -87,7 +87,7 @@ class LocalEngine:
             worker.process.wait()
             worker.process.stdout.close()
 
-    def _read(self, place: int) -> list[Outcome]:
+    def _read(self, place: int) -> list[JobOutcome]:
         worker = self._workers[place]
         content = os.read(worker.process.stdout.fileno(), 1 << 16)
         if not content:
@@ -95,13 +95,13 @@ class LocalEngine:
             assert worker.job is not None
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             message = f"Its worker died ({how}); its last output is in {worker.log}."
-            return [Outcome(worker.job.run, "lost", message)]
+            return [JobOutcome(worker.job.run, "lost", message)]
         worker.rest += content
         *lines, worker.rest = worker.rest.split(b"\n")
         if not lines:
             return []
         worker.job = None
-        outcomes = [Outcome.of_line(line.decode()) for line in lines]
+        outcomes = [JobOutcome.of_line(line.decode()) for line in lines]
         if any(outcome.kind == "stopped" for outcome in outcomes):
             self._dismiss(place)  # it ends and does no more jobs
         return outcomes
@@ -199,24 +199,24 @@ class RayEngine:
     def start(self, job: Job) -> None:
         self._jobs[self._task.remote(job.line())] = job
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         if not self._jobs:
             time.sleep(seconds)
             return []
         ready, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=seconds)
         return [self._outcome(reference) for reference in ready]
 
-    def _outcome(self, reference: Any) -> Outcome:
+    def _outcome(self, reference: Any) -> JobOutcome:
         job = self._jobs.pop(reference)
         try:
-            return Outcome.of_line(self._ray.get(reference))
+            return JobOutcome.of_line(self._ray.get(reference))
         except self._ray.exceptions.TaskCancelledError:
-            return Outcome(job.run, "stopped", "Stopped before it began.")
+            return JobOutcome(job.run, "stopped", "Stopped before it began.")
         except self._ray.exceptions.RayError as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return Outcome(job.run, "lost", f"Its worker or node died: {first}")
+            return JobOutcome(job.run, "lost", f"Its worker or node died: {first}")
 
-    def stop(self) -> list[Outcome]:
+    def stop(self) -> list[JobOutcome]:
         for reference in list(self._jobs):
             self._ray.cancel(reference)
         outcomes = _wait_for_all(self, lambda: bool(self._jobs))
@@ -246,18 +246,18 @@ class Engine(Protocol):
     def start(self, job: Job) -> None:
         """Start a job; `free` must be positive."""
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         """Return the outcomes of ended jobs; wait at most so long."""
 
-    def stop(self) -> list[Outcome]:
+    def stop(self) -> list[JobOutcome]:
         """Stop all jobs at their next checkpoint, and return their outcomes."""
 
     def close(self) -> None:
         """End the workers; no job is running."""
 
 
-def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[JobOutcome]:
+    outcomes: list[JobOutcome] = []
     end = time.monotonic() + STOP_SECONDS
     while is_busy() and time.monotonic() < end:
         outcomes += engine.wait(1.0)

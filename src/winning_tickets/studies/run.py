@@ -19,7 +19,7 @@ from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.status import Estimator, blocked_by
 from winning_tickets.studies.text import duration
-from winning_tickets.studies.worker import TINY, Job, Outcome
+from winning_tickets.studies.worker import TINY, Job, JobOutcome
 
 State = Literal["waiting", "ready", "running", "done", "failed"]
 MAX_LOSSES = 3  # number of dead workers after which a run counts as failed
@@ -39,7 +39,7 @@ class Progress:
         return sum(one == state for one in self.states.values())
 
 
-Watch = Callable[[Progress, Run, Outcome], None]  # callback for each run that has ended
+Watch = Callable[[Progress, Run, JobOutcome], None]  # callback for each run that has ended
 
 
 def run_study(
@@ -127,7 +127,7 @@ class _Driver:
             elif not self._ready or not self._engine.free():
                 time.sleep(WAIT_SECONDS / 10)
 
-    def note(self, outcome: Outcome) -> None:
+    def note(self, outcome: JobOutcome) -> None:
         run, states = self._plan.runs[outcome.run], self.progress.states
         # A dead worker, or one that somebody else stopped, costs an attempt.
         if outcome.kind == "lost" or (outcome.kind == "stopped" and not self.stopping):
@@ -202,7 +202,7 @@ _AGAIN_SECONDS, _SHARE = 30.0, 20.0
 """An estimate reads the whole store, so it is repeated after 30 seconds, or after 20 times its duration if sooner."""
 
 
-class Lines:
+class ProgressLines:
     """Writes a line of progress for each run that has ended."""
 
     def __init__(self, plan: Plan, store: Store, workers: int, stream: TextIO) -> None:
@@ -212,7 +212,7 @@ class Lines:
         self._stream = stream
         self._made = self._again = self._seconds = 0.0
 
-    def __call__(self, progress: Progress, run: Run, outcome: Outcome) -> None:
+    def __call__(self, progress: Progress, run: Run, outcome: JobOutcome) -> None:
         if outcome.kind == "claimed":
             return  # a run of another process
         counts = f"{progress.count('done')}/{len(self._plan.runs)} done"

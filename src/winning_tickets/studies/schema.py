@@ -90,7 +90,7 @@ class Correlation(Settings):
     sign: Literal["positive", "negative"]
 
 
-class Claim(Settings):
+class StudyClaim(Settings):
     """A finding of the paper; exactly one of `better`, `not_worse` and `correlates` tests it."""
 
     text: str
@@ -106,7 +106,7 @@ class Claim(Settings):
     where: tuple[Condition, ...] = ()  # only runs of `stage` that match one of these
 
     @model_validator(mode="after")
-    def _one_test(self) -> Claim:
+    def _one_test(self) -> StudyClaim:
         given = [name for name in ("better", "not_worse", "correlates") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of better, not_worse and correlates, found {given or 'none'}")
@@ -141,5 +141,5 @@ class Study(Settings):
     stages: dict[str, Stage] = Field(min_length=1)
     tables: dict[str, StudyTable] = Field(default_factory=dict)
     figures: dict[str, Figure] = Field(default_factory=dict)
-    claims: dict[str, Claim] = Field(default_factory=dict)
+    claims: dict[str, StudyClaim] = Field(default_factory=dict)
     published: tuple[Published, ...] = ()  # numbers of the paper

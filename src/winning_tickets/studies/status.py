@@ -35,7 +35,7 @@ _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "
 Place = tuple[str, str]  # a setting and its value
 
 
-def problems_of(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
+def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
     """Return everything that is missing on this machine for the runs that are not done."""
     absent = _absent(plan.runs.values())
     if absent:  # data of finished runs may be gone
@@ -294,7 +294,7 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
         "failed_runs": {run: (records[run].error or {}).get("message", "") for run in failed},
         "blocked_runs": blocked,
         "running_runs": [run for run, state in states.items() if state == "running"],
-        "problems": problems_of(plan, lambda run: states[run] == "done"),
+        "problems": list_problems(plan, lambda run: states[run] == "done"),
         "estimate": Estimator(plan, records).estimate(left, workers),
     }
 

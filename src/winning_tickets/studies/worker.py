@@ -54,7 +54,7 @@ class Job(_Line):
 
 
 @dataclass(frozen=True)
-class Outcome(_Line):
+class JobOutcome(_Line):
     """The end of a job. `claimed`: another process has it; `stopped`: it resumes later; `lost`: its worker died."""
 
     run: str
@@ -62,7 +62,7 @@ class Outcome(_Line):
     message: str = ""
 
 
-def perform(job: Job) -> Outcome:
+def perform(job: Job) -> JobOutcome:
     """Do a run unless it is done or has failed; only a stop is raised, an error goes to the store."""
     try:
         store = Store(job.store)
@@ -70,25 +70,25 @@ def perform(job: Job) -> Outcome:
             status = store.status(job.run)
             if status == "failed":  # in another process meanwhile
                 kept = store.record(job.run).error or {}
-                return Outcome(job.run, "failed", str(kept.get("message", "")))
+                return JobOutcome(job.run, "failed", str(kept.get("message", "")))
             if status != "done":
                 try:
                     execute(job, store)
                 except Interrupted as error:
-                    return Outcome(job.run, "stopped", str(error))
+                    return JobOutcome(job.run, "stopped", str(error))
                 except Exception as error:  # any error ends this run only
                     store.fail(job.run, error)
                     message = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
-                    return Outcome(job.run, "failed", message)
+                    return JobOutcome(job.run, "failed", message)
             # A result is recorded only by the process that still holds the run.
             if not claim.is_held():
-                return Outcome(job.run, "claimed", "Another process took this run over.")
+                return JobOutcome(job.run, "claimed", "Another process took this run over.")
             store.seal(job.run)
-            return Outcome(job.run, "done")
+            return JobOutcome(job.run, "done")
     except ClaimedError as error:
-        return Outcome(job.run, "claimed", str(error))
+        return JobOutcome(job.run, "claimed", str(error))
     except TicketsError as error:  # the store itself: a full disk, a foreign folder
-        return Outcome(job.run, "failed", str(error))
+        return JobOutcome(job.run, "failed", str(error))
 
 
 def execute(job: Job, store: Store) -> None:
@@ -187,12 +187,12 @@ def main() -> int:
     return 0
 
 
-def perform_or_stop(job: Job) -> Outcome:
+def perform_or_stop(job: Job) -> JobOutcome:
     """Do a run; a stop is an outcome too."""
     try:
         return perform(job)
     except (Stopped, KeyboardInterrupt):
-        return Outcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
+        return JobOutcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
 
 
 def _read(jobs: queue.Queue[str | None]) -> None:

@@ -43,7 +43,7 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     # Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
     # several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
     # must not touch the heads of other tasks. Hooks on gradients have run before.
-    if distributed.count() == 1:
+    if distributed.world_size() == 1:
         return
     # Ranks may have used different heads: find the parameters that any rank has a gradient of.
     every = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))

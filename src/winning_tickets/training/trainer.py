@@ -277,7 +277,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
         self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
         self.parts = {}
-        return [parallel.shard_batch(batch, distributed.rank(), distributed.count()) for batch in batches], None
+        return [parallel.shard_batch(batch, distributed.rank(), distributed.world_size()) for batch in batches], None
 
     def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
         """Run forward and backward of one micro-batch; all-reduce the gradients at the last one of a step."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.figures import BLUE, GRID, INK, ORANGE, canvas, percents
-from winning_tickets.analysis.report.tables import Result, Table, columns, count, percent
+from winning_tickets.analysis.report.tables import Result, Table, columns, format_count, percent
 
 
 def gain_table(result: Result) -> Table:
@@ -17,7 +17,7 @@ def gain_table(result: Result) -> Table:
         *columns(percent, baseline="Baseline", target="Target"),
         *columns(tables.signed_percent, gain="Gain"),
         *columns(percent, gain_std="± (seeds)"),
-        *columns(count, n="Cells", wins="Better", ties="Equal", losses="Worse"),
+        *columns(format_count, n="Cells", wins="Better", ties="Equal", losses="Worse"),
         *(columns(percent, dense="Dense") if share else []),
     ]
     return Table([*result["tasks"], average], heads, _notes(result))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from winning_tickets.analysis.report.figures import PALETTE, Tile, add_legend, canvas, draw_heat_map, label_heat_map
-from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, count, decimal, percent
+from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, decimal, format_count, percent
 
 
 def similarity_table(result: Result) -> Table:
@@ -55,7 +55,7 @@ def distance_table(result: Result) -> Table:
     heads = [
         *columns(search="Search"),
         *columns(percent, sparsity="Sparsity"),
-        *columns(count, step="Step"),
+        *columns(format_count, step="Step"),
         *columns(decimal, to_reference="From OMP" if result["reference"] is None else "From reference"),
         *columns(decimal, to_first="From first", to_previous="From previous", chance="Chance"),
         *(Column(kind, kind, decimal) for kind in kinds),

@@ -50,12 +50,12 @@ def _correlations(result: Result) -> Table:
         rows.append(row | {"n_within": one["within_sparsity"]["n"]})
     heads = [
         *columns(predictor="Predictor", task="Task"),
-        *columns(tables.count, n="Tickets"),
+        *columns(tables.format_count, n="Tickets"),
         *columns(_signed, pearson="Pearson"),
         *columns(pearson_interval="Interval"),
         *columns(_signed, spearman="Spearman"),
         *columns(spearman_interval="Interval"),
-        *columns(tables.count, n_within="Tickets within"),
+        *columns(tables.format_count, n_within="Tickets within"),
         *columns(_signed, pearson_within="Pearson within", spearman_within="Spearman within"),
     ]
     return Table(rows, heads)

@@ -36,7 +36,7 @@ _NAMES = {
 """All files that an analysis may write; nothing else in its folder is touched."""
 
 
-def table(result: Result) -> Table:
+def analysis_table(result: Result) -> Table:
     """The table of an analysis, from the result of a function of `ANALYSES`."""
     return REPORTS[result["kind"]][0](result)
 
@@ -69,7 +69,7 @@ def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
                 f"--out {out} holds another analysis ({kind}, from other files or settings); it was left untouched. "
                 "Give another directory, or --force to replace it."
             )
-    made, drawn = table(result), figure(result)
+    made, drawn = analysis_table(result), figure(result)
     tables = {"table": made, **made.further, **made.unshown}
     content = {f"{name}.csv": one.csv().encode() for name, one in tables.items()}
     content |= {f"figure.{suffix}": drawn[suffix] for suffix in FORMATS}

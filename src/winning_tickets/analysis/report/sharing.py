@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from winning_tickets.analysis.report.figures import GRID, add_legend, canvas, draw_pie, hide_frame, slice_look
-from winning_tickets.analysis.report.tables import Column, Result, Table, columns, count, decimal, percent
+from winning_tickets.analysis.report.tables import Column, Result, Table, columns, decimal, format_count, percent
 
 _UNITS = {"heads": "Heads", "ffns": "FFNs", "neurons": "Neurons"}
 
@@ -18,17 +18,19 @@ def sharing_table(result: Result) -> Table:
     rows = [*result["tasks"], *({"task": name} | one for name, one in sums.items())]
     heads = [
         *columns(task="Task"),
-        *columns(count, **{unit: _UNITS[unit] for unit in units}),
+        *columns(format_count, **{unit: _UNITS[unit] for unit in units}),
         *columns(percent, weight_remaining="Weight remaining", kept_of_matrices="Of the layers' matrices"),
     ]
-    numbers = columns(count, **{str(n): str(n) for n in range(len(names) + 1)})
+    numbers = columns(format_count, **{str(n): str(n) for n in range(len(names) + 1)})
     used_by = [{"unit": _UNITS[unit]} | _by_count(counts) for unit, counts in result["used_by"].items()]
     layers = [
         {"layer": one["layer"], "ffn": one["ffns"].index(1)} | _by_count(one["heads"]) for one in result["layers"]
     ]
     further = {
         "used_by": Table(used_by, [*columns(unit="Used by so many tasks"), *numbers]),
-        "layers": Table(layers, [*columns(layer="Layer: heads used by"), *numbers, *columns(count, ffn="FFN used by")]),
+        "layers": Table(
+            layers, [*columns(layer="Layer: heads used by"), *numbers, *columns(format_count, ffn="FFN used by")]
+        ),
         "overlap": _overlap(result),
     }
     return Table(rows, heads, _notes(result), further=further, unshown={"structures": _structures(result, names)})

@@ -36,7 +36,7 @@ def decimal(value: float) -> str:
     return f"{value:.3f}"
 
 
-def count(value: int) -> str:
+def format_count(value: int) -> str:
     """A whole number."""
     return f"{value:,}"
 

@@ -8,7 +8,7 @@ from typing import Any
 from winning_tickets.analysis.report import figures
 from winning_tickets.analysis.report.figures import PALETTE, percents
 from winning_tickets.analysis.report.gain import unfair_note
-from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, count, percent
+from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, format_count, percent
 
 WORDS = {True: "yes", False: "no", None: "?"}
 _RULES = {
@@ -30,7 +30,7 @@ def winning_table(result: Result) -> Table:
         *columns(task="Task", metric="Metric", group="Tickets"),
         *columns(percent, dense="Dense", dense_std="± (dense)", highest="Highest winning", unbroken="Unbroken"),
         *columns(percent, score="Score there", std="±"),
-        *columns(count, n="Runs"),
+        *columns(format_count, n="Runs"),
     ]
     if result["report_seeds"] is not None:
         heads += columns(percent, reported="Other seeds", reported_std="± (other)")

@@ -53,7 +53,7 @@ def seal_files(folder: Path, about: Path) -> dict[str, Any]:
     return {"algorithm": _ALGORITHM, "files": files}
 
 
-def compare(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
+def compare_files(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
     """Hash the files of a run again; return what differs, and how many files and bytes were read."""
     try:
         expected = read_json(sealed, "list of files")["files"]

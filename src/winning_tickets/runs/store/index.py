@@ -282,7 +282,7 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
         status=status,
         config=(described.get("config") or {}) | (marker.get("config") or {}),
         result=body["result"] if status == "done" else None,
-        error=error_of(body) if status == "failed" else None,
+        error=stored_error(body) if status == "failed" else None,
         labels=described.get("labels") or {},
         seconds=provenance.get("seconds"),
         peak_memory=provenance.get("peak_memory"),
@@ -293,7 +293,7 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
     )
 
 
-def error_of(body: Body) -> dict[str, Any] | None:
+def stored_error(body: Body) -> dict[str, Any] | None:
     """Return the error of a failed run, which may be a damaged file; None if there is none."""
     for message in damages(body):
         return {"kind": ContentError.__name__, "message": message}

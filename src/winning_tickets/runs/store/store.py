@@ -14,7 +14,7 @@ from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, 
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.provenance import Account
 from winning_tickets.runs.store import index
-from winning_tickets.runs.store.checksums import Check, Finding, compare, find_leftovers, seal_files
+from winning_tickets.runs.store.checksums import Check, Finding, compare_files, find_leftovers, seal_files
 from winning_tickets.runs.store.claims import Claim, Claims
 from winning_tickets.runs.store.index import DESCRIPTION, ERROR, FILES, PROVENANCE, Body, Index, Record, Status, is_id
 from winning_tickets.runs.store.query import Condition, check_known
@@ -70,7 +70,7 @@ class Store:
         body = self._index.body(run_id)
         status = self._status(run_id, body)
         if status == "failed":
-            raise ContentError(f"The run {run_id} has failed: {(index.error_of(body) or {}).get('message')}")
+            raise ContentError(f"The run {run_id} has failed: {(index.stored_error(body) or {}).get('message')}")
         if status != "done":
             raise UsageError(f"The run {run_id} is not done but {status}; it has no result yet.")
         result: dict[str, Any] = body["result"]
@@ -156,7 +156,7 @@ class Store:
         findings = [Finding("damaged", folder, message) for message in index.damages(body)]
         files, read = 0, 0
         if self.sealed(run_id):
-            differences, files, read = compare(folder, about / FILES)
+            differences, files, read = compare_files(folder, about / FILES)
             findings += differences
         return Check(
             run_id, status, self.sealed(run_id), findings + find_leftovers(folder) + find_leftovers(about), files, read
@@ -175,7 +175,7 @@ class Store:
         return self._accounts.get(run_id) or Account(measured=False)
 
     def _status(self, run_id: str, body: Body) -> Status:
-        if index.error_of(body) is not None:
+        if index.stored_error(body) is not None:
             return "failed"
         # A transfer with failed seeds stores a result; the same command tries these seeds again.
         if body["result"] is not None and not body["result"].get("failed_seeds"):

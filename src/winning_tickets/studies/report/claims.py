@@ -14,7 +14,7 @@ from winning_tickets.runs.statistics import Paired, paired
 from winning_tickets.studies.report.grids import Cell, Key, form_of, group_by, label, make_cell, row_label
 from winning_tickets.studies.report.observations import Observation, StudyRun, observe, select_runs
 from winning_tickets.studies.report.plots import common_axes, match_points, other_axes, zip_pairs
-from winning_tickets.studies.schema import Claim, Comparison, Correlation, Study, Value
+from winning_tickets.studies.schema import Comparison, Correlation, Study, StudyClaim, Value
 
 Word = Literal["holds", "does not hold", "not enough runs"]
 
@@ -53,7 +53,7 @@ def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
     return _compares(name, claim, comparison, runs)
 
 
-def _compares(name: str, claim: Claim, comparison: Comparison, runs: Sequence[StudyRun]) -> Verdict:
+def _compares(name: str, claim: StudyClaim, comparison: Comparison, runs: Sequence[StudyRun]) -> Verdict:
     """A paired t-test of the mean difference, and a bootstrap over the pairs."""
     first, second = _sides(runs, claim, comparison)
     planned = [key for key in first if key in second]
@@ -103,7 +103,9 @@ def _means(cells: Mapping[Key, Cell], keys: Sequence[Key], sign: float) -> dict[
     return {key: sign * mean for key, mean in found.items() if mean is not None}
 
 
-def _sides(runs: Sequence[StudyRun], claim: Claim, comparison: Comparison) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
+def _sides(
+    runs: Sequence[StudyRun], claim: StudyClaim, comparison: Comparison
+) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
     """The cells of both groups by pair; by default all axes pair but those that are compared or averaged."""
     observations = observe(select_runs(runs, claim.stage, claim.where), claim.value)
     wanted = comparison.second
@@ -140,7 +142,7 @@ def format_signed(path: str, value: float) -> str:
     return f"{100 * value:+.1f}" if form_of(path) is tables.percent else f"{value:+.3f}"
 
 
-def _reason(claim: Claim, found: Paired, holds: bool, planned: int, better: int) -> str:
+def _reason(claim: StudyClaim, found: Paired, holds: bool, planned: int, better: int) -> str:
     low, high = (format_signed(claim.value, end) for end in found.interval or (found.mean, found.mean))
     text = (
         f"Mean difference {format_signed(claim.value, found.mean)}, 95 % interval [{low}, {high}]"
@@ -154,7 +156,7 @@ def _reason(claim: Claim, found: Paired, holds: bool, planned: int, better: int)
     return f"{text} It points the other way." if claim.better else f"{text} That is worse by more than the margin."
 
 
-def _correlates(name: str, claim: Claim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
+def _correlates(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
     """Pearson's r, whose bootstrap interval must be on the claimed side of zero."""
     observations = observe(select_runs(runs, wanted.y.stage, claim.where), wanted.y.value)
     points = match_points(wanted.x, observations, runs, claim.average)
