@@ -628,3 +628,26 @@ def test_a_task_without_training_examples_is_refused(tmp_path, bert, monkeypatch
     with pytest.raises(ContentError, match="The task rte has no training example; give it some, or leave it out"):
         share(ShareConfig(tasks=("mrpc", "rte"), model=bert), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0])
+def test_an_impossible_rate_of_single_tasks_is_refused(value):
+    with pytest.raises(UsageError, match="--single-learning-rate .* is impossible"):
+        ShareConfig.of(tasks=("rte",), model="m", tickets="auto", level={"rte": 50}, single_learning_rate=value)
+
+
+def test_the_dropout_of_a_shared_model_may_be_0():
+    check(ShareConfig(tasks=("rte",), model="m", dropout_p={"rte": 0.0}))
+
+
+def test_sharing_uses_the_runtime_it_is_given(monkeypatch, tmp_path):
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    def prepare(config, runtime):
+        assert runtime is QUIET
+        raise Seen
+
+    monkeypatch.setattr(sharing_module, "prepare", prepare)
+    with pytest.raises(Seen):
+        share(None, tmp_path / "out", QUIET)
