@@ -34,7 +34,7 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
-from sample import Found, Unit, located, mutated, units
+from sample import Found, Mutant, Unit, located, mutated, read_mutants, sources_of
 
 LIBRARIES = [
     "torch",
@@ -85,11 +85,6 @@ OPTIONS = [
 ]
 PER_FILE, MOST_FIRST, FAST = 3, 60, 2.0  # tests of the first stage: of each file, in all, and their longest duration
 SHORTEST_LIMIT, LONGEST_LIMIT, SLOWER = 60.0, 600.0, 10.0  # limits in seconds, as a multiple of the duration
-
-
-def sources_of(tree: Path) -> dict[Path, list[Unit]]:
-    """The units of every file of the package."""
-    return {path: list(units(ast.parse(path.read_text()).body)) for path in sorted((tree / "src").rglob("*.py"))}
 
 
 class Coverage:
@@ -346,7 +341,7 @@ class Collected(Only):
                 function.__code__ = new
 
 
-def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[str]) -> None:
+def trace(tree: Path, mutants: list[Mutant], folder: Path, tests: list[str]) -> None:
     """Run tests once in a new process with the lines of the mutants' files recorded."""
     sources = sources_of(tree)
     found = [located(mutant, sources) for mutant in mutants]
@@ -359,7 +354,7 @@ def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[s
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *tests, "-p", "lines", "-p", "no:cacheprovider"])
 
 
-def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: Path, seconds: float) -> None:
+def check(tree: Path, mutants: list[Mutant], folders: list[Path], out: Path, seconds: float) -> None:
     """Run every mutant that has no result yet, then the killing tests once without a mutant."""
     runner = Runner(tree, Coverage(folders), seconds)
     log = os.fdopen(os.dup(2), "w", buffering=1)
@@ -424,9 +419,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="most time for the tests of one mutant")
     parser.add_argument("--tests", nargs="*", default=["tests"], help="what `trace` runs")
     given = parser.parse_args()
-    mutants, folders = json.loads(given.mutants.read_text()), [folder.resolve() for folder in given.trace]
-    if isinstance(mutants, dict):
-        mutants = [{k: v for k, v in one.items() if k not in ("outcome", "by", "ran")} for one in mutants["mutants"]]
+    mutants, folders = read_mutants(given.mutants), [folder.resolve() for folder in given.trace]
     if given.command == "trace":
         trace(given.tree.resolve(), mutants, folders[0], given.tests)
     else:
