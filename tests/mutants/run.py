@@ -36,53 +36,14 @@ from typing import Any
 import pytest
 from sample import Found, Mutant, Unit, located, mutated, read_mutants, sources_of
 
-LIBRARIES = [
-    "torch",
-    "torch.nn.functional",
-    "torch.utils.data",
-    "numpy",
-    "numpy.testing",
-    "scipy.stats",
-    "scipy.special",
-    "pandas",
-    "datasets",
-    "sklearn.metrics",
-    "sklearn.linear_model",
-    "accelerate",
-    "safetensors.torch",
-    "huggingface_hub",
-    "pydantic",
-    "typer",
-    "typer.testing",
-    "rich.table",
-    "rich.progress",
-    "yaml",
-    "jinja2",
-    "xxhash",
-    "transformers",
-    "transformers.trainer",
-    "transformers.models.bert.modeling_bert",
-    "transformers.models.bert.tokenization_bert",
-    "transformers.models.roberta.modeling_roberta",
-    "transformers.models.distilbert.modeling_distilbert",
-    "transformers.models.auto.modeling_auto",
-    "hypothesis",
-    "hypothesis.strategies",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
-    "pytest",
-]
-"""What children need not import again."""
-OPTIONS = [
-    "-q",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:xdist",
-    "--hypothesis-seed=0",
-    "-W",
-    "ignore::pytest.PytestAssertRewriteWarning",
-]
+LIBRARIES = """torch torch.nn.functional torch.utils.data numpy numpy.testing scipy.stats scipy.special pandas datasets
+sklearn.metrics sklearn.linear_model accelerate safetensors.torch huggingface_hub pydantic typer typer.testing
+rich.table rich.progress yaml jinja2 xxhash transformers transformers.trainer transformers.models.bert.modeling_bert
+transformers.models.bert.tokenization_bert transformers.models.roberta.modeling_roberta
+transformers.models.distilbert.modeling_distilbert transformers.models.auto.modeling_auto hypothesis
+hypothesis.strategies matplotlib.figure matplotlib.backends.backend_agg pytest""".split()
+"""Imported once by the parent, so that children need not."""
+OPTIONS = "-q -p no:cacheprovider -p no:xdist --hypothesis-seed=0 -W ignore::pytest.PytestAssertRewriteWarning".split()
 PER_FILE, MOST_FIRST, FAST = 3, 60, 2.0  # tests of the first stage: of each file, in all, and their longest duration
 SHORTEST_LIMIT, LONGEST_LIMIT, SLOWER = 60.0, 600.0, 10.0  # limits in seconds, as a multiple of the duration
 
@@ -107,9 +68,11 @@ class Coverage:
             for one in durations:
                 file = one["test"].split("::")[0]
                 longest[file] = max(longest[file], one["seconds"] if one["phase"] == "setup" else 0)
+            total: dict[str, float] = defaultdict(float)
             for one in durations:
                 setup = one["phase"] == "setup"
-                self.seconds[one["test"]] += longest[one["test"].split("::")[0]] if setup else one["seconds"]
+                total[one["test"]] += longest[one["test"].split("::")[0]] if setup else one["seconds"]
+            self.seconds |= total
             for path in folder.glob(".coverage.*"):
                 data = CoverageData(str(path))
                 data.read()

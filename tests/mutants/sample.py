@@ -1,7 +1,7 @@
 """Draw a seeded sample of mutants: one comparison, operator or constant of the core changed.
 
     python tests/mutants/sample.py --files src/winning_tickets/tickets/masking.py ... --out mutants.json
-    python tests/mutants/sample.py --of before.json --files src/winning_tickets/finetuning/sharing.py ... --out now.json
+    python tests/mutants/sample.py --of before.json --files src/winning_tickets/finetuning/sharing.py --out now.json
 
 A mutant is stored with its function and its statement, and the file is only a hint: after functions have moved to other
 files, `located` finds it by the function's syntax tree or, where the function has changed, by the statement's text. With
@@ -216,7 +216,7 @@ def sample(
 
 
 def replace_lost(mutants: list[Mutant], paths: list[Path], root: Path, draw: random.Random) -> list[Mutant]:
-    """Draw another mutant for each one whose function was rewritten: in the file of the same name, else in another file.
+    """Draw another mutant for each one that was rewritten: in the file of the same name, else in another file.
 
     Args:
         mutants: of another tree.
