@@ -41,9 +41,9 @@ sklearn.metrics sklearn.linear_model accelerate safetensors.torch huggingface_hu
 rich.table rich.progress yaml jinja2 xxhash transformers transformers.trainer transformers.models.bert.modeling_bert
 transformers.models.bert.tokenization_bert transformers.models.roberta.modeling_roberta
 transformers.models.distilbert.modeling_distilbert transformers.models.auto.modeling_auto hypothesis
-hypothesis.strategies matplotlib.figure matplotlib.backends.backend_agg pytest""".split()
+hypothesis.strategies matplotlib.figure matplotlib.backends.backend_agg pytest"""
 """Imported once by the parent, so that children need not."""
-OPTIONS = "-q -p no:cacheprovider -p no:xdist --hypothesis-seed=0 -W ignore::pytest.PytestAssertRewriteWarning".split()
+OPTIONS = "-q -p no:cacheprovider -p no:xdist --hypothesis-seed=0 -W ignore::pytest.PytestAssertRewriteWarning"
 PER_FILE, MOST_FIRST, FAST = 3, 60, 2.0  # tests of the first stage: of each file, in all, and their longest duration
 SHORTEST_LIMIT, LONGEST_LIMIT, SLOWER = 60.0, 600.0, 10.0  # limits in seconds, as a multiple of the duration
 
@@ -176,7 +176,7 @@ class Runner:
         os.environ |= own | {"HYPOTHESIS_STORAGE_DIRECTORY": str(self.scratch / "hypothesis")}
         sys.path.insert(0, str(self.scratch / "src"))
         os.chdir(tree)
-        for library in LIBRARIES:
+        for library in LIBRARIES.split():
             with suppress(ImportError):
                 import_module(library)
         sys.dont_write_bytecode = True  # else a mutant's bytecode might be taken for the next one's
@@ -245,7 +245,9 @@ class Runner:
         self.quiet()
         plugin = Only(tests, self.coverage.seconds)
         files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-        code = pytest.main([*OPTIONS, *(["-x"] if stop else []), f"--basetemp={folder / 'tmp'}", *files], [plugin])
+        code = pytest.main(
+            [*OPTIONS.split(), *(["-x"] if stop else []), f"--basetemp={folder / 'tmp'}", *files], [plugin]
+        )
         if code and not plugin.failed:
             plugin.failed.append(f"pytest: {code!r}")
         (folder / "result.json").write_text(json.dumps(plugin.failed))
@@ -344,7 +346,7 @@ def check(tree: Path, mutants: list[Mutant], folders: list[Path], out: Path, sec
     if not child:
         runner.quiet()
         files = sorted({test.split("::")[0] for test in runner.coverage.seconds})
-        code = pytest.main([*OPTIONS, *files], [Collected(runner, lambda: run(on_import=False))])
+        code = pytest.main([*OPTIONS.split(), *files], [Collected(runner, lambda: run(on_import=False))])
         os._exit(int(code))
     if code := os.waitpid(child, 0)[1]:
         raise SystemExit(f"The process with the collected tests ended with {code}.")
