@@ -3,8 +3,8 @@
     python tests/mutants/sample.py --files src/winning_tickets/tickets/masking.py ... --out mutants.json
     python tests/mutants/sample.py --of before.json --files src/winning_tickets/finetuning/seeds.py --out now.json
 
-A mutant is stored with its function and its statement, and the file is only a hint: after functions have moved to other
-files, `located` finds it by the function's syntax tree or, where the function has changed, by the statement's text. With
+A mutant is stored with its function and its statement, and the file is only a hint: after functions have moved,
+`located` finds it by the function's syntax tree or, where the function has changed, by the statement's text. With
 `--of`, a mutant that is not found is replaced by one drawn from the files given.
 """
 
