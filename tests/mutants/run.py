@@ -274,9 +274,13 @@ class Collected(Only):
         """Run the mutants."""
         self.factory = session.config._tmp_path_factory
         self.functions: dict[str, list[FunctionType]] = defaultdict(list)
+        gc.unfreeze()  # `tests/conftest.py` freezes what collection made, which hides it from get_objects
         for function in gc.get_objects():
             if type(function) is FunctionType:  # some objects warn when asked for their class
                 self.functions[function.__code__.co_filename].append(function)
+        gc.freeze()
+        if self.functions.keys().isdisjoint(map(str, (self.runner.scratch / "src").rglob("*.py"))):
+            raise SystemExit("The tests import no function of the copy of src.")
         self.runner._child = self.child  # type: ignore[method-assign]
         self.work()
         return True
