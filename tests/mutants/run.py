@@ -58,20 +58,20 @@ class Coverage:
     def __init__(self, folders: Iterable[Path]) -> None:
         from coverage import CoverageData
 
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)  # with the longest set-up of its file
+        self.setups: dict[str, float] = defaultdict(float)  # the longest set-up of each file
         self.by_line: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.on_import: dict[str, set[int]] = defaultdict(set)
         setups: dict[tuple[str, int], set[str]] = defaultdict(set)
         for folder in folders:
-            longest: dict[str, float] = defaultdict(float)  # setup of each file: a fixture that its tests may share
-            durations = [json.loads(line) for line in (folder / "durations.jsonl").read_text().splitlines()]
-            for one in durations:
-                file = one["test"].split("::")[0]
-                longest[file] = max(longest[file], one["seconds"] if one["phase"] == "setup" else 0)
             total: dict[str, float] = defaultdict(float)
+            durations = [json.loads(line) for line in (folder / "durations.jsonl").read_text().splitlines()]
+            for one in filter(lambda one: one["phase"] == "setup", durations):
+                file = one["test"].split("::")[0]  # a fixture that its tests may share
+                self.setups[file] = max(self.setups[file], one["seconds"])
             for one in durations:
                 setup = one["phase"] == "setup"
-                total[one["test"]] += longest[one["test"].split("::")[0]] if setup else one["seconds"]
+                total[one["test"]] += self.setups[one["test"].split("::")[0]] if setup else one["seconds"]
             self.seconds |= total
             for path in folder.glob(".coverage.*"):
                 data = CoverageData(str(path))
@@ -211,11 +211,14 @@ class Runner:
             by_file[test.split("::")[0]].append(test)
         fast = [test for own in by_file.values() for test in own[:PER_FILE]]
         first = [test for test in fast if self.coverage.seconds[test] < FAST][:MOST_FIRST] or tests[:1]
-        rest, total, started = set(), 0.0, set(first)
+        rest, total, started, set_up = set(), 0.0, set(first), {test.split("::")[0] for test in first}
         for test in tests:
-            total += 0 if test in started else self.coverage.seconds[test]
+            file = test.split("::")[0]
+            seconds = self.coverage.seconds[test] - (self.coverage.setups[file] if file in set_up else 0)
+            total += 0 if test in started else seconds
             if total <= self.seconds:
                 rest.add(test)
+                set_up.add(file)
         return [
             stage for stage in (first, [t for own in by_file.values() for t in own if t in rest - started]) if stage
         ]
