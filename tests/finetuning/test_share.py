@@ -662,13 +662,16 @@ def test_a_part_of_an_epoch_and_a_task_without_a_ticket_in_the_result(tmp_path, 
     assert with_ticket["sparsity"] == Ticket.from_pretrained(folders["rte"]).sparsity > 0
 
 
-def test_tickets_of_auto_come_from_the_first_seed_alone(tmp_path, bert):
+@pytest.mark.parametrize("single_rate", [None, 2e-3])
+def test_tickets_of_auto_come_from_the_first_seed_alone(tmp_path, bert, single_rate):
     config = ShareConfig(tasks=("rte",), model=bert, tickets="auto", level={"rte": 50.0}, single_epochs=1, seeds=(5, 3),
-                         train_size="4", batch_size=4, steps=1, save_model=False)  # fmt: skip
+                         train_size="4", batch_size=4, steps=1, save_model=False, learning_rate=1e-3,
+                         single_learning_rate=single_rate)  # fmt: skip
     result = share(config, tmp_path / "run", QUIET)
     assert result["seeds"] == [5, 3]
     stage = tmp_path / "run" / "stages" / "rte"
     assert [path.name for path in (stage / "fine-tuned").glob("seed-*")] == ["seed-5"]
+    assert stored(stage / "fine-tuned")["learning_rate"] == (single_rate or 1e-3)
     ticket = Ticket.from_pretrained(stage / "ticket")
     assert (ticket.info.seed, ticket.id) == (5, result["tasks"]["rte"]["ticket_id"])
 
