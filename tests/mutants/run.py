@@ -344,7 +344,10 @@ def check(tree: Path, mutants: list[Mutant], folders: list[Path], out: Path, sec
             if done or (one is not None and runner.coverage.runs_on_import(one) != on_import):
                 continue
             start = time.monotonic()
-            result = runner.mutant(one, mutant["choice"], stages) if one else {"outcome": "not found", "ran": 0}
+            if one is None:
+                result = {"outcome": "not found", "ran": 0}
+            else:
+                result = {"file": str(one.path.relative_to(tree))} | runner.mutant(one, mutant["choice"], stages)
             results[mutant["id"]] = mutant | result
             log.write(f"{mutant['id']}: {result} {time.monotonic() - start:.0f} s\n")
             write(out, results, None)
