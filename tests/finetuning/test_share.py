@@ -630,3 +630,55 @@ def test_a_task_without_training_examples_is_refused(tmp_path, bert, monkeypatch
     with pytest.raises(ContentError, match="The task rte has no training example; give it some, or leave it out"):
         share(ShareConfig(tasks=("mrpc", "rte"), model=bert), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.0])
+def test_an_impossible_rate_of_single_tasks_is_refused(value):
+    with pytest.raises(UsageError, match="--single-learning-rate .* is impossible"):
+        ShareConfig.of(tasks=("rte",), model="m", tickets="auto", level={"rte": 50}, single_learning_rate=value)
+
+
+def test_the_dropout_of_a_shared_model_may_be_0():
+    check_sharing(ShareConfig(tasks=("rte",), model="m", dropout_p={"rte": 0.0}))
+
+
+def test_sharing_uses_the_runtime_it_is_given(monkeypatch, tmp_path):
+    class Seen(Exception):  # noqa: N818
+        pass
+
+    def prepare(config, runtime):
+        assert runtime is QUIET
+        raise Seen
+
+    monkeypatch.setattr(sharing_module, "prepare", prepare)
+    with pytest.raises(Seen):
+        share(None, tmp_path / "out", QUIET)
+
+
+def test_a_part_of_an_epoch_and_a_task_without_a_ticket_in_the_result(tmp_path, folders):
+    two = ShareConfig(tasks=("rte", "mrpc"), tickets={"rte": folders["rte"]}, steps=2, batch_size=4, save_model=False)
+    result = share(two, tmp_path / "run", QUIET)
+    assert (result["steps_per_epoch"], result["steps"], result["epochs"]) == (8, 2, 0.25)
+    with_ticket, without = result["tasks"]["rte"], result["tasks"]["mrpc"]
+    assert (without["ticket_id"], without["sparsity"], without["weight_remaining"]) == (None, 0.0, 1.0)
+    assert with_ticket["sparsity"] == Ticket.from_pretrained(folders["rte"]).sparsity > 0
+
+
+@pytest.mark.parametrize("single_rate", [None, 2e-3])
+def test_tickets_of_auto_come_from_the_first_seed_alone(tmp_path, bert, single_rate):
+    config = ShareConfig(tasks=("rte",), model=bert, tickets="auto", level={"rte": 50.0}, single_epochs=1, seeds=(5, 3),
+                         train_size="4", batch_size=4, steps=1, save_model=False, learning_rate=1e-3,
+                         single_learning_rate=single_rate)  # fmt: skip
+    result = share(config, tmp_path / "run", QUIET)
+    assert result["seeds"] == [5, 3]
+    stage = tmp_path / "run" / "stages" / "rte"
+    assert [path.name for path in (stage / "fine-tuned").glob("seed-*")] == ["seed-5"]
+    assert stored(stage / "fine-tuned")["learning_rate"] == (single_rate or 1e-3)
+    ticket = Ticket.from_pretrained(stage / "ticket")
+    assert (ticket.info.seed, ticket.id) == (5, result["tasks"]["rte"]["ticket_id"])
+
+
+def test_a_sharing_takes_tickets_of_other_weights_where_they_are_allowed(tmp_path, folders):
+    other = str(make_model(tmp_path / "other", head="mlm+pooler", seed=7))
+    config = ShareConfig(tasks=("mrpc",), model=other, tickets={"mrpc": folders["mrpc"]}, allow_other_weights=True)
+    assert Sharing(prepare_sharing(config, QUIET), 0, QUIET).tickets.selections["mrpc"]

@@ -376,3 +376,9 @@ def test_too_many_tasks_to_tell_apart():
     with pytest.raises(UsageError, match="64 tasks share one model; tickets of at most 63 can be told apart"):
         partition((2,), tasks, {"task0": torch.tensor([True, False])})
     assert len(partition((2,), tasks[:63], {"task62": torch.tensor([True, False])})) == 2
+
+
+def test_a_parameter_of_one_row_is_cut_by_columns():
+    masks = {"a": torch.tensor([[True, False, True]]), "b": torch.tensor([[True, True, False]])}
+    pieces = partition((1, 3), ("a", "b"), masks)
+    assert {tuple(sorted(piece.tasks)): piece.length for piece in pieces} == {("a", "b"): 1, ("a",): 1, ("b",): 1}

@@ -8,12 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, TrainerCallback
 
+from samples.held_models import classifier
 from samples.memberships import KINDS, by_entry
 from samples.structures import IDS, PADDED, SEPARATE
+from samples.tickets import make_ticket
 from samples.tiny_models import CONFIGS
+from winning_tickets import hold
 from winning_tickets.config import Runtime
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
+from winning_tickets.finetuning.sharing import weight_remaining
 from winning_tickets.finetuning.sharing_optimizer import SharedUpdate
 from winning_tickets.finetuning.sharing_trainer import TaskTickets, sharing_optimizer
 from winning_tickets.models.architectures import ARCHITECTURES
@@ -341,3 +345,27 @@ def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):
     assert not torch.equal(
         start.heads["models.stsb.classifier.weight"].float(), whole.heads["models.stsb.classifier.weight"]
     )
+
+
+def test_the_weight_that_remains_is_counted_of_each_task_and_of_all():
+    model, structure = shared()
+    encoder = model.base_model
+    made = {"rte": unstructured(model, structure, 0), "cola": structured(structure, 1)}
+    tickets = TaskTickets(encoder, made, allow_other_weights=True)
+    remaining, of_each = weight_remaining(encoder, tickets, list(TASKS))
+    total = sum(parameter.numel() for parameter in encoder.parameters())
+    for task in TASKS:
+        closed = sum(int((~mask).sum()) for mask in tickets.selections.get(task, {}).values())
+        assert of_each[task] == pytest.approx((total - closed) / total)
+    assert of_each["stsb"] == remaining == 1
+    assert 0 < of_each["cola"] < 1
+
+
+def test_tickets_of_other_weights_are_refused_unless_allowed():
+    encoder, ticket = classifier(seed=0).base_model, make_ticket(classifier(seed=1))
+    with pytest.raises(ContentError, match="weights"):
+        TaskTickets(encoder, {"rte": ticket})
+    TaskTickets(encoder, {"rte": ticket}, allow_other_weights=True)
+    with pytest.raises(ContentError, match="weights"):
+        hold(classifier(seed=0), ticket)
+    hold(classifier(seed=0), ticket, allow_other_weights=True)

@@ -18,10 +18,11 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.evaluation import evaluate_dev_splits
+from winning_tickets.finetuning.seeds import claim_seed, run_seeds
 from winning_tickets.finetuning.setup import load_base, prepare_transfer
 from winning_tickets.models.architectures import ARCHITECTURES, present_in, prunable_views, split_name
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import read_log
+from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError, UsageError
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.predict import encode_split, predict_split
@@ -505,3 +506,18 @@ def test_a_full_disk_while_saving_the_model_fails_the_seed(tmp_path, config, mon
         "metrics.jsonl",
     ]
     monkeypatch.undo()
+
+
+def test_a_rank_without_memory_stops_the_run_of_several_ranks(tmp_path, monkeypatch):
+    config = TransferConfig(target="m", task="rte")
+    run = RunDirectory.claim(tmp_path / "run", "transfer", "id", {})
+
+    def without_memory(seed):
+        claim_seed(run.path, "transfer-seed", seed, "id", config)
+        raise torch.OutOfMemoryError("no memory on this rank")
+
+    with pytest.raises(TrainingError, match=r"1 of 1 seeds failed \(0\). Seed 0: no memory on this rank"):
+        run_seeds(run, (0,), without_memory, lambda *_: {})
+    monkeypatch.setattr(distributed, "count", lambda: 2)
+    with pytest.raises(torch.OutOfMemoryError):
+        run_seeds(run, (1,), without_memory, lambda *_: {})

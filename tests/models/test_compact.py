@@ -350,3 +350,16 @@ def test_other_verbs_take_the_folder_like_any_model(tmp_path, remote_code):
     assert model.base_model.encoder.layer[1].attention.self.num_attention_heads == 1
     remote = AutoModelForSequenceClassification.from_pretrained(folder, trust_remote_code=True)
     assert_same(everything(remote), everything(model))
+
+
+def test_one_head_is_removed_from_a_model_that_is_whole_otherwise():
+    model = tiny("bert")
+    compact = compact_(model, {"layers.1.heads": torch.tensor([True, True, False, True])})
+    assert [layer["heads"] for layer in compact["layers"]] == [[0, 1, 2, 3], [0, 1, 3], [0, 1, 2, 3]]
+
+
+def test_one_neuron_is_removed_from_a_model_that_is_whole_otherwise():
+    model = tiny("bert")
+    width = model.config.intermediate_size
+    compact = compact_(model, {"layers.2.neurons": torch.arange(width) > 0})
+    assert [layer["neurons"] for layer in compact["layers"]] == [width, width, width - 1]

@@ -34,62 +34,18 @@ from types import CodeType, FunctionType
 from typing import Any
 
 import pytest
-from sample import Found, Unit, located, mutated, units
+from sample import Found, Mutant, Unit, located, mutated, read_mutants, sources_of
 
-LIBRARIES = [
-    "torch",
-    "torch.nn.functional",
-    "torch.utils.data",
-    "numpy",
-    "numpy.testing",
-    "scipy.stats",
-    "scipy.special",
-    "pandas",
-    "datasets",
-    "sklearn.metrics",
-    "sklearn.linear_model",
-    "accelerate",
-    "safetensors.torch",
-    "huggingface_hub",
-    "pydantic",
-    "typer",
-    "typer.testing",
-    "rich.table",
-    "rich.progress",
-    "yaml",
-    "jinja2",
-    "xxhash",
-    "transformers",
-    "transformers.trainer",
-    "transformers.models.bert.modeling_bert",
-    "transformers.models.bert.tokenization_bert",
-    "transformers.models.roberta.modeling_roberta",
-    "transformers.models.distilbert.modeling_distilbert",
-    "transformers.models.auto.modeling_auto",
-    "hypothesis",
-    "hypothesis.strategies",
-    "matplotlib.figure",
-    "matplotlib.backends.backend_agg",
-    "pytest",
-]
-"""What children need not import again."""
-OPTIONS = [
-    "-q",
-    "-p",
-    "no:cacheprovider",
-    "-p",
-    "no:xdist",
-    "--hypothesis-seed=0",
-    "-W",
-    "ignore::pytest.PytestAssertRewriteWarning",
-]
+LIBRARIES = """torch torch.nn.functional torch.utils.data numpy numpy.testing scipy.stats scipy.special pandas datasets
+sklearn.metrics sklearn.linear_model accelerate safetensors.torch huggingface_hub pydantic typer typer.testing
+rich.table rich.progress yaml jinja2 xxhash transformers transformers.trainer transformers.models.bert.modeling_bert
+transformers.models.bert.tokenization_bert transformers.models.roberta.modeling_roberta
+transformers.models.distilbert.modeling_distilbert transformers.models.auto.modeling_auto hypothesis
+hypothesis.strategies matplotlib.figure matplotlib.backends.backend_agg pytest"""
+"""Imported once by the parent, so that children need not."""
+OPTIONS = "-q -p no:cacheprovider -p no:xdist --hypothesis-seed=0 -W ignore::pytest.PytestAssertRewriteWarning"
 PER_FILE, MOST_FIRST, FAST = 3, 60, 2.0  # tests of the first stage: of each file, in all, and their longest duration
 SHORTEST_LIMIT, LONGEST_LIMIT, SLOWER = 60.0, 600.0, 10.0  # limits in seconds, as a multiple of the duration
-
-
-def sources_of(tree: Path) -> dict[Path, list[Unit]]:
-    """The units of every file of the package."""
-    return {path: list(units(ast.parse(path.read_text()).body)) for path in sorted((tree / "src").rglob("*.py"))}
 
 
 class Coverage:
@@ -102,19 +58,21 @@ class Coverage:
     def __init__(self, folders: Iterable[Path]) -> None:
         from coverage import CoverageData
 
-        self.seconds: dict[str, float] = defaultdict(float)
+        self.seconds: dict[str, float] = defaultdict(float)  # with the longest set-up of its file
+        self.setups: dict[str, float] = defaultdict(float)  # the longest set-up of each file
         self.by_line: dict[str, dict[int, set[str]]] = defaultdict(lambda: defaultdict(set))
         self.on_import: dict[str, set[int]] = defaultdict(set)
         setups: dict[tuple[str, int], set[str]] = defaultdict(set)
         for folder in folders:
-            longest: dict[str, float] = defaultdict(float)  # setup of each file: a fixture that its tests may share
+            total: dict[str, float] = defaultdict(float)
             durations = [json.loads(line) for line in (folder / "durations.jsonl").read_text().splitlines()]
-            for one in durations:
-                file = one["test"].split("::")[0]
-                longest[file] = max(longest[file], one["seconds"] if one["phase"] == "setup" else 0)
+            for one in filter(lambda one: one["phase"] == "setup", durations):
+                file = one["test"].split("::")[0]  # a fixture that its tests may share
+                self.setups[file] = max(self.setups[file], one["seconds"])
             for one in durations:
                 setup = one["phase"] == "setup"
-                self.seconds[one["test"]] += longest[one["test"].split("::")[0]] if setup else one["seconds"]
+                total[one["test"]] += self.setups[one["test"].split("::")[0]] if setup else one["seconds"]
+            self.seconds |= total
             for path in folder.glob(".coverage.*"):
                 data = CoverageData(str(path))
                 data.read()
@@ -218,7 +176,7 @@ class Runner:
         os.environ |= own | {"HYPOTHESIS_STORAGE_DIRECTORY": str(self.scratch / "hypothesis")}
         sys.path.insert(0, str(self.scratch / "src"))
         os.chdir(tree)
-        for library in LIBRARIES:
+        for library in LIBRARIES.split():
             with suppress(ImportError):
                 import_module(library)
         sys.dont_write_bytecode = True  # else a mutant's bytecode might be taken for the next one's
@@ -253,11 +211,14 @@ class Runner:
             by_file[test.split("::")[0]].append(test)
         fast = [test for own in by_file.values() for test in own[:PER_FILE]]
         first = [test for test in fast if self.coverage.seconds[test] < FAST][:MOST_FIRST] or tests[:1]
-        rest, total, started = set(), 0.0, set(first)
+        rest, total, started, set_up = set(), 0.0, set(first), {test.split("::")[0] for test in first}
         for test in tests:
-            total += 0 if test in started else self.coverage.seconds[test]
+            file = test.split("::")[0]
+            seconds = self.coverage.seconds[test] - (self.coverage.setups[file] if file in set_up else 0)
+            total += 0 if test in started else seconds
             if total <= self.seconds:
                 rest.add(test)
+                set_up.add(file)
         return [
             stage for stage in (first, [t for own in by_file.values() for t in own if t in rest - started]) if stage
         ]
@@ -287,7 +248,9 @@ class Runner:
         self.quiet()
         plugin = Only(tests, self.coverage.seconds)
         files = list(dict.fromkeys(test.split("::")[0] for test in tests))
-        code = pytest.main([*OPTIONS, *(["-x"] if stop else []), f"--basetemp={folder / 'tmp'}", *files], [plugin])
+        code = pytest.main(
+            [*OPTIONS.split(), *(["-x"] if stop else []), f"--basetemp={folder / 'tmp'}", *files], [plugin]
+        )
         if code and not plugin.failed:
             plugin.failed.append(f"pytest: {code!r}")
         (folder / "result.json").write_text(json.dumps(plugin.failed))
@@ -314,9 +277,13 @@ class Collected(Only):
         """Run the mutants."""
         self.factory = session.config._tmp_path_factory
         self.functions: dict[str, list[FunctionType]] = defaultdict(list)
+        gc.unfreeze()  # `tests/conftest.py` freezes what collection made, which hides it from get_objects
         for function in gc.get_objects():
             if type(function) is FunctionType:  # some objects warn when asked for their class
                 self.functions[function.__code__.co_filename].append(function)
+        gc.freeze()
+        if self.functions.keys().isdisjoint(map(str, (self.runner.scratch / "src").rglob("*.py"))):
+            raise SystemExit("The tests import no function of the copy of src.")
         self.runner._child = self.child  # type: ignore[method-assign]
         self.work()
         return True
@@ -346,7 +313,7 @@ class Collected(Only):
                 function.__code__ = new
 
 
-def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[str]) -> None:
+def trace(tree: Path, mutants: list[Mutant], folder: Path, tests: list[str]) -> None:
     """Run tests once in a new process with the lines of the mutants' files recorded."""
     sources = sources_of(tree)
     found = [located(mutant, sources) for mutant in mutants]
@@ -359,7 +326,7 @@ def trace(tree: Path, mutants: list[dict[str, Any]], folder: Path, tests: list[s
     os.execv(sys.executable, [sys.executable, "-m", "pytest", *tests, "-p", "lines", "-p", "no:cacheprovider"])
 
 
-def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: Path, seconds: float) -> None:
+def check(tree: Path, mutants: list[Mutant], folders: list[Path], out: Path, seconds: float) -> None:
     """Run every mutant that has no result yet, then the killing tests once without a mutant."""
     runner = Runner(tree, Coverage(folders), seconds)
     log = os.fdopen(os.dup(2), "w", buffering=1)
@@ -377,7 +344,10 @@ def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: P
             if done or (one is not None and runner.coverage.runs_on_import(one) != on_import):
                 continue
             start = time.monotonic()
-            result = runner.mutant(one, mutant["choice"], stages) if one else {"outcome": "not found", "ran": 0}
+            if one is None:
+                result = {"outcome": "not found", "ran": 0}
+            else:
+                result = {"file": str(one.path.relative_to(tree))} | runner.mutant(one, mutant["choice"], stages)
             results[mutant["id"]] = mutant | result
             log.write(f"{mutant['id']}: {result} {time.monotonic() - start:.0f} s\n")
             write(out, results, None)
@@ -386,7 +356,7 @@ def check(tree: Path, mutants: list[dict[str, Any]], folders: list[Path], out: P
     if not child:
         runner.quiet()
         files = sorted({test.split("::")[0] for test in runner.coverage.seconds})
-        code = pytest.main([*OPTIONS, *files], [Collected(runner, lambda: run(on_import=False))])
+        code = pytest.main([*OPTIONS.split(), *files], [Collected(runner, lambda: run(on_import=False))])
         os._exit(int(code))
     if code := os.waitpid(child, 0)[1]:
         raise SystemExit(f"The process with the collected tests ended with {code}.")
@@ -424,9 +394,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=120, help="most time for the tests of one mutant")
     parser.add_argument("--tests", nargs="*", default=["tests"], help="what `trace` runs")
     given = parser.parse_args()
-    mutants, folders = json.loads(given.mutants.read_text()), [folder.resolve() for folder in given.trace]
-    if isinstance(mutants, dict):
-        mutants = [{k: v for k, v in one.items() if k not in ("outcome", "by", "ran")} for one in mutants["mutants"]]
+    mutants, folders = read_mutants(given.mutants), [folder.resolve() for folder in given.trace]
     if given.command == "trace":
         trace(given.tree.resolve(), mutants, folders[0], given.tests)
     else:

@@ -1,9 +1,11 @@
 """Draw a seeded sample of mutants: one comparison, operator or constant of the core changed.
 
-    python tests/mutants/sample.py --files src/winning_tickets/bits.py ... --out mutants.json
+    python tests/mutants/sample.py --files src/winning_tickets/tickets/masking.py ... --out mutants.json
+    python tests/mutants/sample.py --of before.json --files src/winning_tickets/finetuning/seeds.py --out now.json
 
-A mutant is stored with its function and its statement, and the file is only a hint: after functions have moved to other
-files, `located` finds it by the function's syntax tree or, where the function has changed, by the statement's text.
+A mutant is stored with its function and its statement, and the file is only a hint: after functions have moved,
+`located` finds it by the function's syntax tree or, where the function has changed, by the statement's text. With
+`--of`, a mutant that is not found is replaced by one drawn from the files given.
 """
 
 import argparse
@@ -12,7 +14,7 @@ import copy
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,8 @@ SWAPS: dict[type, tuple[type, ...]] = {
     ast.LShift: (ast.RShift,),
     ast.RShift: (ast.LShift,),
 }
+Mutant = dict[str, Any]
+Key = tuple[Path, str, int]  # file, function, number of the node
 _EQUIVALENT = {"strict", "frozen", "slots", "kw_only", "pin_memory", "non_blocking", "indent"}
 """Keywords whose values change no result that a test could see."""
 _BODIES = ("body", "orelse", "finalbody", "handlers", "decorator_list", "annotation", "returns", "type_params")
@@ -171,22 +175,25 @@ def header(statement: ast.stmt) -> str:
     return ast.unparse(bare)
 
 
-def sample(paths: list[Path], root: Path, count: int, seed: int) -> list[dict[str, Any]]:
+def sample(
+    paths: list[Path], root: Path, count: int, draw: random.Random, used: Set[Key] = frozenset()
+) -> list[Mutant]:
     """Draw mutants from all nodes of the files, at most one of each node.
 
     Args:
         paths: source files.
         root: what the hints are relative to.
         count: how many.
-        seed: of the draw.
+        draw: the source of random numbers.
+        used: nodes that have a mutant already.
     """
     found = [
         (path, unit, number, place)
         for path in sorted(paths)
         for unit in units(ast.parse(path.read_text()).body)
         for number, place in enumerate(places(unit))
+        if (path, unit.name, number) not in used
     ]
-    draw = random.Random(seed)
     mutants = []
     for index in sorted(draw.sample(range(len(found)), count)):
         path, unit, number, place = found[index]
@@ -208,6 +215,43 @@ def sample(paths: list[Path], root: Path, count: int, seed: int) -> list[dict[st
     return mutants
 
 
+def replace_lost(mutants: list[Mutant], paths: list[Path], root: Path, draw: random.Random) -> list[Mutant]:
+    """Draw another mutant for each one that was rewritten: in the file of the same name, else in another file.
+
+    Args:
+        mutants: of another tree.
+        paths: source files that hold the rewritten functions now.
+        root: of this tree.
+        draw: the source of random numbers.
+    """
+    sources = sources_of(root)
+    found = {mutant["id"]: located(mutant, sources) for mutant in mutants}
+    used = {(at.path, at.unit.name, places(at.unit).index(at.place)) for at in found.values() if at is not None}
+    lost = {Path(mutant["file"]).name for mutant in mutants if found[mutant["id"]] is None}
+    others = [path for path in paths if path.name not in lost]
+    result = []
+    for mutant in mutants:
+        if found[mutant["id"]] is None:
+            same = [path for path in paths if path.name == Path(mutant["file"]).name]
+            (new,) = sample(same or others or paths, root, 1, draw, used)
+            used.add((root / new["file"], new["function"], new["node"]))
+            mutant = new | {"id": mutant["id"], "replaces": f"{mutant['file']}: {mutant['function']}"}
+        result.append(mutant)
+    return result
+
+
+def sources_of(tree: Path) -> dict[Path, list[Unit]]:
+    """The units of every file of the package."""
+    return {path: list(units(ast.parse(path.read_text()).body)) for path in sorted((tree / "src").rglob("*.py"))}
+
+
+def read_mutants(path: Path) -> list[Mutant]:
+    """The mutants of a sample or of a result of `run.py check`, without their outcomes."""
+    content = json.loads(path.read_text())
+    mutants = content["mutants"] if isinstance(content, dict) else content
+    return [{k: v for k, v in one.items() if k not in ("outcome", "by", "ran")} for one in mutants]
+
+
 @dataclass(frozen=True)
 class Found:
     """Where a mutant is in a source tree."""
@@ -217,7 +261,7 @@ class Found:
     place: Place
 
 
-def located(mutant: dict[str, Any], sources: dict[Path, list[Unit]]) -> Found | None:
+def located(mutant: Mutant, sources: dict[Path, list[Unit]]) -> Found | None:
     """Find a mutant again: in a function of the same tree, else by its statement, else by its number in the function.
 
     Args:
@@ -271,8 +315,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--count", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--of", type=Path, help="an earlier sample or result; only what this tree lacks is drawn anew")
     given = parser.parse_args()
-    mutants = sample([path.resolve() for path in given.files], Path.cwd(), given.count, given.seed)
+    paths, root, draw = [path.resolve() for path in given.files], Path.cwd(), random.Random(given.seed)
+    if given.of is None:
+        mutants = sample(paths, root, given.count, draw)
+    else:
+        mutants = replace_lost(read_mutants(given.of), paths, root, draw)
     given.out.write_text("[\n" + ",\n".join(json.dumps(mutant) for mutant in mutants) + "\n]\n")
 
 

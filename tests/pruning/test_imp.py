@@ -306,3 +306,37 @@ def test_the_summary_names_rounds(tmp_path, bert):
     result = json.loads((tmp_path / "out" / "result.json").read_text())
     assert (result["method"], result["nested"], result["steps"]) == ("imp", True, 12)
     assert [rung["steps"] for rung in result["rungs"]] == [4, 8, 12]
+
+
+@pytest.fixture(scope="module")
+def imp(tmp_path_factory):
+    """A function that runs two rounds of iterative pruning and returns the last mask."""
+    folder = tmp_path_factory.mktemp("imp")
+    model, corpus = without_dropout(make_model(folder / "bert", head="mlm+pooler")), corpus_of(folder)
+
+    def run(out, **fields):
+        config = learning(model, "imp", corpus, sparsity=(0.2, 0.5), learning_rate=1e-2, round_steps=2, **fields)
+        return search_all(config, out, QUIET)[0.5].masks
+
+    return run
+
+
+def test_rewinding_to_step_0_is_rewinding_to_the_start_and_noise_is_not(imp, tmp_path):
+    start = imp(tmp_path / "start", rewind="pretrained")
+    first = imp(tmp_path / "first", rewind="step:0")
+    noise = imp(tmp_path / "noise", rewind="noise:2")
+    assert all(torch.equal(mask, first[name]) for name, mask in start.items())
+    assert not all(torch.equal(mask, noise[name]) for name, mask in start.items())
+
+
+def test_iterative_pruning_decays_weights_as_configured(imp, tmp_path, monkeypatch):
+    seen = []
+    trainer = imp_module.TicketTrainer
+
+    def noting(*args, **kwargs):
+        seen.append(kwargs["args"].weight_decay)
+        return trainer(*args, **kwargs)
+
+    monkeypatch.setattr(imp_module, "TicketTrainer", noting)
+    imp(tmp_path / "out", weight_decay=0.25)
+    assert seen == [0.25]

@@ -281,3 +281,7 @@ def test_levels_of_other_units_and_folders():
     folders = [Level(("heads",), percent).folder for percent in (5, 30, 2.5, 100)]
     assert folders == ["level-05", "level-30", "level-02.5", "level-100"]
     assert Level(("heads", "ffns"), given={"heads": 43, "ffns": 3}).folder == "heads-43-ffns-3"
+
+
+def test_the_id_of_an_importance_has_16_digits():
+    assert len(Importance({}, {}, None, {}).id) == 16

@@ -265,3 +265,8 @@ def test_the_command_line(bert, run, tmp_path):
     done = CliRunner().invoke(app, ["inspect", str(tmp_path / "r")])
     assert "  heads: 1 of 4 pruned" in done.stdout
     assert Ticket.from_pretrained(tmp_path / "r").info.seed == 4
+
+
+def test_the_data_of_a_fine_tuned_model_is_where_data_dir_says(run, tmp_path):
+    assert ImportanceModel.find(run, None).transfer.data_dir is None
+    assert ImportanceModel.find(run, str(tmp_path)).transfer.data_dir == str(tmp_path)

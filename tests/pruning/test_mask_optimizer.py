@@ -4,11 +4,12 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 from transformers import BertConfig, BertModel
 
 from samples.tickets import CONFIG, QUERY
 from winning_tickets.config import SearchConfig
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.mask_optimizer import BertAdam, MaskOptimizer, initial_scores
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
 
@@ -207,3 +208,25 @@ def test_plateau_scores_are_those_of_equation_5():
     assert initial_scores(absolute(weights), "plateau", 0.5, "matrix", "floor", 2.0, 0.01, 0)[
         "w"
     ].tolist() == pytest.approx([0.0, 0.02, 0.0, 0.02])
+
+
+@pytest.mark.parametrize("corrected", [True, False])
+def test_decay_makes_weights_smaller(corrected):
+    weight = nn.Parameter(torch.full((3,), 2.0))
+    optimizer = BertAdam([{"params": [weight], "lr": 0.5}], 1e-8, 0.1, corrected)
+    weight.grad = torch.zeros(3)
+    optimizer.step()
+    assert torch.equal(weight.detach(), torch.full((3,), 2.0 * (1 - 0.5 * 0.1)))
+
+
+def test_a_checkpoint_of_scores_has_the_settings_of_groups_and_not_their_parameters():
+    groups = make(TUNED)[2].state_dict()["param_groups"]
+    assert groups
+    assert all("lr" in group and "params" not in group for group in groups)
+
+
+def test_between_adjustments_an_entry_that_reached_the_threshold_is_kept():
+    _, masked, optimizer = make(variant(threshold="reached", reselect_steps=5))
+    optimizer.reselect(exact=False)
+    for (name, score), threshold in zip(optimizer.scores.items(), optimizer.state_dict()["thresholds"], strict=True):
+        assert torch.equal(masked.masks[name], score.view_as(masked.masks[name]) >= threshold)

@@ -1,5 +1,7 @@
 """Masks on parameter data: exactly +0.0 whatever the optimiser did, and a teacher that is the same module."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,6 +11,7 @@ from transformers import BertConfig, BertModel, Trainer, TrainingArguments
 from samples.held_models import assert_exactly_zero, batch, classifier
 from samples.tickets import CONFIG, QUERY, make_ticket
 from winning_tickets import TicketCallback, hold
+from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.selection import write_masked_
 
@@ -129,3 +132,12 @@ def test_modes_restores_each_modules_own_flag():
     with modes(model, training=False):
         assert not any(module.training for module in model.modules())
     assert [module.training for module in model.modules()] == [True, True, False, False]
+
+
+def test_a_ticket_goes_onto_other_weights_only_when_a_run_resumes():
+    ticket = make_ticket(classifier(seed=0))
+    other = classifier(seed=1)
+    with pytest.raises(ContentError, match="weights"):
+        TicketCallback(ticket).on_train_begin(None, SimpleNamespace(global_step=0), None, model=other)
+    TicketCallback(ticket).on_train_begin(None, SimpleNamespace(global_step=1), None, model=other)
+    TicketCallback(ticket, True).on_train_begin(None, SimpleNamespace(global_step=0), None, model=other)

@@ -25,7 +25,7 @@ from winning_tickets.pruning import mask_training as mask_training_module
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.training.objectives.base import TermSettings
+from winning_tickets.training.objectives.base import Outputs, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.terms import TERMS, attention_sum, contrastive_sum, frozen_head, logits_sum
 
@@ -518,3 +518,11 @@ def test_evaluations_without_text_are_refused(world):
 def test_a_ticket_remembers_its_objective(tmp_path, world):
     search(training(world, "kd:2,attention"), tmp_path / "t", QUIET)
     assert Ticket.from_pretrained(tmp_path / "t").info.config["objective"] == "kd:2+attention"
+
+
+def test_the_temperature_of_the_contrastive_term_is_0_05_unless_given():
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (Outputs(torch.randn(3, 4, 8, generator=generator)) for _ in range(2))
+    batch = {"attention_mask": torch.ones(3, 4, dtype=torch.long)}
+    found = TERMS["contrastive"].sum(student, teacher, batch, TermSettings())
+    assert torch.equal(found, contrastive_sum(student.last, teacher.last, batch["attention_mask"], 0.05))

@@ -109,3 +109,19 @@ def test_input_norms_equal_a_naive_pass(tmp_path):
     importance = activation_importance(weights, found)
     assert torch.allclose(importance[name], 2.0 * found[name].expand(2, 32))
     assert importance["other"].tolist() == [3.0]
+
+
+def test_masked_tokens_that_are_predicted_are_counted(tmp_path):
+    plm = load_plm(str(make_model(tmp_path / "bert", head="mlm")), head="mlm")
+    plm.model.eval()
+    ids = torch.arange(5, 29).view(2, 12)
+    batch = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    labels = plm.model(**batch).logits.argmax(-1)  # right
+    labels[0, ::2] = -100  # not masked
+    labels[1, :5] += 1  # wrong
+    _, correct = PretrainingObjective({"mlm": 1.0}, plm.architecture).forward(plm.model, {**batch, "labels": labels})
+    assert int(correct) == 6 + 7
+
+
+def test_the_loss_of_a_task_counts_once():
+    assert TaskObjective("classification").weights == {"loss": 1.0}
