@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
-from winning_tickets.studies.worker import Job, Outcome, perform_or_stop
+from winning_tickets.studies.worker import Job, Outcome, perform, perform_or_stop
 
 STOP_SECONDS = 120.0
 """Time for a worker to reach its next checkpoint."""
@@ -159,6 +159,33 @@ def gpu_of(place: int) -> dict[str, str]:
     return {"CUDA_VISIBLE_DEVICES": names[place % len(names)]} if len(names) > 1 else {}
 
 
+class InlineEngine:
+    """Does each run in this process, for small studies; a signal stops the study at the checkpoint of its run."""
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+
+    def free(self) -> int:
+        """Return 1 if no job is waiting."""
+        return int(self._job is None)
+
+    def start(self, job: Job) -> None:
+        """Keep a job for `wait`."""
+        self._job = job
+
+    def wait(self, seconds: float) -> list[Outcome]:
+        """Do the job."""
+        job, self._job = self._job, None
+        return [] if job is None else [perform(job)]
+
+    def stop(self) -> list[Outcome]:
+        """Return nothing: the job that a signal has stopped is not running any more."""
+        return []
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
 def perform_line(line: str) -> str:
     """Do a job on a node; jobs and outcomes are text, so that nodes need not share classes."""
     return perform_or_stop(Job.of_line(line)).line()
@@ -278,6 +305,7 @@ def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[Outcome]:
 
 
 ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
+    "inline": lambda options, store: InlineEngine(),
     "local": lambda options, store: LocalEngine(options.workers, store),
     "ray": lambda options, store: RayEngine(options.address, options.cpus, options.gpus),
 }

@@ -18,6 +18,8 @@ PAPERS = ("tamt", "tamt-submission", "bert-tickets", "super-tickets")
 VerbName = Literal[
     "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse"
 ]
+LOG = "log."
+"""Start of the path of a value in the records of a run's log."""
 Condition = dict[str, Any]
 """Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`; all entries must hold."""
 
@@ -48,11 +50,17 @@ class Value(Settings):
     """A number of each run of a stage.
 
     `value` is a dotted path into `result.json`, which may contain `${axis}`; or `score` or `score.best`, the primary
-    metric of the task; or `run.seconds`.
+    metric of the task; or `run.seconds`; or `log.` and a path into each record of `metrics.jsonl`, by the axis `step`.
+
+    Attributes:
+        where: only runs that match one of these conditions; of a `level` and of a table's `values`.
+        name: of a `level`; by default the stage.
     """
 
     stage: str
     value: str = "score"
+    where: tuple[Condition, ...] = ()
+    name: str | None = None
 
 
 class Table(Settings):
@@ -61,24 +69,26 @@ class Table(Settings):
     Attributes:
         stage: stages whose results are read.
         columns: axis of the columns; None if `values` gives them.
-        values: name -> path of a value; several values give a column each.
+        values: name -> path of a value, or a value of another stage; several values give a column each.
         where: only runs that match one of these conditions.
         average: axes that are averaged first, for each seed; cells without all of them are empty.
         mean_column: heading of a column with the mean of each row.
         best: value of each column that is set in bold.
         statistic: `mean` with deviation, or `median`, `best` or `std` alone.
+        note: text below the table.
     """
 
     title: str = ""
     stage: str | tuple[str, ...]
     rows: tuple[str, ...]
     columns: str | None = None
-    values: dict[str, str] = Field(default_factory=lambda: {"score": "score"})
+    values: dict[str, str | Value] = Field(default_factory=lambda: {"score": "score"})
     where: tuple[Condition, ...] = ()
     average: tuple[str, ...] = ()
     mean_column: str | None = None
     best: Literal["max", "min"] | None = "max"
     statistic: Literal["mean", "median", "best", "std"] = "mean"
+    note: str = ""
 
 
 class Figure(Settings):
@@ -94,6 +104,7 @@ class Figure(Settings):
         level: stages, or values of them, drawn as a horizontal line, such as the dense model.
         reach: a score, a series (its best mean) or a stage of `level`; the first x at which each line reaches it is
             reported.
+        note: text below the figure.
     """
 
     title: str = ""
@@ -110,6 +121,7 @@ class Figure(Settings):
     reach: str | float | None = None
     x_label: str | None = None
     y_label: str | None = None
+    note: str = ""
 
 
 class Comparison(Settings):

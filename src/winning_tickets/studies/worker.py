@@ -84,8 +84,8 @@ def perform(job: Job) -> Outcome:
             if status != "done":
                 try:
                     execute(job, store)
-                except Interrupted as error:
-                    return Outcome(job.run, "stopped", str(error))
+                except Interrupted:
+                    raise
                 except Exception as error:  # any error ends this run only
                     store.fail(job.run, error)
                     message = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
@@ -97,6 +97,8 @@ def perform(job: Job) -> Outcome:
             return Outcome(job.run, "done")
     except ClaimedError as error:
         return Outcome(job.run, "claimed", str(error))
+    except Interrupted:
+        raise
     except TicketsError as error:  # the store itself: a full disk, a foreign folder
         return Outcome(job.run, "failed", str(error))
 
@@ -201,6 +203,8 @@ def perform_or_stop(job: Job) -> Outcome:
     """Do a run; a stop is an outcome too."""
     try:
         return perform(job)
+    except Interrupted as error:
+        return Outcome(job.run, "stopped", str(error))
     except (Stopped, KeyboardInterrupt):
         return Outcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
 
