@@ -226,7 +226,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """List the built-in studies: one for each table and figure of the papers.
+    """List the built-in studies: one for each table and figure of the papers, and the demo.
 
     Example: tickets recipes
     """

@@ -42,8 +42,8 @@ def run_demo(out: Path, runtime: Runtime, scale: str = "small") -> dict[str, Any
     plan = plan_study(load_study("demo"), scale)
     resolve(plan.parameters["model"])  # the most likely problem first
     info = pydocs_info()
-    settings = {"scale": scale, "parameters": plan.parameters}
-    run = RunDirectory.claim(out, "demo", f"demo-{digest([*plan.runs, info['text_hash']])}", settings)
+    identity = f"demo-{digest([*plan.runs, info['text_hash']])}"
+    run = RunDirectory.claim(out, "demo", identity, plan.parameters)
     if run.status == "done":
         return run.result()
     # All runs are in this process: starting workers would take longer than the small ones.

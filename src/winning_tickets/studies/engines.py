@@ -305,7 +305,6 @@ def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[Outcome]:
 
 
 ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
-    "inline": lambda options, store: InlineEngine(),
     "local": lambda options, store: LocalEngine(options.workers, store),
     "ray": lambda options, store: RayEngine(options.address, options.cpus, options.gpus),
 }

@@ -82,7 +82,7 @@ class Table(Settings):
     stage: str | tuple[str, ...]
     rows: tuple[str, ...]
     columns: str | None = None
-    values: dict[str, str | Value] = Field(default_factory=lambda: {"score": "score"})
+    values: dict[str, str | Value] = Field(default={"score": "score"})
     where: tuple[Condition, ...] = ()
     average: tuple[str, ...] = ()
     mean_column: str | None = None

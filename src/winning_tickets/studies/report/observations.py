@@ -267,7 +267,9 @@ def _run(planned: Run, point: Point, record: Record | None, store: Store) -> Stu
         "machine": record.machine,
         "source": record.source,
     }
-    return StudyRun(*common, record.status, record.result, (record.error or {}).get("message"), facts, store.folder(planned.id))
+    return StudyRun(
+        *common, record.status, record.result, (record.error or {}).get("message"), facts, store.folder(planned.id)
+    )
 
 
 def stages_of(stage: str | tuple[str, ...] | None) -> tuple[str, ...]:
