@@ -1,10 +1,10 @@
-"""All benchmarks, one after the other: a JSON file for each, and one table of them all.
+"""Run all benchmarks one after the other; write a JSON file for each, and one table.
 
     python benchmarks/all.py --out DIR [--quick] [--only mask_step,selection] [--device cuda] [--table]
 
-Nothing else should run on the machine. Ratios are those of variants that took turns inside one process; they can be
-compared between machines, seconds cannot. `--quick` tries everything at tiny sizes: its numbers mean nothing.
-`--table` runs nothing and makes the table of what lies in DIR.
+Nothing else should run on the machine. Ratios compare variants that took turns inside one process; they can be
+compared between machines, seconds cannot. `--quick` runs everything at tiny sizes: its numbers mean nothing.
+`--table` runs nothing and makes the table from the JSON files in DIR.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HEAD = ("what", "ours", "beside", "ratio [95 %]", "asked", "met")
 
 
 def run_one(benchmark: Benchmark, out: Path, quick: bool, device: str) -> bool:
-    """Run a benchmark and keep its JSON; whether it went through. What went wrong is on stderr."""
+    """Run a benchmark, keep its JSON and return whether it succeeded. Errors are on stderr."""
     words = [*(benchmark.quick if quick else benchmark.full)]
     if benchmark.takes_device:
         words += ["--device", device, *(benchmark.on_gpu if device != "cpu" and not quick else ())]
@@ -40,7 +40,7 @@ def run_one(benchmark: Benchmark, out: Path, quick: bool, device: str) -> bool:
 
 
 def look_up(result: Any, path: str) -> Any:
-    """The value at a dotted path of a JSON object; None where there is none."""
+    """Return the value at a dotted path of a JSON object, or None."""
     for key in path.split("."):
         result = result.get(key) if isinstance(result, dict) else None
     return result
@@ -100,7 +100,7 @@ def _met(row: Row, value: float | None) -> str:
 
 
 def table(out: Path, chosen: Sequence[Benchmark]) -> str:
-    """Markdown of whatever has a JSON file in a folder."""
+    """Return the Markdown table of the JSON files in a folder."""
     lines = [f"| {' | '.join(HEAD)} |", "|---|---:|---:|---:|---|---|"]
     for benchmark in chosen:
         file = out / f"{benchmark.name}.json"
@@ -111,7 +111,7 @@ def table(out: Path, chosen: Sequence[Benchmark]) -> str:
 
 
 def chosen_by(only: str | None) -> list[Benchmark]:
-    """The benchmarks that were asked for.
+    """Return the selected benchmarks.
 
     Raises:
         SystemExit: one of them does not exist.
@@ -125,7 +125,7 @@ def chosen_by(only: str | None) -> list[Benchmark]:
 
 
 def main() -> None:
-    """Run what was asked for; print the table. Exit code 1 where a benchmark failed."""
+    """Run the selected benchmarks and print the table. Exit with code 1 if a benchmark failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="a folder for the JSON files and table.md")
     parser.add_argument("--quick", action="store_true", help="tiny sizes, to see that everything runs")

@@ -1,4 +1,4 @@
-"""What every benchmark of a step shares: shapes, a batch, the command line, and the report of one run."""
+"""Common code of the step benchmarks: shapes, a batch, the command line, and the report of one run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Bench:
         }
 
     def autocast(self) -> Any:
-        """bfloat16 where asked for."""
+        """bfloat16 autocast if requested."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16)
 
 
@@ -56,7 +56,7 @@ def timings(bench: Bench, steps: Mapping[str, Step], pairs: Mapping[str, tuple[s
         pairs: names of ratios, and the variants above and below the line.
 
     Returns:
-        Medians, ratios with 95 % intervals, all times, and what is needed to read them.
+        Medians, ratios with 95 % intervals, all times, and the conditions of the measurement.
     """
     options = bench.options
     found = measured(steps, pairs, options)
@@ -69,7 +69,7 @@ def timings(bench: Bench, steps: Mapping[str, Step], pairs: Mapping[str, tuple[s
 def measured(
     steps: Mapping[str, Step], pairs: Mapping[str, tuple[str, str]], options: argparse.Namespace
 ) -> dict[str, Any]:
-    """Time all variants in turns, whatever a step of theirs is.
+    """Time arbitrary variants in turns.
 
     Args:
         steps: the variants.
@@ -77,7 +77,7 @@ def measured(
         options: the command line, with rounds, warm_up and device.
 
     Returns:
-        Medians, ratios with 95 % intervals, all times, and what is needed to read them.
+        Medians, ratios with 95 % intervals, all times, and the conditions of the measurement.
     """
     device = torch.device(options.device)
     seconds = interleaved(steps, options.rounds, options.warm_up, device)
@@ -96,7 +96,7 @@ def measured(
 
 
 def common_options(description: str | None, dropout: float, batch: int = 16) -> argparse.ArgumentParser:
-    """What every benchmark of a step can be told."""
+    """Add the options of all step benchmarks."""
     parser = small_options(description, rounds=15)
     parser.add_argument("--shape", choices=SHAPES, default="minilm")
     parser.add_argument("--batch", type=int, default=batch)
@@ -107,7 +107,7 @@ def common_options(description: str | None, dropout: float, batch: int = 16) -> 
 
 
 def small_options(description: str | None, rounds: int) -> argparse.ArgumentParser:
-    """What every benchmark can be told."""
+    """Add the options of all benchmarks."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--warm-up", type=int, default=2)

@@ -1,4 +1,4 @@
-"""How much of the speed-up that its FLOPs promise a compact model reaches: ratios of one run.
+"""Speed-up of a compact model compared with the speed-up predicted by its FLOPs: ratios of one run.
 
     python benchmarks/compact.py --shape bert-base --batch 8 --length 128 --json > result.json
 
@@ -59,7 +59,7 @@ class CompactBench(Bench):
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     bench = CompactBench(options)
     plms = {variant: bench.plm(variant) for variant in VARIANTS}
     flops = {variant: forward_flops(plm, options.batch, options.length) for variant, plm in plms.items()}

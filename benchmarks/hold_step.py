@@ -1,4 +1,4 @@
-"""What holding a ticket costs in a training step, and what a step of iterative pruning costs: ratios of one run.
+"""Cost of holding a ticket in a training step and of a step of iterative pruning: ratios of one run.
 
     python benchmarks/hold_step.py --json > result.json
 
@@ -47,7 +47,7 @@ class HoldBench(Bench):
     """The variants on one shape."""
 
     def make(self, variant: str) -> Step:
-        """A function that does one whole optimiser step of a variant."""
+        """A function that does one whole optimizer step of a variant."""
         return self._imp() if variant == "imp" else self._mlm() if variant == "mlm" else self._fine_tuning(variant)
 
     def _model(self, kind: Any) -> Any:
@@ -129,7 +129,7 @@ class HoldBench(Bench):
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     bench = HoldBench(options)
     return {"sparsity": SPARSITY} | timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
 

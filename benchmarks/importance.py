@@ -1,11 +1,11 @@
-"""What importances of heads and FFNs cost beside the passes that they need: ratios of one run.
+"""Cost of importances of heads and FFNs compared with the passes that they need: ratios of one run.
 
     python benchmarks/importance.py --json > result.json
 
 Variants, interleaved:
-  passes      forward, and backward to the input of the lowest gate, weights frozen: what no way of computing saves
+  passes      forward, and backward to the input of the lowest gate, weights frozen: the unavoidable part
   importance  the same with the gradients of all gates of heads and FFNs added up by token, sample and batch
-  neurons     the same with those of all neurons beside them
+  neurons     the same and in addition those of all neurons
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class ImportanceBench(Bench):
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     bench = ImportanceBench(options)
     steps = {variant: bench.make(variant) for variant in VARIANTS}
     return {"batches": bench.batches} | timings(bench, steps, PAIRS)

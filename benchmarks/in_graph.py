@@ -1,6 +1,6 @@
 """The baseline of the step benchmark: masked modules inside the graph and a full MLM head.
 
-This is the straightforward way to train masks, and what the papers' programs do: each forward pass binarises the
+This is the straightforward way to train masks, as in the released code: each forward pass binarizes the
 scores, multiplies, and lets autograd keep mask and product; logits are computed at every position.
 """
 
@@ -75,7 +75,7 @@ def mask_in_graph(model: nn.Module, names: list[str], sparsity: float, fixed: se
         model: with a base model.
         names: of the weights.
         sparsity: of each.
-        fixed: those of them whose mask stays as it is.
+        fixed: those whose mask is not trained.
 
     Returns:
         The modules whose masks are trained.

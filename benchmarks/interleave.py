@@ -1,4 +1,4 @@
-"""Timing several variants of a step side by side: shuffled turns in one process, ratios with intervals."""
+"""Time several variants of a step in shuffled turns in one process; compute ratios with intervals."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Step = Callable[[], object]
 
 
 def interleaved(steps: Mapping[str, Step], rounds: int, warm_up: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each step of each variant; the order inside a round is shuffled, so that all see the same machine."""
+    """Seconds of each step of each variant; the order inside a round is shuffled, so noise affects all equally."""
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     order = random.Random(0)
     for index in range(warm_up + rounds):

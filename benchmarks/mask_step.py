@@ -1,16 +1,16 @@
-"""What a mask-training step costs beside the dense fine-tuning step: time and peak memory, as ratios of one run.
+"""Cost of a mask-training step compared with a dense fine-tuning step: time and peak memory, ratios of one run.
 
     python benchmarks/mask_step.py --json > result.json
 
-Variants, interleaved step by step so that they see the same machine:
+Variants, interleaved step by step so machine noise affects all equally:
   dense     fine-tuning all weights with AdamW and the MLM loss at masked positions only
   mlm_mask  mask training, MLM objective (frozen weights, decoder untied and dense, head trained)
   kd_mask   mask training, KD objective (one more forward pass, of the teacher)
   in_graph  masked modules in the graph, embeddings among them, and a full MLM head: the straightforward way
   alike     the same with the embedding mask fixed and a fused AdamW, as in `mlm_mask`
-The settings of the mask steps are those of a search (`tuned`), and they look for NaN as its steps do. All have the same
-dropout. Utilisation is what the model's products amount to a second beside one large product. Peak memory is taken in
-one process a variant, above the level before the model loads.
+The settings of the mask steps are those of a search (`tuned`), and they check for NaN as its steps do. All have
+the same dropout. Utilization is the speed of the model's products relative to one large product. Peak memory is that of
+one process per variant, above the level before the model loads.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class MaskBench(Bench):
         return PLM(model.train(), None, ARCHITECTURES["bert"], "benchmark", None, None, True)
 
     def make(self, variant: str) -> Step:
-        """A function that does one whole optimiser step of a variant."""
+        """A function that does one whole optimizer step of a variant."""
         if variant in ("mlm_mask", "kd_mask"):
             return self._mask(variant.removesuffix("_mask"))
         return self._dense() if variant == "dense" else self._in_graph(alike=variant == "alike")
@@ -165,7 +165,7 @@ def peak_of_steps(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     bench = MaskBench(options)
     found = timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
     plm = bench.plm()

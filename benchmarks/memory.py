@@ -1,4 +1,4 @@
-"""Peak memory of a piece of work, measured in a process of its own; Linux only, but for a GPU."""
+"""Peak memory of a piece of work, measured in a separate process; on the CPU Linux only."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 
 
 def measured_apart(script: str, words: Sequence[str]) -> Any:
-    """What a script prints as the last line of its output, as JSON, run as a process of its own."""
+    """Run a script in a separate process and return the last line of its output as JSON."""
     done = subprocess.run([sys.executable, script, *words], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{script} {' '.join(words)} failed:\n{done.stderr}")

@@ -1,10 +1,10 @@
-"""What padding to the longest example of a batch saves in fine-tuning, beside padding all to `--length`.
+"""Time of fine-tuning with padding to the longest example of a batch, compared with padding to `--length`.
 
     python benchmarks/padding_step.py --json > result.json
 
-Variants, interleaved, over the same batches of the built-in task in the same order, whole optimiser steps:
+Variants, interleaved, over the same batches of the built-in task in the same order, whole optimizer steps:
   longest     as `transfer` pads by default
-  max_length  every batch to the full length, as the papers' program does
+  max_length  every batch to the full length, as in the released code
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from transformers import BertForSequenceClassification
 from bench import Bench, common_options, run, timings
 from interleave import Step
 from texts import tokenizer_of
-from winning_tickets.data.encode import collate, encode
+from winning_tickets.data.encode import encode, make_collator
 from winning_tickets.data.mixing import TaskBatches
 from winning_tickets.data.pydocs import pydocs_task
 
@@ -40,7 +40,8 @@ class PaddingBench(Bench):
         lengths = {"longest": None, "max_length": options.length}
         self.texts = {
             variant: [
-                TaskBatches(examples, collate(tokenizer, length), options.batch, seed=0)[i] for i in range(self.batches)
+                TaskBatches(examples, make_collator(tokenizer, length), options.batch, seed=0)[i]
+                for i in range(self.batches)
             ]
             for variant, length in lengths.items()
         }
@@ -48,7 +49,7 @@ class PaddingBench(Bench):
         self.share = real / (self.batches * options.batch * options.length)
 
     def make(self, variant: str) -> Step:
-        """A function that does one optimiser step on each of the batches."""
+        """A function that does one optimizer step on each of the batches."""
         torch.manual_seed(0)
         model = BertForSequenceClassification(self.config).to(self.device).train()
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
@@ -67,7 +68,7 @@ class PaddingBench(Bench):
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     bench = PaddingBench(options)
     found = timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
     return {"batches": bench.batches, "share_of_real_tokens": bench.share} | found

@@ -1,4 +1,4 @@
-"""What `all.py` runs, and which of each result's numbers stand in the table: data, no logic."""
+"""The benchmarks that `all.py` runs, and the numbers of each result in the table: data, no logic."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ class Row:
 
     Attributes:
         name: what is measured.
-        ratio: a key of the result's `ratios` called OURS_over_BESIDE; the milliseconds of both stand beside it.
+        ratio: a key of the result's `ratios` called OURS_over_BESIDE; the milliseconds of both are shown too.
         share: dotted path of a ratio that is measured otherwise.
-        ours: dotted path of a number, with `unit`; without a ratio this is what is judged.
+        ours: dotted path of a number, with `unit`; without a ratio this is compared with the bound.
         beside: dotted path of what it is compared with.
         unit: of both.
         asked: the bound.
-        asked_of_gpu: the bound on a GPU, where it is another one.
+        asked_of_gpu: the bound on a GPU, if it differs.
         at_least: the bound is a lower one.
     """
 
@@ -34,16 +34,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A script with its words.
+    """A script with its arguments.
 
     Attributes:
         name: of the JSON file.
         script: file in this folder.
-        full: words that the table is made with.
-        quick: words that only show that it runs.
+        full: arguments for the table.
+        quick: arguments for a quick run.
         rows: of the table.
-        takes_device: whether it can compute elsewhere than on the CPU.
-        on_gpu: more words there; the CPU's shapes would leave a GPU idle.
+        takes_device: whether it can run on a GPU.
+        on_gpu: further arguments on a GPU; the CPU's shapes would leave a GPU idle.
     """
 
     name: str

@@ -1,8 +1,8 @@
-"""How long the report of a study of many runs takes to make, and a browser to open it.
+"""Time to make the report of a study with many runs, and to open it in a browser.
 
     python benchmarks/report_open.py [--runs 10000] [--formats html,md,csv,tex,svg,png] [--keep DIR]
 
-The study and its results are made up and written to a temporary store first; that is not timed.
+The study and its results are synthetic and are written to a temporary store first; that is not timed.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ METHODS = ("random", "magnitude", "snip", "wanda", "mask-training")
 
 
 def plan_of(runs: int) -> Plan:
-    """A study with at least so many transfers."""
+    """Return a study with at least the given number of transfers."""
     seeds = math.ceil(runs / (len(TASKS) * len(SPARSITIES) * len(METHODS)))
     transfer = {"stage": "transfer", "average": ["task"]}
     body: dict[str, Any] = {
@@ -66,7 +66,7 @@ def plan_of(runs: int) -> Plan:
 
 
 def fill(path: Path, plan: Plan) -> None:
-    """A finished run for each place, in the shape that the verbs store."""
+    """Write a finished run for each grid point, in the format of the verbs."""
     store = Store(path)
     first = next(iter(plan.runs.values()))
     store.describe(first.id, first.verb, first.config)

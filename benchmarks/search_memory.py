@@ -1,9 +1,9 @@
-"""Peak memory of whole searches beside that of dense fine-tuning, at the shape of BERT-base: ratios.
+"""Peak memory of whole searches compared with dense fine-tuning, at the shape of BERT-base: ratios.
 
     python benchmarks/search_memory.py --json > result.json
 
-Each in a process of its own, from loading the model to the last file, with the same steps of the same text; the peak is
-that above the level after everything is imported.
+Each variant runs in a separate process, from loading the model to the last file, with the same steps on the same text.
+The peak is above the level after all imports.
   dense     all weights trained on MLM with AdamW: `fit-head --train-encoder`
   kd_mask   `search --method mask-training --objective kd`
   mlm_mask  `search --method mask-training --objective mlm`
@@ -73,7 +73,7 @@ def work(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         make_models(options.shape, Path(temporary))
         os.environ["WINNING_TICKETS_CACHE"] = str(Path(temporary) / "cache")

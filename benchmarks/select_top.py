@@ -1,11 +1,11 @@
-"""Exact selection of the highest scores beside `torch.topk` and `torch.kthvalue`: ratios of one run.
+"""Exact selection of the highest scores compared with `torch.topk` and `torch.kthvalue`: ratios of one run.
 
     python benchmarks/select_top.py --scores 1e8 --json > result.json
 
 Variants, interleaved; each makes a mask that keeps the same number of entries:
   ours            `keep_top`: exact, ties by the larger weight, then by the lower index
-  topk            `torch.topk`, and a mask from its indices: exact, ties anyhow
-  kthvalue        what exceeds `torch.kthvalue`: ties all go, so the count is not exact among them
+  topk            `torch.topk`, and a mask from its indices: exact, ties in any order
+  kthvalue        entries above `torch.kthvalue`: all ties are pruned, so with ties the count is not exact
   ours_ties, topk_ties, kthvalue_ties   the same with scores of a thousand different values
 """
 
@@ -46,7 +46,7 @@ class SelectionBench:
         self.pruned = pruned_count(size, options.sparsity)
 
     def mask(self, variant: str) -> Tensor:
-        """What a variant selects."""
+        """Return the selection of a variant."""
         way, _, kind = variant.partition("_")
         scores = self.scores[kind]
         if way == "ours":
@@ -66,7 +66,7 @@ class SelectionBench:
         return step
 
     def check(self) -> None:
-        """Make sure that the same is being compared.
+        """Check that all variants select the same number of entries.
 
         Raises:
             RuntimeError: a count is not exact, or without ties other entries are kept.
@@ -81,7 +81,7 @@ class SelectionBench:
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     bench = SelectionBench(options)
     bench.check()
     about = {"scores": int(options.scores), "sparsity": options.sparsity, "different_values_with_ties": VALUES}

@@ -1,12 +1,12 @@
-"""What a step of tickets sharing costs beside a step of plain multi-task fine-tuning, as ratios of one run.
+"""Cost of a step of tickets sharing compared with plain multi-task fine-tuning: ratios of one run.
 
     python benchmarks/sharing_step.py --json > result.json
 
 Variants, interleaved step by step, on the same batch of alternating tasks:
   multi_task     four heads on one encoder, fused AdamW over all of them: a plain loop
-  no_tickets     the same through the optimiser of tickets sharing, with no tickets at all
-  sharing        each task with a ticket of its own that closes 30 % of the heads and of the FFNs
-  weights        each task with a ticket of its own of single weights, 30 % of every matrix
+  no_tickets     the same with the optimizer of tickets sharing, without tickets
+  sharing        each task with its own ticket that prunes 30 % of the heads and of the FFNs
+  weights        each task with its own ticket of single weights, 30 % of every matrix
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class SharingBench(Bench):
         )
 
     def make(self, variant: str) -> Step:
-        """A function that does one whole optimiser step of a variant, of the next task at each call."""
+        """A function that does one whole optimizer step of a variant, of the next task at each call."""
         model = self._model()
         return self._plain(model) if variant == "multi_task" else self._shared(model, variant)
 
@@ -123,7 +123,7 @@ class SharingBench(Bench):
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     bench = SharingBench(options)
     steps = {variant: bench.make(variant) for variant in VARIANTS}
     return {"tasks": len(TASKS), "closed": CLOSED} | timings(bench, steps, PAIRS)

@@ -3,10 +3,10 @@
     python benchmarks/start_time.py --json > result.json
 
 Variants, interleaved:
-  python  an interpreter that does nothing
+  python  an empty interpreter start
   import  `import winning_tickets`
   help    `tickets --help`
-Beside them the modules that take most of the time of `tickets --help` themselves, by `python -X importtime`.
+The result also has the modules that take most of the time of `tickets --help`, by `python -X importtime`.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HEAVY = ("torch", "transformers", "datasets", "pandas", "sklearn", "scipy", "mat
 
 
 def step_of(words: list[str]) -> Step:
-    """A function that runs Python with these words."""
+    """Return a function that runs Python with these arguments."""
 
     def step() -> None:
         subprocess.run([sys.executable, *words], check=True, capture_output=True)
@@ -48,7 +48,7 @@ def modules() -> dict[str, float]:
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     imported = modules()
     found = measured({variant: step_of(words) for variant, words in COMMANDS.items()}, PAIRS, options)
     return {

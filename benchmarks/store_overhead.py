@@ -1,10 +1,10 @@
-"""What the store adds to a run: note what it is, claim it, show signs of life for a minute, hash its files, seal it.
+"""Time that the store adds to a run: describe it, claim it, send heartbeats for a minute, hash its files, seal it.
 
     python benchmarks/store_overhead.py [--others 1000] [--megabytes 3] [--rounds 20]
 
-A run here only writes files: a result, a log and a ticket of so many megabytes. All that a worker and its driver do
-around it is timed, in a store that holds other runs already. The first run of a process also looks up the repository's
-commit; that is told apart, and counted in full.
+A run here only writes files: a result, a log and a ticket of the given megabytes. The benchmark times all work of the
+worker and the driver around it, in a store that already has other runs. The first run of a process also looks up the
+repository's commit; this is reported separately and counted in full.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PARTS = ("open", "describe", "claim", "status", "signs_of_life", "release", "sea
 
 
 class Clock:
-    """Adds up the seconds of each part."""
+    """Accumulate the seconds of each part."""
 
     def __init__(self) -> None:
         self.seconds = dict.fromkeys(PARTS, 0.0)
@@ -78,7 +78,7 @@ def one_run(path: Path, run_id: str, content: bytes) -> dict[str, float]:
 
 
 def work(store: Store, run_id: str, content: bytes) -> None:
-    """What a verb writes; it would do so without a store too."""
+    """Write the files of a verb, as it would without a store."""
     run = RunDirectory.claim(store.folder(run_id), "transfer", run_id, {"task": "rte"})
     for step in range(100):
         run.log({"step": step, "loss": 0.5})

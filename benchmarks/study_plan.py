@@ -1,9 +1,9 @@
-"""How long a study takes to plan: the command from its start to its answer, and what of that is the work itself.
+"""Time to plan a study: the whole command, and the planning itself.
 
     python benchmarks/study_plan.py [NAME] [--scale paper] [--rounds 5]
 
-NAME is a recipe or a file; without it the recipe with most runs. The store is absent, then one in which two of
-three runs are done: made up, and not timed.
+NAME is a recipe or a file; without it the recipe with most runs. It is planned without a store, and with a
+store in which two of three runs are done; this store is synthetic and its creation is not timed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Text, and a tokenizer that was trained on it, for benchmarks that need real words: the built-in text, or a file."""
+"""Text and a tokenizer trained on it, for benchmarks with real words: the built-in text, or a file."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def tokenizer_of(folder: str | None, size: int = 8000) -> Any:
 
 
 def repeat_to(path: Path, lines: list[str], size: int) -> None:
-    """Write a text of so many bytes: the lines over and over, until the last one fits."""
+    """Write a text of the given number of bytes by repeating the lines."""
     block = "".join(f"{line}\n" for line in lines).encode()
     with path.open("wb") as handle:
         for _ in range(size // len(block)):

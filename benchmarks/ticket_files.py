@@ -3,7 +3,7 @@
     python benchmarks/ticket_files.py --json > result.json
 
 Steps, interleaved:
-  save      all files of the ticket, written through to the disk
+  save      all files of the ticket, synced to disk
   load      the ticket opened and checked: its own checksums, its shapes
   apply     the weights checked against the ticket's hashes, and the pruned ones set to zero
   savez     the masks as numpy bool arrays in a compressed file, for comparison
@@ -94,7 +94,7 @@ class TicketBench:
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         bench = TicketBench(options, Path(temporary))
         found = measured(bench.steps(), PAIRS, options)

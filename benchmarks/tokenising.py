@@ -1,13 +1,13 @@
-"""How fast a corpus is tokenised, and how much memory a large one takes.
+"""Speed of tokenizing a corpus, and the memory for a large one.
 
     python benchmarks/tokenising.py --megabytes 100,1000 --json > result.json
 
 Variants, interleaved, over the same lines:
-  ours   `load_corpus` and `tokenise` into an empty cache: read twice, fingerprinted, tokenised, hashed, on the disk
+  ours   `load_corpus` and `tokenise` into an empty cache: read twice, fingerprinted, tokenized, hashed, on disk
   plain  all lines in one call of the tokenizer, as lists in memory
 
-Memory: a process for each size; it loads the tokenizer, then reads and tokenises a text of that size, which is made of
-the lines over and over. Its peak above the level before that must not grow with the text.
+Memory: one process per size loads the tokenizer, then reads and tokenizes a text of that size, made by repeating the
+lines. Its peak above the level before that must not grow with the text.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from bench import measured, run, small_options
 from memory import measured_apart, peak_of
 from texts import lines_of, repeat_to, tokenizer_of
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import clean, tokenise
+from winning_tickets.data.token_cache import clean_cache, tokenize
 
 PAIRS = {"ours_over_plain": ("ours", "plain")}
 MEGABYTE = 1_000_000
@@ -41,14 +41,14 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     lines = text.read_text(encoding="utf-8").splitlines()
 
     def ours() -> None:
-        clean()
-        tokenise(load_corpus(str(text), "train"), tokenizer)
+        clean_cache()
+        tokenize(load_corpus(str(text), "train"), tokenizer)
 
     def plain() -> None:
         tokenizer(lines, add_special_tokens=False, return_attention_mask=False, verbose=False)
 
     found = measured({"ours": ours, "plain": plain}, PAIRS, options)
-    tokens = tokenise(load_corpus(str(text), "train"), tokenizer).n_tokens
+    tokens = tokenize(load_corpus(str(text), "train"), tokenizer).n_tokens
     speeds = {variant: 1000 * tokens / value for variant, value in found["ms_a_step"].items()}
     return {"tokens": tokens, "megabytes": options.speed_megabytes, "tokens_a_second": speeds} | found
 
@@ -56,12 +56,12 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 def one_size(options: argparse.Namespace) -> dict[str, Any]:
     """In this process: tokens, seconds and peak of a text that is there already."""
     tokenizer = tokenizer_of(options.tokenizer)
-    tokenise(load_corpus("pydocs", "validation"), tokenizer)  # what is imported or started on first use
+    tokenize(load_corpus("pydocs", "validation"), tokenizer)  # what is imported or started on first use
     found: dict[str, Any] = {}
 
     def work() -> None:
         start = time.perf_counter()
-        stream = tokenise(load_corpus(options.peak_of, "train"), tokenizer)
+        stream = tokenize(load_corpus(options.peak_of, "train"), tokenizer)
         found.update(tokens=stream.n_tokens, lines=stream.n_lines, seconds=time.perf_counter() - start)
 
     peak = peak_of(work, torch.device("cpu"))
@@ -76,12 +76,12 @@ def memory(options: argparse.Namespace, folder: Path) -> list[dict[str, Any]]:
         repeat_to(text, lines_of(options.text), int(size * MEGABYTE))
         found.append(measured_apart(__file__, ["--peak-of", str(text), "--tokenizer", str(folder / "tokenizer")]))
         found[-1]["tokens_a_second"] = found[-1]["tokens"] / found[-1]["seconds"]
-        clean()
+        clean_cache()
     return found
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
-    """Everything that was measured, with what is needed to read it."""
+    """Return the measurements and the conditions of the measurement."""
     with tempfile.TemporaryDirectory(dir=options.folder) as temporary:
         folder = Path(temporary)
         os.environ["WINNING_TICKETS_CACHE"] = str(folder / "cache")

@@ -1,4 +1,4 @@
-"""Model FLOPs utilisation: what a step's products amount to a second, beside one large product on the same machine."""
+"""Model FLOPs utilization: speed of a step's products relative to one large product on the same machine."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from winning_tickets.deploy.measure import forward_flops
 from winning_tickets.models.loading import PLM
 
 CPU_SIZE, GPU_SIZE = 2048, 8192
-"""Rows and columns of the large product; more of them are not done faster."""
+"""Rows and columns of the large product; a larger product is not faster."""
 
 
 def model_flops(bench: Bench, plm: PLM, mlm_head: bool) -> int:
-    """Operations that a training step asks of a dense model: the forward pass, and twice as much backward.
+    """Operations of a training step of a dense model: the forward pass, and twice as much backward.
 
-    However a step goes about it (a teacher's pass, a full head, masks in the graph), this is what it is credited with.
+    Additional work of a step (a teacher's pass, a full head, masks in the graph) does not count.
 
     Args:
         bench: its batch says how many positions the head must see.

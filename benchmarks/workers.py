@@ -1,10 +1,10 @@
-"""How much faster two local workers finish a grid of single-threaded runs than one.
+"""Speed-up of two local workers over one on a grid of single-threaded runs.
 
     python benchmarks/workers.py [--workers 2] [--seeds 12] [--steps 150] [--rounds 3]
 
-A study at `smoke`: two searches, then fine-tunings of their tickets on two tasks with so many seeds. Each round does it
-with one worker and with several, in shuffled order, each time in a store of its own; `tickets study run` is timed from
-its start to its end, with the start of its workers.
+A study at `smoke`: two searches, then fine-tunings of their tickets on two tasks with the given number of seeds.
+Each round runs it with one worker and with several, in shuffled order, each time in a new store; `tickets study run` is
+timed from its start to its end, with the start of its workers.
 """
 
 from __future__ import annotations

@@ -142,7 +142,7 @@ def test_settings_that_differ_are_said(tmp_path):
     assert result["different_settings"] == [
         {"task": "rte", "seed": 0, "setting": "steps", "values": {"target": 20, "baseline": 10}}
     ]
-    assert "Not a fair comparison: the groups differ in steps on rte." in save.table(result).text()
+    assert "Not a fair comparison: the groups differ in steps on rte." in save.analysis_table(result).text()
 
 
 def test_refusals(tmp_path):
@@ -219,13 +219,13 @@ def test_a_task_with_one_seed_does_not_move_within_itself(tmp_path):
     ]
     result = gain(*pairs)
     assert result["mean"]["interval_within_tasks"] is None  # not an interval of no width
-    assert "With seeds resampled within each task: –." in save.table(result).text()  # noqa: RUF001
+    assert "With seeds resampled within each task: –." in save.analysis_table(result).text()  # noqa: RUF001
     for name, side in zip("ab", pairs, strict=True):
         side.append(run(tmp_path / f"{name}-cola", "cola", {0: 0.5, 1: 0.7 if name == "a" else 0.5}, ticket=name))
     result = gain(*pairs)
     low, high = result["mean"]["interval_within_tasks"]
     assert (low, high) == pytest.approx((0.4 / 3, 0.6 / 3))  # cola draws 0, 0.1 or 0.2; rte and sst2 stay
-    assert "is too narrow, as there is only one seed of rte, sst2." in save.table(result).text()
+    assert "is too narrow, as there is only one seed of rte, sst2." in save.analysis_table(result).text()
 
 
 def test_the_weights_that_were_started_from_are_a_setting(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from samples.analyse_samples import command_line
 from samples.analyse_samples import transfer_run as run
 from winning_tickets.analysis.kinds import ANALYSES
-from winning_tickets.analysis.report.save import table
+from winning_tickets.analysis.report.save import analysis_table
 from winning_tickets.runs.errors import ContentError, UsageError
 
 winning = ANALYSES["winning"]
@@ -94,7 +94,7 @@ def test_non_inferiority_pairs_by_seed(tmp_path, dense):
     assert cell["value"] == pytest.approx(-0.005)
     assert (cell["n"], cell["n_judged"], cell["unpaired_seeds"]) == (4, 3, [5])
     assert not winning([close], [dense], criterion="non-inferior", margin=0.004)["cells"][0]["wins"]
-    text = table(result).text()
+    text = analysis_table(result).text()
     assert "surely less than 1 points worse" in text
     assert "Seeds that the dense model lacks were skipped: 5 on rte." in text
 
@@ -105,10 +105,10 @@ def test_one_seed_gives_no_verdict_where_a_deviation_is_needed(tmp_path, dense):
         result = winning([single], [dense], **how)
         assert verdicts(result, "tickets") == {0.6: None}
         assert (highest(result, "tickets"), result["highest"][0]["undecided"]) == ((None, None), [0.6])
-        assert "No verdict (?) for 1 of 1 tickets, which counts as not won: one" in table(result).text()
+        assert "No verdict (?) for 1 of 1 tickets, which counts as not won: one" in analysis_table(result).text()
     result = winning([single], [dense])
     assert verdicts(result, "tickets") == {0.6: True}
-    assert "The verdict on 1 of 1 tickets rests on a single run." in table(result).text()
+    assert "The verdict on 1 of 1 tickets rests on a single run." in analysis_table(result).text()
 
 
 def test_a_sparsity_is_chosen_on_some_seeds_and_reported_on_others(tmp_path):
@@ -125,12 +125,12 @@ def test_a_sparsity_is_chosen_on_some_seeds_and_reported_on_others(tmp_path):
     assert one["reported"]["seeds"] == [2, 3, 4]
     assert one["reported"]["dense"]["n"] == 3
     assert winning([lucky, solid], [dense])["highest"][0]["highest"] == 0.6
-    text = table(result).text()
+    text = analysis_table(result).text()
     assert "Verdicts and highest sparsities are of seeds 0, 1; the other seeds are 2, 3, 4." in text
     columns = ("Other seeds", "± (other)", "Wins there")
     head, _, line = ([cell.strip() for cell in line.split("|")] for line in text.splitlines()[:3])
     assert [line[head.index(name)] for name in columns] == ["61.0", "1.0", "no"]
-    text = table(winning([lucky], [dense])).text()
+    text = analysis_table(winning([lucky], [dense])).text()
     assert "is selected and reported on the same seeds, so its score is biased upwards" in text
     with pytest.raises(ContentError, match="tickets at 70 % lacks seed 9 on rte; run it, or choose other seeds"):
         winning([lucky], [dense], select_seeds=[0, 9], report_seeds=[2])
@@ -148,7 +148,7 @@ def test_degenerate_tasks_and_constant_predictions_are_flagged(tmp_path):
     assert result["tasks"][0]["degenerate"] == ["majority"]
     assert result["cells"][0]["constant"]
     assert highest(result, "tickets") == (0.9, 0.9)
-    text = table(result).text()
+    text = analysis_table(result).text()
     assert "Results on wnli are not informative: the full model does not beat the most frequent class." in text
     assert "yes*" in text
     better = run(tmp_path / "e", "wnli", {0: 40 / 71, 1: 41 / 71}, ticket=None, sparsity=0.0, majority=40 / 71)
@@ -268,7 +268,7 @@ def test_settings_that_differ_are_said(tmp_path, dense):
         {"task": "rte", "setting": "steps", "values": {"dense": [10], "tickets": [20]}},
         {"task": "rte", "setting": "base_hash", "values": {"dense": ["h"], "tickets": ["another"]}},
     ]
-    assert "Not a fair comparison: the runs differ in steps on rte, base_hash on rte." in table(result).text()
+    assert "Not a fair comparison: the runs differ in steps on rte, base_hash on rte." in analysis_table(result).text()
 
 
 def test_refusals(tmp_path, grid, dense):

@@ -12,7 +12,7 @@ from samples.tiny_models import CONFIGS, TEXT
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.errors import UsageError
 
@@ -46,7 +46,7 @@ def naive(ticket, corpus, error, counted, masked_tokens):
     student = found.apply_(AutoModel.from_pretrained(found.base.name)).eval()
     tokenizer = load_plm(found.base.name).tokenizer
     batches = CorpusBatches(
-        tokenise(load_corpus(corpus, "validation"), tokenizer),
+        tokenize(load_corpus(corpus, "validation"), tokenizer),
         tokenizer,
         segments="sections:40",
         batch_tokens=120,

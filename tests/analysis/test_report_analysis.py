@@ -13,7 +13,7 @@ from samples import sharing_samples
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.analysis.report import save
 from winning_tickets.analysis.report.figures import FORMATS
-from winning_tickets.analysis.report.save import REPORTS, figure, table
+from winning_tickets.analysis.report.save import REPORTS, analysis_table, figure
 from winning_tickets.runs.errors import UsageError
 
 BOOTSTRAP = {"resamples": 10, "seed": 0, "confidence": 0.95, "resampled": "cells"}
@@ -195,14 +195,14 @@ def test_what_the_figures_say():
 
 
 def test_what_the_tables_say():
-    text = table(SAMPLES["similarity"]).text()
+    text = analysis_table(SAMPLES["similarity"]).text()
     assert "| kd & co | jaccard |   1.000 | 0.812 |" in text
     assert "| kd & co | chance  |   0.250 | 0.200 |" in text
     assert "The tickets were made for different weights." in text
-    text = table(SAMPLES["distance"]).text()
+    text = analysis_table(SAMPLES["distance"]).text()
     assert "| kd     |     60.0 |    1 |    0.100 |      0.000 |             – |  0.750 |      0.000 | 0.200 |" in text  # noqa: RUF001
     assert "from the OMP ticket of the same weights, sparsity, ranking and rounding" in text
-    text = table(SAMPLES["densities"]).text()
+    text = analysis_table(SAMPLES["densities"]).text()
     assert "| global | kept       | –     |       50.0 |    – |" in text  # noqa: RUF001
     assert "| global | kept       | 0     |          – | 30.0 |" in text  # noqa: RUF001
     assert "| global | empty rows | 0     |          – | 50.0 |" in text  # noqa: RUF001
@@ -210,11 +210,11 @@ def test_what_the_tables_say():
     assert "global: no empty columns in any matrix." in text
     assert "inside: every matrix keeps 40.0 %, as ranking inside each matrix does." in text
     assert "inside: less than 0.05 % empty rows in every matrix." in text
-    text = table(SAMPLES["predictors"]).text()
+    text = analysis_table(SAMPLES["predictors"]).text()
     assert "| a      | magnitude |     60.0 | 0.200 | 60.0 | 60.0 |" in text
     assert "|       5 |   -0.91 | [-0.99, -0.50] |    -1.00 | – " in text  # noqa: RUF001
     assert "Evaluated, not fine-tuned: /x/lonely." in text
-    text = table(SAMPLES["gain"]).text()
+    text = analysis_table(SAMPLES["gain"]).text()
     assert (
         "| rte             | accuracy |     55.0 |   60.0 | +5.0 |       7.1 |     2 |      1 |     1 |     0 |  70.0 |"
         in text
@@ -223,7 +223,7 @@ def test_what_the_tables_say():
     assert "With seeds resampled within each task: [+1.0, +9.0]." in text
     assert "the target keeps 85.7 % –, the baseline 78.6 % [70.0, 85.0]" in text  # noqa: RUF001
     assert "Left out because a group lacks them: cola seed 4 (dense)." in text
-    text = table(SAMPLES["winning"]).text()
+    text = analysis_table(SAMPLES["winning"]).text()
     assert (
         "| rte  | accuracy | imp & $mlm$ |  70.0 |       1.0 |            50.0 |     50.0 |        72.3 | 2.0 |" in text
     )
@@ -231,7 +231,7 @@ def test_what_the_tables_say():
     assert "| wnli | imp & $mlm$ | no*  | –    |" in text  # noqa: RUF001
     assert "A ticket wins where its mean is at least the full model's minus one standard deviation of either" in text
     assert "No verdict (?) for 1 of 3 tickets, which counts as not won: one score." in text
-    assert ",0.7234," in table(SAMPLES["winning"]).unshown["cells"].csv()
+    assert ",0.7234," in analysis_table(SAMPLES["winning"]).unshown["cells"].csv()
 
 
 @pytest.mark.parametrize("kind", SAMPLES)
@@ -257,7 +257,10 @@ def test_an_analysis_as_files(tmp_path, quick_figures, kind):
 
 
 def test_the_csv_is_unrounded():
-    first, second = csv.DictReader(io.StringIO(table(SAMPLES["distance"]).csv())), SAMPLES["distance"]["searches"]
+    first, second = (
+        csv.DictReader(io.StringIO(analysis_table(SAMPLES["distance"]).csv())),
+        SAMPLES["distance"]["searches"],
+    )
     lines = list(first)
     assert [float(line["to_reference"]) for line in lines] == [0.1, 0.25, 0.3]
     assert lines[0]["to_previous"] == ""

@@ -7,7 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from samples.sharing_samples import CARDS, SENSITIVITY, SHARING
-from winning_tickets.analysis.report.save import figure, table
+from winning_tickets.analysis.report.save import analysis_table, figure
 
 
 def words(result):
@@ -57,7 +57,7 @@ def test_sectors_of_the_tasks_that_keep(wedges):
     assert (second.theta1, second.theta2) == (90, 270)
     assert len({one.r for one in slices}) == 1
     assert "Which tasks keep which heads and FFNs" in words(without)
-    assert "The tickets of rte have no importance, so the figure shows" in table(without).text()
+    assert "The tickets of rte have no importance, so the figure shows" in analysis_table(without).text()
 
 
 def test_many_tasks_differ_without_colours(wedges):
@@ -74,7 +74,7 @@ def test_many_tasks_differ_without_colours(wedges):
 
 
 def test_what_the_sharing_tables_say():
-    text = table(SHARING).text()
+    text = analysis_table(SHARING).text()
     assert "| rte        |     3 |    1 |             80.0 |                    60.0 |" in text
     assert "| any task   |     4 |    2 |            100.0 |                   100.0 |" in text
     assert "| Heads                 |   0 |   1 |   3 |" in text
@@ -82,7 +82,7 @@ def test_what_the_sharing_tables_say():
     assert "| rte \\| $cola$     | 0.750 |  0.751 | 0.500 |  0.500 |   0.600 |" in text
     assert "of all 1,000 parameters of m, embeddings included" in text
     assert "Without a ticket, so the whole encoder: $cola$." in text
-    rows = list(csv.DictReader(io.StringIO(table(SHARING).unshown["structures"].csv())))
+    rows = list(csv.DictReader(io.StringIO(analysis_table(SHARING).unshown["structures"].csv())))
     assert rows[1]["share.$cola$"] == "1.0"
     assert rows[1]["n"] == "1"
     assert rows[3]["share.rte"] == ""
@@ -94,12 +94,12 @@ def test_who_dominates_is_said_of_three_tasks_or_more():
         "tasks": [*SHARING["tasks"], SHARING["tasks"][0] | {"task": "mrpc"}],
         "structures": [SHARING["structures"][0] | {"share": share}, SHARING["structures"][3]],
     }
-    assert "One task has more than half of 1 of 2 structures: mrpc 1." in table(three).notes
-    assert "more than half" not in table(SHARING).text()
+    assert "One task has more than half of 1 of 2 structures: mrpc 1." in analysis_table(three).notes
+    assert "more than half" not in analysis_table(SHARING).text()
 
 
 def test_what_the_sensitivity_tables_say():
-    text = table(SENSITIVITY).text()
+    text = analysis_table(SENSITIVITY).text()
     assert "| dense                   | 62.0 |              – |              2.83 |  4.00 |" in text  # noqa: RUF001
     assert "|  4.00 | learning rate 0.0002 |" in text
     assert "| importance $task$, 21 % | 65.0 |           1.41 |                 – |  0.00 |" in text  # noqa: RUF001
@@ -109,14 +109,14 @@ def test_what_the_sensitivity_tables_say():
     assert "Fewer than two common seeds, so no deviation over seeds: dense." in text
     assert "In some run all predictions are the same: dense." in text
     alone = SENSITIVITY | {"baseline": None, "differences": []}
-    assert "nothing is compared with it" in table(alone).text()
-    assert "differences" not in table(alone).further
+    assert "nothing is compared with it" in analysis_table(alone).text()
+    assert "differences" not in analysis_table(alone).further
     drawn = words(SENSITIVITY)
     assert {"learning rate 0.0001", "learning rate 0.0002", "importance $task$, 21 %", "accuracy (x 100)"} <= drawn
 
 
 def test_what_the_cards_say():
-    text = table(CARDS).text()
+    text = analysis_table(CARDS).text()
     assert "| mrpc   | 3,000 | 400   | 1,725 |      2 | accuracy, f1 | 0 / 7.5 / 42               |" in text
     assert "| accuracy 75.0, f1 85.7 |            4 |                 3 |" in text
     assert "| $stsb$ |    50 | 1,500 | –     |      1 | pearson      |" in text  # noqa: RUF001

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.tables import Column, Table
 from winning_tickets.runs.errors import ContentError
-from winning_tickets.runs.statistics import summarise
+from winning_tickets.runs.statistics import summarize
 
 COLUMNS = (
     Column("name", "Method"),
@@ -89,7 +89,7 @@ def test_formats() -> None:
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=8))
 def test_summary_agrees_with_the_standard_library(values: list[float]) -> None:
-    found = summarise(values)
+    found = summarize(values)
     assert found.n == len(values)
     assert math.isclose(found.mean, statistics.fmean(values), abs_tol=1e-9)
     assert found.std is not None
@@ -99,23 +99,23 @@ def test_summary_agrees_with_the_standard_library(values: list[float]) -> None:
 
 
 def test_interval_of_three_seeds_is_students() -> None:
-    found = summarise([0.80, 0.82, 0.84])
+    found = summarize([0.80, 0.82, 0.84])
     assert found.interval is not None
     half = 4.302652729749464 * 0.02 / math.sqrt(3)  # t(0.975, 2 degrees of freedom)
     assert found.interval == pytest.approx((0.82 - half, 0.82 + half))
 
 
 def test_one_seed_has_no_spread() -> None:
-    assert summarise([0.8]) == summarise((0.8,))
-    assert summarise([0.8]).std is None
-    assert summarise([0.8]).interval is None
+    assert summarize([0.8]) == summarize((0.8,))
+    assert summarize([0.8]).std is None
+    assert summarize([0.8]).interval is None
 
 
 def test_failed_runs_are_never_numbers() -> None:
     with pytest.raises(ContentError, match="not finite"):
-        summarise([0.8, math.nan])
+        summarize([0.8, math.nan])
     for values in ([1.7e308, 1.7e308], [1e200, -1e200]):  # whose sum, and whose squares, are infinite
         with pytest.raises(ContentError, match="Found a value beyond 1e.100 among"):
-            summarise(values)
+            summarize(values)
     with pytest.raises(ContentError, match="no run has a value"):
-        summarise([])
+        summarize([])

@@ -11,7 +11,7 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
-from winning_tickets.config.search import LearningSettings
+from winning_tickets.config.search import TaskSettings
 from winning_tickets.config.structured import StructuredSettings
 from winning_tickets.pruning.search import METHODS
 from winning_tickets.runs.errors import UsageError
@@ -32,7 +32,7 @@ def test_every_open_field_is_filled_by_every_profile():
     for profile in ("tuned", "paper", "code"):
         for objective in OBJECTIVE_NAMES:
             config = filled(profile, objective)
-            elsewhere = LearningSettings.model_fields | StructuredSettings.model_fields
+            elsewhere = TaskSettings.model_fields | StructuredSettings.model_fields
             missing = [k for k, v in config.model_dump().items() if v is None and k not in elsewhere]
             optional = ["revision", "layers", "pattern", "like", "corpus", "data_dir", "rung_steps", "schedule_steps"]
             assert missing == optional, (profile, objective)

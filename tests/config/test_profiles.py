@@ -18,7 +18,7 @@ from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evalu
 from winning_tickets.config import OBJECTIVE_NAMES
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.pruning import base as base_module
 from winning_tickets.pruning import mask_optimizer as mask_optimizer_module
 from winning_tickets.pruning import mask_training as mask_training_module
@@ -351,7 +351,7 @@ def test_mlm_loss_with_the_original_head_or_the_trained_one(tmp_path, folder, co
     trained = ticket.mlm_head if chosen != "base" else {}
     tokenizer = AutoTokenizer.from_pretrained(folder)
     batches = CorpusBatches(
-        tokenise(load_corpus(corpus, "validation"), tokenizer),
+        tokenize(load_corpus(corpus, "validation"), tokenizer),
         tokenizer,
         segments="packed:32",
         batch_tokens=96,

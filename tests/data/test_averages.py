@@ -88,7 +88,7 @@ def test_fewer_and_other_tasks_are_named() -> None:
 def test_nothing_to_average() -> None:
     with pytest.raises(ContentError, match="no task was given"):
         averages({})
-    with pytest.raises(ContentError, match="The results of rte hold .*1.7e.308.*, and no score is beyond 1e.100"):
+    with pytest.raises(ContentError, match="The results of rte hold .*1.7e.308.*; no score is beyond 1e.100"):
         task_average({"rte": {"accuracy": 1.7e308}, "cola": {"matthews": 1.7e308}})
     with pytest.raises(ContentError, match="The results of local lack any metric; found nothing"):
         averages({"local": {}})

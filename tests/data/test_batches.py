@@ -268,7 +268,7 @@ def test_short_corpora() -> None:
         ("mixed:2-40", "leave no room"),
         ("packed:65", "do not fit into batches of 64 tokens; raise --batch-tokens to at least 65"),
         ("mixed", "do not fit into batches of 64 tokens; raise --batch-tokens to at least 128"),
-        ("mixed:10-20", "are drawn at random, so they have no end: they are for training. Use packed:L or lines"),
+        ("mixed:10-20", "are drawn at random, without an end, for training. Use packed:L or lines"),
     ],
 )
 def test_segments_that_cannot_work(segments: str, message: str) -> None:
@@ -277,7 +277,7 @@ def test_segments_that_cannot_work(segments: str, message: str) -> None:
 
 
 def test_segments_longer_than_the_model() -> None:
-    with pytest.raises(UsageError, match="longer than the 512 tokens that the model takes"):
+    with pytest.raises(UsageError, match="longer than the 512 tokens of the model"):
         batches(words_of(5000), "packed:513", 1024)
 
 
@@ -304,7 +304,7 @@ def test_real_wikitext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from transformers import AutoTokenizer
 
     from winning_tickets.data.corpora import load_corpus
-    from winning_tickets.data.token_cache import tokenise
+    from winning_tickets.data.token_cache import tokenize
 
     folder = Path(__file__).resolve().parents[3] / "shared" / "data" / "wikitext-2"
     if not folder.is_dir():
@@ -314,7 +314,7 @@ def test_real_wikitext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if spec is None:
         pytest.skip("the encoder of the extra `demo` is not installed")
     tokenizer = AutoTokenizer.from_pretrained(Path(str(spec.origin)).parent / "model")
-    stream = tokenise(load_corpus(str(folder), "validation"), tokenizer)
+    stream = tokenize(load_corpus(str(folder), "validation"), tokenizer)
     options = {"batch_tokens": 2048, "n_batches": None, "seed": 0, "shuffle": False, "mlm_probability": 0.15}
     packed = CorpusBatches(stream, tokenizer, segments="packed:128", **options)
     assert sum(len(packed[index]["input_ids"]) for index in range(len(packed))) == stream.n_tokens // 126

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from samples.tiny import tiny_tokenizer
-from winning_tickets.data.encode import collate, encode, train_subset
+from winning_tickets.data.encode import encode, make_collator, train_subset
 from winning_tickets.data.records import Split
 from winning_tickets.runs.errors import UsageError
 
@@ -35,7 +35,7 @@ def test_pairs_cut_the_longer_text() -> None:
 
 def test_collate_pads_to_the_longest() -> None:
     items = encode(Split((FIRST,), [1, 0, 1]), TOKENIZER, 128)
-    batch = collate(TOKENIZER)([items[1], items[2]])
+    batch = make_collator(TOKENIZER)([items[1], items[2]])
     assert batch["input_ids"].shape == batch["attention_mask"].shape == batch["token_type_ids"].shape == (2, 7)
     assert batch["attention_mask"].sum(1).tolist() == [4, 7]
     assert batch["labels"].dtype == torch.int64
@@ -44,7 +44,7 @@ def test_collate_pads_to_the_longest() -> None:
 
 def test_scores_are_float32() -> None:
     items = encode(Split((FIRST,), [1.0, 2.5, 5.0]), TOKENIZER, 128)
-    labels = collate(TOKENIZER)([items[0], items[1]])["labels"]
+    labels = make_collator(TOKENIZER)([items[0], items[1]])["labels"]
     assert labels.dtype == torch.float32
     assert labels.tolist() == [1.0, 2.5]
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winning_tickets.data.metrics import combine, compute, metric_names, primary_metric
+from winning_tickets.data.metrics import combine_splits, compute_metrics, metric_names, primary_metric
 from winning_tickets.data.records import METRICS, Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import TrainingError
@@ -20,7 +20,7 @@ SCORES = Task("local", ("text",), (), ("pearson", "spearman"))
 
 def test_known_values() -> None:
     """tp 2, tn 1, fp 1, fn 0."""
-    values, degenerate = compute(BINARY, np.array([1, 1, 1, 0]), np.array([1, 1, 0, 0]))
+    values, degenerate = compute_metrics(BINARY, np.array([1, 1, 1, 0]), np.array([1, 1, 0, 0]))
     assert values == pytest.approx({"accuracy": 0.75, "f1": 0.8, "matthews": 2 / np.sqrt(12)})
     assert list(values) == ["accuracy", "f1", "matthews"]
     assert not degenerate
@@ -28,12 +28,12 @@ def test_known_values() -> None:
 
 def test_f1_is_macro_for_more_classes() -> None:
     task = dataclasses.replace(BINARY, labels=("a", "b", "c"), metrics=("f1",))
-    values, _ = compute(task, np.array([0, 0, 1]), np.array([0, 1, 1]))
+    values, _ = compute_metrics(task, np.array([0, 0, 1]), np.array([0, 1, 1]))
     assert values["f1"] == pytest.approx((2 / 3 + 2 / 3 + 0) / 3)
 
 
 def test_correlations() -> None:
-    values, degenerate = compute(SCORES, np.array([1.0, 2.0, 4.0], dtype=np.float32), np.array([1.0, 2.0, 3.0]))
+    values, degenerate = compute_metrics(SCORES, np.array([1.0, 2.0, 4.0], dtype=np.float32), np.array([1.0, 2.0, 3.0]))
     assert values == pytest.approx({"pearson": 0.98198, "spearman": 1.0}, abs=1e-5)
     assert not degenerate
 
@@ -46,28 +46,28 @@ def test_correlations() -> None:
     ],
 )
 def test_constant_predictions_are_degenerate(task: Task, expected: dict[str, float]) -> None:
-    assert compute(task, np.zeros(4), np.array([0, 1, 0, 1])) == (expected, True)
+    assert compute_metrics(task, np.zeros(4), np.array([0, 1, 0, 1])) == (expected, True)
 
 
 def test_constant_labels_give_no_nan() -> None:
-    values, degenerate = compute(SCORES, np.array([1.0, 2.0]), np.array([3.0, 3.0]))
+    values, degenerate = compute_metrics(SCORES, np.array([1.0, 2.0]), np.array([3.0, 3.0]))
     assert values == {"pearson": 0.0, "spearman": 0.0}
     assert not degenerate
 
 
 def test_bad_input() -> None:
     with pytest.raises(TrainingError, match="not finite; lower --learning-rate"):
-        compute(SCORES, np.array([1.0, np.nan]), np.array([1.0, 2.0]))
+        compute_metrics(SCORES, np.array([1.0, np.nan]), np.array([1.0, 2.0]))
     with pytest.raises(ValueError, match=r"Predictions \(2,\) and labels \(3,\) must be two equally long vectors"):
-        compute(SCORES, np.zeros(2), np.zeros(3))
+        compute_metrics(SCORES, np.zeros(2), np.zeros(3))
     with pytest.raises(ValueError, match="equally long vectors"):
-        compute(SCORES, np.zeros(0), np.zeros(0))
+        compute_metrics(SCORES, np.zeros(0), np.zeros(0))
 
 
 @given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 1)), min_size=1, max_size=20))
 def test_always_finite_and_in_range(pairs: list[tuple[int, int]]) -> None:
     predictions, labels = np.array(pairs).T
-    values, degenerate = compute(dataclasses.replace(BINARY, metrics=METRICS), predictions, labels)
+    values, degenerate = compute_metrics(dataclasses.replace(BINARY, metrics=METRICS), predictions, labels)
     assert set(values) == set(METRICS)
     assert all(-1 - 1e-9 <= value <= 1 + 1e-9 for value in values.values())
     assert degenerate == (len(set(predictions.tolist())) == 1)
@@ -82,5 +82,5 @@ def test_names() -> None:
 
 def test_combine() -> None:
     mnli = {"validation_mismatched": {"accuracy": 0.4}, "validation_matched": {"accuracy": 0.5}}
-    assert combine(TASKS["mnli"], mnli) == {"accuracy_matched": 0.5, "accuracy_mismatched": 0.4}
-    assert combine(TASKS["mrpc"], {"validation": {"accuracy": 0.7, "f1": 0.8}}) == {"accuracy": 0.7, "f1": 0.8}
+    assert combine_splits(TASKS["mnli"], mnli) == {"accuracy_matched": 0.5, "accuracy_mismatched": 0.4}
+    assert combine_splits(TASKS["mrpc"], {"validation": {"accuracy": 0.7, "f1": 0.8}}) == {"accuracy": 0.7, "f1": 0.8}

@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import Runtime, TransferConfig, transfer
 from winning_tickets.cli import app
-from winning_tickets.data.mtdnn import load_defined
+from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.task_files import load_definitions
-from winning_tickets.finetuning.setup import prepare
+from winning_tickets.finetuning.setup import prepare_transfer
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -32,7 +32,7 @@ def load(tmp_path):
             rows = content if isinstance(content, str) else "".join(json.dumps(row) + "\n" for row in content)
             (tmp_path / name).write_text(rows)
         (first,) = load_definitions(tmp_path / "tasks.yml")
-        return load_defined(first, tmp_path / "tasks.yml", None if data_dir is None else str(tmp_path / data_dir))
+        return load_defined_task(first, tmp_path / "tasks.yml", None if data_dir is None else str(tmp_path / data_dir))
 
     return read
 
@@ -316,18 +316,18 @@ def test_transfer_of_a_defined_task(world):
 
 
 def test_the_definition_is_part_of_the_identity_and_its_place_is_not(world):
-    first = prepare(settings(world), Runtime(quiet=True))
+    first = prepare_transfer(settings(world), Runtime(quiet=True))
     moved = world / "elsewhere.yml"
     moved.write_text((world / "tasks.yml").read_text() + "\nother: {task_type: Ranking}\n")
-    second = prepare(settings(world, task_file=str(moved)), Runtime(quiet=True))
+    second = prepare_transfer(settings(world, task_file=str(moved)), Runtime(quiet=True))
     assert second.identity(second.config) == first.identity(first.config)
     moved.write_text((world / "tasks.yml").read_text().replace("0.25", "0.5"))
-    third = prepare(settings(world, task_file=str(moved)), Runtime(quiet=True))
+    third = prepare_transfer(settings(world, task_file=str(moved)), Runtime(quiet=True))
     assert third.identity(third.config) != first.identity(first.config)
 
 
 def test_dropout_before_the_head(world):
-    prepared = prepare(settings(world), Runtime(quiet=True))
+    prepared = prepare_transfer(settings(world), Runtime(quiet=True))
     plm = load_for_task(prepared.target.load, prepared.task)
     inside = set(plm.encoder.modules())
     outside = [m.p for m in plm.model.modules() if type(m).__name__ == "Dropout" and m not in inside]

@@ -10,9 +10,9 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from winning_tickets.data.metrics import combine
+from winning_tickets.data.metrics import combine_splits
 from winning_tickets.data.records import Split
-from winning_tickets.data.squad import read_json, squad_metrics
+from winning_tickets.data.squad import read_articles, squad_metrics
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.models.heads import KINDS
 
@@ -98,7 +98,7 @@ def test_the_nine_tasks_report_what_glue_reports():
 def test_glue_metrics_are_the_formulas(name):
     task = TASKS[name]
     splits = {split: fixed(7 + place, 211 + 60 * place, task) for place, split in enumerate(task.validation_splits)}
-    values = combine(task, {split: score(task, *pair)[0] for split, pair in splits.items()})
+    values = combine_splits(task, {split: score(task, *pair)[0] for split, pair in splits.items()})
     assert sorted(values) == sorted(OFFICIAL[name])
     expected = {}
     for split, (found, labels) in splits.items():
@@ -171,7 +171,7 @@ PREDICTED = {
 def test_squad_metrics_of_fixed_predictions_on_the_real_questions(shared_data, case):
     path = shared_data / "squad" / "dev-v1.1.json"
     expected = squad_oracle(path, PREDICTED[case])
-    split = read_json(path)
+    split = read_articles(path)
     truths = [answers.texts for answers in split.labels]
     found = [
         PREDICTED[case](number, texts, context)

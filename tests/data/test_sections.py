@@ -15,7 +15,7 @@ from samples.tiny import tiny_tokenizer
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import Sections
-from winning_tickets.data.token_cache import TokenStream, tokenise
+from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.runs.errors import ContentError, UsageError
 
 WORDS = [f"w{index}" for index in range(400)]
@@ -229,7 +229,7 @@ def test_sections_of_wikitext(shared_data: Path) -> None:
     """Two thirds of the sequences have two segments, and a third of all positions is padding: see profiles.md."""
     corpus = load_corpus(str(shared_data / "wikitext-2"), "validation")
     words = sorted({word for line in corpus.lines for word in line.split()})
-    stream = tokenise(corpus, tiny_tokenizer([" ".join(words)]))
+    stream = tokenize(corpus, tiny_tokenizer([" ".join(words)]))
     cut = Sections(stream, 509, 3, 16, 0, False, [tiny_tokenizer([" ".join(words)]).convert_tokens_to_ids("=")], 0.1)
     rows = np.concatenate([cut.spans(index) for index in range(cut.epoch_batches)])
     lengths = rows[:, 1] - rows[:, 0] + rows[:, 3] - rows[:, 2]

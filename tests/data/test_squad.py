@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from samples.tiny import tiny_tokenizer
 from samples.tiny_models import TEXT
 from winning_tickets.data import hub
-from winning_tickets.data.encode import EncodedSplit, collate
+from winning_tickets.data.encode import EncodedSplit, make_collator
 from winning_tickets.data.examples import read_answers
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.records import Answers, Split
-from winning_tickets.data.squad import MAX_QUESTION_TOKENS, encode_windows, read_json
+from winning_tickets.data.squad import MAX_QUESTION_TOKENS, encode_windows, read_articles
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.user_files import load_files
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -128,7 +128,7 @@ def test_wrong_rows_of_the_hub(tmp_path: Path) -> None:
     other = hub_rows(ROWS).map(lambda r: {"answers": {"text": r["answers"]["text"], "answer_start": [1, 2]}})
     with pytest.raises(ContentError, match="row 0: each answer must be a text with the character at which it starts"):
         load_task("squad", copy_of_the_hub(tmp_path / "c", other))
-    with pytest.raises(ContentError, match="row 0: expected answers as lists 'text' and 'answer_start', found 'x'"):
+    with pytest.raises(ContentError, match="row 0: expected lists 'text' and 'answer_start', found 'x'"):
         read_answers("x", "row 0")
 
 
@@ -259,13 +259,13 @@ def test_windows_know_their_question_and_the_first_answer_is_trained_on() -> Non
     encoded = encode_windows(Split((["birds"] * 2, [long, CONTEXT]), answers), TOKENIZER, 16, 8)
     assert encoded.owners == [0, 0, 0, 1]
     assert encoded.labels == [(0, 0), (0, 0), (7, 7), (3, 4)]
-    batch = collate(TOKENIZER)([encoded[index] for index in range(4)])
+    batch = make_collator(TOKENIZER)([encoded[index] for index in range(4)])
     assert batch["labels"].tolist() == [[0, 0], [0, 0], [7, 7], [3, 4]]
     assert batch["input_ids"].shape == (4, 16)
     assert batch["attention_mask"].sum(1).tolist() == [16, 16, 9, 16]
     left = tiny_tokenizer(TEXT)
     left.padding_side = "left"
-    assert collate(left)([encoded[2], encoded[0]])["attention_mask"][0].tolist() == [1] * 9 + [0] * 7
+    assert make_collator(left)([encoded[2], encoded[0]])["attention_mask"][0].tolist() == [1] * 9 + [0] * 7
 
 
 def test_blanks_around_an_answer_do_not_count() -> None:
@@ -302,7 +302,7 @@ def test_the_real_files(shared_data: Path, length: int, stride: int) -> None:
 
 
 def test_reading_one_real_file(shared_data: Path) -> None:
-    split = read_json(shared_data / "squad" / "dev-v1.1.json")
+    split = read_articles(shared_data / "squad" / "dev-v1.1.json")
     assert all(
         context[start : start + len(text)] == text
         for context, answers in zip(split.texts[1], split.labels, strict=True)

@@ -6,7 +6,7 @@ import pytest
 
 from winning_tickets.data.records import METRICS_OF
 from winning_tickets.data.task_files import TaskDefinition, load_definitions, task_of
-from winning_tickets.models.heads import outputs_of
+from winning_tickets.models.heads import num_outputs
 from winning_tickets.runs.errors import ContentError, UsageError
 
 # The keys and values of the definitions that MT-DNN users have; made-up tasks.
@@ -110,7 +110,7 @@ def test_records(write):
     assert answers.learning_rate == 3e-5
     for task in found.values():
         assert set(task.metrics) <= set(METRICS_OF[task.kind])
-        assert outputs_of(task.kind, task.labels) == {"answers": 2, "alike": 1}.get(task.name, len(task.labels))
+        assert num_outputs(task.kind, task.labels) == {"answers": 2, "alike": 1}.get(task.name, len(task.labels))
 
 
 def test_keys_of_ours(write):
@@ -214,7 +214,7 @@ e: 7
         ),
         (
             "task_type: Span, kd_loss: KlCriterion",
-            "kd_loss goes with one class or one score per text, not with Span; remove it.",
+            "kd_loss goes with one class or score per text, not with Span; remove it.",
         ),
         ("task_type: SequenceLabeling, n_class: 5", "labels are missing; labels of words need names."),
         ("task_type: Classification, data_format: PremiseOnly, labels: [a, a, b]", "labels: a comes twice."),
@@ -265,7 +265,7 @@ def test_what_comes_twice(write):
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words", "{}"])
 def test_files_of_another_shape(write, text):
-    with pytest.raises(UsageError, match=r"tasks.yml must map names of tasks to their definitions"):
+    with pytest.raises(UsageError, match=r"tasks.yml must map tasks to definitions"):
         load_definitions(write(text))
 
 

@@ -17,7 +17,7 @@ from samples.tiny import tiny_tokenizer
 from winning_tickets.data import token_cache
 from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.readers import fingerprint
-from winning_tickets.data.token_cache import cache_root, clean, list_entries, tokenise, tokenizer_hash
+from winning_tickets.data.token_cache import cache_root, clean_cache, list_cache_entries, tokenize, tokenizer_hash
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 
 LINES = ["the cat sat on the mat .", "\u200d", "a dog [SEP] barked", "the end " * 400]
@@ -48,7 +48,7 @@ def test_root_is_looked_up_when_called(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_lines_come_back_without_special_tokens(tokenizer: Any) -> None:
-    stream = tokenise(corpus_of(LINES), tokenizer)
+    stream = tokenize(corpus_of(LINES), tokenizer)
     assert isinstance(stream.tokens, np.memmap)
     assert stream.tokens.dtype == np.uint16
     assert stream.n_lines == len(LINES)
@@ -62,10 +62,10 @@ def test_lines_come_back_without_special_tokens(tokenizer: Any) -> None:
 
 
 def test_many_lines_go_through_in_parts(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = np.array(tokenise(corpus_of(LINES), tokenizer).tokens)
-    clean()
+    whole = np.array(tokenize(corpus_of(LINES), tokenizer).tokens)
+    clean_cache()
     monkeypatch.setattr(token_cache, "_LINES_A_CALL", 1)
-    assert np.array_equal(tokenise(corpus_of(LINES), tokenizer).tokens, whole)
+    assert np.array_equal(tokenize(corpus_of(LINES), tokenizer).tokens, whole)
 
 
 def test_long_lines_go_through_one_by_one(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,19 +77,19 @@ def test_long_lines_go_through_one_by_one(tokenizer: Any, monkeypatch: pytest.Mo
 def test_special_words_of_the_text_stay_as_the_tokenizer_has_them(tokenizer: Any) -> None:
     """Truncation and padding of an earlier call are not for the corpus."""
     tokenizer("the cat sat", truncation=True, max_length=2, padding="max_length")
-    stream = tokenise(corpus_of(LINES[2:3]), tokenizer)
+    stream = tokenize(corpus_of(LINES[2:3]), tokenizer)
     assert stream.tokens.tolist() == tokenizer.convert_tokens_to_ids(["a", "dog", "[SEP]", "barked"])
 
 
 def test_a_text_that_changes_while_it_is_read(tokenizer: Any, root: Path) -> None:
     corpus = CorpusText("a.txt", "train", LINES, fingerprint(LINES[:2]))
     with pytest.raises(ContentError, match=r"^The corpus a\.txt \(train\) changed while it was read; start again\.$"):
-        tokenise(corpus, tokenizer)
+        tokenize(corpus, tokenizer)
     assert list((root / "tokens").iterdir()) == []
 
 
 def test_offsets_are_an_ordinary_array_in_a_file(tokenizer: Any) -> None:
-    stream = tokenise(corpus_of(LINES), tokenizer)
+    stream = tokenize(corpus_of(LINES), tokenizer)
     assert isinstance(stream.offsets, np.memmap)
     assert stream.offsets.dtype == np.int64
     expected = np.cumsum([0, *(len(tokenizer.tokenize(line)) for line in LINES)])
@@ -99,22 +99,22 @@ def test_offsets_are_an_ordinary_array_in_a_file(tokenizer: Any) -> None:
 def test_large_vocabularies_need_four_bytes() -> None:
     words = [f"w{index}" for index in range(70_000)]
     tokenizer = tiny_tokenizer([" ".join(words)])
-    stream = tokenise(corpus_of(words[-2:]), tokenizer)
+    stream = tokenize(corpus_of(words[-2:]), tokenizer)
     assert stream.tokens.dtype == np.uint32
     assert stream.tokens.tolist() == tokenizer.convert_tokens_to_ids(words[-2:])
 
 
 def test_second_time_reads_the_cache(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    first = tokenise(corpus_of(LINES), tokenizer)
+    first = tokenize(corpus_of(LINES), tokenizer)
     monkeypatch.setattr(token_cache, "_tokenized", None)
-    second = tokenise(corpus_of(LINES), tokenizer)
+    second = tokenize(corpus_of(LINES), tokenizer)
     assert (first.key, first.path) == (second.key, second.path)
     assert np.array_equal(first.tokens, second.tokens)
 
 
 def test_key_follows_text_and_tokenizer(tokenizer: Any) -> None:
     other = tiny_tokenizer([*LINES, "more"])
-    keys = {tokenise(corpus_of(text), t).key for text in (LINES, LINES[:1]) for t in (tokenizer, other)}
+    keys = {tokenize(corpus_of(text), t).key for text in (LINES, LINES[:1]) for t in (tokenizer, other)}
     assert len(keys) == 4
 
 
@@ -167,11 +167,11 @@ def entry(value: Any) -> Callable[[Path], None]:
     ],
 )
 def test_damaged_entries_are_made_again(tokenizer: Any, damage: Callable[[Path], None]) -> None:
-    stream = tokenise(corpus_of(LINES), tokenizer)
+    stream = tokenize(corpus_of(LINES), tokenizer)
     good = np.array(stream.tokens)
     damage(stream.path)
     assert token_cache._open(stream.path) is None
-    again = tokenise(corpus_of(LINES), tokenizer)
+    again = tokenize(corpus_of(LINES), tokenizer)
     assert np.array_equal(again.tokens, good)
     assert token_cache._open(stream.path) is not None
     assert [path.name for path in stream.path.parent.iterdir()] == [stream.key]
@@ -183,11 +183,11 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
 
     def interrupted(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
         monkeypatch.setattr(token_cache, "_write", write)
-        tokenise(corpus, tokenizer)
+        tokenize(corpus, tokenizer)
         write(folder, corpus, tokenizer)
 
     monkeypatch.setattr(token_cache, "_write", interrupted)
-    stream = tokenise(corpus_of(LINES), tokenizer)
+    stream = tokenize(corpus_of(LINES), tokenizer)
     assert stream.n_lines == len(LINES)
     assert [path.name for path in stream.path.parent.iterdir()] == [stream.key]
 
@@ -198,23 +198,23 @@ def test_full_disk(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, root: Path) 
 
     monkeypatch.setattr(token_cache.np.lib.format, "write_array_header_1_0", full)
     with pytest.raises(TrainingError, match=r"Could not write the token cache .*No space left.*WINNING_TICKETS_CACHE"):
-        tokenise(corpus_of(LINES), tokenizer)
+        tokenize(corpus_of(LINES), tokenizer)
     assert list((root / "tokens").iterdir()) == []
 
 
 def test_no_tokens(tokenizer: Any, root: Path) -> None:
     with pytest.raises(ContentError, match=r"made up \(train\) has no tokens"):
-        tokenise(corpus_of(["\u200d"]), tokenizer)
+        tokenize(corpus_of(["\u200d"]), tokenizer)
     assert list((root / "tokens").iterdir()) == []
 
 
 def test_list_and_clean(tokenizer: Any, root: Path) -> None:
-    assert list_entries() == []
-    assert clean() == 0
-    old, new = (tokenise(corpus_of(lines), tokenizer) for lines in (LINES, LINES[:1]))
+    assert list_cache_entries() == []
+    assert clean_cache() == 0
+    old, new = (tokenize(corpus_of(lines), tokenizer) for lines in (LINES, LINES[:1]))
     long_ago = time.time() - 10 * 24 * 3600
     os.utime(old.path / "entry.json", (long_ago, long_ago))
-    listed = list_entries()
+    listed = list_cache_entries()
     assert [found["key"] for found in listed] == [new.key, old.key]
     assert listed[0] | {"bytes": 0, "last_used": 0} == {
         "key": new.key,
@@ -228,20 +228,20 @@ def test_list_and_clean(tokenizer: Any, root: Path) -> None:
     }
     leftover = root / "tokens" / ".x.tmp"
     leftover.mkdir()
-    assert clean(older_than_days=9) == listed[1]["bytes"]
-    assert [found["key"] for found in list_entries()] == [new.key]
+    assert clean_cache(older_than_days=9) == listed[1]["bytes"]
+    assert [found["key"] for found in list_cache_entries()] == [new.key]
     os.utime(leftover, (long_ago, long_ago))
-    assert clean() == listed[0]["bytes"]
+    assert clean_cache() == listed[0]["bytes"]
     assert list((root / "tokens").iterdir()) == []
 
 
 def test_damaged_entries_are_listed(tokenizer: Any) -> None:
-    (tokenise(corpus_of(LINES), tokenizer).path / "entry.json").write_text("[" * 100_000)
-    assert [(found["corpus"], found["bytes"] > 100_000) for found in list_entries()] == [(None, True)]
+    (tokenize(corpus_of(LINES), tokenizer).path / "entry.json").write_text("[" * 100_000)
+    assert [(found["corpus"], found["bytes"] > 100_000) for found in list_cache_entries()] == [(None, True)]
 
 
 def test_reading_counts_as_use(tokenizer: Any) -> None:
-    stream = tokenise(corpus_of(LINES), tokenizer)
+    stream = tokenize(corpus_of(LINES), tokenizer)
     os.utime(stream.path / "entry.json", (1, 1))
-    tokenise(corpus_of(LINES), tokenizer)
-    assert clean(older_than_days=1) == 0
+    tokenize(corpus_of(LINES), tokenizer)
+    assert clean_cache(older_than_days=1) == 0

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from samples.tiny import tiny_tokenizer
 from samples.tiny_models import TEXT
-from winning_tickets.data.encode import IGNORED, collate
+from winning_tickets.data.encode import IGNORED, make_collator
 from winning_tickets.data.records import Split, Task
 from winning_tickets.data.token_labels import CUT_OFF, encode_words, entities, is_bio, word_metrics, word_predictions
 from winning_tickets.data.user_files import load_files
@@ -89,7 +89,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     message = r"f\.conll, line 4: label 'B-AGE' is not in the training file; allowed: B-PET, I-PET, O"
     with pytest.raises(ContentError, match=message):
         load_files(good, other, None, label_column="labels", kind="tokens")
-    with pytest.raises(UsageError, match="--kind tokens takes one text column, that of the words; found a, b"):
+    with pytest.raises(UsageError, match="--kind tokens takes one text column, the words; found a, b"):
         both(good, text_columns=("a", "b"))
     with pytest.raises(
         UsageError, match=r"--metric macro_f1 does not go with these labels \(B-PET, I-PET, O\); use f1 or"
@@ -122,7 +122,7 @@ def test_the_first_sub_word_carries_the_label() -> None:
     assert encoded.labels == [[IGNORED, 2, 0, 1, IGNORED], [IGNORED, 1, IGNORED]]
     pieces = encode_words(Split(([["taxi", "sat"]],), [[2, 1]]), tiny_tokenizer(["sat t a x i"]), 32)
     assert pieces.labels == [[IGNORED, 2, IGNORED, IGNORED, IGNORED, 1, IGNORED]]
-    batch = collate(TOKENIZER, 8)([encoded[0], encoded[1]])
+    batch = make_collator(TOKENIZER, 8)([encoded[0], encoded[1]])
     assert batch["labels"].tolist() == [row + [IGNORED] * (8 - len(row)) for row in encoded.labels]
     assert encode_words(Split(([],), []), TOKENIZER, 8).labels == []
 

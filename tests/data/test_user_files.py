@@ -102,7 +102,7 @@ def test_text_columns_are_found(tmp_path: Path, header: str, found: tuple[str, .
 @pytest.mark.parametrize("header", ["body,label", "text,sentence,label", "text,premise,hypothesis,label"])
 def test_text_columns_that_cannot_be_told(tmp_path: Path, header: str) -> None:
     row = ",".join("x" for _ in header.split(","))
-    message = f"Cannot tell which columns of .* hold the text: found {header.replace(',', ', ')}.*--text-columns"
+    message = f"Cannot tell the text columns of .*: found {header.replace(',', ', ')}.*--text-columns"
     with pytest.raises(UsageError, match=message):
         both(tmp_path, "a.csv", f"{header}\n{row}\n")
 

@@ -183,7 +183,7 @@ def test_exports_of_an_adapted_run(tmp_path, adapted, tickets, format_):
         ("compact", {"task": "mrpc"}, "mrpc"),
         ("encoder", {"task": "rte"}, "--task does not go with --format encoder; leave it out"),
         ("masked", {"task": "rte", "base": "x"}, "--base goes with a ticket, and .*out is not one"),
-        ("masked", {"task": "rte", "seed": 3}, "has no shared model of seed 3; there are those of 0"),
+        ("masked", {"task": "rte", "seed": 3}, "has no model of seed 3; there are those of 0"),
     ],
 )
 def test_refusals(tmp_path, run, format_, fields, message):

@@ -19,11 +19,11 @@ from winning_tickets import Runtime, SearchConfig, TransferConfig, cli, export, 
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.adaptation import KeptHead, kept_head
-from winning_tickets.finetuning.setup import prepare
+from winning_tickets.finetuning.setup import prepare_transfer
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.runs.errors import ContentError, Interrupted, UsageError
 from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
-from winning_tickets.training.predict import TaskInfo, encode_for, predict_split
+from winning_tickets.training.predict import TaskInfo, encode_split, predict_split
 from winning_tickets.training.shared_model import SharedModel
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
@@ -90,13 +90,13 @@ def shared(bert, structured, ticket, tmp_path_factory):
 
 
 def logits(plm, name="snli"):
-    encoded = encode_for(plm, split(name, 12), 64, TASKS[name].kind)
+    encoded = encode_split(plm, split(name, 12), 64, TASKS[name].kind)
     return np.stack(predict_split(plm, encoded))
 
 
 def started(config, seed=0):
     """The model of a seed before its first step."""
-    return prepare(config, QUIET).load(seed)
+    return prepare_transfer(config, QUIET).load(seed)
 
 
 def trained(folder):
@@ -141,7 +141,7 @@ def test_a_task_of_a_shared_model_goes_on_from_what_it_computed(shared, structur
         expected = logits(plm, task)
     found = started(config_of(shared.parent, task=task))
     np.testing.assert_allclose(logits(found, task), expected, rtol=1e-5, atol=1e-5)
-    prepared = prepare(config_of(shared, task=task), QUIET)
+    prepared = prepare_transfer(config_of(shared, task=task), QUIET)
     held = {"mnli": structured.id, "rte": ticket.id, "stsb": None}[task]
     assert (prepared.target.ticket.id if prepared.target.ticket else None) == held
 
@@ -192,7 +192,7 @@ def test_what_is_kept_of_a_head(old, new, expected):
 def test_a_fresh_head_is_drawn_by_each_seed_on_the_old_encoder(run):
     old = load_plm(str(run / "seed-1" / "model"), head="classification", num_labels=3)
     for fields in ({"task": "qnli"}, {"task": "snli", "fresh_head": True}):
-        prepared = prepare(config_of(run, **fields), QUIET)
+        prepared = prepare_transfer(config_of(run, **fields), QUIET)
         heads = []
         for seed in (0, 1):
             torch.manual_seed(seed)
@@ -267,7 +267,7 @@ def test_a_stopped_adaptation_goes_on_to_the_same_bits_and_a_finished_one_is_kep
 
 
 def identity(config):
-    prepared = prepare(config, QUIET)
+    prepared = prepare_transfer(config, QUIET)
     return prepared.identity(config)
 
 
@@ -287,14 +287,14 @@ def test_what_is_in_the_model_is_the_identity_and_not_its_place(tmp_path, run, s
 
 def test_another_model_between_two_seeds_stops_the_run(tmp_path, run, monkeypatch):
     shutil.copytree(run, tmp_path / "run")
-    first = transfer_module.run_seed
+    first = transfer_module.transfer_seed
 
     def then_exchange(prepared, seed, parent, runtime):
         result = first(prepared, seed, parent, runtime)
         shutil.copytree(run / "seed-2" / "model", tmp_path / "run" / "seed-1" / "model", dirs_exist_ok=True)
         return result
 
-    monkeypatch.setattr(transfer_module, "run_seed", then_exchange)
+    monkeypatch.setattr(transfer_module, "transfer_seed", then_exchange)
     config = config_of(tmp_path / "run", task="snli", seeds=(0, 1), steps=1)
     with pytest.raises(ContentError, match="seed-1/model has changed since this transfer began, so its seeds"):
         transfer(config, tmp_path / "out", QUIET)
@@ -340,28 +340,28 @@ def test_contradictions_are_refused_before_any_work(tmp_path, run, fields, messa
 
 def test_the_task_of_a_shared_model_must_be_known(shared):
     with pytest.raises(UsageError, match="shared by mnli, rte, stsb, and snli is none of them; say with --from-task"):
-        prepare(config_of(shared, task="snli"), QUIET)
+        prepare_transfer(config_of(shared, task="snli"), QUIET)
     with pytest.raises(UsageError, match="rt.*Did you mean.*rte"):
-        prepare(config_of(shared, task="snli", from_task="rt"), QUIET)
+        prepare_transfer(config_of(shared, task="snli", from_task="rt"), QUIET)
 
 
 def test_options_of_runs_need_one(bert):
     message = "--from-task goes with a model that tickets transfer or .*\n--fresh-head goes with a model that"
     with pytest.raises(UsageError, match=message):
-        prepare(config_of(bert, from_task="rte", fresh_head=True), QUIET)
+        prepare_transfer(config_of(bert, from_task="rte", fresh_head=True), QUIET)
 
 
 def test_a_run_without_its_model_or_its_ticket_is_refused(tmp_path, bert, run, structured):
     transfer(config_of(bert, save_model=False, steps=1), tmp_path / "bare", QUIET)
     with pytest.raises(UsageError, match="bare has no saved model; run tickets transfer with --save-model"):
-        prepare(config_of(tmp_path / "bare", task="snli"), QUIET)
+        prepare_transfer(config_of(tmp_path / "bare", task="snli"), QUIET)
     model = shutil.copytree(run / "seed-1" / "model", tmp_path / "model")
     shutil.rmtree(model / "held")
     with pytest.raises(ContentError, match="was fine-tuned with the ticket .* and lacks it: there is no .*held/ticket"):
-        prepare(config_of(model, task="snli"), QUIET)
+        prepare_transfer(config_of(model, task="snli"), QUIET)
     structured.save_pretrained(model / "held" / "ticket")
     with pytest.raises(ContentError, match=f"and the one next to it is {structured.id}: it was replaced"):
-        prepare(config_of(model, task="snli"), QUIET)
+        prepare_transfer(config_of(model, task="snli"), QUIET)
 
 
 def test_a_ticket_of_another_encoder_is_refused(tmp_path, run):
@@ -371,12 +371,12 @@ def test_a_ticket_of_another_encoder_is_refused(tmp_path, run):
     with pytest.raises(
         ContentError, match=r"mask of embeddings.word_embeddings.weight has shape \(101, 32\), the model.s weight has"
     ):
-        prepare(config_of(model, task="snli"), QUIET)
+        prepare_transfer(config_of(model, task="snli"), QUIET)
 
 
 def test_a_percentage_that_leaves_nothing_is_refused(run):
     with pytest.raises(UsageError, match=r"--train-size 0\.1% of 36 training examples leaves none"):
-        prepare(config_of(run, task="snli", train_size="0.1%"), QUIET)
+        prepare_transfer(config_of(run, task="snli", train_size="0.1%"), QUIET)
 
 
 def test_a_label_that_training_does_not_have_is_refused(tmp_path, run):
@@ -386,7 +386,7 @@ def test_a_label_that_training_does_not_have_is_refused(tmp_path, run):
     files = {"train_file": str(tmp_path / "a.csv"), "validation_file": str(tmp_path / "b.csv")}
     message = r"b\.csv, line 2: label 'contradiction' is not in the training file; allowed: entailment, neutral"
     with pytest.raises(ContentError, match=message):
-        prepare(config_of(run, task=None, **files), QUIET)
+        prepare_transfer(config_of(run, task=None, **files), QUIET)
 
 
 def test_the_command_line(tmp_path, monkeypatch, capsys):

@@ -11,14 +11,14 @@ from safetensors.torch import load_file
 from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, TransferConfig, transfer
-from winning_tickets.data.metrics import compute
+from winning_tickets.data.metrics import compute_metrics
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.evaluation import EvaluationPlan
-from winning_tickets.finetuning.setup import load_base, prepare
+from winning_tickets.finetuning.setup import load_base, prepare_transfer
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
-from winning_tickets.training.predict import encode_for, predict_split
+from winning_tickets.training.predict import encode_split, predict_split
 from winning_tickets.training.trainer import Checkpoints
 
 QUIET = Runtime(quiet=True)
@@ -36,7 +36,7 @@ def config(tmp_path_factory):
 
 
 def test_the_parts_are_disjoint_seeded_and_make_up_the_whole(config):
-    prepared = prepare(config, QUIET)
+    prepared = prepare_transfer(config, QUIET)
     (chosen, rest) = prepared.selection["validation"]
     assert (len(chosen.split), len(rest.split)) == (10, 30)
     original = task_data("rte", validation=40).validation["validation"]
@@ -44,21 +44,21 @@ def test_the_parts_are_disjoint_seeded_and_make_up_the_whole(config):
     assert chosen.split.texts[0] + rest.split.texts[0] == [original.texts[0][i] for i in order]
     assert chosen.split.labels == [original.labels[i] for i in order[:10]]
     assert chosen.encoded.columns["input_ids"] == prepared.validation["validation"].columns["input_ids"][:10]
-    other = prepare(config.model_copy(update={"select_on_seed": 1}), QUIET).selection["validation"][0]
+    other = prepare_transfer(config.model_copy(update={"select_on_seed": 1}), QUIET).selection["validation"][0]
     assert other.split != chosen.split
-    larger = prepare(config.model_copy(update={"select_on": 0.5}), QUIET).selection["validation"][0]
+    larger = prepare_transfer(config.model_copy(update={"select_on": 0.5}), QUIET).selection["validation"][0]
     assert larger.split.texts[0][:10] == chosen.split.texts[0]
-    assert prepare(config.model_copy(update={"select_on": 0.0}), QUIET).selection == {}
+    assert prepare_transfer(config.model_copy(update={"select_on": 0.0}), QUIET).selection == {}
 
 
 def test_windows_over_texts_go_with_their_examples(config):
     spans = config.model_copy(update={"task": "squad", "max_length": 16, "doc_stride": 4})
-    prepared = prepare(spans, QUIET)
+    prepared = prepare_transfer(spans, QUIET)
     whole = prepared.validation["validation"]
     assert len(whole) > 40
     plm = load_base(prepared.target, prepared.task)
     for part in prepared.selection["validation"]:
-        alone = encode_for(plm, part.split, 16, "span", 4)
+        alone = encode_split(plm, part.split, 16, "span", 4)
         assert part.encoded.owners == alone.owners
         assert part.encoded.labels == alone.labels
         assert [ids.tolist() for ids in part.encoded.columns["input_ids"]] == [
@@ -82,13 +82,13 @@ def test_the_best_evaluation_is_that_of_the_selection_and_is_reported_on_all_par
         mean = (record["selection"]["accuracy"] + 3 * record["rest"]["accuracy"]) / 4
         assert record["evaluation"]["accuracy"] == pytest.approx(mean)
 
-    prepared = prepare(config, QUIET)
+    prepared = prepare_transfer(config, QUIET)
     plm = load_base(prepared.target, prepared.task)
     plm.model.load_state_dict(load_file(tmp_path / "run" / "seed-0" / "model" / "model.safetensors"))
     for place, part in enumerate(("selection", "rest")):
         dev = prepared.selection["validation"][place]
         logits = np.stack(predict_split(plm, dev.encoded))
-        found = compute(prepared.task, logits.argmax(-1), np.asarray(dev.split.labels))[0]
+        found = compute_metrics(prepared.task, logits.argmax(-1), np.asarray(dev.split.labels))[0]
         # The run predicted both parts in batches of other sizes, so a label may change where two are all but equal.
         ties = float((np.ptp(np.sort(logits)[:, -2:], axis=1) < 1e-4).mean())
         assert found == pytest.approx(records[-1][part], abs=ties)
@@ -197,7 +197,7 @@ def test_adamax_takes_the_steps_of_a_naive_loop(kind):
 
 def test_the_optimiser_and_the_dropout_of_the_head_are_those_asked_for(config, tmp_path):
     changed = config.model_copy(update={"optimizer": "adamax-mtdnn", "head_dropout": 0.4})
-    prepared = prepare(changed, QUIET)
+    prepared = prepare_transfer(changed, QUIET)
     assert load_base(prepared.target, prepared.task).model.dropout.p == 0.4
     results = [transfer(one, tmp_path / str(n), QUIET) for n, one in enumerate((config, changed))]
     assert results[0]["run_id"] != results[1]["run_id"]

@@ -26,7 +26,7 @@ from winning_tickets import (
 )
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.finetuning.fit_head import start_from_unigrams
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.runs.directory import read_log
@@ -204,7 +204,7 @@ def test_training_lowers_the_loss(tmp_path, corpus):
 
 def test_the_head_starts_from_the_frequencies_of_the_corpus(tmp_path, corpus):
     plm = load_plm(str(make_model(tmp_path / "base", head="none")), head="mlm")
-    stream = tokenise(load_corpus(corpus, "train", None), plm.tokenizer)
+    stream = tokenize(load_corpus(corpus, "train", None), plm.tokenizer)
     start_from_unigrams(plm, stream)
     counts = np.bincount(np.asarray(stream.tokens), minlength=len(plm.tokenizer)) + 1
     bias = plm.model.cls.predictions.decoder.bias.detach().numpy()
@@ -220,7 +220,7 @@ def test_the_start_is_as_good_as_the_frequencies(tmp_path, corpus):
     model.save_pretrained(base)
     start = fit_head(settings(base, corpus, steps=1), tmp_path / "out", QUIET)["start"]["mlm_loss"]
     tokenizer = AutoTokenizer.from_pretrained(base)
-    stream = tokenise(load_corpus(corpus, "train", None), tokenizer)
+    stream = tokenize(load_corpus(corpus, "train", None), tokenizer)
     plm = load_plm(str(base), head="mlm")
     batches = MODULE._validation(settings(base, corpus), plm)
     targets = torch.cat([batches[i]["labels"][batches[i]["labels"] != -100] for i in range(len(batches))]).numpy()
@@ -239,7 +239,7 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path, corpus, train_encoder):
     with torch.random.fork_rng():
         torch.manual_seed(config.seed)
         plm = load_plm(str(base), head="mlm")
-    stream = tokenise(load_corpus(corpus, "train", None), plm.tokenizer)
+    stream = tokenize(load_corpus(corpus, "train", None), plm.tokenizer)
     start_from_unigrams(plm, stream)
     batches = CorpusBatches(
         stream,
@@ -378,7 +378,7 @@ def test_the_head_does_not_depend_on_global_random_numbers(tmp_path, corpus):
 
 def test_what_cannot_be_fitted_is_refused(tmp_path, corpus):
     with_head = make_model(tmp_path / "mlm")
-    with pytest.raises(UsageError, match="has a trained MLM head already; see how good it is with tickets evaluate"):
+    with pytest.raises(UsageError, match="has a trained MLM head; see tickets evaluate"):
         fit_head(settings(with_head, corpus), tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match=r"needs --corpus(.|\n)*Unknown segments 'pages'"):
         fit_head(FitHeadConfig(model="m", segments="pages"), tmp_path / "out", QUIET)

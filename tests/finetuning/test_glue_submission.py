@@ -199,7 +199,7 @@ def test_refusals(tmp_path, save, shared_data):
         glue_submission([save("rte")], tmp_path / "glue", out)
     with pytest.raises(UsageError, match="There is no folder"):
         glue_submission([run], tmp_path / "nowhere", out)
-    with pytest.raises(UsageError, match="is a run of mine, which is not a task of the GLUE server: cola, sst2"):
+    with pytest.raises(UsageError, match="is a run of mine, not a task of the GLUE server: cola, sst2"):
         glue_submission([save("cola", called="mine")], tmp_path / "glue", out)
     info = TaskInfo.read(run)
     (run / "task.json").write_text(json.dumps({**info.__dict__, "text_columns": ["a", "b"]}))

@@ -19,12 +19,12 @@ from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, SearchConfig, ShareConfig, SharedModel, Ticket, share
 from winning_tickets.config import Smart
-from winning_tickets.data.encode import collate
-from winning_tickets.data.metrics import averages, compute
+from winning_tickets.data.encode import make_collator
+from winning_tickets.data.metrics import averages, compute_metrics
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.finetuning.sharing_setup import check, prepare
+from winning_tickets.finetuning.sharing_setup import check_sharing, prepare_sharing
 from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, make_sharing_trainer
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
@@ -33,7 +33,7 @@ from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError, UsageError
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.predict import encode_for, predict_split
+from winning_tickets.training.predict import encode_split, predict_split
 
 sharing_module = importlib.import_module("winning_tickets.finetuning.sharing")
 QUIET = Runtime(quiet=True)
@@ -146,18 +146,20 @@ def test_it_evaluates_at_the_end_of_each_epoch_with_the_tasks_own_ticket_and_eac
     plm, ticket = shared.load_task("stsb"), shared.ticket("mrpc")
     assert shared.ticket("stsb") is None
     data = task_data("stsb", 9, 12)
-    found = predict_split(plm, encode_for(plm, data.validation["validation"], 128))
-    assert compute(data.task, np.stack(found)[:, 0], np.array(data.validation["validation"].labels))[
+    found = predict_split(plm, encode_split(plm, data.validation["validation"], 128))
+    assert compute_metrics(data.task, np.stack(found)[:, 0], np.array(data.validation["validation"].labels))[
         0
     ] == pytest.approx(seed["tasks"]["stsb"]["final"])
     plm = shared.load_task("mrpc")
     data = task_data("mrpc", 12, 12)
-    encoded, labels = encode_for(plm, data.validation["validation"], 128), data.validation["validation"].labels
+    encoded, labels = encode_split(plm, data.validation["validation"], 128), data.validation["validation"].labels
     dense = np.stack(predict_split(plm, encoded))
     ticket.apply_(plm.model, allow_other_weights=True)
     pruned = np.stack(predict_split(plm, encoded))
     assert not np.allclose(dense, pruned, atol=1e-3)
-    assert compute(data.task, pruned.argmax(-1), np.array(labels))[0] == pytest.approx(seed["tasks"]["mrpc"]["final"])
+    assert compute_metrics(data.task, pruned.argmax(-1), np.array(labels))[0] == pytest.approx(
+        seed["tasks"]["mrpc"]["final"]
+    )
 
 
 def test_weight_remaining_counts_what_at_least_one_task_keeps(tmp_path, bert, folders, whole):
@@ -273,8 +275,8 @@ def naive_multi_task(bert, seed, steps, optimizer_of):
     for name, size in SIZES.items():
         torch.manual_seed(seed)
         plm = load_for_task(lambda **options: load_plm(bert, **options), TASKS[name])
-        encoded = encode_for(plm, task_data(name, size, 12).train, 128)
-        batches[name] = TaskBatches(encoded, collate(plm.tokenizer), 4, seed)
+        encoded = encode_split(plm, task_data(name, size, 12).train, 128)
+        batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), 4, seed)
         models[name] = plm.model
     model = SharedEncoder(models).train()
     for module in model.modules():
@@ -456,14 +458,14 @@ def test_all_kinds_of_tasks_share_one_encoder(tmp_path, bert):
 
 def test_heads_are_drawn_from_the_seed_and_dropout_is_that_of_the_task(bert):
     config = ShareConfig(tasks=("cola", "mnli", "rte"), model=bert, profile="paper", dropout_p={"rte": 0.4})
-    made = Sharing(prepare(config, QUIET), 3, QUIET)
-    alone = Sharing(prepare(config.model_copy(update={"tasks": ("mnli",)}), QUIET), 3, QUIET)
+    made = Sharing(prepare_sharing(config, QUIET), 3, QUIET)
+    alone = Sharing(prepare_sharing(config.model_copy(update={"tasks": ("mnli",)}), QUIET), 3, QUIET)
     assert torch.equal(made.model.models["mnli"].classifier.weight, alone.model.models["mnli"].classifier.weight)
     assert {name: plm.model.dropout.p for name, plm in made.plms.items()} == {"cola": 0.05, "mnli": 0.3, "rte": 0.4}
     assert made.model.base_model.embeddings.dropout.p == 0.1
-    tuned = Sharing(prepare(config.model_copy(update={"profile": "tuned", "dropout_p": None}), QUIET), 3, QUIET)
+    tuned = Sharing(prepare_sharing(config.model_copy(update={"profile": "tuned", "dropout_p": None}), QUIET), 3, QUIET)
     assert {plm.model.dropout.p for plm in tuned.plms.values()} == {0.1}
-    assert prepare(config.model_copy(update={"profile": "code"}), QUIET).tasks["mnli"].task.head_dropout == 0.2
+    assert prepare_sharing(config.model_copy(update={"profile": "code"}), QUIET).tasks["mnli"].task.head_dropout == 0.2
 
 
 TASK_FILE = """
@@ -519,13 +521,13 @@ def test_a_task_file_gives_weights_and_tickets(tmp_path, folders, bert):
     # The loss of each part stands in the log as it is; its weight acts on the gradient.
     assert first_loss(tmp_path / "plain") == first_loss(tmp_path / "run")
     with pytest.raises(UsageError, match="No model was given"):
-        check(ShareConfig(tasks=("rte",), task_file=config.task_file, tickets="none"))
+        check_sharing(ShareConfig(tasks=("rte",), task_file=config.task_file, tickets="none"))
     none = config.model_copy(update={"tickets": {}, "model": bert})
     assert share(none, tmp_path / "none", QUIET)["tickets"] == "none"
 
 
 def test_the_weight_of_a_task_multiplies_its_gradient(tmp_path, bert):
-    plain = prepare(ShareConfig(tasks=("rte",), model=bert, steps=1, batch_size=4), QUIET)
+    plain = prepare_sharing(ShareConfig(tasks=("rte",), model=bert, steps=1, batch_size=4), QUIET)
     gradients = []
     for place, weight in enumerate((1.0, 0.25)):
         task = plain.tasks["rte"]
@@ -560,9 +562,9 @@ def test_smart_regularises_every_task_in_every_stage(tmp_path, bert):
 def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
     config = ShareConfig(tasks=("rte",), model=bert, smart=Smart())
     with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
-        prepare(config, Runtime(quiet=True, bf16=True))
-    with pytest.raises(UsageError, match="--smart goes with one class or one score a text, and the task squad"):
-        prepare(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
+        prepare_sharing(config, Runtime(quiet=True, bf16=True))
+    with pytest.raises(UsageError, match="--smart goes with one class or score per text; the task squad"):
+        prepare_sharing(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
         Smart.of(alpha=-1.0)
 
@@ -576,7 +578,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"level": {"rte": 30.0}}, "--level goes with --tickets auto, which makes tickets"),
         ({"tickets": "auto", "level": {"rte": 30.0}}, "--level has no value for mrpc, stsb; give each task one, 0%"),
         ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte is outside"),
-        ({"mixing": "ratio"}, "--mixing ratio needs --ratio, the batches of all other tasks for each"),
+        ({"mixing": "ratio"}, "--mixing ratio needs --ratio: batches of all other tasks per batch"),
         ({"mixing": "ratio", "ratio": 1.0, "main_task": "cola"}, "--main-task cola is none of the tasks rte, mrpc"),
         ({"ratio": 1.0}, "--main-task and --ratio go with --mixing ratio"),
         ({"epochs": 1.0, "steps": 3}, "--epochs and --steps contradict each other"),
@@ -600,7 +602,7 @@ def test_mistakes_are_refused_before_any_work(tmp_path, bert, fields, message):
 
 def test_one_problem_is_told_once_and_all_problems_together(bert):
     with pytest.raises(UsageError) as caught:
-        check(ShareConfig(tasks=NAMES, model=bert, seeds=(1, 1), ratio=1.0))
+        check_sharing(ShareConfig(tasks=NAMES, model=bert, seeds=(1, 1), ratio=1.0))
     assert str(caught.value).splitlines() == [
         "--seeds '1,1' must name one or more different seeds.",
         "--main-task and --ratio go with --mixing ratio.",

@@ -11,7 +11,7 @@ from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, SuperConfig, Ticket, TransferConfig, super_ticket
 from winning_tickets.cli import app
-from winning_tickets.finetuning.super_ticket import trainings
+from winning_tickets.finetuning.super_ticket import count_trainings
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.runs.statistics import paired
 
@@ -41,7 +41,7 @@ def stored(out, *parts):
 
 def test_every_level_selection_seed_and_setting_is_fine_tuned_once(whole, config):
     result, out = whole
-    assert trainings(config.resolved()) == (1 + 2 * 3) * 2 * 2 + 1 == result["trainings"]
+    assert count_trainings(config.resolved()) == (1 + 2 * 3) * 2 * 2 + 1 == result["trainings"]
     assert len(list(out.glob("**/seed-*/result.json"))) == result["trainings"]
     names = ["lr-0.001_batch-4", "lr-0.003_batch-4"]
     assert sorted(path.name for path in (out / "winning" / "level-50").iterdir()) == names

@@ -24,7 +24,7 @@ from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.trainer import TicketTrainer, arguments
+from winning_tickets.training.trainer import TicketTrainer, trainer_arguments
 
 TASKS = {"rte": 2, "cola": 2, "stsb": 1}
 INFO = TicketInfo(
@@ -302,7 +302,7 @@ def training(scratch, steps, **more):
         ),
         build_optimizer=lambda trained: optimizer,
         in_order=True,
-        args=arguments(
+        args=trainer_arguments(
             scratch,
             Runtime(device="cpu", quiet=True),
             max_steps=12,

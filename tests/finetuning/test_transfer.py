@@ -18,13 +18,13 @@ from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, searc
 from winning_tickets.data.metrics import metric_names
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.evaluation import evaluate_dev_splits
-from winning_tickets.finetuning.setup import load_base, prepare
+from winning_tickets.finetuning.setup import load_base, prepare_transfer
 from winning_tickets.models.architectures import ARCHITECTURES, present_in, prunable_views, split_name
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError, UsageError
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.predict import encode_for, predict_split
+from winning_tickets.training.predict import encode_split, predict_split
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
 train_module = importlib.import_module("winning_tickets.training.trainer")
@@ -155,7 +155,7 @@ def test_pruned_weights_are_positive_zero_after_training(tmp_path, config, kind,
     found = search(SearchConfig(model=model, method="magnitude", sparsity=0.7, scope=scope), tmp_path / "t", QUIET)
     transfer(config.model_copy(update={"target": str(tmp_path / "t")}), tmp_path / "run", QUIET)
     weights = load_file(tmp_path / "run" / "seed-0" / "model" / "model.safetensors")
-    before = load_base(prepare(config.model_copy(update={"target": model}), QUIET).target, TASKS["sst2"])
+    before = load_base(prepare_transfer(config.model_copy(update={"target": model}), QUIET).target, TASKS["sst2"])
     prefix = before.model.base_model_prefix
     used = present_in(before.encoder, found.masks)
     pooler = ARCHITECTURES[kind].pooler
@@ -359,7 +359,7 @@ def test_when_all_seeds_fail_there_is_no_number(tmp_path, config, monkeypatch):
 
 def test_constant_predictions_are_degenerate(tmp_path, bert):
     config = TransferConfig(target=bert, task="cola", steps=1, learning_rate=1e-12)
-    prepared = prepare(config, QUIET)
+    prepared = prepare_transfer(config, QUIET)
     plm = load_base(prepared.target, prepared.task)
     with torch.no_grad():
         plm.model.classifier.weight.zero_()
@@ -368,10 +368,10 @@ def test_constant_predictions_are_degenerate(tmp_path, bert):
 
 
 def test_outputs_in_batches_are_those_of_single_examples(bert, monkeypatch):
-    plm = load_base(prepare(TransferConfig(target=bert, task="mnli"), QUIET).target, TASKS["mnli"])
+    plm = load_base(prepare_transfer(TransferConfig(target=bert, task="mnli"), QUIET).target, TASKS["mnli"])
     plm.model.train()
     split = task_data("mnli").train
-    encoded = encode_for(plm, split, 128)
+    encoded = encode_split(plm, split, 128)
     monkeypatch.setattr(importlib.import_module("winning_tickets.training.predict"), "BATCH_TOKENS", 70)
     found = [torch.from_numpy(logits) for logits in predict_split(plm, encoded)]
     assert plm.model.training
@@ -386,8 +386,8 @@ def test_segment_numbers_go_only_to_models_that_have_segments(tmp_path):
     segments = {"bert": True, "roberta": True, "distilbert": False, "albert": True, "modernbert": False, "mpnet": False}
     for kind, has_segments in (segments | {"deberta-v2": False}).items():
         model = str(make_model(tmp_path / kind, kind))
-        plm = load_base(prepare(TransferConfig(target=model, task="mrpc"), QUIET).target, TASKS["mrpc"])
-        assert ("token_type_ids" in encode_for(plm, task_data("mrpc").train, 64).columns) == has_segments
+        plm = load_base(prepare_transfer(TransferConfig(target=model, task="mrpc"), QUIET).target, TASKS["mrpc"])
+        assert ("token_type_ids" in encode_split(plm, task_data("mrpc").train, 64).columns) == has_segments
 
 
 def test_files_of_ones_own(tmp_path, bert):
@@ -417,9 +417,9 @@ def test_the_subset_follows_its_seed(tmp_path, bert, monkeypatch):
 
     def encode(plm, split, *rest):
         seen.setdefault(len(split), []).append(tuple(split.texts[0]))
-        return encode_for(plm, split, *rest)
+        return encode_split(plm, split, *rest)
 
-    monkeypatch.setattr("winning_tickets.finetuning.prepared_task.encode_for", encode)
+    monkeypatch.setattr("winning_tickets.finetuning.prepared_task.encode_split", encode)
     config = TransferConfig(target=bert, task="sst2", steps=1, seeds=(0, 1), train_size="10")
     transfer(config, tmp_path / "own", QUIET)
     assert seen[10][0] != seen[10][1]
@@ -462,7 +462,7 @@ def test_refused_before_any_work(tmp_path, bert, fields, message):
 
 def test_all_problems_are_told_at_once(bert):
     with pytest.raises(UsageError) as caught:
-        prepare(TransferConfig(target=bert, task="nope", seeds=(), steps=1, epochs=1), QUIET)
+        prepare_transfer(TransferConfig(target=bert, task="nope", seeds=(), steps=1, epochs=1), QUIET)
     assert [line.split()[0] for line in str(caught.value).split("\n")] == ["Unknown", "--seeds", "--epochs"]
 
 
@@ -473,7 +473,7 @@ def test_roberta_reads_less_than_its_position_table(tmp_path):
     settings = json.loads((model / "tokenizer_config.json").read_text())
     (model / "tokenizer_config.json").write_text(json.dumps(settings | {"model_max_length": 10**9}))
     with pytest.raises(UsageError, match="--max-length 514 is impossible; .* reads 3 to 513"):
-        prepare(TransferConfig(target=str(model), task="sst2", max_length=514), QUIET)
+        prepare_transfer(TransferConfig(target=str(model), task="sst2", max_length=514), QUIET)
 
 
 def test_other_weights_and_foreign_directories(tmp_path, config):

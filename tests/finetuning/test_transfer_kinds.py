@@ -15,12 +15,12 @@ from transformers import AutoModelForQuestionAnswering, AutoModelForTokenClassif
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import Runtime, SearchConfig, TransferConfig, export, predict, search, transfer
 from winning_tickets.cli import show
-from winning_tickets.data.encode import collate
+from winning_tickets.data.encode import make_collator
 from winning_tickets.data.records import METRICS_OF, Split, Task
 from winning_tickets.data.squad import Answers
 from winning_tickets.data.tasks import get_task
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
-from winning_tickets.finetuning.setup import load_base, prepare
+from winning_tickets.finetuning.setup import load_base, prepare_transfer
 from winning_tickets.models.architectures import present_in, prunable_views, split_name
 from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import load_plm
@@ -28,7 +28,7 @@ from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.task import TASK_LOSSES, TaskObjective, task_logits
-from winning_tickets.training.predict import encode_for
+from winning_tickets.training.predict import encode_split
 
 QUIET = Runtime(quiet=True)
 NEW = ("multilabel", "tokens", "span")
@@ -95,8 +95,8 @@ def batch_of(kind: str, plm: Any) -> dict[str, torch.Tensor]:
         "tokens": Split((words,), [[index % 3 for index in range(len(row))] for row in words]),
         "span": Split((["who", "what", "the mat"], texts), answers),
     }
-    encoded = encode_for(plm, splits[kind], 32, kind, 8)  # type: ignore[arg-type]
-    return collate(plm.tokenizer)([encoded[index] for index in range(3)])
+    encoded = encode_split(plm, splits[kind], 32, kind, 8)  # type: ignore[arg-type]
+    return make_collator(plm.tokenizer)([encoded[index] for index in range(3)])
 
 
 @pytest.mark.parametrize("kind", NEW)
@@ -166,7 +166,7 @@ def test_pruned_weights_stay_positive_zero(tmp_path: Path, kind: str, architectu
     config = config_of(kind, str(tmp_path / "t"), files, steps=3, weight_decay=0.1, save_model=True)
     transfer(config, tmp_path / "run", QUIET)
     weights = load_file(tmp_path / "run" / "seed-0" / "model" / "model.safetensors")
-    plm = load_base(prepare(config, QUIET).target, prepare(config, QUIET).task)
+    plm = load_base(prepare_transfer(config, QUIET).target, prepare_transfer(config, QUIET).task)
     assert present_in(plm.encoder, found.masks) == list(found.masks)
     for name, dense in prunable_views(plm.encoder, list(found.masks)).items():
         mask, part = found.masks[name], split_name(name)
@@ -209,7 +209,7 @@ def test_train_size_counts_questions_and_windows_fill_the_batches(
     tmp_path: Path, bert: str, files: dict[str, str]
 ) -> None:
     config = config_of("span", bert, files, train_size="5", epochs=1, batch_size=4)
-    prepared = prepare(config, QUIET)
+    prepared = prepare_transfer(config, QUIET)
     assert (prepared.train_examples, prepared.doc_stride) == (5, 6)
     assert prepared.train_windows is not None
     assert prepared.train_windows > 10
@@ -217,13 +217,13 @@ def test_train_size_counts_questions_and_windows_fill_the_batches(
     result = transfer(config, tmp_path / "run", QUIET)
     assert (result["train_examples"], result["train_windows"]) == (5, prepared.train_windows)
     assert (result["max_length"], result["doc_stride"], result["validation_examples"]) == (20, 6, {"validation": 12})
-    wide = prepare(config.model_copy(update={"max_length": 64, "doc_stride": None}), QUIET)
+    wide = prepare_transfer(config.model_copy(update={"max_length": 64, "doc_stride": None}), QUIET)
     assert (wide.train_windows, wide.doc_stride) == (5, 128)
 
 
 def test_scores_of_answers_are_per_question(bert: str, files: dict[str, str]) -> None:
     """Perfect logits in the right window of each question, noise in the others."""
-    prepared = prepare(config_of("span", bert, files), QUIET)
+    prepared = prepare_transfer(config_of("span", bert, files), QUIET)
     encoded = prepared.validation["validation"]
     split = prepared.data.validation["validation"]
     outputs = []
@@ -240,7 +240,7 @@ def test_scores_of_answers_are_per_question(bert: str, files: dict[str, str]) ->
 
 @pytest.mark.parametrize(("kind", "expected"), [("multilabel", 0.0), ("tokens", 0.0)])
 def test_constant_predictions_are_degenerate(kind: str, expected: float, bert: str, files: dict[str, str]) -> None:
-    prepared = prepare(config_of(kind, bert, files), QUIET)
+    prepared = prepare_transfer(config_of(kind, bert, files), QUIET)
     plm = load_base(prepared.target, prepared.task)
     with torch.no_grad():
         plm.model.classifier.weight.zero_()
@@ -326,16 +326,16 @@ def test_models_of_earlier_versions_and_edited_ones(tmp_path: Path, bert: str, f
 )
 def test_refused_settings(bert: str, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        prepare(TransferConfig.of(**{"target": bert, "task": "sst2"} | fields), QUIET)
+        prepare_transfer(TransferConfig.of(**{"target": bert, "task": "sst2"} | fields), QUIET)
 
 
 def test_refused_strides(bert: str, files: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"--doc-stride goes with answers in texts .*; local has none"):
-        prepare(config_of("tokens", bert, files, doc_stride=4), QUIET)
-    with pytest.raises(UsageError, match="--doc-stride 20 is impossible: windows of 20 tokens would leave gaps"):
-        prepare(config_of("span", bert, files, doc_stride=20), QUIET)
+    with pytest.raises(UsageError, match=r"--doc-stride goes with answers in texts, .*; local has none"):
+        prepare_transfer(config_of("tokens", bert, files, doc_stride=4), QUIET)
+    with pytest.raises(UsageError, match="--doc-stride 20 is impossible: 20 tokens would leave gaps"):
+        prepare_transfer(config_of("span", bert, files, doc_stride=20), QUIET)
     with pytest.raises(UsageError, match="--max-length 4 is impossible; .* reads 5 to 512"):
-        prepare(config_of("span", bert, files, max_length=4, doc_stride=1), QUIET)
+        prepare_transfer(config_of("span", bert, files, max_length=4, doc_stride=1), QUIET)
 
 
 def test_outputs_of_a_model_with_two_heads() -> None:

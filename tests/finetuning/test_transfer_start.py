@@ -12,9 +12,16 @@ from safetensors.torch import load_file
 from samples.tiny_models import make_model
 from samples.tiny_tasks import tasks_fixture
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, cli, search, transfer
-from winning_tickets.finetuning.setup import prepare
+from winning_tickets.finetuning.setup import prepare_transfer
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
-from winning_tickets.models.weights import StateInfo, noisy, pretrained, reinitialized, save_state, shuffled_within
+from winning_tickets.models.weights import (
+    StateInfo,
+    add_noise,
+    copy_encoder_weights,
+    reinitialize,
+    save_state,
+    shuffle_within,
+)
 from winning_tickets.runs.errors import ContentError, UsageError
 
 transfer_module = importlib.import_module("winning_tickets.finetuning.transfer")
@@ -78,9 +85,9 @@ def test_the_saved_pretrained_weights_give_the_very_same_run(tmp_path, bert, tic
 @pytest.mark.parametrize(
     ("word", "expected"),
     [
-        ("reinit", reinitialized),
-        ("shuffle-within", shuffled_within),
-        ("noise:0.5", lambda plm, seed: noisy(plm, seed, 0.5)),
+        ("reinit", reinitialize),
+        ("shuffle-within", shuffle_within),
+        ("noise:0.5", lambda plm, seed: add_noise(plm, seed, 0.5)),
     ],
 )
 def test_the_weights_are_exchanged_before_the_ticket_is_held(
@@ -108,7 +115,10 @@ def test_the_ticket_holds_on_the_other_weights(tmp_path, bert, ticket_path):
 
 
 def test_another_start_is_another_run_with_other_numbers(tmp_path, bert, ticket_path):
-    runs = {word: prepare(config_of(ticket_path, start_from=word), QUIET) for word in ("pretrained", "reinit", "noise")}
+    runs = {
+        word: prepare_transfer(config_of(ticket_path, start_from=word), QUIET)
+        for word in ("pretrained", "reinit", "noise")
+    }
     assert len({prepared.identity(prepared.config) for prepared in runs.values()}) == 3
     old = config_of(ticket_path).model_dump(exclude={"start_from"})
     prepared = runs["pretrained"]
@@ -124,7 +134,7 @@ def test_of_a_file_the_content_counts_and_not_the_place(tmp_path, bert):
     changed = save(plm, tmp_path / "c.safetensors")
     ids = []
     for path in (state, str(tmp_path / "b.safetensors"), changed):
-        prepared = prepare(config_of(bert, start_from=path), QUIET)
+        prepared = prepare_transfer(config_of(bert, start_from=path), QUIET)
         ids.append(prepared.identity(prepared.config))
     assert ids[0] == ids[1] != ids[2]
 
@@ -132,7 +142,7 @@ def test_of_a_file_the_content_counts_and_not_the_place(tmp_path, bert):
 def test_a_file_that_changes_between_seeds_stops_the_run(tmp_path, bert, monkeypatch):
     path = tmp_path / "state.safetensors"
     save(load_plm(bert), path)
-    first = transfer_module.run_seed
+    first = transfer_module.transfer_seed
 
     def then_change(prepared, seed, parent, runtime):
         result = first(prepared, seed, parent, runtime)
@@ -142,7 +152,7 @@ def test_a_file_that_changes_between_seeds_stops_the_run(tmp_path, bert, monkeyp
         save(plm, path)
         return result
 
-    monkeypatch.setattr(transfer_module, "run_seed", then_change)
+    monkeypatch.setattr(transfer_module, "transfer_seed", then_change)
     with pytest.raises(
         ContentError, match="have changed since this transfer began.*Put them back, or start a transfer"
     ):
@@ -169,13 +179,13 @@ def test_trained_weights_of_the_same_base_need_no_leave(tmp_path, bert, ticket_p
     state = save(plm, tmp_path / "s.safetensors", base)
     result = transfer(config_of(ticket_path, start_from=state), tmp_path / "out", QUIET)
     assert result["base_hash"] == base
-    assert not same(trained(tmp_path / "out"), pretrained(load_plm(bert)))
+    assert not same(trained(tmp_path / "out"), copy_encoder_weights(load_plm(bert)))
 
 
 def test_a_fine_tuned_model_can_be_a_start(tmp_path, bert, ticket_path):
     transfer(config_of(bert), tmp_path / "dense", QUIET)
     start = str(tmp_path / "dense" / "seed-0" / "model")
-    prepared = prepare(config_of(ticket_path, start_from=start), QUIET)
+    prepared = prepare_transfer(config_of(ticket_path, start_from=start), QUIET)
     plm = load_plm(bert, head="classification")
     prepared.start(plm, 0)
     tuned = {n.removeprefix("bert."): v for n, v in trained(tmp_path / "dense").items() if n.startswith("bert.")}

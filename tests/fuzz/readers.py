@@ -18,7 +18,7 @@ from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.glue import read_tests
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.mtdnn import load_defined
+from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.task_files import load_definitions, task_of
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.data.user_files import load_files
@@ -118,7 +118,7 @@ def _tasks(folder: Path) -> Any:
 
 def _defined(folder: Path) -> Any:
     (definition,) = load_definitions(folder / "tasks.yaml", ["mine"])
-    return load_defined(definition, folder / "tasks.yaml", str(folder / "data"))
+    return load_defined_task(definition, folder / "tasks.yaml", str(folder / "data"))
 
 
 def _task(name: str) -> Callable[[Path], Any]:

@@ -19,7 +19,7 @@ from winning_tickets.pruning.importance import Importance
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store import query
-from winning_tickets.runs.store.index import misshapen
+from winning_tickets.runs.store.index import shape_problem
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
@@ -127,7 +127,7 @@ def test_lines_of_a_log_that_are_no_records_are_passed_over(tmp_path):
     ],
 )
 def test_files_of_a_run_that_cannot_be_worked_with(file, content, problem):
-    assert misshapen(file, content) == problem
+    assert shape_problem(file, content) == problem
 
 
 def test_an_edited_result_is_a_failed_run_with_its_reason(tmp_path):

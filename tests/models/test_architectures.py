@@ -29,7 +29,7 @@ from winning_tickets import (
     hold,
     search,
 )
-from winning_tickets.finetuning.setup import prepare as prepare_transfer
+from winning_tickets.finetuning.setup import prepare_transfer as prepare_transfer
 from winning_tickets.models.architectures import ARCHITECTURES, FusedSlice, join_parts, prunable_views, split_name
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.pruning.mask_training import set_dropout
@@ -285,7 +285,7 @@ def test_names_of_parts_are_read_and_false_ones_refused():
     for name in ("a[3/3]", "a[0/1]", "a[01/3]", "a[1]", "[0/3]", "a[-1/3]", "a[0/3][0/2]"):
         with pytest.raises(ContentError, match=re.escape(f"{name} is not the name of a matrix; parts are written")):
             split_name(name)
-    with pytest.raises(ContentError, match="a has 6 rows, which are not 4 equal parts"):
+    with pytest.raises(ContentError, match="a has 6 rows, not 4 equal parts"):
         split_name("a[0/4]").of(tensor)
 
 

@@ -227,7 +227,7 @@ def test_an_export_is_reloaded_by_us_and_by_transformers_alone(tmp_path, remote_
     assert sizes == [(0, 0), (1, 32)]
     assert result["parameters"]["compact"] < result["parameters"]["dense"]
     before, after = (f"{result['parameters'][size]:,}" for size in ("dense", "compact"))
-    assert f"of the encoder's {before} parameters {after} are left. Other pruned weights are zeros." in result["note"]
+    assert f"{after} of the encoder's {before} parameters are left. Other pruned weights are zeros." in result["note"]
     assert result["ticket_id"] == ticket.id
     expected = everything(ticket.apply_(AutoModel.from_pretrained(model)))
     for loaded in (load_compact(tmp_path / "e"), AutoModel.from_pretrained(tmp_path / "e", trust_remote_code=True)):

@@ -8,7 +8,7 @@ from samples.structures import SEPARATE, masked, naive, output, some_gates, tiny
 from samples.tiny_models import make_model
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.loading import PLM, load_plm
-from winning_tickets.models.structure import Structure, count_units, expand, open_units, structure_of
+from winning_tickets.models.structure import Structure, count_units, expand_gates, open_units, structure_of
 from winning_tickets.runs.errors import ContentError, UsageError
 
 
@@ -54,20 +54,20 @@ def test_every_kind_of_gate_alone_matters_and_agrees(kind):
 def test_a_bias_of_the_attention_output_stays_and_that_of_an_ffn_goes(kind):
     plm = tiny_plm(kind)
     structure = structure_of(plm)
-    biases = expand({"layers.1.layer": torch.tensor([False])}, structure)[1]
+    biases = expand_gates({"layers.1.layer": torch.tensor([False])}, structure)[1]
     assert not set(structure.bias_names(1, "AO")) & set(biases)
     assert set(structure.bias_names(1, "FO")) <= set(biases)
     assert all(not mask.any() for mask in biases.values())
     assert (kind == "modernbert") == (not biases)  # ModernBERT has no biases
     neurons = {"layers.1.neurons": torch.zeros(64, dtype=torch.bool)}  # all of them: the bias of the output stays
-    assert not set(structure.bias_names(1, "FO")) & set(expand(neurons, structure)[1])
+    assert not set(structure.bias_names(1, "FO")) & set(expand_gates(neurons, structure)[1])
 
 
 def test_fused_biases_are_masked_in_parts():
     plm = tiny_plm("modernbert", attention_bias=True, mlp_bias=True)
     structure = structure_of(plm)
     gates = some_gates(structure)
-    biases = expand(gates, structure)[1]
+    biases = expand_gates(gates, structure)[1]
     assert torch.equal(biases["layers.0.attn.Wqkv.bias[2/3]"], gates["layers.0.heads"].repeat_interleave(8))
     assert "layers.0.mlp.Wo.bias" in biases
     expected = output(naive(plm, gates))
@@ -76,7 +76,7 @@ def test_fused_biases_are_masked_in_parts():
 
 def test_open_gates_take_nothing_away():
     structure = structure_of(tiny_plm("bert"))
-    matrices, biases = expand({"layers.0.heads": torch.ones(4, dtype=torch.bool)}, structure)
+    matrices, biases = expand_gates({"layers.0.heads": torch.ones(4, dtype=torch.bool)}, structure)
     assert not biases
     assert len(matrices) == 18
     assert all(bool(mask.all()) for mask in matrices.values())

@@ -10,25 +10,25 @@ from winning_tickets.models.architectures import matrices_of, prunable_views
 from winning_tickets.models.loading import base_hash, load_plm, prunable_names, weight_hashes
 from winning_tickets.models.weights import (
     StateInfo,
+    add_noise,
     content_hash,
+    copy_encoder_weights,
+    load_start_weights,
     load_state,
-    noisy,
-    pretrained,
-    reinitialized,
+    reinitialize,
     save_state,
-    shuffled_layers,
-    shuffled_within,
-    start_weights,
+    shuffle_layers,
+    shuffle_within,
     write_state_,
 )
 from winning_tickets.runs.errors import ContentError, UsageError
 
 LAYERED = [kind for kind in CONFIGS if kind != "albert"]
 TRANSFORMS = {
-    "noise": lambda plm, seed: noisy(plm, seed, 0.1),
-    "reinit": reinitialized,
-    "shuffle-within": shuffled_within,
-    "shuffle-layers": shuffled_layers,
+    "noise": lambda plm, seed: add_noise(plm, seed, 0.1),
+    "reinit": reinitialize,
+    "shuffle-within": shuffle_within,
+    "shuffle-layers": shuffle_layers,
 }
 
 
@@ -71,7 +71,7 @@ def test_a_state_comes_back_bit_for_bit(tmp_path, models, kind):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_writing_a_state_brings_the_weights_back_in_place(models, kind):
     plm = load_plm(models(kind).name)
-    before = pretrained(plm)
+    before = copy_encoder_weights(plm)
     where = {name: value.data_ptr() for name, value in plm.encoder.named_parameters()}
     with torch.no_grad():
         for value in plm.encoder.parameters():
@@ -88,8 +88,8 @@ def test_writing_a_state_brings_the_weights_back_in_place(models, kind):
 
 def test_names_must_be_the_same_on_both_sides_and_nothing_is_written_otherwise(models):
     plm = load_plm(models().name)
-    tensors = {name: value + 1 for name, value in pretrained(plm).items()}
-    before = pretrained(plm)
+    tensors = {name: value + 1 for name, value in copy_encoder_weights(plm).items()}
+    before = copy_encoder_weights(plm)
     bias = "encoder.layer.0.output.dense.bias"
     for change, expected in (
         ({bias: None}, f"{bias} of the model are missing there; is it another architecture"),
@@ -100,17 +100,20 @@ def test_names_must_be_the_same_on_both_sides_and_nothing_is_written_otherwise(m
         other = {name: value for name, value in (tensors | change).items() if value is not None}
         with pytest.raises(ContentError, match=expected):
             write_state_(plm.encoder, other)
-        assert same(before, pretrained(plm))
+        assert same(before, copy_encoder_weights(plm))
 
 
 def test_a_pooler_may_be_missing_on_either_side(tmp_path):
     folder = str(make_model(tmp_path / "m", head="mlm+pooler"))
     with_pooler, without = load_plm(folder), load_plm(folder, head="mlm")
     kept = with_pooler.encoder.pooler.dense.weight.detach().clone()
-    write_state_(with_pooler.encoder, {name: value + 1 for name, value in pretrained(without).items()})
+    write_state_(with_pooler.encoder, {name: value + 1 for name, value in copy_encoder_weights(without).items()})
     assert torch.equal(with_pooler.encoder.pooler.dense.weight, kept)
-    write_state_(without.encoder, pretrained(with_pooler))
-    assert same(pretrained(without), {n: v for n, v in pretrained(with_pooler).items() if not n.startswith("pooler.")})
+    write_state_(without.encoder, copy_encoder_weights(with_pooler))
+    assert same(
+        copy_encoder_weights(without),
+        {n: v for n, v in copy_encoder_weights(with_pooler).items() if not n.startswith("pooler.")},
+    )
 
 
 @pytest.mark.parametrize("word", TRANSFORMS)
@@ -119,17 +122,17 @@ def test_transforms_are_seeded_and_leave_everything_else_alone(models, kind, wor
     if (kind, word) == ("albert", "shuffle-layers"):
         pytest.skip("refused, see below")
     plm, transform = models(kind), TRANSFORMS[word]
-    before, drawn = content_hash(pretrained(plm)), torch.get_rng_state()
+    before, drawn = content_hash(copy_encoder_weights(plm)), torch.get_rng_state()
     first, again, other = transform(plm, 1), transform(plm, 1), transform(plm, 5)
     assert same(first, again)
     if word != "shuffle-layers":  # two layers have one other order only
         assert not same(first, other)
     assert torch.equal(torch.get_rng_state(), drawn)
-    assert content_hash(pretrained(plm)) == before
-    assert first.keys() == pretrained(plm).keys()
+    assert content_hash(copy_encoder_weights(plm)) == before
+    assert first.keys() == copy_encoder_weights(plm).keys()
     live = {value.data_ptr() for value in plm.encoder.parameters()}
     assert live.isdisjoint(value.data_ptr() for value in first.values())
-    assert same(first, start_weights(parse_start("noise:0.1" if word == "noise" else word), plm, 1))
+    assert same(first, load_start_weights(parse_start("noise:0.1" if word == "noise" else word), plm, 1))
 
 
 def untouched(plm, tensors):
@@ -145,7 +148,7 @@ def outside(plm):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_noise_has_the_asked_share_of_each_matrix_deviation(models, kind):
     plm = models(kind)
-    names, changed = prunable_names(plm), noisy(plm, 0, 0.5)
+    names, changed = prunable_names(plm), add_noise(plm, 0, 0.5)
     assert untouched(plm, changed) == outside(plm)
     dense = prunable_views(plm.encoder, names)
     for name, noise in ((name, value - dense[name]) for name, value in matrices_of(changed, names).items()):
@@ -156,7 +159,7 @@ def test_noise_has_the_asked_share_of_each_matrix_deviation(models, kind):
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_shuffling_within_keeps_the_multiset_of_every_matrix(models, kind):
     plm = models(kind)
-    names, changed = prunable_names(plm), shuffled_within(plm, 0)
+    names, changed = prunable_names(plm), shuffle_within(plm, 0)
     assert untouched(plm, changed) == outside(plm)
     moved = matrices_of(changed, names)
     for name, dense in prunable_views(plm.encoder, names).items():
@@ -168,7 +171,7 @@ def test_shuffling_within_keeps_the_multiset_of_every_matrix(models, kind):
 @pytest.mark.parametrize("kind", LAYERED)
 def test_shuffling_layers_moves_whole_layers(models, kind, seed):
     plm = models(kind)
-    changed = shuffled_layers(plm, seed)
+    changed = shuffle_layers(plm, seed)
     layers = [[n for names in layer.values() for n in names] for layer in plm.architecture.layer_matrices(plm.encoder)]
     assert len(layers) == 2
     dense = prunable_views(plm.encoder, prunable_names(plm, "encoder"))
@@ -180,16 +183,16 @@ def test_shuffling_layers_moves_whole_layers(models, kind, seed):
 
 def test_layers_that_cannot_change_places(tmp_path, models):
     with pytest.raises(UsageError, match="share their weights, so they have no order to shuffle"):
-        shuffled_layers(models("albert"), 0)
+        shuffle_layers(models("albert"), 0)
     with pytest.raises(UsageError, match="has one layer, and shuffle-layers needs two or more"):
-        shuffled_layers(load_plm(models().name, layers=1), 0)
+        shuffle_layers(load_plm(models().name, layers=1), 0)
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_reinitialisation_is_the_architectures_own_whatever_the_head(tmp_path, kind):
     folder = str(make_model(tmp_path / kind, kind, head="mlm"))
     plain, mlm = load_plm(folder), load_plm(folder, head="mlm")
-    drawn, again = reinitialized(plain, 1), reinitialized(mlm, 1)  # the tiny models are of seed 0
+    drawn, again = reinitialize(plain, 1), reinitialize(mlm, 1)  # the tiny models are of seed 0
     assert all(torch.equal(drawn[name], value) for name, value in again.items())
     for name, view in matrices_of(drawn, prunable_names(plain)).items():
         dense = prunable_views(plain.encoder, [name])[name]
@@ -208,7 +211,7 @@ def test_what_is_no_state(tmp_path, models):
     save_state(path, plm.encoder, info=info_of(plm))
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(ContentError, match="cannot be read .*it was cut off, or is another kind of file"):
+    with pytest.raises(ContentError, match="cannot be read .*it was cut off or is no state"):
         load_state(path)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ContentError, match="does not match its own checksum: it was changed"):
@@ -252,19 +255,21 @@ def test_a_folder_gives_its_encoder_and_only_what_it_has(tmp_path, models):
     plm = models()
     folder = make_model(tmp_path / "tuned", head="mlm", seed=4)
     drawn = torch.get_rng_state()
-    tensors = start_weights(parse_start(str(folder)), plm, 0)
+    tensors = load_start_weights(parse_start(str(folder)), plm, 0)
     assert torch.equal(torch.get_rng_state(), drawn)
-    assert same(tensors, pretrained(load_plm(str(folder), head="mlm")))  # no pooler that was drawn while loading
+    assert same(
+        tensors, copy_encoder_weights(load_plm(str(folder), head="mlm"))
+    )  # no pooler that was drawn while loading
     with pytest.raises(ContentError, match="is a roberta, and .* a bert; give weights of the same architecture"):
-        start_weights(parse_start(str(make_model(tmp_path / "other", "roberta"))), plm, 0)
+        load_start_weights(parse_start(str(make_model(tmp_path / "other", "roberta"))), plm, 0)
     (tmp_path / "empty").mkdir()
     with pytest.raises(
         UsageError, match=r"has no config.json; give .* are a state file, or the folder of a model, such as"
     ):
-        start_weights(parse_start(str(tmp_path / "empty")), plm, 0)
+        load_start_weights(parse_start(str(tmp_path / "empty")), plm, 0)
     (tmp_path / "empty" / "config.json").write_text('{"verb": "transfer"}')  # a run of ours
     with pytest.raises(UsageError, match="Could not find the model .* such as RUN/seed-0/model of a transfer"):
-        start_weights(parse_start(str(tmp_path / "empty")), plm, 0)
+        load_start_weights(parse_start(str(tmp_path / "empty")), plm, 0)
 
 
 def test_a_state_of_another_base_is_named(tmp_path, models):
@@ -275,5 +280,5 @@ def test_a_state_of_another_base_is_named(tmp_path, models):
     with pytest.raises(
         ContentError, match=r"\(a test\) descends from other pre-trained weights .*--allow-other-weights"
     ):
-        start_weights(start, plm, 0, base)
-    assert same(start_weights(start, plm, 0), pretrained(other))
+        load_start_weights(start, plm, 0, base)
+    assert same(load_start_weights(start, plm, 0), copy_encoder_weights(other))

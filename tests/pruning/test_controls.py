@@ -13,10 +13,10 @@ from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.models.weights import (
     StateInfo,
     content_hash,
-    pretrained,
-    reinitialized,
+    copy_encoder_weights,
+    reinitialize,
     save_state,
-    shuffled_within,
+    shuffle_within,
 )
 from winning_tickets.pruning.search import search_all
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -122,7 +122,7 @@ def test_a_ticket_of_other_layers_cannot_be_matched(tmp_path):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize(("word", "expected"), [("reinit", reinitialized), ("shuffle-within", shuffled_within)])
+@pytest.mark.parametrize(("word", "expected"), [("reinit", reinitialize), ("shuffle-within", shuffle_within)])
 def test_magnitudes_of_other_weights(tmp_path, kind, word, expected):
     model = model_of(tmp_path, kind)
     ticket = magnitude(model, tmp_path / "t", weights_from=word, sparsity=0.6, seed=3)
@@ -151,7 +151,7 @@ def test_magnitudes_of_a_state_and_of_a_folder(tmp_path):
     for ticket in found:
         assert all(torch.equal(mask, plain.masks[name]) for name, mask in ticket.masks.items())
         assert ticket.base.hash != plain.base.hash
-        assert ticket.info.scores_from == f"weights {content_hash(pretrained(other))}"
+        assert ticket.info.scores_from == f"weights {content_hash(copy_encoder_weights(other))}"
     shutil.copy(tmp_path / "s.safetensors", tmp_path / "copy.safetensors")
     magnitude(model, tmp_path / "copied", weights_from=str(tmp_path / "copy.safetensors"))
     assert ids_of(tmp_path / "copied").split('"config"')[0] == ids_of(tmp_path / "by-state").split('"config"')[0]

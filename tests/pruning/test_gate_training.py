@@ -21,7 +21,6 @@ from winning_tickets.pruning import structured
 from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
-from winning_tickets.pruning.mask_training import corpus_batches
 from winning_tickets.pruning.search import check_search
 from winning_tickets.pruning.structured import ByLevel, GateParameters, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
@@ -164,7 +163,7 @@ def test_a_search_is_a_plain_loop_over_scores(bert, corpus, tmp_path, min_heads,
     prepared = prepare_search(config, QUIET)
     plm, structure = prepared.plm, structure_of(prepared.plm)
     plm.model.eval().requires_grad_(False)
-    batches = corpus_batches(prepared, with_labels=False)
+    batches = prepared.batches(prepared.config.total_steps, False, prepared.config.kd_masked_tokens)
     importances = structured._start_importances(prepared, structure, batches, QUIET)
     scores = gate_scores(importances, "rank", COUNTS, structure, min_heads, 0.02, 0)
     scores = {name: torch.nn.Parameter(value.clone()) for name, value in scores.items()}

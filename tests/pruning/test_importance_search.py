@@ -12,8 +12,8 @@ from samples.tiny_tasks import tasks_fixture
 from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, search, search_all, transfer
 from winning_tickets.cli import app
 from winning_tickets.models.structure import structure_of
-from winning_tickets.pruning import structured as importance_module
-from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceModel, SplitBatches, add_up
+from winning_tickets.pruning import importance as importance_module
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceModel, add_up, in_order
 from winning_tickets.pruning.search import check_search
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.ticket import search_settings_of
@@ -80,7 +80,7 @@ def test_the_importance_is_that_of_the_examples_the_model_was_trained_on(bert, r
     stored = Importance.load(tmp_path / "out")
     model = ImportanceModel.find(run, None)
     plm = model.load()
-    batches = list(SplitBatches(plm, model.examples(plm, levels(bert)), 32))
+    batches = list(in_order(plm, model.examples(plm, levels(bert)), 32))
     assert [len(batch["labels"]) for batch in batches] == [32, 4]
     expected = add_up(plm.model, structure_of(plm), TaskObjective("classification"), batches).finish({})
     for definition, units in expected.values.items():

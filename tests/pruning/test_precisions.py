@@ -20,7 +20,7 @@ from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top, pruned_count
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.trainer import TicketTrainer, arguments
+from winning_tickets.training.trainer import TicketTrainer, trainer_arguments
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 STEPS, ROWS, SPARSITY = 10, 8, 0.6
@@ -115,7 +115,7 @@ def train(plm, way, folder, objective, losses, rate, **options):
     if way.compiled:
         torch.compiler.reset()
         plm.encoder.compile(dynamic=True)
-    args = arguments(
+    args = trainer_arguments(
         folder,
         Runtime(device="cpu", bf16=way.bf16, quiet=True),
         max_steps=STEPS,

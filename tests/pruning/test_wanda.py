@@ -12,7 +12,7 @@ from winning_tickets import SearchConfig, search, search_all
 from winning_tickets.config import load_config_file
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.models.architectures import prunable_views, split_name
 from winning_tickets.models.loading import load_plm
 from winning_tickets.pruning.search import check_search
@@ -32,7 +32,7 @@ def naive_importance(model, corpus, names):
     """|W_ij| * ||x_j||, the inputs gathered text by text without padding, each token apart."""
     plm = load_plm(model)
     batches = CorpusBatches(
-        tokenise(load_corpus(corpus, "train", None), plm.tokenizer),
+        tokenize(load_corpus(corpus, "train", None), plm.tokenizer),
         plm.tokenizer,
         segments="lines:24",
         batch_tokens=64,

@@ -17,7 +17,7 @@ from winning_tickets import (
     transfer,
 )
 from winning_tickets.analysis.masks import base_model_of
-from winning_tickets.models.loading import load_plm, resolve
+from winning_tickets.models.loading import load_plm, resolve_model
 from winning_tickets.runs.directory import RunDirectory, missing
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_json
@@ -40,7 +40,7 @@ def folder_of_a_run(path, verb, finished=False):
     return str(path)
 
 
-@pytest.mark.parametrize("read", [resolve, Ticket.from_pretrained])
+@pytest.mark.parametrize("read", [resolve_model, Ticket.from_pretrained])
 def test_a_mistyped_folder_is_not_looked_for_on_the_hub(here, monkeypatch, read):
     monkeypatch.setattr("huggingface_hub.snapshot_download", None)  # would be called
     for name in ("kd", "imp", ".hidden"):
@@ -52,14 +52,14 @@ def test_a_mistyped_folder_is_not_looked_for_on_the_hub(here, monkeypatch, read)
         ("tickets/file", "There is no folder tickets/file; tickets/ has imp, kd."),
         ("empty/kd", "There is no folder empty/kd; empty/ has no folders."),
     ):
-        if name == "tickets/file" and read != resolve:
+        if name == "tickets/file" and read != resolve_model:
             message = "tickets/file is not a ticket: it has no ticket.json. Make one with tickets search."
         with pytest.raises(UsageError) as raised:
             read(name)
         assert str(raised.value) == message
-    assert resolve("google/bert") == "google/bert"
+    assert resolve_model("google/bert") == "google/bert"
     make_model(here / "google" / "electra")
-    assert resolve("google/bert") == "google/bert"
+    assert resolve_model("google/bert") == "google/bert"
     for name in ("./nowhere", "/nowhere", "tickets/imp/nowhere", "nowhere"):
         assert missing(name) is None
 
@@ -74,7 +74,7 @@ def test_many_folders_are_not_all_listed(here):
     for number in range(10):
         (here / "runs" / f"r{number}").mkdir(parents=True)
     with pytest.raises(UsageError, match=r"runs/ has r0, r1, r2, r3, r4, r5, r6, r7, \.\.\.\.$"):
-        resolve("runs/nothing-like-them")
+        resolve_model("runs/nothing-like-them")
 
 
 def test_what_the_hub_did_not_give_may_have_been_meant_as_a_folder(here):

@@ -20,33 +20,33 @@ pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 
 def test_one_process_needs_no_others():
     with distributed.together():
-        assert (distributed.rank(), distributed.count(), distributed.is_main()) == (0, 1, True)
+        assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (0, 1, True)
         assert distributed.on_main(lambda: (1, 2)) == (1, 2)
         assert distributed.main_first(lambda: 7) == 7
-        assert distributed.largest(3) == 3
-        assert distributed.totals([0.1, 0.2]) == [0.1, 0.2]
-        assert distributed.gathered("a") == ["a"]
+        assert distributed.all_reduce_max(3) == 3
+        assert distributed.all_reduce_sums([0.1, 0.2]) == [0.1, 0.2]
+        assert distributed.all_gather("a") == ["a"]
         distributed.check_same("a", "run")
 
 
 def test_several_agree(tmp_path):
     def work(rank):
         with distributed.together():
-            assert (distributed.rank(), distributed.count(), distributed.is_main()) == (rank, 3, rank == 0)
+            assert (distributed.rank(), distributed.world_size(), distributed.is_main()) == (rank, 3, rank == 0)
             assert distributed.on_main(lambda: {"from": os.environ["RANK"]}) == {"from": "0"}
-            assert distributed.largest(10 + rank) == 12
-            assert distributed.totals([0.5, rank]) == [1.5, 3.0]
-            assert distributed.gathered(f"r{rank}") == ["r0", "r1", "r2"]
+            assert distributed.all_reduce_max(10 + rank) == 12
+            assert distributed.all_reduce_sums([0.5, rank]) == [1.5, 3.0]
+            assert distributed.all_gather(f"r{rank}") == ["r0", "r1", "r2"]
             tensor = torch.full((3,), float(rank))
-            distributed.add_up_(tensor)
+            distributed.all_reduce_(tensor)
             assert tensor.tolist() == [3.0] * 3
             made = distributed.main_first(lambda: (tmp_path / "cache").read_text() if rank else _written(tmp_path))
             assert made == "made"
             with distributed.together():
-                assert distributed.count() == 3
+                assert distributed.world_size() == 3
         with distributed.together():  # a second run of the same processes
             assert distributed.on_main(lambda: 5) == 5
-        assert distributed.count() == 1
+        assert distributed.world_size() == 1
 
     launched(tmp_path, work, 3)
 
@@ -58,14 +58,14 @@ def _written(folder):
 
 def test_the_main_process_works_as_if_it_were_alone(tmp_path):
     def inner():
-        assert distributed.count() == 1
+        assert distributed.world_size() == 1
         with distributed.together():
-            return distributed.on_main(lambda: distributed.largest(4))
+            return distributed.on_main(lambda: distributed.all_reduce_max(4))
 
     def work(rank):
         with distributed.together():
             assert distributed.on_main(inner) == 4
-            assert distributed.count() == 2
+            assert distributed.world_size() == 2
 
     launched(tmp_path, work)
 
@@ -80,7 +80,7 @@ def test_all_raise_what_the_main_process_met(tmp_path, kind):
             with pytest.raises(kind, match="The disk is full") as caught:
                 distributed.on_main(fail)
             assert caught.value.of_all
-            assert distributed.largest(rank) == 1  # they go on together
+            assert distributed.all_reduce_max(rank) == 1  # they go on together
 
     launched(tmp_path, work)
 
@@ -90,7 +90,7 @@ def test_a_failure_of_one_ends_all_with_its_message_and_code(tmp_path):
         with distributed.together():
             if rank == 1:
                 raise UsageError("Nobody else knows.")
-            distributed.totals([1.0])
+            distributed.all_reduce_sums([1.0])
 
     ended = Launch(tmp_path, work).wait()
     assert [one.code for one in ended] == [2, 2]
@@ -112,10 +112,10 @@ def test_a_failure_ends_those_that_wait_for_the_main_process(tmp_path):
 def test_a_process_that_is_killed_ends_all(tmp_path):
     def work(rank):
         with distributed.together():
-            distributed.largest(1)
+            distributed.all_reduce_max(1)
             if rank == 1:
                 os.kill(os.getpid(), signal.SIGKILL)
-            distributed.largest(1)
+            distributed.all_reduce_max(1)
 
     ended = Launch(tmp_path, work).wait()
     assert [one.code for one in ended] == [1, -9]
@@ -129,10 +129,10 @@ def test_a_main_process_that_is_killed_is_told_of_by_another(tmp_path):
     def work(rank):
         def command(**options):
             with distributed.together():
-                distributed.largest(1)
+                distributed.all_reduce_max(1)
                 if rank == 0:
                     os.kill(os.getpid(), signal.SIGKILL)
-                distributed.largest(1)
+                distributed.all_reduce_max(1)
 
         cli.app = command
         cli.main()
@@ -150,12 +150,12 @@ def test_a_signal_to_one_ends_all_with_its_code(tmp_path, stopped):
     def work(rank):
         signal.signal(signal.SIGTERM, terminate)
         with distributed.together():
-            distributed.largest(1)
+            distributed.all_reduce_max(1)
             (tmp_path / f"ready-{rank}").touch()
             if rank == stopped:
                 time.sleep(60)
             distributed.on_main(lambda: 1)
-            distributed.largest(1)
+            distributed.all_reduce_max(1)
 
     launch = Launch(tmp_path, work)
     while not (tmp_path / "ready-0").exists() or not (tmp_path / "ready-1").exists():
@@ -175,7 +175,7 @@ def test_processes_with_different_runs_are_refused_and_may_try_again(tmp_path):
             "0. Give all the same options and files, or start different runs one by one."
         )
         with distributed.together():
-            assert distributed.largest(rank) == 1
+            assert distributed.all_reduce_max(rank) == 1
 
     launched(tmp_path, work)
 
@@ -198,7 +198,7 @@ def test_a_rank_alone_is_no_launch(monkeypatch, size):
         monkeypatch.setenv("WORLD_SIZE", size)
     assert distributed.is_main()
     with distributed.together():
-        assert distributed.count() == 1
+        assert distributed.world_size() == 1
     monkeypatch.setenv("WORLD_SIZE", "2")
     assert not distributed.is_main()
 
@@ -220,13 +220,13 @@ def test_errors_cross_processes_as_what_they_are():
 def test_the_environment_is_hidden_and_comes_back(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "1")
     monkeypatch.setenv("LOCAL_RANK", "0")
-    with distributed.unseen():
+    with distributed.hidden_launch():
         assert "WORLD_SIZE" not in os.environ
         assert "LOCAL_RANK" not in os.environ
     assert os.environ["WORLD_SIZE"] == "1"
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setenv("RANK", "1")
-    assert not distributed.leave_to_main()
+    assert not distributed.continues_alone()
     assert "WORLD_SIZE" not in os.environ
 
 

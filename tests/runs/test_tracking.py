@@ -16,7 +16,7 @@ from winning_tickets.runs.progress import TRACKERS, check_trackers, scalars
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.tiny import tiny_folder
 from winning_tickets.studies.worker import Job, perform
-from winning_tickets.training.trainer import arguments
+from winning_tickets.training.trainer import trainer_arguments
 
 TRACKIO = """
 from types import SimpleNamespace
@@ -187,8 +187,8 @@ def test_a_study_hands_trackers_to_its_workers(fake, config, tmp_path):
 def test_nobody_is_told_by_default(fake, tmp_path, monkeypatch, variable):
     fake("trackio", TRACKIO)
     monkeypatch.setenv(variable, "something")
-    assert arguments(tmp_path, Runtime(device="cpu")).report_to == []
-    assert arguments(tmp_path, runtime("trackio")).report_to == ["trackio"]
+    assert trainer_arguments(tmp_path, Runtime(device="cpu")).report_to == []
+    assert trainer_arguments(tmp_path, runtime("trackio")).report_to == ["trackio"]
 
 
 def test_unknown_and_missing_trackers(tmp_path, monkeypatch):
@@ -197,7 +197,7 @@ def test_unknown_and_missing_trackers(tmp_path, monkeypatch):
     tracking = importlib.import_module("winning_tickets.runs.progress")
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     with pytest.raises(UsageError, match=r"pip install mlflow, or all trackers with .*'winning-tickets\[track\]'"):
-        arguments(tmp_path, runtime("mlflow"))
+        trainer_arguments(tmp_path, runtime("mlflow"))
 
 
 @pytest.mark.parametrize(

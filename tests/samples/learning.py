@@ -29,8 +29,8 @@ def with_tiny_tasks(monkeypatch):
 def learning(model, method, corpus=None, **fields):
     """A configuration with short texts; of iterative pruning with three rounds of four steps."""
     defaults = {"segments": "packed:16", "batch_tokens": 64, "batch_size": 8, "steps": 4}
-    if method == "mask-training":
-        del defaults["batch_size"]  # it is of tasks, and refused
+    if method not in ("imp", "snip", "movement", "importance"):
+        del defaults["batch_size"]  # a setting of tasks, which other methods refuse
     if method == "imp":
         defaults |= {"sparsity": (0.2, 0.5, 0.8), "round_steps": 4}
     return SearchConfig.of(model=model, method=method, corpus=corpus, **(defaults | fields))

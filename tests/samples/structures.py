@@ -8,7 +8,7 @@ from transformers import AutoModel
 from samples.tiny_models import CONFIGS
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts
 from winning_tickets.models.loading import PLM
-from winning_tickets.models.structure import expand
+from winning_tickets.models.structure import expand_gates
 
 SEPARATE = [kind for kind in CONFIGS if not ARCHITECTURES[kind].shared_layers]
 IDS = torch.arange(5, 25).view(2, 10)
@@ -69,7 +69,7 @@ def output(model):
 def masked(plm, gates, structure):
     """A copy of the model with the weights and biases that the gates take away set to zero."""
     model = copy.deepcopy(plm.model)
-    matrices, biases = expand(gates, structure)
+    matrices, biases = expand_gates(gates, structure)
     parameters = dict(model.named_parameters())
     with torch.no_grad():
         for name, mask in join_parts(matrices | biases).items():

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import plan_study
-from winning_tickets.studies.worker import Job, Outcome, perform
+from winning_tickets.studies.worker import Job, JobOutcome, perform
 
 
 def little(**changes):
@@ -60,13 +60,13 @@ class InlineEngine:
     def start(self, job: Job) -> None:
         self.jobs.append(job)
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         job = self.jobs.pop()
         self.done.append(job.run)
         return [perform(job)]
 
-    def stop(self) -> list[Outcome]:
-        stopped = [Outcome(job.run, "stopped") for job in self.jobs]
+    def stop(self) -> list[JobOutcome]:
+        stopped = [JobOutcome(job.run, "stopped") for job in self.jobs]
         self.jobs = []
         return stopped
 
@@ -82,7 +82,7 @@ class ScriptedEngine(InlineEngine):
         slots: jobs at a time.
     """
 
-    def __init__(self, ending: Callable[[Job, int], Outcome], slots: int = 2) -> None:
+    def __init__(self, ending: Callable[[Job, int], JobOutcome], slots: int = 2) -> None:
         super().__init__()
         self._ending = ending
         self._slots = slots
@@ -90,7 +90,7 @@ class ScriptedEngine(InlineEngine):
     def free(self) -> int:
         return self._slots - len(self.jobs)
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         job = self.jobs.pop(0)
         before = self.done.count(job.run)
         self.done.append(job.run)

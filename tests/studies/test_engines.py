@@ -17,7 +17,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.engines import EngineOptions, LocalEngine, _Worker, make_engine
 from winning_tickets.studies.run import run_study
-from winning_tickets.studies.worker import Job, Outcome
+from winning_tickets.studies.worker import Job, JobOutcome
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # workers share the cores, so they have fewer threads
 
@@ -56,7 +56,7 @@ def test_unknown_engines_and_impossible_numbers(tmp_path):
 
 def test_a_worker_that_said_stopped_gets_no_other_job(tmp_path, monkeypatch):
     script = "import sys, time; print(sys.stdin.readline() and sys.argv[1], flush=True); time.sleep(0.3)"
-    outcomes = iter([Outcome("a", "stopped"), Outcome("b", "done")])
+    outcomes = iter([JobOutcome("a", "stopped"), JobOutcome("b", "done")])
 
     def spawn(place):
         command = [sys.executable, "-c", script, next(outcomes).line()]

@@ -7,7 +7,7 @@ import pytest
 from samples.study_samples import little, planned
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.status import problems_of, unmet_needs
+from winning_tickets.studies.status import list_problems, unmet_needs
 from winning_tickets.studies.worker import TINY
 
 
@@ -20,7 +20,7 @@ def test_missing_data_is_told(tmp_path):
         needs={"model": "a model", "data": "a folder", "far": "text", "hub": "a corpus"},
         parameters={"data": None, "far": str(tmp_path / "no"), "hub": "org/name"},
     )
-    assert problems_of(planned(content), done_in(Store(tmp_path / "store"))) == [
+    assert list_problems(planned(content), done_in(Store(tmp_path / "store"))) == [
         "data is not set; it has to be a folder: --set data=...",
         f"far: there is no {tmp_path / 'no'}; it has to be text: --set far=...",
     ]
@@ -36,7 +36,7 @@ def fields(tmp_path, monkeypatch):
         stage = {"verb": "evaluate", "with": {"target": "tiny:bert", "corpus": "tiny:text"} | given}
         needs = {"data": "a folder of tasks"}
         plan = planned(little(needs=needs, parameters={"data": "glue"}, stages={"evaluate": stage}))
-        return problems_of(plan, done_in(Store("store"))), plan
+        return list_problems(plan, done_in(Store("store"))), plan
 
     return missing
 
@@ -60,7 +60,7 @@ def test_a_missing_path_is_told_once(fields):
     plan = fields(data_dir="${data}")[1]
     both = planned(plan.study.model_dump(by_alias=True, exclude_none=True), data="./glue")
     told = "data: there is no ./glue; it has to be a folder of tasks: --set data=..."
-    assert problems_of(both, done_in(Store("store"))) == unmet_needs(both) == [told]
+    assert list_problems(both, done_in(Store("store"))) == unmet_needs(both) == [told]
 
 
 def test_data_of_runs_that_are_done_may_be_gone(fields):
@@ -69,6 +69,6 @@ def test_data_of_runs_that_are_done_may_be_gone(fields):
     (run,) = plan.runs
     store = Store("store")
     store.describe(run, "evaluate", {})
-    assert problems_of(plan, done_in(store)) == problems
+    assert list_problems(plan, done_in(store)) == problems
     RunDirectory.claim(store.folder(run), "evaluate", run, {}).finish({"verb": "evaluate"})
-    assert problems_of(plan, done_in(store)) == []
+    assert list_problems(plan, done_in(store)) == []

@@ -9,9 +9,9 @@ import pytest
 from samples.study_samples import little, planned
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import run as progress_lines
-from winning_tickets.studies.run import Lines, Progress
+from winning_tickets.studies.run import Progress, ProgressLines
 from winning_tickets.studies.status import study_status
-from winning_tickets.studies.worker import Outcome
+from winning_tickets.studies.worker import JobOutcome
 
 
 @pytest.fixture
@@ -33,13 +33,13 @@ def watched(tmp_path, monkeypatch):
 
     monkeypatch.setattr(progress_lines, "Estimator", Ten)
     monkeypatch.setattr(progress_lines.time, "monotonic", lambda: clock[0])
-    lines = Lines(plan, Store(tmp_path / "store"), 1, stream)
+    lines = ProgressLines(plan, Store(tmp_path / "store"), 1, stream)
 
     def line(seconds, estimating=0.0, **states):
         clock[0], took[0] = 1000.0 + seconds, estimating
         named = {run: state for state, runs in states.items() for run in runs}
         progress = Progress({run: named.get(run, "waiting") for run in plan.runs})
-        lines(progress, next(iter(plan.runs.values())), Outcome("", "done"))
+        lines(progress, next(iter(plan.runs.values())), JobOutcome("", "done"))
         return stream.getvalue().splitlines()[-1].partition("]")[0] + "]"
 
     return plan, line, made

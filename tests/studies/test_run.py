@@ -18,7 +18,7 @@ from winning_tickets.studies.run import MAX_LOSSES, absolute_paths, run_study
 from winning_tickets.studies.status import study_status
 from winning_tickets.studies.text import studies_in
 from winning_tickets.studies.tiny import MAKERS, tiny_folder
-from winning_tickets.studies.worker import Job, Outcome, perform, resolve
+from winning_tickets.studies.worker import Job, JobOutcome, perform, resolve
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def done(store):
 
     def ending(job, before):
         finish(store, job.run)
-        return Outcome(job.run, "done")
+        return JobOutcome(job.run, "done")
 
     return ending
 
@@ -73,7 +73,7 @@ def test_a_failed_run_blocks_its_dependants_and_no_others(plan, store, done):
     def ending(job, before):
         if job.run == magnitude and before == 0:
             store.fail(job.run, "no luck")
-            return Outcome(job.run, "failed", "no luck")
+            return JobOutcome(job.run, "failed", "no luck")
         return done(job, before)
 
     engine = ScriptedEngine(ending)
@@ -97,7 +97,7 @@ def test_a_run_that_another_process_works_on_is_looked_at_again(plan, store, don
     first = next(iter(plan.runs))
 
     def ending(job, before):
-        return Outcome(job.run, "claimed") if job.run == first and before < 3 else done(job, before)
+        return JobOutcome(job.run, "claimed") if job.run == first and before < 3 else done(job, before)
 
     engine = ScriptedEngine(ending)
     assert run_study(plan, store, engine)["done"] == 9
@@ -109,7 +109,7 @@ def test_a_lost_worker_is_forgiven_a_few_times(plan, store, done):
 
     def ending(job, before):
         if (job.run == first and before < MAX_LOSSES - 1) or job.run == second:
-            return Outcome(job.run, "lost", "Its worker died (SIGKILL).")
+            return JobOutcome(job.run, "lost", "Its worker died (SIGKILL).")
         return done(job, before)
 
     engine = ScriptedEngine(ending)
@@ -246,7 +246,7 @@ def test_a_run_that_another_driver_has_seen_fail_is_not_done_again(plan, store):
     run = next(iter(plan.runs.values()))
     store.fail(run.id, "no luck")
     outcome = perform(Job(run.id, run.verb, run.config, str(store.path), {}))
-    assert outcome == Outcome(run.id, "failed", "no luck")
+    assert outcome == JobOutcome(run.id, "failed", "no luck")
     assert not store.folder(run.id).exists()
 
 
@@ -254,7 +254,7 @@ def test_a_reason_that_the_store_could_not_keep_is_told(plan, store, done):
     first = next(iter(plan.runs))
 
     def ending(job, before):
-        return Outcome(job.run, "failed", "Could not write /s: full.") if job.run == first else done(job, before)
+        return JobOutcome(job.run, "failed", "Could not write /s: full.") if job.run == first else done(job, before)
 
     assert run_study(plan, store, ScriptedEngine(ending))["failed"] == {first: "Could not write /s: full."}
 
@@ -272,9 +272,9 @@ def test_jobs_travel_as_lines():
     job = Job("a", "search", {"sparsity": [0.5], "x": "é\n"}, "s", {"quiet": True})
     assert "\n" not in job.line()
     assert Job.of_line(job.line()) == job
-    outcome = Outcome("a", "failed", "two\nlines")
+    outcome = JobOutcome("a", "failed", "two\nlines")
     assert "\n" not in outcome.line()
-    assert Outcome.of_line(outcome.line()) == outcome
+    assert JobOutcome.of_line(outcome.line()) == outcome
 
 
 def test_references_become_folders(store, tmp_path):

@@ -67,9 +67,7 @@ def test_every_way_to_name_the_model(trained):
     assert other["predictions"] == predict(run / "seed-1", texts)["predictions"]
     with pytest.raises(UsageError, match="has no model of seed 7; there are those of 0, 1"):
         predict(run, texts, seed=7)
-    with pytest.raises(
-        UsageError, match="--seed 1 chooses among the seeds of a transfer, and .*seed-0 is a single model"
-    ):
+    with pytest.raises(UsageError, match="--seed 1 chooses among the seeds of a run, and .*seed-0 is a single model"):
         predict(run / "seed-0", texts, seed=1)
 
 

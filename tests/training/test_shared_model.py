@@ -20,7 +20,7 @@ from winning_tickets.runs.identity import digest
 from winning_tickets.tickets.files import sha256
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.objectives.task import task_logits
-from winning_tickets.training.predict import TaskInfo, encode_for, predict_split
+from winning_tickets.training.predict import TaskInfo, encode_split, predict_split
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared, save_shared
 
 NAMES = ("stsb", "mnli", "squad")
@@ -82,7 +82,7 @@ def test_a_task_is_an_ordinary_model_with_the_shared_weights_and_its_head(made, 
     assert list(plm.model.config.id2label.values()) == (
         list(TASKS[name].labels) or list(plm.model.config.id2label.values())
     )
-    encoded = encode_for(plm, split(name, 4), 64, TASKS[name].kind, 32)
+    encoded = encode_split(plm, split(name, 4), 64, TASKS[name].kind, 32)
     found, expected = predict_split(plm, encoded), predict_split(plms[name], encoded)
     assert all((a == b).all() for a, b in zip(found, expected, strict=True))
     assert task_logits(plm.model(torch.tensor([[2, 5, 3]]))).shape[-1] == {"stsb": 1, "mnli": 3, "squad": 2}[name]
@@ -113,7 +113,7 @@ def test_finding_it(made, tmp_path):
     assert find_shared(run, 11) == run / "seed-11" / "model"
     assert all(is_shared(path) for path in (run, run / "seed-3", run / "seed-3" / "model"))
     assert not is_shared(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="no shared model of seed 4; there are those of 3, 11"):
+    with pytest.raises(UsageError, match="no model of seed 4; there are those of 3, 11"):
         find_shared(run, 4)
     with pytest.raises(UsageError, match="--seed 3 chooses among the seeds of a run, and .* is a single model"):
         find_shared(run / "seed-3", 3)

@@ -7,7 +7,7 @@ import torch
 
 from samples.tiny_models import TEXT, make_model
 from winning_tickets.config import Smart
-from winning_tickets.data.encode import collate
+from winning_tickets.data.encode import make_collator
 from winning_tickets.data.records import Split, Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.models.loading import load_plm
@@ -15,7 +15,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives import smart as module
 from winning_tickets.training.objectives.smart import SmartObjective, normalize, project
 from winning_tickets.training.objectives.task import DISTANCES, SoftLabelLoss, TaskObjective
-from winning_tickets.training.predict import encode_for
+from winning_tickets.training.predict import encode_split
 
 CLASSES = Task("moods", ("text",), ("bad", "good", "neutral"), ("accuracy",))
 SCORES = Task("scores", ("text",), (), ("pearson",), kind="regression")
@@ -33,12 +33,12 @@ def loaded(folder, task, dropout=0.0):
     plm = load_plm(str(folder), head="classification", num_labels=len(task.labels) or 1)
     texts = [TEXT[i] + " and" * i for i in range(6)]
     labels = [i / 2 for i in range(6)] if task.is_regression else [i % 3 for i in range(6)]
-    encoded = encode_for(plm, Split((texts,), labels), 32)
+    encoded = encode_split(plm, Split((texts,), labels), 32)
     plm.model.train()
     for part in plm.model.modules():
         if isinstance(part, torch.nn.Dropout):
             part.p = dropout
-    return plm.model, collate(plm.tokenizer)([encoded[i] for i in range(6)])
+    return plm.model, make_collator(plm.tokenizer)([encoded[i] for i in range(6)])
 
 
 def smart(task, **settings):
@@ -218,8 +218,8 @@ def test_every_pass_has_the_same_dropout(folder):
 def test_embeddings_as_inputs_are_the_same_model(tmp_path, kind):
     plm = load_plm(str(make_model(tmp_path / kind, kind, head="none")), head="classification", num_labels=3)
     plm.model.eval()
-    encoded = encode_for(plm, Split(([*TEXT[:3], "cat"],), [0, 1, 2, 0]), 32)
-    batch = collate(plm.tokenizer)([encoded[i] for i in range(4)])
+    encoded = encode_split(plm, Split(([*TEXT[:3], "cat"],), [0, 1, 2, 0]), 32)
+    batch = make_collator(plm.tokenizer)([encoded[i] for i in range(4)])
     objective = smart(CLASSES)
     with torch.no_grad():
         logits = objective._base.logits(plm.model, batch)
@@ -228,7 +228,7 @@ def test_embeddings_as_inputs_are_the_same_model(tmp_path, kind):
 
 
 def test_other_kinds_are_refused():
-    message = "--smart goes with one class or one score a text, and the task squad is of the kind span"
+    message = "--smart goes with one class or score per text; the task squad is span"
     with pytest.raises(UsageError, match=message):
         SmartObjective(TaskObjective.of(TASKS["squad"]), TASKS["squad"], Smart())
 

@@ -27,14 +27,14 @@ def test_a_signal_that_comes_while_all_agree_stops_at_the_next_step(monkeypatch)
 
     with StopOnSignal() as stop:
         with monkeypatch.context() as patch:
-            patch.setattr(distributed, "largest", agree)
+            patch.setattr(distributed, "all_reduce_max", agree)
             assert not step_of(stop)
         assert step_of(stop)
         assert stop.signal_number == signal.SIGTERM
 
 
 def test_the_first_signal_of_a_process_after_the_others_is_no_second_one(monkeypatch):
-    monkeypatch.setattr(distributed, "largest", lambda value: 15)
+    monkeypatch.setattr(distributed, "all_reduce_max", lambda value: 15)
     with StopOnSignal() as stop:
         assert step_of(stop)
         signal.raise_signal(signal.SIGTERM)  # as launchers send to all

@@ -10,17 +10,13 @@ from winning_tickets.data.metrics import averages
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json
-from winning_tickets.runs.statistics import is_score, summarise
+from winning_tickets.runs.statistics import is_score, summarize
 
 KINDS = ("final", "best")
 
 
 def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
-    """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2).
-
-    Each seed is averaged over the tasks; mean and standard deviation are then over the seeds. Seeds that some task
-    lacks are left out and listed.
-    """
+    """Average transfers to different tasks by both rules of the Super Tickets paper (Tables 1 and 2), seed by seed."""
     if not paths:
         raise UsageError("No run was given; give folders of tickets transfer --out, one per task.")
     runs: dict[str, dict[str, Any]] = {}
@@ -104,5 +100,5 @@ def _task(run: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
 
 
 def _summary(values: list[float]) -> dict[str, Any]:
-    summary = summarise(values)
+    summary = summarize(values)
     return {"mean": summary.mean, "std": summary.std, "n": summary.n, "values": values}

@@ -12,8 +12,8 @@ import numpy as np
 
 from winning_tickets.data.glue import SERVER_FILES, read_tests
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.metrics import compute
-from winning_tickets.data.mtdnn import load_defined
+from winning_tickets.data.metrics import compute_metrics
+from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.user_files import load_files
@@ -38,7 +38,7 @@ def cards(
         found = [card(load_files(**files))]
     elif task_file is not None:
         definitions = load_definitions(task_file, tasks or None)
-        found = [card(load_defined(definition, task_file, data_dir)) for definition in definitions]
+        found = [card(load_defined_task(definition, task_file, data_dir)) for definition in definitions]
     else:
         found = [card(load_task(name, data_dir), _count_tests(name, data_dir)) for name in tasks]
     return {"kind": "cards", "cards": found}
@@ -123,7 +123,7 @@ def _majority(data: TaskData) -> dict[str, Any] | None:
     counts = Counter(data.train.labels)
     best = min(counts, key=lambda label: (-counts[label], label))
     scores = {
-        name: compute(task, np.full(len(split), best), np.array(split.labels))[0]
+        name: compute_metrics(task, np.full(len(split), best), np.array(split.labels))[0]
         for name, split in data.validation.items()
     }
     return {"label": task.labels[best], "scores": scores}

@@ -12,23 +12,17 @@ from torch import Tensor
 from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.models.loading import PLM, base_hash, choose_device, load_mlm_head, untie_decoder, weight_hashes
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.target import Target
+from winning_tickets.training.objectives import terms as objective_terms
 from winning_tickets.training.objectives.base import Batch, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
-from winning_tickets.training.objectives.terms import (
-    TERMS,
-    check_mlm_tokenizer,
-    check_negatives,
-    frozen_head,
-    needs_mlm_head,
-    needs_of,
-)
+from winning_tickets.training.objectives.terms import TERMS, needs_mlm_head, needs_of
 
 EVALUATIONS = (*TERMS, "similarity")
 
@@ -59,7 +53,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         ContentError: a damaged ticket, one for other weights, an unusable corpus.
     """
     runtime = runtime or Runtime()
-    check(config)
+    check_evaluate(config)
     # Load the model with the head and the kind of attention that the objectives need.
     device = choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
@@ -107,7 +101,7 @@ def _terms(config: EvaluateConfig) -> list[str]:
     return [name for name in TERMS if name in config.objectives]
 
 
-def check(config: EvaluateConfig) -> None:
+def check_evaluate(config: EvaluateConfig) -> None:
     """Refuse an impossible configuration before anything is loaded."""
     for name in config.objectives:
         if name not in EVALUATIONS:
@@ -120,16 +114,13 @@ def check(config: EvaluateConfig) -> None:
     if config.kd_masked_tokens and needs_mlm_head(terms):
         raise UsageError("--kd-masked-tokens does not go with --objective mlm or logits; measure them apart.")
     if "contrastive" in terms:
-        check_negatives(config.segments, config.batch_tokens)
+        objective_terms.check_negatives(config.segments, config.batch_tokens)
     if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):
         raise UsageError("--objective similarity needs scored pairs: give either --task stsb or --pairs-file.")
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str, Any]:
-    """Put the ticket on the model, untie its decoder and choose its head.
-
-    Returns the dense weights, the head's origin, and the base's own head where the dense model's logits are needed.
-    """
+    """Put the ticket on the model; return the dense weights, the head's origin, and the teacher's head for logits."""
     ticket = target.ticket
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
@@ -139,7 +130,8 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
     head, teacher_head = "base", None
     if needs_mlm_head(_terms(config)):
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-        teacher_head = frozen_head(plm.model, plm.architecture) if "logits" in config.objectives else None
+        if "logits" in config.objectives:
+            teacher_head = objective_terms.frozen_head(plm.model, plm.architecture)
         trained = None if ticket is None else ticket.mlm_head
         if config.mlm_head == "ticket" and trained is None:
             raise UsageError(f"{config.target} has no trained head for --mlm-head ticket; use --mlm-head base.")
@@ -156,9 +148,9 @@ def _on_corpus(
     corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
     names = _terms(config)
     if needs_mlm_head(names):
-        check_mlm_tokenizer(plm.tokenizer, plm.name)
+        objective_terms.check_mlm_tokenizer(plm.tokenizer, plm.name)
     batches = CorpusBatches(
-        tokenise(corpus, plm.tokenizer),
+        tokenize(corpus, plm.tokenizer),
         plm.tokenizer,
         segments=config.segments,
         batch_tokens=config.batch_tokens,
@@ -170,12 +162,12 @@ def _on_corpus(
         masked_tokens=config.kd_masked_tokens,
     )
     settings = TermSettings(config.kd_loss, config.kd_padding == "counted", config.temperature)
-    measured = measure(plm, masked, batches, names, device, runtime, settings, teacher_head)
+    measured = average_terms(plm, masked, batches, names, device, runtime, settings, teacher_head)
     about = {"corpus": config.corpus, "split": corpus.split, "corpus_hash": corpus.fingerprint}
     return measured | about | {"segments": config.segments}
 
 
-def measure(
+def average_terms(
     plm: PLM,
     masked: MaskedWeights,
     batches: CorpusBatches,
@@ -185,14 +177,11 @@ def measure(
     settings: TermSettings | None = None,
     teacher_head: Any = None,
 ) -> dict[str, Any]:
-    """Average the terms of the objectives over all batches, each weighted by its count.
-
-    MLM and logits are measured on the corrupted text, the others on the text without MLM's corruption, in a forward
-    pass each.
-    """
+    """Average the terms of the objectives over all batches, each weighted by its count."""
     totals = dict.fromkeys(names, 0.0)
     counts = dict.fromkeys(names, 0)
     correct = 0
+    # MLM and logits are measured on the corrupted text, the others on the clean text, in a forward pass each.
     objectives = {
         corrupted: PretrainingObjective(
             dict.fromkeys(chosen, 1.0), plm.architecture, masked, settings=settings, teacher_head=teacher_head

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, index_once, read_runs
-from winning_tickets.analysis.statistics import Array, about, interval
+from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, index_once, read_runs
+from winning_tickets.analysis.statistics import Array, describe_bootstrap, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
 
@@ -26,12 +26,7 @@ def gain(
     allow_missing: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare two groups of transfer runs over the same tasks and seeds.
-
-    A cell is one task with one seed; its gain is the target's score minus the baseline's. The mean weighs each task
-    equally, whatever its number of seeds. `interval` draws cells with replacement from all tasks together;
-    `interval_within_tasks` draws the seeds of each task, so it is about these tasks alone.
-    """
+    """Compare two groups of transfer runs over the same tasks and seeds; a cell is one task with one seed."""
     given = {"target": runs, "baseline": baseline} | ({"dense": dense} if dense else {})
     groups = {
         name: index_once(read_runs(paths, score, kind=name), lambda cell: cell.key, f"The {name} runs")
@@ -71,11 +66,11 @@ def gain(
         "dense_share": _dense_share(cells, seed) if dense else None,
         "missing": missing,
         "different_settings": different,
-        "bootstrap": about(seed, "cells (task and seed), each task with equal weight"),
+        "bootstrap": describe_bootstrap(seed, "cells (task and seed), each task with equal weight"),
     }
 
 
-def _cell(key: Key, groups: Mapping[str, dict[Key, Cell]]) -> dict[str, Any]:
+def _cell(key: Key, groups: Mapping[str, dict[Key, RunScore]]) -> dict[str, Any]:
     target, baseline, dense = groups["target"][key], groups["baseline"][key], groups.get("dense", {}).get(key)
     return {
         "task": target.task,
@@ -136,6 +131,7 @@ def _mean(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         "target": float(weights @ _column(cells, "target")),
         "baseline": float(weights @ _column(cells, "baseline")),
         "gain": float(weights @ gains),
+        # Cells are drawn from all tasks together, then inside each task: that interval is about these tasks alone.
         "interval": interval(drawn_mean, len(cells), seed),
         "interval_within_tasks": interval(drawn_mean, len(cells), seed, strata=[cell["task"] for cell in cells]),
         "tasks": len(tasks),
@@ -164,7 +160,7 @@ def _dense_share(cells: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any
     return result
 
 
-def _describe(group: Mapping[Key, Cell]) -> dict[str, Any]:
+def _describe(group: Mapping[Key, RunScore]) -> dict[str, Any]:
     """Tickets and files of a group; the id None is the dense model."""
     found = {cell.ticket_id: cell for cell in group.values()}
     return {

@@ -11,31 +11,19 @@ import numpy as np
 
 from winning_tickets.config import Pattern
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
-from winning_tickets.models.loading import PLM, ModelNotFound, load_plm
+from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.tickets.files import INFO_FILE, children
-from winning_tickets.tickets.overlap import (
-    AVERAGES,
-    Average,
-    all_overlaps,
-    averaged,
-    check_scopes,
-    overlap_by_matrix,
-    pool,
-)
+from winning_tickets.tickets.overlap import Average, check_scopes, compare, jaccard, overlap_by_matrix, pool
 from winning_tickets.tickets.selection import keep_top
+from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 
 
 def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
     """Load the pre-trained model of a ticket; `why` says in messages what it is needed for, and what to do."""
     about = ticket.base
-    try:
-        plm = load_plm(base or about.name, revision=about.revision, layers=about.layers)
-    except ModelNotFound as error:
-        if base is not None:
-            raise
-        raise about.not_found(name, error, why) from error
+    plm = Target(name, ticket, base or about.name, about.revision, about.layers).load(advice=why)
     ticket.check(plm.encoder)
     return plm
 
@@ -65,32 +53,16 @@ def similarity(
     """Jaccard similarity of every pair of tickets, with that of independent random masks as `chance`."""
     if of not in OF:
         raise unknown("kind of weights", of, OF)
-    if average not in AVERAGES:
-        raise unknown("average", average, AVERAGES)
-    if len(paths) < 2:
-        raise UsageError(f"There is nothing to compare: {len(paths)} ticket was given, expected two or more.")
-    names = labels_of(paths, labels)
-    tickets = [Ticket.from_pretrained(path) for path in paths]
-    for path, ticket in zip(paths[1:], tickets[1:], strict=True):
-        check_scopes(str(paths[0]), tickets[0], str(path), ticket)
-    overlaps = all_overlaps(tickets)
-
-    def square(value: str) -> list[list[float]]:
-        values = {pair: averaged(parts, value, average) for pair, parts in overlaps.items()}
-        count = range(len(tickets))
-        return [[values[min(i, j), max(i, j)] for j in count] for i in count]
-
+    compared = compare(paths, average)
     return {
         "kind": "similarity",
-        "labels": names,
-        "paths": [str(path) for path in paths],
-        "ids": [ticket.id for ticket in tickets],
-        "sparsity": [ticket.sparsity for ticket in tickets],
-        "same_base": len({ticket.base.hash for ticket in tickets}) == 1,
+        "labels": labels_of(paths, labels),
+        "paths": compared["names"],
+        **{key: compared[key] for key in ("ids", "sparsity", "same_base")},
         "of": of,
         "average": average,
-        "jaccard": square(of),
-        "chance": square(f"chance_{of}"),
+        "jaccard": compared[f"{of}_jaccard"],
+        "chance": compared[f"chance_{of}"],
     }
 
 
@@ -123,11 +95,7 @@ def places(ticket: Ticket) -> dict[str, Place]:
 
 
 def densities(paths: Sequence[str | Path], *, labels: Sequence[str] | None = None) -> dict[str, Any]:
-    """Kept fraction of each matrix, and fractions of its output rows and input columns without a kept weight.
-
-    A row of a linear layer's weight is an output, a column an input; a row of the embeddings is a token. Ranking
-    within each matrix keeps the same fraction of all (`constant`, up to rounding); then rows and columns differ more.
-    """
+    """Kept fraction of each matrix, and fractions of its output rows and input columns without a kept weight."""
     if not paths:
         raise UsageError("No ticket was given; give one or more folders made by tickets search.")
     names = labels_of(paths, labels)
@@ -154,7 +122,7 @@ def _describe(label: str, path: str | Path, ticket: Ticket) -> dict[str, Any]:
                 "empty_columns": 1 - int(np.count_nonzero(columns)) / columns.size,
             }
         )
-        # Rounding moves the count of a matrix by less than one weight.
+        # Ranking within each matrix keeps the same fraction of all; rounding moves a count by less than one weight.
         lowest, highest = max(lowest, fraction - 1 / kept.size), min(highest, fraction + 1 / kept.size)
     return {
         "label": label,
@@ -176,8 +144,8 @@ def distance(
 ) -> dict[str, Any]:
     """Distance (1 - Jaccard similarity of kept weights) of the tickets saved along searches.
 
-    It is taken to `reference`, by default the one-shot magnitude (OMP) ticket of the same weights, sparsity, ranking
-    and rounding, and to the first and the previous ticket of the search that has the same sparsity.
+    It is taken to `reference` (None: the OMP ticket of the same weights and settings), and to the first and the
+    previous ticket of the search that has the same sparsity.
     """
     if not paths:
         raise UsageError("No search was given; give one or more folders made by tickets search.")
@@ -238,8 +206,8 @@ def _search(
                 "folder": str(folder),
                 "ticket_id": ticket.id,
                 "to_reference": 1 - whole.kept,
-                "to_first": 1 - pool(overlap_by_matrix(ticket, first)).kept,
-                "to_previous": None if previous is None else 1 - pool(overlap_by_matrix(ticket, previous)).kept,
+                "to_first": 1 - jaccard(ticket, first),
+                "to_previous": None if previous is None else 1 - jaccard(ticket, previous),
                 "by_kind": {
                     kind: 1 - pool({name: part for name, part in parts.items() if where[name] == kind}).kept
                     for kind in kinds

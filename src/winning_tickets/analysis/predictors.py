@@ -11,8 +11,8 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from winning_tickets.analysis.results import Cell, Score, check_metrics, find_differences, is_transfer, read_runs
-from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, about, correlate, correlate_within
+from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, is_transfer, read_runs
+from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, correlate, correlate_within, describe_bootstrap
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
 from winning_tickets.tickets.files import INFO_FILE
@@ -92,14 +92,12 @@ def _measurements(content: Mapping[str, Any], path: str) -> Iterator[Measurement
 
 
 def method_of(content: Mapping[str, Any]) -> str | None:
-    """The method of the evaluated ticket and the objective of a trained one.
-
-    Evaluations of older versions lack it; the ticket has it, if it is still in its folder.
-    """
+    """The method of the evaluated ticket and the objective of a trained one."""
     if content["ticket_id"] is None:
         return None
     if content.get("method") is not None:
         return method_name(content["method"], content.get("search_objective"))
+    # Evaluations of older versions lack it; the ticket has it, if it is still in its folder.
     file, body = Path(str(content["target"])) / INFO_FILE, {}
     with suppress(OSError):  # a target that no path can be
         body = read_object(file, "ticket description") if file.is_file() else {}
@@ -113,7 +111,7 @@ def method_name(method: str, objective: str | None) -> str:
     return f"{method} {objective}" if method == "mask-training" and objective else method
 
 
-def columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
+def score_columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
     """The column of each measurement: its name, and the settings that differ between measurements of that name."""
     names: dict[Measurement, str] = {}
     for name in dict.fromkeys(one.name for one in found):
@@ -143,7 +141,7 @@ def _ambiguous(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> bo
 def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict[Key, dict[str, Measurement]]:
     """The measurements of each ticket and dense model by column."""
     table: dict[Key, dict[str, Measurement]] = {}
-    for one, column in columns(found).items():
+    for one, column in score_columns(found).items():
         earlier = table.setdefault(_key(one, hashes), {}).setdefault(column, one)
         if abs(earlier.value - one.value) > 1e-9:
             raise ContentError(
@@ -156,8 +154,7 @@ def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict
 def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
     """Join evaluations with transfer results by ticket, and correlate them over tickets.
 
-    The dense model is joined and shown, but is no pair of a correlation, as it belongs to no method. Sparsity drives
-    both sides, so each correlation comes with the one within the sparsities.
+    The dense model belongs to no method, so it is shown, but is no pair of a correlation.
     """
     found, cells = _read(paths, score)
     if not found or not cells:
@@ -165,7 +162,7 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
         raise UsageError(f"Evaluations and transfer runs are joined here, and there are no {lacking} among the paths.")
     check_metrics(cells)
     # Join both sides by ticket; hashes of base weights by model come from the files that have both.
-    both: list[Measurement | Cell] = [*found, *cells]
+    both: list[Measurement | RunScore] = [*found, *cells]
     hashes = {one.model: one.base_hash for one in both if one.model is not None and one.base_hash is not None}
     rows = _rows(_by_subject(found, hashes), _by_key(cells, hashes))
     if not rows:
@@ -193,13 +190,13 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
             for task in dict.fromkeys(cell.task for cell in cells)
             for setting, values in find_differences({"all": [cell for cell in cells if cell.task == task]})
         ],
-        "bootstrap": {**about(seed, "tickets"), "resamples": CORRELATION_RESAMPLES},
+        "bootstrap": {**describe_bootstrap(seed, "tickets"), "resamples": CORRELATION_RESAMPLES},
     }
 
 
-def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement], list[Cell]]:
+def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement], list[RunScore]]:
     found: list[Measurement] = []
-    cells: list[Cell] = []
+    cells: list[RunScore] = []
     for path in map(Path, paths):
         content: Any = read_json(path, "result") if path.is_file() else None
         if is_evaluation(content):
@@ -238,7 +235,7 @@ def _distances(content: Mapping[str, Any], path: str) -> list[Measurement]:
     ]
 
 
-def _key(one: Measurement | Cell, hashes: Mapping[str, str]) -> Key:
+def _key(one: Measurement | RunScore, hashes: Mapping[str, str]) -> Key:
     """The key that evaluations and transfers are joined by: the ticket, or the dense weights (or their name)."""
     if one.ticket_id is not None:
         return "ticket", one.ticket_id
@@ -246,9 +243,9 @@ def _key(one: Measurement | Cell, hashes: Mapping[str, str]) -> Key:
     return "dense", one.base_hash or hashes.get(model, model)
 
 
-def _by_key(cells: Sequence[Cell], hashes: Mapping[str, str]) -> dict[Key, list[Cell]]:
-    groups: dict[Key, list[Cell]] = {}
-    seen: dict[tuple[Key, str, int], Cell] = {}
+def _by_key(cells: Sequence[RunScore], hashes: Mapping[str, str]) -> dict[Key, list[RunScore]]:
+    groups: dict[Key, list[RunScore]] = {}
+    seen: dict[tuple[Key, str, int], RunScore] = {}
     for cell in cells:
         key = _key(cell, hashes)
         earlier = seen.setdefault((key, cell.task, cell.seed), cell)
@@ -264,7 +261,7 @@ def _by_key(cells: Sequence[Cell], hashes: Mapping[str, str]) -> dict[Key, list[
 
 
 def _rows(
-    measured: Mapping[Key, Mapping[str, Measurement]], moved: Mapping[Key, Sequence[Cell]]
+    measured: Mapping[Key, Mapping[str, Measurement]], moved: Mapping[Key, Sequence[RunScore]]
 ) -> list[dict[str, Any]]:
     rows = []
     for key, columns in measured.items():

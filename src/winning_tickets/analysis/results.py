@@ -27,7 +27,7 @@ _ORIGIN = ("method", "search", "search_seed", "asked", "start_from")
 
 
 @dataclass(frozen=True)
-class Cell:
+class RunScore:
     """The score of one fine-tuning run; files of earlier versions lack `method`, `search` and what follows."""
 
     task: str
@@ -54,12 +54,12 @@ class Cell:
         return self.task, self.seed
 
 
-_CELL = TypeAdapter(Cell)
+_CELL = TypeAdapter(RunScore)
 
 
 def read_runs(
     paths: Sequence[str | Path], score: Score = "final", metric: str | None = None, kind: str = "transfer"
-) -> list[Cell]:
+) -> list[RunScore]:
     """All finished seeds of transfer runs, in the order of the paths and of the seeds; `kind` is for messages."""
     if not paths:
         raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
@@ -68,9 +68,9 @@ def read_runs(
     return [cell for path in paths for cell in _read_run(Path(path), score, metric)]
 
 
-def index_once(cells: Iterable[Cell], key: Callable[[Cell], K], owner: str) -> dict[K, Cell]:
+def index_once(cells: Iterable[RunScore], key: Callable[[RunScore], K], owner: str) -> dict[K, RunScore]:
     """Cells by a key; refuse two cells with one key."""
-    found: dict[K, Cell] = {}
+    found: dict[K, RunScore] = {}
     for cell in cells:
         other = found.setdefault(key(cell), cell)
         if other is not cell:
@@ -79,9 +79,9 @@ def index_once(cells: Iterable[Cell], key: Callable[[Cell], K], owner: str) -> d
     return found
 
 
-def check_metrics(cells: Sequence[Cell]) -> None:
+def check_metrics(cells: Sequence[RunScore]) -> None:
     """Refuse a task that is scored by two metrics."""
-    first: dict[str, Cell] = {}
+    first: dict[str, RunScore] = {}
     for cell in cells:
         other = first.setdefault(cell.task, cell)
         if other.metric != cell.metric:
@@ -96,7 +96,7 @@ def is_transfer(content: Any) -> bool:
     return isinstance(content, dict) and content.get("verb") in ("transfer", "transfer-seed")
 
 
-def _read_run(path: Path, score: Score, metric: str | None) -> list[Cell]:
+def _read_run(path: Path, score: Score, metric: str | None) -> list[RunScore]:
     if not path.exists():
         raise UsageError(f"There is no transfer run {path}; give folders made by tickets transfer --out.")
     if path.is_file():
@@ -117,7 +117,7 @@ def _read_run(path: Path, score: Score, metric: str | None) -> list[Cell]:
     return [cell for file in seeds for cell in _read_file(file, score, metric, common)]
 
 
-def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, Any]) -> list[Cell]:
+def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, Any]) -> list[RunScore]:
     """Read the result of a seed (what it lacks is taken from the summary `common`) or a summary."""
     content = read_json(path, "result")
     if not is_transfer(content):
@@ -186,17 +186,14 @@ COMPARED = (*SETTINGS, "start_from")
 """Settings that should be the same in runs that are compared or averaged."""
 
 
-def group_key(cell: Cell) -> str:
+def group_key(cell: RunScore) -> str:
     """A key of tickets that were found in the same way and fine-tuned from the same weights."""
     return canonical_json([cell.method, cell.search, _start(cell)])
 
 
-def grid_sparsities(cells: Sequence[Cell]) -> list[float]:
-    """Round the sparsity of each cell to three decimals, as exact counts differ a little.
-
-    Units overlap, such as a head in a pruned layer, so tickets of one level differ in sparsity with the seed of their
-    search. Those of one group and level get the mean of their sparsities.
-    """
+def grid_sparsities(cells: Sequence[RunScore]) -> list[float]:
+    """Round the sparsity of each cell to three decimals, as exact counts differ a little."""
+    # Tickets of one level differ in sparsity, as units overlap (a head in a pruned layer); they get their mean.
     places = [(group_key(cell), canonical_json(cell.asked or round(cell.sparsity, 3))) for cell in cells]
     tickets: dict[tuple[str, str], dict[str | None, float]] = {}
     for place, cell in zip(places, cells, strict=True):
@@ -204,9 +201,9 @@ def grid_sparsities(cells: Sequence[Cell]) -> list[float]:
     return [round(statistics.fmean(tickets[place].values()), 3) for place in places]
 
 
-def group_labels(cells: Sequence[Cell]) -> dict[str, str]:
+def group_labels(cells: Sequence[RunScore]) -> dict[str, str]:
     """A short name for each group of tickets, by `group_key`: method and objective, and settings where those differ."""
-    first: dict[str, Cell] = {}
+    first: dict[str, RunScore] = {}
     for cell in cells:
         first.setdefault(group_key(cell), cell)
     names = {key: " ".join(filter(None, (one.method or UNKNOWN, objective_of(one)))) for key, one in first.items()}
@@ -222,7 +219,7 @@ def group_labels(cells: Sequence[Cell]) -> dict[str, str]:
     return labels
 
 
-def objective_of(cell: Cell) -> str | None:
+def objective_of(cell: RunScore) -> str | None:
     """The objective of a search, such as `kd`, `mlm` or `task:mrpc,rte`; None without one."""
     search = cell.search or {}
     objective = search.get("objective")
@@ -231,7 +228,7 @@ def objective_of(cell: Cell) -> str | None:
 
 
 def find_differences(
-    groups: Mapping[str, Sequence[Cell]], settings: Sequence[str] = COMPARED
+    groups: Mapping[str, Sequence[RunScore]], settings: Sequence[str] = COMPARED
 ) -> Iterator[tuple[str, dict[str, list[Any]]]]:
     """Settings that are not the same in all cells, with the values of each group as far as its files hold them."""
     for setting in settings:
@@ -245,11 +242,11 @@ def find_differences(
             yield setting, values
 
 
-def _search_settings(cell: Cell) -> Mapping[str, Any]:
+def _search_settings(cell: RunScore) -> Mapping[str, Any]:
     own = {key: value for key, value in (cell.search or {}).items() if key not in ("objective", "tasks")}
     return own | ({} if cell.start_from == "pretrained" else {"start_from": _start(cell)})
 
 
-def _start(cell: Cell) -> str:
+def _start(cell: RunScore) -> str:
     """The weights that fine-tuning started from; a file by its name, as each sparsity has one in its own folder."""
     return Path(cell.start_from).name

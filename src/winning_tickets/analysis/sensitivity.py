@@ -7,16 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.results import (
-    Cell,
-    Score,
-    check_metrics,
-    grid_sparsities,
-    group_key,
-    group_labels,
-    index_once,
-    read_runs,
-)
+from winning_tickets.analysis import results
+from winning_tickets.analysis.results import RunScore, Score
 from winning_tickets.analysis.statistics import non_inferior
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import deviation
@@ -26,16 +18,15 @@ VARIED = ("learning_rate", "batch_size", "steps")
 _SAME = ("train_examples", "max_length", "data_hash")
 
 Setting = tuple[Any, ...]
-Group = dict[Setting, dict[int, Cell]]
+Group = dict[Setting, dict[int, RunScore]]
 
 
 def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
     """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
 
-    Tickets that were found in the same way, with any seed, are a group; so are dense models fine-tuned from the same
-    weights. All deviations have ddof=1 and are None for a single value.
+    All deviations have ddof=1 and are None for a single value.
     """
-    cells = read_runs(runs, score, metric)
+    cells = results.read_runs(runs, score, metric)
     _check(cells)
     groups = _groups(cells)
     # Tickets are compared with the dense model of the pre-trained weights, else with the only dense one.
@@ -64,9 +55,9 @@ def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: s
     }
 
 
-def _check(cells: Sequence[Cell]) -> None:
+def _check(cells: Sequence[RunScore]) -> None:
     first = cells[0]
-    check_metrics(cells)
+    results.check_metrics(cells)
     for cell in cells:
         lacking = [name for name in VARIED if name not in cell.settings]
         if lacking:
@@ -86,29 +77,29 @@ def _check(cells: Sequence[Cell]) -> None:
                 raise ContentError(f"The runs differ in {name}: {values}; leave one of them out.")
 
 
-def _groups(cells: Sequence[Cell]) -> dict[str, Group]:
+def _groups(cells: Sequence[RunScore]) -> dict[str, Group]:
     """Cells by group, setting and seed; groups and seeds in the order of the runs, settings sorted."""
     labels = _labels(cells)
-    found: dict[str, dict[Setting, list[Cell]]] = {}
+    found: dict[str, dict[Setting, list[RunScore]]] = {}
     for cell, label in zip(cells, labels, strict=True):
         setting = tuple(cell.settings[name] for name in VARIED)
         found.setdefault(label, {}).setdefault(setting, []).append(cell)
     return {
         name: {
-            setting: index_once(own, lambda cell: cell.seed, f"The runs of {name} with one setting")
+            setting: results.index_once(own, lambda cell: cell.seed, f"The runs of {name} with one setting")
             for setting, own in sorted(group.items())
         }
         for name, group in found.items()
     }
 
 
-def _labels(cells: Sequence[Cell]) -> list[str]:
-    """The group of each run: `dense`, or the search of the tickets and their sparsity."""
-    tickets = group_labels([cell for cell in cells if cell.ticket_id is not None])
+def _labels(cells: Sequence[RunScore]) -> list[str]:
+    """The group of each run: `dense`, or the search of the tickets (with any seed) and their sparsity."""
+    tickets = results.group_labels([cell for cell in cells if cell.ticket_id is not None])
     found = []
-    for cell, sparsity in zip(cells, grid_sparsities(cells), strict=True):
+    for cell, sparsity in zip(cells, results.grid_sparsities(cells), strict=True):
         if cell.ticket_id is not None:
-            found.append(f"{tickets[group_key(cell)]}, {100 * sparsity:g} %")
+            found.append(f"{tickets[results.group_key(cell)]}, {100 * sparsity:g} %")
         else:
             start = "" if cell.start_from == "pretrained" else f" from {Path(cell.start_from).name}"
             found.append(f"dense{start}")
@@ -119,7 +110,7 @@ def _named(setting: Setting) -> dict[str, Any]:
     return dict(zip(VARIED, setting, strict=True))
 
 
-def _summary(by_seed: Mapping[int, Cell]) -> dict[str, Any]:
+def _summary(by_seed: Mapping[int, RunScore]) -> dict[str, Any]:
     values = [cell.value for cell in by_seed.values()]
     return {
         "mean": statistics.fmean(values),
@@ -152,7 +143,7 @@ def _group(name: str, group: Group) -> dict[str, Any]:
     }
 
 
-def _difference(own: Mapping[int, Cell], dense: Mapping[int, Cell]) -> dict[str, Any]:
+def _difference(own: Mapping[int, RunScore], dense: Mapping[int, RunScore]) -> dict[str, Any]:
     """Mean difference of runs with one seed, and its two-sided 95 % interval by Student's t."""
     first, second = ({seed: cell.value for seed, cell in one.items()} for one in (own, dense))
     below, above = non_inferior(first, second, 0.0, 0.975), non_inferior(second, first, 0.0, 0.975)

@@ -16,7 +16,7 @@ from winning_tickets.models.loading import PLM
 from winning_tickets.models.structure import Structure, open_units
 from winning_tickets.pruning.importance import DEFINITIONS, IMPORTANCE_FILE, Importance
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.tickets.overlap import all_overlaps, averaged
+from winning_tickets.tickets.overlap import Overlap, all_overlaps, pool
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
@@ -56,15 +56,12 @@ def open_importances(folders: Sequence[str | Path], names: Sequence[str], ticket
 
 
 def task_shares(importances: Sequence[Importance], definition: str = "sample") -> dict[str, tuple[Array, Array]]:
-    """By unit: importance for each task `(tasks, layers, n)`, and the tasks' shares of it, NaN where no task has any.
-
-    Tasks are put on one scale first: heads are divided by the l2 norm of their layer (section 3.1), FFNs, of which a
-    layer has one, by that of all layers.
-    """
+    """By unit: importance for each task `(tasks, layers, n)`, and the tasks' shares of it, NaN where none has any."""
     if definition not in DEFINITIONS:
         raise unknown("definition", definition, DEFINITIONS)
     found = {}
     for unit in UNITS:
+        # Tasks are put on one scale: heads by the l2 norm of their layer, FFNs (one per layer) by that of all layers.
         scores: list[Array] = [one.scores(definition, unit).numpy() for one in importances]
         if unit == "ffns":
             norms = [np.linalg.norm(own) for own in scores]
@@ -160,11 +157,7 @@ def sharing(
     definition: str = "sample",
     base: str | None = None,
 ) -> dict[str, Any]:
-    """Heads and FFNs that each task keeps, what tasks have in common, and the importance of each structure.
-
-    Remaining weight is counted as in the paper: of all parameters of the encoder with its embeddings; biases of pruned
-    structures do not count.
-    """
+    """Heads and FFNs that each task keeps, what tasks have in common, and the importance of each structure."""
     members, plm = open_members(paths, names, base)
     # Neurons count where some ticket prunes them one by one.
     neurons = any(name.endswith(".neurons") for member in members for name in member.ticket.gates)
@@ -206,7 +199,7 @@ def _kept(member: Member, unit: str) -> Array:
 
 
 def _remaining(kept: int, total: int, encoder: Mapping[str, Any]) -> dict[str, float]:
-    """Kept weights as a share of all parameters of the encoder, and of the matrices of its layers."""
+    """Kept weights as a share of all parameters of the encoder (as in the paper), and of the matrices of its layers."""
     return {"weight_remaining": 1 - (total - kept) / encoder["parameters"], "kept_of_matrices": kept / total}
 
 
@@ -249,15 +242,10 @@ def _overlap(members: Sequence[Member], kept: Mapping[str, Array]) -> list[dict[
         record: dict[str, Any] = {"tasks": [members[i].name, members[j].name]}
         for unit, one in kept.items():
             first, second, both = (int(part.sum()) for part in (one[i], one[j], one[i] & one[j]))
-            record[unit] = _jaccard(both, first, second)
-            record[f"{unit}_chance"] = _jaccard(first * second / one[i].size, first, second)
-        found.append(record | {"weights": averaged(weights[i, j], "kept")})
+            overlap = Overlap(both, first, second, one[i].size, first * second / one[i].size)
+            record[unit], record[f"{unit}_chance"] = overlap.kept, overlap.chance_kept
+        found.append(record | {"weights": pool(weights[i, j]).kept})
     return found
-
-
-def _jaccard(both: float, first: int, second: int) -> float:
-    union = first + second - both
-    return both / union if union else 1.0  # two empty sets are equal
 
 
 Shares = tuple[dict[str, Any], Mapping[str, tuple[Array, Array]]]

@@ -33,7 +33,7 @@ STD_OF: tuple[StdOf, ...] = ("full", "subnetwork", "max")
 
 
 @dataclass(frozen=True)
-class Outcome:
+class CriterionOutcome:
     """The verdict of a criterion on one ticket and one task."""
 
     criterion: Criterion
@@ -47,15 +47,15 @@ class Outcome:
     reason: str = ""  # for having no verdict
 
 
-def exceeds(subnetwork: Sequence[float], full: Sequence[float], statistic: Statistic = "mean") -> Outcome:
+def exceeds(subnetwork: Sequence[float], full: Sequence[float], statistic: Statistic = "mean") -> CriterionOutcome:
     """Test that the subnetwork is at least as good as the full model (BERT tickets, Table 4)."""
     own, other = _statistic(subnetwork, statistic), _statistic(full, statistic)
-    return Outcome("exceeds", own >= other - TIE, own, other, own, other, len(subnetwork), len(full))
+    return CriterionOutcome("exceeds", own >= other - TIE, own, other, own, other, len(subnetwork), len(full))
 
 
 def within_std(
     subnetwork: Sequence[float], full: Sequence[float], of: StdOf = "full", statistic: Statistic = "mean"
-) -> Outcome:
+) -> CriterionOutcome:
     """Test that the subnetwork is at most one standard deviation below the full model."""
     if of not in STD_OF:
         raise unknown("standard deviation", of, STD_OF)
@@ -65,18 +65,17 @@ def within_std(
     for name, values in needed.items():
         if len(values) < 2:
             reason = f"one score of the {name} has no standard deviation"
-            return Outcome("within-std", None, own, other, own, None, len(subnetwork), len(full), reason)
+            return CriterionOutcome("within-std", None, own, other, own, None, len(subnetwork), len(full), reason)
     threshold = other - max(statistics.stdev(values) for values in needed.values())
-    return Outcome("within-std", own >= threshold - TIE, own, other, own, threshold, len(subnetwork), len(full))
+    return CriterionOutcome(
+        "within-std", own >= threshold - TIE, own, other, own, threshold, len(subnetwork), len(full)
+    )
 
 
 def non_inferior(
     subnetwork: Mapping[Key, float], full: Mapping[Key, float], margin: float = 0.01, confidence: float = 0.95
-) -> Outcome:
-    """Test that the subnetwork is less than `margin` worse: a one-sided paired t-test over seeds.
-
-    The lower bound of the mean paired difference, by Student's t, must be above `-margin`.
-    """
+) -> CriterionOutcome:
+    """Test that the subnetwork is less than `margin` worse: a one-sided paired t-test over seeds."""
     if not (math.isfinite(margin) and margin >= 0):
         raise UsageError(f"The margin {margin} is impossible; give a fraction of at least 0, such as 0.01.")
     if not 0 < confidence < 1:
@@ -91,9 +90,9 @@ def non_inferior(
     mean, n = statistics.fmean(differences), len(seeds)
     if n < 2:
         reason = "one pair of scores has no standard deviation"
-        return Outcome("non-inferior", None, mean, None, None, -margin, n, n, reason)
+        return CriterionOutcome("non-inferior", None, mean, None, None, -margin, n, n, reason)
     lower = mean - t_quantile(confidence, n - 1) * statistics.stdev(differences) / math.sqrt(n)
-    return Outcome("non-inferior", lower > -margin + TIE, mean, None, lower, -margin, n, n)
+    return CriterionOutcome("non-inferior", lower > -margin + TIE, mean, None, lower, -margin, n, n)
 
 
 @dataclass(frozen=True)
@@ -154,11 +153,10 @@ def interval(
     resamples: int = RESAMPLES,
     strata: Sequence[str] | None = None,
 ) -> tuple[float, float] | None:
-    """95 % percentile interval of a bootstrap.
+    """95 % percentile interval of a bootstrap; None where all draws are the same, or most are undefined.
 
     `statistic` takes drawn indices `(resamples, n)` and returns `(resamples,)`, NaN where it is undefined. `strata`
-    has the group of each unit, and units are drawn within their group. The interval is None where all draws are the
-    same, or most are undefined.
+    has the group of each unit, and units are drawn within their group.
     """
     groups = (
         [np.arange(n)] if strata is None else [np.flatnonzero(np.array(strata) == s) for s in dict.fromkeys(strata)]
@@ -175,7 +173,7 @@ def interval(
     return float(low), float(high)
 
 
-def about(seed: int, units: str) -> dict[str, Any]:
+def describe_bootstrap(seed: int, units: str) -> dict[str, Any]:
     """The settings of an interval, for a result."""
     return {"resamples": RESAMPLES, "seed": seed, "confidence": CONFIDENCE, "resampled": units}
 

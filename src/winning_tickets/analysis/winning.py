@@ -8,33 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.results import (
-    SETTINGS,
-    Cell,
-    Score,
-    check_metrics,
-    find_differences,
-    grid_sparsities,
-    group_key,
-    group_labels,
-    index_once,
-    objective_of,
-    read_runs,
-)
-from winning_tickets.analysis.statistics import (
-    CRITERIA,
-    STATISTICS,
-    STD_OF,
-    Criterion,
-    Outcome,
-    Statistic,
-    StdOf,
-    degenerate_reasons,
-    exceeds,
-    highest_winning,
-    non_inferior,
-    within_std,
-)
+from winning_tickets.analysis import results
+from winning_tickets.analysis import statistics as criteria
+from winning_tickets.analysis.results import RunScore, Score, group_key, index_once
+from winning_tickets.analysis.statistics import Criterion, CriterionOutcome, Statistic, StdOf
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.statistics import deviation
 
@@ -53,9 +30,9 @@ class Rule:
     def check(self) -> None:
         """Refuse unknown names, and a statistic that the paired test does not have."""
         for kind, value, known in (
-            ("criterion", self.criterion, CRITERIA),
-            ("standard deviation", self.std_of, STD_OF),
-            ("statistic", self.statistic, STATISTICS),
+            ("criterion", self.criterion, criteria.CRITERIA),
+            ("standard deviation", self.std_of, criteria.STD_OF),
+            ("statistic", self.statistic, criteria.STATISTICS),
         ):
             if value not in known:
                 raise unknown(kind, value, known)
@@ -64,30 +41,30 @@ class Rule:
                 f"--statistic {self.statistic} does not go with --criterion non-inferior, which is a test of means."
             )
 
-    def judge(self, subnetwork: Sequence[Cell], full: Sequence[Cell]) -> Outcome:
+    def judge(self, subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> CriterionOutcome:
         """Apply the criterion to runs of tickets of one kind and those of the full model."""
         own, other = [cell.value for cell in subnetwork], [cell.value for cell in full]
         if self.criterion == "exceeds":
-            return exceeds(own, other, self.statistic)
+            return criteria.exceeds(own, other, self.statistic)
         if self.criterion == "within-std":
-            return within_std(own, other, self.std_of, self.statistic)
+            return criteria.within_std(own, other, self.std_of, self.statistic)
         # The test pairs fine-tuning seeds: one score per seed is the mean over tickets of several search seeds.
         by_seed: list[dict[int, list[float]]] = [{}, {}]
         for values, cells in zip(by_seed, (subnetwork, full), strict=True):
             for cell in cells:
                 values.setdefault(cell.seed, []).append(cell.value)
         first, second = ({seed: statistics.fmean(own) for seed, own in values.items()} for values in by_seed)
-        return non_inferior(first, second, self.margin)
+        return criteria.non_inferior(first, second, self.margin)
 
 
 @dataclass
-class Point:
+class LevelPoint:
     """The runs of one group on one task at one sparsity."""
 
     task: str
     group: str
     sparsity: float
-    cells: list[Cell] = field(default_factory=list)
+    cells: list[RunScore] = field(default_factory=list)
 
 
 def winning(
@@ -103,18 +80,15 @@ def winning(
     select_seeds: Seeds = None,
     report_seeds: Seeds = None,
 ) -> dict[str, Any]:
-    """Judge tickets by the full model's scores, and find the highest winning sparsity of each task and kind of ticket.
-
-    Runs are grouped by task and by the search of their tickets; one search with several seeds is one point.
-    """
+    """Judge tickets by the full model's scores; find the highest winning sparsity of each task and kind of ticket."""
     rule = Rule(criterion, std_of, margin, statistic)
     rule.check()
     _check_seeds(select_seeds, report_seeds)
-    # Group the runs into points: a task, a kind of ticket and a sparsity.
+    # Group the runs into points: a task, a kind of ticket (one search with any seeds) and a sparsity.
     tickets, full = _read("ticket", runs, score, metric), _read("dense", dense, score, metric)
-    check_metrics([*tickets, *full])
+    results.check_metrics([*tickets, *full])
     tasks = {task: _dense_of(task, full) for task in dict.fromkeys(cell.task for cell in tickets)}
-    labels, first = group_labels(tickets), {group_key(cell): cell for cell in reversed(tickets)}
+    labels, first = results.group_labels(tickets), {group_key(cell): cell for cell in reversed(tickets)}
     points = _points(tickets, labels)
     # Judge each point by the full model's runs of its task.
     judged = [(point, rule.judge(*_chosen(point, tasks[point.task], select_seeds))) for point in points]
@@ -132,7 +106,7 @@ def winning(
             {
                 "group": label,
                 "method": first[key].method,
-                "objective": objective_of(first[key]),
+                "objective": results.objective_of(first[key]),
                 "search": first[key].search,
                 "start_from": first[key].start_from,
             }
@@ -143,7 +117,9 @@ def winning(
         "different_settings": [
             {"task": task, "setting": setting, "values": values}
             for task, cells in tasks.items()
-            for setting, values in find_differences(_fine_tuned_on(task, cells, points), (*SETTINGS, "base_hash"))
+            for setting, values in results.find_differences(
+                _fine_tuned_on(task, cells, points), (*results.SETTINGS, "base_hash")
+            )
         ],
     }
 
@@ -157,8 +133,8 @@ def _check_seeds(select: Seeds, report: Seeds) -> None:
         raise UsageError(f"Seeds {seeds} are among both --select-seeds and --report-seeds; give each seed to one.")
 
 
-def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[Cell]:
-    cells = read_runs(paths, score, metric, kind)
+def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[RunScore]:
+    cells = results.read_runs(paths, score, metric, kind)
     for cell in cells:
         if (cell.ticket_id is None) != (kind == "dense"):
             found = "a ticket; take it out of" if kind == "dense" else "the dense model; give it after"
@@ -166,7 +142,7 @@ def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | No
     return cells
 
 
-def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
+def _dense_of(task: str, full: Sequence[RunScore]) -> list[RunScore]:
     """The full model's runs of a task, each seed once."""
     found = index_once((cell for cell in full if cell.task == task), lambda cell: cell.seed, "The dense runs")
     if not found:
@@ -174,12 +150,12 @@ def _dense_of(task: str, full: Sequence[Cell]) -> list[Cell]:
     return list(found.values())
 
 
-def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
+def _points(tickets: Sequence[RunScore], labels: Mapping[str, str]) -> list[LevelPoint]:
     """Runs by task, group and rising sparsity."""
-    found: dict[tuple[str, str, float], Point] = {}
-    for cell, sparsity in zip(tickets, grid_sparsities(tickets), strict=True):
+    found: dict[tuple[str, str, float], LevelPoint] = {}
+    for cell, sparsity in zip(tickets, results.grid_sparsities(tickets), strict=True):
         place = (cell.task, labels[group_key(cell)], sparsity)
-        found.setdefault(place, Point(*place)).cells.append(cell)
+        found.setdefault(place, LevelPoint(*place)).cells.append(cell)
     for point in found.values():
         owner = f"The runs of {point.group} at {100 * point.sparsity:g} %"
         index_once(point.cells, lambda cell: (cell.search_seed, cell.seed), owner)
@@ -187,7 +163,7 @@ def _points(tickets: Sequence[Cell], labels: Mapping[str, str]) -> list[Point]:
     return sorted(found.values(), key=lambda point: (rows.index((point.task, point.group)), point.sparsity))
 
 
-def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell], list[Cell]]:
+def _chosen(point: LevelPoint, full: Sequence[RunScore], seeds: Seeds) -> tuple[list[RunScore], list[RunScore]]:
     """The runs of the ticket and of the full model with the seeds, or all of them."""
     own = point.cells
     if seeds is None:
@@ -203,7 +179,7 @@ def _chosen(point: Point, full: Sequence[Cell], seeds: Seeds) -> tuple[list[Cell
     return [cell for cell in own if cell.seed in seeds], [cell for cell in full if cell.seed in seeds]
 
 
-def _summary(cells: Sequence[Cell]) -> dict[str, Any]:
+def _summary(cells: Sequence[RunScore]) -> dict[str, Any]:
     values = [cell.value for cell in cells]
     return {
         "n": len(values),
@@ -216,10 +192,10 @@ def _summary(cells: Sequence[Cell]) -> dict[str, Any]:
     }
 
 
-def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
+def _task(task: str, full: Sequence[RunScore], rule: Rule) -> dict[str, Any]:
     majority = next((cell.majority for cell in full if cell.majority is not None), None)
     constant = any(cell.degenerate for cell in full)
-    reasons = degenerate_reasons([cell.value for cell in full], constant, majority, rule.statistic)
+    reasons = criteria.degenerate_reasons([cell.value for cell in full], constant, majority, rule.statistic)
     return {
         "task": task,
         "metric": full[0].metric,
@@ -229,7 +205,7 @@ def _task(task: str, full: Sequence[Cell], rule: Rule) -> dict[str, Any]:
     }
 
 
-def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, Any]:
+def _record(point: LevelPoint, outcome: CriterionOutcome, full: Sequence[RunScore]) -> dict[str, Any]:
     own = point.cells
     known = {cell.seed for cell in full}
     unpaired = sorted({cell.seed for cell in own} - known) if outcome.criterion == "non-inferior" else []
@@ -249,11 +225,15 @@ def _record(point: Point, outcome: Outcome, full: Sequence[Cell]) -> dict[str, A
 
 
 def _highest(
-    pair: tuple[str, str], judged: Sequence[tuple[Point, Outcome]], full: Sequence[Cell], rule: Rule, report: Seeds
+    pair: tuple[str, str],
+    judged: Sequence[tuple[LevelPoint, CriterionOutcome]],
+    full: Sequence[RunScore],
+    rule: Rule,
+    report: Seeds,
 ) -> dict[str, Any]:
     """The highest winning sparsity of a task and group, and its scores on the seeds to report."""
     own = {point.sparsity: (point, outcome) for point, outcome in judged if (point.task, point.group) == pair}
-    found = highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
+    found = criteria.highest_winning({sparsity: outcome.wins for sparsity, (_, outcome) in own.items()})
     result: dict[str, Any] = {
         "task": pair[0],
         "group": pair[1],
@@ -273,7 +253,7 @@ def _highest(
     return result
 
 
-def _fine_tuned_on(task: str, full: Sequence[Cell], points: Sequence[Point]) -> dict[str, list[Cell]]:
+def _fine_tuned_on(task: str, full: Sequence[RunScore], points: Sequence[LevelPoint]) -> dict[str, list[RunScore]]:
     """All runs on a task by group; that of the full model is called `dense`."""
     groups = {"dense": list(full)}
     for point in points:

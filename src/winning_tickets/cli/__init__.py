@@ -12,7 +12,7 @@ import signal
 import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
 from typer.exceptions import Abort, TyperException
@@ -24,16 +24,11 @@ from winning_tickets.runs.errors import TicketsError, printable
 for _module in ("trainings", "tickets", "analyse", "studies"):
     import_module(f"{__name__}.{_module}")
 
-ORDER = (
+ORDER = (  # the commands in the order of `--help`, before the groups analyse, study and cache
     *("search", "evaluate", "fit-head", "transfer", "predict", "share", "compare", "inspect", "average", "combine"),
     *("perturb", "super", "export", "import-mask", "measure", "runs", "verify", "recipes", "demo"),
 )
-"""The commands in the order of `--help`, before the groups analyse, study and cache."""
 app.registered_commands.sort(key=lambda one: ORDER.index(one.name or one.callback.__name__))  # type: ignore[union-attr]
-
-
-def _terminate(number: int, frame: Any) -> NoReturn:
-    raise SystemExit(128 + number)
 
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -48,7 +43,7 @@ def _tell(message: str, by_any: bool = False) -> None:
 
 def main() -> NoReturn:
     """Entry point: errors become one message and an exit code, never a traceback."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if not is_main():
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115 - until this process ends
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")

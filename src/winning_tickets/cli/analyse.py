@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,16 +53,34 @@ class ListOptions(TyperCommand):
         return super().parse_args(ctx, given)
 
 
-def _finish(kind: str, out: Path | None, force: bool, as_json: bool, *paths: Any, **options: Any) -> None:
-    """Run an analysis, store it in `--out` and print it."""
-    from winning_tickets.analysis.kinds import ANALYSES
-    from winning_tickets.analysis.report import save
+def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Register a function as the command of the analysis of its name, with `--out`, `--force` and `--json`.
 
-    save.check_out(out)
-    result = ANALYSES[kind](*paths, **options)
-    if out is not None:
-        save.save(result, out, force=force)
-    emit(result, as_json, show.analysis(result, out))
+    The analysis gets the function's arguments, read by `readers` where the command line gives text, or what it returns.
+    """
+
+    def register(function: Callable[..., dict[str, Any] | None]) -> Any:
+        def run(out: Out = None, force: Force = False, as_json: Json = False, **given: Any) -> None:
+            from winning_tickets.analysis.kinds import ANALYSES
+            from winning_tickets.analysis.report import save
+
+            given |= {name: read(given[name]) for name, read in readers.items()}
+            chosen = function(**given) or given
+            save.check_out(out)
+            paths = chosen.pop(next(iter(own)))  # called tickets, searches or runs
+            result = ANALYSES[function.__name__](paths, **chosen)
+            if out is not None:
+                save.save(result, out, force=force)
+            emit(result, as_json, show.analysis(result, out))
+
+        own, more = (inspect.signature(one, eval_str=True).parameters for one in (function, run))
+        parameters = [*own.values(), *(more[name] for name in ("out", "force", "as_json"))]
+        run.__name__, run.__doc__ = function.__name__, function.__doc__
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        return analyse_app.command(cls=cls)(run)
+
+    return register
 
 
 Tickets = Annotated[list[str], typer.Argument(metavar="TICKET...", help="Ticket folders or hub ids.")]
@@ -70,7 +91,7 @@ Score = Annotated[str, typer.Option("--score", help="Score of each seed: final o
 BootstrapSeed = Annotated[int, typer.Option("--seed", min=0, max=LAST_SEED, help="Seed of the bootstrap.")]
 
 
-@analyse_app.command()
+@analysis(labels=split_words)
 def similarity(
     tickets: Tickets,
     of: Annotated[str, typer.Option("--of", help="Overlap of kept or of pruned weights: kept or pruned.")] = "kept",
@@ -78,18 +99,14 @@ def similarity(
         str, typer.Option("--average", help="Average: pooled over all weights, or the mean over matrices (matrix).")
     ] = "pooled",
     labels: Labels = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
 ) -> None:
     """Compare all pairs of tickets: the overlap of their masks, and that of chance.
 
     Example: tickets analyse similarity tickets/* --out similarity
     """
-    _finish("similarity", out, force, as_json, tickets, of=of, average=average, labels=split_words(labels))
 
 
-@analyse_app.command()
+@analysis(labels=split_words)
 def distance(
     searches: Annotated[list[str], typer.Argument(metavar="SEARCH...", help="Folders of searches with --save-at.")],
     reference: Annotated[
@@ -97,48 +114,36 @@ def distance(
     ] = None,
     base: Base = None,
     labels: Labels = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
 ) -> None:
     """Measure the distance of searches from one-shot magnitude pruning (OMP).
 
     Example: tickets analyse distance kd-search mlm-search --out distance
     """
-    names = split_words(labels)
-    _finish("distance", out, force, as_json, searches, reference=reference, base=base, labels=names)
 
 
-@analyse_app.command()
-def densities(
-    tickets: Tickets, labels: Labels = None, out: Out = None, force: Force = False, as_json: Json = False
-) -> None:
+@analysis(labels=split_words)
+def densities(tickets: Tickets, labels: Labels = None) -> None:
     """Count the weights that tickets keep of each matrix, and the rows and columns that are removed.
 
     Example: tickets analyse densities global-ticket --out densities
     """
-    _finish("densities", out, force, as_json, tickets, labels=split_words(labels))
 
 
-@analyse_app.command()
+@analysis()
 def predictors(
     paths: Annotated[
         list[str], typer.Argument(metavar="PATH...", help="JSON files of evaluate, and transfer runs, in any order.")
     ],
     score: Score = "final",
     seed: BootstrapSeed = 0,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
 ) -> None:
     """Correlate what is measured before fine-tuning with the scores after it.
 
     Example: tickets analyse predictors evaluations/*.json runs/* --out predictors
     """
-    _finish("predictors", out, force, as_json, paths, score=score, seed=seed)
 
 
-@analyse_app.command()
+@analysis(names=split_words, importances=split_words)
 def sharing(
     tickets: Annotated[
         list[str],
@@ -159,19 +164,14 @@ def sharing(
         typer.Option("--definition", help="Definition of importance: sample (the paper's), token, batch or released."),
     ] = "sample",
     base: Base = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
 ) -> None:
     """Show the heads and FFNs that each task keeps, and their importance for it.
 
     Example: tickets analyse sharing tickets/rte tickets/mrpc tickets/cola --out sharing
     """
-    how = {"names": split_words(names), "importances": split_words(importances), "definition": definition}
-    _finish("sharing", out, force, as_json, tickets, **how, base=base)
 
 
-@analyse_app.command()
+@analysis()
 def sensitivity(
     runs: Annotated[
         list[str], typer.Argument(metavar="RUN...", help="Transfer runs of one task, of any settings and seeds.")
@@ -180,18 +180,14 @@ def sensitivity(
     metric: Annotated[
         str | None, typer.Option("--metric", help="Metric. By default the primary one of the task.")
     ] = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
 ) -> None:
     """Measure how much scores depend on seeds, learning rates and batch sizes.
 
     Example: tickets analyse sensitivity runs/rte-dense-* runs/rte-ticket-* --out sensitivity
     """
-    _finish("sensitivity", out, force, as_json, runs, score=score, metric=metric)
 
 
-@analyse_app.command()
+@analysis()
 def cards(
     tasks: Annotated[str | None, typer.Option("--tasks", help="Tasks with commas, such as rte,mrpc.")] = None,
     data_dir: DataDir = None,
@@ -211,10 +207,7 @@ def cards(
     ] = None,
     label_column: Annotated[str, typer.Option("--label-column", help="Label column of your files.")] = "label",
     metric: Annotated[str | None, typer.Option("--metric", help="Primary metric of your files.")] = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Describe the data of tasks: examples, labels, lengths, baselines, repeated texts.
 
     Example: tickets analyse cards --tasks rte,mrpc --data-dir glue --out cards
@@ -231,11 +224,10 @@ def cards(
             metric=metric,
             kind=kind,
         )
-    names = split_words(tasks) or ()
-    _finish("cards", out, force, as_json, names, data_dir=data_dir, task_file=task_file, files=files)
+    return {"tasks": split_words(tasks) or (), "data_dir": data_dir, "task_file": task_file, "files": files}
 
 
-@analyse_app.command(cls=ListOptions)
+@analysis(cls=ListOptions, dense=lambda runs: runs or ())
 def gain(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfer runs of the tickets in question.")],
     baseline: Annotated[
@@ -249,20 +241,18 @@ def gain(
         bool, typer.Option("--allow-missing", help="Leave out tasks and seeds that a group lacks.")
     ] = False,
     seed: BootstrapSeed = 0,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
 ) -> None:
     """Test if tickets transfer better than others, with runs paired by task and seed.
 
     Example: tickets analyse gain runs/*-kd-70 --baseline runs/*-magnitude-70 --dense runs/*-dense
     """
-    _finish(
-        "gain", out, force, as_json, runs, baseline, dense or (), score=score, allow_missing=allow_missing, seed=seed
-    )
 
 
-@analyse_app.command(cls=ListOptions)
+@analysis(
+    cls=ListOptions,
+    select_seeds=partial(split_ints, "--select-seeds"),
+    report_seeds=partial(split_ints, "--report-seeds"),
+)
 def winning(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfer runs of tickets, of any sparsities.")],
     dense: Annotated[
@@ -290,17 +280,8 @@ def winning(
     report_seeds: Annotated[
         str | None, typer.Option("--report-seeds", help="Other seeds, on which it is reported.")
     ] = None,
-    out: Out = None,
-    force: Force = False,
-    as_json: Json = False,
 ) -> None:
     """Find the tickets that match the full model, and the highest sparsity that does.
 
     Example: tickets analyse winning runs/*-imp-* --dense runs/*-dense --criterion within-std --out winning
     """
-    seeds = {
-        "select_seeds": split_ints("--select-seeds", select_seeds),
-        "report_seeds": split_ints("--report-seeds", report_seeds),
-    }
-    how = {"criterion": criterion, "std_of": std_of, "margin": margin, "statistic": statistic}
-    _finish("winning", out, force, as_json, runs, dense, **how, score=score, metric=metric, **seeds)

@@ -40,7 +40,7 @@ def _options(
     ] = False,
 ) -> None:
     """Options before the command."""
-    if context.invoked_subcommand not in TOGETHER and not distributed.leave_to_main():
+    if context.invoked_subcommand not in TOGETHER and not distributed.continues_alone():
         raise typer.Exit
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -19,37 +20,18 @@ from winning_tickets.runs.progress import check_trackers
 
 RUNNING = "Running"
 
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=RUNNING)]
-Out = Annotated[
-    Path,
-    typer.Option("--out", help="Folder of the run: absent, empty, or holding this very run.", rich_help_panel=RUNNING),
-]
-Force = Annotated[
-    bool, typer.Option("--force", help="Replace an earlier run of ours in --out.", rich_help_panel=RUNNING)
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run", help="Check the command line and print the plan, but do nothing.", rich_help_panel=RUNNING
-    ),
-]
-Config = Annotated[
-    Path | None,
-    typer.Option("--config", help="YAML or JSON file of settings. Options win over it.", rich_help_panel=RUNNING),
-]
-Device = Annotated[str, typer.Option("--device", help=Runtime.help_of("device"), rich_help_panel=RUNNING)]
-Bf16 = Annotated[bool, typer.Option("--bf16", help=Runtime.help_of("bf16"), rich_help_panel=RUNNING)]
-Quiet = Annotated[bool, typer.Option("--quiet", help=Runtime.help_of("quiet"), rich_help_panel=RUNNING)]
-CheckpointSteps = Annotated[
-    int | None,
-    typer.Option("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"), rich_help_panel=RUNNING),
-]
-NonFinite = Annotated[
-    Literal["stop", "skip"], typer.Option("--non-finite", help=Runtime.help_of("non_finite"), rich_help_panel=RUNNING)
-]
-ReportTo = Annotated[
-    str | None, typer.Option("--report-to", help=Runtime.help_of("report_to"), rich_help_panel=RUNNING)
-]
+_running = partial(typer.Option, rich_help_panel=RUNNING)
+Json = Annotated[bool, _running("--json", help="Print one JSON object.")]
+Out = Annotated[Path, _running("--out", help="Folder of the run: absent, empty, or holding this very run.")]
+Force = Annotated[bool, _running("--force", help="Replace an earlier run of ours in --out.")]
+DryRun = Annotated[bool, _running("--dry-run", help="Check the command line and print the plan, but do nothing.")]
+Config = Annotated[Path | None, _running("--config", help="YAML or JSON file of settings. Options win over it.")]
+Device = Annotated[str, _running("--device", help=Runtime.help_of("device"))]
+Bf16 = Annotated[bool, _running("--bf16", help=Runtime.help_of("bf16"))]
+Quiet = Annotated[bool, _running("--quiet", help=Runtime.help_of("quiet"))]
+CheckpointSteps = Annotated[int | None, _running("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"))]
+NonFinite = Annotated[Literal["stop", "skip"], _running("--non-finite", help=Runtime.help_of("non_finite"))]
+ReportTo = Annotated[str | None, _running("--report-to", help=Runtime.help_of("report_to"))]
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/ ...), or a copy of the hub's repository.")
 ]
@@ -86,14 +68,15 @@ def parsed(cls: type[Settings], field: str, value: Any) -> Any:
         return value
     if kind is int:
         return split_ints(option, value)
-    return split_floats(option, value) if kind is float and "%" not in value else split_words(value)
+    if kind is float and "%" not in value:
+        return _split(option, value, float, "numbers, such as 0.6")
+    return split_words(value)
 
 
 class Verb(TyperCommand):
     """A command whose help has a section for each panel; with `--method` only what that method reads."""
 
-    readers: Mapping[str, tuple[str, ...]] = {}
-    """The methods that read a parameter."""
+    readers: Mapping[str, tuple[str, ...]] = {}  # the methods that read a parameter
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, and keep the method for the help, which is printed while options are parsed."""
@@ -104,7 +87,6 @@ class Verb(TyperCommand):
         return super().parse_args(ctx, args)
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write the options, panel by panel."""
         panels: dict[str, list[tuple[str, str]]] = {}
         method = ctx.meta.get("method")
         for one in self.get_params(ctx):
@@ -120,8 +102,7 @@ class Verb(TyperCommand):
                 formatter.write_dl(records)
 
 
-FieldPath = tuple[str, ...]
-"""The names of a field, inside the settings of another."""
+FieldPath = tuple[str, ...]  # the names of a field, inside the settings of another
 
 
 def leaves(
@@ -171,33 +152,19 @@ def written(value: Any) -> str:
 
 def verb(
     name: str,
-    settings: type[Settings],
-    argument: str,
-    check: str,
+    settings: type[Settings],  # the class of the first argument of the function
+    argument: str,  # the field that is an argument; empty where there is none
+    check: str,  # module and function that refuse impossible settings, for `--dry-run`
     *,
-    metavar: str = "MODEL",
-    inline: str = "",
-    without: Iterable[str] = (),
-    defaults: Mapping[str, Any] | None = None,
-    runtime: Iterable[str] = tuple(Runtime.model_fields),
-    writes: bool = True,
-    plan: Callable[[Any], tuple[Settings, dict[str, Any]]] = lambda settings: (settings, {}),
+    metavar: str = "MODEL",  # of the argument
+    inline: str = "",  # a field that has settings of its own, whose options have no prefix
+    without: Iterable[str] = (),  # fields that are no options, as others set them
+    defaults: Mapping[str, Any] | None = None,  # of fields that neither options nor a file give
+    runtime: Iterable[str] = tuple(Runtime.model_fields),  # fields of `Runtime` that are options
+    writes: bool = True,  # whether there is a folder `--out`, and `--force`
+    plan: Callable[[Any], tuple[Settings, dict[str, Any]]] = lambda settings: (settings, {}),  # printed by `--dry-run`
 ) -> Callable[[Callable[..., tuple[dict[str, Any], str]]], Callable[..., None]]:
-    """Register a function as a command whose options are the fields of its settings.
-
-    Args:
-        name: of the command.
-        settings: the class of what the function is given first.
-        argument: the field that is an argument; empty where there is none.
-        check: module and function that refuse impossible settings, for `--dry-run`.
-        metavar: of the argument.
-        inline: a field that has settings of its own, whose options have no prefix.
-        without: fields that are no options, as others set them.
-        defaults: of fields that neither options nor a file give.
-        runtime: fields of `Runtime` that are options.
-        writes: whether there is a folder `--out`, and `--force`.
-        plan: settings that `--dry-run` prints, and facts that follow from them.
-    """
+    """Register a function as a command whose options are the fields of its settings."""
     paths: dict[str, list[tuple[FieldPath, type[Settings]]]] = {}
     types: dict[str, Any] = {}
     readers: dict[str, tuple[str, ...]] = {}
@@ -308,11 +275,6 @@ def trackers_of(text: str | None) -> tuple[str, ...]:
 def split_ints(option: str, text: str | None) -> tuple[int, ...] | None:
     """`1,2` -> (1, 2)."""
     return _split(option, text, int, "whole numbers, such as 0,1,2")
-
-
-def split_floats(option: str, text: str | None) -> tuple[float, ...] | None:
-    """`0.5,0.6` -> (0.5, 0.6)."""
-    return _split(option, text, float, "numbers, such as 0.6")
 
 
 def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: str) -> tuple[Any, ...] | None:

@@ -150,9 +150,9 @@ def comparison(result: dict[str, Any]) -> str:
 
 def analysis(result: dict[str, Any], out: Any) -> str:
     """The table of an analysis, its notes, and where its files are."""
-    from winning_tickets.analysis.report.save import table
+    from winning_tickets.analysis.report.save import analysis_table
 
-    return table(result).text() + ("" if out is None else f"\nSaved in {out}")
+    return analysis_table(result).text() + ("" if out is None else f"\nSaved in {out}")
 
 
 def description(result: dict[str, Any]) -> str:

@@ -8,23 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from winning_tickets.cli import show
+from winning_tickets.cli import options, show
 from winning_tickets.cli.app import app, emit
-from winning_tickets.cli.options import (
-    DEFAULT_STORE,
-    Bf16,
-    CheckpointSteps,
-    Device,
-    Force,
-    Json,
-    NonFinite,
-    Out,
-    Quiet,
-    ReportTo,
-    StoreFolder,
-    split_words,
-    trackers_of,
-)
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import TrainingError, UsageError
 
@@ -58,9 +43,9 @@ def plan(
     study: Source,
     scale: Scale,
     set_: Set = None,
-    store: StoreFolder = DEFAULT_STORE,
+    store: options.StoreFolder = options.DEFAULT_STORE,
     workers: Workers = 1,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Plan a study: its runs, those that are done, the time of the rest, and what is missing.
 
@@ -81,9 +66,9 @@ def status(
     study: Source,
     scale: Scale,
     set_: Set = None,
-    store: StoreFolder = DEFAULT_STORE,
+    store: options.StoreFolder = options.DEFAULT_STORE,
     workers: Workers = 1,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Report the runs that are done, running, failed and blocked; also while the study runs.
 
@@ -102,7 +87,7 @@ def run(
     study: Source,
     scale: Scale,
     set_: Set = None,
-    store: StoreFolder = DEFAULT_STORE,
+    store: options.StoreFolder = options.DEFAULT_STORE,
     engine: Annotated[str, typer.Option("--engine", help="Engine: local or ray.")] = "local",
     workers: Workers = 1,
     address: Annotated[
@@ -111,13 +96,13 @@ def run(
     cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray.")] = 1,
     gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray; may be a fraction.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
-    device: Device = "auto",
-    bf16: Bf16 = False,
-    checkpoint_steps: CheckpointSteps = None,
-    non_finite: NonFinite = "stop",
-    report_to: ReportTo = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
+    device: options.Device = "auto",
+    bf16: options.Bf16 = False,
+    checkpoint_steps: options.CheckpointSteps = None,
+    non_finite: options.NonFinite = "stop",
+    report_to: options.ReportTo = None,
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Do all runs that are not done; after any stop the same command resumes.
 
@@ -125,20 +110,20 @@ def run(
     """
     from winning_tickets.runs.store.store import Store
     from winning_tickets.studies.engines import EngineOptions, make_engine
-    from winning_tickets.studies.run import Lines, run_study
-    from winning_tickets.studies.status import problems_of, unmet_needs
+    from winning_tickets.studies.run import ProgressLines, run_study
+    from winning_tickets.studies.status import list_problems, unmet_needs
     from winning_tickets.studies.text import run_text
 
-    trackers = trackers_of(report_to)
+    trackers = options.trackers_of(report_to)
     planned = _plan(study, scale, set_)
     found = Store(store)
     # The nodes of a cluster may have data that this machine has not.
     problems = (
-        problems_of(planned, lambda run: found.status(run) == "done") if engine == "local" else unmet_needs(planned)
+        list_problems(planned, lambda run: found.status(run) == "done") if engine == "local" else unmet_needs(planned)
     )
     if problems:
         raise UsageError("\n".join(problems))
-    options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
+    engine_options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
     runtime = Runtime.of(
         device=device,
         bf16=bf16,
@@ -147,8 +132,8 @@ def run(
         non_finite=non_finite,
         report_to=trackers,
     )
-    watch = None if quiet else Lines(planned, found, workers, sys.stderr)
-    result = run_study(planned, found, make_engine(engine, options, found.path), runtime, retry_failed, watch)
+    watch = None if quiet else ProgressLines(planned, found, workers, sys.stderr)
+    result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)
     _check(result)
     result = {"study": planned.study.name, "scale": scale, **result}
     emit(result, as_json, run_text(result))
@@ -166,7 +151,7 @@ def _check(result: dict[str, Any]) -> None:
 
 
 @study_app.command("list")
-def list_studies(store: StoreFolder = DEFAULT_STORE, as_json: Json = False) -> None:
+def list_studies(store: options.StoreFolder = options.DEFAULT_STORE, as_json: options.Json = False) -> None:
     """List the studies that have runs in a store.
 
     Example: tickets study list
@@ -184,12 +169,12 @@ def report(
     scale: Scale,
     out: Annotated[Path, typer.Option("--out", help="Folder: absent, empty, or holding a report of this study.")],
     set_: Set = None,
-    store: StoreFolder = DEFAULT_STORE,
+    store: options.StoreFolder = options.DEFAULT_STORE,
     formats: Annotated[
         str, typer.Option("--formats", help="Formats of md, tex, csv, svg, png and html, with commas.")
     ] = "md,tex,csv,svg,png,html",
     force: Annotated[bool, typer.Option("--force", help="Replace the report of another study in --out.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write tables, figures, verdicts on the claims and one page from the stored runs, at any time.
 
@@ -201,15 +186,15 @@ def report(
     found = Store(store)
     if not found.exists():
         raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
-    result = report_study(_plan(study, scale, set_), found, out, split_words(formats) or [], force)
+    result = report_study(_plan(study, scale, set_), found, out, options.split_words(formats) or [], force)
     emit(result, as_json, report_text(result))
 
 
 @study_app.command()
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML to write; it must not exist.")],
-    force: Force = False,
-    as_json: Json = False,
+    force: options.Force = False,
+    as_json: options.Json = False,
 ) -> None:
     """Write a commented study as a starting point.
 
@@ -224,7 +209,7 @@ def new(
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the built-in studies: one for each table and figure of the papers, and the demo.
 
@@ -242,7 +227,7 @@ def recipes(
 
 @app.command()
 def runs(
-    store: StoreFolder = DEFAULT_STORE,
+    store: options.StoreFolder = options.DEFAULT_STORE,
     where: Annotated[
         list[str] | None,
         typer.Option("--where", help="Condition such as task=rte or 'config.sparsity>=0.6'; repeat it for several."),
@@ -251,7 +236,7 @@ def runs(
         str | None, typer.Option("--status", help="Only runs that are done, failed, running or unfinished.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """List the runs of a store: their status, settings, numbers and errors.
 
@@ -275,11 +260,11 @@ app.add_typer(cache_app, name="cache")
 
 
 @cache_app.command("list")
-def cache_list(as_json: Json = False) -> None:
+def cache_list(as_json: options.Json = False) -> None:
     """List the folder and the entries of the cache."""
-    from winning_tickets.data.token_cache import cache_root, list_entries
+    from winning_tickets.data.token_cache import cache_root, list_cache_entries
 
-    result = {"root": str(cache_root()), "entries": list_entries()}
+    result = {"root": str(cache_root()), "entries": list_cache_entries()}
     emit(result, as_json, show.cache(result))
 
 
@@ -288,24 +273,24 @@ def cache_clean(
     older_than_days: Annotated[
         float | None, typer.Option(help="Only entries that were not used for this many days.")
     ] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Remove tokenized corpora; they are made again when needed."""
-    from winning_tickets.data.token_cache import clean
+    from winning_tickets.data.token_cache import clean_cache
 
     if older_than_days is not None and not older_than_days >= 0:
         raise UsageError(f"--older-than-days {older_than_days} is impossible; give a number of days, such as 30.")
-    freed = clean(older_than_days)
+    freed = clean_cache(older_than_days)
     emit({"bytes_freed": freed}, as_json, f"{freed / 1e6:.1f} MB freed")
 
 
 @app.command()
 def demo(
-    out: Out = Path("demo-out"),
+    out: options.Out = Path("demo-out"),
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
-    device: Device = "auto",
-    quiet: Quiet = False,
-    as_json: Json = False,
+    device: options.Device = "auto",
+    quiet: options.Quiet = False,
+    as_json: options.Json = False,
 ) -> None:
     """Run the main job on the built-in model, corpus and task: four tickets, one table, one report; a few minutes."""
     from winning_tickets.studies.demo import REPORT, run_demo, table

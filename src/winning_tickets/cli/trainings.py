@@ -18,8 +18,7 @@ from winning_tickets.config import (
     TransferConfig,
 )
 
-Printed = tuple[dict[str, Any], str]
-"""A result, and the text that is printed without `--json`."""
+Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed without `--json`
 
 
 @verb(
@@ -46,7 +45,7 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     "evaluate",
     EvaluateConfig,
     "target",
-    "winning_tickets.analysis.evaluate:check",
+    "winning_tickets.analysis.evaluate:check_evaluate",
     metavar="MODEL_OR_TICKET",
     runtime=("device", "bf16", "quiet"),
     writes=False,
@@ -62,7 +61,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
     return result, show.evaluation(result)
 
 
-@verb("fit-head", FitHeadConfig, "model", "winning_tickets.finetuning.fit_head:check")
+@verb("fit-head", FitHeadConfig, "model", "winning_tickets.finetuning.fit_head:check_fit_head")
 def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Give a model without MLM head a good one, and save an ordinary ForMaskedLM folder.
 
@@ -74,7 +73,13 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     return result, show.fitted_head(result)
 
 
-@verb("transfer", TransferConfig, "target", "winning_tickets.finetuning.setup:check", metavar="MODEL_OR_TICKET_OR_RUN")
+@verb(
+    "transfer",
+    TransferConfig,
+    "target",
+    "winning_tickets.finetuning.setup:check_transfer",
+    metavar="MODEL_OR_TICKET_OR_RUN",
+)
 def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
 
@@ -87,7 +92,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     return result, show.transfer(result)
 
 
-@verb("share", ShareConfig, "", "winning_tickets.finetuning.sharing_setup:check", defaults={"tasks": ()})
+@verb("share", ShareConfig, "", "winning_tickets.finetuning.sharing_setup:check_sharing", defaults={"tasks": ()})
 def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
 
@@ -101,16 +106,16 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
 
 
 def _plan_of_super(config: SuperConfig) -> tuple[SuperConfig, dict[str, Any]]:
-    from winning_tickets.finetuning.super_ticket import trainings
+    from winning_tickets.finetuning.super_ticket import count_trainings
 
-    return config.resolved(), {"trainings": trainings(config.resolved())}
+    return config.resolved(), {"trainings": count_trainings(config.resolved())}
 
 
 @verb(
     "super",
     SuperConfig,
     "target",
-    "winning_tickets.finetuning.super_ticket:check",
+    "winning_tickets.finetuning.super_ticket:check_super_ticket",
     inline="fine_tuning",
     without=("learning_rate", "batch_size"),
     defaults={"fine_tuning": {"seeds": (0, 1, 2)}},

@@ -11,14 +11,10 @@ from winning_tickets.runs.errors import UsageError, unknown
 
 TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
-SOURCE_NAMES = ("mlm", "task")
-"""The terms of methods that train weights: text, and the tasks of `--task`."""
-STRUCTURED_NAMES = ("mlm", "kd", "task")
-"""The loss that the importance of heads and FFNs is about is one of these."""
-GATE_NAMES = ("mlm", "kd")
-"""The terms that gates of heads, FFNs, neurons and layers are trained on."""
-OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")
-"""The papers' objectives, which profiles know by name."""
+SOURCE_NAMES = ("mlm", "task")  # the terms of methods that train weights: text, and the tasks of `--task`
+STRUCTURED_NAMES = ("mlm", "kd", "task")  # the loss that the importance of heads and FFNs is about is one of these
+GATE_NAMES = ("mlm", "kd")  # the terms that gates of heads, FFNs, neurons and layers are trained on
+OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")  # the papers' objectives, which profiles know by name
 
 ALL_NAMES = (*TERM_NAMES, "task")
 
@@ -41,7 +37,10 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, f
         elif name in weights:
             problems.append(f"The objective {text!r} names {name} twice; give it one weight, such as {name}:2.")
         else:
-            weights[name] = _weight(number) if colon else 1.0
+            try:
+                weights[name] = float(number) if colon else 1.0
+            except ValueError:
+                weights[name] = math.nan
             if not weights[name] > 0 or math.isinf(weights[name]):
                 problems.append(
                     f"The weight {number!r} of {name} in the objective {text!r} is not a positive number; "
@@ -52,24 +51,11 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, f
     return {name: weights[name] for name in names if name in weights}
 
 
-def _weight(number: str) -> float:
-    try:
-        return float(number)
-    except ValueError:
-        return math.nan
-
-
 def canonical_objective(weights: Mapping[str, float]) -> str:
     """The one way to write a sum: terms in the order of `ALL_NAMES`, joined with `+`, weights of 1 left out."""
-    return "+".join(
-        name if weights[name] == 1 else f"{name}:{_digits(weights[name])}" for name in ALL_NAMES if name in weights
-    )
-
-
-def _digits(weight: float) -> str:
-    """All digits without an exponent, whose sign would look like a separator."""
-    digits = format(Decimal(repr(weight)), "f")
-    return digits.removesuffix(".0")
+    # All digits without an exponent, whose sign would look like a separator.
+    digits = {name: format(Decimal(repr(weight)), "f").removesuffix(".0") for name, weight in weights.items()}
+    return "+".join(name if weights[name] == 1 else f"{name}:{digits[name]}" for name in ALL_NAMES if name in weights)
 
 
 def paper_objective(objective: str) -> str:

@@ -10,8 +10,7 @@ from winning_tickets.config.objective import paper_objective
 
 Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
-MODEL_DROPOUT = -1.0
-"""`student_dropout` of a profile that leaves the model's own dropout on."""
+MODEL_DROPOUT = -1.0  # `student_dropout` of a profile that leaves the model's own dropout on
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
@@ -119,17 +118,12 @@ _STRUCTURED: dict[str, Any] = {
 
 
 # Gates of heads and FFNs that are trained, which none of the papers does: `tuned` alone.
-_GATES: dict[str, Any] = _TUNED | {
+GATE_VALUES: dict[str, Any] = _TUNED | {
     "scope": "encoder",
     "score_init": "rank",
     "importance": "sample",
     "min_heads_per_layer": 0,
 }
-
-
-def gate_values() -> dict[str, Any]:
-    """Values of the open fields of a search that trains gates."""
-    return _GATES
 
 
 def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
@@ -173,8 +167,7 @@ class MethodNeeds:
         return self.structured and self.mask_training
 
 
-TENTHS = tuple(tenth / 10 for tenth in range(1, 10))
-"""10 to 90 %, the sparsities of the papers' iterative pruning."""
+TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # 10 to 90 %, the sparsities of the papers' iterative pruning
 
 METHOD_NEEDS = {
     "random": MethodNeeds(patterns=True, like=True),

@@ -8,33 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from winning_tickets.config.objective import (
-    ALL_NAMES,
-    GATE_NAMES,
-    SOURCE_NAMES,
-    STRUCTURED_NAMES,
-    TERM_NAMES,
-    canonical_objective,
-    parse_objective,
-)
-from winning_tickets.config.profiles import (
-    GATE_TRAINING,
-    METHOD_NEEDS,
-    MethodNeeds,
-    Profile,
-    gate_values,
-    learned_values,
-    profile_values,
-    structured_values,
-)
+from winning_tickets.config import objective as objectives
+from winning_tickets.config import profiles
+from winning_tickets.config.profiles import METHOD_NEEDS, MethodNeeds, Profile
 from winning_tickets.config.settings import Count, Seed, Settings, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
 from winning_tickets.config.weights import PRETRAINED
 from winning_tickets.runs.errors import UsageError
 
-LEARNED = ("imp", "snip", "movement")
-"""Methods whose objective is a sum of `mlm` on a corpus and `task` on tasks."""
+LEARNED = ("imp", "snip", "movement")  # methods whose objective is a sum of `mlm` on a corpus and `task` on tasks
 TRAINED = ("mask-training", GATES)
 MASKS = ("mask-training",)
 ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")
@@ -51,11 +34,15 @@ TASK_DATA = "Tasks of the objective"
 _task = partial(setting, panel=TASK_DATA, methods=LEARNED)
 _round = partial(setting, panel=ROUNDS, methods=("imp",))
 _ticket = partial(setting, panel=TICKET)
+_text = partial(setting, panel=DATA, methods=ON_TEXT)
+_of_tasks = partial(setting, panel=TASK_DATA, methods=(*LEARNED, "importance"))
+_objective = partial(setting, panel="Objective")
+_weights = partial(setting, panel=TRAINING, methods=(*TRAINED, "imp", "movement"))
 _train = partial(setting, panel=TRAINING, methods=TRAINED)
 _mask = partial(setting, panel=TRAINING, methods=MASKS)
 
 
-class LearningSettings(Settings):
+class TaskSettings(Settings):
     """The part of a `SearchConfig` about learning from tasks, and about iterative pruning."""
 
     tasks: tuple[str, ...] = _task(
@@ -69,15 +56,10 @@ class LearningSettings(Settings):
         "Kind of the labels of your file: classification, regression, multilabel, tokens or span. By default the file "
         "is inspected.",
     )
-    train_size: str | None = setting(
-        None,
-        "N examples or P% of each task's training set. A smaller subset is part of a larger one.",
-        TASK_DATA,
-        (*LEARNED, "importance"),
+    train_size: str | None = _of_tasks(
+        None, "N examples or P% of each task's training set. A smaller subset is part of a larger one."
     )
-    batch_size: int | None = setting(
-        None, "Batch size of each task. By default it is the task's own.", TASK_DATA, (*LEARNED, "importance"), ge=1
-    )
+    batch_size: int | None = _of_tasks(None, "Batch size of each task. By default it is the task's own.", ge=1)
     max_length: int | None = _task(None, "Tokens that a task's example is cut to. By default the task's own.", ge=1)
     mixing: Literal["sum", "proportional"] = _task(
         "sum",
@@ -116,7 +98,7 @@ class LearningSettings(Settings):
 SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder+pooler")
 
 
-class SearchConfig(LearningSettings, StructuredSettings):
+class SearchConfig(TaskSettings, StructuredSettings):
     """A search for a ticket.
 
     Fields that are None take the value of the profile.
@@ -159,24 +141,18 @@ class SearchConfig(LearningSettings, StructuredSettings):
         "here (tuned).",
     )
     seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.")
-    objective: str = setting(
+    objective: str = _objective(
         "kd",
         "Loss that is minimized or differentiated. Of mask-training: kd, mlm, attention, contrastive, logits, or a sum "
         "such as mlm:1,kd:2. Of imp, snip and movement: mlm, task or mlm+task. Of importance: kd, mlm, or task with "
         "--importance-from.",
-        "Objective",
-        ON_TEXT[1:],
+        methods=ON_TEXT[1:],
     )
-    temperature: float = setting(0.05, "Temperature of the contrastive term.", "Objective", TRAINED, gt=0)
-    logits_temperature: float = setting(1.0, "Temperature of the logits term.", "Objective", TRAINED, gt=0)
-    corpus: str | None = setting(
-        None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.", DATA, ON_TEXT
-    )
-    data_dir: str | None = setting(
-        None,
-        "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository.",
-        DATA,
-        ON_TEXT,
+    temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
+    logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
+    corpus: str | None = _text(None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
+    data_dir: str | None = _text(
+        None, "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
     )
     steps: int = setting(
         60,
@@ -190,7 +166,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     batch_tokens: int | None = setting(
         None, "Tokens in an optimizer step, over all processes.", TRAINING, ON_TEXT, ge=1
     )
-    segments: str | None = setting(None, "Cutting of the corpus: packed:L, lines, mixed or sections:L.", DATA, ON_TEXT)
+    segments: str | None = _text(None, "Cutting of the corpus: packed:L, lines, mixed or sections:L.")
     short_sequence_probability: float = setting(
         0.1,
         "Fraction of the sections whose sequences get a random target length.",
@@ -206,12 +182,8 @@ class SearchConfig(LearningSettings, StructuredSettings):
         ("wanda", *TRAINED),
         ge=1,
     )
-    learning_rate: float | None = setting(
-        None,
-        "Learning rate of the scores, or of the weights of imp and movement.",
-        TRAINING,
-        (*TRAINED, "imp", "movement"),
-        gt=0,
+    learning_rate: float | None = _weights(
+        None, "Learning rate of the scores, or of the weights of imp and movement.", gt=0
     )
     head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0)
     schedule_steps: int | None = _train(
@@ -224,7 +196,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
         "reaches zero after --steps.",
         ge=0,
     )
-    warmup_steps: int | None = setting(None, "Steps of linear warm-up.", TRAINING, (*TRAINED, "imp", "movement"))
+    warmup_steps: int | None = _weights(None, "Steps of linear warm-up.")
     step_offset: int | None = _train(
         None, "Steps that are added to --steps. The released KD code saves its tickets one step early (-1)."
     )
@@ -272,17 +244,16 @@ class SearchConfig(LearningSettings, StructuredSettings):
     clip: Literal["global", "tensor", "none"] | None = _train(
         None, "Clip gradients by their norm over scores and head (global), tensor by tensor (tensor), or not (none)."
     )
-    max_grad_norm: float = setting(1.0, "Norm that gradients are clipped to.", TRAINING, (*TRAINED, "imp", "movement"))
-    mlm_probability: float = setting(0.15, "Fraction of the tokens that are masked for MLM.", "Objective", ON_TEXT[1:])
-    kd_masked_tokens: int | None = setting(
+    max_grad_norm: float = _weights(1.0, "Norm that gradients are clipped to.")
+    mlm_probability: float = _objective(0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:])
+    kd_masked_tokens: int | None = _objective(
         None,
         "Tokens masked in each sequence of a search without MLM. The released KD code masks one.",
-        "Objective",
-        TRAINED,
+        methods=TRAINED,
         ge=0,
     )
-    kd_padding: Literal["ignored", "counted"] | None = setting(
-        None, "Padded positions in the KD loss: ignored, or counted (the released KD code).", "Objective", TRAINED
+    kd_padding: Literal["ignored", "counted"] | None = _objective(
+        None, "Padded positions in the KD loss: ignored, or counted (the released KD code).", methods=TRAINED
     )
     save_at: tuple[int, ...] = _train((), "Steps whose tickets are saved too, such as 100,500.")
 
@@ -335,7 +306,7 @@ class SearchConfig(LearningSettings, StructuredSettings):
     def _in_one_form(cls, value: str) -> str:
         """Equal sums are written alike, so that they share an id; `check` refuses other text."""
         try:
-            return canonical_objective(parse_objective(value, ALL_NAMES))
+            return objectives.canonical_objective(objectives.parse_objective(value, objectives.ALL_NAMES))
         except UsageError:
             return value
 
@@ -373,28 +344,27 @@ class SearchConfig(LearningSettings, StructuredSettings):
     def terms(self) -> dict[str, float]:
         """Weights of the terms of the objective; none for a method without one."""
         if self.needs.gates:
-            return parse_objective(self.objective, GATE_NAMES)
+            return objectives.parse_objective(self.objective, objectives.GATE_NAMES)
         if not self.needs.objective or (self.needs.structured and self.selection == "random"):
             return {}
         if self.needs.structured:
-            return parse_objective(self.objective, STRUCTURED_NAMES)
-        return parse_objective(self.objective, SOURCE_NAMES if self.needs.sources else TERM_NAMES)
+            return objectives.parse_objective(self.objective, objectives.STRUCTURED_NAMES)
+        return objectives.parse_objective(
+            self.objective, objectives.SOURCE_NAMES if self.needs.sources else objectives.TERM_NAMES
+        )
 
     @property
     def reads_corpus(self) -> bool:
-        """True where the corpus is read."""
         if self.needs.sources:
             return "mlm" in self.terms
         return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
 
     @property
     def n_of_m(self) -> Pattern | None:
-        """The pattern, where there is one."""
         return None if self.pattern is None else Pattern.parse(self.pattern)
 
     @property
     def sparsities(self) -> tuple[float, ...]:
-        """All sparsities of the search, ascending."""
         return self.sparsity if isinstance(self.sparsity, tuple) else (self.sparsity,)
 
     @property
@@ -419,19 +389,18 @@ class SearchConfig(LearningSettings, StructuredSettings):
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of all sparsity levels."""
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
     def resolved(self) -> ResolvedSearch:
         """The same configuration with every open field filled from its profile."""
         if self.needs.sources:
-            values = learned_values(self.profile, self.terms)
+            values = profiles.learned_values(self.profile, self.terms)
         elif self.needs.gates:
-            values = gate_values()
+            values = profiles.GATE_VALUES
         elif self.needs.structured:
-            values = structured_values(self.profile, self.selection)
+            values = profiles.structured_values(self.profile, self.selection)
         else:
-            values = profile_values(self.profile, self.method, self.objective)
+            values = profiles.profile_values(self.profile, self.method, self.objective)
         return self.filled(ResolvedSearch, values)
 
 
@@ -485,7 +454,7 @@ def _able(field: str, extra: dict[str, Any]) -> str:
 
 def _needs_of(method: str, units: bool) -> MethodNeeds:
     """Inputs of a method; with units, levels or counts mask training trains gates."""
-    return GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
+    return profiles.GATE_TRAINING if units and method == "mask-training" else METHOD_NEEDS.get(method, MethodNeeds())
 
 
 def _defaults_of_a_pattern(text: str) -> dict[str, Any]:

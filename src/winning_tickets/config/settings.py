@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
@@ -13,8 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
-LAST_SEED = 2**32 - 1
-"""The largest seed; generators of NumPy take no larger one."""
+LAST_SEED = 2**32 - 1  # the largest seed; generators of NumPy take no larger one
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
 
@@ -22,18 +22,14 @@ AnySettings = TypeVar("AnySettings", bound="Settings")
 
 
 def setting(
-    default: Any, meaning: str, panel: str, methods: tuple[str, ...] = (), option: str = "", **rules: Any
+    default: Any,  # `...` where there is none
+    meaning: str,  # the help, one or two sentences
+    panel: str,  # of the options in `--help`
+    methods: tuple[str, ...] = (),  # of a search that read the field; all where empty
+    option: str = "",  # its names on the command line, with spaces; made of the field's name where empty
+    **rules: Any,  # of pydantic's `Field`, such as `ge`
 ) -> Any:
-    """A field of settings: the only place of default, range, help, option, panel and readers.
-
-    Args:
-        default: `...` where there is none.
-        meaning: the help, one or two sentences.
-        panel: of the options in `--help`.
-        methods: of a search that read the field; all where empty.
-        option: its names on the command line, with spaces; made of the field's name where empty.
-        rules: of pydantic's `Field`, such as `ge`.
-    """
+    """A field of settings: the only place of default, range, help, option, panel and readers."""
     extra: Any = {"panel": panel, "methods": methods, "option": option}
     return Field(default, description=meaning, json_schema_extra=extra, **rules)
 
@@ -45,11 +41,7 @@ class Settings(BaseModel):
 
     @classmethod
     def of(cls, /, **fields: Any) -> Self:
-        """Build one, reporting every problem at once.
-
-        Raises:
-            UsageError: one or more fields are unknown or have impossible values.
-        """
+        """Build one; unknown fields and impossible values are one `UsageError` that names them all."""
         try:
             return cls(**fields)
         except ValidationError as error:
@@ -77,7 +69,6 @@ class Settings(BaseModel):
 
     @classmethod
     def help_of(cls, field: str) -> str:
-        """The meaning of a field."""
         return str(cls.model_fields[field].description)
 
     def filled(self, kind: type[AnySettings], values: Mapping[str, Any]) -> AnySettings:
@@ -121,31 +112,28 @@ def _problem(cls: type[Settings], item: Any) -> str:
     return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
 
 
-_RUNNING = "Running"
+_running = partial(setting, panel="Running")
 
 
 class Runtime(Settings):
     """How a run is executed; never part of its identity."""
 
-    device: str = setting(
-        "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU.", _RUNNING
+    device: str = _running(
+        "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU."
     )
-    bf16: bool = setting(False, "Use bfloat16 autocast. Weights and scores stay float32.", _RUNNING)
-    checkpoint_steps: int | None = setting(
-        None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", _RUNNING, ge=1
+    bf16: bool = _running(False, "Use bfloat16 autocast. Weights and scores stay float32.")
+    checkpoint_steps: int | None = _running(
+        None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1
     )
-    checkpoint_seconds: float = setting(
-        120.0, "Seconds between checkpoints where --checkpoint-steps is not given.", _RUNNING
+    checkpoint_seconds: float = _running(120.0, "Seconds between checkpoints where --checkpoint-steps is not given.")
+    quiet: bool = _running(False, "Print no progress on stderr.")
+    non_finite: Literal["stop", "skip"] = _running(
+        "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step."
     )
-    quiet: bool = setting(False, "Print no progress on stderr.", _RUNNING)
-    non_finite: Literal["stop", "skip"] = setting(
-        "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step.", _RUNNING
-    )
-    report_to: tuple[str, ...] = setting(
+    report_to: tuple[str, ...] = _running(
         (),
         "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow, or several with "
         "commas.",
-        _RUNNING,
     )
 
     @field_validator("device")
@@ -172,8 +160,7 @@ def load_config_file(path: Path) -> dict[str, Any]:
 
 MAX_CHARACTERS = 1_000_000
 MAX_DEPTH = 64
-MAX_VALUES = 100_000
-"""With every alias written out: nine lines of aliases of aliases can stand for 10^9 values."""
+MAX_VALUES = 100_000  # with every alias written out: nine lines of aliases of aliases can stand for 10^9 values
 
 
 class _Loader(yaml.SafeLoader):
@@ -248,11 +235,8 @@ def _copied(node: yaml.Node, copies: dict[int, yaml.Node]) -> yaml.Node:
 
 
 def parse_yaml(text: str) -> tuple[yaml.Node | None, Any]:
-    """The tree of a YAML document, whose nodes know their places, and its value; both are None where it is empty.
-
-    Raises:
-        yaml.YAMLError: it is not valid, has other tags than those of plain values, or exceeds the limits above.
-    """
+    """The tree of a YAML document, whose nodes know their places, and its value; both are None where it is empty."""
+    # A `yaml.YAMLError` is raised for other tags than those of plain values too, and beyond the limits above.
     if len(text) > MAX_CHARACTERS:
         raise yaml.YAMLError(f"it has {len(text):,} characters, and at most {MAX_CHARACTERS:,} are read")
     loader = _Loader(text)

@@ -17,8 +17,7 @@ from winning_tickets.runs.errors import UsageError, unknown
 
 AUTO = "auto"
 NONE = "none"
-USUAL_LEVEL = 30.0
-"""Percent of the heads and FFNs that the tickets of `auto` lose, where no level is given."""
+USUAL_LEVEL = 30.0  # percent of the heads and FFNs that the tickets of `auto` lose, where no level is given
 
 _TUNED: dict[str, Any] = {
     "epochs": 5.0,
@@ -139,7 +138,10 @@ class ShareConfig(Settings):
             values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE}
         if values.get("level") is not None:
             levels = by_task("--level", values["level"], tasks, "level", one_for_all=True)
-            values["level"] = {task: _without_percent_sign(level) for task, level in levels.items()}
+            values["level"] = {
+                task: level.strip().removesuffix("%") if isinstance(level, str) else level
+                for task, level in levels.items()
+            }
         if values.get("dropout_p") is not None:
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
         return values
@@ -173,15 +175,9 @@ class ResolvedShare(ShareConfig):
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
-    """Values by task.
-
-    Args:
-        option: its name in messages.
-        value: a mapping; `a,b` in the order of the tasks, or a list of them; or `rte=a,mrpc=b` for some tasks.
-        tasks: all tasks.
-        what: the name of one value in messages.
-        one_for_all: a single value is that of all tasks.
-    """
+    """Values by task, from a mapping; `a,b` in the order of the tasks, or a list; or `rte=a,mrpc=b` for some tasks."""
+    # For messages `option` is the name of the option and `what` that of one value. With `one_for_all` a single value is
+    # that of all tasks.
     found = list(value.items()) if isinstance(value, Mapping) else [_named(part) for part in _listed(value)]
     named = [(task, part) for task, part in found if task is not None]
     if not named and one_for_all and len(found) == 1:
@@ -215,14 +211,9 @@ def _named(part: Any) -> tuple[str | None, Any]:
     return (name.strip(), rest.strip()) if sign and "/" not in name else (None, part)
 
 
-def _without_percent_sign(level: Any) -> Any:
-    return level.strip().removesuffix("%") if isinstance(level, str) else level
-
-
 Selection = Literal["winning", "random", "losing"]
 SELECTIONS: tuple[Selection, ...] = ("winning", "random", "losing")
-LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)
-"""The eight levels of the paper's figures."""
+LEVELS = (10.0, 20.0, 30.0, 40.0, 50.0, 60.0, 70.0, 80.0)  # the eight levels of the paper's figures
 
 # Super Tickets, section 5.2 and appendix A.1.2; the weight decay is that of the released code.
 _SUPER_PAPER: dict[str, Any] = {
@@ -235,13 +226,12 @@ _SUPER_PAPER: dict[str, Any] = {
     "weight_decay": 0.01,
     "max_length": 512,
 }
-_SUPER_DROPOUT = {"mnli": 0.3, "cola": 0.05}
-_PAPER_DROPOUT = 0.1
 _SELECT_ON = 0.1
 _SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
 
 
 _super = partial(setting, panel="Tickets")
+_grid = partial(setting, panel="Grid")
 
 
 class SuperConfig(Settings):
@@ -272,17 +262,16 @@ class SuperConfig(Settings):
         None, "A transfer with --save-model. Without it the full model is fine-tuned for the importances."
     )
     min_heads_per_layer: int | None = _super(None, "Number of heads that every layer keeps.", ge=0)
-    learning_rates: tuple[float, ...] | None = setting(
-        None, "Peak learning rates that are tried.", "Grid", option="--learning-rates --learning-rate"
+    learning_rates: tuple[float, ...] | None = _grid(
+        None, "Peak learning rates that are tried.", option="--learning-rates --learning-rate"
     )
-    batch_sizes: tuple[int, ...] | None = setting(
-        None, "Batch sizes that are tried.", "Grid", option="--batch-sizes --batch-size"
+    batch_sizes: tuple[int, ...] | None = _grid(
+        None, "Batch sizes that are tried.", option="--batch-sizes --batch-size"
     )
-    profile: Profile = setting(
+    profile: Profile = _grid(
         "tuned",
         "Values of all choices that are not given. The profiles paper and code also try the grid of the paper: 3 rates "
         "and 3 batch sizes.",
-        "Grid",
     )
 
     _percent = field_validator("level", mode="before")(StructuredSettings._without_percent_signs.__func__)  # type: ignore[attr-defined]
@@ -297,7 +286,7 @@ class SuperConfig(Settings):
         """The same configuration with every open choice filled from its profile; what was set stays."""
         values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
         if self.profile in ("paper", "code"):
-            values["head_dropout"] = _SUPER_DROPOUT.get(str(self.fine_tuning.task), _PAPER_DROPOUT)
+            values["head_dropout"] = _DROPOUT["paper"].get(str(self.fine_tuning.task), _USUAL_DROPOUT)
         own = {name: values.pop(name) for name in ("learning_rates", "batch_sizes") if name in values}
         own = {name: value for name, value in own.items() if getattr(self, name) is None}
         given = self.fine_tuning.model_fields_set | ({"epochs"} if self.fine_tuning.steps is not None else set())

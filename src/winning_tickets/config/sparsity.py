@@ -37,8 +37,7 @@ class Pattern:
         match = _FORM.fullmatch(text)
         if match is None or int(match[1]) > int(match[2]):
             raise UsageError(
-                f"The pattern {text!r} is not N:M with 1 <= N <= M; "
-                "2:4 keeps 2 of every 4 consecutive weights of a row."
+                f"The pattern {text!r} is not N:M with 1 <= N <= M; 2:4 keeps 2 of every 4 successive weights of a row."
             )
         return cls(int(match[1]), int(match[2]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import Any, Literal
 
 from pydantic import field_validator
@@ -14,15 +15,13 @@ from winning_tickets.runs.errors import UsageError
 
 Unit = Literal["heads", "ffns", "neurons", "layers"]
 UNIT_NAMES: tuple[Unit, ...] = ("heads", "ffns", "neurons", "layers")
-COUNT_FIELDS: dict[Unit, str] = {
+COUNT_FIELDS: dict[Unit, str] = {  # the field that says how many of a unit are pruned
     "heads": "prune_heads",
     "ffns": "prune_ffns",
     "neurons": "prune_neurons",
     "layers": "prune_layers",
 }
-"""The field that says how many of a unit are pruned."""
-UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())
-"""With one of them `mask-training` trains gates."""
+UNIT_FIELDS = ("level", "units", *COUNT_FIELDS.values())  # with one of them `mask-training` trains gates
 _FFN_SHARE = Fraction(10, 12)  # of a level of p % for FFNs: 10 % is one of the 12 of BERT-base
 
 
@@ -42,11 +41,9 @@ class Level:
         return f"level-{self.percent:04.1f}".removesuffix(".0")
 
     def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
-        """Numbers of units that are pruned, of a model with these totals.
-
-        A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
-        every 12 FFNs.
-        """
+        """Numbers of units that are pruned, of a model with these totals."""
+        # A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of
+        # every 12 FFNs.
         if self.given is not None:
             for unit, count in self.given.items():
                 if count > totals[unit]:
@@ -57,57 +54,46 @@ class Level:
 
 
 UNITS = "Structured tickets"
-GATES = "gates"
-"""Among the methods of a setting: `mask-training` with a level, units or counts, which trains gates."""
-_READERS = ("importance", GATES)
-
-
-def _counts(option: str, meaning: str) -> Any:
-    return setting((), meaning, UNITS, _READERS, option)
+GATES = "gates"  # among the methods of a setting: `mask-training` with a level, units or counts, which trains gates
+_units = partial(setting, panel=UNITS, methods=("importance", GATES))
+_importance = partial(setting, panel=UNITS, methods=("importance",))
 
 
 class StructuredSettings(Settings):
     """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers."""
 
-    level: tuple[float, ...] = setting(
-        (),
-        "Percent of the units that are pruned, such as 30%. Several, such as 10,20,30, give a ticket each.",
-        UNITS,
-        _READERS,
+    level: tuple[float, ...] = _units(
+        (), "Percent of the units that are pruned, such as 30%. Several, such as 10,20,30, give a ticket each."
     )
-    units: tuple[Unit, ...] = setting(
-        (), "Units that a level prunes, of heads, ffns, neurons and layers. By default heads,ffns.", UNITS, _READERS
+    units: tuple[Unit, ...] = _units(
+        (), "Units that a level prunes, of heads, ffns, neurons and layers. By default heads,ffns."
     )
-    prune_heads: tuple[int, ...] = _counts(
-        "--heads", "Number of heads that are pruned, instead of a level. Several give a ticket each."
+    prune_heads: tuple[int, ...] = _units(
+        (), "Number of heads that are pruned, instead of a level. Several give a ticket each.", option="--heads"
     )
-    prune_ffns: tuple[int, ...] = _counts("--ffns", "Number of FFNs that are pruned. Give as many numbers as --heads.")
-    prune_neurons: tuple[int, ...] = _counts("--neurons", "Number of neurons of FFNs that are pruned.")
-    prune_layers: tuple[int, ...] = _counts("--whole-layers", "Number of whole layers that are pruned.")
-    selection: Literal["winning", "losing", "random"] = setting(
+    prune_ffns: tuple[int, ...] = _units(
+        (), "Number of FFNs that are pruned. Give as many numbers as --heads.", option="--ffns"
+    )
+    prune_neurons: tuple[int, ...] = _units((), "Number of neurons of FFNs that are pruned.", option="--neurons")
+    prune_layers: tuple[int, ...] = _units((), "Number of whole layers that are pruned.", option="--whole-layers")
+    selection: Literal["winning", "losing", "random"] = _importance(
         "winning",
         "Units that are pruned: the least important (winning), the most important (losing), or any (random) "
         "(Super Tickets, section 3.2).",
-        UNITS,
-        ("importance",),
     )
-    importance: Literal["sample", "token", "batch", "released"] | None = setting(
+    importance: Literal["sample", "token", "batch", "released"] | None = _units(
         None,
         "Absolute values of gradients are taken for each sample (Super Tickets, eq. 3), token or batch, or for each "
         "token and summed as in the released code (released).",
-        UNITS,
-        _READERS,
     )
-    min_heads_per_layer: int | None = setting(None, "Number of heads that every layer keeps.", UNITS, _READERS, ge=0)
-    importance_from: str | None = setting(
+    min_heads_per_layer: int | None = _units(None, "Number of heads that every layer keeps.", ge=0)
+    importance_from: str | None = _importance(
         None,
         "Where importances come from: a transfer with --save-model, or an earlier search by importance. Without it "
         "they are computed from --objective on --corpus.",
-        UNITS,
-        ("importance",),
     )
-    keep_token_importance: bool = setting(
-        False, "Save the gradients of every token too, not only those of every sample.", UNITS, ("importance",)
+    keep_token_importance: bool = _importance(
+        False, "Save the gradients of every token too, not only those of every sample."
     )
 
     @field_validator("level", mode="before")

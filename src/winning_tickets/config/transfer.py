@@ -182,8 +182,7 @@ class ResolvedTransfer(TransferConfig):
         padding: Literal["longest", "max-length"]
 
 
-WARMUP_RATIO = 0.06
-"""Fraction of the steps that the learning rates rise where `warmup_steps` is None."""
+WARMUP_RATIO = 0.06  # fraction of the steps that the learning rates rise where `warmup_steps` is None
 
 
 _head = partial(setting, panel="Training")
@@ -216,7 +215,6 @@ class FitHeadConfig(Settings):
 
     @property
     def warmup(self) -> int:
-        """Steps of the warm-up."""
         return math.ceil(WARMUP_RATIO * self.steps) if self.warmup_steps is None else self.warmup_steps
 
 

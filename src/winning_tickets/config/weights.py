@@ -10,8 +10,7 @@ from pathlib import Path
 
 from winning_tickets.runs.errors import UsageError
 
-NOISE_SCALE = 0.1
-"""Standard deviation of `noise` without a scale, in units of each matrix's own."""
+NOISE_SCALE = 0.1  # standard deviation of `noise` without a scale, in units of each matrix's own
 
 
 @dataclass(frozen=True)

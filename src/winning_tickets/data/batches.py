@@ -8,19 +8,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from winning_tickets.data import segments as segmentation
 from winning_tickets.data.encode import IGNORED, Array
-from winning_tickets.data.segments import (
-    SHORT_SEQUENCE_PROBABILITY,
-    Cut,
-    Lines,
-    Mixed,
-    Packed,
-    Sections,
-    Segments,
-    Spans,
-    generator,
-    parse_segments,
-)
+from winning_tickets.data.segments import Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.runs.errors import UsageError
 
@@ -32,44 +22,29 @@ _HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 
 
 class CorpusBatches(Dataset[Batch]):
-    """Batches with `input_ids`, `attention_mask` and, for MLM, `labels`; all int64 `(rows, length)`.
+    """Batches with `input_ids`, `attention_mask` and, for MLM, `labels`; all int64 `(rows, length)`."""
 
-    Segments `sections:L` have `token_type_ids` too, where the tokenizer has them, and are padded to L.
-
-    Args:
-        stream: the tokenized corpus.
-        tokenizer: the one that made it; it decides which special tokens surround a text.
-        segments: `packed:L`, `lines`, `lines:L`, `mixed`, `mixed:LO-HI` or `sections:L`; lengths include special
-            tokens.
-        batch_tokens: rows * length is at most this, padding included.
-        n_batches: number of batches; None for one pass over the corpus.
-        seed: of order, places and masking.
-        shuffle: training: batch i is drawn with the seed; otherwise the corpus once, in order.
-        mlm_probability: share of tokens masked for MLM; None for none.
-        max_tokens: only the first segments, up to this number of unpadded tokens (at least one segment).
-        masked_tokens: without MLM, number of tokens of each segment to corrupt.
-        short_sequence_probability: for `sections:L`, share of sections for which a random length is drawn.
-    """
+    # Segments `sections:L` have `token_type_ids` too, where the tokenizer has them, and are padded to L.
 
     def __init__(
         self,
         stream: TokenStream,
-        tokenizer: Any,
+        tokenizer: Any,  # the one that made the stream; it decides which special tokens surround a text
         *,
-        segments: str,
-        batch_tokens: int,
-        n_batches: int | None,
-        seed: int,
-        shuffle: bool,
-        mlm_probability: float | None,
-        max_tokens: int | None = None,
-        masked_tokens: int = 0,
-        short_sequence_probability: float = SHORT_SEQUENCE_PROBABILITY,
+        segments: str,  # `packed:L`, `lines`, `lines:L`, `mixed`, `mixed:LO-HI`, `sections:L`, with special tokens
+        batch_tokens: int,  # rows * length is at most this, padding included
+        n_batches: int | None,  # None for one pass over the corpus
+        seed: int,  # of order, places and masking
+        shuffle: bool,  # training: batch i is drawn with the seed; otherwise the corpus once, in order
+        mlm_probability: float | None,  # share of tokens masked for MLM; None for none
+        max_tokens: int | None = None,  # only the first segments, up to this number of unpadded tokens; at least one
+        masked_tokens: int = 0,  # without MLM, number of tokens of each segment to corrupt
+        short_sequence_probability: float = segmentation.SHORT_SEQUENCE_PROBABILITY,  # of `sections:L`
     ) -> None:
         self._stream, self._seed, self._shuffle = stream, seed, shuffle
         self._short_sequences, self._batch_tokens = short_sequence_probability, batch_tokens
         self._prefix, self._suffix = special_tokens(tokenizer)
-        parsed = parse_segments(segments)
+        parsed = segmentation.parse_segments(segments)
         special = len(self._prefix) + len(self._suffix) * (2 if parsed.form == "sections" else 1)
         _check(parsed, segments, special, batch_tokens, tokenizer)
         if max_tokens is not None and (max_tokens < 1 or shuffle):
@@ -77,8 +52,7 @@ class CorpusBatches(Dataset[Batch]):
         self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, max_tokens)
         if n_batches is None and self._cut.epoch_batches is None:
             raise UsageError(
-                f"Segments {segments} are drawn at random, so they have no end: they are for training. "
-                "Use packed:L or lines here."
+                f"Segments {segments} are drawn at random, without an end, for training. Use packed:L or lines here."
             )
         self._length = int(n_batches if n_batches is not None else self._cut.epoch_batches or 0)
         self._pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
@@ -91,11 +65,11 @@ class CorpusBatches(Dataset[Batch]):
 
     def _make_cut(
         self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, max_tokens: int | None
-    ) -> Cut:
+    ) -> segmentation.Cut:
         content = parsed.longest - special
         seed = self._seed if self._shuffle else None
         if parsed.form == "sections":
-            return Sections(
+            return segmentation.Sections(
                 self._stream,
                 content,
                 special,
@@ -108,10 +82,12 @@ class CorpusBatches(Dataset[Batch]):
             )
         if parsed.form == "packed":
             blocks = None if max_tokens is None else max(1, max_tokens // parsed.longest)
-            return Packed(self._stream, content, batch_tokens // parsed.longest, seed, blocks)
+            return segmentation.Packed(self._stream, content, batch_tokens // parsed.longest, seed, blocks)
         if parsed.form == "lines":
-            return Lines(self._stream, content, special, batch_tokens, seed, max_tokens)
-        return Mixed(self._stream, parsed, special, batch_tokens, self._seed, _known(tokenizer, _SENTENCE_ENDS))
+            return segmentation.LineSegments(self._stream, content, special, batch_tokens, seed, max_tokens)
+        return segmentation.Mixed(
+            self._stream, parsed, special, batch_tokens, self._seed, _known(tokenizer, _SENTENCE_ENDS)
+        )
 
     @property
     def steps_of_a_pass(self) -> float:
@@ -195,11 +171,10 @@ class _Masking(_Corruption):
 
 
 class _FewMasked(_Corruption):
-    """Corrupts a fixed number of tokens of each row, the same ones whenever the row comes again.
+    """Corrupts a fixed number of tokens of each row, the same ones whenever the row comes again."""
 
-    The released KD program does so with one token, by an accident of its data generator. With RoBERTa it writes the
-    unknown token there instead of the mask token; that is not imitated.
-    """
+    # The released KD program does so with one token, by an accident of its data generator. With RoBERTa it writes the
+    # unknown token there instead of the mask token; that is not imitated.
 
     def __init__(self, tokenizer: Any, count: int, seed: int) -> None:
         super().__init__(tokenizer, "no token can be masked with it; use kd_masked_tokens 0", seed)
@@ -244,6 +219,5 @@ def _check(parsed: Segments, text: str, special: int, batch_tokens: int, tokeniz
         )
     if parsed.longest > tokenizer.model_max_length:
         raise UsageError(
-            f"Segments {text} are longer than the {tokenizer.model_max_length} tokens that the model takes; "
-            "use shorter ones."
+            f"Segments {text} are longer than the {tokenizer.model_max_length} tokens of the model; use shorter ones."
         )

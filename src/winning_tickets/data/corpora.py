@@ -29,7 +29,7 @@ _SPLIT_WORDS = {
 }
 
 
-class Lines(Protocol):
+class LineSource(Protocol):
     """Lines that can be iterated more than once: a list, or a text that is read anew each time."""
 
     def __iter__(self) -> Iterator[str]: ...
@@ -43,20 +43,15 @@ class CorpusText:
 
     name: str
     split: str
-    lines: Lines
+    lines: LineSource
     fingerprint: str
 
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
-    """Read a corpus.
-
-    Args:
-        spec: `wikitext-103`, `wikitext-2`, `pydocs`, `pydocs:docstrings`, `pydocs:topics`, `task:NAME`, a text file
-            or a folder of text files.
-        split: the files of a folder are chosen by train, valid or test in their names; a single file, or a folder
-            without such names, serves both splits.
-        data_dir: folder with the data of `task:NAME`, or a local copy of the hub's repository of a WikiText.
-    """
+    """Read a corpus: a key of `HUB_CORPORA` or `PYDOCS_PARTS`, `task:NAME`, a text file or a folder of text files."""
+    # The files of a folder are chosen by train, valid or test in their names; a single file, or a folder without such
+    # names, serves both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a
+    # WikiText.
     read = _reader(spec, split, data_dir)
     state, count = RunningFingerprint(), 0
     for line in _with_text(read()):

@@ -19,28 +19,22 @@ Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
 Batch = dict[str, torch.Tensor]
 SOFT_LABELS = "soft_labels"
-TARGETS = ("labels", SOFT_LABELS)
-"""Keys of a batch that are no inputs of a model."""
-IGNORED = -100
-"""Label of positions that are not predicted."""
+TARGETS = ("labels", SOFT_LABELS)  # keys of a batch that are no inputs of a model
+IGNORED = -100  # label of positions that are not predicted
 
 
 class EncodedSplit(Dataset[Item]):
-    """Tokenized examples; an item has lists of ids and `labels`.
+    """Tokenized examples; an item has lists of ids and `labels`."""
 
-    Args:
-        columns: `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
-        labels: class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
-        owners: index of the example that each item is a window of; None where each example is one item.
-        places: with windows, the characters of the text that each token covers `(tokens, 2)`, -1 for tokens of other
-            texts; with labels for words, the position of each word's first token.
-    """
+    # `columns` are `input_ids`, `attention_mask`, perhaps `token_type_ids` and `soft_labels`, one list per item each.
+    # `labels` are class indices; scores; tuples of numbers; or lists with one number per token, which are padded.
 
     def __init__(
         self,
         columns: dict[str, list[Any]],
         labels: list[Any],
-        owners: list[int] | None = None,
+        owners: list[int] | None = None,  # the example that each item is a window of; None: each is one item
+        # of windows the characters of each token `(tokens, 2)`, -1 for other texts; of words their first tokens
         places: list[Array] | None = None,
     ) -> None:
         self.columns = columns
@@ -84,7 +78,7 @@ def require_offsets(tokenizer: Any) -> None:
         )
 
 
-def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
+def make_collator(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]], Batch]:
     """Return a collator that pads on the right, to `length` or to the longest item."""
     padding = {"padding": True} if length is None else {"padding": "max_length", "max_length": length}
 
@@ -105,10 +99,8 @@ def collate(tokenizer: Any, length: int | None = None) -> Callable[[list[Item]],
 
 
 def train_subset(split: Split, size: str | None, seed: int) -> Split:
-    """Return the first examples of a seeded permutation; smaller subsets are inside larger ones of the same seed.
-
-    `size` is `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
-    """
+    """Return the first examples of a seeded permutation; smaller subsets are inside larger ones of the same seed."""
+    # `size` is `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
     if size is None:
         return split
     order = np.random.default_rng(seed).permutation(len(split))[: _count(size, len(split))].tolist()

@@ -12,11 +12,9 @@ from winning_tickets.runs.errors import ContentError, shown
 
 LabelReader = Callable[[Any, str], Any]
 """Turns a cell into a label, or into None where the row has none; the second argument is the place, for messages."""
-SOFT = "softlabel"
-"""Column of soft labels."""
+SOFT = "softlabel"  # column of soft labels
 _UNLABELLED = (-1, "-1", "-")
-_LARGEST_SCORE = 5.0
-"""Of STS-B."""
+_LARGEST_SCORE = 5.0  # of STS-B
 
 
 def check_columns(found: Iterable[str], wanted: Sequence[str], where: str) -> None:
@@ -30,25 +28,15 @@ def check_columns(found: Iterable[str], wanted: Sequence[str], where: str) -> No
 
 
 def build_split(
-    source: str,
+    source: str,  # the file or split that the rows come from, for messages
     rows: Iterable[Row],
-    columns: Sequence[str],
+    columns: Sequence[str],  # those of the texts
     label_column: str,
     read_label: LabelReader,
-    texts_are: Literal["any", "not blank", "words"] = "not blank",
-    read_soft: LabelReader | None = None,
+    texts_are: Literal["any", "not blank", "words"] = "not blank",  # words are lists with one label per word
+    read_soft: LabelReader | None = None,  # of the column `SOFT`, which all rows must have or none
 ) -> tuple[Split, int]:
-    """Build a split from rows, and count the rows that have no label, which are left out.
-
-    Args:
-        source: the file or split that the rows come from, for messages.
-        rows: cells by column.
-        columns: the text columns.
-        label_column: column of the label.
-        read_label: turns its cells into labels.
-        texts_are: texts, texts that are not blank, or lists of words with one label per word.
-        read_soft: turns the cells of the column `SOFT` into soft labels, which all rows must have or none.
-    """
+    """Build a split from rows, and count the rows that have no label, which are left out."""
     wanted, is_text = (*columns, label_column), _IS_TEXT[texts_are]
     names = set(wanted)
     texts: tuple[list[Any], ...] = tuple([] for _ in columns)
@@ -82,14 +70,10 @@ def build_split(
     return Split(texts, labels, soft or None), unlabeled
 
 
-def _is_words(found: Any) -> bool:
-    return isinstance(found, list) and all(isinstance(word, str) and word.strip() for word in found)
-
-
 _IS_TEXT: dict[str, Callable[[Any], bool]] = {
     "any": lambda found: isinstance(found, str),
     "not blank": lambda found: isinstance(found, str) and bool(found.strip()),
-    "words": _is_words,
+    "words": lambda found: isinstance(found, list) and all(isinstance(one, str) and one.strip() for one in found),
 }
 
 
@@ -164,9 +148,7 @@ def read_answers(found: Any, where: str) -> Answers:
     try:
         answers = Answers(tuple(found["text"]), tuple(found["answer_start"]))
     except (TypeError, KeyError, ValueError) as error:
-        raise ContentError(
-            f"{where}: expected answers as lists 'text' and 'answer_start', found {shown(found)}."
-        ) from error
+        raise ContentError(f"{where}: expected lists 'text' and 'answer_start', found {shown(found)}.") from error
     if not answers.texts:
         raise ContentError(
             f"{where}: the question has no answer. SQuAD 2.0 has such questions, SQuAD v1.1, which is read here, has "

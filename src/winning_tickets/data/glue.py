@@ -22,38 +22,31 @@ FILES = {
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Files of a task and their columns.
+class GlueLayout:
+    """Files of a task and their columns."""
 
-    Attributes:
-        texts: columns of the texts, in the task's order.
-        label: column of the label.
-        header: the columns where the files have no header line.
-        files: names by split; `.tsv`, or `.jsonl` with one object per line.
-    """
-
-    texts: tuple[str, ...]
+    texts: tuple[str, ...]  # in the order of the task
     label: str
-    header: tuple[str, ...] | None = None
-    files: dict[str, str] = field(default_factory=lambda: FILES)
+    header: tuple[str, ...] | None = None  # the columns where the files have no header line
+    files: dict[str, str] = field(default_factory=lambda: FILES)  # by split; `.tsv`, or `.jsonl` with one object a line
 
 
-LAYOUTS: dict[str, Layout] = {
-    "cola": Layout(("sentence",), "label", header=("source", "label", "original label", "sentence")),
-    "sst2": Layout(("sentence",), "label"),
-    "mrpc": Layout(("#1 String", "#2 String"), "Quality"),
-    "stsb": Layout(("sentence1", "sentence2"), "score"),
-    "qqp": Layout(("question1", "question2"), "is_duplicate"),
-    "mnli": Layout(("sentence1", "sentence2"), "gold_label"),
-    "qnli": Layout(("question", "sentence"), "label"),
-    "rte": Layout(("sentence1", "sentence2"), "label"),
-    "wnli": Layout(("sentence1", "sentence2"), "label"),
-    "snli": Layout(
+LAYOUTS: dict[str, GlueLayout] = {
+    "cola": GlueLayout(("sentence",), "label", header=("source", "label", "original label", "sentence")),
+    "sst2": GlueLayout(("sentence",), "label"),
+    "mrpc": GlueLayout(("#1 String", "#2 String"), "Quality"),
+    "stsb": GlueLayout(("sentence1", "sentence2"), "score"),
+    "qqp": GlueLayout(("question1", "question2"), "is_duplicate"),
+    "mnli": GlueLayout(("sentence1", "sentence2"), "gold_label"),
+    "qnli": GlueLayout(("question", "sentence"), "label"),
+    "rte": GlueLayout(("sentence1", "sentence2"), "label"),
+    "wnli": GlueLayout(("sentence1", "sentence2"), "label"),
+    "snli": GlueLayout(
         ("sentence1", "sentence2"),
         "gold_label",
         files={"train": "snli_1.0_train.jsonl", "validation": "snli_1.0_dev.jsonl"},
     ),
-    "scitail": Layout(
+    "scitail": GlueLayout(
         ("premise", "hypothesis"),
         "label",
         header=("premise", "hypothesis", "label"),
@@ -129,17 +122,12 @@ _INDEX = ("index", "id")
 
 @dataclass(frozen=True)
 class TestSet:
-    """Texts to predict.
-
-    Attributes:
-        indices: the server's number of each row.
-        texts: one list per text column.
-    """
+    """Texts to predict."""
 
     __test__ = False  # pytest would collect it by its name
 
-    indices: list[int]
-    texts: tuple[list[str], ...]
+    indices: list[int]  # the server's number of each row
+    texts: tuple[list[str], ...]  # by text column
 
 
 def read_tests(task: Task, data_dir: Path) -> dict[str, TestSet]:
@@ -175,7 +163,5 @@ def _read_test_set(path: Path, columns: Sequence[str]) -> TestSet:
         str(path), chain([first] if first is not None else [], rows), columns, index, read_index, "any"
     )
     if len(set(split.labels)) < len(split):
-        raise ContentError(
-            f"{path}: the column {index} has a number twice, so the server could not tell the rows apart."
-        )
+        raise ContentError(f"{path}: the column {index} has a number twice, so rows could not be told apart.")
     return TestSet(split.labels, split.texts)

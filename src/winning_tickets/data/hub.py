@@ -11,21 +11,13 @@ from winning_tickets.data.glue import describe_release
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
 
-Files = dict[str, list[str]]
-"""Parquet files by name of the split."""
-_ONLY_CONFIGURATION = ("plain_text", "data")
-"""Folders that hold the files of a repository with a single configuration."""
+Files = dict[str, list[str]]  # Parquet files by name of the split
+_ONLY_CONFIGURATION = ("plain_text", "data")  # folders that hold the files of a repository with a single configuration
 
 
 def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
-    """Load all splits of a hub data set, from the hub or its local cache.
-
-    Args:
-        name: hub id, or a local folder in one of the formats that `datasets` reads.
-        config: configuration of the data set.
-        what: its use, for messages.
-        instead: what else the user can do without a network, a whole sentence.
-    """
+    """Load all splits of a configuration of a hub data set, from the hub or its local cache."""
+    # For messages `what` is its use, and `instead` a sentence on what else the user can do without a network.
     import datasets
 
     try:
@@ -40,10 +32,8 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
 
 
 def find_files(data_dir: Path, config: str | None, splits: Iterable[str]) -> Files:
-    """Find the Parquet files of these splits in a local copy of a hub repository, or in a configuration's folder of it.
-
-    The result is empty where the folder is something else; `config` is None where the data set has only one.
-    """
+    """Find the Parquet files of these splits in a copy of a hub repository, or in a configuration's folder of it."""
+    # The result is empty where the folder is something else; `config` is None where the data set has only one.
     for folder in (data_dir / name for name in ((config,) if config else _ONLY_CONFIGURATION) + ("",)):
         found = {split: [*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")] for split in splits}
         if not any(found.values()):

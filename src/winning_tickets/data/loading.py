@@ -10,13 +10,9 @@ from winning_tickets.runs.errors import UsageError
 
 
 def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
-    """Read a task's training and validation examples; rows without a label are left out.
-
-    Args:
-        name: a name of `TASKS`.
-        data_dir: a copy of the hub's repository (Parquet files), a GLUE download (`CoLA/`, `SST-2/` ...) or the task's
-            own release; or the task's own folder in one of them. None reads the hub.
-    """
+    """Read the training and validation examples of a task of `TASKS`; rows without a label are left out."""
+    # `data_dir` is a copy of the hub's repository (Parquet files), a GLUE download (`CoLA/`, `SST-2/` ...) or the
+    # task's own release; or the task's own folder in one of them. None reads the hub.
     task = get_task(name)
     if name == "pydocs":
         from winning_tickets.data.pydocs import pydocs_task

@@ -16,12 +16,9 @@ from winning_tickets.runs.statistics import LARGEST
 Array = np.ndarray[Any, Any]
 
 
-def compute(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
-    """Compute all metrics of a task from class indices or scores and the true ones, both `(examples,)`.
-
-    Returns:
-        The metrics by name, accuracy and F1 in 0-1, correlations in -1 to 1; and whether the predictions are constant.
-    """
+def compute_metrics(task: Task, predictions: Array, labels: Array) -> tuple[dict[str, float], bool]:
+    """Compute all metrics of a task from class indices or scores and the true ones, both `(examples,)`, by name."""
+    # Accuracy and F1 are in 0-1, correlations in -1 to 1. The second value says whether the predictions are constant.
     predictions, labels = np.asarray(predictions), np.asarray(labels)
     if predictions.shape != labels.shape or predictions.ndim != 1 or not len(labels):
         raise ValueError(f"Predictions {predictions.shape} and labels {labels.shape} must be two equally long vectors.")
@@ -73,7 +70,7 @@ def primary_metric(task: Task) -> str:
     return metric_names(task)[0]
 
 
-def combine(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
     """Merge the metrics of all splits: `accuracy_matched`, `accuracy_mismatched` for MNLI, plain names elsewhere."""
     suffixes = _suffixes(task)
     return {f"{name}{suffixes[split]}": value for split in suffixes for name, value in by_split[split].items()}
@@ -99,36 +96,25 @@ COLUMNS: dict[str, tuple[str, ...]] = PAPER_TASKS | {"mrpc": ("f1",), "stsb": ("
 
 @dataclass(frozen=True)
 class Average:
-    """An average over tasks.
+    """An average over tasks; one with `missing` or `beyond` cannot be compared with the tables of the paper."""
 
-    Attributes:
-        value: over all given tasks.
-        scores: the contribution of each task, in the order of the paper; two numbers where a task is two columns.
-        missing: tasks of the paper that were not given, so that `value` cannot be compared with its tables.
-        beyond: given tasks that are not in the paper's tables; the same holds.
-    """
-
-    value: float
-    scores: dict[str, tuple[float, ...]]
-    missing: tuple[str, ...]
-    beyond: tuple[str, ...]
+    value: float  # over all given tasks
+    scores: dict[str, tuple[float, ...]]  # contribution of each task, in the paper's order; two where it is two columns
+    missing: tuple[str, ...]  # tasks of the paper that were not given
+    beyond: tuple[str, ...]  # given tasks that are not in the paper's tables
 
 
 def task_average(results: Mapping[str, Metrics]) -> Average:
-    """Average over tasks, each task counting once (Super Tickets, Tables 1 and 3).
-
-    Two metrics of a task are averaged first: accuracy and F1, Pearson and Spearman, MNLI matched and mismatched. A task
-    that is not in the paper counts with the mean of all its metrics.
-    """
+    """Average over tasks, each task counting once (Super Tickets, Tables 1 and 3)."""
+    # Two metrics of a task are averaged first: accuracy and F1, Pearson and Spearman, MNLI matched and mismatched. A
+    # task that is not in the paper counts with the mean of all its metrics.
     return _average(results, PAPER_TASKS, lambda metrics: fmean(metrics.values()), merge=True)
 
 
 def column_average(results: Mapping[str, Metrics]) -> Average:
-    """Average over columns, as the GLUE server forms them (Super Tickets, Table 2).
-
-    MNLI is two columns, matched and mismatched. MRPC and QQP count with F1, STS-B with Spearman. A task that is not in
-    the paper is one column: its F1 where it has one, else Spearman, else the mean of all its metrics.
-    """
+    """Average over columns, as the GLUE server forms them (Super Tickets, Table 2)."""
+    # MNLI is two columns, matched and mismatched. MRPC and QQP count with F1, STS-B with Spearman. A task that is not
+    # in the paper is one column: its F1 where it has one, else Spearman, else the mean of all its metrics.
 
     def one(metrics: Metrics) -> float:
         return next((metrics[name] for name in ("f1", "spearman") if name in metrics), fmean(metrics.values()))
@@ -166,9 +152,7 @@ def _average(
                 f"found {', '.join(metrics) or 'nothing'}."
             )
         if max(map(abs, metrics.values())) > LARGEST:
-            raise ContentError(
-                f"The results of {task} hold {shown(dict(metrics))}, and no score is beyond {LARGEST:g}."
-            )
+            raise ContentError(f"The results of {task} hold {shown(dict(metrics))}; no score is beyond {LARGEST:g}.")
         values = tuple(metrics[name] for name in needed[task]) if task in needed else (other(metrics),)
         scores[task] = (fmean(values),) if merge else values
     missing = tuple(task for task in needed if task not in results)

@@ -43,37 +43,26 @@ class TaskBatches:
 
 
 class MixedBatches(Dataset[dict[str, Batch]]):
-    """Batches of each step of a training on several sources.
+    """Batches of each step of a training on several sources."""
 
-    Every scheme takes the batches of a source in the source's own order, without a gap, so that each of its examples
-    comes once in each pass over it. A step is a function of the seed and of its index alone: a training resumes without
-    any state, and several processes agree without communication.
-
-    Args:
-        sources: batches by index, by name.
-        sizes: batches per epoch of each source.
-        mixing: `sum`: one batch of every source per step, so that smaller sources are repeated more often.
-            The others give a batch of one source per step.
-            `proportional`: every batch of every source once per epoch, shuffled.
-            `annealed`: epochs of as many steps; the share of a source is its size to a power that falls from 1 in the
-            first epoch to 0.2 in the last (Stickland and Murray 2019), so that small sources count more at the end.
-            `ratio`: every batch of one main source once per epoch, and a new draw from those of the others.
-            `round-robin`: one batch of each in turn, in their order.
-        n_steps: length.
-        seed: of the order of sources.
-        main: for `ratio`: the main source.
-        ratio: for `ratio`: batches of all others together per batch of the main one, at most all they have.
-    """
+    # Every scheme takes the batches of a source in the source's own order, without a gap, so that each of its examples
+    # comes once in each pass over it. A step is a function of the seed and of its index alone: a training resumes
+    # without any state, and several processes agree without communication. `sum` gives one batch of every source per
+    # step, so that smaller sources are repeated more often. The others give a batch of one source per step.
+    # `proportional`: every batch of every source once per epoch, shuffled. `annealed`: epochs of as many steps; the
+    # share of a source is its size to a power that falls from 1 in the first epoch to 0.2 in the last (Stickland and
+    # Murray 2019), so that small sources count more at the end. `ratio`: every batch of one main source once per epoch,
+    # and a new draw from those of the others. `round-robin`: one batch of each in turn.
 
     def __init__(
         self,
-        sources: Mapping[str, Any],
-        sizes: Mapping[str, int],
+        sources: Mapping[str, Any],  # batches by index, by name
+        sizes: Mapping[str, int],  # batches per epoch of each source
         mixing: Mixing,
         n_steps: int,
-        seed: int,
-        main: str | None = None,
-        ratio: float | None = None,
+        seed: int,  # of the order of sources
+        main: str | None = None,  # for `ratio`: the main source
+        ratio: float | None = None,  # batches of all others together per batch of the main one, at most all they have
     ) -> None:
         self._sources, self._length = dict(sources), n_steps
         sizes = {name: sizes[name] for name in self._sources}
@@ -97,10 +86,8 @@ class MixedBatches(Dataset[dict[str, Batch]]):
 
 
 def epoch_steps(sizes: Mapping[str, int], mixing: Mixing, main: str | None = None, ratio: float | None = None) -> int:
-    """Return the steps of an epoch, which ends when the largest source (of `ratio`: the main one) was seen once.
-
-    The arguments are those of `MixedBatches`. Only the first epoch of `annealed` has this length.
-    """
+    """Return the steps of an epoch, which ends when the largest source (of `ratio`: the main one) was seen once."""
+    # The arguments are those of `MixedBatches`. Only the first epoch of `annealed` has this length.
     if mixing == "sum":
         return max(sizes.values())
     if mixing == "round-robin":

@@ -11,16 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.data.examples import (
-    SOFT,
-    LabelReader,
-    as_number,
-    build_split,
-    check_answers,
-    class_reader,
-    read_score,
-    read_word_labels,
-)
+from winning_tickets.data import examples
+from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.readers import Row, jsonl_rows, read_rows, tsv_rows
 from winning_tickets.data.records import Split, Task, TaskData
@@ -31,25 +23,16 @@ from winning_tickets.runs.files import parse_json
 
 _TEXTS = ("premise", "hypothesis")
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_SUM_TOLERANCE = 1e-3
-"""Largest difference from 1 of the sum of probabilities."""
-_SUFFIXES = (".tsv", ".jsonl", ".json")
-"""Suffixes of data files, in the order in which they are looked for."""
-_HUB_NAMES = {"sst": "sst2"}
-"""MT-DNN's names of tasks that have another one on the hub."""
+_SUM_TOLERANCE = 1e-3  # largest difference from 1 of the sum of probabilities
+_SUFFIXES = (".tsv", ".jsonl", ".json")  # suffixes of data files, in the order in which they are looked for
+_HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have another one on the hub
 
 
-def load_defined(definition: TaskDefinition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
-    """Read the examples of a task that a task file defines.
-
-    The folder has `NAME_SPLIT.tsv`, `.jsonl` or `.json` for each split. A task that `load_task` knows by this name is
-    also read from a GLUE download, a copy of the hub's repository or, without any folder, from the hub.
-
-    Args:
-        definition: the task.
-        task_file: the file of the definition; its `data` is relative to this file.
-        data_dir: folder of the data where the definition names none.
-    """
+def load_defined_task(definition: TaskDefinition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
+    """Read the examples of a task that a task file defines."""
+    # The folder has `NAME_SPLIT.tsv`, `.jsonl` or `.json` for each split. A task that `load_task` knows by this name is
+    # also read from a GLUE download, a copy of the hub's repository or, without any folder, from the hub.
+    # The `data` of the definition is relative to the task file; without it they are in `data_dir`.
     task = task_of(definition)
     who = f"the task {definition.name} of {task_file}"
     splits = (definition.train_split, *definition.validation_splits.values())
@@ -93,11 +76,11 @@ def _find_files(folder: Path, name: str, splits: tuple[str, ...]) -> dict[str, P
 def _read(definition: TaskDefinition, task: Task, files: Mapping[str, Path]) -> TaskData:
     train_file = files[definition.train_split]
     if task.kind == "span":
-        from winning_tickets.data.squad import read_json
+        from winning_tickets.data.squad import read_articles
 
-        train = read_json(train_file)
-        check_answers(train, str(train_file))
-        validation = {ours: read_json(files[theirs]) for ours, theirs in definition.validation_splits.items()}
+        train = read_articles(train_file)
+        examples.check_answers(train, str(train_file))
+        validation = {ours: read_articles(files[theirs]) for ours, theirs in definition.validation_splits.items()}
         return TaskData.of(task, train, validation, "files")
 
     read_label = _label_reader(definition, task)
@@ -128,7 +111,7 @@ def _read_split(task: Task, path: Path, read_label: LabelReader) -> Split:
     soft = task.kind in ("classification", "regression")
     header = ["uid", "label", *columns]
     formats = dict.fromkeys(_SUFFIXES, partial(_checked_objects, task))
-    formats[".tsv"] = partial(tsv_rows, header=header, extra=SOFT if soft else None)
+    formats[".tsv"] = partial(tsv_rows, header=header, extra=examples.SOFT if soft else None)
     rows = read_rows(path, formats)
     if task.kind == "tokens":
         rows = [
@@ -136,7 +119,7 @@ def _read_split(task: Task, path: Path, read_label: LabelReader) -> Split:
             for where, row in rows
         ]
     read_soft = partial(_read_soft, task)
-    return build_split(
+    return examples.build_split(
         str(path), rows, columns, "label", read_label, "words" if task.kind == "tokens" else "not blank", read_soft
     )[0]
 
@@ -147,8 +130,8 @@ def _checked_objects(task: Task, path: Path) -> Iterator[Row]:
             raise ContentError(
                 f"{where}: it holds tokens of one tokenizer (token_id) and no text; give the TSV that it was made from."
             )
-        if SOFT in row and task.kind == "tokens":
-            raise ContentError(f"{where}: {SOFT} goes with one class or one score per text, not with {task.kind}.")
+        if examples.SOFT in row and task.kind == "tokens":
+            raise ContentError(f"{where}: {examples.SOFT} goes with one class or score per text, not with {task.kind}.")
         yield where, row
 
 
@@ -167,10 +150,10 @@ def _as_list(cell: Any) -> Any:
 
 def _label_reader(definition: TaskDefinition, task: Task) -> LabelReader:
     if task.is_regression:
-        return read_score
-    read_class = class_reader(task.labels, f"a label of {task.name}", definition.labels or task.labels)
+        return examples.read_score
+    read_class = examples.class_reader(task.labels, f"a label of {task.name}", definition.labels or task.labels)
     if task.kind == "tokens":
-        return lambda found, where: [read_class(label, where) for label in read_word_labels(found, where)]
+        return lambda found, where: [read_class(label, where) for label in examples.read_word_labels(found, where)]
     return read_class
 
 
@@ -184,7 +167,7 @@ def _read_soft(task: Task, found: Any, where: str) -> tuple[float, ...]:
         except ValueError:
             value = None
     values = value if isinstance(value, list) else [value]
-    numbers = [number for number in map(as_number, values) if number is not None]
+    numbers = [number for number in map(examples.as_number, values) if number is not None]
     width = len(task.labels) or 1
     if len(numbers) < len(values):
         raise ContentError(f"{where}: soft labels must be numbers, found {shown(found)}.")

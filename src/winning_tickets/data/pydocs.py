@@ -19,13 +19,11 @@ from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, unknown
 
-MIN_WORDS = 8
-"""Words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring."""
+MIN_WORDS = 8  # words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring
 SALT = 1356
 """Of the split: with this one every label of the task has validation passages, in Python 3.11 and 3.13 alike."""
-PARTS = ("all", "docstrings", "topics")
-MAX_PASSAGES = {"train": 120, "validation": 30}
-"""Of one label, so that none dominates."""
+PARTS = ("all", "docstrings", "topics")  # topics are those of Python's `help()`
+MAX_PASSAGES = {"train": 120, "validation": 30}  # of one label, so that none dominates
 
 # In all of Python 3.11-3.14, and not among those that distributions leave out (test, tkinter, idlelib, ensurepip ...).
 _NAMES = """
@@ -70,10 +68,9 @@ class Passage:
 
 @dataclass(frozen=True)
 class StdlibText:
-    """All passages, each text once, in a fixed order: topics, then modules by name.
+    """All passages, each text once, in a fixed order: topics, then modules by name."""
 
-    `missing` are those of `MODULES` (and `pydoc_data`) whose source this installation does not have.
-    """
+    # `missing` are those of `MODULES` (and `pydoc_data`) whose source this installation does not have.
 
     passages: tuple[Passage, ...]
     modules: tuple[str, ...]
@@ -169,12 +166,7 @@ def _is_prose(paragraph: str) -> bool:
 
 
 def pydocs_corpus(part: str = "all", split: Literal["train", "validation"] = "train") -> list[str]:
-    """Return the passages of the built-in corpus; objects are in a mixed but fixed order.
-
-    Args:
-        part: `all`, `docstrings` or `topics` (the topics of Python's `help()`).
-        split: one object in ten is for validation.
-    """
+    """Return the passages of a part of the built-in corpus; objects are in a mixed but fixed order."""
     if part not in PARTS:
         raise unknown("part of pydocs", part, PARTS)
     chosen = [
@@ -187,11 +179,9 @@ def pydocs_corpus(part: str = "all", split: Literal["train", "validation"] = "tr
 
 @cache
 def pydocs_task() -> TaskData:
-    """Return the built-in task: which module a docstring passage documents, with the module's name masked out.
-
-    All passages of one top-level object are in one split, the same as in the corpus. Each label has at most
-    `MAX_PASSAGES`.
-    """
+    """Return the built-in task: which module a docstring passage documents, with the module's name masked out."""
+    # All passages of one top-level object are in one split, the same as in the corpus. Each label has at most
+    # `MAX_PASSAGES`.
     task = TASKS["pydocs"]
     columns: dict[str, tuple[list[str], list[int]]] = {"train": ([], []), "validation": ([], [])}
     counts: Counter[tuple[str, str]] = Counter()
@@ -217,12 +207,7 @@ def _without_name(text: str, label: str) -> str:
 
 
 def pydocs_info() -> dict[str, Any]:
-    """Describe the built-in text on this machine, which depends on the version of Python.
-
-    Returns:
-        `python_version`, `text_hash` (xxh3-128), `words`, `passages`, `labels`, `train_examples`,
-        `validation_examples`, `modules` that were read and those `missing`.
-    """
+    """Describe the built-in text on this machine, which depends on the version of Python."""
     found, data = stdlib_text(), pydocs_task()
     return {
         "python_version": sys.version.split()[0],

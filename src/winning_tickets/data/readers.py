@@ -13,8 +13,7 @@ from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
 _BLOCK = 1 << 20  # bytes of whole lines that are held at a time
-Row = tuple[str, dict[str, Any]]
-"""The place of a row (file and line), and its cells by column."""
+Row = tuple[str, dict[str, Any]]  # the place of a row (file and line), and its cells by column
 
 
 def read_utf8(path: Path) -> str:
@@ -74,11 +73,9 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 
 def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
-    """Yield the rows of a TSV file, in which quotes are ordinary characters.
-
-    `header` names the columns where the first line does not; `extra` is one more column that the file may have, which
-    the first row decides.
-    """
+    """Yield the rows of a TSV file, in which quotes are ordinary characters."""
+    # `header` names the columns where the first line does not; `extra` is one more column that the file may have, which
+    # the first row decides.
     lines = enumerate(read_lines(path), start=1)
     return _table(path, ((number, line.split("\t")) for number, line in lines), header, extra)
 

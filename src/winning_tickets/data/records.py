@@ -25,48 +25,31 @@ Distance = Literal["kl", "symmetric-kl", "mse"]
 
 @dataclass(frozen=True)
 class Task:
-    """A task; its numbers are those of TAMT (Table 1) where the paper lists it.
-
-    Attributes:
-        labels: names of the classes in the hub's order; empty for regression and spans.
-        metrics: from `METRICS_OF` its kind; the first one is primary.
-        hub: data set and configuration on the Hugging Face hub.
-        folder: name of its folder in a GLUE download, or in its own release.
-        learning_rate: peak rate of AdamW.
-        max_length: tokens an example is cut to.
-        eval_steps: steps between evaluations.
-        doc_stride: for spans: tokens from the start of one window over a long text to that of the next.
-        head_dropout: dropout before the head; None leaves it as the model has it.
-        train_size: `N` examples or `P%` of the training set; None means all.
-        soft_loss: distance from soft labels, where training examples have some.
-        soft_form: whether soft labels are probabilities or logits; those of a regression are scores.
-        adversarial_loss: distance from the outputs of the unchanged text, in SMART; None takes that of the kind.
-        weight: weight of its loss, where several tasks are trained together.
-    """
+    """A task; its numbers are those of TAMT (Table 1) where the paper lists it."""
 
     name: str
     text_columns: tuple[str, ...]
-    labels: tuple[str, ...]
-    metrics: tuple[str, ...]
+    labels: tuple[str, ...]  # names of the classes in the hub's order; empty for regression and spans
+    metrics: tuple[str, ...]  # from `METRICS_OF` its kind; the first one is primary
     kind: Kind = "classification"
     label_column: str = "label"
-    hub: tuple[str, str | None] | None = None
-    folder: str | None = None
+    hub: tuple[str, str | None] | None = None  # data set and configuration on the Hugging Face hub
+    folder: str | None = None  # name of its folder in a GLUE download, or in its own release
     validation_splits: tuple[str, ...] = ("validation",)
-    learning_rate: float = 2e-5
+    learning_rate: float = 2e-5  # peak rate of AdamW
     batch_size: int = 32
-    max_length: int = 128
+    max_length: int = 128  # tokens an example is cut to
     epochs: int = 3
-    eval_steps: int = 50
-    doc_stride: int | None = None
+    eval_steps: int = 50  # steps between evaluations
+    doc_stride: int | None = None  # of spans: tokens from the start of one window to that of the next
     citation: str = ""
     licence: str = ""
-    head_dropout: float | None = None
-    train_size: str | None = None
-    soft_loss: Distance | None = None
-    soft_form: Literal["probabilities", "logits"] = "probabilities"
-    adversarial_loss: Distance | None = None
-    weight: float = 1.0
+    head_dropout: float | None = None  # dropout before the head; None leaves it as the model has it
+    train_size: str | None = None  # `N` examples or `P%` of the training set; None means all
+    soft_loss: Distance | None = None  # from soft labels, where training examples have some
+    soft_form: Literal["probabilities", "logits"] = "probabilities"  # of soft labels; those of a regression are scores
+    adversarial_loss: Distance | None = None  # in SMART, from the outputs of the unchanged text; None: that of the kind
+    weight: float = 1.0  # of its loss, where several tasks are trained together
 
     @property
     def is_regression(self) -> bool:
@@ -83,23 +66,16 @@ class Answers(NamedTuple):
 
 @dataclass(frozen=True)
 class Split:
-    """Examples of one split.
+    """Examples of one split."""
 
-    Attributes:
-        texts: one list for each text column: strings, or lists of words where each word has a label.
-        labels: by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `Answers`.
-        soft: soft labels of each example, one number per class or one score; None where there are none.
-    """
-
-    texts: tuple[list[Any], ...]
-    labels: list[Any]
-    soft: list[tuple[float, ...]] | None = None
+    texts: tuple[list[Any], ...]  # by text column: strings, or lists of words where each word has a label
+    labels: list[Any]  # by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `Answers`
+    soft: list[tuple[float, ...]] | None = None  # soft labels of each example: one number per class, or one score
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def take(self, order: list[int]) -> Split:
-        """Return the examples at these indices, in this order."""
         texts = tuple([column[index] for index in order] for column in self.texts)
         soft = None if self.soft is None else [self.soft[index] for index in order]
         return Split(texts, [self.labels[index] for index in order], soft)
@@ -107,19 +83,14 @@ class Split:
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task and its examples.
-
-    Attributes:
-        fingerprint: xxh3-128 of all texts and labels; the same data from hub and folder have the same one.
-        unlabelled: number of rows that were left out because they have no label, by name of the split.
-    """
+    """A task and its examples."""
 
     task: Task
     train: Split
     validation: dict[str, Split]
-    fingerprint: str
+    fingerprint: str  # xxh3-128 of all texts and labels; the same data from hub and folder have the same one
     source: Source
-    unlabelled: dict[str, int] = field(default_factory=dict)
+    unlabelled: dict[str, int] = field(default_factory=dict)  # rows without a label, left out, by name of the split
 
     @classmethod
     def of(
@@ -130,7 +101,6 @@ class TaskData:
         source: Source,
         unlabelled: dict[str, int] | None = None,
     ) -> TaskData:
-        """Put examples together and compute their fingerprint."""
         parts = _contents(task, {"train": train, **validation})
         return cls(task, train, validation, fingerprint(parts), source, unlabelled or {})
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,8 +18,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 
 FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128), sections:L"
 Array = np.ndarray[Any, Any]
-Spans = Array
-"""Token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`."""
+Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
 
@@ -49,16 +48,6 @@ def parse_segments(text: str) -> Segments:
 def generator(seed: int, *purpose: int) -> np.random.Generator:
     """Return the random numbers of one purpose: a pure function of its arguments."""
     return np.random.default_rng((seed % 2**64, *purpose))
-
-
-class Cut(Protocol):
-    """A way to cut a corpus; `epoch_batches` includes a smaller last batch, and is None where segments are drawn."""
-
-    @property
-    def epoch_batches(self) -> int | None: ...
-
-    def spans(self, index: int) -> Spans:
-        """Return the token spans of batch `index`."""
 
 
 def _too_short(found: int, needed: int, form: str) -> ContentError:
@@ -111,12 +100,11 @@ class Packed:
         return np.stack([starts, starts + self._content], axis=1)
 
 
-class Lines:
-    """One line per segment, cut at the end; lines of similar length share a batch.
+class LineSegments:
+    """One line per segment, cut at the end; lines of similar length share a batch."""
 
-    With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
-    counts special tokens and takes the first lines only.
-    """
+    # With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
+    # counts special tokens and takes the first lines only.
 
     def __init__(
         self,
@@ -167,13 +155,12 @@ def _batch_bounds(lengths: Array, batch_tokens: int) -> list[int]:
 
 
 class Mixed:
-    """Training segments of many lengths: each batch has one length, drawn log-uniformly, and starts at sentences.
+    """Training segments of many lengths: each batch has one length, drawn log-uniformly, and starts at sentences."""
 
-    Sentence tasks have short segments; a ticket searched on long blocks alone can get worse on them. Segments stay
-    inside a line wherever enough sentences of the corpus leave room for that.
-    """
+    # Sentence tasks have short segments; a ticket searched on long blocks alone can get worse on them. Segments stay
+    # inside a line wherever enough sentences of the corpus leave room for that.
 
-    epoch_batches: int | None = None
+    epoch_batches: int | None = None  # segments are drawn
     _ENOUGH = 0.05  # share of all sentence starts; with fewer, the same few segments would come again and again
 
     def __init__(
@@ -221,18 +208,16 @@ def _sentence_starts(stream: TokenStream, sentence_ends: list[int]) -> Array:
     return starts[starts < stream.n_tokens]
 
 
-LEAST_OF_FIRST_PARAGRAPH = 20
-"""A section whose first paragraph has fewer tokens is left out."""
+LEAST_OF_FIRST_PARAGRAPH = 20  # a section whose first paragraph has fewer tokens is left out
 SHORT_SEQUENCE_PROBABILITY = 0.1
 _PACK = 4  # a random stream of its own
 
 
 class Sections:
-    """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch.
+    """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch."""
 
-    A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is the
-    share of sections for whose sequences a random length is drawn; `max_tokens` takes the first sequences only.
-    """
+    # A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is
+    # the share of sections for whose sequences a random length is drawn; `max_tokens` takes the first sequences only.
 
     def __init__(
         self,
@@ -315,3 +300,7 @@ def _truncated(start: int, split: int, stop: int, content: int, random: Any) -> 
         else:
             longer[1] -= 1
     return first[0], first[1], second[0], second[1]
+
+
+Cut = Packed | LineSegments | Mixed | Sections
+"""A way to cut a corpus into the spans of each batch; `epoch_batches` includes a smaller last batch."""

@@ -20,11 +20,9 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
-MAX_QUESTION_TOKENS = 64
-"""Longer questions are cut (Devlin et al. 2019)."""
+MAX_QUESTION_TOKENS = 64  # longer questions are cut (Devlin et al. 2019)
 MAX_ANSWER_TOKENS = 30
-N_BEST = 20
-"""Starts and ends that are compared in each window, those with the highest logits."""
+N_BEST = 20  # starts and ends that are compared in each window, those with the highest logits
 _CHUNK = 512  # questions per call of the tokenizer
 _FILES = {"train": ("train",), "validation": ("dev", "valid")}
 _SHAPE = "articles in 'data', their 'paragraphs', each with a 'context' and questions in 'qas'"
@@ -63,12 +61,12 @@ def read_files(train_file: Path, validation_file: Path) -> TaskData:
 
 
 def _read(task: Task, train_file: Path, validation_file: Path, source: Source) -> TaskData:
-    train, validation = read_json(train_file), read_json(validation_file)
+    train, validation = read_articles(train_file), read_articles(validation_file)
     check_answers(train, str(train_file))
     return TaskData.of(task, train, {"validation": validation}, source)
 
 
-def read_json(path: Path) -> Split:
+def read_articles(path: Path) -> Split:
     """Read the questions of one file, in its order."""
     if path.suffix.lower() != ".json":
         raise UsageError(f"{path} is not a .json file; questions about texts are read from the JSON of SQuAD v1.1.")
@@ -83,7 +81,7 @@ def read_json(path: Path) -> Split:
         elif isinstance(content, list):
             found = "a list"
         raise ContentError(
-            f"{path} is not SQuAD JSON: found {found}, expected an object with {_SHAPE}. Rows of another task go in a "
+            f"{path} is not SQuAD JSON: found {found}, expected an object with {_SHAPE}. Other rows go in a "
             ".jsonl file."
         )
     split, _ = build_split(str(path), _rows(path, content["data"]), ("question", "context"), "answers", read_answers)
@@ -115,13 +113,11 @@ def _get(row: Any, name: str, kind: type, where: str) -> Any:
 
 
 def encode_windows(split: Split, tokenizer: Any, max_length: int, doc_stride: int) -> EncodedSplit:
-    """Tokenize each question with all windows of `max_length` tokens over its context, question first.
-
-    Questions are cut to `MAX_QUESTION_TOKENS`, and to half of the room where that is less. Windows begin `doc_stride`
-    tokens after each other (Devlin et al. 2019), or adjoin where they are shorter than that; so every token of the
-    context is in one of them. Labels are the tokens at which the first answer begins and ends, and (0, 0), which is
-    [CLS], where it is not wholly inside the window.
-    """
+    """Tokenize each question with all windows of `max_length` tokens over its context, question first."""
+    # Questions are cut to `MAX_QUESTION_TOKENS`, and to half of the room where that is less. Windows begin `doc_stride`
+    # tokens after each other (Devlin et al. 2019), or adjoin where they are shorter than that; so every token of the
+    # context is in one of them. Labels are the tokens at which the first answer begins and ends, and (0, 0), which is
+    # [CLS], where it is not wholly inside the window.
     require_offsets(tokenizer)
     columns: dict[str, list[Any]] = {}
     labels: list[tuple[int, int]] = []
@@ -144,10 +140,8 @@ def encode_windows(split: Split, tokenizer: Any, max_length: int, doc_stride: in
 
 
 def _windows(side: Array, max_length: int, doc_stride: int) -> Iterator[Array]:
-    """Yield the positions of the tokens of each window.
-
-    `side` is 0 for tokens of the question, 1 for those of the context, -1 for special ones.
-    """
+    """Yield the positions of the tokens of each window."""
+    # `side` is 0 for tokens of the question, 1 for those of the context, -1 for special ones.
     positions = np.arange(len(side))
     context = np.flatnonzero(side == 1)
     special = int(np.count_nonzero(side == -1))
@@ -209,11 +203,9 @@ def best_answers(outputs: Sequence[Array], encoded: EncodedSplit, contexts: Sequ
 
 
 def best_span(logits: Array, allowed: Array) -> tuple[float, int, int] | None:
-    """Return score, first and last token of the span of one window with the highest sum of logits `(tokens, 2)`.
-
-    Among equal ones the one whose start, then end, ranks first is taken; None where no span of at most
-    `MAX_ANSWER_TOKENS` joins the `N_BEST` starts and ends. `allowed` is true for tokens of the context.
-    """
+    """Return score, first and last token of the span of one window with the highest sum of logits `(tokens, 2)`."""
+    # Among equal ones the one whose start, then end, ranks first is taken; None where no span of at most
+    # `MAX_ANSWER_TOKENS` joins the `N_BEST` starts and ends. `allowed` is true for tokens of the context.
     inside = np.flatnonzero(allowed)
     values = logits.astype(np.float64)
     firsts, lasts = (inside[np.argsort(-values[inside, side], kind="stable")[:N_BEST]] for side in (0, 1))

@@ -17,8 +17,7 @@ from winning_tickets.data.records import METRICS_OF, Distance, Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
-FileKind = Literal["classification", "regression", "tokens", "span"]
-"""Kinds of tasks that a file can define."""
+FileKind = Literal["classification", "regression", "tokens", "span"]  # kinds of tasks that a file can define
 
 TASK_TYPES: dict[str, FileKind] = {
     "Classification": "classification",
@@ -43,13 +42,12 @@ LOSSES: dict[FileKind, tuple[str, ...]] = {
 }
 DISTANCES: dict[str, Distance] = {"KlCriterion": "kl", "SymKlCriterion": "symmetric-kl", "MseCriterion": "mse"}
 """Values of `kd_loss` and `adv_loss`."""
-METRIC_NAMES: dict[FileKind, dict[str, tuple[str, ...]]] = {
+METRIC_NAMES: dict[FileKind, dict[str, tuple[str, ...]]] = {  # MT-DNN's names of metrics, and ours
     "classification": {"ACC": ("accuracy",), "F1": ("f1",), "MCC": ("matthews",)},
     "regression": {"Pearson": ("pearson",), "Spearman": ("spearman",)},
     "tokens": {"SeqEval": ("f1", "accuracy"), "NERACC": ("f1", "accuracy"), "ACC": ("accuracy",), "F1": ("f1",)},
     "span": {"EmF1": ("f1", "exact_match"), "EmF12": ("f1", "exact_match")},
 }
-"""MT-DNN's names of metrics, and ours."""
 UNSUPPORTED = ("enable_san", "actf", "encoder_type")
 """Keys of MT-DNN that choose a head or an encoder; heads are linear here, and a model is named where it is used."""
 MARKERS = ("X", "CLS", "SEP")
@@ -81,12 +79,10 @@ class TaskDefinition(Settings):
 
     @property
     def kind(self) -> FileKind:
-        """Kind of the task."""
         return TASK_TYPES[self.task_type]
 
     @property
     def train_split(self) -> str:
-        """Name of the training split."""
         return next(name for name in self.split_names if "train" in name.lower())
 
     @property
@@ -118,9 +114,7 @@ class TaskDefinition(Settings):
             if (value := getattr(self, field)) is not None and kind in _TEXTS:
                 found += _choice(field, value, ("MseCriterion",) if kind == "regression" else DISTANCES)
             elif value is not None:
-                found.append(
-                    f"{field} goes with one class or one score per text, not with {self.task_type}; remove it."
-                )
+                found.append(f"{field} goes with one class or score per text, not with {self.task_type}; remove it.")
         for name in self.metric_meta:
             found += _choice("metric_meta", name, METRIC_NAMES[kind])
         return found
@@ -182,12 +176,7 @@ def _choice(key: str, value: str, supported: Iterable[str]) -> list[str]:
 
 
 def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tuple[TaskDefinition, ...]:
-    """Read a task file.
-
-    Args:
-        path: YAML; each key is a task, its value a mapping of the fields of `TaskDefinition`.
-        names: the tasks to read, in this order; others may be of kinds that are not supported. None reads all.
-    """
+    """Read these tasks of a YAML file in their order, or all; each key is a task, its value a `TaskDefinition`."""
     path = Path(path)
     content, problems = _parse(path)
     if names is not None:
@@ -211,9 +200,7 @@ def _parse(path: Path) -> tuple[dict[str, Any], list[str]]:
     except yaml.YAMLError as error:
         raise UsageError(f"The task file {path} is not valid YAML: {error}") from error
     if not isinstance(content, dict) or not content:
-        raise UsageError(
-            f"The task file {path} must map names of tasks to their definitions; see docs/how_to/task_files.md."
-        )
+        raise UsageError(f"The task file {path} must map tasks to definitions; see docs/how_to/task_files.md.")
     problems = []
     for task, key, first, second in _repeats(root, None):
         what = f"two tasks are named {key}" if task is None else f"task {task}: the key {key} comes twice"

@@ -33,15 +33,10 @@ _STALE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class TokenStream:
-    """A tokenized corpus: all lines one after the other, without special tokens.
+    """A tokenized corpus: all lines one after the other, without special tokens; memory-mapped."""
 
-    Attributes:
-        tokens: ids, uint16 or uint32, memory-mapped, `(n_tokens,)`.
-        offsets: line i is `tokens[offsets[i]:offsets[i + 1]]`; int64, memory-mapped, `(n_lines + 1,)`.
-    """
-
-    tokens: np.ndarray[Any, Any]
-    offsets: np.ndarray[Any, Any]
+    tokens: np.ndarray[Any, Any]  # ids, uint16 or uint32 `(n_tokens,)`
+    offsets: np.ndarray[Any, Any]  # int64 `(n_lines + 1,)`; line i is `tokens[offsets[i]:offsets[i + 1]]`
     path: Path
     key: str
 
@@ -63,10 +58,8 @@ def cache_root() -> Path:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Return the xxh3-128 of all that decides the tokens of a text: model, normalization and special ids.
-
-    Truncation and padding are left out: they are state of the last call, and change no token of the cache.
-    """
+    """Return the xxh3-128 of all that decides the tokens of a text: model, normalization and special ids."""
+    # Truncation and padding are left out: they are state of the last call, and change no token of the cache.
     if not getattr(tokenizer, "is_fast", False):
         raise UsageError(f"{type(tokenizer).__name__} is not a fast tokenizer; save it as a tokenizer.json first.")
     state = json.loads(tokenizer.backend_tokenizer.to_str()) | {"truncation": None, "padding": None}
@@ -74,11 +67,9 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return fingerprint(json.dumps(part, sort_keys=True) for part in (state, special, sorted(tokenizer.all_special_ids)))
 
 
-def tokenise(corpus: CorpusText, tokenizer: Any) -> TokenStream:
-    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache.
-
-    A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
-    """
+def tokenize(corpus: CorpusText, tokenizer: Any) -> TokenStream:
+    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache."""
+    # A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
     key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
     return main_first(lambda: _tokenized_in(cache_root() / "tokens" / key, corpus, tokenizer))
 
@@ -206,12 +197,12 @@ def _discard(path: Path) -> None:
     shutil.rmtree(doomed, ignore_errors=True)
 
 
-def list_entries() -> list[dict[str, Any]]:
+def list_cache_entries() -> list[dict[str, Any]]:
     """List the entries, the most recently used one first: key, corpus, split, tokens, lines, bytes, last use."""
     return sorted(map(_describe, _folders(hidden=False)), key=lambda entry: -float(entry["last_used"]))
 
 
-def clean(older_than_days: float | None = None) -> int:
+def clean_cache(older_than_days: float | None = None) -> int:
     """Remove entries not used for so many days (None: all) and leftovers of killed runs; return the bytes freed."""
     now = time.time()
     freed = 0

@@ -11,18 +11,14 @@ import numpy as np
 from winning_tickets.data.encode import IGNORED, Array, EncodedSplit, require_offsets
 from winning_tickets.data.records import Split, Task
 
-CUT_OFF = -1
-"""Prediction for a word after `max_length`; it counts as wrong."""
+CUT_OFF = -1  # prediction for a word after `max_length`; it counts as wrong
 
-Entity = tuple[int, int, str]
-"""First word, the word after the last one, type."""
+Entity = tuple[int, int, str]  # first word, the word after the last one, type
 
 
 def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
-    """Tokenize sentences of words, joined by spaces and cut to `max_length` tokens.
-
-    The first token of each word has its label.
-    """
+    """Tokenize sentences of words, joined by spaces and cut to `max_length` tokens."""
+    # The first token of each word has its label.
     require_offsets(tokenizer)
     texts = [" ".join(words) for words in split.texts[0]]
     if not texts:
@@ -41,13 +37,9 @@ def encode_words(split: Split, tokenizer: Any, max_length: int) -> EncodedSplit:
 
 
 def first_tokens(words: Sequence[str], offsets: Array, special: Array) -> Array:
-    """Return the position of the first token of each word, or `CUT_OFF`.
-
-    Args:
-        words: as they were joined by spaces.
-        offsets: `(tokens, 2)`, the characters that each token covers; the space before a word may be included.
-        special: `(tokens,)`, true for special tokens.
-    """
+    """Return the position of the first token of each word, or `CUT_OFF`; words were joined by spaces."""
+    # `offsets` `(tokens, 2)` are the characters of each token, which may include the space before a word; `special`
+    # `(tokens,)` is true for special tokens.
     ends = np.cumsum([len(word) + 1 for word in words]) - 1
     starts = ends - [len(word) for word in words]
     last = offsets[:, 1] - 1
@@ -76,10 +68,8 @@ def is_bio(labels: Sequence[str]) -> bool:
 
 
 def entities(labels: Sequence[str]) -> set[Entity]:
-    """Return the entities of a sentence with BIO labels.
-
-    One begins at B-x, and at an I-x that does not continue one of its type (as in the script of CoNLL-2000).
-    """
+    """Return the entities of a sentence with BIO labels."""
+    # One begins at B-x, and at an I-x that does not continue one of its type (as in the script of CoNLL-2000).
     found: set[Entity] = set()
     begin, kind = 0, ""
     for index, label in enumerate([*labels, "O"]):
@@ -95,11 +85,8 @@ def entities(labels: Sequence[str]) -> set[Entity]:
 def word_metrics(
     task: Task, predictions: Sequence[Array], labels: Sequence[Sequence[int]]
 ) -> tuple[dict[str, float], bool]:
-    """Compute the metrics over all words, or over all entities, from one class per word (`CUT_OFF` if not seen).
-
-    Returns:
-        The metrics by name, and whether all words got the same class.
-    """
+    """Compute the metrics over all words, or over all entities, from one class per word (`CUT_OFF` if not seen)."""
+    # The second value says whether all words got the same class.
     found, truth = np.concatenate(predictions), np.concatenate([np.asarray(row) for row in labels])
     values = {}
     for name in task.metrics:

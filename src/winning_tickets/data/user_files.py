@@ -9,19 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-from winning_tickets.data.examples import (
-    LabelReader,
-    as_number,
-    build_split,
-    class_reader,
-    read_score,
-    read_word_labels,
-)
+from winning_tickets.data import examples
+from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.readers import FORMATS, Row, conll_rows, jsonl_rows, read_rows
 from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 
-WELL_KNOWN: tuple[tuple[str, ...], ...] = (
+WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
     ("text",),
     ("sentence",),
     ("text1", "text2"),
@@ -30,38 +24,25 @@ WELL_KNOWN: tuple[tuple[str, ...], ...] = (
     ("premise", "hypothesis"),
     ("question", "sentence"),
 )
-"""Text columns that are found without being named."""
-WORD_COLUMNS = ("words", "tokens")
-"""Columns of words that are found without being named."""
+WORD_COLUMNS = ("words", "tokens")  # columns of words that are found without being named
 KIND_BY_SUFFIX: dict[str, Kind] = {".json": "span", ".conll": "tokens"}
 """Kinds of tasks that the format of a file determines."""
-SEPARATOR = "|"
-"""Between the classes of one text, in files without lists."""
+SEPARATOR = "|"  # between the classes of one text, in files without lists
 
 
 def load_files(
     train_file: str | Path,
     validation_file: str | Path,
-    text_columns: Sequence[str] | None,
+    text_columns: Sequence[str] | None,  # one or two, for words one; None looks for `WELL_KNOWN` or `WORD_COLUMNS`
     label_column: str = "label",
     metric: str | None = None,
     kind: Kind | None = None,
 ) -> TaskData:
-    """Read a task from two files of the same columns.
-
-    Without `kind`, labels are classes (sorted, those of the training file), or scores where they are numbers with a
-    fractional part or the metric is a correlation.
-
-    Args:
-        train_file: `.csv` (with quoting), `.tsv` (without) or `.jsonl`; for words `.jsonl` with lists of words and of
-            labels, or `.conll`; for spans SQuAD's `.json`.
-        validation_file: another one.
-        text_columns: one or two, for words one; None looks for `WELL_KNOWN` or `WORD_COLUMNS`.
-        label_column: the column of the label.
-        metric: primary metric; None means accuracy, pearson for scores, micro_f1 for sets of classes, and for words
-            entity F1 where the labels are BIO.
-        kind: what is predicted; None decides by the files.
-    """
+    """Read a task from two files of the same columns: `.csv` (with quoting), `.tsv` (without) or `.jsonl`."""
+    # Words are in `.jsonl` with lists of words and of labels, or in `.conll`; spans in SQuAD's `.json`. Without `kind`,
+    # labels are classes (sorted, those of the training file), or scores where they are numbers with a fractional part
+    # or the metric is a correlation. The default metric is accuracy, pearson for scores, micro_f1 for sets of classes,
+    # and for words entity F1 where the labels are BIO.
     train, validation = Path(train_file), Path(validation_file)
     if kind is not None and kind not in METRICS_OF:
         raise unknown("kind", kind, METRICS_OF)
@@ -77,9 +58,7 @@ def load_files(
     formats = dict(FORMATS)
     if kind == "tokens":
         if text_columns is not None and len(text_columns) != 1:
-            raise UsageError(
-                f"--kind tokens takes one text column, that of the words; found {', '.join(text_columns)}."
-            )
+            raise UsageError(f"--kind tokens takes one text column, the words; found {', '.join(text_columns)}.")
         words = text_columns[0] if text_columns else WORD_COLUMNS[0]
         conll = partial(conll_rows, words_column=words, label_column=label_column)
         formats = {".jsonl": jsonl_rows, ".conll": conll}
@@ -97,7 +76,8 @@ def load_files(
     read = {"multilabel": _read_set, "tokens": _read_names}.get(str(kind), _read_name)
     read_written = partial(read, label_column=label_column)
     texts_are: Literal["words", "not blank"] = "words" if kind == "tokens" else "not blank"
-    written = build_split(str(train), rows[train], columns[train], label_column, read_written, texts_are)[0].labels
+    first, _ = examples.build_split(str(train), rows[train], columns[train], label_column, read_written, texts_are)
+    written = first.labels
     if kind is None:
         scores = metric in METRICS_OF["regression"] or (metric is None and _are_fractional(written))
         kind = "regression" if scores else "classification"
@@ -105,7 +85,7 @@ def load_files(
     read_label = _label_reader(kind, classes, read_written)
 
     splits = [
-        build_split(str(path), found, columns[path], label_column, read_label, texts_are)[0]
+        examples.build_split(str(path), found, columns[path], label_column, read_label, texts_are)[0]
         for path, found in rows.items()
     ]
     names = (words,) if kind == "tokens" else columns[train]
@@ -156,7 +136,7 @@ def _infer_columns(path: Path, rows: list[Row], label_column: str) -> tuple[str,
     candidates = pairs or present
     if len(candidates) != 1 or not {name for names in present for name in names} <= set(candidates[0]):
         raise UsageError(
-            f"Cannot tell which columns of {path} hold the text: found {', '.join(rows[0][1])}. "
+            f"Cannot tell the text columns of {path}: found {', '.join(rows[0][1])}. "
             "Name one or two with --text-columns."
         )
     return candidates[0]
@@ -187,12 +167,12 @@ def _read_set(found: Any, where: str, label_column: str) -> set[str]:
 
 
 def _read_names(found: Any, where: str, label_column: str) -> list[str]:
-    return [str(label) for label in read_word_labels(found, where, label_column)]
+    return [str(label) for label in examples.read_word_labels(found, where, label_column)]
 
 
 def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReader) -> LabelReader:
     """Return the reader of labels as an encoder of a task needs them."""
-    read_class = class_reader(classes, "in the training file")
+    read_class = examples.class_reader(classes, "in the training file")
 
     def read_indicators(found: Any, where: str) -> tuple[float, ...]:
         names = read_written(found, where)
@@ -202,7 +182,7 @@ def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReade
 
     readers: dict[Kind, LabelReader] = {
         "classification": lambda found, where: read_class(read_written(found, where), where),
-        "regression": lambda found, where: read_score(read_written(found, where), where),
+        "regression": lambda found, where: examples.read_score(read_written(found, where), where),
         "tokens": lambda found, where: [read_class(name, where) for name in read_written(found, where)],
         "multilabel": read_indicators,
     }
@@ -211,7 +191,7 @@ def _label_reader(kind: Kind, classes: tuple[str, ...], read_written: LabelReade
 
 def _are_fractional(labels: list[Any]) -> bool:
     """Check that all labels are numbers and that one of them has a fractional part."""
-    values = [as_number(text) for text in labels]
+    values = [examples.as_number(text) for text in labels]
     return all(value is not None for value in values) and any(value % 1 for value in values if value is not None)
 
 

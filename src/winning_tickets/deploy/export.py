@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.deploy.formats import compact, encoder, masked
 from winning_tickets.deploy.mask_files import mask_pt
 from winning_tickets.deploy.onnx import onnx
-from winning_tickets.deploy.source import Export, Source
+from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import build_directory, parse_json, write_json
 from winning_tickets.runs.identity import digest
@@ -60,7 +60,7 @@ def export(
     if task is not None and not is_fine_tuned(target):
         raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is none.")
     out = Path(out)
-    wanted = FORMATS[format](Source(str(target), base, allow_other_weights, seed, task, convention))
+    wanted = FORMATS[format](ExportSource(str(target), base, allow_other_weights, seed, task, convention))
     identity = f"export-{format}-{digest(wanted.facts)}"
     body = {"verb": "export", "id": identity, "format": format, **wanted.facts, "versions": versions()}
     body["note"] = wanted.note
@@ -100,7 +100,7 @@ def _claim(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
     )
 
 
-FORMATS: dict[str, Callable[[Source], Export]] = {
+FORMATS: dict[str, Callable[[ExportSource], Export]] = {
     "masked": masked,
     "compact": compact,
     "onnx": onnx,

@@ -12,20 +12,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from winning_tickets.deploy.source import Export, Source, copy_files, files_in
+from winning_tickets.deploy.source import Export, ExportSource, copy_files, files_in
+from winning_tickets.models import loading
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.compact_layers import MODEL_FILE, PREFIX
-from winning_tickets.models.loading import (
-    CLASSES,
-    PLM,
-    base_hash,
-    load_mlm_head,
-    resolve,
-    tensor_hash,
-    untie_decoder,
-    weight_hashes,
-)
-from winning_tickets.models.weights import content_hash, pretrained
+from winning_tickets.models.loading import PLM, base_hash, resolve_model
+from winning_tickets.models.weights import content_hash, copy_encoder_weights
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import inside, read_json, read_object
 from winning_tickets.tickets.files import is_ticket
@@ -52,12 +44,12 @@ class PrunedModel:
     fine_tuned: FineTunedModel | None = None
 
 
-def find_pruned(source: Source, with_head: bool = True) -> PrunedModel:
+def find_pruned(source: ExportSource, with_head: bool = True) -> PrunedModel:
     """Find the model to export; a ticket's base gets its MLM head only if `with_head`."""
     return _ticket_on_base(source, with_head) if is_ticket(source.name) else _fine_tuned(source)
 
 
-def _ticket_on_base(source: Source, with_head: bool) -> PrunedModel:
+def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     if source.seed is not None:
         raise UsageError(f"--seed {source.seed} chooses a model of a transfer, and {source.name} is a ticket.")
     target = Target.find(source.name, source.base)
@@ -75,7 +67,7 @@ def _ticket_on_base(source: Source, with_head: bool) -> PrunedModel:
             "name": target.model,
             "revision": target.revision,
             "layers": target.layers,
-            "hash": base_hash(weight_hashes(encoder.encoder)),
+            "hash": base_hash(loading.weight_hashes(encoder.encoder)),
         },
         "sparsity": ticket.sparsity,
         "pruned": ticket.pruned,
@@ -90,7 +82,7 @@ def _ticket_on_base(source: Source, with_head: bool) -> PrunedModel:
     return PrunedModel(facts, load, lambda folder: copy_sentence_modules(target.model, target.revision, folder))
 
 
-def _fine_tuned(source: Source) -> PrunedModel:
+def _fine_tuned(source: ExportSource) -> PrunedModel:
     if source.base is not None:
         raise UsageError(f"--base goes with a ticket, and {source.name} is not one.")
     model = open_fine_tuned(source.name, source.task, source.seed)
@@ -106,7 +98,7 @@ def _fine_tuned(source: Source) -> PrunedModel:
     return PrunedModel(facts, lambda: (model.load(), {}), info.write, model)
 
 
-def masked(source: Source) -> Export:
+def masked(source: ExportSource) -> Export:
     """An ordinary Hugging Face folder whose pruned weights are zero."""
     found = find_pruned(source)
     model = found.fine_tuned
@@ -129,11 +121,11 @@ def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
     """Zero the pruned weights; an MLM decoder tied to masked embeddings gets its own dense matrix."""
     if has_head:
         if ticket.mlm_head is not None:
-            load_mlm_head(plm, ticket.mlm_head)
+            loading.load_mlm_head(plm, ticket.mlm_head)
         embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
         decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
         if plm.architecture.word_embeddings in ticket.masks and decoder.weight is embeddings:
-            untie_decoder(plm, embeddings.detach().clone())
+            loading.untie_decoder(plm, embeddings.detach().clone())
             if decoder.bias is not None:
                 # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
                 decoder.bias = nn.Parameter(decoder.bias.detach().clone())
@@ -153,12 +145,12 @@ def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
 
 def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
     """Copy the list of modules, the pooling and so on of a sentence-transformers model; other models have none."""
-    where = Path(resolve(name))
+    where = Path(resolve_model(name))
     if not where.is_dir():  # the small files of a hub model are in the hub's cache
         from huggingface_hub import snapshot_download
 
         patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
-        where = Path(snapshot_download(resolve(name), revision=revision, allow_patterns=patterns))
+        where = Path(snapshot_download(resolve_model(name), revision=revision, allow_patterns=patterns))
     if not (where / SENTENCE_FILES[0]).is_file():
         return
     names = [file for file in SENTENCE_FILES if (where / file).is_file()]
@@ -180,18 +172,15 @@ def _modules(file: Path) -> list[str]:
 
 def _hash_weights(folder: Path) -> str:
     """Hash the weights of a fine-tuned model, which also shows that they can be read."""
+    hashes: dict[str, str] = {}
     try:
-        return base_hash(
-            {
-                name: tensor_hash(value)
-                for path in sorted(folder.glob("*.safetensors"))
-                for name, value in load_file(path).items()
-            }
-        )
+        for path in sorted(folder.glob("*.safetensors")):
+            hashes |= {name: loading.tensor_hash(value) for name, value in load_file(path).items()}
     except (SafetensorError, OSError) as error:
         raise ContentError(
             f"The weights in {folder} cannot be read ({error}); run tickets transfer with --save-model again."
         ) from error
+    return base_hash(hashes)
 
 
 COMPACT_NOTE = (
@@ -201,7 +190,7 @@ COMPACT_NOTE = (
 )
 
 
-def compact(source: Source) -> Export:
+def compact(source: ExportSource) -> Export:
     """A folder with smaller matrices and the code that builds its uneven layers."""
     found = find_pruned(source)
     plm, extra = found.load()
@@ -222,9 +211,10 @@ def compact(source: Source) -> Export:
 def _name_classes(plm: PLM) -> None:
     """Name in `auto_map` the class of each kind of head in the code next to the weights."""
     config = plm.model.config
-    classes = ((auto, getattr(transformers, auto)._model_mapping.get(type(config), None)) for auto in CLASSES.values())
+    kinds = loading.CLASSES.values()
+    found = {auto: getattr(transformers, auto)._model_mapping.get(type(config), None) for auto in kinds}
     stem = Path(MODEL_FILE).stem
-    config.auto_map = {auto: f"{stem}.{PREFIX}{found.__name__}" for auto, found in classes if found is not None}
+    config.auto_map = {auto: f"{stem}.{PREFIX}{own.__name__}" for auto, own in found.items() if own is not None}
 
 
 ENCODER_NOTE = (
@@ -233,7 +223,7 @@ ENCODER_NOTE = (
 )
 
 
-def encoder(source: Source) -> Export:
+def encoder(source: ExportSource) -> Export:
     """The encoder alone; of a shared model the weights that all tasks share."""
     if not is_fine_tuned(source.name):
         raise UsageError(
@@ -251,7 +241,7 @@ def encoder(source: Source) -> Export:
         shared, model = None, open_fine_tuned(source.name, seed=source.seed)
         plm, info = model.load(), model.info
         facts = {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
-    weights = pretrained(plm)
+    weights = copy_encoder_weights(plm)
     if not plm.has_pooler:  # a loaded one would be random
         weights = {name: value for name, value in weights.items() if not name.startswith("pooler.")}
 

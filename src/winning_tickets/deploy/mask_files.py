@@ -7,7 +7,6 @@ iterative pruning; TAMT's mask training writes `...query.weight` with bools. No 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import pickle
 import re
 import struct
@@ -20,27 +19,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.deploy.source import Export, Source
+from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.provenance import versions
-from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
+from winning_tickets.tickets.files import BaseModelInfo, TicketInfo, sha256
 from winning_tickets.tickets.ticket import Ticket
 
 MASK_PT = "mask.pt"
 # torch's reader has no error of its own for a damaged file.
 _DAMAGED = (
-    OSError,
-    EOFError,
-    RuntimeError,
-    LookupError,
-    ValueError,
-    TypeError,
-    AttributeError,
-    AssertionError,
+    *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
     struct.error,
 )
 SHOWN = 3
@@ -90,7 +82,8 @@ def import_mask(
         ContentError: not a file of masks, or one of another model.
     """
     file = Path(file)
-    _check_file(file)
+    if not file.is_file():
+        raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
     plm = load_plm(base, revision=revision)
     found = read_masks(file, plm)
     scope = _scope(found.masks, plm)
@@ -149,19 +142,11 @@ def read_masks(file: Path, plm: PLM) -> MaskFile:
             raise ContentError(f"{file} has two masks of {name}, with and without {prefix} in front; leave one.")
         masks[name] = _as_mask(file, key, value, shapes[name])
         prefixes.add(key[: len(key) - len(key.removeprefix(prefix))])
-    with file.open("rb") as handle:
-        sha256 = hashlib.file_digest(handle, "sha256").hexdigest()
-    return MaskFile(masks, convention, max(prefixes), sha256)
-
-
-def _check_file(file: Path) -> None:
-    if not file.is_file():
-        raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
+    return MaskFile(masks, convention, max(prefixes), sha256(file))
 
 
 def _load(file: Path) -> dict[str, Tensor]:
     """Load the tensors of a file by name; torch refuses whatever would have to run code."""
-    _check_file(file)
     try:
         with warnings.catch_warnings():  # of unusual pickles, which are then read or refused all the same
             warnings.simplefilter("ignore")
@@ -187,9 +172,8 @@ def _load(file: Path) -> dict[str, Tensor]:
 
 def _is_dense(value: Tensor) -> bool:
     """Tell a tensor that stores all its entries from one that is sparse, nested, quantized or without data."""
-    return (
-        value.layout is torch.strided and value.device.type == "cpu" and not value.is_nested and not value.is_quantized
-    )
+    stored = value.layout is torch.strided and value.device.type == "cpu"
+    return stored and not value.is_nested and not value.is_quantized
 
 
 def _find_convention(file: Path, keys: Mapping[str, Any]) -> str:
@@ -258,7 +242,7 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
     return scope
 
 
-def mask_pt(source: Source) -> Export:
+def mask_pt(source: ExportSource) -> Export:
     """The masks of a ticket as one of the code bases stores them."""
     from transformers import CONFIG_MAPPING, MODEL_MAPPING
 

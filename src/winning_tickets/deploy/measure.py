@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.compact_layers import COMPACT
-from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve
+from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve_model
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
@@ -33,11 +33,7 @@ from winning_tickets.training.predict import find_model
 
 
 def forward_flops(plm: PLM, batch: int, length: int) -> int:
-    """Count the operations of one forward pass of the encoder without its head: those of matrix products.
-
-    Zeros inside a matrix count like other numbers, as dense kernels multiply by them; matrices that were made smaller
-    count with the size that they have.
-    """
+    """Count the operations in matrix products, zeros included, of one forward pass of the encoder without its head."""
     encoder = plm.encoder
     assert isinstance(encoder, PreTrainedModel)
     before = encoder.config._attn_implementation
@@ -179,7 +175,7 @@ def load_target(
 
 def _weights_folder(name: str, revision: str | None) -> Path | None:
     """Local folder of the weights of a model that was just loaded."""
-    where = resolve(name)
+    where = resolve_model(name)
     if Path(where).is_dir():
         return Path(where)
     from huggingface_hub import snapshot_download

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.deploy.formats import find_pruned
-from winning_tickets.deploy.source import Export, Source
+from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.models.compact import compact_where_possible_
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -48,7 +48,7 @@ class WithNames(nn.Module):
         return tuple(result[name] for name in self.outputs)
 
 
-def onnx(source: Source) -> Export:
+def onnx(source: ExportSource) -> Export:
     """The encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:

@@ -13,7 +13,7 @@ from winning_tickets.runs.errors import ContentError
 
 
 @dataclass(frozen=True)
-class Source:
+class ExportSource:
     """A ticket on its base model, or a fine-tuned model, as the user named it; options as in `export`."""
 
     name: str

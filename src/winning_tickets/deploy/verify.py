@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.runs.directory import SCRATCH
 from winning_tickets.runs.errors import TicketsError, UsageError
 from winning_tickets.runs.files import is_temporary, read_json
-from winning_tickets.runs.store.checksums import Finding, left_behind
+from winning_tickets.runs.store.checksums import Finding, find_leftovers
 from winning_tickets.runs.store.index import is_store
 from winning_tickets.runs.store.store import Store
 
@@ -21,23 +21,21 @@ _STATE = "winning_tickets_state"
 
 @dataclass
 class _Report:
-    """Counts and findings; ids of runs that were not compared, as they run or have no hashes yet."""
+    """Counts and findings."""
 
     findings: list[Finding] = field(default_factory=list)
     hashed: int = 0
     opened: int = 0
     bytes_hashed: int = 0
     runs: int = 0
-    running: list[str] = field(default_factory=list)
-    unsealed: list[str] = field(default_factory=list)
+    running: list[str] = field(default_factory=list)  # ids of runs that were not compared
+    unsealed: list[str] = field(default_factory=list)  # and of those that are done and have no hashes yet
 
 
 def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
     """Check files against the hashes that were taken of them; nothing is changed.
 
-    Every file of a store's run is compared with the hashes taken when the run was done. In other folders tickets,
-    importances and states carry their own hashes; other safetensors and JSON files are opened, which shows whether
-    they were cut off. Runs that are `running` or `unsealed` (done, not yet hashed) are not compared.
+    Files without a hash are opened, which shows whether they were cut off.
     """
     report = _Report()
     for path in map(Path, paths):
@@ -54,7 +52,7 @@ def verify(paths: Sequence[Path | str]) -> dict[str, Any]:
         else:
             if not path.is_dir() or not any(file.name in _SIGNS for file in path.rglob("*.json")):
                 raise UsageError(f"{path} is neither a store nor the folder of a run, ticket or export.")
-            report.findings += left_behind(path)
+            report.findings += find_leftovers(path)
             _look_inside(path, report)
     findings = [{"kind": one.kind, "path": str(one.path), "detail": one.detail} for one in report.findings]
     return {
@@ -86,7 +84,15 @@ def _check_run(store: Store, run_id: str, report: _Report) -> None:
 def _look_inside(folder: Path, report: _Report) -> None:
     """Check files that carry their own hashes, and open the others."""
     hashed: set[Path] = set()
-    for file, (members, load) in _CARRIERS.items():
+    from winning_tickets.pruning.importance import Importance
+    from winning_tickets.tickets.ticket import Ticket
+
+    # Files with hashes of their own and of files next to them, and the function that checks them.
+    carriers: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
+        "ticket.json": (("ticket.safetensors", "mlm_head.safetensors"), Ticket.from_pretrained),
+        "importance.json": (("importance.safetensors",), Importance.load),
+    }
+    for file, (members, load) in carriers.items():
         for path in _files(folder, file):
             files = [path, *(path.with_name(name) for name in members if path.with_name(name).exists())]
             hashed.update(files)
@@ -128,25 +134,6 @@ def _open_tensors(path: Path, report: _Report) -> None:
         report.bytes_hashed += path.stat().st_size
     else:
         report.opened += 1
-
-
-def _load_ticket(folder: Path) -> Any:
-    from winning_tickets.tickets.ticket import Ticket
-
-    return Ticket.from_pretrained(folder)
-
-
-def _load_importance(folder: Path) -> Any:
-    from winning_tickets.pruning.importance import Importance
-
-    return Importance.load(folder)
-
-
-_CARRIERS: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
-    "ticket.json": (("ticket.safetensors", "mlm_head.safetensors"), _load_ticket),
-    "importance.json": (("importance.safetensors",), _load_importance),
-}
-"""Files with hashes of their own and of files next to them, and the function that checks them."""
 
 
 def _try(load: Callable[[Path], Any], what: Path, path: Path, report: _Report) -> None:

@@ -12,24 +12,22 @@ from torch import Tensor, nn
 
 from winning_tickets.config import PRETRAINED, TransferConfig
 from winning_tickets.data.records import Kind, Task
-from winning_tickets.models.heads import load_for_task, outputs_of
+from winning_tickets.models.heads import load_for_task, num_outputs
 from winning_tickets.models.loading import PLM, outside_encoder, with_fresh_head
 from winning_tickets.models.weights import content_hash
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
 from winning_tickets.training.predict import TaskInfo
 
-_SHOWN = 4
-"""Labels that a note names."""
+_SHOWN = 4  # labels that a note names
 _NO_LABELS: tuple[Kind, ...] = ("regression", "span")
 
 
 @dataclass(frozen=True)
 class KeptHead:
-    """The rows of an output layer that are kept, in the order of the new task's labels, and the same in words.
+    """The rows of an output layer that are kept, in the order of the new task's labels, and the same in words."""
 
-    `rows` is None where the head is initialized afresh.
-    """
+    # `rows` is None where the head is initialized afresh.
 
     rows: tuple[int, ...] | None
     note: str
@@ -42,7 +40,7 @@ def kept_head(old: TaskInfo, task: Task, fresh: bool = False) -> KeptHead:
     if old.kind != task.kind:
         return KeptHead(None, f"fresh (kinds differ: {task.kind}; the model has {old.kind})")
     if task.kind in _NO_LABELS:
-        return KeptHead(tuple(range(outputs_of(task.kind, ()))), "kept")
+        return KeptHead(tuple(range(num_outputs(task.kind, ()))), "kept")
     if not set(task.labels) <= set(old.labels):
         note = f"fresh (labels differ: {_listed(task.labels)}; the model has {_listed(old.labels)})"
         return KeptHead(None, note)

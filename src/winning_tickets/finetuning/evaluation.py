@@ -10,7 +10,7 @@ import numpy as np
 from transformers import TrainerCallback
 
 from winning_tickets.config.transfer import ResolvedTransfer
-from winning_tickets.data.metrics import combine, metric_names, primary_metric
+from winning_tickets.data.metrics import combine_splits, metric_names, primary_metric
 from winning_tickets.data.records import Task
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import KINDS
@@ -33,7 +33,6 @@ class EvaluationPlan:
 
     @property
     def primary_split(self) -> str:
-        """The validation split whose metric is primary."""
         wanted = f"validation_{self.config.mnli_dev}"
         return wanted if wanted in self.task.validation_splits else self.task.validation_splits[0]
 
@@ -74,15 +73,8 @@ class EvaluationPlan:
         return metrics[self.primary]
 
     def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """The first record with the highest score among those that count.
-
-        Args:
-            records: evaluations in order, with `step`, `evaluation` (metrics by name) and, where the best one is chosen
-                on a part of the dev set, `selection` (the metrics on that part).
-
-        Returns:
-            That record; `step` None and zeros where only scores above 0 count and there is none.
-        """
+        """The first record with the highest score among those that count, on `selection` where records have it."""
+        # Where only scores above 0 count and there is none, `step` is None and all metrics are 0.
         best: dict[str, Any] = {"step": None, "evaluation": dict.fromkeys(metric_names(self.task), 0.0)}
         highest = 0.0 if self.config.best_above_zero else float("-inf")
         for record in records:
@@ -101,11 +93,10 @@ class EvaluationPlan:
 
 
 class Evaluations(TrainerCallback):  # type: ignore[misc]
-    """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`.
+    """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`."""
 
-    It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
-    that a resumed run neither lacks an evaluation nor has one twice.
-    """
+    # It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
+    # that a resumed run neither lacks an evaluation nor has one twice.
 
     def __init__(self, run: RunDirectory, plan: EvaluationPlan, evaluate: Callable[[], dict[str, Any]]) -> None:
         self.records: list[dict[str, Any]] = []
@@ -128,13 +119,8 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
 
 
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
-    """Metrics on the validation splits.
-
-    Returns:
-        `evaluation`, all metrics; `degenerate`, whether the predictions are constant, or empty, on one of the splits;
-        and where the best evaluation is chosen on a part of the splits, the metrics on it (`selection`) and on the
-        other part (`rest`).
-    """
+    """Metrics on the validation splits (`evaluation`), on the part that chooses the best one and on the `rest`."""
+    # `degenerate` says whether the predictions are constant, or empty, on one of the splits.
     task, degenerate = prepared.task, False
     parts: dict[str, dict[str, dict[str, float]]] = {}
     for name, encoded in prepared.validation.items():
@@ -151,4 +137,4 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
             border = len(chosen.encoded)
             parts.setdefault("selection", {})[name] = score(task, outputs[:border], chosen.encoded, chosen.split)[0]
             parts.setdefault("rest", {})[name] = score(task, outputs[border:], rest.encoded, rest.split)[0]
-    return {part: combine(task, by_split) for part, by_split in parts.items()} | {"degenerate": degenerate}
+    return {part: combine_splits(task, by_split) for part, by_split in parts.items()} | {"degenerate": degenerate}

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from winning_tickets.analysis.evaluate import evaluate, measure
+from winning_tickets.analysis.evaluate import average_terms, evaluate
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
-from winning_tickets.data.token_cache import TokenStream, tokenise
+from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import PLM, base_hash, choose_device, load_plm, outside_encoder, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
@@ -31,13 +31,11 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 from winning_tickets.training.optimizers import decay_groups
 from winning_tickets.training.predict import save_folder
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
 
-MARKER = "fit_head.json"
-"""The run's marker: `config.json` is the model's here."""
+MARKER = "fit_head.json"  # the run's marker: `config.json` is the model's here
 
-COUNTED_AT_ONCE = 2**22
-"""Tokens of the corpus, which is on disk, that are in memory at a time."""
+COUNTED_AT_ONCE = 2**22  # tokens of the corpus, which is on disk, that are in memory at a time
 
 
 @distributed.together()
@@ -69,7 +67,7 @@ def fit_head(
         >>> fit_head(FitHeadConfig(model="builtin:minilm", corpus="pydocs", steps=200), "minilm-mlm")["final"]
     """
     runtime = runtime or Runtime()
-    check(config)
+    check_fit_head(config)
     # The saved model is measured. The trained one is freed when `_fit` returns, as two models need more memory.
     run, result = _fit(config, Path(out), runtime, force)
     if run.status != "done":
@@ -79,7 +77,7 @@ def fit_head(
     return result
 
 
-def check(config: FitHeadConfig) -> None:
+def check_fit_head(config: FitHeadConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     problems = []
     if config.corpus is None:
@@ -95,10 +93,7 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
         torch.default_generator.manual_seed(config.seed)
         plm = load_plm(config.model, head="mlm", revision=config.revision, layers=config.layers)
     if plm.has_mlm_head:
-        raise UsageError(
-            f"{config.model} has a trained MLM head already; see how good it is with tickets evaluate {config.model} "
-            "--objective mlm."
-        )
+        raise UsageError(f"{config.model} has a trained MLM head; see tickets evaluate {config.model} --objective mlm.")
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     return plm
 
@@ -120,7 +115,7 @@ def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tup
     device = choose_device(runtime.device)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir)
     plm = _with_fresh_head(config)
-    stream = tokenise(corpus, plm.tokenizer)
+    stream = tokenize(corpus, plm.tokenizer)
     # Both may refuse the settings, so they are made before --out is.
     batches = CorpusBatches(
         stream,
@@ -173,13 +168,12 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
         rate = {"lr": config.encoder_learning_rate}
         groups += [group | rate for group in decay_groups(encoder, config.weight_decay)]
     with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
-        log = StepLog(run, advance)
         trainer = TicketTrainer(
             model=plm.model,
             objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
             build_optimizer=lambda _: torch.optim.AdamW(groups, fused=True),
             in_order=True,
-            args=arguments(
+            args=trainer_arguments(
                 run.scratch,
                 runtime,
                 max_steps=config.steps,
@@ -192,9 +186,8 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
             ),
             train_dataset=batches,
             data_collator=lambda items: items[0],
-            callbacks=[log, Checkpoints(runtime)],
+            callbacks=[StepLog(run, advance), Checkpoints(runtime)],
         )
-        log.trainer = trainer
         run_training(trainer, run)
 
 
@@ -215,7 +208,7 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
     asked = _evaluation(config, config.model)
     corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
     return CorpusBatches(
-        tokenise(corpus, plm.tokenizer),
+        tokenize(corpus, plm.tokenizer),
         plm.tokenizer,
         segments=asked.segments,
         batch_tokens=asked.batch_tokens,
@@ -230,7 +223,7 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
 def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
     """The quality of the untrained head."""
     with modes(plm.model, training=False), torch.no_grad():
-        return _quality(measure(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
+        return _quality(average_terms(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
 
 
 def _quality(measured: dict[str, Any]) -> dict[str, float]:

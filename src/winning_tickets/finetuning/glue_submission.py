@@ -21,7 +21,7 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.identity import run_id
-from winning_tickets.training.predict import TaskInfo, encode_for, find_model, load_saved, predict_split
+from winning_tickets.training.predict import TaskInfo, encode_split, find_model, load_fine_tuned, predict_split
 
 ALL_FILES = (*(name for files in SERVER_FILES.values() for name in files), DIAGNOSTIC)
 WEIGHTS = "model.safetensors"
@@ -92,11 +92,11 @@ def glue_submission(
     # One model is in memory at a time.
     files = {}
     for part in parts:
-        plm = load_saved(part.folder, part.info)
+        plm = load_fine_tuned(part.folder, part.info)
         plm.model.to(device)
         for name, test in part.tests.items():
             split = KINDS[part.info.kind].unlabelled(test.texts)
-            encoded = encode_for(plm, split, part.info.max_length, part.info.kind)
+            encoded = encode_split(plm, split, part.info.max_length, part.info.kind)
             predictions = _predictions(part, np.stack(predict_split(plm, encoded, runtime.bf16)))
             rows = [f"{index}\t{value}\n" for index, value in sorted(zip(test.indices, predictions, strict=True))]
             write_text(directory.path / f"{name}.tsv", "index\tprediction\n" + "".join(rows))
@@ -115,9 +115,7 @@ def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:
     info = TaskInfo.read(folder)
     name = _ALIASES.get(info.task, info.task)
     if name not in SERVER_FILES:
-        raise UsageError(
-            f"{run} is a run of {info.task}, which is not a task of the GLUE server: {', '.join(SERVER_FILES)}."
-        )
+        raise UsageError(f"{run} is a run of {info.task}, not a task of the GLUE server: {', '.join(SERVER_FILES)}.")
     task = TASKS[name]
     if info.kind != task.kind or len(info.text_columns) != len(task.text_columns):
         raise ContentError(
@@ -128,7 +126,6 @@ def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:
 
 
 def _classes(run: Path | str, info: TaskInfo, task: Task) -> list[str]:
-    """The server's name of each class of a model."""
     by_name = set(info.labels) == set(task.labels)
     by_number = info.labels == tuple(map(str, range(len(task.labels))))
     in_words = task.name in _IN_WORDS

@@ -9,12 +9,12 @@ from typing import Any
 
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.records import Split, Task, TaskData
-from winning_tickets.models.heads import text_length, window_stride
+from winning_tickets.models.heads import choose_doc_stride, choose_max_length
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import digest
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import TaskInfo, encode_for
+from winning_tickets.training.predict import TaskInfo, encode_split
 
 
 @dataclass(frozen=True)
@@ -27,43 +27,28 @@ class DevPart:
 
 @dataclass(frozen=True)
 class PreparedTask:
-    """A task with everything about it that is the same for all seeds.
+    """A task with everything about it that is the same for all seeds."""
 
-    Attributes:
-        data: the task and its examples.
-        validation: tokenized examples by name of the split.
-        selection: the part of each split that the best evaluation is chosen on, and the rest; empty where it is chosen
-            on the whole split.
-        train_examples: size of the training set, or of the subset.
-        train_windows: number of windows over these examples (of the first seed), for spans; they fill the batches.
-        batch_size: examples per step.
-        max_length: tokens that an example or a window is cut to.
-        doc_stride: tokens from one window to the next, for spans.
-        steps_per_epoch: batches of one pass over the training set.
-    """
-
-    data: TaskData
-    validation: dict[str, EncodedSplit]
-    selection: dict[str, tuple[DevPart, DevPart]]
-    train_examples: int
-    train_windows: int | None
+    data: TaskData  # the task and its examples
+    validation: dict[str, EncodedSplit]  # by name of the split
+    selection: dict[str, tuple[DevPart, DevPart]]  # part of each split to choose the best evaluation on, and the rest
+    train_examples: int  # size of the training set, or of the subset
+    train_windows: int | None  # of spans: windows over the examples of the first seed, which fill the batches
     batch_size: int
-    max_length: int
-    doc_stride: int | None
+    max_length: int  # tokens that an example or a window is cut to
+    doc_stride: int | None  # of spans: tokens from one window to the next
     steps_per_epoch: int
 
     @property
     def task(self) -> Task:
-        """The task's record."""
         return self.data.task
 
     def info(self, ticket: Ticket | None) -> TaskInfo:
-        """The description that is saved with a model."""
         return TaskInfo.of(self.task, self.max_length, self.doc_stride, *ticket_facts(ticket).values())
 
     def encode(self, plm: PLM, split: Split) -> EncodedSplit:
         """Tokenize examples as the validation splits are."""
-        return encode_for(plm, split, self.max_length, self.task.kind, self.doc_stride)
+        return encode_split(plm, split, self.max_length, self.task.kind, self.doc_stride)
 
 
 def prepare_task(
@@ -75,18 +60,16 @@ def prepare_task(
     doc_stride: int | None = None,
     select_on: float = 0.0,
 ) -> PreparedTask:
-    """Tokenize a task for a model.
-
-    `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on` the
-    validation splits of `data` are in the order of that choice.
-    """
+    """Tokenize a task for a model."""
+    # `examples` are the training examples of the first seed. Sizes that are None are the task's own. With `select_on`
+    # the validation splits of `data` are in the order of that choice.
     task = data.task
-    length = text_length(max_length, task, plm)
-    stride = window_stride(doc_stride, task, length)
+    length = choose_max_length(max_length, task, plm)
+    stride = choose_doc_stride(doc_stride, task, length)
     # Windows over long texts are what fills the batches of spans; their number is only known after tokenizing.
-    windows = len(encode_for(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
+    windows = len(encode_split(plm, examples, length, task.kind, stride)) if task.kind == "span" else None
     size = batch_size or task.batch_size
-    validation = {name: encode_for(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
+    validation = {name: encode_split(plm, split, length, task.kind, stride) for name, split in data.validation.items()}
     return PreparedTask(
         data=data,
         validation=validation,

@@ -25,8 +25,7 @@ from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
 
 ERROR = "error.json"
-KINDS = ("final", "best")
-"""Evaluations of a seed that a summary reports."""
+KINDS = ("final", "best")  # evaluations of a seed that a summary reports
 
 
 def run_seeds(
@@ -35,17 +34,15 @@ def run_seeds(
     run_seed: Callable[[int], dict[str, Any]],
     summarize: Callable[[list[dict[str, Any]], list[int]], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Run all seeds one after the other and store the summary of their results; then report failed seeds as an error.
-
-    `summarize` takes the results of the seeds that finished, and the seeds that failed.
-    """
+    """Run all seeds one after the other and store the summary of their results; then raise for failed seeds."""
+    # `summarize` takes the results of the seeds that finished, and the seeds that failed.
     results: list[dict[str, Any]] = []
     failures: dict[int, str] = {}
     for seed in seeds:
         try:
             results.append(run_seed(seed))
         except (TrainingError, torch.OutOfMemoryError) as error:
-            if distributed.count() > 1 and not getattr(error, "of_all", False):
+            if distributed.world_size() > 1 and not getattr(error, "of_all", False):
                 raise  # the other processes do not know of it, and would wait for this one in that seed
             failures[seed] = str(error)
             if not (run.path / f"seed-{seed}" / MARKER).exists():

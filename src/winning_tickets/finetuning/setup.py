@@ -18,7 +18,7 @@ from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, base_hash, choose_device, weight_hashes
-from winning_tickets.models.weights import content_hash, start_weights, write_state_
+from winning_tickets.models.weights import content_hash, load_start_weights, write_state_
 from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.identity import run_id
@@ -29,11 +29,10 @@ from winning_tickets.training.task_data import load_data, train_split
 
 @dataclass(frozen=True)
 class PreparedTransfer(PreparedTask):
-    """A transfer with everything that is the same for all seeds.
+    """A transfer with everything that is the same for all seeds."""
 
-    `config` is as given. `base` and `start_hash` are hashes of the base weights, and of the weights in a state, a
-    folder or a fine-tuned model to start from; None for start weights that are made here.
-    """
+    # `config` is as given. `base` and `start_hash` are hashes of the base weights, and of the weights in a state, a
+    # folder or a fine-tuned model to start from; None for start weights that are made here.
 
     config: TransferConfig
     target: Target
@@ -46,7 +45,6 @@ class PreparedTransfer(PreparedTask):
 
     @property
     def plan(self) -> EvaluationPlan:
-        """The plan of its evaluations."""
         return EvaluationPlan(self.config.resolved(), self.task, self.eval_steps, self.steps_per_epoch, self.steps)
 
     def identity(self, config: TransferConfig) -> str:
@@ -116,7 +114,7 @@ def refuse(problems: Sequence[str]) -> None:
         raise UsageError("\n".join(dict.fromkeys(problems)))
 
 
-def check(config: TransferConfig) -> None:
+def check_transfer(config: TransferConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     problems = _data_problems(config) + adaptation_problems(config)
     if config.mnli_dev is not None and config.task != "mnli":
@@ -159,9 +157,9 @@ def _data_problems(config: TransferConfig) -> list[str]:
     ]
 
 
-def prepare(config: TransferConfig, runtime: Runtime) -> PreparedTransfer:
+def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransfer:
     """Check everything, load the data and read the weights, before any work."""
-    check(config)
+    check_transfer(config)
     choose_device(runtime.device)
     if config.smart is not None:
         check_precision(runtime)
@@ -199,7 +197,7 @@ def prepare(config: TransferConfig, runtime: Runtime) -> PreparedTransfer:
 
 def _start_weights(config: TransferConfig, plm: PLM, seed: int, base: str) -> dict[str, Tensor]:
     start = parse_start(config.start_from)
-    return start_weights(start, plm, seed, None if config.allow_other_weights else base)
+    return load_start_weights(start, plm, seed, None if config.allow_other_weights else base)
 
 
 def _try_start(config: TransferConfig, plm: PLM, base: str) -> str | None:

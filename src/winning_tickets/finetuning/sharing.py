@@ -15,7 +15,7 @@ from winning_tickets.config import AUTO, Runtime, SearchConfig, ShareConfig
 from winning_tickets.data.metrics import averages
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.sharing_optimizer import union_of
-from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare, single
+from winning_tickets.finetuning.sharing_setup import PreparedSharing, prepare_sharing, single
 from winning_tickets.finetuning.sharing_trainer import SharedEvaluations, Sharing, TaskTickets, make_sharing_trainer
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.pruning.search import search
@@ -32,13 +32,11 @@ STAGES = "stages"
 FINE_TUNED = "fine-tuned"
 TICKET = "ticket"
 _SHOWN = {"mixing", "main_task", "ratio", "optimizer", "learning_rate"}
-_SHOWN |= {"warmup_ratio", "weight_decay", "strict", "smart"}
-"""Settings that a summary repeats."""
-_TASK = (
+_SHOWN |= {"warmup_ratio", "weight_decay", "strict", "smart"}  # settings that a summary repeats
+_TASK = (  # keys of the summary of a task in their order, which the rows of `runs.csv` have too
     *("metrics", "primary_metric", "degenerate", "ticket_id", "sparsity", "weight_remaining", "train_examples"),
     *("validation_examples", "batch_size", "batches", "max_length", "dropout_p", "data_hash"),
 )
-"""Keys of the summary of a task in their order, which the rows of `runs.csv` have too."""
 
 
 @distributed.together()
@@ -70,7 +68,7 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
         >>> share(config, "shared")["weight_remaining"]
     """
     runtime = runtime or Runtime()
-    prepared = prepare(config, runtime)
+    prepared = prepare_sharing(config, runtime)
     identity = prepared.identity(config)
     run = RunDirectory.claim(Path(out), "share", identity, config.model_dump(mode="json"), force=force)
     if run.status == "done" and not run.result()["failed_seeds"]:
@@ -85,10 +83,10 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
             summary["fine_tuned"] = _fine_tune(prepared, summary["seeds"], run.path, runtime)
         return summary
 
-    return seeds.run_seeds(run, config.seeds, lambda seed: run_seed(prepared, seed, run.path, runtime), summarize)
+    return seeds.run_seeds(run, config.seeds, lambda seed: share_seed(prepared, seed, run.path, runtime), summarize)
 
 
-def run_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
+def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
     """Train with one seed in `parent/seed-N`, or return the stored result of an earlier run."""
     # Settings of later stages are no part of a seed's identity.
     one = {"seeds": (seed,), "fine_tune": False, "single_epochs": None, "single_learning_rate": None}
@@ -129,10 +127,8 @@ def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path) -> No
 
 
 def weight_remaining(encoder: nn.Module, tickets: TaskTickets, tasks: Sequence[str]) -> tuple[float, dict[str, float]]:
-    """The fraction of the encoder's parameters that at least one task keeps, and the fraction that each task keeps.
-
-    Embeddings, norms, biases and a pooler count; tasks without a ticket keep everything.
-    """
+    """The fraction of the encoder's parameters that at least one task keeps, and the fraction that each task keeps."""
+    # Embeddings, norms, biases and a pooler count; tasks without a ticket keep everything.
     total = sum(parameter.numel() for parameter in encoder.parameters())
     closed = {
         task: sum(int(torch.count_nonzero(~mask)) for mask in tickets.selections.get(task, {}).values())
@@ -171,10 +167,8 @@ def _summarize(
 
 
 def _average_scores(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
-    """The averages over tasks by both rules of the paper, seed by seed, and the tasks that it has more or fewer of.
-
-    `averages` is None where a task lacks a metric that the paper averages: a task file may give it fewer.
-    """
+    """The averages over tasks by both rules of the paper, seed by seed, and the tasks that it has more or fewer of."""
+    # `averages` is None where a task lacks a metric that the paper averages: a task file may give it fewer.
     count = min(map(len, results.values()))
     try:
         by_kind = {
@@ -197,10 +191,8 @@ def _average_scores(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[
 
 
 def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> dict[str, Ticket]:
-    """A ticket of heads and FFNs for each task, by their importance to the pre-trained model fine-tuned on it.
-
-    The stages are `stages/TASK/fine-tuned` and `stages/TASK/ticket`. Tasks at level 0 use the whole encoder.
-    """
+    """A ticket of heads and FFNs for each task, by their importance to the pre-trained model fine-tuned on it."""
+    # The stages are `stages/TASK/fine-tuned` and `stages/TASK/ticket`. Tasks at level 0 use the whole encoder.
     settings, target, tickets = prepared.settings, prepared.target, {}
     for name, task in prepared.tasks.items():
         level, folder = settings.level_of(name), path / STAGES / name
@@ -225,10 +217,8 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
 
 
 def _fine_tune(prepared: PreparedSharing, finished: Sequence[int], path: Path, runtime: Runtime) -> dict[str, Any]:
-    """Fine-tune the shared model of each finished seed on each task alone, with the task's ticket held.
-
-    The stages are `fine-tuned/seed-N/TASK`; the result has the metrics of each task and the averages over tasks.
-    """
+    """Fine-tune the shared model of each finished seed on each task alone, with the task's ticket held."""
+    # The stages are `fine-tuned/seed-N/TASK`; the result has the metrics of each task and the averages over tasks.
     found: dict[str, list[dict[str, Any]]] = {name: [] for name in prepared.tasks}
     for seed in finished:
         for name, task in prepared.tasks.items():

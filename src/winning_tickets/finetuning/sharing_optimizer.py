@@ -27,23 +27,14 @@ _MOST_TASKS = 63  # bits of an int64 that are free
 
 @dataclass(frozen=True, eq=False)
 class Piece:
-    """Entries of a parameter that the same tasks keep: some of its rows, columns or single entries.
+    """Entries of a parameter that the same tasks keep: some of its rows, columns or single entries."""
 
-    Attributes:
-        tasks: the tasks that keep them; never empty.
-        shape: the parameter's own shape, or flat for single entries.
-        dim: the dimension that is cut.
-        start: of a run of rows.
-        length: number of rows, columns or entries along `dim`.
-        index: their places, int64 `(length,)`; None for a run of rows, which can be updated in place.
-    """
-
-    tasks: frozenset[str]
-    shape: tuple[int, ...]
-    dim: int
-    start: int
-    length: int
-    index: Tensor | None = None
+    tasks: frozenset[str]  # the tasks that keep them; never empty
+    shape: tuple[int, ...]  # the parameter's own shape, or flat for single entries
+    dim: int  # the dimension that is cut
+    start: int  # of a run of rows
+    length: int  # number of rows, columns or entries along `dim`
+    index: Tensor | None = None  # their places, int64; None for a run of rows, which can be updated in place
 
     def of(self, tensor: Tensor) -> Tensor:
         """These entries of a tensor of the parameter's shape: a view without an index, else a copy; contiguous."""
@@ -59,12 +50,10 @@ class Piece:
 
 
 def partition(shape: Sequence[int], tasks: Sequence[str], kept: Mapping[str, Tensor]) -> list[Piece]:
-    """Partition a parameter by the set of tasks whose ticket keeps each entry; entries that none keeps are left out.
-
-    Heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the parameter's
-    own memory. Other masks give one piece of single entries for each set of tasks that occurs. `kept` has a bool mask
-    of this parameter by task; a task without one keeps everything.
-    """
+    """Partition a parameter by the set of tasks whose ticket keeps each entry; entries that none keeps are left out."""
+    # Heads and neurons give whole rows or columns, so there are few pieces, and most are runs of rows in the
+    # parameter's own memory. Other masks give one piece of single entries for each set of tasks that occurs. `kept` has
+    # a bool mask of this parameter by task; a task without one keeps everything.
     whole = tuple(shape)
     if all(bool(mask.all()) for mask in kept.values()):
         return [Piece(frozenset(tasks), whole, 0, 0, whole[0])]
@@ -115,58 +104,42 @@ def _along(codes: Tensor, tasks: Sequence[str], shape: tuple[int, ...], dim: int
 
 @dataclass(frozen=True)
 class SharedUpdate:
-    """Optimizer of shared weights; `epsilon` None takes the kind's own, and biases and norms are never decayed."""
+    """Optimizer of shared weights; biases and norms are never decayed."""
 
     kind: Literal["adamw", "adamax", "adamax-mtdnn"]
     learning_rate: float
     weight_decay: float
-    betas: tuple[float, float] = (0.9, 0.999)
-    epsilon: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """A piece of a parameter as a parameter of the inner optimizer.
+    """A piece of a parameter as a parameter of the inner optimizer."""
 
-    `value` shares the parameter's memory where the piece is a run of rows; else it is a buffer.
-    """
+    # `value` shares the parameter's memory where the piece is a run of rows; else it is a buffer.
 
     piece: Piece
     value: nn.Parameter
 
 
 class SharingOptimizer(torch.optim.Optimizer):
-    """Steps for one task at a time, over parameters that tasks share in part.
+    """Steps for one task at a time, over parameters that tasks share in part."""
 
-    Call `optimizer.select("rte")` before each step, with the task of its batch. Entries that no task keeps are set to
-    +0.0 at the start and stay so.
-
-    Args:
-        parameters: all that are trained, by name, on the device where they are trained.
-        tasks: all tasks.
-        selections: of each task, bool masks by parameter name, True = kept; a parameter without one is kept whole.
-        owners: the one task that moves a parameter (its head), by parameter name.
-        update: learning rate, weight decay and kind of the optimizer.
-        strict: False moves every parameter that has ever had a gradient at every step, by momentum and decay where
-            there is no gradient now, as the released code does.
-
-    Attributes:
-        slices: the pieces of each parameter, by its name.
-    """
+    # Call `optimizer.select("rte")` before each step, with the task of its batch. Entries that no task keeps are set to
+    # +0.0 at the start and stay so.
 
     def __init__(
         self,
-        parameters: Mapping[str, nn.Parameter],
+        parameters: Mapping[str, nn.Parameter],  # all that are trained, by name, on the device where they are trained
         tasks: Sequence[str],
-        selections: Mapping[str, Mapping[str, Tensor]],
-        owners: Mapping[str, str],
+        selections: Mapping[str, Mapping[str, Tensor]],  # of each task, bool masks by name; without one all is kept
+        owners: Mapping[str, str],  # the one task that moves a parameter (its head), by parameter name
         update: SharedUpdate,
-        strict: bool = True,
+        strict: bool = True,  # False: every step also moves what has no gradient now, as the released code does
     ) -> None:
         self.update, self.strict = update, strict
         self._tasks, self._task = tuple(tasks), ""
         self._parameters = {name: value for name, value in parameters.items() if value.requires_grad}
-        self.slices: dict[str, list[Slice]] = {}
+        self.slices: dict[str, list[Slice]] = {}  # the pieces of each parameter, by its name
         for name, parameter in self._parameters.items():
             selected = {task: masks[name].to(parameter.device) for task, masks in selections.items() if name in masks}
             union = union_of(self._tasks, selected)
@@ -188,7 +161,7 @@ class SharingOptimizer(torch.optim.Optimizer):
             for group, amount in zip(groups, decay, strict=True):
                 group["weight_decay"] = amount
         super().__init__(outer, {"lr": update.learning_rate})
-        self._inner = make_optimizer(update.kind, inner, update.learning_rate, update.betas, update.epsilon)
+        self._inner = make_optimizer(update.kind, inner, update.learning_rate)
 
     def _cut(self, parameter: nn.Parameter, selected: Mapping[str, Tensor], owner: str | None) -> list[Slice]:
         tasks = self._tasks if owner is None else (owner,)
@@ -199,7 +172,6 @@ class SharingOptimizer(torch.optim.Optimizer):
         return [Slice(piece, nn.Parameter(piece.of(flat))) for piece in pieces]
 
     def select(self, task: str) -> None:
-        """Set the task of the next step's batch."""
         if task not in self._tasks:
             raise ValueError(f"There is no task {task!r} here; the tasks are {', '.join(self._tasks)}.")
         self._task = task

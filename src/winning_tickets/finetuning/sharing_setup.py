@@ -15,7 +15,7 @@ from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
-from winning_tickets.finetuning.setup import check as check_single
+from winning_tickets.finetuning.setup import check_transfer as check_single
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import base_hash, choose_device, weight_hashes
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
@@ -31,11 +31,10 @@ _LOGGED = ("step", "seconds", "learning_rate", "evaluation", "degenerate")
 
 @dataclass(frozen=True)
 class PreparedSharing:
-    """A sharing with everything that is the same for all seeds.
+    """A sharing with everything that is the same for all seeds."""
 
-    `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None while
-    those of `auto` are not found.
-    """
+    # `config` is as given, `base` a hash of the base weights. `tickets` are those of the tasks that have one; None
+    # while those of `auto` are not found.
 
     config: ShareConfig
     target: Target
@@ -47,11 +46,9 @@ class PreparedSharing:
 
     @property
     def settings(self) -> ResolvedShare:
-        """The configuration with every open choice filled."""
         return self.config.resolved()
 
     def ticket_of(self, task: str) -> Ticket | None:
-        """The ticket of a task; None where it uses the whole encoder."""
         return (self.tickets or {}).get(task)
 
     def identity(self, config: ShareConfig) -> str:
@@ -91,7 +88,7 @@ def single(config: ResolvedShare, target: str, task: str, head_dropout: float | 
     )
 
 
-def check(config: ShareConfig) -> None:
+def check_sharing(config: ShareConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     with suppress(UsageError):  # a bad task file is reported with each task
         config = _with_tickets_of_the_file(config)
@@ -154,14 +151,14 @@ def _mixing_problems(config: ShareConfig) -> list[str]:
         problems.append(f"--main-task {config.main_task} is none of the tasks {', '.join(config.tasks)}.")
     if config.ratio is None or config.ratio < 0:
         problems.append(
-            "--mixing ratio needs --ratio, the batches of all other tasks for each batch of the main one, 0 or more."
+            "--mixing ratio needs --ratio: batches of all other tasks per batch of the main one, 0 or more."
         )
     return problems
 
 
-def prepare(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
+def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
     """Check everything, load the data and read the weights and tickets, before any work."""
-    check(config)
+    check_sharing(config)
     choose_device(runtime.device)
     if config.smart is not None:
         check_precision(runtime)

@@ -12,34 +12,25 @@ from torch import Tensor, nn
 from transformers import TrainerCallback
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.encode import collate
+from winning_tickets.data.encode import make_collator
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
 from winning_tickets.finetuning.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.finetuning.sharing_setup import PreparedSharing, train_examples
-from winning_tickets.models.heads import load_for_task, with_seed
+from winning_tickets.models.heads import load_for_task, seeded_loader
 from winning_tickets.models.loading import PLM, choose_device
-from winning_tickets.models.structure import Structure, expand, gated
+from winning_tickets.models.structure import Structure, expand_gates, gated
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.tickets.masking import mask_gradient
 from winning_tickets.tickets.selection import write_masked_
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
-from winning_tickets.training.objectives.smart import task_losses
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments
+from winning_tickets.training.objectives.smart import make_task_objective
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, trainer_arguments
 
 
 class TaskTickets:
-    """Tickets that share one encoder; a task without a ticket uses the whole encoder.
-
-    Args:
-        encoder: the encoder inside the models, on its device.
-        tickets: by task.
-        allow_other_weights: accept weights that the tickets were not made for (a resumed run).
-
-    Attributes:
-        selections: of each task, bool masks by parameter name of the encoder, True = kept, where not everything is.
-    """
+    """Tickets by task that share one encoder on its device; a task without a ticket uses the whole encoder."""
 
     def __init__(self, encoder: nn.Module, tickets: Mapping[str, Ticket], allow_other_weights: bool = False) -> None:
         self._encoder = encoder
@@ -47,6 +38,7 @@ class TaskTickets:
         self._buffers: dict[str, Tensor] = {}
         self._gates: dict[str, tuple[Structure, dict[str, Tensor]]] = {}
         self._masks: dict[str, dict[str, Tensor]] = {}
+        # Of each task, bool masks by parameter name of the encoder, True = kept, where not everything is.
         self.selections: dict[str, dict[str, Tensor]] = {}
         at = next(iter(self._parameters.values()))
         for task, ticket in tickets.items():
@@ -61,10 +53,8 @@ class TaskTickets:
 
     @contextmanager
     def acting(self, task: str) -> Iterator[None]:
-        """Inside this block forward passes compute with the task's ticket, and gradients outside it are zero.
-
-        For training the block holds the forward and the backward pass; the optimizer's step comes after it.
-        """
+        """Inside this block forward passes compute with the task's ticket, and gradients outside it are zero."""
+        # For training the block holds the forward and the backward pass; the optimizer's step comes after it.
         if task in self._gates:
             with gated(self._encoder, *self._gates[task]):
                 yield
@@ -92,7 +82,7 @@ class TaskTickets:
 
 def _is_gates_alone(ticket: Ticket, structure: Structure) -> bool:
     """Whether the gates describe everything that a ticket prunes."""
-    masks = expand(ticket.gates, structure)[0]
+    masks = expand_gates(ticket.gates, structure)[0]
     return all(name in masks and torch.equal(mask, masks[name]) for name, mask in ticket.masks.items())
 
 
@@ -106,15 +96,14 @@ def sharing_optimizer(
 
 
 class Sharing:
-    """A model that tasks share, on its device, before the first step of one seed.
+    """A model that tasks share, on its device, before the first step of one seed."""
 
-    `plms` are ordinary models by task, on one encoder. Each head is initialized from the seed, the same whatever other
-    tasks there are. Weights that no ticket keeps are zero.
-    """
+    # `plms` are ordinary models by task, on one encoder. Each head is initialized from the seed, the same whatever
+    # other tasks there are. Weights that no ticket keeps are zero.
 
     def __init__(self, prepared: PreparedSharing, seed: int, runtime: Runtime) -> None:
         settings, names = prepared.settings, list(prepared.tasks)
-        load = with_seed(prepared.target.load, seed)
+        load = seeded_loader(prepared.target.load, seed)
         self.plms: dict[str, PLM] = {name: load_for_task(load, task.task) for name, task in prepared.tasks.items()}
         self.model = SharedEncoder({name: plm.model for name, plm in self.plms.items()})
         self.model.to(choose_device(runtime.device))  # before the optimizer cuts parameters into pieces of their memory
@@ -132,7 +121,6 @@ class SharingTrainer(TicketTrainer):
         self._sharing = sharing
 
     def training_step(self, model: Any, inputs: Mapping[str, Any], *rest: Any) -> Any:
-        """The forward and the backward pass of one task's batch."""
         (task,) = inputs
         self._sharing.optimizer.select(task)
         with self._sharing.tickets.acting(task):
@@ -154,15 +142,14 @@ def make_sharing_trainer(
     for name, task in prepared.tasks.items():
         plm = sharing.plms[name]
         encoded = task.encode(plm, train_examples(settings, task.data, seed))
-        batches[name] = TaskBatches(encoded, collate(plm.tokenizer), task.batch_size, seed)
-    log = StepLog(run, advance)
-    trainer = SharingTrainer(
+        batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), task.batch_size, seed)
+    return SharingTrainer(
         sharing,
         objective=JointObjective(
-            {name: task_losses(task.task, settings.smart) for name, task in prepared.tasks.items()},
+            {name: make_task_objective(task.task, settings.smart) for name, task in prepared.tasks.items()},
             {name: task.task.weight for name, task in prepared.tasks.items()},
         ),
-        args=arguments(
+        args=trainer_arguments(
             run.scratch,
             runtime,
             max_steps=prepared.steps,
@@ -183,18 +170,15 @@ def make_sharing_trainer(
             settings.ratio,
         ),
         data_collator=lambda items: items[0],
-        callbacks=[log, evaluations, Checkpoints(runtime)],
+        callbacks=[StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
-    log.trainer = trainer
-    return trainer
 
 
 class SharedEvaluations(Evaluations):
-    """Evaluates every task with its own ticket at the end of each epoch and of the training.
+    """Evaluates every task with its own ticket at the end of each epoch and of the training."""
 
-    Each record has the `step`, and by task the metrics (`evaluation`) and whether the predictions are constant
-    (`degenerate`).
-    """
+    # Each record has the `step`, and by task the metrics (`evaluation`) and whether the predictions are constant
+    # (`degenerate`).
 
     def __init__(self, run: RunDirectory, prepared: PreparedSharing, sharing: Sharing, runtime: Runtime) -> None:
         def evaluate() -> dict[str, Any]:

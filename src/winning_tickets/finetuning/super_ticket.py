@@ -16,8 +16,8 @@ from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.seeds import statistics_of
-from winning_tickets.finetuning.setup import check as check_transfer
-from winning_tickets.finetuning.setup import prepare, problems_of, refuse
+from winning_tickets.finetuning.setup import check_transfer as check_transfer
+from winning_tickets.finetuning.setup import prepare_transfer, problems_of, refuse
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.pruning.search import check_search, search_all
 from winning_tickets.runs import distributed
@@ -36,10 +36,9 @@ PARTS = {"selection": "best_selection", "rest": "best_rest", "whole": "best"}
 
 @dataclass(frozen=True)
 class Runs:
-    """The fine-tunings of the full model, or of the tickets of one level: one run, or one for each seed's ticket.
+    """The fine-tunings of the full model, or of the tickets of one level: one run, or one for each seed's ticket."""
 
-    `folders` are under the folder of the search, and `settings` is the name of the settings in the grid.
-    """
+    # `folders` are under the folder of the search, and `settings` is the name of the settings in the grid.
 
     folders: tuple[str, ...]
     results: tuple[dict[str, Any], ...]
@@ -102,8 +101,8 @@ def super_ticket(
     """
     runtime = runtime or Runtime()
     config = config.resolved()
-    check(config)
-    prepared = prepare(config.fine_tuning, runtime)
+    check_super_ticket(config)
+    prepared = prepare_transfer(config.fine_tuning, runtime)
     slug = f"super-{prepared.task.name}"
     identity = run_id(config, slug, base=prepared.base, data=prepared.data.fingerprint)
     run = RunDirectory.claim(Path(out), "super", identity, config.model_dump(mode="json"), force=force)
@@ -126,7 +125,7 @@ def super_ticket(
     return run.result()
 
 
-def check(config: SuperConfig) -> None:
+def check_super_ticket(config: SuperConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     config = config.resolved()
     problems = []
@@ -151,17 +150,15 @@ def check(config: SuperConfig) -> None:
     refuse(problems)
 
 
-def trainings(config: SuperConfig) -> int:
+def count_trainings(config: SuperConfig) -> int:
     """The number of fine-tunings of a resolved configuration."""
     points = 1 + len(config.level) * len(config.selections)
     return points * len(list(config.grid())) * len(config.fine_tuning.seeds) + (config.importance_from is None)
 
 
 def _best_settings(config: SuperConfig, folder: Path, name: str, targets: tuple[str, ...], runtime: Runtime) -> Runs:
-    """Fine-tune with all settings of the grid in `folder/name`; the runs with the best mean on the selection.
-
-    `targets` is one model or ticket for all seeds, or a ticket for each seed.
-    """
+    """Fine-tune with all settings of the grid in `folder/name`; the runs with the best mean on the selection."""
+    # `targets` is one model or ticket for all seeds, or a ticket for each seed.
     best: Runs | None = None
     for settings, fine_tuning in config.grid():
         seeds = fine_tuning.seeds
@@ -218,7 +215,6 @@ def _folder(config: SuperConfig, level: float) -> str:
 
 
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
-    """The search of the tickets of one selection."""
     fine_tuning = config.fine_tuning
     fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
     fields |= {"level": config.level, "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}
@@ -271,7 +267,7 @@ def _result(
         "full": full.facts() | {"weight_remaining": 1.0},
         "selections": selections,
         "super_ticket": {"level": level, "folder": SUPER_TICKET} | selections["winning"][f"{level:g}"],
-        "trainings": trainings(config),
+        "trainings": count_trainings(config),
         "versions": versions(),
     }
 

@@ -13,11 +13,11 @@ import torch
 from transformers import TrainerCallback
 
 from winning_tickets.config import Runtime, TransferConfig
-from winning_tickets.data.encode import collate
+from winning_tickets.data.encode import make_collator
 from winning_tickets.data.records import Kind, Split
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
-from winning_tickets.finetuning.setup import PreparedTransfer, prepare
+from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
@@ -26,11 +26,11 @@ from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import TicketCallback
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
-from winning_tickets.training.objectives.smart import task_losses
+from winning_tickets.training.objectives.smart import make_task_objective
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
 from winning_tickets.training.predict import MODEL_FOLDER, save_model
 from winning_tickets.training.task_data import train_split
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
 
 
 @distributed.together()
@@ -63,7 +63,7 @@ def transfer(
         >>> transfer(config, "my-transfer")["metrics"]["accuracy"]["best"]["mean"]
     """
     runtime = runtime or Runtime()
-    prepared = prepare(config, runtime)
+    prepared = prepare_transfer(config, runtime)
     marker = config.model_dump(mode="json")
     run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
     if run.status == "done" and not run.result()["failed_seeds"]:
@@ -71,12 +71,12 @@ def transfer(
     return seeds.run_seeds(
         run,
         config.seeds,
-        lambda seed: run_seed(prepared, seed, run.path, runtime),
+        lambda seed: transfer_seed(prepared, seed, run.path, runtime),
         lambda results, failed: _summarize(prepared, results, failed),
     )
 
 
-def run_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
+def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
     """Fine-tune with one seed in `parent/seed-N`, or return the stored result of an earlier run."""
     config, plan, ticket = prepared.config, prepared.plan, prepared.target.ticket
     single = config.model_copy(update={"seeds": (seed,)})
@@ -122,14 +122,18 @@ def _trainer(
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
     config, ticket = prepared.config, prepared.target.ticket
-    log = StepLog(run, advance)
+
+    def build_optimizer(model: Any) -> torch.optim.Optimizer:
+        groups = decay_groups(model.parameters(), config.weight_decay)
+        return make_optimizer(config.optimizer, groups, prepared.learning_rate)
+
     # The ticket was checked against the base weights before; the weights of a checkpoint are others.
     held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
-    trainer = TicketTrainer(
+    return TicketTrainer(
         model=plm.model,
-        objective=task_losses(prepared.task, config.smart),
-        build_optimizer=_optimizer(config, prepared.learning_rate),
-        args=arguments(
+        objective=make_task_objective(prepared.task, config.smart),
+        build_optimizer=None if config.optimizer == "adamw" else build_optimizer,
+        args=trainer_arguments(
             run.scratch,
             runtime,
             max_steps=prepared.steps,
@@ -142,20 +146,11 @@ def _trainer(
             seed=seed,
         ),
         train_dataset=prepared.encode(plm, train_split(config, prepared.data, seed)),
-        data_collator=collate(
+        data_collator=make_collator(
             plm.tokenizer, prepared.max_length if prepared.plan.config.padding == "max-length" else None
         ),
-        callbacks=[*held, log, evaluations, Checkpoints(runtime)],
+        callbacks=[*held, StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
-    log.trainer = trainer
-    return trainer
-
-
-def _optimizer(config: TransferConfig, rate: float) -> Callable[[Any], torch.optim.Optimizer] | None:
-    """The optimizer where it is not the Trainer's AdamW."""
-    if config.optimizer == "adamw":
-        return None
-    return lambda model: make_optimizer(config.optimizer, decay_groups(model.parameters(), config.weight_decay), rate)
 
 
 def _check_pruned(ticket: Ticket, plm: PLM) -> None:
@@ -177,14 +172,13 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
     build_directory(folder, lambda staging: save_model(plm, prepared.info(ticket), ticket, staging))
 
 
-_SUMMARY = (
+_SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` have too
     *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
     *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart"),
     *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
     *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
-"""Keys of a summary in their order, which the rows of `runs.csv` have too."""
 
 
 def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -23,10 +23,9 @@ HOW_TO_ADD = (
 
 @dataclass(frozen=True)
 class HeadWithoutDecoder:
-    """An MLM head that uses the word embeddings instead of a decoder; it is loaded as the head of the table.
+    """An MLM head that uses the word embeddings instead of a decoder; it is loaded as the head of the table."""
 
-    Both compute the same. Only a decoder can keep the dense matrix while the embeddings are masked.
-    """
+    # Both compute the same. Only a decoder can keep the dense matrix while the embeddings are masked.
 
     switch: str  # field of the configuration that is false in checkpoints with this head
     renamed: Mapping[str, str]  # prefix of a tensor's name in this head -> in the head of the table
@@ -96,36 +95,27 @@ def _groups_of_first(layers: int, total: int, groups: int) -> int | None:
     return used if same else None
 
 
-_BERT_MATRICES: dict[Role, tuple[str, ...]] = {
-    "Q": ("attention.self.query.weight",),
-    "K": ("attention.self.key.weight",),
-    "V": ("attention.self.value.weight",),
-    "AO": ("attention.output.dense.weight",),
-    "FI": ("intermediate.dense.weight",),
-    "FO": ("output.dense.weight",),
-}
+_BERT = Architecture(
+    layers="encoder.layer.*",
+    matrices={
+        "Q": ("attention.self.query.weight",),
+        "K": ("attention.self.key.weight",),
+        "V": ("attention.self.value.weight",),
+        "AO": ("attention.output.dense.weight",),
+        "FI": ("intermediate.dense.weight",),
+        "FO": ("output.dense.weight",),
+    },
+    word_embeddings="embeddings.word_embeddings.weight",
+    pooler="pooler.dense.weight",
+    mlm_head=("cls",),
+    mlm_decoder="cls.predictions.decoder",
+)
 
 ARCHITECTURES: dict[str, Architecture] = {
-    "bert": Architecture(
-        layers="encoder.layer.*",
-        matrices=_BERT_MATRICES,
-        word_embeddings="embeddings.word_embeddings.weight",
-        pooler="pooler.dense.weight",
-        mlm_head=("cls",),
-        mlm_decoder="cls.predictions.decoder",
-    ),
-    "roberta": Architecture(
-        layers="encoder.layer.*",
-        matrices=_BERT_MATRICES,
-        word_embeddings="embeddings.word_embeddings.weight",
-        pooler="pooler.dense.weight",
-        mlm_head=("lm_head",),
-        mlm_decoder="lm_head.decoder",
-    ),
-    "electra": Architecture(
-        layers="encoder.layer.*",
-        matrices=_BERT_MATRICES,
-        word_embeddings="embeddings.word_embeddings.weight",
+    "bert": _BERT,
+    "roberta": replace(_BERT, mlm_head=("lm_head",), mlm_decoder="lm_head.decoder"),
+    "electra": replace(
+        _BERT,
         pooler=None,
         mlm_head=("generator_predictions", "generator_lm_head"),
         mlm_decoder="generator_lm_head",
@@ -177,18 +167,15 @@ ARCHITECTURES: dict[str, Architecture] = {
         shared_layers=True,
     ),
     # DeBERTa v2 and v3. Its pooler belongs to the classification head.
-    "deberta-v2": Architecture(
-        layers="encoder.layer.*",
+    "deberta-v2": replace(
+        _BERT,
         matrices={
-            **_BERT_MATRICES,
+            **_BERT.matrices,
             "Q": ("attention.self.query_proj.weight",),
             "K": ("attention.self.key_proj.weight",),
             "V": ("attention.self.value_proj.weight",),
         },
-        word_embeddings="embeddings.word_embeddings.weight",
         pooler=None,
-        mlm_head=("cls",),
-        mlm_decoder="cls.predictions.decoder",
         other_mlm_head=HeadWithoutDecoder(
             switch="legacy",
             renamed={
@@ -235,7 +222,7 @@ class FusedSlice:
         rows, rest = divmod(tensor.shape[0], self.count)
         if rest:
             raise ContentError(
-                f"{self.parameter} has {tensor.shape[0]} rows, which are not {self.count} equal parts; "
+                f"{self.parameter} has {tensor.shape[0]} rows, not {self.count} equal parts; "
                 "is it another architecture?"
             )
         return tensor.narrow(0, self.index * rows, rows)
@@ -274,10 +261,8 @@ def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
 
 
 def join_parts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join bool masks of matrices to masks of parameters; a slice without a mask is kept.
-
-    Parameters come in the order of their first slice; masks of whole parameters share the given memory.
-    """
+    """Join bool masks of matrices to masks of parameters; a slice without a mask is kept."""
+    # Parameters come in the order of their first slice; masks of whole parameters share the given memory.
     found: dict[str, dict[FusedSlice, Tensor]] = {}
     for name, mask in masks.items():
         part = split_name(name)

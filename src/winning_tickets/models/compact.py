@@ -18,21 +18,11 @@ from winning_tickets.runs.files import read_object
 
 
 def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str, Any]:
-    """Make a model smaller without changing what it computes, in place.
-
-    A head, a neuron or an FFN is removed if its weights are zeros such that it contributes nothing, or if its gate is
-    closed. A layer without heads keeps the bias of the attention's output, a layer without FFN nothing of it.
-
-    Args:
-        model: any Hugging Face model with a known encoder, with a ticket applied.
-        gates: bool by `layers.{i}.heads`, `layers.{i}.neurons`, `layers.{i}.ffn`, `layers.{i}.layer`; True is kept.
-
-    Returns:
-        The entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`.
-
-    Raises:
-        UsageError: an unknown architecture, layers that share weights, a compact model, or nothing to remove.
-    """
+    """Make a model smaller without changing what it computes, in place."""
+    # A head, a neuron or an FFN is removed if its weights are zeros such that it contributes nothing, or if its gate is
+    # closed. A layer without heads keeps the bias of the attention's output, a layer without FFN nothing of it.
+    #
+    # Returns the entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`.
     config, encoder = model.config, model.base_model
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES)
@@ -63,10 +53,10 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     return compact
 
 
-def compact_where_possible_(model: Any, gates: Mapping[str, Tensor] | None = None) -> bool:
+def compact_where_possible_(model: Any) -> bool:
     """Compact a model if something can be removed, and return whether it became smaller."""
     try:
-        compact_(model, gates)
+        compact_(model)
     except UsageError:
         return False
     return True
@@ -124,11 +114,9 @@ def _paths(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
 
 
 def _live(layer: nn.Module, paths: dict[str, Any], config: Any, left: OpenUnits) -> OpenUnits:
-    """Return the units of a layer that contribute something, given its gates and the zeros in its weights.
-
-    A head or a neuron is dead if its outputs are zero or no output weight reads them. In a gated FFN (ModernBERT)
-    either of the two factors may be zero.
-    """
+    """Return the units of a layer that contribute something, given its gates and the zeros in its weights."""
+    # A head or a neuron is dead if its outputs are zero or no output weight reads them. In a gated FFN (ModernBERT)
+    # either of the two factors may be zero.
     output: Any = layer.get_submodule(paths["output"])
     width, size = output.in_features, paths["head_size"]
     values = _rows_in_use(layer.get_submodule(paths["value"]), width)[-1]  # the last part of a fused matrix

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from winning_tickets.data.encode import Array, EncodedSplit, encode
-from winning_tickets.data.metrics import compute
+from winning_tickets.data.metrics import compute_metrics
 from winning_tickets.data.records import Answers, Kind, Split, Task
 from winning_tickets.data.squad import best_answers, encode_windows, squad_metrics
 from winning_tickets.data.token_labels import CUT_OFF, encode_words, word_metrics, word_predictions
@@ -31,8 +31,7 @@ def label_set_metrics(task: Task, predictions: Array, labels: Array) -> tuple[di
     return {name: float(known[name]) for name in task.metrics}, len(np.unique(predictions, axis=0)) <= 1
 
 
-Outputs = Sequence[Array]
-"""Logits of each item: `(outputs,)`, or `(tokens, outputs)`."""
+Outputs = Sequence[Array]  # logits of each item: `(outputs,)`, or `(tokens, outputs)`
 Scored = tuple[dict[str, float], bool]
 Rows = list[dict[str, Any]]
 
@@ -42,19 +41,17 @@ class TaskKind:
     """One kind of task."""
 
     head: Head
-    problem_type: str | None
-    """Name of the kind in transformers, where it has one."""
+    problem_type: str | None  # name of the kind in transformers, where it has one
     encode: Callable[[Split, Any, int, int], EncodedSplit]
     """Tokenize a split with a tokenizer, `max_length` and `doc_stride`."""
     score: Callable[[Task, Outputs, EncodedSplit, Split], Scored]
     """Return the metrics of a task by name, and whether the predictions are degenerate (all alike)."""
-    unlabelled: Callable[[tuple[list[str], ...]], Split]
-    """Make a split of new texts, one list per column."""
+    unlabelled: Callable[[tuple[list[str], ...]], Split]  # make a split of new texts, one list per column
     predict: Callable[[Outputs, EncodedSplit, Split, tuple[str, ...]], Rows]
     """Return the prediction for each example, given the names of the labels."""
 
 
-def outputs_of(kind: Kind, labels: Sequence[str]) -> int:
+def num_outputs(kind: Kind, labels: Sequence[str]) -> int:
     """Return the number of outputs of a head; for spans the logits of start and end."""
     return {"regression": 1, "span": 2}.get(kind, len(labels))
 
@@ -105,7 +102,7 @@ _CLASSIFICATION = TaskKind(
     head="classification",
     problem_type="single_label_classification",
     encode=lambda split, tokenizer, max_length, _: encode(split, tokenizer, max_length),
-    score=lambda task, outputs, _, split: compute(task, np.stack(outputs).argmax(-1), np.asarray(split.labels)),
+    score=lambda task, outputs, _, split: compute_metrics(task, np.stack(outputs).argmax(-1), np.asarray(split.labels)),
     unlabelled=lambda texts: Split(texts, [0] * len(texts[0])),
     predict=_predict_classes,
 )
@@ -114,7 +111,7 @@ KINDS: dict[Kind, TaskKind] = {
     "regression": replace(
         _CLASSIFICATION,
         problem_type="regression",
-        score=lambda task, outputs, _, split: compute(task, np.stack(outputs)[:, 0], np.asarray(split.labels)),
+        score=lambda task, outputs, _, split: compute_metrics(task, np.stack(outputs)[:, 0], np.asarray(split.labels)),
         predict=lambda outputs, *_: [{"score": float(logits[0])} for logits in outputs],
     ),
     "multilabel": replace(
@@ -147,7 +144,7 @@ KINDS: dict[Kind, TaskKind] = {
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     """Load a model with a fresh head for a task, its label names and its dropout; `load` is a bound `load_plm`."""
     kind = KINDS[task.kind]
-    plm = load(head=kind.head, num_labels=outputs_of(task.kind, task.labels))
+    plm = load(head=kind.head, num_labels=num_outputs(task.kind, task.labels))
     plm.model.config.problem_type = kind.problem_type
     if task.labels:
         plm.model.config.id2label = dict(enumerate(task.labels))
@@ -160,7 +157,7 @@ def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     return plm
 
 
-def with_seed(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
+def seeded_loader(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
     """Return a loader whose fresh heads depend on the seed alone, not on the global generators."""
 
     def seeded(**options: Any) -> PLM:
@@ -171,7 +168,7 @@ def with_seed(load: Callable[..., PLM], seed: int) -> Callable[..., PLM]:
     return seeded
 
 
-def text_length(asked: int | None, task: Task, plm: PLM) -> int:
+def choose_max_length(asked: int | None, task: Task, plm: PLM) -> int:
     """Return the tokens that a text is cut to: the given number, else the task's, at most the model's maximum."""
     settings = plm.model.config
     # RoBERTa and MPNet start their positions after the padding index of the position embeddings.
@@ -187,17 +184,12 @@ def text_length(asked: int | None, task: Task, plm: PLM) -> int:
     return asked
 
 
-def window_stride(asked: int | None, task: Task, max_length: int) -> int | None:
+def choose_doc_stride(asked: int | None, task: Task, max_length: int) -> int | None:
     """Return the tokens from one window to the next: the given number, else the task's; None without windows."""
     if asked is None:
         return task.doc_stride
     if task.kind != "span":
-        raise UsageError(
-            f"--doc-stride goes with answers in texts (--task squad, or JSON of that kind); {task.name} has none."
-        )
+        raise UsageError(f"--doc-stride goes with answers in texts, such as --task squad; {task.name} has none.")
     if asked >= max_length:
-        raise UsageError(
-            f"--doc-stride {asked} is impossible: windows of {max_length} tokens would leave gaps; "
-            "give fewer, such as 128."
-        )
+        raise UsageError(f"--doc-stride {asked} is impossible: {max_length} tokens would leave gaps; give fewer.")
     return asked

@@ -16,14 +16,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from winning_tickets.config import SCOPES
-from winning_tickets.models.architectures import (
-    ARCHITECTURES,
-    HOW_TO_ADD,
-    Architecture,
-    HeadWithoutDecoder,
-    keep_first_layers,
-    present_in,
-)
+from winning_tickets.models import architectures
+from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
 from winning_tickets.models.compact_layers import COMPACT, compact_class
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
@@ -73,7 +67,6 @@ class PLM:
 
     @property
     def encoder(self) -> nn.Module:
-        """The encoder inside the model."""
         encoder: nn.Module = self.model.base_model
         return encoder
 
@@ -82,16 +75,14 @@ class ModelNotFound(UsageError):  # noqa: N818 - named after the event
     """There is no such model in a folder, nor on the hub if that can be reached."""
 
 
-def resolve(name: str) -> str:
+def resolve_model(name: str) -> str:
     """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id."""
     if name.startswith("builtin:"):
         return str(_builtin_folder(name.removeprefix("builtin:")))
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ModelNotFound(
-                f"The model folder {path} has no config.json; give a Hugging Face model folder or hub id."
-            )
+            raise ModelNotFound(f"The model folder {path} has no config.json; give a model folder or a hub id.")
         refuse_run(path)
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
@@ -130,40 +121,24 @@ def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
 
 
 def load_plm(
-    name: str,
+    name: str,  # hub id, local folder or `builtin:minilm`
     *,
     head: Head = "none",
     revision: str | None = None,
-    layers: int | None = None,
-    num_labels: int = 2,
+    layers: int | None = None,  # keep only the first so many Transformer layers
+    num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
     dtype: torch.dtype = torch.float32,
-    require_mlm_head: bool = False,
-    attention: str | None = None,
+    require_mlm_head: bool = False,  # refuse a checkpoint without a trained MLM head
+    attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:
-    """Load a pre-trained encoder with a head.
-
-    Args:
-        name: hub id, local folder or `builtin:minilm`.
-        head: `none` (AutoModel), `mlm` (ForMaskedLM), or a fresh head with `num_labels` outputs: `classification` of
-            a whole text, `tokens` of each token, `span` (start and end of an answer).
-        revision: hub revision.
-        layers: keep only the first so many Transformer layers.
-        num_labels: outputs of a fresh head; 1 for regression, 2 for spans.
-        dtype: floating point type of the weights.
-        require_mlm_head: refuse a checkpoint without a trained MLM head.
-        attention: kind of attention; None takes the fastest, `eager` returns attention maps.
-
-    Raises:
-        UsageError: unknown architecture, missing folder, impossible `layers`, or no MLM head where one is required.
-        ContentError: the checkpoint cannot be read or lacks encoder weights.
-    """
+    """Load a pre-trained encoder with a head: none, that of MLM, or a fresh one with `num_labels` outputs."""
     import transformers
     from transformers.utils import logging as transformers_logging
 
     # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    where = resolve(name)
+    where = resolve_model(name)
     config, architecture = _configure(name, where, revision, layers)
     if head not in ("none", "mlm"):
         config.num_labels = num_labels
@@ -208,7 +183,7 @@ def _class_of(head: Head, config: Any) -> Any:
     return compact_class(found) if hasattr(config, COMPACT) else found
 
 
-def _with_decoder(model: Any, head: HeadWithoutDecoder) -> Any:
+def _with_decoder(model: Any, head: architectures.HeadWithoutDecoder) -> Any:
     """Convert an MLM model whose head uses the word embeddings to one with a decoder."""
     if getattr(model.config, head.switch):
         return model
@@ -258,7 +233,7 @@ def _configure(name: str, where: str, revision: str | None, layers: int | None) 
     if layers is not None and hasattr(config, COMPACT):
         raise UsageError(f"--layers {layers} is impossible: {name} is a compact export, whose layers differ in size.")
     if layers is not None:
-        keep_first_layers(config, architecture, layers, name)
+        architectures.keep_first_layers(config, architecture, layers, name)
     return config, architecture
 
 
@@ -271,10 +246,8 @@ def _first_line(error: Exception) -> str:
 
 
 def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
-    """Return the names of the matrices in a scope: embeddings first, then layer by layer, then the pooler.
-
-    The default scope is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
-    """
+    """Return the names of the matrices in a scope: embeddings first, then layer by layer, then the pooler."""
+    # The default scope is the papers' (TAMT, section 3.2): Q, K, V, AO, FI, FO and word embeddings.
     if scope not in SCOPES:
         raise unknown("scope", scope, SCOPES)
     parts = scope.split("+")
@@ -288,17 +261,13 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
         names.append(architecture.pooler)
     absent = sorted(set(names) - set(present_in(plm.encoder, names)))
     if absent:
-        raise ContentError(
-            f"{plm.name} has no parameter {absent[0]}, which its architecture's entry names. {HOW_TO_ADD}"
-        )
+        raise ContentError(f"{plm.name} has no parameter {absent[0]}, which its architecture names. {HOW_TO_ADD}")
     return names
 
 
 def weight_hashes(encoder: nn.Module) -> dict[str, str]:
-    """Return the xxh3-128 of every encoder tensor but the pooler's, by name.
-
-    The pooler is left out because some head classes do not load it; masks of a pooler are checked by shape.
-    """
+    """Return the xxh3-128 of every encoder tensor but the pooler's, by name."""
+    # The pooler is left out because some head classes do not load it; masks of a pooler are checked by shape.
     return {
         name: tensor_hash(value.detach())
         for name, value in encoder.named_parameters()
@@ -347,14 +316,10 @@ def choose_device(requested: str) -> torch.device:
     except RuntimeError as error:
         raise UsageError(f"--device {requested} is not a device; use auto, cpu or cuda.") from error
     if device.type == "cuda" and device.index is not None:
-        raise UsageError(
-            f"--device {requested}: choose a GPU with CUDA_VISIBLE_DEVICES={device.index} and give --device cuda."
-        )
+        raise UsageError(f"--device {requested}: set CUDA_VISIBLE_DEVICES={device.index} and give --device cuda.")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise UsageError(
             f"--device {requested} was asked for, and this machine has {torch.cuda.device_count()} usable GPUs; "
             "use --device cpu, or install a CUDA build of torch on a machine with a GPU."
         )
-    if device.type not in ("cpu", "cuda"):
-        raise UsageError(f"--device {requested} is not supported; use auto, cpu or cuda.")
     return device

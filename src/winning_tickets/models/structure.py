@@ -159,13 +159,10 @@ def open_units(gates: Mapping[str, Tensor], structure: Structure, layer: int) ->
     return OpenUnits(gate("heads") & whole, gate("neurons") & ffn, ffn)
 
 
-def expand(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Convert checked gates to masks of weights that compute the same (docs/explanation/structured.md).
-
-    Returns:
-        Masks of all matrices of all layers, by the encoder's names and in the order of its layers, and of those biases
-        that lose entries, slices of fused ones included; bool, True = kept.
-    """
+def expand_gates(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Convert checked gates to masks of weights that compute the same (docs/explanation/structured.md)."""
+    # The masks are those of all matrices of all layers, by the encoder's names and in the order of its layers, and of
+    # those biases that lose entries, slices of fused ones included; bool, True = kept.
     matrices: dict[str, Tensor] = {}
     biases: dict[str, Tensor] = {}
     for layer in range(len(structure.layers)):
@@ -201,11 +198,8 @@ def count_units(gates: Mapping[str, Tensor], structure: Structure) -> dict[str, 
 def gated(encoder: nn.Module, structure: Structure, gates: Mapping[str, Tensor]) -> Iterator[None]:
     """Apply gates to every forward pass of an encoder inside the block.
 
-    Args:
-        encoder: the encoder inside a model.
-        structure: its structure.
-        gates: by name, such as `layers.0.heads`; bool, or floats that may require gradients. `(n,)`, or one for each
-            sample `(batch, 1, n)` or token `(batch, seq, n)`, where n is 1 for `ffn` and `layer`.
+    Gates are bool, or floats that may require gradients: `(n,)`, or one for each sample `(batch, 1, n)` or token
+    `(batch, seq, n)`, where n is 1 for `ffn` and `layer`.
     """
     handles: list[RemovableHandle] = []
     for layer in range(len(structure.layers)):
@@ -242,12 +236,11 @@ def _multiply(states: Tensor, gate: Tensor) -> Tensor:
 
 @dataclass(eq=False)
 class GateGradients:
-    """Computes the gradients of a loss with respect to gates at one, for every token.
+    """Computes the gradients of a loss with respect to gates at one, for every token."""
 
-    A gate g multiplies the output c of its unit; at g = 1 its gradient is the sum of dL/dc * c over the unit, so no
-    gate has to be inserted. With frozen weights the backward pass computes only the path to the gates, and ends at the
-    lowest one.
-    """
+    # A gate g multiplies the output c of its unit; at g = 1 its gradient is the sum of dL/dc * c over the unit, so no
+    # gate has to be inserted. With frozen weights the backward pass computes only the path to the gates, and ends at
+    # the lowest one.
 
     encoder: nn.Module  # in evaluation mode, with frozen weights
     structure: Structure

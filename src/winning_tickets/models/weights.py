@@ -70,9 +70,7 @@ def load_state(path: Path | str) -> State:
             metadata = (handle.metadata() or {}).get(_METADATA)
             tensors = {} if metadata is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ContentError(
-            f"The state {path} cannot be read ({error}); it was cut off, or is another kind of file."
-        ) from error
+        raise ContentError(f"The state {path} cannot be read ({error}); it was cut off or is no state.") from error
     if metadata is None:
         raise ContentError(
             f"{path} is a safetensors file, but no state of this tool; give a file of DIR/states/ of an imp search, or "
@@ -103,11 +101,9 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 
 @torch.no_grad()
 def write_state_(encoder: nn.Module, tensors: Mapping[str, Tensor], names: Sequence[str] | None = None) -> None:
-    """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit.
-
-    `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
-    which not every head class has: one that `tensors` lacks is left as it is.
-    """
+    """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit."""
+    # `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
+    # which not every head class has: one that `tensors` lacks is left as it is.
     parameters = dict(encoder.named_parameters())
     if names is None:
         _check_same_names(parameters, tensors)
@@ -141,26 +137,24 @@ def _first_three(names: list[str]) -> str:
     return ", ".join(names[:3]) + more
 
 
-def pretrained(plm: PLM) -> dict[str, Tensor]:
+def copy_encoder_weights(plm: PLM) -> dict[str, Tensor]:
     """Copy all parameters of an encoder to the CPU."""
     return {name: value.detach().cpu().clone() for name, value in plm.encoder.named_parameters()}
 
 
-def noisy(plm: PLM, seed: int, scale: float) -> dict[str, Tensor]:
-    """Return the weights plus Gaussian noise on every matrix of the default scope.
-
-    The noise has `scale` times the standard deviation of the matrix. The released code of BERT-tickets adds k * 0.0387
-    to all matrices, about k times the deviation of BERT's prunable weights.
-    """
+def add_noise(plm: PLM, seed: int, scale: float) -> dict[str, Tensor]:
+    """Return the weights plus Gaussian noise on every matrix of the default scope."""
+    # The noise has `scale` times the standard deviation of the matrix. The released code of BERT-tickets adds k *
+    # 0.0387 to all matrices, about k times the deviation of BERT's prunable weights.
     generator = torch.Generator().manual_seed(seed)
-    tensors = pretrained(plm)
+    tensors = copy_encoder_weights(plm)
     for view in matrices_of(tensors, prunable_names(plm)).values():
         deviation = float(view.std(correction=0))
         view.add_(torch.randn(view.shape, generator=generator, dtype=view.dtype), alpha=scale * deviation)
     return tensors
 
 
-def reinitialized(plm: PLM, seed: int) -> dict[str, Tensor]:
+def reinitialize(plm: PLM, seed: int) -> dict[str, Tensor]:
     """Return a random initialization of the encoder, as its architecture defines it; no global generator is used."""
     encoder = plm.encoder
     with torch.random.fork_rng(devices=[]):  # an architecture's initialization takes no generator
@@ -170,21 +164,19 @@ def reinitialized(plm: PLM, seed: int) -> dict[str, Tensor]:
     return {name: drawn[name].detach().to(value.dtype).clone() for name, value in encoder.named_parameters()}
 
 
-def shuffled_within(plm: PLM, seed: int) -> dict[str, Tensor]:
+def shuffle_within(plm: PLM, seed: int) -> dict[str, Tensor]:
     """Return the weights with the entries of every matrix of the default scope permuted within the matrix."""
     generator = torch.Generator().manual_seed(seed)
-    tensors = pretrained(plm)
+    tensors = copy_encoder_weights(plm)
     for view in matrices_of(tensors, prunable_names(plm)).values():
         order = torch.randperm(view.numel(), generator=generator)
         view.copy_(view.reshape(-1)[order].view(view.shape))
     return tensors
 
 
-def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """Return the weights with the layers in another order: all matrices of a layer move together.
-
-    Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
-    """
+def shuffle_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
+    """Return the weights with the layers in another order: all matrices of a layer move together."""
+    # Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
     layers = [
         [name for matrices in layer.values() for name in matrices]
         for layer in plm.architecture.layer_matrices(plm.encoder)
@@ -193,7 +185,7 @@ def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
         raise UsageError(f"The layers of {plm.name} share their weights, so they have no order to shuffle.")
     if len(layers) == 1:
         raise UsageError(f"{plm.name} has one layer, and shuffle-layers needs two or more.")
-    tensors = pretrained(plm)
+    tensors = copy_encoder_weights(plm)
     views = [list(matrices_of(tensors, names).values()) for names in layers]
     if len({tuple(view.shape for view in matrices) for matrices in views}) > 1:
         raise UsageError(f"The layers of {plm.name} differ in shape, so they cannot change places.")
@@ -208,17 +200,15 @@ def shuffled_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
     return tensors
 
 
-def start_weights(start: Start, plm: PLM, seed: int, base: str | None = None) -> dict[str, Tensor]:
-    """Return the weights of a start as new tensors on the CPU.
-
-    `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
-    """
+def load_start_weights(start: Start, plm: PLM, seed: int, base: str | None = None) -> dict[str, Tensor]:
+    """Return the weights of a start as new tensors on the CPU."""
+    # `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
     if start.path is not None:
         return _state_of(start.path, base) if start.path.is_file() else _encoder_of(start.path, plm)
     if start.kind == "noise":
-        return noisy(plm, seed, start.scale)
-    transforms = {"reinit": reinitialized, "shuffle-within": shuffled_within, "shuffle-layers": shuffled_layers}
-    return transforms[start.kind](plm, seed) if start.kind in transforms else pretrained(plm)
+        return add_noise(plm, seed, start.scale)
+    transforms = {"reinit": reinitialize, "shuffle-within": shuffle_within, "shuffle-layers": shuffle_layers}
+    return transforms[start.kind](plm, seed) if start.kind in transforms else copy_encoder_weights(plm)
 
 
 def _state_of(path: Path, base: str | None) -> dict[str, Tensor]:
@@ -246,5 +236,7 @@ def _encoder_of(folder: Path, plm: PLM) -> dict[str, Tensor]:
     if kind != expected:
         raise ContentError(f"{folder} is a {kind}, and {plm.name} a {expected}; give weights of the same architecture.")
     return {
-        name: value for name, value in pretrained(found).items() if found.has_pooler or not name.startswith("pooler.")
+        name: value
+        for name, value in copy_encoder_weights(found).items()
+        if found.has_pooler or not name.startswith("pooler.")
     }

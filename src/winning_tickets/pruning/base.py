@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,33 +16,33 @@ from transformers import TrainerCallback
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
-from winning_tickets.data.encode import collate, train_subset
+from winning_tickets.data.encode import make_collator, train_subset
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.segments import parse_segments
-from winning_tickets.data.token_cache import tokenise
+from winning_tickets.data.token_cache import tokenize
 from winning_tickets.data.user_files import load_files
 from winning_tickets.models.architectures import matrices_of, prunable_views
-from winning_tickets.models.heads import load_for_task, text_length, window_stride, with_seed
+from winning_tickets.models.heads import choose_doc_stride, choose_max_length, load_for_task, seeded_loader
 from winning_tickets.models.loading import PLM, choose_device, load_plm, prunable_names, untie_decoder
 from winning_tickets.models.structure import Structure, structure_of
-from winning_tickets.models.weights import content_hash, start_weights
+from winning_tickets.models.weights import content_hash, load_start_weights
 from winning_tickets.pruning.importance import ImportanceSource, unit_counts
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
-from winning_tickets.runs.progress import progress
+from winning_tickets.runs.progress import Advance, progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
-from winning_tickets.training.objectives.base import Objective
+from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
-from winning_tickets.training.predict import encode_for
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, arguments, run_training
+from winning_tickets.training.predict import encode_split
+from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
 
 MLM = "mlm"
 MLM_LEARNING_RATE = 5e-5
@@ -52,43 +52,28 @@ _ENDLESS = 2**62
 
 @dataclass(frozen=True)
 class RankedWeights:
-    """The weights whose magnitudes are ranked, by matrix.
-
-    Attributes:
-        source: description for the ticket; None for the pre-trained weights.
-        hash: content hash of weights that were read from a file or folder; else None.
-    """
+    """The weights whose magnitudes are ranked, by matrix."""
 
     weights: Mapping[str, Tensor]
-    source: str | None = None
-    hash: str | None = None
+    source: str | None = None  # for the ticket; None for the pre-trained weights
+    hash: str | None = None  # of the content, where it was read from a file or folder
 
 
 @dataclass
 class PreparedSearch:
-    """A search with everything loaded, ready for its method.
-
-    Attributes:
-        config: the resolved settings.
-        plm: the model; with an MLM head where the objective needs one.
-        weights: dense matrices in scope by name; they may share the model's memory, so read them before masking it.
-        base: name and hashes of the pre-trained weights.
-        all_parameters: number of parameters of the encoder.
-        ranked: the matrices whose magnitudes are ranked; `weights`, unless `weights_from` names others.
-        like: a ticket whose counts of kept weights are matched.
-    """
+    """A search with everything loaded, ready for its method."""
 
     config: ResolvedSearch
-    plm: PLM
-    weights: dict[str, Tensor]
+    plm: PLM  # with an MLM head where the objective needs one
+    weights: dict[str, Tensor]  # dense matrices in scope; they may share the model's memory, so read before masking it
     base: BaseModelInfo
     corpus: CorpusText | None
     tasks: tuple[TaskData, ...]
     run_id: str
     device: torch.device
-    all_parameters: int
-    ranked: RankedWeights
-    like: Ticket | None
+    all_parameters: int  # of the encoder
+    ranked: RankedWeights  # `weights`, unless `weights_from` names others
+    like: Ticket | None  # its counts of kept weights are matched
     importance_source: ImportanceSource
 
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
@@ -106,11 +91,7 @@ class PreparedSearch:
         return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
-        """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices.
-
-        Args:
-            about: more fields of `TicketInfo`: `scores_from`, `parents`, `step`.
-        """
+        """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices."""
         own: dict[str, Any] = {COUNT_FIELDS[unit]: () for unit in COUNT_FIELDS}
         own |= {"level": () if level.percent is None else (level.percent,)}
         own |= {COUNT_FIELDS[unit]: (count,) for unit, count in (level.given or {}).items()}
@@ -133,23 +114,20 @@ class PreparedSearch:
             ticket = self.ticket(self.keep(scores, sparsity), sparsity, step)
             ticket.save_pretrained(self.folder(run, sparsity))
 
-    def batches(self, n_batches: int, mlm_probability: float | None = None, masked_tokens: int = 0) -> CorpusBatches:
-        """Return the first batches of the corpus, in the order in which mask training sees them.
-
-        Args:
-            mlm_probability: fraction of tokens that are masked and labeled; None masks none.
-            masked_tokens: tokens of each sequence that are corrupted though nothing predicts them.
-        """
+    def batches(self, n_batches: int, with_labels: bool = False, masked_tokens: int = 0) -> CorpusBatches:
+        """Return the first batches of the corpus in the order of mask training, with labels where MLM needs them."""
         assert self.corpus is not None
+        if with_labels:
+            check_mlm_tokenizer(self.plm.tokenizer, self.plm.name)
         return CorpusBatches(
-            tokenise(self.corpus, self.plm.tokenizer),
+            tokenize(self.corpus, self.plm.tokenizer),
             self.plm.tokenizer,
             segments=self.config.segments,
             batch_tokens=self.config.batch_tokens,
             n_batches=n_batches,
             seed=self.config.seed,
             shuffle=True,
-            mlm_probability=mlm_probability,
+            mlm_probability=self.config.mlm_probability if with_labels else None,
             masked_tokens=masked_tokens,
             short_sequence_probability=self.config.short_sequence_probability,
         )
@@ -252,7 +230,7 @@ def _load_ranked_weights(config: ResolvedSearch, plm: PLM, weights: Mapping[str,
     if config.weights_from == PRETRAINED:
         return RankedWeights(weights)
     start = parse_start(config.weights_from)
-    tensors = start_weights(start, plm, config.seed)
+    tensors = load_start_weights(start, plm, config.seed)
     found = matrices_of(tensors, list(weights))
     for name, weight in weights.items():
         if found[name].shape != weight.shape:
@@ -293,39 +271,26 @@ def _search_id(config: SearchConfig, content: dict[str, str | None], like: Ticke
 
 
 @dataclass(frozen=True)
-class Source:
-    """One source of a method that trains weights: text through MLM, or a task through a head of its own.
-
-    Attributes:
-        batches: whole batches by index.
-        size: batches in a pass over the source.
-        examples: examples, or segments, per batch; None where their number varies.
-    """
+class TrainingSource:
+    """One source of a method that trains weights: text through MLM, or a task through a head of its own."""
 
     plm: PLM
     objective: Objective
     weight: float
-    batches: Any
-    size: int
-    examples: int | None
+    batches: CorpusBatches | TaskBatches
+    size: int  # batches in a pass over the source
+    examples: int | None  # examples or segments per batch; None where their number varies
 
 
 @dataclass
 class Sources:
-    """One encoder, and all that it learns from.
+    """One encoder, and all that it learns from."""
 
-    Attributes:
-        model: the encoder under a head for each source.
-        learning_rate: peak rate; the configured one, or that of the sources.
-        parts: the sources by name: `mlm`, or the task.
-        epochs: passes over the largest source in a round, where no length is configured.
-    """
-
-    model: SharedEncoder
+    model: SharedEncoder  # the encoder under a head for each source
     objective: JointObjective
-    learning_rate: float
-    parts: dict[str, Source]
-    epochs: int
+    learning_rate: float  # the peak
+    parts: dict[str, TrainingSource]  # by name: `mlm`, or the task
+    epochs: int  # passes over the largest source in a round, where no length is configured
 
     def dataset(self, config: SearchConfig, n_steps: int) -> MixedBatches:
         """Return the batches of the given number of steps."""
@@ -352,18 +317,14 @@ class Sources:
 
 
 def load_sources(prepared: PreparedSearch) -> Sources:
-    """Load a model for each source, put all heads on one encoder, and tokenize.
-
-    Fresh heads are initialized from the seed, each alike whatever other sources there are. With word embeddings in
-    scope the MLM decoder is untied and keeps the dense matrix, as in mask training; it then misses the gradient that
-    a tied one would share.
-    """
+    """Load a model for each source, put all heads on one encoder, and tokenize."""
     config = prepared.config
     found = {MLM: _text_source(prepared)} if MLM in config.terms else {}
     found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
     model = SharedEncoder({name: source.plm.model for name, source in found.items()})
     rate = prepared.tasks[0].task.learning_rate if MLM not in found else MLM_LEARNING_RATE
     if MLM in found:
+        # With word embeddings in scope the decoder keeps the dense matrix, and misses the gradient that a tied one has.
         plm = found[MLM].plm
         embeddings = plm.architecture.word_embeddings
         untie_decoder(plm, prepared.weights[embeddings].clone() if embeddings in prepared.weights else None)
@@ -373,13 +334,13 @@ def load_sources(prepared: PreparedSearch) -> Sources:
     return Sources(model, objective, config.learning_rate or rate, found, epochs)
 
 
-def _text_source(prepared: PreparedSearch) -> Source:
+def _text_source(prepared: PreparedSearch) -> TrainingSource:
     config = prepared.config
     assert prepared.corpus is not None
     plm = _load_seeded(config, head="mlm", require_mlm_head=True)
     check_mlm_tokenizer(plm.tokenizer, plm.name)
     batches = CorpusBatches(
-        tokenise(prepared.corpus, plm.tokenizer),
+        tokenize(prepared.corpus, plm.tokenizer),
         plm.tokenizer,
         segments=config.segments,
         batch_tokens=config.batch_tokens,
@@ -391,24 +352,31 @@ def _text_source(prepared: PreparedSearch) -> Source:
     cut = parse_segments(config.segments)
     examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
     objective = PretrainingObjective({MLM: 1.0}, plm.architecture)
-    return Source(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
+    return TrainingSource(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
 
 
-def _task_source(prepared: PreparedSearch, data: TaskData) -> Source:
+def _task_source(prepared: PreparedSearch, data: TaskData) -> TrainingSource:
     config, task = prepared.config, data.task
     plm = load_for_task(partial(_load_seeded, config), task)
-    length = text_length(config.max_length, task, plm)
+    length = choose_max_length(config.max_length, task, plm)
     split = train_subset(data.train, config.train_size, config.seed)
-    examples = encode_for(plm, split, length, task.kind, window_stride(None, task, length))
+    examples = encode_split(plm, split, length, task.kind, choose_doc_stride(None, task, length))
     batch_size = config.batch_size or task.batch_size
-    batches = TaskBatches(examples, collate(plm.tokenizer), batch_size, config.seed)
-    return Source(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
+    batches = TaskBatches(examples, make_collator(plm.tokenizer), batch_size, config.seed)
+    return TrainingSource(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
 
 
 def _load_seeded(config: ResolvedSearch, **options: Any) -> PLM:
-    """Load the model with a fresh head from the seed."""
-    load = with_seed(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
+    """Load the model with a fresh head from the seed, the same whatever other sources there are."""
+    load = seeded_loader(partial(load_plm, config.model, revision=config.revision, layers=config.layers), config.seed)
     return load(**options)
+
+
+def counted(batches: Any, advance: Advance) -> Iterator[Batch]:
+    """Yield batches, and report the progress after each one."""
+    for number, batch in enumerate(batches, start=1):
+        yield batch
+        advance(number, "")
 
 
 def train_in_order(
@@ -423,21 +391,13 @@ def train_in_order(
     after: Sequence[TrainerCallback] = (),
     **options: Any,
 ) -> None:
-    """Train one step per batch in their order, or resume: with progress, log and checkpoints.
-
-    Args:
-        learning: more training arguments: learning rate, clipping norm, seed.
-        record: values of a step for the log.
-        before: callbacks that act on a step before it is logged and checkpointed.
-        after: callbacks that act afterwards.
-        options: of the `TicketTrainer`: model, objective, optimizer, schedule.
-    """
+    """Train one step per batch in their order, or resume; callbacks act before and after the log and checkpoints."""
     steps = len(batches)
     with progress(title, steps, runtime.quiet) as advance:
         log = StepLog(run, advance, record)
         trainer = TicketTrainer(
             in_order=True,
-            args=arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
+            args=trainer_arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
             train_dataset=batches,
             data_collator=lambda items: items[0],
             callbacks=[*before, log, Checkpoints(runtime), *after],

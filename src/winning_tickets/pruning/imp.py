@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.models.architectures import present_in, prunable_views
 from winning_tickets.models.loading import tensor_hash
-from winning_tickets.models.weights import StateInfo, load_state, noisy, reinitialized, save_state, write_state_
+from winning_tickets.models.weights import StateInfo, add_noise, load_state, reinitialize, save_state, write_state_
 from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_order
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
@@ -29,19 +29,11 @@ STATES = "states"
 
 @dataclass(frozen=True)
 class Rounds:
-    """Train, prune, train, prune ...: every pruning but a first one of untrained weights follows a training.
+    """Train, prune, train, prune ...: there is no training after the last pruning, whose only product is a mask."""
 
-    There is no training after the last pruning, whose only product is a mask.
-
-    Attributes:
-        sparsities: of the tickets, ascending.
-        steps: optimizer steps of each training.
-        prune_first: the first ticket is pruned before any training.
-    """
-
-    sparsities: Sequence[float]
-    steps: int
-    prune_first: bool
+    sparsities: Sequence[float]  # of the tickets, ascending
+    steps: int  # optimizer steps of each training
+    prune_first: bool  # the first ticket is pruned before any training
 
     @property
     def total(self) -> int:
@@ -57,11 +49,8 @@ class Rounds:
         return step % self.steps == 0
 
     def rate(self, warmup_steps: int, whole: bool) -> Callable[[int], float]:
-        """Return the learning-rate factor by step: warm-up, then linear to zero, over each training.
-
-        With `whole` it is one warm-up and one decay over all trainings, as in the released BERT-tickets code.
-        """
-        length = self.total if whole else self.steps
+        """Return the learning-rate factor by step: warm-up, then linear to zero, over each training or the `whole`."""
+        length = self.total if whole else self.steps  # the released BERT-tickets code decays once over all trainings
 
         def factor(step: int) -> float:
             place = step % length
@@ -73,10 +62,7 @@ class Rounds:
 
 
 def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
-    """Prune in rounds; the ticket of each sparsity is saved when its round ends.
-
-    All rounds are one training, so that it can be stopped anywhere and resumed to the same bits.
-    """
+    """Prune in rounds; the ticket of each sparsity is saved when its round ends."""
     config = prepared.config
     sources = load_sources(prepared)
     rounds = Rounds(config.sparsities, sources.round_steps(config), config.prune_first)
@@ -188,9 +174,9 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         if kind == "pretrained":
             return self._start
         if kind == "noise":
-            weights = noisy(prepared.plm, self._config.seed, self._policy.amount)
+            weights = add_noise(prepared.plm, self._config.seed, self._policy.amount)
         elif kind == "reinit":
-            weights = reinitialized(prepared.plm, self._config.seed)
+            weights = reinitialize(prepared.plm, self._config.seed)
         else:
             return {}
         # A pooler belongs to the heads that use it: where the checkpoint has none, it was initialized with them.

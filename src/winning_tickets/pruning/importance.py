@@ -20,10 +20,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from winning_tickets.config import UNIT_NAMES, Level, ResolvedSearch, TransferConfig
 from winning_tickets.config.structured import Unit
-from winning_tickets.data.encode import EncodedSplit, collate, train_subset
+from winning_tickets.data.encode import EncodedSplit, make_collator, train_subset
 from winning_tickets.data.records import TaskData
 from winning_tickets.models.loading import PLM, base_hash, weight_hashes
 from winning_tickets.models.structure import UNITS, GateGradients, Structure
@@ -34,7 +35,7 @@ from winning_tickets.runs.identity import digest, write_checked
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.selection import keep_counts
 from winning_tickets.training.objectives.base import Batch, Objective
-from winning_tickets.training.predict import TaskInfo, encode_for, find_model, load_saved
+from winning_tickets.training.predict import TaskInfo, encode_split, find_model, load_fine_tuned
 from winning_tickets.training.task_data import load_data, train_split
 
 DEFINITIONS = ("sample", "token", "batch", "released")
@@ -48,28 +49,17 @@ _NORM_FLOOR = 1e-20
 
 @dataclass(frozen=True)
 class Importance:
-    """Importances of all units of an encoder.
+    """Importances of all units of an encoder."""
 
-    Attributes:
-        values: by definition and unit (keys of `structure.UNITS`), float64 `(layers, n)`, n = 1 for FFNs and layers.
-        samples: signed gradients of each sample by unit, float32 `(samples, layers, n)`; not of neurons.
-        tokens: the same for each token `(tokens, layers, n)`, padding included, where it was requested.
-        lengths: tokens of each sample in `tokens`, int64 `(samples,)`.
-        about: description of the model and data it was computed from.
-    """
-
-    values: Mapping[str, Mapping[str, Tensor]]
-    samples: Mapping[str, Tensor]
+    values: Mapping[str, Mapping[str, Tensor]]  # by definition and unit, float64 `(layers, n)`, n = 1 for FFNs, layers
+    samples: Mapping[str, Tensor]  # signed gradients by unit, float32 `(samples, layers, n)`; not of neurons
     structure: Structure
-    about: Mapping[str, Any]
-    tokens: Mapping[str, Tensor] = field(default_factory=dict)
-    lengths: Tensor | None = None
+    about: Mapping[str, Any]  # the model and data it was computed from
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)  # as `samples`, `(tokens, layers, n)` with padding
+    lengths: Tensor | None = None  # tokens of each sample in `tokens`, int64 `(samples,)`
 
     def scores(self, definition: str, unit: str) -> Tensor:
-        """Return the scores that rank units over all layers, float64 `(layers, n)`.
-
-        Heads and neurons are divided by the l2 norm of their layer (section 3.1); FFNs and layers are one per layer.
-        """
+        """Return the scores that rank units over all layers, float64 `(layers, n)`."""
         known = [one for one in UNITS if one in self.values[definition]]
         if unit not in known:
             raise UsageError(
@@ -79,6 +69,7 @@ class Importance:
         values = self.values[definition][unit]
         if values.shape[1] == 1:
             return values
+        # Heads and neurons are divided by the l2 norm of their layer (section 3.1).
         norm: Tensor = torch.linalg.vector_norm(values, dim=1, keepdim=True)
         return values / (norm + _NORM_FLOOR)
 
@@ -196,13 +187,7 @@ class ImportanceSums:
 
     @contextmanager
     def batch(self, scored: float, size: int, length: int) -> Iterator[None]:
-        """Wrap the forward and backward pass of one batch.
-
-        Args:
-            scored: divisor of a mean loss: examples, words or masked tokens.
-            size: samples.
-            length: tokens of each, padding included.
-        """
+        """Wrap the forward and backward pass of a batch `(size, length)`; `scored` would divide its mean loss."""
         self._scored_now = scored
         yield
         layers = range(len(self.structure.layers))
@@ -277,18 +262,13 @@ BATCH_SIZE = 32
 
 @dataclass(frozen=True)
 class ImportanceModel:
-    """A model that a transfer saved, and the data it was trained on.
-
-    Attributes:
-        transfer: the settings of its transfer, of its own seed only.
-        base: hash of the pre-trained weights it was fine-tuned from.
-    """
+    """A model that a transfer saved, and the data it was trained on."""
 
     folder: Path
     info: TaskInfo
-    transfer: TransferConfig
+    transfer: TransferConfig  # its settings, of its own seed only
     data: TaskData
-    base: str
+    base: str  # hash of the pre-trained weights it was fine-tuned from
 
     @classmethod
     def find(cls, path: Path, data_dir: str | None) -> ImportanceModel:
@@ -311,27 +291,19 @@ class ImportanceModel:
 
     def load(self) -> PLM:
         """Load the model with its task head."""
-        return load_saved(self.folder, self.info)
+        return load_fine_tuned(self.folder, self.info)
 
     def examples(self, plm: PLM, config: ResolvedSearch) -> EncodedSplit:
         """Return the examples it was trained on, or `train_size` of them, in their order."""
         split = train_split(self.transfer, self.data, self.transfer.seeds[0])
         split = train_subset(split, config.train_size, config.seed)
-        return encode_for(plm, split, self.info.max_length, self.info.kind, self.info.doc_stride)
+        return encode_split(plm, split, self.info.max_length, self.info.kind, self.info.doc_stride)
 
 
-class SplitBatches:
-    """Batches of a tokenized split in its order, the last one perhaps shorter."""
-
-    def __init__(self, plm: PLM, split: EncodedSplit, batch_size: int) -> None:
-        self._split, self._size, self._collate = split, batch_size, collate(plm.tokenizer)
-
-    def __len__(self) -> int:
-        return -(-len(self._split) // self._size)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for start in range(0, len(self._split), self._size):
-            yield self._collate([self._split[i] for i in range(start, min(start + self._size, len(self._split)))])
+def in_order(plm: PLM, split: EncodedSplit, batch_size: int) -> DataLoader[Any]:
+    """Return the batches of a tokenized split in its order, the last one perhaps shorter."""
+    # A generator of its own: the loader draws a seed that it does not use.
+    return DataLoader(split, batch_size, collate_fn=make_collator(plm.tokenizer), generator=torch.Generator())
 
 
 @dataclass(frozen=True)
@@ -431,16 +403,7 @@ def random_unit_scores(structure: Structure, units: Sequence[str], seed: int) ->
 def close_gates(
     scores: Mapping[str, Tensor], counts: Mapping[Unit, int], structure: Structure, min_heads_per_layer: int = 0
 ) -> dict[str, Tensor]:
-    """Close the gates with the lowest scores, over all layers; of equal scores those of higher layers close first.
-
-    Args:
-        scores: `(layers, n)` by unit.
-        counts: number of closed gates by unit, as `unit_counts` allows them.
-        min_heads_per_layer: heads with the highest scores of their layer, which stay open.
-
-    Returns:
-        Gates of the units with a count, by name.
-    """
+    """Close as many gates as `counts` says, with the lowest scores `(layers, n)`; of equal ones the higher layers'."""
     kept: dict[str, Tensor] = {}
     for unit, count in counts.items():
         values = ranked = scores[unit].double()

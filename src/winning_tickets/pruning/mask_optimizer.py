@@ -41,13 +41,6 @@ def initial_scores(
     the importance. Rows and N:M groups take theirs from the scale of the whole matrix.
     `plateau`: alpha * phi for what one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
     `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
-
-    Args:
-        importance: by name: absolute weights, or these times the norms of their inputs.
-        alpha: height of the upper plateau in units of phi.
-        phi: initial threshold.
-        seed: of the random mask.
-        pattern: decides on the upper plateau, instead of sparsity, ranking and rounding.
     """
     top = alpha * phi
     if init in ("rank", "activation"):
@@ -79,14 +72,10 @@ def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float)
 
 
 class MaskRule:
-    """A rule that recomputes masks from the present scores, with exact counts at every step; chosen once for a search.
-
-    Attributes:
-        thresholds: of a rule that has some: between adjustments, scores beyond these are kept. State of a search.
-    """
+    """A rule that recomputes masks from the present scores, with exact counts at every step."""
 
     def __init__(self) -> None:
-        self.thresholds: list[float] = []
+        self.thresholds: list[float] = []  # state of a search, where scores beyond these are kept between adjustments
 
     def take_counts(self) -> None:
         """From now on prune as many entries as the masks do at present, where the rule has no counts of its own."""
@@ -100,10 +89,7 @@ class MaskRule:
 
 
 class ByGroups(MaskRule):
-    """Exact counts inside each row, or inside each M consecutive entries of it, at every step.
-
-    Every group of a matrix keeps as many entries as the first one does in the masks of `masked`.
-    """
+    """Exact counts inside each row, or inside each M consecutive entries of it, at every step."""
 
     def __init__(
         self, masked: MaskedWeights, scores: Mapping[str, Tensor], pattern: Pattern | None, rank_by: RankBy
@@ -119,6 +105,7 @@ class ByGroups(MaskRule):
 
     def take_counts(self) -> None:
         """From now on keep as many entries of each group as the masks do at present."""
+        # Every group of a matrix keeps as many entries as its first one.
         self._kept = [int(torch.count_nonzero(mask[0])) for _, _, mask in self._groups]
 
     def select(self, exact: bool) -> None:
@@ -130,10 +117,7 @@ class ByGroups(MaskRule):
 class ByThreshold(MaskRule):
     """Exact counts of each matrix, or of all together; between adjustments scores beyond the last threshold are kept.
 
-    Args:
-        masked: its masks are overwritten; at first they say how many entries are pruned.
-        flat: the scores of all matrices in one buffer, so that a group that spans them is selected without copies.
-        scores: views of it by name of the matrix.
+    `flat` holds the `scores` of all matrices, so that a group that spans them is selected without copies.
     """
 
     def __init__(
@@ -195,10 +179,8 @@ class ByThreshold(MaskRule):
                 self.thresholds[index] = self._threshold_of(index, keys, mask, selector.threshold)
 
     def start_at(self, phi: float) -> None:
-        """Set the thresholds to phi until the first adjustment, where phi separates the scores as the masks do.
-
-        On two plateaus it does (TAMT eq. 5); on a dense scale the exact selection sets the first threshold.
-        """
+        """Set the thresholds to phi until the first adjustment, where phi separates the scores as the masks do."""
+        # On two plateaus it does (TAMT eq. 5); on a dense scale the exact selection sets the first threshold.
         groups = [(self._beyond(ranked_values(s, self._config.rank_by), phi), mask) for s, _, mask in self._groups]
         for index, wrong in enumerate(self._totals([int(not torch.equal(*pair)) for pair in groups])):
             if not wrong:
@@ -226,16 +208,7 @@ def ranked_values(scores: Tensor, rank_by: RankBy) -> Tensor:
 class MaskOptimizer(torch.optim.Optimizer):
     """Trains the scores of some matrices, and an MLM head with them.
 
-    Args:
-        masked: the dense weights and the parameters that hold W * M, with the initial masks: each group keeps pruning
-            as many entries as they do. Matrices without scores keep their mask.
-        scores: initial scores by name; those matrices are trained.
-        head: parameters of the MLM head by name; trained directly.
-        config: the resolved settings of a search by mask training.
-        make_rule: makes the rule from flat scores by name; None makes the one of `config`.
-
-    Attributes:
-        grad_norm: norm of the straight-through gradient in the last step, where it was computed for clipping.
+    Each group keeps pruning as many entries as the masks of `masked` do; matrices without scores keep their mask.
     """
 
     def __init__(
@@ -251,7 +224,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self.names = tuple(scores)
         self.head = dict(head)
         self.steps = 0
-        self.grad_norm: float | None = None
+        self.grad_norm: float | None = None  # of the last straight-through gradient, where it is clipped globally
         # One flat buffer, so that a group that spans matrices is selected without copies.
         sizes = [scores[name].numel() for name in self.names]
         self._flat = torch.cat([scores[name].reshape(-1).float() for name in self.names])

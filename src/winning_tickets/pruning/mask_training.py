@@ -6,17 +6,16 @@ every further level needs fewer steps than a search of its own (docs/explanation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import TrainerCallback
 
-from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig, parse_objective
+from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in
 from winning_tickets.models.loading import PLM, untie_decoder
@@ -30,7 +29,7 @@ from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
-from winning_tickets.training.objectives.terms import check_mlm_tokenizer, frozen_head, needs_mlm_head
+from winning_tickets.training.objectives.terms import frozen_head, needs_mlm_head
 from winning_tickets.training.trainer import last_step
 
 
@@ -56,11 +55,7 @@ def level_at(levels: list[SparsityLevel], step: int) -> int:
 
 
 def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -> Callable[[int], float]:
-    """Return the learning-rate factor by step: linear to zero inside each level, with a warm-up in the first.
-
-    Args:
-        horizon: steps after which the rate of a level would reach zero; None means at its end.
-    """
+    """Return the learning-rate factor by step: a warm-up, and in each level linear to zero at its end or `horizon`."""
 
     def factor(step: int) -> float:
         level = levels[level_at(levels, step)]
@@ -74,35 +69,30 @@ def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -
 
 
 def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
-    """Return the steps after which the learning rate reaches zero; None for the end of the level.
-
-    The papers' rate decays over two passes of the corpus, whatever the number of steps; a longer search stretches it.
-    """
+    """Return the steps after which the learning rate reaches zero; None for the end of the level."""
     if config.schedule_steps is not None or not config.schedule_passes:
         return config.schedule_steps
+    # The papers' rate decays over two passes of the corpus; a longer search stretches it.
     return max(config.first_steps, round(config.schedule_passes * dataset.steps_of_a_pass))
 
 
 def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Train the masks; tickets are saved at the end of each sparsity level and at the steps of `save_at`."""
     config, plm = prepared.config, prepared.plm
-    wanted = parse_objective(config.objective)
-    dataset = corpus_batches(prepared, with_labels=needs_mlm_head(wanted))
+    dataset = prepared.batches(config.total_steps, needs_mlm_head(config.terms), config.kd_masked_tokens)
     model = plm.model.to(prepared.device)
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout)
     # The initial scores have no name here: they are as large as the weights, and the search keeps its own.
-    state = MaskSearch(prepared, _initial_scores(prepared, dataset), head="mlm" in wanted)
-    objective = make_objective(prepared, wanted, state.masked)
+    state = MaskSearch(prepared, _initial_scores(prepared, dataset), head="mlm" in config.terms)
+    objective = make_objective(prepared, state.masked)
     levels = sparsity_levels(config)
     # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
     state.set_level(level_at(levels, last_step(run.scratch)))
     sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
-    save_levels = _SaveLevels(state, levels, lambda sparsity: prepared.folder(run, sparsity))
-    # Tickets of a step are saved before the next level changes the masks.
-    after = [SaveAt(state.ticket, run, config.save_at), save_levels]
-    train_scores(state, f"searching a {sparsities} ticket", run, runtime, dataset, objective, after)
+    save_levels = _SaveLevels(state, levels, run)
+    train_scores(state, f"searching a {sparsities} ticket", run, runtime, dataset, objective, [save_levels])
 
 
 def train_scores(
@@ -112,7 +102,7 @@ def train_scores(
     runtime: Runtime,
     dataset: CorpusBatches,
     objective: PretrainingObjective,
-    after: list[TrainerCallback],
+    after: Sequence[TrainerCallback] = (),
 ) -> None:
     """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
     config = state.prepared.config
@@ -124,7 +114,7 @@ def train_scores(
         # The optimizer clips the straight-through gradient, so the Trainer clips nothing.
         {"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
         record=state.record,
-        after=after,
+        after=[_SaveSteps(state.ticket, run, config.save_at), *after],  # before `after` changes the masks
         model=state.prepared.plm.model,
         objective=objective,
         build_optimizer=lambda _: state.optimizer,
@@ -133,11 +123,10 @@ def train_scores(
     )
 
 
-def make_objective(
-    prepared: PreparedSearch, weights: Mapping[str, float], masked: MaskedWeights
-) -> PretrainingObjective:
-    """Make the objective from the weights of its terms; with the dense values of `masked` the model is the teacher."""
+def make_objective(prepared: PreparedSearch, masked: MaskedWeights) -> PretrainingObjective:
+    """Make the configured objective; with the dense values of `masked` the model is the teacher."""
     config, plm = prepared.config, prepared.plm
+    weights = config.terms
     teacher_head = None
     if "logits" in weights:
         # The decoder stays dense as in MLM; the teacher keeps the checkpoint's head while MLM moves the student's.
@@ -151,15 +140,6 @@ def make_objective(
     return PretrainingObjective(
         weights, plm.architecture, masked, config.teacher_dropout, settings, teacher_head=teacher_head
     )
-
-
-def corpus_batches(prepared: PreparedSearch, with_labels: bool) -> CorpusBatches:
-    """Return the batches of all steps; with masked tokens and their labels where MLM needs them."""
-    config, plm = prepared.config, prepared.plm
-    if with_labels:
-        check_mlm_tokenizer(plm.tokenizer, plm.name)
-    probability = config.mlm_probability if with_labels else None
-    return prepared.batches(config.total_steps, probability, config.kd_masked_tokens)
 
 
 def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[str, Tensor]:
@@ -247,23 +227,18 @@ def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
 
 
 def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
-    """Untie the decoder from the masked embeddings and return the rest of the MLM head, by name.
-
-    The decoder keeps the dense embedding matrix (in the memory of the stored dense weights), as in the released code.
-    """
+    """Untie the decoder, which keeps the dense embeddings as in the released code; return the rest of the MLM head."""
     untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
     inside = {id(parameter) for parameter in plm.encoder.parameters()} | {id(decoder.weight)}
     return {name: parameter for name, parameter in plm.model.named_parameters() if id(parameter) not in inside}
 
 
-class SaveAt(TrainerCallback):  # type: ignore[misc]
+class _SaveSteps(TrainerCallback):  # type: ignore[misc]
     """Saves the ticket of each of some steps in `step-000100/` and so on."""
 
     def __init__(self, make_ticket: Callable[[int], Ticket], run: RunDirectory, steps: tuple[int, ...]) -> None:
-        self._make_ticket = make_ticket
-        self._run = run
-        self._steps = set(steps)
+        self._make_ticket, self._run, self._steps = make_ticket, run, set(steps)
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -276,15 +251,13 @@ class SaveAt(TrainerCallback):  # type: ignore[misc]
 class _SaveLevels(TrainerCallback):  # type: ignore[misc]
     """Saves the ticket of a sparsity level at its end and continues with the next level."""
 
-    def __init__(self, state: MaskSearch, levels: list[SparsityLevel], folder: Callable[[float], Path]) -> None:
-        self._state = state
-        self._levels = levels
-        self._folder = folder
+    def __init__(self, state: MaskSearch, levels: list[SparsityLevel], run: RunDirectory) -> None:
+        self._state, self._levels, self._run = state, levels, run
 
     @torch.no_grad()
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         for index, level in enumerate(self._levels):
             if level.end == state.global_step:
-                ticket, folder = self._state.ticket(level.end), self._folder(level.sparsity)
+                ticket, folder = self._state.ticket(level.end), self._state.prepared.folder(self._run, level.sparsity)
                 distributed.on_main(partial(ticket.save_pretrained, folder))
                 self._state.set_level(min(index + 1, len(self._levels) - 1))

@@ -20,8 +20,7 @@ MOVEMENT = "movement"
 def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Fine-tune the dense model for `steps` steps and keep the weights with the largest -sum of W * dL/dW.
 
-    That is the score of their section 4 as a one-shot criterion: nothing is pruned during training, and the ticket
-    applies to the pre-trained weights. A matrix that the loss does not reach scores zero and keeps its largest weights.
+    That is the score of section 4 as a one-shot criterion: nothing is pruned during training.
     """
     config = prepared.config
     sources = load_sources(prepared)
@@ -46,6 +45,7 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
         build_optimizer=build,
         schedule=Rounds(config.sparsities, config.steps, False).rate(config.warmup_steps, whole=False),
     )
+    # A matrix that the loss does not reach scores zero and keeps its largest weights.
     scores = {name: torch.zeros_like(weight) for name, weight in prepared.weights.items()}
     for name in names:
         part = split_name(name)
@@ -56,10 +56,7 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
 
 
 class FollowedAdamW(torch.optim.AdamW):
-    """AdamW that adds up -W * dL/dW of the `followed` parameters (by id) in its state, and so in its checkpoints.
-
-    The gradient is the one that is applied, after clipping.
-    """
+    """AdamW that adds up -W * dL/dW (clipped) of the `followed` parameters (by id) in its state."""
 
     def __init__(self, parameters: Any, followed: set[int], learning_rate: float) -> None:
         super().__init__(parameters, lr=learning_rate, weight_decay=0.0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import present_in, prunable_views, split_name
-from winning_tickets.pruning.base import PreparedSearch, Sources, load_sources
+from winning_tickets.pruning.base import PreparedSearch, Sources, counted, load_sources
 from winning_tickets.pruning.mask_optimizer import random_scores
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
@@ -20,15 +20,12 @@ from winning_tickets.training.objectives.base import Batch
 
 
 def find_random_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
-    """Save uniformly random tickets with exact counts, inside each matrix, row or N:M group, or over all matrices.
-
-    Those of several sparsities come from the same draws, so they are nested. With a ticket to match, each matrix keeps
-    exactly as many weights as in that ticket: only its distribution over the matrices remains.
-    """
+    """Save uniformly random tickets with exact counts: those of a ranking or pattern, or of a ticket to match."""
     draws = random_scores(prepared.weights, prepared.config.seed)
     if prepared.like is None:
         prepared.save_tickets(run, draws)
         return
+    # Each matrix keeps as many weights as in the ticket: only its distribution over the matrices remains.
     masks = keep_counts(draws, {name: int(mask.sum()) for name, mask in prepared.like.masks.items()})
     for sparsity in prepared.config.sparsities:
         prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))
@@ -42,34 +39,19 @@ def find_magnitude_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: 
 def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Keep the weights with the largest |W_ij| * ||x_j||_2, compared inside each output row (Wanda, section 3).
 
-    The norms are taken over the unpadded tokens of `calibration_batches` batches of the corpus, with the dense model.
-    An embedding is looked up and has no inputs: its rows, one per token of the vocabulary, lose their smallest
-    absolute weights.
+    An embedding is looked up and has no inputs: its rows, one per token, lose their smallest absolute weights.
     """
     batches = prepared.batches(prepared.config.calibration_batches)
     model = prepared.plm.model.to(prepared.device)
     names = present_in(prepared.plm.encoder, prepared.weights)
     with progress("norms of the inputs", len(batches), runtime.quiet) as advance:
-
-        def read() -> Iterator[Batch]:
-            for step in range(len(batches)):
-                yield batches[step]
-                advance(step + 1, "")
-
-        norms = input_norms(model, names, read(), prepared.device)
+        norms = input_norms(model, names, counted(batches, advance), prepared.device)
     prepared.save_tickets(run, activation_importance(prepared.weights, norms))
 
 
 @torch.no_grad()
 def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
-    """Return the l2 norm of each input feature of each linear layer, over all unpadded tokens.
-
-    Args:
-        names: matrices of the model's encoder; those that are not linear layers (embeddings) are skipped.
-
-    Returns:
-        `(in_features,)` by name.
-    """
+    """Return the l2 norm of each input feature of each linear layer `(in,)` by name, over all unpadded tokens."""
     squares: dict[str, Tensor] = {}  # by parameter: the parts of a fused one share its input
     kept: Tensor | None = None
 
@@ -108,14 +90,14 @@ def activation_importance(weights: dict[str, Tensor], norms: dict[str, Tensor]) 
 def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Keep the weights with the largest |W * dL/dW|, L the mean loss over `steps` batches, without dropout.
 
-    It is the first-order change of the loss when a weight is removed (SNIP, eq. 6; the normalization over all
-    weights changes no order). A matrix that the loss does not reach, such as the pooler under MLM, keeps the magnitude.
+    It is the first-order change of the loss when a weight is removed (SNIP, eq. 6; normalization changes no order).
     """
     sources = load_sources(prepared)
     model = sources.model.to(prepared.device)
     names = present_in(model.base_model, prepared.weights)
     _accumulate_gradients(sources, prepared, runtime, names)
     parameters = dict(model.base_model.named_parameters())
+    # A matrix that the loss does not reach, such as the pooler under MLM, keeps the magnitude.
     scores = {name: weight.abs().to(prepared.device) for name, weight in prepared.weights.items()}
     for name, view in prunable_views(model.base_model, names).items():
         part = split_name(name)

@@ -6,17 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.config import (
-    METHOD_NAMES,
-    PRETRAINED,
-    SCOPES,
-    Pattern,
-    ResolvedSearch,
-    Runtime,
-    SearchConfig,
-    parse_rewind,
-    parse_start,
-)
+from winning_tickets.config import METHOD_NAMES, SCOPES, Pattern, ResolvedSearch, Runtime, SearchConfig
+from winning_tickets.config.weights import PRETRAINED, parse_rewind, parse_start
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.tasks import TASKS
@@ -111,11 +102,11 @@ def _find_tickets(
             distributed.on_main(lambda: find(prepared, run, runtime))
     tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
     if not finished:
-        run.finish(summarize(tickets, prepared, run))
+        run.finish(summarize_search(tickets, prepared, run))
     return tickets
 
 
-def summarize(tickets: dict[Any, Ticket], prepared: PreparedSearch, run: RunDirectory) -> dict[str, Any]:
+def summarize_search(tickets: dict[Any, Ticket], prepared: PreparedSearch, run: RunDirectory) -> dict[str, Any]:
     """Return the result that is stored and printed."""
     config = prepared.config
     common = {"verb": "search", "run_id": prepared.run_id, "method": config.method, "scope": config.scope}
@@ -213,7 +204,7 @@ def check_search(config: SearchConfig) -> None:
             )
         if "contrastive" in terms:
             attempt(check_negatives, filled.segments, filled.batch_tokens)
-            if distributed.count() > 1:
+            if distributed.world_size() > 1:
                 problems.append(
                     "The contrastive objective compares all segments of a batch, and each of several processes has "
                     "some of them; search in one process, or with another objective."

@@ -141,22 +141,15 @@ class ByShards(ByThreshold):
 class ShardedSelector:
     """Keeps the entries with the highest scores of each group, with exact counts, tie for tie as `keep_top`.
 
-    Args:
-        parts: entries of each group on this rank, by matrix. A group's order is that of its matrices, and inside one
-            that of the ranks.
-        ranks: process group that holds all entries.
-        device: of the scores.
-
-    Attributes:
-        borders: of each group, the highest score that is pruned; minus infinity before the first selection, and where
-            nothing is pruned.
+    `parts` counts the entries of each group on this rank, by matrix. A group's order is that of its matrices, and
+    inside one that of the ranks.
     """
 
     def __init__(self, parts: Sequence[Sequence[int]], ranks: Any, device: torch.device) -> None:
         self._parts, self._ranks, self._device = parts, ranks, device
         self._sizes = self.totals([sum(part) for part in parts])
         self._half_widths = [0.0] * len(parts)
-        self.borders = [-math.inf] * len(parts)
+        self.borders = [-math.inf] * len(parts)  # of each group, the highest score that is pruned
 
     def totals(self, counts: Sequence[int]) -> list[int]:
         """Return the sums of counts over all ranks."""
@@ -171,19 +164,12 @@ class ShardedSelector:
         return [float(value) for value in tensor.tolist()]
 
     def select(self, scores: Sequence[Tensor], weights: Sequence[Tensor], pruned: Sequence[int]) -> list[Tensor]:
-        """Return the masks of the entries on this rank, bool `(n,)` per group, True = kept.
-
-        Args:
-            scores: float32 `(n,)` of each group.
-            weights: of the same shapes; of equal scores the one with the larger absolute weight survives, then the
-                one that comes first.
-            pruned: entries that each group loses over all ranks.
-        """
+        """Return the masks `(n,)` of the entries on this rank by group; `pruned` entries go over all ranks."""
         # Only the scores near the last border take part in the search for the new one.
         candidates, below = self._near_borders(scores, pruned)
         left = [count - under for count, under in zip(pruned, below, strict=True)]
         self.borders = self._kth_smallest(candidates, left)
-        # Ties at the border are broken by the weights, as one process would.
+        # Of equal scores the larger absolute weight survives, then the one that comes first.
         kept, tied, missing = self._split(scores, self.borders, self._sizes, pruned)
         if any(missing):
             self._add_strongest(kept, tied, missing, weights)

@@ -7,7 +7,7 @@ its own optimizer (section 3.4) on gates, with frozen weights.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -19,60 +19,38 @@ from winning_tickets.config.structured import Unit
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.loading import PLM
 from winning_tickets.models.structure import UNITS, Structure, gated, structure_of
-from winning_tickets.pruning.base import PreparedSearch
-from winning_tickets.pruning.importance import (
-    BATCH_SIZE,
-    IMPORTANCE_FILE,
-    Importance,
-    SplitBatches,
-    add_up,
-    close_gates,
-    pruned_units,
-    random_unit_scores,
-    unit_counts,
-)
+from winning_tickets.pruning import importance, mask_training
+from winning_tickets.pruning.base import PreparedSearch, counted
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, pruned_units, unit_counts
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskRule, initial_scores
-from winning_tickets.pruning.mask_training import (
-    SaveAt,
-    corpus_batches,
-    freeze_all_but,
-    make_objective,
-    set_dropout,
-    train_scores,
-)
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.files import INFO_FILE
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.objectives.base import Batch, Objective
+from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, StateProbe
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 
 
 def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
-    """Close the gates of the least important units (winning), the most important (losing), or any (random).
-
-    Importances are computed in one pass and saved in the run, so that `--importance-from` can take other levels,
-    selections or definitions from them.
-    """
+    """Close the gates of the least important units (winning), the most important (losing), or any (random)."""
     config = prepared.config
     structure = structure_of(prepared.plm)
     levels = unit_counts(config, structure)
     units = pruned_units(config)
     about: Mapping[str, Any] = {}
     if config.selection == "random":
-        scores = random_unit_scores(structure, units, config.seed)
+        scores = importance.random_unit_scores(structure, units, config.seed)
     else:
-        importance = _importance(prepared, structure, units, run, runtime)
-        about = importance.about
+        found = _importance(prepared, structure, units, run, runtime)
+        about = found.about
         sign = 1 if config.selection == "winning" else -1
-        scores = {unit: sign * importance.scores(config.importance, unit) for unit in units}
+        scores = {unit: sign * found.scores(config.importance, unit) for unit in units}
     parents = () if about.get("ticket_id") is None else (about["ticket_id"],)
     for level, counts in levels:
-        gates = close_gates(scores, counts, structure, config.min_heads_per_layer)
+        gates = importance.close_gates(scores, counts, structure, config.min_heads_per_layer)
         ticket = prepared.gate_ticket(gates, structure, level, scores_from=about.get("source"), parents=parents)
         ticket.save_pretrained(prepared.folder(run, level.folder))
 
@@ -80,27 +58,22 @@ def find_structured_ticket(prepared: PreparedSearch, run: RunDirectory, runtime:
 def _importance(
     prepared: PreparedSearch, structure: Structure, units: Sequence[Unit], run: RunDirectory, runtime: Runtime
 ) -> Importance:
-    """Read the importances of this run where it was stopped, or of its source; else compute them. Save them."""
+    """Read the importances of this run where it was stopped, or of its source; else compute and save them."""
     if (run.path / IMPORTANCE_FILE).is_file():
         return Importance.load(run.path)
-    importance = prepared.importance_source.saved
-    if importance is None:
+    found = prepared.importance_source.saved
+    if found is None:
         plm, objective, batches, about = _on_task(prepared) if prepared.importance_source.model else _on_text(prepared)
         plm.model.to(prepared.device)
         # Heads, FFNs and layers cost nothing, and a later search may want them; neurons do.
         computed = ["heads", "ffns", "layers", *(["neurons"] if "neurons" in units else [])]
         with progress(f"importance by {about['source']}", len(batches), runtime.quiet) as advance:
-
-            def read() -> Iterator[Batch]:
-                for number, batch in enumerate(batches, start=1):
-                    yield batch
-                    advance(number, "")
-
             keep_tokens = prepared.config.keep_token_importance
-            sums = add_up(plm.model, structure, objective, read(), computed, keep_tokens, runtime.bf16)
-        importance = sums.finish(about | {"objective": prepared.config.objective, "base_hash": prepared.base.hash})
-    importance.save(run.path)
-    return importance
+            read = counted(batches, advance)
+            sums = importance.add_up(plm.model, structure, objective, read, computed, keep_tokens, runtime.bf16)
+        found = sums.finish(about | {"objective": prepared.config.objective, "base_hash": prepared.base.hash})
+    found.save(run.path)
+    return found
 
 
 def _on_task(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, Any]]:
@@ -108,7 +81,9 @@ def _on_task(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     model = prepared.importance_source.model
     assert model is not None
     plm = model.load()
-    batches = SplitBatches(plm, model.examples(plm, prepared.config), prepared.config.batch_size or BATCH_SIZE)
+    batches = importance.in_order(
+        plm, model.examples(plm, prepared.config), prepared.config.batch_size or importance.BATCH_SIZE
+    )
     about = {
         "source": f"{model.info.task}, fine-tuned with seed {model.transfer.seeds[0]}",
         "kind": prepared.importance_source.kind,
@@ -123,9 +98,7 @@ def _on_text(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     config, plm, corpus = prepared.config, prepared.plm, prepared.corpus
     assert corpus is not None
     predicts = config.objective == "mlm"
-    if predicts:
-        check_mlm_tokenizer(plm.tokenizer, plm.name)
-    batches = prepared.batches(config.steps, config.mlm_probability if predicts else None)
+    batches = prepared.batches(config.steps, with_labels=predicts)
     about = {"source": f"{config.objective} on text", "kind": f"{config.objective} on text", "data": corpus.fingerprint}
     if predicts:
         return plm, PretrainingObjective({"mlm": 1.0}, plm.architecture), batches, about
@@ -136,12 +109,12 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     """Train the gates of every level, one after the other, each from its own start."""
     config, model = prepared.config, prepared.plm.model
     structure = structure_of(prepared.plm)
-    dataset = corpus_batches(prepared, with_labels="mlm" in config.terms)
+    dataset = prepared.batches(config.total_steps, "mlm" in config.terms, config.kd_masked_tokens)
     # Weights stay frozen, and without dropout where the profile says so.
     model.to(prepared.device)
-    freeze_all_but(model, [])
+    mask_training.freeze_all_but(model, [])
     if config.student_dropout != MODEL_DROPOUT:
-        set_dropout(model, config.student_dropout)
+        mask_training.set_dropout(model, config.student_dropout)
     levels = unit_counts(config, structure)
     importances = {} if config.score_init == "random" else _start_importances(prepared, structure, dataset, runtime)
     for level, counts in levels:
@@ -165,7 +138,7 @@ def _start_importances(
         objective = StateProbe(plm.architecture, config.seed)
     batches = [dataset[index] for index in range(min(config.calibration_batches, len(dataset)))]
     units = pruned_units(config)
-    found = add_up(plm.model, structure, objective, batches, units, bf16=runtime.bf16).finish({})
+    found = importance.add_up(plm.model, structure, objective, batches, units, bf16=runtime.bf16).finish({})
     return {unit: found.scores(config.importance, unit) for unit in units}
 
 
@@ -202,7 +175,7 @@ class ByLevel(MaskRule):
             unit: torch.stack([self._scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]).cpu()
             for unit in self._counts
         }
-        for name, gate in close_gates(scores, self._counts, self._structure, self._min_heads).items():
+        for name, gate in importance.close_gates(scores, self._counts, self._structure, self._min_heads).items():
             self._masked.masks[name].copy_(gate)
 
 
@@ -215,31 +188,19 @@ def gate_scores(
     top: float,
     seed: int,
 ) -> dict[str, Tensor]:
-    """Return the scores of gates before the first step, by name, float32 `(n,)`.
-
-    `rank`: from 0 to `top`, rising with the rank of the importance among all units of the kind, over all layers, so
-    that the threshold is in a dense scale; the search starts at the ticket of importance. `plateau`: `top` for the
-    gates that this ticket keeps, else 0. `random`: the same two values over random gates.
-
-    Args:
-        importances: `(layers, n)` by unit; `random` needs none.
-        counts: number of closed gates by unit.
-    """
+    """Return the scores of gates before the first step, by name, float32 `(n,)`, from importances `(layers, n)`."""
+    # The search starts at the ticket of importance: ranked over all layers, or with one plateau for what it keeps.
     if init == "rank":
         ranked = initial_scores(importances, "rank", 0.0, "matrix", "floor", alpha=top, phi=1.0, seed=seed)
         layers = range(len(structure.layers))
         return {f"layers.{layer}.{UNITS[unit]}": ranked[unit][layer] for layer in layers for unit in counts}
-    ordered = importances if init == "plateau" else random_unit_scores(structure, list(counts), seed)
-    kept = close_gates(ordered, counts, structure, min_heads_per_layer)
+    ordered = importances if init == "plateau" else importance.random_unit_scores(structure, list(counts), seed)
+    kept = importance.close_gates(ordered, counts, structure, min_heads_per_layer)
     return {name: gate.float() * top for name, gate in kept.items()}
 
 
 class GateSearch:
-    """The live state of the search for one ticket: gates, scores and the optimizer that moves them.
-
-    Attributes:
-        gates: the parameters that act in the model, by name.
-    """
+    """The live state of the search for one ticket: gates, scores and the optimizer that moves them."""
 
     def __init__(
         self,
@@ -252,7 +213,7 @@ class GateSearch:
         self.prepared, self.structure, self.level = prepared, structure, level
         config = prepared.config
         parameters = GateParameters(structure, list(counts)).to(prepared.device)
-        self.gates: dict[str, Tensor] = dict(parameters.named_parameters())
+        self.gates: dict[str, Tensor] = dict(parameters.named_parameters())  # they act in the model
         self.masked = MaskedWeights(parameters, list(self.gates))
         min_heads, init = config.min_heads_per_layer, config.score_init
         assert init != "activation"  # refused before
@@ -282,8 +243,7 @@ class GateSearch:
 def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
     """Train the gates of one level for all steps."""
     prepared, encoder = state.prepared, state.prepared.plm.encoder
-    objective = make_objective(prepared, prepared.config.terms, state.masked)
-    after = [SaveAt(state.ticket, run, prepared.config.save_at)]
+    objective = mask_training.make_objective(prepared, state.masked)
     with gated(encoder, state.structure, state.gates):
         title = f"searching a {state.level.folder} ticket"
-        train_scores(state, title, run, runtime, dataset, objective, after)
+        mask_training.train_scores(state, title, run, runtime, dataset, objective)

@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.runs import distributed
-from winning_tickets.runs.errors import UsageError, closest, shown
+from winning_tickets.runs.errors import UsageError, closest, foreign, shown
 from winning_tickets.runs.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
 
 MARKER = "config.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"
 SCRATCH = ".scratch"
-_DIFFERENCES = 3
-"""Number of differing settings in an error."""
+_DIFFERENCES = 3  # number of differing settings in an error
 
 Status = Literal["new", "unfinished", "done"]
 
@@ -49,19 +48,13 @@ class RunDirectory:
     Absent or empty: the run starts. Unfinished with the same id: it resumes. Finished with the same id: the stored
     result is returned. Another id, or foreign files: refused untouched. `force` replaces only directories with our
     marker.
-
-    Attributes:
-        path: the directory.
-        status: `new`, `unfinished` or `done`, as found.
-        id: id of the run.
-        watch: optional callback for each logged record.
     """
 
     def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - the id of the run
         self.path = path
         self.status = status
         self.id = id
-        self.watch: Callable[[dict[str, Any]], None] | None = None
+        self.watch: Callable[[dict[str, Any]], None] | None = None  # called for each logged record
 
     @classmethod
     def claim(
@@ -82,10 +75,7 @@ class RunDirectory:
         if occupied:
             found = stored_run(path / marker)
             if found is None:
-                raise UsageError(
-                    f"--out {path} holds files that are not a run of this tool; it was left untouched. "
-                    "Give a directory that is absent or empty."
-                )
+                raise foreign(path, "a run of this tool")
             # Only a directory with our marker is replaced.
             if force:
                 _empty(path)
@@ -119,11 +109,7 @@ class RunDirectory:
         distributed.on_main(write)
 
     def forget_after(self, step: int) -> int:
-        """Remove records of `metrics.jsonl` after a step, and an incomplete last line.
-
-        Returns:
-            Number of consecutive skipped steps up to this one.
-        """
+        """Remove records after a step from the log; return the number of consecutive skipped steps up to this one."""
 
         def write() -> int:
             if not (self.path / METRICS).exists():
@@ -136,7 +122,6 @@ class RunDirectory:
         return distributed.on_main(write)
 
     def result(self) -> dict[str, Any]:
-        """Return the stored result of a finished run."""
         content: dict[str, Any] = read_json(self.path / RESULT, "result")
         return content
 
@@ -195,22 +180,18 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 _SHOWN = 8
-_MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")
-"""Places of the models in a run."""
+_MODELS = ("model", "model/encoder", "seed-*/model", "seed-*/model/encoder")  # places of the models in a run
 
 
 def missing(name: str) -> str | None:
-    """Return the error for `folder/name` if the folder exists without `name`; None if it may be an id of the hub.
-
-    It may be such an id also if the folder has models, as a copy of an organization of the hub.
-    """
+    """Return the error for `folder/name` if the folder exists without `name`; None if it may be an id of the hub."""
     parent, _, last = name.partition("/")
     could_be_an_id = bool(last) and "/" not in last and not name.startswith((".", "~", "/"))
     if not could_be_an_id or not Path(parent).is_dir() or Path(name).is_dir():
         return None
     folders = [path for path in Path(parent).iterdir() if path.is_dir() and not path.name.startswith(".")]
     if any((path / MARKER).is_file() and stored_run(path / MARKER) is None for path in folders):
-        return None
+        return None  # it has models, as a copy of an organization of the hub
     there = sorted(path.name for path in folders)
     hint = closest(last, there, f"{parent}/")
     listed = ", ".join(there[:_SHOWN]) + (", ..." if len(there) > _SHOWN else "")

@@ -1,8 +1,7 @@
 """Several processes that do one run together, as `torchrun` and `accelerate launch` start them.
 
-All ranks execute the same code; only rank 0 writes and prints. `on_main` runs a function on rank 0 and hands its
-result, or its error, to the others through a key-value store, where a signal can interrupt the waiting. A rank that
-fails writes the reason to the store and closes its connections, so that the others look there and end too.
+Only rank 0 writes and prints. `on_main` hands the result or error of a function to the other ranks through a key-value
+store. A rank that fails writes the reason to the store and closes its connections, so that the others end too.
 """
 
 from __future__ import annotations
@@ -36,23 +35,14 @@ T = TypeVar("T")
 
 @dataclass
 class Group:
-    """The processes of a launch.
+    """The processes of a launch."""
 
-    Attributes:
-        rank: number of this process; 0 is the main process.
-        size: number of processes.
-        store: key-value store that all ranks share.
-        cpu_group: process group for tensors on the CPU; None is the default group.
-        own: the process group was initialized here.
-        turn: number of results that rank 0 has handed to the others.
-    """
-
-    rank: int
-    size: int
-    store: Any
-    cpu_group: Any
-    own: bool
-    turn: int = 0
+    rank: int  # of this process; 0 is the main process
+    size: int  # number of processes
+    store: Any  # key-value store that all ranks share
+    cpu_group: Any  # process group for tensors on the CPU; None is the default group
+    own: bool  # the process group was initialized here
+    turn: int = 0  # number of results that rank 0 has handed to the others
 
     def next_key(self) -> str:
         """Return the key of rank 0's next result; the same on all ranks."""
@@ -112,11 +102,8 @@ class Group:
                 self._wait_for_key(key, _END_SECONDS)
 
     def _wait_for_key(self, key: str, patience: float | None = None) -> bool:
-        """Wait for a key and return whether it came; no signal interrupts the store's own `wait`.
-
-        Without a limit in seconds, the failure of another rank is raised.
-        """
-        began, pause = time.monotonic(), 0.0
+        """Wait for a key; without a limit in seconds, the failure of another rank is raised."""
+        began, pause = time.monotonic(), 0.0  # no signal interrupts the store's own `wait`
         while not self.store.check([key]):
             if patience is None and self.store.check([_FAILED]):
                 raise self._reported_error()
@@ -127,7 +114,6 @@ class Group:
         return True
 
     def _connection_error(self, error: RuntimeError) -> TicketsError:
-        """Return the error of the rank that broke the connection."""
         with suppress(RuntimeError):
             if self._wait_for_key(_FAILED, _REASON_SECONDS):
                 return self._reported_error()
@@ -174,10 +160,7 @@ def error_of(description: dict[str, Any]) -> TicketsError:
 
 
 def _join() -> Group:
-    """Connect to the other ranks, through the caller's process group if there is one.
-
-    The next run uses the same group again, unless this one fails; each group has its own keys and connections.
-    """
+    """Connect to the other ranks, through the caller's process group if there is one; later runs use it again."""
     global _group, _formed
     if _group is not None:
         return _group
@@ -249,7 +232,7 @@ def kept() -> int:
     return _deferred
 
 
-def stop_between(number: int) -> None:
+def raise_deferred_signal(number: int) -> None:
     """Raise `Interrupted` for a signal that was deferred to this training; 0 is none."""
     if number:
         name = signal.Signals(number).name
@@ -263,7 +246,7 @@ def _active() -> Group | None:
     return _group if _inside and not _alone else None
 
 
-def count() -> int:
+def world_size() -> int:
     """Return the number of processes of this run."""
     group = _active()
     return 1 if group is None else group.size
@@ -340,7 +323,7 @@ def main_first(work: Callable[[], T]) -> T:
     return made[0] if made else work()
 
 
-def largest(value: int) -> int:
+def all_reduce_max(value: int) -> int:
     """Return the maximum of a number over all ranks."""
     group = _active()
     if group is None:
@@ -350,12 +333,12 @@ def largest(value: int) -> int:
     return int(group.all_reduce(torch.tensor(value), "MAX"))
 
 
-def wait_for_all() -> None:
+def barrier() -> None:
     """Wait for all ranks, for example before rank 0 removes files that the others read."""
-    largest(0)
+    all_reduce_max(0)
 
 
-def totals(values: Sequence[float]) -> list[float]:
+def all_reduce_sums(values: Sequence[float]) -> list[float]:
     """Return the sums of numbers over all ranks, in float64."""
     group = _active()
     if group is None or not values:
@@ -365,7 +348,7 @@ def totals(values: Sequence[float]) -> list[float]:
     return [float(value) for value in group.all_reduce(torch.tensor(values, dtype=torch.float64))]
 
 
-def gathered(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """Return the values of all ranks, by rank."""
     group = _active()
     if group is None:
@@ -377,7 +360,7 @@ def gathered(value: Any) -> list[Any]:
     return found
 
 
-def add_up_(tensor: Any) -> None:
+def all_reduce_(tensor: Any) -> None:
     """Replace a tensor by its sum over all ranks."""
     group = _active()
     if group is not None:
@@ -388,7 +371,7 @@ def add_up_(tensor: Any) -> None:
 
 def check_same(value: str, what: str) -> None:
     """Refuse a launch whose ranks do not agree on a value."""
-    found = gathered(value)
+    found = all_gather(value)
     if len(set(found)) > 1:
         other = next(index for index, one in enumerate(found) if one != found[0])
         error = UsageError(
@@ -400,7 +383,7 @@ def check_same(value: str, what: str) -> None:
 
 
 @contextmanager
-def unseen() -> Iterator[None]:
+def hidden_launch() -> Iterator[None]:
     """Hide the launch from the Trainer and Accelerate: batches are sharded, and gradients reduced, by this package."""
     hidden = {name: os.environ.pop(name) for name in (*LAUNCH, *_OF_MPI) if name in os.environ}
     try:
@@ -409,7 +392,7 @@ def unseen() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def leave_to_main() -> bool:
+def continues_alone() -> bool:
     """Return whether this process continues alone; the other ranks have nothing to do in this command."""
     main = is_main()
     for name in LAUNCH:  # subprocesses must not look for the other ranks

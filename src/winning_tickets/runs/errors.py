@@ -9,16 +9,11 @@ from typing import Any
 
 
 class TicketsError(Exception):
-    """An error whose message is meant for the user; the command line prints it without a traceback.
-
-    Attributes:
-        of_all: every rank of a run raises the same error, so the ranks can continue together.
-        told_by_any: print on every rank, because rank 0 may have died.
-    """
+    """An error whose message is meant for the user; the command line prints it without a traceback."""
 
     exit_code = 1
-    of_all = False
-    told_by_any = False
+    of_all = False  # every rank of a run raises the same error, so the ranks can continue together
+    told_by_any = False  # print on every rank, because rank 0 may have died
 
 
 class UsageError(TicketsError):
@@ -36,31 +31,22 @@ class TrainingError(TicketsError):
 
 
 class Interrupted(TicketsError):  # noqa: N818 - an orderly end of the run
-    """Ctrl-C or SIGTERM, raised after a checkpoint was written.
-
-    Args:
-        signal_number: signal that asked for the stop; the exit code is 128 plus this number (130 or 143).
-        message: what was kept and how to resume.
-    """
+    """Ctrl-C or SIGTERM, raised after a checkpoint was written; the exit code is 128 plus the signal (130 or 143)."""
 
     def __init__(self, signal_number: int, message: str) -> None:
         super().__init__(message)
         self.exit_code = 128 + signal_number
 
 
-class _Short(reprlib.Repr):
-    """Python's repr with `...` in the middle of long values."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = 80
-        self.maxdict = self.maxlist = self.maxtuple = self.maxset = 8
-        self.maxlevel = 3
+_SHORT = reprlib.Repr()  # with `...` in the middle of long values
+_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 80
+_SHORT.maxdict = _SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxset = 8
+_SHORT.maxlevel = 3
 
 
 def shown(value: Any) -> str:
     """Return a value as short text for a message."""
-    return _Short().repr(value)
+    return _SHORT.repr(value)
 
 
 def explain(error: Any) -> str:
@@ -76,6 +62,12 @@ _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(32), *range(127, 160)) i
 def printable(text: str) -> str:
     """Replace control characters, so that names and values from files cannot control the terminal."""
     return text.translate(_CONTROLS)
+
+
+def foreign(out: object, ours: str) -> UsageError:
+    """Return the error for a folder with files that are not `ours`."""
+    hint = "it was left untouched. Give a directory that is absent or empty."
+    return UsageError(f"--out {out} holds files that are not {ours}; {hint}")
 
 
 def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> UsageError:

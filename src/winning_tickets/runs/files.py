@@ -20,14 +20,12 @@ from safetensors import SafetensorError
 
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
 
-MAX_DEPTH = 64
-"""Maximum nesting of JSON that is read."""
-_MAYBE_INFINITE = re.compile(r"[eE]\+?\d{3}|\d{200}")
-"""Matches the text of each number from 1e299 on."""
+MAX_DEPTH = 64  # maximum nesting of JSON that is read
+_MAYBE_INFINITE = re.compile(r"[eE]\+?\d{3}|\d{200}")  # matches the text of each number from 1e299 on
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 
 
-def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
+def write_atomic(path: Path, writer: Callable[[Path], object]) -> None:
     """Call `writer` with the path of a temporary file, then move that file to `path` in one step."""
     path = Path(path)
     temporary = _temporary(path)
@@ -43,8 +41,7 @@ def write_atomic(path: Path, writer: Callable[[Path], None]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-REFUSALS = (OSError, SafetensorError)
-"""Errors of a file system that refuses; safetensors has its own."""
+REFUSALS = (OSError, SafetensorError)  # errors of a file system that refuses; safetensors has its own
 
 
 _ADVICE = dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free some space") | dict.fromkeys(
@@ -104,11 +101,7 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write a file atomically."""
-
-    def writer(temporary: Path) -> None:
-        temporary.write_bytes(content)
-
-    write_atomic(path, writer)
+    write_atomic(path, lambda temporary: temporary.write_bytes(content))
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -76,8 +76,7 @@ TRACKERS: dict[str, dict[str, str]] = {
     "mlflow": {"MLFLOW_EXPERIMENT_NAME": PROJECT, "MLFLOW_DISABLE_TELEMETRY": "true"},
 }
 """By package: environment variables that are set unless the user has set them (project name, no telemetry)."""
-_SPLITS = {"evaluation": "eval", "rest": "test"}
-"""Names that the Trainer's callbacks use for parts of our records."""
+_SPLITS = {"evaluation": "eval", "rest": "test"}  # names that the Trainer's callbacks use for parts of our records
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -92,7 +91,7 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def hand_over(arguments: Any, names: Sequence[str]) -> None:
+def set_trackers(arguments: Any, names: Sequence[str]) -> None:
     """Set the trackers of `TrainingArguments`; those that it found in the environment are removed."""
     check_trackers(names)
     arguments.report_to = list(names)
@@ -133,7 +132,6 @@ def tracked(trainer: Any, run: RunDirectory) -> Iterator[None]:
 
 
 def _callbacks(trainer: Any, names: Sequence[str]) -> dict[str, Any]:
-    """Return the Trainer's callbacks of the trackers, by name."""
     from transformers.integrations import get_reporting_integration_callbacks
 
     kinds = {name: get_reporting_integration_callbacks([name])[0] for name in names}

@@ -13,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.runs.distributed import count
+from winning_tickets.runs.distributed import world_size
 
 try:
     import resource
@@ -53,7 +53,7 @@ def machine() -> dict[str, Any]:
         "cores": cores,
         "python": sys.version.split()[0],
     }
-    return found if count() == 1 else found | {"processes": count()}
+    return found if world_size() == 1 else found | {"processes": world_size()}
 
 
 INPUTS = (
@@ -72,10 +72,7 @@ INPUTS = (
 
 
 def source() -> dict[str, Any] | None:
-    """Return `commit` and `dirty` of the repository of the working directory; None without git or a commit.
-
-    They are cached, because the code that was loaded counts, not a later commit.
-    """
+    """Return `commit` and `dirty` of the repository of the working directory, cached; None without git or a commit."""
     return _source(Path.cwd())
 
 

@@ -13,10 +13,8 @@ from winning_tickets.runs.files import is_number
 
 Key = TypeVar("Key", bound=Hashable)
 
-LARGEST = 1e100
-"""Largest value that counts as a measurement; sums and squares of larger ones overflow."""
-TIE = 1e-12
-"""Scores that differ by no more are equal; the difference is rounding."""
+LARGEST = 1e100  # largest value that counts as a measurement; sums and squares of larger ones overflow
+TIE = 1e-12  # scores that differ by no more are equal; the difference is rounding
 
 
 def is_score(value: Any) -> TypeGuard[int | float]:
@@ -37,7 +35,7 @@ class Summary:
     interval: tuple[float, float] | None
 
 
-def summarise(values: Sequence[float]) -> Summary:
+def summarize(values: Sequence[float]) -> Summary:
     """Summarize the finite values of several seeds."""
     n = len(values)
     if n == 0:
@@ -67,7 +65,7 @@ class Paired(Summary):
 def paired(first: Mapping[Key, float], second: Mapping[Key, float]) -> Paired:
     """Compare two experiments by a paired t-test; scores without a partner are skipped."""
     keys = [key for key in first if key in second]
-    found = summarise([first[key] - second[key] for key in keys])
+    found = summarize([first[key] - second[key] for key in keys])
     if found.std is not None and found.std <= TIE * max(abs(side[key]) for side in (first, second) for key in keys):
         found = replace(found, std=0.0, interval=(found.mean, found.mean))
     p = None

@@ -22,7 +22,7 @@ from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import Plan, plan_study
 from winning_tickets.studies.report import PAGE, report_files
 from winning_tickets.studies.report.observations import Observation, StudyRun, gather_runs, observe, select_runs
-from winning_tickets.studies.run import Lines, run_study
+from winning_tickets.studies.run import ProgressLines, run_study
 
 if TYPE_CHECKING:
     from winning_tickets.tickets.ticket import Ticket
@@ -37,10 +37,10 @@ def run_demo(out: Path, runtime: Runtime, scale: str = "small") -> dict[str, Any
     An interrupted demo resumes; a finished one returns its stored result.
     """
     from winning_tickets.data.pydocs import pydocs_info
-    from winning_tickets.models.loading import resolve
+    from winning_tickets.models.loading import resolve_model
 
     plan = plan_study(load_study("demo"), scale)
-    resolve(plan.parameters["model"])  # the most likely problem first
+    resolve_model(plan.parameters["model"])  # the most likely problem first
     info = pydocs_info()
     identity = f"demo-{digest([*plan.runs, info['text_hash']])}"
     run = RunDirectory.claim(out, "demo", identity, plan.parameters)
@@ -48,7 +48,7 @@ def run_demo(out: Path, runtime: Runtime, scale: str = "small") -> dict[str, Any
         return run.result()
     # All runs are in this process: starting workers would take longer than the small ones.
     start, store = time.monotonic(), Store(out / "store")
-    watch = None if runtime.quiet else Lines(plan, store, 1, sys.stderr)
+    watch = None if runtime.quiet else ProgressLines(plan, store, 1, sys.stderr)
     ended = run_study(plan, store, InlineEngine(), runtime, retry_failed=True, watch=watch)
     for name, message in ended["failed"].items():
         raise TrainingError(f"{name}: {message}")

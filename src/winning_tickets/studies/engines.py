@@ -17,12 +17,10 @@ from typing import Any, Protocol
 
 from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
-from winning_tickets.studies.worker import Job, Outcome, perform, perform_or_stop
+from winning_tickets.studies.worker import Job, JobOutcome, perform, perform_or_stop
 
-STOP_SECONDS = 120.0
-"""Time for a worker to reach its next checkpoint."""
-_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")
-"""Environment variables that other nodes need too."""
+STOP_SECONDS = 120.0  # time for a worker to reach its next checkpoint
+_PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
 
 
 @dataclass
@@ -44,11 +42,9 @@ class LocalEngine:
         self._workers: dict[int, _Worker] = {}
 
     def free(self) -> int:
-        """Return the number of workers without a job, started or not."""
         return self._count - sum(worker.job is not None for worker in self._workers.values())
 
     def start(self, job: Job) -> None:
-        """Give a job to a worker."""
         place = next(
             place for place in range(self._count) if place not in self._workers or self._workers[place].job is None
         )
@@ -60,10 +56,9 @@ class LocalEngine:
             worker.process.stdin.write(job.line().encode() + b"\n")
             worker.process.stdin.flush()
 
-    def wait(self, seconds: float) -> list[Outcome]:
-        """Return the outcomes of ended jobs; a worker that died has lost its job."""
+    def wait(self, seconds: float) -> list[JobOutcome]:
         busy = {place: worker for place, worker in self._workers.items() if worker.job is not None}
-        outcomes: list[Outcome] = []
+        outcomes: list[JobOutcome] = []
         with selectors.DefaultSelector() as selector:
             for place, worker in busy.items():
                 selector.register(worker.process.stdout, selectors.EVENT_READ, place)
@@ -71,8 +66,7 @@ class LocalEngine:
                 outcomes += self._read(key.data)
         return outcomes
 
-    def stop(self) -> list[Outcome]:
-        """Ask all busy workers to stop at a checkpoint, and kill those that take too long."""
+    def stop(self) -> list[JobOutcome]:
         for worker in self._workers.values():
             if worker.job is not None:
                 with suppress(ProcessLookupError):
@@ -83,7 +77,6 @@ class LocalEngine:
             self.close()
 
     def close(self) -> None:
-        """End idle workers and kill the others."""
         workers, self._workers = list(self._workers.values()), {}
         for worker in workers:
             if worker.job is not None:
@@ -94,7 +87,7 @@ class LocalEngine:
             worker.process.wait()
             worker.process.stdout.close()
 
-    def _read(self, place: int) -> list[Outcome]:
+    def _read(self, place: int) -> list[JobOutcome]:
         worker = self._workers[place]
         content = os.read(worker.process.stdout.fileno(), 1 << 16)
         if not content:
@@ -102,13 +95,13 @@ class LocalEngine:
             assert worker.job is not None
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             message = f"Its worker died ({how}); its last output is in {worker.log}."
-            return [Outcome(worker.job.run, "lost", message)]
+            return [JobOutcome(worker.job.run, "lost", message)]
         worker.rest += content
         *lines, worker.rest = worker.rest.split(b"\n")
         if not lines:
             return []
         worker.job = None
-        outcomes = [Outcome.of_line(line.decode()) for line in lines]
+        outcomes = [JobOutcome.of_line(line.decode()) for line in lines]
         if any(outcome.kind == "stopped" for outcome in outcomes):
             self._dismiss(place)  # it ends and does no more jobs
         return outcomes
@@ -166,24 +159,20 @@ class InlineEngine:
         self._job: Job | None = None
 
     def free(self) -> int:
-        """Return 1 if no job is waiting."""
         return int(self._job is None)
 
     def start(self, job: Job) -> None:
-        """Keep a job for `wait`."""
         self._job = job
 
-    def wait(self, seconds: float) -> list[Outcome]:
-        """Do the job."""
+    def wait(self, seconds: float) -> list[JobOutcome]:
         job, self._job = self._job, None
         return [] if job is None else [perform(job)]
 
-    def stop(self) -> list[Outcome]:
-        """Return nothing: the job that a signal has stopped is not running any more."""
+    def stop(self) -> list[JobOutcome]:
         return []
 
     def close(self) -> None:
-        """Do nothing."""
+        pass
 
 
 def perform_line(line: str) -> str:
@@ -219,11 +208,9 @@ class RayEngine:
             )
 
     def free(self) -> int:
-        """Return the number of further tasks that fit on the living nodes."""
         return max(0, self._room() - len(self._jobs))
 
     def _room(self) -> int:
-        """Return the number of tasks that fit on the living nodes."""
         room = 0
         for node in self._ray.nodes():
             if node["Alive"]:
@@ -233,29 +220,26 @@ class RayEngine:
         return room
 
     def start(self, job: Job) -> None:
-        """Start a job on the cluster."""
         self._jobs[self._task.remote(job.line())] = job
 
-    def wait(self, seconds: float) -> list[Outcome]:
-        """Return the outcomes of ended tasks."""
+    def wait(self, seconds: float) -> list[JobOutcome]:
         if not self._jobs:
             time.sleep(seconds)
             return []
         ready, _ = self._ray.wait(list(self._jobs), num_returns=1, timeout=seconds)
         return [self._outcome(reference) for reference in ready]
 
-    def _outcome(self, reference: Any) -> Outcome:
+    def _outcome(self, reference: Any) -> JobOutcome:
         job = self._jobs.pop(reference)
         try:
-            return Outcome.of_line(self._ray.get(reference))
+            return JobOutcome.of_line(self._ray.get(reference))
         except self._ray.exceptions.TaskCancelledError:
-            return Outcome(job.run, "stopped", "Stopped before it began.")
+            return JobOutcome(job.run, "stopped", "Stopped before it began.")
         except self._ray.exceptions.RayError as error:
             first = (str(error).strip() or type(error).__name__).splitlines()[0]
-            return Outcome(job.run, "lost", f"Its worker or node died: {first}")
+            return JobOutcome(job.run, "lost", f"Its worker or node died: {first}")
 
-    def stop(self) -> list[Outcome]:
-        """Interrupt all tasks; those that train write a checkpoint."""
+    def stop(self) -> list[JobOutcome]:
         for reference in list(self._jobs):
             self._ray.cancel(reference)
         outcomes = _wait_for_all(self, lambda: bool(self._jobs))
@@ -263,7 +247,6 @@ class RayEngine:
         return outcomes
 
     def close(self) -> None:
-        """Shut down the cluster if it was started here."""
         if self._ours and self._ray.is_initialized():
             self._ray.shutdown()
 
@@ -286,18 +269,18 @@ class Engine(Protocol):
     def start(self, job: Job) -> None:
         """Start a job; `free` must be positive."""
 
-    def wait(self, seconds: float) -> list[Outcome]:
+    def wait(self, seconds: float) -> list[JobOutcome]:
         """Return the outcomes of ended jobs; wait at most so long."""
 
-    def stop(self) -> list[Outcome]:
+    def stop(self) -> list[JobOutcome]:
         """Stop all jobs at their next checkpoint, and return their outcomes."""
 
     def close(self) -> None:
         """End the workers; no job is running."""
 
 
-def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[Outcome]:
-    outcomes: list[Outcome] = []
+def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[JobOutcome]:
+    outcomes: list[JobOutcome] = []
     end = time.monotonic() + STOP_SECONDS
     while is_busy() and time.monotonic() < end:
         outcomes += engine.wait(1.0)

@@ -14,8 +14,7 @@ _NAME = r"[A-Za-z_][A-Za-z0-9_]*"
 _EXPRESSION = re.compile(r"\$\{\s*(" + _NAME + r")\s*(?:\[\s*(" + _NAME + r")\s*\])?\s*\}")
 _REFERENCE = re.compile(r"@([A-Za-z][A-Za-z0-9_-]*)(?:\[([^\[\]]*)\])?(/[^@]*)?")
 
-LADDERS = ("sparsity", "level", "step")
-"""Axes of which one search may leave several tickets."""
+LADDERS = ("sparsity", "level", "step")  # axes of which one search may leave several tickets
 
 
 def map_strings(value: Any, change: Callable[[str], Any]) -> Any:

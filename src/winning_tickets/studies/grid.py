@@ -8,23 +8,14 @@ from itertools import product
 from typing import Any
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
-from winning_tickets.studies.expressions import (
-    LADDERS,
-    Reference,
-    is_reference,
-    names_in,
-    parse_reference,
-    references_in,
-)
+from winning_tickets.studies import expressions
+from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, names_in
 from winning_tickets.studies.schema import LOG, Comparison, Stage, Study, Value
 from winning_tickets.studies.verbs import verb_named
 
-Problem = tuple[tuple[str | int, ...], str]
-"""Place in the study, and text."""
-MAX_PLACES = 100_000
-"""Maximum number of places in the grid of a stage."""
-_LISTS = {"seed": "seeds", "task": "tasks"}
-"""Axes that set a list of one value for verbs that take only lists."""
+Problem = tuple[tuple[str | int, ...], str]  # place in the study, and text
+MAX_PLACES = 100_000  # maximum number of places in the grid of a stage
+_LISTS = {"seed": "seeds", "task": "tasks"}  # axes that set a list of one value for verbs that take only lists
 
 
 def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]]:
@@ -49,7 +40,7 @@ def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, 
     known = verb_named(stage.verb).settings.model_fields
     used = used_names(stage)
     axes = {name: axis_values(name, value) for name, value in over.items()}
-    chosen = [_listed(value) for value in stage.label.values()]
+    chosen = [value if isinstance(value, list | tuple) else [value] for value in stage.label.values()]
     if math.prod(map(len, chosen)) > MAX_PLACES:
         raise UsageError(f"its labels make more than {MAX_PLACES:,} places; split the study")
     labels = [dict(zip(stage.label, values, strict=True)) for values in product(*chosen)]
@@ -67,12 +58,8 @@ def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, 
             yield values | label, fields
 
 
-def _listed(value: Any) -> list[Any]:
-    return list(value) if isinstance(value, list | tuple) else [value]
-
-
 def used_names(stage: Stage) -> set[str]:
-    """Return names that the settings of a stage, or the fields of its axes, use as `${name}`."""
+    """Return the names in `${...}` of the settings of a stage and of the fields of its axes."""
     return names_in(stage.settings) | {
         name for axis in stage.over.values() if isinstance(axis, Mapping) for name in names_in(axis)
     }
@@ -137,11 +124,11 @@ def _may_be_mapping(study: Study, values: Any) -> bool:
 
 def references_of(study: Study, value: Any) -> Iterator[tuple[Reference, bool]]:
     """Yield references in a value and in the parameters that it uses, and whether each is in a list."""
-    yield from references_in(value)
+    yield from expressions.references_in(value)
     for name in sorted(names_in(value)):
         for source in (study.parameters, *study.scales.values()):
             if is_reference(source.get(name)):
-                yield parse_reference(source[name]), False
+                yield expressions.parse_reference(source[name]), False
 
 
 def _check_references(study: Study, where: tuple[str | int, ...], fields: Mapping[str, Any]) -> Iterator[Problem]:
@@ -171,7 +158,6 @@ def _unknown_names(study: Study, name: str, stage: Stage) -> Iterator[tuple[tupl
 
 
 def _parameters(study: Study) -> set[str]:
-    """Return the names of the parameters of all scales."""
     return {*study.parameters, *(key for values in study.scales.values() for key in values)}
 
 

@@ -17,8 +17,7 @@ from winning_tickets.studies.grid import check_study
 from winning_tickets.studies.schema import Study
 
 YamlPath = tuple[str | int, ...]
-Lines = dict[YamlPath, int]
-"""Lines of the keys and items of a YAML document."""
+Lines = dict[YamlPath, int]  # lines of the keys and items of a YAML document
 
 
 def read_yaml(text: str, source: str) -> tuple[Any, Lines]:
@@ -185,7 +184,6 @@ def _dotted(place: tuple[str | int, ...]) -> str:
 
 
 def _keys_at(place: tuple[str | int, ...]) -> list[str]:
-    """Return the keys that a study may have at a place."""
     kinds: list[Any] = [Study]
     for part in place:
         kinds = [inner for kind in kinds for inner in _inside(kind, part)]

@@ -15,7 +15,7 @@ from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
 from winning_tickets.studies.expressions import is_reference, matches, strings_in, substitute
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
-from winning_tickets.studies.references import Placed, Resolver, target_id
+from winning_tickets.studies.references import Point, Resolver, Run, target_id
 from winning_tickets.studies.schema import SCALES, Stage, Study
 from winning_tickets.studies.verbs import verb_named
 
@@ -23,55 +23,16 @@ MAX_SLUG = 60
 
 
 @dataclass(frozen=True)
-class Run:
-    """A run of a study.
-
-    Attributes:
-        id: id of the run, and its folder in the store.
-        verb: a name of `VERBS`.
-        stage: the first stage with this run.
-        config: settings that differ from their defaults; references are `@ID/path`.
-        needs: ids of the runs that must be done before.
-        settings: all settings.
-    """
-
-    id: str
-    verb: str
-    stage: str
-    config: dict[str, Any]
-    needs: tuple[str, ...]
-    settings: Settings
-
-
-@dataclass(frozen=True)
-class Point:
-    """A place in the grid of a stage, with the values of all axes; several places may share a run."""
-
-    stage: str
-    axes: dict[str, Any]
-    run: str
-
-
-@dataclass(frozen=True)
 class Plan:
-    """All runs of a study at a scale.
+    """All runs of a study at a scale."""
 
-    Attributes:
-        study: the study, with parameters filled in the conditions of tables, figures and claims.
-        scale: `smoke`, `small` or `paper`.
-        parameters: values of the scale, and overrides.
-        runs: by id; each comes after those that it needs.
-        points: places of all stages, in order.
-    """
-
-    study: Study
+    study: Study  # with parameters filled in the conditions of tables, figures and claims
     scale: str
-    parameters: dict[str, Any]
-    runs: dict[str, Run]
-    points: tuple[Point, ...]
+    parameters: dict[str, Any]  # of the scale, with overrides
+    runs: dict[str, Run]  # by id; each comes after those that it needs
+    points: tuple[Point, ...]  # of all stages, in order
 
     def stage_runs(self, stage: str) -> list[str]:
-        """Return the ids of a stage's runs, each once."""
         return list(dict.fromkeys(point.run for point in self.points if point.stage == stage))
 
 
@@ -89,15 +50,14 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     """
     parameters = parameters_of(study, scale, overrides or {})
     runs: dict[str, Run] = {}
-    placed: dict[str, list[Placed]] = {}
+    placed: dict[str, list[Point]] = {}
     for name in order_of(study):
         placed[name] = list(_place_stage(study, name, parameters, placed, runs))
-    points = [Point(name, one.axes, one.run) for name in study.stages for one in placed[name]]
+    points = [point for name in study.stages for point in placed[name]]
     return Plan(_with_conditions(study, parameters), scale, parameters, runs, tuple(points))
 
 
 def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
-    """Fill parameters in the conditions of tables, figures and claims."""
     shown = {
         kind: {
             name: item.model_copy(update={"where": substitute(item.where, parameters)})
@@ -140,8 +100,8 @@ def parse_overrides(given: list[str]) -> dict[str, Any]:
 
 
 def _place_stage(
-    study: Study, name: str, parameters: Mapping[str, Any], placed: Mapping[str, list[Placed]], runs: dict[str, Run]
-) -> Iterator[Placed]:
+    study: Study, name: str, parameters: Mapping[str, Any], placed: Mapping[str, list[Point]], runs: dict[str, Run]
+) -> Iterator[Point]:
     stage = study.stages[name]
     if not substitute(stage.when, parameters):
         return
@@ -157,7 +117,7 @@ def _place_stage(
     except UsageError as error:
         raise UsageError(f"Stage {name}: {error}") from error
     # Each place of the grid may become several runs, one for each target of its references.
-    resolver = Resolver(placed, parameters)
+    resolver = Resolver(placed, runs, parameters)
     count = 0
     for own, fields in grid:
         try:
@@ -168,7 +128,7 @@ def _place_stage(
                 if count > MAX_PLACES:
                     raise UsageError(f"more than {MAX_PLACES:,} places, which a stage may have; split the study")
                 run = _run(name, stage, substitute(resolved, {**parameters, **axes}))
-                yield Placed(axes, runs.setdefault(run.id, run).id, stage.verb, run.settings)
+                yield Point(name, axes, runs.setdefault(run.id, run).id)
         except UsageError as error:
             where = ", ".join(f"{axis}={value}" for axis, value in own.items())
             raise UsageError(f"Stage {name}{f' ({where})' if where else ''}: {error}") from error

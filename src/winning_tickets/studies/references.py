@@ -8,30 +8,32 @@ from typing import Any
 
 from winning_tickets.config import SearchConfig, Settings
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.studies.expressions import (
-    LADDERS,
-    Reference,
-    is_reference,
-    map_strings,
-    names_in,
-    parse_reference,
-    same,
-    substitute,
-)
+from winning_tickets.studies import expressions
+from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, parse_reference, references_in, same
 from winning_tickets.studies.verbs import VERBS
 
-Row = tuple[dict[str, Any], dict[str, str]]
-"""Axes, and the target of each reference."""
+Row = tuple[dict[str, Any], dict[str, str]]  # axes, and the target of each reference
 
 
 @dataclass(frozen=True)
-class Placed:
-    """A run at a place of its stage's grid."""
+class Run:
+    """A run of a study; `needs` are the ids of the runs that must be done before."""
 
+    id: str  # also its folder in the store
+    verb: str
+    stage: str  # the first one with this run
+    config: dict[str, Any]  # settings that differ from their defaults; references are `@ID/path`
+    needs: tuple[str, ...]
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Point:
+    """A place in the grid of a stage, with the values of all axes; several places may share a run."""
+
+    stage: str
     axes: dict[str, Any]
     run: str
-    verb: str
-    settings: Settings
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Candidate:
 
     axes: dict[str, Any]
     target: str
+
+
+Index = dict[tuple[str, ...], list[Candidate]]  # candidates by their values on some axes
 
 
 def target_id(target: str) -> str:
@@ -55,7 +60,7 @@ def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
         last = settings.first_steps
         inner = [(step, f"/step-{step:06d}") for step in sorted(settings.save_at) if step != last]
         return [*inner, (last, "")]
-    if (ladder == "level") != settings.needs.structured and ladder == "level":
+    if ladder == "level" and not settings.needs.structured:
         raise UsageError(f"[level] opens tickets of heads and FFNs, and {settings.method} finds others.")
     rungs = settings.rungs
     if len(rungs) == 1:
@@ -66,11 +71,13 @@ def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
 class Resolver:
     """Finds the targets of references among the runs of earlier stages."""
 
-    def __init__(self, placed: Mapping[str, list[Placed]], parameters: Mapping[str, Any]) -> None:
+    def __init__(
+        self, placed: Mapping[str, list[Point]], runs: Mapping[str, Run], parameters: Mapping[str, Any]
+    ) -> None:
         self._placed = placed
+        self._runs = runs
         self._parameters = parameters
-        self._groups: dict[str, dict[tuple[str, ...], list[Candidate]]] = {}
-        self._indexes: dict[tuple[str, tuple[str, ...], tuple[str, ...]], dict[tuple[str, ...], list[Candidate]]] = {}
+        self._indexes: dict[tuple[str, tuple[str, ...]], dict[tuple[str, ...], Index]] = {}
 
     def rows(
         self, own: Mapping[str, Any], fields: Mapping[str, Any]
@@ -80,8 +87,9 @@ class Resolver:
         known = {**self._parameters, **own}
         fields = {field: _write_out(value, known) for field, value in fields.items()}
         rows: list[Row] = [(dict(own), {})]
-        for text in dict.fromkeys(_single(fields)):
-            rows = [joined for row in rows for joined in self._join(row, parse_reference(text))]
+        single = {reference.text: reference for reference, in_list in references_in(fields) if not in_list}
+        for reference in single.values():
+            rows = [joined for row in rows for joined in self._join(row, reference)]
         for axes, targets in rows:
             # The axes of earlier stages come first.
             ordered = {name: axes[name] for name in (*(name for name in axes if name not in own), *own)}
@@ -89,38 +97,25 @@ class Resolver:
 
     def _join(self, row: Row, reference: Reference) -> Iterator[Row]:
         axes, targets = row
-        found = self._matching(reference, axes)
-        if not found:
-            raise UsageError(f"{reference.text} finds no run.")
-        for candidate in found:
+        for candidate in self._matching(reference, axes):
             yield {**axes, **candidate.axes}, {**targets, reference.text: candidate.target}
 
     def _matching(self, reference: Reference, axes: Mapping[str, Any]) -> list[Candidate]:
-        """Return the candidates that agree on all shared axes."""
+        """Return the candidates that agree on all shared axes, at least one."""
         if reference.stage not in self._placed:
             raise UsageError(f"{reference.text} refers to a stage whose runs are not known before this one's.")
-        if reference.text not in self._groups:
-            groups: dict[tuple[str, ...], list[Candidate]] = {}
-            for one in _candidates(reference, self._placed[reference.stage]):
-                groups.setdefault(tuple(one.axes), []).append(one)
-            self._groups[reference.text] = groups
+        # Candidates with the same axes are indexed by their values on the shared ones, so that large grids are fast.
+        groups = self._indexes.setdefault((reference.text, tuple(axes)), {})
+        if not groups:
+            for one in _candidates(reference, self._placed[reference.stage], self._runs):
+                index = groups.setdefault(tuple(one.axes), {})
+                index.setdefault(tuple(str(one.axes[name]) for name in one.axes if name in axes), []).append(one)
         found = []
-        for names, group in self._groups[reference.text].items():
-            shared = tuple(name for name in names if name in axes)
-            index = self._index((reference.text, names, shared), group)
-            found += index.get(tuple(str(axes[name]) for name in shared), [])
+        for names, index in groups.items():
+            found += index.get(tuple(str(axes[name]) for name in names if name in axes), [])
+        if not found:
+            raise UsageError(f"{reference.text} finds no run.")
         return found
-
-    def _index(
-        self, key: tuple[str, tuple[str, ...], tuple[str, ...]], group: list[Candidate]
-    ) -> dict[tuple[str, ...], list[Candidate]]:
-        """Index candidates by their values on some axes, so that large grids are searched fast."""
-        if key not in self._indexes:
-            index: dict[tuple[str, ...], list[Candidate]] = {}
-            for one in group:
-                index.setdefault(tuple(str(one.axes[name]) for name in key[2]), []).append(one)
-            self._indexes[key] = index
-        return self._indexes[key]
 
     def _resolve(self, value: Any, targets: Mapping[str, str], axes: Mapping[str, Any]) -> Any:
         if is_reference(value):
@@ -134,14 +129,10 @@ class Resolver:
     def _gather(self, item: Any, targets: Mapping[str, str], axes: Mapping[str, Any]) -> Iterable[Any]:
         if not is_reference(item):
             return [self._resolve(item, targets, axes)]
-        reference = parse_reference(item)
-        found = list(dict.fromkeys(one.target for one in self._matching(reference, axes)))
-        if not found:
-            raise UsageError(f"{item} finds no run.")
-        return found
+        return dict.fromkeys(one.target for one in self._matching(parse_reference(item), axes))
 
 
-def _candidates(reference: Reference, placed: list[Placed]) -> Iterator[Candidate]:
+def _candidates(reference: Reference, placed: list[Point], runs: Mapping[str, Run]) -> Iterator[Candidate]:
     """Yield the targets of a reference: fixed axes removed, tickets of ladders opened, only named axes kept."""
     axes = {name for one in placed for name in one.axes}
     ladder = _ladder(reference, axes)
@@ -155,11 +146,11 @@ def _candidates(reference: Reference, placed: list[Placed]) -> Iterator[Candidat
             for name, value in one.axes.items()
             if name not in reference.fixed and (not matched or name in matched)
         }
-        for rung, folder in [(None, "")] if ladder is None else rungs_of(one.settings, ladder):
+        for rung, folder in [(None, "")] if ladder is None else rungs_of(runs[one.run].settings, ladder):
             if ladder in reference.fixed and not same(rung, reference.fixed[str(ladder)]):
                 continue
             place = kept if ladder is None or ladder in reference.fixed else {**kept, ladder: rung}
-            output = VERBS[one.verb].output
+            output = VERBS[runs[one.run].verb].output
             target = f"@{one.run}{f'/{output}' if output else ''}{folder}{reference.rest}"
             before = seen.setdefault(str(place), target)
             if matched and before != target:
@@ -180,27 +171,14 @@ def _ladder(reference: Reference, axes: set[str]) -> str | None:
     return asked[0] if asked else None
 
 
-def _single(value: Any) -> Iterator[str]:
-    """Yield references to one run, which are those outside of lists."""
-    if is_reference(value):
-        yield value
-    elif isinstance(value, Mapping):
-        for item in value.values():
-            yield from _single(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            if not is_reference(item):
-                yield from _single(item)
-
-
 def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = ()) -> Any:
     """Fill in `${...}` in references, and parameters that are references; the rest waits for further axes."""
 
     def fill_in(text: str) -> Any:
-        if not names_in(text) <= known.keys():
+        if not expressions.names_in(text) <= known.keys():
             return text
         try:
-            filled = substitute(text, known)
+            filled = expressions.substitute(text, known)
         except UsageError:  # no entry for this run, which a condition may skip; otherwise reported later
             return text
         if isinstance(filled, Mapping):  # such as a ticket for each task
@@ -209,4 +187,4 @@ def _write_out(value: Any, known: Mapping[str, Any], inside: tuple[str, ...] = (
             return _write_out(filled, known, (*inside, text))
         return filled if is_reference(filled) else text
 
-    return map_strings(value, fill_in)
+    return expressions.map_strings(value, fill_in)

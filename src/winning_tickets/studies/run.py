@@ -15,16 +15,15 @@ from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.engines import Engine
 from winning_tickets.studies.expressions import map_strings
-from winning_tickets.studies.plan import Plan, Run
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.references import Run
 from winning_tickets.studies.status import Estimator, blocked_by
 from winning_tickets.studies.text import duration
-from winning_tickets.studies.worker import TINY, Job, Outcome
+from winning_tickets.studies.worker import TINY, Job, JobOutcome
 
 State = Literal["waiting", "ready", "running", "done", "failed"]
-MAX_LOSSES = 3
-"""Number of dead workers after which a run counts as failed."""
-CLAIMED_SECONDS = 2.0
-"""Time between two attempts to claim a run of another process."""
+MAX_LOSSES = 3  # number of dead workers after which a run counts as failed
+CLAIMED_SECONDS = 2.0  # time between two attempts to claim a run of another process
 WAIT_SECONDS = 1.0
 
 
@@ -37,12 +36,10 @@ class Progress:
     losses: Counter[str] = field(default_factory=Counter)
 
     def count(self, state: State) -> int:
-        """Return the number of runs in a state."""
         return sum(one == state for one in self.states.values())
 
 
-Watch = Callable[[Progress, Run, Outcome], None]
-"""Callback for each run that has ended."""
+Watch = Callable[[Progress, Run, JobOutcome], None]  # callback for each run that has ended
 
 
 def run_study(
@@ -53,24 +50,12 @@ def run_study(
     retry_failed: bool = False,
     watch: Watch | None = None,
 ) -> dict[str, Any]:
-    """Do all runs of a study that are not done.
+    """Do all runs of a study that are not done; processes with the same store share the work.
 
-    The error of a failed run is stored, the runs that need it are blocked, and all others continue. Several processes
-    may run studies in one store at the same time, and share the work.
-
-    Args:
-        plan: runs of the study.
-        store: where they are stored.
-        engine: does the runs; it is closed at the end.
-        runtime: device and precision of each run.
-        retry_failed: try failed runs again.
-        watch: called for each run that has ended.
+    The error of a failed run is stored, the runs that need it are blocked, and all others continue.
 
     Returns:
         `runs`, `done`, `failed` (id -> error), `blocked` (id -> the failed run it waits for), `finished_now`.
-
-    Raises:
-        Interrupted: Ctrl-C or SIGTERM; runs that train wrote a checkpoint.
     """
     driver = _Driver(plan, store, engine, runtime or Runtime(quiet=True), watch)
     try:
@@ -110,7 +95,6 @@ class _Driver:
         self.stopping = False
 
     def begin(self, retry_failed: bool) -> None:
-        """Set the states of all runs from the store."""
         states = self.progress.states
         for run in self._plan.runs.values():
             status = self._store.status(run.id)
@@ -129,7 +113,6 @@ class _Driver:
                 self._make_ready(run.id)
 
     def work(self) -> None:
-        """Work until no run is left that can be done."""
         while self._ready or self._claimed or self.progress.count("running"):
             # Try runs of other processes again after a while, then fill the engine.
             now = time.monotonic()
@@ -144,8 +127,7 @@ class _Driver:
             elif not self._ready or not self._engine.free():
                 time.sleep(WAIT_SECONDS / 10)
 
-    def note(self, outcome: Outcome) -> None:
-        """Update the states after a job."""
+    def note(self, outcome: JobOutcome) -> None:
         run, states = self._plan.runs[outcome.run], self.progress.states
         # A dead worker, or one that somebody else stopped, costs an attempt.
         if outcome.kind == "lost" or (outcome.kind == "stopped" and not self.stopping):
@@ -172,7 +154,6 @@ class _Driver:
             self._watch(self.progress, run, outcome)
 
     def summary(self) -> dict[str, Any]:
-        """Return the result of `run_study`."""
         states = self.progress.states
         failed = [run for run, state in states.items() if state == "failed"]
         kept = {run: (self._store.record(run).error or {}).get("message") for run in failed}
@@ -221,7 +202,7 @@ _AGAIN_SECONDS, _SHARE = 30.0, 20.0
 """An estimate reads the whole store, so it is repeated after 30 seconds, or after 20 times its duration if sooner."""
 
 
-class Lines:
+class ProgressLines:
     """Writes a line of progress for each run that has ended."""
 
     def __init__(self, plan: Plan, store: Store, workers: int, stream: TextIO) -> None:
@@ -231,10 +212,9 @@ class Lines:
         self._stream = stream
         self._made = self._again = self._seconds = 0.0
 
-    def __call__(self, progress: Progress, run: Run, outcome: Outcome) -> None:
-        """Write a line, but not for a run of another process."""
+    def __call__(self, progress: Progress, run: Run, outcome: JobOutcome) -> None:
         if outcome.kind == "claimed":
-            return
+            return  # a run of another process
         counts = f"{progress.count('done')}/{len(self._plan.runs)} done"
         failed = progress.count("failed")
         extra = f", {failed} failed" if failed else ""

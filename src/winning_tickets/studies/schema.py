@@ -13,112 +13,67 @@ from winning_tickets.config import Settings
 
 SCALES = ("smoke", "small", "paper")
 """`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper."""
-PAPERS = ("tamt", "tamt-submission", "bert-tickets", "super-tickets")
 
 VerbName = Literal[
     "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse"
 ]
-LOG = "log."
-"""Start of the path of a value in the records of a run's log."""
+LOG = "log."  # start of the path of a value in the records of a run's log
 Condition = dict[str, Any]
 """Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`; all entries must hold."""
 
 
 class Stage(Settings):
-    """Runs of one verb.
-
-    Attributes:
-        settings: `with`: settings of the verb. Strings may contain `${parameter}` or `${axis}`, or be references such
-            as `@search`.
-        over: axes whose product gives the runs: name -> list of values, or mapping of label -> settings.
-        label: axes that only the report sees, such as `{method: dense}`; each value of a list is a place of its own.
-        skip: runs that match any of these conditions are skipped; a list, or a parameter that is one.
-        only: if given, runs that match none of these conditions are skipped.
-        when: false skips the stage; a parameter, so that only some scales have the stage.
-    """
+    """Runs of one verb; the axes of `label` are for the report only."""
 
     verb: VerbName
-    settings: dict[str, Any] = Field(default_factory=dict, alias="with")
-    over: dict[str, Any] = Field(default_factory=dict)
+    settings: dict[str, Any] = Field(default_factory=dict, alias="with")  # of the verb; may hold `${name}` and `@stage`
+    over: dict[str, Any] = Field(default_factory=dict)  # values, or label -> settings
     label: dict[str, str | int | float | tuple[str | int | float, ...]] = Field(default_factory=dict)
-    skip: tuple[Condition, ...] | str = ()
-    only: tuple[Condition, ...] | str = ()
-    when: str | bool = True
+    skip: tuple[Condition, ...] | str = ()  # runs that match any of these
+    only: tuple[Condition, ...] | str = ()  # if given, runs that match none are skipped
+    when: str | bool = True  # false skips the stage
 
 
 class Value(Settings):
-    """A number of each run of a stage.
-
-    `value` is a dotted path into `result.json`, which may contain `${axis}`; or `score` or `score.best`, the primary
-    metric of the task; or `run.seconds`; or `log.` and a path into each record of `metrics.jsonl`, by the axis `step`.
-
-    Attributes:
-        where: only runs that match one of these conditions; of a `level` and of a table's `values`.
-        name: of a `level`; by default the stage.
-    """
+    """A number of each run of a stage."""
 
     stage: str
-    value: str = "score"
-    where: tuple[Condition, ...] = ()
-    name: str | None = None
+    value: str = "score"  # a dotted path into `result.json`, `score`, `score.best`, `run.seconds` or `log.` and a path
+    where: tuple[Condition, ...] = ()  # of a `level` and of `values`: only runs that match one of these
+    name: str | None = None  # of a `level`; by default the stage
 
 
-class Table(Settings):
-    """A table of mean ± deviation.
-
-    Attributes:
-        stage: stages whose results are read.
-        columns: axis of the columns; None if `values` gives them.
-        values: name -> path of a value, or a value of another stage; several values give a column each.
-        where: only runs that match one of these conditions.
-        average: axes that are averaged first, for each seed; cells without all of them are empty.
-        mean_column: heading of a column with the mean of each row.
-        best: value of each column that is set in bold.
-        statistic: `mean` with deviation, or `median`, `best` or `std` alone.
-        note: text below the table.
-    """
+class StudyTable(Settings):
+    """A table of mean ± deviation."""
 
     title: str = ""
     stage: str | tuple[str, ...]
     rows: tuple[str, ...]
-    columns: str | None = None
+    columns: str | None = None  # axis of the columns; None if `values` gives them
     values: dict[str, str | Value] = Field(default={"score": "score"})
-    where: tuple[Condition, ...] = ()
-    average: tuple[str, ...] = ()
-    mean_column: str | None = None
-    best: Literal["max", "min"] | None = "max"
+    where: tuple[Condition, ...] = ()  # only runs that match one of these
+    average: tuple[str, ...] = ()  # axes that are averaged first, for each seed
+    mean_column: str | None = None  # heading of a column with the mean of each row
+    best: Literal["max", "min"] | None = "max"  # set in bold in each column
     statistic: Literal["mean", "median", "best", "std"] = "mean"
     note: str = ""
 
 
 class Figure(Settings):
-    """A figure.
-
-    Attributes:
-        stage: stages whose results are read if `x` or `y` names none.
-        x: an axis, or a value; the columns of a heatmap.
-        y: path of a value, or a value of another stage; the color of a heatmap.
-        series: axis of the lines, bars or colors; the rows of a heatmap.
-        panels: axis with a panel for each value.
-        error: band or bar around the mean over the remaining axes.
-        level: stages, or values of them, drawn as a horizontal line, such as the dense model.
-        reach: a score, a series (its best mean) or a stage of `level`; the first x at which each line reaches it is
-            reported.
-        note: text below the figure.
-    """
+    """A figure."""
 
     title: str = ""
     kind: Literal["line", "bar", "scatter", "heatmap"]
-    stage: str | tuple[str, ...] | None = None
-    x: str | Value
-    y: str | Value = "score"
-    series: str | None = None
-    panels: str | None = None
+    stage: str | tuple[str, ...] | None = None  # if `x` or `y` names none
+    x: str | Value  # the columns of a heatmap
+    y: str | Value = "score"  # the color of a heatmap
+    series: str | None = None  # axis of the lines or bars; the rows of a heatmap
+    panels: str | None = None  # axis with a panel for each value
     where: tuple[Condition, ...] = ()
     average: tuple[str, ...] = ()
-    error: Literal["std", "interval"] | None = "std"
-    level: tuple[str | Value, ...] = ()
-    reach: str | float | None = None
+    error: Literal["std", "interval"] | None = "std"  # band or bar around the mean
+    level: tuple[str | Value, ...] = ()  # stages or values drawn as a horizontal line
+    reach: str | float | None = None  # a score, a series or a stage of `level` that the lines are to reach
     x_label: str | None = None
     y_label: str | None = None
     note: str = ""
@@ -140,16 +95,8 @@ class Correlation(Settings):
     sign: Literal["positive", "negative"]
 
 
-class Claim(Settings):
-    """A finding of the paper; exactly one of `better`, `not_worse` and `correlates` tests it.
-
-    Attributes:
-        margin: of `not_worse`: the largest accepted loss, as a fraction.
-        lower_is_better: of `value`, as for a loss.
-        pair_by: axes that pair the runs of both groups.
-        average: axes that are averaged in each pair first.
-        where: only runs of `stage` that match one of these conditions.
-    """
+class StudyClaim(Settings):
+    """A finding of the paper; exactly one of `better`, `not_worse` and `correlates` tests it."""
 
     text: str
     stage: str | tuple[str, ...] | None = None
@@ -157,14 +104,14 @@ class Claim(Settings):
     better: Comparison | None = None
     not_worse: Comparison | None = None
     correlates: Correlation | None = None
-    margin: float = Field(default=0.01, ge=0)
-    lower_is_better: bool = False
-    pair_by: tuple[str, ...] = ()
-    average: tuple[str, ...] = ()
-    where: tuple[Condition, ...] = ()
+    margin: float = Field(default=0.01, ge=0)  # of `not_worse`: the largest accepted loss
+    lower_is_better: bool = False  # as for a loss
+    pair_by: tuple[str, ...] = ()  # axes that pair the runs of both groups
+    average: tuple[str, ...] = ()  # axes that are averaged in each pair first
+    where: tuple[Condition, ...] = ()  # only runs of `stage` that match one of these
 
     @model_validator(mode="after")
-    def _one_test(self) -> Claim:
+    def _one_test(self) -> StudyClaim:
         given = [name for name in ("better", "not_worse", "correlates") if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"give exactly one of better, not_worse and correlates, found {given or 'none'}")
@@ -174,42 +121,30 @@ class Claim(Settings):
 
 
 class Published(BaseModel):  # `Settings` has an `of` of its own
-    """A number of the paper, as a fraction (84.5 is 0.845), at a row and column of a table or figure.
-
-    The labels of several row axes are joined by ` / `; in a figure the row is a series and the column a value of x.
-    """
+    """A number of the paper, as a fraction (84.5 is 0.845), at a row and column of a table or figure."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     of: str
-    row: str | int | float
-    column: str | int | float
+    row: str | int | float  # labels of several axes joined by ` / `; in a figure the series
+    column: str | int | float  # in a figure the value of x
     value: float
     std: float | None = None
 
 
 class Study(Settings):
-    """A grid of runs, and the tables, figures and claims of its report.
-
-    Attributes:
-        base: recipe whose `needs`, `parameters`, `scales` and `stages` this study starts from; already merged.
-        paper: one of `PAPERS`; None for a user's study.
-        needs: parameter -> description of what the user provides; a path is checked before any run.
-        parameters: values for all scales; those of a scale win.
-        scales: `smoke`, `small`, `paper` -> values of parameters.
-        published: numbers of the paper's text.
-    """
+    """A grid of runs, and the tables, figures and claims of its report."""
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
     title: str
-    base: str | None = None
+    base: str | None = None  # recipe that this study starts from; already merged
     paper: Literal["tamt", "tamt-submission", "bert-tickets", "super-tickets"] | None = None
     shows: str = ""
-    needs: dict[str, str] = Field(default_factory=dict)
-    parameters: dict[str, Any] = Field(default_factory=dict)
+    needs: dict[str, str] = Field(default_factory=dict)  # parameter -> what the user provides
+    parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; those of a scale win
     scales: dict[Literal["smoke", "small", "paper"], dict[str, Any]]
     stages: dict[str, Stage] = Field(min_length=1)
-    tables: dict[str, Table] = Field(default_factory=dict)
+    tables: dict[str, StudyTable] = Field(default_factory=dict)
     figures: dict[str, Figure] = Field(default_factory=dict)
-    claims: dict[str, Claim] = Field(default_factory=dict)
-    published: tuple[Published, ...] = ()
+    claims: dict[str, StudyClaim] = Field(default_factory=dict)
+    published: tuple[Published, ...] = ()  # numbers of the paper

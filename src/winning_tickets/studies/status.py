@@ -23,7 +23,8 @@ from winning_tickets.data.corpora import HUB_CORPORA, PYDOCS_PARTS
 from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import is_reference
-from winning_tickets.studies.plan import Plan, Run
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
 
 _FOLDERS = ("data_dir", "importance_from")
@@ -31,11 +32,10 @@ _FILES = ("task_file", "train_file", "validation_file", "pairs_file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
 """Settings that name tickets, runs and models; they may be names of the hub."""
 
-Place = tuple[str, str]
-"""A setting and its value."""
+Place = tuple[str, str]  # a setting and its value
 
 
-def problems_of(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
+def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
     """Return everything that is missing on this machine for the runs that are not done."""
     absent = _absent(plan.runs.values())
     if absent:  # data of finished runs may be gone
@@ -138,8 +138,7 @@ EXAMPLES = {
 }
 """Training examples by task."""
 _BATCH, _LENGTH, _EPOCHS, _EVALUATED_TOKENS = 32, 128, 3.0, 300_000
-_FORWARD = 1 / 3
-"""Share of the forward pass in a step."""
+_FORWARD = 1 / 3  # share of the forward pass in a step
 _FIXED_SECONDS = 5.0
 _RESULT_BYTES = 30_000
 _INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
@@ -275,7 +274,8 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
     """
     # The state of each run; runs that wait for a failed one are blocked.
     records = {record.id: record for record in store.records()} if store.exists() else {}
-    states = {run: _state(records[run].status if run in records else "absent") for run in plan.runs}
+    found = {run: records[run].status if run in records else "absent" for run in plan.runs}
+    states = {run: status if status in STATES else "to do" for run, status in found.items()}
     failed = [run for run, state in states.items() if state == "failed"]
     blocked = {run: why for run, why in blocked_by(plan, failed).items() if states[run] == "to do"}
     states |= dict.fromkeys(blocked, "blocked")
@@ -294,15 +294,11 @@ def study_status(plan: Plan, store: Store, workers: int = 1) -> dict[str, Any]:
         "failed_runs": {run: (records[run].error or {}).get("message", "") for run in failed},
         "blocked_runs": blocked,
         "running_runs": [run for run, state in states.items() if state == "running"],
-        "problems": problems_of(plan, lambda run: states[run] == "done"),
+        "problems": list_problems(plan, lambda run: states[run] == "done"),
         "estimate": Estimator(plan, records).estimate(left, workers),
     }
 
 
-def _state(status: str) -> str:
-    return status if status in ("done", "running", "failed") else "to do"
-
-
 def _counts(states: Iterable[str]) -> dict[str, int]:
-    found = Counter(states)
-    return {state.replace(" ", "_"): found[state] for state in STATES}
+    numbers = Counter(states)
+    return {state.replace(" ", "_"): numbers[state] for state in STATES}

@@ -1,4 +1,4 @@
-"""Plans, progress and lists of studies as text, and lists of recipes and studies."""
+"""Text of `tickets study plan`, `status`, `run` and `list` and of `tickets recipes`; lists of recipes and studies."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def studies_text(studies: list[dict[str, Any]], store: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return `40 s`, `12 min`, `3.5 h` or `2.1 days`."""
+    """Return `40 s`, `12 min`, `3.5 h` or `3 days`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     if seconds < 90 * 60:
@@ -81,7 +81,6 @@ def _head(result: dict[str, Any]) -> str:
 
 
 def _table(result: dict[str, Any]) -> list[str]:
-    """Return one line per stage."""
     names = ["stage", "runs", *STATES]
     rows = [
         [name, *(str(counts[key.replace(" ", "_")]) for key in names[1:])] for name, counts in result["stages"].items()

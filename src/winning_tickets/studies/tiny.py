@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast, RobertaConfig
 from transformers.utils import logging as transformers_logging
 
-from winning_tickets.data.glue import LAYOUTS, Layout
+from winning_tickets.data.glue import LAYOUTS, GlueLayout
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import unknown
@@ -63,7 +63,6 @@ def _roberta(folder: Path) -> None:
 
 
 def _model(folder: Path, config: BertConfig | RobertaConfig, seed: int) -> None:
-    """Save a model with an MLM head and its tokenizer."""
     config.initializer_range = 0.3  # larger than usual, so that pruning changes the outputs visibly
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
@@ -126,7 +125,6 @@ def _glue(folder: Path) -> None:
 
 
 def _rows(task: Task, count: int, offset: int) -> Iterable[tuple[list[str], str]]:
-    """Yield the texts and label of each row."""
     for row in range(count):
         subject = (row + offset) % len(SUBJECTS)
         texts = [
@@ -139,7 +137,7 @@ def _rows(task: Task, count: int, offset: int) -> Iterable[tuple[list[str], str]
             yield texts, task.labels[subject % len(task.labels)]
 
 
-def _tsv(layout: Layout, rows: Iterable[tuple[list[str], str]]) -> str:
+def _tsv(layout: GlueLayout, rows: Iterable[tuple[list[str], str]]) -> str:
     header = layout.header or (*layout.texts, layout.label)
     lines = [] if layout.header else ["\t".join(header)]
     for texts, label in rows:
@@ -148,7 +146,7 @@ def _tsv(layout: Layout, rows: Iterable[tuple[list[str], str]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _jsonl(layout: Layout, rows: Iterable[tuple[list[str], str]]) -> str:
+def _jsonl(layout: GlueLayout, rows: Iterable[tuple[list[str], str]]) -> str:
     objects = (dict(zip(layout.texts, texts, strict=True)) | {layout.label: label} for texts, label in rows)
     return "".join(json.dumps(one) + "\n" for one in objects)
 

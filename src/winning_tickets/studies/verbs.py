@@ -47,7 +47,6 @@ class CompareConfig(Settings):
 
     @property
     def tickets(self) -> tuple[str, ...]:
-        """Return all tickets that are compared."""
         return (*(one for one in (self.reference, self.target) if one is not None), *self.targets)
 
 
@@ -62,32 +61,22 @@ class AnalyseConfig(Settings):
 
 
 @dataclass(frozen=True)
-class Verb:
-    """A verb of studies.
+class StudyVerb:
+    """A verb of studies."""
 
-    Attributes:
-        config: module and class of its settings.
-        function: module and function, or table of functions.
-        words: settings in the readable part of a run id.
-        writes: the function stores its result in a directory; otherwise the worker stores what it returns.
-        output: path inside a run's folder that a reference stands for.
-    """
-
-    config: str
-    function: str
-    words: tuple[str, ...]
-    writes: bool = True
-    output: str = ""
+    config: str  # module and class of its settings
+    function: str  # module and function, or table of functions
+    words: tuple[str, ...]  # settings in the readable part of a run id
+    writes: bool = True  # the function stores its result; otherwise the worker does
+    output: str = ""  # path inside a run's folder that a reference stands for
 
     @property
     def settings(self) -> type[Settings]:
-        """Return the class of the settings."""
         found: type[Settings] = _attribute(self.config)
         return found
 
     @property
     def call(self) -> Any:
-        """Return the function, whose module is imported now."""
         return _attribute(self.function)
 
 
@@ -97,27 +86,29 @@ def _attribute(name: str) -> Any:
     return getattr(import_module(f"winning_tickets.{module}"), attribute)
 
 
-VERBS: dict[str, Verb] = {
-    "fit-head": Verb("config:FitHeadConfig", "finetuning.fit_head:fit_head", ("steps", "seed")),
-    "search": Verb(
+VERBS: dict[str, StudyVerb] = {
+    "fit-head": StudyVerb("config:FitHeadConfig", "finetuning.fit_head:fit_head", ("steps", "seed")),
+    "search": StudyVerb(
         "config:SearchConfig",
         "pruning.search:search_all",
         ("method", "objective", "tasks", "sparsity", "level", "seed"),
     ),
-    "evaluate": Verb("config:EvaluateConfig", "analysis.evaluate:evaluate", ("objectives",), writes=False),
-    "transfer": Verb("config:TransferConfig", "finetuning.transfer:transfer", ("task", "seeds")),
-    "share": Verb("config:ShareConfig", "finetuning.sharing:share", ("tasks", "seeds")),
-    "super": Verb(
+    "evaluate": StudyVerb("config:EvaluateConfig", "analysis.evaluate:evaluate", ("objectives",), writes=False),
+    "transfer": StudyVerb("config:TransferConfig", "finetuning.transfer:transfer", ("task", "seeds")),
+    "share": StudyVerb("config:ShareConfig", "finetuning.sharing:share", ("tasks", "seeds")),
+    "super": StudyVerb(
         "config:SuperConfig", "finetuning.super_ticket:super_ticket", ("fine_tuning.task", "fine_tuning.seeds")
     ),
-    "export": Verb("studies.verbs:ExportConfig", "deploy.export:export", ("format",), writes=False, output="model"),
-    "measure": Verb("studies.verbs:MeasureConfig", "deploy.measure:measure", (), writes=False),
-    "compare": Verb("studies.verbs:CompareConfig", "tickets.overlap:compare", (), writes=False),
-    "analyse": Verb("studies.verbs:AnalyseConfig", "analysis.kinds:ANALYSES", ("kind",), writes=False),
+    "export": StudyVerb(
+        "studies.verbs:ExportConfig", "deploy.export:export", ("format",), writes=False, output="model"
+    ),
+    "measure": StudyVerb("studies.verbs:MeasureConfig", "deploy.measure:measure", (), writes=False),
+    "compare": StudyVerb("studies.verbs:CompareConfig", "tickets.overlap:compare", (), writes=False),
+    "analyse": StudyVerb("studies.verbs:AnalyseConfig", "analysis.kinds:ANALYSES", ("kind",), writes=False),
 }
 
 
-def verb_named(name: str) -> Verb:
+def verb_named(name: str) -> StudyVerb:
     """Return an entry of `VERBS`."""
     if name not in VERBS:
         raise unknown("verb", name, VERBS)

@@ -22,8 +22,7 @@ from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
 
 Kind = Literal["done", "failed", "claimed", "stopped", "lost"]
-TINY = "tiny:"
-"""Prefix of models and data that are generated in the store."""
+TINY = "tiny:"  # prefix of models and data that are generated in the store
 _FURTHER_PATHS = {"gain": ("baseline", "dense"), "winning": ("dense",)}
 """Further arguments of analyses, after the paths."""
 
@@ -36,12 +35,10 @@ class _Line:
     """A dataclass that is sent to another process as one line of JSON."""
 
     def line(self) -> str:
-        """Return the fields as one line of text."""
         return json.dumps(asdict(self))  # type: ignore[call-overload]
 
     @classmethod
     def of_line(cls, line: str) -> Self:
-        """Return the object of one line of text."""
         return cls(**json.loads(line))
 
 
@@ -57,22 +54,15 @@ class Job(_Line):
 
 
 @dataclass(frozen=True)
-class Outcome(_Line):
-    """The end of a job.
-
-    Attributes:
-        run: id of the run.
-        kind: `done`, `failed` (the store has the error), `claimed` (another process has the run), `stopped` (it
-            resumes later) or `lost` (its worker died).
-        message: in words; empty if done.
-    """
+class JobOutcome(_Line):
+    """The end of a job. `claimed`: another process has it; `stopped`: it resumes later; `lost`: its worker died."""
 
     run: str
     kind: Kind
     message: str = ""
 
 
-def perform(job: Job) -> Outcome:
+def perform(job: Job) -> JobOutcome:
     """Do a run unless it is done or has failed; only a stop is raised, an error goes to the store."""
     try:
         store = Store(job.store)
@@ -80,7 +70,7 @@ def perform(job: Job) -> Outcome:
             status = store.status(job.run)
             if status == "failed":  # in another process meanwhile
                 kept = store.record(job.run).error or {}
-                return Outcome(job.run, "failed", str(kept.get("message", "")))
+                return JobOutcome(job.run, "failed", str(kept.get("message", "")))
             if status != "done":
                 try:
                     execute(job, store)
@@ -89,18 +79,18 @@ def perform(job: Job) -> Outcome:
                 except Exception as error:  # any error ends this run only
                     store.fail(job.run, error)
                     message = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
-                    return Outcome(job.run, "failed", message)
+                    return JobOutcome(job.run, "failed", message)
             # A result is recorded only by the process that still holds the run.
             if not claim.is_held():
-                return Outcome(job.run, "claimed", "Another process took this run over.")
+                return JobOutcome(job.run, "claimed", "Another process took this run over.")
             store.seal(job.run)
-            return Outcome(job.run, "done")
+            return JobOutcome(job.run, "done")
     except ClaimedError as error:
-        return Outcome(job.run, "claimed", str(error))
+        return JobOutcome(job.run, "claimed", str(error))
     except Interrupted:
         raise
     except TicketsError as error:  # the store itself: a full disk, a foreign folder
-        return Outcome(job.run, "failed", str(error))
+        return JobOutcome(job.run, "failed", str(error))
 
 
 def execute(job: Job, store: Store) -> None:
@@ -199,14 +189,14 @@ def main() -> int:
     return 0
 
 
-def perform_or_stop(job: Job) -> Outcome:
+def perform_or_stop(job: Job) -> JobOutcome:
     """Do a run; a stop is an outcome too."""
     try:
         return perform(job)
     except Interrupted as error:
-        return Outcome(job.run, "stopped", str(error))
+        return JobOutcome(job.run, "stopped", str(error))
     except (Stopped, KeyboardInterrupt):
-        return Outcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
+        return JobOutcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
 
 
 def _read(jobs: queue.Queue[str | None]) -> None:

@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor, nn
 
-from winning_tickets.models.loading import ModelNotFound, base_hash, weight_hashes
+from winning_tickets.models.loading import base_hash, weight_hashes
 from winning_tickets.models.structure import Structure
 from winning_tickets.runs.directory import missing, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError, explain
@@ -39,35 +39,20 @@ class BaseModelInfo(BaseModel):
             name=name, revision=revision, layers=layers, model_type=model_type, hash=base_hash(tensors), tensors=tensors
         )
 
-    def not_found(
-        self, ticket: str, error: ModelNotFound, advice: str = "Say where it is now with --base."
-    ) -> UsageError:
-        """Return the error for weights that are not where their ticket says."""
-        return UsageError(
-            f"The base model of the ticket {ticket} was {self.name}, and it was not found. {advice} {error}"
-        )
-
 
 class TicketInfo(BaseModel):
-    """Provenance of a ticket.
-
-    Attributes:
-        config: the resolved settings of the search.
-        scores_from: the weights or training state its scores came from, where that is another one.
-        parents: ids of the tickets it was derived from.
-        step: training step at which it was taken, where there was training.
-    """
+    """Provenance of a ticket."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: str
     scope: str
-    config: dict[str, Any]
+    config: dict[str, Any]  # the resolved settings of the search
     applies_to: BaseModelInfo
-    scores_from: str | None = None
-    parents: tuple[str, ...] = ()
+    scores_from: str | None = None  # the weights or training state its scores came from, where that is another one
+    parents: tuple[str, ...] = ()  # ids of the tickets it was derived from
     seed: int | None = None
-    step: int | None = None
+    step: int | None = None  # of the training, where there was some
     versions: dict[str, str] = {}
 
 

@@ -30,15 +30,13 @@ class MaskedWeights:
     """The dense weights W of some matrices (parameters, or parts of fused ones) and the parameters that hold W * M.
 
     Data is always written in place: rebinding `p.data` is silently ignored by sharded models.
-
-    Attributes:
-        parameters: the parameter that holds each matrix; several matrices may share one.
     """
 
     def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
         parameters = dict(encoder.named_parameters())
         views = {name: rows_here(view) for name, view in prunable_views(encoder, names).items()}
         self._parts = {name: split_name(name) for name in names}
+        # Several matrices may share a parameter.
         self.parameters: dict[str, nn.Parameter] = {n: parameters[part.parameter] for n, part in self._parts.items()}
         self.dense_weights: dict[str, Tensor] = {name: view.clone() for name, view in views.items()}
         self.masks: dict[str, Tensor] = {
@@ -95,7 +93,13 @@ def modes(model: nn.Module, training: bool) -> Iterator[None]:
 class Held:
     """A ticket that is held on a model: its pruned weights stay zero. `remove()` ends that; the zeros stay."""
 
-    def __init__(self, model: Any, ticket: Ticket, allow_other_weights: bool = False) -> None:
+    def __init__(
+        self,
+        model: Any,
+        ticket: Ticket,
+        allow_other_weights: bool = False,
+        optimizer: torch.optim.Optimizer | None = None,
+    ) -> None:
         ticket.apply_(model, allow_other_weights)
         parameters = dict(model.base_model.named_parameters())
         self._handles: list[RemovableHandle] = []
@@ -106,10 +110,8 @@ class Held:
             self._masked.append((parameter, mask))
             if parameter.requires_grad:
                 self._handles.append(parameter.register_post_accumulate_grad_hook(mask_gradient(mask)))
-
-    def attach(self, optimizer: torch.optim.Optimizer) -> None:
-        """Zero the pruned weights again after each step of an optimizer, whatever it did to them."""
-        self._handles.append(optimizer.register_step_post_hook(lambda *_: self.zero_()))
+        if optimizer is not None:
+            self._handles.append(optimizer.register_step_post_hook(lambda *_: self.zero_()))
 
     @torch.no_grad()
     def zero_(self) -> None:
@@ -158,10 +160,7 @@ def hold(
         >>> optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
         >>> held = hold(model, Ticket.from_pretrained("runs/kd60"), optimizer)
     """
-    held = Held(model, ticket, allow_other_weights)
-    if optimizer is not None:
-        held.attach(optimizer)
-    return held
+    return Held(model, ticket, allow_other_weights, optimizer)
 
 
 class TicketCallback(TrainerCallback):  # type: ignore[misc]

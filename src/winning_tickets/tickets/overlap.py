@@ -21,21 +21,13 @@ AVERAGES: tuple[Average, ...] = ("pooled", "matrix")
 
 @dataclass(frozen=True)
 class Overlap:
-    """Counts of kept weights of two masks over the same `total` weights; overlaps of several matrices add up.
+    """Counts of kept weights of two masks over the same `total` weights; overlaps of several matrices add up."""
 
-    Attributes:
-        both: kept by both.
-        first: kept by the first.
-        second: kept by the second.
-        total: weights in all.
-        chance_both: expected number kept by both, were the masks independent with the same density in each matrix.
-    """
-
-    both: int
+    both: int  # kept by both
     first: int
     second: int
     total: int
-    chance_both: float
+    chance_both: float  # expected, were the masks independent with the same density in each matrix
 
     @property
     def kept(self) -> float:

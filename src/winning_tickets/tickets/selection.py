@@ -140,18 +140,18 @@ def keep_top(
             masks[name] = keep_in_groups(values.detach().reshape(-1, size), left, ties).view(values.shape)
         return masks
     for group in groups_of(tuple(scores), ranking):
-        flat = [scores[name].detach().reshape(-1) for name in group]
-        # A single matrix is not copied; ties are broken by the weights of the same group.
-        joined = _joined(flat)
-        ties = None if weights is None else _joined([weights[name].detach().reshape(-1) for name in group])
+        joined = _join(scores, group)
+        ties = None if weights is None else _join(weights, group)
         kept = _keep_flat(joined, pruned_count(joined.numel(), sparsity, rounding), ties)
-        for name, part in zip(group, torch.split(kept, [f.numel() for f in flat]), strict=True):
+        for name, part in zip(group, torch.split(kept, [scores[name].numel() for name in group]), strict=True):
             masks[name] = (part if len(group) == 1 else part.clone()).reshape(scores[name].shape)
     return masks
 
 
-def _joined(parts: Sequence[Tensor]) -> Tensor:
-    return parts[0] if len(parts) == 1 else torch.cat(list(parts))
+def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
+    """Return the entries of tensors in one flat tensor; a single one is not copied."""
+    parts = [tensors[name].detach().reshape(-1) for name in names]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
@@ -184,14 +184,11 @@ def _strongest(weights: Tensor | None, tied: Tensor, count: int) -> Tensor:
 
 
 def kth_smallest(values: Tensor, k: int) -> float:
-    """Return the exact k-th smallest of values `(n,)`, k from 1 to n.
-
-    numpy's vectorized partition is 12 times faster than `kthvalue` on a CPU. Among many values only those near the
-    place that a sample suggests are partitioned; where the sample misleads, all of them.
-    """
+    """Return the exact k-th smallest of values `(n,)`, k from 1 to n."""
     exact = values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
     if values.device.type != "cpu":
         return float(exact.kthvalue(k).values)
+    # numpy's partition is 12 times faster than `kthvalue` on a CPU, and faster still on the values that a sample names.
     if len(exact) >= _MANY:
         low, high = _bracket(exact.numpy(), k)
         below, inside = between(exact, low, high)
@@ -216,12 +213,7 @@ def _bracket(values: np.ndarray[Any, Any], k: int) -> tuple[float, float]:
 
 
 def keep_in_groups(scores: Tensor, keep: int, weights: Tensor | None = None) -> Tensor:
-    """Keep the `keep` highest scores of each row of a matrix of groups.
-
-    Args:
-        scores: `(groups, size)` float.
-        weights: same shape; the larger absolute weight survives among equal scores, then the lower index.
-    """
+    """Keep the `keep` highest scores of each row `(groups, size)`; of equal ones the larger weight, then the first."""
     size = scores.shape[1]
     if keep == size:
         return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
@@ -296,11 +288,9 @@ def adapted(half_width: float, share: float) -> float:
 
 
 class BandSelector:
-    """Exact selection for scores that move a little every step.
+    """Exact selection for scores that move a little every step: the masks of `keep_top`, tie for tie.
 
-    The last threshold is nearly right, so the entries below a narrow band around it are only counted, and the exact
-    value is searched among the few inside. Where the band misses, the whole group is searched. The masks are those
-    of `keep_top`, tie for tie. `count` entries of the group are pruned.
+    The last threshold is nearly right, so the exact one is searched among the few entries in a narrow band around it.
     """
 
     def __init__(self, count: int) -> None:

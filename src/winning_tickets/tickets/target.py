@@ -24,12 +24,7 @@ class Target:
 
     @classmethod
     def find(cls, name: str, base: str | None = None, revision: str | None = None, layers: int | None = None) -> Target:
-        """Open a ticket folder, or take the name as a model's hub id, folder or `builtin:...`.
-
-        Args:
-            base: path of a ticket's base model, where it has moved.
-            layers: first layers of a dense model; a ticket brings its own number.
-        """
+        """Open a ticket folder (`base`: its base model, where that moved), or take the name as that of a model."""
         if not is_ticket(name):
             if base is not None:
                 raise UsageError(f"--base goes with a ticket, and {name} is not one.")
@@ -41,11 +36,13 @@ class Target:
             )
         return cls(name, ticket, base or ticket.base.name, revision or ticket.base.revision, ticket.base.layers)
 
-    def load(self, head: Head = "none", **options: Any) -> PLM:
-        """Load the (base) model, dense."""
+    def load(self, head: Head = "none", advice: str = "Say where it is now with --base.", **options: Any) -> PLM:
+        """Load the (base) model, dense; `advice` is for the message where a ticket's base is not found."""
         try:
             return load_plm(self.model, head=head, revision=self.revision, layers=self.layers, **options)
         except ModelNotFound as error:
             if self.ticket is None or self.model != self.ticket.base.name:
                 raise
-            raise self.ticket.base.not_found(self.name, error) from error
+            raise UsageError(
+                f"The base model of the ticket {self.name} was {self.model}, and it was not found. {advice} {error}"
+            ) from error

@@ -19,24 +19,13 @@ from torch import Tensor, nn
 from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, present_in, split_name
 from winning_tickets.models.loading import tensor_hash
-from winning_tickets.models.structure import Structure, count_units, expand
+from winning_tickets.models.structure import Structure, count_units, expand_gates
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.provenance import versions
-from winning_tickets.tickets.files import (
-    FORMAT_VERSION,
-    HEAD_FILE,
-    INFO_FILE,
-    MASK_FILE,
-    BaseModelInfo,
-    TicketInfo,
-    find_ticket,
-    pack,
-    read_info,
-    sha256,
-    unpack,
-)
+from winning_tickets.tickets import files
+from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
 from winning_tickets.tickets.selection import count_true, write_masked_
 
 
@@ -97,16 +86,14 @@ class Ticket:
     @functools.cached_property
     def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """Return the masks of matrices and of biases that the gates stand for."""
-        return ({}, {}) if self.structure is None else expand(self.gates, self.structure)
+        return ({}, {}) if self.structure is None else expand_gates(self.gates, self.structure)
 
     @functools.cached_property
     def masks(self) -> dict[str, Tensor]:
-        """The masks of matrices by name, True = kept by masks and by gates.
-
-        Gates mask every matrix of every layer, so that sparsities of structured tickets have one scope.
-        """
+        """The masks of matrices by name, True = kept by masks and by gates."""
         if self.structure is None:
             return self._own
+        # Gates mask every matrix of every layer, so that sparsities of structured tickets have one scope.
         own = {name: mask.cpu() for name, mask in self._own.items()}
         return own | {name: mask & own[name] if name in own else mask for name, mask in self._expanded[0].items()}
 
@@ -116,12 +103,10 @@ class Ticket:
         return self._expanded[1]
 
     def all_masks(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """Return the masks of all matrices and biases, parts of fused ones apart.
-
-        The mask of a pooler is left out where the encoder has none: many head classes do not load it.
-        """
+        """Return the masks of all matrices and biases, parts of fused ones apart."""
         masks = self.masks | self.bias_masks
         present = set(present_in(encoder, masks))
+        # Many head classes do not load the pooler, and then its mask is left out.
         return {name: mask for name, mask in masks.items() if name in present or not name.startswith("pooler.")}
 
     @property
@@ -155,7 +140,7 @@ class Ticket:
         for kind in (self._own, self.gates):
             for name in sorted(kind):
                 state.update(name.encode())
-                state.update(pack(kind[name]).tobytes())
+                state.update(files.pack(kind[name]).tobytes())
         return state.hexdigest()[:16]
 
     def __iter__(self) -> Iterator[str]:
@@ -226,24 +211,24 @@ class Ticket:
             TrainingError: the file system refused; no incomplete ticket is left.
         """
         directory = Path(directory)
-        packed = {name: torch.from_numpy(pack(mask)) for name, mask in self._own.items()}
+        packed = {name: torch.from_numpy(files.pack(mask)) for name, mask in self._own.items()}
         packed |= {name: gate.cpu().to(torch.uint8) for name, gate in self.gates.items()}
         write_bytes(directory / MASK_FILE, to_bytes(packed))
-        files = {MASK_FILE: sha256(directory / MASK_FILE)}
+        hashes = {MASK_FILE: files.sha256(directory / MASK_FILE)}
         if self.mlm_head:
             head = {name: value.detach().cpu().contiguous() for name, value in self.mlm_head.items()}
             write_bytes(directory / HEAD_FILE, to_bytes(head))
-            files[HEAD_FILE] = sha256(directory / HEAD_FILE)
+            hashes[HEAD_FILE] = files.sha256(directory / HEAD_FILE)
         info = self.info if self.info.versions else self.info.model_copy(update={"versions": versions()})
         body = {
-            "format_version": FORMAT_VERSION,
+            "format_version": files.FORMAT_VERSION,
             "id": self.id,
             "sparsity": self.sparsity,
             "pruned": self.pruned,
             "total": self.total,
             "shapes": {name: list(mask.shape) for name, mask in self._own.items()},
             "sparsity_by_matrix": self.sparsity_by_matrix(),
-            "files": files,
+            "files": hashes,
             "info": info.model_dump(mode="json"),
         }
         if self.structure is not None:
@@ -258,12 +243,12 @@ class Ticket:
             UsageError: there is no ticket there; a folder that holds several is answered with their list.
             ContentError: the ticket was cut off or edited.
         """
-        directory = find_ticket(name, revision)
-        body = read_info(directory)
+        directory = files.find_ticket(name, revision)
+        body = files.read_info(directory)
         try:
             info = TicketInfo.model_validate(body["info"])
             with safe_open(directory / MASK_FILE, framework="numpy") as handle:
-                masks = {key: unpack(handle.get_tensor(key), body["shapes"][key]) for key in body["shapes"]}
+                masks = {key: files.unpack(handle.get_tensor(key), shape) for key, shape in body["shapes"].items()}
                 gates = {key: torch.from_numpy(handle.get_tensor(key) != 0) for key in body.get("gates", ())}
             structure = Structure.model_validate(body["structure"]) if gates else None
             head = load_file(directory / HEAD_FILE) if HEAD_FILE in body["files"] else None
@@ -312,12 +297,10 @@ _NO_KIND |= {"level", *COUNT_FIELDS.values()}
 
 
 def search_settings_of(ticket: Ticket | None) -> dict[str, Any]:
-    """Return how a ticket was found, as far as tickets of several sparsities and seeds share it.
+    """Return how a ticket was found, as far as tickets of several sparsities and seeds share it; None for no ticket.
 
-    Returns:
-        `method`; `search`: settings that differ from those of its profile, and the objective of a method that has one,
-        without sparsity, seed and paths; `search_seed`; `asked`: the level or the counts of pruned units, of a
-        structured ticket. All are None for a dense model (no ticket).
+    `search` has the objective and the settings that differ from the profile's, without sparsity, seed and paths;
+    `asked` has the level or the counts of pruned units of a structured ticket.
     """
     if ticket is None:
         return {"method": None, "search": None, "search_seed": None, "asked": None}

@@ -13,7 +13,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_saved
+from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
 _VERBS = ("transfer", "transfer-seed", "share", "share-seed")
@@ -33,7 +33,7 @@ class FineTunedModel:
     def load(self) -> PLM:
         """Load the model with its head, with pruned weights at zero."""
         if self.shared is None:
-            return load_saved(self.folder, self.info)
+            return load_fine_tuned(self.folder, self.info)
         plm = self.shared.load_task(self.info.task)
         if self.ticket is not None:
             self.ticket.apply_(plm.model, allow_other_weights=True)
@@ -53,14 +53,8 @@ def is_fine_tuned(path: Path | str) -> bool:
 def open_fine_tuned(
     path: Path | str, task: str | None = None, seed: int | None = None, default: str | None = None
 ) -> FineTunedModel:
-    """Find a fine-tuned model and its ticket; the weights are read by `load`.
-
-    Args:
-        path: a transfer or share, one of its `seed-N`, or a saved model.
-        task: task of a shared model.
-        seed: seed of the model in a run; None takes the first one.
-        default: task of a shared model if `task` is None.
-    """
+    """Find a fine-tuned model and its ticket in a run, one of its `seed-N` or a folder; `load` reads the weights."""
+    # `task` is that of a shared model, by default `default`; without a seed the first one is taken.
     if is_shared(path):
         shared = SharedModel.open(find_shared(path, seed))
         task = _chosen(shared, task, default)

@@ -10,16 +10,14 @@ from torch import Tensor, nn
 from winning_tickets.models.loading import outside_encoder
 from winning_tickets.training.objectives.base import Objective
 
-MixedBatch = Mapping[str, Mapping[str, Tensor]]
-"""A batch of one or more sources, by name."""
+MixedBatch = Mapping[str, Mapping[str, Tensor]]  # a batch of one or more sources, by name
 
 
 class SharedEncoder(nn.Module):
-    """Hugging Face models, by name, that share one encoder; each can still be used and saved alone.
+    """Hugging Face models, by name, that share one encoder; each can still be used and saved alone."""
 
-    All come from one checkpoint. The encoder is that of the first model with a pooler, or else of the first model:
-    heads that need no pooler do without.
-    """
+    # All come from one checkpoint. The encoder is that of the first model with a pooler, or else of the first model:
+    # heads that need no pooler do without.
 
     def __init__(self, models: Mapping[str, Any]) -> None:
         super().__init__()
@@ -33,7 +31,6 @@ class SharedEncoder(nn.Module):
 
     @property
     def base_model(self) -> nn.Module:
-        """The encoder."""
         encoder: nn.Module = self._owner.base_model
         return encoder
 
@@ -44,10 +41,9 @@ class SharedEncoder(nn.Module):
 
 
 class JointObjective:
-    """The losses of several sources, each with its own head; a batch may hold only some of them.
+    """The losses of several sources, each with its own head; a batch may hold only some of them."""
 
-    The loss of a source is named like the source, a further part of it like `rte.soft_loss`.
-    """
+    # The loss of a source is named like the source, a further part of it like `rte.soft_loss`.
 
     def __init__(self, objectives: Mapping[str, Objective], weights: Mapping[str, float]) -> None:
         self._objectives = dict(objectives)
@@ -64,7 +60,6 @@ class JointObjective:
         return self._named({name: self._objectives[name].counts(part) for name, part in batch.items()})
 
     def __call__(self, model: Any, batch: MixedBatch) -> dict[str, Tensor]:
-        """Sum of each part of the loss, over the sources in the batch."""
         return self._named({name: self._objectives[name](model.models[name], part) for name, part in batch.items()})
 
     def _named(self, values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:

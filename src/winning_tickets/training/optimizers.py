@@ -10,12 +10,11 @@ from torch import nn
 
 
 class MTDNNAdamax(torch.optim.Optimizer):
-    """The Adamax of MT-DNN, with which the super tickets were trained.
+    """The Adamax of MT-DNN, with which the super tickets were trained."""
 
-    m <- b1 m + (1 - b1) g, u <- max(b2 u, |g| + eps), w <- w - lr (m / (u + eps) + weight_decay w). No bias correction:
-    the first steps are a tenth as long as those of `torch.optim.Adamax` (Kingma and Ba 2014), which also adds the
-    decay to the gradient. No step is counted, so a parameter that joins late is treated like any other.
-    """
+    # m <- b1 m + (1 - b1) g, u <- max(b2 u, |g| + eps), w <- w - lr (m / (u + eps) + weight_decay w). No bias
+    # correction: the first steps are a tenth as long as those of `torch.optim.Adamax` (Kingma and Ba 2014), which also
+    # adds the decay to the gradient. No step is counted, so a parameter that joins late is treated like any other.
 
     def __init__(
         self,
@@ -29,7 +28,6 @@ class MTDNNAdamax(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
-        """Update every parameter that has a gradient."""
         if closure is not None:
             raise ValueError("MTDNNAdamax does not support closures.")
         for group in self.param_groups:
@@ -55,19 +53,12 @@ class MTDNNAdamax(torch.optim.Optimizer):
 _EPSILON = {"adamw": 1e-8, "adamax": 1e-8, "adamax-mtdnn": 1e-6}
 
 
-def make_optimizer(
-    kind: str,
-    groups: Iterable[dict[str, Any]],
-    learning_rate: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    epsilon: float | None = None,
-) -> torch.optim.Optimizer:
-    """Make the optimizer `adamw`, `adamax` (both torch's) or `adamax-mtdnn`; each kind has its own default epsilon."""
-    epsilon = _EPSILON[kind] if epsilon is None else epsilon
+def make_optimizer(kind: str, groups: Iterable[dict[str, Any]], learning_rate: float) -> torch.optim.Optimizer:
+    """Make the optimizer `adamw`, `adamax` (both torch's) or `adamax-mtdnn`; each kind has its own epsilon."""
     if kind == "adamw":
-        return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, eps=epsilon, fused=True)
+        return torch.optim.AdamW(groups, lr=learning_rate, eps=_EPSILON[kind], fused=True)
     made = MTDNNAdamax if kind == "adamax-mtdnn" else torch.optim.Adamax
-    return made(groups, lr=learning_rate, betas=betas, eps=epsilon)
+    return made(groups, lr=learning_rate, eps=_EPSILON[kind])
 
 
 def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> list[dict[str, Any]]:

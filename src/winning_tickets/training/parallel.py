@@ -21,13 +21,7 @@ _SEED_STEP = 1_000_003  # between the seeds of two ranks
 
 
 def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
-    """Return the rows `rank`, `rank + count`, ... of a batch; there may be none.
-
-    Args:
-        batch: tensors whose first dimension is that of the examples, or such batches by name.
-        rank: rank of this process.
-        count: number of ranks; with one the batch is returned as it is.
-    """
+    """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of each batch in it; there may be none."""
     if count == 1:
         return batch
     return {
@@ -45,24 +39,22 @@ def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients over all ranks; a parameter that no rank used keeps none.
-
-    Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
-    several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
-    must not touch the heads of other tasks. Hooks on gradients have run before.
-    """
-    if distributed.count() == 1:
+    """Sum the gradients over all ranks; a parameter that no rank used keeps none."""
+    # Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
+    # several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
+    # must not touch the heads of other tasks. Hooks on gradients have run before.
+    if distributed.world_size() == 1:
         return
     # Ranks may have used different heads: find the parameters that any rank has a gradient of.
     every = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
-    used = distributed.totals([float(parameter.grad is not None) for parameter in every])
+    used = distributed.all_reduce_sums([float(parameter.grad is not None) for parameter in every])
     wanted = [parameter for parameter, users in zip(every, used, strict=True) if users]
     for parameter in wanted:
         if parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
     for gradients in _buckets([parameter.grad for parameter in wanted if parameter.grad is not None]):
         flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
-        distributed.add_up_(flat)
+        distributed.all_reduce_(flat)
         for gradient, part in zip(gradients, torch.split(flat, [one.numel() for one in gradients]), strict=True):
             gradient.copy_(part.view(gradient.shape))
 

@@ -14,11 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from winning_tickets.config import Runtime
-from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, collate
+from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.models import compact_layers
 from winning_tickets.models.compact_layers import COMPACT, MODEL_FILE
-from winning_tickets.models.heads import KINDS, outputs_of
+from winning_tickets.models.heads import KINDS, num_outputs
 from winning_tickets.models.loading import PLM, choose_device, load_plm
 from winning_tickets.runs.directory import RESULT, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -34,8 +34,7 @@ HELD_TICKET = Path("held") / "ticket"
 """Place of a saved model's ticket; a folder with a ticket directly in it would count as a ticket itself."""
 SHARED_PLACES = ("shared.json", f"{MODEL_FOLDER}/shared.json", f"seed-*/{MODEL_FOLDER}/shared.json")
 """Places of the description of a shared model, which belongs to several tasks."""
-BATCH_TOKENS = 8192
-"""Padded tokens per forward pass without gradients."""
+BATCH_TOKENS = 8192  # padded tokens per forward pass without gradients
 
 
 @dataclass(frozen=True)
@@ -53,13 +52,11 @@ class TaskInfo:
 
     @classmethod
     def of(cls, task: Task, max_length: int, doc_stride: int | None, ticket_id: str | None, sparsity: float) -> Self:
-        """Describe a task."""
         columns, labels = task.text_columns, task.labels
         return cls(task.name, columns, labels, max_length, ticket_id, sparsity, task.kind, doc_stride)
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Read the description of a saved model."""
         content = read_json(folder / TASK_FILE, "task description")
         try:
             lists = {key: tuple(content[key]) for key in ("text_columns", "labels")}
@@ -79,15 +76,12 @@ class TaskInfo:
             ) from error
 
     def write(self, folder: Path) -> None:
-        """Store the description in a saved model's folder."""
         write_json(folder / TASK_FILE, asdict(self))
 
 
 def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
-    """Save a model and its tokenizer as an ordinary Hugging Face folder.
-
-    `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
-    """
+    """Save a model and its tokenizer as an ordinary Hugging Face folder."""
+    # `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
     try:
         model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
         tokenizer.save_pretrained(folder)
@@ -106,45 +100,47 @@ def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) ->
 
 
 def find_model(run: Path | str, seed: int | None = None) -> Path:
-    """Return the folder of a fine-tuned model.
-
-    `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
-    """
+    """Return the folder of a fine-tuned model."""
+    # `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
     path = Path(run)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
     if not path.is_dir():
         raise UsageError(f"There is no run {path}; give the --out of a tickets transfer with --save-model.")
-    if (path / TASK_FILE).is_file() or (path / MODEL_FOLDER / TASK_FILE).is_file():
-        if seed is not None:
-            raise UsageError(f"--seed {seed} chooses among the seeds of a transfer, and {path} is a single model.")
-        return path if (path / TASK_FILE).is_file() else path / MODEL_FOLDER
-    # The path is a run with several seeds, a shared model, or a run that saved no model.
-    found = saved_seeds(path, TASK_FILE)
+    if (found := find_saved(path, TASK_FILE, seed)) is not None:
+        return found
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
         raise UsageError(
             f"{path} is a model that several tasks share; take one of them out first: tickets export {path} --format "
             "masked --task NAME --out DIR."
         )
-    if not found:
-        refuse_unfinished(path)
-        raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
-    if seed is not None and seed not in found:
-        raise UsageError(f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, found))}.")
-    return found[seed if seed is not None else next(iter(found))]
+    refuse_unfinished(path)
+    raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
 
 
-def saved_seeds(path: Path, description: str) -> dict[int, Path]:
-    """Return the model folders of a run's finished seeds, lowest seed first, that have a description of this name."""
+def find_saved(path: Path, description: str, seed: int | None = None) -> Path | None:
+    """Find the folder of a saved model that has a description of this name: a path, its `model`, or that of a seed."""
+    for folder in (path, path / MODEL_FOLDER):
+        if (folder / description).is_file():
+            if seed is not None:
+                raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
+            return folder
+    # A run with several seeds; those that are not finished do not count.
     found = {}
     for folder in path.glob("seed-*"):
         number = folder.name.removeprefix("seed-")
         if number.isdecimal() and (folder / RESULT).is_file() and (folder / MODEL_FOLDER / description).is_file():
             found[int(number)] = folder / MODEL_FOLDER
-    return dict(sorted(found.items()))
+    if not found:
+        return None
+    if seed is not None and seed not in found:
+        raise UsageError(
+            f"{path} has no model of seed {seed}; there are those of {', '.join(map(str, sorted(found)))}."
+        )
+    return found[min(found) if seed is None else seed]
 
 
-def encode_for(
+def encode_split(
     plm: PLM, split: Split, max_length: int, kind: Kind = "classification", doc_stride: int | None = None
 ) -> EncodedSplit:
     """Tokenize a split, with only those columns that the model can take."""
@@ -156,17 +152,15 @@ def encode_for(
     return EncodedSplit(columns, encoded.labels, encoded.owners, encoded.places)
 
 
-def load_saved(folder: Path, info: TaskInfo) -> PLM:
+def load_fine_tuned(folder: Path, info: TaskInfo) -> PLM:
     """Load a saved model with the head of its task."""
-    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=outputs_of(info.kind, info.labels))
+    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=num_outputs(info.kind, info.labels))
 
 
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
-    """Return the outputs of a model with a head, without dropout, in batches of similar lengths.
-
-    For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
-    """
-    pad = collate(plm.tokenizer)
+    """Return the outputs of a model with a head, without dropout, in batches of similar lengths."""
+    # For each item, in the order of the split: `(outputs,)`, or `(tokens, outputs)` without padding; float32.
+    pad = make_collator(plm.tokenizer)
     device = plm.model.device
     lengths = [len(ids) for ids in split.columns["input_ids"]]
     result: list[Array] = [np.empty(0)] * len(split)
@@ -194,10 +188,7 @@ def _by_length(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def predict(
-    run: Path | str,
-    texts: Sequence[tuple[str, ...]],
-    seed: int | None = None,
-    runtime: Runtime | None = None,
+    run: Path | str, texts: Sequence[tuple[str, ...]], seed: int | None = None, runtime: Runtime | None = None
 ) -> dict[str, Any]:
     """Label texts with a model that `transfer` fine-tuned and saved.
 
@@ -228,10 +219,10 @@ def predict(
     _check_texts(texts, info)
     # Encode the texts as the dev data of the fine-tuning were.
     kind = KINDS[info.kind]
-    plm = load_saved(folder, info)
+    plm = load_fine_tuned(folder, info)
     plm.model.to(device)
     split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
-    encoded = encode_for(plm, split, info.max_length, info.kind, info.doc_stride)
+    encoded = encode_split(plm, split, info.max_length, info.kind, info.doc_stride)
     predicted = kind.predict(predict_split(plm, encoded, runtime.bf16), encoded, split, info.labels)
     return {
         "task": info.task,

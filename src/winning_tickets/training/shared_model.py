@@ -29,7 +29,7 @@ from winning_tickets.runs.identity import read_checked, write_checked
 from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
-from winning_tickets.training.predict import MODEL_FOLDER, TASK_FILE, TaskInfo, save_folder, saved_seeds
+from winning_tickets.training.predict import TASK_FILE, TaskInfo, find_saved, save_folder
 
 FORMAT_VERSION = 1
 SHARED_FILE = "shared.json"
@@ -78,9 +78,7 @@ class SharedModel:
         """
         path = Path(folder)
         if not (path / SHARED_FILE).is_file():
-            raise UsageError(
-                f"{path} is no shared model: it has no {SHARED_FILE}. Give a folder seed-N/model of tickets share."
-            )
+            raise UsageError(f"{path} is no shared model: it has no {SHARED_FILE}. Give a seed-N/model of a share.")
         body = read_checked(
             path / SHARED_FILE,
             "description of the shared model",
@@ -181,36 +179,21 @@ class _Description(BaseModel):
 
 def is_shared(path: Path | str) -> bool:
     """Return whether a path is a shared model, or a run that saved one."""
-    path = Path(path)
-    return any((folder / SHARED_FILE).is_file() for folder in (path, path / MODEL_FOLDER)) or bool(
-        saved_seeds(path, SHARED_FILE)
-    )
+    return find_saved(Path(path), SHARED_FILE) is not None
 
 
 def find_shared(run: Path | str, seed: int | None = None) -> Path:
-    """Return the folder of a shared model.
+    """Return the folder of a shared model in a `tickets share`, one of its `seed-N`, or a shared model itself.
 
-    Args:
-        run: the `--out` of a `tickets share`, one of its `seed-N`, or a shared model itself.
-        seed: seed of the model in a run; None takes the first one.
-
-    Raises:
-        UsageError: no model was saved there, or none of this seed.
+    `seed` chooses the model in a run; None takes the first one.
     """
     path = Path(run)
     if not path.is_dir():
         raise UsageError(f"There is no folder {path}; give the --out of a tickets share.")
-    for folder in (path, path / MODEL_FOLDER):
-        if (folder / SHARED_FILE).is_file():
-            if seed is not None:
-                raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
-            return folder
-    found = saved_seeds(path, SHARED_FILE)
-    if not found:
+    found = find_saved(path, SHARED_FILE, seed)
+    if found is None:
         raise UsageError(f"{path} has no shared model; give the --out of a tickets share that has saved its models.")
-    if seed is not None and seed not in found:
-        raise UsageError(f"{path} has no shared model of seed {seed}; there are those of {', '.join(map(str, found))}.")
-    return found[seed if seed is not None else next(iter(found))]
+    return found
 
 
 def save_shared(

@@ -9,7 +9,7 @@ import numpy as np
 from winning_tickets.config import TransferConfig
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.mtdnn import load_defined
+from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.records import Split, TaskData
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.user_files import load_files
@@ -19,7 +19,7 @@ def load_data(config: TransferConfig) -> TaskData:
     """Load a known task, a task of a task file, or the user's own files."""
     if config.task is not None and config.task_file is not None:
         (definition,) = load_definitions(config.task_file, (config.task,))
-        data = load_defined(definition, config.task_file, config.data_dir)
+        data = load_defined_task(definition, config.task_file, config.data_dir)
     elif config.task is not None:
         data = load_task(config.task, config.data_dir)
     else:

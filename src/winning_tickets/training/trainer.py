@@ -26,18 +26,9 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError
 from winning_tickets.runs.files import REFUSALS, to_disk
-from winning_tickets.runs.progress import hand_over, tracked
+from winning_tickets.runs.progress import set_trackers, tracked
+from winning_tickets.training import parallel
 from winning_tickets.training.objectives.base import Objective
-from winning_tickets.training.parallel import (
-    all_reduce_gradients,
-    load_random_state,
-    nonempty,
-    random_state,
-    save_random_states,
-    seed_by_rank,
-    set_random_state,
-    shard_batch,
-)
 
 CHECKPOINT = "checkpoint-"
 WEIGHTS = "model.safetensors"
@@ -56,10 +47,9 @@ class NotFiniteError(TrainingError):
 
 
 class FiniteSteps:
-    """Checks each step between its backward pass and the optimizer; raises on non-finite steps, or skips them.
+    """Checks each step between its backward pass and the optimizer; raises on non-finite steps, or skips them."""
 
-    `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
-    """
+    # `skipped` says whether the last step was skipped; at most `MAX_SKIPPED` consecutive ones are.
 
     def __init__(self, skip: bool) -> None:
         self._skip = skip
@@ -71,10 +61,8 @@ class FiniteSteps:
         self._in_a_row = skipped
 
     def check(self, step: int, parts: Mapping[str, float], norm: float, optimizer: Any) -> None:
-        """Check the parts of the loss and the gradient norm of a step, counted from 1.
-
-        A skipped step loses its gradients, so that the optimizer changes nothing.
-        """
+        """Check the parts of the loss and the gradient norm of a step, counted from 1."""
+        # A skipped step loses its gradients, so that the optimizer changes nothing.
         self.skipped = not all(map(math.isfinite, (*parts.values(), norm)))
         if not self.skipped:
             self._in_a_row = 0
@@ -108,10 +96,9 @@ def _found(step: int, parts: Mapping[str, float], norm: float) -> str:
 
 
 class StopOnSignal(TrainerCallback):  # type: ignore[misc]
-    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once.
+    """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once."""
 
-    A signal to one rank stops all ranks.
-    """
+    # A signal to one rank stops all ranks.
 
     def __init__(self) -> None:
         self.signal_number: int | None = None  # the signal that all ranks have agreed to stop at
@@ -138,11 +125,11 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Give each rank random numbers of its own."""
-        seed_by_rank()
+        parallel.seed_by_rank()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Agree with the other ranks on a stop, and ask for a checkpoint."""
-        self.signal_number = distributed.largest(self.received or 0) or None
+        self.signal_number = distributed.all_reduce_max(self.received or 0) or None
         if self.signal_number is not None and state.global_step < state.max_steps:
             control.should_save = True
             control.should_training_stop = True
@@ -165,30 +152,18 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
             if self._steps is None
             else state.global_step % self._steps == 0
         )
-        if distributed.largest(int(due)):  # clocks of ranks differ
+        if distributed.all_reduce_max(int(due)):  # clocks of ranks differ
             control.should_save = True
             self._last = time.monotonic()
 
 
 class StepLog(TrainerCallback):  # type: ignore[misc]
-    """Appends one record per step to `metrics.jsonl` and advances the progress display.
-
-    Args:
-        run: the run's directory.
-        advance: called after each step with the step and a short text.
-        extra: more fields of the record.
-
-    Attributes:
-        trainer: set after construction; the parts of the loss are read from it.
-    """
+    """Appends one record per step to `metrics.jsonl` and advances the progress display; `extra` adds to the record."""
 
     def __init__(
-        self,
-        run: RunDirectory,
-        advance: Callable[[int, str], None],
-        extra: Callable[[], dict[str, Any]] = dict,
+        self, run: RunDirectory, advance: Callable[[int, str], None], extra: Callable[[], dict[str, Any]] = dict
     ) -> None:
-        self.trainer: TicketTrainer | None = None
+        self.trainer: TicketTrainer | None = None  # sets itself; the parts of the loss are read from it
         self._run = run
         self._advance = advance
         self._extra = extra
@@ -208,7 +183,6 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._rate = self.trainer._get_learning_rate()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Log the step."""
         assert self.trainer is not None
         now = time.monotonic()
         parts = {} if self.trainer.finite.skipped else dict(self.trainer.parts)
@@ -218,11 +192,11 @@ class StepLog(TrainerCallback):  # type: ignore[misc]
         self._advance(state.global_step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
 
 
-def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
+def trainer_arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
     """TrainingArguments without what this package does itself: logs, saves, reports, progress bars."""
     device = choose_device(runtime.device)
     transformers_logging.set_verbosity_error()
-    with distributed.unseen():
+    with distributed.hidden_launch():
         made = TrainingArguments(
             output_dir=str(scratch),
             use_cpu=device.type == "cpu",
@@ -239,32 +213,23 @@ def arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArgumen
         )
     made.skip_not_finite = runtime.non_finite == "skip"
     made.distributed_state.process_index = distributed.rank()  # only rank 0 makes folders
-    hand_over(made, runtime.report_to if distributed.is_main() else ())
+    set_trackers(made, runtime.report_to if distributed.is_main() else ())
     if made.n_gpu > 1:
         made._n_gpu = 1  # with several visible GPUs the Trainer would wrap the model in DataParallel
     return made
 
 
 class TicketTrainer(Trainer):  # type: ignore[misc]
-    """Trains an objective given as sums and counts; several ranks share every batch.
-
-    Args:
-        objective: the loss to minimize.
-        build_optimizer: makes the optimizer once the model is on its device; None takes the Trainer's AdamW.
-        schedule: factor of the learning rate by step; None takes the Trainer's own schedule.
-        in_order: visit the training set in its own order (its items are whole batches).
-        save_weights: put the model's weights into checkpoints; a mask search keeps its state in the optimizer.
-        options: everything else a Trainer takes.
-    """
+    """Trains an objective given as sums and counts; several ranks share every batch."""
 
     def __init__(
         self,
         *,
         objective: Objective,
-        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,
-        schedule: Callable[[int], float] | None = None,
-        in_order: bool = False,
-        save_weights: bool = True,
+        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,  # None takes the Trainer's AdamW
+        schedule: Callable[[int], float] | None = None,  # factor of the rate by step; None takes the Trainer's own
+        in_order: bool = False,  # visit the training set in its own order (its items are whole batches)
+        save_weights: bool = True,  # put weights into checkpoints; a mask search keeps its state in the optimizer
         **options: Any,
     ) -> None:
         super().__init__(**options)
@@ -281,16 +246,17 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         self._random_state: list[Tensor] = []
         self._random_states: list[list[Tensor]] = []
         self.finite = FiniteSteps(skip=self.args.skip_not_finite)
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, StepLog):
+                callback.trainer = self
 
     def create_optimizer(self, model: Any = None) -> Any:
-        """Make the configured optimizer, else the Trainer's own."""
         if self._build_optimizer is None:
             return super().create_optimizer(model)
         self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Make the configured schedule, else the Trainer's own."""
         if self._schedule is None:
             return super().create_scheduler(num_training_steps, optimizer)
         self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._schedule)
@@ -302,7 +268,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
         """Return this rank's micro-batches of one optimizer step, and count each part of the loss over all of them."""
         # Remembered so that a step that fails can be repeated with the same dropout.
-        self._random_state = random_state()
+        self._random_state = parallel.random_state()
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         # Counts are those of the whole step, on all ranks: micro-batches of different sizes then average correctly.
         totals: dict[str, Tensor] = {}
@@ -311,18 +277,18 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
                 totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
         self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
         self.parts = {}
-        return [shard_batch(batch, distributed.rank(), distributed.count()) for batch in batches], None
+        return [parallel.shard_batch(batch, distributed.rank(), distributed.world_size()) for batch in batches], None
 
     def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
         """Run forward and backward of one micro-batch; all-reduce the gradients at the last one of a step."""
-        present = nonempty(inputs)
+        present = parallel.nonempty(inputs)
         if present:
             loss = super().training_step(model, present, *rest, **options)
         else:  # fewer examples than ranks
             loss = torch.zeros((), device=self.args.device)
             self._add_parts({})
         if self.accelerator.sync_gradients:
-            all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
+            parallel.all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
         return loss
 
     def compute_loss(
@@ -339,7 +305,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
     def _add_parts(self, sums: Mapping[str, Tensor]) -> None:
         """Add the sums of a micro-batch, over all ranks, to the logged parts of the loss."""
         own = {name: float(sums[name].detach()) if name in sums else 0.0 for name in self._totals}
-        for name, value in zip(own, distributed.totals(list(own.values())), strict=True):
+        for name, value in zip(own, distributed.all_reduce_sums(list(own.values())), strict=True):
             self.parts[name] = self.parts.get(name, 0.0) + value / int(self._totals[name])
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -352,7 +318,7 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
         return self._staging or super()._get_output_dir(trial)
 
     def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        self._random_states = distributed.gathered(random_state())
+        self._random_states = distributed.all_gather(parallel.random_state())
         distributed.on_main(lambda: self._write_checkpoint(model, trial))
 
     def _write_checkpoint(self, model: Any, trial: Any) -> None:
@@ -397,17 +363,17 @@ class TicketTrainer(Trainer):  # type: ignore[misc]
 
     def keep_last_good_state(self) -> None:
         """Write a checkpoint from which the failed step can be repeated with the same dropout."""
-        set_random_state(self._random_state)
+        parallel.set_random_state(self._random_state)
         self._save_checkpoint(self.model)
 
     def _save_rng_state(self, output_dir: str) -> None:
         super()._save_rng_state(output_dir)
-        save_random_states(Path(output_dir), self._random_states)
+        parallel.save_random_states(Path(output_dir), self._random_states)
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         super()._load_rng_state(checkpoint)
         if checkpoint is not None:
-            load_random_state(Path(checkpoint))
+            parallel.load_random_state(Path(checkpoint))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         if self._save_weights and not isinstance(self.model, PreTrainedModel):
@@ -429,22 +395,16 @@ def last_step(scratch: Path) -> int:
 
 
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
-    """Train to the end, from the last checkpoint if there is one.
-
-    Raises:
-        TrainingError: the loss or the gradients became NaN or infinite (the state before that step is kept), or the
-            disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-    """
+    """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
     # A signal after the last step of an earlier training of this command stops this one.
-    distributed.stop_between(distributed.largest(distributed.kept()))
+    distributed.raise_deferred_signal(distributed.all_reduce_max(distributed.kept()))
     found = distributed.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
     stop = StopOnSignal()
     trainer.add_callback(stop)
     try:
         with stop, tracked(trainer, run):
             trainer.train(resume_from_checkpoint=found[-1] if found else None)
-            distributed.wait_for_all()  # the Trainer reads the scratch folder last, and a finished run removes it
+            distributed.barrier()  # the Trainer reads the scratch folder last, and a finished run removes it
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from winning_tickets.analysis.report.figures import BLUE, ORANGE, canvas
-from winning_tickets.analysis.report.tables import Result, Row, Table, columns, count, percent
+from winning_tickets.analysis.report.tables import Result, Row, Table, columns, format_count, percent
 
 
 def cards_table(result: Result) -> Table:
     """A row per task, as in Table 9, with text lengths, the majority baseline, and the examples dev and train share."""
     heads = [
         *columns(task="Task"),
-        *columns(count, train="Train"),
+        *columns(format_count, train="Train"),
         *columns(dev="Dev", test="Test"),
-        *columns(count, labels="Labels"),
+        *columns(format_count, labels="Labels"),
         *columns(metrics="Metrics", words="Words (min / median / max)", majority="Majority baseline"),
-        *columns(count, in_train="Dev in train", repeated="Repeated in train"),
+        *columns(format_count, in_train="Dev in train", repeated="Repeated in train"),
     ]
     rows = [_row(card) for card in result["cards"]]
     return Table(rows, heads, _notes(result), further={"labels": _labels(result)})
@@ -59,7 +59,7 @@ def _labels(result: Result) -> Table:
             if split["scores"] is not None:
                 spread = " / ".join(f"{split['scores'][key]:.2f}" for key in ("min", "median", "max"))
                 rows.append(common | {"label": f"scores {spread}", "count": split["examples"]})
-    heads = [*columns(task="Task", split="Split", label="Label"), *columns(count, count="Count")]
+    heads = [*columns(task="Task", split="Split", label="Label"), *columns(format_count, count="Count")]
     return Table(rows, [*heads, *columns(percent, share="Share")])
 
 

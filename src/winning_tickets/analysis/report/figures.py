@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
-from winning_tickets.runs.statistics import summarise
+from winning_tickets.runs.statistics import summarize
 
 BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, BLACK, YELLOW = "#E69F00", "#56B4E9", "#000000", "#F0E442"
@@ -181,26 +181,15 @@ Mark = Literal["filled", "hollow", "none"]
 
 @dataclass(frozen=True)
 class Series:
-    """Values by position: a line, a set of bars, or a cloud.
+    """Values by position: a line, a set of bars, or a cloud."""
 
-    Attributes:
-        name: label in the legend; empty for none.
-        x: positions; of bars the group.
-        y: values; None leaves a gap.
-        spread: lower and upper end of the band or bar around each value; empty for none.
-        marks: of a line, how each point is drawn: empty for all filled. Partial bars are `hollow`, which is hatched.
-        color: hexadecimal.
-        marker: Matplotlib's; empty for none.
-        dashes: Matplotlib's line style.
-    """
-
-    name: str
-    x: Sequence[Any]
-    y: Sequence[float | None]
-    spread: Sequence[tuple[float, float] | None] = ()
-    marks: Sequence[Mark] = ()
+    name: str  # label in the legend; empty for none
+    x: Sequence[Any]  # positions; of bars the group
+    y: Sequence[float | None]  # None leaves a gap
+    spread: Sequence[tuple[float, float] | None] = ()  # lower and upper end around each value
+    marks: Sequence[Mark] = ()  # of a line, empty for all filled; bars that are `hollow` are hatched
     color: str = BLUE
-    marker: str = ""
+    marker: str = ""  # Matplotlib's, as are the dashes
     dashes: Any = "-"
 
     @property
@@ -398,13 +387,7 @@ def phase_figure(
 
     Each curve is the mean over seeds inside a band of one standard deviation (ddof=1). It begins at the full model,
     which is a ticket that prunes nothing; a dashed line continues its mean.
-
-    Args:
-        curves: by selection (`winning`, `random`, `losing`, or other names): a point for each ticket, in any order.
-        full: the full model.
-        metric: name of the scores, for the axis.
-        path: of the files, without their endings.
-        title: the task and the model, for example.
+    `curves` has a point for each ticket by selection (`winning`, `random`, `losing`, or other names).
     """
     points = [point for curve in curves.values() for point in curve]
     if not points:
@@ -437,7 +420,7 @@ def phase_figure(
 
 def _phase_values(point: PhasePoint) -> tuple[float, float]:
     """Mean and deviation of the scores, times 100."""
-    summary = summarise(point.scores)
+    summary = summarize(point.scores)
     return 100 * summary.mean, 100 * (summary.std or 0.0)
 
 

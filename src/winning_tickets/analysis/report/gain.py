@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
+from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.figures import BLUE, GRID, INK, ORANGE, canvas, percents
-from winning_tickets.analysis.report.tables import (
-    MISSING,
-    Result,
-    Table,
-    columns,
-    count,
-    format_interval,
-    percent,
-    signed_percent,
-)
+from winning_tickets.analysis.report.tables import Result, Table, columns, format_count, percent
 
 
 def gain_table(result: Result) -> Table:
@@ -23,9 +15,9 @@ def gain_table(result: Result) -> Table:
     heads = [
         *columns(task="Task", metric="Metric"),
         *columns(percent, baseline="Baseline", target="Target"),
-        *columns(signed_percent, gain="Gain"),
+        *columns(tables.signed_percent, gain="Gain"),
         *columns(percent, gain_std="± (seeds)"),
-        *columns(count, n="Cells", wins="Better", ties="Equal", losses="Worse"),
+        *columns(format_count, n="Cells", wins="Better", ties="Equal", losses="Worse"),
         *(columns(percent, dense="Dense") if share else []),
     ]
     return Table([*result["tasks"], average], heads, _notes(result))
@@ -33,20 +25,22 @@ def gain_table(result: Result) -> Table:
 
 def _notes(result: Result) -> list[str]:
     mean, share = result["mean"], result["dense_share"]
+    interval, inside = (
+        tables.format_interval(mean[key], tables.signed_percent) for key in ("interval", "interval_within_tasks")
+    )
     notes = [
-        f"Mean gain {signed_percent(mean['gain'])}, 95 % interval {format_interval(mean['interval'], signed_percent)} "
-        f"(bootstrap over {mean['n']} cells); better in {mean['wins']} of {mean['n']} cells and on the average of "
-        f"{mean['tasks_won']} of {mean['tasks']} tasks. With seeds resampled within each task: "
-        f"{format_interval(mean['interval_within_tasks'], signed_percent)}."
+        f"Mean gain {tables.signed_percent(mean['gain'])}, 95 % interval {interval} (bootstrap over {mean['n']} "
+        f"cells); better in {mean['wins']} of {mean['n']} cells and on the average of {mean['tasks_won']} of "
+        f"{mean['tasks']} tasks. With seeds resampled within each task: {inside}."
     ]
     alone = [one["task"] for one in result["tasks"] if one["n"] == 1]
     if alone and mean["interval_within_tasks"] is not None:
         notes[0] += f" The latter is too narrow, as there is only one seed of {', '.join(alone)}."
     if share:
         kept = (
-            MISSING
+            tables.MISSING
             if share[name] is None
-            else f"{percent(share[name])} % {format_interval(share[f'{name}_interval'], percent)}"
+            else f"{percent(share[name])} % {tables.format_interval(share[f'{name}_interval'], percent)}"
             for name in ("target", "baseline")
         )
         notes.append("Of the dense average the target keeps {}, the baseline {}.".format(*kept))

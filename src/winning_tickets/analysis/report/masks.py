@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from winning_tickets.analysis.report.figures import PALETTE, Tile, add_legend, canvas, draw_heat_map, label_heat_map
-from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, count, decimal, percent
+from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, decimal, format_count, percent
 
 
 def similarity_table(result: Result) -> Table:
@@ -55,7 +55,7 @@ def distance_table(result: Result) -> Table:
     heads = [
         *columns(search="Search"),
         *columns(percent, sparsity="Sparsity"),
-        *columns(count, step="Step"),
+        *columns(format_count, step="Step"),
         *columns(decimal, to_reference="From OMP" if result["reference"] is None else "From reference"),
         *columns(decimal, to_first="From first", to_previous="From previous", chance="Chance"),
         *(Column(kind, kind, decimal) for kind in kinds),
@@ -101,10 +101,8 @@ def distance_figure(result: Result) -> dict[str, bytes]:
 
 
 _MEASURES = {"kept": "kept", "empty_rows": "empty rows", "empty_columns": "empty columns"}
-_SHOWN = 0.0005
-"""A smaller fraction would be shown as 0.0 %."""
-_KEYS = ("ticket", "value", "layer")
-"""The keys of a row of densities that are not kinds of matrices."""
+_SHOWN = 0.0005  # a smaller fraction would be shown as 0.0 %
+_KEYS = ("ticket", "value", "layer")  # the keys of a row of densities that are not kinds of matrices
 
 
 def densities_table(result: Result) -> Table:

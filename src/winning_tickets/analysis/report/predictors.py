@@ -5,28 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from winning_tickets.analysis.report.figures import (
-    DASHED,
-    FRAME,
-    MARKERS,
-    PALETTE,
-    add_legend,
-    add_panels,
-    canvas,
-    layout_panels,
-    swatch,
-)
+from winning_tickets.analysis.report import figures, tables
 from winning_tickets.analysis.report.gain import unfair_note
-from winning_tickets.analysis.report.tables import (
-    Column,
-    Result,
-    Table,
-    columns,
-    count,
-    decimal,
-    format_interval,
-    percent,
-)
+from winning_tickets.analysis.report.tables import Result, Table, columns
 
 
 def predictors_table(result: Result) -> Table:
@@ -37,10 +18,10 @@ def predictors_table(result: Result) -> Table:
     ]
     heads = [
         *columns(label="Ticket", method="Method"),
-        *columns(percent, sparsity="Sparsity"),
-        *(Column(name, name, decimal) for name in result["predictors"]),
-        *(Column(task, task, percent) for task in result["tasks"]),
-        *columns(percent, mean="Mean"),
+        *columns(tables.percent, sparsity="Sparsity"),
+        *(tables.Column(name, name, tables.decimal) for name in result["predictors"]),
+        *(tables.Column(task, task, tables.percent) for task in result["tasks"]),
+        *columns(tables.percent, mean="Mean"),
     ]
     notes = [
         "Intervals: 95 %, bootstrap over tickets. Within: after subtracting each sparsity's mean from both, over "
@@ -63,17 +44,18 @@ def _correlations(result: Result) -> Table:
     for one in result["correlations"]:
         row = {key: one[key] for key in ("predictor", "task", "n", "pearson", "spearman")}
         for name in ("pearson", "spearman"):
-            row[f"{name}_interval"] = None if one[name] is None else format_interval(one[f"{name}_interval"], _signed)
+            interval = tables.format_interval(one[f"{name}_interval"], _signed)
+            row[f"{name}_interval"] = None if one[name] is None else interval
             row[f"{name}_within"] = one["within_sparsity"][name]
         rows.append(row | {"n_within": one["within_sparsity"]["n"]})
     heads = [
         *columns(predictor="Predictor", task="Task"),
-        *columns(count, n="Tickets"),
+        *columns(tables.format_count, n="Tickets"),
         *columns(_signed, pearson="Pearson"),
         *columns(pearson_interval="Interval"),
         *columns(_signed, spearman="Spearman"),
         *columns(spearman_interval="Interval"),
-        *columns(count, n_within="Tickets within"),
+        *columns(tables.format_count, n_within="Tickets within"),
         *columns(_signed, pearson_within="Pearson within", spearman_within="Spearman within"),
     ]
     return Table(rows, heads)
@@ -85,11 +67,11 @@ def predictors_figure(result: Result) -> dict[str, bytes]:
     tickets = [row for row in result["rows"] if row["ticket_id"] is not None]
     scored = [row for row in tickets if row["mean"] is not None]
     dense = [row["mean"] for row in result["rows"] if row["ticket_id"] is None and row["mean"] is not None]
-    colors = _assigned((row["method"] for row in tickets), PALETTE)
-    markers = _assigned((round(row["sparsity"], 3) for row in tickets), MARKERS)
-    across, down = layout_panels(len(names))
-    with canvas(max(6.0, 3.5 * across), 3.0 * down + 1.0, "predictors") as (drawing, made):
-        for name, axes in zip(names, add_panels(drawing, len(names), sharey=True), strict=True):
+    colors = _assigned((row["method"] for row in tickets), figures.PALETTE)
+    markers = _assigned((round(row["sparsity"], 3) for row in tickets), figures.MARKERS)
+    across, down = figures.layout_panels(len(names))
+    with figures.canvas(max(6.0, 3.5 * across), 3.0 * down + 1.0, "predictors") as (drawing, made):
+        for name, axes in zip(names, figures.add_panels(drawing, len(names), sharey=True), strict=True):
             for row in scored:
                 if (value := row["predictors"].get(name)) is not None:
                     look = {"marker": markers[round(row["sparsity"], 3)], "color": colors[row["method"]]}
@@ -97,18 +79,18 @@ def predictors_figure(result: Result) -> dict[str, bytes]:
             if not scored:
                 axes.text(0.5, 0.5, "no ticket has all tasks", ha="center", transform=axes.transAxes, fontsize=9)
             for score in dense:
-                axes.axhline(100 * score, **DASHED)
+                axes.axhline(100 * score, **figures.DASHED)
             axes.set_title(name, fontsize=10)
             axes.set_xlabel(_correlation_text(result, name), fontsize=9)
             axes.grid()
             axes.margins(0.12)
         drawing.supylabel("score after fine-tuning, mean over tasks (x 100)", fontsize=10)
-        handles = [swatch(method, marker="o", linestyle="", color=color) for method, color in colors.items()]
+        handles = [figures.swatch(method, marker="o", linestyle="", color=color) for method, color in colors.items()]
         handles += [
-            swatch(f"{100 * sparsity:g} % pruned", marker=marker, linestyle="", color=FRAME)
+            figures.swatch(f"{100 * sparsity:g} % pruned", marker=marker, linestyle="", color=figures.FRAME)
             for sparsity, marker in markers.items()
         ]
-        add_legend(drawing, 4, [*handles, *([swatch("dense", **DASHED)] if dense else [])])
+        figures.add_legend(drawing, 4, [*handles, *([figures.swatch("dense", **figures.DASHED)] if dense else [])])
     return made
 
 

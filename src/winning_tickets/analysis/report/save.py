@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.analysis.report import cards, gain, masks, predictors, sensitivity, sharing, winning
 from winning_tickets.analysis.report.figures import FORMATS
 from winning_tickets.analysis.report.tables import Result, Table
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, foreign
 from winning_tickets.runs.files import read_json, write_bytes, write_json
 
 REPORTS: dict[str, tuple[Callable[[Result], Table], Callable[[Result], dict[str, bytes]]]] = {
@@ -36,7 +36,7 @@ _NAMES = {
 """All files that an analysis may write; nothing else in its folder is touched."""
 
 
-def table(result: Result) -> Table:
+def analysis_table(result: Result) -> Table:
     """The table of an analysis, from the result of a function of `ANALYSES`."""
     return REPORTS[result["kind"]][0](result)
 
@@ -54,23 +54,11 @@ def check_out(out: Path | None) -> None:
         raise UsageError(f"--out {out} is a file; give a directory that is absent or empty.")
     # An analysis that was stopped while it was written lacks analysis.json; temporary files are hidden.
     if not (out / FILE).is_file() and any(one.name not in _NAMES for one in out.iterdir() if one.name[0] != "."):
-        raise UsageError(
-            f"--out {out} holds files that are not an analysis; it was left untouched. "
-            "Give a directory that is absent or empty."
-        )
+        raise foreign(out, "an analysis")
 
 
 def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
-    """Write an analysis; the same one may be written again, since the files are byte for byte the same.
-
-    Args:
-        result: of a function of `ANALYSES`.
-        out: a folder that is absent or empty, or holds the same analysis.
-        force: replace another analysis in `out`.
-
-    Returns:
-        The files; `analysis.json` is written last.
-    """
+    """Write an analysis, `analysis.json` last; the same one may be written again, `force` replaces another one."""
     out = Path(out)
     check_out(out)
     if (out / FILE).is_file() and not force:
@@ -81,7 +69,7 @@ def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
                 f"--out {out} holds another analysis ({kind}, from other files or settings); it was left untouched. "
                 "Give another directory, or --force to replace it."
             )
-    made, drawn = table(result), figure(result)
+    made, drawn = analysis_table(result), figure(result)
     tables = {"table": made, **made.further, **made.unshown}
     content = {f"{name}.csv": one.csv().encode() for name, one in tables.items()}
     content |= {f"figure.{suffix}": drawn[suffix] for suffix in FORMATS}

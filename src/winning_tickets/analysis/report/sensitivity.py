@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from winning_tickets.analysis.report.figures import GRID, MARKERS, PALETTE, add_legend, canvas, percents
-from winning_tickets.analysis.report.tables import Result, Table, columns, count, format_interval, percent
+from winning_tickets.analysis.report.tables import Result, Table, columns, format_count, format_interval, percent
 
 _NAMES = {"learning_rate": "learning rate", "batch_size": "batch size", "steps": "steps"}
 
@@ -23,7 +23,7 @@ def sensitivity_table(result: Result) -> Table:
         *columns(_fine, over_seeds="Std over seeds", over_settings="Std over settings", range="Range"),
         *columns(best_setting="Best setting"),
         *columns(percent, best_mean="Mean there"),
-        *columns(count, settings="Settings", seeds="Seeds"),
+        *columns(format_count, settings="Settings", seeds="Seeds"),
     ]
     settings = [{**one, "setting": _setting(result, one)} for one in result["settings"]]
     setting_heads = [
@@ -31,7 +31,7 @@ def sensitivity_table(result: Result) -> Table:
         *columns(percent, mean="Mean"),
         *columns(_fine, std="Std"),
         *columns(percent, best="Best", min="Min"),
-        *columns(count, n="Seeds"),
+        *columns(format_count, n="Seeds"),
     ]
     further = {"settings": Table(settings, setting_heads)}
     if result["differences"]:
@@ -66,7 +66,7 @@ def _differences(result: Result) -> Table:
         *columns(group="Tickets", setting="Setting"),
         *columns(_signed, difference=f"Against {result['baseline']}"),
         *columns(interval="95 %", surely="Differs"),
-        *columns(count, wins="Wins", losses="Losses", n="Seeds"),
+        *columns(format_count, wins="Wins", losses="Losses", n="Seeds"),
     ]
     return Table(rows, heads)
 

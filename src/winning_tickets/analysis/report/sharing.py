@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from winning_tickets.analysis.report.figures import GRID, add_legend, canvas, draw_pie, hide_frame, slice_look
-from winning_tickets.analysis.report.tables import Column, Result, Table, columns, count, decimal, percent
+from winning_tickets.analysis.report.tables import Column, Result, Table, columns, decimal, format_count, percent
 
 _UNITS = {"heads": "Heads", "ffns": "FFNs", "neurons": "Neurons"}
 
@@ -18,17 +18,19 @@ def sharing_table(result: Result) -> Table:
     rows = [*result["tasks"], *({"task": name} | one for name, one in sums.items())]
     heads = [
         *columns(task="Task"),
-        *columns(count, **{unit: _UNITS[unit] for unit in units}),
+        *columns(format_count, **{unit: _UNITS[unit] for unit in units}),
         *columns(percent, weight_remaining="Weight remaining", kept_of_matrices="Of the layers' matrices"),
     ]
-    numbers = columns(count, **{str(n): str(n) for n in range(len(names) + 1)})
+    numbers = columns(format_count, **{str(n): str(n) for n in range(len(names) + 1)})
     used_by = [{"unit": _UNITS[unit]} | _by_count(counts) for unit, counts in result["used_by"].items()]
     layers = [
         {"layer": one["layer"], "ffn": one["ffns"].index(1)} | _by_count(one["heads"]) for one in result["layers"]
     ]
     further = {
         "used_by": Table(used_by, [*columns(unit="Used by so many tasks"), *numbers]),
-        "layers": Table(layers, [*columns(layer="Layer: heads used by"), *numbers, *columns(count, ffn="FFN used by")]),
+        "layers": Table(
+            layers, [*columns(layer="Layer: heads used by"), *numbers, *columns(format_count, ffn="FFN used by")]
+        ),
         "overlap": _overlap(result),
     }
     return Table(rows, heads, _notes(result), further=further, unshown={"structures": _structures(result, names)})
@@ -90,10 +92,8 @@ def _notes(result: Result) -> list[str]:
     return notes
 
 
-_RADIUS = 0.46
-"""Of the largest pie, in a cell of side 1."""
-_GAP = 0.6
-"""Between the heads and the column of FFNs."""
+_RADIUS = 0.46  # of the largest pie, in a cell of side 1
+_GAP = 0.6  # between the heads and the column of FFNs
 
 
 def sharing_figure(result: Result) -> dict[str, bytes]:
@@ -102,6 +102,8 @@ def sharing_figure(result: Result) -> dict[str, bytes]:
     The largest head and the largest FFN fill their cells. Without importances all pies are equal, and each task fills
     its own sector of those that it keeps.
     """
+    from matplotlib.patches import Patch
+
     encoder, names = result["encoder"], [task["task"] for task in result["tasks"]]
     layers, heads, weighted = encoder["layers"], encoder["heads"], result["importance"] is not None
     # The figure grows with the encoder and with the lines of its legend.
@@ -132,11 +134,6 @@ def sharing_figure(result: Result) -> dict[str, bytes]:
         hide_frame(axes)
         title = "Ticket importance (radius) and task share (slices)"
         drawing.suptitle(title if weighted else "Which tasks keep which heads and FFNs", fontsize=10, fontweight="bold")
-        add_legend(drawing, legend_columns, _legend(names), fontsize=10)
+        handles = [Patch(label=name, **slice_look(index)) for index, name in enumerate(names)]
+        add_legend(drawing, legend_columns, handles, fontsize=10)
     return made
-
-
-def _legend(names: list[str]) -> list[Any]:
-    from matplotlib.patches import Patch
-
-    return [Patch(label=name, **slice_look(index)) for index, name in enumerate(names)]

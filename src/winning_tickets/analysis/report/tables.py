@@ -36,7 +36,7 @@ def decimal(value: float) -> str:
     return f"{value:.3f}"
 
 
-def count(value: int) -> str:
+def format_count(value: int) -> str:
     """A whole number."""
     return f"{value:,}"
 
@@ -72,27 +72,16 @@ def columns(form: Format = text, /, **titles: str) -> list[Column]:
 
 @dataclass(frozen=True)
 class Table:
-    """A table.
+    """A table; a value that is None or absent is shown as a dash."""
 
-    Attributes:
-        rows: one mapping per row, with unrounded values; None or no value is shown as a dash.
-        columns: the columns that are shown, from left to right.
-        notes: sentences below the table.
-        title: its caption.
-        name: its label in LaTeX.
-        bold: places (row, column) in bold.
-        further: more tables by name, stored as `NAME.csv`.
-        unshown: the same, but too long for a terminal.
-    """
-
-    rows: Sequence[Row]
+    rows: Sequence[Row]  # unrounded values by key
     columns: Sequence[Column]
-    notes: Sequence[str] = ()
-    title: str = ""
-    name: str = ""
-    bold: frozenset[tuple[int, int]] = frozenset()
-    further: Mapping[str, Table] = field(default_factory=dict)
-    unshown: Mapping[str, Table] = field(default_factory=dict)
+    notes: Sequence[str] = ()  # sentences below the table
+    title: str = ""  # its caption
+    name: str = ""  # its label in LaTeX
+    bold: frozenset[tuple[int, int]] = frozenset()  # (row, column) of cells in bold
+    further: Mapping[str, Table] = field(default_factory=dict)  # more tables by name, stored as `NAME.csv`
+    unshown: Mapping[str, Table] = field(default_factory=dict)  # the same, but too long for a terminal
 
     def texts(self) -> list[list[str]]:
         """The formatted cells, by row."""
@@ -106,7 +95,6 @@ class Table:
         return "\n".join([*shown, *(f"{one.text()}\n" for one in self.further.values()), *self.notes]).rstrip()
 
     def markdown(self) -> str:
-        """The title, the table and the notes as Markdown."""
         table = self._piped(markdown_escape).rstrip()
         return "\n\n".join([f"**{markdown_escape(self.title)}**", table, *map(markdown_escape, self.notes)]) + "\n"
 
@@ -153,16 +141,13 @@ class Table:
         return written
 
     def html(self) -> str:
-        """A `<table>` element."""
         return fill_template("table.html.j2", {"table": self})
 
     @property
     def keys(self) -> list[str]:
-        """The keys of the records."""
         return [column.key for column in self.columns]
 
     def records(self) -> list[dict[str, Any]]:
-        """The unrounded values, by row and key."""
         return [{key: row.get(key) for key in self.keys} for row in self.rows]
 
     def to_frame(self) -> Any:

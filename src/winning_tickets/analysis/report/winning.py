@@ -5,19 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from winning_tickets.analysis.report.figures import (
-    DASHED,
-    PALETTE,
-    add_legend,
-    add_panels,
-    canvas,
-    draw_level,
-    layout_panels,
-    percents,
-    swatch,
-)
+from winning_tickets.analysis.report import figures
+from winning_tickets.analysis.report.figures import PALETTE, percents
 from winning_tickets.analysis.report.gain import unfair_note
-from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, count, percent
+from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, format_count, percent
 
 WORDS = {True: "yes", False: "no", None: "?"}
 _RULES = {
@@ -39,7 +30,7 @@ def winning_table(result: Result) -> Table:
         *columns(task="Task", metric="Metric", group="Tickets"),
         *columns(percent, dense="Dense", dense_std="± (dense)", highest="Highest winning", unbroken="Unbroken"),
         *columns(percent, score="Score there", std="±"),
-        *columns(count, n="Runs"),
+        *columns(format_count, n="Runs"),
     ]
     if result["report_seeds"] is not None:
         heads += columns(percent, reported="Other seeds", reported_std="± (other)")
@@ -136,20 +127,20 @@ def _notes(result: Result) -> list[str]:
 def winning_figure(result: Result) -> dict[str, bytes]:
     """A panel for each task: score by sparsity, the full model dashed, filled dots win (BERT tickets, Figure 11)."""
     tasks, groups = result["tasks"], [one["group"] for one in result["groups"]]
-    across, down = layout_panels(len(tasks), 4)
-    with canvas(max(6.0, 3.0 * across), 2.8 * down + 0.9, "winning") as (drawing, made):
-        for task, axes in zip(tasks, add_panels(drawing, len(tasks), 4), strict=True):
+    across, down = figures.layout_panels(len(tasks), 4)
+    with figures.canvas(max(6.0, 3.0 * across), 2.8 * down + 0.9, "winning") as (drawing, made):
+        for task, axes in zip(tasks, figures.add_panels(drawing, len(tasks), 4), strict=True):
             _draw_task(axes, task, [cell for cell in result["cells"] if cell["task"] == task["task"]], groups)
         drawing.supylabel("score (x 100); filled: wins", fontsize=10)
         colors = [PALETTE[index % len(PALETTE)] for index in range(len(groups))]
-        handles = [swatch(group, marker="o", color=color) for group, color in zip(groups, colors, strict=True)]
-        add_legend(drawing, 3, [*handles, swatch("dense, ± deviation", **DASHED)])
+        handles = [figures.swatch(group, marker="o", color=color) for group, color in zip(groups, colors, strict=True)]
+        figures.add_legend(drawing, 3, [*handles, figures.swatch("dense, ± deviation", **figures.DASHED)])
     return made
 
 
 def _draw_task(axes: Any, task: Result, cells: Sequence[Result], groups: Sequence[str]) -> None:
     dense = task["dense"]
-    draw_level(axes, 100 * dense["mean"], 100 * (dense["std"] or 0.0))
+    figures.draw_level(axes, 100 * dense["mean"], 100 * (dense["std"] or 0.0))
     for index, group in enumerate(groups):
         own = [cell for cell in cells if cell["group"] == group]
         x, y = percents(cell["sparsity"] for cell in own), percents(cell["mean"] for cell in own)

@@ -21,69 +21,48 @@ Kind = Literal["changed", "missing", "extra", "damaged", "leftover"]
 
 @dataclass(frozen=True)
 class Finding:
-    """A problem of a file.
+    """A problem of a file."""
 
-    Attributes:
-        kind: `changed`, `missing` or `extra`, compared with the checksums; `damaged`: cannot be read;
-            `leftover`: a temporary file of a process that was killed.
-        path: path of the file.
-        detail: what was found and what was expected.
-    """
-
-    kind: Kind
+    kind: Kind  # `damaged`: cannot be read; `leftover`: a temporary file of a process that was killed
     path: Path
-    detail: str
+    detail: str  # what was found and what was expected
 
 
 @dataclass(frozen=True)
 class Check:
-    """Result of the check of one run; `sealed` tells whether it has checksums, `files` how many were hashed."""
+    """Result of the check of one run."""
 
     run_id: str
     status: str
-    sealed: bool = False
+    sealed: bool = False  # whether it has checksums
     findings: list[Finding] = field(default_factory=list)
-    files: int = 0
+    files: int = 0  # how many were hashed
     bytes_read: int = 0
 
 
 def seal_files(folder: Path, about: Path) -> dict[str, Any]:
-    """Sizes and hashes of all files of a finished run; what is temporary, as killed attempts leave it, goes first.
-
-    Returns:
-        The content of `files.json`: by relative path `size` in bytes and `hash`.
-    """
+    """Remove temporary files; return the content of `files.json`: by relative path `size` in bytes and `hash`."""
     for place in (folder, about):
         remove_leftovers(place)
     for scratch in list(folder.rglob(SCRATCH)):  # a kill may have come after the result
         shutil.rmtree(scratch, ignore_errors=True)
-    files = {str(path.relative_to(folder).as_posix()): _facts(path) for path in _files(folder)}
+    files = {
+        path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "hash": _hash(path)}
+        for path in _files(folder)
+    }
     return {"algorithm": _ALGORITHM, "files": files}
 
 
-def compare(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
-    """Hash the files of a run again.
-
-    Returns:
-        What differs, and how many files and bytes were read.
-    """
+def compare_files(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
+    """Hash the files of a run again; return what differs, and how many files and bytes were read."""
     try:
         expected = read_json(sealed, "list of files")["files"]
         names = {name: (int(facts["size"]), str(facts["hash"])) for name, facts in expected.items()}
         for name in names:
             inside(folder, name)
     except (TicketsError, KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        return (
-            [
-                Finding(
-                    "damaged",
-                    sealed,
-                    f"cannot be read ({error}); delete it if you trust the files of the run, to have it sealed again",
-                )
-            ],
-            0,
-            0,
-        )
+        detail = f"cannot be read ({error}); delete it if you trust the files of the run, to have it sealed again"
+        return [Finding("damaged", sealed, detail)], 0, 0
     findings, files, read = [], 0, 0
     for name, (size, digest) in names.items():
         path = folder / name
@@ -103,7 +82,7 @@ def compare(folder: Path, sealed: Path) -> tuple[list[Finding], int, int]:
     return findings, files, read
 
 
-def left_behind(folder: Path) -> list[Finding]:
+def find_leftovers(folder: Path) -> list[Finding]:
     """Return the temporary files that a killed process left in a folder."""
     return [Finding("leftover", path, "a write that was cut off; it may be deleted") for path in leftovers(folder)]
 
@@ -115,10 +94,6 @@ def _files(folder: Path) -> Iterator[Path]:
         temporary = any(is_temporary(Path(part)) for part in parts)
         if path.is_file() and SCRATCH not in parts and not temporary:
             yield path
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "hash": _hash(path)}
 
 
 def _hash(path: Path) -> str:

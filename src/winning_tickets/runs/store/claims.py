@@ -18,8 +18,7 @@ from winning_tickets.runs.files import refused
 
 _TRIES = 5
 """Attempts within one heartbeat: a file system may refuse, and a check by another process moves the marker briefly."""
-_SLACK_SECONDS = 5.0
-"""Time for the take-over itself after the wait for a sign of life."""
+_SLACK_SECONDS = 5.0  # time for the take-over itself after the wait for a sign of life
 
 
 class ClaimedError(UsageError):

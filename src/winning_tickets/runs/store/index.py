@@ -12,17 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from winning_tickets.runs import files
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
-from winning_tickets.runs.files import (
-    is_number,
-    is_temporary,
-    parse_json,
-    read_json,
-    remove_leftovers,
-    write_json,
-    write_text,
-)
+from winning_tickets.runs.files import is_number, is_temporary, parse_json, read_json, write_json, write_text
 
 FORMAT_VERSION = 1
 STORE_MARKER = "store.json"
@@ -32,11 +25,7 @@ _RUN_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 
 
 class Layout:
-    """Paths inside a store.
-
-    `runs/<id>` belongs to the verb, which refuses foreign files there; so the store keeps its own files of a run in
-    `about/<id>`.
-    """
+    """Paths inside a store; a verb refuses foreign files in `runs/<id>`, so those of the store are in `about/<id>`."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -46,11 +35,9 @@ class Layout:
         self.cache = self.path / "cache"
 
     def run(self, run_id: str) -> Path:
-        """Return the run directory of a run."""
         return self.runs / check_id(run_id)
 
     def about(self, run_id: str) -> Path:
-        """Return the folder of `run.json`, `provenance.json`, `files.json` and `error.json` of a run."""
         return self.abouts / check_id(run_id)
 
     def exists(self) -> bool:
@@ -134,7 +121,7 @@ _FIELDS: dict[str, dict[str, tuple[type, ...]]] = {
 _NAMES = {dict: "an object", list: "a list", str: "a text", int: "a number"}
 
 
-def misshapen(file: str, content: Mapping[str, Any]) -> str | None:
+def shape_problem(file: str, content: Mapping[str, Any]) -> str | None:
     """Return the problem of a parsed file; None if it can be used."""
     return next(_problems(file, content), None)
 
@@ -177,50 +164,36 @@ def _listed(value: Any) -> list[Any]:
 Status = Literal["absent", "running", "unfinished", "failed", "done"]
 
 _CACHE_VERSION = 1
-_DAMAGED = "(damaged)"
-"""Key of the message about a file that cannot be read."""
+_DAMAGED = "(damaged)"  # key of the message about a file that cannot be read
 _FILES = {"description", "marker", "result", "error", "provenance"}
 
 
 @dataclass(frozen=True)
 class Record:
-    """All that a store knows of one run.
-
-    Attributes:
-        config: settings of the description, updated by the complete ones of the run directory.
-        result: of a run that is done, else None.
-        error: `kind`, `message`, `time` and more of a failed run, else None.
-        labels: notes of the study that started the run, such as its stage.
-        seconds: duration of the last attempt.
-        peak_memory: bytes of main memory.
-        finished_at: UTC time, ISO 8601.
-        source: commit of the working directory, and whether it had changes.
-    """
+    """All that a store knows of one run."""
 
     id: str
     verb: str = ""
     status: Status = "unfinished"
-    config: dict[str, Any] = field(default_factory=dict)
-    result: dict[str, Any] | None = None
-    error: dict[str, Any] | None = None
-    labels: dict[str, Any] = field(default_factory=dict)
-    seconds: float | None = None
-    peak_memory: int | None = None
+    config: dict[str, Any] = field(default_factory=dict)  # of the description, updated by the run directory
+    result: dict[str, Any] | None = None  # of a run that is done
+    error: dict[str, Any] | None = None  # `kind`, `message`, `time` and more of a failed run
+    labels: dict[str, Any] = field(default_factory=dict)  # notes of the study that started the run
+    seconds: float | None = None  # of the last attempt
+    peak_memory: int | None = None  # bytes of main memory
     versions: dict[str, str] = field(default_factory=dict)
     machine: dict[str, Any] = field(default_factory=dict)
-    finished_at: str | None = None
-    source: dict[str, Any] | None = None
+    finished_at: str | None = None  # UTC, ISO 8601
+    source: dict[str, Any] | None = None  # commit of the working directory, and whether it had changes
 
 
-Body = dict[str, Any]
-"""The parsed `description`, `marker`, `result`, `error` and `provenance` of a run, each or None."""
+Body = dict[str, Any]  # the parsed `description`, `marker`, `result`, `error` and `provenance` of a run, each or None
 
 
 class Index:
-    """Reads the files of runs; a file is read again only after it has changed.
+    """Reads the files of runs; a file is read again only after its time, size or inode has changed.
 
-    The cache `cache/runs.json` may be deleted at any time. A file counts as unchanged while its time, size and inode
-    stay the same; files are replaced as a whole, so the inode changes even within one tick of the clock.
+    Files are replaced as a whole, so the inode changes even within one tick of the clock.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -239,13 +212,12 @@ class Index:
         return sorted(found)
 
     def body(self, run_id: str) -> Body:
-        """Return the present content of the files of one run."""
         return self._read_run(run_id)[0]
 
     def bodies(self, ids: Iterable[str]) -> dict[str, Body]:
         """Return the content of the files of many runs, and cache what had to be read."""
         if not self._loaded:
-            remove_leftovers(self._layout.cache)  # a process that writes one now only loses its cache
+            files.remove_leftovers(self._layout.cache)  # a process that writes one now only loses its cache
             self._known |= self._read_cache()
             self._loaded = True
         found, changed = {}, False
@@ -308,9 +280,9 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
         id=run_id,
         verb=str(described.get("verb") or marker.get("verb") or ""),
         status=status,
-        config=_settings(described) | _settings(marker),
+        config=(described.get("config") or {}) | (marker.get("config") or {}),
         result=body["result"] if status == "done" else None,
-        error=error_of(body) if status == "failed" else None,
+        error=stored_error(body) if status == "failed" else None,
         labels=described.get("labels") or {},
         seconds=provenance.get("seconds"),
         peak_memory=provenance.get("peak_memory"),
@@ -321,7 +293,7 @@ def record_of(run_id: str, body: Body, status: Status) -> Record:
     )
 
 
-def error_of(body: Body) -> dict[str, Any] | None:
+def stored_error(body: Body) -> dict[str, Any] | None:
     """Return the error of a failed run, which may be a damaged file; None if there is none."""
     for message in damages(body):
         return {"kind": ContentError.__name__, "message": message}
@@ -346,15 +318,10 @@ def without_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _settings(content: dict[str, Any]) -> dict[str, Any]:
-    config = content.get("config")
-    return config if isinstance(config, dict) else {}
-
-
 def _is_body(body: Any) -> bool:
     """Return whether an entry of the cache has the expected shape."""
     return body.keys() == _FILES and all(
-        content is None or _DAMAGED in content or misshapen(name, content) is None for name, content in body.items()
+        content is None or _DAMAGED in content or shape_problem(name, content) is None for name, content in body.items()
     )
 
 
@@ -376,6 +343,6 @@ def _parsed(name: str, path: str) -> dict[str, Any] | None:
         return {_DAMAGED: str(error)}
     if not isinstance(content, dict):
         return {_DAMAGED: f"{path} holds {type(content).__name__} instead of an object; it was edited."}
-    if (problem := misshapen(name, content)) is not None:
+    if (problem := shape_problem(name, content)) is not None:
         return {_DAMAGED: f"{path} was edited: {problem}. Copy it again, or delete the run and repeat it."}
     return content

@@ -26,8 +26,7 @@ _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
 }
 _CONDITION = re.compile(r"\s*([^=<>!\s]+)\s*(==|=|!=|<=|>=|<|>)\s*(.*?)\s*", re.DOTALL)
 _FIELDS = tuple(entry.name for entry in fields(Record))
-_PLACES = ("labels", "config", "result")
-"""Fields in which a key without such a prefix is looked up, in this order."""
+_PLACES = ("labels", "config", "result")  # fields in which a key without such a prefix is looked up, in this order
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,6 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Parse `KEY SIGN VALUE`; the signs are =, !=, <, <=, > and >=."""
         found = _CONDITION.fullmatch(text)
         if found is None:
             raise UsageError(
@@ -57,7 +55,6 @@ class Condition:
         return cls(key, "=" if sign == "==" else sign, value)
 
     def holds(self, record: Record) -> bool:
-        """Return whether a run fulfills the condition."""
         value = _find(record, self.key)
         if value is _ABSENT:
             return False

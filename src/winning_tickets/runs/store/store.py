@@ -13,24 +13,10 @@ from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, unknown
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.provenance import Account
-from winning_tickets.runs.store.checksums import Check, Finding, compare, left_behind, seal_files
+from winning_tickets.runs.store import index
+from winning_tickets.runs.store.checksums import Check, Finding, compare_files, find_leftovers, seal_files
 from winning_tickets.runs.store.claims import Claim, Claims
-from winning_tickets.runs.store.index import (
-    DESCRIPTION,
-    ERROR,
-    FILES,
-    PROVENANCE,
-    Body,
-    Index,
-    Layout,
-    Record,
-    Status,
-    damages,
-    error_of,
-    is_id,
-    record_of,
-    without_collector,
-)
+from winning_tickets.runs.store.index import DESCRIPTION, ERROR, FILES, PROVENANCE, Body, Index, Record, Status, is_id
 from winning_tickets.runs.store.query import Condition, check_known
 
 STATUSES: tuple[Status, ...] = get_args(Status)
@@ -45,13 +31,8 @@ class Store:
     of the process that works on it. The folder is created on first use.
 
     Args:
-        path: the folder.
         heartbeat_seconds: time between two signs of life of a claim.
         dead_after_seconds: time without a sign of life after which a claim of another machine counts as dead.
-
-    Raises:
-        UsageError: `path` is a file, or holds foreign files.
-        ContentError: the store has another format.
     """
 
     def __init__(
@@ -61,14 +42,13 @@ class Store:
         dead_after_seconds: float = DEAD_AFTER_SECONDS,
     ) -> None:
         self.path = Path(path)
-        self._layout = Layout(self.path)
+        self._layout = index.Layout(self.path)
         self._layout.exists()
         self._claims = Claims(self._layout.claims, heartbeat_seconds, dead_after_seconds)
         self._index = Index(self._layout)
         self._accounts: dict[str, Account] = {}
 
     def exists(self) -> bool:
-        """Return whether the store has been created."""
         return self._layout.exists()
 
     def folder(self, run_id: str) -> Path:
@@ -82,52 +62,32 @@ class Store:
         write_json(self._layout.about(run_id) / DESCRIPTION, body)
 
     def status(self, run_id: str) -> Status:
-        """Return the status of a run.
-
-        Returns:
-            `failed`: it has an error, or one of its files is damaged; `done`: it has a result with all seeds;
-            `running`: a living process holds a claim on it; `unfinished`: it was started, and no process works on it;
-            `absent`: none of these.
-        """
+        """Return `failed` (also for a damaged file), `done`, `running`, `unfinished` or `absent`."""
         return self._status(run_id, self._index.body(run_id))
 
     def result(self, run_id: str) -> dict[str, Any]:
-        """Return the result of a run that is done.
-
-        Raises:
-            ContentError: the run has failed; its error is in the message.
-            UsageError: the run is not done.
-        """
+        """Return the result of a run that is done; any other run is refused."""
         body = self._index.body(run_id)
         status = self._status(run_id, body)
         if status == "failed":
-            raise ContentError(f"The run {run_id} has failed: {(error_of(body) or {}).get('message')}")
+            raise ContentError(f"The run {run_id} has failed: {(index.stored_error(body) or {}).get('message')}")
         if status != "done":
             raise UsageError(f"The run {run_id} is not done but {status}; it has no result yet.")
         result: dict[str, Any] = body["result"]
         return result
 
     def record(self, run_id: str) -> Record:
-        """Return the record of a run."""
         body = self._index.body(run_id)
-        return record_of(run_id, body, self._status(run_id, body))
+        return index.record_of(run_id, body, self._status(run_id, body))
 
     def records(self, where: Sequence[str] = (), status: str | None = None) -> Iterator[Record]:
-        """Return the records of all runs that fulfill all conditions, in the order of their ids.
-
-        Args:
-            where: conditions such as `task=rte` or `metrics.accuracy.final.mean>0.7`, see `query.Condition`.
-            status: only runs with this status.
-
-        Raises:
-            UsageError: a condition is not valid, no run has its key, or the status is unknown.
-        """
+        """Return the records of all runs that fulfill all conditions, see `query.Condition`, ordered by id."""
         if status is not None and status not in STATUSES:
             raise unknown("status", status, STATUSES)
         conditions = [Condition.parse(text) for text in where]
-        with without_collector():
+        with index.without_collector():
             bodies = self._index.bodies(self._index.ids())
-            records = [record_of(run_id, body, self._status(run_id, body)) for run_id, body in bodies.items()]
+            records = [index.record_of(run_id, body, self._status(run_id, body)) for run_id, body in bodies.items()]
         check_known(conditions, records)
         for record in records:
             # A kill may leave the folder without the description.
@@ -140,13 +100,7 @@ class Store:
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Claim]:
-        """Hold a run during a `with` block; to be called by the process that does the work.
-
-        The claim ends with the block, also after an exception. After a kill other processes may take it.
-
-        Raises:
-            ClaimedError: another process holds it.
-        """
+        """Hold a run during a `with` block in the process that does the work; after a kill others may take it."""
         self._layout.run(run_id)
         self._layout.create()
         claim = self._claims.take(run_id)
@@ -180,10 +134,7 @@ class Store:
         (self._layout.about(run_id) / ERROR).unlink(missing_ok=True)
 
     def seal(self, run_id: str) -> None:
-        """Record the checksums of all files of a run that is done, and its provenance, unless they are recorded.
-
-        Temporary files that a killed attempt left are removed.
-        """
+        """Record the checksums of all files of a run that is done, and its provenance, unless they are recorded."""
         result = self.result(run_id)
         about = self._layout.about(run_id)
         if self.sealed(run_id):
@@ -193,7 +144,6 @@ class Store:
         write_json(about / FILES, seal_files(self.folder(run_id), about))
 
     def sealed(self, run_id: str) -> bool:
-        """Return whether the checksums of a run are recorded."""
         return (self._layout.about(run_id) / FILES).is_file()
 
     def check(self, run_id: str) -> Check:
@@ -203,17 +153,16 @@ class Store:
         status = self._status(run_id, body)
         if status == "running":
             return Check(run_id, status)
-        findings = [Finding("damaged", folder, message) for message in damages(body)]
+        findings = [Finding("damaged", folder, message) for message in index.damages(body)]
         files, read = 0, 0
         if self.sealed(run_id):
-            differences, files, read = compare(folder, about / FILES)
+            differences, files, read = compare_files(folder, about / FILES)
             findings += differences
         return Check(
-            run_id, status, self.sealed(run_id), findings + left_behind(folder) + left_behind(about), files, read
+            run_id, status, self.sealed(run_id), findings + find_leftovers(folder) + find_leftovers(about), files, read
         )
 
     def ids(self) -> list[str]:
-        """Return the ids of all runs, sorted."""
         return self._index.ids()
 
     def foreign(self) -> list[Finding]:
@@ -226,7 +175,7 @@ class Store:
         return self._accounts.get(run_id) or Account(measured=False)
 
     def _status(self, run_id: str, body: Body) -> Status:
-        if error_of(body) is not None:
+        if index.stored_error(body) is not None:
             return "failed"
         # A transfer with failed seeds stores a result; the same command tries these seeds again.
         if body["result"] is not None and not body["result"].get("failed_seeds"):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis.report.figures import dark_svg
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, foreign, unknown
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.plan import Plan
@@ -77,18 +77,12 @@ def report_study(
     A report may be made at any time; missing numbers are shown as missing. The same store gives the same bytes.
 
     Args:
-        plan: of the study at a scale.
-        store: the runs.
         out: a folder that is absent or empty, or holds a report of this study, which is replaced.
         formats: of `FORMATS`.
         force: replace the report of another study.
 
     Returns:
         `runs` (how many are done, failed, missing), `tables`, `figures`, `claims`, `problems` and `files`.
-
-    Raises:
-        UsageError: an unknown format, or `out` holds something else; it was left untouched.
-        ContentError: the store has a file that cannot be read.
     """
     out = Path(out)
     for name in formats:
@@ -145,10 +139,7 @@ def _check_out(out: Path, plan: Plan, force: bool) -> None:
         return
     found = read_json(out / FILE, "report") if (out / FILE).is_file() else None
     if not isinstance(found, dict) or found.get("verb") != "study-report":
-        raise UsageError(
-            f"--out {out} holds files that are not the report of a study; it was left untouched. "
-            "Give a directory that is absent or empty."
-        )
+        raise foreign(out, "the report of a study")
     own = (plan.study.name, plan.scale)
     if (found.get("study"), found.get("scale")) != own and not force:
         raise UsageError(
@@ -169,7 +160,6 @@ def _draw_files(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, byt
 
 
 def _record(verdict: Verdict) -> dict[str, Any]:
-    """A verdict for JSON."""
     keys = ("reason", "test", "n", "planned", "estimate", "interval", "bootstrap")
     runs = sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids})
     return {"text": verdict.text, "verdict": verdict.word, **{key: getattr(verdict, key) for key in keys}, "runs": runs}

@@ -5,23 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from winning_tickets.analysis.report.figures import (
-    DASHED,
-    MARKERS,
-    PALETTE,
-    Mark,
-    Series,
-    Tile,
-    add_legend,
-    add_panels,
-    canvas,
-    cut_label,
-    draw_bars,
-    draw_heat_map,
-    draw_line,
-    label_heat_map,
-    layout_panels,
-)
+from winning_tickets.analysis.report import figures
 from winning_tickets.analysis.report.tables import percent
 from winning_tickets.analysis.statistics import SMALLEST
 from winning_tickets.studies.report.grids import Cell, Grid, form_of, label
@@ -35,18 +19,18 @@ _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2))
 
 def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes]:
     """A figure with at least one number as files of these formats; its table has the numbers of the paper."""
-    across, down = layout_panels(len(plot.panels))
+    across, down = figures.layout_panels(len(plot.panels))
     width, height = (7.2, 4.2) if len(plot.panels) == 1 else (3.7 * across, 3.0 * down + 0.6)
     if plot.figure.kind == "heatmap":
         width, height = _heat_map_size(plot, across, down)
     paper = _paper_numbers(plot, grid)
-    with canvas(min(_MOST_INCHES, width), min(_MOST_INCHES, height), plot.name, formats) as (drawing, made):
+    with figures.canvas(min(_MOST_INCHES, width), min(_MOST_INCHES, height), plot.name, formats) as (drawing, made):
         handles: dict[str, Any] = {}
-        for panel, axes in zip(plot.panels, add_panels(drawing, len(plot.panels)), strict=True):
+        for panel, axes in zip(plot.panels, figures.add_panels(drawing, len(plot.panels)), strict=True):
             _draw_panel(axes, plot, panel, paper)
             handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
         if handles:
-            add_legend(drawing, min(4, len(handles)), list(handles.values()), labels=list(handles))
+            figures.add_legend(drawing, min(4, len(handles)), list(handles.values()), labels=list(handles))
     return made
 
 
@@ -54,7 +38,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     figure = plot.figure
     axes.set_xlabel(_x_label(plot, panel))
     if panel.title:
-        axes.set_title(cut_label(panel.title))
+        axes.set_title(figures.cut_label(panel.title))
     if figure.kind == "heatmap":
         _draw_matrix(axes, plot, panel)
         return
@@ -65,7 +49,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     drawn = [one for one in series if one.y]
     if figure.kind == "bar":
         points = [point for one in plot.panels for curve in one.curves for point in curve.points]
-        draw_bars(axes, series, list(dict.fromkeys(label(point.x) for point in points)))
+        figures.draw_bars(axes, series, list(dict.fromkeys(label(point.x) for point in points)))
     elif figure.kind == "scatter":
         for one in drawn:
             look = {"color": one.color, "markersize": 6.5, "alpha": 0.85, "label": one.name or "_nolegend_"}
@@ -73,7 +57,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         axes.margins(0.1)
     else:
         for one in drawn:
-            draw_line(axes, one)
+            figures.draw_line(axes, one)
         positions = sorted({x for one in drawn for x in one.x if isinstance(x, int | float)})
         if 0 < len(positions) <= _MOST_TICKS:
             axes.set_xticks(positions, [label(x) for x in positions])
@@ -84,33 +68,33 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
                     axes.plot([x], [_scaled(plot.path, value)], "x", color=one.color, markersize=7, label="paper")
     for index, (name, cell) in enumerate(panel.levels.items()):
         if cell.mean is not None:
-            look = DASHED | {"linestyle": (0, (5 - index % 3, 3)), "label": name}
+            look = figures.DASHED | {"linestyle": (0, (5 - index % 3, 3)), "label": name}
             axes.axhline(_scaled(plot.path, cell.mean), **look)
     axes.grid(axis="both" if figure.kind == "scatter" else "y")
     axes.set_ylabel(figure.y_label or name_value(plot.path))
 
 
-def _series(plot: Plot, curve: Curve, index: int) -> Series:
+def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
     """A curve as it is drawn: partial points of a line are hollow, partial bars hatched, those of a cloud left out."""
     kind = plot.figure.kind
     points = [point for point in curve.points if point.cell.mean is not None and point.x is not None]
     if kind == "scatter":
         points = [point for point in points if not point.cell.partial]
-    marks: list[Mark] = ["hollow" if p.cell.partial else "filled" for p in points]
+    marks: list[figures.Mark] = ["hollow" if p.cell.partial else "filled" for p in points]
     xs = [point.x if isinstance(point.x, int | float) else str(point.x) for point in points]
     if kind == "bar":
         xs = [label(point.x) for point in points]
     elif isinstance(plot.figure.x, Value):
         xs = [_scaled(plot.figure.x.value, point.x) for point in points]
-    return Series(
-        cut_label(curve.name),
+    return figures.Series(
+        figures.cut_label(curve.name),
         xs,
         [_scaled(plot.path, point.cell.mean) for point in points if point.cell.mean is not None],
         [_spread(plot, point.cell) for point in points],
         marks,
-        PALETTE[index % len(PALETTE)],
-        MARKERS[index % 8],
-        _DASHES[(index // len(PALETTE)) % len(_DASHES)],
+        figures.PALETTE[index % len(figures.PALETTE)],
+        figures.MARKERS[index % 8],
+        _DASHES[(index // len(figures.PALETTE)) % len(_DASHES)],
     )
 
 
@@ -179,21 +163,20 @@ def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
     for (row, column), mean in means.items():
         star = "*" if panel.matrix[row, column].partial else ""
         shade = 0.08 + 0.92 * (mean - low) / span
-        tiles.append(Tile(columns.index(column), rows.index(row), shade, form(mean) + star))
-    draw_heat_map(axes, tiles)
-    label_heat_map(axes, list(map(cut_label, columns)), list(map(cut_label, rows)), turned=max(map(len, columns)) > 6)
+        tiles.append(figures.Tile(columns.index(column), rows.index(row), shade, form(mean) + star))
+    figures.draw_heat_map(axes, tiles)
+    across, down = ([figures.cut_label(name) for name in names] for names in (columns, rows))
+    figures.label_heat_map(axes, across, down, turned=max(map(len, columns)) > 6)
 
 
 def _names_of(panel: Panel) -> tuple[list[str], list[str]]:
-    """The rows and the columns of a matrix."""
     rows, columns = dict.fromkeys(row for row, _ in panel.matrix), dict.fromkeys(column for _, column in panel.matrix)
     return list(rows), list(columns)
 
 
 def _heat_map_size(plot: Plot, across: int, down: int) -> tuple[float, float]:
-    """Inches that hold all tiles and their labels."""
     rows, columns = zip(*(_names_of(panel) for panel in plot.panels), strict=True)
-    longest = max((len(cut_label(name)) for names in (*rows, *columns) for name in names), default=1)
+    longest = max((len(figures.cut_label(name)) for names in (*rows, *columns) for name in names), default=1)
     wide, high = max(map(len, columns)), max(map(len, rows))
     return (
         across * max(3.6, 0.75 * wide + 0.08 * longest + 0.8),

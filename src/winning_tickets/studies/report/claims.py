@@ -12,16 +12,14 @@ from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.statistics import RESAMPLES, correlate, interval, non_inferior
 from winning_tickets.runs.statistics import Paired, paired
 from winning_tickets.studies.report.grids import Cell, Key, form_of, group_by, label, make_cell, row_label
-from winning_tickets.studies.report.observations import Observation, StudyRun, observe, select_runs, stages_of
+from winning_tickets.studies.report.observations import Observation, StudyRun, observe, select_runs
 from winning_tickets.studies.report.plots import common_axes, match_points, other_axes, zip_pairs
-from winning_tickets.studies.schema import Claim, Comparison, Correlation, Study, Value
+from winning_tickets.studies.schema import Comparison, Correlation, Study, StudyClaim, Value
 
 Word = Literal["holds", "does not hold", "not enough runs"]
 
-FEWEST_PAIRS = 3
-"""Fewer pairs give no verdict: a deviation of two differences is hardly informative."""
-FEWEST_POINTS = 5
-"""Fewer points give no verdict on a correlation."""
+FEWEST_PAIRS = 3  # fewer pairs give no verdict: a deviation of two differences is hardly informative
+FEWEST_POINTS = 5  # fewer points give no verdict on a correlation
 
 # Thousands of pairs need fewer draws for an equally precise interval, and all draws are in memory at once.
 _FEWEST_DRAWS, _MOST_DRAWN = 1_000, 4_000_000
@@ -29,27 +27,19 @@ _FEWEST_DRAWS, _MOST_DRAWN = 1_000, 4_000_000
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of our numbers on a claim, with the finding in words, the reason and the test.
-
-    Attributes:
-        n: complete pairs or points, of those `planned`.
-        cells: the numbers behind it, by group and pair.
-        estimate: mean difference, or Pearson's r; None without any.
-        interval: 95 % interval of the estimate: Student's t of a difference, bootstrap of a correlation.
-        bootstrap: 95 % bootstrap interval of a difference over its pairs; None for a correlation.
-    """
+    """The verdict of our numbers on a claim, with the finding in words, the reason and the test."""
 
     name: str
     text: str
     word: Word
     reason: str
     test: str
-    n: int
+    n: int  # complete pairs or points
     planned: int
-    cells: Mapping[str, Cell]
-    estimate: float | None = None
-    interval: tuple[float, float] | None = None
-    bootstrap: tuple[float, float] | None = None
+    cells: Mapping[str, Cell]  # the numbers behind it, by group and pair
+    estimate: float | None = None  # mean difference, or Pearson's r
+    interval: tuple[float, float] | None = None  # 95 %: Student's t of a difference, bootstrap of a correlation
+    bootstrap: tuple[float, float] | None = None  # 95 % interval of a difference over its pairs
 
 
 def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
@@ -63,7 +53,7 @@ def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
     return _compares(name, claim, comparison, runs)
 
 
-def _compares(name: str, claim: Claim, comparison: Comparison, runs: Sequence[StudyRun]) -> Verdict:
+def _compares(name: str, claim: StudyClaim, comparison: Comparison, runs: Sequence[StudyRun]) -> Verdict:
     """A paired t-test of the mean difference, and a bootstrap over the pairs."""
     first, second = _sides(runs, claim, comparison)
     planned = [key for key in first if key in second]
@@ -104,24 +94,24 @@ def _too_few(n: int, planned: int, what: str, needed: int) -> str:
 
 
 def _second(comparison: Comparison) -> str:
-    """The name of the second group."""
     second = comparison.second
     return f"{second.value} of {second.stage}" if isinstance(second, Value) else label(second)
 
 
 def _means(cells: Mapping[Key, Cell], keys: Sequence[Key], sign: float) -> dict[Hashable, float]:
-    """The means of complete cells."""
     found = {key: cells[key].mean for key in keys if not cells[key].partial}
     return {key: sign * mean for key, mean in found.items() if mean is not None}
 
 
-def _sides(runs: Sequence[StudyRun], claim: Claim, comparison: Comparison) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
+def _sides(
+    runs: Sequence[StudyRun], claim: StudyClaim, comparison: Comparison
+) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
     """The cells of both groups by pair; by default all axes pair but those that are compared or averaged."""
-    observations = observe(select_runs(runs, stages_of(claim.stage), claim.where), claim.value)
+    observations = observe(select_runs(runs, claim.stage, claim.where), claim.value)
     wanted = comparison.second
     first = _with_label(observations, comparison.axis, comparison.first)
     if isinstance(wanted, Value):
-        second = observe(select_runs(runs, (wanted.stage,)), wanted.value)
+        second = observe(select_runs(runs, wanted.stage), wanted.value)
     else:
         second = _with_label(observations, comparison.axis, wanted)
     pair_by = claim.pair_by or [
@@ -152,7 +142,7 @@ def format_signed(path: str, value: float) -> str:
     return f"{100 * value:+.1f}" if form_of(path) is tables.percent else f"{value:+.3f}"
 
 
-def _reason(claim: Claim, found: Paired, holds: bool, planned: int, better: int) -> str:
+def _reason(claim: StudyClaim, found: Paired, holds: bool, planned: int, better: int) -> str:
     low, high = (format_signed(claim.value, end) for end in found.interval or (found.mean, found.mean))
     text = (
         f"Mean difference {format_signed(claim.value, found.mean)}, 95 % interval [{low}, {high}]"
@@ -166,9 +156,9 @@ def _reason(claim: Claim, found: Paired, holds: bool, planned: int, better: int)
     return f"{text} It points the other way." if claim.better else f"{text} That is worse by more than the margin."
 
 
-def _correlates(name: str, claim: Claim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
+def _correlates(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
     """Pearson's r, whose bootstrap interval must be on the claimed side of zero."""
-    observations = observe(select_runs(runs, (wanted.y.stage,), claim.where), wanted.y.value)
+    observations = observe(select_runs(runs, wanted.y.stage, claim.where), wanted.y.value)
     points = match_points(wanted.x, observations, runs, claim.average)
     xs, ys = zip_pairs(points)
     found = correlate(xs, ys)

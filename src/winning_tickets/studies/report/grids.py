@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.tables import Column, Table
-from winning_tickets.runs.statistics import Summary, summarise
+from winning_tickets.runs.statistics import Summary, summarize
 from winning_tickets.studies.report.observations import (
     METRIC,
     Observation,
@@ -18,10 +18,9 @@ from winning_tickets.studies.report.observations import (
     describe_absent,
     observe,
     select_runs,
-    stages_of,
 )
 from winning_tickets.studies.schema import Published, Study
-from winning_tickets.studies.schema import Table as StudyTable
+from winning_tickets.studies.schema import StudyTable as StudyTable
 
 Key = tuple[Any, ...]
 Form = Callable[[float], str]
@@ -29,43 +28,31 @@ Form = Callable[[float], str]
 
 @dataclass(frozen=True)
 class Cell:
-    """The numbers of the runs at one place.
+    """The numbers of the runs at one place."""
 
-    Attributes:
-        values: one for each complete repetition (such as a seed).
-        expected: number of planned repetitions.
-        failed: number of repetitions in which some run failed.
-        observations: all that the cell is made from, absent ones too.
-    """
-
-    values: tuple[float, ...]
-    expected: int
-    failed: int
-    observations: tuple[Observation, ...]
+    values: tuple[float, ...]  # one for each complete repetition (such as a seed)
+    expected: int  # number of planned repetitions
+    failed: int  # number of repetitions in which some run failed
+    observations: tuple[Observation, ...]  # all that the cell is made from, absent ones too
 
     @property
     def n(self) -> int:
-        """Number of complete repetitions."""
         return len(self.values)
 
     @property
     def partial(self) -> bool:
-        """Whether some repetition is missing or failed."""
         return self.n < self.expected
 
     @property
     def summary(self) -> Summary | None:
-        """Mean, deviation and interval; None where no repetition is complete."""
-        return summarise(self.values) if self.values else None
+        return summarize(self.values) if self.values else None
 
     @property
     def mean(self) -> float | None:
-        """Mean of the repetitions; None where none is complete."""
         return self.summary.mean if self.summary else None
 
     @property
     def run_ids(self) -> tuple[str, ...]:
-        """The runs behind the cell, each once."""
         return tuple(dict.fromkeys(one.run.id for one in self.observations))
 
     def text(self, form: Form) -> str:
@@ -173,39 +160,28 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
-Places = Mapping[tuple[int, int], Cell]
-"""Cells by row and column of numbers; a place without planned runs has none."""
+Places = Mapping[tuple[int, int], Cell]  # cells by row and column of numbers; a place without planned runs has none
 
 
 @dataclass(frozen=True)
 class Grid(Table):
-    """A table of a study: labels in the first columns, then cells and published numbers.
+    """A table of a study: labels in the first columns, then cells and published numbers."""
 
-    Attributes:
-        axes: names of the columns of labels.
-        forms: number formats of the columns of our cells.
-        problems: errors in its declaration.
-        kind: `table`, or `figure` for the numbers of a figure.
-    """
-
-    axes: tuple[str, ...] = ()
-    forms: Mapping[int, Form] = field(default_factory=dict)
-    problems: tuple[str, ...] = ()
-    kind: Literal["table", "figure"] = "table"
+    axes: tuple[str, ...] = ()  # names of the columns of labels
+    forms: Mapping[int, Form] = field(default_factory=dict)  # number formats of the columns of our cells
+    problems: tuple[str, ...] = ()  # errors in its declaration
+    kind: Literal["table", "figure"] = "table"  # `figure` for the numbers of a figure
 
     @property
     def stem(self) -> str:
-        """The name of its files and its anchor on the page."""
         return f"{self.kind}-{self.name}"
 
     @property
     def labels(self) -> list[tuple[str, ...]]:
-        """The labels of the rows."""
         return [tuple(row[column.key] for column in self.columns[: len(self.axes)]) for row in self.rows]
 
     @property
     def cells(self) -> dict[tuple[int, int], Cell]:
-        """Our cells by row and column."""
         return self._values(Cell)
 
     @property
@@ -223,7 +199,6 @@ class Grid(Table):
 
     @property
     def keys(self) -> list[str]:
-        """The columns of the long form."""
         numbers = ("column", "mean", "std", "n", "planned", "failed", "published", "published_std", "runs")
         return [*self.axes, *numbers]
 
@@ -316,10 +291,10 @@ MEAN: Key = ("mean over columns",)
 def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     """One of the study's tables, from all its planned runs."""
     table = study.tables[name]
-    own = select_runs(runs, stages_of(table.stage), table.where)
+    own = select_runs(runs, table.stage, table.where)
     paths, parts = {}, {}
     for text, value in table.values.items():
-        inside = own if isinstance(value, str) else select_runs(runs, (value.stage,), value.where)
+        inside = own if isinstance(value, str) else select_runs(runs, value.stage, value.where)
         paths[text] = value if isinstance(value, str) else value.value
         parts[text] = _part(table, paths[text], inside)
     rows = list(dict.fromkeys(row for part in parts.values() for row in part.rows))

@@ -17,7 +17,8 @@ from winning_tickets.runs.statistics import LARGEST
 from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
-from winning_tickets.studies.plan import Plan, Point, Run
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.references import Point, Run
 from winning_tickets.studies.schema import LOG
 
 State = Literal["done", "failed", "missing"]
@@ -26,32 +27,21 @@ State = Literal["done", "failed", "missing"]
 
 @dataclass(frozen=True)
 class StudyRun:
-    """A planned run of a stage with its result and facts from the store.
-
-    Attributes:
-        axes: its place in the study's grid, such as `{"task": "rte", "seed": 0}`.
-        config: of the planned run, as far as the study sets it.
-        status: in the store: `done`, `failed`, `running`, `unfinished`, `absent`.
-        result: of a run that is done, else None.
-        error: message of a run that failed.
-        facts: seconds, versions, machine and path.
-        folder: its run directory.
-    """
+    """A planned run of a stage with its result and facts from the store."""
 
     id: str
     stage: str
     verb: str
-    axes: Mapping[str, Any]
-    config: Mapping[str, Any] = field(default_factory=dict)
-    status: str = "absent"
-    result: Mapping[str, Any] | None = None
-    error: str | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    folder: Path | None = None
+    axes: Mapping[str, Any]  # its place in the study's grid
+    config: Mapping[str, Any] = field(default_factory=dict)  # of the planned run
+    status: str = "absent"  # in the store: `done`, `failed`, `running`, `unfinished`, `absent`
+    result: Mapping[str, Any] | None = None  # of a run that is done
+    error: str | None = None  # message of a run that failed
+    facts: Mapping[str, Any] = field(default_factory=dict)  # seconds, versions, machine and path
+    folder: Path | None = None  # its run directory
 
     @property
     def state(self) -> State:
-        """Whether it has numbers, failed, or has none yet."""
         if self.status == "done":
             return "done"
         return "failed" if self.status == "failed" else "missing"
@@ -77,34 +67,21 @@ _PLACE = re.compile(r"-?\d{1,9}")
 
 @dataclass(frozen=True)
 class Observation:
-    """One number of one run, present or not.
-
-    Attributes:
-        run: its source.
-        axes: those of the run, and `seed` and `metric` where one run has several.
-        state: whether the number is there.
-        value: finite; None unless the state is `done`.
-        part: seed and metric inside the run; None where the run has one number.
-    """
+    """One number of one run, present or not."""
 
     run: StudyRun
-    axes: Mapping[str, Any]
+    axes: Mapping[str, Any]  # of the run, and `seed` and `metric` where one run has several
     state: State
-    value: float | None = None
-    part: tuple[Any, str | None] = (None, None)
+    value: float | None = None  # finite; None unless the state is `done`
+    part: tuple[Any, str | None] = (None, None)  # seed and metric inside the run
 
 
 def observe(runs: Sequence[StudyRun], path: str) -> list[Observation]:
-    """The numbers at a path in the results of runs.
+    """The numbers at a path (keys with dots) in the results of runs.
 
-    Args:
-        runs: in any state.
-        path: keys with dots, such as `kd_loss` or `metrics.accuracy.final`; `*` takes every key there and makes it the
-            axis `metric`; `score` and `score.best`, also after other keys, are those of the primary metric;
-            `${axis}` is replaced by the run's value of an axis; `run.seconds` is a fact from the store;
-            `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, which makes the
-            axis `step`. A record of several seeds (`{"values": [...]}`) gives one number
-            per seed.
+    `*` takes every key and makes it the axis `metric`; `score` and `score.best` are those of the primary metric;
+    `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`.
+    A record of several seeds (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path)]
 
@@ -141,8 +118,7 @@ def _observe(run: StudyRun, path: str) -> Iterator[Observation]:
 
 def _logged(run: StudyRun, path: str) -> Iterator[Observation]:
     """The numbers at a path in the records of a run's log, or of the logs of its seeds."""
-    assert run.folder is not None
-    for folder in (run.folder, *sorted(run.folder.glob("seed-*"))):
+    for folder in () if run.folder is None else (run.folder, *sorted(run.folder.glob("seed-*"))):
         seed = int(folder.name.removeprefix("seed-")) if folder != run.folder else None
         for record in read_log(folder) if (folder / METRICS).is_file() else ():
             node: Any = record
@@ -267,18 +243,13 @@ def _run(planned: Run, point: Point, record: Record | None, store: Store) -> Stu
         "machine": record.machine,
         "source": record.source,
     }
-    return StudyRun(
-        *common, record.status, record.result, (record.error or {}).get("message"), facts, store.folder(planned.id)
-    )
-
-
-def stages_of(stage: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    """One stage or several, as a tuple."""
-    return (stage,) if isinstance(stage, str) else stage or ()
+    error = (record.error or {}).get("message")
+    return StudyRun(*common, record.status, record.result, error, facts, store.folder(planned.id))
 
 
 def select_runs(
-    runs: Sequence[StudyRun], stages: Sequence[str], where: Sequence[Mapping[str, Any]] = ()
+    runs: Sequence[StudyRun], stage: str | tuple[str, ...] | None, where: Sequence[Mapping[str, Any]] = ()
 ) -> list[StudyRun]:
-    """Runs of some stages, in the order of these, that match one of the conditions, if there are any."""
+    """Runs of one or several stages, in the order of these, that match one of the conditions, if there are any."""
+    stages = (stage,) if isinstance(stage, str) else stage or ()
     return [run for stage in stages for run in runs if run.stage == stage and (not where or matches(where, run.axes))]

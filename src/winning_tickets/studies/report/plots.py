@@ -8,20 +8,8 @@ from typing import Any
 
 from winning_tickets.analysis.statistics import correlate
 from winning_tickets.runs.files import is_number
-from winning_tickets.studies.report.grids import (
-    Cell,
-    Form,
-    Grid,
-    Key,
-    describe_cells,
-    form_of,
-    group_by,
-    label,
-    make_cell,
-    make_grid,
-    required_places,
-    row_label,
-)
+from winning_tickets.studies.report import grids
+from winning_tickets.studies.report.grids import Cell, Form, Key, form_of, group_by, label, make_cell
 from winning_tickets.studies.report.observations import (
     Observation,
     StudyRun,
@@ -29,7 +17,6 @@ from winning_tickets.studies.report.observations import (
     edited_error,
     observe,
     select_runs,
-    stages_of,
 )
 from winning_tickets.studies.schema import Figure, Published, Study, Value
 
@@ -75,7 +62,6 @@ class Plot:
 
     @property
     def cells(self) -> list[Cell]:
-        """All cells that are drawn."""
         return [
             cell
             for panel in self.panels
@@ -88,25 +74,20 @@ class Plot:
 
     @property
     def empty(self) -> bool:
-        """Whether there is nothing to draw yet."""
         return not any(cell.n for cell in self.cells)
 
     @property
     def x_name(self) -> str:
-        """The axis or the path of the positions."""
         return self.figure.x if isinstance(self.figure.x, str) else self.figure.x.value
 
 
 def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
     """The data of one of the study's figures, from all its planned runs."""
     figure = study.figures[name]
-    if isinstance(figure.y, Value):
-        stages, path = stages_of(figure.y.stage), figure.y.value
-    else:
-        stages, path = stages_of(figure.stage), figure.y
-    own = select_runs(runs, stages, figure.where)
+    stage, path = (figure.stage, figure.y) if isinstance(figure.y, str) else (figure.y.stage, figure.y.value)
+    own = select_runs(runs, stage, figure.where)
     observations = observe(own, path)
-    needed = required_places(observations, figure.average)
+    needed = grids.required_places(observations, figure.average)
     drawn = []
     for (key,), inside in group_by(observations, [figure.panels]).items() if figure.panels else [(("",), observations)]:
         title = label(key) if figure.panels else ""
@@ -152,14 +133,16 @@ def match_points(
     x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
 ) -> list[PlotPoint]:
     """Points of two stages, matched by the axes that both have; other axes and those of `average` are averaged."""
-    across = observe(select_runs(runs, (x.stage,)), x.value)
+    across = observe(select_runs(runs, x.stage), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
     positions = group_by(across, shared)
     points = []
     for key, own in group_by(observations, shared).items():
         if key in positions:
             position = make_cell(positions[key], other_axes(positions[key], shared))
-            points.append(PlotPoint(position.mean, make_cell(own, other_axes(own, shared)), row_label(key), position))
+            points.append(
+                PlotPoint(position.mean, make_cell(own, other_axes(own, shared)), grids.row_label(key), position)
+            )
     return points
 
 
@@ -179,7 +162,7 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
     found = {}
     for level in figure.level:
         value = Value(stage=level, value=path) if isinstance(level, str) else level
-        own = observe(select_runs(runs, (value.stage,), value.where), value.value)
+        own = observe(select_runs(runs, value.stage, value.where), value.value)
         if figure.panels and any(figure.panels in one.axes for one in own):
             own = [one for one in own if one.axes.get(figure.panels) == panel]
         if own:
@@ -244,7 +227,6 @@ def describe_reached(plot: Plot) -> list[str]:
 
 
 def _target(wanted: str | float | None, panel: Panel) -> float | None:
-    """The score that the lines of a panel are to reach; None where it is not known yet."""
     if wanted is None or isinstance(wanted, float):
         return wanted
     if wanted in panel.levels:
@@ -263,23 +245,18 @@ _PARTIAL = {
 Parts = tuple[list[tuple[str, ...]], list[tuple[str, Form]], dict[tuple[int, int], Cell]]
 
 
-def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> Grid:
+def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
     """The table of a figure, with the numbers of the paper for it."""
     figure = plot.figure
     rows, heads, cells = _by_point(plot, figure.x) if isinstance(figure.x, Value) else _by_position(plot)
     axes = [figure.panels] if figure.panels else []
     axes += [figure.series or "series", *(["runs"] if isinstance(figure.x, Value) else [])]
-    notes = [describe_cells(list(cells.values()))] if cells else []
+    notes = [grids.describe_cells(list(cells.values()))] if cells else []
     if any(cell.partial for cell in cells.values()):
         notes.append(_PARTIAL[figure.kind])
     notes += [*describe_reached(plot), *([figure.note] if figure.note else [])]
-    further: dict[str, Any] = {
-        "title": figure.title or plot.name,
-        "notes": notes,
-        "problems": plot.problems,
-        "kind": "figure",
-    }
-    return make_grid(plot.name, axes, rows, heads, cells, published, **further)
+    further: dict[str, Any] = {"title": figure.title or plot.name, "problems": plot.problems, "kind": "figure"}
+    return grids.make_grid(plot.name, axes, rows, heads, cells, published, notes=notes, **further)
 
 
 def _by_position(plot: Plot) -> Parts:

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
-IGNORED = -100
-"""Label of positions that are not scored."""
+IGNORED = -100  # label of positions that are not scored
 
 Need = Literal["states", "attentions", "logits"]
 """An output of a forward pass that a term reads: states of all layers, attention maps, logits at masked positions."""
@@ -59,13 +58,3 @@ class Term:
     teacher: bool  # whether it compares with the dense model; otherwise the second `Outputs` of `sum` are empty
     count: Callable[[Batch, TermSettings], Tensor]  # divisor of the sum over all micro-batches of a step; a scalar
     sum: Callable[[Outputs, Outputs, Batch, TermSettings], Tensor]  # differentiable; of the student and the teacher
-
-
-def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of tokens that are not padding, special tokens included."""
-    return batch["attention_mask"].sum()
-
-
-def masked_tokens(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of positions at which a token is predicted."""
-    return (batch["labels"] != IGNORED).sum()

@@ -21,10 +21,8 @@ from winning_tickets.training.objectives.terms import TERMS, mlm_logits, needs_o
 def run_encoder(
     model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture, head: Any = None
 ) -> Outputs:
-    """Run a model on a batch and return the needed outputs.
-
-    The batch has `labels` where logits are needed; `head` computes these, None means the model's own MLM head.
-    """
+    """Run a model on a batch and return the needed outputs."""
+    # The batch has `labels` where logits are needed; `head` computes these, None means the model's own MLM head.
     # Only some families distinguish segments; the others do not know the argument, or have a single type.
     typed = "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1
     output = model.base_model(
@@ -63,10 +61,9 @@ def _attention_maps(model: Any, output: Any) -> tuple[Tensor, ...]:
 
 @dataclass(eq=False)
 class PretrainingObjective:
-    """A weighted sum of `TERMS`, with one forward pass of the student and at most one of the teacher.
+    """A weighted sum of `TERMS`, with one forward pass of the student and at most one of the teacher."""
 
-    The teacher is the dense model: the same module with its dense weights put back for the time of its pass.
-    """
+    # The teacher is the dense model: the same module with its dense weights put back for the time of its pass.
 
     weights: Mapping[str, float]  # by term
     architecture: Architecture
@@ -83,7 +80,6 @@ class PretrainingObjective:
         return {name: TERMS[name].count(batch, self._settings) for name in self.weights}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the terms."""
         return self.forward(model, batch)[0]
 
     def forward(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
@@ -109,12 +105,11 @@ class PretrainingObjective:
 
 
 class StateProbe:
-    """Objective to differentiate: a random projection of the states that the KD loss compares.
+    """Objective to differentiate: a random projection of the states that the KD loss compares."""
 
-    The KD loss of a model with itself is zero and flat: to second order it is half the squared length of the change of
-    the normalized states. The derivative of a projection on normally distributed random directions v is normally
-    distributed with that length as its standard deviation, so the mean of absolute derivatives is proportional to it.
-    """
+    # The KD loss of a model with itself is zero and flat: to second order it is half the squared length of the change
+    # of the normalized states. The derivative of a projection on normally distributed random directions v is normally
+    # distributed with that length as its standard deviation, so the mean of absolute derivatives is proportional to it.
 
     def __init__(self, architecture: Architecture, seed: int) -> None:
         self.weights = {"kd": 1.0}
@@ -122,7 +117,6 @@ class StateProbe:
         self._generator = torch.Generator().manual_seed(seed)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Number of unpadded tokens."""
         return {"kd": batch["attention_mask"].sum()}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:

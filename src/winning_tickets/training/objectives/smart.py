@@ -19,13 +19,12 @@ _ORDERS = {"inf": torch.inf, "l2": 2, "l1": 1}
 
 
 class SmartObjective:
-    """The losses of a task plus the change of its outputs under the worst noise nearby.
+    """The losses of a task plus the change of its outputs under the worst noise nearby."""
 
-    The noise is added to the word embeddings. It starts at random and follows the gradient of the distance between the
-    outputs with and without it, by normalized steps that are projected back onto the ball (Jiang et al. 2020, eq. 2 and
-    Algorithm 1). Every pass of a batch has the same dropout, so that the noise alone makes the distance. The search for
-    the noise leaves no gradient on the model: only the final distance does, through both outputs.
-    """
+    # The noise is added to the word embeddings. It starts at random and follows the gradient of the distance between
+    # the outputs with and without it, by normalized steps that are projected back onto the ball (Jiang et al. 2020, eq.
+    # 2 and Algorithm 1). Every pass of a batch has the same dropout, so that the noise alone makes the distance. The
+    # search for the noise leaves no gradient on the model: only the final distance does, through both outputs.
 
     def __init__(self, base: TaskObjective, task: Task, settings: Smart) -> None:
         check_smart(task)
@@ -36,14 +35,12 @@ class SmartObjective:
         self._settings = settings
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        """Counts of the losses, and the number of examples."""
         counts = self._base.counts(batch)
         if self._settings.alpha > 0:
             counts["smart"] = torch.as_tensor(len(batch["labels"]), device=batch["labels"].device)
         return counts
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses and of the distances."""
         if self._settings.alpha == 0:
             return self._base(model, batch)
         state = _random_state(batch["input_ids"].device)
@@ -78,7 +75,7 @@ class SmartObjective:
             return self._base.logits(model, {**inputs, "inputs_embeds": embeddings + noise})
 
 
-def task_losses(task: Task, smart: Smart | None) -> Objective:
+def make_task_objective(task: Task, smart: Smart | None) -> Objective:
     """Make the objective of a task, with SMART where it is configured."""
     losses = TaskObjective.of(task)
     return losses if smart is None else SmartObjective(losses, task, smart)
@@ -93,9 +90,7 @@ def check_precision(runtime: Runtime) -> None:
 def check_smart(task: Task) -> None:
     """Refuse SMART on a task that has neither classes nor scores."""
     if task.kind not in ("classification", "regression"):
-        raise UsageError(
-            f"--smart goes with one class or one score a text, and the task {task.name} is of the kind {task.kind}."
-        )
+        raise UsageError(f"--smart goes with one class or score per text; the task {task.name} is {task.kind}.")
 
 
 def normalize(gradient: Tensor, settings: Smart) -> Tensor:

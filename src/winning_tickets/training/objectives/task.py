@@ -18,19 +18,15 @@ from winning_tickets.training.objectives.base import IGNORED, Batch
 
 
 def kl_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples of KL(target || ours), natural logarithm; logits are `(examples, classes)`.
-
-    The target holds log-probabilities or logits; minus infinity rules a class out.
-    """
+    """Sum over examples of KL(target || ours), natural logarithm; logits are `(examples, classes)`."""
+    # The target holds log-probabilities or logits; minus infinity rules a class out.
     return functional.kl_div(logits.log_softmax(-1), target.softmax(-1), reduction="sum")
 
 
 def symmetric_kl_sum(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum over examples of KL(target || ours) + KL(ours || target) (Jiang et al. 2020, the distance of SMART).
-
-    Computed as one sum of products, none of which is negative. Both are logits `(examples, classes)`, or
-    log-probabilities above minus infinity.
-    """
+    """Sum over examples of KL(target || ours) + KL(ours || target) (Jiang et al. 2020, the distance of SMART)."""
+    # Computed as one sum of products, none of which is negative. Both are logits `(examples, classes)`, or
+    # log-probabilities above minus infinity.
     ours, theirs = logits.log_softmax(-1), target.log_softmax(-1)
     return ((ours.exp() - theirs.exp()) * (ours - theirs)).sum()
 
@@ -59,7 +55,6 @@ class SoftLabelLoss:
         self._as_logarithms = form == "probabilities" and distance != "mse"
 
     def count(self, soft: Tensor) -> int:
-        """Divisor of the sum."""
         return self._distance.count(soft)
 
     def sum(self, logits: Tensor, soft: Tensor) -> Tensor:
@@ -116,7 +111,6 @@ class TaskObjective:
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Make the objective of a task."""
         return cls(task.kind, None if task.soft_loss is None else SoftLabelLoss(task.soft_loss, task.soft_form))
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
@@ -133,12 +127,10 @@ class TaskObjective:
         return task_logits(output).float()
 
     def sums(self, logits: Tensor, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses of logits."""
         sums = {"loss": self._loss.sum(logits, batch["labels"])}
         if self._soft is not None and SOFT_LABELS in batch:
             sums["soft_loss"] = self._soft.sum(logits, batch[SOFT_LABELS])
         return sums
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        """Sums of the losses."""
         return self.sums(self.logits(model, batch), batch)

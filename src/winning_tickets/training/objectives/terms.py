@@ -14,16 +14,7 @@ from torch.nn import functional
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.training.objectives.base import (
-    IGNORED,
-    Batch,
-    Need,
-    Outputs,
-    Term,
-    TermSettings,
-    masked_tokens,
-    unpadded_tokens,
-)
+from winning_tickets.training.objectives.base import IGNORED, Batch, Need, Outputs, Term, TermSettings
 
 _LEAST = torch.finfo(torch.float32).tiny
 
@@ -37,11 +28,9 @@ def _mlm_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSe
 
 
 def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|).
-
-    Computed as half the squared distance of the normalized states, which equals 1 - cosine and is exactly zero for
-    equal states.
-    """
+    """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|)."""
+    # Computed as half the squared distance of the normalized states, which equals 1 - cosine and is exactly zero for
+    # equal states.
     total = student[0].new_zeros((), dtype=torch.float32)
     padded = not bool(attention_mask.all())
     for ours, theirs in zip(student, teacher, strict=True):
@@ -53,10 +42,8 @@ def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_m
 
 
 def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded tokens of the mean squared error of the states, averaged over layers.
-
-    The released evaluation code of the KD loss computes this by default, instead of TAMT eq. 6.
-    """
+    """Sum over unpadded tokens of the mean squared error of the states, averaged over layers."""
+    # The released evaluation code of the KD loss computes this by default, instead of TAMT eq. 6.
     counted = attention_mask.bool()
     total = student[0].new_zeros((), dtype=torch.float32)
     for ours, theirs in zip(student, teacher, strict=True):
@@ -76,10 +63,8 @@ def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSet
 
 
 def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
-    """Sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers; natural logarithm.
-
-    Padded keys have probability zero in both and add nothing.
-    """
+    """Sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers; natural logarithm."""
+    # Padded keys have probability zero in both and add nothing.
     queries = attention_mask.bool()
     total = student[0].new_zeros((), dtype=torch.float32)
     for ours, theirs in zip(student, teacher, strict=True):
@@ -98,11 +83,9 @@ def pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
 
 
 def contrastive_sum(student: Tensor, teacher: Tensor, attention_mask: Tensor, temperature: float) -> Tensor:
-    """Sum over segments of InfoNCE: the teacher's state of the same segment among those of all segments of the batch.
-
-    Takes the last hidden states `(batch, seq, hidden)`. A single segment has no negatives: the sum and its gradient are
-    zero.
-    """
+    """Sum over segments of InfoNCE: the teacher's state of the same segment among those of all in the batch."""
+    # Takes the last hidden states `(batch, seq, hidden)`. A single segment has no negatives: the sum and its gradient
+    # are zero.
     with torch.autocast(student.device.type, enabled=False):  # bfloat16 cosines over 0.05 are off by several percent
         cosines = pooled(student, attention_mask) @ pooled(teacher, attention_mask).T
         own = torch.arange(len(cosines), device=cosines.device)
@@ -121,13 +104,21 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
 
 
 def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Sum over masked positions of KL(teacher || student), natural logarithm; not multiplied by the temperature.
-
-    Both are logits `(masked, vocabulary)` and are divided by the temperature.
-    """
+    """Sum over masked positions of KL(teacher || student), natural logarithm; not multiplied by the temperature."""
+    # Both are logits `(masked, vocabulary)` and are divided by the temperature.
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
     return (theirs.exp() * (theirs - ours)).sum()
+
+
+def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
+    """Number of tokens that are not padding, special tokens included."""
+    return batch["attention_mask"].sum()
+
+
+def masked_tokens(batch: Batch, settings: TermSettings) -> Tensor:
+    """Number of positions at which a token is predicted."""
+    return (batch["labels"] != IGNORED).sum()
 
 
 # The parameters of `count` are (batch, settings), those of `sum` (student, teacher, batch, settings).
@@ -169,22 +160,13 @@ def needs_mlm_head(names: Iterable[str]) -> bool:
 def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
     """Refuse a tokenizer without mask token for objectives that predict masked tokens."""
     if tokenizer.mask_token_id is None:
-        raise UsageError(
-            f"The tokenizer of {name} has no mask token, so there is no MLM objective; use --objective kd."
-        )
+        raise UsageError(f"The tokenizer of {name} has no mask token, so it has no MLM objective; use --objective kd.")
 
 
 def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Logits at masked positions only (15 % of them), and their targets.
-
-    Args:
-        head: a ForMaskedLM model, or a `frozen_head` of one.
-        architecture: names the modules of the head.
-        hidden: last hidden states `(batch, seq, hidden)`.
-        labels: `(batch, seq)`, -100 where nothing is predicted.
-
-    Returns:
-        Logits `(masked, vocabulary)` in float32 and targets `(masked,)`.
+    Of last hidden states `(batch, seq, hidden)` and labels `(batch, seq)`, -100 where nothing is predicted, the logits
+    are `(masked, vocabulary)` in float32. `head` is a ForMaskedLM model, or a `frozen_head` of one.
     """
     chosen = labels != IGNORED
     states = hidden[chosen]
@@ -194,10 +176,8 @@ def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Te
 
 
 def frozen_head(model: Any, architecture: Architecture) -> SimpleNamespace:
-    """Copy the MLM head of a model for a teacher, before the model's own head is trained or replaced.
-
-    The decoder matrix is shared: a search never trains it, and it is by far the largest part.
-    """
+    """Copy the MLM head of a model for a teacher, before the model's own head is trained or replaced."""
+    # The decoder matrix is shared: a search never trains it, and it is by far the largest part.
     decoder = model.get_submodule(architecture.mlm_decoder)
     known = {id(decoder.weight): decoder.weight}
     head = {name: copy.deepcopy(getattr(model, name), known) for name in architecture.mlm_head}
