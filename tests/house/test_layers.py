@@ -30,7 +30,7 @@ FLOORS = {
 HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn")
 LIGHT_FOLDERS = ("cli", "config", "runs", "studies", "analysis.report")
 """Folders that `--help`, plans and reports need; no module of them imports torch when it is imported."""
-LIGHT_EXCEPT = ("studies.tiny", "studies.demo")
+LIGHT_EXCEPT = ("studies.tiny",)
 
 
 def name_of(path):

@@ -211,7 +211,7 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
     as_json: options.Json = False,
 ) -> None:
-    """List the built-in studies: one for each table and figure of the papers.
+    """List the built-in studies: one for each table and figure of the papers, and the demo.
 
     Example: tickets recipes
     """
@@ -293,9 +293,7 @@ def demo(
     as_json: options.Json = False,
 ) -> None:
     """Run the main job on the built-in model, corpus and task: four tickets, one table, one report; a few minutes."""
-    from winning_tickets.studies.demo import DemoConfig, run_demo
-    from winning_tickets.studies.demo_report import table
+    from winning_tickets.studies.demo import REPORT, run_demo, table
 
-    config = DemoConfig.small() if tiny else DemoConfig()
-    result = run_demo(config, out, Runtime.of(device=device, quiet=quiet))
-    emit(result, as_json, f"{table(result).text()}\n\nReport: {out / 'report.html'}")
+    result = run_demo(out, Runtime.of(device=device, quiet=quiet), "smoke" if tiny else "small")
+    emit(result, as_json, f"{table(result).text()}\n\nReport: {out / REPORT}")

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
-from winning_tickets.studies.worker import Job, JobOutcome, perform_or_stop
+from winning_tickets.studies.worker import Job, JobOutcome, perform, perform_or_stop
 
 STOP_SECONDS = 120.0  # time for a worker to reach its next checkpoint
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
@@ -150,6 +150,29 @@ def gpu_of(place: int) -> dict[str, str]:
     else:
         names = [name.strip() for name in visible.split(",") if name.strip()]
     return {"CUDA_VISIBLE_DEVICES": names[place % len(names)]} if len(names) > 1 else {}
+
+
+class InlineEngine:
+    """Does each run in this process, for small studies; a signal stops the study at the checkpoint of its run."""
+
+    def __init__(self) -> None:
+        self._job: Job | None = None
+
+    def free(self) -> int:
+        return int(self._job is None)
+
+    def start(self, job: Job) -> None:
+        self._job = job
+
+    def wait(self, seconds: float) -> list[JobOutcome]:
+        job, self._job = self._job, None
+        return [] if job is None else [perform(job)]
+
+    def stop(self) -> list[JobOutcome]:
+        return []
+
+    def close(self) -> None:
+        pass
 
 
 def perform_line(line: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.runs.errors import UsageError, shown, unknown
 from winning_tickets.studies import expressions
 from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, names_in
-from winning_tickets.studies.schema import Comparison, Stage, Study, Value
+from winning_tickets.studies.schema import LOG, Comparison, Stage, Study, Value
 from winning_tickets.studies.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]  # place in the study, and text
@@ -191,6 +191,8 @@ def _check_shown(study: Study) -> Iterator[Problem]:
                 if stage not in study.stages:
                     yield place, str(unknown("stage", stage, study.stages))
             known = {axis for stage in stages for axis in axes_of(study, stage)}
+            if str(getattr(item, "y", "")).startswith(LOG):
+                known.add("step")
             if all(stage in study.stages for stage in stages):
                 for axis in _axes_shown(item):
                     if axis not in known:
@@ -212,7 +214,9 @@ def _stages_of(shown: Any) -> Iterator[str]:
     pairs += [] if correlation is None else [correlation.x, correlation.y]
     pairs += [comparison.second for comparison in _comparisons(shown) if isinstance(comparison.second, Value)]
     yield from (value.stage for value in pairs if value is not None and not isinstance(value, str))
-    yield from (one if isinstance(one, str) else one.stage for one in getattr(shown, "level", ()))
+    levels, values = getattr(shown, "level", ()), getattr(shown, "values", {}).values()
+    yield from (one if isinstance(one, str) else one.stage for one in levels)
+    yield from (one.stage for one in values if isinstance(one, Value))
 
 
 def _axes_shown(shown: Any) -> Iterator[str]:

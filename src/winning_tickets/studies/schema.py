@@ -17,6 +17,7 @@ SCALES = ("smoke", "small", "paper")
 VerbName = Literal[
     "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse"
 ]
+LOG = "log."  # start of the path of a value in the records of a run's log
 Condition = dict[str, Any]
 """Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`; all entries must hold."""
 
@@ -37,7 +38,9 @@ class Value(Settings):
     """A number of each run of a stage."""
 
     stage: str
-    value: str = "score"  # a dotted path into `result.json`, `score`, `score.best` or `run.seconds`
+    value: str = "score"  # a dotted path into `result.json`, `score`, `score.best`, `run.seconds` or `log.` and a path
+    where: tuple[Condition, ...] = ()  # of a `level` and of `values`: only runs that match one of these
+    name: str | None = None  # of a `level`; by default the stage
 
 
 class StudyTable(Settings):
@@ -47,12 +50,13 @@ class StudyTable(Settings):
     stage: str | tuple[str, ...]
     rows: tuple[str, ...]
     columns: str | None = None  # axis of the columns; None if `values` gives them
-    values: dict[str, str] = Field(default_factory=lambda: {"score": "score"})
+    values: dict[str, str | Value] = Field(default={"score": "score"})
     where: tuple[Condition, ...] = ()  # only runs that match one of these
     average: tuple[str, ...] = ()  # axes that are averaged first, for each seed
     mean_column: str | None = None  # heading of a column with the mean of each row
     best: Literal["max", "min"] | None = "max"  # set in bold in each column
     statistic: Literal["mean", "median", "best", "std"] = "mean"
+    note: str = ""
 
 
 class Figure(Settings):
@@ -72,6 +76,7 @@ class Figure(Settings):
     reach: str | float | None = None  # a score, a series or a stage of `level` that the lines are to reach
     x_label: str | None = None
     y_label: str | None = None
+    note: str = ""
 
 
 class Comparison(Settings):

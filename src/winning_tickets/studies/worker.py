@@ -74,8 +74,8 @@ def perform(job: Job) -> JobOutcome:
             if status != "done":
                 try:
                     execute(job, store)
-                except Interrupted as error:
-                    return JobOutcome(job.run, "stopped", str(error))
+                except Interrupted:
+                    raise
                 except Exception as error:  # any error ends this run only
                     store.fail(job.run, error)
                     message = str(error) if isinstance(error, TicketsError) else f"{type(error).__name__}: {error}"
@@ -87,6 +87,8 @@ def perform(job: Job) -> JobOutcome:
             return JobOutcome(job.run, "done")
     except ClaimedError as error:
         return JobOutcome(job.run, "claimed", str(error))
+    except Interrupted:
+        raise
     except TicketsError as error:  # the store itself: a full disk, a foreign folder
         return JobOutcome(job.run, "failed", str(error))
 
@@ -191,6 +193,8 @@ def perform_or_stop(job: Job) -> JobOutcome:
     """Do a run; a stop is an outcome too."""
     try:
         return perform(job)
+    except Interrupted as error:
+        return JobOutcome(job.run, "stopped", str(error))
     except (Stopped, KeyboardInterrupt):
         return JobOutcome(job.run, "stopped", "Stopped between two checkpoints; it resumes from the last one.")
 

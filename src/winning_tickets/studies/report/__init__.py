@@ -89,6 +89,13 @@ def report_study(
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     _check_out(out, plan, force)
+    files, result = report_files(plan, store, formats)
+    _write(out, files, result)
+    return {**result, "out": str(out)}
+
+
+def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict[str, bytes], dict[str, Any]]:
+    """The files of a report by their names, and its result."""
     runs = gather_runs(plan, store)
     study = plan.study
     grids = [table_grid(study, name, runs) for name in study.tables]
@@ -121,8 +128,7 @@ def report_study(
         "problems": problems,
         "files": sorted(files),
     }
-    _write(out, files, result)
-    return {**result, "out": str(out)}
+    return files, result
 
 
 def _check_out(out: Path, plan: Plan, force: bool) -> None:

@@ -292,7 +292,11 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     """One of the study's tables, from all its planned runs."""
     table = study.tables[name]
     own = select_runs(runs, table.stage, table.where)
-    parts = {text: _part(table, path, own) for text, path in table.values.items()}
+    paths, parts = {}, {}
+    for text, value in table.values.items():
+        inside = own if isinstance(value, str) else select_runs(runs, value.stage, value.where)
+        paths[text] = value if isinstance(value, str) else value.value
+        parts[text] = _part(table, paths[text], inside)
     rows = list(dict.fromkeys(row for part in parts.values() for row in part.rows))
     # Each column has all values that are planned for it, side by side.
     keys = dict.fromkeys(key for part in parts.values() for key in part.columns)
@@ -301,14 +305,14 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     heads = []
     for text, key in columns:
         words = [table.mean_column or ""] if key == MEAN else [label(value) for value in key if value is not None]
-        heads.append((" ".join([*words, text] if len(parts) > 1 or not words else words), form_of(table.values[text])))
+        heads.append((" ".join([*words, text] if len(parts) > 1 or not words else words), form_of(paths[text])))
     cells = {
         (row, at): parts[text].cells[key, column]
         for row, key in enumerate(rows)
         for at, (text, column) in enumerate(columns)
         if (key, column) in parts[text].cells
     }
-    empty = [table.values[text] for text, part in parts.items() if not any(cell.n for cell in part.cells.values())]
+    empty = [paths[text] for text, part in parts.items() if not any(cell.n for cell in part.cells.values())]
     return make_grid(
         name,
         table.rows,
@@ -363,7 +367,7 @@ def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
         notes.append(f"Averaged over {' and '.join(table.average)} inside each repetition first.")
     if table.mean_column:
         notes.append(f"{table.mean_column}: the mean over the columns inside each repetition first.")
-    return notes
+    return [*notes, *([table.note] if table.note else [])]
 
 
 def describe_cells(cells: Sequence[Cell]) -> str:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import LARGEST
@@ -17,6 +19,7 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
+from winning_tickets.studies.schema import LOG
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
@@ -35,6 +38,7 @@ class StudyRun:
     result: Mapping[str, Any] | None = None  # of a run that is done
     error: str | None = None  # message of a run that failed
     facts: Mapping[str, Any] = field(default_factory=dict)  # seconds, versions, machine and path
+    folder: Path | None = None  # its run directory
 
     @property
     def state(self) -> State:
@@ -76,7 +80,8 @@ def observe(runs: Sequence[StudyRun], path: str) -> list[Observation]:
     """The numbers at a path (keys with dots) in the results of runs.
 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are those of the primary metric;
-    `name=value` takes the entry of a list. A record of several seeds (`{"values": [...]}`) gives one number per seed.
+    `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`.
+    A record of several seeds (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path)]
 
@@ -96,6 +101,9 @@ def _observe(run: StudyRun, path: str) -> Iterator[Observation]:
             for metric in _planned_metrics(run, path):
                 yield _make_observation(run, seed, metric, "failed" if run.state == "failed" else "missing")
         return
+    if path.startswith(LOG):
+        yield from _logged(run, path)
+        return
     metrics: list[str | None] = []
     for metric, node in _nodes(run, path):
         metrics.append(metric)
@@ -106,6 +114,19 @@ def _observe(run: StudyRun, path: str) -> Iterator[Observation]:
     for seed in failed:
         for metric in metrics or [None]:
             yield _make_observation(run, seed["seed"] if isinstance(seed, Mapping) else seed, metric, "failed")
+
+
+def _logged(run: StudyRun, path: str) -> Iterator[Observation]:
+    """The numbers at a path in the records of a run's log, or of the logs of its seeds."""
+    for folder in () if run.folder is None else (run.folder, *sorted(run.folder.glob("seed-*"))):
+        seed = int(folder.name.removeprefix("seed-")) if folder != run.folder else None
+        for record in read_log(folder) if (folder / METRICS).is_file() else ():
+            node: Any = record
+            for key in path.split(".")[1:]:
+                node = node.get(key) if isinstance(node, Mapping) else None
+            if node is not None:
+                one = _make_observation(run, seed, None, "done", node)
+                yield replace(one, axes={**one.axes, "step": record["step"]}, part=(seed, f"step {record['step']}"))
 
 
 def _values(run: StudyRun, metric: str | None, node: Any) -> Iterator[Observation]:
@@ -207,10 +228,10 @@ def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
 def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
     """The runs at all places of a plan's grid, in its order, from small files of the store."""
     known = {record.id: record for record in store.records() if record.id in plan.runs} if store.exists() else {}
-    return [_run(plan.runs[point.run], point, known.get(point.run)) for point in plan.points]
+    return [_run(plan.runs[point.run], point, known.get(point.run), store) for point in plan.points]
 
 
-def _run(planned: Run, point: Point, record: Record | None) -> StudyRun:
+def _run(planned: Run, point: Point, record: Record | None, store: Store) -> StudyRun:
     common = (planned.id, point.stage, planned.verb, point.axes, planned.config)
     if record is None:
         return StudyRun(*common)
@@ -222,7 +243,8 @@ def _run(planned: Run, point: Point, record: Record | None) -> StudyRun:
         "machine": record.machine,
         "source": record.source,
     }
-    return StudyRun(*common, record.status, record.result, (record.error or {}).get("message"), facts)
+    error = (record.error or {}).get("message")
+    return StudyRun(*common, record.status, record.result, error, facts, store.folder(planned.id))
 
 
 def select_runs(

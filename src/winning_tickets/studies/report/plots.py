@@ -161,12 +161,12 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
     """The mean of each stage drawn as a line, over the places that the figure averages."""
     found = {}
     for level in figure.level:
-        stage, own_path = (level, path) if isinstance(level, str) else (level.stage, level.value)
-        own = observe(select_runs(runs, stage), own_path)
+        value = Value(stage=level, value=path) if isinstance(level, str) else level
+        own = observe(select_runs(runs, value.stage, value.where), value.value)
         if figure.panels and any(figure.panels in one.axes for one in own):
             own = [one for one in own if one.axes.get(figure.panels) == panel]
         if own:
-            found[stage] = make_cell(own, figure.average)
+            found[value.name or value.stage] = make_cell(own, figure.average)
     return found
 
 
@@ -254,7 +254,7 @@ def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
     notes = [grids.describe_cells(list(cells.values()))] if cells else []
     if any(cell.partial for cell in cells.values()):
         notes.append(_PARTIAL[figure.kind])
-    notes += describe_reached(plot)
+    notes += [*describe_reached(plot), *([figure.note] if figure.note else [])]
     further: dict[str, Any] = {"title": figure.title or plot.name, "problems": plot.problems, "kind": "figure"}
     return grids.make_grid(plot.name, axes, rows, heads, cells, published, notes=notes, **further)
 
