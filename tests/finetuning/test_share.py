@@ -650,7 +650,7 @@ def test_sharing_uses_the_runtime_it_is_given(monkeypatch, tmp_path):
         assert runtime is QUIET
         raise Seen
 
-    monkeypatch.setattr(sharing_module, "prepare", prepare)
+    monkeypatch.setattr(sharing_module, "prepare_sharing", prepare)
     with pytest.raises(Seen):
         share(None, tmp_path / "out", QUIET)
 

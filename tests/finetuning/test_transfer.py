@@ -518,6 +518,6 @@ def test_a_rank_without_memory_stops_the_run_of_several_ranks(tmp_path, monkeypa
 
     with pytest.raises(TrainingError, match=r"1 of 1 seeds failed \(0\). Seed 0: no memory on this rank"):
         run_seeds(run, (0,), without_memory, lambda *_: {})
-    monkeypatch.setattr(distributed, "count", lambda: 2)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
     with pytest.raises(torch.OutOfMemoryError):
         run_seeds(run, (1,), without_memory, lambda *_: {})
