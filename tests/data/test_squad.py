@@ -184,7 +184,7 @@ def test_wrong_arguments(tmp_path: Path, folder: Path) -> None:
         UsageError, match=r"a\.jsonl is not a \.json file; questions about texts are read from the JSON"
     ):
         load_files(train, tmp_path / "a.jsonl", None)
-    with pytest.raises(UsageError, match="--text-columns and --label-column go with rows; the JSON of SQuAD"):
+    with pytest.raises(UsageError, match="--text-columns and --label-column need rows; the JSON of SQuAD"):
         load_files(train, train, ("question", "context"))
     with pytest.raises(UsageError, match=r"Unknown metric 'accuracy'.*exact_match, f1"):
         load_files(train, train, None, metric="accuracy")

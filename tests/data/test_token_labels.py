@@ -92,7 +92,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--kind tokens takes one text column, the words; found a, b"):
         both(good, text_columns=("a", "b"))
     with pytest.raises(
-        UsageError, match=r"--metric macro_f1 does not go with these labels \(B-PET, I-PET, O\); use f1 or"
+        UsageError, match=r"--metric macro_f1 cannot be used with these labels \(B-PET, I-PET, O\); use f1 or"
     ):
         both(good, metric="macro_f1")
     with pytest.raises(UsageError, match="Unknown metric 'pearson'"):
