@@ -147,7 +147,7 @@ def test_a_setting_that_the_method_does_not_read_is_refused_with_those_that_do()
                 assert lines == [], (method, name)
             else:
                 able = " or ".join([", ".join(readers[:-1]), readers[-1]] if readers[1:] else readers)
-                assert lines[0].startswith(f"--method {method} does not read {SearchConfig.option_of(name)}; it goes ")
+                assert lines[0].startswith(f"--method {method} does not read {SearchConfig.option_of(name)}; it needs ")
                 assert all(reader in lines[0] for reader in able.replace(" or ", ", ").split(", ")), lines
 
 

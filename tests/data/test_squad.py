@@ -188,7 +188,7 @@ def test_wrong_arguments(tmp_path: Path, folder: Path) -> None:
         load_files(train, train, ("question", "context"))
     with pytest.raises(UsageError, match=r"Unknown metric 'accuracy'.*exact_match, f1"):
         load_files(train, train, None, metric="accuracy")
-    with pytest.raises(UsageError, match=r"train-v1\.1\.json is not one of \.csv, \.tsv, \.jsonl"):
+    with pytest.raises(UsageError, match=r"train-v1\.1\.json has none of the suffixes \.csv, \.tsv, \.jsonl"):
         load_files(train, train, None, kind="classification")
 
 

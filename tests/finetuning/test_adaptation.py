@@ -325,7 +325,7 @@ def test_a_compact_export_goes_on_without_a_ticket(tmp_path, bert, structured):
     [
         (
             {"start_from": "reinit"},
-            "--start-from reinit contradicts .*mnli, a fine-tuned model, whose own weights training",
+            "--start-from reinit contradicts .*mnli, a fine-tuned model: training starts from its own weights",
         ),
         ({"layers": 1}, "--layers needs a pre-trained model or a ticket, and .*mnli is fine-tuned"),
         ({"base": "x"}, "--base needs a pre-trained model or a ticket"),
