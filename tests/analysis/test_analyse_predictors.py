@@ -203,7 +203,7 @@ def test_what_is_not_joined_is_named_and_the_same_run_twice_is_one(world, tmp_pa
     assert result["not_evaluated"] == [str(unseen / "seed-0" / "result.json")]
     assert result["different_settings"] == [{"task": "sst2", "setting": "steps", "values": [10, 20]}]
     again = transfer_run(tmp_path / "again", "sst2", {0: 0.5}, ticket="a")
-    with pytest.raises(ContentError, match=r"sst2 with seed 0 of one ticket is there twice, with different scores: "):
+    with pytest.raises(ContentError, match=r"two different scores of one ticket for sst2 with seed 0: "):
         predictors([*world, again])
 
 
@@ -214,9 +214,9 @@ def test_runs_of_one_ticket_from_other_weights_are_not_averaged_without_a_word(w
 
 
 def test_refusals(world, tmp_path):
-    with pytest.raises(UsageError, match=r"there are no transfer runs .* among the paths"):
+    with pytest.raises(UsageError, match=r"Found no transfer runs .* among the paths"):
         predictors([world[0]])
-    with pytest.raises(UsageError, match=r"there are no evaluations .* among the paths"):
+    with pytest.raises(UsageError, match=r"Found no evaluations .* among the paths"):
         predictors([world[1]])
     with pytest.raises(UsageError, match="There is no transfer run .*nowhere"):
         predictors([*world, tmp_path / "nowhere"])

@@ -293,7 +293,7 @@ def test_refusals(tmp_path, grid, dense):
         ({"statistic": "mode"}, "Unknown statistic 'mode'."),
         (
             {"criterion": "non-inferior", "statistic": "best"},
-            "--statistic best does not go with --criterion non-inferior",
+            "--statistic best cannot be used with --criterion non-inferior",
         ),
         ({"criterion": "non-inferior", "margin": -1}, "The margin -1 is impossible"),
     ):

@@ -187,14 +187,16 @@ def test_refusals():
         exceeds([0.1], [0.1], "medain")
     with pytest.raises(UsageError, match="Unknown standard deviation 'dense'. Known: full, max, subnetwork."):
         within_std([0.1], [0.1], of="dense")
-    with pytest.raises(ContentError, match="There is no score to judge by."):
+    with pytest.raises(ContentError, match="There is no score to compare."):
         exceeds([], [0.1])
     for test in (exceeds, within_std):
         with pytest.raises(ContentError, match=r"not finite among \[0.1, nan\]; leave failed runs out"):
             test([0.1, math.nan], [0.1])
     with pytest.raises(ContentError, match="not finite among"):
         non_inferior({0: math.inf}, {0: 0.1})
-    with pytest.raises(ContentError, match="nothing to pair: the subnetwork has seeds 1, 2, the full model none."):
+    with pytest.raises(
+        ContentError, match="No seed is in both groups: the subnetwork has seeds 1, 2, the full model none."
+    ):
         non_inferior({1: 0.1, 2: 0.1}, {})
     for margin in (-0.1, math.nan, math.inf):
         with pytest.raises(UsageError, match="is impossible; give a fraction of at least 0"):

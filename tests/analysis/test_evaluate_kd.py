@@ -130,7 +130,7 @@ def test_each_choice_changes_the_number(made):
 def test_two_ways_to_corrupt_the_text_are_refused_together(made):
     tickets, corpus = made
     config = EvaluateConfig(target=tickets["bert"], corpus=corpus, objectives=("kd", "mlm"), kd_masked_tokens=1)
-    with pytest.raises(UsageError, match="does not go with --objective mlm or logits; measure them apart"):
+    with pytest.raises(UsageError, match="cannot be used with --objective mlm or logits; measure them apart"):
         evaluate(config, QUIET)
     with pytest.raises(UsageError, match="--kd-masked-tokens -1 is impossible; at least 0"):
         EvaluateConfig.of(target="m", kd_masked_tokens=-1)

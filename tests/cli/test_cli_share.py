@@ -163,7 +163,7 @@ def test_a_configuration_file_says_the_same_as_options(tickets, tmp_path, ticket
         ),
         (["--tasks", "rte,cola", "--tickets", "rte=a,rte=b"], 2, "--tickets names rte twice; give it one folder."),
         (["--tasks", "rte", "--tickets", "{nowhere}"], 2, "The ticket of rte: "),
-        (["--tasks", "rte", "--model", "{model}", "--level", "30%"], 2, "--level goes with --tickets auto"),
+        (["--tasks", "rte", "--model", "{model}", "--level", "30%"], 2, "--level needs --tickets auto"),
         (["--tasks", "rte", "--model", "{model}", "--mixing", "sum"], 2, "mixing: Input should be 'proportional'"),
         (
             ["--tasks", "rte", "--model", "{model}", "--tickets", "auto", "--level", "x"],

@@ -147,7 +147,7 @@ def test_a_setting_that_the_method_does_not_read_is_refused_with_those_that_do()
                 assert lines == [], (method, name)
             else:
                 able = " or ".join([", ".join(readers[:-1]), readers[-1]] if readers[1:] else readers)
-                assert lines[0].startswith(f"--method {method} does not read {SearchConfig.option_of(name)}; it goes ")
+                assert lines[0].startswith(f"--method {method} does not read {SearchConfig.option_of(name)}; it needs ")
                 assert all(reader in lines[0] for reader in able.replace(" or ", ", ").split(", ")), lines
 
 
@@ -156,15 +156,15 @@ def test_a_setting_that_the_method_does_not_read_is_refused_with_those_that_do()
     [
         (
             "--method magnitude --steps 60",
-            "--method magnitude does not read --steps; it goes with --method mask-training",
+            "--method magnitude does not read --steps; it needs --method mask-training",
         ),
-        ("--method random --weights-from reinit", "does not read --weights-from; it goes with --method magnitude."),
-        ("--method imp --alpha 3", "--method imp does not read --alpha; it goes with --method mask-training."),
+        ("--method random --weights-from reinit", "does not read --weights-from; it needs --method magnitude."),
+        ("--method imp --alpha 3", "--method imp does not read --alpha; it needs --method mask-training."),
         (
             "--level 30 --ranking row",
             "--method mask-training with --level trains gates and does not read --ranking; it",
         ),
-        ("--method snip --rewind none --steps 3", "--method snip does not read --rewind; it goes with --method imp."),
+        ("--method snip --rewind none --steps 3", "--method snip does not read --rewind; it needs --method imp."),
     ],
 )
 def test_such_an_option_ends_with_exit_code_two(line, message, tmp_path):

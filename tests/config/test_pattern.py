@@ -101,7 +101,7 @@ def test_what_a_pattern_implies_may_be_written_and_is_the_same_run():
         ({"scope": "encoder+embeddings"}, "--scope encoder+embeddings has word embeddings, and --pattern 2:4 is for"),
         (
             {"method": "imp"},
-            "--method imp does not read --pattern; it goes with --method random, magnitude, wanda, mask-training",
+            "--method imp does not read --pattern; it needs --method random, magnitude, wanda, mask-training",
         ),
         (
             {"method": "mask-training", "reselect_steps": 5},

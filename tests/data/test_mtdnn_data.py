@@ -350,11 +350,11 @@ def test_smart_in_a_transfer(world):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--task-file", "{file}"], "--task-file goes with --task, which says which of its tasks."),
+        (["--task-file", "{file}"], "--task-file needs --task, the name of one of its tasks."),
         (["--task-file", "{file}", "--task", "tt"], "Unknown task 'tt'. Did you mean 't'?"),
         (["--task-file", "{file}.yml", "--task", "t"], "There is no file"),
         (["--task-file", "{file}", "--task", "t", "--smart", "-1"], "--smart -1.0 is impossible"),
-        (["--task-file", "{file}", "--task", "t", "--label-column", "x"], "--label-column goes with --train-file"),
+        (["--task-file", "{file}", "--task", "t", "--label-column", "x"], "--label-column needs --train-file"),
     ],
 )
 def test_mistakes_on_the_command_line(world, words, message):

@@ -184,11 +184,11 @@ def test_wrong_arguments(tmp_path: Path, folder: Path) -> None:
         UsageError, match=r"a\.jsonl is not a \.json file; questions about texts are read from the JSON"
     ):
         load_files(train, tmp_path / "a.jsonl", None)
-    with pytest.raises(UsageError, match="--text-columns and --label-column go with rows; the JSON of SQuAD"):
+    with pytest.raises(UsageError, match="--text-columns and --label-column need rows; the JSON of SQuAD"):
         load_files(train, train, ("question", "context"))
     with pytest.raises(UsageError, match=r"Unknown metric 'accuracy'.*exact_match, f1"):
         load_files(train, train, None, metric="accuracy")
-    with pytest.raises(UsageError, match=r"train-v1\.1\.json is not one of \.csv, \.tsv, \.jsonl"):
+    with pytest.raises(UsageError, match=r"train-v1\.1\.json has none of the suffixes \.csv, \.tsv, \.jsonl"):
         load_files(train, train, None, kind="classification")
 
 

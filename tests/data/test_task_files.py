@@ -206,15 +206,15 @@ e: 7
         ("task_type: Regression, data_format: Sequence", "Unknown data_format 'Sequence'."),
         ("task_type: Classification, data_format: PremiseOnly", "n_class and labels are missing; Classification needs"),
         ("task_type: Classification, data_format: PremiseOnly, n_class: 1", "n_class 1 is impossible; Classification"),
-        ("task_type: Regression, data_format: PremiseOnly, n_class: 2", "n_class 2 does not go with Regression"),
-        ("task_type: Regression, data_format: PremiseOnly, labels: [a, b]", "labels do not go with Regression"),
+        ("task_type: Regression, data_format: PremiseOnly, n_class: 2", "n_class 2 cannot be used with Regression"),
+        ("task_type: Regression, data_format: PremiseOnly, labels: [a, b]", "labels cannot be used with Regression"),
         (
             "task_type: Regression, data_format: PremiseOnly, kd_loss: KlCriterion",
             "Unknown kd_loss 'KlCriterion'. Did you mean 'MseCriterion'? Known: MseCriterion.",
         ),
         (
             "task_type: Span, kd_loss: KlCriterion",
-            "kd_loss goes with one class or score per text, not with Span; remove it.",
+            "kd_loss needs one class or score per text, not Span; remove it.",
         ),
         ("task_type: SequenceLabeling, n_class: 5", "labels are missing; labels of words need names."),
         ("task_type: Classification, data_format: PremiseOnly, labels: [a, a, b]", "labels: a comes twice."),

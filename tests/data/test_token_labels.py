@@ -83,7 +83,7 @@ def test_wrong_files(tmp_path: Path) -> None:
         both(put(tmp_path / "c.conll", "\n\n"))
     with pytest.raises(ContentError, match=r"d\.conll has one class only \(O\); at least two are needed"):
         both(put(tmp_path / "d.conll", "the O\ncat O\n"))
-    with pytest.raises(UsageError, match=r"e\.csv is not one of \.jsonl, \.conll\."):
+    with pytest.raises(UsageError, match=r"e\.csv has none of the suffixes \.jsonl, \.conll\."):
         both(put(tmp_path / "e.csv", "words,labels\na,O\n"))
     other = put(tmp_path / "f.conll", "the O\ncat O\n\nold B-AGE\n")
     message = r"f\.conll, line 4: label 'B-AGE' is not in the training file; allowed: B-PET, I-PET, O"
@@ -92,7 +92,7 @@ def test_wrong_files(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--kind tokens takes one text column, the words; found a, b"):
         both(good, text_columns=("a", "b"))
     with pytest.raises(
-        UsageError, match=r"--metric macro_f1 does not go with these labels \(B-PET, I-PET, O\); use f1 or"
+        UsageError, match=r"--metric macro_f1 cannot be used with these labels \(B-PET, I-PET, O\); use f1 or"
     ):
         both(good, metric="macro_f1")
     with pytest.raises(UsageError, match="Unknown metric 'pearson'"):

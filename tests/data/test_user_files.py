@@ -124,7 +124,7 @@ def test_named_columns(tmp_path: Path) -> None:
         ("a.csv", "text,label\na,b,c\n", r"line 2: found 3 columns, expected 2"),
         ("a.csv", 'text,label\n"a"b,c\n', r"line 2: not valid csv"),
         ("a.csv", 'text,label\n"a,c\n', r"not valid csv"),
-        ("a.csv", "text,label,text\na,b,c\n", "line 1: a column name comes twice in text, label, text"),
+        ("a.csv", "text,label,text\na,b,c\n", "line 1: a column name appears twice in text, label, text"),
         ("a.tsv", "text\tlabel\na\tb\tc\n", r"line 2: found 3 columns, expected 2"),
         ("a.csv", "text,label\n  ,b\n", r"line 2: column 'text' must be a text, found '  '"),
         ("a.csv", "text,label\na,\nb,c\n", r"line 2: column 'label' must be a class or a number, found ''"),
@@ -157,7 +157,7 @@ def test_usage_errors(tmp_path: Path) -> None:
     good = put(tmp_path, "good.csv", CSV)
     with pytest.raises(UsageError, match=r"There is no file .*none\.csv"):
         load_files(good, tmp_path / "none.csv", None)
-    with pytest.raises(UsageError, match=r"a\.xlsx is not one of \.csv, \.tsv, \.jsonl"):
+    with pytest.raises(UsageError, match=r"a\.xlsx has none of the suffixes \.csv, \.tsv, \.jsonl"):
         both(tmp_path, "a.xlsx", CSV)
     with pytest.raises(UsageError, match=r"Unknown metric 'acuracy'\. Did you mean 'accuracy'"):
         load_files(good, good, None, metric="acuracy")

@@ -181,8 +181,8 @@ def test_exports_of_an_adapted_run(tmp_path, adapted, tickets, format_):
     [
         ("masked", {}, "is shared by mnli, rte, stsb; say which of them with --task"),
         ("compact", {"task": "mrpc"}, "mrpc"),
-        ("encoder", {"task": "rte"}, "--task does not go with --format encoder; leave it out"),
-        ("masked", {"task": "rte", "base": "x"}, "--base goes with a ticket, and .*out is not one"),
+        ("encoder", {"task": "rte"}, "--task cannot be used with --format encoder; leave it out"),
+        ("masked", {"task": "rte", "base": "x"}, "--base needs a ticket, and .*out is not one"),
         ("masked", {"task": "rte", "seed": 3}, "has no model of seed 3; there are those of 0"),
     ],
 )
@@ -193,11 +193,11 @@ def test_refusals(tmp_path, run, format_, fields, message):
 
 
 def test_tasks_of_what_has_only_one(tmp_path, tickets, adapted):
-    with pytest.raises(UsageError, match="--task rte chooses a task of a shared model, and .*single is none"):
+    with pytest.raises(UsageError, match="--task rte chooses a task of a shared model, and .*single is not one"):
         export(str(tickets[0]).replace("bert", "single"), "masked", tmp_path / "e", task="rte")
     with pytest.raises(UsageError, match="knows the task local only, and rte was asked for"):
         export(adapted[1], "masked", tmp_path / "e", task="rte")
-    with pytest.raises(UsageError, match="--format encoder takes the encoder out of a transfer or share .* is none"):
+    with pytest.raises(UsageError, match="--format encoder takes the encoder out of a transfer or share .* is not one"):
         export(str(tickets[0]).replace("bert", "single"), "encoder", tmp_path / "e")
 
 

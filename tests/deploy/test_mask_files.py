@@ -273,11 +273,11 @@ def test_options_that_do_not_go_together(tmp_path, ticket, bert):
     ticket.save_pretrained(tmp_path / "t")
     for how, message in (
         ({"convention": "tam"}, "Unknown convention 'tam'. Did you mean 'tamt'?"),
-        ({"base": bert}, "do not go with --format mask-pt; leave them out"),
+        ({"base": bert}, "cannot be used with --format mask-pt; leave them out"),
     ):
         with pytest.raises(UsageError, match=message):
             export(tmp_path / "t", "mask-pt", tmp_path / "out", **how)
-    with pytest.raises(UsageError, match="--convention tamt goes with --format mask-pt, and the format is masked"):
+    with pytest.raises(UsageError, match="--convention tamt needs --format mask-pt, and the format is masked"):
         export(tmp_path / "t", "masked", tmp_path / "out", convention="tamt")
     (tmp_path / "run").mkdir()
     with pytest.raises(UsageError, match="run is not a ticket"):

@@ -190,8 +190,8 @@ def test_what_cannot_be_measured(tmp_path):
         ({"repeats": 0}, "--repeats 0 is impossible"),
         ({"threads": 0}, "--threads 0 is impossible; give at least 1"),
         ({"lengths": (514,)}, "--length 514 is impossible: .*m takes texts of up to 513 tokens"),
-        ({"base": "x"}, "--base goes with a ticket"),
-        ({"seed": 1}, "--seed 1 chooses a model of a transfer, and .*m is none"),
+        ({"base": "x"}, "--base needs a ticket"),
+        ({"seed": 1}, "--seed 1 chooses a model of a transfer, and .*m is not one"),
     ):
         with pytest.raises(UsageError, match=message):
             measure(model, **{"batches": (1,), "lengths": (4,), "runtime": QUIET, **fields})

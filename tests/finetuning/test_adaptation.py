@@ -325,10 +325,10 @@ def test_a_compact_export_goes_on_without_a_ticket(tmp_path, bert, structured):
     [
         (
             {"start_from": "reinit"},
-            "--start-from reinit contradicts .*mnli, a fine-tuned model, whose own weights training",
+            "--start-from reinit contradicts .*mnli, a fine-tuned model: training starts from its own weights",
         ),
-        ({"layers": 1}, "--layers goes with a pre-trained model or a ticket, and .*mnli is fine-tuned"),
-        ({"base": "x"}, "--base goes with a pre-trained model or a ticket"),
+        ({"layers": 1}, "--layers needs a pre-trained model or a ticket, and .*mnli is fine-tuned"),
+        ({"base": "x"}, "--base needs a pre-trained model or a ticket"),
         ({"from_task": "rte"}, "seed-1/model knows the task mnli only, and rte was asked for"),
     ],
 )
@@ -346,7 +346,7 @@ def test_the_task_of_a_shared_model_must_be_known(shared):
 
 
 def test_options_of_runs_need_one(bert):
-    message = "--from-task goes with a model that tickets transfer or .*\n--fresh-head goes with a model that"
+    message = "--from-task needs a model saved by tickets transfer or .*\n--fresh-head needs a model saved"
     with pytest.raises(UsageError, match=message):
         prepare_transfer(config_of(bert, from_task="rte", fresh_head=True), QUIET)
 

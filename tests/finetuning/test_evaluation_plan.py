@@ -214,7 +214,7 @@ def test_refusals(tmp_path, bert):
         UsageError, match="No evaluation would count for best: there are 3 steps, one evaluation every 50"
     ):
         transfer(config, tmp_path / "run", QUIET)
-    with pytest.raises(UsageError, match="^--mnli-dev matched goes with --task mnli.$"):
+    with pytest.raises(UsageError, match="^--mnli-dev matched needs --task mnli.$"):
         transfer(TransferConfig(target=bert, task="rte", mnli_dev="matched"), tmp_path / "run", QUIET)
     assert not (tmp_path / "run").exists()
     with pytest.raises(UsageError, match="^--eval-offset-steps -1 is impossible; at least 0.$"):

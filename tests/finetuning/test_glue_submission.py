@@ -249,7 +249,7 @@ def test_command_line(tmp_path, save):
         (words[:4], "--glue-submission needs --data-dir"),
         (["predict", run], "There is nothing to label: give --text, or --glue-submission DIR."),
         (["predict", run, run, "--text", "x"], "--text is labelled by one run, found 2"),
-        (["predict", run, "--text", "x", "--data-dir", "y"], "--data-dir and --force go with --glue-submission"),
+        (["predict", run, "--text", "x", "--data-dir", "y"], "--data-dir and --force need --glue-submission"),
     ):
         with pytest.raises(UsageError, match=message):
             CliRunner().invoke(app, wrong, catch_exceptions=False)

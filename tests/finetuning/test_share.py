@@ -563,7 +563,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
     config = ShareConfig(tasks=("rte",), model=bert, smart=Smart())
     with pytest.raises(UsageError, match="--smart and --bf16 contradict each other"):
         prepare_sharing(config, Runtime(quiet=True, bf16=True))
-    with pytest.raises(UsageError, match="--smart goes with one class or score per text; the task squad"):
+    with pytest.raises(UsageError, match="--smart needs one class or score per text; the task squad"):
         prepare_sharing(config.model_copy(update={"tasks": ("rte", "squad")}), QUIET)
     with pytest.raises(UsageError, match="--smart -1.0 is impossible"):
         Smart.of(alpha=-1.0)
@@ -575,12 +575,12 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"tasks": ()}, "No task was given: use --tasks, such as rte,mrpc"),
         ({"tasks": ("rte", "mprc")}, "Unknown task 'mprc'. Did you mean 'mrpc'"),
         ({"model": None}, "No model was given: use --model, or --tickets with folders"),
-        ({"level": {"rte": 30.0}}, "--level goes with --tickets auto, which makes tickets"),
+        ({"level": {"rte": 30.0}}, "--level needs --tickets auto, which makes tickets"),
         ({"tickets": "auto", "level": {"rte": 30.0}}, "--level has no value for mrpc, stsb; give each task one, 0%"),
         ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte is outside"),
         ({"mixing": "ratio"}, "--mixing ratio needs --ratio: batches of all other tasks per batch"),
         ({"mixing": "ratio", "ratio": 1.0, "main_task": "cola"}, "--main-task cola is none of the tasks rte, mrpc"),
-        ({"ratio": 1.0}, "--main-task and --ratio go with --mixing ratio"),
+        ({"ratio": 1.0}, "--main-task and --ratio need --mixing ratio"),
         ({"epochs": 1.0, "steps": 3}, "--epochs and --steps contradict each other"),
         ({"steps": 0}, "--steps 0 is impossible; at least 1"),
         ({"seeds": (1, 1)}, "--seeds '1,1' must name one or more different seeds"),
@@ -588,7 +588,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"warmup_ratio": 2.0}, "--warmup-ratio 2.0 is impossible; at most 1"),
         ({"max_grad_norm": 0.0}, "--max-grad-norm 0.0 is impossible; it must be above 0"),
         ({"dropout_p": {"rte": 1.5}}, r"--dropout-p 1.5 of rte is outside \[0, 1\)"),
-        ({"single_epochs": 1.0}, "--single-epochs goes with --tickets auto or --fine-tune"),
+        ({"single_epochs": 1.0}, "--single-epochs needs --tickets auto or --fine-tune"),
         ({"fine_tune": True, "save_model": False}, "--fine-tune starts from the shared model"),
         ({"max_length": 999}, "--max-length 999 is impossible"),
         ({"train_size": "900"}, "--train-size 900 asks for more than the"),
@@ -605,7 +605,7 @@ def test_one_problem_is_told_once_and_all_problems_together(bert):
         check_sharing(ShareConfig(tasks=NAMES, model=bert, seeds=(1, 1), ratio=1.0))
     assert str(caught.value).splitlines() == [
         "--seeds '1,1' must name one or more different seeds.",
-        "--main-task and --ratio go with --mixing ratio.",
+        "--main-task and --ratio need --mixing ratio.",
     ]
 
 

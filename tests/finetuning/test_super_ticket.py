@@ -183,7 +183,7 @@ def test_the_profile_of_the_paper_brings_its_grid_and_optimiser():
         ({}, {"select_on": 0.0}, "the super ticket needs a part of the dev set to be chosen on"),
         ({"learning_rates": (1e-3, 1e-3)}, {}, "--learning-rates must name different numbers above 0."),
         ({"batch_sizes": (0,)}, {}, "--batch-sizes must name different numbers above 0."),
-        ({"level": (0.0,)}, {}, "--level 0% lies outside"),
+        ({"level": (0.0,)}, {}, "--level 0% is outside"),
         ({}, {"task": "rtee"}, "rtee"),
     ],
 )

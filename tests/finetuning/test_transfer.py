@@ -435,8 +435,8 @@ def test_the_subset_follows_its_seed(tmp_path, bert, monkeypatch):
         ({"train_file": "a.csv"}, "--task sst2 and files of your own contradict each other; give one of them"),
         ({"task": None, "train_file": "a.csv"}, "--train-file and --validation-file go together; one is missing"),
         ({"task": "sst"}, "Unknown task 'sst'. Did you mean 'sst2'"),
-        ({"metric": "f1"}, "--metric goes with --train-file; --task sst2 has its own"),
-        ({"label_column": "y"}, "--label-column goes with --train-file"),
+        ({"metric": "f1"}, "--metric needs --train-file; --task sst2 has its own"),
+        ({"label_column": "y"}, "--label-column needs --train-file"),
         ({"seeds": ()}, "--seeds '' must name one or more different seeds"),
         ({"seeds": (1, 1)}, "--seeds '1,1' must name one or more different seeds"),
         ({"seeds": (-1,)}, "--seeds '-1' must be between 0 and"),
@@ -452,7 +452,7 @@ def test_the_subset_follows_its_seed(tmp_path, bert, monkeypatch):
         ({"weight_decay": -1}, "--weight-decay -1 is impossible; at least 0"),
         ({"train_size": "37"}, "--train-size 37 asks for more than the 36 training examples"),
         ({"target": "./nowhere"}, "There is no model folder ./nowhere"),
-        ({"base": "x"}, "--base goes with a ticket"),
+        ({"base": "x"}, "--base needs a ticket"),
     ],
 )
 def test_refused_before_any_work(tmp_path, bert, fields, message):

@@ -211,14 +211,14 @@ def test_what_is_no_state(tmp_path, models):
     save_state(path, plm.encoder, info=info_of(plm))
     whole = path.read_bytes()
     path.write_bytes(whole[:-100])
-    with pytest.raises(ContentError, match="cannot be read .*it was cut off or is no state"):
+    with pytest.raises(ContentError, match="cannot be read .*it is truncated or not a state"):
         load_state(path)
     path.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     with pytest.raises(ContentError, match="does not match its own checksum: it was changed"):
         load_state(path)
     save_file({"a": torch.ones(2)}, path)
     with pytest.raises(
-        ContentError, match="is a safetensors file, but no state of this tool; give a file of DIR/states/"
+        ContentError, match="is a safetensors file, but not a state of this tool; give a file of DIR/states/"
     ):
         load_state(path)
     about = '{"base_hash":"x","content":"y","format_version":2,"what":"later"}'

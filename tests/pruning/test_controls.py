@@ -89,7 +89,7 @@ def test_of_the_ticket_the_masks_count_and_not_the_place(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "magnitude"}, "--method magnitude does not read --like; it goes with --method random."),
+        ({"method": "magnitude"}, "--method magnitude does not read --like; it needs --method random."),
         ({"sparsity": 0.5}, "--sparsity contradicts --like, which takes the counts of each matrix from a ticket"),
         ({"ranking": "global"}, "--ranking contradicts --like"),
         ({"pattern": "2:4"}, "--pattern contradicts --like"),
@@ -97,7 +97,7 @@ def test_of_the_ticket_the_masks_count_and_not_the_place(tmp_path):
             {"scope": "encoder"},
             "--scope encoder contradicts --like .*, whose scope is encoder.embeddings; leave it out.",
         ),
-        ({"weights_from": "reinit"}, "--method random does not read --weights-from; it goes with --method magnitude."),
+        ({"weights_from": "reinit"}, "--method random does not read --weights-from; it needs --method magnitude."),
         ({"like": "nowhere/at/all"}, "There is no ticket nowhere/at/all"),
     ],
 )

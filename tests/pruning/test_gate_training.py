@@ -365,29 +365,29 @@ GATES = r"--method mask-training with --level trains gates and does not read"
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"sparsity": 0.5}, f"{GATES} --sparsity; it goes with --method "),
-        ({"ranking": "row"}, f"{GATES} --ranking; it goes with --method "),
-        ({"rung_steps": 5}, f"{GATES} --rung-steps; it goes with --method "),
-        ({"head_learning_rate": 0.1}, f"{GATES} --head-learning-rate; it goes with --method "),
-        ({"reselect_steps": 3}, f"{GATES} --reselect-steps; it goes with --method "),
+        ({"sparsity": 0.5}, f"{GATES} --sparsity; it needs --method "),
+        ({"ranking": "row"}, f"{GATES} --ranking; it needs --method "),
+        ({"rung_steps": 5}, f"{GATES} --rung-steps; it needs --method "),
+        ({"head_learning_rate": 0.1}, f"{GATES} --head-learning-rate; it needs --method "),
+        ({"reselect_steps": 3}, f"{GATES} --reselect-steps; it needs --method "),
         (
             {"pattern": "2:4"},
-            f"^{GATES} --pattern; it goes with --method random, magnitude, wanda, mask-training, snip or movement.$",
+            f"^{GATES} --pattern; it needs --method random, magnitude, wanda, mask-training, snip or movement.$",
         ),
         (
             {"scope": "encoder+pooler"},
-            "--scope encoder.pooler does not go with tickets of whole units, which prune the encoder",
+            "--scope encoder.pooler cannot be used with tickets of whole units, which prune the encoder",
         ),
         ({"profile": "paper"}, "--profile paper is a recipe for masks of weights, and none of the papers trains"),
         ({"score_init": "activation"}, "--score-init activation is about weights; for gates give rank, plateau or"),
-        ({"selection": "losing"}, f"{GATES} --selection; it goes with --method importance"),
-        ({"importance_from": "r"}, f"{GATES} --importance-from; it goes with --method importance"),
+        ({"selection": "losing"}, f"{GATES} --selection; it needs --method importance"),
+        ({"importance_from": "r"}, f"{GATES} --importance-from; it needs --method importance"),
         ({"objective": "attention"}, "Unknown objective 'attention'. Known: kd, mlm."),
         ({"objective": "task"}, "Unknown objective 'task'. Known: kd, mlm."),
         ({"corpus": None}, "--method mask-training needs --corpus: pydocs, wikitext-103, task:NAME, a text file"),
         ({"steps": 0}, "--steps 0 is impossible; at least 1"),
         ({"save_at": (61,)}, "--save-at 61 is outside the search of 60 steps"),
-        ({"level": (0,)}, r"--level 0% lies outside \(0, 100\]"),
+        ({"level": (0,)}, r"--level 0% is outside \(0, 100\]"),
         ({"level": (), "units": ("heads",)}, r"Say what is pruned with --level .* or with counts .*; found neither"),
         ({"prune_heads": (2,)}, "found both"),
     ],
@@ -402,15 +402,15 @@ def test_impossible_searches_are_refused_in_words(fields, message):
     [
         (
             {"min_heads_per_layer": 1},
-            "does not read --min-heads-per-layer; it goes with --method importance or mask-training w",
+            "does not read --min-heads-per-layer; it needs --method importance or mask-training w",
         ),
         (
             {"selection": "losing"},
-            r"--method mask-training does not read --selection; it goes with --method importance",
+            r"--method mask-training does not read --selection; it needs --method importance",
         ),
         (
             {"method": "random", "level": (30,)},
-            "random does not read --level; it goes with --method importance or",
+            "random does not read --level; it needs --method importance or",
         ),
     ],
 )

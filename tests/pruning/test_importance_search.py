@@ -176,18 +176,18 @@ def test_profile_fields_are_explained():
     [
         ({"level": ()}, r"Say what is pruned with --level .* or with counts .*; found neither"),
         ({"prune_heads": (2,)}, "found both"),
-        ({"level": (0,)}, r"--level 0% lies outside \(0, 100\]"),
-        ({"level": (120,)}, r"--level 120% lies outside \(0, 100\]"),
+        ({"level": (0,)}, r"--level 0% is outside \(0, 100\]"),
+        ({"level": (120,)}, r"--level 120% is outside \(0, 100\]"),
         (
             {"level": (), "prune_heads": (1, 2), "prune_ffns": (1,)},
             "needs a number of every unit; found 2 of heads, 1 of",
         ),
         ({"level": (), "prune_heads": (-1,)}, "must not be negative"),
-        ({"level": (), "prune_heads": (1,), "units": ("heads",)}, "--units goes with --level"),
+        ({"level": (), "prune_heads": (1,), "units": ("heads",)}, "--units needs --level"),
         ({"level": (), "prune_heads": (1, 1)}, "lose the same numbers of units; give each combination once"),
-        ({"sparsity": 0.5}, "--method importance does not read --sparsity; it goes with --method random, magnitude"),
+        ({"sparsity": 0.5}, "--method importance does not read --sparsity; it needs --method random, magnitude"),
         ({"ranking": "global"}, "--method importance does not read --ranking"),
-        ({"scope": "encoder+embeddings"}, "--scope encoder.embeddings does not go with tickets of whole units"),
+        ({"scope": "encoder+embeddings"}, "--scope encoder.embeddings cannot be used with tickets of whole units"),
         ({"objective": "mlm+kd"}, "Importance is about one loss, mlm, kd or task, and the objective is mlm.kd"),
         (
             {"objective": "task"},
@@ -199,7 +199,7 @@ def test_profile_fields_are_explained():
         ({"corpus": "pydocs", "pattern": "2:4"}, "--method importance does not read --pattern"),
         (
             {"method": "magnitude", "level": (30,)},
-            "--method magnitude does not read --level; it goes with --method importance",
+            "--method magnitude does not read --level; it needs --method importance",
         ),
         ({"method": "random", "prune_layers": (1,), "level": ()}, "--method random does not read --whole-layers"),
     ],

@@ -135,8 +135,8 @@ ROWS: dict[str, str] = {
         --corpus empty.txt | 1 | empty
         --corpus binary | 1 | not UTF-8
         --corpus task:rtee | 2 | Did you mean 'rte'
-        --task rte | 2 | --method mask-training does not read --task; it goes with --method imp, snip or movement
-        --method magnitude | 2 | --method magnitude does not read --steps; it goes with --method mask-training
+        --task rte | 2 | --method mask-training does not read --task; it needs --method imp, snip or movement
+        --method magnitude | 2 | --method magnitude does not read --steps; it needs --method mask-training
         ! bert --method imp --corpus corpus.txt --objective task --task rtee --out out | 2 | Did you mean 'rte'
         ! bert --method imp --objective task --train-file nowhere.csv --out out | 2 | nowhere.csv
         ! bert --method imp --objective task --train-file rows.csv --text-columns a,b,c --out out | 2 | text-columns
@@ -225,7 +225,7 @@ ROWS: dict[str, str] = {
         --kd-masked-tokens -1 | 2 | kd-masked-tokens
         --mlm-head own | 2 | 'base' or 'ticket'
         --seed -1 | 2 | seed
-        --base roberta | 2 | --base goes with a ticket
+        --base roberta | 2 | --base needs a ticket
         ! ticket --base nowhere/x --corpus corpus.txt | 2 | nowhere/x
         ! ticket --base roberta --corpus corpus.txt | 1 | ticket
         ! ticket --layers 1 --corpus corpus.txt | 2 | contradicts
@@ -274,7 +274,7 @@ ROWS: dict[str, str] = {
         --eval-steps 0 | 2 | eval-steps
         --select-on 1 | 2 | select-on
         --patience 0 | 2 | patience
-        --base roberta | 2 | --base goes with a ticket
+        --base roberta | 2 | --base needs a ticket
         ! ticket --base nowhere/x --train-file rows.csv --validation-file rows.csv --out out | 2 | nowhere/x
         ! damaged --train-file rows.csv --validation-file rows.csv --out out | 1 | edited
         ! run --train-file rows.csv --validation-file rows.csv --out out | 2 | run
@@ -356,13 +356,13 @@ ROWS: dict[str, str] = {
     "super": _LEARNING.replace("--learning-rate ", "--learning-rates ")
         .replace("Did you mean\n", "Unknown field\n") + _FINE_TUNING.replace(
         "--batch-size ", "--batch-sizes ") + _EVALUATION + _SEEDS + """
-        --base roberta | 2 | --base goes with a ticket
+        --base roberta | 2 | --base needs a ticket
         --start-from nowhere/x | 2 | nowhere/x
         --from-task rte | 2 | --from-task
         --train-file nowhere.csv | 2 | --task rte and files of your own contradict each other
         --validation-file nowhere.csv | 2 | --task rte and files of your own contradict each other
-        --text-columns a | 2 | --text-columns goes with --train-file
-        --metric f1 | 2 | --metric goes with --train-file
+        --text-columns a | 2 | --text-columns needs --train-file
+        --metric f1 | 2 | --metric needs --train-file
         --kind span2 | 2 | 'span'
         --doc-stride 0 | 2 | doc-stride
         ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x

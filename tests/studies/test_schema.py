@@ -167,7 +167,7 @@ def test_references_to_what_is_not_there():
         plan_study(load_study(stage("evaluate", **{"with": {"target": "@search[mthod]"}})), "smoke")
     with pytest.raises(UsageError, match=r"Stage evaluate: @search\[method=imp\] finds no run"):
         plan_study(load_study(stage("evaluate", **{"with": {"target": "@search[method=imp]"}})), "smoke")
-    with pytest.raises(UsageError, match="opens the tickets of a search, and this stage is none"):
+    with pytest.raises(UsageError, match="opens the tickets of a search, and this stage is not one"):
         plan_study(load_study(stage("transfer", **{"with": {"target": "@evaluate[level]", "task": "rte"}})), "smoke")
 
 

@@ -228,7 +228,7 @@ def test_embeddings_as_inputs_are_the_same_model(tmp_path, kind):
 
 
 def test_other_kinds_are_refused():
-    message = "--smart goes with one class or score per text; the task squad is span"
+    message = "--smart needs one class or score per text; the task squad is span"
     with pytest.raises(UsageError, match=message):
         SmartObjective(TaskObjective.of(TASKS["squad"]), TASKS["squad"], Smart())
 

@@ -112,7 +112,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
             f"--objective {terms[0]} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
         )
     if config.kd_masked_tokens and needs_mlm_head(terms):
-        raise UsageError("--kd-masked-tokens does not go with --objective mlm or logits; measure them apart.")
+        raise UsageError("--kd-masked-tokens cannot be used with --objective mlm or logits; measure them apart.")
     if "contrastive" in terms:
         objective_terms.check_negatives(config.segments, config.batch_tokens)
     if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):

@@ -30,15 +30,15 @@ MEAN = "mean over tasks"
 Key = tuple[str, str]
 
 _SETTINGS = ("segments", "split", "kd_distance", "kd_padding", "kd_masked_tokens", "corpus_hash")
-"""Settings of measurements on a text of one name that may differ, in the order in which they are shown."""
+"""Settings in which two measurements on the same text may differ, in the order in which they are shown."""
 
 _DEFAULTS = {"kd_distance": "cosine", "kd_padding": "ignored", "kd_masked_tokens": "0"}
-"""Settings of files that lack them."""
+"""Values of settings that the files of older versions lack."""
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One number that was measured before fine-tuning."""
+    """One value that was measured before fine-tuning."""
 
     ticket_id: str | None  # None for a dense model
     model: str | None
@@ -56,18 +56,18 @@ _MEASUREMENT = TypeAdapter(Measurement)
 
 
 def is_evaluation(content: Any) -> bool:
-    """Return whether a parsed JSON is an output of `tickets evaluate`."""
+    """Return True if a parsed JSON file is an output of `tickets evaluate`."""
     return isinstance(content, dict) and {*MEASURES, "ticket_id", "sparsity", "target"} <= content.keys()
 
 
 def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
-    """Read all numbers of an evaluation."""
+    """Return all values of an evaluation."""
     try:
         return [_MEASUREMENT.validate_python(asdict(one)) for one in _measurements(content, path)]
     except (ValidationError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = explain(error) if isinstance(error, ValidationError) else repr(error)
         raise ContentError(
-            f"{path} is no evaluation as tickets evaluate --json prints it: {reason} It was edited; evaluate anew."
+            f"{path} is not an output of tickets evaluate --json: {reason} It was edited; evaluate again."
         ) from error
 
 
@@ -79,27 +79,28 @@ def _measurements(content: Mapping[str, Any], path: str) -> Iterator[Measurement
             continue
         value = float(content[key])
         settings: dict[str, str] = {}
+        # A similarity is measured on pairs of texts, the other values on a corpus with settings.
         if key.startswith("similarity"):
             text = str(content.get("pairs_from")).removesuffix(" validation")
         else:
             text = PurePath(str(content.get("corpus"))).name
             given = {name: str(content[name]) for name in _SETTINGS if content.get(name) is not None}
-            own = {name: one for name, one in given.items() if name not in _DEFAULTS}
-            settings = _DEFAULTS | given if short == "kd" else own
+            common = {name: one for name, one in given.items() if name not in _DEFAULTS}
+            settings = _DEFAULTS | given if short == "kd" else common
         method, sparsity = method_of(content), float(content["sparsity"])
         name = f"{short}[{text}]"
         yield Measurement(*subject, name, tuple(settings.items()), value, sparsity, target, path, method)
 
 
 def method_of(content: Mapping[str, Any]) -> str | None:
-    """The method of the evaluated ticket and the objective of a trained one."""
+    """Return the method of the evaluated ticket, with the objective of mask training; None if unknown or dense."""
     if content["ticket_id"] is None:
         return None
     if content.get("method") is not None:
         return method_name(content["method"], content.get("search_objective"))
-    # Evaluations of older versions lack it; the ticket has it, if it is still in its folder.
+    # Evaluations of older versions lack the method; the ticket has it, if it is still in its folder.
     file, body = Path(str(content["target"])) / INFO_FILE, {}
-    with suppress(OSError):  # a target that no path can be
+    with suppress(OSError):  # the target is not a valid path
         body = read_object(file, "ticket description") if file.is_file() else {}
     if body.get("id") != content["ticket_id"]:
         return None
@@ -107,29 +108,29 @@ def method_of(content: Mapping[str, Any]) -> str | None:
 
 
 def method_name(method: str, objective: str | None) -> str:
-    """The method, and the objective of mask training; other methods have none."""
+    """Return the name of a method; that of mask training includes its objective."""
     return f"{method} {objective}" if method == "mask-training" and objective else method
 
 
 def score_columns(found: Sequence[Measurement]) -> dict[Measurement, str]:
-    """The column of each measurement: its name, and the settings that differ between measurements of that name."""
+    """Return the column of each measurement: its name, and the settings that differ between measurements of it."""
     names: dict[Measurement, str] = {}
     for name in dict.fromkeys(one.name for one in found):
-        own = [one for one in found if one.name == name]
-        settings = [dict(one.settings) for one in own]
+        same = [one for one in found if one.name == name]
+        settings = [dict(one.settings) for one in same]
         keys = [key for key in _SETTINGS if len({setting.get(key) for setting in settings}) > 1]
         if keys != ["corpus_hash"] and "corpus_hash" in keys:
-            keys.remove("corpus_hash")  # words are easier to read, where they suffice
+            keys.remove("corpus_hash")  # other settings are easier to read, if they suffice
             if _ambiguous(settings, keys):
                 keys.append("corpus_hash")
-        for one, setting in zip(own, settings, strict=True):
+        for one, setting in zip(same, settings, strict=True):
             extra = " ".join(setting.get(key, "?")[:12] for key in keys)
             names[one] = f"{name[:-1]} {extra}]" if extra else name
     return names
 
 
 def _ambiguous(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> bool:
-    """Return whether texts of different content have the same values of the keys."""
+    """Return True if texts of different content have the same values of the keys."""
     seen: dict[tuple[str | None, ...], str | None] = {}
     return any(
         seen.setdefault(tuple(setting.get(key) for key in keys), setting.get("corpus_hash"))
@@ -139,7 +140,7 @@ def _ambiguous(settings: Sequence[Mapping[str, str]], keys: Sequence[str]) -> bo
 
 
 def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict[Key, dict[str, Measurement]]:
-    """The measurements of each ticket and dense model by column."""
+    """Return the measurements of each ticket and dense model by column."""
     table: dict[Key, dict[str, Measurement]] = {}
     for one, column in score_columns(found).items():
         earlier = table.setdefault(_key(one, hashes), {}).setdefault(column, one)
@@ -154,14 +155,14 @@ def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict
 def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
     """Join evaluations with transfer results by ticket, and correlate them over tickets.
 
-    The dense model belongs to no method, so it is shown, but is no pair of a correlation.
+    The dense model is shown in the table, but left out of the correlations.
     """
     found, cells = _read(paths, score)
     if not found or not cells:
         lacking = "transfer runs (folders of tickets transfer)" if found else "evaluations (JSON of tickets evaluate)"
-        raise UsageError(f"Evaluations and transfer runs are joined here, and there are no {lacking} among the paths.")
+        raise UsageError(f"Found no {lacking} among the paths. Give both evaluations and transfer runs.")
     check_metrics(cells)
-    # Join both sides by ticket; hashes of base weights by model come from the files that have both.
+    # Join by ticket. Dense models are joined by the hash of their weights, which some files give next to the name.
     both: list[Measurement | RunScore] = [*found, *cells]
     hashes = {one.model: one.base_hash for one in both if one.model is not None and one.base_hash is not None}
     rows = _rows(_by_subject(found, hashes), _by_key(cells, hashes))
@@ -206,7 +207,7 @@ def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement],
                 found += _distances(content, str(path))
             except (KeyError, TypeError, AttributeError) as error:
                 raise ContentError(
-                    f"{path} is no distance analysis as tickets analyse distance stores it ({error!r}); make it anew."
+                    f"{path} is not a result of tickets analyse distance ({error!r}); run the analysis again."
                 ) from error
         elif path.is_dir() or not path.exists() or is_transfer(content):
             cells += read_runs([path], score)
@@ -216,7 +217,7 @@ def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement],
 
 
 def _distances(content: Mapping[str, Any], path: str) -> list[Measurement]:
-    """The distance from OMP as a predictor: the horizontal axis of TAMT's Figure 8, left."""
+    """Return distances from one-shot magnitude pruning (OMP) as predictors: the x axis of TAMT, Figure 8 left."""
     return [
         Measurement(
             point["ticket_id"],
@@ -236,7 +237,7 @@ def _distances(content: Mapping[str, Any], path: str) -> list[Measurement]:
 
 
 def _key(one: Measurement | RunScore, hashes: Mapping[str, str]) -> Key:
-    """The key that evaluations and transfers are joined by: the ticket, or the dense weights (or their name)."""
+    """Return the key that evaluations and transfers are joined by: the ticket, or the dense weights (or their name)."""
     if one.ticket_id is not None:
         return "ticket", one.ticket_id
     model = one.model or ""
@@ -250,10 +251,10 @@ def _by_key(cells: Sequence[RunScore], hashes: Mapping[str, str]) -> dict[Key, l
         key = _key(cell, hashes)
         earlier = seen.setdefault((key, cell.task, cell.seed), cell)
         if earlier is not cell and earlier.value == cell.value:
-            continue  # a copy of the run, or that of a search that ended with the same masks
+            continue  # a copy of the run, or a run of another search that found the same masks
         if earlier is not cell:
             raise ContentError(
-                f"{cell.task} with seed {cell.seed} of one ticket is there twice, with different scores: "
+                f"Found two different scores of one ticket for {cell.task} with seed {cell.seed}: "
                 f"{earlier.path} and {cell.path}. Give one run for each ticket, task and seed."
             )
         groups.setdefault(key, []).append(cell)
@@ -261,13 +262,13 @@ def _by_key(cells: Sequence[RunScore], hashes: Mapping[str, str]) -> dict[Key, l
 
 
 def _rows(
-    measured: Mapping[Key, Mapping[str, Measurement]], moved: Mapping[Key, Sequence[RunScore]]
+    measured: Mapping[Key, Mapping[str, Measurement]], transferred: Mapping[Key, Sequence[RunScore]]
 ) -> list[dict[str, Any]]:
     rows = []
     for key, columns in measured.items():
-        if key not in moved:
+        if key not in transferred:
             continue
-        one, cells = next(iter(columns.values())), moved[key]
+        one, cells = next(iter(columns.values())), transferred[key]
         by_task: dict[str, list[float]] = {}
         for cell in cells:
             by_task.setdefault(cell.task, []).append(cell.value)
@@ -290,9 +291,9 @@ def _rows(
 def _correlation(rows: Sequence[Mapping[str, Any]], column: str, task: str, seed: int) -> dict[str, Any]:
     pairs = []
     for row in rows:
-        value, reached = row["predictors"].get(column), row["mean"] if task == MEAN else row["scores"].get(task)
-        if row["ticket_id"] is not None and value is not None and reached is not None:
-            pairs.append((value, reached, round(row["sparsity"], 3)))
+        value, score = row["predictors"].get(column), row["mean"] if task == MEAN else row["scores"].get(task)
+        if row["ticket_id"] is not None and value is not None and score is not None:
+            pairs.append((value, score, round(row["sparsity"], 3)))
     x, y, sparsities = ([pair[i] for pair in pairs] for i in range(3))
     return {
         "predictor": column,

@@ -158,9 +158,11 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
             for seed, value in scores.items()
         ]
     except ValidationError as error:
-        raise ContentError(f"{path} is no transfer result: {explain(error)} It was edited; make it anew.") from error
+        raise ContentError(
+            f"{path} is not a transfer result: {explain(error)} It was edited; run the transfer again."
+        ) from error
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ContentError(f"{path} is an incomplete transfer result ({error!r}); make it anew.") from error
+        raise ContentError(f"{path} is an incomplete transfer result ({error!r}); run the transfer again.") from error
     for cell in cells:
         if not abs(cell.value) <= LARGEST:
             raise ContentError(f"{path} holds a score that is not finite, or beyond {LARGEST:g}: {cell.value}.")

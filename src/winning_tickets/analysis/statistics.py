@@ -1,8 +1,8 @@
-"""Criteria of winning tickets over the scores of several seeds, bootstrap intervals and correlations.
+"""Criteria of winning tickets over scores of several seeds, bootstrap intervals and correlations.
 
 The BERT tickets paper takes the standard deviation of the subnetwork (caption of Table 5) or of the full BERT (Figure
-6), so `StdOf` chooses. All deviations have ddof=1. A criterion that lacks a second seed has no verdict, which never
-counts as won.
+6), so `StdOf` chooses. All deviations have ddof=1. A criterion that needs a second seed and has none gives no
+verdict, which counts as not won.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class CriterionOutcome:
     """The verdict of a criterion on one ticket and one task."""
 
     criterion: Criterion
-    wins: bool | None  # None where the scores do not allow a verdict
+    wins: bool | None  # None for no verdict
     subnetwork: float  # statistic of its scores, or the mean paired difference of `non-inferior`
     full: float | None  # None for `non-inferior`
-    value: float | None  # compared with the threshold: `subnetwork`, or the lower bound of `non-inferior`
+    value: float | None  # number compared with the threshold: `subnetwork`, or the lower bound of `non-inferior`
     threshold: float | None
     n: int  # scores of the subnetwork, or pairs
     n_full: int
-    reason: str = ""  # for having no verdict
+    reason: str = ""  # why there is no verdict
 
 
 def exceeds(subnetwork: Sequence[float], full: Sequence[float], statistic: Statistic = "mean") -> CriterionOutcome:
@@ -83,7 +83,7 @@ def non_inferior(
     seeds = [seed for seed in subnetwork if seed in full]
     if not seeds:
         own, other = (", ".join(map(str, scores)) or "none" for scores in (subnetwork, full))
-        raise ContentError(f"There is nothing to pair: the subnetwork has seeds {own}, the full model {other}.")
+        raise ContentError(f"No seed is in both groups: the subnetwork has seeds {own}, the full model {other}.")
     _check([subnetwork[seed] for seed in seeds])
     _check([full[seed] for seed in seeds])
     differences = [subnetwork[seed] - full[seed] for seed in seeds]
@@ -97,11 +97,11 @@ def non_inferior(
 
 @dataclass(frozen=True)
 class Highest:
-    """The highest winning sparsity of a grid; None where no ticket wins."""
+    """Highest winning sparsities of a grid; None if no ticket wins."""
 
     largest: float | None
-    unbroken: float | None  # the tickets of all lower sparsities win too
-    undecided: tuple[float, ...]  # no verdict, which counts as not won
+    unbroken: float | None  # largest sparsity below which all tickets win too
+    undecided: tuple[float, ...]  # sparsities without a verdict, which count as not won
 
 
 def highest_winning(verdicts: Mapping[float, bool | None]) -> Highest:
@@ -119,7 +119,7 @@ def highest_winning(verdicts: Mapping[float, bool | None]) -> Highest:
 def degenerate_reasons(
     full: Sequence[float], constant: bool, majority: float | None, statistic: Statistic = "mean"
 ) -> tuple[str, ...]:
-    """Reasons why a verdict means nothing on a task such as WNLI: `constant` predictions, no more than `majority`."""
+    """Return why a verdict is meaningless: `constant` predictions, or a full model no better than the `majority`."""
     reasons = ["constant"] if constant else []
     if majority is not None and _statistic(full, statistic) <= majority + TIE:
         reasons.append("majority")
@@ -135,7 +135,7 @@ def _statistic(scores: Sequence[float], statistic: Statistic) -> float:
 
 def _check(scores: Sequence[float]) -> None:
     if not scores:
-        raise ContentError("There is no score to judge by.")
+        raise ContentError("There is no score to compare.")
     if not all(math.isfinite(score) for score in scores):
         raise ContentError(f"Found a score that is not finite among {list(scores)}; leave failed runs out.")
 
@@ -153,10 +153,10 @@ def interval(
     resamples: int = RESAMPLES,
     strata: Sequence[str] | None = None,
 ) -> tuple[float, float] | None:
-    """95 % percentile interval of a bootstrap; None where all draws are the same, or most are undefined.
+    """Return the 95 % percentile interval of a bootstrap; None if all draws are equal, or most are undefined.
 
-    `statistic` takes drawn indices `(resamples, n)` and returns `(resamples,)`, NaN where it is undefined. `strata`
-    has the group of each unit, and units are drawn within their group.
+    `statistic` maps drawn indices `(resamples, n)` to values `(resamples,)`, NaN where it is undefined. `strata` has
+    the group of each of the n units; units are drawn within their group.
     """
     groups = (
         [np.arange(n)] if strata is None else [np.flatnonzero(np.array(strata) == s) for s in dict.fromkeys(strata)]
@@ -174,19 +174,19 @@ def interval(
 
 
 def describe_bootstrap(seed: int, units: str) -> dict[str, Any]:
-    """The settings of an interval, for a result."""
+    """Return the settings of a bootstrap interval, to be stored in a result."""
     return {"resamples": RESAMPLES, "seed": seed, "confidence": CONFIDENCE, "resampled": units}
 
 
 SMALLEST = 3
-"""Fewest pairs that a correlation is computed for."""
+"""Smallest number of pairs that a correlation is computed for."""
 CORRELATION_RESAMPLES = 2_000
 
 
 def pearson(x: Array, y: Array) -> Array:
     """Pearson's r along the last axis, `(..., n)` and `(..., n)` -> `(...)`; NaN where either is constant."""
     dx, dy = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    # A constant row's deviations are rounding errors, and so would its correlation be.
+    # The deviations of a constant row are rounding errors, and its correlation would be noise.
     constant = (np.ptp(x, axis=-1) <= TIE) | (np.ptp(y, axis=-1) <= TIE)
     norm = np.sqrt((dx**2).sum(-1) * (dy**2).sum(-1))
     value = np.clip((dx * dy).sum(-1) / np.where(constant, 1.0, norm), -1.0, 1.0)
@@ -201,7 +201,7 @@ def spearman(x: Array, y: Array) -> Array:
 
 
 def correlate(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict[str, Any]:
-    """Both correlations of pairs, with 95 % intervals from drawing the pairs with replacement."""
+    """Return Pearson's r and Spearman's rho of pairs, with 95 % bootstrap intervals over the pairs."""
     first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     result: dict[str, Any] = {"n": len(first)}
     for name, function in (("pearson", pearson), ("spearman", spearman)):
@@ -217,22 +217,30 @@ def correlate(x: Sequence[float], y: Sequence[float], seed: int = 0) -> dict[str
 
 
 def correlate_within(x: Sequence[float], y: Sequence[float], groups: Sequence[float]) -> dict[str, Any]:
-    """Both correlations after each group's mean is subtracted; groups of one pair are left out."""
+    """Return both correlations after subtracting the mean of each group; groups of one pair are left out."""
     first, second, of = np.asarray(x, dtype=float), np.asarray(y, dtype=float), np.asarray(groups)
-    left: list[tuple[Array, Array]] = []
+    centered: list[tuple[Array, Array]] = []
     for group in dict.fromkeys(groups):
         inside = of == group
         if np.count_nonzero(inside) > 1:
-            left.append((first[inside] - first[inside].mean(), second[inside] - second[inside].mean()))
+            centered.append((first[inside] - first[inside].mean(), second[inside] - second[inside].mean()))
+    # Subtraction leaves rounding errors between equal values; they are removed, so that the ranks of rho are right.
     a, b = (
-        _tied(np.concatenate([pair[side] for pair in left]), TIE * float(np.abs(values).max())) if left else np.zeros(0)
+        _tied(np.concatenate([pair[side] for pair in centered]), TIE * float(np.abs(values).max()))
+        if centered
+        else np.zeros(0)
         for side, values in ((0, first), (1, second))
     )
-    return {"n": len(a), "groups": len(left), "pearson": _number(pearson, a, b), "spearman": _number(spearman, a, b)}
+    return {
+        "n": len(a),
+        "groups": len(centered),
+        "pearson": _number(pearson, a, b),
+        "spearman": _number(spearman, a, b),
+    }
 
 
 def _tied(values: Array, tie: float) -> Array:
-    """Make values `(n,)` that differ by rounding only equal, so that they share a rank."""
+    """Return values `(n,)` in which those that differ by at most `tie` are equal, so that they share a rank."""
     order = np.argsort(values)
     begins = np.diff(values[order], prepend=-np.inf) > tie
     result = np.empty_like(values)

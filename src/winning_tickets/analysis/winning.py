@@ -38,7 +38,7 @@ class Rule:
                 raise unknown(kind, value, known)
         if self.criterion == "non-inferior" and self.statistic != "mean":
             raise UsageError(
-                f"--statistic {self.statistic} does not go with --criterion non-inferior, which is a test of means."
+                f"--statistic {self.statistic} cannot be used with --criterion non-inferior, which is a test of means."
             )
 
     def judge(self, subnetwork: Sequence[RunScore], full: Sequence[RunScore]) -> CriterionOutcome:

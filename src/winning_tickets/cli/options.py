@@ -22,10 +22,10 @@ RUNNING = "Running"
 
 _running = partial(typer.Option, rich_help_panel=RUNNING)
 Json = Annotated[bool, _running("--json", help="Print one JSON object.")]
-Out = Annotated[Path, _running("--out", help="Folder of the run: absent, empty, or holding this very run.")]
-Force = Annotated[bool, _running("--force", help="Replace an earlier run of ours in --out.")]
+Out = Annotated[Path, _running("--out", help="Folder of the run: new, empty, or with this same run, which is resumed.")]
+Force = Annotated[bool, _running("--force", help="Replace an earlier run of tickets in --out.")]
 DryRun = Annotated[bool, _running("--dry-run", help="Check the command line and print the plan, but do nothing.")]
-Config = Annotated[Path | None, _running("--config", help="YAML or JSON file of settings. Options win over it.")]
+Config = Annotated[Path | None, _running("--config", help="YAML or JSON file of settings. Options override it.")]
 Device = Annotated[str, _running("--device", help=Runtime.help_of("device"))]
 Bf16 = Annotated[bool, _running("--bf16", help=Runtime.help_of("bf16"))]
 Quiet = Annotated[bool, _running("--quiet", help=Runtime.help_of("quiet"))]
@@ -40,7 +40,9 @@ OtherWeights = Annotated[
     bool, typer.Option("--allow-other-weights", help="Use a ticket on weights it was not made for.")
 ]
 Revision = Annotated[str | None, typer.Option("--revision", help="Hub revision of the model.")]
-Layers = Annotated[int | None, typer.Option("--layers", help="Keep only the first layers, this many.")]
+Layers = Annotated[
+    int | None, typer.Option("--layers", help="Number of layers to keep, from the first. By default all.")
+]
 StoreFolder = Annotated[
     Path, typer.Option("--store", envvar="WINNING_TICKETS_STORE", help="Folder of the store that holds the runs.")
 ]

@@ -192,8 +192,8 @@ def report(
 
 @study_app.command()
 def new(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The YAML to write; it must not exist.")],
-    force: options.Force = False,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file to write.")],
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a commented study as a starting point.

@@ -75,13 +75,14 @@ def predict(
     ] = None,
     data_dir: options.DataDir = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the model. By default the first one saved.")] = None,
-    force: options.Force = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier submission.")] = False,
     device: options.Device = "auto",
     as_json: options.Json = False,
 ) -> None:
     """Label texts with a fine-tuned ticket, or write the files of a GLUE submission.
 
     Example: tickets predict my-transfer --text "Return a list of the words in the string." --json
+
     Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
     """
     runtime = Runtime.of(device=device, quiet=True)
@@ -97,9 +98,9 @@ def predict(
     from winning_tickets.training.predict import predict as label
 
     if data_dir is not None or force:
-        raise UsageError("--data-dir and --force go with --glue-submission.")
+        raise UsageError("--data-dir and --force need --glue-submission.")
     if len(runs) > 1:
-        raise UsageError(f"--text is labelled by one run, found {len(runs)}; several go with --glue-submission.")
+        raise UsageError(f"--text is labelled by one run, found {len(runs)}; several need --glue-submission.")
     if not text:
         raise UsageError("There is nothing to label: give --text, or --glue-submission DIR.")
     if text_pair is not None and len(text_pair) != len(text):
@@ -200,6 +201,7 @@ def export(
     """Write a model in a format that other programs load.
 
     Example: tickets export my-ticket --format masked --out my-model
+
     Example: tickets export my-share --task rte --format compact --out my-rte
     """
     if dry_run:

@@ -84,6 +84,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
 
     Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
+
     Example: tickets transfer my-transfer --train-file F --validation-file F --train-size 10% --out adapted
     """
     from winning_tickets.finetuning.transfer import transfer as fine_tune
@@ -97,6 +98,7 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
 
     Example: tickets share --model builtin:minilm --tasks rte,mrpc --tickets auto --data-dir glue --out shared
+
     Example: tickets share --tasks rte,mrpc --tickets rte-ticket,mrpc-ticket --data-dir glue --out shared --json
     """
     from winning_tickets.finetuning.sharing import share as share_model

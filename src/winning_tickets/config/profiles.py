@@ -1,4 +1,4 @@
-"""Profiles: values of the paper, of the released code where it differs, and the best ones measured here."""
+"""Profiles: settings of the paper, of its released code, and those that measured best in this project (tuned)."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ _CODE_BY_OBJECTIVE: dict[str, dict[str, Any]] = {
 }
 
 
-# Methods that train weights: Chen et al. 2020 and their released code.
+# Methods that work on the weights and not on scores (imp, snip, movement): Chen et al. 2020 and their released code.
 _LEARNED_TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
     "batch_tokens": 2048,
@@ -97,12 +97,12 @@ _LEARNED_TUNED: dict[str, Any] = {
 }
 _LEARNED_PAPER = _LEARNED_TUNED | {"scope": "encoder+pooler", "batch_tokens": 16 * 512, "segments": "packed:512"}
 _LEARNED_CODE = _LEARNED_PAPER | {"rewind_scope": "encoder", "rate_horizon": "total", "count_rounding": "nearest"}
-# Its MLM script rewinds to the live weights, so it never rewinds.
+# Its MLM script rewinds to a reference to the weights in training, so nothing is rewound.
 _LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}
 
 
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:
-    """Values of the open fields of a method that trains weights, by the terms of its objective."""
+    """Return the values of fields that are None for imp, snip and movement, by the terms of the objective."""
     if profile == "code":
         return _LEARNED_CODE | (_LEARNED_CODE_MLM if set(terms) == {"mlm"} else {})
     return _LEARNED_PAPER if profile == "paper" else _LEARNED_TUNED
@@ -117,7 +117,7 @@ _STRUCTURED: dict[str, Any] = {
 }
 
 
-# Gates of heads and FFNs that are trained, which none of the papers does: `tuned` alone.
+# Training of gates of heads and FFNs. No paper does it, so only the profile `tuned` has values.
 GATE_VALUES: dict[str, Any] = _TUNED | {
     "scope": "encoder",
     "score_init": "rank",
@@ -127,15 +127,15 @@ GATE_VALUES: dict[str, Any] = _TUNED | {
 
 
 def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
-    """Values of the open fields of a search for a ticket of heads and FFNs."""
+    """Return the values of fields that are None for a search of structured tickets by importance."""
     if profile != "code":
         return _STRUCTURED
-    # The released code protects one head of every layer where it ranks them, and none where it draws them.
+    # The released code keeps a head in every layer if it ranks heads, but not if it draws them at random.
     return _STRUCTURED | {"importance": "released", "min_heads_per_layer": 0 if selection == "random" else 1}
 
 
 def profile_values(profile: Profile, method: str, objective: str) -> dict[str, Any]:
-    """Values of the open fields of a `SearchConfig`, by method and objective."""
+    """Return the values of fields of a `SearchConfig` that are None, by method and objective."""
     if profile == "tuned":
         return _TUNED
     objective = paper_objective(objective)
@@ -149,7 +149,7 @@ def profile_values(profile: Profile, method: str, objective: str) -> dict[str, A
 
 @dataclass(frozen=True)
 class MethodNeeds:
-    """Inputs of a method besides the model."""
+    """Inputs and settings that a method reads, besides the model."""
 
     corpus: bool = False  # it always reads text
     objective: bool = False  # it minimizes or differentiates an objective
@@ -163,7 +163,7 @@ class MethodNeeds:
 
     @property
     def gates(self) -> bool:
-        """True where it trains gates of heads, FFNs, neurons or layers."""
+        """True if the method trains gates of heads, FFNs, neurons or layers."""
         return self.structured and self.mask_training
 
 

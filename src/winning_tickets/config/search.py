@@ -57,21 +57,23 @@ class TaskSettings(Settings):
         "is inspected.",
     )
     train_size: str | None = _of_tasks(
-        None, "N examples or P% of each task's training set. A smaller subset is part of a larger one."
+        None, "N examples or P% of each task's training set. With one seed, larger subsets contain smaller ones."
     )
-    batch_size: int | None = _of_tasks(None, "Batch size of each task. By default it is the task's own.", ge=1)
-    max_length: int | None = _task(None, "Tokens that a task's example is cut to. By default the task's own.", ge=1)
+    batch_size: int | None = _of_tasks(None, "Batch size of each task. By default that of the task's definition.", ge=1)
+    max_length: int | None = _task(
+        None, "Maximum tokens of a task's example. By default that of the task's definition.", ge=1
+    )
     mixing: Literal["sum", "proportional"] = _task(
         "sum",
-        "With several sources a step is one batch of each, their losses added (sum), or a batch of one of them, drawn "
-        "as often as it has batches (proportional).",
+        "A step over several sources (text and tasks): one batch of each with their losses added (sum), or a batch of "
+        "one source, drawn in proportion to its size (proportional).",
     )
     round_steps: int | None = _round(None, "Optimizer steps of a round.", ge=1)
-    round_epochs: float | None = _round(None, "Passes over the largest source in a round.", gt=0)
+    round_epochs: float | None = _round(None, "Passes over the largest source (text or a task) in a round.", gt=0)
     round_examples: int | None = _round(None, "Examples (segments of text) of all sources in a round.", ge=1)
     rewind: str | None = _round(
         None,
-        "Weights that a pruned network returns to: pretrained, step:K, percent:P of the first round, none, noise, "
+        "Weights restored after each pruning: pretrained, step:K or percent:P of the first round, none, noise, "
         "noise:SCALE (pre-trained weights plus noise) or reinit.",
     )
     rewind_scope: Literal["all", "encoder", "prunable"] | None = _round(
@@ -79,7 +81,7 @@ class TaskSettings(Settings):
     )
     prune_first: bool | None = _round(None, "Prune the pre-trained weights before the first round.")
     rate_horizon: Literal["round", "total"] | None = _round(
-        None, "The learning rate decays to zero over each round, or over all rounds (total)."
+        None, "Period over which the learning rate decays to zero: each round, or all rounds (total)."
     )
     reset_optimizer: bool | None = _round(
         None,
@@ -91,7 +93,7 @@ class TaskSettings(Settings):
     @field_validator("tasks")
     @classmethod
     def _sorted(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        """Each once and in one order, so that equal sets are equal runs."""
+        """Sort the tasks and drop repeated ones, so that equal sets are equal runs."""
         return tuple(sorted(set(value)))
 
 
@@ -99,36 +101,36 @@ SCOPES = ("encoder+embeddings", "encoder", "encoder+embeddings+pooler", "encoder
 
 
 class SearchConfig(TaskSettings, StructuredSettings):
-    """A search for a ticket.
+    """Configuration of a search for a ticket.
 
-    Fields that are None take the value of the profile.
+    A field that is None takes the value of the profile.
     """
 
     model: str = setting(..., "Hub id, local folder or builtin:minilm.", DATA)
     revision: str | None = setting(None, "Hub revision of the model.", DATA)
-    layers: Count | None = setting(None, "Keep only the first layers, this many.", DATA)
+    layers: Count | None = setting(None, "Number of layers to keep, from the first. By default all.", DATA)
     method: str = _ticket("mask-training", f"Method of the search: {', '.join(METHOD_NEEDS)}.")
     sparsity: _Sparsity | tuple[_Sparsity, ...] = _ticket(
         0.6,
-        "Fraction of the weights in scope that is removed, in [0, 1). Several, such as 0.5,0.6, give a ticket for each "
-        "sparsity level.",
+        "Fraction of the weights in scope to prune, in [0, 1). Several values, such as 0.5,0.6, give one "
+        "ticket for each sparsity level.",
         methods=OF_WEIGHTS,
         option="--sparsity --sparsities",
     )
     scope: str | None = _ticket(None, f"Matrices that are pruned: {', '.join(SCOPES[:-1])} or {SCOPES[-1]}.")
     ranking: Literal["matrix", "row", "global"] = _ticket(
         "matrix",
-        "Each matrix loses the same fraction (matrix), or each row of it does (row), or all compete (global). Wanda "
-        "ranks by row unless you set this.",
+        "Weights that are ranked together: those of each matrix (matrix), of each row (row), or all (global). Wanda "
+        "ranks by row by default.",
         methods=OF_WEIGHTS,
     )
     pattern: str | None = _ticket(
         None,
-        "N:M, such as 2:4: of every M consecutive weights along the input dimension N are kept. It sets the sparsity.",
+        "N:M pattern, such as 2:4: N of every M consecutive weights of a row are kept. It sets the sparsity.",
         methods=tuple(name for name in OF_WEIGHTS if name != "imp"),
     )
     like: str | None = _ticket(
-        None, "A ticket. As many weights of each matrix are kept as it keeps.", methods=("random",)
+        None, "Ticket to match: each matrix keeps as many weights as in that ticket.", methods=("random",)
     )
     weights_from: str = _ticket(
         PRETRAINED,
@@ -137,15 +139,14 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     profile: Profile = _ticket(
         "tuned",
-        "Values of all settings that are not given: as in the paper, as in the released code, or what measured best "
-        "here (tuned).",
+        "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
+        "project (tuned).",
     )
     seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.")
     objective: str = _objective(
         "kd",
-        "Loss that is minimized or differentiated. Of mask-training: kd, mlm, attention, contrastive, logits, or a sum "
-        "such as mlm:1,kd:2. Of imp, snip and movement: mlm, task or mlm+task. Of importance: kd, mlm, or task with "
-        "--importance-from.",
+        "Loss. For mask-training: kd, mlm, attention, contrastive, logits, or a weighted sum such as mlm:1,kd:2. For "
+        "imp, snip and movement: mlm, task or mlm+task. For importance: kd, mlm, or task with --importance-from.",
         methods=ON_TEXT[1:],
     )
     temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
@@ -156,20 +157,22 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     steps: int = setting(
         60,
-        "Optimizer steps. With several sparsities they are those of the first. Of snip and importance: batches whose "
+        "Optimizer steps; with several sparsities, those of the first. For snip and importance: batches over which "
         "gradients are summed.",
         TRAINING,
         (*TRAINED, "snip", "movement", "importance"),
         ge=1,
     )
-    rung_steps: int | None = _mask(None, "Optimizer steps of each further sparsity. By default half of --steps.", ge=1)
+    rung_steps: int | None = _mask(
+        None, "Optimizer steps of each sparsity level after the first. By default half of --steps.", ge=1
+    )
     batch_tokens: int | None = setting(
         None, "Tokens in an optimizer step, over all processes.", TRAINING, ON_TEXT, ge=1
     )
-    segments: str | None = _text(None, "Cutting of the corpus: packed:L, lines, mixed or sections:L.")
+    segments: str | None = _text(None, "Segments that the corpus is cut into: packed:L, lines, mixed or sections:L.")
     short_sequence_probability: float = setting(
         0.1,
-        "Fraction of the sections whose sequences get a random target length.",
+        "Fraction of the sections (of --segments sections:L) whose sequences get a random target length.",
         DATA,
         ("wanda", *TRAINED, "importance"),
         ge=0,
@@ -177,7 +180,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     calibration_batches: int = setting(
         8,
-        "Batches over which the norms of inputs are taken, for wanda and for --score-init activation.",
+        "Batches that input norms are computed on, for wanda and for --score-init activation.",
         TRAINING,
         ("wanda", *TRAINED),
         ge=1,
@@ -188,37 +191,37 @@ class SearchConfig(TaskSettings, StructuredSettings):
     head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0)
     schedule_steps: int | None = _train(
         None,
-        "Steps after which the linearly decaying learning rate reaches zero. By default --schedule-passes says it.",
+        "Steps after which the linearly decaying learning rate is zero. By default it follows from --schedule-passes.",
     )
     schedule_passes: int | None = _train(
         None,
-        "Passes over the corpus after which the learning rate reaches zero, or later if --steps are more. With 0 it "
-        "reaches zero after --steps.",
+        "Passes over the corpus after which the learning rate is zero, or after --steps if these take longer. With 0 "
+        "it is zero after --steps.",
         ge=0,
     )
     warmup_steps: int | None = _weights(None, "Steps of linear warm-up.")
     step_offset: int | None = _train(
-        None, "Steps that are added to --steps. The released KD code saves its tickets one step early (-1)."
+        None, "Number added to --steps. The released KD code saves its tickets one step early (-1)."
     )
     score_init: Literal["activation", "rank", "plateau", "random"] | None = _train(
         None,
-        "Initial scores: by the rank of absolute weights (rank), or of these times the norm of the inputs "
-        "(activation), two values (plateau, TAMT eq. 5), or random.",
+        "Initial scores: by the rank of absolute weights (rank), by the rank of absolute weights times input norms "
+        "(activation), two values by magnitude (plateau, TAMT eq. 5), or two values at random (random).",
     )
     alpha: float = _train(2.0, "Initial scores of kept weights in units of phi (TAMT eq. 5).", gt=0)
     phi: float = _train(0.01, "Threshold at the start (TAMT eq. 3).", gt=0)
     rank_by: Literal["signed", "absolute"] | None = _mask(
         None,
-        "Scores are ranked by their value (signed, as in the released code) or absolute value (TAMT section 3.4.2).",
+        "Rank scores by their value (signed, as in the released code) or by absolute value (TAMT section 3.4.2).",
     )
     reselect_steps: int | None = _mask(None, "Steps between adjustments of the threshold.", ge=1)
     cadence: Literal["after", "before"] | None = _mask(
         None,
-        "The threshold is adjusted after every --reselect-steps steps, or one step earlier and after the first step "
-        "too (before).",
+        "Time of adjusting the threshold: after every --reselect-steps steps, or one step earlier and also after the "
+        "first step (before).",
     )
     threshold: Literal["reached", "exceeded"] | None = _mask(
-        None, "Between adjustments a weight is kept whose score has reached the threshold (TAMT eq. 3), or exceeded it."
+        None, "Between adjustments, keep weights whose score has reached the threshold (TAMT eq. 3), or exceeded it."
     )
     count_rounding: Literal["floor", "nearest"] | None = _ticket(
         None,
@@ -226,13 +229,13 @@ class SearchConfig(TaskSettings, StructuredSettings):
         methods=OF_WEIGHTS,
     )
     train_embeddings: bool | None = _mask(
-        None, "Train the mask of the word embeddings too. Otherwise it stays as it was initialized."
+        None, "Train the mask of the word embeddings too. Otherwise it keeps its initial value."
     )
     student_dropout: float | None = _train(
-        None, "Dropout of the student. The profiles of the paper keep the model's own."
+        None, "Dropout of the student. The profiles paper and code use that of the model."
     )
     teacher_dropout: bool | None = _train(
-        None, "Run the teacher with dropout. The released KD code does, by an oversight."
+        None, "Run the teacher with dropout, as the released KD code does by an oversight."
     )
     optimizer: Literal["adamw", "adamw-hf", "bertadam"] | None = _train(
         None, "Optimizer: adamw, adamw-hf (epsilon before the bias correction) or bertadam (no bias correction)."
@@ -242,25 +245,28 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None, "Weight decay of the scores, or of the weights of imp.", TRAINING, (*TRAINED, "imp")
     )
     clip: Literal["global", "tensor", "none"] | None = _train(
-        None, "Clip gradients by their norm over scores and head (global), tensor by tensor (tensor), or not (none)."
+        None,
+        "Clip gradients by the norm over scores and head together (global) or of each tensor (tensor), or not (none).",
     )
     max_grad_norm: float = _weights(1.0, "Norm that gradients are clipped to.")
     mlm_probability: float = _objective(0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:])
     kd_masked_tokens: int | None = _objective(
         None,
-        "Tokens masked in each sequence of a search without MLM. The released KD code masks one.",
+        "Tokens masked in each sequence if --objective has no mlm. The released KD code masks one.",
         methods=TRAINED,
         ge=0,
     )
     kd_padding: Literal["ignored", "counted"] | None = _objective(
-        None, "Padded positions in the KD loss: ignored, or counted (the released KD code).", methods=TRAINED
+        None,
+        "Treatment of padded positions in the KD loss: ignored, or counted (the released KD code).",
+        methods=TRAINED,
     )
-    save_at: tuple[int, ...] = _train((), "Steps whose tickets are saved too, such as 100,500.")
+    save_at: tuple[int, ...] = _train((), "Steps at which intermediate tickets are saved, such as 100,500.")
 
     @model_validator(mode="before")
     @classmethod
     def _defaults_of_the_method(cls, values: Any) -> Any:
-        """Write down the defaults of the method or pattern, so that they count in an id."""
+        """Fill in the defaults of the method or pattern, so that they are part of the run id."""
         if not isinstance(values, dict):
             return values
         method = str(values.get("method", cls.model_fields["method"].default))
@@ -288,7 +294,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     @field_validator("sparsity")
     @classmethod
     def _in_order(cls, value: float | tuple[float, ...]) -> float | tuple[float, ...]:
-        """Ascending, each once; several that are equal are one."""
+        """Sort the sparsities and drop repeated ones; several equal values become one."""
         for one in value if isinstance(value, tuple) else (value,):
             try:
                 check_sparsity(one)
@@ -304,7 +310,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     @field_validator("objective")
     @classmethod
     def _in_one_form(cls, value: str) -> str:
-        """Equal sums are written alike, so that they share an id; `check` refuses other text."""
+        """Write equal sums in the same way, so that they share an id; `check` refuses other text."""
         try:
             return objectives.canonical_objective(objectives.parse_objective(value, objectives.ALL_NAMES))
         except UsageError:
@@ -330,7 +336,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
             wanted = extra["panel"] in (TICKET, UNITS, TASK_DATA) or self.needs.gates
             if field in fields if fields is not None else wanted and field in self.model_fields_set:
                 option, able = self.option_of(field), _able(field, extra)
-                lines.append(f"{self._named} does not read {option}; it goes with {able}.")
+                lines.append(f"{self._named} does not read {option}; it needs {able}.")
         return lines
 
     @property
@@ -392,7 +398,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         return self.first_steps + (len(self.sparsities) - 1) * self.steps_of_a_rung
 
     def resolved(self) -> ResolvedSearch:
-        """The same configuration with every open field filled from its profile."""
+        """Return this configuration with the values of its profile where a field is None."""
         if self.needs.sources:
             values = profiles.learned_values(self.profile, self.terms)
         elif self.needs.gates:
@@ -405,7 +411,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
 
 
 class ResolvedSearch(SearchConfig):
-    """A search whose open fields have the values of its profile.
+    """A `SearchConfig` in which the profile has filled every field that was None.
 
     Fields that its method does not read may stay None at run time. So may `learning_rate` of `imp`, `snip` and
     `movement`, which is then that of the task.

@@ -116,7 +116,7 @@ _running = partial(setting, panel="Running")
 
 
 class Runtime(Settings):
-    """How a run is executed; never part of its identity."""
+    """Settings of the execution of a run, such as its device; they are not part of its id."""
 
     device: str = _running(
         "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU."
@@ -125,7 +125,7 @@ class Runtime(Settings):
     checkpoint_steps: int | None = _running(
         None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1
     )
-    checkpoint_seconds: float = _running(120.0, "Seconds between checkpoints where --checkpoint-steps is not given.")
+    checkpoint_seconds: float = _running(120.0, "Seconds between checkpoints if --checkpoint-steps is not given.")
     quiet: bool = _running(False, "Print no progress on stderr.")
     non_finite: Literal["stop", "skip"] = _running(
         "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step."
@@ -139,7 +139,7 @@ class Runtime(Settings):
     @field_validator("device")
     @classmethod
     def _a_device(cls, value: str) -> str:
-        """Other names are refused here; the devices of this machine are looked up later."""
+        """Refuse names that are no device; the devices of this machine are looked up later."""
         if value not in ("auto", "cpu", "cuda") and not value.startswith("cuda:"):
             raise impossible(f"--device {value} is not a device; use auto, cpu or cuda.")
         return value

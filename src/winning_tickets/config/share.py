@@ -28,7 +28,7 @@ _TUNED: dict[str, Any] = {
     "strict": True,
 }
 _PAPER = _TUNED | {"optimizer": "adamax-mtdnn"}
-_CODE = _PAPER | {"strict": False}  # momentum and decay still move what the task of a batch did not select
+_CODE = _PAPER | {"strict": False}  # momentum and decay still change weights outside the ticket of a batch
 _VALUES: dict[Profile, dict[str, Any]] = {"tuned": _TUNED, "paper": _PAPER, "code": _CODE}
 _DROPOUT: dict[Profile, dict[str, float]] = {
     "paper": {"mnli": 0.3, "cola": 0.05},  # Super Tickets, appendix A
@@ -43,26 +43,26 @@ _tune = partial(setting, panel="Training")
 
 
 class ShareConfig(Settings):
-    """Tickets sharing (Super Tickets, section 4): one encoder for several tasks, once for each seed.
+    """Configuration of ticket sharing (Super Tickets, section 4): one encoder for several tasks, once for each seed.
 
-    Choices that are None take the value of the profile, sizes that are None the task's own.
+    A choice that is None takes the value of the profile, a number that is None the default of the task.
     """
 
-    tasks: tuple[str, ...] = _model(..., "Tasks that share an encoder, each once, such as rte,mrpc,cola.")
+    tasks: tuple[str, ...] = _model(..., "Tasks that share an encoder, such as rte,mrpc,cola.")
     model: str | None = _model(
         None, "Hub id, local folder or builtin:minilm. By default the base model of the tickets."
     )
     revision: str | None = _model(None, "Hub revision of the model.")
-    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     tickets: Literal["auto"] | dict[str, str] | None = _tickets(
         None,
-        "A folder for each task in their order, or task=DIR,task=DIR. Or none, which is multi-task fine-tuning "
-        "(MT-DNN), or auto, which finds a ticket for each task: single-task fine-tuning, importance, --level. By "
-        "default the tickets that the task file names.",
+        "Ticket folders in the order of --tasks, or task=DIR,task=DIR; none, for multi-task training without tickets "
+        "(MT-DNN); or auto, which fine-tunes on each task and prunes the least important units to --level. By default "
+        "the tickets that the task file names.",
     )
     level: dict[str, float] | None = _tickets(
         None,
-        "Percent of the heads and FFNs that each ticket of auto loses: 30%, or task=10%,task=30%. 0% means no ticket.",
+        "Percent of the heads and FFNs that --tickets auto prunes: 30%, or task=10%,task=30%. 0% means no ticket.",
     )
     task_file: str | None = _model(None, "YAML with definitions of the tasks, in MT-DNN's form.")
     data_dir: str | None = _model(
@@ -70,20 +70,20 @@ class ShareConfig(Settings):
     )
     profile: Profile = _tune(
         "tuned",
-        "Values of all choices that are not given: as in the paper, as in the released code, or what measured best "
-        "here (tuned).",
+        "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
+        "project (tuned).",
     )
     seeds: tuple[int, ...] = _tune(
         (0,),
-        "Seeds of the heads, the data order and dropout, such as 0,1,2; one run for each. Tickets of auto are of the "
-        "first one.",
+        "Seeds of the heads, the data order and dropout, such as 0,1,2; one run for each. --tickets auto uses "
+        "the first.",
         option="--seeds --seed",
     )
     train_size: str | None = _model(
-        None, "N examples or P% of each training set. A smaller subset is part of a larger one."
+        None, "N examples or P% of each training set. With one seed, larger subsets contain smaller ones."
     )
-    epochs: float | None = _tune(None, "Passes over the training sets, as --mixing counts them.", gt=0)
-    steps: int | None = _tune(None, "Optimizer steps, instead of epochs.", ge=1)
+    epochs: float | None = _tune(None, "Passes over the training sets; --mixing decides the batches of a pass.", gt=0)
+    steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
     learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
@@ -102,19 +102,23 @@ class ShareConfig(Settings):
     ratio: float | None = _tune(
         None, "Batches of all other tasks together for each batch of the main task (--mixing ratio)."
     )
-    max_length: int | None = _tune(None, "Tokens that an example is cut to.", ge=1)
+    max_length: int | None = _tune(None, "Maximum tokens of an example.", ge=1)
     strict: bool | None = _tune(
         None,
-        "A step moves only what its task selected (Super Tickets, Algorithm 1). Otherwise momentum and weight decay "
-        "move the rest too, as in the released code.",
+        "Update only the weights in the ticket of the task of a step (Super Tickets, Algorithm 1). Otherwise momentum "
+        "and weight decay change other weights too, as in the released code.",
     )
     single_epochs: float | None = _tickets(
-        None, "Passes of each single-task fine-tuning of auto and --fine-tune. By default the task's own.", gt=0
+        None,
+        "Epochs of the single-task fine-tuning of --tickets auto and --fine-tune. By default the task's own.",
+        gt=0,
     )
     single_learning_rate: float | None = _tickets(
-        None, "Peak learning rate of these. By default that of the sharing, as in the paper.", gt=0
+        None, "Peak learning rate of the single-task fine-tuning. By default --learning-rate, as in the paper.", gt=0
     )
-    fine_tune: bool = _tickets(False, "Then fine-tune the shared model on each task alone, with its ticket held.")
+    fine_tune: bool = _tickets(
+        False, "Afterwards fine-tune the shared model on each task alone, with the mask of its ticket."
+    )
     smart: Smart | None = setting(None, "Adversarial regularization of every training.", SMART)
     save_model: bool = _tune(True, "Save the shared model of each seed.")
     allow_other_weights: bool = _model(False, "Use tickets on weights they were not made for.")
@@ -147,7 +151,7 @@ class ShareConfig(Settings):
         return values
 
     def resolved(self) -> ResolvedShare:
-        """The same configuration with every open choice filled from its profile."""
+        """Return this configuration with the values of its profile where a choice is None."""
         return self.filled(ResolvedShare, _VALUES[self.profile])
 
     def level_of(self, task: str) -> float:
@@ -163,7 +167,7 @@ class ShareConfig(Settings):
 
 
 class ResolvedShare(ShareConfig):
-    """A sharing whose open choices have the values of its profile."""
+    """A `ShareConfig` in which the profile has filled every choice that was None."""
 
     if TYPE_CHECKING:
         epochs: float
@@ -175,7 +179,7 @@ class ResolvedShare(ShareConfig):
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
-    """Values by task, from a mapping; `a,b` in the order of the tasks, or a list; or `rte=a,mrpc=b` for some tasks."""
+    """Return values by task from a mapping, from `a,b` or a list in the order of the tasks, or from `rte=a,mrpc=b`."""
     # For messages `option` is the name of the option and `what` that of one value. With `one_for_all` a single value is
     # that of all tasks.
     found = list(value.items()) if isinstance(value, Mapping) else [_named(part) for part in _listed(value)]
@@ -206,7 +210,7 @@ def _listed(value: Any) -> list[Any]:
 
 
 def _named(part: Any) -> tuple[str | None, Any]:
-    """`rte=DIR` -> ("rte", "DIR"); a path may have a = of its own, behind a slash."""
+    """Split `rte=DIR` into ("rte", "DIR"); a = behind a slash belongs to a path."""
     name, sign, rest = str(part).partition("=")
     return (name.strip(), rest.strip()) if sign and "/" not in name else (None, part)
 
@@ -235,7 +239,7 @@ _grid = partial(setting, panel="Grid")
 
 
 class SuperConfig(Settings):
-    """Choice of the best ticket of heads and FFNs for a task (Super Tickets, sections 3 and 5)."""
+    """Configuration of the search for the best ticket of heads and FFNs for a task (Super Tickets, sections 3, 5)."""
 
     fine_tuning: TransferConfig = setting(
         ...,
@@ -243,35 +247,33 @@ class SuperConfig(Settings):
         "dev set on which settings, the best evaluation and the super ticket are chosen.",
         "Fine-tuning",
     )
-    level: tuple[float, ...] = _super(LEVELS, "Percent of the units that tickets lose.")
+    level: tuple[float, ...] = _super(LEVELS, "Percents of the units that tickets prune.")
     units: tuple[Unit, ...] = _super(
-        ("heads", "ffns"), "Units that a level prunes, of heads, ffns, neurons and layers."
+        ("heads", "ffns"), "Units that --level prunes: any of heads, ffns, neurons and layers."
     )
     selections: tuple[Selection, ...] = _super(
-        SELECTIONS, "Tickets that are fine-tuned, of winning, random and losing."
+        SELECTIONS, "Kinds of tickets to fine-tune: any of winning, random and losing."
     )
     importance: Literal["sample", "token", "batch", "released"] | None = _super(
         None,
-        "Absolute values of gradients are taken for each sample (Super Tickets, eq. 3), token or batch, or as in the "
-        "released code (released).",
+        "Unit over which a gradient is summed before its absolute value is taken: sample (Super Tickets, eq. 3), token "
+        "or batch; or as in the released code (released).",
     )
     importance_train_size: str | None = _super(
-        None, "N examples or P% that importances are computed from. By default all."
+        None, "N examples or P% of the training set to compute importances on. By default all."
     )
     importance_from: str | None = _super(
-        None, "A transfer with --save-model. Without it the full model is fine-tuned for the importances."
+        None, "A transfer with --save-model. By default the full model is fine-tuned to compute importances."
     )
-    min_heads_per_layer: int | None = _super(None, "Number of heads that every layer keeps.", ge=0)
+    min_heads_per_layer: int | None = _super(None, "Smallest number of heads that every layer keeps.", ge=0)
     learning_rates: tuple[float, ...] | None = _grid(
-        None, "Peak learning rates that are tried.", option="--learning-rates --learning-rate"
+        None, "Peak learning rates to try.", option="--learning-rates --learning-rate"
     )
-    batch_sizes: tuple[int, ...] | None = _grid(
-        None, "Batch sizes that are tried.", option="--batch-sizes --batch-size"
-    )
+    batch_sizes: tuple[int, ...] | None = _grid(None, "Batch sizes to try.", option="--batch-sizes --batch-size")
     profile: Profile = _grid(
         "tuned",
-        "Values of all choices that are not given. The profiles paper and code also try the grid of the paper: 3 rates "
-        "and 3 batch sizes.",
+        "Source of the settings that are not given. The profiles paper and code also try the paper's grid: 3 learning "
+        "rates and 3 batch sizes.",
     )
 
     _percent = field_validator("level", mode="before")(StructuredSettings._without_percent_signs.__func__)  # type: ignore[attr-defined]
@@ -283,7 +285,7 @@ class SuperConfig(Settings):
         return tuple(selection for selection in SELECTIONS if selection in value)
 
     def resolved(self) -> SuperConfig:
-        """The same configuration with every open choice filled from its profile; what was set stays."""
+        """Return this configuration with the values of its profile where a choice is None; others do not change."""
         values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)
         if self.profile in ("paper", "code"):
             values["head_dropout"] = _DROPOUT["paper"].get(str(self.fine_tuning.task), _USUAL_DROPOUT)

@@ -63,38 +63,36 @@ class StructuredSettings(Settings):
     """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers."""
 
     level: tuple[float, ...] = _units(
-        (), "Percent of the units that are pruned, such as 30%. Several, such as 10,20,30, give a ticket each."
+        (), "Percent of the units that are pruned, such as 30%. Several values, such as 10,20,30, give one ticket each."
     )
     units: tuple[Unit, ...] = _units(
-        (), "Units that a level prunes, of heads, ffns, neurons and layers. By default heads,ffns."
+        (), "Units that --level prunes: any of heads, ffns, neurons and layers. By default heads,ffns."
     )
     prune_heads: tuple[int, ...] = _units(
-        (), "Number of heads that are pruned, instead of a level. Several give a ticket each.", option="--heads"
+        (), "Number of heads to prune, instead of --level. Several numbers give one ticket each.", option="--heads"
     )
     prune_ffns: tuple[int, ...] = _units(
-        (), "Number of FFNs that are pruned. Give as many numbers as --heads.", option="--ffns"
+        (), "Number of FFNs to prune. Give as many numbers as for --heads.", option="--ffns"
     )
-    prune_neurons: tuple[int, ...] = _units((), "Number of neurons of FFNs that are pruned.", option="--neurons")
-    prune_layers: tuple[int, ...] = _units((), "Number of whole layers that are pruned.", option="--whole-layers")
+    prune_neurons: tuple[int, ...] = _units((), "Number of FFN neurons to prune.", option="--neurons")
+    prune_layers: tuple[int, ...] = _units((), "Number of whole layers to prune.", option="--whole-layers")
     selection: Literal["winning", "losing", "random"] = _importance(
         "winning",
-        "Units that are pruned: the least important (winning), the most important (losing), or any (random) "
+        "Units that are pruned: the least important (winning), the most important (losing), or random ones "
         "(Super Tickets, section 3.2).",
     )
     importance: Literal["sample", "token", "batch", "released"] | None = _units(
         None,
-        "Absolute values of gradients are taken for each sample (Super Tickets, eq. 3), token or batch, or for each "
-        "token and summed as in the released code (released).",
+        "Unit over which a gradient is summed before its absolute value is taken: sample (Super Tickets, eq. 3), token "
+        "or batch; or as in the released code (released).",
     )
-    min_heads_per_layer: int | None = _units(None, "Number of heads that every layer keeps.", ge=0)
+    min_heads_per_layer: int | None = _units(None, "Smallest number of heads that every layer keeps.", ge=0)
     importance_from: str | None = _importance(
         None,
-        "Where importances come from: a transfer with --save-model, or an earlier search by importance. Without it "
-        "they are computed from --objective on --corpus.",
+        "Source of the importances: a transfer with --save-model, or an earlier search by importance. By default they "
+        "are computed from --objective on --corpus.",
     )
-    keep_token_importance: bool = _importance(
-        False, "Save the gradients of every token too, not only those of every sample."
-    )
+    keep_token_importance: bool = _importance(False, "Save the importances by token too, not only by sample.")
 
     @field_validator("level", mode="before")
     @classmethod
@@ -138,14 +136,14 @@ class StructuredSettings(Settings):
             return [
                 f"Say what is pruned with --level (such as 30%) or with counts (such as --heads 43 --ffns 3); {found}."
             ]
-        problems = [f"--level {p:g}% lies outside (0, 100]." for p in self.level if not 0 < p <= 100]
+        problems = [f"--level {p:g}% is outside (0, 100]." for p in self.level if not 0 < p <= 100]
         if len({len(numbers) for numbers in counted.values()}) > 1:
             found = ", ".join(f"{len(numbers)} of {unit}" for unit, numbers in counted.items())
             problems.append(f"Each ticket needs a number of every unit; found {found}.")
         if any(number < 0 for numbers in counted.values() for number in numbers):
             problems.append("Numbers of units to prune must not be negative.")
         if counted and self.units:
-            problems.append("--units goes with --level; counts say themselves what is pruned.")
+            problems.append("--units needs --level; counts such as --heads name their units.")
         rows = list(zip(*counted.values(), strict=False))
         if len(set(rows)) < len(rows):
             problems.append("Two tickets lose the same numbers of units; give each combination once.")

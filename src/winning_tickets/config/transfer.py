@@ -1,4 +1,4 @@
-"""The configuration of fine-tuning on a task."""
+"""Configurations of fine-tuning on a task, of fitting an MLM head, and of an evaluation without fine-tuning."""
 
 from __future__ import annotations
 
@@ -24,16 +24,21 @@ _smart = partial(setting, panel=SMART)
 
 
 class Smart(Settings):
-    """Search of SMART for the noise that changes the outputs most (Jiang et al. 2020, Algorithm 1)."""
+    """Settings of SMART, which finds the noise that changes the outputs most (Jiang et al. 2020, Algorithm 1)."""
 
-    alpha: float = _smart(1.0, "Weight of SMART, an adversarial regularizer. 0 leaves it out.", option="--smart", ge=0)
+    alpha: float = _smart(
+        1.0,
+        "Weight of SMART, an adversarial regularizer. SMART is off with 0, or if no --smart option is given.",
+        option="--smart",
+        ge=0,
+    )
     steps: int = _smart(1, "Ascent steps of SMART.", ge=1)
     noise: float = _smart(1e-5, "Standard deviation of the noise that the ascent starts from.", gt=0)
-    step_size: float = _smart(1e-3, "Length of an ascent step, in the norm.", gt=0)
-    radius: float = _smart(1e-5, "Largest norm of the noise.", gt=0)
+    step_size: float = _smart(1e-3, "Length of an ascent step, in --smart-norm.", gt=0)
+    radius: float = _smart(1e-5, "Largest norm that the noise may have.", gt=0)
     norm: Literal["inf", "l2", "l1"] = _smart("inf", "Norm of the noise: inf, l2 or l1.")
     level: Literal["token", "sentence"] = _smart(
-        "token", "The norm is taken over the embedding of each token, or over those of a whole sentence."
+        "token", "Part of the noise that --smart-norm measures: that of each token, or of a whole text (sentence)."
     )
 
 
@@ -59,22 +64,22 @@ _CODE_BY_TASK: dict[str, dict[str, Any]] = {"squad": {"eval_offset_steps": 1}}
 
 
 def transfer_profile(profile: Profile, task: str | None) -> dict[str, Any]:
-    """Values of a profile for the open fields of a `TransferConfig`, by task."""
+    """Return the values that a profile gives to fields of a `TransferConfig` that are None, by task."""
     if profile == "code":
         return _CODE | _CODE_BY_TASK.get(task or "", {})
     return _PAPER if profile == "paper" else _TUNED
 
 
 class TransferConfig(Settings):
-    """Fine-tuning of a model or ticket on a task, once for each seed.
+    """Configuration of fine-tuning a model or ticket on a task, once for each seed.
 
-    Numbers that are None take the task's own values (TAMT Table 1), choices that are None those of the profile.
+    A number that is None takes the default of the task (TAMT Table 1), a choice that is None that of the profile.
     """
 
     target: str = _model(..., "A ticket, a model (the dense baseline), or a transfer or share with a saved model.")
     base: str | None = _model(None, "Base model of a ticket, if it has moved since the search.")
     revision: str | None = _model(None, "Hub revision of the model.")
-    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     start_from: str = _model(
         PRETRAINED,
         "Weights of the encoder at the start: pretrained, reinit, shuffle-within, shuffle-layers, noise:SCALE, a state "
@@ -83,15 +88,15 @@ class TransferConfig(Settings):
     from_task: str | None = _model(
         None, "Task of a shared model whose head and ticket are used. By default the one with the name of --task."
     )
-    fresh_head: bool = _model(False, "Draw a new head, also where the head of a fine-tuned model knows all labels.")
+    fresh_head: bool = _model(False, "Initialize a new head, even if the fine-tuned model has one for all labels.")
     task: str | None = _model(
         None, "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, or one of --task-file."
     )
     task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
     profile: Profile = _tune(
         "tuned",
-        "Values of all choices that are not given: as in the paper, as in the released code, or what measured best "
-        "here (tuned).",
+        "Source of the settings that are not given: the paper, its released code, or the best values measured by this "
+        "project (tuned).",
     )
     data_dir: str | None = _model(
         None, "Folder with the task's data: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
@@ -110,11 +115,11 @@ class TransferConfig(Settings):
         (0,), "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.", option="--seeds --seed"
     )
     train_size: str | None = _tune(
-        None, "N examples or P% of the training set. A smaller subset is part of a larger one."
+        None, "N examples or P% of the training set. With one seed, larger subsets contain smaller ones."
     )
-    train_size_seed: Seed | None = _tune(None, "Seed of that subset. By default each run's own seed.")
+    train_size_seed: Seed | None = _tune(None, "Seed of the subset of --train-size. By default the seed of each run.")
     epochs: float | None = _tune(None, "Passes over the training set.", gt=0)
-    steps: int | None = _tune(None, "Optimizer steps, instead of epochs.", ge=1)
+    steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
     learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
     warmup_ratio: float = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
@@ -125,39 +130,39 @@ class TransferConfig(Settings):
     head_dropout: float | None = _tune(
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
-    max_length: int | None = _tune(None, "Tokens that an example, or a window over a long text, is cut to.", ge=1)
-    doc_stride: int | None = _tune(
-        None, "Tokens from the start of one window over a text to that of the next (squad).", ge=1
-    )
+    max_length: int | None = _tune(None, "Maximum tokens of an example, or of a window over a long text.", ge=1)
+    doc_stride: int | None = _tune(None, "Tokens between the starts of two windows over a long text (squad).", ge=1)
     eval_steps: int | None = _evaluate(None, "Steps between evaluations.", ge=1)
     evaluate_each_epoch: bool | None = _evaluate(None, "Evaluate at the end of each epoch too.")
     eval_offset_steps: int | None = _evaluate(
-        None, "Evaluations come this many steps early. The released SQuAD code counts from 1.", ge=0
+        None,
+        "Evaluate this many steps before each multiple of --eval-steps. The released SQuAD code does so by 1.",
+        ge=0,
     )
     best_includes_final: bool | None = _evaluate(
-        None, "The evaluation after the last step can be the best one. Otherwise only if it is due anyway."
+        None, "The evaluation after the last step can be the best one, even if --eval-steps does not ask for it."
     )
     best_above_zero: bool | None = _evaluate(None, "Only scores above 0 can be the best one, as in the released code.")
     best_by: Literal["primary", "accuracy-or-mean"] | None = _evaluate(
         None,
-        "Score of an evaluation: the primary metric, or the larger of accuracy and its mean with F1 "
-        "(accuracy-or-mean, the released code).",
+        "Score that the best evaluation is chosen by: the primary metric, or the larger of accuracy and its mean with "
+        "F1 (accuracy-or-mean, the released code).",
     )
     mnli_dev: Literal["matched", "mismatched"] | None = _evaluate(
         None, "Validation set of MNLI whose accuracy is primary: matched or mismatched."
     )
     padding: Literal["longest", "max-length"] | None = _tune(
-        None, "Training batches are padded to the longest example, or to --max-length (max-length)."
+        None, "Length that training batches are padded to: the longest example, or --max-length (max-length)."
     )
     select_on: float = _evaluate(
         0.0,
-        "Fraction of each validation split, seeded, on which the best evaluation is chosen. Metrics are then reported "
-        "on that part, on the rest and on the whole. 0 chooses on the whole.",
+        "Random fraction of each validation split on which the best evaluation is chosen. Metrics are then reported on "
+        "it, on the rest and on the full split. With 0 the full split is used.",
         ge=0,
         lt=1,
     )
-    select_on_seed: Seed = _evaluate(0, "Seed of that choice.")
-    patience: int | None = _evaluate(None, "Stop after this many evaluations without a better one.", ge=1)
+    select_on_seed: Seed = _evaluate(0, "Seed of the fraction of --select-on.")
+    patience: int | None = _evaluate(None, "Stop after this many evaluations without a better score.", ge=1)
     smart: Smart | None = _smart(None, "Adversarial regularization.")
     save_model: bool = _evaluate(False, "Save the fine-tuned model of each seed.")
     allow_other_weights: bool = _model(
@@ -165,12 +170,12 @@ class TransferConfig(Settings):
     )
 
     def resolved(self) -> ResolvedTransfer:
-        """The same configuration with every open choice filled from its profile."""
+        """Return this configuration with the values of its profile where a choice is None."""
         return self.filled(ResolvedTransfer, transfer_profile(self.profile, self.task))
 
 
 class ResolvedTransfer(TransferConfig):
-    """A fine-tuning whose open choices have the values of its profile."""
+    """A `TransferConfig` in which the profile has filled every choice that was None."""
 
     if TYPE_CHECKING:
         evaluate_each_epoch: bool
@@ -182,36 +187,36 @@ class ResolvedTransfer(TransferConfig):
         padding: Literal["longest", "max-length"]
 
 
-WARMUP_RATIO = 0.06  # fraction of the steps that the learning rates rise where `warmup_steps` is None
+WARMUP_RATIO = 0.06  # default fraction of the steps with linear warm-up, for `FitHeadConfig`
 
 
-_head = partial(setting, panel="Training")
+_train = partial(setting, panel="Training")
 _measure = partial(setting, panel="Measurement")
 
 
 class FitHeadConfig(Settings):
-    """Fitting an MLM head to an encoder that has none."""
+    """Configuration of training an MLM head on an encoder that has none."""
 
     model: str = _model(..., "Hub id, local folder or builtin:minilm; without a trained MLM head.")
     revision: str | None = _model(None, "Hub revision of the model.")
-    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     corpus: str | None = _model(None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
     data_dir: str | None = _model(None, "Folder with the data of a task:NAME corpus.")
-    steps: int = _head(1000, "Optimizer steps.", ge=1)
-    train_encoder: bool = _head(False, "Train the encoder too. Without it the encoder stays as it is, bit for bit.")
-    batch_tokens: int = _head(2048, "Tokens in an optimizer step.", ge=1)
-    segments: str = _model("packed:128", "Cutting of the corpus: packed:L, lines or mixed.")
-    learning_rate: float = _head(1e-3, "Peak learning rate of the head.", gt=0)
-    encoder_learning_rate: float = _head(1e-4, "Peak learning rate of the encoder, where it is trained.", gt=0)
-    warmup_steps: int | None = _head(
-        None, "Steps of linear warm-up, after which the rates decay linearly to zero. By default 6 % of all.", ge=0
+    steps: int = _train(1000, "Optimizer steps.", ge=1)
+    train_encoder: bool = _train(False, "Train the encoder too. Otherwise the encoder does not change, bit for bit.")
+    batch_tokens: int = _train(2048, "Tokens in an optimizer step.", ge=1)
+    segments: str = _model("packed:128", "Segments that the corpus is cut into: packed:L, lines or mixed.")
+    learning_rate: float = _train(1e-3, "Peak learning rate of the head.", gt=0)
+    encoder_learning_rate: float = _train(1e-4, "Peak learning rate of the encoder, where it is trained.", gt=0)
+    warmup_steps: int | None = _train(
+        None, "Steps of linear warm-up, before a linear decay to zero. By default 6 % of --steps.", ge=0
     )
-    weight_decay: float = _head(0.01, "Weight decay of matrices.", ge=0)
-    mlm_probability: float = _head(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
-    max_tokens: int | None = _head(
+    weight_decay: float = _train(0.01, "Weight decay of matrices.", ge=0)
+    mlm_probability: float = _train(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
+    max_tokens: int | None = _train(
         None, "Unpadded tokens of the validation part that the result is measured on. By default all.", ge=1
     )
-    seed: Seed = _head(0, "Seed of the head, the data order and the masking.")
+    seed: Seed = _train(0, "Seed of the head, the data order and the masking.")
 
     @property
     def warmup(self) -> int:
@@ -219,19 +224,19 @@ class FitHeadConfig(Settings):
 
 
 class EvaluateConfig(Settings):
-    """An evaluation of a model or ticket without fine-tuning."""
+    """Configuration of an evaluation of a model or ticket without fine-tuning."""
 
     target: str = _model(..., "A ticket, or a model.")
     base: str | None = _model(None, "Base model of a ticket, if it has moved since the search.")
     revision: str | None = _model(None, "Hub revision of the model.")
-    layers: Count | None = _model(None, "Keep only the first layers, this many.")
+    layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     objectives: tuple[str, ...] = _measure(
         ("kd",), "Any of kd, mlm, attention, contrastive, logits and similarity, with commas.", option="--objective"
     )
     corpus: str | None = _model(
-        None, "Text for all objectives but similarity. The validation part of a folder is read."
+        None, "Text for all objectives except similarity. Of a folder, the validation split is read."
     )
-    segments: str = _model("packed:128", "Cutting of the corpus: packed:L, lines or sections:L.")
+    segments: str = _model("packed:128", "Segments that the corpus is cut into: packed:L, lines or sections:L.")
     max_tokens: Count | None = _measure(None, "Stop after this many unpadded tokens.")
     batch_tokens: Count = _measure(4096, "Tokens in a forward pass.")
     task: str | None = _model(None, "Task with scored pairs for similarity: stsb.")
@@ -248,7 +253,7 @@ class EvaluateConfig(Settings):
     )
     temperature: float = _measure(0.05, "Temperature of the contrastive loss.", gt=0)
     mlm_head: Literal["base", "ticket"] | None = _measure(
-        None, "MLM head of the base model, or the one that the ticket trained. By default the ticket's if it has one."
+        None, "MLM head of the base model, or the one trained with the ticket. By default the ticket's if it has one."
     )
     seed: Seed = _measure(42, "Seed of the MLM masking.")
     allow_other_weights: bool = _model(False, "Evaluate the ticket on weights it was not made for.")

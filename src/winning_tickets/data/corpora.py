@@ -30,7 +30,7 @@ _SPLIT_WORDS = {
 
 
 class LineSource(Protocol):
-    """Lines that can be iterated more than once: a list, or a text that is read anew each time."""
+    """Lines that can be iterated more than once: a list, or a text that is read again each time."""
 
     def __iter__(self) -> Iterator[str]: ...
 
@@ -63,7 +63,7 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
 
 
 class _LinesAnew:
-    """The lines with text in them, read anew in each iteration."""
+    """The lines that have text, read again in each iteration."""
 
     def __init__(self, read: Callable[[], Iterable[str]], count: int) -> None:
         self._read, self._count = read, count

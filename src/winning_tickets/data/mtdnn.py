@@ -131,7 +131,7 @@ def _checked_objects(task: Task, path: Path) -> Iterator[Row]:
                 f"{where}: it holds tokens of one tokenizer (token_id) and no text; give the TSV that it was made from."
             )
         if examples.SOFT in row and task.kind == "tokens":
-            raise ContentError(f"{where}: {examples.SOFT} goes with one class or score per text, not with {task.kind}.")
+            raise ContentError(f"{where}: {examples.SOFT} needs one class or score per text, not {task.kind}.")
         yield where, row
 
 

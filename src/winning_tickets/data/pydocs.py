@@ -21,7 +21,7 @@ from winning_tickets.runs.errors import ContentError, unknown
 
 MIN_WORDS = 8  # words of a passage, at least; shorter paragraphs are joined to the next one of the same docstring
 SALT = 1356
-"""Of the split: with this one every label of the task has validation passages, in Python 3.11 and 3.13 alike."""
+"""Of the split: with this one every label of the task has validation passages, in both Python 3.11 and 3.13."""
 PARTS = ("all", "docstrings", "topics")  # topics are those of Python's `help()`
 MAX_PASSAGES = {"train": 120, "validation": 30}  # of one label, so that none dominates
 

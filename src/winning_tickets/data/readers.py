@@ -1,4 +1,4 @@
-"""Read text files of users: UTF-8, as lines or as rows of CSV, TSV, JSON Lines and CoNLL."""
+"""Readers of users' text files, in UTF-8: lines, or rows of CSV, TSV, JSON Lines and CoNLL."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_utf8(path: Path) -> str:
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a file; little more than the longest one is held in memory."""
+    """Yield the lines of a file, read in blocks, so that a large file is never in memory as a whole."""
     offset = 0
     try:
         with path.open("rb") as handle:
@@ -74,8 +74,8 @@ def csv_rows(path: Path) -> Iterator[Row]:
 
 def tsv_rows(path: Path, header: Sequence[str] | None = None, extra: str | None = None) -> Iterator[Row]:
     """Yield the rows of a TSV file, in which quotes are ordinary characters."""
-    # `header` names the columns where the first line does not; `extra` is one more column that the file may have, which
-    # the first row decides.
+    # `header` names the columns of a file without a header line. `extra` names one more column that a file may have: it
+    # has it if the first row is that long.
     lines = enumerate(read_lines(path), start=1)
     return _table(path, ((number, line.split("\t")) for number, line in lines), header, extra)
 
@@ -90,7 +90,7 @@ def _table(
         if header is None:
             header = [cell.strip() for cell in cells]
             if len(set(header)) < len(header):
-                raise ContentError(f"{where}: a column name comes twice in {', '.join(header)}.")
+                raise ContentError(f"{where}: a column name appears twice in {', '.join(header)}.")
             continue
         if extra is not None and len(cells) == len(header) + 1:
             header = [*header, extra]
@@ -99,7 +99,7 @@ def _table(
             raise ContentError(
                 f"{where}: found {len(cells)} columns, expected {len(header)} ({names}). Repair or delete that line."
             )
-        extra = None
+        extra = None  # only the first row decides
         yield where, dict(zip(header, cells, strict=True))
 
 
@@ -119,7 +119,7 @@ def jsonl_rows(path: Path) -> Iterator[Row]:
 
 
 def conll_rows(path: Path, words_column: str, label_column: str) -> Iterator[Row]:
-    """Yield sentences: each line has a word and, last, its label; an empty line ends a sentence."""
+    """Yield sentences: the first cell of a line is a word, the last its label; an empty line ends a sentence."""
     words: list[str] = []
     labels: list[str] = []
     first = 1
@@ -142,9 +142,9 @@ FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": csv_rows, ".tsv":
 
 
 def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:
-    """Return all rows of a file, which has one of these suffixes and at least one row."""
+    """Return all rows of a file, whose suffix chooses the format; a file without rows is refused."""
     if path.suffix.lower() not in formats:
-        raise UsageError(f"{path} is not one of {', '.join(formats)}.")
+        raise UsageError(f"{path} has none of the suffixes {', '.join(formats)}.")
     rows = list(formats[path.suffix.lower()](path))
     if not rows:
         raise ContentError(f"{path} is empty: it holds no example.")
@@ -152,7 +152,7 @@ def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]]
 
 
 def fingerprint(parts: Iterable[str]) -> str:
-    """Return the xxh3-128 of a sequence of strings, 32 hex digits."""
+    """Return the xxh3-128 hash of a sequence of strings, 32 hex digits."""
     running = RunningFingerprint()
     for part in parts:
         running.add(part)

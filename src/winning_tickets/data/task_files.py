@@ -114,7 +114,7 @@ class TaskDefinition(Settings):
             if (value := getattr(self, field)) is not None and kind in _TEXTS:
                 found += _choice(field, value, ("MseCriterion",) if kind == "regression" else DISTANCES)
             elif value is not None:
-                found.append(f"{field} goes with one class or score per text, not with {self.task_type}; remove it.")
+                found.append(f"{field} needs one class or score per text, not {self.task_type}; remove it.")
         for name in self.metric_meta:
             found += _choice("metric_meta", name, METRIC_NAMES[kind])
         return found
@@ -125,9 +125,11 @@ class TaskDefinition(Settings):
             found.append(f"labels: {', '.join(sorted(doubled))} comes twice.")
         if self.kind == "regression":
             if self.n_class not in (None, 1):
-                found.append(f"n_class {self.n_class} does not go with Regression, which has one score; leave it out.")
+                found.append(
+                    f"n_class {self.n_class} cannot be used with Regression, which has one score; leave it out."
+                )
             if self.labels:
-                found.append("labels do not go with Regression, whose labels are numbers.")
+                found.append("labels cannot be used with Regression, whose labels are numbers.")
         elif self.kind != "span":
             number = len(self.labels) if self.n_class is None else self.n_class
             if number < 2:

@@ -100,7 +100,7 @@ def _read_spans(
 
     if text_columns is not None or label_column != "label":
         raise UsageError(
-            "--text-columns and --label-column go with rows; the JSON of SQuAD v1.1 has its own names "
+            "--text-columns and --label-column need rows; the JSON of SQuAD v1.1 has its own names "
             "(question, context, answers)."
         )
     data = read_files(train, validation)
@@ -118,7 +118,7 @@ def _metrics(metric: str | None, kind: Kind, classes: tuple[str, ...]) -> tuple[
         names = ("f1", "accuracy") if is_bio(classes) else ("accuracy", "macro_f1")
         if metric is not None and metric not in names:
             raise UsageError(
-                f"--metric {metric} does not go with these labels ({', '.join(classes[:6])}); use "
+                f"--metric {metric} cannot be used with these labels ({', '.join(classes[:6])}); use "
                 f"{' or '.join(names)}. F1 of entities (f1) needs BIO labels: B-x and I-x for type x, and O."
             )
     return names if metric is None else (metric, *(name for name in names if name != metric))

@@ -37,7 +37,7 @@ def export(
     Args:
         target: a ticket, a transfer that was run with `--save-model` (or one of its seeds), or a shared model.
         format: a key of `FORMATS`.
-        out: a directory that is absent or empty, or holds this very export.
+        out: a directory that is absent or empty, or has this same export.
         base: where a ticket's base model is now, if not where it was.
         allow_other_weights: put the ticket on weights it was not made for.
         seed: which model of a transfer or share; None takes the first one saved.
@@ -56,9 +56,9 @@ def export(
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if convention is not None and format != "mask-pt":
-        raise UsageError(f"--convention {convention} goes with --format mask-pt, and the format is {format}.")
+        raise UsageError(f"--convention {convention} needs --format mask-pt, and the format is {format}.")
     if task is not None and not is_fine_tuned(target):
-        raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is none.")
+        raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is not one.")
     out = Path(out)
     wanted = FORMATS[format](ExportSource(str(target), base, allow_other_weights, seed, task, convention))
     identity = f"export-{format}-{digest(wanted.facts)}"
@@ -79,7 +79,7 @@ def export(
 
 
 def _claim(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
-    """Return the stored description if `out` is this very export already, None if it may be written."""
+    """Return the stored description if `out` has this same export already, None if it may be written."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None
     try:

@@ -84,7 +84,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
 
 def _fine_tuned(source: ExportSource) -> PrunedModel:
     if source.base is not None:
-        raise UsageError(f"--base goes with a ticket, and {source.name} is not one.")
+        raise UsageError(f"--base needs a ticket, and {source.name} is not one.")
     model = open_fine_tuned(source.name, source.task, source.seed)
     if model.shared is None:
         config = read_object(model.folder / "config.json", "model configuration")
@@ -227,12 +227,12 @@ def encoder(source: ExportSource) -> Export:
     """The encoder alone; of a shared model the weights that all tasks share."""
     if not is_fine_tuned(source.name):
         raise UsageError(
-            f"--format encoder takes the encoder out of a transfer or share with its model, and {source.name} is none; "
-            "for a ticket use --format masked."
+            f"--format encoder takes the encoder out of a transfer or share with its model, and {source.name} is not "
+            "one; for a ticket use --format masked."
         )
     for option in ("task", "base"):
         if getattr(source, option) is not None:
-            raise UsageError(f"--{option} does not go with --format encoder; leave it out.")
+            raise UsageError(f"--{option} cannot be used with --format encoder; leave it out.")
     if is_shared(source.name):
         shared = SharedModel.open(find_shared(source.name, source.seed))
         plm = shared.load_encoder()

@@ -70,7 +70,7 @@ def import_mask(
     Args:
         file: of either code base; read without running any code that it may hold.
         base: the pre-trained model that the masks belong to; the file does not name it.
-        out: a directory that is absent or empty, or holds this very import; it becomes the ticket's folder.
+        out: a directory that is absent or empty, or has this same import; it becomes the ticket's folder.
         revision: hub revision of the model.
         force: replace another import in `out`.
 
@@ -250,7 +250,9 @@ def mask_pt(source: ExportSource) -> Export:
     if convention not in CONVENTIONS:
         raise unknown("convention", convention, CONVENTIONS)
     if source.base is not None or source.allow_other_weights or source.seed is not None:
-        raise UsageError("--base, --allow-other-weights and --seed do not go with --format mask-pt; leave them out.")
+        raise UsageError(
+            "--base, --allow-other-weights and --seed cannot be used with --format mask-pt; leave them out."
+        )
     ticket = Ticket.from_pretrained(source.name)
     if ticket.bias_masks:
         raise UsageError(

@@ -1,4 +1,4 @@
-"""Cost of a ticket or an export next to its dense model: sizes, operations, and time measured in turns."""
+"""Cost of a ticket or an export compared with its dense model: sizes, operations, and time."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ def forward_flops(plm: PLM, batch: int, length: int) -> int:
     encoder = plm.encoder
     assert isinstance(encoder, PreTrainedModel)
     before = encoder.config._attn_implementation
-    encoder.set_attn_implementation("eager")  # the counter does not see into the fused attention of a CPU
+    encoder.set_attn_implementation("eager")  # the counter cannot count inside the fused attention of a CPU
     try:
         one = _count_flops(encoder, 1, length)
-        # A pass is not proportional to its batch: all texts share DeBERTa's projections of relative positions.
+        # Operations are not proportional to the batch size: all texts share DeBERTa's projections of positions.
         return one if batch == 1 else one + (batch - 1) * (_count_flops(encoder, 2, length) - one)
     finally:
         encoder.set_attn_implementation(before)
@@ -57,7 +57,7 @@ WARM_UPS = 2
 """Passes of each model that are not timed: the first ones allocate memory and choose kernels."""
 
 FEW_ZEROS = 0.01
-"""Dense models have some zeros of their own, such as the embedding of the padding."""
+"""Share of zeros up to which a model counts as dense: its padding embedding, for example, is zero."""
 
 
 def measure(
@@ -76,20 +76,20 @@ def measure(
 ) -> dict[str, Any]:
     """Measure sizes, operations and speed of an encoder, next to the dense model of the same shape.
 
-    The two take turns (A B A B ...), so that a machine that is busy or throttled slows both. The speed-up is the
-    median of the ratios of neighbors, with quartiles. Both get the same random tokens without padding.
+    Passes of the two models alternate (A B A B ...), so that a busy or throttled machine slows both. The speed-up is
+    the median, with quartiles, of the ratios of adjacent passes. Both get the same random tokens without padding.
 
     Args:
         target: a model, a ticket, an export, or a transfer that was run with `--save-model`.
         batches: batch sizes: numbers of texts per forward pass.
         lengths: tokens of each text.
-        threads: number of CPU threads; None leaves it as it is.
+        threads: number of CPU threads; None keeps the present number.
         repeats: timed passes of each model for each batch size and length.
-        base: where a ticket's base model is now, if not where it was.
+        base: base model of a ticket, if it has moved since the search.
         revision: hub revision of a model.
-        layers: first layers of a dense model.
-        allow_other_weights: put the ticket on weights it was not made for.
-        seed: which model of a transfer; None takes the first one.
+        layers: number of layers of a dense model to keep, from the first.
+        allow_other_weights: apply the ticket to weights it was not made for.
+        seed: seed of the model of a transfer; None takes the first one.
         runtime: device and precision.
 
     Returns:
@@ -155,17 +155,17 @@ def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
 def load_target(
     target: str, base: str | None, revision: str | None, layers: int | None, allow_other_weights: bool, seed: int | None
 ) -> tuple[str, PLM, Path | None]:
-    """Load a pruned or dense encoder: its kind (`ticket`, `run`, `model`), itself, and the folder of its weights."""
+    """Load an encoder; return its kind (`ticket`, `run`, `model`), the model, and the folder of its weights."""
     path = Path(target)
     if (path / "model.onnx").is_file():
         raise UsageError(f"{target} is an ONNX export; measure the ticket or run that it was made from.")
-    # A run has a `config.json` as a model has; only that of a run names a verb.
+    # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
     if not is_ticket(target) and is_run:
         folder = find_model(path, seed)
         return "run", Target.find(str(folder), base, revision, layers).load(), folder
     if seed is not None:
-        raise UsageError(f"--seed {seed} chooses a model of a transfer, and {target} is none.")
+        raise UsageError(f"--seed {seed} chooses a model of a transfer, and {target} is not one.")
     found = Target.find(target, base, revision, layers)
     plm = found.load()
     if found.ticket is not None:
@@ -174,7 +174,7 @@ def load_target(
 
 
 def _weights_folder(name: str, revision: str | None) -> Path | None:
-    """Local folder of the weights of a model that was just loaded."""
+    """Return the local folder of the weights of a model that was just loaded; None if there is none."""
     where = resolve_model(name)
     if Path(where).is_dir():
         return Path(where)
@@ -208,13 +208,13 @@ def _parameters(plm: PLM) -> dict[str, int]:
 
 
 def _zeros(plm: PLM) -> float:
-    """Share of zeros in the matrices that can be pruned."""
+    """Return the share of zeros in the matrices that can be pruned."""
     views = prunable_views(plm.encoder, prunable_names(plm)).values()
     return 1 - sum(int(torch.count_nonzero(view)) for view in views) / sum(view.numel() for view in views)
 
 
 def dense_twin(plm: PLM) -> PLM:
-    """The same architecture in full size with random weights: as fast as the dense model, whatever its weights."""
+    """Return a full-size model with random weights; it is as fast as the dense model of this architecture."""
     import transformers
 
     config = copy.deepcopy(plm.model.config)
@@ -226,7 +226,7 @@ def dense_twin(plm: PLM) -> PLM:
 
 
 def _inputs(plm: PLM, batch: int, length: int, device: torch.device) -> dict[str, Tensor]:
-    """Random tokens without padding, the same at every call."""
+    """Return random tokens without padding, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     padding = plm.model.config.pad_token_id or 0
     ids = torch.randint(0, plm.model.config.vocab_size - 1, (batch, length), generator=generator)
@@ -269,7 +269,7 @@ def _time_all(
 def _take_turns(
     passes: Sequence[Callable[[], Any]], repeats: int, device: torch.device, bf16: bool
 ) -> np.ndarray[Any, Any]:
-    """Seconds of each pass, `(repeats, passes)`, one after the other in turns."""
+    """Return the seconds of each pass, `(repeats, passes)`; the passes alternate."""
     seconds = np.empty((repeats, len(passes)))
 
     def wait() -> None:
@@ -303,13 +303,13 @@ def _summary(models: Sequence[PLM], batch: int, length: int, seconds: np.ndarray
 
 
 def spread(values: np.ndarray[Any, Any]) -> dict[str, float]:
-    """Median and quartiles."""
+    """Return the median and quartiles of values."""
     low, median, high = np.quantile(values, (0.25, 0.5, 0.75))
     return {"median": float(median), "lower_quartile": float(low), "upper_quartile": float(high)}
 
 
 def expectation(shapes: Sequence[dict[str, Any]], zeros: float) -> str:
-    """Expected speed-up in words; `zeros` is the share of zeros in the matrices that can be pruned."""
+    """Describe the expected speed-up; `zeros` is the share of zeros in the matrices that can be pruned."""
     if "speedup" not in shapes[0]:
         return "The model is dense: there is nothing to compare it with."
     ratios = [shape["flops_ratio"] for shape in shapes]

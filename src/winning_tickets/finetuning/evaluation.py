@@ -44,12 +44,12 @@ class EvaluationPlan:
         return f"{self.task.metrics[0]}_{self.primary_split.removeprefix('validation_')}"
 
     def is_due(self, step: int) -> bool:
-        """Whether an evaluation follows this step; one always follows the last step, as `final` needs it."""
+        """Return True if an evaluation follows this step; one always follows the last step, for the score `final`."""
         epoch_ends = self.config.evaluate_each_epoch and step % self.steps_per_epoch == 0
         return self._is_regular(step) or epoch_ends or step == self.steps
 
     def counts(self, step: int) -> bool:
-        """Whether the evaluation after this step can become the best one."""
+        """Return True if the evaluation after this step can become the best one."""
         if step == self.steps and not self.config.best_includes_final:
             return self._is_regular(step)
         return self.is_due(step)
@@ -84,7 +84,7 @@ class EvaluationPlan:
         return best
 
     def exhausted(self, records: list[dict[str, Any]]) -> bool:
-        """Whether the last `patience` evaluations that count brought no new best one."""
+        """Return True if none of the last `patience` evaluations that count was a new best one."""
         patience = self.config.patience
         counted = [record for record in records if self.counts(record["step"])]
         if patience is None or len(counted) <= patience:

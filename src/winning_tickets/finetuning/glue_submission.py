@@ -57,7 +57,7 @@ def glue_submission(
     Args:
         runs: one transfer per task, made with `--save-model`.
         data_dir: a GLUE download with the test files.
-        out: a directory that is absent or empty, or holds this very submission.
+        out: a directory that is absent or empty, or has this same submission.
         seed: of the model of each transfer; None takes the first one saved.
         runtime: device and precision.
         force: replace another submission in `out`.

@@ -94,7 +94,7 @@ class PreparedTransfer(PreparedTask):
 
 def _changed(what: str, it: str) -> ContentError:
     return ContentError(
-        f"{what} changed since this transfer began, so its seeds would not start alike. Put {it} back, or start a "
+        f"{what} changed since this transfer began, so its seeds would start differently. Put {it} back, or start a "
         "transfer in another --out."
     )
 
@@ -118,7 +118,7 @@ def check_transfer(config: TransferConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     problems = _data_problems(config) + adaptation_problems(config)
     if config.mnli_dev is not None and config.task != "mnli":
-        problems.append(f"--mnli-dev {config.mnli_dev} goes with --task mnli.")
+        problems.append(f"--mnli-dev {config.mnli_dev} needs --task mnli.")
     if (problem := missing(config.target)) is not None:
         problems.append(problem)  # here already, as data may have to be fetched first
     problems += [f"--start-from: {line}" for line in problems_of(lambda: parse_start(config.start_from))]
@@ -137,11 +137,11 @@ def _data_problems(config: TransferConfig) -> list[str]:
     # Without a task: either two files, or nothing to train on.
     if config.task is None:
         if config.task_file is not None:
-            return ["--task-file goes with --task, which says which of its tasks."]
+            return ["--task-file needs --task, the name of one of its tasks."]
         if files == (None, None):
             return [f"No task was given: use --task ({', '.join(TASKS)}), or --train-file and --validation-file."]
         problems = [] if None not in files else ["--train-file and --validation-file go together; one is missing."]
-        return problems + (["--data-dir goes with --task, not with --train-file."] if config.data_dir else [])
+        return problems + (["--data-dir is for --task, not for --train-file."] if config.data_dir else [])
     if files != (None, None):
         return [f"--task {config.task} and files of your own contradict each other; give one of them."]
     # With a task: it must be known, and what describes files has no meaning.
@@ -151,7 +151,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
         problems = [] if config.task in TASKS else [str(unknown("task", config.task, TASKS))]
     fields = ("text_columns", "label_column", "metric", "kind")
     return problems + [
-        f"{config.option_of(field)} goes with --train-file; --task {config.task} has its own."
+        f"{config.option_of(field)} needs --train-file; --task {config.task} has its own."
         for field in fields
         if getattr(config, field) != TransferConfig.model_fields[field].default
     ]

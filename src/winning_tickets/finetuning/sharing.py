@@ -49,7 +49,7 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
 
     Args:
         config: the tasks, the model or the tickets, and the settings.
-        out: a directory that is absent or empty, or holds this very run.
+        out: a directory that is absent or empty, or has this same run, which is resumed.
         runtime: device, precision and checkpoints.
         force: replace another run in `out`.
 

@@ -119,7 +119,7 @@ def _with_tickets_of_the_file(config: ShareConfig) -> ShareConfig:
 def _ticket_problems(config: ShareConfig) -> list[str]:
     problems = []
     if config.level is not None and config.tickets != AUTO:
-        problems.append("--level goes with --tickets auto, which makes tickets.")
+        problems.append("--level needs --tickets auto, which makes tickets.")
     elif config.level is not None:
         problems += [
             f"--level {p:g}% of {task} is outside [0, 100]." for task, p in config.level.items() if not 0 <= p <= 100
@@ -129,7 +129,7 @@ def _ticket_problems(config: ShareConfig) -> list[str]:
             problems.append(f"--level has no value for {', '.join(absent)}; give each task one, 0% for no ticket.")
     if config.tickets != AUTO and not config.fine_tune:
         problems += [
-            f"{config.option_of(field)} goes with --tickets auto or --fine-tune."
+            f"{config.option_of(field)} needs --tickets auto or --fine-tune."
             for field in ("single_epochs", "single_learning_rate")
             if getattr(config, field) is not None
         ]
@@ -146,7 +146,7 @@ def _mixing_problems(config: ShareConfig) -> list[str]:
     ]
     if config.mixing != "ratio":
         given = config.main_task is not None or config.ratio is not None
-        return [*problems, "--main-task and --ratio go with --mixing ratio."] if given else problems
+        return [*problems, "--main-task and --ratio need --mixing ratio."] if given else problems
     if config.main_task is not None and config.main_task not in config.tasks:
         problems.append(f"--main-task {config.main_task} is none of the tasks {', '.join(config.tasks)}.")
     if config.ratio is None or config.ratio < 0:

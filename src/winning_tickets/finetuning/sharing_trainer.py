@@ -81,7 +81,7 @@ class TaskTickets:
 
 
 def _is_gates_alone(ticket: Ticket, structure: Structure) -> bool:
-    """Whether the gates describe everything that a ticket prunes."""
+    """Return True if the gates describe everything that a ticket prunes."""
     masks = expand_gates(ticket.gates, structure)[0]
     return all(name in masks and torch.equal(mask, masks[name]) for name, mask in ticket.masks.items())
 

@@ -81,7 +81,7 @@ def super_ticket(
 
     Args:
         config: model, task, levels, selections, seeds and grid.
-        out: a directory that is absent or empty, or holds this very search.
+        out: a directory that is absent or empty, or has this same search, which is resumed.
         runtime: device, precision and checkpoints.
         force: replace another search in `out`.
 

@@ -44,7 +44,7 @@ def transfer(
 
     Args:
         config: the model or ticket, the task and the settings.
-        out: a directory that is absent or empty, or holds this very transfer.
+        out: a directory that is absent or empty, or has this same transfer, which is resumed.
         runtime: device, precision and checkpoints.
         force: replace another transfer in `out`.
 

@@ -45,7 +45,7 @@ class TaskKind:
     encode: Callable[[Split, Any, int, int], EncodedSplit]
     """Tokenize a split with a tokenizer, `max_length` and `doc_stride`."""
     score: Callable[[Task, Outputs, EncodedSplit, Split], Scored]
-    """Return the metrics of a task by name, and whether the predictions are degenerate (all alike)."""
+    """Return the metrics of a task by name, and if the predictions are degenerate (all equal)."""
     unlabelled: Callable[[tuple[list[str], ...]], Split]  # make a split of new texts, one list per column
     predict: Callable[[Outputs, EncodedSplit, Split, tuple[str, ...]], Rows]
     """Return the prediction for each example, given the names of the labels."""
@@ -189,7 +189,7 @@ def choose_doc_stride(asked: int | None, task: Task, max_length: int) -> int | N
     if asked is None:
         return task.doc_stride
     if task.kind != "span":
-        raise UsageError(f"--doc-stride goes with answers in texts, such as --task squad; {task.name} has none.")
+        raise UsageError(f"--doc-stride needs answers in texts, such as --task squad; {task.name} has none.")
     if asked >= max_length:
         raise UsageError(f"--doc-stride {asked} is impossible: {max_length} tokens would leave gaps; give fewer.")
     return asked

@@ -34,7 +34,7 @@ _GATE = re.compile(r"layers\.(0|[1-9]\d*)\.(heads|ffn|neurons|layer)")
 
 
 class Structure(BaseModel):
-    """Places and sizes of heads, neurons and FFNs; all layers are alike."""
+    """Places and sizes of heads, neurons and FFNs; all layers have the same."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -1,7 +1,7 @@
-"""Weights of an encoder: states on disk (rewinding), and transforms that controls start from.
+"""Weights of an encoder: states on disk for rewinding, and transformed weights for control experiments.
 
-A state holds all parameters of an encoder under the encoder's own names, with any head class.
-Every function here returns copies: a reference to live weights would follow the training that it should undo.
+A state is a file with all parameters of an encoder, under the encoder's own names whatever the head class.
+Every function here returns copies: a reference would change with the training that a rewind has to undo.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _HEAD = "head."
 
 
 class StateInfo(BaseModel):
-    """Description of a state."""
+    """Metadata of a state file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -52,10 +52,10 @@ class State:
 def save_state(
     path: Path | str, encoder: nn.Module, *, info: StateInfo, heads: Mapping[str, Tensor] | None = None
 ) -> None:
-    """Write the parameters of an encoder, and those of heads, to a safetensors file, whole or not at all."""
+    """Write the parameters of an encoder, and those of heads, to a safetensors file, atomically."""
     named = dict(encoder.named_parameters()) | {f"{_HEAD}{name}": value for name, value in (heads or {}).items()}
     tensors = {name: value.detach().cpu().contiguous() for name, value in named.items()}
-    # A single entry, because safetensors writes several in no fixed order: equal states are equal files.
+    # One metadata entry: safetensors writes several in no fixed order, and equal states must be equal files.
     metadata = {"format_version": FORMAT_VERSION, "content": content_hash(tensors), **info.model_dump()}
     write_bytes(Path(path), to_bytes(tensors, metadata={_METADATA: canonical_json(metadata)}))
 
@@ -70,20 +70,20 @@ def load_state(path: Path | str) -> State:
             metadata = (handle.metadata() or {}).get(_METADATA)
             tensors = {} if metadata is None else {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ContentError(f"The state {path} cannot be read ({error}); it was cut off or is no state.") from error
+        raise ContentError(f"The state {path} cannot be read ({error}); it is truncated or not a state.") from error
     if metadata is None:
         raise ContentError(
-            f"{path} is a safetensors file, but no state of this tool; give a file of DIR/states/ of an imp search, or "
-            "the folder of a Hugging Face model."
+            f"{path} is a safetensors file, but not a state of this tool; give a file of DIR/states/ of an imp search, "
+            "or the folder of a Hugging Face model."
         )
-    # Format and checksum come before use: a truncated or edited state must not reach a training.
+    # Check format and checksum before use: a truncated or edited state must not be trained.
     try:
         fields = parse_json(metadata, finite=True)
         version, content = fields.pop("format_version"), fields.pop("content")
         if version != FORMAT_VERSION:
             raise ContentError(
                 f"The state {path} has format version {version}, this version reads {FORMAT_VERSION}; "
-                "upgrade winning-tickets, or make the state again."
+                "upgrade winning-tickets, or run the search again."
             )
         info = StateInfo.model_validate(fields)
     except (ValueError, KeyError, AttributeError, ValidationError) as error:
@@ -102,8 +102,8 @@ def content_hash(tensors: Mapping[str, Tensor]) -> str:
 @torch.no_grad()
 def write_state_(encoder: nn.Module, tensors: Mapping[str, Tensor], names: Sequence[str] | None = None) -> None:
     """Copy weights into an encoder, in place; nothing is written if a name or a shape does not fit."""
-    # `names` limits this to some matrices. Without it both sides must have the same parameters, except for a pooler,
-    # which not every head class has: one that `tensors` lacks is left as it is.
+    # `names` limits this to some matrices. Without it both sides must have the same parameters, except for the pooler,
+    # which not every head class has: a pooler that `tensors` lacks is not changed.
     parameters = dict(encoder.named_parameters())
     if names is None:
         _check_same_names(parameters, tensors)
@@ -155,11 +155,13 @@ def add_noise(plm: PLM, seed: int, scale: float) -> dict[str, Tensor]:
 
 
 def reinitialize(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """Return a random initialization of the encoder, as its architecture defines it; no global generator is used."""
+    """Return a random initialization of the encoder by its architecture; the global generator is not changed."""
     encoder = plm.encoder
     with torch.random.fork_rng(devices=[]):  # an architecture's initialization takes no generator
         torch.default_generator.manual_seed(seed)
-        fresh = type(encoder)(copy.deepcopy(encoder.config))  # with a pooler, if the class has one: equal draws
+        fresh = type(encoder)(
+            copy.deepcopy(encoder.config)
+        )  # always with the pooler, so that equal seeds draw equal weights
     drawn = dict(fresh.named_parameters())
     return {name: drawn[name].detach().to(value.dtype).clone() for name, value in encoder.named_parameters()}
 
@@ -176,7 +178,7 @@ def shuffle_within(plm: PLM, seed: int) -> dict[str, Tensor]:
 
 def shuffle_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
     """Return the weights with the layers in another order: all matrices of a layer move together."""
-    # Biases and norms stay, as in the released code of BERT-tickets. The order is never the old one.
+    # Biases and norms do not move, as in the released code of BERT-tickets. The order always differs from the old one.
     layers = [
         [name for matrices in layer.values() for name in matrices]
         for layer in plm.architecture.layer_matrices(plm.encoder)
@@ -201,7 +203,7 @@ def shuffle_layers(plm: PLM, seed: int) -> dict[str, Tensor]:
 
 
 def load_start_weights(start: Start, plm: PLM, seed: int, base: str | None = None) -> dict[str, Tensor]:
-    """Return the weights of a start as new tensors on the CPU."""
+    """Return the weights that training starts from, as new tensors on the CPU."""
     # `base` is the hash of the pre-trained weights that a state must descend from; None accepts any.
     if start.path is not None:
         return _state_of(start.path, base) if start.path.is_file() else _encoder_of(start.path, plm)

@@ -1,8 +1,8 @@
-"""The optimizer that trains masks: straight-through scores, an exact selection, W * M written into the parameters.
+"""Optimizer that trains masks: straight-through scores, exact selection, W * M written into the parameters.
 
 TAMT, section 3.4.1. The forward pass sees plain parameters that hold W * M, so autograd leaves g = dL/d(W * M) on
-them; the straight-through gradient of the scores is g * W, taken here, outside the graph. A step costs a dense step
-and a few elementwise passes.
+them; the straight-through gradient of the scores is g * W, computed here, outside the graph. A step costs as much as
+a step of dense training and a few elementwise passes.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def initial_scores(
 ) -> dict[str, Tensor]:
     """Return the scores before the first step, float32 of the shapes of `importance`.
 
-    `rank` and `activation`: from 0 to alpha * phi, rising with the rank of the importance inside its matrix (or, ranked
-    globally, among all), so that the threshold is in a dense scale and marginal weights move first; they differ in
-    the importance. Rows and N:M groups take theirs from the scale of the whole matrix.
-    `plateau`: alpha * phi for what one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
+    `rank` and `activation`: evenly spaced from 0 to alpha * phi by the rank of the importance in its matrix (or among
+    all matrices, if ranked globally), so that weights close to the threshold change first. Rows and N:M groups take
+    their scores from the ranks in the whole matrix. The two names differ in the importance that the caller passes.
+    `plateau`: alpha * phi for the weights that one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
     `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
     """
     top = alpha * phi
@@ -51,7 +51,7 @@ def initial_scores(
 
 
 def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
-    """Draw uniform scores of the shapes of some weights, the same on every device; the top ones are a random mask."""
+    """Draw uniform scores in the shapes of some weights, equal on all devices; the top scores are a random mask."""
     generator = torch.Generator().manual_seed(seed)
     draws = {n: torch.rand(w.shape, generator=generator, dtype=torch.float64) for n, w in weights.items()}
     return {name: draw.to(weights[name].device) for name, draw in draws.items()}
@@ -72,24 +72,24 @@ def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float)
 
 
 class MaskRule:
-    """A rule that recomputes masks from the present scores, with exact counts at every step."""
+    """Rule that computes the masks from the scores; how many weights are pruned is fixed."""
 
     def __init__(self) -> None:
-        self.thresholds: list[float] = []  # state of a search, where scores beyond these are kept between adjustments
+        self.thresholds: list[float] = []  # between adjustments, scores above these are kept; part of a checkpoint
 
     def take_counts(self) -> None:
-        """From now on prune as many entries as the masks do at present, where the rule has no counts of its own."""
+        """Set the numbers of pruned entries to those of the present masks; rules with fixed numbers ignore this."""
 
     def select(self, exact: bool) -> None:
-        """Overwrite the masks: with exact counts, or (where there are thresholds) by the last ones."""
+        """Overwrite the masks: with exact counts, or by the last thresholds if the rule has some."""
         raise NotImplementedError
 
     def start_at(self, phi: float) -> None:
-        """Let thresholds be phi until the first adjustment, where that leaves the masks as they are."""
+        """Set thresholds to phi until the first adjustment, if this does not change the masks."""
 
 
 class ByGroups(MaskRule):
-    """Exact counts inside each row, or inside each M consecutive entries of it, at every step."""
+    """Rule with exact counts in each row, or in every M consecutive entries of a row, at every step."""
 
     def __init__(
         self, masked: MaskedWeights, scores: Mapping[str, Tensor], pattern: Pattern | None, rank_by: RankBy
@@ -104,7 +104,7 @@ class ByGroups(MaskRule):
         self.take_counts()
 
     def take_counts(self) -> None:
-        """From now on keep as many entries of each group as the masks do at present."""
+        """Set the number of kept entries of each group to that of the present masks."""
         # Every group of a matrix keeps as many entries as its first one.
         self._kept = [int(torch.count_nonzero(mask[0])) for _, _, mask in self._groups]
 
@@ -115,7 +115,7 @@ class ByGroups(MaskRule):
 
 
 class ByThreshold(MaskRule):
-    """Exact counts of each matrix, or of all together; between adjustments scores beyond the last threshold are kept.
+    """Rule with exact counts of each matrix or of all together; between adjustments the last threshold decides.
 
     `flat` holds the `scores` of all matrices, so that a group that spans them is selected without copies.
     """
@@ -132,7 +132,7 @@ class ByThreshold(MaskRule):
         self.take_counts()
 
     def _make_groups(self, flat: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return the scores, dense weights and mask of each group; flat, sharing memory."""
+        """Return the flat scores, dense weights and mask of each group; scores and matrix-wise groups share memory."""
         made = []
         for group in groups_of(tuple(self._scores), self._config.ranking):
             if len(group) == 1:
@@ -145,15 +145,15 @@ class ByThreshold(MaskRule):
         return made
 
     def take_counts(self) -> None:
-        """From now on prune as many entries of each group as the masks do at present."""
-        # Counted and not computed from the sparsity, which with untrained matrices in scope is that of the whole.
+        """Set the number of pruned entries of each group to that of the present masks."""
+        # Counted, not computed from the sparsity: that is an average that includes untrained matrices.
         groups = groups_of(tuple(self._scores), self._config.ranking)
         masks = [[self._masked.masks[name] for name in group] for group in groups]
         counts = [sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in group) for group in masks]
         self._pruned = self._totals(counts)
 
     def _totals(self, counts: list[int]) -> list[int]:
-        """Return the counts over all ranks; here there is one."""
+        """Return the counts summed over all ranks; `ByShards` overrides it for several ranks."""
         return counts
 
     def select(self, exact: bool) -> None:
@@ -163,7 +163,7 @@ class ByThreshold(MaskRule):
         else:
             for (scores, _, mask), threshold in zip(self._groups, self.thresholds, strict=True):
                 mask.copy_(self._beyond(ranked_values(scores, self._config.rank_by), threshold))
-        # A group over all matrices has a mask of its own, which is cut into theirs.
+        # The mask of a group over all matrices is split into the masks of the matrices.
         if self._config.ranking == "global":
             mask = self._groups[0][2]
             parts = torch.split(mask, [scores.numel() for scores in self._scores.values()])
@@ -179,8 +179,8 @@ class ByThreshold(MaskRule):
                 self.thresholds[index] = self._threshold_of(index, keys, mask, selector.threshold)
 
     def start_at(self, phi: float) -> None:
-        """Set the thresholds to phi until the first adjustment, where phi separates the scores as the masks do."""
-        # On two plateaus it does (TAMT eq. 5); on a dense scale the exact selection sets the first threshold.
+        """Set the thresholds to phi until the first adjustment, if phi separates the scores as the masks do."""
+        # It does for two plateaus (TAMT eq. 5); for evenly spaced scores the exact selection sets the first threshold.
         groups = [(self._beyond(ranked_values(s, self._config.rank_by), phi), mask) for s, _, mask in self._groups]
         for index, wrong in enumerate(self._totals([int(not torch.equal(*pair)) for pair in groups])):
             if not wrong:
@@ -206,9 +206,9 @@ def ranked_values(scores: Tensor, rank_by: RankBy) -> Tensor:
 
 
 class MaskOptimizer(torch.optim.Optimizer):
-    """Trains the scores of some matrices, and an MLM head with them.
+    """Optimizer of the scores of some matrices, and of an MLM head.
 
-    Each group keeps pruning as many entries as the masks of `masked` do; matrices without scores keep their mask.
+    Each group prunes as many entries as the initial masks of `masked`; matrices without scores keep their mask.
     """
 
     def __init__(
@@ -231,7 +231,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._slices = dict(zip(self.names, torch.split(self._flat, sizes), strict=True))
         self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
         self._rule = (make_rule or self._choose_rule)(masked, self._slices)
-        # The outer groups hold the model's parameters, for the schedule and gradients; the inner optimizer the scores.
+        # The outer groups have the model's parameters, for schedule and gradients; the inner optimizer has the scores.
         groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": config.learning_rate}]
         if head:
             groups.append({"params": list(head.values()), "lr": config.head_learning_rate})
@@ -274,7 +274,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
         self._inner.step()
-        # Freed before the selection, which needs memory of its own.
+        # Free the gradients before the selection, which needs memory too.
         for score in self.scores.values():
             score.grad = None
         self.steps += 1
@@ -282,13 +282,13 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def take_counts(self) -> None:
-        """From now on prune as many entries of each group as the masks do at present; the scores stay."""
+        """Set the number of pruned entries of each group to that of the present masks; the scores do not change."""
         self._rule.take_counts()
         self.reselect(exact=True)
 
     @property
     def selected_exactly(self) -> bool:
-        """True where the threshold is adjusted at the present step; else the masks follow from the last one."""
+        """True if the threshold is adjusted at the present step; otherwise the last threshold gives the masks."""
         if self.config.cadence == "after":
             return self.steps % self.config.reselect_steps == 0
         return self.steps == 1 or (self.steps + 1) % self.config.reselect_steps == 0
@@ -309,20 +309,20 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @contextmanager
     def exactly_selected(self) -> Iterator[None]:
-        """Give the masks exactly the sparsity inside the block; the search resumes as if nothing had happened."""
+        """Use masks of exactly the target sparsity inside the block, and restore the masks and thresholds after it."""
         thresholds, exact = list(self._rule.thresholds), self._exact
         self.reselect(exact=True)
         yield
         self._restore_masks(thresholds, exact)
 
     def _restore_masks(self, thresholds: list[float], exact: bool) -> None:
-        """Restore masks and thresholds; an exact selection is no adjustment here."""
+        """Restore masks and thresholds; the exact selection done for it does not adjust the thresholds."""
         self._rule.thresholds = list(thresholds)
         self.reselect(exact)
         self._rule.thresholds = list(thresholds)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return scores, moments, head and thresholds by name; names survive where Parameters are replaced."""
+        """Return scores, moments, head and thresholds, by names, which stay valid if Parameters are replaced."""
         inner = self._inner.state_dict()["state"]
         order = [*self.names, *self.head]
         return {
@@ -337,7 +337,7 @@ class MaskOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore a state; the masks follow from it."""
+        """Restore a state, and compute the masks from it."""
         state = state_dict
         self.steps = state["steps"]
         for name, score in self.scores.items():
@@ -354,7 +354,7 @@ class MaskOptimizer(torch.optim.Optimizer):
 
 
 def _moments(parameter: Tensor, step: int | Tensor) -> dict[str, Any]:
-    """Return the state of an Adam before its first step: allocated later, it would fragment the memory."""
+    """Return the state of Adam before its first step; allocating it later would fragment the memory."""
     return {"step": step, "exp_avg": torch.zeros_like(parameter), "exp_avg_sq": torch.zeros_like(parameter)}
 
 

@@ -20,12 +20,12 @@ from winning_tickets.training.objectives.base import Batch
 
 
 def find_random_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
-    """Save uniformly random tickets with exact counts: those of a ranking or pattern, or of a ticket to match."""
+    """Save uniformly random tickets, with the exact counts of a sparsity or pattern, or of a ticket to match."""
     draws = random_scores(prepared.weights, prepared.config.seed)
     if prepared.like is None:
         prepared.save_tickets(run, draws)
         return
-    # Each matrix keeps as many weights as in the ticket: only its distribution over the matrices remains.
+    # Each matrix keeps as many weights as in the ticket to match, but at random places.
     masks = keep_counts(draws, {name: int(mask.sum()) for name, mask in prepared.like.masks.items()})
     for sparsity in prepared.config.sparsities:
         prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))
@@ -52,7 +52,7 @@ def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
 @torch.no_grad()
 def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
     """Return the l2 norm of each input feature of each linear layer `(in,)` by name, over all unpadded tokens."""
-    squares: dict[str, Tensor] = {}  # by parameter: the parts of a fused one share its input
+    squares: dict[str, Tensor] = {}  # by parameter; the parts of a fused matrix (such as Wqkv) have the same input
     kept: Tensor | None = None
 
     def hook(name: str) -> Any:
@@ -60,7 +60,7 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
             states = inputs[0].detach().float()
             if kept is not None and states.dim() == 3:
                 if states.shape[:2] != kept.shape:
-                    return  # DeBERTa projects its relative positions with the same matrices; they are no tokens
+                    return  # DeBERTa projects its relative positions with the same matrices; these are not tokens
                 states = states[kept]
             # A pooler sees one position of each segment, which is never padding.
             squares[name] = squares.get(name, 0.0) + states.reshape(-1, states.shape[-1]).square().sum(0)
@@ -83,7 +83,7 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
 
 
 def activation_importance(weights: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return |W_ij| * ||x_j|| where the norms `(in,)` are known, |W_ij| elsewhere; `(out, in)` by name."""
+    """Return |W_ij| * ||x_j||, `(out, in)` by name, or |W_ij| for a matrix without input norms `(in,)`."""
     return {n: w.abs() * norms[n].to(w.device) if n in norms else w.abs() for n, w in weights.items()}
 
 
@@ -97,7 +97,7 @@ def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     names = present_in(model.base_model, prepared.weights)
     _accumulate_gradients(sources, prepared, runtime, names)
     parameters = dict(model.base_model.named_parameters())
-    # A matrix that the loss does not reach, such as the pooler under MLM, keeps the magnitude.
+    # A matrix without a gradient, such as the pooler under MLM, is scored by magnitude.
     scores = {name: weight.abs().to(prepared.device) for name, weight in prepared.weights.items()}
     for name, view in prunable_views(model.base_model, names).items():
         part = split_name(name)
@@ -108,7 +108,7 @@ def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
 
 
 def _accumulate_gradients(sources: Sources, prepared: PreparedSearch, runtime: Runtime, names: list[str]) -> None:
-    """Leave the gradient of the mean loss of all batches on the matrices in scope, and on no other parameter."""
+    """Store the gradient of the mean loss of all batches in `.grad` of the matrices in scope, and of nothing else."""
     config, model = prepared.config, sources.model
     wanted = {split_name(name).parameter for name in names}
     model.requires_grad_(False)

@@ -48,9 +48,9 @@ def search(config: SearchConfig, out: Path | str, runtime: Runtime | None = None
 
     Args:
         config: settings of the search.
-        out: a directory that is absent or empty, or holds this very run.
+        out: a directory that is absent or empty, or has this same run, which is resumed.
         runtime: device, precision and checkpoints.
-        force: replace another run of ours in `out`.
+        force: replace another run of this tool in `out`.
 
     Raises:
         UsageError: impossible settings, unknown names, missing model or corpus, a foreign `out`, several sparsities
@@ -256,7 +256,7 @@ def _unit_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str
     """Problems of gates, or of the loss that importances are about."""
     problems = []
     if config.scope != "encoder":
-        problems.append(f"--scope {config.scope} does not go with tickets of whole units, which prune the encoder.")
+        problems.append(f"--scope {config.scope} cannot be used with tickets of whole units, which prune the encoder.")
     if config.needs.gates:
         if config.profile != "tuned":
             problems.append(

@@ -102,7 +102,7 @@ def parse_reference(text: str) -> Reference:
 
 
 def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
-    """Yield all references in a value, and whether each is in a list, where it stands for all matching runs."""
+    """Yield all references in a value, and whether each is in a list, where it means all matching runs."""
     if is_reference(value):
         yield parse_reference(value), False
     elif isinstance(value, Mapping):

@@ -55,7 +55,7 @@ def target_id(target: str) -> str:
 def rungs_of(settings: Settings, ladder: str) -> list[tuple[Any, str]]:
     """Return the tickets of one run by sparsity, level or step: the value and the folder (empty for the run itself)."""
     if not isinstance(settings, SearchConfig):
-        raise UsageError(f"[{ladder}] opens the tickets of a search, and this stage is none.")
+        raise UsageError(f"[{ladder}] opens the tickets of a search, and this stage is not one.")
     if ladder == "step":
         last = settings.first_steps
         inner = [(step, f"/step-{step:06d}") for step in sorted(settings.save_at) if step != last]

@@ -68,7 +68,7 @@ class StudyVerb:
     function: str  # module and function, or table of functions
     words: tuple[str, ...]  # settings in the readable part of a run id
     writes: bool = True  # the function stores its result; otherwise the worker does
-    output: str = ""  # path inside a run's folder that a reference stands for
+    output: str = ""  # path inside a run's folder that a reference names
 
     @property
     def settings(self) -> type[Settings]:

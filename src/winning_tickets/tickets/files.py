@@ -107,15 +107,15 @@ def read_info(directory: Path) -> dict[str, Any]:
         directory / INFO_FILE,
         "ticket description",
         FORMAT_VERSION,
-        anew="make the ticket anew",
-        mend="Copy the ticket again, or make it anew with tickets search.",
+        anew="make the ticket again",
+        mend="Copy the ticket again, or make it again with tickets search.",
     )
     try:
         Description.model_validate(body)
     except ValidationError as error:
         raise ContentError(
             f"{directory / INFO_FILE} is not the description of a ticket: {explain(error)} It was edited. Copy the "
-            "ticket again, or make it anew with tickets search."
+            "ticket again, or make it again with tickets search."
         ) from error
     for file, expected in body["files"].items():
         path = directory / file
@@ -124,7 +124,7 @@ def read_info(directory: Path) -> dict[str, Any]:
         if sha256(path) != expected:
             raise ContentError(
                 f"{path} does not match its checksum in {INFO_FILE}: the file was cut off or edited. "
-                "Copy the ticket again, or make it anew with tickets search."
+                "Copy the ticket again, or make it again with tickets search."
             )
     return body
 

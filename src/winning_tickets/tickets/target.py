@@ -27,7 +27,7 @@ class Target:
         """Open a ticket folder (`base`: its base model, where that moved), or take the name as that of a model."""
         if not is_ticket(name):
             if base is not None:
-                raise UsageError(f"--base goes with a ticket, and {name} is not one.")
+                raise UsageError(f"--base needs a ticket, and {name} is not one.")
             return cls(name, None, name, revision, layers)
         ticket = Ticket.from_pretrained(Path(name))
         if layers is not None and layers != ticket.base.layers:

@@ -1,6 +1,6 @@
 """Data-parallel training: batches sharded across ranks, gradients all-reduced, random states of each rank.
 
-Every rank makes the batches that a single process would make and keeps its own rows of them. Padding, masking and the
+Every rank builds the same batches as a single process, and keeps only its rows of them. Padding, masking and the
 order of examples therefore do not depend on the number of ranks.
 """
 
@@ -21,7 +21,7 @@ _SEED_STEP = 1_000_003  # between the seeds of two ranks
 
 
 def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
-    """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of each batch in it; there may be none."""
+    """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of a dict of batches; maybe no rows."""
     if count == 1:
         return batch
     return {
@@ -31,7 +31,7 @@ def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str,
 
 
 def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a batch, or its non-empty parts where it holds several batches; empty where no rows are left."""
+    """Return a batch, or the non-empty ones of a dict of batches; an empty dict if no rows are left."""
     if any(isinstance(value, Mapping) for value in batch.values()):
         return {name: value for name, value in batch.items() if nonempty(value)}
     return batch if all(len(value) for value in batch.values()) else {}
@@ -39,10 +39,10 @@ def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients over all ranks; a parameter that no rank used keeps none."""
-    # Gradients are summed after the backward pass and not by `DistributedDataParallel`: objectives run the encoder
-    # several times, with other weights for the teacher; gates are no parameters of the model; a step of tickets sharing
-    # must not touch the heads of other tasks. Hooks on gradients have run before.
+    """Sum the gradients over all ranks; a parameter that no rank used keeps `grad=None`."""
+    # `DistributedDataParallel` does not fit: objectives run the encoder several times, with other weights for the
+    # teacher; gates are not parameters of the model; a step of `tickets share` must not touch the heads of other tasks.
+    # Therefore gradients are summed after the backward pass, when all hooks on gradients have run.
     if distributed.world_size() == 1:
         return
     # Ranks may have used different heads: find the parameters that any rank has a gradient of.
@@ -60,7 +60,7 @@ def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
 
 
 def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
-    """Group consecutive gradients of one type up to `_BUCKET` entries; larger ones are alone."""
+    """Group consecutive gradients of one dtype up to `_BUCKET` entries; a larger gradient is a group alone."""
     bucket: list[Tensor] = []
     for gradient in gradients:
         full = sum(one.numel() for one in bucket) + gradient.numel() > _BUCKET
@@ -91,13 +91,13 @@ def seed_by_rank() -> None:
 
 
 def save_random_states(folder: Path, states: Sequence[Sequence[Tensor]]) -> None:
-    """Save the random states of all ranks in a checkpoint; a single rank has none to save here."""
+    """Save the random states of all ranks in a checkpoint; the Trainer saves that of a single rank."""
     if len(states) > 1:
         torch.save([list(own) for own in states], folder / _STATES_FILE)
 
 
 def load_random_state(folder: Path) -> None:
-    """Restore the random state of this rank; a rank that the checkpoint does not know gets a seed of its own."""
+    """Restore the random state of this rank; a rank that is new since the checkpoint gets its own seed."""
     if distributed.rank() == 0:
         return  # the Trainer restores its state
     path = folder / _STATES_FILE

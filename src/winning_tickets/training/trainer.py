@@ -1,4 +1,4 @@
-"""The one training loop: a thin subclass of the Hugging Face Trainer, for mask training and fine-tuning alike."""
+"""The one training loop: a thin subclass of the Hugging Face Trainer, for both mask training and fine-tuning."""
 
 from __future__ import annotations
 

@@ -106,7 +106,7 @@ _KEYS = ("ticket", "value", "layer")  # the keys of a row of densities that are 
 
 
 def densities_table(result: Result) -> Table:
-    """What each ticket keeps of its matrices, by layer and kind; a note where all values are equal or zero."""
+    """Return a table of densities by layer and kind of matrix, with a note for values that are all equal or zero."""
     rows: list[Row] = []
     notes = []
     for ticket in result["tickets"]:
@@ -151,7 +151,7 @@ def _layer_rows(ticket: Result, key: str, name: str) -> list[dict[str, Any]]:
 
 
 def densities_figure(result: Result) -> dict[str, bytes]:
-    """For each ticket what is kept, and which rows and columns are empty, by layer and kind of matrix."""
+    """Draw heat maps of the kept weights and the empty rows and columns of each ticket, by layer and kind of matrix."""
     tickets = result["tickets"]
     heights = [0.3 * len({matrix["layer"] for matrix in ticket["matrices"]}) + 1.1 for ticket in tickets]
     with canvas(10.2, sum(heights), "densities") as (drawing, made):

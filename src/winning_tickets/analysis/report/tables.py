@@ -61,7 +61,7 @@ class Column:
 
     @property
     def numeric(self) -> bool:
-        """Whether the column holds numbers, which are aligned to the right: it has any format but `text`."""
+        """Return True if the column has numbers (any format except `text`), which are aligned to the right."""
         return self.format is not text
 
 

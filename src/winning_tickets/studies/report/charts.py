@@ -1,4 +1,4 @@
-"""Drawing a study's figures: lines with bands, bars, clouds with their correlation, heat maps."""
+"""Drawing of a study's figures: lines with error bands, bars, scatter plots with their correlation, heat maps."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2))
 
 
 def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes]:
-    """A figure with at least one number as files of these formats; its table has the numbers of the paper."""
+    """Draw a figure that has at least one value, and return its files by format; `grid` has the paper's numbers."""
     across, down = figures.layout_panels(len(plot.panels))
     width, height = (7.2, 4.2) if len(plot.panels) == 1 else (3.7 * across, 3.0 * down + 0.6)
     if plot.figure.kind == "heatmap":
@@ -42,7 +42,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     if figure.kind == "heatmap":
         _draw_matrix(axes, plot, panel)
         return
-    # All panels have the curves in the same looks and the bars in the same places.
+    # A curve looks the same in all panels, and a bar has the same place in all of them.
     names = list(dict.fromkeys(curve.name for one in plot.panels for curve in one.curves))
     curves = {curve.name: curve for curve in panel.curves}
     series = [_series(plot, curves.get(name, Curve(name, ())), index) for index, name in enumerate(names)]
@@ -61,11 +61,12 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         positions = sorted({x for one in drawn for x in one.x if isinstance(x, int | float)})
         if 0 < len(positions) <= _MOST_TICKS:
             axes.set_xticks(positions, [label(x) for x in positions])
-        # The paper's numbers are crosses in the colors of our lines.
+        # Numbers of the paper are crosses in the color of the line of this study.
         for one, name in zip(series, names, strict=True):
             for x in one.x:
                 if (value := paper.get((panel.title, name, label(x)))) is not None:
                     axes.plot([x], [_scaled(plot.path, value)], "x", color=one.color, markersize=7, label="paper")
+    # Reference values, such as the score of the dense model, are horizontal dashed lines.
     for index, (name, cell) in enumerate(panel.levels.items()):
         if cell.mean is not None:
             look = figures.DASHED | {"linestyle": (0, (5 - index % 3, 3)), "label": name}
@@ -75,7 +76,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
 
 
 def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
-    """A curve as it is drawn: partial points of a line are hollow, partial bars hatched, those of a cloud left out."""
+    """Return a curve to draw; points that still lack runs are hollow in lines, hatched in bars, absent in clouds."""
     kind = plot.figure.kind
     points = [point for point in curve.points if point.cell.mean is not None and point.x is not None]
     if kind == "scatter":
@@ -99,7 +100,7 @@ def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
 
 
 def _spread(plot: Plot, cell: Cell) -> tuple[float, float] | None:
-    """Both ends of the band or bar around a mean."""
+    """Return both ends of the error band or error bar around a mean, if the figure has them."""
     summary = cell.summary
     if summary is None or summary.std is None or summary.interval is None or plot.figure.error is None:
         return None
@@ -110,7 +111,7 @@ def _spread(plot: Plot, cell: Cell) -> tuple[float, float] | None:
 
 
 def _paper_numbers(plot: Plot, grid: Grid) -> dict[tuple[str, ...], float]:
-    """The paper's numbers of a line chart by panel, curve and position."""
+    """Return the paper's numbers of a line chart by panel, curve and position."""
     if plot.figure.kind != "line":
         return {}
     start = [] if plot.figure.panels else [""]
@@ -122,7 +123,7 @@ def _paper_numbers(plot: Plot, grid: Grid) -> dict[tuple[str, ...], float]:
 
 
 def name_value(path: str) -> str:
-    """The name of a value on an axis; numbers are drawn as the tables write them."""
+    """Return the name of a value on an axis; fractions are multiplied by 100, as in the tables."""
     name = {"score": "score", "score.best": "best score"}.get(path, path.replace("_", " "))
     return f"{name} (x 100)" if form_of(path) is percent else name
 
@@ -140,7 +141,7 @@ def _x_label(plot: Plot, panel: Panel) -> str:
 
 
 def describe_correlation(found: Mapping[str, Any]) -> str:
-    """Pearson's r with its interval, Spearman's rho, and the number of points."""
+    """Write a correlation as text: Pearson's r with its interval, Spearman's rho, and the number of points."""
     if found["pearson"] is None:
         few = f"fewer than {SMALLEST} points" if found["n"] < SMALLEST else "constant values"
         return f"no correlation: {few} (n = {found['n']})"
@@ -150,7 +151,7 @@ def describe_correlation(found: Mapping[str, Any]) -> str:
 
 
 def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
-    """A heat map whose darkest tile is the largest value, the palest the smallest."""
+    """Draw a heat map: the larger a value, the darker its tile; a star marks a mean that still lacks runs."""
     rows, columns = _names_of(panel)
     form = form_of(plot.path)
     means = {place: cell.mean for place, cell in panel.matrix.items() if cell.mean is not None}

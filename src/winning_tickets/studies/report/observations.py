@@ -196,7 +196,7 @@ def _keys(path: str, axes: Mapping[str, Any]) -> list[str]:
 
 
 def _has_value(item: Any, name: str, wanted: str) -> bool:
-    """Whether an entry of a list has a value; a sparsity may differ a little, as weights are whole."""
+    """Return True if an entry of a list has a value; sparsities may differ by the rounding to whole weights."""
     value = item.get(name) if isinstance(item, Mapping) else None
     if isinstance(value, float):
         try:

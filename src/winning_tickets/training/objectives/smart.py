@@ -90,7 +90,7 @@ def check_precision(runtime: Runtime) -> None:
 def check_smart(task: Task) -> None:
     """Refuse SMART on a task that has neither classes nor scores."""
     if task.kind not in ("classification", "regression"):
-        raise UsageError(f"--smart goes with one class or score per text; the task {task.name} is {task.kind}.")
+        raise UsageError(f"--smart needs one class or score per text; the task {task.name} is {task.kind}.")
 
 
 def normalize(gradient: Tensor, settings: Smart) -> Tensor:
