@@ -12,7 +12,7 @@ import typer.main
 
 from winning_tickets import config
 from winning_tickets.cli import app
-from winning_tickets.cli.options import Verb, written
+from winning_tickets.cli.commands import Verb, written
 
 HERE = Path(__file__).parent
 MARKER = "<!-- Generated from here on by `make reference`; edit the settings or commands instead. -->\n"

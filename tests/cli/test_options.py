@@ -13,7 +13,7 @@ import typer.main
 from typer.testing import CliRunner
 
 from winning_tickets import cli
-from winning_tickets.cli.options import leaves, settings_of
+from winning_tickets.cli.commands import leaves, settings_of
 from winning_tickets.config import (
     METHOD_NAMES,
     EvaluateConfig,
@@ -110,7 +110,7 @@ def test_options_become_fields(line, expected, monkeypatch):
         seen.append(settings_of(kind, *rest))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("winning_tickets.cli.options.settings_of", stop)
+    monkeypatch.setattr("winning_tickets.cli.commands.settings_of", stop)
     out = [] if line.startswith("evaluate") else ["--out", "x"]
     CliRunner().invoke(cli.app, [*line.split(), *out])
     assert {name: getattr(seen[0], name) for name in expected} == expected

@@ -13,7 +13,7 @@ from fuzz import seeds
 from winning_tickets.analysis.averages import average_runs
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.cli import show
-from winning_tickets.cli.options import settings_of
+from winning_tickets.cli.commands import settings_of
 from winning_tickets.config import SearchConfig, ShareConfig, TransferConfig
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.glue import read_tests

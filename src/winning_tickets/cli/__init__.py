@@ -17,11 +17,11 @@ from typing import NoReturn
 import typer
 from typer.exceptions import Abort, TyperException
 
-from winning_tickets.cli.app import app
+from winning_tickets.cli.commands import app
 from winning_tickets.runs.distributed import is_main
 from winning_tickets.runs.errors import TicketsError, printable
 
-for _module in ("trainings", "tickets", "analyse", "studies"):
+for _module in ("commands", "tickets", "analyse", "studies"):
     import_module(f"{__name__}.{_module}")
 
 ORDER = (  # the commands in the order of `--help`, before the groups analyse, study and cache

@@ -12,8 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from winning_tickets.cli import show
-from winning_tickets.cli.app import app, emit
-from winning_tickets.cli.options import Base, DataDir, Json, split_ints, split_words
+from winning_tickets.cli.commands import Base, DataDir, Json, app, emit, split_ints, split_words
 from winning_tickets.config import LAST_SEED
 from winning_tickets.runs.errors import UsageError
 

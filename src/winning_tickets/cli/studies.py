@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from winning_tickets.cli import options, show
-from winning_tickets.cli.app import app, emit
+from winning_tickets.cli import commands, show
+from winning_tickets.cli.commands import app, emit
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import TrainingError, UsageError
 
@@ -43,9 +43,9 @@ def plan(
     study: Source,
     scale: Scale,
     set_: Set = None,
-    store: options.StoreFolder = options.DEFAULT_STORE,
+    store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Plan a study: its runs, those that are done, the time of the rest, and what is missing.
 
@@ -66,9 +66,9 @@ def status(
     study: Source,
     scale: Scale,
     set_: Set = None,
-    store: options.StoreFolder = options.DEFAULT_STORE,
+    store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Report the runs that are done, running, failed and blocked; also while the study runs.
 
@@ -87,7 +87,7 @@ def run(
     study: Source,
     scale: Scale,
     set_: Set = None,
-    store: options.StoreFolder = options.DEFAULT_STORE,
+    store: commands.StoreFolder = commands.DEFAULT_STORE,
     engine: Annotated[str, typer.Option("--engine", help="Engine: local or ray.")] = "local",
     workers: Workers = 1,
     address: Annotated[
@@ -96,13 +96,13 @@ def run(
     cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray.")] = 1,
     gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray; may be a fraction.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
-    device: options.Device = "auto",
-    bf16: options.Bf16 = False,
-    checkpoint_steps: options.CheckpointSteps = None,
-    non_finite: options.NonFinite = "stop",
-    report_to: options.ReportTo = None,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    device: commands.Device = "auto",
+    bf16: commands.Bf16 = False,
+    checkpoint_steps: commands.CheckpointSteps = None,
+    non_finite: commands.NonFinite = "stop",
+    report_to: commands.ReportTo = None,
+    quiet: commands.Quiet = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Do all runs that are not done; after any stop the same command resumes.
 
@@ -114,7 +114,7 @@ def run(
     from winning_tickets.studies.status import list_problems, unmet_needs
     from winning_tickets.studies.text import run_text
 
-    trackers = options.trackers_of(report_to)
+    trackers = commands.trackers_of(report_to)
     planned = _plan(study, scale, set_)
     found = Store(store)
     # The nodes of a cluster may have data that this machine has not.
@@ -151,7 +151,7 @@ def _check(result: dict[str, Any]) -> None:
 
 
 @study_app.command("list")
-def list_studies(store: options.StoreFolder = options.DEFAULT_STORE, as_json: options.Json = False) -> None:
+def list_studies(store: commands.StoreFolder = commands.DEFAULT_STORE, as_json: commands.Json = False) -> None:
     """List the studies that have runs in a store.
 
     Example: tickets study list
@@ -169,12 +169,12 @@ def report(
     scale: Scale,
     out: Annotated[Path, typer.Option("--out", help="Folder: absent, empty, or holding a report of this study.")],
     set_: Set = None,
-    store: options.StoreFolder = options.DEFAULT_STORE,
+    store: commands.StoreFolder = commands.DEFAULT_STORE,
     formats: Annotated[
         str, typer.Option("--formats", help="Formats of md, tex, csv, svg, png and html, with commas.")
     ] = "md,tex,csv,svg,png,html",
     force: Annotated[bool, typer.Option("--force", help="Replace the report of another study in --out.")] = False,
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Write tables, figures, verdicts on the claims and one page from the stored runs, at any time.
 
@@ -186,7 +186,7 @@ def report(
     found = Store(store)
     if not found.exists():
         raise UsageError(f"There is no store at {store}; name the one that `tickets study run` was given by --store.")
-    result = report_study(_plan(study, scale, set_), found, out, options.split_words(formats) or [], force)
+    result = report_study(_plan(study, scale, set_), found, out, commands.split_words(formats) or [], force)
     emit(result, as_json, report_text(result))
 
 
@@ -194,7 +194,7 @@ def report(
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file to write.")],
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Write a commented study as a starting point.
 
@@ -209,7 +209,7 @@ def new(
 @app.command()
 def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="Print this one, to change it.")] = None,
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """List the built-in studies: one for each table and figure of the papers, and the demo.
 
@@ -227,7 +227,7 @@ def recipes(
 
 @app.command()
 def runs(
-    store: options.StoreFolder = options.DEFAULT_STORE,
+    store: commands.StoreFolder = commands.DEFAULT_STORE,
     where: Annotated[
         list[str] | None,
         typer.Option("--where", help="Condition such as task=rte or 'config.sparsity>=0.6'; repeat it for several."),
@@ -236,7 +236,7 @@ def runs(
         str | None, typer.Option("--status", help="Only runs that are done, failed, running or unfinished.")
     ] = None,
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """List the runs of a store: their status, settings, numbers and errors.
 
@@ -260,7 +260,7 @@ app.add_typer(cache_app, name="cache")
 
 
 @cache_app.command("list")
-def cache_list(as_json: options.Json = False) -> None:
+def cache_list(as_json: commands.Json = False) -> None:
     """List the folder and the entries of the cache."""
     from winning_tickets.data.token_cache import cache_root, list_cache_entries
 
@@ -273,7 +273,7 @@ def cache_clean(
     older_than_days: Annotated[
         float | None, typer.Option(help="Only entries that were not used for this many days.")
     ] = None,
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Remove tokenized corpora; they are made again when needed."""
     from winning_tickets.data.token_cache import clean_cache
@@ -286,11 +286,11 @@ def cache_clean(
 
 @app.command()
 def demo(
-    out: options.Out = Path("demo-out"),
+    out: commands.Out = Path("demo-out"),
     tiny: Annotated[bool, typer.Option("--tiny", hidden=True)] = False,
-    device: options.Device = "auto",
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    device: commands.Device = "auto",
+    quiet: commands.Quiet = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Run the main job on the built-in model, corpus and task: four tickets, one table, one report; a few minutes."""
     from winning_tickets.studies.demo import REPORT, run_demo, table

@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from winning_tickets.cli import options, show
-from winning_tickets.cli.app import app, emit
+from winning_tickets.cli import commands, show
+from winning_tickets.cli.commands import app, emit
 from winning_tickets.config import LAST_SEED, Runtime
 from winning_tickets.runs.errors import UsageError
 
@@ -19,7 +19,7 @@ def compare(
     average: Annotated[
         str, typer.Option(help="Average: pooled over all weights, or the mean over matrices (matrix).")
     ] = "pooled",
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Compare the masks of tickets: their overlap, and that of chance.
 
@@ -32,7 +32,7 @@ def compare(
 
 
 @app.command()
-def inspect(ticket: Annotated[str, typer.Argument(help="A ticket folder.")], as_json: options.Json = False) -> None:
+def inspect(ticket: Annotated[str, typer.Argument(help="A ticket folder.")], as_json: commands.Json = False) -> None:
     """Describe a ticket: exact sparsity, counts, sparsity of each matrix, origin.
 
     Example: tickets inspect my-ticket --json
@@ -47,7 +47,7 @@ def inspect(ticket: Annotated[str, typer.Argument(help="A ticket folder.")], as_
 @app.command()
 def average(
     runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Transfers, one per task.")],
-    as_json: options.Json = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Average the scores of several tasks, by both rules of the Super Tickets paper.
 
@@ -73,11 +73,11 @@ def predict(
         Path | None,
         typer.Option("--glue-submission", help="Folder for the files of the GLUE server, one RUN per task."),
     ] = None,
-    data_dir: options.DataDir = None,
+    data_dir: commands.DataDir = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the model. By default the first one saved.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier submission.")] = False,
-    device: options.Device = "auto",
-    as_json: options.Json = False,
+    device: commands.Device = "auto",
+    as_json: commands.Json = False,
 ) -> None:
     """Label texts with a fine-tuned ticket, or write the files of a GLUE submission.
 
@@ -118,9 +118,9 @@ def combine(
         str, typer.Argument(metavar="OPERATION", help="Operation: union, intersection or difference.")
     ],
     targets: Annotated[list[str], typer.Argument(metavar="TICKETS...", help="Two or more of one model and scope.")],
-    out: options.Out,
-    force: options.Force = False,
-    as_json: options.Json = False,
+    out: commands.Out,
+    force: commands.Force = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Make a ticket of the union, intersection or difference of the weights that tickets keep.
 
@@ -135,15 +135,15 @@ def combine(
 @app.command()
 def perturb(
     target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
-    out: options.Out,
+    out: commands.Out,
     fraction: Annotated[
         float, typer.Option(help="Fraction of the kept weights of each matrix that moves to pruned places.")
     ] = 0.05,
     seed: Annotated[
         int, typer.Option(min=0, max=LAST_SEED, help="Seed of the weights that move, and of their new places.")
     ] = 0,
-    force: options.Force = False,
-    as_json: options.Json = False,
+    force: commands.Force = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Change a ticket's mask at random, at exactly the same sparsity.
 
@@ -159,10 +159,10 @@ def perturb(
 def import_mask(
     file: Annotated[Path, typer.Argument(help="A mask.pt of BERT-tickets or of TAMT.")],
     base: Annotated[str, typer.Option("--base", help="The pre-trained model that the masks belong to.")],
-    out: options.Out,
-    revision: options.Revision = None,
-    force: options.Force = False,
-    as_json: options.Json = False,
+    out: commands.Out,
+    revision: commands.Revision = None,
+    force: commands.Force = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Make a ticket of the masks that the released code of the papers writes.
 
@@ -177,7 +177,7 @@ def import_mask(
 @app.command()
 def export(
     target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model.")],
-    out: options.Out,
+    out: commands.Out,
     format_: Annotated[
         str,
         typer.Option(
@@ -188,15 +188,15 @@ def export(
         ),
     ],
     task: Annotated[str | None, typer.Option("--task", help="Task of a shared model.")] = None,
-    base: options.Base = None,
+    base: commands.Base = None,
     convention: Annotated[
         str | None,
         typer.Option("--convention", help="Convention of the names in a mask-pt: bert-tickets (default) or tamt."),
     ] = None,
-    allow_other_weights: options.OtherWeights = False,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
-    as_json: options.Json = False,
+    allow_other_weights: commands.OtherWeights = False,
+    force: commands.Force = False,
+    dry_run: commands.DryRun = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Write a model in a format that other programs load.
 
@@ -232,21 +232,21 @@ def measure(
         int | None, typer.Option(help="Threads of the processor. By default as many as PyTorch takes.")
     ] = None,
     repeats: Annotated[int, typer.Option(help="Timed passes of each model for each batch and length.")] = 10,
-    base: options.Base = None,
-    revision: options.Revision = None,
-    layers: options.Layers = None,
-    allow_other_weights: options.OtherWeights = False,
-    device: options.Device = "auto",
-    bf16: options.Bf16 = False,
-    dry_run: options.DryRun = False,
-    quiet: options.Quiet = False,
-    as_json: options.Json = False,
+    base: commands.Base = None,
+    revision: commands.Revision = None,
+    layers: commands.Layers = None,
+    allow_other_weights: commands.OtherWeights = False,
+    device: commands.Device = "auto",
+    bf16: commands.Bf16 = False,
+    dry_run: commands.DryRun = False,
+    quiet: commands.Quiet = False,
+    as_json: commands.Json = False,
 ) -> None:
     """Measure size, operations and speed, and those of the dense model in the same run.
 
     Example: tickets measure my-export --batch 1,8 --length 128
     """
-    batches, lengths = options.split_ints("--batch", batch) or (), options.split_ints("--length", length) or ()
+    batches, lengths = commands.split_ints("--batch", batch) or (), commands.split_ints("--length", length) or ()
     if dry_run:
         plan = {"target": target, "batches": batches, "lengths": lengths, "threads": threads, "repeats": repeats}
         return emit({"plan": plan, "out": None}, as_json, f"Would measure {target}")
@@ -273,8 +273,8 @@ def verify(
         list[Path] | None,
         typer.Argument(metavar="[PATH...]", help="Stores, runs, tickets or exports, instead of --store."),
     ] = None,
-    store: options.StoreFolder = options.DEFAULT_STORE,
-    as_json: options.Json = False,
+    store: commands.StoreFolder = commands.DEFAULT_STORE,
+    as_json: commands.Json = False,
 ) -> None:
     """Hash files again, and report changed, missing and surplus files, and those that killed processes left.
 

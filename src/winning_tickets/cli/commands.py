@@ -1,8 +1,9 @@
-"""Options: those generated from the fields of settings, and those that other commands share; no heavy imports."""
+"""The application, the options that are generated from settings, and the commands that take settings."""
 
 from __future__ import annotations
 
 import inspect
+import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
@@ -13,10 +14,66 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 import typer
 from typer.core import TyperCommand
 
-from winning_tickets.cli.app import app, emit, plan_of
-from winning_tickets.config import METHOD_NAMES, Runtime, SearchConfig, Settings, load_config_file
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.cli import show
+from winning_tickets.config import (
+    METHOD_NAMES,
+    EvaluateConfig,
+    FitHeadConfig,
+    Runtime,
+    SearchConfig,
+    Settings,
+    ShareConfig,
+    SuperConfig,
+    TransferConfig,
+    load_config_file,
+)
+from winning_tickets.runs import distributed
+from winning_tickets.runs.errors import UsageError, printable
 from winning_tickets.runs.progress import check_trackers
+from winning_tickets.runs.provenance import version
+
+app = typer.Typer(
+    name="tickets",
+    help="Find winning tickets in pre-trained language models, see what they preserve, use them and export them.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(version())
+        raise typer.Exit
+
+
+TOGETHER = ("search", "transfer", "share", "super", "fit-head")
+"""Commands that several processes run together; the main process alone runs the others."""
+
+
+@app.callback()
+def _options(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options before the command."""
+    if context.invoked_subcommand not in TOGETHER and not distributed.continues_alone():
+        raise typer.Exit
+
+
+def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
+    """The only place that writes to stdout."""
+    typer.echo(json.dumps(result, indent=2, allow_nan=False, ensure_ascii=False) if as_json else printable(text))
+
+
+def plan_of(config: Settings, out: Path | None, as_json: bool, **facts: Any) -> None:
+    """Print the settings of `--dry-run`, and facts that follow from them."""
+    plan = {"plan": config.model_dump(mode="json") | facts, "out": None if out is None else str(out)}
+    lines = [f"{key}: {value}" for key, value in plan["plan"].items() if value is not None]  # type: ignore[union-attr]
+    emit(plan, as_json, "\n".join(["Would run with:", *lines]))
+
 
 RUNNING = "Running"
 
@@ -290,3 +347,119 @@ def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: 
     if not parsed:
         raise UsageError(f"{option} is empty; give {expected}.")
     return parsed
+
+
+Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed without `--json`
+
+
+@verb(
+    "search",
+    SearchConfig,
+    "model",
+    "winning_tickets.pruning.search:check_search",
+    plan=lambda config: (config.resolved(), {}),
+)
+def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+    """Find a ticket and save it in --out. With --method NAME, --help shows what that method reads.
+
+    Example: tickets search builtin:minilm --method mask-training --objective kd --sparsity 0.6 --corpus pydocs
+    --steps 60 --out my-ticket
+    """
+    from winning_tickets.pruning.search import search_all
+
+    tickets = search_all(config, out, runtime, force)
+    result = json.loads((out / "result.json").read_text(encoding="utf-8")) | {"out": str(out)}
+    return result, show.search(result, list(map(str, tickets.values())))
+
+
+@verb(
+    "evaluate",
+    EvaluateConfig,
+    "target",
+    "winning_tickets.analysis.evaluate:check_evaluate",
+    metavar="MODEL_OR_TICKET",
+    runtime=("device", "bf16", "quiet"),
+    writes=False,
+)
+def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
+    """Measure what a model or ticket preserves, without fine-tuning.
+
+    Example: tickets evaluate my-ticket --objective kd --corpus pydocs --json
+    """
+    from winning_tickets.analysis.evaluate import evaluate as measure
+
+    result = measure(config, runtime)
+    return result, show.evaluation(result)
+
+
+@verb("fit-head", FitHeadConfig, "model", "winning_tickets.finetuning.fit_head:check_fit_head")
+def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+    """Give a model without MLM head a good one, and save an ordinary ForMaskedLM folder.
+
+    Example: tickets fit-head builtin:minilm --corpus pydocs --steps 200 --out minilm-mlm
+    """
+    from winning_tickets.finetuning.fit_head import fit_head as fit
+
+    result = fit(config, out, runtime, force) | {"out": str(out)}
+    return result, show.fitted_head(result)
+
+
+@verb(
+    "transfer",
+    TransferConfig,
+    "target",
+    "winning_tickets.finetuning.setup:check_transfer",
+    metavar="MODEL_OR_TICKET_OR_RUN",
+)
+def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+    """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
+
+    Example: tickets transfer my-ticket --task pydocs --seeds 0,1 --out my-transfer --json
+
+    Example: tickets transfer my-transfer --train-file F --validation-file F --train-size 10% --out adapted
+    """
+    from winning_tickets.finetuning.transfer import transfer as fine_tune
+
+    result = fine_tune(config, out, runtime, force)
+    return result, show.transfer(result)
+
+
+@verb("share", ShareConfig, "", "winning_tickets.finetuning.sharing_setup:check_sharing", defaults={"tasks": ()})
+def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+    """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
+
+    Example: tickets share --model builtin:minilm --tasks rte,mrpc --tickets auto --data-dir glue --out shared
+
+    Example: tickets share --tasks rte,mrpc --tickets rte-ticket,mrpc-ticket --data-dir glue --out shared --json
+    """
+    from winning_tickets.finetuning.sharing import share as share_model
+
+    result = share_model(config, out, runtime, force)
+    return result, show.sharing(result)
+
+
+def _plan_of_super(config: SuperConfig) -> tuple[SuperConfig, dict[str, Any]]:
+    from winning_tickets.finetuning.super_ticket import count_trainings
+
+    return config.resolved(), {"trainings": count_trainings(config.resolved())}
+
+
+@verb(
+    "super",
+    SuperConfig,
+    "target",
+    "winning_tickets.finetuning.super_ticket:check_super_ticket",
+    inline="fine_tuning",
+    without=("learning_rate", "batch_size"),
+    defaults={"fine_tuning": {"seeds": (0, 1, 2)}},
+    plan=_plan_of_super,
+)
+def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+    """Find a task's super ticket: fine-tune tickets of every level and the full model, and name the best.
+
+    Example: tickets super builtin:minilm --task rte --data-dir glue --seeds 0,1,2 --out rte-super
+    """
+    from winning_tickets.finetuning.super_ticket import super_ticket as find
+
+    result = find(config.resolved(), out, runtime, force)
+    return result, show.super_ticket(result)
