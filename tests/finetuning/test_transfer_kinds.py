@@ -330,7 +330,7 @@ def test_refused_settings(bert: str, fields: dict[str, Any], message: str) -> No
 
 
 def test_refused_strides(bert: str, files: dict[str, str]) -> None:
-    with pytest.raises(UsageError, match=r"--doc-stride needs answers in texts .*; local has none"):
+    with pytest.raises(UsageError, match=r"--doc-stride needs answers in texts, .*; local has none"):
         prepare_transfer(config_of("tokens", bert, files, doc_stride=4), QUIET)
     with pytest.raises(UsageError, match="--doc-stride 20 is impossible: 20 tokens would leave gaps"):
         prepare_transfer(config_of("span", bert, files, doc_stride=20), QUIET)
