@@ -108,7 +108,7 @@ def check_sharing(config: ShareConfig) -> None:
 
 
 def _with_tickets_of_the_file(config: ShareConfig) -> ShareConfig:
-    """The configuration with the tickets that its task file names, where `tickets` says nothing."""
+    """Return the configuration, with the tickets that its task file names if `tickets` is None."""
     if config.tickets is not None or config.task_file is None:
         return config
     here = Path(config.task_file).parent
