@@ -132,7 +132,7 @@ def test_two_ways_to_corrupt_the_text_are_refused_together(made):
     config = EvaluateConfig(target=tickets["bert"], corpus=corpus, objectives=("kd", "mlm"), kd_masked_tokens=1)
     with pytest.raises(UsageError, match="cannot be used with --objective mlm or logits; measure them apart"):
         evaluate(config, QUIET)
-    with pytest.raises(UsageError, match="--kd-masked-tokens -1 is impossible; at least 0"):
+    with pytest.raises(UsageError, match="--kd-masked-tokens -1 is impossible; it must be at least 0"):
         EvaluateConfig.of(target="m", kd_masked_tokens=-1)
 
 

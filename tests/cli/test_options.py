@@ -12,7 +12,8 @@ import pytest
 import typer.main
 from typer.testing import CliRunner
 
-from winning_tickets import cli
+from samples.tiny_models import make_model
+from winning_tickets import cli, search
 from winning_tickets.cli.commands import leaves, settings_of
 from winning_tickets.config import (
     METHOD_NAMES,
@@ -188,6 +189,32 @@ def test_it_is_refused_together_with_other_problems(tmp_path):
         *(["--method", "imp"], ["--method", "imp"]),
         *(["The", "objective"], ["--method", "imp"], ["--rewind", "back"]),
     ]
+
+
+def test_values_out_of_range_are_refused_together_with_other_problems(tmp_path):
+    line = "m --corpus pydocs --objective kdd --sparsity 2 --steps 0 --scope foo"
+    done = CliRunner().invoke(cli.app, ["search", *line.split(), "--out", str(tmp_path / "out")])
+    found = str(done.exception).splitlines()
+    assert [line.split()[:2] for line in found[:2]] == [["Sparsity", "2.0"], ["--steps", "0"]]
+    assert [line.split("'")[0] for line in found[2:]] == ["Unknown objective ", "Unknown scope "]
+
+
+def test_a_run_that_was_begun_with_an_unread_option_is_opened_again(tmp_path):
+    """Its settings are part of its id, so the run could not be opened without the option either."""
+    words = [
+        "search",
+        str(make_model(tmp_path / "m")),
+        "--method",
+        "magnitude",
+        "--out",
+        str(tmp_path / "out"),
+        "--json",
+    ]
+    config = SearchConfig.of(model=words[1], method="magnitude", corpus="pydocs")
+    search(config, tmp_path / "out", Runtime(quiet=True))
+    done = CliRunner().invoke(cli.app, [*words, "--corpus", "pydocs", "--quiet"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["ticket_id"] == json.loads((tmp_path / "out/result.json").read_text())["ticket_id"]
 
 
 def shown(words: list[str]) -> tuple[set[str], list[str]]:

@@ -67,6 +67,13 @@ def test_operations_of_settings_that_are_seldom_used(kind, fields, expected):
     assert forward_flops(as_plm(kind, tiny(kind, **fields)), 2, 10) == expected
 
 
+def test_positions_that_are_parameters_are_counted_and_stay_trained():
+    """Without a norm of relative positions, DeBERTa's embedding of them is a parameter that enters a module."""
+    with_norm, without = (tiny("deberta-v2", norm_rel_ebd=name) for name in ("layer_norm", "none"))
+    assert forward_flops(as_plm("deberta-v2", without), 2, 10) == forward_flops(as_plm("deberta-v2", with_norm), 2, 10)
+    assert all(parameter.requires_grad for parameter in without.parameters())
+
+
 def test_operations_of_bert_base():
     plm = as_plm("bert", AutoModel.from_config(type(CONFIGS["bert"](60))()))
     layers = 12 * (8 * 128 * 768**2 + 4 * 128 * 768 * 3072 + 4 * 128 * 128 * 768)

@@ -211,7 +211,7 @@ def test_the_optimiser_and_the_dropout_of_the_head_are_those_asked_for(config, t
     [
         ({"select_on": 1.0}, r"--select-on 1\.0 is impossible; it must be below 1\."),
         ({"select_on": 0.01}, r"--select-on 0\.01 takes 0 of the 40 examples of validation; at least one must be"),
-        ({"patience": 0}, r"--patience 0 is impossible; at least 1\."),
+        ({"patience": 0}, r"--patience 0 is impossible; it must be at least 1\."),
         ({"head_dropout": 1.0}, r"--head-dropout 1\.0 is impossible; it must be below 1\."),
     ],
 )

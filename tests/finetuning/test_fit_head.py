@@ -382,7 +382,7 @@ def test_what_cannot_be_fitted_is_refused(tmp_path, corpus):
         fit_head(settings(with_head, corpus), tmp_path / "out", QUIET)
     with pytest.raises(UsageError, match=r"needs --corpus(.|\n)*Unknown segments 'pages'"):
         fit_head(FitHeadConfig(model="m", segments="pages"), tmp_path / "out", QUIET)
-    with pytest.raises(UsageError, match="--steps 0 is impossible; at least 1"):
+    with pytest.raises(UsageError, match="--steps 0 is impossible; it must be at least 1"):
         settings(with_head, corpus, steps=0)
     with pytest.raises(UsageError, match="--mlm-probability 1.5 is impossible"):
         fit_head(settings(with_head, corpus, mlm_probability=1.5), tmp_path / "out", QUIET)

@@ -320,7 +320,7 @@ def test_models_of_earlier_versions_and_edited_ones(tmp_path: Path, bert: str, f
     ("fields", "message"),
     [
         ({"kind": "tokens"}, "--kind needs --train-file; --task sst2 has its own"),
-        ({"doc_stride": 0}, "--doc-stride 0 is impossible; at least 1"),
+        ({"doc_stride": 0}, "--doc-stride 0 is impossible; it must be at least 1"),
         ({"kind": "word"}, "kind"),
     ],
 )

@@ -53,5 +53,5 @@ def test_a_search_computes_in_bfloat16_and_learns_the_same(tmp_path, corpus, ber
     assert seen == {torch.bfloat16}
     for exact, rounded in zip(read_log(tmp_path / "exact"), read_log(tmp_path / "rounded"), strict=True):
         for part in objective.split("+"):
-            # Products of bfloat16 are summed differently on every CPU, and masks that differ amplify that: 6 % were seen.
+            # CPUs sum products of bfloat16 differently, and masks that differ amplify it: 6 % were seen.
             assert rounded[part] == pytest.approx(exact[part], rel=0.12)

@@ -385,7 +385,7 @@ GATES = r"--method mask-training with --level trains gates and does not read"
         ({"objective": "attention"}, "Unknown objective 'attention'. Known: kd, mlm."),
         ({"objective": "task"}, "Unknown objective 'task'. Known: kd, mlm."),
         ({"corpus": None}, "--method mask-training needs --corpus: pydocs, wikitext-103, task:NAME, a text file"),
-        ({"steps": 0}, "--steps 0 is impossible; at least 1"),
+        ({"steps": 0}, "--steps 0 is impossible; it must be at least 1"),
         ({"save_at": (61,)}, "--save-at 61 is outside the search of 60 steps"),
         ({"level": (0,)}, r"--level 0% is outside \(0, 100\]"),
         ({"level": (), "units": ("heads",)}, r"Say what is pruned with --level .* or with counts .*; found neither"),

@@ -195,7 +195,7 @@ def test_profile_fields_are_explained():
         ),
         ({"objective": "mlm", "importance_from": "x"}, "--objective mlm contradicts --importance-from"),
         ({}, "Importance by kd needs --corpus: .* For that of a task give --importance-from RUN"),
-        ({"corpus": "pydocs", "steps": 0}, "--steps 0 is impossible; at least 1"),
+        ({"corpus": "pydocs", "steps": 0}, "--steps 0 is impossible; it must be at least 1"),
         ({"corpus": "pydocs", "pattern": "2:4"}, "--method importance does not read --pattern"),
         (
             {"method": "magnitude", "level": (30,)},

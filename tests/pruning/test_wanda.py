@@ -118,7 +118,7 @@ def test_an_unset_ranking_is_the_methods_own_and_moves_no_other_id():
 def test_a_corpus_is_needed():
     with pytest.raises(UsageError, match="--method wanda needs --corpus: pydocs, wikitext-103"):
         check_search(SearchConfig(model="m", method="wanda"))
-    with pytest.raises(UsageError, match=r"--calibration-batches 0 is impossible; at least 1"):
+    with pytest.raises(UsageError, match=r"--calibration-batches 0 is impossible; it must be at least 1"):
         SearchConfig.of(model="m", method="wanda", corpus="c", calibration_batches=0)
 
 

@@ -50,7 +50,7 @@ def undisturbed(tmp_path_factory):
 def test_unknown_engines_and_impossible_numbers(tmp_path):
     with pytest.raises(UsageError, match="Unknown engine 'slurm'. Known: local, ray"):
         make_engine("slurm", EngineOptions(), tmp_path)
-    with pytest.raises(UsageError, match="--workers 0 is impossible; at least 1"):
+    with pytest.raises(UsageError, match="--workers 0 is impossible; it must be at least 1"):
         make_engine("local", EngineOptions(workers=0), tmp_path)
 
 

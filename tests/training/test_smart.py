@@ -238,7 +238,7 @@ def test_settings_that_cannot_be():
         Smart.of(alpha=-1.0, steps=0, radius=0, noise=-1e-5)
     found = str(refused.value).splitlines()
     assert len(found) == 4
-    assert found[0] == "--smart -1.0 is impossible; at least 0."
+    assert found[0] == "--smart -1.0 is impossible; it must be at least 0."
 
 
 LOGITS = torch.tensor([[1.0, -2.0, 0.5], [0.0, 3.0, 1.0]])

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
+from pydantic import ValidationError
 from typer.core import TyperCommand
 
 from winning_tickets.cli import show
@@ -28,6 +29,7 @@ from winning_tickets.config import (
     load_config_file,
 )
 from winning_tickets.runs import distributed
+from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError, printable
 from winning_tickets.runs.progress import check_trackers
 from winning_tickets.runs.provenance import version
@@ -127,7 +129,7 @@ def parsed(cls: type[Settings], field: str, value: Any) -> Any:
         return value
     if kind is int:
         return split_ints(option, value)
-    if kind is float and "%" not in value:
+    if kind is float and ("%" not in value or field != "level"):
         return _split(option, value, float, "numbers, such as 0.6")
     return split_words(value)
 
@@ -250,11 +252,13 @@ def verb(
                     for part in path[:-1]:
                         inner = inner.setdefault(part, {})
                     inner[path[-1]] = parsed(cls, path[-1], given[key])
-            chosen = settings_of(settings, given.get("config"), options, defaults, inline)
+            chosen = checked_settings(settings, given.get("config"), options, defaults, inline, check)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             out, as_json = given.get("out"), given["as_json"]
-            unread = chosen.unread(chosen.model_fields_set) if isinstance(chosen, SearchConfig) else []
+            # A run that exists may have been made with options that its method does not read; its id decides.
+            begun = out is not None and (out / MARKER).is_file()
+            unread = chosen.unread(chosen.model_fields_set) if isinstance(chosen, SearchConfig) and not begun else []
             if given["dry_run"] or unread:
                 refuse(chosen, check, unread)
                 planned, facts = plan(chosen)
@@ -286,6 +290,31 @@ def refuse(settings: Settings, check: str, problems: list[str]) -> None:
         problems = [*problems, *str(error).splitlines()]
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
+def checked_settings(
+    kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, inline: str, check: str
+) -> Settings:
+    """The settings of a command; where values are out of range, all problems of the others are reported too."""
+    try:
+        return settings_of(kind, file, options, defaults, inline)
+    except UsageError as error:
+        problems, cause = str(error).splitlines(), error.__cause__
+        cause = cause.__cause__ if isinstance(cause, UsageError) else cause
+        found = cause.errors() if isinstance(cause, ValidationError) else []
+        wrong = {str(item["loc"][0]) for item in found if item["loc"]}
+        others = {field: value for field, value in options.items() if field not in wrong}
+        try:
+            rest = settings_of(kind, file, others, defaults, inline)
+        except UsageError:
+            raise error from None
+        names = [kind.option_of(field) for field in wrong if field in kind.model_fields]
+        try:
+            refuse(rest, check, rest.unread(rest.model_fields_set) if isinstance(rest, SearchConfig) else [])
+        except UsageError as more:
+            # A problem that names a refused option may be only of its absence.
+            problems += [line for line in str(more).splitlines() if not any(name in line for name in names)]
+        raise UsageError("\n".join(dict.fromkeys(problems))) from None
 
 
 def settings_of(

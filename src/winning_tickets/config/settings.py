@@ -91,9 +91,9 @@ def impossible(text: str) -> PydanticCustomError:
 
 _LIMITS = {
     "greater_than": ("gt", "it must be above {}"),
-    "greater_than_equal": ("ge", "at least {}"),
+    "greater_than_equal": ("ge", "it must be at least {}"),
     "less_than": ("lt", "it must be below {}"),
-    "less_than_equal": ("le", "at most {}"),
+    "less_than_equal": ("le", "it must be at most {}"),
 }
 
 
@@ -125,7 +125,7 @@ class Runtime(Settings):
     checkpoint_steps: int | None = _running(
         None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1
     )
-    checkpoint_seconds: float = _running(120.0, "Seconds between checkpoints if --checkpoint-steps is not given.")
+    checkpoint_seconds: float = _running(120.0, "Seconds between checkpoints if --checkpoint-steps is not given.", ge=0)
     quiet: bool = _running(False, "Print no progress on stderr.")
     non_finite: Literal["stop", "skip"] = _running(
         "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step."

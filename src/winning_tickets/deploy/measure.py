@@ -37,13 +37,17 @@ def forward_flops(plm: PLM, batch: int, length: int) -> int:
     encoder = plm.encoder
     assert isinstance(encoder, PreTrainedModel)
     before = encoder.config._attn_implementation
+    trained = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     encoder.set_attn_implementation("eager")  # the counter cannot count inside the fused attention of a CPU
+    encoder.requires_grad_(False)  # the counter fails where a parameter with gradients is the input of a module
     try:
         one = _count_flops(encoder, 1, length)
         # Operations are not proportional to the batch size: all texts share DeBERTa's projections of positions.
         return one if batch == 1 else one + (batch - 1) * (_count_flops(encoder, 2, length) - one)
     finally:
         encoder.set_attn_implementation(before)
+        for parameter in trained:
+            parameter.requires_grad_(True)
 
 
 def _count_flops(encoder: PreTrainedModel, batch: int, length: int) -> int:

@@ -36,7 +36,7 @@ class LocalEngine:
 
     def __init__(self, workers: int, store: Path) -> None:
         if workers < 1:
-            raise UsageError(f"--workers {workers} is impossible; at least 1.")
+            raise UsageError(f"--workers {workers} is impossible; it must be at least 1.")
         self._count = workers
         self._logs = store / "logs"
         self._workers: dict[int, _Worker] = {}
