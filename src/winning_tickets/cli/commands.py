@@ -258,7 +258,7 @@ def verb(
             out, as_json = given.get("out"), given["as_json"]
             # A run that exists may have been made with options that its method does not read; its id decides.
             begun = out is not None and (out / MARKER).is_file()
-            unread = chosen.unread(chosen.model_fields_set) if isinstance(chosen, SearchConfig) and not begun else []
+            unread = [] if begun else unread_options(chosen)
             if given["dry_run"] or unread:
                 refuse(chosen, check, unread)
                 planned, facts = plan(chosen)
@@ -279,6 +279,11 @@ def verb(
         return run
 
     return register
+
+
+def unread_options(settings: Settings) -> list[str]:
+    """The problems of settings that were given and that the method of a search does not read."""
+    return settings.unread(settings.model_fields_set) if isinstance(settings, SearchConfig) else []
 
 
 def refuse(settings: Settings, check: str, problems: list[str]) -> None:
@@ -310,7 +315,7 @@ def checked_settings(
             raise error from None
         names = [kind.option_of(field) for field in wrong if field in kind.model_fields]
         try:
-            refuse(rest, check, rest.unread(rest.model_fields_set) if isinstance(rest, SearchConfig) else [])
+            refuse(rest, check, unread_options(rest))
         except UsageError as more:
             # A problem that names a refused option may be only of its absence.
             problems += [line for line in str(more).splitlines() if not any(name in line for name in names)]

@@ -394,14 +394,12 @@ def train_in_order(
     """Train one step per batch in their order, or resume; callbacks act before and after the log and checkpoints."""
     steps = len(batches)
     with progress(title, steps, runtime.quiet) as advance:
-        log = StepLog(run, advance, record)
         trainer = TicketTrainer(
             in_order=True,
             args=trainer_arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
             train_dataset=batches,
             data_collator=lambda items: items[0],
-            callbacks=[*before, log, Checkpoints(runtime), *after],
+            callbacks=[*before, StepLog(run, advance, record), Checkpoints(runtime), *after],
             **options,
         )
-        log.trainer = trainer
         run_training(trainer, run)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
-IGNORED = -100  # label of positions that are not scored
 
 Need = Literal["states", "attentions", "logits"]
 """An output of a forward pass that a term reads: states of all layers, attention maps, logits at masked positions."""

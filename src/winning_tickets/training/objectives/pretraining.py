@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from winning_tickets.data.encode import IGNORED
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights, modes
-from winning_tickets.training.objectives.base import IGNORED, Batch, Need, Outputs, TermSettings
+from winning_tickets.training.objectives.base import Batch, Need, Outputs, TermSettings
 from winning_tickets.training.objectives.terms import TERMS, mlm_logits, needs_of
 
 

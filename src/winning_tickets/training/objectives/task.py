@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from winning_tickets.data import records
-from winning_tickets.data.encode import SOFT_LABELS, TARGETS
+from winning_tickets.data.encode import IGNORED, SOFT_LABELS, TARGETS
 from winning_tickets.data.records import Kind, Task
-from winning_tickets.training.objectives.base import IGNORED, Batch
+from winning_tickets.training.objectives.base import Batch
 
 
 def kl_sum(logits: Tensor, target: Tensor) -> Tensor:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from winning_tickets.data.encode import IGNORED
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.training.objectives.base import IGNORED, Batch, Need, Outputs, Term, TermSettings
+from winning_tickets.training.objectives.base import Batch, Need, Outputs, Term, TermSettings
 
 _LEAST = torch.finfo(torch.float32).tiny
 
