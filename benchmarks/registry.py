@@ -183,20 +183,20 @@ BENCHMARKS = (
         takes_device=True,
     ),
     Benchmark(
-        "tokenising",
-        "tokenising",
+        "tokenizing",
+        "tokenizing",
         ("--megabytes", "100,1000", "--json"),
         ("--megabytes", "0.5,1", "--speed-megabytes", "0.1", *_FEW),
         (
             Row(
-                "tokenising into the cache beside one plain call",
+                "tokenizing into the cache beside one plain call",
                 ratio="ours_over_plain",
                 ours="tokens_a_second.ours",
                 beside="tokens_a_second.plain",
                 unit="tokens/s",
             ),
-            Row("peak memory of tokenising 1 GB", ours="peak_megabytes", unit="MB"),
-            Row("peak memory of tokenising 1 GB beside 100 MB", share="peak_growth", asked=1.1),
+            Row("peak memory of tokenizing 1 GB", ours="peak_megabytes", unit="MB"),
+            Row("peak memory of tokenizing 1 GB beside 100 MB", share="peak_growth", asked=1.1),
         ),
     ),
     Benchmark(

@@ -142,14 +142,14 @@ def test_padding_variants_see_the_same_examples():
         bench.make(variant)()
 
 
-def test_tokenising_is_timed_and_its_peak_measured(tmp_path):
-    import tokenising
+def test_tokenizing_is_timed_and_its_peak_measured(tmp_path):
+    import tokenizing
 
     options = argparse.Namespace(text=None, tokenizer=None, speed_megabytes=0.05, **FEW)
-    found = tokenising.speed(options, tmp_path)
+    found = tokenizing.speed(options, tmp_path)
     assert set(found) > KEYS
     options = argparse.Namespace(tokenizer=str(tmp_path / "tokenizer"), peak_of=str(tmp_path / "speed.txt"))
-    alone = tokenising.one_size(options)
+    alone = tokenizing.one_size(options)
     assert alone["tokens"] == found["tokens"] > 5000
     assert alone["peak_bytes"] >= 0
 
