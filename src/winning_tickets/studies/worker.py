@@ -105,9 +105,9 @@ def execute(job: Job, store: Store) -> None:
     if verb.writes:
         verb.call(settings, folder, runtime, force=_moved(job, settings, folder))
         return
-    run = RunDirectory.claim(folder, job.verb, job.run, settings.model_dump(mode="json"))
-    if run.status != "done":
-        run.finish(dict(_CALLS[job.verb](verb.call, settings, runtime, folder)))
+    with RunDirectory.claim(folder, job.verb, job.run, settings.model_dump(mode="json")) as run:
+        if run.status != "done":
+            run.finish(dict(_CALLS[job.verb](verb.call, settings, runtime, folder)))
 
 
 def resolve(value: Any, store: Store) -> Any:
