@@ -107,7 +107,16 @@ def owner_lives(owner: OwnerRecord | None) -> bool | None:
 
     if owner is None or owner.hostname != host_name():
         return None
-    return not owner_is_stale(owner.pid, owner.hostname, owner.start)
+    return not owner_is_stale(owner.pid, owner.hostname, owner.start) and not _has_ended(owner.pid)
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a process has ended and its parent, such as a container's first process, has not noticed."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    return stat[stat.rfind(b")") + 2 :][:1] in (b"Z", b"X")
 
 
 def name_owner(path: Path) -> str:
