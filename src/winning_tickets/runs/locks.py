@@ -170,9 +170,14 @@ def take(
     )
 
     def acquire(timeout: float, cancel: Callable[[], bool] | None = None) -> bool:
-        with suppress(Timeout):
+        try:
             lease.acquire(timeout=timeout, cancel_check=cancel)
-        return lease.is_locked
+        except Timeout:
+            return False
+        except FileNotFoundError:  # the holder has removed the folder that it had created for nothing but the lock
+            path.parent.mkdir(parents=True, exist_ok=True)
+            return acquire(0)
+        return True
 
     began, told = time.monotonic(), False
     try:
@@ -239,12 +244,14 @@ class Hold:
         """Raise `LostError` if another process has taken the lock; `thorough` reads the file."""
         if self.outer is not None:
             self.outer.check(thorough)
-        elif self.lock is not None and self._process == os.getpid():
-            if self.lock.is_lost or (thorough and not self.lock.is_held()):
-                raise LostError(
-                    f"{self.folder} is no longer ours: its lock was removed, or another process has taken it over "
-                    "after a standstill. Nothing more was written. Run the same command again to resume."
-                )
+            return
+        if self.lock is None or self._process != os.getpid():
+            return
+        if self.lock.is_lost or (thorough and not self.lock.is_held()):
+            raise LostError(
+                f"{self.folder} is no longer ours: its lock was removed, or another process has taken it over after a "
+                "standstill. Nothing more was written. Run the same command again to resume."
+            )
 
     def release(self) -> None:
         """End the hold; the folder is removed if it was created for the lock and is empty."""
@@ -300,10 +307,11 @@ def hold(folder: Path | str, *, beside: bool = False, patience: float = 0.0) -> 
         if other is None:
             _remove_unheld(path)
         mine.lock = take(path, lambda who: _in_use(shown, who), patience=patience, waiting=waiting)
-    except BaseException as error:
+    except OSError as error:
         mine.release()
-        if isinstance(error, OSError):
-            raise refused(path, error) from error
+        raise refused(path, error) from error
+    except BaseException:
+        mine.release()
         raise
     with _mutex:
         _held[folder] = mine
