@@ -10,11 +10,14 @@ from pathlib import Path
 
 import filelock
 import pytest
+import typer.testing
 from filelock import SoftFileLease
 
 from samples.launch import Launch
 from samples.tiny_models import make_model
-from winning_tickets import search
+from winning_tickets import cli, search
+from winning_tickets.analysis.kinds import ANALYSES
+from winning_tickets.analysis.report import save
 from winning_tickets.config import SearchConfig
 from winning_tickets.deploy.export import export
 from winning_tickets.runs import locks
@@ -23,6 +26,9 @@ from winning_tickets.runs.distributed import together
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.locks import ClaimedError, LostError, hold
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies import report
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.plan import plan_study
 
 needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are looked up on Linux only")
 
@@ -371,3 +377,22 @@ def test_processes_that_save_one_ticket_take_turns(bert, tmp_path, capsys):
         assert names(tmp_path / "copy") == [".lock"]
     saved.join(10)
     assert names(tmp_path / "copy") == ["ticket.json", "ticket.safetensors"]
+
+
+@needs_proc
+def test_analyses_and_reports_are_refused_before_any_work(tmp_path, monkeypatch):
+    def work(*_):
+        raise AssertionError("it has begun")
+
+    as_others(tmp_path, tmp_path / "out" / ".lock")
+    monkeypatch.setattr(save, "analysis_table", work)
+    monkeypatch.setattr(report, "report_files", work)
+    with pytest.raises(ClaimedError):
+        save.save({"kind": "similarity"}, tmp_path / "out")
+    with pytest.raises(ClaimedError):
+        report.report_study(plan_study(load_study("demo"), "smoke"), Store(tmp_path / "store"), tmp_path / "out")
+    monkeypatch.setitem(ANALYSES, "similarity", work)
+    ended = typer.testing.CliRunner().invoke(
+        cli.app, ["analyse", "similarity", "a", "b", "--out", str(tmp_path / "out")]
+    )
+    assert isinstance(ended.exception, ClaimedError)

@@ -9,7 +9,6 @@ import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -22,7 +21,7 @@ from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.readers import RunningFingerprint, fingerprint
 from winning_tickets.runs.distributed import main_first
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
-from winning_tickets.runs.files import build_directory, parse_json, write_json
+from winning_tickets.runs.files import build_directory, parse_json, temporary_name, write_json
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.progress import progress
 
@@ -196,7 +195,7 @@ def _open(path: Path) -> TokenStream | None:
 
 def _discard(path: Path) -> None:
     """Remove an entry; it is renamed first, so that other processes never see a part of it."""
-    doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    doomed = temporary_name(path)
     with contextlib.suppress(OSError):
         path.replace(doomed)
     shutil.rmtree(doomed, ignore_errors=True)

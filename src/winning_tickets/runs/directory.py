@@ -12,7 +12,15 @@ from typing import Any, Literal, Self
 
 from winning_tickets.runs import distributed
 from winning_tickets.runs.errors import UsageError, closest, foreign, shown
-from winning_tickets.runs.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
+from winning_tickets.runs.files import (
+    append_line,
+    is_temporary,
+    parse_json,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
 from winning_tickets.runs.locks import Hold, hold, is_lock, remove_dead_lock
 
 MARKER = "config.json"
@@ -99,11 +107,8 @@ class RunDirectory:
         path = self.path
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
-        # A kill during the first write leaves only the temporary file of the marker.
-        occupied = path.is_dir() and any(
-            not entry.match(f".{marker}.*.tmp") and not is_lock(entry) for entry in path.iterdir()
-        )
-        if not occupied:
+        # A kill before the first write is complete leaves only these.
+        if not path.is_dir() or all(is_temporary(entry) or is_lock(entry) for entry in path.iterdir()):
             return "new"
         found = stored_run(path / marker)
         if found is None:

@@ -9,7 +9,6 @@ import os
 import sys
 import threading
 import time
-import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,7 +19,7 @@ from typing import TYPE_CHECKING, Self
 from weakref import WeakValueDictionary
 
 from winning_tickets.runs.errors import TicketsError, UsageError
-from winning_tickets.runs.files import refused
+from winning_tickets.runs.files import refused, temporary_name
 
 if TYPE_CHECKING:
     from filelock import OwnerRecord, SoftFileLease
@@ -134,7 +133,7 @@ def name_owner(path: Path) -> str:
 
 def remove_lock(path: Path, judged: Look) -> None:
     """Remove the file of a dead process; a lock that another process has created since then is put back."""
-    aside = path.with_name(f".{path.name.lstrip('.')}.{uuid.uuid4().hex[:8]}.tmp")
+    aside = temporary_name(path)
     try:
         path.rename(aside)
         if look_at(aside) != judged:
