@@ -15,12 +15,13 @@ import pytest
 from filelock import SoftFileLease
 
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.runs.store.claims import ClaimedError, Claims
+from winning_tickets.runs.locks import ClaimedError
+from winning_tickets.runs.store.claims import Claims
 from winning_tickets.runs.store.store import Store
 
 CLAIMER = """
 import sys
-from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.locks import ClaimedError
 from winning_tickets.runs.store.store import Store
 store = Store(sys.argv[1])
 print("ready", flush=True)

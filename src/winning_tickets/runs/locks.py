@@ -169,14 +169,13 @@ def take(
     )
 
     def acquire(timeout: float, cancel: Callable[[], bool] | None = None) -> bool:
-        try:
-            lease.acquire(timeout=timeout, cancel_check=cancel)
-        except Timeout:
-            return False
-        except FileNotFoundError:  # the holder has removed the folder that it had created for nothing but the lock
-            path.parent.mkdir(parents=True, exist_ok=True)
-            return acquire(0)
-        return True
+        with suppress(Timeout):
+            try:
+                lease.acquire(timeout=timeout, cancel_check=cancel)
+            except FileNotFoundError:  # the holder has removed the folder, which it had created for the lock alone
+                path.parent.mkdir(parents=True, exist_ok=True)
+                lease.acquire(timeout=0)
+        return lease.is_locked
 
     began, told = time.monotonic(), False
     try:

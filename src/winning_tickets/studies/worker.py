@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Self
 from winning_tickets.config import Runtime, Settings
 from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run
 from winning_tickets.runs.errors import Interrupted, TicketsError
-from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.locks import ClaimedError
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
