@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,13 @@ def fit_head(
     runtime = runtime or Runtime()
     check_fit_head(config)
     # The saved model is measured. The trained one is freed when `_fit` returns, as two models need more memory.
-    run, result = _fit(config, Path(out), runtime, force)
-    if run.status != "done":
-        final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
-        result |= {"final": _quality(final), "measured_tokens": final["tokens"], "measured_segments": final["segments"]}
-        run.finish(result)
+    with ExitStack() as stack:
+        run, result = _fit(config, Path(out), runtime, force, stack)
+        if run.status != "done":
+            final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
+            measured = {"measured_tokens": final["tokens"], "measured_segments": final["segments"]}
+            result |= {"final": _quality(final), **measured}
+            run.finish(result)
     return result
 
 
@@ -110,8 +113,10 @@ def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
         bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
 
-def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tuple[RunDirectory, dict[str, Any]]:
-    """Train and save the model; its run, and the result so far (all of it where the run was done)."""
+def _fit(
+    config: FitHeadConfig, out: Path, runtime: Runtime, force: bool, stack: ExitStack
+) -> tuple[RunDirectory, dict[str, Any]]:
+    """Train and save the model; its run, entered in `stack`, and the result so far (all of it where it was done)."""
     device = choose_device(runtime.device)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir)
     plm = _with_fresh_head(config)
@@ -131,7 +136,8 @@ def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tup
     # The run is known by the encoder's weights and the corpus.
     base = base_hash(weight_hashes(plm.encoder))
     identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
-    run = RunDirectory.claim(out, "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER)
+    settings = config.model_dump(mode="json")
+    run = stack.enter_context(RunDirectory.claim(out, "fit-head", identity, settings, force=force, marker=MARKER))
     if run.status == "done":
         return run, run.result()
     # The quality before and after training is measured on the same text.

@@ -65,15 +65,15 @@ def transfer(
     runtime = runtime or Runtime()
     prepared = prepare_transfer(config, runtime)
     marker = config.model_dump(mode="json")
-    run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
-    if run.status == "done" and not run.result()["failed_seeds"]:
-        return run.result()
-    return seeds.run_seeds(
-        run,
-        config.seeds,
-        lambda seed: transfer_seed(prepared, seed, run.path, runtime),
-        lambda results, failed: _summarize(prepared, results, failed),
-    )
+    with RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force) as run:
+        if run.status == "done":
+            return run.result()
+        return seeds.run_seeds(
+            run,
+            config.seeds,
+            lambda seed: transfer_seed(prepared, seed, run.path, runtime),
+            lambda results, failed: _summarize(prepared, results, failed),
+        )
 
 
 def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:

@@ -92,17 +92,18 @@ def _find_tickets(
         raise UsageError(f"search finds one ticket and was given {found}; use search_all.")
     runtime = runtime or Runtime()
     prepared = prepare_search(config, runtime)
-    run = RunDirectory.claim(Path(out), "search", prepared.run_id, prepared.config.model_dump(mode="json"), force=force)
-    finished = run.status == "done"
-    if not finished:
-        find = structured.find_gate_ticket if config.needs.gates else METHODS[config.method]
-        if find in _TRAIN:
-            find(prepared, run, runtime)
-        else:
-            distributed.on_main(lambda: find(prepared, run, runtime))
-    tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
-    if not finished:
-        run.finish(summarize_search(tickets, prepared, run))
+    settings = prepared.config.model_dump(mode="json")
+    with RunDirectory.claim(Path(out), "search", prepared.run_id, settings, force=force) as run:
+        finished = run.status == "done"
+        if not finished:
+            find = structured.find_gate_ticket if config.needs.gates else METHODS[config.method]
+            if find in _TRAIN:
+                find(prepared, run, runtime)
+            else:
+                distributed.on_main(lambda: find(prepared, run, runtime))
+        tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
+        if not finished:
+            run.finish(summarize_search(tickets, prepared, run))
     return tickets
 
 

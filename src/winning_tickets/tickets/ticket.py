@@ -23,10 +23,13 @@ from winning_tickets.models.structure import Structure, count_units, expand_gate
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
+from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets import files
 from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
 from winning_tickets.tickets.selection import count_true, write_masked_
+
+_SAVE_SECONDS = 120.0  # longest wait for another process that saves in the same folder
 
 
 class Ticket:
@@ -208,9 +211,13 @@ class Ticket:
         The masks take one bit per weight. The description is written last, so a folder with one is complete.
 
         Raises:
+            UsageError: another process works in the directory for longer than two minutes.
             TrainingError: the file system refused; no incomplete ticket is left.
         """
-        directory = Path(directory)
+        with hold(directory, patience=_SAVE_SECONDS):
+            self._save(Path(directory))
+
+    def _save(self, directory: Path) -> None:
         packed = {name: torch.from_numpy(files.pack(mask)) for name, mask in self._own.items()}
         packed |= {name: gate.cpu().to(torch.uint8) for name, gate in self.gates.items()}
         write_bytes(directory / MASK_FILE, to_bytes(packed))

@@ -11,6 +11,7 @@ from typing import Any
 from winning_tickets.analysis.report.figures import dark_svg
 from winning_tickets.runs.errors import UsageError, foreign, unknown
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
+from winning_tickets.runs.locks import hold
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.report.charts import draw_plot
@@ -89,8 +90,10 @@ def report_study(
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     _check_out(out, plan, force)
-    files, result = report_files(plan, store, formats)
-    _write(out, files, result)
+    with hold(out):
+        _check_out(out, plan, force)  # another launch may have written a report meanwhile
+        files, result = report_files(plan, store, formats)
+        _write(out, files, result)
     return {**result, "out": str(out)}
 
 
