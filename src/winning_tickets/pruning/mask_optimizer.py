@@ -160,7 +160,8 @@ class MaskOptimizer(torch.optim.Optimizer):
     def gradient_norm(self) -> Tensor:
         """Form the straight-through gradient g * W and return its norm with that of the head, a scalar on the device.
 
-        A loop may call it after the backward pass to look for NaN and infinity; `step` uses what was formed.
+        A loop may call it once between backward pass and `step`, to look for NaN and infinity; `step` uses what it
+        formed. Without a call `step` does the same. Gradients that are set to None in between are not applied.
         """
         self._form_gradients()
         self._norm = self._norm_of(self._with_gradient())
@@ -171,38 +172,35 @@ class MaskOptimizer(torch.optim.Optimizer):
         """Take one step: g * W, clip, move the scores, update the masks, write W * M."""
         if closure is not None:
             raise ValueError("MaskOptimizer does not support closures.")
-        self._form_gradients()
+        if self._norm is None:
+            self._form_gradients()
+        for name, score in self.scores.items():
+            if self.masked.parameters[name].grad is None:
+                score.grad = None
         self._clip(self._with_gradient())
         # The scheduler sets the rates of the outer groups.
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
         self._inner.step()
         # Free the gradients before the selection, which needs memory too.
-        self._drop_gradients()
+        self.zero_grad()
         self.steps += 1
         self._update(self.selected_exactly)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drop all gradients, also those that `gradient_norm` formed."""
+        """Drop the gradients of the parameters, and those of the scores, which are in the same memory."""
         super().zero_grad(set_to_none)
-        self._drop_gradients()
-
-    def _form_gradients(self) -> None:
-        """Turn the gradients of the parameters, if they have any, into those of the scores, over the same memory."""
-        found = {name: gradient for name in self.scores if (gradient := self.masked.gradient(name)) is not None}
-        if not found:
-            return
-        torch._foreach_mul_(list(found.values()), [self.masked.dense_weights[name] for name in found])
-        for name, score in self.scores.items():
-            score.grad = found[name].float() if name in found else None
-        for parameter in self.masked.trained(tuple(self.scores)):
-            parameter.grad = None
-        self._norm = None
-
-    def _drop_gradients(self) -> None:
         for score in self.scores.values():
             score.grad = None
         self._norm = None
+
+    def _form_gradients(self) -> None:
+        """Turn the gradients of the parameters into those of the scores, in place."""
+        found = {name: gradient for name in self.scores if (gradient := self.masked.gradient(name)) is not None}
+        if found:
+            torch._foreach_mul_(list(found.values()), [self.masked.dense_weights[name] for name in found])
+        for name, score in self.scores.items():
+            score.grad = found[name].float() if name in found else None
 
     def _with_gradient(self) -> list[nn.Parameter]:
         return [one for one in (*self.scores.values(), *self.head.values()) if one.grad is not None]
