@@ -22,7 +22,7 @@ from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
 from winning_tickets.pruning.search import check_search
-from winning_tickets.pruning.structured import ByLevel, GateParameters, gate_scores
+from winning_tickets.pruning.structured import GateParameters, close_by_level, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.ticket import search_settings_of
@@ -134,8 +134,8 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     generator = torch.Generator().manual_seed(4)
     scores = {name: torch.rand(gate.shape, generator=generator) for name, gate in named.items()}
     update = SearchConfig(model="m", level=(50,)).resolved()
-    select = partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=0)
-    optimizer = MaskOptimizer(masked, scores, {}, update, select)
+    choose = partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=0)
+    optimizer = MaskOptimizer(masked, scores, {}, update, choose)
     batch = {"input_ids": IDS, "attention_mask": PADDED}
     with gated(plm.encoder, structure, named):
         PretrainingObjective({"kd": 1.0}, plm.architecture, masked)(plm.model, batch)["kd"].backward()
@@ -147,7 +147,7 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     optimizer.step()
     reached = 0
     for name, gate in real.items():
-        assert torch.equal(masked.masks[name], gate.bool())
+        assert torch.equal(named[name].bool(), gate.bool())
         scale = gate.grad.abs().max()
         reached += int((gate.grad[gate == 0] != 0).sum())
         torch.testing.assert_close(found[name].double(), gate.grad, rtol=1e-4, atol=1e-5 * float(scale) + 1e-9)

@@ -153,6 +153,7 @@ def search(bert, way, folder):
     masked, importance, masks = dense_and_masks(plm)
     masked.write(masks)
     scores = initial_scores(importance, "rank", SPARSITY, "matrix", "floor", 2.0, 0.01, 0)
+    optimizer = MaskOptimizer(masked, scores, {}, SETTINGS)
     for parameter in set(plm.model.parameters()) - set(masked.parameters.values()):
         parameter.requires_grad_(False)
     losses = train(
@@ -162,13 +163,14 @@ def search(bert, way, folder):
         PretrainingObjective({"kd": 1.0}, plm.architecture, masked),
         Losses(),
         SETTINGS.learning_rate,
-        build_optimizer=lambda _: MaskOptimizer(masked, scores, {}, SETTINGS),
+        build_optimizer=lambda _: optimizer,
         save_weights=False,
     )
-    for name, mask in masked.masks.items():
+    found = optimizer.masks()
+    for name, mask in found.items():
         parameter, dense = masked.parameters[name].detach(), masked.dense_weights[name]
         assert torch.equal(parameter.view(torch.int32), dense.view(torch.int32).masked_fill(~mask, 0))
-    return losses, {name: mask.clone() for name, mask in masked.masks.items()}
+    return losses, found
 
 
 def classifier(bert):

@@ -200,7 +200,7 @@ def pruned_model(folder, kind):
     masked = MaskedWeights(plm.encoder, prunable_names(plm))
     untie_decoder(plm, masked.dense_weights[plm.architecture.word_embeddings])
     generator = torch.Generator().manual_seed(1)
-    masked.write({n: torch.rand(mask.shape, generator=generator) > 0.5 for n, mask in masked.masks.items()})
+    masked.write({n: torch.rand(w.shape, generator=generator) > 0.5 for n, w in masked.dense_weights.items()})
     return plm, masked
 
 
@@ -239,7 +239,7 @@ def test_a_term_and_its_gradient_are_those_of_a_naive_loop(tmp_path, kind, name)
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it(tmp_path, kind):
     plm, masked = pruned_model(tmp_path, kind)
-    masked.write({name: torch.ones_like(mask) for name, mask in masked.masks.items()})
+    masked.write({name: torch.ones_like(weight).bool() for name, weight in masked.dense_weights.items()})
     with torch.no_grad():
         sums = objective_of(plm, masked, ALL)(plm.model, batch_of())
     assert [float(sums[name]) for name in ("kd", "attention", "logits")] == [0.0, 0.0, 0.0]

@@ -49,7 +49,7 @@ def test_kd_is_one_minus_cosine_over_unpadded_tokens():
 def test_the_sum_over_micro_batches_is_the_sum_over_the_batch(tmp_path, kind):
     plm = load_plm(str(make_model(tmp_path / "m", kind)), head="mlm")
     masked = MaskedWeights(plm.encoder, prunable_names(plm))
-    masked.write({name: mask & (torch.rand(mask.shape) > 0.5) for name, mask in masked.masks.items()})
+    masked.write({name: torch.rand(weight.shape) > 0.5 for name, weight in masked.dense_weights.items()})
     objective = PretrainingObjective({"mlm": 1.0, "kd": 1.0}, plm.architecture, masked)
     batch = batch_of()
     with modes(plm.model, training=False), torch.no_grad():

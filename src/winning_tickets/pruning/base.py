@@ -34,7 +34,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import Advance, progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.selection import keep_top
+from winning_tickets.tickets.selection import check_finite, keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.base import Batch, Objective
@@ -65,22 +65,44 @@ class PreparedSearch:
 
     config: ResolvedSearch
     plm: PLM  # with an MLM head where the objective needs one
-    weights: dict[str, Tensor]  # dense matrices in scope; they may share the model's memory, so read before masking it
+    loaded: dict[str, Tensor]  # matrices in scope, in the memory of the loaded model
     base: BaseModelInfo
     corpus: CorpusText | None
     tasks: tuple[TaskData, ...]
     run_id: str
     device: torch.device
     all_parameters: int  # of the encoder
-    ranked: RankedWeights  # `weights`, unless `weights_from` names others
+    ranked: RankedWeights  # the pre-trained weights, unless `weights_from` names others
     like: Ticket | None  # its counts of kept weights are matched
     importance_source: ImportanceSource
+    _weights: dict[str, Tensor] | None = None
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the matrices in scope, by name."""
+        return {name: view.shape for name, view in self.loaded.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The pre-trained values of the matrices in scope, on the device of the run; they stay as they are.
+
+        No copy is made where the loaded model is on that device. A method that writes to that model makes one first
+        (`use_weights`).
+        """
+        if self._weights is None:
+            self._weights = {name: view.to(self.device) for name, view in self.loaded.items()}
+        return self._weights
+
+    def use_weights(self, copies: Mapping[str, Tensor]) -> None:
+        """Take copies of the weights that a method made before it writes to the loaded model."""
+        self._weights = {name: copies.get(name, view).to(self.device) for name, view in self.loaded.items()}
 
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern."""
         config = self.config
+        placed = {name: values.to(self.device) for name, values in scores.items()}
         return keep_top(
-            scores, sparsity, config.ranking, self.weights, rounding=config.count_rounding, pattern=config.n_of_m
+            placed, sparsity, config.ranking, self.weights, rounding=config.count_rounding, pattern=config.n_of_m
         )
 
     def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
@@ -88,7 +110,7 @@ class PreparedSearch:
         config = self.config.model_dump(mode="json") | {"sparsity": sparsity}
         parents = () if self.like is None else (self.like.id,)
         info = self._info(config, scores_from=self.ranked.source, parents=parents, step=step)
-        return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
+        return Ticket({name: masks[name].cpu() for name in self.loaded}, info, head)
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
         """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices."""
@@ -172,6 +194,7 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     if config.scope is None and not has_pooler:
         settings = settings.model_copy(update={"scope": settings.scope.removesuffix("+pooler")})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, settings.scope))
+    check_finite(weights, f"weights of {settings.model}")
 
     # Tickets, patterns, weights and importances that were named have to fit the matrices of the model.
     _check_match(like, weights, settings.model)
@@ -327,7 +350,7 @@ def load_sources(prepared: PreparedSearch) -> Sources:
         # With word embeddings in scope the decoder keeps the dense matrix, and misses the gradient that a tied one has.
         plm = found[MLM].plm
         embeddings = plm.architecture.word_embeddings
-        untie_decoder(plm, prepared.weights[embeddings].clone() if embeddings in prepared.weights else None)
+        untie_decoder(plm, prepared.loaded[embeddings].clone() if embeddings in prepared.loaded else None)
     objectives = {name: source.objective for name, source in found.items()}
     objective = JointObjective(objectives, {name: source.weight for name, source in found.items()})
     epochs = max((data.task.epochs for data in prepared.tasks), default=1)

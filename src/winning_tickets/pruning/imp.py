@@ -150,7 +150,7 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         # A pooler that no head here has keeps its pre-trained weights, as in the released MLM code.
         encoder, dense = self._model.base_model, self._prepared.weights
         present = prunable_views(encoder, present_in(encoder, dense))
-        weights = {name: present.get(name, weight).abs().to(self._prepared.device) for name, weight in dense.items()}
+        weights = {name: present.get(name, weight).abs() for name, weight in dense.items()}
         if index > 0:
             masks = Ticket.from_pretrained(self._folder(index - 1)).masks
             # Below every weight, so that what was pruned stays so even next to weights that are exactly zero.
@@ -202,7 +202,7 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
             state = load_state(self._run.path / STATES / f"step-{self._kept_step:06d}.safetensors")
             weights, heads, hashes = state.tensors, state.heads, _hashes(state.tensors)
         encoder, scope = self._model.base_model, self._config.rewind_scope
-        names = present_in(encoder, self._prepared.weights) if scope == "prunable" else None
+        names = present_in(encoder, self._prepared.shapes) if scope == "prunable" else None
         write_state_(encoder, weights, names)
         if scope == "all":
             for name, parameter in self._model.heads.items():

@@ -43,7 +43,7 @@ def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     """
     batches = prepared.batches(prepared.config.calibration_batches)
     model = prepared.plm.model.to(prepared.device)
-    names = present_in(prepared.plm.encoder, prepared.weights)
+    names = present_in(prepared.plm.encoder, prepared.shapes)
     with progress("norms of the inputs", len(batches), runtime.quiet) as advance:
         norms = input_norms(model, names, counted(batches, advance), prepared.device)
     prepared.save_tickets(run, activation_importance(prepared.weights, norms))
@@ -94,11 +94,11 @@ def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     """
     sources = load_sources(prepared)
     model = sources.model.to(prepared.device)
-    names = present_in(model.base_model, prepared.weights)
+    names = present_in(model.base_model, prepared.shapes)
     _accumulate_gradients(sources, prepared, runtime, names)
     parameters = dict(model.base_model.named_parameters())
     # A matrix without a gradient, such as the pooler under MLM, is scored by magnitude.
-    scores = {name: weight.abs().to(prepared.device) for name, weight in prepared.weights.items()}
+    scores = {name: weight.abs() for name, weight in prepared.weights.items()}
     for name, view in prunable_views(model.base_model, names).items():
         part = split_name(name)
         gradient = parameters[part.parameter].grad

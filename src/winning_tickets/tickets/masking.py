@@ -16,7 +16,8 @@ from torch.utils.hooks import RemovableHandle
 from transformers import TrainerCallback
 
 from winning_tickets.models.architectures import prunable_views, split_name
-from winning_tickets.tickets.selection import write_masked_
+from winning_tickets.runs.errors import ContentError
+from winning_tickets.tickets.selection import count_true, write_masked_
 from winning_tickets.tickets.ticket import Ticket
 
 
@@ -29,19 +30,37 @@ def rows_here(tensor: Any) -> Tensor:
 class MaskedWeights:
     """The dense weights W of some matrices (parameters, or parts of fused ones) and the parameters that hold W * M.
 
-    Data is always written in place: rebinding `p.data` is silently ignored by sharded models.
+    The dense weights lie in one flat buffer, those of the matrices `first` in front. Data of parameters is always
+    written in place: rebinding `p.data` is silently ignored by sharded models.
     """
 
-    def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, encoder: nn.Module, names: Sequence[str], first: Sequence[str] = ()) -> None:
         parameters = dict(encoder.named_parameters())
-        views = {name: rows_here(view) for name, view in prunable_views(encoder, names).items()}
-        self._parts = {name: split_name(name) for name in names}
+        self.names = (*first, *(name for name in names if name not in set(first)))
+        views = {name: rows_here(view) for name, view in prunable_views(encoder, self.names).items()}
+        self._parts = {name: split_name(name) for name in self.names}
         # Several matrices may share a parameter.
         self.parameters: dict[str, nn.Parameter] = {n: parameters[part.parameter] for n, part in self._parts.items()}
-        self.dense_weights: dict[str, Tensor] = {name: view.clone() for name, view in views.items()}
-        self.masks: dict[str, Tensor] = {
-            name: torch.ones(view.shape, dtype=torch.bool, device=view.device) for name, view in views.items()
-        }
+        kinds = {(view.dtype, view.device) for view in views.values()} or {(torch.float32, torch.device("cpu"))}
+        if len(kinds) > 1:
+            raise ContentError(f"The matrices have several types or devices ({kinds}); load the model in one.")
+        ((dtype, device),) = kinds
+        self.flat = torch.empty(sum(view.numel() for view in views.values()), dtype=dtype, device=device)
+        self.dense_weights: dict[str, Tensor] = self.split(self.flat, views)
+        for name, view in views.items():
+            self.dense_weights[name].copy_(view)
+        self.kept = {name: view.numel() for name, view in views.items()}  # entries, by the masks of the last `write`
+
+    def split(self, flat: Tensor, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return views, by name and in the shape of the matrices, of a buffer over the first matrices."""
+        views, start = {}, 0
+        for name in self.names:
+            shape = (like or self.dense_weights)[name].shape
+            if start == flat.numel() and shape.numel():
+                break
+            views[name] = flat[start : start + shape.numel()].view(shape)
+            start += shape.numel()
+        return views
 
     def trained(self, names: Sequence[str]) -> list[nn.Parameter]:
         """Return the parameters that hold some of the matrices, each once."""
@@ -53,28 +72,45 @@ class MaskedWeights:
         return None if gradient is None else self._parts[name].of(rows_here(gradient))
 
     @torch.no_grad()
-    def write(self, masks: Mapping[str, Tensor] | None = None) -> None:
-        """Write W * M into the parameters, with new masks where some are given."""
-        for name, mask in (masks or {}).items():
-            self.masks[name].copy_(mask)
-        for name, parameter in self.parameters.items():
-            write_masked_(self._parts[name].of(rows_here(parameter)), self.dense_weights[name], self.masks[name])
+    def write(self, masks: Mapping[str, Tensor]) -> None:
+        """Write W * M of some matrices into their parameters, and note how many entries they keep."""
+        for name, mask in masks.items():
+            self.kept[name] = count_true(mask)
+            write_masked_(self._here(name), self.dense_weights[name], mask.to(self.flat.device))
+
+    @torch.no_grad()
+    def write_flat(self, mask: Tensor) -> None:
+        """Write W * M of the first matrices, whose masks are given as one buffer `(n,)`."""
+        masks = self.split(mask)
+        if mask.device.type == "cpu":
+            for name, one in masks.items():
+                write_masked_(self._here(name), self.dense_weights[name], one)
+        else:  # a few launches, however many matrices there are
+            product = torch.where(mask, self.flat[: mask.numel()], 0.0)
+            torch._foreach_copy_([self._here(name) for name in masks], list(self.split(product).values()))
+
+    def _here(self, name: str) -> Tensor:
+        """Return a matrix in its parameter, as a view of its rows on this rank."""
+        return self._parts[name].of(rows_here(self.parameters[name].detach()))
 
     @contextmanager
     def dense(self) -> Iterator[None]:
-        """Put the dense weights into the model inside the block, and W * M again after it.
+        """Put the dense weights into the model inside the block, and what was there again after it.
 
         Never enter between a forward pass and its backward pass: the gradients would be wrong without an error.
         """
         with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                self._parts[name].of(rows_here(parameter)).copy_(self.dense_weights[name])
+            before = {name: self._here(name).clone() for name in self.names}
+            for name, dense in self.dense_weights.items():
+                self._here(name).copy_(dense)
         # Autocast keeps bfloat16 copies of parameters and would hand out those of the other weights on either side.
         torch.clear_autocast_cache()
         try:
             yield
         finally:
-            self.write()
+            with torch.no_grad():
+                for name, values in before.items():
+                    self._here(name).copy_(values)
             torch.clear_autocast_cache()
 
 
