@@ -1,7 +1,7 @@
 """Apply masks to parameter data; the model stays a plain Hugging Face model.
 
 `hold` keeps a fixed ticket through any training loop. `MaskedWeights` stores the dense weights of a model, so that
-masks can be written and the dense model (the teacher) swapped in and out.
+masks can be written.
 """
 
 from __future__ import annotations
@@ -29,16 +29,23 @@ def rows_here(tensor: Any) -> Tensor:
 class MaskedWeights:
     """The dense weights W of some matrices (parameters, or parts of fused ones) and the parameters that hold W * M.
 
-    Data is always written in place: rebinding `p.data` is silently ignored by sharded models.
+    Data is always written in place: rebinding `p.data` is silently ignored by sharded models. Parts of a fused
+    parameter have their dense weights in one tensor, as the parameter of a twin needs them (`models.twin`). `dense` is
+    a model that has the dense weights already, such as a sharded twin; without it they are copied from the encoder.
     """
 
-    def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
+    def __init__(self, encoder: nn.Module, names: Sequence[str], dense: nn.Module | None = None) -> None:
         parameters = dict(encoder.named_parameters())
         views = {name: rows_here(view) for name, view in prunable_views(encoder, names).items()}
         self._parts = {name: split_name(name) for name in names}
         # Several matrices may share a parameter.
         self.parameters: dict[str, nn.Parameter] = {n: parameters[part.parameter] for n, part in self._parts.items()}
-        self.dense_weights: dict[str, Tensor] = {name: view.clone() for name, view in views.items()}
+        if dense is None:
+            whole = {part.parameter: rows_here(parameters[part.parameter].detach()) for part in self._parts.values()}
+            copies = {name: tensor.clone() for name, tensor in whole.items()}
+            self.dense_weights = {name: part.of(copies[part.parameter]) for name, part in self._parts.items()}
+        else:
+            self.dense_weights = {name: rows_here(view) for name, view in prunable_views(dense, names).items()}
         self.masks: dict[str, Tensor] = {
             name: torch.ones(view.shape, dtype=torch.bool, device=view.device) for name, view in views.items()
         }
@@ -59,23 +66,6 @@ class MaskedWeights:
             self.masks[name].copy_(mask)
         for name, parameter in self.parameters.items():
             write_masked_(self._parts[name].of(rows_here(parameter)), self.dense_weights[name], self.masks[name])
-
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Put the dense weights into the model inside the block, and W * M again after it.
-
-        Never enter between a forward pass and its backward pass: the gradients would be wrong without an error.
-        """
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                self._parts[name].of(rows_here(parameter)).copy_(self.dense_weights[name])
-        # Autocast keeps bfloat16 copies of parameters and would hand out those of the other weights on either side.
-        torch.clear_autocast_cache()
-        try:
-            yield
-        finally:
-            self.write()
-            torch.clear_autocast_cache()
 
 
 @contextmanager
