@@ -40,7 +40,7 @@ class Bench:
         self.inputs = {"input_ids": ids.to(self.device), "attention_mask": torch.ones_like(ids).to(self.device)}
         positions = chosen.flatten().nonzero().squeeze(1)
         masked = {"masked_positions": positions, "masked_ids": ids.flatten()[positions]}
-        self.batch = {"input_ids": ids.to(self.device)} | {name: value.to(self.device) for name, value in masked.items()}
+        self.batch = {name: value.to(self.device) for name, value in ({"input_ids": ids} | masked).items()}
 
     def autocast(self) -> Any:
         """bfloat16 autocast if requested."""

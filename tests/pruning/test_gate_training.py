@@ -17,8 +17,8 @@ from samples.tiny_models import make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search, search_all
 from winning_tickets.cli import app
 from winning_tickets.config import Pattern
-from winning_tickets.models.twin import make_twin
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning import structured
 from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.importance import close_gates

@@ -32,7 +32,8 @@ class CorpusBatches(Dataset[Batch]):
     """
 
     # Whether rows are padded, and where tokens are masked, is found out here, on the CPU: on a GPU the question stops
-    # the program until the device has answered. Segments `sections:L` have `token_type_ids` too, where the tokenizer has them, and are padded to L.
+    # the program until the device has answered. Segments `sections:L` have `token_type_ids` too, where the tokenizer
+    # has them, and are padded to L.
 
     def __init__(
         self,
