@@ -326,9 +326,8 @@ def test_states_of_zero_have_a_finite_distance_and_gradient():
 @pytest.mark.parametrize("distance", [kd_sum, kd_squared_sum])
 def test_padding_does_not_count(distance):
     student, teacher, mask = states_of(0), states_of(1), batch_of()["attention_mask"]
-    rows = [(s[row : row + 1, : int(mask[row].sum())] for s in (*student, *teacher)) for row in range(3)]
-    alone = [tuple(row) for row in rows]
-    expected = sum(float(distance(row[:3], row[3:], None)) for row in alone)
+    alone = [[s[row : row + 1, : int(mask[row].sum())] for s in (*student, *teacher)] for row in range(3)]
+    expected = sum(float(distance(tuple(row[:3]), tuple(row[3:]), None)) for row in alone)
     assert float(distance(student, teacher, mask)) == pytest.approx(expected, rel=1e-6)
     whole = torch.ones_like(mask)
     assert float(distance(student, teacher, whole)) == pytest.approx(float(distance(student, teacher, None)), rel=1e-6)
