@@ -36,11 +36,11 @@ class Bench:
         shape = (options.batch, options.length)
         ids = torch.randint(1, self.config.vocab_size, shape, generator=generator)
         chosen = torch.rand(shape, generator=generator) < 0.15
-        self.batch = {
-            "input_ids": ids.to(self.device),
-            "attention_mask": torch.ones_like(ids).to(self.device),
-            "labels": torch.where(chosen, ids, -100).to(self.device),
-        }
+        # What a tokenizer returns, and what a corpus without padding gives for MLM.
+        self.inputs = {"input_ids": ids.to(self.device), "attention_mask": torch.ones_like(ids).to(self.device)}
+        positions = chosen.flatten().nonzero().squeeze(1)
+        masked = {"masked_positions": positions, "masked_ids": ids.flatten()[positions]}
+        self.batch = {name: value.to(self.device) for name, value in ({"input_ids": ids} | masked).items()}
 
     def autocast(self) -> Any:
         """bfloat16 autocast if requested."""

@@ -81,7 +81,7 @@ class HoldBench(Bench):
 
         def step() -> None:
             with self.autocast():
-                logits = model(self.batch["input_ids"], self.batch["attention_mask"]).logits
+                logits = model(**self.inputs).logits
             torch.nn.functional.cross_entropy(logits.float(), labels).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -95,9 +95,9 @@ class HoldBench(Bench):
 
         def step() -> None:
             with self.autocast():
-                hidden = model.base_model(self.batch["input_ids"], self.batch["attention_mask"]).last_hidden_state
-                logits, targets = mlm_logits(model, ARCHITECTURES["bert"], hidden, self.batch["labels"])
-                loss = torch.nn.functional.cross_entropy(logits, targets)
+                hidden = model.base_model(self.batch["input_ids"]).last_hidden_state
+                logits = mlm_logits(model, ARCHITECTURES["bert"], hidden, self.batch["masked_positions"])
+                loss = torch.nn.functional.cross_entropy(logits, self.batch["masked_ids"])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

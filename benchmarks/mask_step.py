@@ -30,6 +30,7 @@ from utilisation import model_flops, product_flops_a_second
 from winning_tickets.config import ResolvedSearch, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.loading import PLM, prunable_names
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout, trainable_head
 from winning_tickets.tickets.masking import MaskedWeights
@@ -71,9 +72,9 @@ class MaskBench(Bench):
 
         def step() -> None:
             with self.autocast():
-                hidden = plm.model.base_model(self.batch["input_ids"], self.batch["attention_mask"]).last_hidden_state
-                logits, targets = mlm_logits(plm.model, plm.architecture, hidden, self.batch["labels"])
-                loss = torch.nn.functional.cross_entropy(logits, targets)
+                hidden = plm.model.base_model(self.batch["input_ids"]).last_hidden_state
+                logits = mlm_logits(plm.model, plm.architecture, hidden, self.batch["masked_positions"])
+                loss = torch.nn.functional.cross_entropy(logits, self.batch["masked_ids"])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(plm.model.parameters(), 1.0)
             optimizer.step()
@@ -101,7 +102,8 @@ class MaskBench(Bench):
         )
         masked.write(keep_top(scores, SPARSITY, config.ranking, weights=masked.dense_weights))
         optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, config)
-        objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, masked)
+        teacher = make_twin(plm.model, masked.dense_weights) if objective_name == "kd" else None
+        objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, teacher)
         finite = FiniteSteps(skip=False)
 
         def step() -> None:
@@ -130,13 +132,14 @@ class MaskBench(Bench):
         for name, parameter in plm.model.cls.named_parameters():
             parameter.requires_grad_("decoder.weight" not in name)
         trained = [p for p in plm.model.parameters() if p.requires_grad]
+        labels = torch.full_like(self.batch["input_ids"], -100).flatten()
+        labels[self.batch["masked_positions"]] = self.batch["masked_ids"]
         optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, fused=alike or None)
 
         def step() -> None:
             with self.autocast():
-                logits = plm.model(self.batch["input_ids"], self.batch["attention_mask"]).logits
-                flat, labels = logits.view(-1, logits.size(-1)), self.batch["labels"].view(-1)
-                loss = torch.nn.functional.cross_entropy(flat.float(), labels)
+                logits = plm.model(self.batch["input_ids"]).logits
+                loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.size(-1)).float(), labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()

@@ -27,7 +27,7 @@ def model_flops(bench: Bench, plm: PLM, mlm_head: bool) -> int:
     forward = forward_flops(plm, bench.options.batch, bench.options.length)
     if mlm_head:
         hidden, vocabulary = bench.config.hidden_size, bench.config.vocab_size
-        forward += 2 * int((bench.batch["labels"] != -100).sum()) * hidden * (hidden + vocabulary)
+        forward += 2 * len(bench.batch["masked_positions"]) * hidden * (hidden + vocabulary)
     return 3 * forward
 
 

@@ -78,9 +78,9 @@ def test_a_step_is_credited_with_three_times_the_products_of_a_forward_pass(monk
     bench.config._attn_implementation = "eager"  # whose products the counter sees
     plm = bench.plm()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        hidden = plm.encoder(bench.batch["input_ids"], bench.batch["attention_mask"]).last_hidden_state
+        hidden = plm.encoder(bench.batch["input_ids"]).last_hidden_state
         if mlm_head:
-            mlm_logits(plm.model, plm.architecture, hidden, bench.batch["labels"])
+            mlm_logits(plm.model, plm.architecture, hidden, bench.batch["masked_positions"])
     assert model_flops(bench, plm, mlm_head) == 3 * counter.get_total_flops() > 0
     forget()
 

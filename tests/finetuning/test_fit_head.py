@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from samples.batches import plain
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import (
     EvaluateConfig,
@@ -223,7 +224,7 @@ def test_the_start_is_as_good_as_the_frequencies(tmp_path, corpus):
     stream = tokenize(load_corpus(corpus, "train", None), tokenizer)
     plm = load_plm(str(base), head="mlm")
     batches = MODULE._validation(settings(base, corpus), plm)
-    targets = torch.cat([batches[i]["labels"][batches[i]["labels"] != -100] for i in range(len(batches))]).numpy()
+    targets = torch.cat([batches[i]["masked_ids"] for i in range(len(batches))]).numpy()
     counts = np.bincount(np.asarray(stream.tokens), minlength=len(tokenizer)) + 1
     unigram = float(-np.log(counts / counts.sum())[targets].mean())
     assert unigram < math.log(len(tokenizer)) - 0.5
@@ -265,7 +266,7 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path, corpus, train_encoder):
     for step, (record, factor) in enumerate(zip(log, (0, 1 / 2, 1, 2 / 3, 1 / 3), strict=True)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        loss = model(**batches[step]).loss
+        loss = model(**plain(batches[step])).loss
         assert record["mlm"] == pytest.approx(float(loss.detach()), rel=1e-5)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -13,6 +13,7 @@ from samples.learning import without_dropout
 from samples.tiny_models import make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, TicketCallback
 from winning_tickets.models.loading import load_plm, prunable_names
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.runs import distributed
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
@@ -151,6 +152,7 @@ def search(bert, way, folder):
     """Losses and masks of a short KD search, whose parameters are exactly W * M at the end."""
     plm = load_plm(bert, head="mlm")
     masked, importance, masks = dense_and_masks(plm)
+    teacher = make_twin(plm.model, masked.dense_weights)
     masked.write(masks)
     scores = initial_scores(importance, "rank", SPARSITY, "matrix", "floor", 2.0, 0.01, 0)
     optimizer = MaskOptimizer(masked, scores, {}, SETTINGS)
@@ -160,7 +162,7 @@ def search(bert, way, folder):
         plm,
         way,
         folder,
-        PretrainingObjective({"kd": 1.0}, plm.architecture, masked),
+        PretrainingObjective({"kd": 1.0}, plm.architecture, teacher),
         Losses(),
         SETTINGS.learning_rate,
         build_optimizer=lambda _: optimizer,

@@ -19,6 +19,7 @@ from winning_tickets import SearchConfig, ShardedMaskOptimizer
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import prunable_views
 from winning_tickets.models.loading import load_plm, prunable_names
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.pruning.sharded import Shards, _check
@@ -125,9 +126,9 @@ def start(config):
     return Start(plm, prepared.batches(5), scores, masks)
 
 
-def train(found, optimizer, shares, factor):
+def train(found, teacher, optimizer, shares, factor):
     """Five steps of KD; each of the shares of a batch is computed after the other."""
-    objective = PretrainingObjective({"kd": 1.0}, found.plm.architecture, optimizer.masked)
+    objective = PretrainingObjective({"kd": 1.0}, found.plm.architecture, teacher)
     for index in range(5):
         batch = found.batches[index]
         total = objective.counts(batch)["kd"]
@@ -142,9 +143,10 @@ def alone(config, update):
     """Masks and scores that one process finds, and the norm of the last gradient."""
     found = start(config)
     masked = MaskedWeights(found.plm.encoder, list(found.masks), list(found.scores))
+    teacher = make_twin(found.plm.model, masked.dense_weights)
     masked.write(found.masks)
     optimizer = MaskOptimizer(masked, found.scores, {}, update)
-    train(found, optimizer, [(0, 2), (1, 2)], 1.0)
+    train(found, teacher, optimizer, [(0, 2), (1, 2)], 1.0)
     return optimizer
 
 
@@ -155,12 +157,20 @@ def sharded(config, update, rank, expected):
     torch.distributed.init_process_group("gloo")
     mesh = torch.distributed.init_device_mesh("cpu", (2,))
     found = start(config)
-    for module in (found.plm.encoder.embeddings, *found.plm.encoder.encoder.layer):
-        fully_shard(module, mesh=mesh, reshard_after_forward=True)
-    optimizer = ShardedMaskOptimizer(found.plm.encoder, found.masks, found.scores, update)
+    encoder = found.plm.encoder
+    teacher = make_twin(found.plm.model, {n: w.clone() for n, w in prunable_views(encoder, found.masks).items()})
+    for owner in (encoder, teacher.base_model):
+        for module in (owner.embeddings, *owner.encoder.layer):
+            fully_shard(module, mesh=mesh, reshard_after_forward=True)
+    optimizer = ShardedMaskOptimizer(encoder, found.masks, found.scores, update, dense=teacher.base_model)
     held = sum(score.numel() for score in optimizer.scores.values())
     assert held == sum(score.numel() for score in found.scores.values()) // 2
-    train(found, optimizer, [(rank, 2)], 2.0)
+    # The dense rows are those of the teacher: nothing holds them twice.
+    for name, rows in optimizer.masked.dense_weights.items():
+        assert rows.data_ptr() == teacher.base_model.get_parameter(name).to_local().data_ptr()
+    with pytest.raises(UsageError, match=r"are sharded.* make the twin before fully_shard, and shard both"):
+        make_twin(found.plm.model, {})
+    train(found, teacher, optimizer, [(rank, 2)], 2.0)
     masks, scores = optimizer.whole_masks(), optimizer.whole_scores()
     # Fused AdamW rounds the last few entries of a tensor in another way than those in its middle.
     for name, score in expected.scores.items():

@@ -13,7 +13,7 @@ import torch
 
 from winning_tickets.analysis.evaluate import average_terms, evaluate
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
-from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.batches import CorpusBatches, count_tokens
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream, tokenize
@@ -27,7 +27,7 @@ from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
-from winning_tickets.tickets.masking import MaskedWeights, modes
+from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 from winning_tickets.training.optimizers import decay_groups
@@ -152,7 +152,7 @@ def _fit(
         "model": config.model,
         "corpus": config.corpus,
         "steps": config.steps,
-        "tokens_seen": sum(int(batches[step]["attention_mask"].sum()) for step in range(len(batches))),
+        "tokens_seen": sum(int(count_tokens(batches[step])) for step in range(len(batches))),
         "train_encoder": config.train_encoder,
         "trained_parameters": sum(p.numel() for p in plm.model.parameters() if p.requires_grad),
         "start": start,
@@ -229,7 +229,7 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
 def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
     """The quality of the untrained head."""
     with modes(plm.model, training=False), torch.no_grad():
-        return _quality(average_terms(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
+        return _quality(average_terms(plm, None, validation, ["mlm"], device, runtime))
 
 
 def _quality(measured: dict[str, Any]) -> dict[str, float]:

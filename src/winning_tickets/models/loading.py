@@ -297,6 +297,12 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
         decoder.weight = nn.Parameter(dense, requires_grad=False)
 
 
+def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:
+    """Return the parameters of an MLM head by the model's names, without the matrix of its decoder."""
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    return {name: value for name, value in outside_encoder(plm.model).items() if value is not decoder.weight}
+
+
 def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
     """Copy a trained MLM head into a ForMaskedLM model."""
     parameters = dict(plm.model.named_parameters())

@@ -226,7 +226,7 @@ def add_up(
     Args:
         model: any Hugging Face model with the encoder, on its device.
         objective: one part; its sum over a batch is differentiated.
-        batches: padded batches with an `attention_mask`.
+        batches: with `input_ids`, and an `attention_mask` where rows are padded.
         units: keys of `structure.UNITS`.
         keep_tokens: keep the gradients of every token.
         bf16: bfloat16 autocast.
@@ -244,7 +244,7 @@ def add_up(
                 inputs = {name: value.to(model.device) for name, value in batch.items()}
                 # The divisor is only recorded: the sums are divided once, at the end.
                 (scored,) = objective.counts(inputs).values()
-                with sums.batch(float(scored), *inputs["attention_mask"].shape):
+                with sums.batch(float(scored), *inputs["input_ids"].shape):
                     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                         (loss,) = objective(model, inputs).values()
                     if not bool(torch.isfinite(loss)):

@@ -18,7 +18,8 @@ from transformers import TrainerCallback
 from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in
-from winning_tickets.models.loading import PLM, untie_decoder
+from winning_tickets.models.loading import PLM, head_without_decoder, untie_decoder
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.base import PreparedSearch, train_in_order
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
@@ -30,7 +31,7 @@ from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
-from winning_tickets.training.objectives.terms import frozen_head, needs_mlm_head
+from winning_tickets.training.objectives.terms import needs_mlm_head, needs_teacher
 from winning_tickets.training.trainer import last_step
 
 
@@ -89,7 +90,7 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     # scores have no name here: they are as large as the weights, and the search keeps its own.
     masked = copy_weights(prepared)
     state = MaskSearch(prepared, masked, _initial_scores(prepared, dataset), head="mlm" in config.terms)
-    objective = make_objective(prepared, state.masked)
+    objective = make_objective(prepared, state.masked.dense_weights)
     levels = sparsity_levels(config)
     # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
     state.set_level(level_at(levels, last_step(run.scratch)))
@@ -126,23 +127,22 @@ def train_scores(
     )
 
 
-def make_objective(prepared: PreparedSearch, masked: MaskedWeights) -> PretrainingObjective:
-    """Make the configured objective; with the dense values of `masked` the model is the teacher."""
+def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]) -> PretrainingObjective:
+    """Make the configured objective, with the dense model as the teacher where a term needs one."""
     config, plm = prepared.config, prepared.plm
-    weights = config.terms
-    teacher_head = None
-    if "logits" in weights:
+    teacher, copied = None, []
+    if "logits" in config.terms:
         # The decoder stays dense as in MLM; the teacher keeps the checkpoint's head while MLM moves the student's.
-        untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-        teacher_head = frozen_head(plm.model, plm.architecture)
+        untie_decoder(plm, dense_weights.get(plm.architecture.word_embeddings))
+        copied = list(head_without_decoder(plm))
+    if needs_teacher(config.terms):
+        teacher = make_twin(plm.model, dense_weights, copied).train(config.teacher_dropout)
     settings = TermSettings(
         count_padding=config.kd_padding == "counted",
         temperature=config.temperature,
         logits_temperature=config.logits_temperature,
     )
-    return PretrainingObjective(
-        weights, plm.architecture, masked, config.teacher_dropout, settings, teacher_head=teacher_head
-    )
+    return PretrainingObjective(config.terms, plm.architecture, teacher, settings)
 
 
 def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[str, Tensor]:
@@ -251,9 +251,7 @@ def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
 def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
     """Untie the decoder, which keeps the dense embeddings as in the released code; return the rest of the MLM head."""
     untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
-    inside = {id(parameter) for parameter in plm.encoder.parameters()} | {id(decoder.weight)}
-    return {name: parameter for name, parameter in plm.model.named_parameters() if id(parameter) not in inside}
+    return head_without_decoder(plm)
 
 
 class _SaveSteps(TrainerCallback):  # type: ignore[misc]

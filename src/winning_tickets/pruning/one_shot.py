@@ -53,15 +53,15 @@ def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
 def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
     """Return the l2 norm of each input feature of each linear layer `(in,)` by name, over all unpadded tokens."""
     squares: dict[str, Tensor] = {}  # by parameter; the parts of a fused matrix (such as Wqkv) have the same input
-    kept: Tensor | None = None
+    ids, mask = torch.empty(0), None
 
     def hook(name: str) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             states = inputs[0].detach().float()
-            if kept is not None and states.dim() == 3:
-                if states.shape[:2] != kept.shape:
+            if states.dim() == 3:
+                if states.shape[:2] != ids.shape:
                     return  # DeBERTa projects its relative positions with the same matrices; these are not tokens
-                states = states[kept]
+                states = states if mask is None else states * mask
             # A pooler sees one position of each segment, which is never padding.
             squares[name] = squares.get(name, 0.0) + states.reshape(-1, states.shape[-1]).square().sum(0)
 
@@ -74,8 +74,10 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
     try:
         with modes(model, training=False):
             for batch in batches:
-                kept = batch["attention_mask"].to(device).bool()
-                encoder(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+                inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask") if name in batch}
+                ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+                mask = None if mask is None else mask.unsqueeze(-1)
+                encoder(**inputs)
     finally:
         for handle in handles:
             handle.remove()

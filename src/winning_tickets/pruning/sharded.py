@@ -25,9 +25,9 @@ class ShardedMaskOptimizer(MaskOptimizer):
     """Trains the scores of an encoder's matrices after `torch.distributed.fsdp.fully_shard`.
 
     FSDP2 averages gradients over the ranks, where a loss over several of them is a sum: multiply a loss that is
-    divided by the count of all ranks by their number. Shard the encoder with `reshard_after_forward=True`, so that
-    a teacher (`optimizer.masked.dense()`) leaves none of its weights in memory. `state_dict` holds the rows of this
-    rank. docs/how_to/run_on_several_processes.md has a whole training loop.
+    divided by the count of all ranks by their number. A teacher is a twin that was made before both were sharded, with
+    `reshard_after_forward=True`, so that it leaves none of its whole weights in memory. `state_dict` holds the rows of
+    this rank. docs/how_to/run_on_several_processes.md has a whole training loop.
 
     Args:
         encoder: sharded by rows over a mesh of one dimension.
@@ -36,20 +36,28 @@ class ShardedMaskOptimizer(MaskOptimizer):
         scores: initial scores of whole matrices by name, as `initial_scores` gives them for the weights before they
             were sharded; those matrices are trained.
         config: the resolved settings of a search by mask training.
+        dense: the encoder of the teacher, sharded as `encoder` is: its parameters then are the dense weights, which
+            are copied from `encoder` otherwise.
 
     Raises:
         UsageError: a matrix is not sharded by rows, is part of a fused parameter, or leaves a rank without rows.
     """
 
     def __init__(
-        self, encoder: nn.Module, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], config: ResolvedSearch
+        self,
+        encoder: nn.Module,
+        masks: Mapping[str, Tensor],
+        scores: Mapping[str, Tensor],
+        config: ResolvedSearch,
+        dense: nn.Module | None = None,
     ) -> None:
-        parameters: dict[str, Any] = dict(encoder.named_parameters())
-        for name in masks:
-            _check(name, parameters.get(name))
+        for module in (encoder,) if dense is None else (dense, encoder):
+            parameters: dict[str, Any] = dict(module.named_parameters())
+            for name in masks:
+                _check(name, parameters.get(name))
         self._placed = {name: parameters[name] for name in masks}
         order = buffer_order({name: parameters[name].shape for name in scores}, config.ranking)
-        masked = MaskedWeights(encoder, list(masks), order)
+        masked = MaskedWeights(encoder, list(masks), order, dense)
         own = {name: self._rows(name, mask) for name, mask in masks.items()}
         masked.write(own)
         self._fixed = {name: mask for name, mask in own.items() if name not in scores}

@@ -232,7 +232,7 @@ class GateSearch:
 def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
     """Train the gates of one level for all steps."""
     prepared, encoder = state.prepared, state.prepared.plm.encoder
-    objective = mask_training.make_objective(prepared, state.masked)
+    objective = mask_training.make_objective(prepared, {})  # its teacher has no gates
     with gated(encoder, state.structure, state.gates):
         title = f"searching a {state.level.folder} ticket"
         mask_training.train_scores(state, title, run, runtime, dataset, objective)

@@ -1,7 +1,7 @@
 """Apply masks to parameter data; the model stays a plain Hugging Face model.
 
 `hold` keeps a fixed ticket through any training loop. `MaskedWeights` stores the dense weights of a model, so that
-masks can be written and the dense model (the teacher) swapped in and out.
+masks can be written.
 """
 
 from __future__ import annotations
@@ -31,10 +31,14 @@ class MaskedWeights:
     """The dense weights W of some matrices (parameters, or parts of fused ones) and the parameters that hold W * M.
 
     The dense weights lie in one flat buffer, those of the matrices `first` in front. Data of parameters is always
-    written in place: rebinding `p.data` is silently ignored by sharded models.
+    written in place: rebinding `p.data` is silently ignored by sharded models. Slices of a fused parameter are
+    neighbors in the buffer, as the parameter of a twin needs them (`models.twin`). `source` is a model with the dense
+    weights, such as a sharded twin, where the encoder has others.
     """
 
-    def __init__(self, encoder: nn.Module, names: Sequence[str], first: Sequence[str] = ()) -> None:
+    def __init__(
+        self, encoder: nn.Module, names: Sequence[str], first: Sequence[str] = (), source: nn.Module | None = None
+    ) -> None:
         parameters = dict(encoder.named_parameters())
         self.names = (*first, *(name for name in names if name not in set(first)))
         views = {name: rows_here(view) for name, view in prunable_views(encoder, self.names).items()}
@@ -47,8 +51,8 @@ class MaskedWeights:
         ((dtype, device),) = kinds
         self.flat = torch.empty(sum(view.numel() for view in views.values()), dtype=dtype, device=device)
         self.dense_weights: dict[str, Tensor] = self.split(self.flat, views)
-        for name, view in views.items():
-            self.dense_weights[name].copy_(view)
+        for name, view in (views if source is None else prunable_views(source, self.names)).items():
+            self.dense_weights[name].copy_(rows_here(view))
         self.kept = {name: view.numel() for name, view in views.items()}  # entries, by the masks of the last `write`
 
     def split(self, flat: Tensor, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
@@ -92,26 +96,6 @@ class MaskedWeights:
     def _here(self, name: str) -> Tensor:
         """Return a matrix in its parameter, as a view of its rows on this rank."""
         return self._parts[name].of(rows_here(self.parameters[name].detach()))
-
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Put the dense weights into the model inside the block, and what was there again after it.
-
-        Never enter between a forward pass and its backward pass: the gradients would be wrong without an error.
-        """
-        with torch.no_grad():
-            before = {name: self._here(name).clone() for name in self.names}
-            for name, dense in self.dense_weights.items():
-                self._here(name).copy_(dense)
-        # Autocast keeps bfloat16 copies of parameters and would hand out those of the other weights on either side.
-        torch.clear_autocast_cache()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, values in before.items():
-                    self._here(name).copy_(values)
-            torch.clear_autocast_cache()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from winning_tickets.data.batches import shard_rows
 from winning_tickets.runs import distributed
 
 _BUCKET = 1 << 23  # gradient entries per all-reduce
@@ -24,24 +25,23 @@ def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str,
     """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of a dict of batches; maybe no rows."""
     if count == 1:
         return batch
-    return {
-        name: shard_batch(value, rank, count) if isinstance(value, Mapping) else value[rank::count].contiguous()
-        for name, value in batch.items()
-    }
+    if any(isinstance(value, Mapping) for value in batch.values()):
+        return {name: shard_batch(value, rank, count) for name, value in batch.items()}
+    return shard_rows(batch, rank, count)
 
 
 def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a batch, or the non-empty ones of a dict of batches; an empty dict if no rows are left."""
     if any(isinstance(value, Mapping) for value in batch.values()):
         return {name: value for name, value in batch.items() if nonempty(value)}
-    return batch if all(len(value) for value in batch.values()) else {}
+    return batch if len(next(iter(batch.values()))) else {}
 
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum the gradients over all ranks; a parameter that no rank used keeps `grad=None`."""
-    # `DistributedDataParallel` does not fit: objectives run the encoder several times, with other weights for the
-    # teacher; gates are not parameters of the model; a step of `tickets share` must not touch the heads of other tasks.
+    # `DistributedDataParallel` does not fit: objectives call the encoder inside the model, some of them several times;
+    # gates are not parameters of the model; a step of `tickets share` must not touch the heads of other tasks.
     # Therefore gradients are summed after the backward pass, when all hooks on gradients have run.
     if distributed.world_size() == 1:
         return
