@@ -172,7 +172,7 @@ class ByLevel(MaskRule):
         """Overwrite the masks, always with exact counts."""
         layers = range(len(self._structure.layers))
         scores: dict[str, Tensor] = {
-            unit: torch.stack([self._scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]).cpu()
+            unit: torch.stack([self._scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers])
             for unit in self._counts
         }
         for name, gate in importance.close_gates(scores, self._counts, self._structure, self._min_heads).items():
@@ -227,12 +227,16 @@ class GateSearch:
         )
         # The Trainer zeroes gradients of the model's own parameters only.
         self.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
-        self._start = {name: mask.clone() for name, mask in self.masked.masks.items()}
+        self._start = self._gates()
 
     def record(self) -> dict[str, Any]:
         """Return the values of a step's log; `changed_gates` counts those that differ from the start."""
-        changed = sum(int(torch.count_nonzero(mask != self._start[n])) for n, mask in self.masked.masks.items())
+        changed = int(torch.count_nonzero(self._gates() != self._start))
         return {"grad_norm": self.optimizer.grad_norm, "changed_gates": changed}
+
+    def _gates(self) -> Tensor:
+        """Return all gates one after the other, True = open; one tensor is read back in one go."""
+        return torch.cat(list(self.masked.masks.values()))
 
     def ticket(self, step: int) -> Ticket:
         """Return the ticket of the present scores."""
