@@ -300,7 +300,10 @@ def markdown(found: dict[str, Any], failed: dict[str, str]) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     hours = f"{PAPER_SECONDS // 3600} h {PAPER_SECONDS % 3600 // 60} min"
-    lines += ["", f"The paper's {PAPER_STEPS:,} steps took {hours} on a V100; asked of an H200: {ASKED_SECONDS / 60:g} min."]
+    lines += [
+        "",
+        f"The paper's {PAPER_STEPS:,} steps took {hours} on a V100; asked of an H200: {ASKED_SECONDS / 60:g} min.",
+    ]
     lines += [f"- {part} failed: {reason}" for part, reason in failed.items()]
     return "\n".join(lines) + "\n"
 
@@ -324,7 +327,9 @@ def main() -> None:
         try:
             plan.found[name] = PARTS[name](plan)
         except (RuntimeError, ValueError, KeyError, OSError) as error:
-            plan.failed[name] = f"{type(error).__name__}: {error}" if not isinstance(error, RuntimeError) else str(error)
+            plan.failed[name] = (
+                f"{type(error).__name__}: {error}" if not isinstance(error, RuntimeError) else str(error)
+            )
         print(f"{name}: {time.monotonic() - began:.0f} s {plan.failed.get(name, '')}", file=sys.stderr, flush=True)
         # Whatever happens later, what was found is kept.
         content = {"parts": plan.found, "failed": plan.failed, "table": rows(plan.found), "quick": options.quick}

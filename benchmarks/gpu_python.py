@@ -112,7 +112,7 @@ def make(venv: Path, parent: dict[str, Any], inherits: bool, wheels: Path | None
     source = [] if wheels is None else ["--no-index", "--find-links", str(wheels)]
     words = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *source, *constraints, *wanted]
     say(" ".join(words))
-    if subprocess.run(words, check=False, stdout=sys.stderr).returncode:
+    if wanted and subprocess.run(words, check=False, stdout=sys.stderr).returncode:
         sys.exit(
             f"pip could not install {', '.join(wanted)}. Where no package index can be reached, bring wheels: pip "
             "download them on another machine into a folder, then make gpu WHEELS=FOLDER."

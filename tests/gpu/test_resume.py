@@ -17,13 +17,15 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("deterministic")]
 SEARCHES: dict[str, dict[str, Any]] = {
     "masks": {"method": "mask-training", "objective": "kd,mlm", "sparsity": (0.5, 0.7), "rung_steps": 3, "steps": 4},
     "masks with dropout": {"method": "mask-training", "objective": "mlm", "profile": "paper", "steps": 6},
-    "gates": {"method": "mask-training", "objective": "kd", "heads": (2,), "steps": 6},
+    "gates": {"method": "mask-training", "objective": "kd", "prune_heads": (2,), "steps": 6},
     "imp": {"method": "imp", "objective": "mlm", "sparsity": (0.3, 0.6), "round_steps": 3},
 }
 
 
 @pytest.mark.parametrize("name", SEARCHES)
-def test_a_killed_search_ends_with_the_same_bits(device: str, world: dict[str, Path], tmp_path: Path, name: str) -> None:
+def test_a_killed_search_ends_with_the_same_bits(
+    device: str, world: dict[str, Path], tmp_path: Path, name: str
+) -> None:
     settings = {"corpus": str(world["text"]), "segments": "packed:16", "batch_tokens": 64, "learning_rate": 1e-3}
     config = SearchConfig(model=str(world["bert"]), **settings | SEARCHES[name])
     runtime = Runtime(device=device, quiet=True, checkpoint_steps=2)

@@ -34,7 +34,9 @@ def losses(out: Path) -> list[float]:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_every_method_and_every_verb_that_trains(device: str, world: dict[str, Path], tmp_path: Path, case: str) -> None:
+def test_every_method_and_every_verb_that_trains(
+    device: str, world: dict[str, Path], tmp_path: Path, case: str
+) -> None:
     found = run(words_of(case, world, tmp_path / "out", device))
     assert found
     assert all(0 <= value < 100 for value in losses(tmp_path / "out"))
@@ -87,10 +89,21 @@ def test_evaluate_agrees_with_the_cpu(device: str, world: dict[str, Path], ticke
         assert here[name] == pytest.approx(there[name], rel=1e-3, abs=1e-5), name
 
 
-def test_a_fine_tuned_model_is_used_and_measured(device: str, world: dict[str, Path], ticket: str, tmp_path: Path) -> None:
+def test_a_fine_tuned_model_is_used_and_measured(
+    device: str, world: dict[str, Path], ticket: str, tmp_path: Path
+) -> None:
     words = ["transfer", ticket, "--task", "rte", "--data-dir", str(world["glue"]), "--steps", "3", "--seeds", "0"]
     run([*words, "--save-model", "--out", str(tmp_path / "run"), "--device", device, "--quiet", "--json"])
-    words = ["predict", str(tmp_path / "run"), "--text", "the cat sat", "--text-pair", "birds sang", "--quiet", "--json"]
+    words = [
+        "predict",
+        str(tmp_path / "run"),
+        "--text",
+        "the cat sat",
+        "--text-pair",
+        "birds sang",
+        "--quiet",
+        "--json",
+    ]
     here, there = (run([*words, "--device", where])["predictions"][0] for where in (device, "cpu"))
     assert list(here["scores"].values()) == pytest.approx(list(there["scores"].values()), abs=1e-3)
     words = ["measure", ticket, "--batch", "1,4", "--length", "8", "--repeats", "3", "--device", device, "--json"]
@@ -98,7 +111,9 @@ def test_a_fine_tuned_model_is_used_and_measured(device: str, world: dict[str, P
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("kind", [{"ranking": "matrix"}, {"ranking": "row"}, {"ranking": "global"}, {"pattern": (2, 4)}])
+@pytest.mark.parametrize(
+    "kind", [{"ranking": "matrix"}, {"ranking": "row"}, {"ranking": "global"}, {"pattern": (2, 4)}]
+)
 def test_a_selection_is_that_of_the_cpu_tie_for_tie(device: str, dtype: torch.dtype, kind: dict[str, Any]) -> None:
     from winning_tickets.config import Pattern
 

@@ -17,6 +17,7 @@ from samples.commands import CASES, make_world, words_of
 from winning_tickets.cli import app
 from winning_tickets.pruning.search import METHODS
 
+
 @pytest.fixture(scope="module")
 def world(tmp_path_factory):
     return make_world(tmp_path_factory.mktemp("world"))

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 from unittest import mock
@@ -117,7 +118,8 @@ class PretendTensor(Tensor):
         if force:
             return self.detach().cpu().numpy()
         raise TypeError(
-            "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to copy the tensor to host memory first."
+            "can't convert cuda:0 device type tensor to numpy. "
+            "Use Tensor.cpu() to copy the tensor to host memory first."
         )
 
     def data_ptr(self) -> int:
@@ -165,7 +167,9 @@ class PretendGPU:
             for context in self._replacements():
                 stack.enter_context(context)
             stack.enter_context(warnings.catch_warnings())
-            warnings.filterwarnings("ignore", message=".*pin_memory.*")  # the loader of a CPU build finds no accelerator
+            warnings.filterwarnings(
+                "ignore", message=".*pin_memory.*"
+            )  # the loader of a CPU build finds no accelerator
             stack.enter_context(_swapped_parameters())
             stack.enter_context(self._modes())
             self._stack = stack.pop_all()
@@ -222,7 +226,7 @@ class PretendGPU:
         kinds = [*_foreach_utils._foreach_supported_types, PretendTensor]
         yield mock.patch.object(_foreach_utils, "_foreach_supported_types", kinds)
         devices = [*_foreach_utils._get_foreach_kernels_supported_devices(), _STAND_IN.type]
-        yield mock.patch.object(_foreach_utils, "_get_foreach_kernels_supported_devices", lambda: devices)
+        yield mock.patch.object(_foreach_utils, "_get_foreach_kernels_supported_devices", return_value=devices)
         run = threading.Thread.run
 
         def run_with_modes(thread: threading.Thread) -> None:
@@ -278,7 +282,11 @@ class _Functions(TorchFunctionMode):
         if func is Tensor.cuda:
             return args[0].to(_STAND_IN)
         # A number that is assigned stays on the CPU, as for a GPU.
-        if func is Tensor.__setitem__ and isinstance(args[0], PretendTensor) and isinstance(args[2], bool | int | float):
+        if (
+            func is Tensor.__setitem__
+            and isinstance(args[0], PretendTensor)
+            and isinstance(args[2], bool | int | float)
+        ):
             return func(args[0], args[1], torch.tensor(args[2], dtype=args[0].dtype))
         if func is Tensor.new_tensor and isinstance(args[0], PretendTensor):
             kwargs = {"dtype": args[0].dtype, "device": CUDA} | kwargs
@@ -317,7 +325,7 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kind = name.rstrip("_")
     _refuse_mixed(kind, name, args, here, [value for value in tensors if not isinstance(value, PretendTensor)])
     if PretendGPU.active is not None:
-        _count(PretendGPU.active, func, kind, name, args, kwargs, here, target)
+        _count(PretendGPU.active, func, name, args, kwargs, target)
     # Compute on the CPU.
     kwargs = tree_map(_data, kwargs) | ({"device": torch.device("cpu")} if makes else {})
     if kwargs.get("pin_memory"):
@@ -349,9 +357,7 @@ def _refuse_mixed(kind: str, name: str, args: tuple[Any, ...], here: list[Any], 
         return
     if kind in _INDEXED:
         if not isinstance(args[0], PretendTensor):
-            raise RuntimeError(
-                "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
-            )
+            raise RuntimeError("indices should be either on cpu or on the same device as the indexed tensor (cpu)")
         indices = tree_leaves(args[1])
         others = [value for value in others if not any(value is index for index in indices)]
     if any(value.dim() > 0 for value in others):
@@ -361,43 +367,44 @@ def _refuse_mixed(kind: str, name: str, args: tuple[Any, ...], here: list[Any], 
 
 
 def _count(
-    gpu: PretendGPU,
-    func: Any,
-    kind: str,
-    name: str,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    here: list[Any],
-    target: str | None,
+    gpu: PretendGPU, func: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: str | None
 ) -> None:
     """Count a launch, and a sync or an upload where the host waits."""
-    blocking = not kwargs.get("non_blocking", len(args) > 2 and kind == "copy" and args[2])
-    if kind in _SYNCS and not (kind == "repeat_interleave" and kwargs.get("output_size") is not None):
-        gpu.count("syncs", name)
-    elif kind == "_to_copy" and target == "cpu" and blocking:
-        gpu.count("syncs", name)
-    elif kind == "_to_copy" and not here and blocking:
-        gpu.count("uploads", name)
-    elif kind == "copy" and blocking and not isinstance(args[0], PretendTensor):
-        gpu.count("syncs", name)
-    elif kind == "copy" and blocking and not isinstance(args[1], PretendTensor):
-        gpu.count("uploads", name)
-    elif kind in _INDEXED:
-        _count_index(gpu, name, args)
+    kind = name.rstrip("_")
+    waits = (
+        _waits_of_copy(kind, args, kwargs, target)
+        if kind in _COPIES
+        else _waits_of_index(args)
+        if kind in _INDEXED
+        else ["syncs"]
+        if kind in _SYNCS and kwargs.get("output_size") is None
+        else []
+    )
+    for wait in waits:
+        gpu.count(wait, name)
     if kind not in _WITHOUT_KERNEL and not _is_view(func):
         gpu.count("launches", name)
 
 
-def _count_index(gpu: PretendGPU, name: str, args: tuple[Any, ...]) -> None:
+def _waits_of_copy(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any], target: str | None) -> list[str]:
+    """A copy between the devices makes the host wait, unless it is told not to."""
+    if kind == "_to_copy":
+        to_here, from_here = target != "cpu", isinstance(args[0], PretendTensor)
+    else:  # into the first argument, from the second
+        to_here, from_here = (isinstance(tree_leaves(value)[0], PretendTensor) for value in args[:2])
+    patient = kwargs.get("non_blocking", len(args) > 2 and args[2])
+    return [] if patient or to_here == from_here else ["uploads" if to_here else "syncs"]
+
+
+def _waits_of_index(args: tuple[Any, ...]) -> list[str]:
     """A mask as an index has to be counted, unless it only fills; an index or value on the CPU is copied."""
     indices = [index for index in args[1] if isinstance(index, Tensor)]
     masks = [index for index in indices if index.dtype in (torch.bool, torch.uint8)]
     value = args[2] if len(args) > 2 else None
     from_cpu = value is not None and not isinstance(value, PretendTensor)
-    if masks and not (from_cpu and len(indices) == 1):
-        gpu.count("syncs", name)
-    if any(not isinstance(index, PretendTensor) for index in indices) or (from_cpu and not masks):
-        gpu.count("uploads", name)
+    counted = masks and not (from_cpu and len(indices) == 1)
+    copied = any(not isinstance(index, PretendTensor) for index in indices) or (from_cpu and not masks)
+    return ["syncs"] * bool(counted) + ["uploads"] * copied
 
 
 @functools.cache
@@ -416,7 +423,7 @@ def _place() -> str:
         if package:
             return f"{inside}:{frame.f_lineno}"
         if other is None and file != __file__ and f"{os.sep}torch{os.sep}" not in file:
-            other = f"{os.sep.join(file.split(os.sep)[-2:])}:{frame.f_lineno}"
+            other = f"{'/'.join(Path(file).parts[-2:])}:{frame.f_lineno}"
         frame = frame.f_back  # type: ignore[assignment]
     return other or "?"
 

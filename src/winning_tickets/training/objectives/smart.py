@@ -38,7 +38,8 @@ class SmartObjective:
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         counts = self._base.counts(batch)
         if self._settings.alpha > 0:
-            counts["smart"] = torch.as_tensor(len(batch["labels"]), device=batch["labels"].device)
+            # Filled on the device: a number that is copied there makes the host wait.
+            counts["smart"] = torch.full((), len(batch["labels"]), device=batch["labels"].device)
         return counts
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
