@@ -55,7 +55,7 @@ class Benchmark:
     on_gpu: tuple[str, ...] = ()
 
 
-_GPU_STEP = ("--shape", "bert-base", "--length", "512", "--bf16")
+_GPU_STEP = ("--shape", "bert-base", "--length", "512", "--bf16", "--in-a-row", "8")
 _TINY_STEP = ("--shape", "tiny", "--batch", "2", "--length", "16", "--rounds", "2", "--warm-up", "1", "--json")
 _FEW = ("--rounds", "2", "--warm-up", "1", "--json")
 
@@ -152,6 +152,15 @@ BENCHMARKS = (
             Row("exact top, many ties, beside torch.kthvalue", ratio="ours_ties_over_kthvalue_ties", asked=1.0),
         ),
         takes_device=True,
+    ),
+    Benchmark(
+        "semi_structured",
+        "semi_structured",
+        ("--json",),
+        (*_TINY_STEP,),
+        (Row("inference of a 2:4 ticket: dense beside sparse kernels, on a GPU", ratio="dense_over_sparse"),),
+        takes_device=True,
+        on_gpu=_GPU_STEP,
     ),
     Benchmark(
         "ticket_files",

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-HELPERS = {"utilisation", "all", "bench", "in_graph", "interleave", "memory", "registry", "texts"}
+HELPERS = {"utilisation", "all", "bench", "gpu", "gpu_python", "in_graph", "interleave", "memory", "registry", "texts"}
 KEYS = {"device", "threads", "rounds", "ms_a_step", "ratios", "intervals_95", "seconds", "machine", "versions"}
-FEW = {"rounds": 2, "warm_up": 1, "device": "cpu", "threads": 0}
+FEW = {"rounds": 2, "warm_up": 1, "in_a_row": 1, "device": "cpu", "threads": 0}
 
 
 @pytest.fixture(autouse=True)

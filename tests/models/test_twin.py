@@ -24,7 +24,9 @@ def masked_model(folder, kind="bert", head="mlm"):
     dense = copy.deepcopy(plm.model)
     masked = MaskedWeights(plm.encoder, prunable_names(plm))
     generator = torch.Generator().manual_seed(1)
-    masked.write({name: torch.rand(mask.shape, generator=generator) > 0.5 for name, mask in masked.masks.items()})
+    masked.write(
+        {name: torch.rand(weight.shape, generator=generator) > 0.5 for name, weight in masked.dense_weights.items()}
+    )
     return plm, masked, dense
 
 
@@ -65,7 +67,7 @@ def test_a_twin_stays_dense_while_the_student_changes(tmp_path, kind):
     untie_decoder(plm, masked.dense_weights[plm.architecture.word_embeddings])
     twin = make_twin(plm.model, masked.dense_weights, head_without_decoder(plm))
     before = outputs(plm.model, plm).states
-    masked.write({name: ~mask for name, mask in masked.masks.items()})
+    masked.write({name: torch.zeros_like(weight, dtype=torch.bool) for name, weight in masked.dense_weights.items()})
     with torch.no_grad():
         for parameter in head_without_decoder(plm).values():
             parameter.add_(1.0)

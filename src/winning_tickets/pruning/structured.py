@@ -159,7 +159,7 @@ def close_by_level(
     """Return the gates of scores by name: as many of each unit are closed as a level says, over all layers."""
     layers = range(len(structure.layers))
     joined: dict[str, Tensor] = {
-        unit: torch.stack([scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]).cpu() for unit in counts
+        unit: torch.stack([scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]) for unit in counts
     }
     return importance.close_gates(joined, counts, structure, min_heads_per_layer)
 
@@ -214,19 +214,20 @@ class GateSearch:
         self.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
         self._start = self._open()
 
-    def _open(self) -> dict[str, Tensor]:
-        """Return which gates are open, by name: their values are 1 or 0."""
-        return {name: gate.detach().bool() for name, gate in self.gates.items()}
-
     def record(self) -> dict[str, Any]:
         """Return the values of a step's log; `changed_gates` counts those that differ from the start."""
-        changed = sum(int(torch.count_nonzero(gate != self._start[name])) for name, gate in self._open().items())
+        changed = int(torch.count_nonzero(self._open() != self._start))
         norm = self.optimizer.grad_norm
         return {"grad_norm": None if norm is None else float(norm), "changed_gates": changed}
 
+    def _open(self) -> Tensor:
+        """Return which gates are open, one after the other; one tensor is read back in one go."""
+        return torch.cat([gate.detach().bool().view(-1) for gate in self.gates.values()])
+
     def ticket(self, step: int) -> Ticket:
         """Return the ticket of the present scores."""
-        return self.prepared.gate_ticket(self._open(), self.structure, self.level, step=step)
+        gates = {name: gate.detach().bool() for name, gate in self.gates.items()}
+        return self.prepared.gate_ticket(gates, self.structure, self.level, step=step)
 
 
 def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
