@@ -194,7 +194,7 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     if config.scope is None and not has_pooler:
         settings = settings.model_copy(update={"scope": settings.scope.removesuffix("+pooler")})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, settings.scope))
-    check_finite(weights, f"weights of {settings.model}")
+    check_finite({f"{name} in {settings.model}": weight for name, weight in weights.items()}, "weights")
 
     # Tickets, patterns, weights and importances that were named have to fit the matrices of the model.
     _check_match(like, weights, settings.model)

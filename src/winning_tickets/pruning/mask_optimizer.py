@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -123,8 +123,8 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._norm: Tensor | None = None  # of the present one, once it was asked for
         self._choose = choose
         self._by_rows = config.pattern is not None or config.ranking == "row"
+        self._shared_by = ranks
         self._ranks = None if self._by_rows else ranks  # rows are whole in every process
-        self._all_ranks = ranks or Ranks()
         size = sum(masked.dense_weights[name].numel() for name in scores)
         self._flat = torch.empty(size, dtype=torch.float32, device=masked.flat.device)
         slices = masked.split(self._flat)
@@ -164,7 +164,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         formed. Without a call `step` does the same. Gradients that are set to None in between are not applied.
         """
         self._form_gradients()
-        self._norm = self._norm_of(self._with_gradient())
+        self._norm = self._norm_of(self._gradients())
         return self._norm
 
     @torch.no_grad()
@@ -177,7 +177,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         for name, score in self.scores.items():
             if self.masked.parameters[name].grad is None:
                 score.grad = None
-        self._clip(self._with_gradient())
+        self._clip(self._gradients())
         # The scheduler sets the rates of the outer groups.
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
@@ -202,24 +202,31 @@ class MaskOptimizer(torch.optim.Optimizer):
         for name, score in self.scores.items():
             score.grad = found[name].float() if name in found else None
 
-    def _with_gradient(self) -> list[nn.Parameter]:
-        return [one for one in (*self.scores.values(), *self.head.values()) if one.grad is not None]
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradients of the scores and of the head, where there are some."""
+        return [one.grad for one in (*self.scores.values(), *self.head.values()) if one.grad is not None]
 
-    def _norm_of(self, parameters: Sequence[nn.Parameter]) -> Tensor:
-        """Return the norm of the gradients of some parameters over all processes."""
-        norm = nn.utils.get_total_norm([one.grad for one in parameters if one.grad is not None])
-        square = norm.double().square().view(1)
-        total = self._all_ranks.totals(square)
-        return norm if total is square else total.sqrt().to(norm.dtype)[0]
+    def _norm_of(self, gradients: list[Tensor]) -> Tensor:
+        """Return the norm of gradients over all processes."""
+        norm = self._flat.new_zeros(())
+        if gradients:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self._shared_by is None:
+            return norm
+        return self._shared_by.totals(norm.double().square().view(1)).sqrt().to(norm.dtype)[0]
 
-    def _clip(self, parameters: list[nn.Parameter]) -> None:
-        limit = self.config.max_grad_norm
+    def _clip(self, gradients: list[Tensor]) -> None:
+        """Scale the gradients down to the configured norm, together or one by one; nothing is read back."""
         if self.config.clip == "global":
-            self.grad_norm = self._norm_of(parameters) if self._norm is None else self._norm
-            nn.utils.clip_grads_with_norm_(parameters, limit, self.grad_norm)
+            self.grad_norm = self._norm_of(gradients) if self._norm is None else self._norm
+            self._scale_down(gradients, self.grad_norm)
         elif self.config.clip == "tensor":
-            for one in parameters:
-                nn.utils.clip_grads_with_norm_([one], limit, self._norm_of([one]))
+            for one in gradients:
+                self._scale_down([one], self._norm_of([one]))
+
+    def _scale_down(self, gradients: list[Tensor], norm: Tensor) -> None:
+        if gradients:
+            torch._foreach_mul_(gradients, (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
 
     @property
     def selected_exactly(self) -> bool:
@@ -304,7 +311,8 @@ class MaskOptimizer(torch.optim.Optimizer):
         parts = list(zip(self._by_group(self._keys()), self._by_group(mask), strict=True))
         lowest = torch.cat([keys.masked_fill(~kept, math.inf).amin(1) for keys, kept in parts])
         highest = torch.cat([keys.masked_fill(kept, -math.inf).amax(1) for keys, kept in parts])
-        lowest, highest = self._all_ranks.join(lowest[None]).amin(0), self._all_ranks.join(highest[None]).amax(0)
+        if self._ranks is not None:
+            lowest, highest = self._ranks.join(lowest[None]).amin(0), self._ranks.join(highest[None]).amax(0)
         found = highest
         if self.config.threshold == "reached":
             found = lowest.masked_fill(highest == -math.inf, -math.inf)  # nothing is pruned
