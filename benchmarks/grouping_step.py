@@ -22,10 +22,11 @@ from interleave import Step
 from winning_tickets.data.mixing import grouped_order, trainer_order
 
 LENGTHS = {
-    "sst2": (),
-    "mnli": (),
+    "sst2": (3, 4, 4, 5, 5, 6, 7, 7, 8, 9, 10, 11, 13, 14, 16, 18, 20, 23, 27, 33, 39, 44, 49, 56, 66),
+    "mnli": (5, 14, 18, 20, 23, 25, 27, 29, 31, 33, 35, 37, 40, 42, 45, 48, 51, 55, 61, 70, 82, 98, 115, 128, 128),
 }
-"""Tokens of BERT (uncased), special ones included: every twentieth part of the training sets of GLUE."""
+"""Quantiles `SHARES` of the lengths in training sets of GLUE, in tokens of BERT (uncased), special ones included."""
+SHARES = (*np.arange(20) / 20, 0.975, 0.99, 0.995, 0.999, 1.0)
 VARIANTS = tuple(f"{task}_{way}" for task in LENGTHS for way in ("grouped", "random"))
 PAIRS = {f"{task}_grouped_over_random": (f"{task}_grouped", f"{task}_random") for task in LENGTHS}
 EPOCH = 200  # batches
@@ -33,9 +34,7 @@ EPOCH = 200  # batches
 
 def lengths_of(task: str, count: int, longest: int) -> list[int]:
     """Draw lengths from the distribution of a task, at most `longest`."""
-    quantiles = LENGTHS[task]
-    drawn = np.random.default_rng(0).random(count) * (len(quantiles) - 1)
-    found = np.interp(drawn, np.arange(len(quantiles)), quantiles).round().astype(int)
+    found = np.interp(np.random.default_rng(0).random(count), SHARES, LENGTHS[task]).round().astype(int)
     return [int(length) for length in np.minimum(found, longest)]
 
 

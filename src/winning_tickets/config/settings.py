@@ -124,7 +124,7 @@ class Runtime(Settings):
     )
     bf16: bool = _running(
         False,
-        "Use bfloat16 autocast, as accelerate launch --mixed_precision bf16 asks too. Weights and scores stay float32.",
+        "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32.",
         validate_default=True,
     )
     torch_compile: bool = _running(
