@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cpus check slow bench gpu reference clean
+.PHONY: demo test test-cpus test-versions check slow bench gpu reference clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -25,6 +25,10 @@ test-cpus: $(VENV)/.installed
 		$(BIN)/python -c 'import torch; print(torch.backends.cpu.get_cpu_capability(), torch.get_num_threads(), "threads")'; \
 		$(MAKE) --no-print-directory test; \
 	done; done
+
+# Slow: the tests with the lowest and the newest transformers that pyproject.toml allows, in environments of their own.
+test-versions:
+	$(PYTHON) tests/versions.py
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -120,7 +120,8 @@ class HoldBench(Bench):
                 loss = objective(model, batch)["mlm"] / objective.counts(batch)["mlm"]
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            finite.check(1, {"mlm": float(loss.detach())}, float(norm), optimizer)
+            value, found = torch.stack([loss.detach(), norm]).tolist()  # one read-back
+            finite.check(1, {"mlm": value}, found, optimizer)
             optimizer.step()
             held.zero_()
             optimizer.zero_grad()

@@ -111,7 +111,8 @@ class MaskBench(Bench):
                 total = objective(plm.model, self.batch)[objective_name]
                 loss = total / objective.counts(self.batch)[objective_name]
             loss.backward()
-            finite.check(1, {objective_name: float(loss.detach())}, gradient_norm(optimizer), optimizer)
+            value, norm = torch.stack([loss.detach(), gradient_norm(optimizer)]).tolist()  # one read-back
+            finite.check(1, {objective_name: value}, norm, optimizer)
             optimizer.step()
             plm.model.zero_grad()
 

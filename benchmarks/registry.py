@@ -141,6 +141,25 @@ BENCHMARKS = (
         takes_device=True,
     ),
     Benchmark(
+        "grouping_step",
+        "grouping_step",
+        ("--rounds", "8", "--json"),
+        _TINY_STEP,
+        (
+            Row(
+                "lengths of SST-2: batches of similar lengths beside random ones",
+                ratio="sst2_grouped_over_random",
+                asked=0.75,
+            ),
+            Row(
+                "lengths of MNLI: batches of similar lengths beside random ones",
+                ratio="mnli_grouped_over_random",
+                asked=0.75,
+            ),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
         "selection",
         "select_top",
         ("--scores", "1e8", "--json"),

@@ -142,6 +142,18 @@ def test_padding_variants_see_the_same_examples():
         bench.make(variant)()
 
 
+def test_grouped_and_random_batches_have_the_same_lengths_on_average():
+    import grouping_step
+
+    options = argparse.Namespace(shape="tiny", batch=8, length=48, dropout=0.0, bf16=False, **FEW)
+    bench = grouping_step.GroupingBench(options)
+    for variant, shapes in bench.shapes.items():
+        assert [len(lengths) for lengths in shapes] == [8] * bench.batches
+        padding = [len(lengths) * max(lengths) - sum(lengths) for lengths in shapes]
+        assert (sum(padding) < 8 * bench.batches * 3) == variant.endswith("grouped")
+    bench.make("mnli_grouped")()
+
+
 def test_tokenizing_is_timed_and_its_peak_measured(tmp_path):
     import tokenizing
 

@@ -289,10 +289,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, corpus, monkeypatch, tr
 
     original = StepLog.on_step_end
 
-    def dies(self, args, state, control, **kwargs):
-        if state.global_step == 4:
+    def dies(self, trainer):
+        if trainer.step == 4:
             raise Killed
-        return original(self, args, state, control, **kwargs)
+        return original(self, trainer)
 
     monkeypatch.setattr(StepLog, "on_step_end", dies)
     with pytest.raises(Killed):

@@ -188,9 +188,9 @@ def test_a_killed_run_resumes_to_the_same_bits(
     transfer(config, tmp_path / "whole", runtime)
     original = Evaluations.on_step_end
 
-    def kill(self: Any, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        original(self, args, state, control, **kwargs)
-        if state.global_step == 5:
+    def kill(self: Any, trainer: Any) -> None:
+        original(self, trainer)
+        if trainer.step == 5:
             raise Killed
 
     monkeypatch.setattr(Evaluations, "on_step_end", kill)

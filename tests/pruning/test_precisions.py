@@ -11,7 +11,7 @@ from torch.nn.utils.rnn import pad_sequence
 from samples.launch import launched
 from samples.learning import without_dropout
 from samples.tiny_models import make_model
-from winning_tickets import Runtime, SearchConfig, Ticket, TicketCallback
+from winning_tickets import Runtime, SearchConfig, Ticket, hold
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
@@ -21,7 +21,7 @@ from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top, pruned_count
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.trainer import TicketTrainer, trainer_arguments
+from winning_tickets.training.trainer import Callback, TicketTrainer, trainer_arguments
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 STEPS, ROWS, SPARSITY = 10, 8, 0.6
@@ -96,48 +96,41 @@ def batches(parts):
     return made
 
 
-class Losses(TicketCallback):
+class Losses(Callback):
     """Notes the loss of every step, and holds a ticket where there is one."""
 
     def __init__(self, ticket=None):
-        self.ticket, self.allow_other_weights, self._held = ticket, False, None
-        self.trainer, self.found = None, []
+        self.ticket, self.found = ticket, []
 
-    def on_train_begin(self, *args, **kwargs):
+    def on_train_begin(self, trainer):
         if self.ticket is not None:
-            super().on_train_begin(*args, **kwargs)
+            hold(trainer.model, self.ticket, trainer.optimizer)
 
-    def on_step_end(self, *args, **kwargs):
-        self.found.append(sum(self.trainer.parts.values()))
+    def on_step_end(self, trainer):
+        self.found.append(sum(trainer.parts.values()))
 
 
 def train(plm, way, folder, objective, losses, rate, **options):
     """The product's own loop on the batches above, cut up as the way says."""
     if way.compiled:
         torch.compiler.reset()
-        plm.encoder.compile(dynamic=True)
     args = trainer_arguments(
         folder,
-        Runtime(device="cpu", bf16=way.bf16, quiet=True),
+        Runtime(device="cpu", bf16=way.bf16, torch_compile=way.compiled, quiet=True),
         max_steps=STEPS,
-        per_device_train_batch_size=1,
         gradient_accumulation_steps=way.parts,
         learning_rate=rate,
-        lr_scheduler_type="linear",
         weight_decay=0.1,
         max_grad_norm=0.0 if "build_optimizer" in options else 0.5,
     )
     trainer = TicketTrainer(
         model=plm.model,
         objective=objective,
-        in_order=True,
         args=args,
-        train_dataset=batches(way.parts),
-        data_collator=lambda items: items[0],
+        batches=batches(way.parts),
         callbacks=[losses],
         **options,
     )
-    losses.trainer = trainer
     trainer.train()
     return losses.found
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback
 
 from winning_tickets.config.transfer import ResolvedTransfer
 from winning_tickets.data.metrics import combine_splits, metric_names, primary_metric
@@ -19,6 +18,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.training.predict import predict_split
+from winning_tickets.training.trainer import Callback, TicketTrainer
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class EvaluationPlan:
         return self.best(counted)["step"] not in [record["step"] for record in counted[-patience:]]
 
 
-class Evaluations(TrainerCallback):  # type: ignore[misc]
+class Evaluations(Callback):
     """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`."""
 
     # It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
@@ -102,20 +102,19 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
         self.records: list[dict[str, Any]] = []
         self._run, self._plan, self._evaluate = run, plan, evaluate
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Read the evaluations up to the checkpoint; later ones were dropped from the log just before."""
         if (self._run.path / METRICS).exists():
             self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         """Evaluate where it is due, and stop the training once `patience` is exhausted."""
-        if not self._plan.is_due(state.global_step):
+        if not self._plan.is_due(trainer.step):
             return
-        self.records.append({"step": state.global_step} | distributed.on_main(self._evaluate))
+        self.records.append({"step": trainer.step} | distributed.on_main(self._evaluate))
         self._run.log(self.records[-1])
         if self._plan.exhausted(self.records):
-            state.max_steps = state.global_step  # this was the last step, for checkpoints and signals too
-            control.should_training_stop = True
+            trainer.max_steps = trainer.step  # this was the last step, for checkpoints and signals too
 
 
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:

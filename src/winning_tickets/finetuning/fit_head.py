@@ -178,20 +178,16 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
             model=plm.model,
             objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
             build_optimizer=lambda _: torch.optim.AdamW(groups, fused=True),
-            in_order=True,
             args=trainer_arguments(
                 run.scratch,
                 runtime,
                 max_steps=config.steps,
-                per_device_train_batch_size=1,
                 learning_rate=config.learning_rate,
-                lr_scheduler_type="linear",
                 warmup_steps=config.warmup,
                 max_grad_norm=1.0,
                 seed=config.seed,
             ),
-            train_dataset=batches,
-            data_collator=lambda items: items[0],
+            batches=batches,
             callbacks=[StepLog(run, advance), Checkpoints(runtime)],
         )
         run_training(trainer, run)

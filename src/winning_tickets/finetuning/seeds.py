@@ -26,6 +26,7 @@ from winning_tickets.tickets.ticket import Ticket
 
 ERROR = "error.json"
 KINDS = ("final", "best")  # evaluations of a seed that a summary reports
+EXECUTION = ("precision", "compiled")  # keys of results that were not computed in plain float32
 
 
 def run_seeds(
@@ -128,10 +129,12 @@ def summarize_task(
 
 def run_facts(results: Sequence[Mapping[str, Any]], failed: list[int], target: Target, base: str) -> dict[str, Any]:
     """Seeds, model and software of a summary; failed seeds are named and give no number."""
+    told = {key: {result[key] for result in results if key in result} for key in EXECUTION}
+    execution = {key: values.pop() if len(values) == 1 else sorted(values) for key, values in told.items() if values}
     return {
         "seeds": [result["seed"] for result in results],
         "failed_seeds": failed,
         "model": target.model,
         "base_hash": base,
         "versions": versions(),
-    }
+    } | execution

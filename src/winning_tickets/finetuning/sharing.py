@@ -116,7 +116,7 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
         **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
     }
     run.finish(result)
-    return result
+    return run.result()
 
 
 def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path) -> None:

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
 from winning_tickets.data.batches import CorpusBatches
@@ -36,13 +35,21 @@ from winning_tickets.runs.progress import Advance, progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.selection import check_finite, keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
+from winning_tickets.training.execution import check_compiler
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
 from winning_tickets.training.predict import encode_split
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
+from winning_tickets.training.trainer import (
+    Callback,
+    Checkpoints,
+    StepLog,
+    TicketTrainer,
+    run_training,
+    trainer_arguments,
+)
 
 MLM = "mlm"
 MLM_LEARNING_RATE = 5e-5
@@ -168,6 +175,9 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     # Data comes before the model, so that a missing file is reported at once.
     importance_source = ImportanceSource.find(settings)
     device = choose_device(runtime.device)
+    check_compiler(runtime)
+    if runtime.torch_compile and settings.needs.gates:
+        raise UsageError("--compile is for masks of weights: gates are hooks, which change from level to level.")
     corpus = load_corpus(str(settings.corpus), "train", settings.data_dir) if settings.reads_corpus else None
     tasks = _load_tasks(settings) if settings.needs.sources else ()
 
@@ -410,18 +420,16 @@ def train_in_order(
     learning: Mapping[str, Any],
     *,
     record: Callable[[], dict[str, Any]] = dict,
-    before: Sequence[TrainerCallback] = (),
-    after: Sequence[TrainerCallback] = (),
+    before: Sequence[Callback] = (),
+    after: Sequence[Callback] = (),
     **options: Any,
 ) -> None:
     """Train one step per batch in their order, or resume; callbacks act before and after the log and checkpoints."""
     steps = len(batches)
     with progress(title, steps, runtime.quiet) as advance:
         trainer = TicketTrainer(
-            in_order=True,
-            args=trainer_arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
-            train_dataset=batches,
-            data_collator=lambda items: items[0],
+            args=trainer_arguments(run.scratch, runtime, max_steps=steps, **learning),
+            batches=batches,
             callbacks=[*before, StepLog(run, advance, record), Checkpoints(runtime), *after],
             **options,
         )

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
@@ -32,7 +31,7 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import needs_mlm_head, needs_teacher
-from winning_tickets.training.trainer import last_step
+from winning_tickets.training.trainer import Callback, TicketTrainer, last_step
 
 
 @dataclass(frozen=True)
@@ -106,7 +105,7 @@ def train_scores(
     runtime: Runtime,
     dataset: CorpusBatches,
     objective: PretrainingObjective,
-    after: Sequence[TrainerCallback] = (),
+    after: Sequence[Callback] = (),
 ) -> None:
     """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
     config = state.prepared.config
@@ -115,7 +114,7 @@ def train_scores(
         run,
         runtime,
         dataset,
-        # The optimizer clips the straight-through gradient, so the Trainer clips nothing.
+        # The optimizer clips the straight-through gradient, so the trainer clips nothing.
         {"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
         record=state.record,
         after=[_SaveSteps(state.ticket, run, config.save_at), *after],  # before `after` changes the masks
@@ -254,30 +253,30 @@ def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
     return head_without_decoder(plm)
 
 
-class _SaveSteps(TrainerCallback):  # type: ignore[misc]
+class _SaveSteps(Callback):
     """Saves the ticket of each of some steps in `step-000100/` and so on."""
 
     def __init__(self, make_ticket: Callable[[int], Ticket], run: RunDirectory, steps: tuple[int, ...]) -> None:
         self._make_ticket, self._run, self._steps = make_ticket, run, set(steps)
 
     @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step in self._steps:
-            ticket = self._make_ticket(state.global_step)
-            folder = self._run.path / f"step-{state.global_step:06d}"
+    def on_step_end(self, trainer: TicketTrainer) -> None:
+        if trainer.step in self._steps:
+            ticket = self._make_ticket(trainer.step)
+            folder = self._run.path / f"step-{trainer.step:06d}"
             distributed.on_main(lambda: ticket.save_pretrained(folder))
 
 
-class _SaveLevels(TrainerCallback):  # type: ignore[misc]
+class _SaveLevels(Callback):
     """Saves the ticket of a sparsity level at its end and continues with the next level."""
 
     def __init__(self, state: MaskSearch, levels: list[SparsityLevel], run: RunDirectory) -> None:
         self._state, self._levels, self._run = state, levels, run
 
     @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         for index, level in enumerate(self._levels):
-            if level.end == state.global_step:
+            if level.end == trainer.step:
                 ticket, folder = self._state.ticket(level.end), self._state.prepared.folder(self._run, level.sparsity)
                 distributed.on_main(partial(ticket.save_pretrained, folder))
                 self._state.set_level(min(index + 1, len(self._levels) - 1))

@@ -163,7 +163,7 @@ class RunDirectory:
         def write() -> None:
             if self._hold is not None:
                 self._hold.check(thorough=True)
-            write_json(self.path / RESULT, result | skipped_steps(self.path))
+            write_json(self.path / RESULT, result | skipped_steps(self.path) | execution_of(self.path))
             _tidy(self.path)
 
         distributed.on_main(write)
@@ -209,6 +209,14 @@ def skipped_steps(path: Path) -> dict[str, list[int]]:
     log = read_log(path) if (path / METRICS).exists() else []
     skipped = [record["step"] for record in log if record.get("skipped")]
     return {"skipped_steps": skipped} if skipped else {}
+
+
+def execution_of(path: Path) -> dict[str, Any]:
+    """Return `precision` and `compiled` of a result, from the steps of its log; empty for plain float32 throughout."""
+    steps = [one for one in (read_log(path) if (path / METRICS).exists() else []) if "learning_rate" in one]
+    precisions = sorted({str(step.get("precision", "float32")) for step in steps} or {"float32"})
+    facts: dict[str, Any] = {} if precisions == ["float32"] else {"precision": " and ".join(precisions)}
+    return facts | ({"compiled": True} if any(step.get("compiled") for step in steps) else {})
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
