@@ -70,6 +70,7 @@ BENCHMARKS = (
             Row("mask step, KD, beside a dense step", ratio="kd_mask_over_dense", asked=1.45),
             Row("masks in the graph beside a mask step, MLM", ratio="in_graph_over_mlm_mask", asked=2.2, at_least=True),
             Row("the same, the same matrices trained, fused AdamW", ratio="alike_over_mlm_mask"),
+            Row("selection of all masks beside a mask step, KD", ratio="selection_over_kd_mask", asked=0.04),
             Row("model FLOPs a second beside one large product: dense step", share="utilisation.dense"),
             Row("the same, mask step, MLM", share="utilisation.mlm_mask"),
             Row("the same, mask step, KD (its teacher counts for nothing)", share="utilisation.kd_mask"),

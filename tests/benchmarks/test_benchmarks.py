@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("variant", ["dense", "mlm_mask", "kd_mask", "in_graph"])
+@pytest.mark.parametrize("variant", ["dense", "mlm_mask", "kd_mask", "in_graph", "selection"])
 def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import mask_step
@@ -23,7 +23,7 @@ def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16)
     options = argparse.Namespace(
         shape="tiny", batch=2, length=16, dropout=0.0, device="cpu", bf16=bf16, train_embeddings=False
     )
-    assert variant in mask_step.VARIANTS
+    assert variant in (*mask_step.VARIANTS, "selection")
     step = mask_step.MaskBench(options).make(variant)
     step()
     step()

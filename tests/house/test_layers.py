@@ -27,7 +27,7 @@ FLOORS = {
 }
 """Floor of each folder; a folder imports only from itself and from lower floors (docs/explanation/architecture.md)."""
 
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn")
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn", "filelock")
 LIGHT_FOLDERS = ("cli", "config", "runs", "studies", "analysis.report")
 """Folders that `--help`, plans and reports need; no module of them imports torch when it is imported."""
 LIGHT_EXCEPT = ("studies.tiny",)

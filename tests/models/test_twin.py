@@ -138,7 +138,13 @@ def test_the_twin_of_a_compiled_model_is_a_plain_module(tmp_path):
 def test_slices_that_lie_apart_or_are_missing_are_joined(tmp_path, given):
     plm, masked, dense = masked_model(tmp_path, "modernbert")
     names = [name for name in masked.dense_weights if "Wqkv" in name and name.startswith("layers.0.")]
-    masked.write({name: torch.ones_like(mask) for name, mask in masked.masks.items() if name not in names[given]})
+    masked.write(
+        {
+            name: torch.ones_like(weight, dtype=torch.bool)
+            for name, weight in masked.dense_weights.items()
+            if name not in names[given]
+        }
+    )
     apart = {name: masked.dense_weights[name].clone() for name in reversed(names[given])}
     twin = make_twin(plm.model, apart)
     assert all(map(torch.equal, outputs(twin, plm).states, outputs(dense, plm).states))

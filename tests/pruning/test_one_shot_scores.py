@@ -6,6 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from samples.batches import plain
 from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, with_tiny_tasks, without_dropout
 from samples.tiny_models import make_model
 from winning_tickets import Runtime, Ticket
@@ -23,7 +24,7 @@ BOTH = {"objective": "mlm+task:0.5", "tasks": ("rte",)}
 
 def naive_loss(sources, batch):
     weights, models = sources.objective.weights, sources.model.models
-    return sum(weights[name] * models[name](**part).loss for name, part in batch.items())
+    return sum(weights[name] * models[name](**plain(part)).loss for name, part in batch.items())
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "albert", "deberta-v2"])

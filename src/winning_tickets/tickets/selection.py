@@ -243,7 +243,9 @@ class Selector:
             if not inside.all():
                 borders = torch.where(torch.from_numpy(inside > 0).to(low.device), borders, low)
             share = inside / self._sizes
-            factors = np.where(share > _WIDE, 0.25, np.where(share < _NARROW, 1.0, 0.5))
+            factors = (
+                np.where(share > _WIDE, _WIDE / 2 / share.clip(min=_WIDE), np.where(share < _NARROW, 2.0, 1.0)) / 2
+            )
             half_widths = (high - low).mul_(torch.from_numpy(factors).to(low)).nan_to_num_(0.0, 0.0, 0.0)
             self._bands = borders - half_widths, borders + half_widths
 
@@ -292,8 +294,8 @@ class Selector:
                 *numbers, found[index] = _compare(
                     scores[place].view(shape), low[span], high[span], mask[place].view(shape)
                 )
-                for own, number in zip(counts, numbers, strict=True):
-                    own.append(number)
+                for kind, number in zip(counts, numbers, strict=True):
+                    kind.append(number)
             # One read-back for all groups: how many entries are above the bands, and above or inside them.
             own = torch.cat([*counts[0], *counts[1]])
             total = self._ranks.totals(own)
@@ -335,8 +337,9 @@ def _order_statistics(values: Tensor, ranks: Array) -> Tensor:
         return found.gather(0, torch.from_numpy(columns).to(values.device))
     # numpy's partition is 12 times faster than `kthvalue` on a CPU.
     rows = max(1, _CHUNK // values.shape[1])
-    parts = [np.partition(part.numpy(), wanted, axis=1)[:, wanted] for part in values.split(rows)]
-    return torch.from_numpy(np.take_along_axis(np.concatenate(parts), columns.T, 1).T)
+    parts = np.split(values.numpy(), range(rows, len(values), rows))
+    found_parts = [np.partition(part, wanted, axis=1)[:, wanted] for part in parts]
+    return torch.from_numpy(np.take_along_axis(np.concatenate(found_parts), columns.T, 1).T)
 
 
 def _compare(values: Tensor, low: Tensor, high: Tensor, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -389,8 +392,8 @@ def _survivors(scores: Tensor, ties: Tensor | None, inside: Array, missing: Arra
     undecided = (missing > 0) & (missing < inside)
     for group in np.flatnonzero(undecided & (inside > _FEW)):
         part = slice(starts[group], ends[group])
-        strengths = None if ties is None else ties[part].numpy()
-        survivors[part], borders[group] = _part_out(scores[part].numpy(), strengths, int(missing[group]))
+        keys = [scores[part].numpy(), *([] if ties is None else [ties[part].numpy()])]
+        survivors[part], borders[group] = _part_out(keys, int(missing[group]))
     few = undecided & (inside <= _FEW)
     if few.any():
         entries = torch.from_numpy(np.flatnonzero(np.repeat(few, inside)))
@@ -421,22 +424,21 @@ def _sort_out(scores: Tensor, ties: Tensor | None, inside: Array, missing: Array
     return survivors, scores[order[border]]
 
 
-def _part_out(scores: Array, ties: Array | None, missing: int) -> tuple[Array, float]:
-    """`_survivors` for one group, by partitions."""
-    survivors, left = np.zeros(len(scores), np.bool_), np.arange(len(scores))
-    border: float | None = None
-    for key in (scores, ties):
-        if key is None or missing in (0, len(left)):
-            continue
+def _part_out(keys: Sequence[Array], missing: int) -> tuple[Array, float]:
+    """`_survivors` for one group, by partitions: the keys, the most important one first, decide one after the other."""
+    survivors, left = np.zeros(len(keys[0]), np.bool_), np.arange(len(keys[0]))
+    borders: list[float] = []
+    for key in keys:
+        if missing in (0, len(left)):
+            break
         values = key[left]
         lowest = np.partition(values, len(values) - missing)[len(values) - missing]  # that is kept
-        border = float(lowest) if border is None else border
+        borders.append(float(lowest))
         above = left[values > lowest]
         survivors[above] = True
         left, missing = left[values == lowest], missing - len(above)
     survivors[left[:missing]] = True
-    assert border is not None
-    return survivors, border
+    return survivors, borders[0]
 
 
 _AT_A_TIME = 1 << 17  # entries of small groups compared at a time on a CPU: they stay in its cache
