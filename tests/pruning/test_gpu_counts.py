@@ -32,13 +32,13 @@ WARM = 2  # steps that may allocate or miss a band
 
 BOUNDS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     # name: settings, and the most launches, syncs and uploads of a step
-    "kd": ({"objective": "kd"}, (3172, 366, 2)),
-    "mlm": ({"objective": "mlm"}, (2321, 369, 3)),
-    "mlm+kd": ({"objective": "mlm+kd"}, (3215, 373, 3)),
-    "kd, code": ({"objective": "kd", "profile": "code", "reselect_steps": 1}, (4441, 442, 2)),
-    "2:4": ({"objective": "kd", "pattern": "2:4", "scope": "encoder"}, (4173, 222, 2)),
-    "row": ({"objective": "kd", "ranking": "row", "scope": "encoder"}, (2805, 78, 2)),
-    "global": ({"objective": "kd", "ranking": "global"}, (1895, 11, 2)),
+    "kd": ({"objective": "kd"}, (1200, 2, 8)),
+    "mlm": ({"objective": "mlm"}, (1000, 3, 8)),
+    "mlm+kd": ({"objective": "mlm+kd"}, (1250, 3, 10)),
+    "kd, code": ({"objective": "kd", "profile": "code", "reselect_steps": 1}, (2400, 2, 10)),
+    "2:4": ({"objective": "kd", "pattern": "2:4", "scope": "encoder"}, (1200, 2, 4)),
+    "row": ({"objective": "kd", "ranking": "row", "scope": "encoder"}, (1400, 2, 4)),
+    "global": ({"objective": "kd", "ranking": "global"}, (1200, 2, 8)),
     "gates": ({"objective": "kd", "prune_heads": (6,), "prune_ffns": (3,)}, (1511, 7, 2)),
 }
 

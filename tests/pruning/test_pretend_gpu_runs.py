@@ -32,11 +32,6 @@ TIED = {
 }
 """Searches in which many scores are equal, so that the weights decide."""
 
-CROSSES = pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="ties of scores on the GPU are decided by weights that are on the CPU"
-)
-CRASHES = ("snip", "imp")
-
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
@@ -65,16 +60,12 @@ def run(words: list[str]) -> Any:
     return json.loads(done.stdout)
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=CROSSES if case.startswith("snip") else ()) for case in CASES]
-)
+@pytest.mark.parametrize("case", CASES)
 def test_a_command_mixes_no_devices(gpu: PretendGPU, world: dict[str, Path], tmp_path: Path, case: str) -> None:
     assert run(words_of(case, world, tmp_path / "out", "cuda"))
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=CROSSES if case.startswith(CRASHES) else ()) for case in TIED]
-)
+@pytest.mark.parametrize("case", TIED)
 def test_ties_are_decided_as_on_the_cpu(world: dict[str, Path], tmp_path: Path, case: str) -> None:
     words = ["search", str(world["tied"]), *shlex.split(TIED[case].format(**world)), "--quiet", "--json"]
     run([*words, "--out", str(tmp_path / "cpu"), "--device", "cpu"])
