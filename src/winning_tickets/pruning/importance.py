@@ -246,7 +246,7 @@ def add_up(
                 inputs = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
                 # The divisor is only recorded: the sums are divided once, at the end.
                 (scored,) = objective.counts(inputs).values()
-                with sums.batch(scored, *inputs["attention_mask"].shape):
+                with sums.batch(scored, *inputs["input_ids"].shape):
                     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                         (loss,) = objective(model, inputs).values()
                     torch.autograd.backward(loss)
