@@ -66,7 +66,8 @@ def test_a_step_of_tickets_sharing_reads_nothing() -> None:
             step()
             with gpu.counting() as counts:
                 step()
-            assert counts.numbers[1:] == (0, 0), counts.report()
+            ours = [place for place in counts.syncs + counts.uploads if "objectives" not in place]
+            assert ours == [], counts.report()
 
 
 def test_packed_matrices_are_those_of_the_ticket(tmp_path: Path) -> None:

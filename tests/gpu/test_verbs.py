@@ -94,16 +94,7 @@ def test_a_fine_tuned_model_is_used_and_measured(
 ) -> None:
     words = ["transfer", ticket, "--task", "rte", "--data-dir", str(world["glue"]), "--steps", "3", "--seeds", "0"]
     run([*words, "--save-model", "--out", str(tmp_path / "run"), "--device", device, "--quiet", "--json"])
-    words = [
-        "predict",
-        str(tmp_path / "run"),
-        "--text",
-        "the cat sat",
-        "--text-pair",
-        "birds sang",
-        "--quiet",
-        "--json",
-    ]
+    words = ["predict", str(tmp_path / "run"), "--text", "the cat sat", "--text-pair", "birds sang", "--json"]
     here, there = (run([*words, "--device", where])["predictions"][0] for where in (device, "cpu"))
     assert list(here["scores"].values()) == pytest.approx(list(there["scores"].values()), abs=1e-3)
     words = ["measure", ticket, "--batch", "1,4", "--length", "8", "--repeats", "3", "--device", device, "--json"]

@@ -261,7 +261,14 @@ class _Operators(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        return func(*args, **kwargs) if self._gpu.is_paused else _call(func, args, dict(kwargs))
+        if self._gpu.is_paused:
+            return func(*args, **kwargs)
+        if torch.is_inference_mode_enabled():  # where operators come that are made of others
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        return _call(func, args, dict(kwargs))
 
 
 class _Functions(TorchFunctionMode):
@@ -330,17 +337,23 @@ def _call(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     kwargs = tree_map(_data, kwargs) | ({"device": torch.device("cpu")} if makes else {})
     if kwargs.get("pin_memory"):
         kwargs["pin_memory"] = False
-    result = func(*tree_map(_data, args), **kwargs)
+    # A tensor that is made in inference mode could not be a view of one that was not.
+    ordinary = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+    with ordinary:
+        return _wrapped(func(*tree_map(_data, args), **kwargs), tensors, target)
+
+
+def _wrapped(result: Any, tensors: list[Tensor], target: str | None) -> Any:
+    """Return the result of an operator as what it is on the pretend GPU."""
     # What was changed in place is itself; everything else that is computed is on the device, unless it was copied away.
     known = {id(_data(value)): value for value in tensors}
-    away = target == "cpu"
 
     def wrapped(value: Any) -> Any:
         if not isinstance(value, Tensor):
             return value
         if id(value) in known:
             return known[id(value)]
-        return value if away else PretendTensor(value)
+        return value if target == "cpu" else PretendTensor(value)
 
     return tree_map(wrapped, result)
 

@@ -6,6 +6,7 @@ import copy
 import io
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 import torch
@@ -185,6 +186,15 @@ def test_a_training_step_is_that_of_the_cpu(gpu: PretendGPU) -> None:
     launches, syncs, uploads = counts.numbers
     assert launches > 50
     assert (syncs, uploads) == (6, 7)  # six parameters are read at the end; they and a batch were uploaded
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_without_gradients(gpu: PretendGPU, mode: Callable[[], AbstractContextManager[None]]) -> None:
+    model, inputs = nn.Linear(3, 3).to("cuda"), torch.ones(2, 3, device="cuda")
+    with mode():
+        found = model(inputs[:1, :])[0]
+    assert not found.requires_grad
+    torch.testing.assert_close(found.cpu(), model.cpu()(torch.ones(3)).detach())
 
 
 def test_modules_move_in_place_and_back(gpu: PretendGPU) -> None:
