@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
@@ -343,6 +344,37 @@ def test_without_padding_no_mask_gives_the_bits_of_a_mask_of_ones(tmp_path, kind
         without, with_ones = (run_encoder(plm.model, each, needs, plm.architecture) for each in (batch, ones))
     assert all(map(torch.equal, without.states, with_ones.states))
     assert torch.equal(without.logits, with_ones.logits)
+
+
+@pytest.fixture
+def without_autocast(monkeypatch):
+    """The device `meta` has no autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("without_autocast")
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_nothing_is_read_back_from_the_device(tmp_path, kind):
+    """Tensors of the device `meta` have no values: a number, a shape or a branch that depends on some is an error."""
+    plm = load_plm(str(make_model(tmp_path / "m", kind)), head="mlm", attention="eager")
+    plm.model.to("meta")
+    objective = PretrainingObjective(ALL, plm.architecture, make_twin(plm.model, {}), SETTINGS)
+    batch = batch_of(padded=False)
+    counts = objective.counts(batch)
+    sums = objective(plm.model, {name: value.to("meta") for name, value in batch.items()})
+    sum(value / counts[name] for name, value in sums.items()).backward()
+    assert all(count.device.type == "cpu" for count in counts.values())
+
+
+@pytest.mark.usefixtures("without_autocast")
+def test_padding_is_left_out_without_reading_it():
+    states = [state.to("meta").requires_grad_() for state in (*states_of(0), *states_of(1))]
+    maps = [torch.rand(3, 2, 9, 9, device="meta", requires_grad=True) for _ in range(2)]
+    mask = torch.ones(3, 9, dtype=torch.long, device="meta")
+    for distance in (kd_sum, kd_squared_sum):
+        distance(tuple(states[:3]), tuple(states[3:]), mask).backward()
+    attention_sum(tuple(maps[:1]), tuple(maps[1:]), mask).backward()
+    contrastive_sum(states[0], states[1], mask, 0.05).backward()
 
 
 # --- sums of terms

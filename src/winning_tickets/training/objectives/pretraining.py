@@ -22,9 +22,12 @@ def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture
     """Run a model on a batch and return the needed outputs; logits are those of its MLM head at masked positions."""
     # Only some families distinguish segments; the others do not know the argument, or have a single type.
     typed = "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1
+    mask = batch.get("attention_mask")
+    if mask is None and architecture.always_masked:
+        mask = torch.ones_like(batch["input_ids"])
     output = model.base_model(
         input_ids=batch["input_ids"],
-        attention_mask=batch.get("attention_mask"),
+        attention_mask=mask,
         output_hidden_states="states" in needs,
         **({"token_type_ids": batch["token_type_ids"]} if typed else {}),
         **({"output_attentions": True} if "attentions" in needs else {}),

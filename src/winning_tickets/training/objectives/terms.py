@@ -66,7 +66,7 @@ class _CosineDistance(torch.autograd.Function):
         return sum_over_tokens(distances, attention_mask) / layers
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         own, other, *states = ctx.saved_tensors
         own, other = (own * gradient).unsqueeze(-1), (other * gradient).unsqueeze(-1)
