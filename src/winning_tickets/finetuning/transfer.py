@@ -13,7 +13,7 @@ import torch
 
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import make_collator
-from winning_tickets.data.mixing import TaskBatches, grouped_order, trainer_order
+from winning_tickets.data.mixing import Order, TaskBatches, grouped_order, trainer_order
 from winning_tickets.data.records import Kind, Split
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
@@ -135,7 +135,7 @@ def _trainer(
         return make_optimizer(config.optimizer, groups, prepared.learning_rate)
 
     examples, settings = prepared.encode(plm, train_split(config, prepared.data, seed)), prepared.plan.config
-    order = trainer_order
+    order: Order = trainer_order
     if settings.group_by_length:
         order = grouped_order([len(ids) for ids in examples.columns["input_ids"]], prepared.batch_size)
     pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -127,7 +128,7 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
             for name, callback in callbacks.items():
                 if name == "tensorboard":
                     callback.logging_dir = str(_tensorboard_folder(run))
-                _start(name, lambda begin=callback.on_train_begin: begin(arguments, state, control, model=model))
+                _start(name, partial(callback.on_train_begin, arguments, state, control, model=model))
             yield
             tell({"step": state.global_step, "train_runtime": time.monotonic() - began})
         finally:

@@ -114,11 +114,11 @@ def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
 
 def random_state() -> dict[str, Any]:
     """Return the states of the generators of Python, NumPy and torch, on the CPU and on this rank's GPU."""
-    name, keys, *rest = np.random.get_state()  # type: ignore[misc]
+    numpy: Any = np.random.get_state()  # its name, its keys, and numbers
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     return {
         "python": random.getstate(),
-        "numpy": (name, keys.tolist(), *rest),  # type: ignore[union-attr]
+        "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
         "cpu": torch.get_rng_state(),
         "cuda": gpu,
     }
