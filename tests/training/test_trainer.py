@@ -13,12 +13,13 @@ from samples.tickets import CONFIG
 from winning_tickets.config import Runtime
 from winning_tickets.data.encode import EncodedSplit
 from winning_tickets.data.mixing import TaskBatches, grouped_order, trainer_order
+from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.training import execution
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.optimizers import adamw
 from winning_tickets.training.parallel import prepared_ahead
-from winning_tickets.training.trainer import Callback, TicketTrainer, checkpoints, trainer_arguments
+from winning_tickets.training.trainer import Callback, StepLog, TicketTrainer, checkpoints, trainer_arguments
 
 CPU = torch.device("cpu")
 SETTINGS = {"max_steps": 7, "learning_rate": 5e-3, "warmup_steps": 2, "weight_decay": 0.1, "max_grad_norm": 0.5}
@@ -49,7 +50,7 @@ class Norms(Callback):
         self.found.append((trainer.parts["loss"], trainer.learning_rate))
 
 
-def ours(folder, batches=None, callbacks=(), runtime=None, **settings):
+def ours(folder, batches=None, callbacks=(), runtime=None, build_optimizer=None, **settings):
     model = classifier()
     batches = batches or TaskBatches(examples(), collate, BATCH_SIZE, SEED, trainer_order)
     args = trainer_arguments(folder, runtime or Runtime(device="cpu"), seed=SEED, **(SETTINGS | settings))
@@ -60,6 +61,7 @@ def ours(folder, batches=None, callbacks=(), runtime=None, **settings):
         steps_per_epoch=3,
         args=args,
         callbacks=callbacks,
+        build_optimizer=build_optimizer,
     )
 
 
@@ -258,3 +260,31 @@ def test_the_order_of_similar_lengths_has_every_example_once_and_less_padding():
     first = [sorted(order[:4]) for order in (grouped_order(lengths, 4)(seed, 0, 203).tolist() for seed in range(20))]
     means = [sum(lengths[place] for place in batch) / 4 for batch in first]
     assert min(means) < 20 < 40 < max(means)  # the first batch is neither the shortest nor the longest
+
+
+def test_the_norm_that_an_optimizer_clips_by_is_read_with_the_losses_and_logged(tmp_path):
+    class Own(torch.optim.SGD):
+        norm = None
+
+        def gradient_norm(self):
+            self.norm = torch.nn.utils.get_total_norm([p.grad for g in self.param_groups for p in g["params"]])
+            return self.norm
+
+    made, found = [], []
+
+    class Noted(Callback):
+        def on_step_end(self, trainer):
+            found.append(trainer.norm[1])
+
+    def build(model):
+        made.append(Own([parameter for parameter in model.parameters() if parameter.dim() == 2], lr=0.1))
+        return made[0]
+
+    run = RunDirectory.claim(tmp_path / "run", "verb", "id-1", {})
+    log = StepLog(run, lambda step, text: None, lambda: {"grad_norm": made[0].norm})
+    trainer = ours(run.scratch, callbacks=[log, Noted()], max_grad_norm=0.0, build_optimizer=build)
+    with ReadBacks() as seen:
+        trainer.train()
+    assert seen.count == 0
+    assert [record["grad_norm"] for record in read_log(run.path)] == found
+    assert min(found) > 0

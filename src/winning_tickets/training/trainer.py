@@ -194,7 +194,11 @@ class StepLog(Callback):
         now = time.monotonic()
         parts = {} if trainer.finite.skipped else trainer.parts
         record = {"step": trainer.step, **(parts or {"skipped": True}), "learning_rate": trainer.learning_rate}
-        extra = {name: value.item() if isinstance(value, Tensor) else value for name, value in self._extra().items()}
+        norm, found = trainer.norm  # a record that has this norm needs no second copy from the device
+        extra = {
+            name: found if value is norm else value.item() if isinstance(value, Tensor) else value
+            for name, value in self._extra().items()
+        }
         self._run.log(record | {"seconds": now - self._time} | extra | trainer.args.execution)
         self._time = now
         self._advance(trainer.step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
@@ -281,6 +285,7 @@ class TicketTrainer:
         self.should_save = self.should_stop = False
         self.parts: dict[str, float] = {}  # of the loss, over all ranks, at the last step
         self.learning_rate = 0.0  # at the last step
+        self.norm = torch.zeros(()), 0.0  # of the gradients at the last step, on the device and read from it
         self.finite = FiniteSteps(skip=args.skip_not_finite)
         self.optimizer: torch.optim.Optimizer
         self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler
@@ -302,6 +307,8 @@ class TicketTrainer:
         self._make_optimizer()
         if self.args.torch_compile:
             execution.compile_(self.model)
+            if (teacher := getattr(self.objective, "teacher", None)) is not None:
+                execution.compile_(teacher)  # a module of its own
         if state is not None:
             self.step = state["step"]
             self.optimizer.load_state_dict(state["optimizer"])
@@ -364,7 +371,8 @@ class TicketTrainer:
         # One copy from the device, before anything of the step is applied: it waits until all this is computed.
         read = self._read([*(value for found in sums for value in found.values()), norm])
         self.parts = self._add_parts([dict(zip(found, read, strict=False)) for found in sums])
-        self.finite.check(self.step + 1, self.parts, next(read), self.optimizer)
+        self.norm = norm, next(read)
+        self.finite.check(self.step + 1, self.parts, self.norm[1], self.optimizer)
         self.optimizer.step()
         self._tell("on_optimizer_step")
         self.learning_rate = float(self.lr_scheduler.get_last_lr()[0])
