@@ -27,7 +27,7 @@ from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, prunable_names
 from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.masking import Held, hold
+from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.pretraining import PretrainingObjective

@@ -157,10 +157,10 @@ def test_scores_of_zero_and_below_are_recorded_or_not():
 
 def test_a_plan_without_an_evaluation_that_counts():
     with pytest.raises(UsageError, match="there are 4 steps, one evaluation every 5, and best_includes_final is off"):
-        plan("rte", "code", steps=4).check()
+        plan("rte", "code", steps=4).check(["validation"])
     for profile in ("paper", "tuned"):
-        plan("rte", profile, steps=4).check()
-    plan("rte", "code", steps=5).check()
+        plan("rte", profile, steps=4).check(["validation"])
+    plan("rte", "code", steps=5).check(["validation"])
 
 
 @pytest.fixture

@@ -171,7 +171,7 @@ def test_pruned_weights_are_positive_zero_after_training(tmp_path, config, kind,
 
 def test_weights_that_moved_fail_the_seed(tmp_path, config, monkeypatch):
     monkeypatch.setattr(transfer_module.Held, "zero_", lambda held: None)
-    monkeypatch.setattr("winning_tickets.tickets.masking.mask_gradient", lambda mask: lambda parameter: None)
+    monkeypatch.setattr("winning_tickets.tickets.holding.mask_gradient", lambda mask: lambda parameter: None)
     with pytest.raises(
         TrainingError, match="pruned weights of .* are not zero after training, so the mask did not hold"
     ):

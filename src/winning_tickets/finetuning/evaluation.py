@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,8 +57,13 @@ class EvaluationPlan:
     def _is_regular(self, step: int) -> bool:
         return (step + self.config.eval_offset_steps) % self.eval_steps == 0
 
-    def check(self) -> None:
-        """Refuse a plan in which no evaluation can become the best one."""
+    def check(self, splits: Collection[str]) -> None:
+        """Refuse a plan without its primary split, or in which no evaluation can become the best one."""
+        if self.primary_split not in splits:
+            raise UsageError(
+                f"The primary score would be that on {self.primary_split}, which the data of {self.task.name} lack; "
+                f"they have {', '.join(splits)}. Give --mnli-dev matched, or complete the data."
+            )
         if not any(self.counts(step) for step in range(1, self.steps + 1)):
             raise UsageError(
                 f"No evaluation would count for best: there are {self.steps} steps, one evaluation every "
@@ -66,7 +71,7 @@ class EvaluationPlan:
                 "Give a smaller --eval-steps, or --profile tuned."
             )
 
-    def score(self, metrics: dict[str, float]) -> float:
+    def score(self, metrics: Mapping[str, float]) -> float:
         """The number that evaluations are ranked by."""
         if self.config.best_by == "accuracy-or-mean" and {"accuracy", "f1"} <= set(self.task.metrics):
             return max(metrics["accuracy"], (metrics["accuracy"] + metrics["f1"]) / 2)
@@ -75,7 +80,10 @@ class EvaluationPlan:
     def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """The first record with the highest score among those that count, on `selection` where records have it."""
         # Where only scores above 0 count and there is none, `step` is None and all metrics are 0.
-        best: dict[str, Any] = {"step": None, "evaluation": dict.fromkeys(metric_names(self.task), 0.0)}
+        records = list(records)
+        measured = records[0]["evaluation"] if records else dict.fromkeys(metric_names(self.task), 0.0)
+        zeros = {name: None if value is None else 0.0 for name, value in measured.items()}
+        best: dict[str, Any] = {"step": None, "evaluation": zeros}
         highest = 0.0 if self.config.best_above_zero else float("-inf")
         for record in records:
             score = self.score(record.get("selection", record["evaluation"]))

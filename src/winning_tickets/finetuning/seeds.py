@@ -97,9 +97,10 @@ def seed_facts(run: RunDirectory, target: Target, base: str, saved: bool) -> dic
     }
 
 
-def statistics_of(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds."""
-    return {"mean": statistics.fmean(values) if values else None, "std": deviation(values), "values": values}
+def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds; None of no measured value."""
+    measured = [value for value in values if value is not None]
+    return {"mean": statistics.fmean(measured) if measured else None, "std": deviation(measured), "values": values}
 
 
 def summarize_metrics(

@@ -193,7 +193,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         steps=config.steps or math.ceil((config.epochs or data.task.epochs) * task.steps_per_epoch),
         eval_steps=config.eval_steps or data.task.eval_steps,
     )
-    prepared.plan.check()
+    prepared.plan.check(data.validation)
     return prepared
 
 

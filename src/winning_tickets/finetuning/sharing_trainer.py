@@ -20,7 +20,7 @@ from winning_tickets.models.heads import load_for_task, seeded_loader
 from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.models.structure import Structure, expand_gates, gated
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.tickets.masking import mask_gradient
+from winning_tickets.tickets.holding import Mask, mask_gradient
 from winning_tickets.tickets.selection import write_masked_
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
@@ -64,7 +64,7 @@ class TaskTickets:
                 self._mask(name, mask)
                 stack.callback(self._restore, name)
                 if parameter.requires_grad:
-                    stack.callback(parameter.register_post_accumulate_grad_hook(mask_gradient(mask)).remove)
+                    stack.callback(parameter.register_post_accumulate_grad_hook(mask_gradient(Mask(mask))).remove)
             yield
 
     @torch.no_grad()

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from winning_tickets.config import SCOPES
 from winning_tickets.models import architectures
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
-from winning_tickets.models.compact_layers import COMPACT, compact_class
+from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 

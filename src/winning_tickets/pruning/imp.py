@@ -17,7 +17,7 @@ from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.tickets.masking import Held
+from winning_tickets.tickets.holding import Held
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.trainer import Callback, TicketTrainer
