@@ -6,7 +6,7 @@ is kept busy. They do not depend on the width of a model, only on its layers: 12
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +88,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counts]]:
 
 
 @pytest.mark.parametrize("name", BOUNDS)
-def test_a_step_of_mask_training(model: Path, tmp_path: Path, steps: list[Counts], name: str) -> None:
+def test_a_step_of_mask_training(
+    model: Path, tmp_path: Path, steps: list[Counts], name: str, record_property: Callable[[str, object], None]
+) -> None:
     settings, most = BOUNDS[name]
     levels = {} if "prune_heads" in settings or "pattern" in settings else {"sparsity": 0.6}
     config = SearchConfig(
@@ -106,6 +108,7 @@ def test_a_step_of_mask_training(model: Path, tmp_path: Path, steps: list[Counts
     # The first region is step 2, and the last one goes on after the training.
     whole = steps[WARM - 1 : -1]
     assert whole
+    record_property("launches_syncs_uploads", [counts.numbers for counts in whole])
     for kind, (bound, *found) in enumerate(zip(most, *(counts.numbers for counts in whole), strict=True)):
         worst = whole[found.index(max(found))]
         assert max(found) <= bound, f"{('launches', 'syncs', 'uploads')[kind]} of {name}\n{worst.report()}"
