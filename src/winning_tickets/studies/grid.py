@@ -194,12 +194,12 @@ def _check_shown(study: Study) -> Iterator[Problem]:
             if str(getattr(item, "y", "")).startswith(LOG):
                 known.add("step")
             if "*" in str(getattr(item, "value", "")):
-                known |= set(MATRIX_AXES)
+                known |= {*MATRIX_AXES, "metric"}
             if all(stage in study.stages for stage in stages):
                 for axis in _axes_shown(item):
                     if axis not in known:
                         yield place, str(unknown("axis", axis, known))
-            for missing in sorted(names_in(item.where) - _parameters(study)):
+            for missing in sorted(names_in([item.where, getattr(item, "minus", None)]) - _parameters(study)):
                 yield (*place, "where"), str(unknown("parameter", missing, _parameters(study)))
     names = {*study.tables, *study.figures}
     for index, number in enumerate(study.published):

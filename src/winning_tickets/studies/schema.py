@@ -175,6 +175,7 @@ class StudyClaim(Settings):
     lies: Bounds | None = None  # the value itself
     correlates: Correlation | None = None
     margin: float = Field(default=0.01, ge=0)
+    minus: Minus | None = None  # what is subtracted from each number of `stage`
     published: float | None = None  # the paper's number for what is estimated
     lower_is_better: bool = False  # as for a loss
     each: str | None = None  # axis, such as `task`, for each of whose values the claim is made

@@ -27,12 +27,14 @@ from winning_tickets.studies.report.grids import (
     Cell,
     Key,
     common_axes,
+    describe_minus,
     form_of,
     group_by,
     label,
     make_cell,
     other_axes,
     row_label,
+    subtract,
 )
 from winning_tickets.studies.report.observations import Observation, StudyRun, observe, select_runs
 from winning_tickets.studies.report.plots import match_points
@@ -160,9 +162,10 @@ def _is_condition(axis: str) -> bool:
 def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
     """Pair the cells of both groups by the axes of the claim; by default all but those compared or averaged."""
     comparison = claim.comparison
-    own = observe(select_runs(runs, claim.stage, claim.where), claim.value)
+    own = subtract(observe(select_runs(runs, claim.stage, claim.where), claim.value), claim.minus, runs)
     sides = [own] if comparison is None else _sides(own, comparison, runs)
     compared = set(claim.average) | ({comparison.axis, comparison.along} if comparison else set())
+    second = comparison.second if comparison else None
     pair_by = claim.pair_by or [axis for axis in common_axes(*sides) if axis not in compared]
     levels = [{axis: {label(one.axes[axis]) for one in side if axis in one.axes} for axis in pair_by} for side in sides]
 
@@ -170,6 +173,8 @@ def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
         # A group that lacks an axis, such as the sparsity of a dense model, or that has one mask where the other has
         # several, stands beside all values of the other.
         mine, most = len(levels[side][axis]), max(len(one[axis]) for one in levels)
+        if side and isinstance(second, Value) and mine == 1 and not levels[0][axis] & levels[1][axis]:
+            return False  # a name that only the other stage has, such as the method `Full`
         return mine > 0 and not (mine == 1 < most and _is_repetition(axis))
 
     axes = [[axis for axis in pair_by if has(side, axis)] for side in range(len(sides))]
@@ -421,7 +426,9 @@ def format_estimate(claim: StudyClaim, value: float) -> str:
     """What a claim estimates, as text."""
     if claim.test in ("ratio", "sooner", "steadier"):
         return f"{value:.2f}"
-    return form_of(claim.value)(value) if claim.test == "lies" else format_signed(claim.value, value)
+    if claim.test == "lies" and claim.minus is None:
+        return form_of(claim.value)(value)
+    return format_signed(claim.value, value)
 
 
 def describe_test(claim: StudyClaim) -> str:
@@ -433,7 +440,7 @@ def describe_test(claim: StudyClaim) -> str:
         "ratio": f"{names[0]} divided by {names[-1]}",
         "sooner": f"position of the best {claim.value} of {names[-1]}, divided by that where {names[0]} reaches it",
         "steadier": f"variance of {claim.value} over the repetitions, {names[0]} divided by {names[-1]}",
-        "lies": f"mean of {claim.value}",
+        "lies": f"mean of {claim.value}" + (f" minus that of {describe_minus(claim.minus)}" if claim.minus else ""),
     }.get(claim.test, f"mean difference of {claim.value}, {names[0]} minus {names[-1]}")
     if comparison and comparison.along and claim.test != "sooner":
         what += f", over the range of {comparison.along} that both have"
@@ -455,7 +462,8 @@ def _reason(
 ) -> str:
     low, high = (format_estimate(claim, end) for end in effect.interval)
     first = f"{_ESTIMATES.get(claim.test, 'Mean difference')} {format_estimate(claim, effect.estimate)}"
-    p = "" if effect.p is None or claim.test == "lies" else f", p = {effect.p:.2g}"
+    # Elsewhere the end of the allowed values is not the zero that p is about.
+    p = f", p = {effect.p:.2g}" if effect.p is not None and claim.test in ("better", "sooner", "steadier") else ""
     parts = [f"{first}, 95 % interval [{low}, {high}]{p}, over {n} of {planned} planned pairs{_levels(effect)}."]
     if claim.published is not None:
         inside = effect.interval[0] <= claim.published <= effect.interval[1]

@@ -249,7 +249,8 @@ def _step(here: _Node, key: str, names: Any) -> Iterator[_Node]:
     elif isinstance(node, list) and isinstance(names, list) and len(names) == len(node):
         axis = MATRIX_AXES[any(axis in here.axes for axis in MATRIX_AXES)]
         for name, value in zip(names, node, strict=True):
-            if fnmatchcase(str(name), key):
+            # What a wildcard finds are pairs: each row is equal to itself.
+            if fnmatchcase(str(name), key) and (name == key or str(name) not in here.axes.values()):
                 yield here.inside(value, **{axis: str(name)})
 
 
