@@ -497,7 +497,9 @@ def test_a_difference_that_the_runs_do_not_show(tmp_path):
     assert (verdict.word, verdict.finding.n, verdict.finding.planned) == ("inconclusive", 3, 12)
     size = (4.302652730 + 1.060660172) * statistics.stdev([0.05, -0.04, 0.01]) / 3**0.5  # t, 97.5 % and 80 %
     assert verdict.finding.effect.detectable == pytest.approx(size)
-    assert verdict.reason.endswith(f"The smallest effect that these runs would show in four of five studies is {100 * size:.1f}.")
+    assert verdict.reason.endswith(
+        f"The smallest effect that these runs would show in four of five studies is {100 * size:.1f}."
+    )
 
 
 def test_too_few_pairs_give_no_verdict(tmp_path):

@@ -139,9 +139,7 @@ def _with_interval(
     return Effect(estimate, interval, p, (quantile + power) * error, levels)
 
 
-def variance_ratio(
-    groups: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float = CONFIDENCE
-) -> Effect:
+def variance_ratio(groups: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float = CONFIDENCE) -> Effect:
     """Estimate the ratio of two variances, as the geometric mean over groups such as tasks.
 
     Args:

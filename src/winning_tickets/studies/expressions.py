@@ -125,7 +125,9 @@ def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) ->
         raise UsageError(
             f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
         )
-    return any(all(name in axes and _holds(axes[name], wanted, axes) for name, wanted in one.items()) for one in conditions)
+    return any(
+        all(name in axes and _holds(axes[name], wanted, axes) for name, wanted in one.items()) for one in conditions
+    )
 
 
 def _holds(value: Any, wanted: Any, axes: Mapping[str, Any]) -> bool:

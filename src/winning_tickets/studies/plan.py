@@ -64,10 +64,7 @@ def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
         return found | ({"minus": substitute(minus, parameters)} if isinstance(minus, Mapping) else {})
 
     shown = {
-        kind: {
-            name: item.model_copy(update=filled(item))
-            for name, item in getattr(study, kind).items()
-        }
+        kind: {name: item.model_copy(update=filled(item)) for name, item in getattr(study, kind).items()}
         for kind in ("tables", "figures", "claims")
     }
     return study.model_copy(update=shown)

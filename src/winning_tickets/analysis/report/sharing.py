@@ -108,7 +108,7 @@ def sharing_figure(result: Result) -> dict[str, bytes]:
         weighted = result["importance"] is not None
         title = "Ticket importance (radius) and task share (slices)"
         drawing.suptitle(title if weighted else "Which tasks keep which heads and FFNs", fontsize=10, fontweight="bold")
-        add_legend(drawing, _legend_columns(result), fontsize=10)
+        add_legend(drawing, _legend_columns(result), sharing_legend(result), fontsize=10)
     return made
 
 
@@ -132,10 +132,15 @@ def sharing_size(result: Result) -> tuple[float, float]:
     return _width(result), max(2.4, _cell(result) * result["encoder"]["layers"] + 1.05) + 0.22 * lines
 
 
-def draw_sharing(axes: Any, result: Result) -> None:
-    """Draw the pies of `sharing_figure` on axes; the tasks are labeled for a legend."""
-    from matplotlib.patches import Rectangle
+def sharing_legend(result: Result) -> list[Any]:
+    """The entries of a legend of the tasks."""
+    from matplotlib.patches import Patch
 
+    return [Patch(label=task["task"], **slice_look(index)) for index, task in enumerate(result["tasks"])]
+
+
+def draw_sharing(axes: Any, result: Result) -> None:
+    """Draw the pies of `sharing_figure` on axes."""
     encoder, names = result["encoder"], [task["task"] for task in result["tasks"]]
     layers, heads, weighted = encoder["layers"], encoder["heads"], result["importance"] is not None
     axes.set_aspect("equal")
@@ -153,9 +158,6 @@ def draw_sharing(axes: Any, result: Result) -> None:
         else:
             sectors = [1 / len(names)] * len(names)
             draw_pie(axes, center, 0.85 * _RADIUS, sectors, [name in one["tasks"] for name in names])
-    # A legend takes its entries from patches that have no size.
-    for index, name in enumerate(names):
-        axes.add_patch(Rectangle((0, 0), 0, 0, label=name, **slice_look(index)))
     axes.set_xlim(-0.6, heads + _GAP + 0.6)
     axes.set_ylim(layers - 0.4, -0.6)
     axes.set_xticks([*range(heads), heads + _GAP], [*map(str, range(heads)), "FFN"], fontsize=8.5)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from winning_tickets.analysis.report import figures
-from winning_tickets.analysis.report.sharing import draw_sharing, sharing_size
+from winning_tickets.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
 from winning_tickets.analysis.report.tables import percent
 from winning_tickets.analysis.statistics import SMALLEST
 from winning_tickets.studies.report.grids import Cell, Grid, describe_minus, form_of, label
@@ -34,6 +34,8 @@ def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes
         for panel, axes in zip(plot.panels, figures.add_panels(drawing, len(plot.panels)), strict=True):
             _draw_panel(axes, plot, panel, paper)
             handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+            if panel.result is not None:
+                handles |= {patch.get_label(): patch for patch in sharing_legend(panel.result)}
         if handles:
             figures.add_legend(drawing, min(4, len(handles)), list(handles.values()), labels=list(handles))
     return made
@@ -220,7 +222,7 @@ def describe_correlation(found: Mapping[str, Any]) -> str:
 
 
 def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
-    """Draw a heat map: the larger a value, the darker its tile, or only marked ones are dark; a star marks partial means."""
+    """Draw a heat map: the larger a value, the darker, or marked ones dark; a star marks a mean that lacks runs."""
     rows, columns = _names_of(panel)
     form = plot.form
     means = {place: cell.mean for place, cell in panel.matrix.items() if cell.mean is not None}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
@@ -236,8 +236,9 @@ def _positions(
         return lambda one, position: position
     steps = frozenset(one.axes.get(along) for one in observations)
     values = observe(select_runs(runs, at.stage, at.where), at.value, steps)
-    shared = [axis for axis in common_axes(observations, values)]
-    known = {key: make_cell(inside, other_axes(inside, shared)).mean for key, inside in group_by(values, shared).items()}
+    shared = common_axes(observations, values)
+    groups = group_by(values, shared).items()
+    known = {key: make_cell(inside, other_axes(inside, shared)).mean for key, inside in groups}
     return lambda one, position: known.get(tuple(one.axes.get(axis) for axis in shared))
 
 
@@ -317,7 +318,8 @@ def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONF
     places: dict[Key, list[_Pair]] = {}
     for pair in planned:
         places.setdefault(pair.part(lambda axis: not _is_repetition(axis)), []).append(pair)
-    silent = {key for key, own in places.items() if (done := [p for p in own if p.complete]) and all(p.degenerate for p in done)}
+    done = {key: [pair for pair in own if pair.complete] for key, own in places.items()}
+    silent = {key for key, own in done.items() if own and all(pair.degenerate for pair in own)}
     degenerate = tuple(row_label(key) or "all" for key in places if key in silent)
     counted = {key: own for key, own in places.items() if key not in silent}
     if claim.steadier is not None:
@@ -352,7 +354,7 @@ def _differences(
         values += found
     if max(repetitions.values(), default=0) < 2:
         return None, len(values), repetitions
-    # Conditions such as sparsities are no sample: each counts with its mean, and what differs between them is no chance.
+    # Conditions such as sparsities are no sample: what differs between their means is not chance.
     conditions: dict[Key, list[float]] = {}
     for pair, value in values:
         conditions.setdefault(pair.part(_is_condition), []).append(value)
@@ -385,7 +387,7 @@ def _deviations(places: Mapping[Key, Sequence[_Pair]], confidence: float) -> tup
 def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Mapping[str, Finding]) -> Finding:
     """The verdict on a claim that is made for each of several tasks, such as "in all tasks"."""
     counted = {title: part for title, part in parts.items() if part.n or not part.degenerate}
-    # All must hold. One of many is on the wrong side by chance easily, so an interval that contradicts them all is wider.
+    # All must hold. By chance one of many easily is on the wrong side, so what contradicts has a wider interval.
     strict = 1 - (1 - CONFIDENCE) / max(1, len(counted))
     against = [title for title in counted if _judge(claim, split[title], strict).word == "contradicted"]
     by_word = {
@@ -401,8 +403,8 @@ def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Map
     if word == "inconclusive" and by_word["contradicted"]:
         reason += f" That {len(by_word['contradicted'])} of {len(counted)} are contradicted may be chance."
     reason += _name_degenerate(degenerate)
-    n, planned, missing = (sum(getattr(part, key) for part in parts.values()) for key in ("n", "planned", "missing_runs"))
-    return Finding(word, reason, n, planned, None, missing, degenerate)
+    sums = [sum(getattr(part, key) for part in parts.values()) for key in ("n", "planned", "missing_runs")]
+    return Finding(word, reason, sums[0], sums[1], None, sums[2], degenerate)
 
 
 # Texts
@@ -457,19 +459,15 @@ def _levels(effect: Effect) -> str:
     return f" ({', '.join(found)})" if found else ""
 
 
-def _reason(
-    claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int, degenerate: Sequence[str]
-) -> str:
+def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int, degenerate: Sequence[str]) -> str:
     low, high = (format_estimate(claim, end) for end in effect.interval)
     first = f"{_ESTIMATES.get(claim.test, 'Mean difference')} {format_estimate(claim, effect.estimate)}"
     # Elsewhere the end of the allowed values is not the zero that p is about.
     p = f", p = {effect.p:.2g}" if effect.p is not None and claim.test in ("better", "sooner", "steadier") else ""
     parts = [f"{first}, 95 % interval [{low}, {high}]{p}, over {n} of {planned} planned pairs{_levels(effect)}."]
     if claim.published is not None:
-        inside = effect.interval[0] <= claim.published <= effect.interval[1]
-        parts.append(
-            f"The paper has {format_estimate(claim, claim.published)}, {'inside' if inside else 'outside'} the interval."
-        )
+        where = "inside" if effect.interval[0] <= claim.published <= effect.interval[1] else "outside"
+        parts.append(f"The paper has {format_estimate(claim, claim.published)}, {where} the interval.")
     if word == "inconclusive" and claim.test != "lies":
         size = format_estimate(claim, effect.detectable).removeprefix("+")
         parts.append(f"The smallest effect that these runs would show in four of five studies is {size}.")
@@ -480,9 +478,7 @@ def _name_degenerate(degenerate: Sequence[str]) -> str:
     return f" Not above chance, so not counted: {'; '.join(degenerate)}." if degenerate else ""
 
 
-def _too_few(
-    claim: StudyClaim, planned: int, n: int, most: int, missing: int, degenerate: Sequence[str]
-) -> str:
+def _too_few(claim: StudyClaim, planned: int, n: int, most: int, missing: int, degenerate: Sequence[str]) -> str:
     if not planned:
         return "No pairs for it are planned with these parameters."
     if not missing:

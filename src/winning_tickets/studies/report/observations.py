@@ -85,9 +85,9 @@ def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = 
 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are those of the primary metric;
     `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
-    `log.hours` is the time of training until then. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its rows
-    and columns, which become axes. Of a log only the records of `steps` are taken, if these are given.
-    A record of several seeds (`{"values": [...]}`) gives one number per seed.
+    `log.hours` is the time of training until then. A run with a step of its own has only that, and of other runs only
+    those in `steps` are taken, if these are given. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its
+    rows and columns, which become axes. A record of several seeds (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path, steps)]
 
@@ -132,11 +132,11 @@ def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[
     """The numbers at a path in the records of a run's log, or of the logs of its seeds."""
     for folder in () if run.folder is None else (run.folder, *sorted(run.folder.glob("seed-*"))):
         seed = int(folder.name.removeprefix("seed-")) if folder != run.folder else None
-        seconds = 0.0
+        seconds, own = 0.0, run.axes.get("step")
         for record in read_log(folder) if (folder / METRICS).is_file() else ():
             taken = record.get("seconds")
             seconds += taken if is_number(taken) else 0.0
-            if steps is not None and record["step"] not in steps:
+            if (steps is not None and record["step"] not in steps) or own not in (None, record["step"]):
                 continue
             node: Any = record if path != HOURS else seconds / 3600
             for key in path.split(".")[1:] if path != HOURS else ():

@@ -63,7 +63,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: curves and horizontal levels, with a correlation of clouds; the matrix of a heat map; or pies."""
+    """One pair of axes: curves and levels, with the correlation of a cloud; the matrix of a heat map; or pies."""
 
     title: str
     curves: tuple[Curve, ...] = ()
@@ -420,7 +420,13 @@ def _describe_marks(figure: Figure) -> list[str]:
     wanted, margin = figure.mark_at_least, figure.mark_margin
     if wanted is None:
         return []
-    what = "the cell of the same name" if wanted == "same" else f"{wanted:g}" if isinstance(wanted, float) else wanted.title
+    what = (
+        "the cell of the same name"
+        if wanted == "same"
+        else f"{wanted:g}"
+        if isinstance(wanted, float)
+        else wanted.title
+    )
     below = " minus its standard deviation" if margin == "std" else f" minus {margin:g}" if margin else ""
     count = f" {figure.count}: the number of these." if figure.count else ""
     return [f"Dark, and bold in the table: at least as high as {what}{below}.{count}"]
