@@ -398,7 +398,10 @@ def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Map
     if counted and len(by_word["holds"]) == len(counted):
         word = "holds"
     named = "; ".join(f"{key} for {', '.join(titles)}" for key, titles in by_word.items() if titles)
-    degenerate = tuple(f"{title}: {', '.join(part.degenerate)}" for title, part in parts.items() if part.degenerate)
+    silent = {title: part.degenerate for title, part in parts.items() if part.degenerate}
+    degenerate = tuple(
+        title if found == (title,) else f"{title}: {', '.join(found)}" for title, found in silent.items()
+    )
     reason = f"{len(by_word['holds'])} of {len(counted)} by {claim.each}: {named}." if counted else "Nothing counts."
     if word == "inconclusive" and by_word["contradicted"]:
         reason += f" That {len(by_word['contradicted'])} of {len(counted)} are contradicted may be chance."
