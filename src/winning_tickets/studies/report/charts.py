@@ -83,7 +83,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         words = any(isinstance(x, str) for x in positions)
         if words or (0 < len(positions) <= _MOST_TICKS and figure.x_at is None):
             shown = positions if len(positions) <= _MOST_TICKS else _thin(positions, figure.x_scale == "log")
-            axes.set_xticks(list(shown.values()), [label(x) for x in shown])
+            axes.set_xticks(list(shown.values()), [_tick(x, figure.x_scale == "log") for x in shown])
             axes.minorticks_off()
         # Numbers of the paper are crosses in the color of the line of this study.
         for one, name in zip(series, names, strict=True):
@@ -115,12 +115,19 @@ def _places(plot: Plot) -> dict[Any, float]:
     found = dict.fromkeys(point.x for point in points if point.x is not None)
     numbers = sorted(x for x in found if isinstance(x, int | float))
     words = [x for x in found if not isinstance(x, int | float)]
-    places: dict[Any, float] = {x: float(x) for x in numbers}
-    last, log = (numbers[-1] if numbers else 0.0), plot.figure.x_scale == "log"
-    step = (last - numbers[0]) / max(1, len(numbers) - 1) if numbers and last > numbers[0] else 1.0
+    at = plot.x_value
+    places: dict[Any, float] = {x: float(x) if at is None else _scaled(at.value, x) for x in numbers}
+    last, log = max(places.values(), default=0.0), plot.figure.x_scale == "log"
+    first = min(places.values(), default=0.0)
+    step = (last - first) / max(1, len(numbers) - 1) if last > first else 1.0
     for index, word in enumerate(words, 1):
         places[word] = last * 2.0**index if log and last > 0 else last + index * step
     return places
+
+
+def _tick(x: Any, log: bool) -> str:
+    """The label of a position; thousands on a logarithmic axis, which has little room, are `10k`."""
+    return f"{x / 1000:g}k" if log and isinstance(x, int | float) and x >= 1000 else label(x)
 
 
 def _thin(positions: Mapping[Any, float], log: bool) -> dict[Any, float]:
@@ -154,7 +161,7 @@ def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
     color, marker = figures.PALETTE[index % len(figures.PALETTE)], figures.MARKERS[index % 8]
     dashes = _DASHES[(index // len(figures.PALETTE)) % len(_DASHES)]
     if curve.gap:
-        color, marker, dashes = figures.VERMILLION, "", (0, (5, 3))
+        marker, dashes = "", (0, (5, 3))
     return figures.Series(
         figures.cut_label(curve.name),
         xs,

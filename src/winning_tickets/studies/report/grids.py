@@ -224,7 +224,7 @@ def form_of(path: str, signed: bool = False) -> Form:
 
 
 def _signed_percent(value: float) -> str:
-    return f"{100 * value:+.2f}"
+    return f"{round(100 * value, 2) + 0.0:+.2f}"  # never -0.00
 
 
 def _signed(value: float) -> str:
