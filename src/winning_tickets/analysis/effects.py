@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -35,8 +35,7 @@ class Effect:
     def on_scale(self, function: Callable[[float], float]) -> Effect:
         """The effect on another scale, such as `math.exp` of the logarithm of a ratio."""
         low, high = map(function, self.interval)
-        scaled = {"estimate": function(self.estimate), "interval": (low, high), "detectable": function(self.detectable)}
-        return replace(self, **scaled)
+        return Effect(function(self.estimate), (low, high), self.p, function(self.detectable), self.levels)
 
 
 @dataclass(frozen=True)

@@ -114,12 +114,12 @@ def sharing_figure(result: Result) -> dict[str, bytes]:
 
 def _cell(result: Result) -> float:
     """The side of a cell in inches: the figure grows with the encoder."""
-    encoder = result["encoder"]
-    return max(0.34, min(0.52, 9.0 / max(encoder["heads"] + 1 + _GAP, encoder["layers"])))
+    across, down = float(result["encoder"]["heads"]) + 1 + _GAP, float(result["encoder"]["layers"])
+    return max(0.34, min(0.52, 9.0 / max(across, down)))
 
 
 def _width(result: Result) -> float:
-    return max(5.0, _cell(result) * (result["encoder"]["heads"] + 1 + _GAP) + 1.0)
+    return max(5.0, _cell(result) * (float(result["encoder"]["heads"]) + 1 + _GAP) + 1.0)
 
 
 def _legend_columns(result: Result) -> int:

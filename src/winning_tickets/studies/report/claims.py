@@ -22,6 +22,7 @@ from winning_tickets.analysis.effects import (
 )
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.statistics import CONFIDENCE
+from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE
 from winning_tickets.studies.report.grids import (
     Cell,
@@ -224,7 +225,8 @@ def _groups(
     positions = _positions(observations, along, comparison.at if comparison else None, runs)
     for key, inside in group_by(observations, [*axes, along]).items():
         cell = make_cell(inside, other_axes(inside, [*axes, along]))
-        found.setdefault(key[:-1], {})[positions(inside[0], key[-1])] = cell
+        position = positions(inside[0], key[-1])
+        found.setdefault(key[:-1], {})[position if is_number(position) else None] = cell
     return found
 
 
@@ -257,7 +259,7 @@ def _gap(first: Mapping[Any, float], second: Mapping[Any, float]) -> float | Non
     if len(places) == 1:
         return heights[0]
     steps = zip(places, places[1:], heights, heights[1:], strict=False)
-    return sum((right - left) * (a + b) / 2 for left, right, a, b in steps) / (high - low)
+    return float(sum((right - left) * (a + b) / 2 for left, right, a, b in steps) / (high - low))
 
 
 def _at(curve: Mapping[Any, float], x: float) -> float:

@@ -328,9 +328,8 @@ def _limits(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> dict[str,
     found: dict[str, float | None] = {}
     for column, cell in cells.items():
         margin = figure.mark_margin
-        if cell.summary is not None and margin == "std":
-            margin = cell.summary.std
-        found[column] = None if cell.mean is None or margin is None else cell.mean - float(margin)
+        below = (cell.summary.std if cell.summary else None) if margin == "std" else margin
+        found[column] = None if cell.mean is None or below is None else cell.mean - below
     return found
 
 
