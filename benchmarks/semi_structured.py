@@ -65,7 +65,7 @@ class SparseBench(Bench):
     def forward(self, encoder: nn.Module) -> Tensor:
         """Return the last states of a pass, `(batch, seq, hidden)`."""
         with torch.inference_mode():
-            states: Tensor = encoder(self.batch["input_ids"], self.batch["attention_mask"]).last_hidden_state
+            states: Tensor = encoder(self.batch["input_ids"], self.batch.get("attention_mask")).last_hidden_state
         return states
 
 
