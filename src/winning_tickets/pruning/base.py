@@ -33,7 +33,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import Advance, progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.selection import check_finite, keep_top
+from winning_tickets.tickets.selection import Computed, check_finite, keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.execution import check_compiler
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
@@ -107,7 +107,7 @@ class PreparedSearch:
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern."""
         config = self.config
-        placed = {name: values.to(self.device) for name, values in scores.items()}
+        placed = Computed(scores, lambda name: scores[name].to(self.device))
         return keep_top(
             placed, sparsity, config.ranking, self.weights, rounding=config.count_rounding, pattern=config.n_of_m
         )

@@ -57,15 +57,18 @@ def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]
 
 
 def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
-    scores: dict[str, Tensor] = {}
+    # One buffer: when they are freed, the memory of many tensors would be too scattered to be of use.
+    shapes = {name: values.shape for name, values in importance.items()}
+    device = next(iter(importance.values())).device
+    flat = torch.empty(sum(shape.numel() for shape in shapes.values()), dtype=torch.float32, device=device)
+    parts = dict(zip(shapes, torch.split(flat, [shape.numel() for shape in shapes.values()]), strict=True))
+    start = 0
     for group in groups_of(tuple(importance), ranking):
-        joined = torch.cat([importance[name].detach().reshape(-1) for name in group])
-        ranks = torch.empty(joined.shape, dtype=torch.float32, device=joined.device)
-        evenly = np.linspace(0.0, top, joined.numel(), dtype=np.float32)
-        ranks[_ascending(joined)] = torch.from_numpy(evenly).to(joined.device)
-        for name, part in zip(group, torch.split(ranks, [importance[name].numel() for name in group]), strict=True):
-            scores[name] = part.reshape(importance[name].shape)
-    return scores
+        order = _ascending(torch.cat([importance[name].detach().reshape(-1) for name in group]))
+        evenly = np.linspace(0.0, top, order.numel(), dtype=np.float32)
+        flat[start : start + order.numel()][order] = torch.from_numpy(evenly).to(device)
+        start += order.numel()
+    return {name: part.view(shapes[name]) for name, part in parts.items()}
 
 
 def _ascending(values: Tensor) -> Tensor:

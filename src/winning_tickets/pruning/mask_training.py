@@ -26,7 +26,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.selection import count_true
+from winning_tickets.tickets.selection import count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
@@ -146,7 +146,7 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
 
 def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[str, Tensor]:
     config = prepared.config
-    importance = {name: weight.abs() for name, weight in prepared.weights.items()}
+    importance = magnitudes(prepared.weights)
     if config.score_init == "activation":
         names = present_in(prepared.plm.encoder, prepared.shapes)
         batches = (dataset[index] for index in range(min(config.calibration_batches, len(dataset))))

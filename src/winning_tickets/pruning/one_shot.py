@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from winning_tickets.pruning.mask_optimizer import random_scores
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
-from winning_tickets.tickets.selection import keep_counts
+from winning_tickets.tickets.selection import Computed, keep_counts, magnitudes
 from winning_tickets.training.objectives.base import Batch
 
 
@@ -33,7 +33,7 @@ def find_random_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Run
 
 def find_magnitude_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Keep the largest absolute weights of each matrix, row or N:M group, or of all matrices together."""
-    prepared.save_tickets(run, {name: weight.abs() for name, weight in prepared.ranked.weights.items()})
+    prepared.save_tickets(run, magnitudes(prepared.ranked.weights))
 
 
 def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
@@ -84,9 +84,14 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
     return {name: squares[parameter].sqrt() for name, parameter in parameters.items() if parameter in squares}
 
 
-def activation_importance(weights: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, Tensor]:
+def activation_importance(weights: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return |W_ij| * ||x_j||, `(out, in)` by name, or |W_ij| for a matrix without input norms `(in,)`."""
-    return {n: w.abs() * norms[n].to(w.device) if n in norms else w.abs() for n, w in weights.items()}
+
+    def importance(name: str) -> Tensor:
+        size = weights[name].abs()
+        return size * norms[name].to(size.device) if name in norms else size
+
+    return Computed(weights, importance)
 
 
 def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:

@@ -6,7 +6,7 @@ differ in their scores alone. The order is always the same: higher score, then l
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -64,6 +64,27 @@ def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
             )
 
 
+class Computed(Mapping[str, Tensor]):
+    """Tensors by name that are computed whenever they are read: as large as a model, and never all in memory."""
+
+    def __init__(self, names: Iterable[str], compute: Callable[[str], Tensor]) -> None:
+        self._names, self._compute = tuple(names), compute
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def magnitudes(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the absolute weights by name."""
+    return Computed(weights, lambda name: weights[name].abs())
+
+
 Ranking = Literal["matrix", "row", "global"]
 Rounding = Literal["floor", "nearest"]
 
@@ -112,34 +133,35 @@ def keep_top(
         pattern.check_shapes({name: values.shape for name, values in scores.items()})
     masks: dict[str, Tensor] = {}
     for group in groups_of(tuple(scores), "matrix" if pattern is not None else ranking):
-        joined = _join(scores, group)
+        joined, shapes = _join(scores, group)
         # Rows and N:M groups are consecutive entries of one size.
         size = joined.numel()
         if pattern is not None:
             size = pattern.of
         elif ranking == "row":
-            size = scores[group[0]].shape[-1]
+            size = shapes[0][-1]
         kept = size - pruned_count(size, sparsity, rounding) if pattern is None else pattern.keep
-        found = Selector([Block(joined.numel() // size, size, kept)]).select(
-            joined, None if weights is None else _join(weights, group)
-        )
-        for name, part in zip(group, torch.split(found, [scores[name].numel() for name in group]), strict=True):
-            masks[name] = (part if len(group) == 1 else part.clone()).reshape(scores[name].shape)
+        ties = None if weights is None else _join(weights, group)[0]
+        found = Selector([Block(joined.numel() // size, size, kept)]).select(joined, ties)
+        for name, shape, part in zip(group, shapes, torch.split(found, [one.numel() for one in shapes]), strict=True):
+            masks[name] = (part if len(group) == 1 else part.clone()).reshape(shape)
     return masks
 
 
 def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
     """Keep the given number of highest scores of each tensor; of equal scores the one with the lower index survives."""
-    return {
-        name: Selector([Block(1, values.numel(), counts[name])]).select(_join(scores, [name])).reshape(values.shape)
-        for name, values in scores.items()
-    }
+    masks = {}
+    for name, count in counts.items():
+        flat, (shape,) = _join(scores, [name])
+        masks[name] = Selector([Block(1, flat.numel(), count)]).select(flat).reshape(shape)
+    return masks
 
 
-def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """Return the entries of tensors in one flat tensor of at least 32 bits; a single one is not copied."""
-    parts = [tensors[name].detach().reshape(-1) for name in names]
-    return _wide(parts[0] if len(parts) == 1 else torch.cat(parts))
+def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Tensor, list[torch.Size]]:
+    """Return the entries of tensors in one flat tensor of at least 32 bits, and their shapes; one is not copied."""
+    parts = [tensors[name].detach() for name in names]
+    joined = parts[0].reshape(-1) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
+    return _wide(joined), [part.shape for part in parts]
 
 
 def _wide(values: Tensor) -> Tensor:
