@@ -77,11 +77,11 @@ class PretendTensor(Tensor):
 
     on_cpu: Tensor
     # Functions of torch get the tensor as it is; what is computed with it goes through `__torch_dispatch__`.
-    __torch_function__ = torch._C._disabled_torch_function_impl
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment]
 
     @staticmethod
     def __new__(cls, data: Tensor) -> PretendTensor:
-        made: PretendTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: PretendTensor = Tensor._make_wrapper_subclass(
             cls,
             data.size(),
             strides=data.stride(),
