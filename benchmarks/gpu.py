@@ -21,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -53,7 +54,7 @@ class Plan:
         device: `cuda` or `cpu`.
         quick: tiny sizes.
         out: the folder of all files.
-        end: when everything has to be done, on the monotonic clock.
+        minutes: until everything has to be done; with more than 8 each part has more time too.
         found: results by part.
         failed: reasons by part.
     """
@@ -61,17 +62,20 @@ class Plan:
     device: str
     quick: bool
     out: Path
-    end: float
+    minutes: float = 8
     found: dict[str, Any] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self._end = time.monotonic() + 60 * self.minutes
+
     def run(self, words: Sequence[str], seconds: float, codes: tuple[int, ...] = (0,)) -> str:
-        """Run a Python program for so many seconds at most and return its stdout; its stderr is passed on.
+        """Run a Python program for so many seconds at most and return its stdout; its stderr goes to the log.
 
         Raises:
             RuntimeError: it fails, or is not done in time.
         """
-        limit = min(seconds, self.end - time.monotonic())
+        limit = min(seconds * max(1.0, self.minutes / 8), self._end - time.monotonic())
         if limit <= 0:
             raise RuntimeError("no time was left")
         paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -82,26 +86,29 @@ class Plan:
             file.write(f"$ python {' '.join(words)}\n")
             file.flush()
             before = file.tell()
-            try:
-                done = subprocess.run(
-                    [sys.executable, *words],
-                    stdout=subprocess.PIPE,
-                    stderr=file,
-                    text=True,
-                    check=False,
-                    cwd=ROOT,
-                    env=environment,
-                    timeout=limit,
-                )
-            except subprocess.TimeoutExpired as error:
-                raise RuntimeError(f"not done after {limit:.0f} seconds") from error
-            file.write(done.stdout if done.returncode else "")
-        if done.returncode not in codes:
+            with subprocess.Popen(
+                [sys.executable, *words],
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                cwd=ROOT,
+                env=environment,
+                start_new_session=True,
+            ) as process:
+                try:
+                    printed, _ = process.communicate(timeout=limit)
+                except BaseException as error:
+                    os.killpg(process.pid, signal.SIGKILL)  # with its own processes, which would keep the GPU
+                    if not isinstance(error, subprocess.TimeoutExpired):
+                        raise
+                    raise RuntimeError(f"not done after {limit:.0f} seconds") from error
+            file.write(printed if process.returncode else "")
+        if process.returncode not in codes:
             with log.open(encoding="utf-8", errors="replace") as file:
                 file.seek(before)
                 said = file.read().strip().splitlines()
-            raise RuntimeError(f"exit code {done.returncode}: {said[-1] if said else 'nothing was printed'}")
-        return done.stdout
+            raise RuntimeError(f"exit code {process.returncode}: {said[-1] if said else 'nothing was printed'}")
+        return printed
 
 
 def device_facts(plan: Plan) -> dict[str, Any]:
@@ -321,7 +328,7 @@ def main() -> None:
     if unknown := [name for name in chosen if name not in PARTS]:
         sys.exit(f"There is no part {', '.join(unknown)}; there are {', '.join(PARTS)}.")
     options.out.mkdir(parents=True, exist_ok=True)
-    plan = Plan(options.device, options.quick, options.out.resolve(), time.monotonic() + 60 * options.minutes)
+    plan = Plan(options.device, options.quick, options.out.resolve(), options.minutes)
     for name in dict.fromkeys(chosen):
         began = time.monotonic()
         try:

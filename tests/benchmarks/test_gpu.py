@@ -6,7 +6,6 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -147,13 +146,13 @@ def test_outcomes_of_tests_are_read(tmp_path: Path) -> None:
 def test_a_program_that_fails_or_takes_too_long_is_reported(tmp_path: Path) -> None:
     from gpu import Plan
 
-    plan = Plan("cpu", True, tmp_path, time.monotonic() + 60)
+    plan = Plan("cpu", True, tmp_path)
     assert plan.run(["-c", "print(3)"], 30) == "3\n"
     with pytest.raises(RuntimeError, match="exit code 1: ValueError: no"):
         plan.run(["-c", "raise ValueError('no')"], 30)
     with pytest.raises(RuntimeError, match=r"not done after 0 seconds"):
         plan.run(["-c", "import time; time.sleep(20)"], 0.3)
-    plan.end = time.monotonic()
+    plan = Plan("cpu", True, tmp_path, minutes=0)
     with pytest.raises(RuntimeError, match="no time was left"):
         plan.run(["-c", "print(3)"], 30)
     assert "$ python -c print(3)" in (tmp_path / "log.txt").read_text()
@@ -215,7 +214,7 @@ class TestPython:
 @pytest.mark.slow
 def test_everything_runs_on_a_cpu_at_tiny_sizes(tmp_path: Path) -> None:
     words = [sys.executable, str(BENCHMARKS / "gpu.py"), "--out", str(tmp_path), "--device", "cpu", "--quick"]
-    done = subprocess.run([*words, "--minutes", "15"], capture_output=True, text=True, check=False)
+    done = subprocess.run([*words, "--minutes", "30"], capture_output=True, text=True, check=False)
     log = (tmp_path / "log.txt").read_text()[-3000:]
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}\n{log}"
     found = json.loads((tmp_path / "gpu.json").read_text())

@@ -81,7 +81,7 @@ class PretendTensor(Tensor):
 
     @staticmethod
     def __new__(cls, data: Tensor) -> PretendTensor:
-        made: PretendTensor = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: PretendTensor = Tensor._make_wrapper_subclass(
             cls,
             data.size(),
             strides=data.stride(),
@@ -94,7 +94,7 @@ class PretendTensor(Tensor):
         return made
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         return _call(func, args, dict(kwargs or {}))
@@ -144,9 +144,9 @@ class PretendTensor(Tensor):
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         # A file has the values; who loads it says where to.
-        return self.detach().cpu().__reduce_ex__(protocol)
+        return self.detach().cpu().__reduce_ex__(protocol)  # type: ignore[no-untyped-call]
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         return f"PretendTensor({self.on_cpu})"
 
 
@@ -250,11 +250,11 @@ class PretendGPU:
         yield mock.patch.object(PreTrainedModel, "from_pretrained", classmethod(from_pretrained))
 
 
-class _Operators(TorchDispatchMode):
+class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Takes every aten call, as tensors can be made without any tensor."""
 
     def __init__(self, gpu: PretendGPU) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._gpu = gpu
 
     def __torch_dispatch__(
