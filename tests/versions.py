@@ -21,6 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 FREE = ("transformers", "tokenizers", "huggingface_hub", "hf-xet", "safetensors", "sentence-transformers")
 """Packages without a pinned version: transformers allows only some versions of the others."""
+OLD = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
+"""What earlier versions of transformers use of torch is no fault of ours; all other warnings are errors."""
 
 
 def allowed() -> str:
@@ -35,7 +37,7 @@ def wanted(which: str, versions: str) -> str:
     lowest = re.search(r">=\s*([0-9.]+)", versions)
     if lowest is None:
         raise SystemExit(f"pyproject.toml names no lowest version of transformers: {versions}")
-    return f"transformers=={lowest[1]}.*" if which == "lowest" else f"transformers{versions}"
+    return f"transformers=={lowest[1]}" if which == "lowest" else f"transformers{versions}"
 
 
 def constraints() -> str:
