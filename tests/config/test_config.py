@@ -94,7 +94,7 @@ def test_ids_are_frozen():
     profiles = [
         profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
-    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (1, {"paper": 2, "code": 2})
+    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (1, {"paper": 3, "code": 3})
     assert digest([defaults, profiles]) == "ccf1f714bd94"
 
 
