@@ -221,7 +221,7 @@ def _stages_of(shown: Any) -> Iterator[str]:
 
 def _axes_shown(shown: Any) -> Iterator[str]:
     """Yield the axes that a table, figure or claim names."""
-    for name in ("rows", "average", "pair_by"):
+    for name in ("rows", "average", "choose", "pair_by"):
         yield from getattr(shown, name, ())
     for name in ("columns", "series", "panels", "x"):
         axis = getattr(shown, name, None)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from winning_tickets.config import Settings
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
@@ -19,7 +20,7 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
-from winning_tickets.studies.schema import LOG
+from winning_tickets.studies.schema import LOG, SETTINGS
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
@@ -39,6 +40,7 @@ class StudyRun:
     error: str | None = None  # message of a run that failed
     facts: Mapping[str, Any] = field(default_factory=dict)  # seconds, versions, machine and path
     folder: Path | None = None  # its run directory
+    settings: Settings | None = None  # of the planned run
 
     @property
     def state(self) -> State:
@@ -80,7 +82,8 @@ def observe(runs: Sequence[StudyRun], path: str) -> list[Observation]:
     """The numbers at a path (keys with dots) in the results of runs.
 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are those of the primary metric;
-    `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`.
+    `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
+    `settings.learning_rate` is a setting of a finished run, with the values of its profile.
     A record of several seeds (`{"values": [...]}`) gives one number per seed.
     """
     return [one for run in runs for one in _observe(run, path)]
@@ -167,6 +170,8 @@ def _make_observation(run: StudyRun, seed: Any, metric: str | None, state: State
 def _nodes(run: StudyRun, path: str) -> Iterator[tuple[str | None, Any]]:
     """The values at a path, each with the key that matched `*`."""
     result = {**(run.result or {}), "run": run.facts}
+    if path.startswith(SETTINGS):
+        result["settings"] = _resolved(run.settings)
     found: list[tuple[str | None, Any]] = [(None, result)]
     for key in _keys(path, run.axes):
         inside: list[tuple[str | None, Any]] = []
@@ -185,6 +190,12 @@ def _nodes(run: StudyRun, path: str) -> Iterator[tuple[str | None, Any]]:
                 inside.append((metric, node[int(key)]))
         found = inside
     yield from found
+
+
+def _resolved(settings: Settings | None) -> dict[str, Any]:
+    """The settings of a run with the values of its profile."""
+    resolved = getattr(settings, "resolved", None)
+    return {} if settings is None else dict(settings if resolved is None else resolved())
 
 
 def _keys(path: str, axes: Mapping[str, Any]) -> list[str]:
@@ -214,7 +225,7 @@ def _planned_seeds(run: StudyRun) -> Sequence[Any]:
 
 def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
     """The metrics that a transfer to a known task will have, where a path asks for all of them."""
-    if not path.startswith("metrics.*"):
+    if "metrics.*" not in path:
         return [None]
     task = TASKS.get(str(run.axes.get("task", run.config.get("task"))))
     if task is None:
@@ -234,7 +245,7 @@ def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
 def _run(planned: Run, point: Point, record: Record | None, store: Store) -> StudyRun:
     common = (planned.id, point.stage, planned.verb, point.axes, planned.config)
     if record is None:
-        return StudyRun(*common)
+        return StudyRun(*common, settings=planned.settings)
     facts = {
         "path": f"runs/{planned.id}/result.json" if record.result is not None else None,
         "seconds": record.seconds,
@@ -244,7 +255,8 @@ def _run(planned: Run, point: Point, record: Record | None, store: Store) -> Stu
         "source": record.source,
     }
     error = (record.error or {}).get("message")
-    return StudyRun(*common, record.status, record.result, error, facts, store.folder(planned.id))
+    folder = store.folder(planned.id)
+    return StudyRun(*common, record.status, record.result, error, facts, folder, planned.settings)
 
 
 def select_runs(
