@@ -21,7 +21,7 @@ _FILES = ("task_file", "train_file", "validation_file", "pairs_file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
 """Settings that name tickets, runs and models; they may be names of the hub."""
 _ON_HUB = ("model", "target")
-_BY_DEFAULT = ("data_dir",)
+BY_DEFAULT = ("data_dir",)
 """Needs that are read from the hub where no folder is given."""
 
 Place = tuple[str, str]  # a setting and its value
@@ -47,7 +47,7 @@ def unmet_needs(plan: Plan) -> list[str]:
     problems = []
     for name, what in plan.study.needs.items():
         for one in _values(plan, name):
-            if one is None and (name not in _BY_DEFAULT or _reads_test_files(plan)):
+            if one is None and (name not in BY_DEFAULT or _reads_test_files(plan)):
                 problems.append(f"{name} is not set; it has to be {what}: --set {name}=...")
             elif _is_missing(one):
                 problems.append(f"{name}: there is no {one}; it has to be {what}: --set {name}=...")

@@ -12,6 +12,7 @@ from winning_tickets.runs.files import write_text
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.costs import Estimator, bytes_text
 from winning_tickets.studies.load import SUFFIXES, load_study, recipe_names
+from winning_tickets.studies.needs import BY_DEFAULT
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.status import STATES
 
@@ -44,7 +45,8 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
     for recipe in recipes:
         paper = f" ({recipe['paper']})" if recipe["paper"] else ""
         lines.append(f"{recipe['name']}{paper}: {recipe['title']}")
-        lines += [f"  needs {name}: {what}" for name, what in recipe["needs"].items()]
+        for name, what in recipe["needs"].items():
+            lines.append(f"  needs {name}: {what}{'; by default the hub is read' if name in BY_DEFAULT else ''}")
         for scale, cost in recipe["scales"].items():
             lines.append(f"  {scale}: {cost['runs']:,} runs, about {duration(cost['seconds'])}")
         if recipe["published"]:
