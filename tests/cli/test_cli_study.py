@@ -158,7 +158,7 @@ def test_recipes(tickets, monkeypatch):
     found = json.loads(out)["recipes"]
     assert [one["name"] for one in found] == names
     recipe = found[1]
-    assert recipe["scales"]["smoke"]["runs"] == 24
+    assert recipe["scales"]["smoke"]["runs"] == 34
     assert set(recipe["needs"]) == {"corpus", "data_dir"}
     code, out, _ = tickets("recipes", "tamt-figure-3")
     assert yaml.safe_load(out)["name"] == "tamt-figure-3"

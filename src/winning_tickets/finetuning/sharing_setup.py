@@ -66,8 +66,8 @@ class PreparedSharing:
 
     def plan(self, task: str) -> EvaluationPlan:
         """The plan of a task's evaluations: one at the end of every epoch and of the training."""
-        early = {"patience": self.settings.patience, "warmup_ratio": self.settings.warmup_ratio}
-        config = TransferConfig(target=self.target.name, **early).resolved()
+        patience, warmup = self.settings.patience, self.settings.warmup_ratio
+        config = TransferConfig(target=self.target.name, patience=patience, warmup_ratio=warmup).resolved()
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
 
 

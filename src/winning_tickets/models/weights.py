@@ -7,7 +7,7 @@ Every function here returns copies: a reference would change with the training t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -210,7 +210,7 @@ def load_start_weights(start: Start, plm: PLM, seed: int, base: str | None = Non
         return _state_of(start.path, base) if start.path.is_file() else _encoder_of(start.path, plm)
     if start.kind == "noise":
         return add_noise(plm, seed, start.scale)
-    transforms = {
+    transforms: dict[str, Callable[[PLM, int], dict[str, Tensor]]] = {
         "reinit": reinitialize,
         "shuffle-within": shuffle_within,
         "shuffle-encoder": partial(shuffle_within, scope="encoder"),

@@ -119,8 +119,8 @@ def _glue(folder: Path) -> None:
             text = _jsonl(layout, rows) if path.suffix == ".jsonl" else _tsv(layout, rows)
             path.write_text(text, encoding="utf-8")
         for offset, file in enumerate(SERVER_FILES.get(name, {}).values()):
-            rows = _rows(task, VALIDATION, offset)
-            lines = [["index", *layout.texts], *([str(place), *texts] for place, (texts, _) in enumerate(rows))]
+            tests = enumerate(_rows(task, VALIDATION, offset))
+            lines = [["index", *layout.texts], *([str(place), *texts] for place, (texts, _) in tests)]
             (inside / file).write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
     squad = folder / "squad"
     squad.mkdir()
