@@ -24,11 +24,17 @@ HERE = Path(__file__).parent
 HEAD = ("what", "ours", "beside", "ratio [95 %]", "asked", "met")
 
 
-def run_one(benchmark: Benchmark, out: Path, quick: bool, device: str) -> bool:
-    """Run a benchmark, keep its JSON and return whether it succeeded. Errors are on stderr."""
+def words_of(benchmark: Benchmark, quick: bool, device: str) -> list[str]:
+    """Return the arguments of a benchmark's script."""
     words = [*(benchmark.quick if quick else benchmark.full)]
     if benchmark.takes_device:
         words += ["--device", device, *(benchmark.on_gpu if device != "cpu" and not quick else ())]
+    return words
+
+
+def run_one(benchmark: Benchmark, out: Path, quick: bool, device: str) -> bool:
+    """Run a benchmark, keep its JSON and return whether it succeeded. Errors are on stderr."""
+    words = words_of(benchmark, quick, device)
     command = [sys.executable, str(HERE / f"{benchmark.script}.py"), *words]
     print(" ".join(["python", f"benchmarks/{benchmark.script}.py", *words]), file=sys.stderr, flush=True)
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

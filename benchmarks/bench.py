@@ -36,11 +36,11 @@ class Bench:
         shape = (options.batch, options.length)
         ids = torch.randint(1, self.config.vocab_size, shape, generator=generator)
         chosen = torch.rand(shape, generator=generator) < 0.15
-        self.batch = {
-            "input_ids": ids.to(self.device),
-            "attention_mask": torch.ones_like(ids).to(self.device),
-            "labels": torch.where(chosen, ids, -100).to(self.device),
-        }
+        # What a tokenizer returns, and what a corpus without padding gives for MLM.
+        self.inputs = {"input_ids": ids.to(self.device), "attention_mask": torch.ones_like(ids).to(self.device)}
+        positions = chosen.flatten().nonzero().squeeze(1)
+        masked = {"masked_positions": positions, "masked_ids": ids.flatten()[positions]}
+        self.batch = {name: value.to(self.device) for name, value in ({"input_ids": ids} | masked).items()}
 
     def autocast(self) -> Any:
         """bfloat16 autocast if requested."""
@@ -80,12 +80,13 @@ def measured(
         Medians, ratios with 95 % intervals, all times, and the conditions of the measurement.
     """
     device = torch.device(options.device)
-    seconds = interleaved(steps, options.rounds, options.warm_up, device)
+    seconds = interleaved(steps, options.rounds, options.warm_up, device, options.in_a_row)
     found = {name: ratio(seconds[over], seconds[under]) for name, (over, under) in pairs.items()}
     return {
         "device": options.device if device.type == "cpu" else torch.cuda.get_device_name(device),
         "threads": torch.get_num_threads(),
         "rounds": options.rounds,
+        "in_a_row": options.in_a_row,
         "ms_a_step": {variant: 1000 * float(np.median(values)) for variant, values in seconds.items()},
         "ratios": {name: value for name, (value, _) in found.items()},
         "intervals_95": {name: interval for name, (_, interval) in found.items()},
@@ -111,6 +112,7 @@ def small_options(description: str | None, rounds: int) -> argparse.ArgumentPars
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=rounds)
     parser.add_argument("--warm-up", type=int, default=2)
+    parser.add_argument("--in-a-row", type=int, default=1, help="steps of a turn, timed together: hosts run ahead")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=0, help="0: torch's default")
     parser.add_argument("--json", action="store_true", help="everything, as JSON")

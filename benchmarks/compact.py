@@ -53,7 +53,7 @@ class CompactBench(Bench):
 
         def step() -> None:
             with torch.inference_mode(), self.autocast():
-                plm.model(self.batch["input_ids"], self.batch["attention_mask"])
+                plm.model(**self.inputs)
 
         return step
 

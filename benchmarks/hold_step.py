@@ -27,7 +27,7 @@ from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, prunable_names
 from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.masking import Held, hold
+from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
@@ -81,7 +81,7 @@ class HoldBench(Bench):
 
         def step() -> None:
             with self.autocast():
-                logits = model(self.batch["input_ids"], self.batch["attention_mask"]).logits
+                logits = model(**self.inputs).logits
             torch.nn.functional.cross_entropy(logits.float(), labels).backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -95,9 +95,9 @@ class HoldBench(Bench):
 
         def step() -> None:
             with self.autocast():
-                hidden = model.base_model(self.batch["input_ids"], self.batch["attention_mask"]).last_hidden_state
-                logits, targets = mlm_logits(model, ARCHITECTURES["bert"], hidden, self.batch["labels"])
-                loss = torch.nn.functional.cross_entropy(logits, targets)
+                hidden = model.base_model(self.batch["input_ids"]).last_hidden_state
+                logits = mlm_logits(model, ARCHITECTURES["bert"], hidden, self.batch["masked_positions"])
+                loss = torch.nn.functional.cross_entropy(logits, self.batch["masked_ids"])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -120,7 +120,8 @@ class HoldBench(Bench):
                 loss = objective(model, batch)["mlm"] / objective.counts(batch)["mlm"]
             loss.backward()
             norm = torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            finite.check(1, {"mlm": float(loss.detach())}, float(norm), optimizer)
+            value, found = torch.stack([loss.detach(), norm]).tolist()  # one read-back
+            finite.check(1, {"mlm": value}, found, optimizer)
             optimizer.step()
             held.zero_()
             optimizer.zero_grad()

@@ -13,8 +13,13 @@ import torch
 Step = Callable[[], object]
 
 
-def interleaved(steps: Mapping[str, Step], rounds: int, warm_up: int, device: torch.device) -> dict[str, list[float]]:
-    """Seconds of each step of each variant; the order inside a round is shuffled, so noise affects all equally."""
+def interleaved(
+    steps: Mapping[str, Step], rounds: int, warm_up: int, device: torch.device, in_a_row: int = 1
+) -> dict[str, list[float]]:
+    """Seconds of a step of each variant; the order inside a round is shuffled, so noise affects all equally.
+
+    On a turn a variant takes `in_a_row` steps, and a GPU is waited for only after the last one.
+    """
     seconds: dict[str, list[float]] = {variant: [] for variant in steps}
     order = random.Random(0)
     for index in range(warm_up + rounds):
@@ -22,10 +27,11 @@ def interleaved(steps: Mapping[str, Step], rounds: int, warm_up: int, device: to
             gc.collect()
             _wait(device)
             start = time.perf_counter()
-            steps[variant]()
+            for _ in range(in_a_row):
+                steps[variant]()
             _wait(device)
             if index >= warm_up:
-                seconds[variant].append(time.perf_counter() - start)
+                seconds[variant].append((time.perf_counter() - start) / in_a_row)
     return seconds
 
 

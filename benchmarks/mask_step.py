@@ -8,6 +8,7 @@ Variants, interleaved step by step so machine noise affects all equally:
   kd_mask   mask training, KD objective (one more forward pass, of the teacher)
   in_graph  masked modules in the graph, embeddings among them, and a full MLM head: the straightforward way
   alike     the same with the embedding mask fixed and a fused AdamW, as in `mlm_mask`
+  selection the masks alone, from the scores of `kd_mask`
 The settings of the mask steps are those of a search (`tuned`), and they check for NaN as its steps do. All have
 the same dropout. Utilization is the speed of the model's products relative to one large product. Peak memory is that of
 one process per variant, above the level before the model loads.
@@ -28,15 +29,16 @@ from interleave import Step
 from memory import measured_apart, peak_of
 from utilisation import model_flops, product_flops_a_second
 from winning_tickets.config import ResolvedSearch, SearchConfig
-from winning_tickets.models.architectures import ARCHITECTURES
+from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, prunable_names
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.models.twin import make_twin
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout, trainable_head
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import mlm_logits
-from winning_tickets.training.trainer import FiniteSteps, gradient_norm
+from winning_tickets.training.trainer import FiniteSteps
 
 VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph", "alike")
 PAIRS = {
@@ -44,6 +46,7 @@ PAIRS = {
     "kd_mask_over_dense": ("kd_mask", "dense"),
     "in_graph_over_mlm_mask": ("in_graph", "mlm_mask"),
     "alike_over_mlm_mask": ("alike", "mlm_mask"),
+    "selection_over_kd_mask": ("selection", "kd_mask"),
 }
 SPARSITY = 0.6
 PAPER_STEPS, PAPER_SECONDS = 22_000, 3 * 3600 + 55 * 60
@@ -63,6 +66,8 @@ class MaskBench(Bench):
         """A function that does one whole optimizer step of a variant."""
         if variant in ("mlm_mask", "kd_mask"):
             return self._mask(variant.removesuffix("_mask"))
+        if variant == "selection":
+            return self._selection()
         return self._dense() if variant == "dense" else self._in_graph(alike=variant == "alike")
 
     def _dense(self) -> Step:
@@ -71,9 +76,9 @@ class MaskBench(Bench):
 
         def step() -> None:
             with self.autocast():
-                hidden = plm.model.base_model(self.batch["input_ids"], self.batch["attention_mask"]).last_hidden_state
-                logits, targets = mlm_logits(plm.model, plm.architecture, hidden, self.batch["labels"])
-                loss = torch.nn.functional.cross_entropy(logits, targets)
+                hidden = plm.model.base_model(self.batch["input_ids"]).last_hidden_state
+                logits = mlm_logits(plm.model, plm.architecture, hidden, self.batch["masked_positions"])
+                loss = torch.nn.functional.cross_entropy(logits, self.batch["masked_ids"])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(plm.model.parameters(), 1.0)
             optimizer.step()
@@ -81,14 +86,16 @@ class MaskBench(Bench):
 
         return step
 
-    def _mask(self, objective_name: str) -> Step:
+    def _optimizer(self, objective_name: str) -> tuple[PLM, MaskOptimizer]:
+        """A model that computes with W * M, and the optimizer of a search."""
         plm = self.plm()
         names = prunable_names(plm)
-        masked = MaskedWeights(plm.encoder, names)
         trained = names if self.options.train_embeddings else [n for n in names if "embeddings" not in n]
+        config = self._search(objective_name)
+        shapes = {name: view.shape for name, view in prunable_views(plm.encoder, trained).items()}
+        masked = MaskedWeights(plm.encoder, names, buffer_order(shapes, config.ranking))
         head = trainable_head(plm, masked) if objective_name == "mlm" else {}
         freeze_all_but(plm.model, [masked.parameters[n] for n in trained] + list(head.values()))
-        config = self._search(objective_name)
         scores = initial_scores(
             {n: w.abs() for n, w in masked.dense_weights.items()},
             "rank",  # as `activation`, which would need a corpus
@@ -100,8 +107,12 @@ class MaskBench(Bench):
             config.seed,
         )
         masked.write(keep_top(scores, SPARSITY, config.ranking, weights=masked.dense_weights))
-        optimizer = MaskOptimizer(masked, {n: scores[n] for n in trained}, head, config)
-        objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, masked)
+        return plm, MaskOptimizer(masked, {n: scores[n] for n in trained}, head, config)
+
+    def _mask(self, objective_name: str) -> Step:
+        plm, optimizer = self._optimizer(objective_name)
+        teacher = make_twin(plm.model, optimizer.masked.dense_weights) if objective_name == "kd" else None
+        objective = PretrainingObjective({objective_name: 1.0}, plm.architecture, teacher)
         finite = FiniteSteps(skip=False)
 
         def step() -> None:
@@ -109,11 +120,16 @@ class MaskBench(Bench):
                 total = objective(plm.model, self.batch)[objective_name]
                 loss = total / objective.counts(self.batch)[objective_name]
             loss.backward()
-            finite.check(1, {objective_name: float(loss.detach())}, gradient_norm(optimizer), optimizer)
+            found, norm = torch.stack([loss.detach().float(), optimizer.gradient_norm()]).tolist()
+            finite.check(1, {objective_name: found}, norm, optimizer)
             optimizer.step()
             plm.model.zero_grad()
 
         return step
+
+    def _selection(self) -> Step:
+        optimizer = self._optimizer("kd")[1]
+        return lambda: bool(optimizer.masks(exact=True))
 
     def _search(self, objective_name: str) -> ResolvedSearch:
         """The product's settings of a search."""
@@ -130,13 +146,14 @@ class MaskBench(Bench):
         for name, parameter in plm.model.cls.named_parameters():
             parameter.requires_grad_("decoder.weight" not in name)
         trained = [p for p in plm.model.parameters() if p.requires_grad]
+        labels = torch.full_like(self.batch["input_ids"], -100).flatten()
+        labels[self.batch["masked_positions"]] = self.batch["masked_ids"]
         optimizer = torch.optim.AdamW(trained, lr=5e-5, weight_decay=0.0, fused=alike or None)
 
         def step() -> None:
             with self.autocast():
-                logits = plm.model(self.batch["input_ids"], self.batch["attention_mask"]).logits
-                flat, labels = logits.view(-1, logits.size(-1)), self.batch["labels"].view(-1)
-                loss = torch.nn.functional.cross_entropy(flat.float(), labels)
+                logits = plm.model(self.batch["input_ids"]).logits
+                loss = torch.nn.functional.cross_entropy(logits.view(-1, logits.size(-1)).float(), labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
@@ -167,10 +184,10 @@ def peak_of_steps(options: argparse.Namespace) -> int:
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Return the measurements and the conditions of the measurement."""
     bench = MaskBench(options)
-    found = timings(bench, {variant: bench.make(variant) for variant in VARIANTS}, PAIRS)
+    found = timings(bench, {variant: bench.make(variant) for variant in (*VARIANTS, "selection")}, PAIRS)
     plm = bench.plm()
     flops = {variant: model_flops(bench, plm, mlm_head=variant != "kd_mask") for variant in VARIANTS}
-    speeds = {variant: 1000 * flops[variant] / ms for variant, ms in found["ms_a_step"].items()}
+    speeds = {variant: 1000 * flops[variant] / found["ms_a_step"][variant] for variant in VARIANTS}
     product = product_flops_a_second(bench)
     peaks = peak_memory(options)
     return found | {

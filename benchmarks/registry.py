@@ -55,7 +55,7 @@ class Benchmark:
     on_gpu: tuple[str, ...] = ()
 
 
-_GPU_STEP = ("--shape", "bert-base", "--length", "512", "--bf16")
+_GPU_STEP = ("--shape", "bert-base", "--length", "512", "--bf16", "--in-a-row", "8")
 _TINY_STEP = ("--shape", "tiny", "--batch", "2", "--length", "16", "--rounds", "2", "--warm-up", "1", "--json")
 _FEW = ("--rounds", "2", "--warm-up", "1", "--json")
 
@@ -70,6 +70,7 @@ BENCHMARKS = (
             Row("mask step, KD, beside a dense step", ratio="kd_mask_over_dense", asked=1.45),
             Row("masks in the graph beside a mask step, MLM", ratio="in_graph_over_mlm_mask", asked=2.2, at_least=True),
             Row("the same, the same matrices trained, fused AdamW", ratio="alike_over_mlm_mask"),
+            Row("selection of all masks beside a mask step, KD", ratio="selection_over_kd_mask", asked=0.04),
             Row("model FLOPs a second beside one large product: dense step", share="utilisation.dense"),
             Row("the same, mask step, MLM", share="utilisation.mlm_mask"),
             Row("the same, mask step, KD (its teacher counts for nothing)", share="utilisation.kd_mask"),
@@ -141,6 +142,25 @@ BENCHMARKS = (
         takes_device=True,
     ),
     Benchmark(
+        "grouping_step",
+        "grouping_step",
+        ("--rounds", "8", "--json"),
+        _TINY_STEP,
+        (
+            Row(
+                "lengths of SST-2: batches of similar lengths beside random ones",
+                ratio="sst2_grouped_over_random",
+                asked=0.75,
+            ),
+            Row(
+                "lengths of MNLI: batches of similar lengths beside random ones",
+                ratio="mnli_grouped_over_random",
+                asked=0.75,
+            ),
+        ),
+        takes_device=True,
+    ),
+    Benchmark(
         "selection",
         "select_top",
         ("--scores", "1e8", "--json"),
@@ -152,6 +172,15 @@ BENCHMARKS = (
             Row("exact top, many ties, beside torch.kthvalue", ratio="ours_ties_over_kthvalue_ties", asked=1.0),
         ),
         takes_device=True,
+    ),
+    Benchmark(
+        "semi_structured",
+        "semi_structured",
+        ("--json",),
+        (*_TINY_STEP,),
+        (Row("inference of a 2:4 ticket: dense beside sparse kernels, on a GPU", ratio="dense_over_sparse"),),
+        takes_device=True,
+        on_gpu=_GPU_STEP,
     ),
     Benchmark(
         "ticket_files",
@@ -183,20 +212,20 @@ BENCHMARKS = (
         takes_device=True,
     ),
     Benchmark(
-        "tokenising",
-        "tokenising",
+        "tokenizing",
+        "tokenizing",
         ("--megabytes", "100,1000", "--json"),
         ("--megabytes", "0.5,1", "--speed-megabytes", "0.1", *_FEW),
         (
             Row(
-                "tokenising into the cache beside one plain call",
+                "tokenizing into the cache beside one plain call",
                 ratio="ours_over_plain",
                 ours="tokens_a_second.ours",
                 beside="tokens_a_second.plain",
                 unit="tokens/s",
             ),
-            Row("peak memory of tokenising 1 GB", ours="peak_megabytes", unit="MB"),
-            Row("peak memory of tokenising 1 GB beside 100 MB", share="peak_growth", asked=1.1),
+            Row("peak memory of tokenizing 1 GB", ours="peak_megabytes", unit="MB"),
+            Row("peak memory of tokenizing 1 GB beside 100 MB", share="peak_growth", asked=1.1),
         ),
     ),
     Benchmark(

@@ -48,7 +48,7 @@ class SharingBench(Bench):
         super().__init__(options)
         self.config.hidden_dropout_prob = self.config.attention_probs_dropout_prob = options.dropout
         labels = torch.zeros(options.batch, dtype=torch.long, device=self.device)
-        self.batch = self.batch | {"labels": labels}
+        self.batch = self.inputs | {"labels": labels}
         self.objective = JointObjective(
             {task: TaskObjective("classification") for task in TASKS}, dict.fromkeys(TASKS, 1.0)
         )

@@ -27,7 +27,7 @@ def model_flops(bench: Bench, plm: PLM, mlm_head: bool) -> int:
     forward = forward_flops(plm, bench.options.batch, bench.options.length)
     if mlm_head:
         hidden, vocabulary = bench.config.hidden_size, bench.config.vocab_size
-        forward += 2 * int((bench.batch["labels"] != -100).sum()) * hidden * (hidden + vocabulary)
+        forward += 2 * len(bench.batch["masked_positions"]) * hidden * (hidden + vocabulary)
     return 3 * forward
 
 
@@ -36,5 +36,7 @@ def product_flops_a_second(bench: Bench) -> float:
     size = GPU_SIZE if bench.device.type == "cuda" else CPU_SIZE
     kind = torch.bfloat16 if bench.options.bf16 else torch.float32
     left, right = (torch.randn(size, size, device=bench.device).to(kind) for _ in range(2))
-    found = interleaved({"product": lambda: left @ right}, bench.options.rounds, bench.options.warm_up, bench.device)
+    options = bench.options
+    steps = {"product": lambda: left @ right}
+    found = interleaved(steps, options.rounds, options.warm_up, bench.device, options.in_a_row)
     return 2 * size**3 / float(np.median(found["product"]))

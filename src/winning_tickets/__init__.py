@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from winning_tickets.runs.errors import TicketsError as TicketsError
     from winning_tickets.tickets.algebra import combine as combine
     from winning_tickets.tickets.algebra import perturb as perturb
-    from winning_tickets.tickets.masking import TicketCallback as TicketCallback
-    from winning_tickets.tickets.masking import hold as hold
+    from winning_tickets.tickets.holding import TicketCallback as TicketCallback
+    from winning_tickets.tickets.holding import hold as hold
     from winning_tickets.tickets.overlap import compare as compare
     from winning_tickets.tickets.ticket import Ticket as Ticket
     from winning_tickets.training.predict import predict as predict
@@ -56,7 +56,7 @@ _PUBLIC = {
         "pruning.sharded": "ShardedMaskOptimizer",
         "runs.errors": "TicketsError",
         "tickets.algebra": "combine perturb",
-        "tickets.masking": "TicketCallback hold",
+        "tickets.holding": "TicketCallback hold",
         "tickets.overlap": "compare",
         "tickets.ticket": "Ticket",
         "training.predict": "predict",

@@ -8,6 +8,7 @@ import torch
 from transformers import AutoModel
 
 from samples import tiny_models
+from samples.batches import plain
 from samples.tiny_models import CONFIGS, TEXT
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search
 from winning_tickets.data.batches import CorpusBatches
@@ -58,7 +59,7 @@ def naive(ticket, corpus, error, counted, masked_tokens):
     )
     total, count, second, padding = 0.0, 0, 0, 0
     for index in range(len(batches)):
-        batch = batches[index]
+        batch = plain(batches[index])
         types = batch.pop("token_type_ids")
         second += int(types.sum())
         padding += int((batch["attention_mask"] == 0).sum())

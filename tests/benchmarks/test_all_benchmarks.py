@@ -10,9 +10,9 @@ import pytest
 import torch
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-HELPERS = {"utilisation", "all", "bench", "in_graph", "interleave", "memory", "registry", "texts"}
+HELPERS = {"utilisation", "all", "bench", "gpu", "gpu_python", "in_graph", "interleave", "memory", "registry", "texts"}
 KEYS = {"device", "threads", "rounds", "ms_a_step", "ratios", "intervals_95", "seconds", "machine", "versions"}
-FEW = {"rounds": 2, "warm_up": 1, "device": "cpu", "threads": 0}
+FEW = {"rounds": 2, "warm_up": 1, "in_a_row": 1, "device": "cpu", "threads": 0}
 
 
 @pytest.fixture(autouse=True)
@@ -142,14 +142,26 @@ def test_padding_variants_see_the_same_examples():
         bench.make(variant)()
 
 
-def test_tokenising_is_timed_and_its_peak_measured(tmp_path):
-    import tokenising
+def test_grouped_and_random_batches_have_the_same_lengths_on_average():
+    import grouping_step
+
+    options = argparse.Namespace(shape="tiny", batch=8, length=48, dropout=0.0, bf16=False, **FEW)
+    bench = grouping_step.GroupingBench(options)
+    for variant, shapes in bench.shapes.items():
+        assert [len(lengths) for lengths in shapes] == [8] * bench.batches
+        padding = [len(lengths) * max(lengths) - sum(lengths) for lengths in shapes]
+        assert (sum(padding) < 8 * bench.batches * 3) == variant.endswith("grouped")
+    bench.make("mnli_grouped")()
+
+
+def test_tokenizing_is_timed_and_its_peak_measured(tmp_path):
+    import tokenizing
 
     options = argparse.Namespace(text=None, tokenizer=None, speed_megabytes=0.05, **FEW)
-    found = tokenising.speed(options, tmp_path)
+    found = tokenizing.speed(options, tmp_path)
     assert set(found) > KEYS
     options = argparse.Namespace(tokenizer=str(tmp_path / "tokenizer"), peak_of=str(tmp_path / "speed.txt"))
-    alone = tokenising.one_size(options)
+    alone = tokenizing.one_size(options)
     assert alone["tokens"] == found["tokens"] > 5000
     assert alone["peak_bytes"] >= 0
 

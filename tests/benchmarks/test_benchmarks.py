@@ -15,7 +15,7 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-@pytest.mark.parametrize("variant", ["dense", "mlm_mask", "kd_mask", "in_graph"])
+@pytest.mark.parametrize("variant", ["dense", "mlm_mask", "kd_mask", "in_graph", "selection"])
 def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import mask_step
@@ -23,7 +23,7 @@ def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16)
     options = argparse.Namespace(
         shape="tiny", batch=2, length=16, dropout=0.0, device="cpu", bf16=bf16, train_embeddings=False
     )
-    assert variant in mask_step.VARIANTS
+    assert variant in (*mask_step.VARIANTS, "selection")
     step = mask_step.MaskBench(options).make(variant)
     step()
     step()
@@ -78,9 +78,9 @@ def test_a_step_is_credited_with_three_times_the_products_of_a_forward_pass(monk
     bench.config._attn_implementation = "eager"  # whose products the counter sees
     plm = bench.plm()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        hidden = plm.encoder(bench.batch["input_ids"], bench.batch["attention_mask"]).last_hidden_state
+        hidden = plm.encoder(bench.batch["input_ids"]).last_hidden_state
         if mlm_head:
-            mlm_logits(plm.model, plm.architecture, hidden, bench.batch["labels"])
+            mlm_logits(plm.model, plm.architecture, hidden, bench.batch["masked_positions"])
     assert model_flops(bench, plm, mlm_head) == 3 * counter.get_total_flops() > 0
     forget()
 

@@ -82,20 +82,22 @@ def test_the_released_mlm_program_differs_from_the_kd_one():
 def test_ids_are_frozen():
     """A default that moves without a new DEFAULTS_VERSION would make old results look like new ones."""
     search = SearchConfig(model="builtin:minilm", corpus="pydocs", sparsity=0.7)
-    assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-01740a36b8d6"
+    assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-e1a5ca825f32"
     transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
-    assert run_id(transfer, "rte", base="b") == "rte-07923ecdd5ed"
+    assert run_id(transfer, "rte", base="b") == "rte-18845b8f9fdc"
     defaults = {
         n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
     }
     from winning_tickets.config import profile_values
+    from winning_tickets.config.transfer import transfer_profile
     from winning_tickets.runs.identity import DEFAULTS_VERSION, PROFILE_VERSIONS, digest
 
     profiles = [
         profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
-    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (1, {"paper": 3, "code": 3})
-    assert digest([defaults, profiles]) == "ccf1f714bd94"
+    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (2, {"paper": 3, "code": 3})
+    transfers = [transfer_profile(profile, task) for profile in ("tuned", "paper", "code") for task in (None, "squad")]
+    assert digest([defaults, profiles, transfers]) == "98ba225debcd"
 
 
 def test_a_default_spelled_out_changes_nothing_and_another_value_does():

@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoTokenizer
 
 from samples import tiny_models
+from samples.batches import plain
 from samples.reference_tamt import RECIPES, NaiveMaskTraining
 from samples.tiny_models import TEXT
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search
@@ -89,7 +90,7 @@ def trace(config, out, monkeypatch):
     original, horizon = mask_training_module.MaskSearch.record, mask_training_module.horizon
 
     def record(self):
-        groups = (self.optimizer.scores, self.masked.masks, self.head)
+        groups = (self.optimizer.scores, self.optimizer.masks(), self.head)
         states.append(tuple({n: v.detach().clone() for n, v in group.items()} for group in groups))
         return original(self)
 
@@ -362,7 +363,7 @@ def test_mlm_loss_with_the_original_head_or_the_trained_one(tmp_path, folder, co
     )
     total = count = 0
     for index in range(len(batches)):
-        batch = batches[index]
+        batch = plain(batches[index])
         labels = batch.pop("labels")
         with torch.no_grad():
             # Of the head only the decoder's matrix is not trained: tied to the embeddings, dense.

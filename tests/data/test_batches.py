@@ -13,8 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samples.batches import labels_of, plain
 from samples.tiny import tiny_tokenizer
-from winning_tickets.data.batches import CorpusBatches, special_tokens
+from winning_tickets.data.batches import CorpusBatches, count_tokens, shard_rows, special_tokens, without_masks
 from winning_tickets.data.segments import Segments, parse_segments
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -48,8 +49,9 @@ def contents(dataset: CorpusBatches) -> list[list[int]]:
     """Rows of all batches without special tokens and padding, checked for their form on the way."""
     rows = []
     for index in range(len(dataset)):
-        batch = dataset[index]
-        assert batch["input_ids"].dtype == batch["attention_mask"].dtype == torch.int64
+        assert all(value.dtype == torch.int64 for value in dataset[index].values())
+        assert "attention_mask" not in dataset[index] or not dataset[index]["attention_mask"].all()
+        batch = plain(dataset[index])
         for ids, attention in zip(batch["input_ids"].tolist(), batch["attention_mask"].tolist(), strict=True):
             length = sum(attention)
             assert attention == [1] * length + [0] * (len(ids) - length)
@@ -124,8 +126,8 @@ def test_lines_evaluation_reads_every_line_once(lengths: list[int], longest: int
 def test_lines_of_similar_length_share_a_batch() -> None:
     lengths = np.random.default_rng(0).integers(1, 100, 2000).tolist()
     dataset = batches(stream_of(*lengths), "lines", 2048)
-    kept = sum(int(dataset[index]["attention_mask"].sum()) for index in range(len(dataset)))
-    padded = sum(dataset[index]["attention_mask"].numel() for index in range(len(dataset)))
+    kept = sum(int(count_tokens(dataset[index])) for index in range(len(dataset)))
+    padded = sum(dataset[index]["input_ids"].numel() for index in range(len(dataset)))
     assert kept == sum(lengths) + 2 * len(lengths)
     assert kept / padded > 0.97
 
@@ -146,7 +148,7 @@ def test_mixed_lengths() -> None:
     for index in range(400):
         rows, length = dataset[index]["input_ids"].shape
         assert rows == 2048 // length
-        assert bool(dataset[index]["attention_mask"].all())
+        assert "attention_mask" not in dataset[index]
         lengths[length] += 1
     assert (min(lengths), max(lengths)) == (10, 128)
     shares = [sum(n for length, n in lengths.items() if low <= length < 2 * low) / 400 for low in (10, 20, 40)]
@@ -198,13 +200,18 @@ def test_training_is_a_pure_function_of_seed_and_index(segments: str) -> None:
 @given(st.integers(0, 2**32), st.floats(0.05, 0.5))
 def test_masking(seed: int, probability: float) -> None:
     stream = words_of(*[50] * 8, 7)
-    plain = batches(stream, "lines", 256, seed=seed)
+    dense = batches(stream, "lines", 256, seed=seed)
     masked = batches(stream, "lines", 256, seed=seed, mlm_probability=probability)
-    for index in range(len(plain)):
-        clean, batch = plain[index]["input_ids"], masked[index]
-        chosen = batch["labels"] != -100
-        assert torch.equal(batch["attention_mask"], plain[index]["attention_mask"])
-        assert torch.equal(batch["labels"][chosen], clean[chosen])
+    for index in range(len(dense)):
+        clean, batch = dense[index]["input_ids"], masked[index]
+        labels = labels_of(batch)
+        chosen = labels != -100
+        assert ("attention_mask" in batch) == ("attention_mask" in dense[index])
+        assert torch.equal(plain(batch)["attention_mask"], plain(dense[index])["attention_mask"])
+        assert torch.equal(labels[chosen], clean[chosen])
+        assert batch["masked_positions"].tolist() == sorted(set(batch["masked_positions"].tolist()))
+        assert torch.equal(without_masks(batch)["input_ids"], clean)
+        assert without_masks(batch).keys() == dense[index].keys()
         assert torch.equal(batch["input_ids"][~chosen], clean[~chosen])
         assert int(clean[chosen].min()) > MASK
         assert int(chosen.sum()) >= 1
@@ -213,7 +220,7 @@ def test_masking(seed: int, probability: float) -> None:
 def test_masking_shares() -> None:
     stream = words_of(*[100] * 300)
     dataset = batches(stream, "packed:128", 128 * 200, mlm_probability=0.15)
-    batch = dataset[0]
+    batch = plain(dataset[0])
     chosen = batch["labels"] != -100
     assert float(chosen.sum() / (200 * 126)) == pytest.approx(0.15, abs=0.01)
     shown, truth = batch["input_ids"][chosen], batch["labels"][chosen]
@@ -223,13 +230,25 @@ def test_masking_shares() -> None:
 
 def test_batches_are_masked_independently() -> None:
     dataset = batches(words_of(*[100] * 30), "packed:64", 512, mlm_probability=0.15)
-    chosen = [dataset[index]["labels"] != -100 for index in range(5)]
+    chosen = [labels_of(dataset[index]) != -100 for index in range(5)]
     assert not any(torch.equal(one, two) for one, two in itertools.combinations(chosen, 2))
+
+
+@pytest.mark.parametrize("count", [2, 3, 40])
+def test_the_rows_of_a_shard_keep_their_masked_tokens(count: int) -> None:
+    batch = batches(words_of(*range(5, 40)), "lines", 512, mlm_probability=0.3)[0]
+    whole, found = plain(batch), 0
+    for rank in range(count):
+        shard = shard_rows(batch, rank, count)
+        found += len(shard["masked_ids"])
+        for name, value in plain(shard).items():
+            assert torch.equal(value, whole[name][rank::count]), name
+    assert found == len(batch["masked_ids"]) > 5
 
 
 def test_at_least_one_token_is_masked() -> None:
     dataset = batches(words_of(*[1] * 20), "lines", 128, n_batches=20, shuffle=True, mlm_probability=1e-9)
-    assert [int((dataset[index]["labels"] != -100).sum()) for index in range(20)] == [1] * 20
+    assert [len(dataset[index]["masked_ids"]) for index in range(20)] == [1] * 20
 
 
 @pytest.mark.parametrize(
@@ -319,6 +338,6 @@ def test_real_wikitext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     packed = CorpusBatches(stream, tokenizer, segments="packed:128", **options)
     assert sum(len(packed[index]["input_ids"]) for index in range(len(packed))) == stream.n_tokens // 126
     lines = CorpusBatches(stream, tokenizer, segments="lines", **options)
-    masks = [lines[index]["attention_mask"] for index in range(len(lines))]
+    masks = [plain(lines[index])["attention_mask"] for index in range(len(lines))]
     assert sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks) > 0.97
     assert tokenizer.decode(stream.tokens[: stream.offsets[1]]) == "= homarus gammarus ="

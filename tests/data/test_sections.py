@@ -11,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samples.batches import plain
 from samples.tiny import tiny_tokenizer
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.corpora import load_corpus
@@ -48,7 +49,7 @@ def rows_of(dataset: CorpusBatches) -> list[tuple[list[int], list[int]]]:
     """Both segments of every row, checked for their form and types on the way."""
     found = []
     for index in range(len(dataset)):
-        batch = dataset[index]
+        batch = plain(dataset[index])
         for ids, attention, types in zip(
             *(batch[k].tolist() for k in ("input_ids", "attention_mask", "token_type_ids")), strict=True
         ):
@@ -165,7 +166,7 @@ def test_one_token_of_each_sequence_is_masked() -> None:
     kinds = {"mask": 0, "word": 0, "same": 0}
     for index in range(len(clean)):
         before, after = clean[index]["input_ids"], masked[index]["input_ids"]
-        assert "labels" not in masked[index]
+        assert "masked_ids" not in masked[index]
         changed = before != after
         assert bool((changed.sum(1) <= 1).all())
         assert not bool(torch.isin(before[changed], torch.tensor([PAD, CLS, SEP])).any())

@@ -24,14 +24,14 @@ from winning_tickets.data.squad import (
 
 
 def naive_span(logits: Any, allowed: Any) -> tuple[float, int, int] | None:
-    """The best pair among the best starts and ends, in their order."""
-    tokens = [i for i in range(len(allowed)) if allowed[i]]
+    """The best pair in the context among the best starts and ends of all tokens, in their order (BERT's run_squad)."""
+    tokens = range(len(allowed))
     starts = sorted(tokens, key=lambda i: (-logits[i][0], i))[:20]
     ends = sorted(tokens, key=lambda i: (-logits[i][1], i))[:20]
     best = None
     for start in starts:
         for end in ends:
-            if start <= end < start + 30:
+            if allowed[start] and allowed[end] and start <= end < start + 30:
                 score = float(logits[start][0]) + float(logits[end][1])
                 if best is None or score > best[0]:
                     best = (score, start, end)
@@ -65,6 +65,20 @@ def test_where_all_good_ends_come_before_all_good_starts_there_is_no_span() -> N
     logits = np.zeros((60, 2), dtype=np.float32)
     logits[40:, 0] = logits[:20, 1] = 1.0
     assert best_span(logits, np.ones(60, dtype=bool)) is None
+
+
+def test_tokens_of_the_question_count_among_the_best_starts_and_ends() -> None:
+    """As in the official evaluation: the span (30, 32) would be the best one of the context alone."""
+    logits = np.zeros((40, 2), dtype=np.float32)
+    logits[:19] = 9.0  # 19 of the 20 best starts and ends are outside the context
+    logits[30, 0], logits[31, 0] = 1.0, 2.0
+    logits[31, 1], logits[32, 1] = 2.0, 1.5
+    context = np.arange(40) >= 20
+    assert best_span(logits, context) == (4.0, 31, 31)
+    logits[31, 0] = 0.0
+    assert best_span(logits, context) == (3.0, 30, 31)
+    logits[19] = 9.0  # all 20 of them
+    assert best_span(logits, context) is None
 
 
 def windows(*owners_and_places: tuple[int, list[tuple[int, int]]]) -> EncodedSplit:

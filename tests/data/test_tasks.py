@@ -175,14 +175,23 @@ def test_fingerprint_follows_the_contents() -> None:
 def test_missing_paths_say_what_is_there(glue: Path) -> None:
     with pytest.raises(UsageError, match="There is no folder .*nowhere; --data-dir takes a GLUE download"):
         load_task("cola", glue / "nowhere")
-    (glue / "MNLI" / "dev_mismatched.tsv").unlink()
-    with pytest.raises(UsageError, match=r"MNLI lacks dev_mismatched\.tsv of the task mnli; found dev_matched\.tsv"):
-        load_task("mnli", glue)
     for file in (glue / "CoLA").iterdir():
         file.unlink()
     (glue / "CoLA").rmdir()
     with pytest.raises(UsageError, match=r"has no folder CoLA for the task cola.*found MNLI, MRPC"):
         load_task("cola", glue)
+
+
+def test_only_the_first_dev_set_of_a_task_must_be_there(glue: Path) -> None:
+    whole = load_task("mnli", glue)
+    (glue / "MNLI" / "dev_mismatched.tsv").unlink()
+    data = load_task("mnli", glue)
+    assert data.validation == {"validation_matched": whole.validation["validation_matched"]}
+    assert data.task == whole.task
+    assert data.fingerprint != whole.fingerprint
+    (glue / "MNLI" / "dev_matched.tsv").unlink()
+    with pytest.raises(UsageError, match=r"MNLI lacks dev_matched\.tsv of the task mnli; found train\.tsv"):
+        load_task("mnli", glue)
 
 
 def test_wrong_columns_name_found_and_expected(glue: Path) -> None:

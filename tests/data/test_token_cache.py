@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -190,6 +191,27 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
     stream = tokenize(corpus_of(LINES), tokenizer)
     assert stream.n_lines == len(LINES)
     assert [path.name for path in stream.path.parent.iterdir()] == [stream.key]
+
+
+def test_a_second_launch_waits_for_the_first(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, begun, found = token_cache._write, threading.Barrier(2), []
+
+    def slow(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
+        begun.wait()
+        time.sleep(0.2)
+        write(folder, corpus, tokenizer)
+
+    def second() -> None:
+        begun.wait()
+        found.append(tokenize(corpus_of(LINES), tokenizer))
+
+    monkeypatch.setattr(token_cache, "_write", slow)
+    thread = threading.Thread(target=second)
+    thread.start()
+    first = tokenize(corpus_of(LINES), tokenizer)
+    thread.join()  # a second `_write` would wait for ever
+    assert [one.key for one in found] == [first.key]
+    assert [path.name for path in first.path.parent.iterdir()] == [first.key]
 
 
 def test_full_disk(tokenizer: Any, monkeypatch: pytest.MonkeyPatch, root: Path) -> None:

@@ -1,8 +1,10 @@
-"""Eight processes on one store, one token cache and one model that nobody has made yet."""
+"""Eight processes on one store, one token cache and one model that nobody has made yet; one folder for one command."""
 
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections import Counter
 
 from faults import crowd
@@ -44,3 +46,44 @@ def check_same_as_alone(lab, store, cache, tmp_path):
     words += ["--calibration-batches", 2, "--out", tmp_path / "alone", "--quiet"]
     assert lab.server.run(words, cache).code == 0
     assert contents(tmp_path / "alone") == contents(store / "runs" / run)
+
+
+LONG = ("--round-steps", "100000")
+
+
+def test_a_command_that_is_started_three_times_runs_once(lab):
+    lab.clear()
+    running = [lab.start("imp", more=LONG) for _ in range(3)]
+    ended = []
+    while len(ended) < 2:
+        for one in list(running):
+            if (end := one.ended_within(0.02)) is not None:
+                running.remove(one)
+                ended.append(end)
+    (first,) = running
+    said = f"Error: --out {lab.out} is in use by process {first.child} on "
+    assert [(one.code, one.out, said in one.err) for one in ended] == [(2, "", True)] * 2, ended
+    # Another command does not disturb it either.
+    other = lab.run("magnitude", more=("--force",))
+    assert (other.code, said in other.err) == (2, True)
+    await_step(first, lab.out)
+    # What a killed process leaves stops nobody, and Ctrl-C leaves nothing.
+    first.signal(signal.SIGKILL)
+    assert (lab.out / ".lock").exists()
+    again = lab.start("imp", more=LONG)
+    assert first.end().code == -signal.SIGKILL
+    await_step(again, lab.out)
+    again.signal(signal.SIGINT)
+    assert again.end().code == 130
+    assert not (lab.out / ".lock").exists()
+    assert lab.run("magnitude", more=("--force",)).code == 0
+    lab.check_tidy()
+    lab.clear()
+
+
+def await_step(command, out):
+    """Wait until a command trains."""
+    end, before = time.monotonic() + 60, set(out.rglob("checkpoint-*"))
+    while not set(out.rglob("checkpoint-*")) - before:
+        assert time.monotonic() < end
+        assert command.ended_within(0.02) is None

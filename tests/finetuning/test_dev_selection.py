@@ -149,9 +149,9 @@ def test_a_run_that_was_killed_before_it_stopped_early_ends_the_same(config, tmp
     worse_and_worse.clear()
     real, steps = Checkpoints.on_step_end, []
 
-    def stop(self, args, state, control, **kwargs):
-        real(self, args, state, control, **kwargs)
-        steps.append(state.global_step)
+    def stop(self, trainer):
+        real(self, trainer)
+        steps.append(trainer.step)
         if len(steps) == 5:
             raise Interrupted(15, "stopped by the test")
 

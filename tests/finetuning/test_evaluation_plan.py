@@ -29,6 +29,7 @@ OPEN = [
     "best_by",
     "mnli_dev",
     "padding",
+    "group_by_length",
 ]
 
 
@@ -46,9 +47,9 @@ def test_the_profiles_fill_every_open_choice():
     assert [transfer_profile(profile, "rte") for profile in PROFILES] == [
         dict(zip(OPEN, values, strict=True))
         for values in (
-            (False, 0, True, False, "primary", "matched", "longest"),
-            (False, 0, False, True, "accuracy-or-mean", "mismatched", "max-length"),
-            (True, 0, True, False, "primary", "matched", "longest"),
+            (False, 0, True, False, "primary", "matched", "longest", False),
+            (False, 0, False, True, "accuracy-or-mean", "mismatched", "max-length", False),
+            (True, 0, True, False, "primary", "matched", "longest", True),
         )
     ]
     assert [transfer_profile(profile, "squad")["eval_offset_steps"] for profile in PROFILES] == [0, 1, 0]
@@ -57,14 +58,19 @@ def test_the_profiles_fill_every_open_choice():
         assert {name: getattr(resolved, name) for name in OPEN} == transfer_profile(profile, None)
     # A profile's value that moves without a new version would make old results look like new ones.
     frozen = digest([transfer_profile(profile, task) for profile in PROFILES for task in (None, "squad")])
-    assert frozen == "9d52cb569bab"
+    assert frozen == "de6348e2a8d0"
 
 
 def test_every_choice_is_explained():
     page = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "profiles.md"
     section = page.read_text(encoding="utf-8").split("## Transfer")[1].split("\n## ")[0]
     rows = [line.split("|")[1:5] for line in section.splitlines() if line.startswith("| `")]
-    assert [row[0].strip(" `") for row in rows] == ["evaluate_each_epoch", *OPEN[2:6], "eval_offset_steps", "padding"]
+    assert [row[0].strip(" `") for row in rows] == [
+        "evaluate_each_epoch",
+        *OPEN[2:6],
+        "eval_offset_steps",
+        *OPEN[6:],
+    ]
     spelled = {False: "no", True: "yes"}
     for name, *cells in rows:
         field = name.strip(" `")
@@ -157,10 +163,10 @@ def test_scores_of_zero_and_below_are_recorded_or_not():
 
 def test_a_plan_without_an_evaluation_that_counts():
     with pytest.raises(UsageError, match="there are 4 steps, one evaluation every 5, and best_includes_final is off"):
-        plan("rte", "code", steps=4).check()
+        plan("rte", "code", steps=4).check(["validation"])
     for profile in ("paper", "tuned"):
-        plan("rte", profile, steps=4).check()
-    plan("rte", "code", steps=5).check()
+        plan("rte", profile, steps=4).check(["validation"])
+    plan("rte", "code", steps=5).check(["validation"])
 
 
 def test_a_training_does_not_stop_during_its_warm_up():

@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
+from samples.batches import plain
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import (
     EvaluateConfig,
@@ -223,7 +224,7 @@ def test_the_start_is_as_good_as_the_frequencies(tmp_path, corpus):
     stream = tokenize(load_corpus(corpus, "train", None), tokenizer)
     plm = load_plm(str(base), head="mlm")
     batches = MODULE._validation(settings(base, corpus), plm)
-    targets = torch.cat([batches[i]["labels"][batches[i]["labels"] != -100] for i in range(len(batches))]).numpy()
+    targets = torch.cat([batches[i]["masked_ids"] for i in range(len(batches))]).numpy()
     counts = np.bincount(np.asarray(stream.tokens), minlength=len(tokenizer)) + 1
     unigram = float(-np.log(counts / counts.sum())[targets].mean())
     assert unigram < math.log(len(tokenizer)) - 0.5
@@ -265,7 +266,7 @@ def test_the_steps_are_those_of_a_plain_loop(tmp_path, corpus, train_encoder):
     for step, (record, factor) in enumerate(zip(log, (0, 1 / 2, 1, 2 / 3, 1 / 3), strict=True)):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * factor
-        loss = model(**batches[step]).loss
+        loss = model(**plain(batches[step])).loss
         assert record["mlm"] == pytest.approx(float(loss.detach()), rel=1e-5)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -288,10 +289,10 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path, corpus, monkeypatch, tr
 
     original = StepLog.on_step_end
 
-    def dies(self, args, state, control, **kwargs):
-        if state.global_step == 4:
+    def dies(self, trainer):
+        if trainer.step == 4:
             raise Killed
-        return original(self, args, state, control, **kwargs)
+        return original(self, trainer)
 
     monkeypatch.setattr(StepLog, "on_step_end", dies)
     with pytest.raises(Killed):
@@ -402,7 +403,7 @@ def test_what_cannot_be_fitted_is_refused(tmp_path, corpus):
 
 
 def test_the_identity_of_a_run_stays():
-    assert run_id(FitHeadConfig(model="m"), "fit-head-m", base="b", corpus="c") == "fit-head-m-d1ea2d16939a"
+    assert run_id(FitHeadConfig(model="m"), "fit-head-m", base="b", corpus="c") == "fit-head-m-4271ce640398"
     assert FitHeadConfig(model="m").warmup == 60
     assert FitHeadConfig(model="m", warmup_steps=0).warmup == 0
 

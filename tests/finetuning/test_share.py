@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import TrainerCallback, get_linear_schedule_with_warmup
+from transformers import get_linear_schedule_with_warmup
 
 from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
@@ -34,6 +34,7 @@ from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.predict import encode_split, predict_split
+from winning_tickets.training.trainer import Callback
 
 sharing_module = importlib.import_module("winning_tickets.finetuning.sharing")
 QUIET = Runtime(quiet=True)
@@ -185,7 +186,7 @@ def test_weight_remaining_counts_what_at_least_one_task_keeps(tmp_path, bert, fo
             assert weights[name].view(torch.int32)[closed].count_nonzero() == 0
 
 
-class EveryStep(TrainerCallback):
+class EveryStep(Callback):
     """Compares everything before and after each step of a whole training."""
 
     def __init__(self, sharing, tickets, sources):
@@ -213,8 +214,8 @@ class EveryStep(TrainerCallback):
     def named(self):
         return dict(self.sharing.model.base_model.named_parameters()) | self.sharing.model.heads
 
-    def on_step_end(self, args, state, control, **kwargs):
-        after, task = self.snapshot(), self.sources[state.global_step - 1]
+    def on_step_end(self, trainer):
+        after, task = self.snapshot(), self.sources[trainer.step - 1]
         ticket = self.tickets.get(task)
         masks = ticket.masks_on(self.sharing.model.base_model) if ticket else {}
         for (name, field), value in after.items():
@@ -223,7 +224,7 @@ class EveryStep(TrainerCallback):
                 free = torch.full(value.shape, not name.startswith(f"models.{task}."))
             else:
                 free = ~masks[name] if name in masks else torch.zeros(value.shape, dtype=torch.bool)
-            assert torch.equal(value.view(torch.int32)[free], old.view(torch.int32)[free]), (state.global_step, name)
+            assert torch.equal(value.view(torch.int32)[free], old.view(torch.int32)[free]), (trainer.step, name)
         assert any(not torch.equal(value, self.before[key]) for key, value in after.items())
         self.before = after
         self.seen.append(task)
@@ -236,9 +237,9 @@ def watched(monkeypatch, config, out):
 
     def trainer(prepared, sharing, seed, *rest):
         found = original(prepared, sharing, seed, *rest)
-        sources = [next(iter(found.train_dataset[step])) for step in range(len(found.train_dataset))]
+        sources = [next(iter(found.batches[step])) for step in range(len(found.batches))]
         made.append(EveryStep(sharing, prepared.tickets, sources))
-        found.add_callback(made[-1])
+        found.callbacks.append(made[-1])
         return found
 
     with monkeypatch.context() as patch:
@@ -342,9 +343,9 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path, config, whole, monkeypa
     runtime = Runtime(quiet=True, checkpoint_steps=every)
     original = SharedEvaluations.on_step_end
 
-    def kill(self, args, state, control, **kwargs):
-        original(self, args, state, control, **kwargs)
-        if state.global_step == at:
+    def kill(self, trainer):
+        original(self, trainer)
+        if trainer.step == at:
             raise Killed
 
     monkeypatch.setattr(SharedEvaluations, "on_step_end", kill)
@@ -361,8 +362,8 @@ def test_a_killed_run_with_tickets_of_single_weights_resumes_too(tmp_path, confi
     share(every, tmp_path / "whole", QUIET)
     original = SharedEvaluations.on_step_end
 
-    def kill(self, args, state, control, **kwargs):
-        if state.global_step == 6:
+    def kill(self, trainer):
+        if trainer.step == 6:
             raise Killed
 
     monkeypatch.setattr(SharedEvaluations, "on_step_end", kill)
@@ -377,10 +378,10 @@ def test_a_killed_run_with_tickets_of_single_weights_resumes_too(tmp_path, confi
 def test_a_signal_stops_after_a_checkpoint(tmp_path, config, whole, monkeypatch, number, code):
     original = SharedEvaluations.on_step_end
 
-    def send(self, args, state, control, **kwargs):
-        if state.global_step == 3:
+    def send(self, trainer):
+        if trainer.step == 3:
             os.kill(os.getpid(), number)
-        original(self, args, state, control, **kwargs)
+        original(self, trainer)
 
     monkeypatch.setattr(SharedEvaluations, "on_step_end", send)
     with pytest.raises(Interrupted, match="after step 3 of 22; a checkpoint is in .*seed-0. Run the same") as caught:
@@ -538,7 +539,7 @@ def test_the_weight_of_a_task_multiplies_its_gradient(tmp_path, bert):
         bias.register_post_accumulate_grad_hook(lambda one: gradients.append(one.grad.clone()))
         run = RunDirectory.claim(tmp_path / str(place), "share", "id", {})
         torch.manual_seed(0)  # the same dropout
-        make_sharing_trainer(prepared, sharing, 0, run, QUIET, TrainerCallback(), lambda *_: None).train()
+        make_sharing_trainer(prepared, sharing, 0, run, QUIET, Callback(), lambda *_: None).train()
     assert gradients[0].abs().max() > 0
     assert torch.equal(gradients[1], 0.25 * gradients[0])
 

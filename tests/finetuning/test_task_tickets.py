@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoModelForSequenceClassification, TrainerCallback
+from transformers import AutoModelForSequenceClassification
 
 from samples.held_models import classifier
 from samples.memberships import KINDS, by_entry
@@ -28,7 +28,7 @@ from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.trainer import TicketTrainer, trainer_arguments
+from winning_tickets.training.trainer import Callback, TicketTrainer, trainer_arguments
 
 TASKS = {"rte": 2, "cola": 2, "stsb": 1}
 INFO = TicketInfo(
@@ -268,18 +268,6 @@ def test_a_ticket_of_another_encoder_is_refused():
         )
 
 
-class Sharing(TicketTrainer):
-    """The package's training loop around tickets."""
-
-    tickets = sharing = None
-
-    def training_step(self, model, inputs, *rest):
-        (task,) = inputs
-        self.sharing.select(task)
-        with self.tickets.acting(task):
-            return super().training_step(model, inputs, *rest)
-
-
 def training(scratch, steps, **more):
     """Two tasks of numbered examples, with dropout, warm-up and linear decay."""
     model, structure = shared()
@@ -299,39 +287,42 @@ def training(scratch, steps, **more):
         for task, count in zip(TASKS, (9, 5, 3), strict=True)
     }
     kinds = {"rte": "classification", "cola": "classification", "stsb": "regression"}
-    trainer = Sharing(
+
+    def acting(batch):
+        (task,) = batch
+        optimizer.select(task)
+        return tickets.acting(task)
+
+    trainer = TicketTrainer(
         model=model,
+        acting=acting,
         objective=JointObjective(
             {task: TaskObjective(kind) for task, kind in kinds.items()}, dict.fromkeys(TASKS, 1.0)
         ),
         build_optimizer=lambda trained: optimizer,
-        in_order=True,
         args=trainer_arguments(
             scratch,
             Runtime(device="cpu", quiet=True),
             max_steps=12,
-            per_device_train_batch_size=1,
             warmup_steps=2,
             learning_rate=0.01,
             max_grad_norm=1.0,
             seed=0,
         ),
-        train_dataset=MixedBatches(batches, {n: b.per_epoch for n, b in batches.items()}, "annealed", 12, 0),
-        data_collator=lambda items: items[0],
+        batches=MixedBatches(batches, {n: b.per_epoch for n, b in batches.items()}, "annealed", 12, 0),
         callbacks=[StopAt(steps)],
     )
-    trainer.tickets, trainer.sharing = tickets, optimizer
     trainer.train(**more)
     return model, optimizer
 
 
-class StopAt(TrainerCallback):
+class StopAt(Callback):
     def __init__(self, step):
         self._step = step
 
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.global_step == self._step:
-            control.should_save = control.should_training_stop = True
+    def on_step_end(self, trainer):
+        if trainer.step == self._step:
+            trainer.should_save = trainer.should_stop = True
 
 
 def test_a_stopped_training_goes_on_to_the_same_bits(tmp_path):

@@ -27,7 +27,7 @@ FLOORS = {
 }
 """Floor of each folder; a folder imports only from itself and from lower floors (docs/explanation/architecture.md)."""
 
-HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn")
+HEAVY = ("torch", "transformers", "datasets", "accelerate", "sklearn", "filelock")
 LIGHT_FOLDERS = ("cli", "config", "runs", "studies", "analysis.report")
 """Folders that `--help`, plans and reports need; no module of them imports torch when it is imported."""
 LIGHT_EXCEPT = ("studies.tiny",)
@@ -177,3 +177,16 @@ def test_public_names_are_resolved_on_first_use():
         assert getattr(winning_tickets, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'serch'"):
         _ = winning_tickets.serch
+
+
+def test_every_module_can_be_imported_under_another_name():
+    """`import a.b.c as d` gives an attribute of `a.b`, which a function of that name would hide."""
+    import winning_tickets
+
+    for name in winning_tickets.__all__:  # resolved names are attributes of the package
+        getattr(winning_tickets, name)
+    for name in trees():
+        full = f"{PACKAGE}.{name}".removesuffix(".__init__")
+        found = {}
+        exec(f"import {full} as module", found)
+        assert found["module"] is sys.modules[full]

@@ -131,24 +131,16 @@ def test_a_masked_model_equals_the_model_whose_weights_were_zeroed(tmp_path, kin
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_masks_are_written_and_the_teacher_comes_out_again_bit_for_bit(tmp_path, kind):
+def test_masks_are_written_bit_for_bit(tmp_path, kind):
     plm = load_plm(str(make_model(tmp_path / "m", kind, "none")))
-    dense = {name: value.clone() for name, value in plm.model.state_dict().items()}
     ticket = random_ticket(plm)
     expected = ticket.apply_(AutoModel.from_pretrained(tmp_path / "m"), allow_other_weights=True).state_dict()
     masked = MaskedWeights(plm.encoder, list(ticket.masks))
     masked.write(ticket.masks)
 
-    def same(reference):
-        bits = {
-            name: value.view(torch.int32) for name, value in plm.model.state_dict().items() if value.is_floating_point()
-        }
-        return all(torch.equal(value, reference[name].view(torch.int32)) for name, value in bits.items())
-
-    assert same(expected)
-    with masked.dense():
-        assert same(dense)
-    assert same(expected)
+    for name, value in plm.model.state_dict().items():
+        if value.is_floating_point():
+            assert torch.equal(value.view(torch.int32), expected[name].view(torch.int32)), name
     for name, view in prunable_views(plm.encoder, ticket.masks).items():
         assert torch.equal(view, masked.dense_weights[name] * ticket.masks[name]), name
 
@@ -492,9 +484,9 @@ def test_a_head_that_borrows_the_embeddings_gets_a_decoder_and_gives_the_same(bo
     expected = run(DebertaV2ForMaskedLM.from_pretrained(borrowing), "logits")
     plm = load_plm(str(borrowing), head="mlm", require_mlm_head=True)
     assert torch.allclose(run(plm.model, "logits"), expected, atol=1e-5)
-    labels = torch.where(torch.rand(IDS.shape) < 0.4, IDS, -100)
-    logits, _ = mlm_logits(plm.model, plm.architecture, run(plm.encoder), labels)
-    assert torch.allclose(logits, expected[labels != -100], atol=1e-5)
+    positions = (torch.rand(IDS.numel()) < 0.4).nonzero().squeeze(1)
+    logits = mlm_logits(plm.model, plm.architecture, run(plm.encoder), positions)
+    assert torch.allclose(logits, expected.flatten(0, 1)[positions], atol=1e-5)
     plm.model.save_pretrained(tmp_path / "saved")
     again, report = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved", output_loading_info=True)
     assert not any(report.values())

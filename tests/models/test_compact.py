@@ -26,8 +26,8 @@ from winning_tickets import (
 )
 from winning_tickets.models.architectures import ARCHITECTURES, split_name
 from winning_tickets.models.compact import compact_, load_compact
-from winning_tickets.models.compact_layers import COMPACT
 from winning_tickets.models.loading import load_plm
+from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.structure import gated, structure_of
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
@@ -248,6 +248,30 @@ def test_an_export_is_reloaded_by_us_and_by_transformers_alone(tmp_path, remote_
         assert_same(everything(reloaded), everything(full.model))
         assert_same(everything(load_compact(tmp_path / "e", head="mlm")), everything(full.model))
     assert AutoTokenizer.from_pretrained(tmp_path / "e")(TEXT[0]) == AutoTokenizer.from_pretrained(model)(TEXT[0])
+
+
+@pytest.mark.parametrize("kind", UNEVEN)
+def test_a_compact_model_that_is_saved_again_loads_everywhere(tmp_path, remote_code, kind):
+    """With any head, and again after transformers loaded it without this package."""
+    structured_ticket(make_model(tmp_path / "m", kind), tmp_path / "t")
+    export(tmp_path / "t", "compact", tmp_path / "e")
+    first = load_compact(tmp_path / "e", head="mlm")
+    first.save_pretrained(tmp_path / "mlm")
+    again = AutoModelForMaskedLM.from_pretrained(tmp_path / "mlm", trust_remote_code=True)
+    again.save_pretrained(tmp_path / "again")
+    classifier = load_compact(tmp_path / "e", head="classification")
+    classifier.save_pretrained(tmp_path / "classifier")
+    loads = [
+        (AutoModelForMaskedLM, "mlm", first),
+        (AutoModelForMaskedLM, "again", first),
+        (AutoModel, "mlm", first.base_model),
+        (AutoModelForSequenceClassification, "classifier", classifier),
+    ]
+    for loader, name, expected in loads:
+        found = everything(loader.from_pretrained(tmp_path / name, trust_remote_code=True))
+        found.pop("pooler_output", None)  # not in every head's class, and random then
+        assert_same(found, {key: value for key, value in everything(expected).items() if key in found})
+    assert_same(everything(copy.deepcopy(first)), everything(first))
 
 
 def test_a_pooler_stays_beside_the_mlm_head(tmp_path):

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
+from samples.batches import plain
 from samples.learning import Killed, corpus_of, killed_after
 from samples.structures import IDS, PADDED, SEPARATE, tiny_plm
 from samples.tiny_models import make_model
@@ -17,12 +18,13 @@ from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evalu
 from winning_tickets.cli import app
 from winning_tickets.config import Pattern
 from winning_tickets.models.structure import UNITS, count_units, gated, structure_of
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning import structured
 from winning_tickets.pruning.base import prepare_search
 from winning_tickets.pruning.importance import close_gates
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer
 from winning_tickets.pruning.search import check_search
-from winning_tickets.pruning.structured import ByLevel, GateParameters, gate_scores
+from winning_tickets.pruning.structured import GateParameters, close_by_level, gate_scores
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.ticket import search_settings_of
@@ -134,11 +136,12 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     generator = torch.Generator().manual_seed(4)
     scores = {name: torch.rand(gate.shape, generator=generator) for name, gate in named.items()}
     update = SearchConfig(model="m", level=(50,)).resolved()
-    select = partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=0)
-    optimizer = MaskOptimizer(masked, scores, {}, update, select)
+    choose = partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=0)
+    optimizer = MaskOptimizer(masked, scores, {}, update, choose)
     batch = {"input_ids": IDS, "attention_mask": PADDED}
+    objective = PretrainingObjective({"kd": 1.0}, plm.architecture, make_twin(plm.model, {}))
     with gated(plm.encoder, structure, named):
-        PretrainingObjective({"kd": 1.0}, plm.architecture, masked)(plm.model, batch)["kd"].backward()
+        objective(plm.model, batch)["kd"].backward()
 
     real = {name: gate.double().requires_grad_() for name, gate in closed_by_sorting(scores, counts).items()}
     plain_kd(plm, batch, real).backward()
@@ -147,7 +150,7 @@ def test_the_gradient_of_scores_is_that_of_real_gates_closed_ones_included(kind,
     optimizer.step()
     reached = 0
     for name, gate in real.items():
-        assert torch.equal(masked.masks[name], gate.bool())
+        assert torch.equal(named[name].bool(), gate.bool())
         scale = gate.grad.abs().max()
         reached += int((gate.grad[gate == 0] != 0).sum())
         torch.testing.assert_close(found[name].double(), gate.grad, rtol=1e-4, atol=1e-5 * float(scale) + 1e-9)
@@ -172,7 +175,7 @@ def test_a_search_is_a_plain_loop_over_scores(bert, corpus, tmp_path, min_heads,
     changed, open_now = set(), closed_by_sorting(scores, COUNTS, min_heads)
     for step, record in enumerate(logged(tmp_path / "out"), start=1):
         gates = {name: gate.float().requires_grad_() for name, gate in open_now.items()}
-        batch = batches[step - 1]
+        batch = plain(batches[step - 1])
         loss = plain_kd(plm, batch, gates) / batch["attention_mask"].sum()
         loss.backward()
         assert record["kd"] == pytest.approx(float(loss.detach()), rel=1e-4)

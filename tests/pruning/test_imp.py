@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samples.batches import plain
 from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, with_tiny_tasks, without_dropout
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import Runtime, SearchConfig, Ticket
@@ -69,7 +70,9 @@ def naive(config, policy):
                 group["lr"] = 1e-2 * (4 - place) / 4
             optimizer.zero_grad()
             batch = dataset[step]
-            sum(sources.objective.weights[n] * model.models[n](**part).loss for n, part in batch.items()).backward()
+            sum(
+                sources.objective.weights[n] * model.models[n](**plain(part)).loss for n, part in batch.items()
+            ).backward()
             for name, mask in (masks or {}).items():
                 dict(encoder.named_parameters())[name].grad.mul_(mask)
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

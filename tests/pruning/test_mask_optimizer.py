@@ -9,7 +9,8 @@ from transformers import BertConfig, BertModel
 
 from samples.tickets import CONFIG, QUERY
 from winning_tickets.config import SearchConfig
-from winning_tickets.pruning.mask_optimizer import BertAdam, MaskOptimizer, initial_scores
+from winning_tickets.pruning.mask_optimizer import BertAdam, MaskOptimizer, _ascending, initial_scores
+from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
 
@@ -122,26 +123,26 @@ def test_every_step_equals_the_naive_search(update, init):
         assert loss.item() == pytest.approx(expected_loss, rel=1e-5)
         loss.backward()
         optimizer.step()
-        for name in NAMES:
-            different = int((masked.masks[name] != expected_masks[name]).sum())
+        for name, mask in optimizer.masks().items():
+            different = int((mask != expected_masks[name]).sum())
             assert different <= 2, (step, name)  # two entries may swap where scores are equal to the last bit
             parameter, dense = masked.parameters[name].detach(), masked.dense_weights[name]
-            assert torch.equal(parameter, torch.where(masked.masks[name], dense, 0.0))
+            assert torch.equal(parameter, torch.where(mask, dense, 0.0))
         model.zero_grad()
 
 
 def test_weights_never_change_and_masks_do():
     model, masked, optimizer = make(TUNED, "rank")
-    before, start = copy.deepcopy(masked.dense_weights), {n: m.clone() for n, m in masked.masks.items()}
+    before, start = copy.deepcopy(masked.dense_weights), optimizer.masks()
     for step in range(5):
         loss_of(model, step).backward()
         optimizer.step()
         model.zero_grad()
     assert all(torch.equal(before[name], masked.dense_weights[name]) for name in NAMES)
-    assert any(not torch.equal(start[name], masked.masks[name]) for name in NAMES)
-    for name in NAMES:
-        size = masked.masks[name].numel()
-        assert size - int(masked.masks[name].sum()) == size * 6 // 10
+    masks = optimizer.masks()
+    assert any(not torch.equal(start[name], masks[name]) for name in NAMES)
+    for mask in masks.values():
+        assert mask.numel() - int(mask.sum()) == mask.numel() * 6 // 10
 
 
 @pytest.mark.parametrize("kind", ["adamw", "adamw-hf", "bertadam"])
@@ -160,13 +161,13 @@ def test_moments_are_there_before_the_first_step_and_a_step_makes_no_others(kind
 
 @pytest.mark.parametrize("update", [TUNED, variant(pattern="2:4")], ids=["tuned", "2:4"])
 def test_a_saved_state_continues_bit_for_bit(update):
-    model, masked, optimizer = make(update, "rank")
+    model, _, optimizer = make(update, "rank")
     for step in range(3):
         loss_of(model, step).backward()
         optimizer.step()
         model.zero_grad()
     state = copy.deepcopy(optimizer.state_dict())
-    other_model, other_masked, other = make(update, "rank")
+    other_model, _, other = make(update, "rank")
     other.load_state_dict(state)
     for step in range(3, 6):
         for m, o in ((model, optimizer), (other_model, other)):
@@ -175,24 +176,23 @@ def test_a_saved_state_continues_bit_for_bit(update):
             m.zero_grad()
     for name in NAMES:
         assert torch.equal(optimizer.scores[name], other.scores[name])
-        assert torch.equal(masked.masks[name], other_masked.masks[name])
+        assert torch.equal(optimizer.masks()[name], other.masks()[name])
 
 
 @pytest.mark.parametrize(("fields", "size"), [({"ranking": "row"}, 16), ({"pattern": "3:8"}, 8)])
 def test_groups_stay_exact_at_every_step(fields, size):
-    model, masked, optimizer = make(variant(**fields), "plateau")
-    start = {name: masked.masks[name].clone() for name in NAMES}
+    model, _, optimizer = make(variant(**fields), "plateau")
+    start = optimizer.masks()
     kept = int(start[QUERY].view(-1, size)[0].sum())
     for step in range(6):
         loss_of(model, step).backward()
         optimizer.step()
         model.zero_grad()
-        masks = masked.masks
+        masks = optimizer.masks()
         for name in (QUERY, NAMES[2]):
             assert set(masks[name].view(-1, size).sum(1).tolist()) == {kept}
-        with optimizer.exactly_selected():
-            assert all(torch.equal(masked.masks[name], masks[name]) for name in NAMES)
-    assert any(not torch.equal(start[name], masked.masks[name]) for name in NAMES)
+        assert all(torch.equal(mask, masks[name]) for name, mask in optimizer.masks(exact=True).items())
+    assert any(not torch.equal(start[name], masks[name]) for name in NAMES)
 
 
 def test_rank_scores_put_the_threshold_in_the_middle_of_a_dense_scale():
@@ -225,8 +225,90 @@ def test_a_checkpoint_of_scores_has_the_settings_of_groups_and_not_their_paramet
     assert all("lr" in group and "params" not in group for group in groups)
 
 
-def test_between_adjustments_an_entry_that_reached_the_threshold_is_kept():
-    _, masked, optimizer = make(variant(threshold="reached", reselect_steps=5))
-    optimizer.reselect(exact=False)
-    for (name, score), threshold in zip(optimizer.scores.items(), optimizer.state_dict()["thresholds"], strict=True):
-        assert torch.equal(masked.masks[name], score.view_as(masked.masks[name]) >= threshold)
+@pytest.mark.parametrize("threshold", ["reached", "exceeded"])
+def test_between_adjustments_the_thresholds_decide(threshold):
+    model, masked, optimizer = make(variant(threshold=threshold, reselect_steps=5), "rank")
+    at_first = optimizer.state_dict()["thresholds"].tolist()
+    for name, found in zip(NAMES, at_first, strict=True):
+        kept = masked.parameters[name].detach() != 0
+        score = optimizer.scores[name].detach()
+        assert found == float(score[kept].min() if threshold == "reached" else score[~kept].max())
+    for step in range(2):
+        loss_of(model, step).backward()
+        optimizer.step()
+        model.zero_grad()
+    assert optimizer.state_dict()["thresholds"].tolist() == at_first
+    for (name, mask), found in zip(optimizer.masks().items(), at_first, strict=True):
+        score = optimizer.scores[name].detach()
+        assert torch.equal(mask, score >= found if threshold == "reached" else score > found)
+    assert any(int(mask.sum()) != masked.kept[name] for name, mask in optimizer.masks().items())
+
+
+@pytest.mark.parametrize("update", [TUNED, variant(reselect_steps=4)], ids=["tuned", "thresholds"])
+def test_reading_a_ticket_changes_nothing(update):
+    model, masked, optimizer = make(update, "rank")
+    for step in range(2):
+        loss_of(model, step).backward()
+        optimizer.step()
+        model.zero_grad()
+    state = copy.deepcopy(optimizer.state_dict())
+    inside = {name: parameter.detach().clone() for name, parameter in masked.parameters.items()}
+    exact = optimizer.masks(exact=True)
+    assert {name: int(mask.sum()) for name, mask in exact.items()} == masked.kept
+    assert all(torch.equal(parameter, inside[name]) for name, parameter in masked.parameters.items())
+    again = optimizer.state_dict()
+    assert (again["thresholds"] is None) == (update is TUNED)
+    assert update is TUNED or torch.equal(again["thresholds"], state["thresholds"])
+    different = sum(int((mask != exact[name]).sum()) for name, mask in optimizer.masks().items())
+    assert (different == 0) == (update is TUNED)
+
+
+def test_thresholds_start_at_phi_only_between_two_plateaus():
+    plateaus, ranks = (make(variant(reselect_steps=4), init)[2] for init in ("plateau", "rank"))
+    assert plateaus.state_dict()["thresholds"].tolist() == pytest.approx([0.01] * 3)
+    assert all(abs(found - 0.01) > 1e-5 for found in ranks.state_dict()["thresholds"].tolist())
+
+
+def test_the_state_of_another_version_is_refused_in_words():
+    optimizer, threshold = make(TUNED, "rank")[2], make(variant(reselect_steps=4), "rank")[2]
+    old = copy.deepcopy(optimizer.state_dict()) | {"thresholds": [0.01, 0.01, 0.01]}
+    for state in (old, threshold.state_dict(), old | {"thresholds": None, "scores": {}}):
+        with pytest.raises(ContentError, match="another version of winning-tickets.* Start again with --force"):
+            optimizer.load_state_dict(state)
+
+
+@pytest.mark.parametrize("clip", ["none", "global", "tensor"])
+def test_a_norm_that_was_asked_for_is_that_of_the_step_and_changes_nothing_else(clip):
+    (model, _, asked), (other, _, plain) = (make(variant(clip=clip, max_grad_norm=0.01), "rank") for _ in range(2))
+    for step in range(3):
+        for one in (model, other):
+            loss_of(one, step).backward()
+        products = [asked.masked.gradient(name) * asked.masked.dense_weights[name] for name in NAMES]
+        norm = asked.gradient_norm()
+        assert norm.dim() == 0
+        assert float(norm) == pytest.approx(float(torch.cat([g.reshape(-1) for g in products]).norm()), rel=1e-6)
+        asked.step()
+        plain.step()
+        assert clip != "global" or float(asked.grad_norm) == float(plain.grad_norm) == float(norm)
+    for name in NAMES:
+        assert torch.equal(asked.scores[name], plain.scores[name])
+
+
+def test_a_gradient_that_was_dropped_is_not_applied_later():
+    model, _, optimizer = make(TUNED, "rank")
+    before = copy.deepcopy(optimizer.scores)
+    for drop in (model.zero_grad, optimizer.zero_grad):
+        loss_of(model, 0).backward()
+        optimizer.gradient_norm()
+        drop()
+        optimizer.step()
+    assert all(torch.equal(before[name], score) for name, score in optimizer.scores.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_order_of_values_is_that_of_a_stable_sort_from_the_end(dtype):
+    generator = torch.Generator().manual_seed(0)
+    values = (torch.randn(500, generator=generator) * 3).round().to(dtype)
+    values[::7] = -0.0
+    expected = sorted(range(500), key=lambda i: (float(values[i]), -i))
+    assert _ascending(values).tolist() == expected

@@ -1,22 +1,30 @@
 """Scores that need gradients: SNIP and movement, against naive loops."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
+from samples.batches import plain
 from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, with_tiny_tasks, without_dropout
 from samples.tiny_models import make_model
 from winning_tickets import Runtime, Ticket
 from winning_tickets.models.architectures import prunable_views
+from winning_tickets.pruning import base as base_module
+from winning_tickets.pruning import search as search_module
 from winning_tickets.pruning.base import load_sources, prepare_search
 from winning_tickets.pruning.search import search, search_all
+from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.selection import keep_top
 
+METHODS = ("magnitude", "random", "wanda", "snip", "movement", "imp", "mask-training")
 BOTH = {"objective": "mlm+task:0.5", "tasks": ("rte",)}
 
 
 def naive_loss(sources, batch):
     weights, models = sources.objective.weights, sources.model.models
-    return sum(weights[name] * models[name](**part).loss for name, part in batch.items())
+    return sum(weights[name] * models[name](**plain(part)).loss for name, part in batch.items())
 
 
 @pytest.mark.parametrize("kind", ["bert", "modernbert", "albert", "deberta-v2"])
@@ -42,6 +50,51 @@ def test_snip_is_the_gradient_times_the_weight(tmp_path, monkeypatch, kind, fiel
         wrong = sum(int((expected[name] != mask).sum()) for name, mask in ticket.masks.items())
         assert wrong <= 4  # neighbours of the threshold, by rounding
         assert ticket.info.method == "snip"
+
+
+def of(method, tmp_path, **fields):
+    """A short search; its model has no dropout."""
+    model, corpus = str(without_dropout(make_model(tmp_path / "m"))), corpus_of(tmp_path)
+    with_text = {} if method in ("magnitude", "random", "wanda") else {"objective": "mlm"}
+    return learning(model, method, corpus, **({"sparsity": 0.5} | with_text | fields))
+
+
+@pytest.mark.parametrize("score_device", ["cpu", "meta"])
+def test_scores_and_weights_are_ranked_on_the_device_of_the_run(tmp_path, monkeypatch, score_device):
+    """Wherever the scores of a method come from; tensors without data stand for those of a GPU."""
+    prepared = prepare_search(of("magnitude", tmp_path), QUIET)
+    prepared.device = torch.device("meta")
+    ranked = []
+    monkeypatch.setattr(base_module, "keep_top", lambda scores, *rest, **options: ranked.append((scores, rest)) or {})
+    prepared.keep({name: view.to(score_device) for name, view in prepared.loaded.items()}, 0.5)
+    ((scores, (_, _, weights)),) = ranked
+    assert {values.device.type for values in (*scores.values(), *weights.values())} == {"meta"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_weights_of_the_search_are_still_the_pre_trained_ones_after_it(tmp_path, monkeypatch, method):
+    found = []
+    prepare = search_module.prepare_search
+    monkeypatch.setattr(search_module, "prepare_search", lambda *a: found.append(prepare(*a)) or found[-1])
+    length = {"round_steps": 2, "sparsity": (0.3, 0.5)} if method == "imp" else {}
+    config = of(method, tmp_path, **length)
+    before = {name: view.clone() for name, view in prepare(config, QUIET).loaded.items()}
+    search_all(config, tmp_path / "out", QUIET)
+    (prepared,) = found
+    assert before.keys() == prepared.weights.keys()
+    assert all(torch.equal(weight, before[name]) for name, weight in prepared.weights.items())
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_a_model_with_weights_that_are_no_numbers_is_refused_with_the_name(tmp_path, bad):
+    config = of("magnitude", tmp_path)
+    weights = load_file(Path(config.model) / "model.safetensors")
+    name = next(key for key in weights if key.endswith("encoder.layer.1.output.dense.weight"))
+    weights[name][2, 3] = bad
+    save_file(weights, Path(config.model) / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ContentError, match="The weights of encoder.layer.1.output.dense.weight in .* contain NaN"):
+        search(config, tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("fields", [{"objective": "mlm"}, BOTH])

@@ -11,8 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 from samples.launch import launched
 from samples.learning import without_dropout
 from samples.tiny_models import make_model
-from winning_tickets import Runtime, SearchConfig, Ticket, TicketCallback
+from winning_tickets import Runtime, SearchConfig, Ticket, hold
 from winning_tickets.models.loading import load_plm, prunable_names
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.runs import distributed
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
@@ -20,7 +21,7 @@ from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top, pruned_count
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.trainer import TicketTrainer, trainer_arguments
+from winning_tickets.training.trainer import Callback, TicketTrainer, trainer_arguments
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
 STEPS, ROWS, SPARSITY = 10, 8, 0.6
@@ -95,48 +96,41 @@ def batches(parts):
     return made
 
 
-class Losses(TicketCallback):
+class Losses(Callback):
     """Notes the loss of every step, and holds a ticket where there is one."""
 
     def __init__(self, ticket=None):
-        self.ticket, self.allow_other_weights, self._held = ticket, False, None
-        self.trainer, self.found = None, []
+        self.ticket, self.found = ticket, []
 
-    def on_train_begin(self, *args, **kwargs):
+    def on_train_begin(self, trainer):
         if self.ticket is not None:
-            super().on_train_begin(*args, **kwargs)
+            hold(trainer.model, self.ticket, trainer.optimizer)
 
-    def on_step_end(self, *args, **kwargs):
-        self.found.append(sum(self.trainer.parts.values()))
+    def on_step_end(self, trainer):
+        self.found.append(sum(trainer.parts.values()))
 
 
 def train(plm, way, folder, objective, losses, rate, **options):
     """The product's own loop on the batches above, cut up as the way says."""
     if way.compiled:
         torch.compiler.reset()
-        plm.encoder.compile(dynamic=True)
     args = trainer_arguments(
         folder,
-        Runtime(device="cpu", bf16=way.bf16, quiet=True),
+        Runtime(device="cpu", bf16=way.bf16, torch_compile=way.compiled, quiet=True),
         max_steps=STEPS,
-        per_device_train_batch_size=1,
         gradient_accumulation_steps=way.parts,
         learning_rate=rate,
-        lr_scheduler_type="linear",
         weight_decay=0.1,
         max_grad_norm=0.0 if "build_optimizer" in options else 0.5,
     )
     trainer = TicketTrainer(
         model=plm.model,
         objective=objective,
-        in_order=True,
         args=args,
-        train_dataset=batches(way.parts),
-        data_collator=lambda items: items[0],
+        batches=batches(way.parts),
         callbacks=[losses],
         **options,
     )
-    losses.trainer = trainer
     trainer.train()
     return losses.found
 
@@ -151,24 +145,27 @@ def search(bert, way, folder):
     """Losses and masks of a short KD search, whose parameters are exactly W * M at the end."""
     plm = load_plm(bert, head="mlm")
     masked, importance, masks = dense_and_masks(plm)
+    teacher = make_twin(plm.model, masked.dense_weights)
     masked.write(masks)
     scores = initial_scores(importance, "rank", SPARSITY, "matrix", "floor", 2.0, 0.01, 0)
+    optimizer = MaskOptimizer(masked, scores, {}, SETTINGS)
     for parameter in set(plm.model.parameters()) - set(masked.parameters.values()):
         parameter.requires_grad_(False)
     losses = train(
         plm,
         way,
         folder,
-        PretrainingObjective({"kd": 1.0}, plm.architecture, masked),
+        PretrainingObjective({"kd": 1.0}, plm.architecture, teacher),
         Losses(),
         SETTINGS.learning_rate,
-        build_optimizer=lambda _: MaskOptimizer(masked, scores, {}, SETTINGS),
+        build_optimizer=lambda _: optimizer,
         save_weights=False,
     )
-    for name, mask in masked.masks.items():
+    found = optimizer.masks()
+    for name, mask in found.items():
         parameter, dense = masked.parameters[name].detach(), masked.dense_weights[name]
         assert torch.equal(parameter.view(torch.int32), dense.view(torch.int32).masked_fill(~mask, 0))
-    return losses, {name: mask.clone() for name, mask in masked.masks.items()}
+    return losses, found
 
 
 def classifier(bert):

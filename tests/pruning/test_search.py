@@ -185,7 +185,7 @@ def test_a_nan_loss_stops_names_the_step_and_keeps_the_last_good_state(tmp_path,
         TrainingError, match=r"not finite at step 3 \(kd = nan\).* the last good state, after step 2, is kept"
     ):
         search(training(bert, corpus), tmp_path / "t", QUIET)
-    state = torch.load(tmp_path / "t" / ".scratch" / "checkpoint-2" / "optimizer.pt", weights_only=True)
+    state = torch.load(tmp_path / "t" / ".scratch" / "checkpoint-2", weights_only=True)["optimizer"]
     assert all(bool(score.isfinite().all()) for score in state["scores"].values())
     assert not (tmp_path / "t" / "result.json").exists()
 
@@ -194,7 +194,7 @@ def test_a_full_disk_while_checkpointing_keeps_the_previous_one(tmp_path, corpus
     original = torch.save
 
     def full(value, path, *args, **kwargs):
-        if "checkpoint-4" in str(path):
+        if value["step"] == 4:
             raise OSError(28, "No space left on device")
         return original(value, path, *args, **kwargs)
 

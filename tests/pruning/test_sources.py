@@ -6,6 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from samples.batches import plain
 from samples.learning import QUIET, corpus_of, learning, with_tiny_tasks
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets import SearchConfig
@@ -105,7 +106,7 @@ def test_the_loss_is_that_of_each_model_alone(tmp_path, monkeypatch):
     sums, counts = sources.objective(sources.model, batch), sources.objective.counts(batch)
     for name, model in sources.model.models.items():
         # A sum over its count against a mean: two orders of float32 sums.
-        torch.testing.assert_close(sums[name] / counts[name], model(**batch[name]).loss, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(sums[name] / counts[name], model(**plain(batch[name])).loss, rtol=1e-5, atol=1e-6)
 
 
 def test_embeddings_in_scope_untie_the_decoder(tmp_path):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from samples.analyse_samples import command_line
+from samples.batches import plain
 from samples.learning import QUIET, corpus_of
 from samples.tiny_models import make_model
 from winning_tickets import SearchConfig, search, search_all
@@ -49,7 +50,8 @@ def naive_importance(model, corpus, names):
     plm.model.eval()
     with torch.no_grad():
         for index in range(3):
-            for ids, mask in zip(batches[index]["input_ids"], batches[index]["attention_mask"], strict=True):
+            batch = plain(batches[index])
+            for ids, mask in zip(batch["input_ids"], batch["attention_mask"], strict=True):
                 plm.encoder(ids[mask.bool()][None])
     scores = {}
     for name, weight in prunable_views(plm.encoder, names).items():

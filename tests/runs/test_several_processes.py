@@ -5,9 +5,7 @@ import json
 import os
 import signal
 import sys
-import time
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 import torch
@@ -28,7 +26,6 @@ from winning_tickets.training.parallel import nonempty, shard_batch
 from winning_tickets.training.trainer import TicketTrainer, checkpoints
 
 pytestmark = pytest.mark.usefixtures("one_thread")  # forks
-train_module = importlib.import_module("winning_tickets.training.trainer")
 BOTH = {"objective": "kd,mlm", "sparsity": (0.5, 0.7), "steps": 4, "rung_steps": 2, "learning_rate": 1e-3}
 CLOSE = 1e-5
 """Between losses, or weights, of one process and of two, whose sums round differently."""
@@ -88,12 +85,10 @@ def rows_in_turn():
     """One process computes what two compute: the rows of the one, then those of the other."""
     original = TicketTrainer.training_step
 
-    def training_step(self, model, inputs, *rest, **options):
-        for rank in range(2):
-            part = nonempty(shard_batch(inputs, rank, 2))
-            if part:
-                loss = original(self, model, part, *rest, **options)
-        return loss
+    def training_step(self, inputs):
+        parts = [nonempty(shard_batch(inputs, rank, 2)) for rank in range(2)]
+        sums = [original(self, part) for part in parts if part]
+        return {name: sum(found.get(name, 0.0) for found in sums) for name in {name: 0 for one in sums for name in one}}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(TicketTrainer, "training_step", training_step)
@@ -106,24 +101,6 @@ def both(tmp_path, verb, *arguments):
     with rows_in_turn():
         verb(*arguments, tmp_path / "turn", QUIET)
     return tmp_path / "both", tmp_path / "turn"
-
-
-def test_what_a_slow_process_still_reads_stays_there(bert, tmp_path):
-    config = learning(bert, "mask-training", corpus_of(tmp_path), objective="kd", sparsity=0.5)
-    trainer_module = importlib.import_module("transformers.trainer")
-    original = trainer_module.sort_checkpoints
-
-    def slow(output_dir, **options):
-        time.sleep(2)
-        assert Path(output_dir).is_dir()
-        return original(output_dir, **options)
-
-    def work(rank):
-        if rank == 1:
-            trainer_module.sort_checkpoints = slow
-        search_all(config, tmp_path / "run", QUIET)
-
-    launched(tmp_path, work)
 
 
 def test_mask_training_gives_the_same_tickets_and_one_process_writes(training, tmp_path, monkeypatch):
@@ -295,7 +272,7 @@ def test_a_run_that_was_killed_goes_on_in_one_process_or_in_two(training, tmp_pa
     assert [one.code for one in ended] == [-9, -9]
     scratch = tmp_path / "both" / ".scratch"
     (kept,) = checkpoints(scratch)
-    assert (kept.name, len(torch.load(kept / "random_states.pth", weights_only=True))) == ("checkpoint-2", 2)
+    assert (kept.name, len(torch.load(kept, weights_only=True)["random_states"])) == ("checkpoint-2", 2)
     launched(tmp_path, lambda rank: search_all(training, tmp_path / "both", QUIET))
     with rows_in_turn():
         search_all(training, tmp_path / "turn", QUIET)
@@ -367,14 +344,14 @@ def test_a_loss_that_is_not_finite_in_one_process_fails_the_seed_in_both(bert, t
 def test_an_error_of_one_process_ends_both_and_the_run_goes_on_later(training, tmp_path):
     def work(rank):
         if rank == 1:
-            original = train_module.TicketTrainer.compute_loss
+            original = TicketTrainer.training_step
 
-            def compute_loss(self, *arguments, **options):
-                if self.state.global_step == 3:
+            def training_step(self, inputs):
+                if self.step == 3:
                     raise TrainingError("This process ran out of memory.")
-                return original(self, *arguments, **options)
+                return original(self, inputs)
 
-            train_module.TicketTrainer.compute_loss = compute_loss
+            TicketTrainer.training_step = training_step
         search_all(training, tmp_path / "both", Runtime(quiet=True, checkpoint_steps=2))
 
     ended = Launch(tmp_path, work).wait()

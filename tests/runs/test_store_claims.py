@@ -15,12 +15,13 @@ import pytest
 from filelock import SoftFileLease
 
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.runs.store.claims import ClaimedError, Claims
+from winning_tickets.runs.locks import ClaimedError
+from winning_tickets.runs.store.claims import Claims
 from winning_tickets.runs.store.store import Store
 
 CLAIMER = """
 import sys
-from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.locks import ClaimedError
 from winning_tickets.runs.store.store import Store
 store = Store(sys.argv[1])
 print("ready", flush=True)
@@ -114,7 +115,7 @@ def test_a_living_process_keeps_its_claim_and_a_killed_one_does_not(store, other
     assert other.read() == "mine"
     time.sleep(0.3)  # older than dead_after_seconds: what counts on this machine is the process
     assert store.status("run") == "running"
-    said = rf"^The run run is claimed by process {other.process.pid} on {re.escape(socket.gethostname())}\. Wait for it"
+    said = rf"^The run run is claimed by process {other.process.pid} on {re.escape(socket.gethostname())} since "
     with pytest.raises(ClaimedError, match=said):
         try_claim(store)
     other.process.send_signal(signal.SIGKILL)

@@ -15,7 +15,7 @@ from winning_tickets.runs.store.store import Store
 WORKER = """
 import sys
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.locks import ClaimedError
 from winning_tickets.runs.store.store import Store
 store = Store(sys.argv[1])
 for number in range(int(sys.argv[2])):

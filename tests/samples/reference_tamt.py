@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModel, AutoModelForMaskedLM
 
+from samples.batches import plain
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -179,6 +181,7 @@ class NaiveMaskTraining:
 
     def losses(self, effective: dict[str, Tensor], batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Means: over predicted tokens, and over layers and positions."""
+        batch = plain(batch)
         inputs = {name: value for name, value in batch.items() if name != "labels"} | {"output_hidden_states": True}
         # The decoder is tied to the embeddings and stays dense.
         output = torch.func.functional_call(self.student, effective, (), inputs, tie_weights=False)

@@ -128,7 +128,7 @@ def test_page_states_the_numbers_and_the_caveats(page: str, finished) -> None:
         assert caveat in text
     for title in ("KD loss along the search", "Accuracy along fine-tuning", "by kind of matrix", "majority class"):
         assert title in text
-    assert "2 of 2 planned pairs are there; a verdict needs 3." in text
+    assert "2 of 2 planned pairs are there, with at most 1 repetition; a verdict needs 3 of each" in text
 
 
 def test_result_has_the_numbers_of_the_runs(finished) -> None:

@@ -217,7 +217,7 @@ def test_a_claim_has_one_test():
     claim = {"text": "c", "stage": "transfer", "better": one}
     assert load_study(little(claims={"c": claim})).claims["c"].better.first == "magnitude"
     told = refused(little(claims={"c": claim | {"not_worse": one}}))
-    assert "give exactly one of better, not_worse and correlates, found ['better', 'not_worse']" in told
+    assert "steadier, lies, correlates; found better and not_worse" in told
     assert "found none" in refused(little(claims={"c": {"text": "c"}}))
     assert "better needs the stage" in refused(little(claims={"c": {"text": "c", "better": one}}))
 

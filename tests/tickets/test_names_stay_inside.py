@@ -146,10 +146,12 @@ def test_force_empties_a_linked_folder_and_leaves_what_is_linked_from_inside(tmp
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere" / "notes").write_text("mine")
     (tmp_path / "link").symlink_to(tmp_path / "real")
-    RunDirectory.claim(tmp_path / "link", "search", "one", {})
+    with RunDirectory.claim(tmp_path / "link", "search", "one", {}):
+        pass
     (tmp_path / "real" / "inner").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "real" / "folder").mkdir()
-    RunDirectory.claim(tmp_path / "link", "search", "two", {}, force=True)
+    with RunDirectory.claim(tmp_path / "link", "search", "two", {}, force=True):
+        pass
     assert everything(tmp_path / "real") == {"config.json"}
     assert (tmp_path / "elsewhere" / "notes").read_text() == "mine"
 

@@ -1,5 +1,6 @@
 """Selection is exact to the weight, whatever the scores, the scope and the sparsity."""
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -11,8 +12,9 @@ from hypothesis import strategies as st
 from samples.naive_selection import naive_keep
 from winning_tickets.config import check_sparsity
 from winning_tickets.pruning.mask_optimizer import initial_scores, random_scores
-from winning_tickets.runs.errors import UsageError
-from winning_tickets.tickets.selection import RANKINGS, BandSelector, keep_top, pruned_count
+from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.tickets import selection
+from winning_tickets.tickets.selection import RANKINGS, Block, Selector, keep_top, pruned_count
 
 SPARSITIES = [0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.29, 0.57, 0.58]
 SHAPES = {"a": (7, 13), "b": (10, 10), "c": (1, 3), "d": (100,)}
@@ -80,24 +82,84 @@ def test_each_row_is_that_of_the_definition(rows, size, values, seed, sparsity):
     assert keep_top({"m": scores}, sparsity, "row", weights={"m": weights})["m"].tolist() == expected
 
 
+def sizes_and_counts(random):
+    """Blocks of groups of several sizes, some of which keep nothing or everything."""
+    for _ in range(random.randint(1, 3)):
+        groups, size = random.randint(1, 4), random.choice([1, 5, 33, 40, 300])
+        kept = tuple(random.randint(0, size) for _ in range(groups))
+        yield Block(groups, size, random.choice([kept, kept[0]]))
+
+
 @settings(max_examples=60, deadline=None)
 @given(
-    size=st.integers(1, 400),
-    seed=st.integers(0, 1000),
-    count_share=st.floats(0, 0.999),
+    random=st.randoms(use_true_random=False),
+    sample=st.sampled_from([64, 1 << 16]),
+    few=st.sampled_from([0, 5, 1 << 12]),
+    chunk=st.sampled_from([7, 100, 1 << 18]),
+    rounding=st.sampled_from([None, 50, 3, 0]),
     scale=st.sampled_from([0.0, 1e-4, 1e-2, 1.0]),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_band_selector_follows_moving_scores_exactly(size, seed, count_share, scale):
-    generator = torch.Generator().manual_seed(seed)
-    scores = (torch.rand(size, generator=generator) * 50).round() / 50  # rounded, so that ties are common
-    weights = torch.randn(size, generator=generator)
-    count = int(size * count_share)
-    selector = BandSelector(count)
-    for _ in range(5):
-        mask = torch.empty(size, dtype=torch.bool)
-        selector.select(scores, weights, mask)
-        assert mask.tolist() == naive_keep(scores.tolist(), weights.tolist(), count)
-        scores = scores + scale * torch.randn(size, generator=generator)
+def test_all_groups_at_once_are_those_of_the_definition_while_scores_move(
+    random, sample, few, chunk, rounding, scale, dtype
+):
+    blocks = list(sizes_and_counts(random))
+    generator = torch.Generator().manual_seed(random.randint(0, 1000))
+    scores = torch.rand(sum(block.groups * block.size for block in blocks), generator=generator).to(dtype)
+    if rounding is not None:  # many ties, or nothing else
+        scores = (scores * rounding).round() / 50
+    weights = (torch.randn(scores.shape, generator=generator) * 3).round()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("_SAMPLE", sample), ("_FEW", few), ("_CHUNK", chunk)):
+            patch.setattr(selection, name, value)
+        selector = Selector(blocks)
+        for _ in range(4):
+            found = iter(selector.select(scores, weights).split([b.size for b in blocks for _ in range(b.groups)]))
+            entries = iter(zip(scores.tolist(), weights.tolist(), strict=True))
+            for block in blocks:
+                counts = [block.kept] * block.groups if isinstance(block.kept, int) else block.kept
+                for count in counts:
+                    group = list(zip(*itertools.islice(entries, block.size), strict=True))
+                    assert next(found).tolist() == naive_keep(*group, block.size - count)
+            scores = scores + scale * torch.randn(scores.shape, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize("kind", ["random", "ties", "sorted", "periodic", "few high", "two values"])
+@pytest.mark.parametrize("size", [1024, 5000])
+def test_a_sample_that_says_something_else_than_all_scores_changes_nothing(kind, size, monkeypatch):
+    monkeypatch.setattr(selection, "_SAMPLE", 64)
+    generator = torch.Generator().manual_seed(size)
+    values = {
+        "random": torch.randn(size, generator=generator),
+        "ties": torch.randint(0, 3, (size,), generator=generator).float(),
+        "sorted": torch.arange(size, 0, -1).float(),
+        "periodic": (torch.arange(size) % (size // 64)).float(),
+        "few high": torch.where(torch.arange(size) % 997 == 5, 1.0, 0.0),
+        "two values": torch.where(torch.arange(size) % 3 == 0, 0.02, 0.0),
+    }[kind]
+    weights = torch.randint(-5, 6, (size,), generator=generator).float()
+    for count in (0, 1, size // 100, size // 3, size // 2, int(0.9 * size), size - 1, size):
+        mask = Selector([Block(1, size, (size - count,))]).select(values, weights)
+        assert mask.tolist() == naive_keep(values.tolist(), weights.tolist(), count), count
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_what_has_no_rank_is_refused_with_its_name(bad, dtype):
+    good = {"a": torch.ones(3, 4, dtype=dtype), "b": torch.full((2, 2), 3e38, dtype=dtype)}  # their sum overflows
+    assert keep_top(good, 0.5)["b"].tolist() == [[True, True], [False, False]]
+    broken = good | {"a": good["a"].clone()}
+    broken["a"][1, 2] = bad
+    with pytest.raises(ContentError, match="The scores of a contain NaN or infinity, which cannot be ranked; check"):
+        keep_top(broken, 0.5)
+    with pytest.raises(ContentError, match="The weights of a contain NaN or infinity"):
+        keep_top(good, 0.5, weights=broken)
+
+
+def test_a_score_that_became_nan_in_a_search_is_reported():
+    selector = Selector([Block(1, 100, (40,))])
+    with pytest.raises(ContentError, match="A score is NaN, which has no rank; lower the learning rate"):
+        selector.select(torch.full((100,), math.nan))
 
 
 def test_global_ranking_ignores_matrix_borders():

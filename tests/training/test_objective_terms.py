@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 import json
@@ -15,19 +16,28 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoModelForMaskedLM
 
-from samples.batches import batch_of
+from samples.batches import batch_of, labels_of
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, Ticket, evaluate, search
 from winning_tickets.config import OBJECTIVE_NAMES, TERM_NAMES, parse_objective, profile_values
 from winning_tickets.config.objective import canonical_objective, paper_objective
-from winning_tickets.models.loading import load_plm, prunable_names, untie_decoder
+from winning_tickets.models.loading import head_without_decoder, load_plm, prunable_names, untie_decoder
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning import mask_training as mask_training_module
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.training.objectives.base import Outputs, TermSettings
-from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
-from winning_tickets.training.objectives.terms import TERMS, attention_sum, contrastive_sum, frozen_head, logits_sum
+from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps, run_encoder
+from winning_tickets.training.objectives.terms import (
+    TERMS,
+    attention_sum,
+    contrastive_sum,
+    kd_squared_sum,
+    kd_sum,
+    logits_sum,
+)
+from winning_tickets.training.parallel import shard_batch
 
 QUIET = Runtime(quiet=True)
 SETTINGS = TermSettings(temperature=0.2, logits_temperature=2.0)
@@ -160,11 +170,12 @@ def naive(name, student, teacher, batch):
     with torch.no_grad():
         theirs = teacher(**inputs, output_attentions=True, output_hidden_states=True)
     kept = [(row, int(place)) for row, mask in enumerate(batch["attention_mask"]) for place in mask.nonzero()]
-    masked = (batch["labels"] != -100).nonzero().tolist()
+    labels = labels_of(batch)
+    masked = (labels != -100).nonzero().tolist()
     total = torch.zeros((), dtype=torch.float64)
     if name == "mlm":
         for row, place in masked:
-            total = total - ours.logits[row, place].log_softmax(-1)[batch["labels"][row, place]]
+            total = total - ours.logits[row, place].log_softmax(-1)[labels[row, place]]
     if name == "kd":
         for a, b in zip(ours.hidden_states[1:], theirs.hidden_states[1:], strict=True):
             for row, place in kept:
@@ -200,13 +211,13 @@ def pruned_model(folder, kind):
     masked = MaskedWeights(plm.encoder, prunable_names(plm))
     untie_decoder(plm, masked.dense_weights[plm.architecture.word_embeddings])
     generator = torch.Generator().manual_seed(1)
-    masked.write({n: torch.rand(mask.shape, generator=generator) > 0.5 for n, mask in masked.masks.items()})
+    masked.write({n: torch.rand(w.shape, generator=generator) > 0.5 for n, w in masked.dense_weights.items()})
     return plm, masked
 
 
 def objective_of(plm, masked, terms):
-    head = frozen_head(plm.model, plm.architecture)
-    return PretrainingObjective(terms, plm.architecture, masked, settings=SETTINGS, teacher_head=head)
+    teacher = make_twin(plm.model, masked.dense_weights, head_without_decoder(plm))
+    return PretrainingObjective(terms, plm.architecture, teacher, SETTINGS)
 
 
 COUNTS = {"mlm": "masked", "kd": "tokens", "attention": "tokens", "contrastive": "segments", "logits": "masked"}
@@ -232,14 +243,14 @@ def test_a_term_and_its_gradient_are_those_of_a_naive_loop(tmp_path, kind, name)
         assert (ours is None) == (theirs is None), parameter
         if ours is not None:
             assert torch.allclose(ours.double(), theirs, rtol=1e-3, atol=1e-4 * float(theirs.abs().max()) + 1e-7)
-    sizes = {"masked": (batch["labels"] != -100).sum(), "tokens": batch["attention_mask"].sum(), "segments": 3}
+    sizes = {"masked": len(batch["masked_ids"]), "tokens": batch["attention_mask"].sum(), "segments": 3}
     assert int(objective.counts(batch)[name]) == int(sizes[COUNTS[name]])
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it(tmp_path, kind):
     plm, masked = pruned_model(tmp_path, kind)
-    masked.write({name: torch.ones_like(mask) for name, mask in masked.masks.items()})
+    masked.write({name: torch.ones_like(weight).bool() for name, weight in masked.dense_weights.items()})
     with torch.no_grad():
         sums = objective_of(plm, masked, ALL)(plm.model, batch_of())
     assert [float(sums[name]) for name in ("kd", "attention", "logits")] == [0.0, 0.0, 0.0]
@@ -271,6 +282,101 @@ def test_the_cosines_of_contrastive_are_not_rounded_to_bfloat16():
     assert torch.equal(found, contrastive_sum(*states, torch.ones(4, 3), 0.05))
 
 
+def states_of(seed, rows=3, length=9, hidden=16, layers=3):
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(rows, length, hidden, generator=generator) for _ in range(layers))
+
+
+@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("apart", [1.0, 1e-2, 1e-4])
+def test_the_gradient_of_kd_is_that_of_cosines_in_float64(padded, apart):
+    attention = batch_of()["attention_mask"] if padded else None
+    teacher = states_of(0)
+    student = tuple(state + apart * noise for state, noise in zip(teacher, states_of(1), strict=True))
+    found = [state.clone().requires_grad_() for state in student]
+    exact = [state.double().requires_grad_() for state in student]
+    (3 * kd_sum(tuple(found), teacher, attention)).backward()
+    kept = torch.ones(3, 9) if attention is None else attention
+    for ours, theirs in zip(exact, teacher, strict=True):
+        distance = 1 - torch.cosine_similarity(ours, theirs.double(), dim=-1)
+        (3 * (distance * kept).sum() / len(student)).backward()
+    for ours, theirs in zip(found, exact, strict=True):
+        assert not ours.grad[kept == 0].any()
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-6)
+
+
+def test_kd_leaves_out_layers_without_gradient_and_keeps_the_type_of_the_states():
+    teacher = states_of(0)
+    student = [state.bfloat16() for state in states_of(1)]
+    student[1].requires_grad_()
+    kd_sum(tuple(student), teacher, None).backward()
+    assert student[0].grad is None
+    assert student[1].grad.dtype == torch.bfloat16
+    assert not torch.equal(student[1].grad, torch.zeros_like(student[1]))
+
+
+def test_states_of_zero_have_a_finite_distance_and_gradient():
+    zero = torch.zeros(1, 2, 4, requires_grad=True)
+    for other in (torch.zeros(1, 2, 4), torch.ones(1, 2, 4)):
+        found = kd_sum((zero,), (other,), None)
+        found.backward()
+        assert math.isfinite(float(found.detach()))
+        assert bool(zero.grad.isfinite().all())
+
+
+@pytest.mark.parametrize("distance", [kd_sum, kd_squared_sum])
+def test_padding_does_not_count(distance):
+    student, teacher, mask = states_of(0), states_of(1), batch_of()["attention_mask"]
+    alone = [[s[row : row + 1, : int(mask[row].sum())] for s in (*student, *teacher)] for row in range(3)]
+    expected = sum(float(distance(tuple(row[:3]), tuple(row[3:]), None)) for row in alone)
+    assert float(distance(student, teacher, mask)) == pytest.approx(expected, rel=1e-6)
+    whole = torch.ones_like(mask)
+    assert float(distance(student, teacher, whole)) == pytest.approx(float(distance(student, teacher, None)), rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_without_padding_no_mask_gives_the_bits_of_a_mask_of_ones(tmp_path, kind):
+    plm = load_plm(str(make_model(tmp_path / "m", kind)), head="mlm")
+    batch, needs = batch_of(padded=False), {"states", "logits"}
+    ones = batch | {"attention_mask": torch.ones_like(batch["input_ids"])}
+    plm.model.eval()
+    with torch.no_grad():
+        without, with_ones = (run_encoder(plm.model, each, needs, plm.architecture) for each in (batch, ones))
+    assert all(map(torch.equal, without.states, with_ones.states))
+    assert torch.equal(without.logits, with_ones.logits)
+
+
+@pytest.fixture
+def without_autocast(monkeypatch):
+    """The device `meta` has no autocast."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())
+
+
+@pytest.mark.usefixtures("without_autocast")
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_nothing_is_read_back_from_the_device(tmp_path, kind):
+    """Tensors of the device `meta` have no values: a number, a shape or a branch that depends on some is an error."""
+    plm = load_plm(str(make_model(tmp_path / "m", kind)), head="mlm", attention="eager")
+    plm.model.to("meta")
+    objective = PretrainingObjective(ALL, plm.architecture, make_twin(plm.model, {}), SETTINGS)
+    batch = batch_of(padded=False)
+    counts = objective.counts(batch)
+    sums = objective(plm.model, {name: value.to("meta") for name, value in batch.items()})
+    sum(value / counts[name] for name, value in sums.items()).backward()
+    assert all(count.device.type == "cpu" for count in counts.values())
+
+
+@pytest.mark.usefixtures("without_autocast")
+def test_padding_is_left_out_without_reading_it():
+    states = [state.to("meta").requires_grad_() for state in (*states_of(0), *states_of(1))]
+    maps = [torch.rand(3, 2, 9, 9, device="meta", requires_grad=True) for _ in range(2)]
+    mask = torch.ones(3, 9, dtype=torch.long, device="meta")
+    for distance in (kd_sum, kd_squared_sum):
+        distance(tuple(states[:3]), tuple(states[3:]), mask).backward()
+    attention_sum(tuple(maps[:1]), tuple(maps[1:]), mask).backward()
+    contrastive_sum(states[0], states[1], mask, 0.05).backward()
+
+
 # --- sums of terms
 
 
@@ -280,7 +386,7 @@ def gradients(plm):
     return found
 
 
-def test_a_sum_is_the_weighted_sum_of_its_terms_in_two_forward_passes(tmp_path):
+def test_a_sum_is_the_weighted_sum_of_its_terms(tmp_path):
     plm, masked = pruned_model(tmp_path, "bert")
     batch = batch_of()
     expected, values = {}, {}
@@ -291,12 +397,8 @@ def test_a_sum_is_the_weighted_sum_of_its_terms_in_two_forward_passes(tmp_path):
         (weight * found).backward()
         for parameter, gradient in gradients(plm).items():
             expected[parameter] = expected.get(parameter, 0) + gradient
-    passes = []
-    handle = plm.encoder.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
     objective = objective_of(plm, masked, chosen)
     sums = objective(plm.model, batch)
-    handle.remove()
-    assert passes == [False, True]
     assert {name: float(value.detach()) for name, value in sums.items()} == pytest.approx(values, rel=1e-5)
     sum(objective.weights[name] * value for name, value in sums.items()).backward()
     found = gradients(plm)
@@ -305,12 +407,16 @@ def test_a_sum_is_the_weighted_sum_of_its_terms_in_two_forward_passes(tmp_path):
         assert torch.allclose(gradient, expected[name], rtol=1e-3, atol=1e-4), name
 
 
-@pytest.mark.parametrize(("name", "expected"), [("mlm", [True]), *((n, [False, True]) for n in TERMS if n != "mlm")])
+@pytest.mark.parametrize(
+    ("name", "expected"), [("mlm", [True]), *((n, [False, True]) for n in (*TERMS, "all") if n != "mlm")]
+)
 def test_one_pass_of_the_student_and_at_most_one_of_the_teacher(tmp_path, name, expected):
     plm, masked = pruned_model(tmp_path, "bert")
     passes = []
-    plm.encoder.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
-    objective_of(plm, masked, {name: 1.0})(plm.model, batch_of())
+    objective = objective_of(plm, masked, {name: 1.0} if name in TERMS else ALL)
+    for model in (plm.model, objective.teacher):
+        model.base_model.register_forward_hook(lambda *_: passes.append(torch.is_grad_enabled()))
+    objective(plm.model, batch_of())
     assert passes == expected
 
 
@@ -319,7 +425,7 @@ def test_micro_batches_add_up_except_for_contrastive(tmp_path, kind):
     plm, masked = pruned_model(tmp_path, kind)
     objective = objective_of(plm, masked, ALL)
     batch = batch_of()
-    parts = [{key: value[row : row + 1] for key, value in batch.items()} for row in range(3)]
+    parts = [shard_batch(batch, row, 3) for row in range(3)]
     with torch.no_grad():
         whole, counts = objective(plm.model, batch), objective.counts(batch)
         sums = [objective(plm.model, part) for part in parts]
@@ -337,15 +443,20 @@ def test_the_teacher_keeps_the_head_that_the_student_had_before_it_trained(tmp_p
     plm, masked = pruned_model(tmp_path, "bert")
     batch = batch_of()
     objective = objective_of(plm, masked, {"logits": 1.0})
-    before = objective._run_teacher(plm.model, batch).logits
-    assert objective.teacher_head.cls.predictions.decoder.weight is plm.model.cls.predictions.decoder.weight
+
+    def logits(model):
+        with torch.no_grad():
+            return run_encoder(model, batch, {"logits"}, plm.architecture).logits
+
+    before = logits(objective.teacher)
+    assert objective.teacher.cls.predictions.decoder.weight is plm.model.cls.predictions.decoder.weight
     with torch.no_grad():
         for name, parameter in plm.model.cls.named_parameters():
             if name != "predictions.decoder.weight":
                 parameter.add_(1.0)
-    assert torch.equal(objective._run_teacher(plm.model, batch).logits, before)
-    moving = PretrainingObjective({"logits": 1.0}, plm.architecture, masked, settings=SETTINGS)
-    assert not torch.allclose(moving._run_teacher(plm.model, batch).logits, before)
+    assert torch.equal(logits(objective.teacher), before)
+    moving = make_twin(plm.model, masked.dense_weights)
+    assert not torch.allclose(logits(moving), before)
 
 
 # --- searches and evaluations
@@ -468,9 +579,8 @@ def test_a_model_without_attention_maps_is_refused(tmp_path, world, monkeypatch)
     mute = SimpleNamespace(config=None, device="cpu", base_model=lambda *_, **__: SimpleNamespace(attentions=None))
     with pytest.raises(UsageError, match="leave attention out of the objective"):
         check_attention_maps(mute)
-    masked = MaskedWeights(plm.encoder, prunable_names(plm))
     with pytest.raises(UsageError, match="gives no attention maps"):
-        PretrainingObjective({"attention": 1.0}, plm.architecture, masked)(plm.model, batch_of())
+        PretrainingObjective({"attention": 1.0}, plm.architecture, plm.model)(plm.model, batch_of())
 
 
 @pytest.mark.parametrize(
@@ -523,6 +633,5 @@ def test_a_ticket_remembers_its_objective(tmp_path, world):
 def test_the_temperature_of_the_contrastive_term_is_0_05_unless_given():
     generator = torch.Generator().manual_seed(0)
     student, teacher = (Outputs(torch.randn(3, 4, 8, generator=generator)) for _ in range(2))
-    batch = {"attention_mask": torch.ones(3, 4, dtype=torch.long)}
-    found = TERMS["contrastive"].sum(student, teacher, batch, TermSettings())
-    assert torch.equal(found, contrastive_sum(student.last, teacher.last, batch["attention_mask"], 0.05))
+    found = TERMS["contrastive"].sum(student, teacher, {}, TermSettings())
+    assert torch.equal(found, contrastive_sum(student.last, teacher.last, None, 0.05))

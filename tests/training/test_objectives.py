@@ -3,15 +3,17 @@
 import pytest
 import torch
 
-from samples.batches import batch_of
+from samples.batches import batch_of, labels_of
 from samples.tiny_models import CONFIGS, make_model
 from winning_tickets.models.loading import load_plm, prunable_names
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import kd_sum, mlm_logits
+from winning_tickets.training.parallel import shard_batch
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
@@ -19,13 +21,13 @@ def test_mlm_at_masked_positions_equals_the_whole_head(tmp_path, kind):
     plm = load_plm(str(make_model(tmp_path / "m", kind)), head="mlm")
     batch = batch_of()
     with modes(plm.model, training=False), torch.no_grad():
-        whole = plm.model(**batch)
+        labels = labels_of(batch)
+        whole = plm.model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels)
         hidden = plm.model.base_model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-        logits, targets = mlm_logits(plm.model, plm.architecture, hidden, batch["labels"])
+        logits = mlm_logits(plm.model, plm.architecture, hidden, batch["masked_positions"])
         objective = PretrainingObjective({"mlm": 1.0}, plm.architecture)
         total = objective(plm.model, batch)["mlm"]
-    assert torch.allclose(logits, whole.logits[batch["labels"] != -100], atol=1e-5)
-    assert torch.equal(targets, batch["labels"][batch["labels"] != -100])
+    assert torch.allclose(logits, whole.logits[labels != -100], atol=1e-5)
     assert float(total / objective.counts(batch)["mlm"]) == pytest.approx(float(whole.loss), rel=1e-5)
 
 
@@ -49,12 +51,14 @@ def test_kd_is_one_minus_cosine_over_unpadded_tokens():
 def test_the_sum_over_micro_batches_is_the_sum_over_the_batch(tmp_path, kind):
     plm = load_plm(str(make_model(tmp_path / "m", kind)), head="mlm")
     masked = MaskedWeights(plm.encoder, prunable_names(plm))
-    masked.write({name: mask & (torch.rand(mask.shape) > 0.5) for name, mask in masked.masks.items()})
-    objective = PretrainingObjective({"mlm": 1.0, "kd": 1.0}, plm.architecture, masked)
+    masked.write({name: torch.rand(weight.shape) > 0.5 for name, weight in masked.dense_weights.items()})
+    objective = PretrainingObjective(
+        {"mlm": 1.0, "kd": 1.0}, plm.architecture, make_twin(plm.model, masked.dense_weights)
+    )
     batch = batch_of()
     with modes(plm.model, training=False), torch.no_grad():
         whole = objective(plm.model, batch)
-        parts = [objective(plm.model, {key: value[i : i + 1] for key, value in batch.items()}) for i in range(3)]
+        parts = [objective(plm.model, shard_batch(batch, i, 3)) for i in range(3)]
     for name in ("mlm", "kd"):
         assert float(sum(part[name] for part in parts)) == pytest.approx(float(whole[name]), rel=1e-4)
 
@@ -63,19 +67,16 @@ def test_the_teacher_runs_without_dropout_unless_told(tmp_path):
     plm = load_plm(str(make_model(tmp_path / "m")))
     set_dropout(plm.model, 0.5)
     plm.model.train()
-    masked = MaskedWeights(plm.encoder, prunable_names(plm))
-    clean = PretrainingObjective({"kd": 1.0}, plm.architecture, masked)
-    noisy = PretrainingObjective({"kd": 1.0}, plm.architecture, masked, teacher_dropout=True)
+    clean = PretrainingObjective({"kd": 1.0}, plm.architecture, make_twin(plm.model, {}))
+    noisy = PretrainingObjective({"kd": 1.0}, plm.architecture, make_twin(plm.model, {}).train())
     batch = batch_of()
-    first, second = (clean._run_teacher(plm.model, batch).states for _ in range(2))
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    noise = [noisy._run_teacher(plm.model, batch).states for _ in range(2)]
-    assert not torch.equal(noise[0][-1], noise[1][-1])
-    assert all(module.training for module in plm.model.modules())
-    set_dropout(plm.model, 0.0)
-    plm.model.train()
+    set_dropout(plm.model, 0.0)  # the teachers keep theirs
     with torch.no_grad():
-        assert float(clean(plm.model, batch)["kd"]) == 0.0  # student without dropout and without pruning
+        assert float(clean(plm.model, batch)["kd"]) == 0.0  # a student without dropout and without pruning
+        first, second = (float(noisy(plm.model, batch)["kd"]) for _ in range(2))
+    assert 0.0 < first != second
+    assert all(module.training for module in plm.model.modules())
+    assert not any(module.training for module in clean.teacher.modules())
 
 
 @pytest.mark.parametrize("regression", [False, True])
@@ -119,7 +120,9 @@ def test_masked_tokens_that_are_predicted_are_counted(tmp_path):
     labels = plm.model(**batch).logits.argmax(-1)  # right
     labels[0, ::2] = -100  # not masked
     labels[1, :5] += 1  # wrong
-    _, correct = PretrainingObjective({"mlm": 1.0}, plm.architecture).forward(plm.model, {**batch, "labels": labels})
+    positions = (labels != -100).flatten().nonzero().squeeze(1)
+    batch |= {"masked_positions": positions, "masked_ids": labels.flatten()[positions]}
+    _, correct = PretrainingObjective({"mlm": 1.0}, plm.architecture).measure(plm.model, batch)
     assert int(correct) == 6 + 7
 
 

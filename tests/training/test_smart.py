@@ -142,7 +142,7 @@ def test_the_climb_beats_random_noise(folder, norm, task):
         noise = torch.randn_like(embeddings) * batch["attention_mask"].unsqueeze(-1)
         noise = noise * (settings.radius / vector_norms(noise, settings)).view(-1, 1, 1)  # as long as it may be
         with torch.no_grad():
-            moved = objective._perturbed(model, batch, noise, [torch.get_rng_state()])
+            moved = objective._perturbed(model, batch, noise, module._RandomState.now(torch.device("cpu")))
             random.append(float(distance.sum(moved, logits)))
     assert sum(worst) > 1.5 * sum(random)
 
@@ -178,7 +178,7 @@ def test_the_gradient_is_that_of_the_final_distance_only(folder):
     model, batch = loaded(folder, CLASSES)
     objective = smart(CLASSES, radius=0.05, noise=0.02, step_size=0.05)
     torch.manual_seed(0)
-    state = [torch.get_rng_state()]
+    state = module._RandomState.now(torch.device("cpu"))
     with torch.no_grad():
         logits = objective._base.logits(model, batch)
     noise = objective._worst_noise(model, batch, logits, state)
@@ -223,7 +223,7 @@ def test_embeddings_as_inputs_are_the_same_model(tmp_path, kind):
     objective = smart(CLASSES)
     with torch.no_grad():
         logits = objective._base.logits(plm.model, batch)
-        moved = objective._perturbed(plm.model, batch, torch.zeros(()), [torch.get_rng_state()])
+        moved = objective._perturbed(plm.model, batch, torch.zeros(()), module._RandomState.now(torch.device("cpu")))
     assert torch.allclose(logits, moved, atol=1e-5)
 
 
@@ -309,8 +309,8 @@ def test_several_outputs_of_a_squared_error_count_as_their_mean(folder):
     objective = smart(task, radius=0.05, noise=0.02)
     torch.manual_seed(0)
     logits = objective._base.logits(model, batch)
-    noise = objective._worst_noise(model, batch, logits.detach(), [torch.get_rng_state()])
-    moved = objective._perturbed(model, batch, noise, [torch.get_rng_state()])
+    noise = objective._worst_noise(model, batch, logits.detach(), module._RandomState.now(torch.device("cpu")))
+    moved = objective._perturbed(model, batch, noise, module._RandomState.now(torch.device("cpu")))
     torch.manual_seed(0)
     found = objective(model, batch)
     expected = (moved - logits).square().mean(-1).sum()

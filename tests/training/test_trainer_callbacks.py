@@ -14,10 +14,11 @@ class ToldError(Exception):
 
 
 def step_of(stop, step=3):
-    """What a step's end asks the Trainer for."""
-    control = SimpleNamespace(should_save=False, should_training_stop=False)
-    stop.on_step_end(None, SimpleNamespace(global_step=step, max_steps=9), control)
-    return control.should_training_stop
+    """Whether a step's end asks for a stop, after a checkpoint."""
+    trainer = SimpleNamespace(step=step, max_steps=9, should_save=False, should_stop=False)
+    stop.on_step_end(trainer)
+    assert trainer.should_save == trainer.should_stop
+    return trainer.should_stop
 
 
 def test_a_signal_that_comes_while_all_agree_stops_at_the_next_step(monkeypatch):

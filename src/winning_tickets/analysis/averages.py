@@ -69,7 +69,7 @@ def _read(path: Path) -> dict[str, Any]:
         for kinds in content["metrics"].values():
             for kind in KINDS:
                 scores = dict(zip(seeds, kinds[kind]["values"], strict=True))
-                if not all(map(is_score, scores.values())):
+                if not all(score is None or is_score(score) for score in scores.values()):
                     raise ValueError(f"{shown(scores)} are no scores of seeds")
         if not isinstance(content["ticket_id"], str | None) or type(content["sparsity"]) not in (int, float):
             raise ValueError(f"ticket_id {shown(content['ticket_id'])}, sparsity {shown(content['sparsity'])}")
@@ -82,7 +82,7 @@ def _read(path: Path) -> dict[str, Any]:
         ) from error
 
 
-def _seed_metrics(runs: dict[str, dict[str, Any]], kind: str, seed: int) -> dict[str, dict[str, float]]:
+def _seed_metrics(runs: dict[str, dict[str, Any]], kind: str, seed: int) -> dict[str, dict[str, float | None]]:
     """The metrics of each task for one seed."""
     return {
         task: {name: kinds[kind]["values"][run["seeds"].index(seed)] for name, kinds in run["metrics"].items()}
@@ -99,6 +99,9 @@ def _task(run: dict[str, Any], seeds: list[int]) -> dict[str, Any]:
     return {"run": run["run"], "ticket_id": run["ticket_id"], "sparsity": run["sparsity"], "metrics": metrics}
 
 
-def _summary(values: list[float]) -> dict[str, Any]:
-    summary = summarize(values)
+def _summary(values: Sequence[float | None]) -> dict[str, Any]:
+    measured = [value for value in values if value is not None]
+    if not measured:  # the data lack the split
+        return {"mean": None, "std": None, "n": 0, "values": values}
+    summary = summarize(measured)
     return {"mean": summary.mean, "std": summary.std, "n": summary.n, "values": values}

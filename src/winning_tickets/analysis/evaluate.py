@@ -10,19 +10,28 @@ import torch
 from torch import Tensor
 
 from winning_tickets.config import EvaluateConfig, Runtime
-from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.batches import CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.token_cache import tokenize
-from winning_tickets.models.loading import PLM, base_hash, choose_device, load_mlm_head, untie_decoder, weight_hashes
+from winning_tickets.models.loading import (
+    PLM,
+    base_hash,
+    choose_device,
+    head_without_decoder,
+    load_mlm_head,
+    untie_decoder,
+    weight_hashes,
+)
+from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.objectives import terms as objective_terms
-from winning_tickets.training.objectives.base import Batch, TermSettings
+from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
-from winning_tickets.training.objectives.terms import TERMS, needs_mlm_head, needs_of
+from winning_tickets.training.objectives.terms import TERMS, needs_mlm_head, needs_of, needs_teacher
 
 EVALUATIONS = (*TERMS, "similarity")
 
@@ -68,13 +77,13 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     if needs_maps:
         check_attention_maps(plm.model)
     base = base_hash(weight_hashes(plm.encoder))  # of the dense weights, before the ticket is put on
-    masked, head, teacher_head = _put_on(target, plm, config, device)
+    head, teacher = _put_on(target, plm, config, device)
     # Measure; objectives that were not given keep None.
     keys = (*(f"{name}_loss" for name in TERMS), "mlm_accuracy", "similarity_pearson", "similarity_spearman", "tokens")
     result: dict[str, Any] = dict.fromkeys(keys)
     with modes(plm.model, training=False), torch.no_grad():
         if terms:
-            result |= _on_corpus(config, plm, masked, teacher_head, device, runtime)
+            result |= _on_corpus(config, plm, teacher, device, runtime)
         if "similarity" in config.objectives:
             result |= _similarity(config, plm, device, runtime)
     ticket = target.ticket
@@ -119,31 +128,33 @@ def check_evaluate(config: EvaluateConfig) -> None:
         raise UsageError("--objective similarity needs scored pairs: give either --task stsb or --pairs-file.")
 
 
-def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[MaskedWeights, str, Any]:
-    """Put the ticket on the model; return the dense weights, the head's origin, and the teacher's head for logits."""
-    ticket = target.ticket
+def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[str, Any]:
+    """Put the ticket on the model; return the origin of the MLM head, and the dense model where a term needs it."""
+    ticket, terms = target.ticket, _terms(config)
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
     plm.model.to(device)
     masks = {} if ticket is None else ticket.all_masks(plm.encoder)
     masked = MaskedWeights(plm.encoder, list(masks))
-    head, teacher_head = "base", None
-    if needs_mlm_head(_terms(config)):
+    if needs_mlm_head(terms):
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-        if "logits" in config.objectives:
-            teacher_head = objective_terms.frozen_head(plm.model, plm.architecture)
-        trained = None if ticket is None else ticket.mlm_head
-        if config.mlm_head == "ticket" and trained is None:
-            raise UsageError(f"{config.target} has no trained head for --mlm-head ticket; use --mlm-head base.")
-        if config.mlm_head != "base" and trained is not None:
-            load_mlm_head(plm, trained)
-            head = "ticket"
+    # The dense model keeps the base's own head, whichever the ticket brings.
+    teacher = None
+    if needs_teacher(terms):
+        copied = head_without_decoder(plm) if needs_mlm_head(terms) else ()
+        teacher = make_twin(plm.model, masked.dense_weights, copied)
     masked.write(masks)
-    return masked, head, teacher_head
+    if needs_mlm_head(terms) and config.mlm_head != "base":
+        if ticket is not None and ticket.mlm_head is not None:
+            load_mlm_head(plm, ticket.mlm_head)
+            return "ticket", teacher
+        if config.mlm_head == "ticket":
+            raise UsageError(f"{config.target} has no trained head for --mlm-head ticket; use --mlm-head base.")
+    return "base", teacher
 
 
 def _on_corpus(
-    config: EvaluateConfig, plm: PLM, masked: MaskedWeights, teacher_head: Any, device: torch.device, runtime: Runtime
+    config: EvaluateConfig, plm: PLM, teacher: Any, device: torch.device, runtime: Runtime
 ) -> dict[str, Any]:
     corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
     names = _terms(config)
@@ -162,58 +173,47 @@ def _on_corpus(
         masked_tokens=config.kd_masked_tokens,
     )
     settings = TermSettings(config.kd_loss, config.kd_padding == "counted", config.temperature)
-    measured = average_terms(plm, masked, batches, names, device, runtime, settings, teacher_head)
+    measured = average_terms(plm, teacher, batches, names, device, runtime, settings)
     about = {"corpus": config.corpus, "split": corpus.split, "corpus_hash": corpus.fingerprint}
     return measured | about | {"segments": config.segments}
 
 
 def average_terms(
     plm: PLM,
-    masked: MaskedWeights,
+    teacher: Any,
     batches: CorpusBatches,
     names: Sequence[str],
     device: torch.device,
     runtime: Runtime,
     settings: TermSettings | None = None,
-    teacher_head: Any = None,
 ) -> dict[str, Any]:
     """Average the terms of the objectives over all batches, each weighted by its count."""
-    totals = dict.fromkeys(names, 0.0)
+    totals = {name: torch.zeros((), dtype=torch.float64, device=device) for name in (*names, "correct")}
     counts = dict.fromkeys(names, 0)
-    correct = 0
     # MLM and logits are measured on the corrupted text, the others on the clean text, in a forward pass each.
     objectives = {
-        corrupted: PretrainingObjective(
-            dict.fromkeys(chosen, 1.0), plm.architecture, masked, settings=settings, teacher_head=teacher_head
-        )
+        corrupted: PretrainingObjective(dict.fromkeys(chosen, 1.0), plm.architecture, teacher, settings)
         for corrupted in (False, True)
         if (chosen := [name for name in names if needs_mlm_head([name]) == corrupted])
     }
     with progress("evaluating", len(batches), runtime.quiet) as advance:
         for index in range(len(batches)):
-            batch = {key: value.to(device) for key, value in batches[index].items()}
+            batch = batches[index]
             for corrupted, objective in objectives.items():
-                view = batch if corrupted else _clean(batch)
-                with torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16):
-                    sums, hits = objective.forward(plm.model, view)
+                view = batch if corrupted else without_masks(batch)
                 for name, count in objective.counts(view).items():
-                    totals[name] += float(sums[name])
                     counts[name] += int(count)
-                correct += 0 if hits is None else int(hits)
+                with torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16):
+                    sums, correct = objective.measure(plm.model, {key: value.to(device) for key, value in view.items()})
+                for name, value in sums.items():
+                    totals[name] += value
+                totals["correct"] += 0 if correct is None else correct
             advance(index + 1, "")
-    means = {f"{name}_loss": totals[name] / counts[name] for name in names}
+    means = {f"{name}_loss": float(totals[name]) / counts[name] for name in names}
     if "mlm" in names:
-        means["mlm_accuracy"] = correct / counts["mlm"]
+        means["mlm_accuracy"] = float(totals["correct"]) / counts["mlm"]
     tokens = next((counts[name] for name in ("kd", "attention", "mlm", "logits") if name in counts), None)
     return means | {"tokens": tokens, "tokens_by_objective": counts}
-
-
-def _clean(batch: Batch) -> dict[str, Tensor]:
-    """The batch before MLM corruption."""
-    if "labels" not in batch:
-        return dict(batch)
-    clean = torch.where(batch["labels"] == -100, batch["input_ids"], batch["labels"])
-    return {key: value for key, value in batch.items() if key != "labels"} | {"input_ids": clean}
 
 
 def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:

@@ -137,6 +137,8 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
                 raise ValueError(f"a seed comes twice: {shown(content['seeds'])}")
         else:
             scores = {content["seed"]: measured[metric]}
+        if scores and not any(value is not None for value in scores.values()):
+            raise ContentError(f"{path} has no {metric}, as its data lacked that split; choose another metric.")
         cells = [
             _CELL.validate_python(
                 {

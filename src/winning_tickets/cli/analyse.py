@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from winning_tickets.cli import show
 from winning_tickets.cli.commands import Base, DataDir, Json, app, emit, split_ints, split_words
 from winning_tickets.config import LAST_SEED
 from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.locks import hold
 
 analyse_app = typer.Typer(
     help="Analyse tickets and results: a table, and with --out files and a figure.",
@@ -67,9 +69,10 @@ def analysis(cls: type[TyperCommand] | None = None, **readers: Callable[[Any], A
             chosen = function(**given) or given
             save.check_out(out)
             paths = chosen.pop(next(iter(own)))  # called tickets, searches or runs
-            result = ANALYSES[function.__name__](paths, **chosen)
-            if out is not None:
-                save.save(result, out, force=force)
+            with nullcontext() if out is None else hold(out):
+                result = ANALYSES[function.__name__](paths, **chosen)
+                if out is not None:
+                    save.save(result, out, force=force)
             emit(result, as_json, show.analysis(result, out))
 
         own, more = (inspect.signature(one, eval_str=True).parameters for one in (function, run))

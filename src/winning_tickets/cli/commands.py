@@ -458,7 +458,14 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     return result, show.transfer(result)
 
 
-@verb("share", ShareConfig, "", "winning_tickets.finetuning.sharing_setup:check_sharing", defaults={"tasks": ()})
+@verb(
+    "share",
+    ShareConfig,
+    "",
+    "winning_tickets.finetuning.sharing_setup:check_sharing",
+    defaults={"tasks": ()},
+    runtime=tuple(field for field in Runtime.model_fields if field != "torch_compile"),
+)
 def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
 

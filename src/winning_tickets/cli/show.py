@@ -128,6 +128,8 @@ def averages(result: dict[str, Any]) -> str:
 
 
 def _final_and_best(kinds: dict[str, Any]) -> str:
+    if kinds["final"]["mean"] is None:  # the data lack the split
+        return "not measured"
     return ", ".join(f"{kind} {_mean_and_std(kinds[kind])}" for kind in ("final", "best"))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -121,7 +122,16 @@ class Runtime(Settings):
     device: str = _running(
         "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU."
     )
-    bf16: bool = _running(False, "Use bfloat16 autocast. Weights and scores stay float32.")
+    bf16: bool = _running(
+        False,
+        "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32.",
+        validate_default=True,
+    )
+    torch_compile: bool = _running(
+        False,
+        "Compile the encoder with torch.compile. The first step is slow, the others are faster.",
+        option="--compile",
+    )
     checkpoint_steps: int | None = _running(
         None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1
     )
@@ -143,6 +153,12 @@ class Runtime(Settings):
         if value not in ("auto", "cpu", "cuda") and not value.startswith("cuda:"):
             raise impossible(f"--device {value} is not a device; use auto, cpu or cuda.")
         return value
+
+    @field_validator("bf16")
+    @classmethod
+    def _as_launched(cls, value: bool) -> bool:
+        """Take the precision that `accelerate launch` asks for by the environment."""
+        return value or os.environ.get("ACCELERATE_MIXED_PRECISION", "").lower() == "bf16"
 
 
 def load_config_file(path: Path) -> dict[str, Any]:

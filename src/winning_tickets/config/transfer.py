@@ -50,8 +50,9 @@ _TUNED: dict[str, Any] = {
     "best_by": "primary",
     "mnli_dev": "matched",
     "padding": "longest",
+    "group_by_length": True,
 }
-_PAPER: dict[str, Any] = _TUNED | {"evaluate_each_epoch": False}
+_PAPER: dict[str, Any] = _TUNED | {"evaluate_each_epoch": False, "group_by_length": False}
 # Values of the released code where it differs from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = _PAPER | {
     "best_includes_final": False,
@@ -156,6 +157,9 @@ class TransferConfig(Settings):
     padding: Literal["longest", "max-length"] | None = _tune(
         None, "Length that training batches are padded to: the longest example, or --max-length (max-length)."
     )
+    group_by_length: bool | None = _tune(
+        None, "Put examples of similar lengths into a batch, so that little is padding. Otherwise batches are random."
+    )
     select_on: float = _evaluate(
         0.0,
         "Random fraction of each validation split on which the best evaluation is chosen. Metrics are then reported on "
@@ -192,6 +196,7 @@ class ResolvedTransfer(TransferConfig):
         best_by: Literal["primary", "accuracy-or-mean"]
         mnli_dev: Literal["matched", "mismatched"]
         padding: Literal["longest", "max-length"]
+        group_by_length: bool
 
 
 WARMUP_RATIO = 0.06  # default fraction of the steps with linear warm-up, for `FitHeadConfig`

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch
 from torch.utils.data import Dataset
 
 from winning_tickets.data import segments as segmentation
-from winning_tickets.data.encode import IGNORED, Array
+from winning_tickets.data.encode import Array
 from winning_tickets.data.segments import Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.runs.errors import UsageError
 
 Batch = dict[str, torch.Tensor]
+MASKED_POSITIONS, MASKED_IDS = "masked_positions", "masked_ids"
+"""Names of the masked positions of a batch, counted through all its rows, and of the tokens to predict there."""
 _MASKING, _FEW = 3, 5  # random streams of their own
 _PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
 _SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in _PREFIXES)
@@ -22,9 +25,15 @@ _HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 
 
 class CorpusBatches(Dataset[Batch]):
-    """Batches with `input_ids`, `attention_mask` and, for MLM, `labels`; all int64 `(rows, length)`."""
+    """Batches with `input_ids` and, where rows are padded, `attention_mask`; all int64 `(rows, length)`.
 
-    # Segments `sections:L` have `token_type_ids` too, where the tokenizer has them, and are padded to L.
+    For MLM they have `masked_positions` `(masked,)`, which count through all rows, in order, and `masked_ids`
+    `(masked,)`, the tokens that were there.
+    """
+
+    # Whether rows are padded, and where tokens are masked, is found out here, on the CPU: on a GPU the question stops
+    # the program until the device has answered. Segments `sections:L` have `token_type_ids` too, where the tokenizer
+    # has them, and are padded to L.
 
     def __init__(
         self,
@@ -103,11 +112,15 @@ class CorpusBatches(Dataset[Batch]):
             raise IndexError(f"Batch {index} of {self._length}.")
         spans = self._cut.spans(index)
         ids, attention, types = self._assemble(spans)
-        batch = {"input_ids": ids, "attention_mask": attention}
+        batch = {"input_ids": ids}
+        if not attention.all():
+            batch["attention_mask"] = attention
         if self._token_types:
             batch["token_type_ids"] = types
         if self._masking is not None:
-            batch["input_ids"], batch["labels"] = self._masking(ids, attention, index)
+            batch["input_ids"], chosen = self._masking(ids, attention, index)
+            batch[MASKED_POSITIONS] = np.flatnonzero(chosen)
+            batch[MASKED_IDS] = ids[chosen]
         elif self._few is not None:
             batch["input_ids"] = self._few(ids, attention, spans[:, 0])
         return {name: torch.from_numpy(values) for name, values in batch.items()}
@@ -134,6 +147,36 @@ class CorpusBatches(Dataset[Batch]):
         return ids, attention.astype(np.int64), types.astype(np.int64)
 
 
+def count_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the number of tokens of a batch that are not padding, special tokens included; a scalar."""
+    mask = batch.get("attention_mask")
+    return torch.tensor(batch["input_ids"].numel()) if mask is None else mask.sum()
+
+
+def without_masks(batch: Mapping[str, torch.Tensor]) -> Batch:
+    """Return a batch with the text before tokens were masked for MLM."""
+    clean = {name: value for name, value in batch.items() if name not in (MASKED_POSITIONS, MASKED_IDS)}
+    if MASKED_POSITIONS in batch:
+        ids = batch["input_ids"]
+        flat = ids.flatten().index_copy(0, batch[MASKED_POSITIONS], batch[MASKED_IDS])
+        clean["input_ids"] = flat.view_as(ids)
+    return clean
+
+
+def shard_rows(batch: Mapping[str, torch.Tensor], rank: int, count: int) -> Batch:
+    """Return the rows `rank`, `rank + count`, ... of a batch of tensors; maybe no rows."""
+    rows = {name: value for name, value in batch.items() if name not in (MASKED_POSITIONS, MASKED_IDS)}
+    shard = {name: value[rank::count].contiguous() for name, value in rows.items()}
+    if MASKED_POSITIONS in batch:
+        length = batch["input_ids"].shape[1]
+        places = batch[MASKED_POSITIONS]
+        row = places // length
+        own = row % count == rank
+        shard[MASKED_POSITIONS] = (row // count * length + places % length)[own]
+        shard[MASKED_IDS] = batch[MASKED_IDS][own]
+    return shard
+
+
 class _Corruption:
     """BERT's corruption: of the chosen tokens 80 % become the mask token, 10 % a random one, 10 % stay."""
 
@@ -151,14 +194,14 @@ class _Corruption:
 
 
 class _Masking(_Corruption):
-    """Corrupts a random share of all tokens, which are the labels."""
+    """Corrupts a random share of all tokens."""
 
     def __init__(self, tokenizer: Any, probability: float, seed: int) -> None:
         super().__init__(tokenizer, "there is no MLM with it; use --objective kd", seed)
         self._probability = probability
 
     def __call__(self, ids: Array, attention: Array, index: int) -> tuple[Array, Array]:
-        """Return corrupted ids and labels; at least one token is masked unless all of them are special."""
+        """Return corrupted ids and what was masked; at least one token is, unless all of them are special."""
         random = generator(self._seed, _MASKING, index)
         eligible = self._eligible(ids, attention)
         chosen = eligible & (random.random(ids.shape) < self._probability)
@@ -167,7 +210,7 @@ class _Masking(_Corruption):
         fate = random.random(ids.shape)
         words = random.integers(0, self._vocabulary, ids.shape)
         corrupted = np.where(fate < 0.8, self._mask_id, np.where(fate < 0.9, words, ids))
-        return np.where(chosen, corrupted, ids), np.where(chosen, ids, IGNORED)
+        return np.where(chosen, corrupted, ids), chosen
 
 
 class _FewMasked(_Corruption):

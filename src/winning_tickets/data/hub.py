@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +31,16 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
         ) from error
 
 
-def find_files(data_dir: Path, config: str | None, splits: Iterable[str]) -> Files:
+def find_files(
+    data_dir: Path, config: str | None, splits: Iterable[str], may_lack: Callable[[str], bool] = lambda split: False
+) -> Files:
     """Find the Parquet files of these splits in a copy of a hub repository, or in a configuration's folder of it."""
     # The result is empty where the folder is something else; `config` is None where the data set has only one.
     for folder in (data_dir / name for name in ((config,) if config else _ONLY_CONFIGURATION) + ("",)):
         found = {split: [*folder.glob(f"{split}.parquet"), *folder.glob(f"{split}-*.parquet")] for split in splits}
         if not any(found.values()):
             continue
+        found = {split: files for split, files in found.items() if files or not may_lack(split)}
         if missing := [f"{split}-*.parquet" for split, files in found.items() if not files]:
             there = ", ".join(sorted(path.name for path in folder.iterdir()))
             raise UsageError(f"{folder} lacks {' and '.join(missing)}; found {there}.")
@@ -62,7 +65,7 @@ def load_parquet(files: Files) -> Any:
 
 def read_copy(task: Task, data_dir: Path) -> TaskData | None:
     """Read a task from a local copy of its repository; None where the folder is something else."""
-    files = find_files(data_dir, task.hub[1] if task.hub else None, ("train", *task.validation_splits))
+    files = find_files(data_dir, task.hub[1] if task.hub else None, ("train", *task.validation_splits), task.may_lack)
     return _read(task, load_parquet(files), str(Path(files["train"][0]).parent), "folder") if files else None
 
 
@@ -78,6 +81,8 @@ def _read(task: Task, found: Mapping[str, Any], source: str, kind: Any) -> TaskD
     splits, unlabeled = {}, {}
     wanted = (*task.text_columns, task.label_column)
     for name in ("train", *task.validation_splits):
+        if name not in found and kind == "folder" and task.may_lack(name):
+            continue
         if name not in found:
             raise ContentError(f"{source} has no split {name!r}; found {', '.join(found)}.")
         where = f"{source}, split {name!r}"

@@ -91,13 +91,18 @@ def primary_metric(task: Task) -> str:
     return metric_names(task)[0]
 
 
-def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+def combine_splits(task: Task, by_split: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
     """Merge the metrics of all splits: `accuracy_matched`, `accuracy_mismatched` for MNLI, plain names elsewhere."""
-    suffixes = _suffixes(task)
-    return {f"{name}{suffixes[split]}": value for split in suffixes for name, value in by_split[split].items()}
+    # Those of a split that the data lack are None.
+    absent: Mapping[str, float | None] = dict.fromkeys(task.metrics)
+    return {
+        f"{name}{suffix}": value
+        for split, suffix in _suffixes(task).items()
+        for name, value in by_split.get(split, absent).items()
+    }
 
 
-Metrics = Mapping[str, float]
+Metrics = Mapping[str, float | None]
 
 PAPER_TASKS: dict[str, tuple[str, ...]] = {
     "rte": ("accuracy",),
@@ -121,7 +126,7 @@ class Average:
 
     value: float  # over all given tasks
     scores: dict[str, tuple[float, ...]]  # contribution of each task, in the paper's order; two where it is two columns
-    missing: tuple[str, ...]  # tasks of the paper that were not given
+    missing: tuple[str, ...]  # tasks of the paper that were not given, or metrics of a task that were not measured
     beyond: tuple[str, ...]  # given tasks that are not in the paper's tables
 
 
@@ -129,7 +134,7 @@ def task_average(results: Mapping[str, Metrics]) -> Average:
     """Average over tasks, each task counting once (Super Tickets, Tables 1 and 3)."""
     # Two metrics of a task are averaged first: accuracy and F1, Pearson and Spearman, MNLI matched and mismatched. A
     # task that is not in the paper counts with the mean of all its metrics.
-    return _average(results, PAPER_TASKS, lambda metrics: fmean(metrics.values()), merge=True)
+    return _average(results, PAPER_TASKS, lambda measured: fmean(measured.values()), merge=True)
 
 
 def column_average(results: Mapping[str, Metrics]) -> Average:
@@ -137,8 +142,8 @@ def column_average(results: Mapping[str, Metrics]) -> Average:
     # MNLI is two columns, matched and mismatched. MRPC and QQP count with F1, STS-B with Spearman. A task that is not
     # in the paper is one column: its F1 where it has one, else Spearman, else the mean of all its metrics.
 
-    def one(metrics: Metrics) -> float:
-        return next((metrics[name] for name in ("f1", "spearman") if name in metrics), fmean(metrics.values()))
+    def one(measured: Mapping[str, float]) -> float:
+        return next((measured[name] for name in ("f1", "spearman") if name in measured), fmean(measured.values()))
 
     return _average(results, COLUMNS, one, merge=False)
 
@@ -157,7 +162,7 @@ def averages(results: Mapping[str, Metrics]) -> dict[str, Average]:
 def _average(
     results: Mapping[str, Metrics],
     needed: Mapping[str, tuple[str, ...]],
-    other: Callable[[Metrics], float],
+    other: Callable[[Mapping[str, float]], float],
     merge: bool,
 ) -> Average:
     if not results:
@@ -167,14 +172,18 @@ def _average(
     for task in (*(task for task in needed if task in results), *beyond):
         metrics = results[task]
         lacking = [name for name in needed.get(task, ()) if name not in metrics]
-        if lacking or not metrics:
+        measured = {name: value for name, value in metrics.items() if value is not None}
+        if lacking or not measured:
             raise ContentError(
                 f"The results of {task} lack {', '.join(lacking) or 'any metric'}; "
-                f"found {', '.join(metrics) or 'nothing'}."
+                f"found {', '.join(measured) or 'nothing'}."
             )
-        if max(map(abs, metrics.values())) > LARGEST:
+        if max(map(abs, measured.values())) > LARGEST:
             raise ContentError(f"The results of {task} hold {shown(dict(metrics))}; no score is beyond {LARGEST:g}.")
-        values = tuple(metrics[name] for name in needed[task]) if task in needed else (other(metrics),)
+        values = tuple(measured[name] for name in needed.get(task, ()) if name in measured) or (other(measured),)
         scores[task] = (fmean(values),) if merge else values
     missing = tuple(task for task in needed if task not in results)
+    missing += tuple(
+        f"{task} {name}" for task in needed if task in results for name in needed[task] if results[task][name] is None
+    )
     return Average(fmean(value for values in scores.values() for value in values), scores, missing, beyond)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Literal
 
@@ -20,13 +20,55 @@ _ORDER, _DRAW = 0, 1  # streams of random numbers of one seed
 _LAST_POWER = 0.2  # of the sizes, in the last epoch of `annealed`
 
 
+Order = Callable[[int, int, int], "np.ndarray[Any, Any]"]
+"""From a seed, an epoch and a number of examples to the places of all of them, in the order in which they come."""
+
+
+def task_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, Any]:
+    """Return a permutation drawn by NumPy from seed and epoch."""
+    return np.random.default_rng([seed, _ORDER, epoch]).permutation(count)
+
+
+def trainer_order(seed: int, epoch: int, count: int) -> np.ndarray[Any, Any]:
+    """Return the permutation that the Hugging Face Trainer draws: by torch, with the seed plus the epoch."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed + epoch)).numpy()
+
+
+_GROUP = 50  # batches inside which examples are sorted by length; of a small set a quarter, so that batches vary
+
+
+def grouped_order(lengths: Sequence[int], batch_size: int) -> Order:
+    """Return an order in which the examples of a batch have similar lengths; otherwise it is as random as possible."""
+    # As in the Trainer, random groups of many batches are sorted by length and cut; then their batches are shuffled, so
+    # that no length comes before another one. The last batch stays at the end, as it may be smaller.
+    known = np.asarray(lengths)
+
+    def order(seed: int, epoch: int, count: int) -> np.ndarray[Any, Any]:
+        shuffled = trainer_order(seed, epoch, count)
+        large = batch_size * max(1, min(_GROUP, count // (4 * batch_size)))
+        groups = [shuffled[start : start + large] for start in range(0, count, large)]
+        by_length = np.concatenate([group[np.argsort(known[group], kind="stable")] for group in groups])
+        full = count // batch_size * batch_size
+        batches = by_length[:full].reshape(-1, batch_size)
+        places = np.random.default_rng([seed, _ORDER, epoch]).permutation(len(batches))
+        return np.concatenate([batches[places].reshape(-1), by_length[full:]])
+
+    return order
+
+
 class TaskBatches:
     """Batches of a task's examples: every example once per epoch, in a new order each epoch."""
 
     def __init__(
-        self, examples: EncodedSplit, collate: Callable[[list[Item]], Batch], batch_size: int, seed: int
+        self,
+        examples: EncodedSplit,
+        collate: Callable[[list[Item]], Batch],
+        batch_size: int,
+        seed: int,
+        order: Order = task_order,
     ) -> None:
         self._examples, self._collate, self._batch_size, self._seed = examples, collate, batch_size, seed
+        self._draw = order
         self.per_epoch = -(-len(examples) // batch_size)
         self._last: tuple[int, np.ndarray[Any, Any]] = 0, self._order(0)
 
@@ -39,7 +81,7 @@ class TaskBatches:
         return self._collate([self._examples[int(example)] for example in chosen])
 
     def _order(self, epoch: int) -> np.ndarray[Any, Any]:
-        return np.random.default_rng([self._seed, _ORDER, epoch]).permutation(len(self._examples))
+        return self._draw(self._seed, epoch, len(self._examples))
 
 
 class MixedBatches(Dataset[dict[str, Batch]]):

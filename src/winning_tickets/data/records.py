@@ -51,6 +51,10 @@ class Task:
     adversarial_loss: Distance | None = None  # in SMART, from the outputs of the unchanged text; None: that of the kind
     weight: float = 1.0  # of its loss, where several tasks are trained together
 
+    def may_lack(self, split: str) -> bool:
+        """True if a copy of the data may lack this split, whose metrics are None then: one after the first dev set."""
+        return split in self.validation_splits[1:]
+
     @property
     def is_regression(self) -> bool:
         """True where the label is a number and not a class."""

@@ -22,7 +22,7 @@ from winning_tickets.runs.files import parse_json
 
 MAX_QUESTION_TOKENS = 64  # longer questions are cut (Devlin et al. 2019)
 MAX_ANSWER_TOKENS = 30
-N_BEST = 20  # starts and ends that are compared in each window, those with the highest logits
+N_BEST = 20  # starts and ends that are compared in each window, those with the highest logits of all its tokens
 _CHUNK = 512  # questions per call of the tokenizer
 _FILES = {"train": ("train",), "validation": ("dev", "valid")}
 _SHAPE = "articles in 'data', their 'paragraphs', each with a 'context' and questions in 'qas'"
@@ -204,11 +204,12 @@ def best_answers(outputs: Sequence[Array], encoded: EncodedSplit, contexts: Sequ
 
 def best_span(logits: Array, allowed: Array) -> tuple[float, int, int] | None:
     """Return score, first and last token of the span of one window with the highest sum of logits `(tokens, 2)`."""
-    # Among equal ones the one whose start, then end, ranks first is taken; None where no span of at most
-    # `MAX_ANSWER_TOKENS` joins the `N_BEST` starts and ends. `allowed` is true for tokens of the context.
-    inside = np.flatnonzero(allowed)
+    # Among equal ones the one whose start, then end, ranks first is taken. `allowed` is true for tokens of the context:
+    # as in the official evaluation, the `N_BEST` starts and ends are those of all tokens, and then those outside the
+    # context are dropped. None where no span of at most `MAX_ANSWER_TOKENS` is left.
     values = logits.astype(np.float64)
-    firsts, lasts = (inside[np.argsort(-values[inside, side], kind="stable")[:N_BEST]] for side in (0, 1))
+    ranked = (np.argsort(-values[:, side], kind="stable")[:N_BEST] for side in (0, 1))
+    firsts, lasts = (best[allowed[best]] for best in ranked)
     length = lasts[None, :] - firsts[:, None] + 1
     valid = (length >= 1) & (length <= MAX_ANSWER_TOKENS)
     if not valid.any():

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import sys
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -21,7 +21,8 @@ from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.readers import RunningFingerprint, fingerprint
 from winning_tickets.runs.distributed import main_first
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
-from winning_tickets.runs.files import build_directory, parse_json, write_json
+from winning_tickets.runs.files import build_directory, parse_json, temporary_name, write_json
+from winning_tickets.runs.locks import hold
 from winning_tickets.runs.progress import progress
 
 FORMAT_VERSION = 1
@@ -69,7 +70,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 def tokenize(corpus: CorpusText, tokenizer: Any) -> TokenStream:
     """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache."""
-    # A damaged entry is made again; processes that make the same entry at the same time do not disturb each other.
+    # A damaged entry is made again; of processes that need the same entry, one makes it and the others wait.
     key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
     return main_first(lambda: _tokenized_in(cache_root() / "tokens" / key, corpus, tokenizer))
 
@@ -77,11 +78,14 @@ def tokenize(corpus: CorpusText, tokenizer: Any) -> TokenStream:
 def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream:
     if (found := _open(path)) is not None:
         return found
-    _discard(path)
     try:
-        build_directory(path, lambda folder: _write(folder, corpus, tokenizer))
+        with hold(path, beside=True, patience=math.inf):
+            if (found := _open(path)) is not None:  # another process was faster
+                return found
+            _discard(path)
+            build_directory(path, lambda folder: _write(folder, corpus, tokenizer))
     except TrainingError as error:
-        if (found := _open(path)) is not None:  # another process was faster
+        if (found := _open(path)) is not None:  # of a process whose lock was taken over
             return found
         raise TrainingError(
             f"Could not write the token cache {path}: {error.__cause__ or error}. Free some space, run "
@@ -191,7 +195,7 @@ def _open(path: Path) -> TokenStream | None:
 
 def _discard(path: Path) -> None:
     """Remove an entry; it is renamed first, so that other processes never see a part of it."""
-    doomed = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    doomed = temporary_name(path)
     with contextlib.suppress(OSError):
         path.replace(doomed)
     shutil.rmtree(doomed, ignore_errors=True)

@@ -14,6 +14,7 @@ from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import build_directory, parse_json, write_json
 from winning_tickets.runs.identity import digest
+from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
 from winning_tickets.training.fine_tuned import is_fine_tuned
 
@@ -64,21 +65,25 @@ def export(
     identity = f"export-{format}-{digest(wanted.facts)}"
     body = {"verb": "export", "id": identity, "format": format, **wanted.facts, "versions": versions()}
     body["note"] = wanted.note
-    stored = _claim(out, identity, force)
+    stored = _find_stored(out, identity, force)
     if stored is not None:
         return stored | {"out": str(out)}
 
     def fill(staging: Path) -> None:
         body.update(wanted.fill(staging))
         write_json(staging / EXPORT_FILE, body)
+        _find_stored(out, identity, force)  # refuse what another command has begun there meanwhile
         if out.exists():  # what --force replaces goes only when its successor is complete
             shutil.rmtree(out)
 
-    build_directory(out, fill)
-    return body | {"out": str(out)}
+    with hold(out, beside=True):
+        stored = _find_stored(out, identity, force)  # another launch may have written it meanwhile
+        if stored is None:
+            build_directory(out, fill)
+    return (body if stored is None else stored) | {"out": str(out)}
 
 
-def _claim(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
+def _find_stored(out: Path, identity: str, force: bool) -> dict[str, Any] | None:
     """Return the stored description if `out` has this same export already, None if it may be written."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return None

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import transformers
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from winning_tickets.deploy.source import Export, ExportSource, copy_files, files_in
 from winning_tickets.models import loading
 from winning_tickets.models.compact import compact_
-from winning_tickets.models.compact_layers import MODEL_FILE, PREFIX
 from winning_tickets.models.loading import PLM, base_hash, resolve_model
 from winning_tickets.models.weights import content_hash, copy_encoder_weights
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -200,21 +198,11 @@ def compact(source: ExportSource) -> Export:
     facts = found.facts | {"layers": [layer | {"heads": len(layer["heads"])} for layer in layers], "parameters": sizes}
 
     def fill(staging: Path) -> dict[str, Any]:
-        _name_classes(plm)
         save_folder(plm.model, plm.tokenizer, staging, extra)
         found.add_files(staging)
         return {}
 
     return Export(facts, fill, COMPACT_NOTE.format(**sizes))
-
-
-def _name_classes(plm: PLM) -> None:
-    """Name in `auto_map` the class of each kind of head in the code next to the weights."""
-    config = plm.model.config
-    kinds = loading.CLASSES.values()
-    found = {auto: getattr(transformers, auto)._model_mapping.get(type(config), None) for auto in kinds}
-    stem = Path(MODEL_FILE).stem
-    config.auto_map = {auto: f"{stem}.{PREFIX}{own.__name__}" for auto, own in found.items() if own is not None}
 
 
 ENCODER_NOTE = (

@@ -98,10 +98,6 @@ def import_mask(
     )
     ticket = Ticket(masks, info)
     run_id = f"import-mask-{digest(facts | {'base': ticket.base.hash})}"
-    run = RunDirectory.claim(Path(out), "import-mask", run_id, facts | {"base": base}, force=force)
-    if run.status == "done":
-        return run.result() | {"out": str(out)}
-    ticket.save_pretrained(run.path)
     result = {
         "verb": "import-mask",
         "run_id": run_id,
@@ -116,8 +112,11 @@ def import_mask(
         "base_hash": ticket.base.hash,
         "versions": versions(),
     }
-    run.finish(result)
-    return result | {"out": str(out)}
+    with RunDirectory.claim(Path(out), "import-mask", run_id, facts | {"base": base}, force=force) as run:
+        if run.status != "done":
+            ticket.save_pretrained(run.path)
+            run.finish(result)
+        return run.result() | {"out": str(out)}
 
 
 def read_masks(file: Path, plm: PLM) -> MaskFile:

@@ -20,8 +20,8 @@ from transformers import PreTrainedModel
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.models.compact_layers import COMPACT
 from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve_model
+from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from transformers import TrainerCallback
 
 from winning_tickets.config.transfer import ResolvedTransfer
 from winning_tickets.data.metrics import beats_one_answer, combine_splits, metric_names, primary_metric
@@ -20,6 +19,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.training.predict import predict_split
+from winning_tickets.training.trainer import Callback, TicketTrainer
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,13 @@ class EvaluationPlan:
     def _is_regular(self, step: int) -> bool:
         return (step + self.config.eval_offset_steps) % self.eval_steps == 0
 
-    def check(self) -> None:
-        """Refuse a plan in which no evaluation can become the best one."""
+    def check(self, splits: Collection[str]) -> None:
+        """Refuse a plan without its primary split, or in which no evaluation can become the best one."""
+        if self.primary_split not in splits:
+            raise UsageError(
+                f"The primary score would be that on {self.primary_split}, which the data of {self.task.name} lack; "
+                f"they have {', '.join(splits)}. Give --mnli-dev matched, or complete the data."
+            )
         if not any(self.counts(step) for step in range(1, self.steps + 1)):
             raise UsageError(
                 f"No evaluation would count for best: there are {self.steps} steps, one evaluation every "
@@ -72,7 +77,7 @@ class EvaluationPlan:
         """Steps of linear warm-up, during which a training never stops early."""
         return math.ceil(self.config.warmup_ratio * self.steps)
 
-    def score(self, metrics: dict[str, float]) -> float:
+    def score(self, metrics: Mapping[str, float]) -> float:
         """The number that evaluations are ranked by."""
         if self.config.best_by == "accuracy-or-mean" and {"accuracy", "f1"} <= set(self.task.metrics):
             return max(metrics["accuracy"], (metrics["accuracy"] + metrics["f1"]) / 2)
@@ -87,7 +92,10 @@ class EvaluationPlan:
     def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
         """The first record of the highest rank among those that count."""
         # Where only scores above 0 count and there is none, `step` is None and all metrics are 0.
-        best: dict[str, Any] = {"step": None, "evaluation": dict.fromkeys(metric_names(self.task), 0.0)}
+        records = list(records)
+        measured = records[0]["evaluation"] if records else dict.fromkeys(metric_names(self.task), 0.0)
+        zeros = {name: None if value is None else 0.0 for name, value in measured.items()}
+        best: dict[str, Any] = {"step": None, "evaluation": zeros}
         highest = 0.0 if self.config.best_above_zero else float("-inf")
         for record in records:
             score = self.rank(record)
@@ -105,7 +113,7 @@ class EvaluationPlan:
         return self.best(counted)["step"] not in late[-patience:]
 
 
-class Evaluations(TrainerCallback):  # type: ignore[misc]
+class Evaluations(Callback):
     """Evaluates where it is due, and keeps the records here and in the run's `metrics.jsonl`."""
 
     # It happens at the end of a step, also at the end of an epoch: the checkpoint of that step is written after it, so
@@ -115,20 +123,19 @@ class Evaluations(TrainerCallback):  # type: ignore[misc]
         self.records: list[dict[str, Any]] = []
         self._run, self._plan, self._evaluate = run, plan, evaluate
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Read the evaluations up to the checkpoint; later ones were dropped from the log just before."""
         if (self._run.path / METRICS).exists():
             self.records = [record for record in read_log(self._run.path) if "evaluation" in record]
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         """Evaluate where it is due, and stop the training once `patience` is exhausted."""
-        if not self._plan.is_due(state.global_step):
+        if not self._plan.is_due(trainer.step):
             return
-        self.records.append({"step": state.global_step} | distributed.on_main(self._evaluate))
+        self.records.append({"step": trainer.step} | distributed.on_main(self._evaluate))
         self._run.log(self.records[-1])
         if self._plan.exhausted(self.records):
-            state.max_steps = state.global_step  # this was the last step, for checkpoints and signals too
-            control.should_training_stop = True
+            trainer.max_steps = trainer.step  # this was the last step, for checkpoints and signals too
 
 
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:

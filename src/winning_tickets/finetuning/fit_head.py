@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 
 from winning_tickets.analysis.evaluate import average_terms, evaluate
 from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
-from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.batches import CorpusBatches, count_tokens
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream, tokenize
@@ -26,7 +27,7 @@ from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
-from winning_tickets.tickets.masking import MaskedWeights, modes
+from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 from winning_tickets.training.optimizers import decay_groups
@@ -69,11 +70,13 @@ def fit_head(
     runtime = runtime or Runtime()
     check_fit_head(config)
     # The saved model is measured. The trained one is freed when `_fit` returns, as two models need more memory.
-    run, result = _fit(config, Path(out), runtime, force)
-    if run.status != "done":
-        final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
-        result |= {"final": _quality(final), "measured_tokens": final["tokens"], "measured_segments": final["segments"]}
-        run.finish(result)
+    with ExitStack() as stack:
+        run, result = _fit(config, Path(out), runtime, force, stack)
+        if run.status != "done":
+            final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
+            measured = {"measured_tokens": final["tokens"], "measured_segments": final["segments"]}
+            result |= {"final": _quality(final), **measured}
+            run.finish(result)
     return result
 
 
@@ -110,8 +113,10 @@ def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
         bias.copy_(torch.from_numpy(np.log(counts / counts.sum())))
 
 
-def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tuple[RunDirectory, dict[str, Any]]:
-    """Train and save the model; its run, and the result so far (all of it where the run was done)."""
+def _fit(
+    config: FitHeadConfig, out: Path, runtime: Runtime, force: bool, stack: ExitStack
+) -> tuple[RunDirectory, dict[str, Any]]:
+    """Train and save the model; its run, entered in `stack`, and the result so far (all of it where it was done)."""
     device = choose_device(runtime.device)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir)
     plm = _with_fresh_head(config)
@@ -131,7 +136,8 @@ def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tup
     # The run is known by the encoder's weights and the corpus.
     base = base_hash(weight_hashes(plm.encoder))
     identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
-    run = RunDirectory.claim(out, "fit-head", identity, config.model_dump(mode="json"), force=force, marker=MARKER)
+    settings = config.model_dump(mode="json")
+    run = stack.enter_context(RunDirectory.claim(out, "fit-head", identity, settings, force=force, marker=MARKER))
     if run.status == "done":
         return run, run.result()
     # The quality before and after training is measured on the same text.
@@ -146,7 +152,7 @@ def _fit(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> tup
         "model": config.model,
         "corpus": config.corpus,
         "steps": config.steps,
-        "tokens_seen": sum(int(batches[step]["attention_mask"].sum()) for step in range(len(batches))),
+        "tokens_seen": sum(int(count_tokens(batches[step])) for step in range(len(batches))),
         "train_encoder": config.train_encoder,
         "trained_parameters": sum(p.numel() for p in plm.model.parameters() if p.requires_grad),
         "start": start,
@@ -172,20 +178,16 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
             model=plm.model,
             objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
             build_optimizer=lambda _: torch.optim.AdamW(groups, fused=True),
-            in_order=True,
             args=trainer_arguments(
                 run.scratch,
                 runtime,
                 max_steps=config.steps,
-                per_device_train_batch_size=1,
                 learning_rate=config.learning_rate,
-                lr_scheduler_type="linear",
                 warmup_steps=config.warmup,
                 max_grad_norm=1.0,
                 seed=config.seed,
             ),
-            train_dataset=batches,
-            data_collator=lambda items: items[0],
+            batches=batches,
             callbacks=[StepLog(run, advance), Checkpoints(runtime)],
         )
         run_training(trainer, run)
@@ -223,7 +225,7 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
 def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
     """The quality of the untrained head."""
     with modes(plm.model, training=False), torch.no_grad():
-        return _quality(average_terms(plm, MaskedWeights(plm.encoder, []), validation, ["mlm"], device, runtime))
+        return _quality(average_terms(plm, None, validation, ["mlm"], device, runtime))
 
 
 def _quality(measured: dict[str, Any]) -> dict[str, float]:

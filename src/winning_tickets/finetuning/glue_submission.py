@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from winning_tickets.config import Runtime, Settings
 from winning_tickets.data.encode import Array
@@ -84,11 +85,15 @@ def glue_submission(
     # The weights and the texts are the identity of a submission, so that it is done once.
     marker = {"runs": [str(run) for run in runs], "data_dir": str(data_dir), "seed": seed}
     content = {part.task.name: _identity(part) for part in parts}
-    directory = RunDirectory.claim(
-        Path(out), "glue-submission", run_id(Settings(), "glue-submission", **content), marker, force=force
-    )
-    if directory.status == "done":
+    identity = run_id(Settings(), "glue-submission", **content)
+    with RunDirectory.claim(Path(out), "glue-submission", identity, marker, force=force) as directory:
+        if directory.status != "done":
+            directory.finish(_write(parts, directory.path, device, runtime) | {"out": str(out)})
         return directory.result()
+
+
+def _write(parts: list[_Part], folder: Path, device: torch.device, runtime: Runtime) -> dict[str, Any]:
+    """Write the files of a submission; return which these are, and which are missing."""
     # One model is in memory at a time.
     files = {}
     for part in parts:
@@ -99,15 +104,13 @@ def glue_submission(
             encoded = encode_split(plm, split, part.info.max_length, part.info.kind)
             predictions = _predictions(part, np.stack(predict_split(plm, encoded, runtime.bf16)))
             rows = [f"{index}\t{value}\n" for index, value in sorted(zip(test.indices, predictions, strict=True))]
-            write_text(directory.path / f"{name}.tsv", "index\tprediction\n" + "".join(rows))
+            write_text(folder / f"{name}.tsv", "index\tprediction\n" + "".join(rows))
             facts = {"run": part.run, "task": part.task.name, "rows": len(rows), "ticket_id": part.info.ticket_id}
             files[f"{name}.tsv"] = facts
     missing, notes = [f"{name}.tsv" for name in ALL_FILES if f"{name}.tsv" not in files], []
     if "MNLI-m.tsv" in files and f"{DIAGNOSTIC}.tsv" in missing:
         notes = ["The diagnostic set (AX, diagnostic/diagnostic.tsv) is not in --data-dir, so AX.tsv was not written."]
-    result = {"files": files, "missing": missing, "notes": notes, "out": str(out)}
-    directory.finish(result)
-    return result
+    return {"files": files, "missing": missing, "notes": notes}
 
 
 def _part(run: Path | str, seed: int | None, data_dir: Path) -> _Part:

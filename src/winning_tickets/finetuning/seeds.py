@@ -26,6 +26,7 @@ from winning_tickets.tickets.ticket import Ticket
 
 ERROR = "error.json"
 KINDS = ("final", "best")  # evaluations of a seed that a summary reports
+EXECUTION = ("precision", "compiled")  # keys of results that were not computed in plain float32
 
 
 def run_seeds(
@@ -96,9 +97,10 @@ def seed_facts(run: RunDirectory, target: Target, base: str, saved: bool) -> dic
     }
 
 
-def statistics_of(values: list[float]) -> dict[str, Any]:
-    """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds."""
-    return {"mean": statistics.fmean(values) if values else None, "std": deviation(values), "values": values}
+def statistics_of(values: Sequence[float | None]) -> dict[str, Any]:
+    """Mean, standard deviation (ddof=1; None of one value) and the values of the seeds; None of no measured value."""
+    measured = [value for value in values if value is not None]
+    return {"mean": statistics.fmean(measured) if measured else None, "std": deviation(measured), "values": values}
 
 
 def summarize_metrics(
@@ -128,10 +130,12 @@ def summarize_task(
 
 def run_facts(results: Sequence[Mapping[str, Any]], failed: list[int], target: Target, base: str) -> dict[str, Any]:
     """Seeds, model and software of a summary; failed seeds are named and give no number."""
+    told = {key: {result[key] for result in results if key in result} for key in EXECUTION}
+    execution = {key: values.pop() if len(values) == 1 else sorted(values) for key, values in told.items() if values}
     return {
         "seeds": [result["seed"] for result in results],
         "failed_seeds": failed,
         "model": target.model,
         "base_hash": base,
         "versions": versions(),
-    }
+    } | execution

@@ -23,6 +23,7 @@ from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.target import Target
+from winning_tickets.training.execution import check_compiler
 from winning_tickets.training.objectives.smart import check_precision, check_smart
 from winning_tickets.training.task_data import load_data, train_split
 
@@ -161,6 +162,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
     """Check everything, load the data and read the weights, before any work."""
     check_transfer(config)
     choose_device(runtime.device)
+    check_compiler(runtime)
     if config.smart is not None:
         check_precision(runtime)
     # The task first: the head of a fine-tuned model is kept if it knows the task's labels.
@@ -192,7 +194,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         # Patience counts epochs unless --eval-steps says otherwise.
         eval_steps=config.eval_steps or (task.steps_per_epoch if config.patience else data.task.eval_steps),
     )
-    prepared.plan.check()
+    prepared.plan.check(data.validation)
     return prepared
 
 

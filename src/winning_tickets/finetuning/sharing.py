@@ -70,20 +70,20 @@ def share(config: ShareConfig, out: Path | str, runtime: Runtime | None = None, 
     runtime = runtime or Runtime()
     prepared = prepare_sharing(config, runtime)
     identity = prepared.identity(config)
-    run = RunDirectory.claim(Path(out), "share", identity, config.model_dump(mode="json"), force=force)
-    if run.status == "done" and not run.result()["failed_seeds"]:
-        return run.result()
-    # The tickets of `auto` are runs of their own, so they are found once for all seeds.
-    if prepared.tickets is None:
-        prepared = dataclasses.replace(prepared, tickets=_find_tickets(prepared, run.path, runtime))
+    with RunDirectory.claim(Path(out), "share", identity, config.model_dump(mode="json"), force=force) as run:
+        if run.status == "done":
+            return run.result()
+        # The tickets of `auto` are runs of their own, so they are found once for all seeds.
+        if prepared.tickets is None:
+            prepared = dataclasses.replace(prepared, tickets=_find_tickets(prepared, run.path, runtime))
 
-    def summarize(results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
-        summary = _summarize(prepared, identity, results, failed)
-        if config.fine_tune and results:
-            summary["fine_tuned"] = _fine_tune(prepared, summary["seeds"], run.path, runtime)
-        return summary
+        def summarize(results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
+            summary = _summarize(prepared, identity, results, failed)
+            if config.fine_tune and results:
+                summary["fine_tuned"] = _fine_tune(prepared, summary["seeds"], run.path, runtime)
+            return summary
 
-    return seeds.run_seeds(run, config.seeds, lambda seed: share_seed(prepared, seed, run.path, runtime), summarize)
+        return seeds.run_seeds(run, config.seeds, lambda seed: share_seed(prepared, seed, run.path, runtime), summarize)
 
 
 def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
@@ -116,7 +116,7 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
         **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
     }
     run.finish(result)
-    return result
+    return run.result()
 
 
 def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path) -> None:

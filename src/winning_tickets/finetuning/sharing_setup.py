@@ -161,6 +161,8 @@ def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
     """Check everything, load the data and read the weights and tickets, before any work."""
     check_sharing(config)
     choose_device(runtime.device)
+    if runtime.torch_compile:
+        raise UsageError("--compile is for search and transfer: here the encoder has other hooks for every task.")
     if config.smart is not None:
         check_precision(runtime)
     config = _with_tickets_of_the_file(config)

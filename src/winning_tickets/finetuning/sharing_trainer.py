@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from winning_tickets.config import Runtime
 from winning_tickets.data.encode import make_collator
@@ -22,12 +21,12 @@ from winning_tickets.models.heads import load_for_task, seeded_loader
 from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.models.structure import Structure, expand_gates, gated
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.tickets.masking import mask_gradient
+from winning_tickets.tickets.holding import Mask, mask_gradient
 from winning_tickets.tickets.selection import write_masked_
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.smart import make_task_objective
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, trainer_arguments
+from winning_tickets.training.trainer import Callback, Checkpoints, StepLog, TicketTrainer, trainer_arguments
 
 
 class TaskTickets:
@@ -66,7 +65,7 @@ class TaskTickets:
                 self._mask(name, mask)
                 stack.callback(self._restore, name)
                 if parameter.requires_grad:
-                    stack.callback(parameter.register_post_accumulate_grad_hook(mask_gradient(mask)).remove)
+                    stack.callback(parameter.register_post_accumulate_grad_hook(mask_gradient(Mask(mask))).remove)
             yield
 
     @torch.no_grad()
@@ -113,19 +112,11 @@ class Sharing:
         update = SharedUpdate(settings.optimizer, settings.learning_rate, settings.weight_decay)
         self.optimizer = sharing_optimizer(self.model, names, self.tickets, update, settings.strict)
 
-
-class SharingTrainer(TicketTrainer):
-    """Trains with batches of one task each: with its ticket, moving what the ticket keeps."""
-
-    def __init__(self, sharing: Sharing, **options: Any) -> None:
-        super().__init__(model=sharing.model, build_optimizer=lambda model: sharing.optimizer, in_order=True, **options)
-        self._sharing = sharing
-
-    def training_step(self, model: Any, inputs: Mapping[str, Any], *rest: Any) -> Any:
-        (task,) = inputs
-        self._sharing.optimizer.select(task)
-        with self._sharing.tickets.acting(task):
-            return super().training_step(model, inputs, *rest)
+    def acting(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
+        """The block of a batch of one task: it computes with the task's ticket, and its step moves what that keeps."""
+        (task,) = batch
+        self.optimizer.select(task)
+        return self.tickets.acting(task)
 
 
 def make_sharing_trainer(
@@ -134,9 +125,9 @@ def make_sharing_trainer(
     seed: int,
     run: RunDirectory,
     runtime: Runtime,
-    evaluations: TrainerCallback,
+    evaluations: Callback,
     advance: Callable[[int, str], None],
-) -> SharingTrainer:
+) -> TicketTrainer:
     """The trainer of one seed, with the tasks' batches in the order of the mixing."""
     settings = prepared.settings
     batches = {}
@@ -144,8 +135,10 @@ def make_sharing_trainer(
         plm = sharing.plms[name]
         encoded = task.encode(plm, train_examples(settings, task.data, seed))
         batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), task.batch_size, seed)
-    return SharingTrainer(
-        sharing,
+    return TicketTrainer(
+        model=sharing.model,
+        build_optimizer=lambda model: sharing.optimizer,
+        acting=sharing.acting,
         objective=JointObjective(
             {name: make_task_objective(task.task, settings.smart) for name, task in prepared.tasks.items()},
             {name: task.task.weight for name, task in prepared.tasks.items()},
@@ -154,14 +147,12 @@ def make_sharing_trainer(
             run.scratch,
             runtime,
             max_steps=prepared.steps,
-            per_device_train_batch_size=1,
             learning_rate=settings.learning_rate,
-            lr_scheduler_type="linear",
             warmup_steps=math.ceil(settings.warmup_ratio * prepared.steps),
             max_grad_norm=settings.max_grad_norm,
             seed=seed,
         ),
-        train_dataset=MixedBatches(
+        batches=MixedBatches(
             batches,
             {name: found.per_epoch for name, found in batches.items()},
             settings.mixing,
@@ -170,7 +161,6 @@ def make_sharing_trainer(
             settings.main_task or settings.tasks[0],
             settings.ratio,
         ),
-        data_collator=lambda items: items[0],
         callbacks=[StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
 

@@ -120,25 +120,26 @@ def super_ticket(
     prepared = prepare_transfer(config.fine_tuning, runtime)
     slug = f"super-{prepared.task.name}"
     identity = run_id(config, slug, base=prepared.base, data=prepared.data.fingerprint)
-    run = RunDirectory.claim(Path(out), "super", identity, config.model_dump(mode="json"), force=force)
-    if run.status == "done":
-        return run.result()
-    # The full model comes first: tickets of importance are made from it, with the settings that were best for it.
-    full = _best_settings(config, run.path, "full", (config.fine_tuning.target,), runtime)
-    tickets = _tickets(config, run.path, full.settings, runtime)
-    found = {
-        selection: {
-            level: _best_settings(config, run.path, f"{selection}/{_folder(config, level)}", by_seed, runtime)
-            for level, by_seed in levels.items()
+    with RunDirectory.claim(Path(out), "super", identity, config.model_dump(mode="json"), force=force) as run:
+        if run.status == "done":
+            return run.result()
+        # The full model comes first: tickets of importance are made from it, with the settings that were best for it.
+        full = _best_settings(config, run.path, "full", (config.fine_tuning.target,), runtime)
+        tickets = _tickets(config, run.path, full.settings, runtime)
+        found = {
+            selection: {
+                level: _best_settings(config, run.path, f"{selection}/{_folder(config, level)}", by_seed, runtime)
+                for level, by_seed in levels.items()
+            }
+            for selection, levels in tickets.items()
         }
-        for selection, levels in tickets.items()
-    }
-    # The result is stored last: it marks the search as done.
-    result = _result(config, identity, prepared.plan, full, found, tickets)
-    result["warnings"] = _warnings(_source(config, run.path), full, found["winning"], result["super_ticket"]["level"])
-    distributed.on_main(lambda: _keep(result, tickets, run.path))
-    run.finish(result)
-    return run.result()
+        # The result is stored last: it marks the search as done.
+        result = _result(config, identity, prepared.plan, full, found, tickets)
+        level = result["super_ticket"]["level"]
+        result["warnings"] = _warnings(_source(config, run.path), full, found["winning"], level)
+        distributed.on_main(lambda: _keep(result, tickets, run.path))
+        run.finish(result)
+        return run.result()
 
 
 def check_super_ticket(config: SuperConfig) -> None:

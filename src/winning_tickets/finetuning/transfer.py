@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import TrainerCallback
 
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import make_collator
 from winning_tickets.data.metrics import majority
+from winning_tickets.data.mixing import Order, TaskBatches, grouped_order, trainer_order
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
@@ -23,13 +23,20 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.progress import progress
-from winning_tickets.tickets.masking import TicketCallback
+from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.objectives.smart import make_task_objective
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
 from winning_tickets.training.predict import MODEL_FOLDER, save_model
 from winning_tickets.training.task_data import train_split
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
+from winning_tickets.training.trainer import (
+    Callback,
+    Checkpoints,
+    StepLog,
+    TicketTrainer,
+    run_training,
+    trainer_arguments,
+)
 
 
 @distributed.together()
@@ -64,15 +71,15 @@ def transfer(
     runtime = runtime or Runtime()
     prepared = prepare_transfer(config, runtime)
     marker = config.model_dump(mode="json")
-    run = RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force)
-    if run.status == "done" and not run.result()["failed_seeds"]:
-        return run.result()
-    return seeds.run_seeds(
-        run,
-        config.seeds,
-        lambda seed: transfer_seed(prepared, seed, run.path, runtime),
-        lambda results, failed: _summarize(prepared, results, failed),
-    )
+    with RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force) as run:
+        if run.status == "done":
+            return run.result()
+        return seeds.run_seeds(
+            run,
+            config.seeds,
+            lambda seed: transfer_seed(prepared, seed, run.path, runtime),
+            lambda results, failed: _summarize(prepared, results, failed),
+        )
 
 
 def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: Runtime) -> dict[str, Any]:
@@ -108,7 +115,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         **seeds.seed_facts(run, prepared.target, prepared.base, config.save_model),
     }
     run.finish(result)
-    return result
+    return run.result()
 
 
 def _trainer(
@@ -117,7 +124,7 @@ def _trainer(
     seed: int,
     run: RunDirectory,
     runtime: Runtime,
-    evaluations: TrainerCallback,
+    evaluations: Callback,
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
     config, ticket = prepared.config, prepared.target.ticket
@@ -126,8 +133,13 @@ def _trainer(
         groups = decay_groups(model.parameters(), config.weight_decay)
         return make_optimizer(config.optimizer, groups, prepared.learning_rate)
 
-    # The ticket was checked against the base weights before; the weights of a checkpoint are others.
-    held = [] if ticket is None else [TicketCallback(ticket, allow_other_weights=True)]
+    examples, settings = prepared.encode(plm, train_split(config, prepared.data, seed)), prepared.plan.config
+    order: Order = trainer_order
+    if settings.group_by_length:
+        order = grouped_order([len(ids) for ids in examples.columns["input_ids"]], prepared.batch_size)
+    pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)
+    batches = TaskBatches(examples, pad, prepared.batch_size, seed, order)
+    held = [] if ticket is None else [HeldTicket(ticket)]
     return TicketTrainer(
         model=plm.model,
         objective=make_task_objective(prepared.task, config.smart),
@@ -136,20 +148,32 @@ def _trainer(
             run.scratch,
             runtime,
             max_steps=prepared.steps,
-            per_device_train_batch_size=prepared.batch_size,
             learning_rate=prepared.learning_rate,
-            lr_scheduler_type="linear",
             warmup_steps=math.ceil(config.warmup_ratio * prepared.steps),
             weight_decay=config.weight_decay,
             max_grad_norm=1.0,
             seed=seed,
         ),
-        train_dataset=prepared.encode(plm, train_split(config, prepared.data, seed)),
-        data_collator=make_collator(
-            plm.tokenizer, prepared.max_length if prepared.plan.config.padding == "max-length" else None
-        ),
+        batches=batches,
+        steps_per_epoch=batches.per_epoch,
         callbacks=[*held, StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
+
+
+class HeldTicket(Callback):
+    """Holds a ticket during a training."""
+
+    def __init__(self, ticket: Ticket) -> None:
+        self._ticket = ticket
+        self._held: Held
+
+    def on_train_begin(self, trainer: TicketTrainer) -> None:
+        """Hold it; it was checked against the base weights before, and those of a checkpoint are others."""
+        self._held = hold(trainer.model, self._ticket, trainer.optimizer, allow_other_weights=True)
+
+    def on_train_end(self, trainer: TicketTrainer) -> None:
+        """Remove the hooks from the model."""
+        self._held.remove()
 
 
 def _check_pruned(ticket: Ticket, plm: PLM) -> None:
@@ -202,4 +226,4 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "eval_steps": prepared.eval_steps,
         **seeds.run_facts(results, failed, prepared.target, prepared.base),
     }
-    return {key: found[key] for key in _SUMMARY}
+    return {key: found[key] for key in (*_SUMMARY, *seeds.EXECUTION) if key in found}

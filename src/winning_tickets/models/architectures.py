@@ -44,6 +44,7 @@ class Architecture:
     other_mlm_head: HeadWithoutDecoder | None = None  # a second kind of head in some checkpoints of the family
     per_layer: tuple[str, ...] = ()  # lists in the configuration with one entry per layer
     shared_layers: bool = False  # whether several layers apply the same stored weights
+    always_masked: bool = False  # whether the model, without an attention mask, reads the ids to look for padding
 
     def layer_paths(self, encoder: nn.Module) -> list[str]:
         """Return the paths of the layers whose weights an encoder stores, in order; shared layers once."""
@@ -176,6 +177,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "V": ("attention.self.value_proj.weight",),
         },
         pooler=None,
+        always_masked=True,
         other_mlm_head=HeadWithoutDecoder(
             switch="legacy",
             renamed={

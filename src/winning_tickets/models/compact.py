@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.models.architectures import ARCHITECTURES, split_name
-from winning_tickets.models.compact_layers import COMPACT, shrink_
-from winning_tickets.models.loading import PLM, Head, load_plm
+from winning_tickets.models.loading import CLASSES, PLM, Head, load_plm
+from winning_tickets.models.modeling_compact import COMPACT, PREFIX, compact_class, shrink_
 from winning_tickets.models.structure import OpenUnits, Structure, open_units, structure_of
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import read_object
@@ -50,7 +50,17 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     }
     shrink_(encoder, compact, [_indices(kept.neurons) for kept in layers])
     setattr(config, COMPACT, compact)
+    config.auto_map = _auto_map(config)
     return compact
+
+
+def _auto_map(config: Any) -> dict[str, str]:
+    """The class of each kind of head in the code that is saved next to the weights."""
+    import transformers
+
+    found = {auto: getattr(transformers, auto)._model_mapping.get(type(config), None) for auto in CLASSES.values()}
+    file = compact_class.__module__.rpartition(".")[2]
+    return {auto: f"{file}.{PREFIX}{own.__name__}" for auto, own in found.items() if own is not None}
 
 
 def compact_where_possible_(model: Any) -> bool:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from winning_tickets.config import SCOPES
 from winning_tickets.models import architectures
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
-from winning_tickets.models.compact_layers import COMPACT, compact_class
+from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
@@ -295,6 +295,12 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
     if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
         decoder.weight = nn.Parameter(dense, requires_grad=False)
+
+
+def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:
+    """Return the parameters of an MLM head by the model's names, without the matrix of its decoder."""
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    return {name: value for name, value in outside_encoder(plm.model).items() if value is not decoder.weight}
 
 
 def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:

@@ -22,8 +22,8 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from winning_tickets.models.architectures import Role, present_in, split_name
-from winning_tickets.models.compact_layers import COMPACT
 from winning_tickets.models.loading import PLM
+from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.errors import ContentError, UsageError
 
 UNITS = {"heads": "heads", "ffns": "ffn", "neurons": "neurons", "layers": "layer"}

@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
 from winning_tickets.data.batches import CorpusBatches
@@ -34,15 +33,23 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import Advance, progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.selection import keep_top
+from winning_tickets.tickets.selection import Computed, check_finite, keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
+from winning_tickets.training.execution import check_compiler
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
 from winning_tickets.training.predict import encode_split
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
+from winning_tickets.training.trainer import (
+    Callback,
+    Checkpoints,
+    StepLog,
+    TicketTrainer,
+    run_training,
+    trainer_arguments,
+)
 
 MLM = "mlm"
 MLM_LEARNING_RATE = 5e-5
@@ -65,22 +72,44 @@ class PreparedSearch:
 
     config: ResolvedSearch
     plm: PLM  # with an MLM head where the objective needs one
-    weights: dict[str, Tensor]  # dense matrices in scope; they may share the model's memory, so read before masking it
+    loaded: dict[str, Tensor]  # matrices in scope, in the memory of the loaded model
     base: BaseModelInfo
     corpus: CorpusText | None
     tasks: tuple[TaskData, ...]
     run_id: str
     device: torch.device
     all_parameters: int  # of the encoder
-    ranked: RankedWeights  # `weights`, unless `weights_from` names others
+    ranked: RankedWeights  # the pre-trained weights, unless `weights_from` names others
     like: Ticket | None  # its counts of kept weights are matched
     importance_source: ImportanceSource
+    _weights: dict[str, Tensor] | None = None
+
+    @property
+    def shapes(self) -> dict[str, torch.Size]:
+        """Shapes of the matrices in scope, by name."""
+        return {name: view.shape for name, view in self.loaded.items()}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The pre-trained values of the matrices in scope, on the device of the run; they stay as they are.
+
+        No copy is made where the loaded model is on that device. A method that writes to that model makes one first
+        (`use_weights`).
+        """
+        if self._weights is None:
+            self._weights = {name: view.to(self.device) for name, view in self.loaded.items()}
+        return self._weights
+
+    def use_weights(self, copies: Mapping[str, Tensor]) -> None:
+        """Take copies of the weights that a method made before it writes to the loaded model."""
+        self._weights = {name: copies.get(name, view).to(self.device) for name, view in self.loaded.items()}
 
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern."""
         config = self.config
+        placed = Computed(scores, lambda name: scores[name].to(self.device))
         return keep_top(
-            scores, sparsity, config.ranking, self.weights, rounding=config.count_rounding, pattern=config.n_of_m
+            placed, sparsity, config.ranking, self.weights, rounding=config.count_rounding, pattern=config.n_of_m
         )
 
     def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:
@@ -88,7 +117,7 @@ class PreparedSearch:
         config = self.config.model_dump(mode="json") | {"sparsity": sparsity}
         parents = () if self.like is None else (self.like.id,)
         info = self._info(config, scores_from=self.ranked.source, parents=parents, step=step)
-        return Ticket({name: masks[name].cpu() for name in self.weights}, info, head)
+        return Ticket({name: masks[name].cpu() for name in self.loaded}, info, head)
 
     def gate_ticket(self, gates: Mapping[str, Tensor], structure: Structure, level: Level, **about: Any) -> Ticket:
         """Make a ticket of gates; its description has its own level alone, and the sparsity of the matrices."""
@@ -146,6 +175,9 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     # Data comes before the model, so that a missing file is reported at once.
     importance_source = ImportanceSource.find(settings)
     device = choose_device(runtime.device)
+    check_compiler(runtime)
+    if runtime.torch_compile and settings.needs.gates:
+        raise UsageError("--compile is for masks of weights: gates are hooks, which change from level to level.")
     corpus = load_corpus(str(settings.corpus), "train", settings.data_dir) if settings.reads_corpus else None
     tasks = _load_tasks(settings) if settings.needs.sources else ()
 
@@ -172,6 +204,7 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     if config.scope is None and not has_pooler:
         settings = settings.model_copy(update={"scope": settings.scope.removesuffix("+pooler")})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, settings.scope))
+    check_finite({f"{name} in {settings.model}": weight for name, weight in weights.items()}, "weights")
 
     # Tickets, patterns, weights and importances that were named have to fit the matrices of the model.
     _check_match(like, weights, settings.model)
@@ -327,7 +360,7 @@ def load_sources(prepared: PreparedSearch) -> Sources:
         # With word embeddings in scope the decoder keeps the dense matrix, and misses the gradient that a tied one has.
         plm = found[MLM].plm
         embeddings = plm.architecture.word_embeddings
-        untie_decoder(plm, prepared.weights[embeddings].clone() if embeddings in prepared.weights else None)
+        untie_decoder(plm, prepared.loaded[embeddings].clone() if embeddings in prepared.loaded else None)
     objectives = {name: source.objective for name, source in found.items()}
     objective = JointObjective(objectives, {name: source.weight for name, source in found.items()})
     epochs = max((data.task.epochs for data in prepared.tasks), default=1)
@@ -387,18 +420,16 @@ def train_in_order(
     learning: Mapping[str, Any],
     *,
     record: Callable[[], dict[str, Any]] = dict,
-    before: Sequence[TrainerCallback] = (),
-    after: Sequence[TrainerCallback] = (),
+    before: Sequence[Callback] = (),
+    after: Sequence[Callback] = (),
     **options: Any,
 ) -> None:
     """Train one step per batch in their order, or resume; callbacks act before and after the log and checkpoints."""
     steps = len(batches)
     with progress(title, steps, runtime.quiet) as advance:
         trainer = TicketTrainer(
-            in_order=True,
-            args=trainer_arguments(run.scratch, runtime, max_steps=steps, per_device_train_batch_size=1, **learning),
-            train_dataset=batches,
-            data_collator=lambda items: items[0],
+            args=trainer_arguments(run.scratch, runtime, max_steps=steps, **learning),
+            batches=batches,
             callbacks=[*before, StepLog(run, advance, record), Checkpoints(runtime), *after],
             **options,
         )

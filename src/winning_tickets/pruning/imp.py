@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import TrainerCallback
 
 from winning_tickets.config import Runtime, parse_rewind
 from winning_tickets.models.architectures import present_in, prunable_views
@@ -19,9 +17,10 @@ from winning_tickets.pruning.base import PreparedSearch, load_sources, train_in_
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.tickets.masking import Held
+from winning_tickets.tickets.holding import Held
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.multitask import SharedEncoder
+from winning_tickets.training.trainer import Callback, TicketTrainer
 
 STATES = "states"
 """Folder of the weights that a search keeps: those it rewinds to, and trained ones where they were requested."""
@@ -90,7 +89,7 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
     )
 
 
-class IterativePruning(TrainerCallback):  # type: ignore[misc]
+class IterativePruning(Callback):
     """Holds the present ticket during training; at the end of a round it prunes, saves the ticket and rewinds."""
 
     def __init__(self, prepared: PreparedSearch, model: SharedEncoder, rounds: Rounds, run: RunDirectory) -> None:
@@ -110,23 +109,23 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         self._hashes = _hashes(self._target)
         self._held: Held | None = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Hold the ticket of the round that begins or resumes."""
-        if self._rounds.prune_first and state.global_step == 0:
+        if self._rounds.prune_first and trainer.step == 0:
             self._prune(0)
-        elif state.global_step == self._kept_step == 0:
+        elif trainer.step == self._kept_step == 0:
             self._keep_state(0)
-        self._hold(self._rounds.pruned(state.global_step))
+        self._hold(self._rounds.pruned(trainer.step))
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_optimizer_step(self, trainer: TicketTrainer) -> None:
         """Zero the pruned weights again after the optimizer moved them."""
         if self._held is not None:
             self._held.zero_()
 
     @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, optimizer: Any = None, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         """Keep the state to rewind to; prune and rewind at the end of a round."""
-        step = state.global_step
+        step = trainer.step
         # The state of a step in the first round is kept when training passes it.
         if step == self._kept_step:
             self._keep_state(step)
@@ -142,7 +141,7 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         if step < self._rounds.total:
             self._rewind()
             if self._config.reset_optimizer:
-                optimizer.state.clear()
+                trainer.optimizer.state.clear()
             self._hold(pruned)
 
     def _folder(self, index: int) -> Path:
@@ -153,7 +152,7 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
         # A pooler that no head here has keeps its pre-trained weights, as in the released MLM code.
         encoder, dense = self._model.base_model, self._prepared.weights
         present = prunable_views(encoder, present_in(encoder, dense))
-        weights = {name: present.get(name, weight).abs().to(self._prepared.device) for name, weight in dense.items()}
+        weights = {name: present.get(name, weight).abs() for name, weight in dense.items()}
         if index > 0:
             masks = Ticket.from_pretrained(self._folder(index - 1)).masks
             # Below every weight, so that what was pruned stays so even next to weights that are exactly zero.
@@ -205,7 +204,7 @@ class IterativePruning(TrainerCallback):  # type: ignore[misc]
             state = load_state(self._run.path / STATES / f"step-{self._kept_step:06d}.safetensors")
             weights, heads, hashes = state.tensors, state.heads, _hashes(state.tensors)
         encoder, scope = self._model.base_model, self._config.rewind_scope
-        names = present_in(encoder, self._prepared.weights) if scope == "prunable" else None
+        names = present_in(encoder, self._prepared.shapes) if scope == "prunable" else None
         write_state_(encoder, weights, names)
         if scope == "all":
             for name, parameter in self._model.heads.items():

@@ -7,6 +7,7 @@ gate gradients; they differ in where the absolute value is taken. One pass gives
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -33,7 +34,6 @@ from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import read_json, write_bytes
 from winning_tickets.runs.identity import digest, write_checked
 from winning_tickets.tickets.masking import modes
-from winning_tickets.tickets.selection import keep_counts
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.predict import TaskInfo, encode_split, find_model, load_fine_tuned
 from winning_tickets.training.task_data import load_data, train_split
@@ -143,70 +143,71 @@ def _sha256(content: bytes) -> str:
 
 
 class ImportanceSums:
-    """Adds up gate gradients, batch by batch, in float64.
+    """Adds up gate gradients, batch by batch, in float64, on the device where they are computed.
 
     The loss that is differentiated is the *sum* over a batch, so that a short last batch weighs what its samples weigh.
     """
+
+    # Nothing is read back before `finish`, so that the device never waits for the host; only the gradients of tokens,
+    # which would fill its memory, leave it with their batch.
 
     def __init__(self, structure: Structure, units: Sequence[str], keep_tokens: bool = False) -> None:
         self.structure = structure
         self.units = tuple(unit for unit in UNITS if unit in units)
         self._kept = tuple(unit for unit in self.units if unit != "neurons")
-        shapes = {unit: (len(structure.layers), structure.per_layer(unit)) for unit in self.units}
-        self._sums = {
-            name: {unit: torch.zeros(shape, dtype=torch.float64) for unit, shape in shapes.items()}
-            for name in DEFINITIONS
-        }
-        self._never_reset = {unit: torch.zeros(shape, dtype=torch.float64) for unit, shape in shapes.items()}
+        self._sums: dict[str, dict[str, Tensor]] = {name: {} for name in DEFINITIONS}
+        self._never_reset: dict[str, Tensor] = {}
         self._keep_tokens = keep_tokens
         self._samples: dict[str, list[Tensor]] = {unit: [] for unit in self._kept}
         self._tokens: dict[str, list[Tensor]] = {unit: [] for unit in self._kept if keep_tokens}
         self._lengths: list[Tensor] = []
         self._by_sample: dict[tuple[str, int], Tensor] = {}
         self._by_token: dict[tuple[str, int], Tensor] = {}
-        self._scored, self._scored_now = 0.0, 1.0
+        self._token_sums: dict[tuple[str, int], Tensor] = {}
+        self._scored: float | Tensor = 0.0
         self._batches = 0
 
     def receive(self, unit: str, layer: int, gradients: Tensor) -> None:
         """Add the gradients of one unit of one layer `(batch, seq, n)` during the backward pass of a batch."""
-        # The three definitions of the paper's sum differ only in where the absolute value is taken.
-        by_sample = gradients.sum(1, dtype=torch.float64)
-        sums = {
-            "sample": by_sample.abs().sum(0),
-            "token": gradients.abs().sum((0, 1), dtype=torch.float64),
-            "batch": by_sample.sum(0).abs(),
-        }
-        for name, value in sums.items():
-            self._sums[name][unit][layer] += value.cpu()
-        # The released code never resets its gradients: every batch adds all batches before it once more.
-        self._never_reset[unit][layer] += sums["token"].cpu() / self._scored_now
-        if unit in self._kept:
-            self._by_sample[unit, layer] = by_sample.float().cpu()
-            if self._keep_tokens:
-                self._by_token[unit, layer] = gradients.float().flatten(0, 1).cpu()
+        self._by_sample[unit, layer] = gradients.sum(1, dtype=torch.float64)
+        self._token_sums[unit, layer] = gradients.abs().sum((0, 1), dtype=torch.float64)
+        if self._keep_tokens and unit in self._kept:
+            self._by_token[unit, layer] = gradients.float().flatten(0, 1)
 
     @contextmanager
-    def batch(self, scored: float, size: int, length: int) -> Iterator[None]:
+    def batch(self, scored: float | Tensor, size: int, length: int) -> Iterator[None]:
         """Wrap the forward and backward pass of a batch `(size, length)`; `scored` would divide its mean loss."""
-        self._scored_now = scored
         yield
-        layers = range(len(self.structure.layers))
         for unit in self.units:
-            self._sums["released"][unit] += self._never_reset[unit]
-        for kept, found in ((self._samples, self._by_sample), (self._tokens, self._by_token)):
-            for unit, parts in kept.items():
-                parts.append(torch.stack([found[unit, layer] for layer in layers], dim=1))
+            # The three definitions of the paper's sum differ only in where the absolute value is taken.
+            by_sample = self._of_layers(self._by_sample, unit, dim=1)
+            found = {"sample": by_sample.abs().sum(0), "batch": by_sample.sum(0).abs()}
+            found["token"] = self._of_layers(self._token_sums, unit, dim=0)
+            # The released code never resets its gradients: every batch adds all batches before it once more.
+            self._never_reset[unit] = self._never_reset.get(unit, 0.0) + found["token"] / scored
+            found["released"] = self._never_reset[unit]
+            for name, value in found.items():
+                self._sums[name][unit] = self._sums[name].get(unit, 0.0) + value
+            if unit in self._kept:
+                self._samples[unit].append(by_sample.float())
+            if unit in self._tokens:
+                self._tokens[unit].append(self._of_layers(self._by_token, unit, dim=1).cpu())
         self._lengths.append(torch.full((size,), length))
-        self._scored += scored
+        self._scored = self._scored + scored
         self._batches += 1
+
+    def _of_layers(self, found: Mapping[tuple[str, int], Tensor], unit: str, dim: int) -> Tensor:
+        """Stack what a batch gave for each layer."""
+        return torch.stack([found[unit, layer] for layer in range(len(self.structure.layers))], dim)
 
     def finish(self, about: Mapping[str, Any]) -> Importance:
         """Return the importances: the sums divided by the divisor of the mean loss, `released` by the batches."""
-        divisors = dict.fromkeys(DEFINITIONS, self._scored) | {"released": float(self._batches)}
+        divisors = dict.fromkeys(DEFINITIONS, float(self._scored)) | {"released": float(self._batches)}
         values = {
-            name: {unit: value / divisors[name] for unit, value in units.items()} for name, units in self._sums.items()
+            name: {unit: value.cpu() / divisors[name] for unit, value in units.items()}
+            for name, units in self._sums.items()
         }
-        samples = {unit: torch.cat(parts) for unit, parts in self._samples.items()}
+        samples = {unit: torch.cat(parts).cpu() for unit, parts in self._samples.items()}
         tokens = {unit: torch.cat(parts) for unit, parts in self._tokens.items()}
         lengths = torch.cat(self._lengths) if self._keep_tokens else None
         return Importance(values, samples, self.structure, dict(about), tokens, lengths)
@@ -226,7 +227,7 @@ def add_up(
     Args:
         model: any Hugging Face model with the encoder, on its device.
         objective: one part; its sum over a batch is differentiated.
-        batches: padded batches with an `attention_mask`.
+        batches: with `input_ids`, and an `attention_mask` where rows are padded.
         units: keys of `structure.UNITS`.
         keep_tokens: keep the gradients of every token.
         bf16: bfloat16 autocast.
@@ -236,24 +237,38 @@ def add_up(
     """
     # Frozen weights save their half of the backward pass: only the gates get gradients.
     sums = ImportanceSums(structure, units, keep_tokens)
+    losses: list[Tensor] = []
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     try:
         with modes(model, training=False), GateGradients(model.base_model, structure, sums.units, sums.receive):
             for batch in batches:
-                inputs = {name: value.to(model.device) for name, value in batch.items()}
+                inputs = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
                 # The divisor is only recorded: the sums are divided once, at the end.
                 (scored,) = objective.counts(inputs).values()
-                with sums.batch(float(scored), *inputs["attention_mask"].shape):
+                with sums.batch(scored, *inputs["input_ids"].shape):
                     with torch.autocast(model.device.type, torch.bfloat16, enabled=bf16):
                         (loss,) = objective(model, inputs).values()
-                    if not bool(torch.isfinite(loss)):
-                        raise TrainingError(f"The loss is {float(loss.detach())}, so there are no importances.")
                     torch.autograd.backward(loss)
+                losses.append(loss.detach())
+                if len(losses) == _LOSSES_AT_A_TIME:
+                    _check_finite(losses)
+            _check_finite(losses)
     finally:
         for parameter in trained:
             parameter.requires_grad_(True)
     return sums
+
+
+_LOSSES_AT_A_TIME = 16  # batches whose losses are read together: each read waits for the device
+
+
+def _check_finite(losses: list[Tensor]) -> None:
+    """Read the losses of some batches, refuse those that are not finite, and empty the list."""
+    for value in torch.stack(losses).tolist() if losses else ():
+        if not math.isfinite(value):
+            raise TrainingError(f"The loss is {value}, so there are no importances.")
+    losses.clear()
 
 
 BATCH_SIZE = 32
@@ -408,16 +423,21 @@ def close_gates(
     """Close as many gates as `counts` says, with the lowest scores `(layers, n)`; of equal ones the higher layers'."""
     kept: dict[str, Tensor] = {}
     for unit, count in counts.items():
-        values = ranked = scores[unit].double()
+        values = scores[unit].double()
         if unit == "heads" and min_heads_per_layer:
             # Protected heads rank above all others, so that the counts stay exact.
-            rows = {str(index): row for index, row in enumerate(values)}
-            best = keep_counts(rows, dict.fromkeys(rows, min(min_heads_per_layer, values.shape[1])))
-            ranked = values.masked_fill(torch.stack(list(best.values())), torch.inf)
-        kept[unit] = keep_counts({unit: ranked}, {unit: values.numel() - count})[unit]
+            values = values.masked_fill(_keep_first(values, min_heads_per_layer), torch.inf)
+        kept[unit] = _keep_first(values.reshape(1, -1), values.numel() - count).view(values.shape)
     return {
         f"layers.{layer}.{UNITS[unit]}": kept[unit][layer].clone()
         for layer in range(len(structure.layers))
         for unit in UNITS
         if unit in kept
     }
+
+
+def _keep_first(values: Tensor, count: int) -> Tensor:
+    """Return the mask of the highest values of each row `(rows, n)`; of equal ones the first survive."""
+    # Sorting so few numbers costs little, and on a GPU nothing has to be read back.
+    best = values.argsort(dim=1, descending=True, stable=True)[:, :count]
+    return torch.zeros(values.shape, dtype=torch.bool, device=values.device).scatter_(1, best, True)

@@ -7,9 +7,9 @@ a step of dense training and a few elementwise passes.
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -17,10 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.config import Pattern, ResolvedSearch
+from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.selection import BandSelector, Ranking, Rounding, groups_of, keep_in_groups, keep_top
-
-RankBy = Literal["signed", "absolute"]
+from winning_tickets.tickets.selection import Block, Ranking, Ranks, Rounding, Selector, groups_of, keep_top
 
 
 def initial_scores(
@@ -58,157 +57,54 @@ def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]
 
 
 def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
-    scores: dict[str, Tensor] = {}
+    # One buffer: when they are freed, the memory of many tensors would be too scattered to be of use.
+    shapes = {name: values.shape for name, values in importance.items()}
+    device = next(iter(importance.values())).device
+    flat = torch.empty(sum(shape.numel() for shape in shapes.values()), dtype=torch.float32, device=device)
+    parts = dict(zip(shapes, torch.split(flat, [shape.numel() for shape in shapes.values()]), strict=True))
+    start = 0
     for group in groups_of(tuple(importance), ranking):
-        joined = torch.cat([importance[name].detach().reshape(-1) for name in group]).cpu().numpy()
-        # Of equal entries the lower index survives (as in keep_top), so it must get the higher rank.
-        order = joined.size - 1 - np.argsort(joined[::-1], kind="stable")
-        ranks = np.empty(joined.size, dtype=np.float32)
-        ranks[order] = np.linspace(0.0, top, joined.size, dtype=np.float32)
-        parts = torch.split(torch.from_numpy(ranks), [importance[name].numel() for name in group])
-        for name, part in zip(group, parts, strict=True):
-            scores[name] = part.reshape(importance[name].shape).to(importance[name].device)
-    return scores
+        order = _ascending(torch.cat([importance[name].detach().reshape(-1) for name in group]))
+        evenly = np.linspace(0.0, top, order.numel(), dtype=np.float32)
+        flat[start : start + order.numel()][order] = torch.from_numpy(evenly).to(device)
+        start += order.numel()
+    return {name: part.view(shapes[name]) for name, part in parts.items()}
 
 
-class MaskRule:
-    """Rule that computes the masks from the scores; how many weights are pruned is fixed."""
-
-    def __init__(self) -> None:
-        self.thresholds: list[float] = []  # between adjustments, scores above these are kept; part of a checkpoint
-
-    def take_counts(self) -> None:
-        """Set the numbers of pruned entries to those of the present masks; rules with fixed numbers ignore this."""
-
-    def select(self, exact: bool) -> None:
-        """Overwrite the masks: with exact counts, or by the last thresholds if the rule has some."""
-        raise NotImplementedError
-
-    def start_at(self, phi: float) -> None:
-        """Set thresholds to phi until the first adjustment, if this does not change the masks."""
+def _ascending(values: Tensor) -> Tensor:
+    """Return the order of values `(n,)`; of equal ones the higher index comes first, as `keep_top` prunes it first."""
+    last = values.numel() - 1
+    if values.device.type != "cpu" or values.dtype == torch.float64:
+        return last - torch.sort(values.flip(0), stable=True).indices
+    # On a CPU numpy sorts whole numbers several times faster than it finds the order of floats: the upper half of a
+    # number has the bits of a float, in the order of floats, and the lower half the place, from the end.
+    bits = (values.float() + 0.0).view(torch.int32)
+    numbers = ((bits ^ ((bits >> 31) & 0x7FFFFFFF)).long() << 32).add_(torch.arange(last, -1, -1))
+    numbers.numpy().sort()
+    return numbers.bitwise_and_(0xFFFFFFFF).neg_().add_(last)
 
 
-class ByGroups(MaskRule):
-    """Rule with exact counts in each row, or in every M consecutive entries of a row, at every step."""
-
-    def __init__(
-        self, masked: MaskedWeights, scores: Mapping[str, Tensor], pattern: Pattern | None, rank_by: RankBy
-    ) -> None:
-        super().__init__()
-        self._rank_by = rank_by
-        self._groups: list[tuple[Tensor, Tensor, Tensor]] = []
-        for name, values in scores.items():
-            size = masked.masks[name].shape[-1] if pattern is None else pattern.of
-            weights, mask = masked.dense_weights[name].view(-1, size), masked.masks[name].view(-1, size)
-            self._groups.append((values.view(-1, size), weights, mask))
-        self.take_counts()
-
-    def take_counts(self) -> None:
-        """Set the number of kept entries of each group to that of the present masks."""
-        # Every group of a matrix keeps as many entries as its first one.
-        self._kept = [int(torch.count_nonzero(mask[0])) for _, _, mask in self._groups]
-
-    def select(self, exact: bool) -> None:
-        """Overwrite the masks, always with exact counts."""
-        for (scores, weights, mask), kept in zip(self._groups, self._kept, strict=True):
-            mask.copy_(keep_in_groups(ranked_values(scores, self._rank_by), kept, weights))
-
-
-class ByThreshold(MaskRule):
-    """Rule with exact counts of each matrix or of all together; between adjustments the last threshold decides.
-
-    `flat` holds the `scores` of all matrices, so that a group that spans them is selected without copies.
-    """
-
-    def __init__(
-        self, masked: MaskedWeights, flat: Tensor, scores: Mapping[str, Tensor], config: ResolvedSearch
-    ) -> None:
-        self._masked, self._scores, self._config = masked, scores, config
-        # With an adjustment at every step the last threshold is never used, so it is not computed.
-        self._keeps_thresholds = config.reselect_steps != 1
-        self._groups = self._make_groups(flat)
-        self._selectors = [BandSelector(0) for _ in self._groups]
-        self.thresholds = [config.phi] * len(self._groups)
-        self.take_counts()
-
-    def _make_groups(self, flat: Tensor) -> list[tuple[Tensor, Tensor, Tensor]]:
-        """Return the flat scores, dense weights and mask of each group; scores and matrix-wise groups share memory."""
-        made = []
-        for group in groups_of(tuple(self._scores), self._config.ranking):
-            if len(group) == 1:
-                name = group[0]
-                weights, mask = self._masked.dense_weights[name].view(-1), self._masked.masks[name].view(-1)
-                made.append((self._scores[name], weights, mask))
-            else:
-                weights = torch.cat([self._masked.dense_weights[name].view(-1) for name in group])
-                made.append((flat, weights, torch.empty_like(flat, dtype=torch.bool)))
-        return made
-
-    def take_counts(self) -> None:
-        """Set the number of pruned entries of each group to that of the present masks."""
-        # Counted, not computed from the sparsity: that is an average that includes untrained matrices.
-        groups = groups_of(tuple(self._scores), self._config.ranking)
-        masks = [[self._masked.masks[name] for name in group] for group in groups]
-        counts = [sum(mask.numel() - int(torch.count_nonzero(mask)) for mask in group) for group in masks]
-        self._pruned = self._totals(counts)
-
-    def _totals(self, counts: list[int]) -> list[int]:
-        """Return the counts summed over all ranks; `ByShards` overrides it for several ranks."""
-        return counts
-
-    def select(self, exact: bool) -> None:
-        """Overwrite the masks: exactly at the sparsity, or (between adjustments) by the last thresholds."""
-        if exact:
-            self._select_exactly()
-        else:
-            for (scores, _, mask), threshold in zip(self._groups, self.thresholds, strict=True):
-                mask.copy_(self._beyond(ranked_values(scores, self._config.rank_by), threshold))
-        # The mask of a group over all matrices is split into the masks of the matrices.
-        if self._config.ranking == "global":
-            mask = self._groups[0][2]
-            parts = torch.split(mask, [scores.numel() for scores in self._scores.values()])
-            for name, part in zip(self._scores, parts, strict=True):
-                self._masked.masks[name].view(-1).copy_(part)
-
-    def _select_exactly(self) -> None:
-        """Overwrite the masks of the groups, one after the other, and set their thresholds."""
-        for index, ((scores, weights, mask), selector) in enumerate(zip(self._groups, self._selectors, strict=True)):
-            keys, selector.count = ranked_values(scores, self._config.rank_by), self._pruned[index]
-            selector.select(keys, weights, mask)
-            if self._keeps_thresholds:
-                self.thresholds[index] = self._threshold_of(index, keys, mask, selector.threshold)
-
-    def start_at(self, phi: float) -> None:
-        """Set the thresholds to phi until the first adjustment, if phi separates the scores as the masks do."""
-        # It does for two plateaus (TAMT eq. 5); for evenly spaced scores the exact selection sets the first threshold.
-        groups = [(self._beyond(ranked_values(s, self._config.rank_by), phi), mask) for s, _, mask in self._groups]
-        for index, wrong in enumerate(self._totals([int(not torch.equal(*pair)) for pair in groups])):
-            if not wrong:
-                self.thresholds[index] = phi
-
-    def _beyond(self, keys: Tensor, threshold: float) -> Tensor:
-        return keys >= threshold if self._config.threshold == "reached" else keys > threshold
-
-    def _threshold_of(self, index: int, keys: Tensor, mask: Tensor, border: float | None) -> float:
-        """Return the threshold of an exact selection: the lowest kept value, or the highest pruned one."""
-        if self._pruned[index] == 0:
-            return -math.inf
-        if self._config.threshold == "exceeded":
-            assert border is not None
-            return border
-        kept = keys[mask]
-        return float(kept.min()) if kept.numel() else math.inf
-
-
-def ranked_values(scores: Tensor, rank_by: RankBy) -> Tensor:
-    """Return the values that are ranked: signed or absolute scores."""
-    return scores.abs() if rank_by == "absolute" else scores
+def buffer_order(shapes: Mapping[str, torch.Size], ranking: Ranking) -> list[str]:
+    """Return names of matrices in an order in which those of one size are neighbors, to be selected together."""
+    if ranking == "global":
+        return list(shapes)  # one group, in which the order decides between ties
+    return sorted(shapes, key=lambda name: (shapes[name][-1], shapes[name].numel()))
 
 
 class MaskOptimizer(torch.optim.Optimizer):
     """Optimizer of the scores of some matrices, and of an MLM head.
 
-    Each group prunes as many entries as the initial masks of `masked`; matrices without scores keep their mask.
+    The scores lie in one buffer beside that of the dense weights, so that a step launches few kernels however many
+    matrices there are. The state is the scores, their moments and the thresholds; masks are computed from them.
+
+    Args:
+        masked: the dense weights, first those of the matrices with scores. Each group keeps as many entries as
+            `masked.kept` says; matrices without scores keep their mask.
+        scores: initial scores by name, in the order that decides between ties over all matrices.
+        head: trained parameters of an MLM head by name.
+        config: the resolved settings of the search.
+        choose: computes masks from scores, both by name, in place of exact counts for each group of weights.
+        ranks: the processes that share every matrix.
     """
 
     def __init__(
@@ -217,34 +113,37 @@ class MaskOptimizer(torch.optim.Optimizer):
         scores: Mapping[str, Tensor],
         head: Mapping[str, nn.Parameter],
         config: ResolvedSearch,
-        make_rule: Callable[[MaskedWeights, Mapping[str, Tensor]], MaskRule] | None = None,
+        choose: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        if set(masked.names[: len(scores)]) != set(scores):
+            raise ValueError("The matrices with scores have to be the first ones of the masked weights.")
         self.masked = masked
         self.config = config
-        self.names = tuple(scores)
         self.head = dict(head)
         self.steps = 0
-        self.grad_norm: float | None = None  # of the last straight-through gradient, where it is clipped globally
-        # One flat buffer, so that a group that spans matrices is selected without copies.
-        sizes = [scores[name].numel() for name in self.names]
-        self._flat = torch.cat([scores[name].reshape(-1).float() for name in self.names])
-        self._slices = dict(zip(self.names, torch.split(self._flat, sizes), strict=True))
-        self.scores = {name: nn.Parameter(part.view(scores[name].shape)) for name, part in self._slices.items()}
-        self._rule = (make_rule or self._choose_rule)(masked, self._slices)
+        self.grad_norm: Tensor | None = None  # of the last straight-through gradient, where it is clipped globally
+        self._norm: Tensor | None = None  # of the present one, once it was asked for
+        self._choose = choose
+        self._by_rows = config.pattern is not None or config.ranking == "row"
+        self._shared_by = ranks
+        self._ranks = None if self._by_rows else ranks  # rows are whole in every process
+        size = sum(masked.dense_weights[name].numel() for name in scores)
+        self._flat = torch.empty(size, dtype=torch.float32, device=masked.flat.device)
+        slices = masked.split(self._flat)
+        for name, values in scores.items():
+            slices[name].copy_(values)
+        self.scores = {name: nn.Parameter(slices[name]) for name in scores}
         # The outer groups have the model's parameters, for schedule and gradients; the inner optimizer has the scores.
-        groups: list[dict[str, Any]] = [{"params": masked.trained(self.names), "lr": config.learning_rate}]
+        groups: list[dict[str, Any]] = [{"params": masked.trained(tuple(scores)), "lr": config.learning_rate}]
         if head:
             groups.append({"params": list(head.values()), "lr": config.head_learning_rate})
         super().__init__(groups, {})
         self._inner = self._make_inner()
-        self.reselect(exact=True)
-        self._rule.start_at(config.phi)
-
-    def _choose_rule(self, masked: MaskedWeights, scores: Mapping[str, Tensor]) -> MaskRule:
-        config = self.config
-        if config.pattern is not None or config.ranking == "row":
-            return ByGroups(masked, scores, config.n_of_m, config.rank_by)
-        return ByThreshold(masked, self._flat, scores, config)
+        self._thresholds: Tensor | None = None  # of the groups, where some steps take the masks from the last ones
+        self.take_counts()
+        if config.reselect_steps != 1 and not self._by_rows and choose is None:
+            self._thresholds = self._find_thresholds(self._mask(exact=True), start=True)
 
     def _make_inner(self) -> torch.optim.Optimizer:
         groups: list[dict[str, Any]] = [{"params": list(self.scores.values())}]
@@ -261,30 +160,76 @@ class MaskOptimizer(torch.optim.Optimizer):
         return adamw
 
     @torch.no_grad()
+    def gradient_norm(self) -> Tensor:
+        """Form the straight-through gradient g * W and return its norm with that of the head, a scalar on the device.
+
+        A loop may call it once between backward pass and `step`, to look for NaN and infinity; `step` uses what it
+        formed. Without a call `step` does the same. Gradients that are set to None in between are not applied.
+        """
+        self._form_gradients()
+        self._norm = self._norm_of(self._gradients())
+        return self._norm
+
+    @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """Take one step: g * W, clip, move the scores, update the masks, write W * M."""
         if closure is not None:
             raise ValueError("MaskOptimizer does not support closures.")
-        # The straight-through gradient g * W, written over g to save memory.
+        if self._norm is None:
+            self._form_gradients()
         for name, score in self.scores.items():
-            gradient = self.masked.gradient(name)
-            score.grad = None if gradient is None else gradient.mul_(self.masked.dense_weights[name]).float()
-        self._clip([p for p in (*self.scores.values(), *self.head.values()) if p.grad is not None])
+            if self.masked.parameters[name].grad is None:
+                score.grad = None
+        self._clip(self._gradients())
         # The scheduler sets the rates of the outer groups.
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
         self._inner.step()
         # Free the gradients before the selection, which needs memory too.
+        self.zero_grad()
+        self.steps += 1
+        self._update(self.selected_exactly)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drop the gradients of the parameters, and those of the scores, which are in the same memory."""
+        super().zero_grad(set_to_none)
         for score in self.scores.values():
             score.grad = None
-        self.steps += 1
-        self.reselect(self.selected_exactly)
+        self._norm = None
 
-    @torch.no_grad()
-    def take_counts(self) -> None:
-        """Set the number of pruned entries of each group to that of the present masks; the scores do not change."""
-        self._rule.take_counts()
-        self.reselect(exact=True)
+    def _form_gradients(self) -> None:
+        """Turn the gradients of the parameters into those of the scores, in place."""
+        found = {name: gradient for name in self.scores if (gradient := self.masked.gradient(name)) is not None}
+        if found:
+            torch._foreach_mul_(list(found.values()), [self.masked.dense_weights[name] for name in found])
+        for name, score in self.scores.items():
+            score.grad = found[name].float() if name in found else None
+
+    def _gradients(self) -> list[Tensor]:
+        """Return the gradients of the scores and of the head, where there are some."""
+        return [one.grad for one in (*self.scores.values(), *self.head.values()) if one.grad is not None]
+
+    def _norm_of(self, gradients: list[Tensor]) -> Tensor:
+        """Return the norm of gradients over all processes."""
+        norm = self._flat.new_zeros(())
+        if gradients:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        if self._shared_by is None:
+            return norm
+        return self._shared_by.totals(norm.double().square().view(1)).sqrt().to(norm.dtype)[0]
+
+    def _clip(self, gradients: list[Tensor]) -> None:
+        """Scale the gradients down to the configured norm, together or one by one; nothing is read back."""
+        if self.config.clip == "global":
+            self.grad_norm = self._norm_of(gradients) if self._norm is None else self._norm
+            self._scale_down(gradients, self.grad_norm)
+        elif self.config.clip == "tensor":
+            for one in gradients:
+                self._scale_down([one], self._norm_of([one]))
+
+    def _scale_down(self, gradients: list[Tensor], norm: Tensor) -> None:
+        if gradients:
+            torch._foreach_mul_(gradients, (self.config.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
 
     @property
     def selected_exactly(self) -> bool:
@@ -293,45 +238,111 @@ class MaskOptimizer(torch.optim.Optimizer):
             return self.steps % self.config.reselect_steps == 0
         return self.steps == 1 or (self.steps + 1) % self.config.reselect_steps == 0
 
-    def _clip(self, parameters: list[nn.Parameter]) -> None:
-        if self.config.clip == "global":
-            self.grad_norm = float(nn.utils.clip_grad_norm_(parameters, self.config.max_grad_norm))
-        elif self.config.clip == "tensor":
-            for parameter in parameters:
-                nn.utils.clip_grad_norm_([parameter], self.config.max_grad_norm)
+    @torch.no_grad()
+    def masks(self, exact: bool | None = None) -> dict[str, Tensor]:
+        """Return the masks of the present scores by name; neither the model nor the thresholds change.
+
+        Args:
+            exact: with exact counts, or (False) by the last thresholds where there are some; None as in the model.
+        """
+        found = self.masked.split(self._mask(self._exact if exact is None else exact))
+        return {name: found[name] for name in self.scores}
 
     @torch.no_grad()
-    def reselect(self, exact: bool = True) -> None:
-        """Recompute the masks from the scores, exactly at the sparsity or by the last threshold, and write W * M."""
+    def take_counts(self) -> None:
+        """Keep as many entries of each group as `masked.kept` says from here on; the scores do not change."""
+        self._blocks = self._make_blocks()
+        self._selector = Selector(self._blocks, self._ranks)
+        self._update(exact=True)
+
+    def _make_blocks(self) -> list[Block]:
+        """Return the groups of the scores: neighbors of one size in one block, which is selected at once."""
+        names = self.masked.names[: len(self.scores)]
+        sizes = {name: self.masked.dense_weights[name].numel() for name in names}
+        if (pattern := self.config.n_of_m) is not None:
+            return [Block(self._flat.numel() // pattern.of, pattern.of, pattern.keep)]
+        counts = torch.tensor([self.masked.kept[name] for name in names])
+        totals = counts if self._ranks is None else self._ranks.totals(counts)
+        kept = dict(zip(names, totals.tolist(), strict=True))
+        if self.config.ranking == "global":
+            return [Block(1, self._flat.numel(), (sum(kept.values()),))]
+
+        def kind(name: str) -> tuple[Any, ...]:
+            if self._by_rows:
+                columns = self.masked.dense_weights[name].shape[-1]
+                return columns, kept[name] * columns // sizes[name]
+            # Shards of different matrices may have one size in this process and several in another one.
+            return sizes[name], None if self._ranks is None else self.masked.parameters[name].shape
+
+        blocks = []
+        for (size, kept_of_a_row), group in itertools.groupby(names, kind):
+            members = list(group)
+            number = sum(sizes[name] for name in members) // size
+            blocks.append(Block(number, size, kept_of_a_row if self._by_rows else tuple(kept[n] for n in members)))
+        return blocks
+
+    def _mask(self, exact: bool) -> Tensor:
+        """Return the masks as one buffer."""
+        if self._choose is not None:
+            masks = self._choose({name: score.detach() for name, score in self.scores.items()})
+            return torch.cat([masks[name].reshape(-1) for name in self.masked.names[: len(self.scores)]]).to(
+                self._flat.device
+            )
+        keys = self._keys()
+        if exact or self._thresholds is None:
+            return self._selector.select(keys, self.masked.flat[: len(keys)])
+        parts = zip(self._by_group(keys), self._by_group(self._thresholds, each=1), strict=True)
+        return torch.cat([self._beyond(part, threshold).view(-1) for part, threshold in parts])
+
+    def _keys(self) -> Tensor:
+        return self._flat.abs() if self.config.rank_by == "absolute" else self._flat
+
+    def _by_group(self, flat: Tensor, each: int | None = None) -> list[Tensor]:
+        """Return the blocks of a buffer, `(groups, size)`; of one with `each` entries for every group."""
+        sizes = [each or block.size for block in self._blocks]
+        parts = torch.split(flat, [block.groups * size for block, size in zip(self._blocks, sizes, strict=True)])
+        return [part.view(-1, size) for part, size in zip(parts, sizes, strict=True)]
+
+    def _beyond(self, keys: Tensor, threshold: Tensor) -> Tensor:
+        return keys >= threshold if self.config.threshold == "reached" else keys > threshold
+
+    def _find_thresholds(self, mask: Tensor, start: bool = False) -> Tensor:
+        """Return the threshold of each group of an exact selection: its lowest kept score, or its highest pruned one.
+
+        At the start it is phi where that separates the scores as the masks do: between two plateaus (TAMT eq. 5).
+        """
+        parts = list(zip(self._by_group(self._keys()), self._by_group(mask), strict=True))
+        lowest = torch.cat([keys.masked_fill(~kept, math.inf).amin(1) for keys, kept in parts])
+        highest = torch.cat([keys.masked_fill(kept, -math.inf).amax(1) for keys, kept in parts])
+        if self._ranks is not None:
+            lowest, highest = self._ranks.join(lowest[None]).amin(0), self._ranks.join(highest[None]).amax(0)
+        found = highest
+        if self.config.threshold == "reached":
+            found = lowest.masked_fill(highest == -math.inf, -math.inf)  # nothing is pruned
+        if not start:
+            return found
+        phi = torch.full_like(found, self.config.phi)
+        return torch.where(self._beyond(lowest, phi) & ~self._beyond(highest, phi), phi, found)
+
+    def _update(self, exact: bool) -> None:
+        """Compute the masks from the scores, adjust the thresholds if that is exact, and write W * M."""
+        mask = self._mask(exact)
+        if exact and self._thresholds is not None:
+            self._thresholds = self._find_thresholds(mask)
         self._exact = exact
-        self._rule.select(exact)
-        self.masked.write()
-
-    @contextmanager
-    def exactly_selected(self) -> Iterator[None]:
-        """Use masks of exactly the target sparsity inside the block, and restore the masks and thresholds after it."""
-        thresholds, exact = list(self._rule.thresholds), self._exact
-        self.reselect(exact=True)
-        yield
-        self._restore_masks(thresholds, exact)
-
-    def _restore_masks(self, thresholds: list[float], exact: bool) -> None:
-        """Restore masks and thresholds; the exact selection done for it does not adjust the thresholds."""
-        self._rule.thresholds = list(thresholds)
-        self.reselect(exact)
-        self._rule.thresholds = list(thresholds)
+        self.masked.write_flat(mask)
 
     def state_dict(self) -> dict[str, Any]:
         """Return scores, moments, head and thresholds, by names, which stay valid if Parameters are replaced."""
         inner = self._inner.state_dict()["state"]
-        order = [*self.names, *self.head]
+        order = [*self.scores, *self.head]
         return {
             "steps": self.steps,
             "exact": self._exact,
             "scores": {name: score.detach() for name, score in self.scores.items()},
             "head": {name: value.detach() for name, value in self.head.items()},
             "moments": {order[index]: state for index, state in inner.items()},
-            "thresholds": list(self._rule.thresholds),
+            "thresholds": self._thresholds,
             "param_groups": [{k: v for k, v in group.items() if k != "params"} for group in self.param_groups],
         }
 
@@ -339,18 +350,33 @@ class MaskOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state, and compute the masks from it."""
         state = state_dict
-        self.steps = state["steps"]
+        self._check_state(state)
+        self.steps, self._exact = state["steps"], state["exact"]
         for name, score in self.scores.items():
             score.copy_(state["scores"][name])
         for name, value in self.head.items():
             value.copy_(state["head"][name])
-        order = {name: index for index, name in enumerate((*self.names, *self.head))}
+        order = {name: index for index, name in enumerate((*self.scores, *self.head))}
         inner = self._inner.state_dict()
         inner["state"] = {order[name]: moments for name, moments in state["moments"].items()}
         self._inner.load_state_dict(inner)
         for group, stored in zip(self.param_groups, state["param_groups"], strict=True):
             group.update(stored)
-        self._restore_masks(state["thresholds"], state["exact"])
+        if self._thresholds is not None:
+            self._thresholds = state["thresholds"].to(self._flat.device)
+        self.masked.write_flat(self._mask(self._exact))
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Refuse a state that another version wrote."""
+        own, found = self._thresholds, state.get("thresholds")
+        fits = (own is None and found is None) or (
+            isinstance(own, Tensor) and isinstance(found, Tensor) and own.shape == found.shape
+        )
+        if not fits or set(state.get("scores", ())) != set(self.scores):
+            raise ContentError(
+                "The checkpoint of this search was written by another version of winning-tickets, and its scores and "
+                "thresholds do not fit this one. Start again with --force, or in another --out."
+            )
 
 
 def _moments(parameter: Tensor, step: int | Tensor) -> dict[str, Any]:

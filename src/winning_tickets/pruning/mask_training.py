@@ -13,24 +13,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import TrainerCallback
 
 from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in
-from winning_tickets.models.loading import PLM, untie_decoder
+from winning_tickets.models.loading import PLM, head_without_decoder, untie_decoder
+from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.base import PreparedSearch, train_in_order
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
+from winning_tickets.tickets.selection import count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
-from winning_tickets.training.objectives.terms import frozen_head, needs_mlm_head
-from winning_tickets.training.trainer import last_step
+from winning_tickets.training.objectives.terms import needs_mlm_head, needs_teacher
+from winning_tickets.training.trainer import Callback, TicketTrainer, last_step
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,11 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout)
-    # The initial scores have no name here: they are as large as the weights, and the search keeps its own.
-    state = MaskSearch(prepared, _initial_scores(prepared, dataset), head="mlm" in config.terms)
-    objective = make_objective(prepared, state.masked)
+    # The dense weights are copied before a mask, or a checkpoint of masked weights, could reach the model. The initial
+    # scores have no name here: they are as large as the weights, and the search keeps its own.
+    masked = copy_weights(prepared)
+    state = MaskSearch(prepared, masked, _initial_scores(prepared, dataset), head="mlm" in config.terms)
+    objective = make_objective(prepared, state.masked.dense_weights)
     levels = sparsity_levels(config)
     # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
     state.set_level(level_at(levels, last_step(run.scratch)))
@@ -102,7 +105,7 @@ def train_scores(
     runtime: Runtime,
     dataset: CorpusBatches,
     objective: PretrainingObjective,
-    after: Sequence[TrainerCallback] = (),
+    after: Sequence[Callback] = (),
 ) -> None:
     """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
     config = state.prepared.config
@@ -111,7 +114,7 @@ def train_scores(
         run,
         runtime,
         dataset,
-        # The optimizer clips the straight-through gradient, so the Trainer clips nothing.
+        # The optimizer clips the straight-through gradient, so the trainer clips nothing.
         {"learning_rate": config.learning_rate, "max_grad_norm": 0.0, "seed": config.seed},
         record=state.record,
         after=[_SaveSteps(state.ticket, run, config.save_at), *after],  # before `after` changes the masks
@@ -123,30 +126,29 @@ def train_scores(
     )
 
 
-def make_objective(prepared: PreparedSearch, masked: MaskedWeights) -> PretrainingObjective:
-    """Make the configured objective; with the dense values of `masked` the model is the teacher."""
+def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]) -> PretrainingObjective:
+    """Make the configured objective, with the dense model as the teacher where a term needs one."""
     config, plm = prepared.config, prepared.plm
-    weights = config.terms
-    teacher_head = None
-    if "logits" in weights:
+    teacher, copied = None, []
+    if "logits" in config.terms:
         # The decoder stays dense as in MLM; the teacher keeps the checkpoint's head while MLM moves the student's.
-        untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-        teacher_head = frozen_head(plm.model, plm.architecture)
+        untie_decoder(plm, dense_weights.get(plm.architecture.word_embeddings))
+        copied = list(head_without_decoder(plm))
+    if needs_teacher(config.terms):
+        teacher = make_twin(plm.model, dense_weights, copied).train(config.teacher_dropout)
     settings = TermSettings(
         count_padding=config.kd_padding == "counted",
         temperature=config.temperature,
         logits_temperature=config.logits_temperature,
     )
-    return PretrainingObjective(
-        weights, plm.architecture, masked, config.teacher_dropout, settings, teacher_head=teacher_head
-    )
+    return PretrainingObjective(config.terms, plm.architecture, teacher, settings)
 
 
 def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[str, Tensor]:
     config = prepared.config
-    importance = {name: weight.abs() for name, weight in prepared.weights.items()}
+    importance = magnitudes(prepared.weights)
     if config.score_init == "activation":
-        names = present_in(prepared.plm.encoder, prepared.weights)
+        names = present_in(prepared.plm.encoder, prepared.shapes)
         batches = (dataset[index] for index in range(min(config.calibration_batches, len(dataset))))
         norms = input_norms(prepared.plm.model, names, batches, prepared.device)
         importance = activation_importance(prepared.weights, norms)
@@ -173,47 +175,66 @@ def set_dropout(model: nn.Module, probability: float) -> None:
             module.attention_dropout = probability
 
 
+def trained_names(prepared: PreparedSearch) -> list[str]:
+    """Return the matrices whose masks are trained."""
+    config, plm = prepared.config, prepared.plm
+    # The loss does not reach the pooler; the embeddings are trained only on request.
+    fixed = {plm.architecture.pooler} | (set() if config.train_embeddings else {plm.architecture.word_embeddings})
+    names = [name for name in present_in(plm.encoder, prepared.shapes) if name not in fixed]
+    if not names:
+        raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
+    return names
+
+
+def copy_weights(prepared: PreparedSearch) -> MaskedWeights:
+    """Copy the dense weights of the model that is searched; they become the weights of the search."""
+    encoder = prepared.plm.encoder
+    trained = {name: prepared.shapes[name] for name in trained_names(prepared)}
+    order = buffer_order(trained, prepared.config.ranking)
+    masked = MaskedWeights(encoder, present_in(encoder, prepared.shapes), order)
+    prepared.use_weights(masked.dense_weights)
+    return masked
+
+
 class MaskSearch:
     """The live state of a search: dense weights, scores, the optimizer that moves them, and the MLM head on request."""
 
-    def __init__(self, prepared: PreparedSearch, scores: Mapping[str, Tensor], head: bool) -> None:
-        self.prepared = prepared
-        config, plm = prepared.config, prepared.plm
-        self._starts = [prepared.keep(scores, sparsity) for sparsity in config.sparsities]
+    def __init__(
+        self, prepared: PreparedSearch, masked: MaskedWeights, scores: Mapping[str, Tensor], head: bool
+    ) -> None:
+        self.prepared, self.masked = prepared, masked
+        config, plm, trained = prepared.config, prepared.plm, trained_names(prepared)
+        # Of each sparsity: the masks that are not trained, and how many entries the trained ones keep.
+        self._starts: list[dict[str, Tensor]] = []
+        self._kept: list[dict[str, int]] = []
+        for sparsity in reversed(config.sparsities):
+            masks = prepared.keep(scores, sparsity)
+            self._starts.insert(0, {name: mask for name, mask in masks.items() if name not in trained})
+            self._kept.insert(0, {name: count_true(masks[name]) for name in trained})
         self._level = 0
-        names = present_in(plm.encoder, prepared.weights)
-        # Captured before any checkpoint of masked weights could be loaded.
-        self.masked = MaskedWeights(plm.encoder, names)
-        self.masked.write({name: self._starts[0].pop(name) for name in names})  # the first level is set only here
-        # The loss does not reach the pooler; the embeddings are trained only on request.
-        fixed = {plm.architecture.pooler} | (set() if config.train_embeddings else {plm.architecture.word_embeddings})
-        trained = [name for name in names if name not in fixed]
-        if not trained:
-            raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
-        self.head = trainable_head(plm, self.masked) if head else {}
-        freeze_all_but(plm.model, self.masked.trained(trained) + list(self.head.values()))
-        device = prepared.device
-        self.optimizer = MaskOptimizer(
-            self.masked, {name: scores[name].to(device) for name in trained}, self.head, config
-        )
+        masked.kept |= self._kept[0]
+        masked.write({name: mask for name, mask in self._starts[0].items() if name in masked.kept})
+        self.head = trainable_head(plm, masked) if head else {}
+        freeze_all_but(plm.model, masked.trained(trained) + list(self.head.values()))
+        self.optimizer = MaskOptimizer(masked, {name: scores[name] for name in trained}, self.head, config)
 
     def set_level(self, level: int) -> None:
         """Continue at another sparsity: the scores stay, matrices whose mask is not trained get their start there."""
         if level == self._level:
             return
         self._level = level
-        # Every matrix is set to its start first: the optimizer takes from the masks how many entries it prunes.
-        self.masked.write({name: self._starts[level][name] for name in self.masked.masks})
+        self.masked.write({name: mask for name, mask in self._starts[level].items() if name in self.masked.kept})
+        self.masked.kept |= self._kept[level]
         self.optimizer.take_counts()
 
     def record(self) -> dict[str, Any]:
         """Return the values of a step's log about the masks."""
-        return {"grad_norm": self.optimizer.grad_norm}
+        norm = self.optimizer.grad_norm
+        return {"grad_norm": None if norm is None else float(norm)}
 
     def ticket(self, step: int) -> Ticket:
         """Return the ticket of the present scores, exactly at the sparsity whatever the cadence of the threshold."""
-        with self.optimizer.exactly_selected():
-            masks = self._starts[self._level] | {name: mask.clone() for name, mask in self.masked.masks.items()}
+        masks = self._starts[self._level] | self.optimizer.masks(exact=True)
         head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
         sparsity = self.prepared.config.sparsities[self._level]
         return self.prepared.ticket(masks, sparsity, step, head or None)
@@ -229,35 +250,33 @@ def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
 def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
     """Untie the decoder, which keeps the dense embeddings as in the released code; return the rest of the MLM head."""
     untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
-    inside = {id(parameter) for parameter in plm.encoder.parameters()} | {id(decoder.weight)}
-    return {name: parameter for name, parameter in plm.model.named_parameters() if id(parameter) not in inside}
+    return head_without_decoder(plm)
 
 
-class _SaveSteps(TrainerCallback):  # type: ignore[misc]
+class _SaveSteps(Callback):
     """Saves the ticket of each of some steps in `step-000100/` and so on."""
 
     def __init__(self, make_ticket: Callable[[int], Ticket], run: RunDirectory, steps: tuple[int, ...]) -> None:
         self._make_ticket, self._run, self._steps = make_ticket, run, set(steps)
 
     @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.global_step in self._steps:
-            ticket = self._make_ticket(state.global_step)
-            folder = self._run.path / f"step-{state.global_step:06d}"
+    def on_step_end(self, trainer: TicketTrainer) -> None:
+        if trainer.step in self._steps:
+            ticket = self._make_ticket(trainer.step)
+            folder = self._run.path / f"step-{trainer.step:06d}"
             distributed.on_main(lambda: ticket.save_pretrained(folder))
 
 
-class _SaveLevels(TrainerCallback):  # type: ignore[misc]
+class _SaveLevels(Callback):
     """Saves the ticket of a sparsity level at its end and continues with the next level."""
 
     def __init__(self, state: MaskSearch, levels: list[SparsityLevel], run: RunDirectory) -> None:
         self._state, self._levels, self._run = state, levels, run
 
     @torch.no_grad()
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         for index, level in enumerate(self._levels):
-            if level.end == state.global_step:
+            if level.end == trainer.step:
                 ticket, folder = self._state.ticket(level.end), self._state.prepared.folder(self._run, level.sparsity)
                 distributed.on_main(partial(ticket.save_pretrained, folder))
                 self._state.set_level(min(index + 1, len(self._levels) - 1))

@@ -26,7 +26,7 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
     sources = load_sources(prepared)
     model = sources.model.to(prepared.device)
     parameters = dict(model.base_model.named_parameters())
-    names = present_in(model.base_model, prepared.weights)
+    names = present_in(model.base_model, prepared.shapes)
     followed = {id(parameters[split_name(name).parameter]) for name in names}
     optimizers: list[FollowedAdamW] = []
 
@@ -51,7 +51,7 @@ def find_movement_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: R
         part = split_name(name)
         state = optimizers[-1].state.get(parameters[part.parameter], {})
         if MOVEMENT in state:
-            scores[name] = part.of(state[MOVEMENT]).cpu()
+            scores[name] = part.of(state[MOVEMENT])
     distributed.on_main(partial(prepared.save_tickets, run, scores, config.steps))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from winning_tickets.pruning.mask_optimizer import random_scores
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
-from winning_tickets.tickets.selection import keep_counts
+from winning_tickets.tickets.selection import Computed, keep_counts, magnitudes
 from winning_tickets.training.objectives.base import Batch
 
 
@@ -33,7 +33,7 @@ def find_random_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Run
 
 def find_magnitude_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Keep the largest absolute weights of each matrix, row or N:M group, or of all matrices together."""
-    prepared.save_tickets(run, {name: weight.abs() for name, weight in prepared.ranked.weights.items()})
+    prepared.save_tickets(run, magnitudes(prepared.ranked.weights))
 
 
 def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
@@ -43,7 +43,7 @@ def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     """
     batches = prepared.batches(prepared.config.calibration_batches)
     model = prepared.plm.model.to(prepared.device)
-    names = present_in(prepared.plm.encoder, prepared.weights)
+    names = present_in(prepared.plm.encoder, prepared.shapes)
     with progress("norms of the inputs", len(batches), runtime.quiet) as advance:
         norms = input_norms(model, names, counted(batches, advance), prepared.device)
     prepared.save_tickets(run, activation_importance(prepared.weights, norms))
@@ -53,15 +53,15 @@ def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
 def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
     """Return the l2 norm of each input feature of each linear layer `(in,)` by name, over all unpadded tokens."""
     squares: dict[str, Tensor] = {}  # by parameter; the parts of a fused matrix (such as Wqkv) have the same input
-    kept: Tensor | None = None
+    ids, mask = torch.empty(0), None
 
     def hook(name: str) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             states = inputs[0].detach().float()
-            if kept is not None and states.dim() == 3:
-                if states.shape[:2] != kept.shape:
+            if states.dim() == 3:
+                if states.shape[:2] != ids.shape:
                     return  # DeBERTa projects its relative positions with the same matrices; these are not tokens
-                states = states[kept]
+                states = states if mask is None else states * mask
             # A pooler sees one position of each segment, which is never padding.
             squares[name] = squares.get(name, 0.0) + states.reshape(-1, states.shape[-1]).square().sum(0)
 
@@ -74,17 +74,24 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
     try:
         with modes(model, training=False):
             for batch in batches:
-                kept = batch["attention_mask"].to(device).bool()
-                encoder(batch["input_ids"].to(device), batch["attention_mask"].to(device))
+                inputs = {name: batch[name].to(device) for name in ("input_ids", "attention_mask") if name in batch}
+                ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+                mask = None if mask is None else mask.unsqueeze(-1)
+                encoder(**inputs)
     finally:
         for handle in handles:
             handle.remove()
     return {name: squares[parameter].sqrt() for name, parameter in parameters.items() if parameter in squares}
 
 
-def activation_importance(weights: dict[str, Tensor], norms: dict[str, Tensor]) -> dict[str, Tensor]:
+def activation_importance(weights: Mapping[str, Tensor], norms: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
     """Return |W_ij| * ||x_j||, `(out, in)` by name, or |W_ij| for a matrix without input norms `(in,)`."""
-    return {n: w.abs() * norms[n].to(w.device) if n in norms else w.abs() for n, w in weights.items()}
+
+    def importance(name: str) -> Tensor:
+        size = weights[name].abs()
+        return size * norms[name].to(size.device) if name in norms else size
+
+    return Computed(weights, importance)
 
 
 def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
@@ -94,11 +101,11 @@ def find_snip_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     """
     sources = load_sources(prepared)
     model = sources.model.to(prepared.device)
-    names = present_in(model.base_model, prepared.weights)
+    names = present_in(model.base_model, prepared.shapes)
     _accumulate_gradients(sources, prepared, runtime, names)
     parameters = dict(model.base_model.named_parameters())
     # A matrix without a gradient, such as the pooler under MLM, is scored by magnitude.
-    scores = {name: weight.abs().to(prepared.device) for name, weight in prepared.weights.items()}
+    scores = {name: weight.abs() for name, weight in prepared.weights.items()}
     for name, view in prunable_views(model.base_model, names).items():
         part = split_name(name)
         gradient = parameters[part.parameter].grad

@@ -15,7 +15,7 @@ from winning_tickets.models.structure import count_units
 from winning_tickets.pruning import imp, mask_training, movement, one_shot, structured
 from winning_tickets.pruning.base import PreparedSearch, prepare_search
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import RunDirectory, skipped_steps
+from winning_tickets.runs.directory import RunDirectory, execution_of, skipped_steps
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
@@ -92,17 +92,18 @@ def _find_tickets(
         raise UsageError(f"search finds one ticket and was given {found}; use search_all.")
     runtime = runtime or Runtime()
     prepared = prepare_search(config, runtime)
-    run = RunDirectory.claim(Path(out), "search", prepared.run_id, prepared.config.model_dump(mode="json"), force=force)
-    finished = run.status == "done"
-    if not finished:
-        find = structured.find_gate_ticket if config.needs.gates else METHODS[config.method]
-        if find in _TRAIN:
-            find(prepared, run, runtime)
-        else:
-            distributed.on_main(lambda: find(prepared, run, runtime))
-    tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
-    if not finished:
-        run.finish(summarize_search(tickets, prepared, run))
+    settings = prepared.config.model_dump(mode="json")
+    with RunDirectory.claim(Path(out), "search", prepared.run_id, settings, force=force) as run:
+        finished = run.status == "done"
+        if not finished:
+            find = structured.find_gate_ticket if config.needs.gates else METHODS[config.method]
+            if find in _TRAIN:
+                find(prepared, run, runtime)
+            else:
+                distributed.on_main(lambda: find(prepared, run, runtime))
+        tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
+        if not finished:
+            run.finish(summarize_search(tickets, prepared, run))
     return tickets
 
 
@@ -118,7 +119,7 @@ def summarize_search(tickets: dict[Any, Ticket], prepared: PreparedSearch, run: 
     for level, ticket in tickets.items():
         inside = None if previous is None else kept_inside(ticket, previous)
         folder = prepared.folder(run, level)
-        about = {"folder": folder.name, "kept_inside_previous": inside} | skipped_steps(folder)
+        about = {"folder": folder.name, "kept_inside_previous": inside} | skipped_steps(folder) | execution_of(folder)
         facts.append(_facts(ticket, prepared) | about)
         previous = ticket
     continued = config.needs.mask_training and not config.needs.structured

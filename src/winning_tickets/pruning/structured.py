@@ -23,7 +23,7 @@ from winning_tickets.models.structure import UNITS, Structure, gated, structure_
 from winning_tickets.pruning import importance, mask_training
 from winning_tickets.pruning.base import PreparedSearch, counted
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, pruned_units, unit_counts
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, MaskRule, initial_scores
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
@@ -160,30 +160,15 @@ class GateParameters(nn.Module):
         )
 
 
-class ByLevel(MaskRule):
-    """Mask rule that closes as many gates of each unit as a level says, over all layers, at every step."""
-
-    def __init__(
-        self,
-        masked: MaskedWeights,
-        scores: Mapping[str, Tensor],
-        structure: Structure,
-        counts: Mapping[Unit, int],
-        min_heads_per_layer: int,
-    ) -> None:
-        super().__init__()
-        self._masked, self._scores = masked, scores
-        self._structure, self._counts, self._min_heads = structure, counts, min_heads_per_layer
-
-    def select(self, exact: bool) -> None:
-        """Overwrite the masks, always with exact counts."""
-        layers = range(len(self._structure.layers))
-        scores: dict[str, Tensor] = {
-            unit: torch.stack([self._scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]).cpu()
-            for unit in self._counts
-        }
-        for name, gate in importance.close_gates(scores, self._counts, self._structure, self._min_heads).items():
-            self._masked.masks[name].copy_(gate)
+def close_by_level(
+    scores: Mapping[str, Tensor], structure: Structure, counts: Mapping[Unit, int], min_heads_per_layer: int
+) -> dict[str, Tensor]:
+    """Return the gates of scores by name: as many of each unit are closed as a level says, over all layers."""
+    layers = range(len(structure.layers))
+    joined: dict[str, Tensor] = {
+        unit: torch.stack([scores[f"layers.{layer}.{UNITS[unit]}"] for layer in layers]) for unit in counts
+    }
+    return importance.close_gates(joined, counts, structure, min_heads_per_layer)
 
 
 def gate_scores(
@@ -230,27 +215,32 @@ class GateSearch:
             {name: scores[name].to(prepared.device) for name in self.gates},
             head={},
             config=config,
-            make_rule=partial(ByLevel, structure=structure, counts=counts, min_heads_per_layer=min_heads),
+            choose=partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=min_heads),
         )
         # The Trainer zeroes gradients of the model's own parameters only.
         self.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
-        self._start = {name: mask.clone() for name, mask in self.masked.masks.items()}
+        self._start = self._open()
 
     def record(self) -> dict[str, Any]:
         """Return the values of a step's log; `changed_gates` counts those that differ from the start."""
-        changed = sum(int(torch.count_nonzero(mask != self._start[n])) for n, mask in self.masked.masks.items())
-        return {"grad_norm": self.optimizer.grad_norm, "changed_gates": changed}
+        changed = int(torch.count_nonzero(self._open() != self._start))
+        norm = self.optimizer.grad_norm
+        return {"grad_norm": None if norm is None else float(norm), "changed_gates": changed}
+
+    def _open(self) -> Tensor:
+        """Return which gates are open, one after the other; one tensor is read back in one go."""
+        return torch.cat([gate.detach().bool().view(-1) for gate in self.gates.values()])
 
     def ticket(self, step: int) -> Ticket:
         """Return the ticket of the present scores."""
-        gates = {name: mask.clone() for name, mask in self.masked.masks.items()}
+        gates = {name: gate.detach().bool() for name, gate in self.gates.items()}
         return self.prepared.gate_ticket(gates, self.structure, self.level, step=step)
 
 
 def _train_gates(state: GateSearch, dataset: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
     """Train the gates of one level for all steps."""
     prepared, encoder = state.prepared, state.prepared.plm.encoder
-    objective = mask_training.make_objective(prepared, state.masked)
+    objective = mask_training.make_objective(prepared, {})  # its teacher has no gates
     with gated(encoder, state.structure, state.gates):
         title = f"searching a {state.level.folder} ticket"
         mask_training.train_scores(state, title, run, runtime, dataset, objective)

@@ -8,11 +8,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from winning_tickets.runs import distributed
 from winning_tickets.runs.errors import UsageError, closest, foreign, shown
-from winning_tickets.runs.files import append_line, parse_json, read_json, remove_leftovers, write_json, write_text
+from winning_tickets.runs.files import (
+    append_line,
+    is_temporary,
+    parse_json,
+    read_json,
+    remove_leftovers,
+    write_json,
+    write_text,
+)
+from winning_tickets.runs.locks import Hold, hold, is_lock, remove_dead_lock
 
 MARKER = "config.json"
 RESULT = "result.json"
@@ -43,11 +52,11 @@ def stored_run(marker: Path) -> StoredRun | None:
 
 
 class RunDirectory:
-    """A directory that belongs to exactly one run, which is done if and only if `result.json` exists.
+    """A directory that belongs to exactly one run, which is done if `result.json` exists and no seed failed.
 
     Absent or empty: the run starts. Unfinished with the same id: it resumes. Finished with the same id: the stored
     result is returned. Another id, or foreign files: refused untouched. `force` replaces only directories with our
-    marker.
+    marker. Until the `with` block ends, other launches are refused, except for a run that is done.
     """
 
     def __init__(self, path: Path, status: Status, id: str) -> None:  # noqa: A002 - the id of the run
@@ -55,6 +64,14 @@ class RunDirectory:
         self.status = status
         self.id = id
         self.watch: Callable[[dict[str, Any]], None] | None = None  # called for each logged record
+        self._hold: Hold | None = None  # of the main process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._hold is not None:
+            self._hold.release()
 
     @classmethod
     def claim(
@@ -63,35 +80,48 @@ class RunDirectory:
         """Take `path` for the run `run_id`; `marker` is the file with its id and settings."""
         path = Path(path)
         distributed.check_same(f"{verb} {run_id}", "run")
-        status = distributed.on_main(lambda: cls._claim(path, verb, run_id, config, force, marker))
-        return cls(path, status, run_id)
+        run = cls(path, "new", run_id)
+        run.status = distributed.on_main(lambda: run._claim(verb, config, force, marker))
+        return run
 
-    @classmethod
-    def _claim(cls, path: Path, verb: str, run_id: str, config: dict[str, Any], force: bool, marker: str) -> Status:
+    def _claim(self, verb: str, config: dict[str, Any], force: bool, marker: str) -> Status:
+        # What is refused, and what is done and may be read-only, is not locked.
+        if self._find_status(verb, config, force, marker) == "done":
+            _tidy(self.path)  # a kill may have come right after the result
+            remove_dead_lock(self.path)
+            return "done"
+        self._hold = hold(self.path)
+        try:
+            status = self._find_status(verb, config, force, marker)  # another launch may have worked here meanwhile
+            if status == "new":
+                if force and self.path.is_dir():
+                    _empty(self.path)
+                write_json(self.path / marker, {"verb": verb, "id": self.id, "config": config})
+            return status
+        except BaseException:
+            self._hold.release()
+            raise
+
+    def _find_status(self, verb: str, config: dict[str, Any], force: bool, marker: str) -> Status:
+        """Return the status of the directory; `new` if it is empty or may be emptied."""
+        path = self.path
         if path.exists() and not path.is_dir():
             raise UsageError(f"--out {path} is a file; give a directory that is absent or empty.")
-        # A kill during the first write leaves only the temporary file of the marker.
-        occupied = path.is_dir() and any(not entry.match(f".{marker}.*.tmp") for entry in path.iterdir())
-        if occupied:
-            found = stored_run(path / marker)
-            if found is None:
-                raise foreign(path, "a run of this tool")
-            # Only a directory with our marker is replaced.
-            if force:
-                _empty(path)
-            elif (found.verb, found.id) != (verb, run_id):
-                differ = _differences(found.config or {}, config) if found.verb == verb else ""
-                raise UsageError(
-                    f"--out {path} holds another run ({found.verb} {found.id}), this one is {verb} {run_id}{differ}; "
-                    "it was left untouched. Give another directory, or --force to replace that run."
-                )
-            else:
-                if not (path / RESULT).exists():
-                    return "unfinished"
-                _tidy(path)  # a kill may have come right after the result
-                return "done"
-        write_json(path / marker, {"verb": verb, "id": run_id, "config": config})
-        return "new"
+        # A kill before the first write is complete leaves only these.
+        if not path.is_dir() or all(is_temporary(entry) or is_lock(entry) for entry in path.iterdir()):
+            return "new"
+        found = stored_run(path / marker)
+        if found is None:
+            raise foreign(path, "a run of this tool")
+        if force:  # only a directory with our marker is replaced
+            return "new"
+        if (found.verb, found.id) != (verb, self.id):
+            differ = _differences(found.config or {}, config) if found.verb == verb else ""
+            raise UsageError(
+                f"--out {path} holds another run ({found.verb} {found.id}), this one is {verb} {self.id}{differ}; "
+                "it was left untouched. Give another directory, or --force to replace that run."
+            )
+        return "done" if (path / RESULT).exists() and not _has_failed_seeds(path / RESULT) else "unfinished"
 
     @property
     def scratch(self) -> Path:
@@ -102,6 +132,8 @@ class RunDirectory:
         """Append one record to `metrics.jsonl`."""
 
         def write() -> None:
+            if self._hold is not None:
+                self._hold.check()
             append_line(self.path / METRICS, json.dumps(record, allow_nan=False))
             if self.watch is not None:
                 self.watch(record)
@@ -129,7 +161,9 @@ class RunDirectory:
         """Store the result, which completes the run, then remove all temporary files."""
 
         def write() -> None:
-            write_json(self.path / RESULT, result | skipped_steps(self.path))
+            if self._hold is not None:
+                self._hold.check(thorough=True)
+            write_json(self.path / RESULT, result | skipped_steps(self.path) | execution_of(self.path))
             _tidy(self.path)
 
         distributed.on_main(write)
@@ -148,10 +182,21 @@ def _differences(there: dict[str, Any], here: dict[str, Any]) -> str:
 def _empty(path: Path) -> None:
     """Remove the content of a folder, but not the targets of links in it."""
     for entry in path.iterdir():
+        if is_lock(entry):
+            continue
         if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry)
         else:
             entry.unlink()
+
+
+def _has_failed_seeds(result: Path) -> bool:
+    """Return whether the same command tries seeds of a stored result again; a damaged result is left to its reader."""
+    try:
+        content = parse_json(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and bool(content.get("failed_seeds"))
 
 
 def _tidy(path: Path) -> None:
@@ -164,6 +209,14 @@ def skipped_steps(path: Path) -> dict[str, list[int]]:
     log = read_log(path) if (path / METRICS).exists() else []
     skipped = [record["step"] for record in log if record.get("skipped")]
     return {"skipped_steps": skipped} if skipped else {}
+
+
+def execution_of(path: Path) -> dict[str, Any]:
+    """Return `precision` and `compiled` of a result, from the steps of its log; empty for plain float32 throughout."""
+    steps = [one for one in (read_log(path) if (path / METRICS).exists() else []) if "learning_rate" in one]
+    precisions = sorted({str(step.get("precision", "float32")) for step in steps} or {"float32"})
+    facts: dict[str, Any] = {} if precisions == ["float32"] else {"precision": " and ".join(precisions)}
+    return facts | ({"compiled": True} if any(step.get("compiled") for step in steps) else {})
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -28,6 +28,13 @@ _END_SECONDS = 8.0  # for all ranks to end together, as the store may live in ra
 _LONGEST_PAUSE = 0.05  # seconds between two reads of the store
 _FAILED = "failed"
 _KINDS = (UsageError, ContentError, TrainingError)
+_REFUSED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+    "ACCELERATE_USE_PARALLELISM_CONFIG": "a parallelism configuration",
+}
+"""Variables that `accelerate launch` sets for what is not done here."""
 _OF_MPI = ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")
 
 T = TypeVar("T")
@@ -199,18 +206,14 @@ def _store() -> Any:
     return store
 
 
-@functools.cache
 def _backend() -> str:
-    """Return the backend and reserve one GPU for this process; NCCL does not let processes share one."""
+    """Return the backend, and take one GPU for this process where there are some; NCCL lets no processes share one."""
     import torch
 
     gpus, local = torch.cuda.device_count(), int(os.environ.get("LOCAL_RANK", "0"))
     if not gpus:
         return "gloo"
-    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = [str(index) for index in range(gpus)] if seen is None else seen.split(",")
-    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        os.environ["CUDA_VISIBLE_DEVICES"] = names[local % gpus]
+    torch.cuda.set_device(local % gpus)  # `cuda` is this one from here on
     return "gloo" if int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > gpus else "cpu:gloo,cuda:nccl"
 
 
@@ -273,6 +276,7 @@ def together() -> Iterator[None]:
         yield
         return
     _deferred = 0
+    check_launcher()
     group = _group = _join() if _is_launch() else None
     _inside = True
     try:
@@ -384,7 +388,7 @@ def check_same(value: str, what: str) -> None:
 
 @contextmanager
 def hidden_launch() -> Iterator[None]:
-    """Hide the launch from the Trainer and Accelerate: batches are sharded, and gradients reduced, by this package."""
+    """Hide the launch from transformers and Accelerate, which would join the processes in their own way."""
     hidden = {name: os.environ.pop(name) for name in (*LAUNCH, *_OF_MPI) if name in os.environ}
     try:
         yield
@@ -398,6 +402,29 @@ def continues_alone() -> bool:
     for name in LAUNCH:  # subprocesses must not look for the other ranks
         os.environ.pop(name, None)
     return main
+
+
+def check_launcher() -> None:
+    """Refuse what `accelerate launch` was asked to do to the training and is not done; say what is done."""
+    # It asks by environment variables, and a training that did not heed them would be another one than was asked for.
+    for name, what in _REFUSED.items():
+        if os.environ.get(name, "").lower() in ("1", "true"):
+            raise UsageError(
+                f"accelerate launch was asked for {what} ({name}), and here every process has the whole model. Start "
+                "the processes with torchrun, or with accelerate launch --multi_gpu; accelerate config may have chosen "
+                "this."
+            )
+    precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
+    if precision not in ("no", "bf16"):
+        raise UsageError(f"accelerate launch was asked for --mixed_precision {precision}; use bf16, or no for float32.")
+    backend = os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no")
+    if backend.lower() != "no":
+        raise UsageError(
+            f"accelerate launch was asked to compile with --dynamo_backend {backend}; leave that out, and give "
+            "--compile to tickets search or tickets transfer."
+        )
+    if precision == "bf16" and is_main():
+        print("Using bfloat16, as accelerate launch --mixed_precision bf16 asks.", file=sys.stderr)  # noqa: T201
 
 
 def _is_launch() -> bool:

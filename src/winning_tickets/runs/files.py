@@ -28,7 +28,7 @@ _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
 def write_atomic(path: Path, writer: Callable[[Path], object]) -> None:
     """Call `writer` with the path of a temporary file, then move that file to `path` in one step."""
     path = Path(path)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         writer(temporary)
@@ -58,12 +58,13 @@ def refused(path: Path, error: Exception) -> TrainingError:
     )
 
 
-def _temporary(path: Path) -> Path:
+def temporary_name(path: Path) -> Path:
+    """Return a new name next to a file or folder that is written or removed."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
 
 
 def is_temporary(path: Path) -> bool:
-    """Return whether a kill left this file or folder of `write_atomic` or `build_directory`."""
+    """Return whether a kill left this file or folder, whose name is of `temporary_name`."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 
@@ -189,7 +190,7 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
 def build_directory(path: Path, fill: Callable[[Path], None]) -> None:
     """Create a directory whole or not at all: `fill` writes into a staging folder, which is then moved to `path`."""
     path = Path(path)
-    staging = _temporary(path)
+    staging = temporary_name(path)
     try:
         staging.mkdir(parents=True)
         allowed = staging.stat().st_mode & 0o666  # after the umask

@@ -7,13 +7,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.distributed import is_main
+from winning_tickets.runs.distributed import hidden_launch, is_main
 from winning_tickets.runs.errors import TrainingError, UsageError, unknown
 from winning_tickets.runs.files import is_number
 
@@ -91,63 +92,63 @@ def check_trackers(names: Sequence[str]) -> None:
             )
 
 
-def set_trackers(arguments: Any, names: Sequence[str]) -> None:
-    """Set the trackers of `TrainingArguments`; those that it found in the environment are removed."""
-    check_trackers(names)
-    arguments.report_to = list(names)
-    arguments.project = PROJECT
-    arguments.trackio_static_space_id = False  # do not copy a run that is shown in a Space
-
-
 @contextmanager
-def tracked(trainer: Any, run: RunDirectory) -> Iterator[None]:
-    """Forward the metrics that a run logs to the trackers configured in its Trainer."""
-    names = list(trainer.args.report_to)
+def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mapping[str, Any]) -> Iterator[None]:
+    """Forward the metrics that a run logs to trackers, which show `settings` (fields of `TrainingArguments`) too."""
     if not names:
         yield
         return
-    trainer.args.run_name = run.id
+    from transformers import TrainerControl, TrainerState, TrainingArguments
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    check_trackers(names)
     for variable, value in (pair for name in names for pair in TRACKERS[name].items()):
         os.environ.setdefault(variable, value)
-    # The Trainer's own callbacks get the metrics; a run of wandb that the user opened stays open.
-    callbacks = _callbacks(trainer, names)
+    # The callbacks are those of transformers, without its Trainer; a run of wandb that the user opened stays open.
+    with hidden_launch():
+        arguments = TrainingArguments(
+            output_dir=str(run.scratch), run_name=run.id, project=PROJECT, report_to="none", **settings
+        )
+    arguments.report_to = list(names)
+    arguments.trackio_static_space_id = False  # do not copy a run that is shown in a Space
+    state, control = TrainerState(), TrainerControl()
+    began = time.monotonic()
+    callbacks = {name: get_reporting_integration_callbacks([name])[0]() for name in names}
     wandb = import_module("wandb") if "wandb" in names else None
     earlier = None if wandb is None else wandb.run
-    run.watch = lambda record: trainer.callback_handler.on_log(
-        trainer.args, trainer.state, trainer.control, scalars(record)
-    )
+
+    def tell(record: Mapping[str, Any]) -> None:
+        state.global_step = record["step"]
+        for callback in callbacks.values():
+            callback.on_log(arguments, state, control, logs=scalars(record), model=model)
+
+    run.watch = tell
     with redirect_stdout(sys.stderr):  # trackers print, and stdout is for results
         try:
             for name, callback in callbacks.items():
-                _start(name, callback, trainer, run)
+                if name == "tensorboard":
+                    callback.logging_dir = str(_tensorboard_folder(run))
+                _start(name, partial(callback.on_train_begin, arguments, state, control, model=model))
             yield
-        except BaseException:
-            for callback in callbacks.values():  # the Trainer does this only after a complete training
-                callback.on_train_end(trainer.args, trainer.state, trainer.control, model=trainer.model)
-            raise
+            tell({"step": state.global_step, "train_runtime": time.monotonic() - began})
         finally:
             run.watch = None
+            for callback in callbacks.values():
+                callback.on_train_end(arguments, state, control, model=model)
             if wandb is not None and wandb.run is not earlier:
                 wandb.finish()  # otherwise the next seed would continue this run
 
 
-def _callbacks(trainer: Any, names: Sequence[str]) -> dict[str, Any]:
-    from transformers.integrations import get_reporting_integration_callbacks
-
-    kinds = {name: get_reporting_integration_callbacks([name])[0] for name in names}
-    every = trainer.callback_handler.callbacks
-    return {name: next(one for one in every if isinstance(one, kind)) for name, kind in kinds.items()}
+def _tensorboard_folder(run: RunDirectory) -> Path:
+    # The callback's own default is the scratch folder, which is removed at the end of the run.
+    asked = os.environ.get("TENSORBOARD_LOGGING_DIR")
+    return Path(asked).expanduser() / run.id if asked else run.path / TENSORBOARD_FOLDER
 
 
-def _start(name: str, callback: Any, trainer: Any, run: RunDirectory) -> None:
+def _start(name: str, begin: Callable[[], object]) -> None:
     """Start a tracker before the training, so that its errors are not taken for errors of the training."""
-    if name == "tensorboard":
-        asked = os.environ.get("TENSORBOARD_LOGGING_DIR")
-        # The Trainer's default is the scratch folder, which is removed at the end of the run.
-        place = Path(asked).expanduser() / run.id if asked else run.path / TENSORBOARD_FOLDER
-        callback.logging_dir = str(place)
     try:
-        callback.on_train_begin(trainer.args, trainer.state, trainer.control, model=trainer.model)
+        begin()
     except Exception as error:  # each tracker raises its own types
         raise TrainingError(
             f"The tracker {name} did not start: {error or type(error).__name__}. Nothing was trained; set it up, or "

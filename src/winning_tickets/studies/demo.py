@@ -43,19 +43,19 @@ def run_demo(out: Path, runtime: Runtime, scale: str = "small") -> dict[str, Any
     resolve_model(plan.parameters["model"])  # the most likely problem first
     info = pydocs_info()
     identity = f"demo-{digest([*plan.runs, info['text_hash']])}"
-    run = RunDirectory.claim(out, "demo", identity, plan.parameters)
-    if run.status == "done":
-        return run.result()
-    # All runs are in this process: starting workers would take longer than the small ones.
-    start, store = time.monotonic(), Store(out / "store")
-    watch = None if runtime.quiet else ProgressLines(plan, store, 1, sys.stderr)
-    ended = run_study(plan, store, InlineEngine(), runtime, retry_failed=True, watch=watch)
-    for name, message in ended["failed"].items():
-        raise TrainingError(f"{name}: {message}")
-    result = _result(plan, store) | {"seconds": time.monotonic() - start, "pydocs": info}
-    write_bytes(out / REPORT, report_files(plan, store, ["html"])[0][PAGE])
-    run.finish(result)
-    return result
+    with RunDirectory.claim(out, "demo", identity, plan.parameters) as run:
+        if run.status == "done":
+            return run.result()
+        # All runs are in this process: starting workers would take longer than the small ones.
+        start, store = time.monotonic(), Store(out / "store")
+        watch = None if runtime.quiet else ProgressLines(plan, store, 1, sys.stderr)
+        ended = run_study(plan, store, InlineEngine(), runtime, retry_failed=True, watch=watch)
+        for name, message in ended["failed"].items():
+            raise TrainingError(f"{name}: {message}")
+        result = _result(plan, store) | {"seconds": time.monotonic() - start, "pydocs": info}
+        write_bytes(out / REPORT, report_files(plan, store, ["html"])[0][PAGE])
+        run.finish(result)
+        return result
 
 
 def table(result: dict[str, Any]) -> Table:

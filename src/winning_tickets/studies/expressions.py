@@ -116,7 +116,7 @@ def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
                 yield from references_in(item)
 
 
-_TESTS = ("not", "above", "below")
+_TESTS = ("not", "above", "below", "same")
 
 
 def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> bool:
@@ -125,23 +125,27 @@ def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) ->
         raise UsageError(
             f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
         )
-    return any(all(name in axes and _holds(axes[name], wanted) for name, wanted in one.items()) for one in conditions)
+    return any(
+        all(name in axes and _holds(axes[name], wanted, axes) for name, wanted in one.items()) for one in conditions
+    )
 
 
-def _holds(value: Any, wanted: Any) -> bool:
+def _holds(value: Any, wanted: Any, axes: Mapping[str, Any]) -> bool:
     if isinstance(wanted, Mapping):
         if not wanted or any(test not in _TESTS for test in wanted):
             raise UsageError(
                 f"{shown(dict(wanted))} is no condition; expected a value, a list, or one of {', '.join(_TESTS)}."
             )
-        return all(_test(test, value, limit) for test, limit in wanted.items())
+        return all(_test(test, value, limit, axes) for test, limit in wanted.items())
     choices = wanted if isinstance(wanted, list | tuple) else [wanted]
     return any(same(value, choice) for choice in choices)
 
 
-def _test(test: str, value: Any, limit: Any) -> bool:
+def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any]) -> bool:
     if test == "not":
-        return not _holds(value, limit)
+        return not _holds(value, limit, axes)
+    if test == "same":  # as another axis
+        return limit in axes and same(value, axes[limit])
     numbers = [one for one in (value, limit) if is_number(one)]
     if len(numbers) < 2:
         raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")

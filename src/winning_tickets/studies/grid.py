@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.runs.errors import UsageError, shown, unknown
 from winning_tickets.studies import expressions
 from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, names_in
-from winning_tickets.studies.schema import LOG, Comparison, Stage, Study, Value
+from winning_tickets.studies.schema import LOG, MATRIX_AXES, Stage, Study, Value
 from winning_tickets.studies.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]  # place in the study, and text
@@ -193,11 +193,13 @@ def _check_shown(study: Study) -> Iterator[Problem]:
             known = {axis for stage in stages for axis in axes_of(study, stage)}
             if str(getattr(item, "y", "")).startswith(LOG):
                 known.add("step")
+            if "*" in str(getattr(item, "value", "")):
+                known |= {*MATRIX_AXES, "metric"}
             if all(stage in study.stages for stage in stages):
                 for axis in _axes_shown(item):
                     if axis not in known:
                         yield place, str(unknown("axis", axis, known))
-            for missing in sorted(names_in(item.where) - _parameters(study)):
+            for missing in sorted(names_in([item.where, getattr(item, "minus", None)]) - _parameters(study)):
                 yield (*place, "where"), str(unknown("parameter", missing, _parameters(study)))
     names = {*study.tables, *study.figures}
     for index, number in enumerate(study.published):
@@ -209,30 +211,36 @@ def _stages_of(shown: Any) -> Iterator[str]:
     """Yield the stages that a table, figure or claim reads."""
     own = shown.stage
     yield from (own,) if isinstance(own, str) else own or ()
-    pairs = [getattr(shown, "x", None), getattr(shown, "y", None)]
+    yield from (one for one in getattr(shown, "level", ()) if isinstance(one, str))
+    for value in _values_of(shown):
+        yield from value.stages
+
+
+def _values_of(shown: Any) -> list[Value]:
+    """Return the values of stages that a table, figure or claim names."""
+    found: list[Any] = [getattr(shown, name, None) for name in ("x", "y", "minus", "mark_at_least", "x_at")]
     correlation = getattr(shown, "correlates", None)
-    pairs += [] if correlation is None else [correlation.x, correlation.y]
-    pairs += [comparison.second for comparison in _comparisons(shown) if isinstance(comparison.second, Value)]
-    yield from (value.stage for value in pairs if value is not None and not isinstance(value, str))
-    levels, values = getattr(shown, "level", ()), getattr(shown, "values", {}).values()
-    yield from (one if isinstance(one, str) else one.stage for one in levels)
-    yield from (one.stage for one in values if isinstance(one, Value))
+    pairs = [*getattr(shown, "points", {}).values(), *([] if correlation is None else [correlation])]
+    found += [value for pair in pairs for value in (pair.x, pair.y)]
+    comparison = getattr(shown, "comparison", None)
+    found += [] if comparison is None else [comparison.second, comparison.at]
+    found += [*getattr(shown, "level", ()), *getattr(shown, "values", {}).values()]
+    return [value for value in found if isinstance(value, Value)]
 
 
 def _axes_shown(shown: Any) -> Iterator[str]:
     """Yield the axes that a table, figure or claim names."""
     for name in ("rows", "average", "choose", "pair_by"):
         yield from getattr(shown, name, ())
-    for name in ("columns", "series", "panels", "x"):
+    for name in ("columns", "series", "panels", "x", "each"):
         axis = getattr(shown, name, None)
         if isinstance(axis, str):
             yield axis
-    yield from (comparison.axis for comparison in _comparisons(shown))
-
-
-def _comparisons(shown: Any) -> list[Comparison]:
-    found = [getattr(shown, test, None) for test in ("better", "not_worse")]
-    return [one for one in found if one is not None]
+    minus = getattr(shown, "minus", None)
+    yield from minus if isinstance(minus, Mapping) else ()
+    comparison = getattr(shown, "comparison", None)
+    if comparison is not None:
+        yield from (axis for axis in (comparison.axis, comparison.along) if axis is not None)
 
 
 def order_of(study: Study) -> list[str]:

@@ -77,11 +77,13 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
 
 
 def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
+    def filled(item: Any) -> dict[str, Any]:
+        minus = getattr(item, "minus", None)
+        found = {"where": substitute(item.where, parameters)}
+        return found | ({"minus": substitute(minus, parameters)} if isinstance(minus, Mapping) else {})
+
     shown = {
-        kind: {
-            name: item.model_copy(update={"where": substitute(item.where, parameters)})
-            for name, item in getattr(study, kind).items()
-        }
+        kind: {name: item.model_copy(update=filled(item)) for name, item in getattr(study, kind).items()}
         for kind in ("tables", "figures", "claims")
     }
     return study.model_copy(update=shown)

@@ -5,7 +5,7 @@ A study is written as YAML; docs/reference/studies.md explains every key with ex
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,6 +19,8 @@ VerbName = Literal[
 ]
 LOG = "log."  # start of the path of a value in the records of a run's log
 SETTINGS = "settings."  # start of the path of a setting of a run, with the values of its profile
+HOURS = "log.hours"  # the path of the time that training took until a record of the log
+MATRIX_AXES = ("row", "column")  # of the entries of a matrix that a path names, such as `jaccard.IMP*.OMP`
 Condition = dict[str, Any]
 """Axis -> a value, a list of values, or `{not: ..}`, `{above: ..}`, `{below: ..}`; all entries must hold."""
 
@@ -36,12 +38,31 @@ class Stage(Settings):
 
 
 class Value(Settings):
-    """A number of each run of a stage."""
+    """A number of each run of a stage, or of several."""
 
-    stage: str
+    stage: str | tuple[str, ...]
     value: str = "score"  # a dotted path into `result.json`, `score`, `score.best`, `run.seconds` or `log.` and a path
     where: tuple[Condition, ...] = ()  # of a `level` and of `values`: only runs that match one of these
     name: str | None = None  # of a `level`; by default the stage
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        return (self.stage,) if isinstance(self.stage, str) else self.stage
+
+    @property
+    def title(self) -> str:
+        return self.name or " and ".join(self.stages)
+
+
+Minus = Annotated[Value | Condition, Field(union_mode="left_to_right")]
+"""What is subtracted from numbers: a value of another stage, or the runs at some values of axes."""
+
+
+class ScatterPoint(Settings):
+    """A point of a scatter that has no place in the grid, such as the full model."""
+
+    x: Value
+    y: Value
 
 
 class StudyTable(Settings):
@@ -59,7 +80,8 @@ class StudyTable(Settings):
         None  # heading of a column with the mean of each row; metrics of a task count once together
     )
     best: Literal["max", "min"] | None = "max"  # set in bold in each column
-    statistic: Literal["mean", "median", "best", "std"] = "mean"
+    statistic: Literal["mean", "median", "best", "std", "p"] = "mean"
+    minus: Minus | None = None  # what is subtracted from each number
     note: str = ""
 
 
@@ -67,7 +89,7 @@ class Figure(Settings):
     """A figure."""
 
     title: str = ""
-    kind: Literal["line", "bar", "scatter", "heatmap"]
+    kind: Literal["line", "bar", "scatter", "heatmap", "pies"]
     stage: str | tuple[str, ...] | None = None  # if `x` or `y` names none
     x: str | Value  # the columns of a heatmap
     y: str | Value = "score"  # the color of a heatmap
@@ -77,7 +99,15 @@ class Figure(Settings):
     average: tuple[str, ...] = ()
     error: Literal["std", "interval"] | None = "std"  # band or bar around the mean
     level: tuple[str | Value, ...] = ()  # stages or values drawn as a horizontal line
+    points: dict[str, ScatterPoint] = Field(default_factory=dict)  # of a scatter: further points by their name
     reach: str | float | None = None  # a score, a series or a stage of `level` that the lines are to reach
+    minus: Minus | None = None  # what is subtracted from each number
+    gap: tuple[str, str] | None = None  # of lines: two series whose difference is a line too
+    mark_at_least: float | Literal["same"] | Value | None = None  # of a heatmap: what its dark cells reach
+    mark_margin: float | Literal["std"] = 0.0  # how far below that they may be; `std`: its deviation
+    count: str | None = None  # heading of the number of dark cells of each row
+    x_at: Value | None = None  # of lines: where each position is drawn, such as the hours after so many steps
+    x_scale: Literal["linear", "log"] = "linear"
     x_label: str | None = None
     y_label: str | None = None
     note: str = ""
@@ -86,9 +116,40 @@ class Figure(Settings):
 class Comparison(Settings):
     """Two groups of runs that differ in one axis; the second may be a value of another stage (the dense model)."""
 
-    axis: str
-    first: str | int | float
+    axis: str | None = None
+    first: str | int | float | None = None
     second: str | int | float | Value
+    along: str | None = None  # axis of positions, such as steps, over which both groups are curves
+    at: Value | None = None  # the number that stands for a position, such as hours
+
+    @model_validator(mode="after")
+    def _groups(self) -> Comparison:
+        if (self.axis is None) != (self.first is None):
+            raise ValueError("give axis and first together; without them the first group is all runs of the claim")
+        if self.axis is None and not isinstance(self.second, Value):
+            raise ValueError("without an axis, second must be a value of a stage: {stage, value}")
+        if self.at is not None and self.along is None:
+            raise ValueError("at needs along: the axis whose positions it stands for")
+        return self
+
+
+class Bounds(Settings):
+    """The values that a claim allows."""
+
+    above: float | None = None
+    below: float | None = None
+
+    @model_validator(mode="after")
+    def _some(self) -> Bounds:
+        if self.above is None and self.below is None:
+            raise ValueError("give above, below or both")
+        if self.above is not None and self.below is not None and self.above >= self.below:
+            raise ValueError(f"above {self.above} and below {self.below} leave nothing")
+        return self
+
+
+class Ratio(Comparison, Bounds):
+    """Two groups of runs, and the ratio that the first has to the second."""
 
 
 class Correlation(Settings):
@@ -99,28 +160,53 @@ class Correlation(Settings):
     sign: Literal["positive", "negative"]
 
 
+COMPARISONS = ("better", "not_worse", "equal", "ratio", "sooner", "steadier")
+TESTS = (*COMPARISONS, "lies", "correlates")
+
+
 class StudyClaim(Settings):
-    """A finding of the paper; exactly one of `better`, `not_worse` and `correlates` tests it."""
+    """A finding of the paper; exactly one of `TESTS` judges it."""
 
     text: str
     stage: str | tuple[str, ...] | None = None
     value: str = "score"
-    better: Comparison | None = None
-    not_worse: Comparison | None = None
+    better: Comparison | None = None  # the first is higher
+    not_worse: Comparison | None = None  # the first is at most `margin` lower
+    equal: Comparison | None = None  # they differ by at most `margin`
+    ratio: Ratio | None = None  # the first divided by the second
+    sooner: Comparison | None = None  # the first reaches the best of the second at an earlier position of `along`
+    steadier: Comparison | None = None  # the first varies less over its repetitions
+    lies: Bounds | None = None  # the value itself
     correlates: Correlation | None = None
-    margin: float = Field(default=0.01, ge=0)  # of `not_worse`: the largest accepted loss
+    margin: float = Field(default=0.01, ge=0)
+    minus: Minus | None = None  # what is subtracted from each number of `stage`
+    published: float | None = None  # the paper's number for what is estimated
     lower_is_better: bool = False  # as for a loss
+    each: str | None = None  # axis, such as `task`, for each of whose values the claim is made
     pair_by: tuple[str, ...] = ()  # axes that pair the runs of both groups
     average: tuple[str, ...] = ()  # axes that are averaged in each pair first
     where: tuple[Condition, ...] = ()  # only runs of `stage` that match one of these
 
+    @property
+    def test(self) -> str:
+        return next(name for name in TESTS if getattr(self, name) is not None)
+
+    @property
+    def comparison(self) -> Comparison | None:
+        found = getattr(self, self.test)
+        return found if isinstance(found, Comparison) else None
+
     @model_validator(mode="after")
     def _one_test(self) -> StudyClaim:
-        given = [name for name in ("better", "not_worse", "correlates") if getattr(self, name) is not None]
+        given = [name for name in TESTS if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of better, not_worse and correlates, found {given or 'none'}")
+            raise ValueError(f"give exactly one of {', '.join(TESTS)}; found {' and '.join(given) or 'none'}")
         if given != ["correlates"] and self.stage is None:
             raise ValueError(f"{given[0]} needs the stage whose results are compared")
+        if self.sooner is not None and self.sooner.along is None:
+            raise ValueError("sooner needs along: the axis of the positions, such as step")
+        if self.each is not None and (self.correlates is not None or self.each in self.average):
+            raise ValueError("each names an axis that pairs the runs; it is not averaged, and no correlation has one")
         return self
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, Self
 from winning_tickets.config import Runtime, Settings
 from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run
 from winning_tickets.runs.errors import Interrupted, TicketsError
-from winning_tickets.runs.store.claims import ClaimedError
+from winning_tickets.runs.locks import ClaimedError
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import is_reference, map_strings
 from winning_tickets.studies.verbs import VERBS
@@ -105,9 +105,9 @@ def execute(job: Job, store: Store) -> None:
     if verb.writes:
         verb.call(settings, folder, runtime, force=_moved(job, settings, folder))
         return
-    run = RunDirectory.claim(folder, job.verb, job.run, settings.model_dump(mode="json"))
-    if run.status != "done":
-        run.finish(dict(_CALLS[job.verb](verb.call, settings, runtime, folder)))
+    with RunDirectory.claim(folder, job.verb, job.run, settings.model_dump(mode="json")) as run:
+        if run.status != "done":
+            run.finish(dict(_CALLS[job.verb](verb.call, settings, runtime, folder)))
 
 
 def resolve(value: Any, store: Store) -> Any:

@@ -153,21 +153,19 @@ def _save(verb: str, ticket: Ticket, config: dict[str, Any], out: Path | str, fo
     """Save a ticket as a run of its own, unless it is stored already, and return the stored result."""
     info = ticket.info
     identity = f"{info.method}-{digest([info.method, info.parents, info.seed, info.config])}"
-    run = RunDirectory.claim(out, verb, identity, config, force=force)
-    if run.status == "done":
+    result = {
+        "verb": verb,
+        "run_id": identity,
+        "method": info.method,
+        "scope": info.scope,
+        "ticket_id": ticket.id,
+        "sparsity": ticket.sparsity,
+        "pruned": ticket.pruned,
+        "total": ticket.total,
+        "parents": list(info.parents),
+    }
+    with RunDirectory.claim(out, verb, identity, config, force=force) as run:
+        if run.status != "done":
+            ticket.save_pretrained(run.path)
+            run.finish(result)
         return run.result()
-    ticket.save_pretrained(run.path)
-    run.finish(
-        {
-            "verb": verb,
-            "run_id": identity,
-            "method": info.method,
-            "scope": info.scope,
-            "ticket_id": ticket.id,
-            "sparsity": ticket.sparsity,
-            "pruned": ticket.pruned,
-            "total": ticket.total,
-            "parents": list(info.parents),
-        }
-    )
-    return run.result()

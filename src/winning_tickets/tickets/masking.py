@@ -1,7 +1,6 @@
 """Apply masks to parameter data; the model stays a plain Hugging Face model.
 
-`hold` keeps a fixed ticket through any training loop. `MaskedWeights` stores the dense weights of a model, so that
-masks can be written and the dense model (the teacher) swapped in and out.
+`MaskedWeights` stores the dense weights of a model, so that masks can be written.
 """
 
 from __future__ import annotations
@@ -12,12 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
-from transformers import TrainerCallback
 
 from winning_tickets.models.architectures import prunable_views, split_name
-from winning_tickets.tickets.selection import write_masked_
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.runs.errors import ContentError
+from winning_tickets.tickets.selection import count_true, write_masked_
 
 
 def rows_here(tensor: Any) -> Tensor:
@@ -29,19 +26,41 @@ def rows_here(tensor: Any) -> Tensor:
 class MaskedWeights:
     """The dense weights W of some matrices (parameters, or parts of fused ones) and the parameters that hold W * M.
 
-    Data is always written in place: rebinding `p.data` is silently ignored by sharded models.
+    The dense weights lie in one flat buffer, those of the matrices `first` in front. Data of parameters is always
+    written in place: rebinding `p.data` is silently ignored by sharded models. Slices of a fused parameter are
+    neighbors in the buffer, as the parameter of a twin needs them (`models.twin`). `source` is a model with the dense
+    weights, such as a sharded twin, where the encoder has others.
     """
 
-    def __init__(self, encoder: nn.Module, names: Sequence[str]) -> None:
+    def __init__(
+        self, encoder: nn.Module, names: Sequence[str], first: Sequence[str] = (), source: nn.Module | None = None
+    ) -> None:
         parameters = dict(encoder.named_parameters())
-        views = {name: rows_here(view) for name, view in prunable_views(encoder, names).items()}
-        self._parts = {name: split_name(name) for name in names}
+        self.names = (*first, *(name for name in names if name not in set(first)))
+        views = {name: rows_here(view) for name, view in prunable_views(encoder, self.names).items()}
+        self._parts = {name: split_name(name) for name in self.names}
         # Several matrices may share a parameter.
         self.parameters: dict[str, nn.Parameter] = {n: parameters[part.parameter] for n, part in self._parts.items()}
-        self.dense_weights: dict[str, Tensor] = {name: view.clone() for name, view in views.items()}
-        self.masks: dict[str, Tensor] = {
-            name: torch.ones(view.shape, dtype=torch.bool, device=view.device) for name, view in views.items()
-        }
+        kinds = {(view.dtype, view.device) for view in views.values()} or {(torch.float32, torch.device("cpu"))}
+        if len(kinds) > 1:
+            raise ContentError(f"The matrices have several types or devices ({kinds}); load the model in one.")
+        ((dtype, device),) = kinds
+        self.flat = torch.empty(sum(view.numel() for view in views.values()), dtype=dtype, device=device)
+        self.dense_weights: dict[str, Tensor] = self.split(self.flat, views)
+        for name, view in (views if source is None else prunable_views(source, self.names)).items():
+            self.dense_weights[name].copy_(rows_here(view))
+        self.kept = {name: view.numel() for name, view in views.items()}  # entries, by the masks of the last `write`
+
+    def split(self, flat: Tensor, like: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """Return views, by name and in the shape of the matrices, of a buffer over the first matrices."""
+        views, start = {}, 0
+        for name in self.names:
+            shape = (like or self.dense_weights)[name].shape
+            if start == flat.numel() and shape.numel():
+                break
+            views[name] = flat[start : start + shape.numel()].view(shape)
+            start += shape.numel()
+        return views
 
     def trained(self, names: Sequence[str]) -> list[nn.Parameter]:
         """Return the parameters that hold some of the matrices, each once."""
@@ -53,29 +72,26 @@ class MaskedWeights:
         return None if gradient is None else self._parts[name].of(rows_here(gradient))
 
     @torch.no_grad()
-    def write(self, masks: Mapping[str, Tensor] | None = None) -> None:
-        """Write W * M into the parameters, with new masks where some are given."""
-        for name, mask in (masks or {}).items():
-            self.masks[name].copy_(mask)
-        for name, parameter in self.parameters.items():
-            write_masked_(self._parts[name].of(rows_here(parameter)), self.dense_weights[name], self.masks[name])
+    def write(self, masks: Mapping[str, Tensor]) -> None:
+        """Write W * M of some matrices into their parameters, and note how many entries they keep."""
+        for name, mask in masks.items():
+            self.kept[name] = count_true(mask)
+            write_masked_(self._here(name), self.dense_weights[name], mask.to(self.flat.device))
 
-    @contextmanager
-    def dense(self) -> Iterator[None]:
-        """Put the dense weights into the model inside the block, and W * M again after it.
+    @torch.no_grad()
+    def write_flat(self, mask: Tensor) -> None:
+        """Write W * M of the first matrices, whose masks are given as one buffer `(n,)`."""
+        masks = self.split(mask)
+        if mask.device.type == "cpu":
+            for name, one in masks.items():
+                write_masked_(self._here(name), self.dense_weights[name], one)
+        else:  # a few launches, however many matrices there are
+            product = torch.where(mask, self.flat[: mask.numel()], 0.0)
+            torch._foreach_copy_([self._here(name) for name in masks], list(self.split(product).values()))
 
-        Never enter between a forward pass and its backward pass: the gradients would be wrong without an error.
-        """
-        with torch.no_grad():
-            for name, parameter in self.parameters.items():
-                self._parts[name].of(rows_here(parameter)).copy_(self.dense_weights[name])
-        # Autocast keeps bfloat16 copies of parameters and would hand out those of the other weights on either side.
-        torch.clear_autocast_cache()
-        try:
-            yield
-        finally:
-            self.write()
-            torch.clear_autocast_cache()
+    def _here(self, name: str) -> Tensor:
+        """Return a matrix in its parameter, as a view of its rows on this rank."""
+        return self._parts[name].of(rows_here(self.parameters[name].detach()))
 
 
 @contextmanager
@@ -88,104 +104,3 @@ def modes(model: nn.Module, training: bool) -> Iterator[None]:
     finally:
         for module, flag in flags:
             module.training = flag
-
-
-class Held:
-    """A ticket that is held on a model: its pruned weights stay zero. `remove()` ends that; the zeros stay."""
-
-    def __init__(
-        self,
-        model: Any,
-        ticket: Ticket,
-        allow_other_weights: bool = False,
-        optimizer: torch.optim.Optimizer | None = None,
-    ) -> None:
-        ticket.apply_(model, allow_other_weights)
-        parameters = dict(model.base_model.named_parameters())
-        self._handles: list[RemovableHandle] = []
-        self._masked: list[tuple[nn.Parameter, Tensor]] = []
-        for name, mask in ticket.masks_on(model.base_model).items():
-            parameter = parameters[name]
-            mask = mask.to(parameter.device)
-            self._masked.append((parameter, mask))
-            if parameter.requires_grad:
-                self._handles.append(parameter.register_post_accumulate_grad_hook(mask_gradient(mask)))
-        if optimizer is not None:
-            self._handles.append(optimizer.register_step_post_hook(lambda *_: self.zero_()))
-
-    @torch.no_grad()
-    def zero_(self) -> None:
-        """Set all pruned weights to exactly +0.0."""
-        for parameter, mask in self._masked:
-            write_masked_(parameter, parameter, mask)
-
-    def remove(self) -> None:
-        """Remove the hooks; the weights stay as they are."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
-
-
-def mask_gradient(mask: Tensor) -> Any:
-    """Return a hook that masks a parameter's gradient as it is accumulated, before all-reduce and clipping."""
-
-    def hook(parameter: nn.Parameter) -> None:
-        if parameter.grad is not None:
-            write_masked_(parameter.grad, parameter.grad, mask)
-
-    return hook
-
-
-def hold(
-    model: Any,
-    ticket: Ticket,
-    optimizer: torch.optim.Optimizer | None = None,
-    allow_other_weights: bool = False,
-) -> Held:
-    """Apply a ticket to a model and keep its pruned weights at zero in any training loop.
-
-    Pruned weights are zeroed now, their gradients are masked as they are accumulated (before all-reduce and clipping),
-    and after each step of `optimizer` they are exactly +0.0, whatever weight decay or momentum did.
-
-    Args:
-        model: any Hugging Face model with the ticket's encoder; it is not patched and can be saved as usual.
-        ticket: the subnetwork.
-        optimizer: the optimizer of the loop; without it call `Held.zero_()` after each of its steps.
-        allow_other_weights: also onto weights that the ticket was not made for.
-
-    Raises:
-        ContentError: the ticket does not fit the model.
-
-    Example:
-        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-        >>> held = hold(model, Ticket.from_pretrained("runs/kd60"), optimizer)
-    """
-    return Held(model, ticket, allow_other_weights, optimizer)
-
-
-class TicketCallback(TrainerCallback):  # type: ignore[misc]
-    """Holds a ticket in any Hugging Face Trainer: `Trainer(..., callbacks=[TicketCallback(ticket)])`.
-
-    Args:
-        ticket: the subnetwork.
-        allow_other_weights: also onto weights that the ticket was not made for (a fine-tuned model, a resumed run).
-    """
-
-    def __init__(self, ticket: Ticket, allow_other_weights: bool = False) -> None:
-        self.ticket = ticket
-        self.allow_other_weights = allow_other_weights
-        self._held: Held | None = None
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Zero the pruned weights, mask their gradients; a resumed run has trained weights, so only fit is checked."""
-        self._held = Held(model, self.ticket, self.allow_other_weights or state.global_step > 0)
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Zero the pruned weights again after the optimizer moved them."""
-        if self._held is not None:
-            self._held.zero_()
-
-    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remove the hooks from the model."""
-        if self._held is not None:
-            self._held.remove()

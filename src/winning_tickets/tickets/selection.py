@@ -1,13 +1,13 @@
 """Select masks by scores: exact counts, deterministic ties, per matrix, row, N:M group, or global.
 
-Everything that prunes by a score goes through `keep_top` (once), `BandSelector` or `keep_in_groups` (every step of a
-search), so that methods differ in their scores alone.
+Everything that prunes by a score goes through one `Selector`: `keep_top` once, a mask search at every step. Methods
+differ in their scores alone. The order is always the same: higher score, then larger absolute weight, then lower index.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from winning_tickets.config import Pattern, check_sparsity
+from winning_tickets.runs.errors import ContentError
 
 _INTEGERS = {4: torch.int32, 2: torch.int16, 8: torch.int64}
-_CHUNK = 1 << 18  # entries masked at a time: the scratch stays in the processor's cache
+_CHUNK = 1 << 18  # entries handled at a time on a CPU: the scratch stays in the processor's cache
 
 
 def count_true(condition: Tensor) -> int:
@@ -25,48 +26,6 @@ def count_true(condition: Tensor) -> int:
     if condition.device.type == "cpu":
         return int(np.count_nonzero(condition.numpy()))
     return int(torch.count_nonzero(condition))
-
-
-def nonzero(condition: Tensor) -> Tensor:
-    """Return the flat ascending indices of True; numpy is 3 times faster than `torch.nonzero` on a CPU."""
-    if condition.device.type == "cpu":
-        return torch.from_numpy(np.flatnonzero(condition.numpy()))
-    return condition.reshape(-1).nonzero().reshape(-1)
-
-
-def beyond(values: Tensor, threshold: float, out: Tensor | None = None) -> Tensor:
-    """Return `values > threshold`, in `out` where given; numpy is several times faster than PyTorch on a CPU."""
-    if not _fast(values):
-        return torch.gt(values, threshold) if out is None else torch.gt(values, threshold, out=out)
-    out = torch.empty(values.shape, dtype=torch.bool) if out is None else out
-    np.greater(values.detach().numpy(), threshold, out=out.numpy())
-    return out
-
-
-def between(values: Tensor, low: float, high: float) -> tuple[int, Tensor]:
-    """Return the number of values `(n,)` below `low`, and the ascending indices of those in [low, high]."""
-    if not _fast(values):
-        return count_true(values < low), nonzero((values >= low) & (values <= high))
-    # Chunks that stay in the processor's cache are read once for both answers.
-    everything = values.detach().numpy()
-    size = min(_CHUNK, len(everything))
-    under, upto = np.empty(size, np.bool_), np.empty(size, np.bool_)
-    below, inside = 0, []
-    for start in range(0, len(everything), _CHUNK):
-        part = everything[start : start + _CHUNK]
-        np.less(part, low, out=under[: len(part)])
-        np.less_equal(part, high, out=upto[: len(part)])
-        below += int(np.count_nonzero(under[: len(part)]))
-        np.greater(upto, under, out=upto)  # not below, and not above
-        found = np.flatnonzero(upto[: len(part)])
-        if len(found):
-            inside.append(found + start)
-    return below, torch.from_numpy(np.concatenate(inside) if inside else np.empty(0, np.int64))
-
-
-def _fast(values: Tensor) -> bool:
-    """Return whether numpy can compute with the values: on a CPU, and not bfloat16."""
-    return values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
 
 
 def write_masked_(target: Tensor, dense: Tensor, mask: Tensor) -> None:
@@ -87,6 +46,43 @@ def write_masked_(target: Tensor, dense: Tensor, mask: Tensor) -> None:
         stop = min(start + _CHUNK, keep.numel())
         bits = scratch[: stop - start].copy_(keep[start:stop]).neg_()
         torch.bitwise_and(source[start:stop], bits, out=to[start:stop])
+
+
+def check_finite(tensors: Mapping[str, Tensor], what: str) -> None:
+    """Refuse tensors that hold NaN or infinity, which have no rank, with the name of the first; one read-back."""
+    # A sum is the fastest pass that shows them; it may also overflow, which a second pass tells apart.
+    sums = [
+        tensor.detach().sum(dtype=torch.float32 if tensor.element_size() < 4 else None) for tensor in tensors.values()
+    ]
+    if not sums or bool(torch.stack([one.double() for one in sums]).isfinite().all()):
+        return
+    for name, tensor in tensors.items():
+        if not bool(tensor.isfinite().all()):
+            raise ContentError(
+                f"The {what} of {name} contain NaN or infinity, which cannot be ranked; check the model and the data "
+                "that they come from."
+            )
+
+
+class Computed(Mapping[str, Tensor]):
+    """Tensors by name that are computed whenever they are read: as large as a model, and never all in memory."""
+
+    def __init__(self, names: Iterable[str], compute: Callable[[str], Tensor]) -> None:
+        self._names, self._compute = tuple(names), compute
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._compute(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def magnitudes(weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Return the absolute weights by name."""
+    return Computed(weights, lambda name: weights[name].abs())
 
 
 Ranking = Literal["matrix", "row", "global"]
@@ -121,211 +117,381 @@ def keep_top(
         sparsity: fraction removed of each group, in [0, 1).
         ranking: `matrix` ranks inside each tensor, `row` inside each row of it, `global` over all of them together.
         weights: of entries with equal scores the one with the larger absolute weight survives, then the one with the
-            lower index (in the order of `scores` for `global`).
+            lower index (in the order of `scores` for `global`). On the device of the scores.
         rounding: how a fractional count is rounded.
         pattern: N:M; keeps N of every M consecutive entries of the last dimension, whatever the other settings are.
 
     Returns:
         Bool tensors of the same shapes, True = kept.
+
+    Raises:
+        ContentError: a score or weight is NaN or infinite.
     """
+    check_finite(scores, "scores")
+    check_finite(weights or {}, "weights")
+    if pattern is not None:
+        pattern.check_shapes({name: values.shape for name, values in scores.items()})
     masks: dict[str, Tensor] = {}
-    # Rows and N:M groups are consecutive entries of one size, selected all at once.
-    if pattern is not None or ranking == "row":
+    for group in groups_of(tuple(scores), "matrix" if pattern is not None else ranking):
+        joined, shapes = _join(scores, group)
+        # Rows and N:M groups are consecutive entries of one size.
+        size = joined.numel()
         if pattern is not None:
-            pattern.check_shapes({name: values.shape for name, values in scores.items()})
-        for name, values in scores.items():
-            size = values.shape[-1] if pattern is None else pattern.of
-            left = size - pruned_count(size, sparsity, rounding) if pattern is None else pattern.keep
-            ties = None if weights is None else weights[name].detach().reshape(-1, size)
-            masks[name] = keep_in_groups(values.detach().reshape(-1, size), left, ties).view(values.shape)
-        return masks
-    for group in groups_of(tuple(scores), ranking):
-        joined = _join(scores, group)
-        ties = None if weights is None else _join(weights, group)
-        kept = _keep_flat(joined, pruned_count(joined.numel(), sparsity, rounding), ties)
-        for name, part in zip(group, torch.split(kept, [scores[name].numel() for name in group]), strict=True):
-            masks[name] = (part if len(group) == 1 else part.clone()).reshape(scores[name].shape)
+            size = pattern.of
+        elif ranking == "row":
+            size = shapes[0][-1]
+        kept = size - pruned_count(size, sparsity, rounding) if pattern is None else pattern.keep
+        ties = None if weights is None else _join(weights, group)[0]
+        found = Selector([Block(joined.numel() // size, size, kept)]).select(joined, ties)
+        for name, shape, part in zip(group, shapes, torch.split(found, [one.numel() for one in shapes]), strict=True):
+            masks[name] = (part if len(group) == 1 else part.clone()).reshape(shape)
     return masks
-
-
-def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
-    """Return the entries of tensors in one flat tensor; a single one is not copied."""
-    parts = [tensors[name].detach().reshape(-1) for name in names]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
 
 
 def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
     """Keep the given number of highest scores of each tensor; of equal scores the one with the lower index survives."""
-    return {
-        name: _keep_flat(values.detach().reshape(-1), values.numel() - counts[name], None).reshape(values.shape)
-        for name, values in scores.items()
-    }
+    masks = {}
+    for name, count in counts.items():
+        flat, (shape,) = _join(scores, [name])
+        masks[name] = Selector([Block(1, flat.numel(), count)]).select(flat).reshape(shape)
+    return masks
 
 
-def _keep_flat(scores: Tensor, count: int, weights: Tensor | None) -> Tensor:
-    """Return the mask of a flat group with `count` entries pruned."""
-    if count == 0:
-        return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
-    threshold = kth_smallest(scores, count)
-    kept = beyond(scores, threshold)
-    missing = scores.numel() - count - count_true(kept)
-    if missing:
-        _, tied = between(scores, threshold, threshold)
-        kept[tied[_strongest(weights, tied, missing)]] = True
-    return kept
+def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Tensor, list[torch.Size]]:
+    """Return the entries of tensors in one flat tensor of at least 32 bits, and their shapes; one is not copied."""
+    parts = [tensors[name].detach() for name in names]
+    joined = parts[0].reshape(-1) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
+    return _wide(joined), [part.shape for part in parts]
 
 
-def _strongest(weights: Tensor | None, tied: Tensor, count: int) -> Tensor:
-    """Return the positions inside `tied` (ascending indices) of the `count` entries that survive a tie."""
-    if weights is None:
-        return torch.arange(count, device=tied.device)
-    sizes = weights[tied].abs().nan_to_num_(nan=math.inf, posinf=math.inf)
-    return nonzero(_keep_flat(sizes, sizes.numel() - count, None))
+def _wide(values: Tensor) -> Tensor:
+    return values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
 
 
-def kth_smallest(values: Tensor, k: int) -> float:
-    """Return the exact k-th smallest of values `(n,)`, k from 1 to n."""
-    exact = values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
+@dataclass(frozen=True)
+class Block:
+    """Groups of one size, one after the other in a flat buffer."""
+
+    groups: int
+    size: int  # entries of each group
+    kept: int | tuple[int, ...]  # of every group, or of each
+
+
+class Ranks:
+    """The processes that share every group: here one alone, with all entries."""
+
+    def totals(self, counts: Tensor) -> Tensor:
+        """Return counts `(n,)` summed over the processes."""
+        return counts
+
+    def join(self, rows: Tensor) -> Tensor:
+        """Return the rows `(n, ...)` of all processes, one after the other."""
+        return rows
+
+    def gather(
+        self, places: Tensor, scores: Tensor, ties: Tensor | None
+    ) -> tuple[tuple[Tensor, Tensor | None], Tensor | None]:
+        """Return entries of all processes in the order of the groups and indices, and which are this process's.
+
+        `places` are the indices of the given entries in this process's buffer. None stands for: all, as they are.
+        """
+        return (scores, ties), None
+
+
+_SAMPLE = 1 << 16  # entries of a group that are looked at first; smaller groups are looked at whole
+_ONE_OF = 64  # entries of larger groups
+_NARROW, _WIDE = 0.0005, 0.004  # shares of a group that a band should hold: enough to hit, few enough to be cheap
+_SMALL = 32  # entries of a group up to which comparing each with each costs less than finding a threshold
+_FEW = 1 << 12  # entries of a group near its threshold up to which a CPU sorts them together with those of others
+
+Array = np.ndarray[Any, Any]
+
+
+class Selector:
+    """Keeps the entries with the highest scores of each of many groups: all groups at once, on any device.
+
+    A band around the last threshold of a group, or around the one that a sample suggests, decides for nearly all of its
+    entries; those inside the band are put into order. To select again costs one pass over the scores if they have moved
+    little, and on a GPU a few dozen launches and one read-back, however many groups there are.
+
+    Args:
+        blocks: the groups, in the order of the buffer.
+        ranks: the processes that share every group; the counts of `blocks` are then those over all processes.
+    """
+
+    def __init__(self, blocks: Sequence[Block], ranks: Ranks | None = None) -> None:
+        self._ranks = ranks or Ranks()
+        self._small: list[tuple[Block, slice]] = []
+        self._large: list[tuple[Block, slice, slice]] = []  # with the place in the buffer, and among the groups
+        start = group = 0
+        for block in blocks:
+            place = slice(start, start + block.groups * block.size)
+            start = place.stop
+            if ranks is None and block.size <= _SMALL and isinstance(block.kept, int):
+                self._small.append((block, place))
+            else:
+                self._large.append((block, place, slice(group, group + block.groups)))
+                group += block.groups
+        self._kept, self._sizes = np.zeros((2, group), np.int64)
+        for block, _, span in self._large:
+            self._kept[span], self._sizes[span] = block.kept, block.size
+        if self._large:
+            self._sizes = self._ranks.totals(torch.from_numpy(self._sizes)).cpu().numpy()
+        self._bands: tuple[Tensor, Tensor] | None = None  # for the next selection
+
+    @torch.no_grad()
+    def select(self, scores: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Return the mask `(n,)` of a buffer of scores; of equal scores the larger absolute weight survives."""
+        mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
+        for block, place in self._small:
+            assert isinstance(block.kept, int)
+            ties = None if weights is None else _wide(weights[place]).view(-1, block.size)
+            _keep_by_wins(scores[place].view(-1, block.size), block.kept, ties, mask[place].view(-1, block.size))
+        if self._large:
+            self._select_large(scores, weights, mask)
+        return mask
+
+    def _select_large(self, scores: Tensor, weights: Tensor | None, mask: Tensor) -> None:
+        low, high = self._find_bands(scores)
+        above, inside, places = self._divide(scores, mask, low, high)
+        if not inside.any():
+            return
+        ties = None if weights is None else _wide(weights[places]).abs()
+        (near, ties), here = self._ranks.gather(places, scores[places], ties)
+        survivors, borders = _survivors(near, ties, inside, self._kept - above)
+        mask[places] = survivors if here is None else survivors[here]
+        # The next bands are around the borders, narrower or wider by the share of entries inside the present ones.
+        if (self._sizes > _SAMPLE).any():
+            if not inside.all():
+                borders = torch.where(torch.from_numpy(inside > 0).to(low.device), borders, low)
+            share = inside / self._sizes
+            factors = (
+                np.where(share > _WIDE, _WIDE / 2 / share.clip(min=_WIDE), np.where(share < _NARROW, 2.0, 1.0)) / 2
+            )
+            half_widths = (high - low).mul_(torch.from_numpy(factors).to(low)).nan_to_num_(0.0, 0.0, 0.0)
+            self._bands = borders - half_widths, borders + half_widths
+
+    def _find_bands(self, scores: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the lowest and the highest score of each group that is looked at closely."""
+        if self._bands is None:
+            low, high = (torch.empty(len(self._sizes), dtype=scores.dtype, device=scores.device) for _ in range(2))
+            self._sample(scores, np.arange(len(self._sizes)), low, high)
+        else:
+            low, high = self._bands
+            self._sample(scores, np.flatnonzero(self._sizes <= _SAMPLE), low, high)
+        for groups, bound in ((self._kept == self._sizes, -torch.inf), (self._kept == 0, torch.inf)):
+            if groups.any():
+                low[_index(groups, low.device)] = high[_index(groups, low.device)] = bound
+        return low, high
+
+    def _sample(self, scores: Tensor, groups: Array, low: Tensor, high: Tensor) -> None:
+        """Set the bands of some groups by a sample of their scores; by all of them where a group is small."""
+        for block, place, span in self._large:
+            rows = groups[(groups >= span.start) & (groups < span.stop)]
+            if not len(rows):
+                continue
+            step = min(-(-int(self._sizes[span.start]) // _SAMPLE), _ONE_OF)
+            values = scores[place].view(block.groups, block.size)[:, ::step]
+            if len(rows) < block.groups:
+                values = values[torch.from_numpy(rows - span.start).to(scores.device)]
+            values = self._ranks.join(values.t()).t()
+            # All scores of a group tell which of them is the lowest that is kept; a sample tells about where it is.
+            count = values.shape[1]
+            center = (self._sizes[rows] - self._kept[rows]) / self._sizes[rows] * count
+            margin = 2.5 * count**0.5 if step > 1 else 0.0  # at least five standard deviations of that rank
+            ranks = np.stack([center - margin, center + margin]).round().clip(0, count - 1).astype(np.int64)
+            to = torch.from_numpy(rows).to(scores.device)
+            low[to], high[to] = _order_statistics(values, ranks)
+
+    def _divide(self, scores: Tensor, mask: Tensor, low: Tensor, high: Tensor) -> tuple[Array, Array, Tensor]:
+        """Keep what is above the bands; return the counts above and inside, and the places inside, ascending."""
+        above, inside, here = np.zeros((3, len(self._sizes)), np.int64)
+        found: dict[int, Tensor] = {}
+        pending = list(range(len(self._large)))
+        for attempt in range(3):
+            counts: list[list[Tensor]] = [[], []]
+            for index in pending:
+                block, place, span = self._large[index]
+                shape = (block.groups, block.size)
+                *numbers, found[index] = _compare(
+                    scores[place].view(shape), low[span], high[span], mask[place].view(shape)
+                )
+                for kind, number in zip(counts, numbers, strict=True):
+                    kind.append(number)
+            # One read-back for all groups: how many entries are above the bands, and above or inside them.
+            own = torch.cat([*counts[0], *counts[1]])
+            total = self._ranks.totals(own)
+            read = own.cpu().numpy().reshape(2, -1)
+            read_total = read if total is own else total.cpu().numpy().reshape(2, -1)
+            groups = np.concatenate([np.arange(self._large[i][2].start, self._large[i][2].stop) for i in pending])
+            here[groups] = read[1] - read[0]
+            above[groups], inside[groups] = read_total[0], read_total[1] - read_total[0]
+            missed = (above > self._kept) | (above + inside < self._kept)
+            if not missed.any():
+                break
+            # Where a band missed the border a sample gives a new one; should that miss too, all scores are looked at.
+            if attempt == 0:
+                self._sample(scores, np.flatnonzero(missed), low, high)
+            elif attempt == 1:
+                low[_index(missed, low.device)], high[_index(missed, low.device)] = -torch.inf, torch.inf
+            else:
+                raise ContentError("A score is NaN, which has no rank; lower the learning rate, or check the data.")
+            pending = [index for index, (_, _, span) in enumerate(self._large) if missed[span].any()]
+        places = [
+            _locate(found[index], int(here[span].sum())) + place.start
+            for index, (_, place, span) in enumerate(self._large)
+            if here[span].any()
+        ]
+        return above, inside, torch.cat(places) if places else torch.empty(0, dtype=torch.long, device=scores.device)
+
+
+def _index(groups: Array, device: torch.device) -> Tensor:
+    """Return the indices of True."""
+    return torch.from_numpy(np.flatnonzero(groups)).to(device)
+
+
+def _order_statistics(values: Tensor, ranks: Array) -> Tensor:
+    """Return of each row of `(groups, n)` the values of ranks `(k, groups)`, which count from 0 for the lowest."""
+    wanted = np.unique(ranks)
+    columns = np.searchsorted(wanted, ranks)
     if values.device.type != "cpu":
-        return float(exact.kthvalue(k).values)
-    # numpy's partition is 12 times faster than `kthvalue` on a CPU, and faster still on the values that a sample names.
-    if len(exact) >= _MANY:
-        low, high = _bracket(exact.numpy(), k)
-        below, inside = between(exact, low, high)
-        if below < k <= below + len(inside):
-            return low if low == high else float(np.partition(exact[inside].numpy(), k - below - 1)[k - below - 1])
-    return float(np.partition(exact.numpy(), k - 1)[k - 1])
+        found = torch.stack([values.kthvalue(int(rank) + 1, dim=1).values for rank in wanted])
+        return found.gather(0, torch.from_numpy(columns).to(values.device))
+    # numpy's partition is 12 times faster than `kthvalue` on a CPU.
+    rows = max(1, _CHUNK // values.shape[1])
+    parts = np.split(values.numpy(), range(rows, len(values), rows))
+    found_parts = [np.partition(part, wanted, axis=1)[:, wanted] for part in parts]
+    return torch.from_numpy(np.take_along_axis(np.concatenate(found_parts), columns.T, 1).T)
 
 
-_MANY = 1 << 20  # values among which looking at a sample first is worth while
-_SAMPLE = 1 << 16
-_MARGIN = 0.01  # of all values on either side: five standard deviations of the rank that a sample of that size gives
+def _compare(values: Tensor, low: Tensor, high: Tensor, above: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Write which values `(groups, n)` are above the bands; return counts above, counts not below, and those inside.
+
+    Those inside are a mask on a GPU, where counting comes first, and flat indices on a CPU.
+    """
+    if values.device.type != "cpu":
+        torch.gt(values, high[:, None], out=above)
+        reached = values >= low[:, None]
+        return above.sum(1), reached.sum(1), reached ^ above
+    # Chunks that stay in the processor's cache are read once; numpy compares several times faster than PyTorch.
+    groups, size = values.shape
+    scores, lows, highs, over = values.numpy(), low.numpy()[:, None], high.numpy()[:, None], above.numpy()
+    counts, places = np.zeros((2, groups), np.int64), []
+    rows = max(1, _CHUNK // size)
+    scratch = np.empty(min(_CHUNK, values.numel()), np.bool_)
+    for first, start in ((r, c) for r in range(0, groups, rows) for c in range(0, size, _CHUNK)):
+        these, part = slice(first, first + rows), (slice(first, first + rows), slice(start, start + _CHUNK))
+        inside = scratch[: scores[part].size].reshape(scores[part].shape)
+        np.greater(scores[part], highs[these], out=over[part])
+        np.greater_equal(scores[part], lows[these], out=inside)
+        for count, true in zip(counts, (over[part], inside), strict=True):
+            count[these] += np.count_nonzero(true) if len(true) == 1 else np.count_nonzero(true, axis=1)
+        np.not_equal(inside, over[part], out=inside)
+        found = np.flatnonzero(inside)
+        if len(found):
+            places.append(found + (first * size + start))
+    indices = np.concatenate(places) if places else np.empty(0, np.int64)
+    return torch.from_numpy(counts[0]), torch.from_numpy(counts[1]), torch.from_numpy(indices)
 
 
-def _bracket(values: np.ndarray[Any, Any], k: int) -> tuple[float, float]:
-    """Return two values between which the k-th smallest very probably is; they are values of a sample, as ties need."""
-    sample = values[:: len(values) // _SAMPLE]
-    share = k / len(values)
-    places = [int(min(max(edge, 0.0), 1.0) * (len(sample) - 1)) for edge in (share - _MARGIN, share + _MARGIN)]
-    low, high = np.partition(sample, places)[places].tolist()
-    # Beyond the ends of the sample there may be more.
-    return (low if places[0] else -math.inf), (high if places[1] < len(sample) - 1 else math.inf)
+def _locate(found: Tensor, count: int) -> Tensor:
+    """Return the flat indices of what `_compare` found inside the bands, whose number is known."""
+    return found if found.dtype != torch.bool else torch.nonzero_static(found.view(-1), size=count).view(-1)
 
 
-def keep_in_groups(scores: Tensor, keep: int, weights: Tensor | None = None) -> Tensor:
-    """Keep the `keep` highest scores of each row `(groups, size)`; of equal ones the larger weight, then the first."""
-    size = scores.shape[1]
-    if keep == size:
-        return torch.ones(scores.shape, dtype=torch.bool, device=scores.device)
-    return (_keep_by_wins if size <= _SMALL_GROUP else _keep_by_threshold)(scores, keep, weights)
+def _survivors(scores: Tensor, ties: Tensor | None, inside: Array, missing: Array) -> tuple[Tensor, Tensor]:
+    """Return which entries survive, and about where the border of each group is.
+
+    The entries lie group after group, `inside` of each, in the order of their indices; `missing` of each survive.
+    """
+    if scores.device.type != "cpu":
+        return _sort_out(scores, ties, inside, missing)
+    # On a CPU numpy's partition is faster for many entries of one group; few are sorted together with those of others.
+    ends = np.cumsum(inside)
+    starts = ends - inside
+    survivors = np.repeat(missing == inside, inside)
+    borders = scores[torch.from_numpy(starts.clip(max=len(scores) - 1))].clone()
+    undecided = (missing > 0) & (missing < inside)
+    for group in np.flatnonzero(undecided & (inside > _FEW)):
+        part = slice(starts[group], ends[group])
+        keys = [scores[part].numpy(), *([] if ties is None else [ties[part].numpy()])]
+        survivors[part], borders[group] = _part_out(keys, int(missing[group]))
+    few = undecided & (inside <= _FEW)
+    if few.any():
+        entries = torch.from_numpy(np.flatnonzero(np.repeat(few, inside)))
+        strengths = None if ties is None else ties[entries]
+        kept, found = _sort_out(scores[entries], strengths, inside[few], missing[few])
+        survivors[entries.numpy()], borders[torch.from_numpy(few)] = kept.numpy(), found
+    return torch.from_numpy(survivors), borders
 
 
-_SMALL_GROUP = 4  # entries up to which comparing each with each costs less than a partition
+def _sort_out(scores: Tensor, ties: Tensor | None, inside: Array, missing: Array) -> tuple[Tensor, Tensor]:
+    """`_survivors` by sorting the entries of all groups together: no read-back, whatever ties there are."""
+    ends = np.cumsum(inside)
+    limits = ends - inside + missing
+    edges = np.stack([ends, limits, np.minimum(limits, ends - 1).clip(0)])
+    end, limit, border = torch.from_numpy(edges).to(scores.device)
+    places = torch.arange(len(scores), device=scores.device)
+    group = torch.bucketize(places, end, right=True)
+    # Stable sorts by the least important key first; entries that are equal in all keys stay in the order of indices.
+    order: Tensor | None = None
+    for key in (ties, scores, group):
+        if key is None:
+            continue
+        found = torch.sort(key if order is None else key[order], stable=True, descending=key is not group).indices
+        order = found if order is None else order[found]
+    assert order is not None
+    survivors = torch.empty(len(scores), dtype=torch.bool, device=scores.device)
+    survivors[order] = places < limit[group]
+    return survivors, scores[order[border]]
+
+
+def _part_out(keys: Sequence[Array], missing: int) -> tuple[Array, float]:
+    """`_survivors` for one group, by partitions: the keys, the most important one first, decide one after the other."""
+    survivors, left = np.zeros(len(keys[0]), np.bool_), np.arange(len(keys[0]))
+    borders: list[float] = []
+    for key in keys:
+        if missing in (0, len(left)):
+            break
+        values = key[left]
+        lowest = np.partition(values, len(values) - missing)[len(values) - missing]  # that is kept
+        borders.append(float(lowest))
+        above = left[values > lowest]
+        survivors[above] = True
+        left, missing = left[values == lowest], missing - len(above)
+    survivors[left[:missing]] = True
+    return survivors, borders[0]
+
+
 _AT_A_TIME = 1 << 17  # entries of small groups compared at a time on a CPU: they stay in its cache
 
 
-def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
-    """An entry survives when fewer than `keep` of its group beat it: no sorting, whole columns at once."""
+def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None, out: Tensor) -> None:
+    """Write the mask of small groups `(groups, size)`: an entry is kept when fewer than `keep` of its group beat it."""
     groups, size = scores.shape
-    kept = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-    step = max(1, _AT_A_TIME // size) if scores.device.type == "cpu" else groups
+    on_cpu = scores.device.type == "cpu"
+    step = max(1, _AT_A_TIME // size) if on_cpu else max(1, groups)
+    byte: Any = np.uint8 if on_cpu else torch.uint8
     for start in range(0, groups, step):
         part = slice(start, start + step)
-        columns = scores[part].t().contiguous()
+        columns: Any = scores[part].t().contiguous()
+        sizes: Any = None
         # Start as if every later entry had won, so that each pair is compared once.
-        beaten = torch.arange(size - 1, -1, -1, dtype=torch.uint8, device=scores.device)[:, None]
+        beaten: Any = torch.arange(size - 1, -1, -1, dtype=torch.uint8, device=scores.device)[:, None]
         beaten = beaten.repeat(1, columns.shape[1])
+        if on_cpu:  # numpy compares several times faster than PyTorch
+            columns, beaten = columns.numpy(), beaten.numpy()
         for index in range(size - 1):
-            wins = columns[index] >= columns[index + 1 :]
+            one, others = columns[index], columns[index + 1 :]
+            wins = one >= others
             if weights is not None:
-                tied = columns[index] == columns[index + 1 :]
-                if tied.any():
-                    sizes = weights[part].t().abs()
+                tied = one == others
+                if not on_cpu or tied.any():  # to ask costs a read-back on a GPU
+                    if sizes is None:
+                        sizes = weights[part].t().abs()
+                        sizes = sizes.numpy() if on_cpu else sizes
                     wins &= ~(tied & (sizes[index] < sizes[index + 1 :]))
-            beaten[index + 1 :] += wins.view(torch.uint8)
-            beaten[index] -= wins.view(torch.uint8).sum(0, dtype=torch.uint8)
-        kept[part] = (beaten < keep).t()
-    return kept
-
-
-def _keep_by_threshold(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
-    """Keep the entries above each group's own threshold; sort only groups where a tie leaves a choice."""
-    pruned = scores.shape[1] - keep
-    exact = scores.float() if scores.element_size() < 4 else scores  # numpy has no bfloat16
-    if scores.device.type == "cpu":
-        threshold = torch.from_numpy(np.partition(exact.numpy(), pruned - 1, axis=1)[:, pruned - 1 : pruned])
-    else:
-        threshold = exact.kthvalue(pruned, dim=1, keepdim=True).values
-    # Entries at the threshold fill the missing places; where there are more of them than places, the weights decide.
-    kept = exact > threshold
-    missing = keep - kept.sum(1, keepdim=True)
-    tied = exact == threshold
-    undecided = ((missing > 0) & (tied.sum(1, keepdim=True) > missing)).reshape(-1).nonzero().reshape(-1)
-    kept |= tied & (missing > 0)
-    if undecided.numel():
-        kept[undecided] = _keep_sorted(exact[undecided], keep, None if weights is None else weights[undecided])
-    return kept
-
-
-def _keep_sorted(scores: Tensor, keep: int, weights: Tensor | None) -> Tensor:
-    order = torch.arange(scores.shape[1], device=scores.device).expand(scores.shape)
-    if weights is not None:
-        order = torch.argsort(weights.abs(), dim=1, descending=True, stable=True)
-    by_score = torch.argsort(scores.gather(1, order), dim=1, descending=True, stable=True)
-    best = order.gather(1, by_score[:, :keep])
-    return torch.zeros(scores.shape, dtype=torch.bool, device=scores.device).scatter_(1, best, True)
-
-
-_NARROW, WIDE = 0.002, 0.02
-"""Shares of a group that a band around the last threshold should hold: enough to hit, few enough to be cheap."""
-
-
-def adapted(half_width: float, share: float) -> float:
-    """Return the half width of a band for the next selection, by the share of the group inside the present one."""
-    if share > WIDE:
-        return half_width / 2
-    return half_width * 2 if share < _NARROW else half_width
-
-
-class BandSelector:
-    """Exact selection for scores that move a little every step: the masks of `keep_top`, tie for tie.
-
-    The last threshold is nearly right, so the exact one is searched among the few entries in a narrow band around it.
-    """
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-        self.threshold: float | None = None
-        self._half_width = 0.0
-
-    def select(self, scores: Tensor, weights: Tensor, out: Tensor) -> None:
-        """Write the mask of a flat group, all `(n,)`: among equal scores the larger absolute weight survives."""
-        if self.count == 0:
-            out.fill_(True)
-            return
-        tied, missing = self._locate(scores)
-        threshold = self.threshold
-        assert threshold is not None
-        beyond(scores, threshold, out)
-        if missing:
-            out[tied[_strongest(weights, tied, missing)]] = True
-
-    def _locate(self, scores: Tensor) -> tuple[Tensor, int]:
-        """Set the threshold; return the indices that equal it and how many of them survive."""
-        # Where the band holds the border, only its entries are searched, and its width is adapted for the next step.
-        if self.threshold is not None:
-            low, high = self.threshold - self._half_width, self.threshold + self._half_width
-            below, inside = between(scores, low, high)
-            if below < self.count <= below + inside.numel():
-                values = scores[inside]
-                self._half_width = adapted(self._half_width, inside.numel() / scores.numel())
-                return self._finish(values, inside, below)
-        # The band missed (or there is none yet): search all, and start from a share of the standard deviation.
-        self._half_width = float(scores.std(correction=0)) * WIDE
-        return self._finish(scores, None, 0)
-
-    def _finish(self, values: Tensor, indices: Tensor | None, below: int) -> tuple[Tensor, int]:
-        self.threshold = kth_smallest(values, self.count - below)
-        under, tied = between(values, self.threshold, self.threshold)
-        survivors = below + under + tied.numel() - self.count
-        return (tied if indices is None else indices[tied]), survivors
+            beaten[index + 1 :] += wins.view(byte)
+            beaten[index] -= wins.view(byte).sum(0, dtype=byte)
+        kept = (beaten < keep).T
+        out[part] = torch.from_numpy(kept) if on_cpu else kept

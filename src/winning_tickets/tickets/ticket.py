@@ -17,16 +17,21 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor, nn
 
 from winning_tickets.config import COUNT_FIELDS, METHOD_NEEDS, SearchConfig
-from winning_tickets.models.architectures import ARCHITECTURES, join_parts, present_in, split_name
+from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
+from winning_tickets.models.encoders import Encoder, find_encoder, part_like, whole
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.structure import Structure, count_units, expand_gates
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
+from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets import files
 from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
+from winning_tickets.tickets.masking import rows_here
 from winning_tickets.tickets.selection import count_true, write_masked_
+
+_SAVE_SECONDS = 120.0  # longest wait for another process that saves in the same folder
 
 
 class Ticket:
@@ -102,12 +107,19 @@ class Ticket:
         """The masks of biases that gates prune, by name; they do not count in the sparsity."""
         return self._expanded[1]
 
-    def all_masks(self, encoder: nn.Module) -> dict[str, Tensor]:
+    def encoder_of(self, model: nn.Module) -> Encoder:
+        """Find the encoder that this ticket fits best inside a model, which may be wrapped."""
+        return find_encoder(model, [split_name(name).parameter for name in (*self.masks, *self.bias_masks)])
+
+    def all_masks(self, model: nn.Module) -> dict[str, Tensor]:
         """Return the masks of all matrices and biases, parts of fused ones apart."""
-        masks = self.masks | self.bias_masks
-        present = set(present_in(encoder, masks))
+        present = self.encoder_of(model).places
         # Many head classes do not load the pooler, and then its mask is left out.
-        return {name: mask for name, mask in masks.items() if name in present or not name.startswith("pooler.")}
+        return {
+            name: mask
+            for name, mask in (self.masks | self.bias_masks).items()
+            if split_name(name).parameter in present or not name.startswith("pooler.")
+        }
 
     @property
     def base(self) -> BaseModelInfo:
@@ -146,60 +158,85 @@ class Ticket:
     def __iter__(self) -> Iterator[str]:
         return iter(self.masks)
 
-    def masks_on(self, encoder: nn.Module) -> dict[str, Tensor]:
-        """Return one mask for each parameter of an encoder: `all_masks`, parts of fused ones joined."""
-        return join_parts(self.all_masks(encoder))
+    def masks_on(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return one mask for each parameter of a model's encoder: `all_masks`, parts of fused ones joined."""
+        return join_parts(self.all_masks(model))
 
-    def check(self, encoder: Any, allow_other_weights: bool = False) -> None:
-        """Check that the ticket fits an encoder: names, shapes and, without `allow_other_weights`, the weights.
+    def check(self, model: Any, allow_other_weights: bool = False) -> None:
+        """Check that the ticket fits a model's encoder: names, shapes and, without `allow_other_weights`, the weights.
 
         Raises:
-            ContentError: a matrix is missing, has another shape, or other values.
+            ContentError: a matrix is missing, has another shape, other values, or is quantized; or several encoders in
+                the model fit.
         """
+        encoder = self.encoder_of(model)
         # The same matrices can be cut into more or fewer heads, so the shapes do not tell.
-        if self.structure is not None and encoder.config.num_attention_heads != self.structure.num_heads:
+        if self.structure is not None and encoder.num_heads not in (None, self.structure.num_heads):
             raise ContentError(
                 f"The ticket was made for {self.structure.num_heads} heads per layer, and this model has "
-                f"{encoder.config.num_attention_heads}."
+                f"{encoder.num_heads}."
             )
-        parameters = dict(encoder.named_parameters())
-        for name, mask in self.all_masks(encoder).items():
+        parameters = encoder.parameters
+        for name, mask in self.all_masks(model).items():
             part = split_name(name)
             if part.parameter not in parameters:
                 raise ContentError(
                     f"The ticket masks {name}, which this model does not have; is it another architecture?"
                 )
-            weight = part.of(parameters[part.parameter])
-            if weight.shape != mask.shape:
+            parameter = parameters[part.parameter]
+            if not parameter.is_floating_point():
                 raise ContentError(
-                    f"The ticket's mask of {name} has shape {tuple(mask.shape)}, "
-                    f"the model's weight has {tuple(weight.shape)}."
+                    f"{name} is quantized ({parameter.dtype}); put the ticket on the model before it is quantized."
+                )
+            shape = part.of(torch.empty(parameter.shape, device="meta")).shape
+            if shape != mask.shape:
+                raise ContentError(
+                    f"The ticket's mask of {name} has shape {tuple(mask.shape)}, the model's weight has {tuple(shape)}."
                 )
         if allow_other_weights:
             return
         for name, expected in self.base.tensors.items():
-            if name in parameters and tensor_hash(parameters[name].detach()) != expected:
+            if name in parameters and tensor_hash(whole(parameters[name].detach())) != expected:
+                dtype = parameters[name].dtype
+                values = "other values" if dtype == torch.float32 else f"other values, in {dtype}"
                 raise ContentError(
-                    f"The ticket was made for the weights of {self.base.name}; here {name} holds other values. "
+                    f"The ticket was made for the weights of {self.base.name}; here {name} holds {values}. "
                     "Load that model, or pass --allow-other-weights (allow_other_weights=True) if you mean it."
                 )
 
+    @torch.no_grad()
+    def is_applied_to(self, model: Any) -> bool:
+        """Return whether the pruned weights of a model are zero already; False if nothing is pruned.
+
+        Raises:
+            ContentError: the ticket does not fit the model, see `check`.
+        """
+        self.check(model, allow_other_weights=True)
+        parameters = self.encoder_of(model).parameters
+        for name, mask in self.masks_on(model).items():
+            weights = whole(parameters[name].detach())
+            if torch.count_nonzero(weights.masked_fill(mask.to(weights.device), 0)):
+                return False
+        return self.pruned > 0
+
+    @torch.no_grad()
     def apply_(self, model: Any, allow_other_weights: bool = False) -> Any:
         """Set the pruned weights of a model to exactly +0.0, in place, and return the model.
 
         Args:
-            model: any Hugging Face model with this encoder (AutoModel, ForMaskedLM, ForSequenceClassification ...).
+            model: any model with this encoder somewhere inside (AutoModel, ForSequenceClassification, a
+                SentenceTransformer, a module of your own), also wrapped by DataParallel, DDP, `fully_shard`,
+                `torch.compile` or PEFT.
             allow_other_weights: also onto weights that the ticket was not made for.
 
         Raises:
             ContentError: see `check`.
         """
-        encoder = model.base_model
-        self.check(encoder, allow_other_weights)
-        parameters = dict(encoder.named_parameters())
-        with torch.no_grad():
-            for name, mask in self.masks_on(encoder).items():
-                write_masked_(parameters[name], parameters[name], mask.to(parameters[name].device))
+        self.check(model, allow_other_weights)
+        parameters = self.encoder_of(model).parameters
+        for name, mask in self.masks_on(model).items():
+            here = rows_here(parameters[name])
+            write_masked_(here, here, part_like(mask, parameters[name]).to(here.device))
         return model
 
     def save_pretrained(self, directory: Path | str) -> None:
@@ -208,9 +245,13 @@ class Ticket:
         The masks take one bit per weight. The description is written last, so a folder with one is complete.
 
         Raises:
+            UsageError: another process works in the directory for longer than two minutes.
             TrainingError: the file system refused; no incomplete ticket is left.
         """
-        directory = Path(directory)
+        with hold(directory, patience=_SAVE_SECONDS):
+            self._save(Path(directory))
+
+    def _save(self, directory: Path) -> None:
         packed = {name: torch.from_numpy(files.pack(mask)) for name, mask in self._own.items()}
         packed |= {name: gate.cpu().to(torch.uint8) for name, gate in self.gates.items()}
         write_bytes(directory / MASK_FILE, to_bytes(packed))

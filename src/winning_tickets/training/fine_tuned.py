@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.models.compact_layers import COMPACT
 from winning_tickets.models.loading import PLM
+from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_object

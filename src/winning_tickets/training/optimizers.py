@@ -69,3 +69,15 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
         {"params": [parameter for parameter in trained if parameter.dim() <= 1], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
+
+
+def adamw(model: nn.Module, learning_rate: float, weight_decay: float) -> torch.optim.Optimizer:
+    """Make AdamW for all trained parameters; like that of the Hugging Face Trainer it never decays biases and norms."""
+    # A table of relative positions is called a bias, although it is a matrix.
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    decays = {name: parameter.dim() > 1 and "bias" not in name for name, parameter in trained}
+    groups: list[dict[str, Any]] = [
+        {"params": [parameter for name, parameter in trained if decays[name]], "weight_decay": weight_decay},
+        {"params": [parameter for name, parameter in trained if not decays[name]], "weight_decay": 0.0},
+    ]
+    return make_optimizer("adamw", [group for group in groups if group["params"]], learning_rate)

@@ -1,4 +1,4 @@
-"""Data-parallel training: batches sharded across ranks, gradients all-reduced, random states of each rank.
+"""Data-parallel training: batches prepared ahead and sharded across ranks, gradients all-reduced, random states.
 
 Every rank builds the same batches as a single process, and keeps only its rows of them. Padding, masking and the
 order of examples therefore do not depend on the number of ranks.
@@ -6,42 +6,82 @@ order of examples therefore do not depend on the number of ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+import random
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from winning_tickets.data.batches import shard_rows
 from winning_tickets.runs import distributed
 
 _BUCKET = 1 << 23  # gradient entries per all-reduce
-_STATES_FILE = "random_states.pth"  # in a checkpoint of several ranks
+_AHEAD = 2  # steps whose batches are prepared before they are needed
 _SEED_STEP = 1_000_003  # between the seeds of two ranks
+
+T = TypeVar("T")
+
+
+@contextmanager
+def prepared_ahead(prepare: Callable[[int], T], steps: Iterable[int], device: torch.device) -> Iterator[Iterator[T]]:
+    """Yield `prepare(step)` of each step in their order, each prepared in a background thread while others run."""
+    waiting: deque[Future[T]] = deque()
+    on_device = (lambda: torch.cuda.set_device(device)) if device.type == "cuda" else None  # each thread has its own
+    with ThreadPoolExecutor(1, "batches", on_device) as worker:
+
+        def results() -> Iterator[T]:
+            for step in steps:
+                waiting.append(worker.submit(prepare, step))
+                if len(waiting) > _AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+
+        try:
+            yield results()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def each_tensor(batch: Mapping[str, Any], change: Callable[[Tensor], Tensor]) -> dict[str, Any]:
+    """Return a batch, or a dict of batches, with every tensor changed."""
+    return {
+        name: each_tensor(value, change)
+        if isinstance(value, Mapping)
+        else change(value)
+        if isinstance(value, Tensor)
+        else value
+        for name, value in batch.items()
+    }
 
 
 def shard_batch(batch: Mapping[str, Any], rank: int, count: int) -> Mapping[str, Any]:
     """Return the rows `rank`, `rank + count`, ... of a batch of tensors, or of a dict of batches; maybe no rows."""
     if count == 1:
         return batch
-    return {
-        name: shard_batch(value, rank, count) if isinstance(value, Mapping) else value[rank::count].contiguous()
-        for name, value in batch.items()
-    }
+    if any(isinstance(value, Mapping) for value in batch.values()):
+        return {name: shard_batch(value, rank, count) for name, value in batch.items()}
+    return shard_rows(batch, rank, count)
 
 
 def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return a batch, or the non-empty ones of a dict of batches; an empty dict if no rows are left."""
     if any(isinstance(value, Mapping) for value in batch.values()):
         return {name: value for name, value in batch.items() if nonempty(value)}
-    return batch if all(len(value) for value in batch.values()) else {}
+    return batch if len(next(iter(batch.values()))) else {}
 
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
     """Sum the gradients over all ranks; a parameter that no rank used keeps `grad=None`."""
-    # `DistributedDataParallel` does not fit: objectives run the encoder several times, with other weights for the
-    # teacher; gates are not parameters of the model; a step of `tickets share` must not touch the heads of other tasks.
+    # `DistributedDataParallel` does not fit: objectives call the encoder inside the model, some of them several times;
+    # gates are not parameters of the model; a step of `tickets share` must not touch the heads of other tasks.
     # Therefore gradients are summed after the backward pass, when all hooks on gradients have run.
     if distributed.world_size() == 1:
         return
@@ -72,16 +112,25 @@ def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
         yield bucket
 
 
-def random_state() -> list[Tensor]:
-    """Return the states of torch's generators: first the CPU's, then one per GPU."""
-    return [torch.get_rng_state(), *(torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [])]
+def random_state() -> dict[str, Any]:
+    """Return the states of the generators of Python, NumPy and torch, on the CPU and on this rank's GPU."""
+    numpy: Any = np.random.get_state()  # its name, its keys, and numbers
+    gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    return {
+        "python": random.getstate(),
+        "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
+        "cpu": torch.get_rng_state(),
+        "cuda": gpu,
+    }
 
 
-def set_random_state(states: Sequence[Tensor]) -> None:
-    """Set the states of torch's generators, as `random_state` returned them."""
-    torch.set_rng_state(states[0])
-    if torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(states[1:])
+def set_random_state(state: Mapping[str, Any]) -> None:
+    """Set the generators to what `random_state` returned."""
+    random.setstate(state["python"])
+    np.random.set_state(state["numpy"])
+    torch.set_rng_state(state["cpu"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
 
 
 def seed_by_rank() -> None:
@@ -90,19 +139,6 @@ def seed_by_rank() -> None:
         torch.manual_seed(torch.initial_seed() + _SEED_STEP * distributed.rank())
 
 
-def save_random_states(folder: Path, states: Sequence[Sequence[Tensor]]) -> None:
-    """Save the random states of all ranks in a checkpoint; the Trainer saves that of a single rank."""
-    if len(states) > 1:
-        torch.save([list(own) for own in states], folder / _STATES_FILE)
-
-
-def load_random_state(folder: Path) -> None:
-    """Restore the random state of this rank; a rank that is new since the checkpoint gets its own seed."""
-    if distributed.rank() == 0:
-        return  # the Trainer restores its state
-    path = folder / _STATES_FILE
-    states = torch.load(path, weights_only=True) if path.is_file() else []
-    if distributed.rank() < len(states):
-        set_random_state(states[distributed.rank()])
-    else:
-        seed_by_rank()
+def draw_as_a_data_loader() -> None:
+    """Draw what a torch DataLoader draws when a pass begins (the seed of its workers), so that dropout is the same."""
+    torch.empty((), dtype=torch.int64).random_()

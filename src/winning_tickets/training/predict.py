@@ -16,10 +16,10 @@ from safetensors import SafetensorError
 from winning_tickets.config import Runtime
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
-from winning_tickets.models import compact_layers
-from winning_tickets.models.compact_layers import COMPACT, MODEL_FILE
+from winning_tickets.models import modeling_compact
 from winning_tickets.models.heads import KINDS, num_outputs
 from winning_tickets.models.loading import PLM, choose_device, load_plm
+from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import RESULT, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_json, write_json
@@ -85,8 +85,8 @@ def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, to
     try:
         model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
         tokenizer.save_pretrained(folder)
-        if hasattr(model.config, COMPACT):
-            shutil.copyfile(compact_layers.__file__, folder / MODEL_FILE)  # the remote code that loads it
+        if hasattr(model.config, COMPACT):  # also where the class is the ordinary one, and transformers saves no code
+            shutil.copyfile(modeling_compact.__file__, folder / Path(modeling_compact.__file__).name)
     except SafetensorError as error:
         raise OSError(str(error)) from error  # safetensors has an error of its own for a full disk
 

@@ -1,23 +1,26 @@
-"""The one training loop: a thin subclass of the Hugging Face Trainer, for both mask training and fine-tuning."""
+"""The one training loop, for mask training and fine-tuning: what a run needs of a trainer, and nothing hidden.
+
+docs/explanation/training_loop.md says why this loop is our own, and what a step does.
+"""
 
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from safetensors.torch import load_model, save_model
 from torch import Tensor
-from torch.utils.data import SequentialSampler
-from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import get_linear_schedule_with_warmup, set_seed
 from transformers.utils import logging as transformers_logging
 
 from winning_tickets.config import Runtime
@@ -26,12 +29,12 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError
 from winning_tickets.runs.files import REFUSALS, to_disk
-from winning_tickets.runs.progress import set_trackers, tracked
-from winning_tickets.training import parallel
+from winning_tickets.runs.progress import check_trackers, tracked
+from winning_tickets.training import execution, parallel
 from winning_tickets.training.objectives.base import Objective
+from winning_tickets.training.optimizers import adamw
 
 CHECKPOINT = "checkpoint-"
-WEIGHTS = "model.safetensors"
 MAX_SKIPPED = 10
 """Consecutive non-finite steps that are skipped; with one more the weights, the data or the rate must be at fault."""
 
@@ -77,15 +80,18 @@ class FiniteSteps:
             print(f"{_found(step, parts, norm)} The step was skipped.", file=sys.stderr, flush=True)  # noqa: T201
 
 
-def gradient_norm(optimizer: Any) -> float:
+def gradient_norm(optimizer: Any) -> Tensor:
     """Return the norm of all gradients of an optimizer's parameters; NaN or infinite as soon as one of them is."""
+    if hasattr(optimizer, "gradient_norm"):  # an optimizer that clips needs a norm itself
+        norm: Tensor = optimizer.gradient_norm()
+        return norm
     gradients = [
         parameter.grad
         for group in optimizer.param_groups
         for parameter in group["params"]
         if parameter.grad is not None
     ]
-    return float(torch.nn.utils.get_total_norm(gradients))
+    return torch.nn.utils.get_total_norm(gradients)
 
 
 def _found(step: int, parts: Mapping[str, float], norm: float) -> str:
@@ -95,7 +101,26 @@ def _found(step: int, parts: Mapping[str, float], norm: float) -> str:
     return f"The loss is not finite at step {step} ({shown})."
 
 
-class StopOnSignal(TrainerCallback):  # type: ignore[misc]
+class Callback:
+    """Acts at some moments of a training; a subclass defines those that it needs.
+
+    It may read everything of the trainer, and set `should_save`, `should_stop` and `max_steps`.
+    """
+
+    def on_train_begin(self, trainer: TicketTrainer) -> None:
+        """Act before the first step, or before the first step after a checkpoint was loaded."""
+
+    def on_optimizer_step(self, trainer: TicketTrainer) -> None:
+        """Act after the optimizer moved the weights; `step` is still that of the last complete step."""
+
+    def on_step_end(self, trainer: TicketTrainer) -> None:
+        """Act at the end of step `step`; a checkpoint is written afterwards if one is asked for."""
+
+    def on_train_end(self, trainer: TicketTrainer) -> None:
+        """Act after the last step, or after the step at which the training was stopped; not after an error."""
+
+
+class StopOnSignal(Callback):
     """Turns Ctrl-C and SIGTERM during training into a checkpoint and an orderly stop; a second signal stops at once."""
 
     # A signal to one rank stops all ranks.
@@ -123,19 +148,14 @@ class StopOnSignal(TrainerCallback):  # type: ignore[misc]
             raise SystemExit(128 + number)
         self.received = number
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Give each rank random numbers of its own."""
-        parallel.seed_by_rank()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         """Agree with the other ranks on a stop, and ask for a checkpoint."""
         self.signal_number = distributed.all_reduce_max(self.received or 0) or None
-        if self.signal_number is not None and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
+        if self.signal_number is not None and trainer.step < trainer.max_steps:
+            trainer.should_save = trainer.should_stop = True
 
 
-class Checkpoints(TrainerCallback):  # type: ignore[misc]
+class Checkpoints(Callback):
     """Saves a checkpoint every so many steps, or else every so many seconds."""
 
     def __init__(self, runtime: Runtime) -> None:
@@ -143,249 +163,314 @@ class Checkpoints(TrainerCallback):  # type: ignore[misc]
         self._seconds = runtime.checkpoint_seconds
         self._last = time.monotonic()
 
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         """Save when it is time, but not after the last step, whose result is saved anyway."""
-        if state.global_step >= state.max_steps:
+        if trainer.step >= trainer.max_steps:
             return
-        due = (
-            time.monotonic() - self._last >= self._seconds
-            if self._steps is None
-            else state.global_step % self._steps == 0
-        )
+        due = time.monotonic() - self._last >= self._seconds if self._steps is None else trainer.step % self._steps == 0
         if distributed.all_reduce_max(int(due)):  # clocks of ranks differ
-            control.should_save = True
+            trainer.should_save = True
             self._last = time.monotonic()
 
 
-class StepLog(TrainerCallback):  # type: ignore[misc]
+class StepLog(Callback):
     """Appends one record per step to `metrics.jsonl` and advances the progress display; `extra` adds to the record."""
 
     def __init__(
         self, run: RunDirectory, advance: Callable[[int, str], None], extra: Callable[[], dict[str, Any]] = dict
     ) -> None:
-        self.trainer: TicketTrainer | None = None  # sets itself; the parts of the loss are read from it
         self._run = run
         self._advance = advance
         self._extra = extra
         self._time = time.monotonic()
-        self._rate = 0.0
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+    def on_train_begin(self, trainer: TicketTrainer) -> None:
         """Drop the records of steps that a resumed run repeats, and restore the number of skipped steps."""
-        assert self.trainer is not None
-        self.trainer.finite.resume(self._run.forget_after(state.global_step))
-        self._advance(state.global_step, "")
+        trainer.finite.resume(self._run.forget_after(trainer.step))
+        self._advance(trainer.step, "")
         self._time = time.monotonic()
 
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Remember the learning rate of this step, before the scheduler changes it."""
-        assert self.trainer is not None
-        self._rate = self.trainer._get_learning_rate()
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        assert self.trainer is not None
+    def on_step_end(self, trainer: TicketTrainer) -> None:
         now = time.monotonic()
-        parts = {} if self.trainer.finite.skipped else dict(self.trainer.parts)
-        record = {"step": state.global_step, **(parts or {"skipped": True}), "learning_rate": self._rate}
-        self._run.log(record | {"seconds": now - self._time} | self._extra())
+        parts = {} if trainer.finite.skipped else trainer.parts
+        record = {"step": trainer.step, **(parts or {"skipped": True}), "learning_rate": trainer.learning_rate}
+        norm, found = trainer.norm  # a record that has this norm needs no second copy from the device
+        extra = {
+            name: found if value is norm else value.item() if isinstance(value, Tensor) else value
+            for name, value in self._extra().items()
+        }
+        self._run.log(record | {"seconds": now - self._time} | extra | trainer.args.execution)
         self._time = now
-        self._advance(state.global_step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
+        self._advance(trainer.step, ", ".join(f"{name} {value:.4f}" for name, value in parts.items()))
 
 
-def trainer_arguments(scratch: Path, runtime: Runtime, **fields: Any) -> TrainingArguments:
-    """TrainingArguments without what this package does itself: logs, saves, reports, progress bars."""
-    device = choose_device(runtime.device)
+@dataclass(frozen=True)
+class TrainerArguments:
+    """Settings of a training, where possible under the names of `transformers.TrainingArguments`."""
+
+    output_dir: Path  # of checkpoints
+    device: torch.device
+    max_steps: int
+    learning_rate: float = 5e-5  # the peak
+    warmup_steps: int = 0
+    weight_decay: float = 0.0
+    max_grad_norm: float = 1.0  # 0: the gradients are not clipped
+    gradient_accumulation_steps: int = 1  # micro-batches of an optimizer step
+    seed: int = 42
+    bf16: bool = False
+    torch_compile: bool = False
+    skip_not_finite: bool = False
+    report_to: tuple[str, ...] = ()  # trackers
+
+    @property
+    def execution(self) -> dict[str, Any]:
+        """How steps are computed, where it is not in plain float32; every record of the log has it."""
+        precision = execution.precision_of(self.device, self.bf16)
+        facts = {} if precision == "float32" else {"precision": precision}
+        return facts | ({"compiled": True} if self.torch_compile else {})
+
+    def as_of_transformers(self) -> dict[str, Any]:
+        """Return the settings that `transformers.TrainingArguments` has too, for trackers."""
+        own = ("output_dir", "device", "skip_not_finite", "report_to")
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
+        return shared | {"use_cpu": self.device.type == "cpu"}
+
+
+def trainer_arguments(scratch: Path, runtime: Runtime, **settings: Any) -> TrainerArguments:
+    """Return the settings of a training with checkpoints in `scratch`."""
     transformers_logging.set_verbosity_error()
-    with distributed.hidden_launch():
-        made = TrainingArguments(
-            output_dir=str(scratch),
-            use_cpu=device.type == "cpu",
-            bf16=runtime.bf16,
-            report_to="none",
-            disable_tqdm=True,
-            logging_strategy="no",
-            save_strategy="no",
-            eval_strategy="no",
-            remove_unused_columns=False,
-            dataloader_pin_memory=device.type == "cuda",
-            logging_nan_inf_filter=False,
-            **fields,
-        )
-    made.skip_not_finite = runtime.non_finite == "skip"
-    made.distributed_state.process_index = distributed.rank()  # only rank 0 makes folders
-    set_trackers(made, runtime.report_to if distributed.is_main() else ())
-    if made.n_gpu > 1:
-        made._n_gpu = 1  # with several visible GPUs the Trainer would wrap the model in DataParallel
-    return made
+    check_trackers(runtime.report_to)
+    device = choose_device(runtime.device)
+    if device.type == "cuda":
+        device = torch.device("cuda", torch.cuda.current_device())  # threads have a current device of their own
+    return TrainerArguments(
+        output_dir=scratch,
+        device=device,
+        bf16=runtime.bf16,
+        torch_compile=runtime.torch_compile,
+        skip_not_finite=runtime.non_finite == "skip",
+        report_to=runtime.report_to if distributed.is_main() else (),
+        **settings,
+    )
 
 
-class TicketTrainer(Trainer):  # type: ignore[misc]
+@dataclass(frozen=True)
+class StepBatches:
+    """The micro-batches of an optimizer step: this rank's rows of them, and the counts of all ranks' rows."""
+
+    batches: Sequence[Mapping[str, Any]]  # there may be fewer rows than ranks
+    totals: Mapping[str, int]  # divisor of each part of the loss, at least 1
+
+
+class TicketTrainer:
     """Trains an objective given as sums and counts; several ranks share every batch."""
 
     def __init__(
         self,
         *,
+        model: Any,
         objective: Objective,
-        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,  # None takes the Trainer's AdamW
-        schedule: Callable[[int], float] | None = None,  # factor of the rate by step; None takes the Trainer's own
-        in_order: bool = False,  # visit the training set in its own order (its items are whole batches)
+        batches: Any,  # batch `i` of the training is `batches[i]`, always the same
+        args: TrainerArguments,
+        callbacks: Sequence[Callback] = (),
+        steps_per_epoch: int | None = None,  # of the batches; None where an epoch is the whole training
+        build_optimizer: Callable[[Any], torch.optim.Optimizer] | None = None,  # from the model; None takes AdamW
+        schedule: Callable[[int], float] | None = None,  # factor of the rate by step; None is linear after a warm-up
+        acting: Callable[[Mapping[str, Any]], AbstractContextManager[Any]] = nullcontext,  # around a micro-batch
         save_weights: bool = True,  # put weights into checkpoints; a mask search keeps its state in the optimizer
-        **options: Any,
     ) -> None:
-        super().__init__(**options)
-        self.remove_callback(PrinterCallback)  # it would write to stdout, where only results go
-        self.objective = objective
-        self.parts: dict[str, float] = {}
-        self.loss_is_scaled_for_ga = True
-        self._build_optimizer = build_optimizer
-        self._schedule = schedule
-        self._in_order = in_order
-        self._save_weights = save_weights
-        self._totals: dict[str, Tensor] = {}
-        self._staging: str | None = None
-        self._random_state: list[Tensor] = []
-        self._random_states: list[list[Tensor]] = []
-        self.finite = FiniteSteps(skip=self.args.skip_not_finite)
-        for callback in self.callback_handler.callbacks:
-            if isinstance(callback, StepLog):
-                callback.trainer = self
+        self.model, self.objective, self.batches, self.args = model, objective, batches, args
+        self.callbacks = list(callbacks)
+        self.step, self.max_steps = 0, args.max_steps  # steps that are complete, and the last one
+        self.should_save = self.should_stop = False
+        self.parts: dict[str, float] = {}  # of the loss, over all ranks, at the last step
+        self.learning_rate = 0.0  # at the last step
+        self.norm = torch.zeros(()), 0.0  # of the gradients at the last step, on the device and read from it
+        self.finite = FiniteSteps(skip=args.skip_not_finite)
+        self.optimizer: torch.optim.Optimizer
+        self.lr_scheduler: torch.optim.lr_scheduler.LRScheduler
+        self._steps_per_epoch = steps_per_epoch or args.max_steps
+        self._build_optimizer, self._schedule = build_optimizer, schedule
+        self._acting, self._save_weights = acting, save_weights
+        self._totals: Mapping[str, int] = {}  # divisors of the present step
+        self._rank, self._world_size = distributed.rank(), distributed.world_size()
+        self._random_state: dict[str, Any] = {}  # before the present step, so that it can be repeated
 
-    def create_optimizer(self, model: Any = None) -> Any:
-        if self._build_optimizer is None:
-            return super().create_optimizer(model)
-        self.optimizer: torch.optim.Optimizer = self._build_optimizer(self.model)
-        return self.optimizer
+    def train(self, resume_from_checkpoint: Path | str | None = None) -> None:
+        """Train to the last step, or until a callback stops the training."""
+        set_seed(self.args.seed)
+        self.model.to(self.args.device)
+        state = None if resume_from_checkpoint is None else _read_checkpoint(Path(resume_from_checkpoint))
+        # The weights come before the optimizer, which may take its own state from them.
+        if state is not None and self._save_weights:
+            self.model.load_state_dict(state["model"])
+        self._make_optimizer()
+        if self.args.torch_compile:
+            execution.compile_(self.model)
+            if (teacher := getattr(self.objective, "teacher", None)) is not None:
+                execution.compile_(teacher)  # a module of its own
+        if state is not None:
+            self.step = state["step"]
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.lr_scheduler.load_state_dict(state["scheduler"])
+        parallel.seed_by_rank()
+        self.model.zero_grad()
+        self._tell("on_train_begin")
+        # The generators are those of the checkpoint from the first step on, whatever was drawn until here.
+        if state is not None and self._rank < len(state["random_states"]):
+            parallel.set_random_state(state["random_states"][self._rank])
+        del state
+        device, steps = self.args.device, range(self.step, self.max_steps)
+        with (
+            execution.matrix_precision(device, self.args.bf16),
+            parallel.prepared_ahead(self._prepare, steps, device) as prepared,
+        ):
+            while self.step < self.max_steps and not self.should_stop:
+                self._random_state = parallel.random_state()
+                if self.step % self._steps_per_epoch == 0:
+                    parallel.draw_as_a_data_loader()
+                began = time.monotonic()
+                self._take_step(next(prepared))
+                if self.args.torch_compile and self.step == steps.start + 1 and distributed.is_main():
+                    seconds = time.monotonic() - began
+                    print(f"Compiled; the first step took {seconds:.1f} s.", file=sys.stderr, flush=True)  # noqa: T201
+        self._tell("on_train_end")
 
-    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+    def _make_optimizer(self) -> None:
+        args = self.args
+        build = self._build_optimizer or (lambda model: adamw(model, args.learning_rate, args.weight_decay))
+        self.optimizer = build(self.model)
         if self._schedule is None:
-            return super().create_scheduler(num_training_steps, optimizer)
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, self._schedule)
-        return self.lr_scheduler
+            self.lr_scheduler = get_linear_schedule_with_warmup(self.optimizer, args.warmup_steps, args.max_steps)
+        else:
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._schedule)
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return SequentialSampler(self.train_dataset) if self._in_order else super()._get_train_sampler(train_dataset)
-
-    def get_batch_samples(self, epoch_iterator: Iterator[Any], num_batches: int, device: torch.device) -> Any:
-        """Return this rank's micro-batches of one optimizer step, and count each part of the loss over all of them."""
-        # Remembered so that a step that fails can be repeated with the same dropout.
-        self._random_state = parallel.random_state()
-        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+    def _prepare(self, step: int) -> StepBatches:
+        """Build the micro-batches of the step after `step` steps; it runs in a thread and draws no random numbers."""
+        first, count = step * self.args.gradient_accumulation_steps, self.args.gradient_accumulation_steps
+        batches = [self.batches[index] for index in range(first, first + count)]
         # Counts are those of the whole step, on all ranks: micro-batches of different sizes then average correctly.
-        totals: dict[str, Tensor] = {}
+        totals: dict[str, int] = {}
         for batch in batches:
-            for name, count in self.objective.counts(batch).items():
-                totals[name] = totals.get(name, torch.zeros((), dtype=torch.long, device=count.device)) + count
-        self._totals = {name: total.clamp(min=1) for name, total in totals.items()}
-        self.parts = {}
-        return [parallel.shard_batch(batch, distributed.rank(), distributed.world_size()) for batch in batches], None
+            for name, found in self.objective.counts(batch).items():
+                totals[name] = totals.get(name, 0) + int(found)
+        own = [parallel.shard_batch(batch, self._rank, self._world_size) for batch in batches]
+        if self.args.device.type == "cuda":
+            own = [parallel.each_tensor(batch, Tensor.pin_memory) for batch in own]
+        return StepBatches(own, {name: max(1, total) for name, total in totals.items()})
 
-    def training_step(self, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
-        """Run forward and backward of one micro-batch; all-reduce the gradients at the last one of a step."""
-        present = parallel.nonempty(inputs)
-        if present:
-            loss = super().training_step(model, present, *rest, **options)
-        else:  # fewer examples than ranks
-            loss = torch.zeros((), device=self.args.device)
-            self._add_parts({})
-        if self.accelerator.sync_gradients:
-            parallel.all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
-        return loss
+    def _take_step(self, prepared: StepBatches) -> None:
+        args, self._totals = self.args, prepared.totals
+        self.model.train()
+        sums = [self._run(batch) for batch in prepared.batches]
+        parallel.all_reduce_gradients(value for group in self.optimizer.param_groups for value in group["params"])
+        if args.max_grad_norm > 0:
+            norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), args.max_grad_norm)
+        else:
+            norm = gradient_norm(self.optimizer)
+        # One copy from the device, before anything of the step is applied: it waits until all this is computed.
+        read = self._read([*(value for found in sums for value in found.values()), norm])
+        self.parts = self._add_parts([dict(zip(found, read, strict=False)) for found in sums])
+        self.norm = norm, next(read)
+        self.finite.check(self.step + 1, self.parts, self.norm[1], self.optimizer)
+        self.optimizer.step()
+        self._tell("on_optimizer_step")
+        self.learning_rate = float(self.lr_scheduler.get_last_lr()[0])
+        self.lr_scheduler.step()
+        self.model.zero_grad()
+        self.step += 1
+        self._tell("on_step_end")
+        if self.should_save:
+            self.save_checkpoint()
+            self.should_save = False
 
-    def compute_loss(
-        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        """Return the loss of one micro-batch, divided by the counts of the whole step."""
-        # Accelerate's autocast covers the model's own forward only, and objectives call the encoder inside it.
+    def _run(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Run this rank's rows of a micro-batch; the copy from pinned memory to the device waits for nothing."""
+        with self._acting(batch), execution.compiling():
+            present = parallel.nonempty(batch)
+            if not present:  # fewer rows than ranks
+                return {}
+            to = partial(Tensor.to, device=self.args.device, non_blocking=True)
+            return self.training_step(parallel.each_tensor(present, to))
+
+    def training_step(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Run forward and backward of a micro-batch on the device; return the sum of each part of the loss."""
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
-            sums = self.objective(model, inputs)
+            sums = self.objective(self.model, inputs)
         loss = sum(self.objective.weights[name] * value / self._totals[name] for name, value in sums.items())
-        self._add_parts(sums)
-        return loss
+        loss.backward()  # type: ignore[union-attr]
+        return {name: value.detach() for name, value in sums.items()}
 
-    def _add_parts(self, sums: Mapping[str, Tensor]) -> None:
-        """Add the sums of a micro-batch, over all ranks, to the logged parts of the loss."""
-        own = {name: float(sums[name].detach()) if name in sums else 0.0 for name in self._totals}
-        for name, value in zip(own, distributed.all_reduce_sums(list(own.values())), strict=True):
-            self.parts[name] = self.parts.get(name, 0.0) + value / int(self._totals[name])
+    def _read(self, values: Sequence[Tensor]) -> Iterator[float]:
+        return iter(torch.stack([value.to(self.args.device) for value in values]).tolist())
 
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Check loss and gradients; raise on, or skip, non-finite steps."""
-        norm = gradient_norm(self.optimizer) if grad_norm is None else float(grad_norm)
-        self.finite.check(self.state.global_step + 1, self.parts, norm, self.optimizer)
-        return grad_norm
+    def _add_parts(self, sums: Sequence[Mapping[str, float]]) -> dict[str, float]:
+        """Return the parts of the loss from the sums of this rank's micro-batches, over all ranks."""
+        own = [found.get(name, 0.0) for found in sums for name in self._totals]
+        parts = dict.fromkeys(self._totals, 0.0)
+        for name, value in zip(list(parts) * len(sums), distributed.all_reduce_sums(own), strict=True):
+            parts[name] += value / self._totals[name]
+        return parts
 
-    def _get_output_dir(self, trial: Any) -> str:
-        return self._staging or super()._get_output_dir(trial)
+    def _tell(self, moment: str) -> None:
+        for callback in self.callbacks:
+            getattr(callback, moment)(self)
 
-    def _save_checkpoint(self, model: Any, trial: Any = None) -> None:
-        self._random_states = distributed.all_gather(parallel.random_state())
-        distributed.on_main(lambda: self._write_checkpoint(model, trial))
-
-    def _write_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write a checkpoint to a staging folder, move it into place when it is complete, and remove older ones."""
-        target, name = Path(self.args.output_dir), f"{CHECKPOINT}{self.state.global_step}"
-        if (target / name).is_dir():
-            return  # the same state; removing it first would leave a moment without any checkpoint
-        self._staging = str(target / ".incomplete")
-        shutil.rmtree(self._staging, ignore_errors=True)
-        try:
-            super()._save_checkpoint(model, trial)
-            # Flush before the rename, with the log of the steps that a run resumed from here does not repeat.
-            staged, log = Path(self._staging) / name, target.parent / METRICS
-            for path in (*staged.rglob("*"), staged, *([log] if log.exists() else [])):
-                to_disk(path)
-            staged.rename(target / name)
-            to_disk(target)
-        except (*REFUSALS, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-            silent = any(word in str(error) for word in ("inline_container", "iostream"))  # it does not say why
-            hidden = "is the disk full? " if silent else ""
-            raise TrainingError(
-                f"Could not write a checkpoint under {target}: {hidden}{error}. The previous checkpoint is intact; "
-                "free some space and run the same command again."
-            ) from error
-        finally:
-            shutil.rmtree(self._staging, ignore_errors=True)
-            self._staging = None
-        # Only the new checkpoint is needed.
-        for old in checkpoints(target)[:-1]:
-            shutil.rmtree(old)
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the weights, unless the optimizer's state is all that a checkpoint needs."""
-        if self._save_weights and not isinstance(self.model, PreTrainedModel):
-            folder = Path(output_dir or self.args.output_dir)
-            folder.mkdir(parents=True, exist_ok=True)
-            save_model(self.model, str(folder / WEIGHTS))  # handles tensors that several models share
-        elif self._save_weights:
-            super().save_model(output_dir, _internal_call)
-        elif output_dir is not None:
-            Path(output_dir).mkdir(parents=True, exist_ok=True)
+    def save_checkpoint(self) -> None:
+        """Write everything that the next step depends on; older checkpoints are removed."""
+        random_states = distributed.all_gather(parallel.random_state())
+        distributed.on_main(lambda: self._write_checkpoint(random_states))
 
     def keep_last_good_state(self) -> None:
         """Write a checkpoint from which the failed step can be repeated with the same dropout."""
         parallel.set_random_state(self._random_state)
-        self._save_checkpoint(self.model)
+        self.save_checkpoint()
 
-    def _save_rng_state(self, output_dir: str) -> None:
-        super()._save_rng_state(output_dir)
-        parallel.save_random_states(Path(output_dir), self._random_states)
+    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
+        """Write a file under another name and rename it when it is complete and on the disk."""
+        folder = self.args.output_dir
+        target, staged = folder / f"{CHECKPOINT}{self.step}", folder / "incomplete"
+        if target.exists():
+            return  # the same state
+        state = {
+            "step": self.step,
+            "model": self.model.state_dict() if self._save_weights else None,
+            "optimizer": self.optimizer.state_dict(),
+            "scheduler": self.lr_scheduler.state_dict(),
+            "random_states": random_states,
+        }
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            torch.save(state, staged)
+            # With the log of the steps that a run resumed from here does not repeat.
+            log = folder.parent / METRICS
+            for path in (staged, *([log] if log.exists() else [])):
+                to_disk(path)
+            staged.rename(target)
+            to_disk(folder)
+        except (*REFUSALS, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
+            silent = any(word in str(error) for word in ("inline_container", "iostream"))  # it does not say why
+            hidden = "is the disk full? " if silent else ""
+            raise TrainingError(
+                f"Could not write a checkpoint under {folder}: {hidden}{error}. The previous checkpoint is intact; "
+                "free some space and run the same command again."
+            ) from error
+        finally:
+            staged.unlink(missing_ok=True)
+        # Only the new checkpoint is needed.
+        for old in checkpoints(folder)[:-1]:
+            old.unlink()
 
-    def _load_rng_state(self, checkpoint: str | None) -> None:
-        super()._load_rng_state(checkpoint)
-        if checkpoint is not None:
-            parallel.load_random_state(Path(checkpoint))
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        if self._save_weights and not isinstance(self.model, PreTrainedModel):
-            load_model(self.model, str(Path(resume_from_checkpoint) / WEIGHTS))
-        elif self._save_weights:
-            super()._load_from_checkpoint(resume_from_checkpoint, model)
+def _read_checkpoint(path: Path) -> dict[str, Any]:
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
 
 
 def checkpoints(scratch: Path) -> list[Path]:
     """Return the complete checkpoints of a run, oldest first."""
     found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
-    return sorted(found, key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+    return sorted((path for path in found if path.is_file()), key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
 
 
 def last_step(scratch: Path) -> int:
@@ -394,17 +479,22 @@ def last_step(scratch: Path) -> int:
     return int(found[-1].name.removeprefix(CHECKPOINT)) if found else 0
 
 
+def _checkpoints_of(run: RunDirectory) -> list[str]:
+    run.scratch.mkdir(parents=True, exist_ok=True)  # with the folder of the run, for its log
+    return [str(path) for path in checkpoints(run.scratch)]
+
+
 def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
     """Train to the end, from the last checkpoint if there is one; after an error or a signal a checkpoint is left."""
     # A signal after the last step of an earlier training of this command stops this one.
     distributed.raise_deferred_signal(distributed.all_reduce_max(distributed.kept()))
-    found = distributed.on_main(lambda: [str(path) for path in checkpoints(run.scratch)])
+    found = distributed.on_main(lambda: _checkpoints_of(run))
     stop = StopOnSignal()
-    trainer.add_callback(stop)
+    trainer.callbacks.append(stop)
+    args = trainer.args
     try:
-        with stop, tracked(trainer, run):
+        with stop, tracked(run, args.report_to, trainer.model, args.as_of_transformers()):
             trainer.train(resume_from_checkpoint=found[-1] if found else None)
-            distributed.barrier()  # the Trainer reads the scratch folder last, and a finished run removes it
     except NotFiniteError as error:
         trainer.keep_last_good_state()
         kept = checkpoints(run.scratch)[-1]
@@ -417,11 +507,11 @@ def run_training(trainer: TicketTrainer, run: RunDirectory) -> None:
         failure.of_all = True
         raise failure from error
     # All steps may be done when the signal arrives: the result is then stored, and the next training stops.
-    if stop.signal_number is not None and trainer.state.global_step < trainer.state.max_steps:
+    if stop.signal_number is not None and trainer.step < trainer.max_steps:
         name = signal.Signals(stop.signal_number).name
         raise Interrupted(
             stop.signal_number,
-            f"Stopped by {name} after step {trainer.state.global_step} of {trainer.state.max_steps}; a checkpoint "
+            f"Stopped by {name} after step {trainer.step} of {trainer.max_steps}; a checkpoint "
             f"is in {run.path}. Run the same command again to resume.",
         )
     distributed.keep(stop.received or 0)

@@ -12,6 +12,7 @@ from winning_tickets.analysis.report.figures import FORMATS
 from winning_tickets.analysis.report.tables import Result, Table
 from winning_tickets.runs.errors import UsageError, foreign
 from winning_tickets.runs.files import read_json, write_bytes, write_json
+from winning_tickets.runs.locks import hold
 
 REPORTS: dict[str, tuple[Callable[[Result], Table], Callable[[Result], dict[str, bytes]]]] = {
     "similarity": (masks.similarity_table, masks.similarity_figure),
@@ -61,6 +62,11 @@ def save(result: Result, out: Path | str, force: bool = False) -> list[Path]:
     """Write an analysis, `analysis.json` last; the same one may be written again, `force` replaces another one."""
     out = Path(out)
     check_out(out)
+    with hold(out):
+        return _save(result, out, force)
+
+
+def _save(result: Result, out: Path, force: bool) -> list[Path]:
     if (out / FILE).is_file() and not force:
         found: Any = read_json(out / FILE, "analysis")
         if found != json.loads(json.dumps(result)):

@@ -102,38 +102,65 @@ def sharing_figure(result: Result) -> dict[str, bytes]:
     The largest head and the largest FFN fill their cells. Without importances all pies are equal, and each task fills
     its own sector of those that it keeps.
     """
-    from matplotlib.patches import Patch
-
-    encoder, names = result["encoder"], [task["task"] for task in result["tasks"]]
-    layers, heads, weighted = encoder["layers"], encoder["heads"], result["importance"] is not None
-    # The figure grows with the encoder and with the lines of its legend.
-    across, down = heads + 1 + _GAP, layers
-    cell = max(0.34, min(0.52, 9.0 / max(across, down)))
-    width = max(5.0, cell * across + 1.0)
-    legend_columns = max(1, min(len(names), int(width / 0.95)))
-    height = max(2.4, cell * down + 1.05) + 0.22 * math.ceil(len(names) / legend_columns)
-    with canvas(width, height, "sharing") as (drawing, made):
-        axes = drawing.add_subplot(aspect="equal", xlabel="head", ylabel="layer")
-        largest: dict[str, float] = {}
-        for one in result["structures"] if weighted else ():
-            largest[one["unit"]] = max(one["importance"], largest.get(one["unit"], 0.0))
-        for one in result["structures"]:
-            center = (one["index"] if one["unit"] == "heads" else heads + _GAP, one["layer"])
-            if weighted:
-                top, shares = largest[one["unit"]], one["share"] or {}
-                radius = _RADIUS * one["importance"] / top if top else 0.0
-                draw_pie(axes, center, radius, [shares.get(name, 0.0) for name in names], [True] * len(names))
-            else:
-                sectors = [1 / len(names)] * len(names)
-                draw_pie(axes, center, 0.85 * _RADIUS, sectors, [name in one["tasks"] for name in names])
-        axes.set_xlim(-0.6, heads + _GAP + 0.6)
-        axes.set_ylim(layers - 0.4, -0.6)
-        axes.set_xticks([*range(heads), heads + _GAP], [*map(str, range(heads)), "FFN"], fontsize=8.5)
-        axes.set_yticks(range(layers), list(map(str, range(layers))), fontsize=8.5)
-        axes.axvline(heads - 0.5 + _GAP / 2, color=GRID, linewidth=1.0)
-        hide_frame(axes)
+    with canvas(*sharing_size(result), "sharing") as (drawing, made):
+        axes = drawing.add_subplot()
+        draw_sharing(axes, result)
+        weighted = result["importance"] is not None
         title = "Ticket importance (radius) and task share (slices)"
         drawing.suptitle(title if weighted else "Which tasks keep which heads and FFNs", fontsize=10, fontweight="bold")
-        handles = [Patch(label=name, **slice_look(index)) for index, name in enumerate(names)]
-        add_legend(drawing, legend_columns, handles, fontsize=10)
+        add_legend(drawing, _legend_columns(result), sharing_legend(result), fontsize=10)
     return made
+
+
+def _cell(result: Result) -> float:
+    """The side of a cell in inches: the figure grows with the encoder."""
+    across, down = float(result["encoder"]["heads"]) + 1 + _GAP, float(result["encoder"]["layers"])
+    return max(0.34, min(0.52, 9.0 / max(across, down)))
+
+
+def _width(result: Result) -> float:
+    return max(5.0, _cell(result) * (float(result["encoder"]["heads"]) + 1 + _GAP) + 1.0)
+
+
+def _legend_columns(result: Result) -> int:
+    return max(1, min(len(result["tasks"]), int(_width(result) / 0.95)))
+
+
+def sharing_size(result: Result) -> tuple[float, float]:
+    """Width and height of the pies of a result in inches, with a legend of all tasks."""
+    lines = math.ceil(len(result["tasks"]) / _legend_columns(result))
+    return _width(result), max(2.4, _cell(result) * result["encoder"]["layers"] + 1.05) + 0.22 * lines
+
+
+def sharing_legend(result: Result) -> list[Any]:
+    """The entries of a legend of the tasks."""
+    from matplotlib.patches import Patch
+
+    return [Patch(label=task["task"], **slice_look(index)) for index, task in enumerate(result["tasks"])]
+
+
+def draw_sharing(axes: Any, result: Result) -> None:
+    """Draw the pies of `sharing_figure` on axes."""
+    encoder, names = result["encoder"], [task["task"] for task in result["tasks"]]
+    layers, heads, weighted = encoder["layers"], encoder["heads"], result["importance"] is not None
+    axes.set_aspect("equal")
+    axes.set_xlabel("head")
+    axes.set_ylabel("layer")
+    largest: dict[str, float] = {}
+    for one in result["structures"] if weighted else ():
+        largest[one["unit"]] = max(one["importance"], largest.get(one["unit"], 0.0))
+    for one in result["structures"]:
+        center = (one["index"] if one["unit"] == "heads" else heads + _GAP, one["layer"])
+        if weighted:
+            top, shares = largest[one["unit"]], one["share"] or {}
+            radius = _RADIUS * one["importance"] / top if top else 0.0
+            draw_pie(axes, center, radius, [shares.get(name, 0.0) for name in names], [True] * len(names))
+        else:
+            sectors = [1 / len(names)] * len(names)
+            draw_pie(axes, center, 0.85 * _RADIUS, sectors, [name in one["tasks"] for name in names])
+    axes.set_xlim(-0.6, heads + _GAP + 0.6)
+    axes.set_ylim(layers - 0.4, -0.6)
+    axes.set_xticks([*range(heads), heads + _GAP], [*map(str, range(heads)), "FFN"], fontsize=8.5)
+    axes.set_yticks(range(layers), list(map(str, range(layers))), fontsize=8.5)
+    axes.axvline(heads - 0.5 + _GAP / 2, color=GRID, linewidth=1.0)
+    hide_frame(axes)

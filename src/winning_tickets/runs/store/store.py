@@ -12,16 +12,15 @@ from typing import Any, get_args
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, unknown
 from winning_tickets.runs.files import write_json
+from winning_tickets.runs.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, Lock, adopt
 from winning_tickets.runs.provenance import Account
 from winning_tickets.runs.store import index
 from winning_tickets.runs.store.checksums import Check, Finding, compare_files, find_leftovers, seal_files
-from winning_tickets.runs.store.claims import Claim, Claims
+from winning_tickets.runs.store.claims import Claims
 from winning_tickets.runs.store.index import DESCRIPTION, ERROR, FILES, PROVENANCE, Body, Index, Record, Status, is_id
 from winning_tickets.runs.store.query import Condition, check_known
 
 STATUSES: tuple[Status, ...] = get_args(Status)
-HEARTBEAT_SECONDS = 10.0
-DEAD_AFTER_SECONDS = 60.0
 
 
 class Store:
@@ -99,19 +98,20 @@ class Store:
                 yield record
 
     @contextmanager
-    def claim(self, run_id: str) -> Iterator[Claim]:
+    def claim(self, run_id: str) -> Iterator[Lock]:
         """Hold a run during a `with` block in the process that does the work; after a kill others may take it."""
         self._layout.run(run_id)
         self._layout.create()
-        claim = self._claims.take(run_id)
         folder = self.folder(run_id)
+        claim = self._claims.take(run_id)
+        hold = adopt(folder, claim)  # for the run directory in it
         # A run that was killed between its result and its checksums is done; its cost is unknown.
         self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not (folder / RESULT).exists())
         try:
             yield claim
         finally:
             del self._accounts[run_id]
-            claim.release()
+            hold.release()
 
     def fail(self, run_id: str, error: BaseException | str) -> None:
         """Record the error of a run, which counts as failed until `retry`; its checksums are removed."""

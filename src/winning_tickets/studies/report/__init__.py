@@ -11,10 +11,11 @@ from typing import Any
 from winning_tickets.analysis.report.figures import dark_svg
 from winning_tickets.runs.errors import UsageError, foreign, unknown
 from winning_tickets.runs.files import read_json, read_object, write_bytes, write_json
+from winning_tickets.runs.locks import hold
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.report.charts import draw_plot
-from winning_tickets.studies.report.claims import Verdict, judge_claim
+from winning_tickets.studies.report.claims import Finding, Verdict, judge_claim
 from winning_tickets.studies.report.grids import Grid, table_grid
 from winning_tickets.studies.report.observations import StudyRun, count_states, gather_runs
 from winning_tickets.studies.report.page import render_page
@@ -89,8 +90,10 @@ def report_study(
         if name not in FORMATS:
             raise unknown("format", name, FORMATS)
     _check_out(out, plan, force)
-    files, result = report_files(plan, store, formats)
-    _write(out, files, result)
+    with hold(out):
+        _check_out(out, plan, force)  # another launch may have written a report meanwhile
+        files, result = report_files(plan, store, formats)
+        _write(out, files, result)
     return {**result, "out": str(out)}
 
 
@@ -162,9 +165,26 @@ def _draw_files(plot: Plot, grid: Grid, formats: Sequence[str]) -> dict[str, byt
 
 
 def _record(verdict: Verdict) -> dict[str, Any]:
-    keys = ("reason", "test", "n", "planned", "estimate", "interval", "bootstrap")
     runs = sorted({run_id for cell in verdict.cells.values() for run_id in cell.run_ids})
-    return {"text": verdict.text, "verdict": verdict.word, **{key: getattr(verdict, key) for key in keys}, "runs": runs}
+    each = {title: _finding(part) for title, part in verdict.parts.items()}
+    return {"text": verdict.text, "test": verdict.test, **_finding(verdict.finding), "each": each, "runs": runs}
+
+
+def _finding(finding: Finding) -> dict[str, Any]:
+    effect = finding.effect
+    return {
+        "verdict": finding.word,
+        "reason": finding.reason,
+        "n": finding.n,
+        "planned": finding.planned,
+        "estimate": effect and effect.estimate,
+        "interval": effect and effect.interval,
+        "p": effect and effect.p,
+        "detectable": effect and effect.detectable,
+        "levels": dict(effect.levels) if effect else None,
+        "missing_runs": finding.missing_runs,
+        "degenerate": list(finding.degenerate),
+    }
 
 
 def _write(out: Path, files: dict[str, bytes], result: dict[str, Any]) -> None:

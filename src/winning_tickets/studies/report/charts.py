@@ -1,4 +1,4 @@
-"""Drawing of a study's figures: lines with error bands, bars, scatter plots with their correlation, heat maps."""
+"""Drawing of a study's figures: lines with error bands, bars, scatter plots with their correlation, heat maps, pies."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from winning_tickets.analysis.report import figures
+from winning_tickets.analysis.report.sharing import draw_sharing, sharing_legend, sharing_size
 from winning_tickets.analysis.report.tables import percent
 from winning_tickets.analysis.statistics import SMALLEST
-from winning_tickets.studies.report.grids import Cell, Grid, form_of, label
+from winning_tickets.studies.report.grids import Cell, Grid, describe_minus, form_of, label
 from winning_tickets.studies.report.plots import Curve, Panel, Plot
 from winning_tickets.studies.schema import Value
 
 _MOST_INCHES = 40.0
 _MOST_TICKS = 9
+_DARK, _LIGHT = 0.85, 0.18  # shades of cells that are marked, and of others
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
@@ -23,12 +25,17 @@ def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes
     width, height = (7.2, 4.2) if len(plot.panels) == 1 else (3.7 * across, 3.0 * down + 0.6)
     if plot.figure.kind == "heatmap":
         width, height = _heat_map_size(plot, across, down)
+    if plot.figure.kind == "pies":
+        sizes = [sharing_size(panel.result) for panel in plot.panels if panel.result is not None]
+        width, height = across * max(size[0] for size in sizes), down * max(size[1] for size in sizes)
     paper = _paper_numbers(plot, grid)
     with figures.canvas(min(_MOST_INCHES, width), min(_MOST_INCHES, height), plot.name, formats) as (drawing, made):
         handles: dict[str, Any] = {}
         for panel, axes in zip(plot.panels, figures.add_panels(drawing, len(plot.panels)), strict=True):
             _draw_panel(axes, plot, panel, paper)
             handles |= dict(zip(*axes.get_legend_handles_labels()[::-1], strict=True))
+            if panel.result is not None:
+                handles |= {patch.get_label(): patch for patch in sharing_legend(panel.result)}
         if handles:
             figures.add_legend(drawing, min(4, len(handles)), list(handles.values()), labels=list(handles))
     return made
@@ -39,6 +46,12 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     axes.set_xlabel(_x_label(plot, panel))
     if panel.title:
         axes.set_title(figures.cut_label(panel.title))
+    if figure.kind == "pies":
+        if panel.result is None:
+            _say_empty(axes)
+        else:
+            draw_sharing(axes, panel.result)
+        return
     if figure.kind == "heatmap":
         _draw_matrix(axes, plot, panel)
         return
@@ -50,21 +63,33 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     if figure.kind == "bar":
         points = [point for one in plot.panels for curve in one.curves for point in curve.points]
         figures.draw_bars(axes, series, list(dict.fromkeys(label(point.x) for point in points)))
+        if figure.minus is not None:
+            axes.axhline(0.0, color=figures.FRAME, linewidth=1.0)
     elif figure.kind == "scatter":
         for one in drawn:
             look = {"color": one.color, "markersize": 6.5, "alpha": 0.85, "label": one.name or "_nolegend_"}
             axes.plot(one.x, one.y, one.marker, **look)
+        for name, point in panel.points.items():
+            if point.complete and isinstance(figure.x, Value):
+                place = [_scaled(figure.x.value, point.x)], [_scaled(plot.path, point.cell.mean or 0.0)]
+                axes.plot(*place, "*", color=figures.INK, markersize=12, linestyle="", label=figures.cut_label(name))
         axes.margins(0.1)
     else:
         for one in drawn:
             figures.draw_line(axes, one)
-        positions = sorted({x for one in drawn for x in one.x if isinstance(x, int | float)})
-        if 0 < len(positions) <= _MOST_TICKS:
-            axes.set_xticks(positions, [label(x) for x in positions])
+        if figure.x_scale == "log":
+            axes.set_xscale("log")
+        positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
+        words = any(isinstance(x, str) for x in positions)
+        if words or (0 < len(positions) <= _MOST_TICKS and figure.x_at is None):
+            shown = positions if len(positions) <= _MOST_TICKS else _thin(positions, figure.x_scale == "log")
+            axes.set_xticks(list(shown.values()), [_tick(x, figure.x_scale == "log") for x in shown])
+            axes.minorticks_off()
         # Numbers of the paper are crosses in the color of the line of this study.
         for one, name in zip(series, names, strict=True):
-            for x in one.x:
-                if (value := paper.get((panel.title, name, label(x)))) is not None:
+            for point in curves[name].points if name in curves else ():
+                x = _places(plot).get(point.x)
+                if (value := paper.get((panel.title, name, label(point.x)))) is not None and x is not None:
                     axes.plot([x], [_scaled(plot.path, value)], "x", color=one.color, markersize=7, label="paper")
     # Reference values, such as the score of the dense model, are horizontal dashed lines.
     for index, (name, cell) in enumerate(panel.levels.items()):
@@ -72,7 +97,50 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
             look = figures.DASHED | {"linestyle": (0, (5 - index % 3, 3)), "label": name}
             axes.axhline(_scaled(plot.path, cell.mean), **look)
     axes.grid(axis="both" if figure.kind == "scatter" else "y")
-    axes.set_ylabel(figure.y_label or name_value(plot.path))
+    axes.set_ylabel(figure.y_label or _y_label(plot))
+
+
+def _say_empty(axes: Any) -> None:
+    axes.text(0.5, 0.5, "no run yet", ha="center", transform=axes.transAxes)
+
+
+def _y_label(plot: Plot) -> str:
+    minus = plot.figure.minus
+    return name_value(plot.path) + ("" if minus is None else f"\nminus {describe_minus(minus)}")
+
+
+def _places(plot: Plot) -> dict[Any, float]:
+    """The positions of a line chart where they are drawn: words such as `all` come after the largest number."""
+    points = [point for panel in plot.panels for curve in panel.curves for point in curve.points]
+    found = dict.fromkeys(point.x for point in points if point.x is not None)
+    numbers = sorted(x for x in found if isinstance(x, int | float))
+    words = [x for x in found if not isinstance(x, int | float)]
+    at = plot.x_value
+    places: dict[Any, float] = {x: float(x) if at is None else _scaled(at.value, x) for x in numbers}
+    last, log = max(places.values(), default=0.0), plot.figure.x_scale == "log"
+    first = min(places.values(), default=0.0)
+    step = (last - first) / max(1, len(numbers) - 1) if last > first else 1.0
+    for index, word in enumerate(words, 1):
+        places[word] = last * 2.0**index if log and last > 0 else last + index * step
+    return places
+
+
+def _tick(x: Any, log: bool) -> str:
+    """The label of a position; thousands on a logarithmic axis, which has little room, are `10k`."""
+    return f"{x / 1000:g}k" if log and isinstance(x, int | float) and x >= 1000 else label(x)
+
+
+def _thin(positions: Mapping[Any, float], log: bool) -> dict[Any, float]:
+    """The positions whose labels have room: words, and numbers that are far enough from the one before."""
+    found: dict[Any, float] = {}
+    ordered = list(positions.values())
+    room = (ordered[-1] - ordered[0]) / _MOST_TICKS
+    before: float | None = None
+    for x, place in positions.items():
+        far = before is None or (place >= 1.9 * before if log and before > 0 else place - before >= room)
+        if isinstance(x, str) or far:
+            found[x] = before = place
+    return found
 
 
 def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
@@ -85,17 +153,24 @@ def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
     xs = [point.x if isinstance(point.x, int | float) else str(point.x) for point in points]
     if kind == "bar":
         xs = [label(point.x) for point in points]
+    elif kind == "line":
+        places = _places(plot)
+        xs = [places[point.x] for point in points]
     elif isinstance(plot.figure.x, Value):
         xs = [_scaled(plot.figure.x.value, point.x) for point in points]
+    color, marker = figures.PALETTE[index % len(figures.PALETTE)], figures.MARKERS[index % 8]
+    dashes = _DASHES[(index // len(figures.PALETTE)) % len(_DASHES)]
+    if curve.gap:
+        marker, dashes = "", (0, (5, 3))
     return figures.Series(
         figures.cut_label(curve.name),
         xs,
         [_scaled(plot.path, point.cell.mean) for point in points if point.cell.mean is not None],
         [_spread(plot, point.cell) for point in points],
         marks,
-        figures.PALETTE[index % len(figures.PALETTE)],
-        figures.MARKERS[index % 8],
-        _DASHES[(index // len(figures.PALETTE)) % len(_DASHES)],
+        color,
+        marker,
+        dashes,
     )
 
 
@@ -134,7 +209,10 @@ def _scaled(path: str, value: float) -> float:
 
 def _x_label(plot: Plot, panel: Panel) -> str:
     x = plot.figure.x
-    text = plot.figure.x_label or (name_value(x.value) if isinstance(x, Value) else x.replace("_", " "))
+    if plot.figure.kind == "pies":
+        return "head"
+    value = plot.x_value
+    text = plot.figure.x_label or (name_value(value.value) if value is not None else str(x).replace("_", " "))
     if plot.figure.kind == "scatter" and panel.correlation is not None:
         text += f"\n{describe_correlation(panel.correlation)}"
     return text
@@ -151,12 +229,12 @@ def describe_correlation(found: Mapping[str, Any]) -> str:
 
 
 def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
-    """Draw a heat map: the larger a value, the darker its tile; a star marks a mean that still lacks runs."""
+    """Draw a heat map: the larger a value, the darker, or marked ones dark; a star marks a mean that lacks runs."""
     rows, columns = _names_of(panel)
-    form = form_of(plot.path)
+    form = plot.form
     means = {place: cell.mean for place, cell in panel.matrix.items() if cell.mean is not None}
     if not means:
-        axes.text(0.5, 0.5, "no run yet", ha="center", transform=axes.transAxes)
+        _say_empty(axes)
         return
     low = min(means.values())
     span = (max(means.values()) - low) or 1.0
@@ -164,7 +242,15 @@ def _draw_matrix(axes: Any, plot: Plot, panel: Panel) -> None:
     for (row, column), mean in means.items():
         star = "*" if panel.matrix[row, column].partial else ""
         shade = 0.08 + 0.92 * (mean - low) / span
+        if plot.figure.mark_at_least is not None:
+            shade = _DARK if (row, column) in panel.marked else _LIGHT
         tiles.append(figures.Tile(columns.index(column), rows.index(row), shade, form(mean) + star))
+    # The counts of dark cells are a column of their own on the right.
+    if plot.figure.count:
+        columns.append(plot.figure.count)
+        for row, cell in panel.counts.items():
+            text = "–" if cell.mean is None else f"{cell.mean:.0f}"  # noqa: RUF001
+            tiles.append(figures.Tile(len(columns) - 1, rows.index(row), 0.0, text))
     figures.draw_heat_map(axes, tiles)
     across, down = ([figures.cut_label(name) for name in names] for names in (columns, rows))
     figures.label_heat_map(axes, across, down, turned=max(map(len, columns)) > 6)
@@ -178,7 +264,7 @@ def _names_of(panel: Panel) -> tuple[list[str], list[str]]:
 def _heat_map_size(plot: Plot, across: int, down: int) -> tuple[float, float]:
     rows, columns = zip(*(_names_of(panel) for panel in plot.panels), strict=True)
     longest = max((len(figures.cut_label(name)) for names in (*rows, *columns) for name in names), default=1)
-    wide, high = max(map(len, columns)), max(map(len, rows))
+    wide, high = max(map(len, columns)) + (plot.figure.count is not None), max(map(len, rows))
     return (
         across * max(3.6, 0.75 * wide + 0.08 * longest + 0.8),
         down * max(2.4, 0.45 * high + 0.06 * longest + 1.2),

@@ -1,140 +1,418 @@
-"""The findings of a paper, judged on our numbers: by a paired t-test, or a correlation with its interval."""
+"""The findings of a paper, judged on our numbers: each is a number with an interval, and the values that it allows.
+
+docs/explanation/claims.md says how the intervals are made, and why.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
 
-import numpy as np
-
+from winning_tickets.analysis.effects import (
+    FEWEST_CLUSTERS,
+    Effect,
+    Region,
+    Word,
+    clustered_correlation,
+    crossed_effect,
+    variance_ratio,
+)
 from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.statistics import RESAMPLES, correlate, interval, non_inferior
-from winning_tickets.runs.statistics import Paired, paired
-from winning_tickets.studies.report.grids import Cell, Key, form_of, group_by, label, make_cell, row_label
+from winning_tickets.analysis.statistics import CONFIDENCE
+from winning_tickets.runs.files import is_number
+from winning_tickets.runs.statistics import TIE
+from winning_tickets.studies.report.grids import (
+    Cell,
+    Key,
+    common_axes,
+    describe_minus,
+    form_of,
+    group_by,
+    label,
+    make_cell,
+    other_axes,
+    row_label,
+    subtract,
+)
 from winning_tickets.studies.report.observations import Observation, StudyRun, observe, select_runs
-from winning_tickets.studies.report.plots import common_axes, match_points, other_axes, zip_pairs
-from winning_tickets.studies.schema import Comparison, Correlation, Study, StudyClaim, Value
+from winning_tickets.studies.report.plots import match_points
+from winning_tickets.studies.schema import MATRIX_AXES, Comparison, Correlation, Study, StudyClaim, Value
 
-Word = Literal["holds", "does not hold", "not enough runs"]
+FEWEST = 3
+"""Smallest number of repetitions that a verdict rests on: two say hardly anything about their deviation."""
 
-FEWEST_PAIRS = 3  # fewer pairs give no verdict: a deviation of two differences is hardly informative
-FEWEST_POINTS = 5  # fewer points give no verdict on a correlation
 
-# Thousands of pairs need fewer draws for an equally precise interval, and all draws are in memory at once.
-_FEWEST_DRAWS, _MOST_DRAWN = 1_000, 4_000_000
+@dataclass(frozen=True)
+class Finding:
+    """What our numbers say on a claim, or on the part of it that is about one task."""
+
+    word: Word
+    reason: str
+    n: int  # complete pairs or points
+    planned: int
+    effect: Effect | None = None  # None with too few runs for an interval
+    missing_runs: int = 0  # that a verdict needs
+    degenerate: tuple[str, ...] = ()  # places in the grid whose scores say nothing, and which count for nothing
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict of our numbers on a claim, with the finding in words, the reason and the test."""
+    """The verdict of our numbers on a claim, with the finding in words, the test, and the numbers behind it."""
 
     name: str
     text: str
-    word: Word
-    reason: str
     test: str
-    n: int  # complete pairs or points
-    planned: int
-    cells: Mapping[str, Cell]  # the numbers behind it, by group and pair
-    estimate: float | None = None  # mean difference, or Pearson's r
-    interval: tuple[float, float] | None = None  # 95 %: Student's t of a difference, bootstrap of a correlation
-    bootstrap: tuple[float, float] | None = None  # 95 % interval of a difference over its pairs
+    finding: Finding
+    cells: Mapping[str, Cell]  # by group and pair
+    parts: Mapping[str, Finding] = field(default_factory=dict)  # of a claim that is made for each task
+
+    @property
+    def word(self) -> Word:
+        return self.finding.word
+
+    @property
+    def reason(self) -> str:
+        return self.finding.reason
 
 
 def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
     """Judge one of the study's claims on all its planned runs."""
     claim = study.claims[name]
     if claim.correlates is not None:
-        return _correlates(name, claim, claim.correlates, runs)
-    comparison = claim.better or claim.not_worse
+        return _judge_correlation(name, claim, claim.correlates, runs)
+    pairs = _pairs(claim, runs)
+    cells = {title: cell for pair in pairs for title, cell in pair.titled(claim)}
+    if claim.each is None:
+        return Verdict(name, claim.text, describe_test(claim), _judge(claim, pairs), cells)
+    split: dict[str, list[_Pair]] = {}
+    for pair in pairs:
+        split.setdefault(label(pair.place.get(claim.each)), []).append(pair)
+    parts = {title: _judge(claim, own) for title, own in split.items()}
+    return Verdict(name, claim.text, describe_test(claim), _combine(claim, split, parts), cells, parts)
+
+
+# Pairs of cells
+
+
+@dataclass(frozen=True)
+class _Pair:
+    """The cells of both groups at one place of the grid, by their positions on curves; one group for `lies`."""
+
+    place: Mapping[str, Any]  # values of the axes that pair the runs
+    groups: tuple[Mapping[Any, Cell], ...]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for group in self.groups for cell in group.values()]
+
+    @property
+    def complete(self) -> bool:
+        return not any(cell.partial or cell.mean is None for cell in self.cells)
+
+    @property
+    def degenerate(self) -> bool:
+        """Return True if no number of any group is above chance."""
+        found = [one for cell in self.cells for one in cell.observations if one.value is not None]
+        return bool(found) and all(one.degenerate for one in found)
+
+    @property
+    def means(self) -> list[dict[Any, float]]:
+        return [{x: cell.mean for x, cell in group.items() if cell.mean is not None} for group in self.groups]
+
+    def part(self, wanted: Callable[[str], bool]) -> Key:
+        """The values of some axes of the place."""
+        return tuple(value for axis, value in self.place.items() if wanted(axis))
+
+    def titled(self, claim: StudyClaim) -> list[tuple[str, Cell]]:
+        place = row_label(list(self.place.values()))
+        found = []
+        for name, group in zip(_names(claim), self.groups, strict=True):
+            for position, cell in group.items():
+                words = [place, "" if position is None else label(position)]
+                found.append((f"{', '.join(filter(None, words))}: {name}" if any(words) else name, cell))
+        return found
+
+
+def _names(claim: StudyClaim) -> list[str]:
+    """The names of the groups of a claim."""
+    comparison = claim.comparison
     if comparison is None:
-        raise ValueError(f"claim {name} has no test, which its schema refuses")
-    return _compares(name, claim, comparison, runs)
-
-
-def _compares(name: str, claim: StudyClaim, comparison: Comparison, runs: Sequence[StudyRun]) -> Verdict:
-    """A paired t-test of the mean difference, and a bootstrap over the pairs."""
-    first, second = _sides(runs, claim, comparison)
-    planned = [key for key in first if key in second]
-    sign = -1.0 if claim.lower_is_better else 1.0
-    ours, theirs = _means(first, planned, sign), _means(second, planned, sign)
-    ours = {key: mean for key, mean in ours.items() if key in theirs}
-    margin = "above zero" if claim.better else f"above {format_signed(claim.value, -claim.margin)}"
-    test = (
-        f"Paired t-test of {claim.value}, {comparison.axis} {label(comparison.first)} minus {_second(comparison)}"
-        f": the 95 % interval of the mean difference lies {margin}"
-        + ("; the sign is turned, as lower is better." if claim.lower_is_better else ".")
-    )
-    cells = {
-        f"{row_label(key)}: {side}" if key else side: own[key]
-        for key in planned
-        for side, own in ((label(comparison.first), first), (_second(comparison), second))
-    }
-    n = len(ours)
-    if n < FEWEST_PAIRS:
-        reason = _too_few(n, len(planned), "pairs", FEWEST_PAIRS)
-        return Verdict(name, claim.text, "not enough runs", reason, test, n, len(planned), cells)
-    found = paired(ours, theirs)
-    differences = np.array([ours[key] - theirs[key] for key in ours])
-    draws = min(RESAMPLES, max(_FEWEST_DRAWS, _MOST_DRAWN // n))
-    bootstrap = interval(lambda drawn: np.asarray(differences[drawn].mean(axis=1)), n, resamples=draws)
-    # The lower end of a two-sided 95 % interval is a one-sided bound of 97.5 %.
-    holds = non_inferior(ours, theirs, 0.0 if claim.better else claim.margin, 0.975).wins is True
-    reason = _reason(claim, found, holds, len(planned), int((differences > 0).sum()))
-    word: Word = "holds" if holds else "does not hold"
-    estimates = (found.mean, found.interval, bootstrap)
-    return Verdict(name, claim.text, word, reason, test, n, len(planned), cells, *estimates)
-
-
-def _too_few(n: int, planned: int, what: str, needed: int) -> str:
-    if not planned:
-        return f"No {what} for it are planned with these parameters."
-    return f"{n} of {planned} planned {what} are there; a verdict needs {needed}."
-
-
-def _second(comparison: Comparison) -> str:
+        return [claim.value]
     second = comparison.second
-    return f"{second.value} of {second.stage}" if isinstance(second, Value) else label(second)
+    named = (second.name or f"{second.value} of {second.title}") if isinstance(second, Value) else label(second)
+    return [claim.value if comparison.first is None else label(comparison.first), named]
 
 
-def _means(cells: Mapping[Key, Cell], keys: Sequence[Key], sign: float) -> dict[Hashable, float]:
-    found = {key: cells[key].mean for key in keys if not cells[key].partial}
-    return {key: sign * mean for key, mean in found.items() if mean is not None}
+def _is_repetition(axis: str) -> bool:
+    """Return whether the values of an axis repeat the same with other chance: seeds, or masks of several seeds."""
+    return axis.endswith("seed") or axis in MATRIX_AXES
 
 
-def _sides(
-    runs: Sequence[StudyRun], claim: StudyClaim, comparison: Comparison
-) -> tuple[dict[Key, Cell], dict[Key, Cell]]:
-    """The cells of both groups by pair; by default all axes pair but those that are compared or averaged."""
-    observations = observe(select_runs(runs, claim.stage, claim.where), claim.value)
-    wanted = comparison.second
-    first = _with_label(observations, comparison.axis, comparison.first)
-    if isinstance(wanted, Value):
-        second = observe(select_runs(runs, wanted.stage), wanted.value)
-    else:
-        second = _with_label(observations, comparison.axis, wanted)
-    pair_by = claim.pair_by or [
-        axis for axis in common_axes(first, second) if axis != comparison.axis and axis not in claim.average
-    ]
-    ours = _by_pair(first, pair_by)
-    if not isinstance(wanted, Value):
-        return ours, _by_pair(second, pair_by)
-    # Axes that the other stage lacks, such as a dense model's sparsity, pair each of its cells with all their values.
-    places = [place for place, axis in enumerate(pair_by) if second and all(axis in one.axes for one in second)]
-    theirs = _by_pair(second, [pair_by[place] for place in places])
-    matching = {key: tuple(key[place] for place in places) for key in ours}
-    return ours, {key: theirs[own] for key, own in matching.items() if own in theirs}
+def _is_factor(axis: str) -> bool:
+    """Return whether the values of an axis are a sample of more: tasks and repetitions, but not the sparsities."""
+    return axis == "task" or _is_repetition(axis)
 
 
-def _with_label(observations: Sequence[Observation], axis: str, value: object) -> list[Observation]:
-    return [one for one in observations if label(one.axes.get(axis)) == label(value)]
+def _is_condition(axis: str) -> bool:
+    return not _is_factor(axis)
 
 
-def _by_pair(observations: Sequence[Observation], pair_by: Sequence[str]) -> dict[Key, Cell]:
-    return {
-        key: make_cell(inside, other_axes(inside, pair_by)) for key, inside in group_by(observations, pair_by).items()
+def _pairs(claim: StudyClaim, runs: Sequence[StudyRun]) -> list[_Pair]:
+    """Pair the cells of both groups by the axes of the claim; by default all but those compared or averaged."""
+    comparison = claim.comparison
+    own = subtract(observe(select_runs(runs, claim.stage, claim.where), claim.value), claim.minus, runs)
+    sides = [own] if comparison is None else _sides(own, comparison, runs)
+    compared = set(claim.average) | ({comparison.axis, comparison.along} if comparison else set())
+    second = comparison.second if comparison else None
+    pair_by = claim.pair_by or [axis for axis in common_axes(*sides) if axis not in compared]
+    levels = [{axis: {label(one.axes[axis]) for one in side if axis in one.axes} for axis in pair_by} for side in sides]
+
+    def has(side: int, axis: str) -> bool:
+        # A group that lacks an axis, such as the sparsity of a dense model, or that has one mask where the other has
+        # several, stands beside all values of the other.
+        mine, most = len(levels[side][axis]), max(len(one[axis]) for one in levels)
+        if side and isinstance(second, Value) and mine == 1 and not levels[0][axis] & levels[1][axis]:
+            return False  # a name that only the other stage has, such as the method `Full`
+        return mine > 0 and not (mine == 1 < most and _is_repetition(axis))
+
+    axes = [[axis for axis in pair_by if has(side, axis)] for side in range(len(sides))]
+    groups = [_groups(side, mine, claim, runs) for side, mine in zip(sides, axes, strict=True)]
+    if comparison is None:
+        return [_Pair(dict(zip(axes[0], key, strict=True)), (group,)) for key, group in groups[0].items()]
+    shared = [axis for axis in axes[0] if axis in axes[1]]
+    partners: dict[Key, list[tuple[dict[str, Any], Mapping[Any, Cell]]]] = {}
+    for key, group in groups[1].items():
+        place = dict(zip(axes[1], key, strict=True))
+        partners.setdefault(tuple(place[axis] for axis in shared), []).append((place, group))
+    found = []
+    for key, group in groups[0].items():
+        place = dict(zip(axes[0], key, strict=True))
+        for other, partner in partners.get(tuple(place[axis] for axis in shared), ()):
+            both = other | place
+            found.append(_Pair({axis: both[axis] for axis in pair_by if axis in both}, (group, partner)))
+    return found
+
+
+def _sides(own: list[Observation], comparison: Comparison, runs: Sequence[StudyRun]) -> list[list[Observation]]:
+    """The observations of both groups."""
+
+    def at(axis: str, value: object) -> list[Observation]:
+        return [one for one in own if label(one.axes.get(axis)) == label(value)]
+
+    first = own if comparison.axis is None else at(comparison.axis, comparison.first)
+    second = comparison.second
+    if isinstance(second, Value):
+        return [first, observe(select_runs(runs, second.stage, second.where), second.value)]
+    return [first, at(str(comparison.axis), second)]
+
+
+def _groups(
+    observations: Sequence[Observation], axes: Sequence[str], claim: StudyClaim, runs: Sequence[StudyRun]
+) -> dict[Key, dict[Any, Cell]]:
+    """The cells of one group by place and by position; without `along` the only position is None."""
+    comparison = claim.comparison
+    along = comparison.along if comparison else None
+    found: dict[Key, dict[Any, Cell]] = {}
+    if along is None:
+        for key, inside in group_by(observations, axes).items():
+            # The deviation of a group is that of its repetitions, which a mean would hide.
+            average = claim.average if claim.steadier else other_axes(inside, axes)
+            found[key] = {None: make_cell(inside, average)}
+        return found
+    positions = _positions(observations, along, comparison.at if comparison else None, runs)
+    for key, inside in group_by(observations, [*axes, along]).items():
+        cell = make_cell(inside, other_axes(inside, [*axes, along]))
+        position = positions(inside[0], key[-1])
+        found.setdefault(key[:-1], {})[position if is_number(position) else None] = cell
+    return found
+
+
+def _positions(
+    observations: Sequence[Observation], along: str, at: Value | None, runs: Sequence[StudyRun]
+) -> Callable[[Observation, Any], Any]:
+    """A function from a number and its position on an axis to what stands for it, such as hours after a step."""
+    if at is None:
+        return lambda one, position: position
+    steps = frozenset(one.axes.get(along) for one in observations)
+    values = observe(select_runs(runs, at.stage, at.where), at.value, steps)
+    shared = common_axes(observations, values)
+    groups = group_by(values, shared).items()
+    known = {key: make_cell(inside, other_axes(inside, shared)).mean for key, inside in groups}
+    return lambda one, position: known.get(tuple(one.axes.get(axis) for axis in shared))
+
+
+# Tests
+
+
+def _gap(first: Mapping[Any, float], second: Mapping[Any, float]) -> float | None:
+    """The mean difference of two curves over the positions that both have gone through, between points linearly."""
+    if None in first or None in second:
+        return first[None] - second[None] if first.keys() == second.keys() == {None} else None
+    low, high = max(min(first), min(second)), min(max(first), max(second))
+    if low > high:
+        return None
+    places = sorted({x for x in (*first, *second) if low <= x <= high} | {low, high})
+    heights = [_at(first, x) - _at(second, x) for x in places]
+    if len(places) == 1:
+        return heights[0]
+    steps = zip(places, places[1:], heights, heights[1:], strict=False)
+    return float(sum((right - left) * (a + b) / 2 for left, right, a, b in steps) / (high - low))
+
+
+def _at(curve: Mapping[Any, float], x: float) -> float:
+    """The value of a curve at a position between its ends, linear between its points."""
+    left, right = max(p for p in curve if p <= x), min(p for p in curve if p >= x)
+    share = 0.0 if left == right else (x - left) / (right - left)
+    return curve[left] + share * (curve[right] - curve[left])
+
+
+def _sooner(first: Mapping[Any, float], second: Mapping[Any, float]) -> float | None:
+    """The logarithm of how many times later the second curve has its best value than the first one reaches that."""
+    if not first or not second or None in first or None in second:
+        return None
+    best = max(second.values())
+    target = min(x for x, value in second.items() if value == best)
+    places = sorted(first)
+    # A curve that never reaches it counts as if it did at its last position.
+    reached = next((index for index, x in enumerate(places) if first[x] >= best), None)
+    x = places[-1] if reached is None else places[reached]
+    if reached:
+        before = places[reached - 1]
+        x = before + (x - before) * (best - first[before]) / (first[x] - first[before])
+    return math.log(target / x) if target > 0 and x > 0 else None
+
+
+def _contrast(claim: StudyClaim, pair: _Pair) -> float | None:
+    """The number of a pair that the claim is about; of ratios the logarithm."""
+    sign = -1.0 if claim.lower_is_better else 1.0
+    means = [{x: sign * mean for x, mean in group.items()} for group in pair.means]
+    if claim.lies is not None:
+        return pair.means[0].get(None)
+    if claim.ratio is not None:
+        first, second = (group.get(None) for group in pair.means)
+        return math.log(first / second) if first and second and first > 0 and second > 0 else None
+    return _sooner(means[0], means[1]) if claim.sooner is not None else _gap(means[0], means[1])
+
+
+def _region(claim: StudyClaim) -> Region:
+    """The values that a claim allows for what is estimated."""
+    margin = claim.margin
+    bounds = claim.lies or claim.ratio
+    if bounds is not None:
+        low, high = bounds.above, bounds.below
+        return Region(-math.inf if low is None else low, math.inf if high is None else high)
+    regions = {
+        "better": Region(low=0.0),
+        "not_worse": Region(low=-margin),
+        "equal": Region(-margin, margin),
+        "sooner": Region(low=1.0),
+        "steadier": Region(high=1.0),
     }
+    return regions[claim.test]
+
+
+def _judge(claim: StudyClaim, planned: Sequence[_Pair], confidence: float = CONFIDENCE) -> Finding:
+    """Judge a claim on its planned pairs."""
+    # Places where neither group is above chance say nothing about the claim.
+    places: dict[Key, list[_Pair]] = {}
+    for pair in planned:
+        places.setdefault(pair.part(lambda axis: not _is_repetition(axis)), []).append(pair)
+    done = {key: [pair for pair in own if pair.complete] for key, own in places.items()}
+    silent = {key for key, own in done.items() if own and all(pair.degenerate for pair in own)}
+    degenerate = tuple(row_label(key) or "all" for key in places if key in silent)
+    counted = {key: own for key, own in places.items() if key not in silent}
+    if claim.steadier is not None:
+        effect, n, repetitions = _deviations(counted, confidence)
+    else:
+        effect, n, repetitions = _differences(claim, counted, confidence)
+    missing = 0
+    for own in counted.values():
+        have = repetitions.get(own[0].part(lambda axis: not _is_repetition(axis)), 0)
+        missing += max(0, FEWEST - have) * len(own[0].cells)
+    most = max(repetitions.values(), default=0)
+    if effect is None or most < FEWEST:
+        reason = _too_few(claim, len(planned), n, most, missing, degenerate)
+        return Finding("inconclusive", reason, n, len(planned), None, missing, degenerate)
+    word = _region(claim).judge(effect.interval)
+    reason = _reason(claim, effect, word, n, len(planned), degenerate)
+    return Finding(word, reason, n, len(planned), effect, 0, degenerate)
+
+
+_Counts = dict[Key, int]  # repetitions that are there, by place
+
+
+def _differences(
+    claim: StudyClaim, places: Mapping[Key, Sequence[_Pair]], confidence: float
+) -> tuple[Effect | None, int, _Counts]:
+    """The effect on the mean of what the pairs are compared by, the number of pairs, and that of repetitions."""
+    values: list[tuple[_Pair, float]] = []
+    repetitions: _Counts = {}
+    for key, pairs in places.items():
+        found = [(pair, value) for pair in pairs if pair.complete and (value := _contrast(claim, pair)) is not None]
+        repetitions[key] = len({pair.part(_is_repetition) for pair, _ in found})
+        values += found
+    if max(repetitions.values(), default=0) < 2:
+        return None, len(values), repetitions
+    # Conditions such as sparsities are no sample: what differs between their means is not chance.
+    conditions: dict[Key, list[float]] = {}
+    for pair, value in values:
+        conditions.setdefault(pair.part(_is_condition), []).append(value)
+    means = {key: fmean(found) for key, found in conditions.items()}
+    whole = fmean(means.values())
+    combined: dict[Key, list[float]] = {}
+    for pair, value in values:
+        combined.setdefault(pair.part(_is_factor), []).append(whole + value - means[pair.part(_is_condition)])
+    axes = [axis for axis in values[0][0].place if _is_factor(axis)]
+    factors = {axis: [key[index] for key in combined] for index, axis in enumerate(axes)}
+    effect = crossed_effect([fmean(found) for found in combined.values()], factors, confidence)
+    if claim.test in ("ratio", "sooner"):
+        effect = effect.on_scale(math.exp)
+    return effect, len(values), repetitions
+
+
+def _deviations(places: Mapping[Key, Sequence[_Pair]], confidence: float) -> tuple[Effect | None, int, _Counts]:
+    """The ratio of the variances of both groups over their repetitions, by place."""
+    groups = []
+    repetitions: _Counts = {}
+    for key, pairs in places.items():
+        (first, second) = (group[None] for group in pairs[0].groups)
+        repetitions[key] = min(first.n, second.n)
+        spread = all(cell.summary and cell.summary.std and cell.summary.std > TIE for cell in (first, second))
+        if pairs[0].complete and repetitions[key] >= FEWEST and spread:
+            groups.append((first.values, second.values))
+    return (variance_ratio(groups, confidence) if groups else None), len(groups), repetitions
+
+
+def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Mapping[str, Finding]) -> Finding:
+    """The verdict on a claim that is made for each of several tasks, such as "in all tasks"."""
+    counted = {title: part for title, part in parts.items() if part.n or not part.degenerate}
+    # All must hold. By chance one of many easily is on the wrong side, so what contradicts has a wider interval.
+    strict = 1 - (1 - CONFIDENCE) / max(1, len(counted))
+    against = [title for title in counted if _judge(claim, split[title], strict).word == "contradicted"]
+    by_word = {
+        word: [title for title, part in counted.items() if part.word == word]
+        for word in ("holds", "contradicted", "inconclusive")
+    }
+    word: Word = "contradicted" if against else "inconclusive"
+    if counted and len(by_word["holds"]) == len(counted):
+        word = "holds"
+    named = "; ".join(f"{key} for {', '.join(titles)}" for key, titles in by_word.items() if titles)
+    silent = {title: part.degenerate for title, part in parts.items() if part.degenerate}
+    degenerate = tuple(
+        title if found == (title,) else f"{title}: {', '.join(found)}" for title, found in silent.items()
+    )
+    reason = f"{len(by_word['holds'])} of {len(counted)} by {claim.each}: {named}." if counted else "Nothing counts."
+    if word == "inconclusive" and by_word["contradicted"]:
+        reason += f" That {len(by_word['contradicted'])} of {len(counted)} are contradicted may be chance."
+    reason += _name_degenerate(degenerate)
+    sums = [sum(getattr(part, key) for part in parts.values()) for key in ("n", "planned", "missing_runs")]
+    return Finding(word, reason, sums[0], sums[1], None, sums[2], degenerate)
+
+
+# Texts
 
 
 def format_signed(path: str, value: float) -> str:
@@ -142,44 +420,116 @@ def format_signed(path: str, value: float) -> str:
     return f"{100 * value:+.1f}" if form_of(path) is tables.percent else f"{value:+.3f}"
 
 
-def _reason(claim: StudyClaim, found: Paired, holds: bool, planned: int, better: int) -> str:
-    low, high = (format_signed(claim.value, end) for end in found.interval or (found.mean, found.mean))
-    text = (
-        f"Mean difference {format_signed(claim.value, found.mean)}, 95 % interval [{low}, {high}]"
-        f"{'' if found.p is None else f', p = {found.p:.2g}'}, over {found.n} of {planned} planned pairs; above zero "
-        f"in {better}."
+_ESTIMATES = {
+    "ratio": "Ratio",
+    "sooner": "Ratio of the positions",
+    "steadier": "Ratio of the variances",
+    "lies": "Mean",
+}
+_PLURALS = {"task": "tasks", "seed": "seeds", "search_seed": "search seeds", "row": "masks", "column": "other masks"}
+
+
+def format_estimate(claim: StudyClaim, value: float) -> str:
+    """What a claim estimates, as text."""
+    if claim.test in ("ratio", "sooner", "steadier"):
+        return f"{value:.2f}"
+    if claim.test == "lies" and claim.minus is None:
+        return form_of(claim.value)(value)
+    return format_signed(claim.value, value)
+
+
+def describe_test(claim: StudyClaim) -> str:
+    """What is estimated, and which values the claim allows for it."""
+    names, region, comparison = _names(claim), _region(claim), claim.comparison
+    low, high = (None if math.isinf(end) else format_estimate(claim, end) for end in (region.low, region.high))
+    allowed = f"between {low} and {high}" if low and high else f"above {low}" if low else f"below {high}"
+    what = {
+        "ratio": f"{names[0]} divided by {names[-1]}",
+        "sooner": f"position of the best {claim.value} of {names[-1]}, divided by that where {names[0]} reaches it",
+        "steadier": f"variance of {claim.value} over the repetitions, {names[0]} divided by {names[-1]}",
+        "lies": f"mean of {claim.value}" + (f" minus that of {describe_minus(claim.minus)}" if claim.minus else ""),
+    }.get(claim.test, f"mean difference of {claim.value}, {names[0]} minus {names[-1]}")
+    if comparison and comparison.along and claim.test != "sooner":
+        what += f", over the range of {comparison.along} that both have"
+    turned = "; the sign is turned, as lower is better" if claim.lower_is_better and claim.test != "lies" else ""
+    each = f", for each {claim.each}" if claim.each else ""
+    return f"Estimated: {what}{turned}. The claim holds if the 95 % interval lies {allowed}{each}."
+
+
+def _levels(effect: Effect) -> str:
+    found = [
+        f"{count} {_PLURALS.get(axis, axis) if count > 1 else axis.replace('_', ' ')}"
+        for axis, count in effect.levels.items()
+    ]
+    return f" ({', '.join(found)})" if found else ""
+
+
+def _reason(claim: StudyClaim, effect: Effect, word: Word, n: int, planned: int, degenerate: Sequence[str]) -> str:
+    low, high = (format_estimate(claim, end) for end in effect.interval)
+    first = f"{_ESTIMATES.get(claim.test, 'Mean difference')} {format_estimate(claim, effect.estimate)}"
+    # Elsewhere the end of the allowed values is not the zero that p is about.
+    p = f", p = {effect.p:.2g}" if effect.p is not None and claim.test in ("better", "sooner", "steadier") else ""
+    parts = [f"{first}, 95 % interval [{low}, {high}]{p}, over {n} of {planned} planned pairs{_levels(effect)}."]
+    if claim.published is not None:
+        where = "inside" if effect.interval[0] <= claim.published <= effect.interval[1] else "outside"
+        parts.append(f"The paper has {format_estimate(claim, claim.published)}, {where} the interval.")
+    if word == "inconclusive" and claim.test != "lies":
+        size = format_estimate(claim, effect.detectable).removeprefix("+")
+        parts.append(f"The smallest effect that these runs would show in four of five studies is {size}.")
+    return " ".join(parts) + _name_degenerate(degenerate)
+
+
+def _name_degenerate(degenerate: Sequence[str]) -> str:
+    return f" Not above chance, so not counted: {'; '.join(degenerate)}." if degenerate else ""
+
+
+def _too_few(claim: StudyClaim, planned: int, n: int, most: int, missing: int, degenerate: Sequence[str]) -> str:
+    if not planned:
+        return "No pairs for it are planned with these parameters."
+    if not missing:
+        reason = "No pair has a number to compare." if not degenerate else "Nothing is left to compare."
+        return reason + _name_degenerate(degenerate)
+    count = f"{most} {'repetition' if most == 1 else 'repetitions'}"
+    runs = f"{missing} {'run is' if missing == 1 else 'runs are'} missing"
+    return (
+        f"{n} of {planned} planned pairs are there, with at most {count}; a verdict needs {FEWEST} of each: {runs}."
+        + _name_degenerate(degenerate)
     )
-    if holds:
-        return text
-    if found.mean > (0.0 if claim.better else -claim.margin):
-        return f"{text} The interval reaches further down: more runs may show it."
-    return f"{text} It points the other way." if claim.better else f"{text} That is worse by more than the margin."
 
 
-def _correlates(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
-    """Pearson's r, whose bootstrap interval must be on the claimed side of zero."""
+# Correlations
+
+
+def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
+    """Pearson's r, whose interval must be on the claimed side of zero."""
     observations = observe(select_runs(runs, wanted.y.stage, claim.where), wanted.y.value)
     points = match_points(wanted.x, observations, runs, claim.average)
-    xs, ys = zip_pairs(points)
-    found = correlate(xs, ys)
+    complete = [point for point in points if point.complete]
+    xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
+    trainings = [point.training for point in complete]
+    effect = clustered_correlation(xs, ys, trainings)
     test = (
-        f"Pearson's r of {wanted.x.value} ({wanted.x.stage}) and {wanted.y.value} ({wanted.y.stage}): its 95 % "
-        f"bootstrap interval over the points lies on the {wanted.sign} side of zero."
+        f"Estimated: Pearson's r of {wanted.x.value} ({wanted.x.title}) and {wanted.y.value} ({wanted.y.title}). The "
+        f"claim holds if the 95 % interval, by leaving out one training after the other, is {wanted.sign}."
     )
     cells = {f"point {index}": point.cell for index, point in enumerate(points, 1)}
-    counts, r, ends = (len(xs), len(points)), found["pearson"], found["pearson_interval"]
-    if len(xs) < FEWEST_POINTS or r is None or ends is None:
-        reason = f"The values of {len(xs)} points are constant, which has no correlation."
-        if len(xs) < FEWEST_POINTS:
-            reason = _too_few(*counts, "points", FEWEST_POINTS)
-        return Verdict(name, claim.text, "not enough runs", reason, test, *counts, cells, r)
-    holds = ends[0] > 0 if wanted.sign == "positive" else ends[1] < 0
+    counts, found = (len(complete), len(points)), len(set(trainings))
+    if effect is None:
+        planned = len({point.training for point in points})
+        reason = f"The values of {len(xs)} points are constant, or nearly so, which has no correlation."
+        if found < FEWEST_CLUSTERS:
+            reason = (
+                f"{len(xs)} of {len(points)} planned points are there, of {found} of {planned} trainings; a verdict "
+                f"needs {FEWEST_CLUSTERS}."
+            )
+        missing = max(0, FEWEST_CLUSTERS - found)
+        return Verdict(name, claim.text, test, Finding("inconclusive", reason, *counts, None, missing), cells)
+    word = (Region(low=0.0) if wanted.sign == "positive" else Region(high=0.0)).judge(effect.interval)
+    low, high = effect.interval
     reason = (
-        f"r = {r:+.2f}, 95 % interval [{ends[0]:+.2f}, {ends[1]:+.2f}], Spearman {found['spearman']:+.2f}, over "
-        f"{len(xs)} of {len(points)} planned points."
+        f"r = {effect.estimate:+.2f}, 95 % interval [{low:+.2f}, {high:+.2f}], over {len(xs)} of {len(points)} planned "
+        f"points of {found} trainings."
     )
-    if not holds:
-        agrees = r > 0 if wanted.sign == "positive" else r < 0
-        reason += " The interval reaches zero: more runs may show it." if agrees else " It points the other way."
-    word: Word = "holds" if holds else "does not hold"
-    return Verdict(name, claim.text, word, reason, test, *counts, cells, r, ends)
+    if word == "inconclusive":
+        reason += f" The smallest r that these runs would show in four of five studies is {effect.detectable:.2f}."
+    return Verdict(name, claim.text, test, Finding(word, reason, *counts, effect), cells)

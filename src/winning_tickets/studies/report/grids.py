@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.report.tables import Column, Table
-from winning_tickets.runs.statistics import Summary, summarize
+from winning_tickets.runs.statistics import TIE, Summary, paired, summarize
+from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.report.observations import (
     METRIC,
     Observation,
+    State,
     StudyRun,
     describe_absent,
     observe,
     select_runs,
 )
-from winning_tickets.studies.schema import Published, Study
+from winning_tickets.studies.schema import Condition, Published, Study, Value
 from winning_tickets.studies.schema import StudyTable as StudyTable
 
 Key = tuple[Any, ...]
@@ -62,7 +64,7 @@ class Cell:
             state = f" ({self.n} of {self.expected}{f', {self.failed} failed' if self.failed else ''})"
         if summary is None:
             return f"{tables.MISSING}{state}"
-        return form(summary.mean) + ("" if summary.std is None else f" ± {form(summary.std)}") + state
+        return form(summary.mean) + ("" if summary.std is None else f" ± {form(summary.std).lstrip('+')}") + state
 
 
 def required_places(observations: Sequence[Observation], average: Sequence[str]) -> frozenset[Key]:
@@ -95,10 +97,18 @@ def make_cell(
     return Cell(tuple(values), len(repetitions), failed, tuple(reversed(single.values())))
 
 
+def _p_value(differences: Sequence[float]) -> float:
+    """The two-sided p-value of the paired t-test that differences have the mean zero; 1 if all of them are zero."""
+    places = {index: 0.0 if abs(value) <= TIE else value for index, value in enumerate(differences)}
+    found = paired(places, dict.fromkeys(places, 0.0))
+    return found.p if found.p is not None else float(abs(found.mean) <= TIE)
+
+
 STATISTICS: dict[str, Callable[[Sequence[float]], float]] = {
     "median": statistics.median,
     "best": max,
     "std": statistics.stdev,
+    "p": _p_value,
 }
 
 
@@ -106,7 +116,7 @@ def condense_cell(cell: Cell, statistic: str) -> Cell:
     """A cell whose only value is a statistic of its repetitions, once all of them are there; a mean stays as it is."""
     if statistic == "mean":
         return cell
-    enough = not cell.partial and cell.n >= (2 if statistic == "std" else 1)
+    enough = not cell.partial and cell.n >= (2 if statistic in ("std", "p") else 1)
     values = (STATISTICS[statistic](cell.values),) if enough else ()
     return replace(cell, values=values, expected=min(1, cell.expected))
 
@@ -154,6 +164,62 @@ def group_by(observations: Sequence[Observation], axes: Sequence[str]) -> dict[K
     return found
 
 
+def common_axes(*groups: Sequence[Observation]) -> list[str]:
+    """The axes that all observations of some groups have; none if a group is empty."""
+    sets = [set(one.axes) for group in groups for one in group]
+    return sorted(set.intersection(*sets)) if all(groups) and sets else []
+
+
+def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list[str]:
+    """The axes of observations that are not among these."""
+    return sorted({axis for one in observations for axis in one.axes} - set(axes))
+
+
+def subtract(
+    observations: Sequence[Observation], minus: Value | Condition | None, runs: Sequence[StudyRun]
+) -> list[Observation]:
+    """Subtract from each number that of its partner, such as the full model's on the same task and with the same seed.
+
+    Partners are the observations at some values of axes, which are left out themselves, or those of a value of other
+    stages. They agree on all axes that both have and share values of; several partners count with their mean. An
+    observation without a partner is left out, and one with a missing partner is missing.
+    """
+    if minus is None:
+        return list(observations)
+    if isinstance(minus, Value):
+        others, ignored = observe(select_runs(runs, minus.stage, minus.where), minus.value), set[str]()
+        kept = list(observations)
+    else:
+        others = [one for one in observations if matches([minus], one.axes)]
+        ignored = set(minus)
+        kept = [one for one in observations if not matches([minus], one.axes)]
+    shared = [
+        axis
+        for axis in common_axes(kept, others)
+        if axis not in ignored and {label(one.axes[axis]) for one in kept} & {label(one.axes[axis]) for one in others}
+    ]
+    partners = group_by(others, shared)
+    found = []
+    for one in kept:
+        own = partners.get(tuple(one.axes.get(axis) for axis in shared), [])
+        values = [other.value for other in own if other.value is not None]
+        if own and one.value is None:
+            found.append(one)
+        elif own and len(values) == len(own):
+            found.append(replace(one, value=(one.value or 0.0) - statistics.fmean(values)))
+        elif own:
+            state: State = "failed" if any(other.state == "failed" for other in own) else "missing"
+            found.append(replace(one, state=state, value=None))
+    return found
+
+
+def describe_minus(minus: Value | Condition) -> str:
+    """What is subtracted, in words."""
+    if isinstance(minus, Value):
+        return minus.title
+    return ", ".join(f"{axis} {label(value)}" for axis, value in minus.items())
+
+
 def label(value: Any) -> str:
     """The text of a value of an axis."""
     if value is None:
@@ -174,13 +240,30 @@ def slug(text: str) -> str:
 _FRACTION = re.compile(r"score|metrics|whole|remaining|accuracy|similarity|jaccard|chance|f1|matthews|sparsity|pearson")
 
 
-def form_of(path: str) -> Form:
-    """The format of the numbers at a path: fractions times 100, durations whole, all else with decimals."""
+def form_of(path: str, signed: bool = False) -> Form:
+    """The format of the numbers at a path: fractions times 100, durations whole, all else with decimals.
+
+    Signed ones are differences, which have one more decimal.
+    """
+    if signed:
+        return _signed_percent if form_of(path) is tables.percent else _signed
     if _FRACTION.search(path) and "loss" not in path:
         return tables.percent
     if path.endswith("seconds"):
         return tables.seconds
     return _number
+
+
+def _signed_percent(value: float) -> str:
+    return f"{round(100 * value, 2) + 0.0:+.2f}"  # never -0.00
+
+
+def _signed(value: float) -> str:
+    return f"{value:+.4g}"
+
+
+def _p_text(value: float) -> str:
+    return f"{value:.2g}"
 
 
 def _number(value: float) -> str:
@@ -262,11 +345,13 @@ def make_grid(
     cells: Places,
     published: Iterable[Published],
     best: Literal["max", "min"] | None = None,
+    marked: Collection[tuple[int, int]] = (),
     **further: Any,
 ) -> Grid:
     """A grid of labels by row, heads (heading and number format), and cells.
 
-    A column with published numbers of this table is followed by one with these; the `best` means are in bold.
+    A column with published numbers of this table is followed by one with these; the `best` means
+    are in bold, and so are `marked` places by row and head.
     Further fields of the grid, such as its title, are keyword arguments.
     """
     rows = {row_label(texts): index for index, texts in enumerate(labels)}
@@ -278,6 +363,7 @@ def make_grid(
     forms: dict[int, Form] = {}
     for index, (title, form) in enumerate(heads):
         bold |= {(row, len(columns)) for row in _best_rows(index, form, cells, best)}
+        bold |= {(row, len(columns)) for row, head in marked if head == index}
         forms[len(columns)] = form
         columns.append(Column(f"number {index}", title, _writer(form)))
         for row, content in enumerate(contents):
@@ -310,7 +396,7 @@ def _writer(form: Form) -> Callable[[Any], str]:
         if isinstance(value, Cell):
             return value.text(form)
         if isinstance(value, Published):
-            return form(value.value) + ("" if value.std is None else f" ± {form(value.std)}")
+            return form(value.value) + ("" if value.std is None else f" ± {form(value.std).lstrip('+')}")
         return ""
 
     return write
@@ -327,7 +413,7 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     for text, value in table.values.items():
         inside = own if isinstance(value, str) else select_runs(runs, value.stage, value.where)
         paths[text], sources[text] = value if isinstance(value, str) else value.value, inside
-        parts[text] = _part(table, paths[text], inside)
+        parts[text] = _part(table, paths[text], inside, runs)
     rows = list(dict.fromkeys(row for part in parts.values() for row in part.rows))
     # Each column has all values that are planned for it, side by side.
     keys = dict.fromkeys(key for part in parts.values() for key in part.columns)
@@ -336,7 +422,7 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     heads = []
     for text, key in columns:
         words = [table.mean_column or ""] if key == MEAN else [label(value) for value in key if value is not None]
-        heads.append((" ".join([*words, text] if len(parts) > 1 or not words else words), form_of(paths[text])))
+        heads.append((" ".join([*words, text] if len(parts) > 1 or not words else words), _form(table, paths[text])))
     cells = {
         (row, at): parts[text].cells[key, column]
         for row, key in enumerate(rows)
@@ -367,8 +453,12 @@ class _Part:
     cells: Mapping[tuple[Key, Key], Cell]
 
 
-def _part(table: StudyTable, path: str, runs: Sequence[StudyRun]) -> _Part:
-    observations = observe(runs, path)
+def _form(table: StudyTable, path: str) -> Form:
+    return _p_text if table.statistic == "p" else form_of(path, signed=table.minus is not None)
+
+
+def _part(table: StudyTable, path: str, own: Sequence[StudyRun], runs: Sequence[StudyRun]) -> _Part:
+    observations = subtract(observe(own, path), table.minus, runs)
     axes = (table.columns,) if table.columns else ()
     # The metric is an axis of its own where a path takes all of them and the table has no other place for it.
     if "*" in path.split(".") and METRIC not in (*axes, *table.rows, *table.average):
@@ -392,12 +482,15 @@ def _part(table: StudyTable, path: str, runs: Sequence[StudyRun]) -> _Part:
 
 def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
     words = {"median": "Median", "best": "Largest value", "std": "Standard deviation (ddof=1)"}
+    words["p"] = "Two-sided p-value of the paired t-test"
     notes = []
     if cells:
         word = words.get(table.statistic)
         notes = [f"{word} of the repetitions, once all of them are there." if word else describe_cells(cells)]
     if table.choose:
         notes.append(f"Of {' and '.join(table.choose)} each cell has the best setting, chosen on these same scores.")
+    if table.minus is not None:
+        notes.append(f"Differences from {describe_minus(table.minus)}, inside each repetition first.")
     if table.average:
         notes.append(f"Averaged over {' and '.join(table.average)} inside each repetition first.")
     if table.mean_column:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,13 +15,13 @@ from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
 from winning_tickets.runs.files import is_number
-from winning_tickets.runs.statistics import LARGEST
+from winning_tickets.runs.statistics import LARGEST, TIE
 from winning_tickets.runs.store.index import Record
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
-from winning_tickets.studies.schema import LOG, SETTINGS
+from winning_tickets.studies.schema import HOURS, LOG, MATRIX_AXES, SETTINGS
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
@@ -59,12 +60,14 @@ def count_states(runs: Iterable[StudyRun]) -> dict[State, int]:
 
 SEED = "seed"
 METRIC = "metric"
+_METRIC_NAMES = {metric for task in TASKS.values() for metric in task.metrics}
 SCORES = {"score": "final", "score.best": "best"}
 """Short paths to a transfer's primary metric: at the last evaluation, and the best of all."""
 _PRIMARY = "<primary>"
 _ROUNDED = 0.005
 _AXIS = re.compile(r"\$\{\s*(\w+)\s*\}")
 _PLACE = re.compile(r"-?\d{1,9}")
+_SCORED = re.compile(r"(^|\.)(score|final|best|whole|rest|selection)(\.|$)")  # paths of a task's scores
 
 
 @dataclass(frozen=True)
@@ -76,17 +79,20 @@ class Observation:
     state: State
     value: float | None = None  # finite; None unless the state is `done`
     part: tuple[Any, str | None] = (None, None)  # seed and metric inside the run
+    degenerate: bool = False  # a score that a constant prediction reaches
 
 
-def observe(runs: Sequence[StudyRun], path: str) -> list[Observation]:
+def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = None) -> list[Observation]:
     """The numbers at a path (keys with dots) in the results of runs.
 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are those of the primary metric;
     `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
     `settings.learning_rate` is a setting of a finished run, with the values of its profile.
-    A record of several seeds (`{"values": [...]}`) gives one number per seed.
+    `log.hours` is the time of training until then. A run with a step of its own has only that, and of other runs only
+    those in `steps` are taken, if these are given. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its
+    rows and columns, which become axes. A record of several seeds (`{"values": [...]}`) gives one number per seed.
     """
-    return [one for run in runs for one in _observe(run, path)]
+    return [one for run in runs for one in _observe(run, path, steps)]
 
 
 def describe_absent(path: str, runs: Sequence[StudyRun]) -> list[str]:
@@ -98,51 +104,99 @@ def describe_absent(path: str, runs: Sequence[StudyRun]) -> list[str]:
     return [f"No finished run has {path}; their results have {', '.join(keys)}."]
 
 
-def _observe(run: StudyRun, path: str) -> Iterator[Observation]:
+def _observe(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[Observation]:
     if run.state != "done" or run.result is None:
         for seed in _planned_seeds(run):
             for metric in _planned_metrics(run, path):
-                yield _make_observation(run, seed, metric, "failed" if run.state == "failed" else "missing")
+                yield _make_observation(run, seed, _metric(metric), "failed" if run.state == "failed" else "missing")
         return
     if path.startswith(LOG):
-        yield from _logged(run, path)
+        yield from _logged(run, path, steps)
         return
     metrics: list[str | None] = []
-    for metric, node in _nodes(run, path):
-        metrics.append(metric)
-        yield from _values(run, metric, node)
+    for node in _nodes(run, path):
+        metrics.append(node.axes.get(METRIC))
+        for one in _values(run, node):
+            yield replace(one, degenerate=bool(_SCORED.search(path)) and node.is_at_chance(one.value))
     failed = run.result.get("failed_seeds") or ()
     if not metrics and not failed:
-        yield _make_observation(run, None, None, "missing")
+        yield _make_observation(run, None, {}, "missing")
     for seed in failed:
         for metric in metrics or [None]:
-            yield _make_observation(run, seed["seed"] if isinstance(seed, Mapping) else seed, metric, "failed")
+            number = seed["seed"] if isinstance(seed, Mapping) else seed
+            yield _make_observation(run, number, _metric(metric), "failed")
 
 
-def _logged(run: StudyRun, path: str) -> Iterator[Observation]:
+def _metric(name: str | None) -> dict[str, str]:
+    return {} if name is None else {METRIC: name}
+
+
+def _logged(run: StudyRun, path: str, steps: Container[Any] | None) -> Iterator[Observation]:
     """The numbers at a path in the records of a run's log, or of the logs of its seeds."""
     for folder in () if run.folder is None else (run.folder, *sorted(run.folder.glob("seed-*"))):
         seed = int(folder.name.removeprefix("seed-")) if folder != run.folder else None
+        seconds, own = 0.0, run.axes.get("step")
         for record in read_log(folder) if (folder / METRICS).is_file() else ():
-            node: Any = record
-            for key in path.split(".")[1:]:
+            taken = record.get("seconds")
+            seconds += taken if is_number(taken) else 0.0
+            if (steps is not None and record["step"] not in steps) or own not in (None, record["step"]):
+                continue
+            node: Any = record if path != HOURS else seconds / 3600
+            for key in path.split(".")[1:] if path != HOURS else ():
                 node = node.get(key) if isinstance(node, Mapping) else None
             if node is not None:
-                one = _make_observation(run, seed, None, "done", node)
+                one = _make_observation(run, seed, {}, "done", node)
                 yield replace(one, axes={**one.axes, "step": record["step"]}, part=(seed, f"step {record['step']}"))
 
 
-def _values(run: StudyRun, metric: str | None, node: Any) -> Iterator[Observation]:
-    result = run.result or {}
+@dataclass(frozen=True)
+class _Node:
+    """A value in a result, the axes that its path opened, and what is known of the scores of its task."""
+
+    value: Any
+    axes: Mapping[str, str] = field(default_factory=dict)
+    metric: str | None = None
+    majority: float | None = None  # accuracy of the most frequent class
+    constant: bool = False  # the predictions are
+
+    def inside(self, value: Any, **axes: str) -> _Node:
+        """The node of an entry of this one."""
+        return replace(self, value=value, axes={**self.axes, **axes})
+
+    def noted(self) -> _Node:
+        """This node with what its own entries say of the scores in it."""
+        if not isinstance(self.value, Mapping):
+            return self
+        found: dict[str, Any] = {}
+        for name in ("primary_metric", "metric"):
+            if isinstance(self.value.get(name), str):
+                found["metric"] = self.value[name]
+        if is_number(self.value.get("majority")):
+            found["majority"] = self.value["majority"]
+        if isinstance(self.value.get("degenerate"), bool):
+            found["constant"] = self.value["degenerate"]
+        return replace(self, **found)
+
+    def is_at_chance(self, score: float | None) -> bool:
+        """Return True if a constant prediction has this score: the majority class, or no correlation."""
+        if self.metric is None or score is None:
+            return False
+        if self.metric.startswith("accuracy"):
+            return self.constant if self.majority is None else score <= self.majority + TIE
+        return score <= TIE
+
+
+def _values(run: StudyRun, found: _Node) -> Iterator[Observation]:
+    result, node = run.result or {}, found.value
     if isinstance(node, Mapping) and isinstance(node.get("values"), list):
         seeds = result.get("seeds") or range(len(node["values"]))
         if len(seeds) != len(node["values"]):
             raise edited_error(run, f"has {len(node['values'])} values for {len(seeds)} seeds")
         for seed, value in zip(seeds, node["values"], strict=True):
-            yield _make_observation(run, seed, metric, "done", value)
+            yield _make_observation(run, seed, found.axes, "done", value)
         return
     value = node.get("median", node.get("mean")) if isinstance(node, Mapping) else node
-    yield _make_observation(run, None, metric, "done", value)
+    yield _make_observation(run, None, found.axes, "done", value)
 
 
 def edited_error(run: StudyRun, how: str) -> ContentError:
@@ -152,44 +206,58 @@ def edited_error(run: StudyRun, how: str) -> ContentError:
     )
 
 
-def _make_observation(run: StudyRun, seed: Any, metric: str | None, state: State, value: Any = None) -> Observation:
+def _make_observation(
+    run: StudyRun, seed: Any, opened: Mapping[str, str], state: State, value: Any = None
+) -> Observation:
     """An observation; any value but a finite number is missing."""
     axes = dict(run.axes)
     if seed is not None:
         # A study's own axis is kept: its label may be another word for the run's only seed.
         axes.setdefault(SEED, seed)
-    if metric is not None:
-        axes[METRIC] = metric
+    axes |= opened
+    part = (seed, " / ".join(opened.values()) or None)
     if is_number(value) and LARGEST < abs(value) < math.inf:
         raise edited_error(run, f"has the value {shown(value)}, and no run measures more than {LARGEST:g}")
     if state == "done" and is_number(value) and math.isfinite(value):
-        return Observation(run, axes, "done", float(value), (seed, metric))
-    return Observation(run, axes, "missing" if state == "done" else state, None, (seed, metric))
+        return Observation(run, axes, "done", float(value), part)
+    return Observation(run, axes, "missing" if state == "done" else state, None, part)
 
 
-def _nodes(run: StudyRun, path: str) -> Iterator[tuple[str | None, Any]]:
-    """The values at a path, each with the key that matched `*`."""
+def _nodes(run: StudyRun, path: str) -> list[_Node]:
+    """The values at a path."""
     result = {**(run.result or {}), "run": run.facts}
     if path.startswith(SETTINGS):
         result["settings"] = _resolved(run.settings)
-    found: list[tuple[str | None, Any]] = [(None, result)]
+    found = [_Node(result)]
+    names = (run.result or {}).get("labels")
     for key in _keys(path, run.axes):
-        inside: list[tuple[str | None, Any]] = []
-        for metric, node in found:
-            if isinstance(node, Mapping) and key == "*":
-                inside += [(str(name), value) for name, value in node.items()]
-            elif isinstance(node, Mapping) and key == _PRIMARY:
-                metrics, primary = node.get("metrics"), node.get("primary_metric")
-                if isinstance(metrics, Mapping) and isinstance(primary, str) and primary in metrics:
-                    inside.append((metric, metrics[primary]))
-            elif isinstance(node, Mapping) and key in node:
-                inside.append((metric, node[key]))
-            elif isinstance(node, list) and "=" in key:
-                inside += [(metric, item) for item in node if _has_value(item, *key.split("=", 1))]
-            elif isinstance(node, list) and _PLACE.fullmatch(key) and -len(node) <= int(key) < len(node):
-                inside.append((metric, node[int(key)]))
-        found = inside
-    yield from found
+        found = [inner for node in found for inner in _step(node.noted(), key, names)]
+    return found
+
+
+def _step(here: _Node, key: str, names: Any) -> Iterator[_Node]:
+    """The entries of a node at one key of a path; `names` are those of the rows and columns of a matrix."""
+    node = here.value
+    if isinstance(node, Mapping) and key == "*":
+        for name, value in node.items():
+            yield replace(here.inside(value, **{METRIC: str(name)}), metric=str(name))
+    elif isinstance(node, Mapping) and key == _PRIMARY:
+        metrics, primary = node.get("metrics"), node.get("primary_metric")
+        if isinstance(metrics, Mapping) and isinstance(primary, str) and primary in metrics:
+            yield here.inside(metrics[primary])
+    elif isinstance(node, Mapping) and key in node:
+        yield replace(here.inside(node[key]), metric=key if key.split("_")[0] in _METRIC_NAMES else here.metric)
+    elif isinstance(node, list) and "=" in key:
+        yield from (here.inside(item) for item in node if _has_value(item, *key.split("=", 1)))
+    elif isinstance(node, list) and _PLACE.fullmatch(key):
+        if -len(node) <= int(key) < len(node):
+            yield here.inside(node[int(key)])
+    elif isinstance(node, list) and isinstance(names, list) and len(names) == len(node):
+        axis = MATRIX_AXES[any(axis in here.axes for axis in MATRIX_AXES)]
+        for name, value in zip(names, node, strict=True):
+            # What a wildcard finds are pairs: each row is equal to itself.
+            if fnmatchcase(str(name), key) and (name == key or str(name) not in here.axes.values()):
+                yield here.inside(value, **{axis: str(name)})
 
 
 def _resolved(settings: Settings | None) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.analysis.report.figures import page_svg
 from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.studies.plan import Plan, shown_setting
-from winning_tickets.studies.report.claims import Verdict, format_signed
+from winning_tickets.studies.report.claims import Verdict
 from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
 from winning_tickets.studies.report.observations import StudyRun, count_states
 from winning_tickets.studies.report.plots import Plot
@@ -57,13 +57,12 @@ def render_page(
 
 
 def _claim(value: str, verdict: Verdict) -> dict[str, Any]:
-    form, ends = form_of(value), verdict.bootstrap
+    form = form_of(value)
     evidence = [
         _evidence(f"claim-{slug(verdict.name)}-{index}", title, cell, form)
         for index, (title, cell) in enumerate(verdict.cells.items())
     ]
-    bootstrap = ends and f"[{', '.join(format_signed(value, end) for end in ends)}]"
-    return {"verdict": verdict, "bootstrap": bootstrap, "evidence": evidence}
+    return {"verdict": verdict, "evidence": evidence}
 
 
 def _table(grid: Grid) -> dict[str, Any]:
@@ -165,13 +164,15 @@ def usual_facts(runs: Sequence[StudyRun]) -> dict[str, str]:
     return {key: numbers.most_common(1)[0][0] for key, numbers in found.items()}
 
 
-_KINDS = {"line": "Line chart", "bar": "Bar chart", "scatter": "Scatter plot", "heatmap": "Heat map"}
+_KINDS = {"line": "Line chart", "bar": "Bar chart", "scatter": "Scatter plot", "heatmap": "Heat map", "pies": "Pies"}
 
 
 def describe_plot(plot: Plot, grid: Grid) -> str:
     """A figure in words: its kind, its axes, and the first and the last value of each line."""
-    form = form_of(plot.path)
+    form = plot.form
     words = f"{plot.path.replace('_', ' ')} over {plot.x_name.replace('_', ' ')}"
+    if plot.figure.kind == "pies":
+        words = "Each head and FFN has a pie: its size is the importance, its slices are the shares of the tasks"
     parts = [f"{_KINDS[plot.figure.kind]}: {grid.title}. {words}."]
     for panel in plot.panels:
         for curve in panel.curves:

@@ -1,4 +1,4 @@
-"""The data of a study's figures: series of points, matched clouds, and matrices; and the tables of these."""
+"""The data of a study's figures: series of points, matched clouds, matrices and pies; and the tables of these."""
 
 from __future__ import annotations
 
@@ -6,10 +6,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from winning_tickets.analysis.effects import clustered_correlation
+from winning_tickets.analysis.report.tables import format_count, percent
 from winning_tickets.analysis.statistics import correlate
 from winning_tickets.runs.files import is_number
+from winning_tickets.runs.statistics import TIE
+from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.references import target_id
 from winning_tickets.studies.report import grids
-from winning_tickets.studies.report.grids import Cell, Form, Key, form_of, group_by, label, make_cell
+from winning_tickets.studies.report.grids import (
+    Cell,
+    Form,
+    Key,
+    common_axes,
+    form_of,
+    group_by,
+    label,
+    make_cell,
+    other_axes,
+    subtract,
+)
 from winning_tickets.studies.report.observations import (
     Observation,
     StudyRun,
@@ -29,6 +45,11 @@ class PlotPoint:
     cell: Cell
     name: str = ""
     across: Cell | None = None
+    training: str = ""  # id of the search whose ticket it is; points of one training are not independent
+
+    @property
+    def complete(self) -> bool:
+        return self.x is not None and not self.cell.partial and self.cell.mean is not None
 
 
 @dataclass(frozen=True)
@@ -37,17 +58,22 @@ class Curve:
 
     name: str
     points: tuple[PlotPoint, ...]
+    gap: bool = False  # the difference of two other lines
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One pair of axes: curves and horizontal levels, with a correlation of clouds, or the matrix of a heat map."""
+    """One pair of axes: curves and levels, with the correlation of a cloud; the matrix of a heat map; or pies."""
 
     title: str
     curves: tuple[Curve, ...] = ()
     levels: Mapping[str, Cell] = field(default_factory=dict)
+    points: Mapping[str, PlotPoint] = field(default_factory=dict)  # of clouds, beside the curves
     matrix: Mapping[tuple[str, str], Cell] = field(default_factory=dict)
+    marked: frozenset[tuple[str, str]] = frozenset()  # dark cells of a matrix
+    counts: Mapping[str, Cell] = field(default_factory=dict)  # number of dark cells by row
     correlation: Mapping[str, Any] | None = None
+    result: Mapping[str, Any] | None = None  # of `analyse sharing`, for pies
 
 
 @dataclass(frozen=True)
@@ -67,6 +93,7 @@ class Plot:
             for panel in self.panels
             for cell in (
                 *(point.cell for curve in panel.curves for point in curve.points),
+                *(point.cell for point in panel.points.values()),
                 *panel.levels.values(),
                 *panel.matrix.values(),
             )
@@ -77,8 +104,18 @@ class Plot:
         return not any(cell.n for cell in self.cells)
 
     @property
+    def x_value(self) -> Value | None:
+        """The value that gives the positions, where these are no axis."""
+        return self.figure.x if isinstance(self.figure.x, Value) else self.figure.x_at
+
+    @property
     def x_name(self) -> str:
         return self.figure.x if isinstance(self.figure.x, str) else self.figure.x.value
+
+    @property
+    def form(self) -> Form:
+        """The format of the drawn values."""
+        return form_of(self.path, signed=self.figure.minus is not None)
 
 
 def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
@@ -86,30 +123,34 @@ def plot_of(study: Study, name: str, runs: Sequence[StudyRun]) -> Plot:
     figure = study.figures[name]
     stage, path = (figure.stage, figure.y) if isinstance(figure.y, str) else (figure.y.stage, figure.y.value)
     own = select_runs(runs, stage, figure.where)
-    observations = observe(own, path)
+    if figure.kind == "pies":
+        return Plot(name, figure, "share", tuple(_pies(figure, own)))
+    observations = subtract(observe(own, path), figure.minus, runs)
     needed = grids.required_places(observations, figure.average)
     drawn = []
     for (key,), inside in group_by(observations, [figure.panels]).items() if figure.panels else [(("",), observations)]:
         title = label(key) if figure.panels else ""
         if figure.kind == "heatmap":
-            drawn.append(Panel(title, matrix=_matrix(figure, path, inside, needed)))
+            drawn.append(_mark(figure, Panel(title, matrix=_matrix(figure, path, inside, needed)), runs))
             continue
         curves = _curves(figure, inside, needed, runs)
         correlation = None
         if isinstance(figure.x, Value):
-            correlation = correlate(*zip_pairs([point for curve in curves for point in curve.points]))
-        drawn.append(Panel(title, curves, _levels(figure, path, runs, key), correlation=correlation))
+            correlation = correlate_points([point for curve in curves for point in curve.points])
+        levels, points = _levels(figure, path, runs, key), _points(figure, runs, key)
+        drawn.append(Panel(title, curves, levels, points, correlation=correlation))
     plot = Plot(name, figure, path, tuple(drawn))
     if not plot.empty:
         return plot
     return replace(plot, problems=tuple(f"{name}: {text}" for text in describe_absent(path, own)))
 
 
-def zip_pairs(points: Sequence[PlotPoint]) -> tuple[list[float], list[float]]:
-    """Positions and values of the points that are complete."""
-    complete = [(float(point.x), point.cell.mean) for point in points if point.x is not None and not point.cell.partial]
-    pairs = [(x, y) for x, y in complete if y is not None]
-    return [x for x, _ in pairs], [y for _, y in pairs]
+def correlate_points(points: Sequence[PlotPoint]) -> dict[str, Any]:
+    """Both correlations of the complete points; the interval of Pearson's r leaves out one training after the other."""
+    complete = [point for point in points if point.complete]
+    xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
+    effect = clustered_correlation(xs, ys, [point.training for point in complete])
+    return correlate(xs, ys) | {"pearson_interval": None if effect is None else effect.interval}
 
 
 def _curves(
@@ -123,38 +164,67 @@ def _curves(
         else:
             places = group_by(own, [figure.x]).items()
             points = [PlotPoint(x, make_cell(inside, figure.average, needed)) for (x,), inside in places]
-        if figure.kind != "bar" and all(isinstance(point.x, int | float) for point in points):
-            points.sort(key=lambda point: float(point.x))
+            if figure.x_at is not None:
+                points = _move(points, figure.x, figure.x_at, own, runs)
+        if figure.kind != "bar":
+            # Words such as `all` come after the numbers.
+            points.sort(key=lambda point: float(point.x) if isinstance(point.x, int | float) else float("inf"))
         found.append(Curve(label(key) if figure.series else "", tuple(points)))
+    if figure.gap is not None:
+        found += _gap(*figure.gap, found)
     return tuple(found)
+
+
+def _move(
+    points: Sequence[PlotPoint], axis: str, at: Value, observations: Sequence[Observation], runs: Sequence[StudyRun]
+) -> list[PlotPoint]:
+    """The points at the mean of another value, such as the hours after their steps; those without it are left out."""
+    steps = frozenset(point.x for point in points)
+    across = observe(select_runs(runs, at.stage, at.where), at.value, steps)
+    shared = [other for other in common_axes(observations, across) if other != axis]
+    own = {tuple(one.axes.get(other) for other in shared) for one in observations}
+    across = [one for one in across if tuple(one.axes.get(other) for other in shared) in own]
+    moved = []
+    for point in points:
+        cell = make_cell([one for one in across if one.axes.get(axis) == point.x])
+        if cell.observations:
+            moved.append(replace(point, x=cell.mean, name=label(point.x), across=cell))
+    return moved
+
+
+def _gap(first: str, second: str, curves: Sequence[Curve]) -> list[Curve]:
+    """The difference of two lines where both have a complete point."""
+    points = {curve.name: {point.x: point.cell for point in curve.points} for curve in curves}
+    found = []
+    for x, upper in points.get(first, {}).items():
+        lower = points.get(second, {}).get(x)
+        if lower is not None:
+            ends = (upper.mean, lower.mean)
+            values = () if None in ends or upper.partial or lower.partial else ((ends[0] or 0.0) - (ends[1] or 0.0),)
+            found.append(PlotPoint(x, Cell(values, 1, 0, (*upper.observations, *lower.observations))))
+    return [Curve(f"{first} - {second}", tuple(found), gap=True)] if found else []
 
 
 def match_points(
     x: Value, observations: Sequence[Observation], runs: Sequence[StudyRun], average: Sequence[str] = ()
 ) -> list[PlotPoint]:
     """Points of two stages, matched by the axes that both have; other axes and those of `average` are averaged."""
-    across = observe(select_runs(runs, x.stage), x.value)
+    across = observe(select_runs(runs, x.stage, x.where), x.value)
     shared = [axis for axis in common_axes(observations, across) if axis not in average]
     positions = group_by(across, shared)
     points = []
     for key, own in group_by(observations, shared).items():
         if key in positions:
             position = make_cell(positions[key], other_axes(positions[key], shared))
-            points.append(
-                PlotPoint(position.mean, make_cell(own, other_axes(own, shared)), grids.row_label(key), position)
-            )
+            cell = make_cell(own, other_axes(own, shared))
+            points.append(PlotPoint(position.mean, cell, grids.row_label(key), position, _training(own[0].run)))
     return points
 
 
-def common_axes(first: Sequence[Observation], second: Sequence[Observation]) -> list[str]:
-    """The axes that all observations of both have."""
-    sets = [set(one.axes) for one in (*first, *second)]
-    return sorted(set.intersection(*sets)) if first and second else []
-
-
-def other_axes(observations: Sequence[Observation], axes: Sequence[str]) -> list[str]:
-    """The axes of observations that are not among these."""
-    return sorted({axis for one in observations for axis in one.axes} - set(axes))
+def _training(run: StudyRun) -> str:
+    """The id of the search whose ticket a run has as its target; of another target the run's own id."""
+    target = run.config.get("target")
+    return target_id(str(target)) if is_reference(target) else run.id
 
 
 def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> dict[str, Cell]:
@@ -162,12 +232,31 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
     found = {}
     for level in figure.level:
         value = Value(stage=level, value=path) if isinstance(level, str) else level
-        own = observe(select_runs(runs, value.stage, value.where), value.value)
-        if figure.panels and any(figure.panels in one.axes for one in own):
-            own = [one for one in own if one.axes.get(figure.panels) == panel]
+        own = _in_panel(figure, observe(select_runs(runs, value.stage, value.where), value.value), panel)
         if own:
-            found[value.name or value.stage] = make_cell(own, figure.average)
+            found[value.title] = make_cell(own, figure.average)
     return found
+
+
+def _points(figure: Figure, runs: Sequence[StudyRun], panel: Any) -> dict[str, PlotPoint]:
+    """The further points of a cloud, such as the full model: the means of all their runs."""
+    found = {}
+    for name, point in figure.points.items():
+        x, y = (
+            _in_panel(figure, observe(select_runs(runs, one.stage, one.where), one.value), panel)
+            for one in (point.x, point.y)
+        )
+        if x and y:
+            across = make_cell(x, other_axes(x, ()))
+            found[name] = PlotPoint(across.mean, make_cell(y, figure.average), "point", across)
+    return found
+
+
+def _in_panel(figure: Figure, observations: list[Observation], panel: Any) -> list[Observation]:
+    """The observations of one panel; those without its axis belong to all panels."""
+    if not figure.panels or not any(figure.panels in one.axes for one in observations):
+        return observations
+    return [one for one in observations if one.axes.get(figure.panels) == panel]
 
 
 def _matrix(
@@ -205,9 +294,66 @@ def _stored_matrix(run: StudyRun, path: str) -> dict[tuple[str, str], Cell]:
     }
 
 
+def _mark(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> Panel:
+    """The panel of a heat map with its dark cells, which reach a number, and with how many of them each row has."""
+    if figure.mark_at_least is None:
+        return panel
+    limits = _limits(figure, panel, runs)
+    reached = {
+        place
+        for place, cell in panel.matrix.items()
+        if cell.mean is not None and (limit := limits.get(place[1])) is not None and cell.mean >= limit - TIE
+    }
+    counts = {}
+    for row in dict.fromkeys(row for row, _ in panel.matrix) if figure.count else ():
+        own = {place: cell for place, cell in panel.matrix.items() if place[0] == row}
+        # A row counts when all its cells and all that they are compared with are there.
+        whole = all(not cell.partial and limits.get(place[1]) is not None for place, cell in own.items())
+        observations = tuple(one for cell in own.values() for one in cell.observations)
+        failed = int(any(cell.failed for cell in own.values()))
+        counts[row] = Cell((float(len(reached & own.keys())),) if whole else (), 1, failed, observations)
+    return replace(panel, marked=frozenset(reached), counts=counts)
+
+
+def _limits(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> dict[str, float | None]:
+    """By column the number that a dark cell reaches."""
+    wanted, columns = figure.mark_at_least, dict.fromkeys(column for _, column in panel.matrix)
+    if isinstance(wanted, float):
+        return dict.fromkeys(columns, wanted)
+    if isinstance(wanted, Value):
+        own = observe(select_runs(runs, wanted.stage, wanted.where), wanted.value)
+        cells = {label(key): make_cell(inside) for (key,), inside in group_by(own, [str(figure.x)]).items()}
+    else:
+        cells = {column: panel.matrix[column, column] for column in columns if (column, column) in panel.matrix}
+    found: dict[str, float | None] = {}
+    for column, cell in cells.items():
+        margin = figure.mark_margin
+        below = (cell.summary.std if cell.summary else None) if margin == "std" else margin
+        found[column] = None if cell.mean is None or below is None else cell.mean - below
+    return found
+
+
+IMPORTANCE = "importance"
+
+
+def _pies(figure: Figure, runs: Sequence[StudyRun]) -> Iterable[Panel]:
+    """A panel for each result of `analyse sharing`: importance and tasks' shares of each head and FFN."""
+    for run in {run.id: run for run in runs}.values():
+        result, title = run.result or {}, label(run.axes.get(figure.panels)) if figure.panels else ""
+        found: dict[tuple[str, str], Cell] = {}
+        for one in result.get("structures", ()):
+            unit = "FFN" if one["unit"] == "ffns" else one["unit"].removesuffix("s")
+            row = f"{unit} {one['layer']}" if unit == "FFN" else f"{unit} {one['layer']}.{one['index']}"
+            for column, value in {IMPORTANCE: one["importance"], **(one["share"] or {})}.items():
+                if is_number(value):
+                    seen = Observation(run, {"structure": row, "of": column}, "done", float(value))
+                    found[row, column] = Cell((float(value),), 1, 0, (seen,))
+        yield Panel(title, matrix=found, result=result if found else None)
+
+
 def describe_reached(plot: Plot) -> list[str]:
     """A sentence for each line: where it first reaches the score, on measured positions and without interpolation."""
-    figure, form = plot.figure, form_of(plot.path)
+    figure, form = plot.figure, plot.form
     sentences = []
     for panel in plot.panels if figure.reach is not None else ():
         target = _target(figure.reach, panel)
@@ -216,7 +362,7 @@ def describe_reached(plot: Plot) -> list[str]:
             sentences.append(f"{where}{figure.reach} has no number yet, so nothing can reach it.")
             continue
         for curve in panel.curves:
-            if curve.name == figure.reach:
+            if curve.name == figure.reach or curve.gap:
                 continue
             points = [(point.x, point.cell.mean) for point in curve.points]
             first = next((x for x, mean in points if mean is not None and mean >= target), None)
@@ -248,29 +394,66 @@ Parts = tuple[list[tuple[str, ...]], list[tuple[str, Form]], dict[tuple[int, int
 def plot_grid(plot: Plot, published: Iterable[Published] = ()) -> grids.Grid:
     """The table of a figure, with the numbers of the paper for it."""
     figure = plot.figure
-    rows, heads, cells = _by_point(plot, figure.x) if isinstance(figure.x, Value) else _by_position(plot)
+    rows, heads, cells = _by_point(plot, plot.x_value) if plot.x_value is not None else _by_position(plot)
     axes = [figure.panels] if figure.panels else []
-    axes += [figure.series or "series", *(["runs"] if isinstance(figure.x, Value) else [])]
-    notes = [grids.describe_cells(list(cells.values()))] if cells else []
-    if any(cell.partial for cell in cells.values()):
+    rows_are = "structure" if figure.kind == "pies" else figure.series or "series"
+    axes += [rows_are, *(["runs"] if isinstance(figure.x, Value) else [figure.x] if figure.x_at else [])]
+    notes = [grids.describe_cells(list(cells.values()))] if cells and figure.kind != "pies" else []
+    if figure.minus is not None:
+        notes.append(f"Differences from {grids.describe_minus(figure.minus)}, inside each repetition first.")
+    if any(cell.partial for cell in cells.values()) and figure.kind in _PARTIAL:
         notes.append(_PARTIAL[figure.kind])
-    notes += [*describe_reached(plot), *([figure.note] if figure.note else [])]
+    notes += [*_describe_marks(figure), *describe_reached(plot), *([figure.note] if figure.note else [])]
     further: dict[str, Any] = {"title": figure.title or plot.name, "problems": plot.problems, "kind": "figure"}
-    return grids.make_grid(plot.name, axes, rows, heads, cells, published, notes=notes, **further)
+    columns = {name: at for at, (name, _) in enumerate(heads)}
+    marked = {
+        (rows.index((*([panel.title] if figure.panels else []), row)), columns[column])
+        for panel in plot.panels
+        for row, column in panel.marked
+    }
+    return grids.make_grid(plot.name, axes, rows, heads, cells, published, notes=notes, marked=marked, **further)
+
+
+def _describe_marks(figure: Figure) -> list[str]:
+    """A sentence on the dark cells of a heat map."""
+    wanted, margin = figure.mark_at_least, figure.mark_margin
+    if wanted is None:
+        return []
+    what = (
+        "the cell of the same name"
+        if wanted == "same"
+        else f"{wanted:g}"
+        if isinstance(wanted, float)
+        else wanted.title
+    )
+    below = " minus its standard deviation" if margin == "std" else f" minus {margin:g}" if margin else ""
+    count = f" {figure.count}: the number of these." if figure.count else ""
+    return [f"Dark, and bold in the table: at least as high as {what}{below}.{count}"]
 
 
 def _by_position(plot: Plot) -> Parts:
-    """A row for each line, a column for each position; a heat map as it is."""
+    """A row for each line, a column for each position; a heat map as it is, with the counts of its rows."""
     places: list[tuple[tuple[str, ...], str, Cell]] = []
+    forms: dict[str, Form] = {plot.figure.count or "": lambda value: format_count(round(value))}
+    if plot.figure.kind == "pies":
+        forms = {IMPORTANCE: form_of(IMPORTANCE)}
     for panel in plot.panels:
         start = (panel.title,) if plot.figure.panels else ()
         places += [((*start, row), column, cell) for (row, column), cell in panel.matrix.items()]
         places += [((*start, one.name), label(point.x), point.cell) for one in panel.curves for point in one.points]
         places += [((*start, name), "level", cell) for name, cell in panel.levels.items()]
+    places += [
+        ((*((panel.title,) if plot.figure.panels else ()), row), plot.figure.count or "", cell)
+        for panel in plot.panels
+        for row, cell in panel.counts.items()
+    ]
     rows = list(dict.fromkeys(row for row, _, _ in places))
     names = sorted(dict.fromkeys(column for _, column, _ in places), key=_position)
-    cells = {(rows.index(row), names.index(column)): cell for row, column, cell in places}
-    return rows, [(name, form_of(plot.path)) for name in names], cells
+    at = {name: index for index, name in enumerate(names)}
+    of = {row: index for index, row in enumerate(rows)}
+    form = percent if plot.figure.kind == "pies" else plot.form
+    cells = {(of[row], at[column]): cell for row, column, cell in places}
+    return rows, [(name, forms.get(name, form)) for name in names], cells
 
 
 def _position(name: str) -> tuple[int, float]:
@@ -292,10 +475,12 @@ def _by_point(plot: Plot, x: Value) -> Parts:
         points = [
             (curve.name, point.name, point.across, point.cell) for curve in panel.curves for point in curve.points
         ]
+        points += [(name, point.name, point.across, point.cell) for name, point in panel.points.items()]
         levels = [(name, "level", None, cell) for name, cell in panel.levels.items()]
         for name, place, across, cell in [*points, *levels]:
             if across is not None:
                 cells[len(rows), 0] = across
             cells[len(rows), 1] = cell
             rows.append((*start, name, place))
-    return rows, [(path.replace("_", " "), form_of(path)) for path in (x.value, plot.path)], cells
+    heads = [(x.value.replace("_", " "), form_of(x.value)), (plot.path.replace("_", " "), plot.form)]
+    return rows, heads, cells

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
+"""Of text: `input_ids`, where rows are padded `attention_mask`, and for MLM the positions and ids of masked tokens."""
 
 Need = Literal["states", "attentions", "logits"]
 """An output of a forward pass that a term reads: states of all layers, attention maps, logits at masked positions."""
@@ -23,7 +24,10 @@ class Objective(Protocol):
         """Weight of each part."""
 
     def counts(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        """Divisor of each part's sum: a number of tokens, masked tokens or examples; scalars."""
+        """Divisor of each part's sum: a number of tokens, masked tokens or examples; scalars.
+
+        They are counted where the batch is, or on the CPU where its shapes tell them.
+        """
 
     def __call__(self, model: Any, batch: Mapping[str, Any], /) -> dict[str, Tensor]:
         """Differentiable sum of each part over the batch."""

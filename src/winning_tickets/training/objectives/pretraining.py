@@ -11,24 +11,23 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from winning_tickets.data.encode import IGNORED
+from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, count_tokens
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.training.objectives.base import Batch, Need, Outputs, TermSettings
-from winning_tickets.training.objectives.terms import TERMS, mlm_logits, needs_of
+from winning_tickets.training.objectives.terms import TERMS, mlm_logits, needs_of, needs_teacher, sum_over_tokens
 
 
-def run_encoder(
-    model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture, head: Any = None
-) -> Outputs:
-    """Run a model on a batch and return the needed outputs."""
-    # The batch has `labels` where logits are needed; `head` computes these, None means the model's own MLM head.
+def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture) -> Outputs:
+    """Run a model on a batch and return the needed outputs; logits are those of its MLM head at masked positions."""
     # Only some families distinguish segments; the others do not know the argument, or have a single type.
     typed = "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1
+    mask = batch.get("attention_mask")
+    if mask is None and architecture.always_masked:
+        mask = torch.ones_like(batch["input_ids"])
     output = model.base_model(
         input_ids=batch["input_ids"],
-        attention_mask=batch["attention_mask"],
+        attention_mask=mask,
         output_hidden_states="states" in needs,
         **({"token_type_ids": batch["token_type_ids"]} if typed else {}),
         **({"output_attentions": True} if "attentions" in needs else {}),
@@ -38,8 +37,7 @@ def run_encoder(
     attentions = _attention_maps(model, output) if "attentions" in needs else ()
     if "logits" not in needs:
         return Outputs(last, states, attentions)
-    logits, _ = mlm_logits(model if head is None else head, architecture, last, batch["labels"])
-    return Outputs(last, states, attentions, logits)
+    return Outputs(last, states, attentions, mlm_logits(model, architecture, last, batch[MASKED_POSITIONS]))
 
 
 def check_attention_maps(model: Any) -> None:
@@ -64,45 +62,39 @@ def _attention_maps(model: Any, output: Any) -> tuple[Tensor, ...]:
 class PretrainingObjective:
     """A weighted sum of `TERMS`, with one forward pass of the student and at most one of the teacher."""
 
-    # The teacher is the dense model: the same module with its dense weights put back for the time of its pass.
-
     weights: Mapping[str, float]  # by term
     architecture: Architecture
-    masked: MaskedWeights | None = None  # has the dense weights, which terms with a teacher need
-    teacher_dropout: bool = False  # leave dropout on in the teacher, as the released KD code does
+    teacher: Any = None  # the dense model, which some terms need: a twin of the student (`models.twin`), in its mode
     settings: TermSettings | None = None
-    teacher_head: Any = None  # MLM head of the teacher; None means the model's own, as it is at that step
 
     def __post_init__(self) -> None:
         self._settings = self.settings or TermSettings()
+        if needs_teacher(self.weights) and self.teacher is None:
+            raise ValueError("Objectives with a teacher need the dense model (teacher=...).")
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Divisor of each term's sum: a number of tokens, masked tokens or segments."""
         return {name: TERMS[name].count(batch, self._settings) for name in self.weights}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        return self.forward(model, batch)[0]
+        return self._run(model, batch)[0]
 
-    def forward(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
+    def measure(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
         """Sums of the terms, and the number of correctly predicted masked tokens (None without `mlm`)."""
-        # The teacher runs first: its weights must be swapped out before the student's forward pass.
-        compares = any(TERMS[name].teacher for name in self.weights)
-        teacher = self._run_teacher(model, batch) if compares else Outputs()
-        student = run_encoder(model, batch, needs_of(self.weights), self.architecture)
-        sums = {name: TERMS[name].sum(student, teacher, batch, self._settings) for name in self.weights}
-        correct = None
-        if "mlm" in self.weights:
-            targets = batch["labels"][batch["labels"] != IGNORED]
-            correct = (student.logits.detach().argmax(-1) == targets).sum()
-        return sums, correct
+        sums, student = self._run(model, batch)
+        if "mlm" not in self.weights:
+            return sums, None
+        return sums, (student.logits.argmax(-1) == batch[MASKED_IDS]).sum()
 
-    @torch.no_grad()
-    def _run_teacher(self, model: Any, batch: Batch) -> Outputs:
-        if self.masked is None:
-            raise ValueError("Objectives with a teacher need the dense weights (masked=...).")
-        needs = needs_of(self.weights, teacher=True)
-        with modes(model, training=self.teacher_dropout), self.masked.dense():
-            return run_encoder(model, batch, needs, self.architecture, self.teacher_head)
+    def _run(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Outputs]:
+        # The teacher runs first, while the student's activations do not fill the memory yet.
+        teacher = Outputs()
+        if needs_teacher(self.weights):
+            with torch.no_grad():
+                needs = needs_of(self.weights, teacher=True)
+                teacher = run_encoder(self.teacher, batch, needs, self.architecture)
+        student = run_encoder(model, batch, needs_of(self.weights), self.architecture)
+        return {name: TERMS[name].sum(student, teacher, batch, self._settings) for name in self.weights}, student
 
 
 class StateProbe:
@@ -118,14 +110,14 @@ class StateProbe:
         self._generator = torch.Generator().manual_seed(seed)
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
-        return {"kd": batch["attention_mask"].sum()}
+        return {"kd": count_tokens(batch)}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Sum over layers and unpadded tokens of <v, normalized state>, divided by the root of the number of layers."""
         states = run_encoder(model, batch, {"states"}, self._architecture).states
-        kept = batch["attention_mask"].bool()
         total = states[0].new_zeros((), dtype=torch.float32)
         for state in states:
-            directions = torch.randn(state.shape, generator=self._generator).to(state.device)[kept]
-            total = total + (functional.normalize(state[kept].float(), dim=-1) * directions).sum()
+            directions = torch.randn(state.shape, generator=self._generator).to(state.device)
+            products = functional.normalize(state.float(), dim=-1) * directions
+            total = total + sum_over_tokens(products.sum(-1), batch.get("attention_mask"))
         return {"kd": total / len(states) ** 0.5}

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -37,13 +38,14 @@ class SmartObjective:
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         counts = self._base.counts(batch)
         if self._settings.alpha > 0:
-            counts["smart"] = torch.as_tensor(len(batch["labels"]), device=batch["labels"].device)
+            # Filled on the device: a number that is copied there makes the host wait.
+            counts["smart"] = torch.full((), len(batch["labels"]), device=batch["labels"].device)
         return counts
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         if self._settings.alpha == 0:
             return self._base(model, batch)
-        state = _random_state(batch["input_ids"].device)
+        state = _RandomState.now(batch["input_ids"].device)
         logits = self._base.logits(model, batch)
         noise = self._worst_noise(model, batch, logits.detach(), state)
         sums = self._base.sums(logits, batch)
@@ -52,7 +54,7 @@ class SmartObjective:
         sums["smart"] = distance * (len(logits) / self._distance.count(logits))
         return sums
 
-    def _worst_noise(self, model: Any, batch: Batch, logits: Tensor, state: list[Tensor]) -> Tensor:
+    def _worst_noise(self, model: Any, batch: Batch, logits: Tensor, state: _RandomState) -> Tensor:
         """Noise `(batch, seq, hidden)`, zero at padding."""
         settings = self._settings
         with torch.no_grad():
@@ -67,11 +69,11 @@ class SmartObjective:
             noise = project(noise.detach() + step, settings)
         return noise
 
-    def _perturbed(self, model: Any, batch: Batch, noise: Tensor, state: list[Tensor]) -> Tensor:
+    def _perturbed(self, model: Any, batch: Batch, noise: Tensor, state: _RandomState) -> Tensor:
         """Logits of the batch with noise on its word embeddings, under the dropout of a random state."""
         embeddings = model.get_input_embeddings()(batch["input_ids"])
         inputs = {name: value for name, value in batch.items() if name != "input_ids"}
-        with _replayed(state):
+        with state.replayed():
             return self._base.logits(model, {**inputs, "inputs_embeds": embeddings + noise})
 
 
@@ -127,17 +129,25 @@ def _rows(values: Tensor, settings: Smart) -> Tensor:
     return values if settings.level == "token" else values.flatten(1)
 
 
-def _random_state(device: torch.device) -> list[Tensor]:
-    """States of the generators that dropout draws from: the CPU's, and a GPU's."""
-    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+@dataclass(frozen=True)
+class _RandomState:
+    """States of the generators that dropout draws from: the CPU's, and that of the GPU of a batch."""
 
+    cpu: Tensor
+    gpu: Tensor | None
+    device: torch.device
 
-@contextmanager
-def _replayed(state: list[Tensor]) -> Iterator[None]:
-    """Repeat the random numbers that followed a state, and leave the generators as they were before."""
-    on_gpu = len(state) > 1
-    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if on_gpu else []):
-        torch.set_rng_state(state[0])
-        if on_gpu:
-            torch.cuda.set_rng_state(state[1])
-        yield
+    @classmethod
+    def now(cls, device: torch.device) -> Self:
+        """Return the present state; GPUs keep theirs on the host, so nothing is read back."""
+        on_gpu = device.type == "cuda"
+        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None, device)
+
+    @contextmanager
+    def replayed(self) -> Iterator[None]:
+        """Repeat the random numbers that followed the state, and leave the generators as they were before."""
+        with torch.random.fork_rng(devices=[] if self.gpu is None else [self.device]):
+            torch.set_rng_state(self.cpu)
+            if self.gpu is not None:
+                torch.cuda.set_rng_state(self.gpu, self.device)
+            yield

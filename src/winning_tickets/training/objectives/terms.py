@@ -2,60 +2,95 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
-from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
-from winning_tickets.data.encode import IGNORED
+from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, count_tokens
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives.base import Batch, Need, Outputs, Term, TermSettings
 
 _LEAST = torch.finfo(torch.float32).tiny
+_LEAST_NORM = 1e-12
 
 # Below, states and attention maps are L tensors, `(batch, seq, hidden)` and `(batch, heads, query, key)`, of the
-# student and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count.
+# student and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count, or None
+# where all do. Sums leave padding out by multiplication: an index of booleans would make a GPU's program wait for it.
+
+
+def sum_over_tokens(values: Tensor, attention_mask: Tensor | None) -> Tensor:
+    """Sum of values `(..., batch, seq)` over the tokens that count."""
+    return (values if attention_mask is None else values * attention_mask).sum()
 
 
 def _mlm_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    labels = batch["labels"]
-    return functional.cross_entropy(student.logits, labels[labels != IGNORED], reduction="sum")
+    return functional.cross_entropy(student.logits, batch[MASKED_IDS], reduction="sum")
 
 
-def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
+def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
     """Sum over unpadded tokens of 1 - cosine, averaged over layers (TAMT eq. 6 before dividing by |x|)."""
-    # Computed as half the squared distance of the normalized states, which equals 1 - cosine and is exactly zero for
-    # equal states.
-    total = student[0].new_zeros((), dtype=torch.float32)
-    padded = not bool(attention_mask.all())
-    for ours, theirs in zip(student, teacher, strict=True):
-        difference = functional.normalize(ours.float(), dim=-1) - functional.normalize(theirs.float(), dim=-1)
-        if padded:
-            difference = difference[attention_mask.bool()]
-        total = total + difference.square().sum()
-    return total / (2 * len(student))
+    total: Tensor = _CosineDistance.apply(attention_mask, *student, *teacher)  # type: ignore[no-untyped-call]
+    return total
 
 
-def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
+class _CosineDistance(torch.autograd.Function):
+    """`kd_sum`, differentiable in the states of the student; few passes over the states and few kernels."""
+
+    # 1 - cosine is computed as (|a - b|^2 - (|a| - |b|)^2) / (2 |a| |b|), which is exactly zero for equal states.
+    # Its gradient in a is cosine / |a|^2 * a - b / (|a| |b|).
+
+    @staticmethod
+    def forward(ctx: Any, attention_mask: Tensor | None, *states: Tensor) -> Tensor:
+        layers = len(states) // 2
+        norms = torch.empty((3, layers, *states[0].shape[:-1]), device=states[0].device)
+        difference = torch.empty_like(states[0], dtype=torch.float32)
+        for layer in range(layers):
+            ours, theirs = states[layer].float(), states[layers + layer].float()
+            torch.sub(ours, theirs, out=difference)
+            for norm, vectors in zip(norms, (ours, theirs, difference), strict=True):
+                torch.linalg.vector_norm(vectors, dim=-1, out=norm[layer])
+        first, second, apart = norms
+        first, second = first.clamp_(min=_LEAST_NORM), second.clamp_(min=_LEAST_NORM)
+        distances = (apart.square_() - (first - second).square_()) / (2 * first * second)
+        # Factors of both vectors in the gradient.
+        scale = 1 / (layers * first * second)
+        if attention_mask is not None:
+            scale *= attention_mask
+        ctx.save_for_backward((1 - distances) * scale * second / first, scale, *states)
+        return sum_over_tokens(distances, attention_mask) / layers
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        own, other, *states = ctx.saved_tensors
+        own, other = (own * gradient).unsqueeze(-1), (other * gradient).unsqueeze(-1)
+        layers = len(states) // 2
+        found: list[Tensor | None] = [None] * (1 + 2 * layers)
+        for layer in range(layers):
+            if ctx.needs_input_grad[1 + layer]:
+                ours, theirs = states[layer], states[layers + layer]
+                product = ours.float() * own[layer]
+                found[1 + layer] = product.addcmul_(theirs.float(), other[layer], value=-1).to(ours.dtype)
+        return tuple(found)
+
+
+def kd_squared_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
     """Sum over unpadded tokens of the mean squared error of the states, averaged over layers."""
     # The released evaluation code of the KD loss computes this by default, instead of TAMT eq. 6.
-    counted = attention_mask.bool()
-    total = student[0].new_zeros((), dtype=torch.float32)
-    for ours, theirs in zip(student, teacher, strict=True):
-        total = total + (ours.float() - theirs.float())[counted].square().mean(dim=-1).sum()
-    return total / len(student)
+    pairs = zip(student, teacher, strict=True)
+    errors = [(ours.float() - theirs.float()).square().mean(dim=-1) for ours, theirs in pairs]
+    return sum_over_tokens(torch.stack(errors), attention_mask) / len(student)
 
 
-def _compared(batch: Batch, settings: TermSettings) -> Tensor:
-    """Mask of the positions whose states are compared, `(batch, seq)`."""
-    attention_mask = batch["attention_mask"]
-    return torch.ones_like(attention_mask) if settings.count_padding else attention_mask
+def _compared(batch: Batch, settings: TermSettings) -> Tensor | None:
+    """Mask of the positions whose states are compared, `(batch, seq)`; None for all."""
+    return None if settings.count_padding else batch.get("attention_mask")
 
 
 def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
@@ -63,27 +98,29 @@ def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSet
     return distance(student.states, teacher.states, _compared(batch, settings))
 
 
-def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor) -> Tensor:
+def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
     """Sum over unpadded query tokens of KL(teacher || student), averaged over heads and layers; natural logarithm."""
     # Padded keys have probability zero in both and add nothing.
-    queries = attention_mask.bool()
-    total = student[0].new_zeros((), dtype=torch.float32)
+    divergences = []
     for ours, theirs in zip(student, teacher, strict=True):
         ours, theirs = ours.float(), theirs.float()
         # A probability that has underflowed to zero would make the divergence infinite.
         divergence = theirs * (theirs.clamp(min=_LEAST).log() - ours.clamp(min=_LEAST).log())
-        total = total + divergence.sum(-1).mean(1)[queries].sum()
-    return total / len(student)
+        divergences.append(divergence.sum(-1).mean(1))
+    return sum_over_tokens(torch.stack(divergences), attention_mask) / len(student)
 
 
-def pooled(hidden: Tensor, attention_mask: Tensor) -> Tensor:
+def pooled(hidden: Tensor, attention_mask: Tensor | None) -> Tensor:
     """Mean over unpadded tokens, scaled to length 1; `(batch, hidden)` in float32."""
-    kept = attention_mask.unsqueeze(-1).float()
-    mean = (hidden.float() * kept).sum(1) / kept.sum(1)
+    if attention_mask is None:
+        mean = hidden.float().mean(1)
+    else:
+        kept = attention_mask.unsqueeze(-1).float()
+        mean = (hidden.float() * kept).sum(1) / kept.sum(1)
     return functional.normalize(mean, dim=-1)
 
 
-def contrastive_sum(student: Tensor, teacher: Tensor, attention_mask: Tensor, temperature: float) -> Tensor:
+def contrastive_sum(student: Tensor, teacher: Tensor, attention_mask: Tensor | None, temperature: float) -> Tensor:
     """Sum over segments of InfoNCE: the teacher's state of the same segment among those of all in the batch."""
     # Takes the last hidden states `(batch, seq, hidden)`. A single segment has no negatives: the sum and its gradient
     # are zero.
@@ -114,29 +151,33 @@ def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 
 def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
     """Number of tokens that are not padding, special tokens included."""
-    return batch["attention_mask"].sum()
+    return count_tokens(batch)
 
 
 def masked_tokens(batch: Batch, settings: TermSettings) -> Tensor:
     """Number of positions at which a token is predicted."""
-    return (batch["labels"] != IGNORED).sum()
+    return torch.tensor(len(batch[MASKED_POSITIONS]))
+
+
+def _compared_tokens(batch: Batch, settings: TermSettings) -> Tensor:
+    return torch.tensor(batch["input_ids"].numel()) if settings.count_padding else count_tokens(batch)
 
 
 # The parameters of `count` are (batch, settings), those of `sum` (student, teacher, batch, settings).
 TERMS: dict[str, Term] = {
     "mlm": Term(needs=frozenset({"logits"}), teacher=False, count=masked_tokens, sum=_mlm_term),
-    "kd": Term(needs=frozenset({"states"}), teacher=True, count=lambda b, o: _compared(b, o).sum(), sum=_kd_term),
+    "kd": Term(needs=frozenset({"states"}), teacher=True, count=_compared_tokens, sum=_kd_term),
     "attention": Term(
         needs=frozenset({"attentions"}),
         teacher=True,
         count=unpadded_tokens,
-        sum=lambda s, t, batch, _: attention_sum(s.attentions, t.attentions, batch["attention_mask"]),
+        sum=lambda s, t, batch, _: attention_sum(s.attentions, t.attentions, batch.get("attention_mask")),
     ),
     "contrastive": Term(
         needs=frozenset(),
         teacher=True,
-        count=lambda batch, _: torch.tensor(len(batch["input_ids"]), device=batch["input_ids"].device),
-        sum=lambda s, t, batch, o: contrastive_sum(s.last, t.last, batch["attention_mask"], o.temperature),
+        count=lambda batch, _: torch.tensor(len(batch["input_ids"])),
+        sum=lambda s, t, batch, o: contrastive_sum(s.last, t.last, batch.get("attention_mask"), o.temperature),
     ),
     "logits": Term(
         needs=frozenset({"logits"}),
@@ -153,6 +194,11 @@ def needs_of(names: Iterable[str], teacher: bool = False) -> frozenset[Need]:
     return frozenset().union(*(term.needs for term in chosen if term.teacher or not teacher))
 
 
+def needs_teacher(names: Iterable[str]) -> bool:
+    """Return whether a term compares with the dense model."""
+    return any(TERMS[name].teacher for name in names)
+
+
 def needs_mlm_head(names: Iterable[str]) -> bool:
     """Return whether a term predicts masked tokens: it needs a trained MLM head and text with masked tokens."""
     return "logits" in needs_of(names)
@@ -164,25 +210,12 @@ def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
         raise UsageError(f"The tokenizer of {name} has no mask token, so it has no MLM objective; use --objective kd.")
 
 
-def mlm_logits(head: Any, architecture: Architecture, hidden: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits at masked positions only (15 % of them), and their targets.
-    Of last hidden states `(batch, seq, hidden)` and labels `(batch, seq)`, -100 where nothing is predicted, the logits
-    are `(masked, vocabulary)` in float32. `head` is a ForMaskedLM model, or a `frozen_head` of one.
+def mlm_logits(model: Any, architecture: Architecture, hidden: Tensor, positions: Tensor) -> Tensor:
+    """Logits at masked positions only (15 % of them), `(masked, vocabulary)` in float32.
+
+    `hidden` are last hidden states `(batch, seq, hidden)` of a ForMaskedLM model, `positions` count through all rows.
     """
-    chosen = labels != IGNORED
-    states = hidden[chosen]
+    states = hidden.flatten(0, 1).index_select(0, positions)
     for name in architecture.mlm_head:
-        states = getattr(head, name)(states)
-    return states.float(), labels[chosen]
-
-
-def frozen_head(model: Any, architecture: Architecture) -> SimpleNamespace:
-    """Copy the MLM head of a model for a teacher, before the model's own head is trained or replaced."""
-    # The decoder matrix is shared: a search never trains it, and it is by far the largest part.
-    decoder = model.get_submodule(architecture.mlm_decoder)
-    known = {id(decoder.weight): decoder.weight}
-    head = {name: copy.deepcopy(getattr(model, name), known) for name in architecture.mlm_head}
-    for module in head.values():
-        if isinstance(module, torch.nn.Module):  # DistilBERT's activation may be a plain function
-            module.eval()
-    return SimpleNamespace(**head)
+        states = getattr(model, name)(states)
+    return states.float()

@@ -1,6 +1,6 @@
 """Encoders whose layers differ in size: without the heads, FFN neurons and FFNs that a ticket removed.
 
-`tickets export --format compact` writes a copy of this file next to the weights, so that
+A compact model is saved with a copy of this file next to its weights, so that
 `AutoModel.from_pretrained(DIR, trust_remote_code=True)` needs only torch and transformers. The field
 `winning_tickets_compact` of the model's configuration lists the remaining parts of each layer.
 """
@@ -18,8 +18,6 @@ from torch import Tensor, nn
 COMPACT = "winning_tickets_compact"
 """Field of a compact model's configuration: `paths` of the modules of a layer, and the size of each of the `layers`."""
 PREFIX = "Compact"
-MODEL_FILE = "modeling_compact.py"
-"""Name of the copy of this file next to the weights."""
 
 
 @functools.cache
@@ -28,6 +26,9 @@ def compact_class(base: type[Any]) -> type[Any]:
 
     class Compact(base):  # type: ignore[misc]
         """The ordinary model, made smaller before its weights are loaded."""
+
+        # With this transformers saves the file of this class next to the weights: "AutoModelForMaskedLM" and the like.
+        _auto_class = "AutoModel" + "".join(base.__name__.partition("For")[1:])
 
         def __init__(self, config: Any, *inputs: Any, **options: Any) -> None:
             super().__init__(config, *inputs, **options)

@@ -1,9 +1,9 @@
 """Speed of tokenizing a corpus, and the memory for a large one.
 
-    python benchmarks/tokenising.py --megabytes 100,1000 --json > result.json
+    python benchmarks/tokenizing.py --megabytes 100,1000 --json > result.json
 
 Variants, interleaved, over the same lines:
-  ours   `load_corpus` and `tokenise` into an empty cache: read twice, fingerprinted, tokenized, hashed, on disk
+  ours   `load_corpus` and `tokenize` into an empty cache: read twice, fingerprinted, tokenized, hashed, on disk
   plain  all lines in one call of the tokenizer, as lists in memory
 
 Memory: one process per size loads the tokenizer, then reads and tokenizes a text of that size, made by repeating the

@@ -1,0 +1,219 @@
+"""Effects over runs that share tasks, masks and seeds: an estimate, its 95 % interval, and what these runs can show.
+
+docs/explanation/claims.md compares these intervals with others on simulated runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from winning_tickets.analysis.statistics import CONFIDENCE, Array, pearson
+from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.statistics import TIE, t_quantile
+
+Word = Literal["holds", "contradicted", "inconclusive"]
+
+POWER = 0.8
+"""Probability with which a study shows an effect of the size that is called detectable."""
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An estimate with its 95 % interval, from runs that share the levels of some factors."""
+
+    estimate: float
+    interval: tuple[float, float]
+    p: float | None  # two-sided, that the true value is zero; None if the runs do not vary
+    detectable: float  # distance from zero that such runs show with a probability of 80 %
+    levels: Mapping[str, int] = field(default_factory=dict)  # number of tasks, seeds ... by the name of the factor
+
+    def on_scale(self, function: Callable[[float], float]) -> Effect:
+        """The effect on another scale, such as `math.exp` of the logarithm of a ratio."""
+        low, high = map(function, self.interval)
+        return Effect(function(self.estimate), (low, high), self.p, function(self.detectable), self.levels)
+
+
+@dataclass(frozen=True)
+class Region:
+    """The values that a claim allows, without the ends."""
+
+    low: float = -math.inf
+    high: float = math.inf
+
+    def judge(self, interval: tuple[float, float]) -> Word:
+        """Tell whether an interval lies in the region, outside it, or on both sides of an end."""
+        # An interval of no width at an end, such as [0, 0] of equal scores, shows nothing.
+        low, high = interval
+        if low > self.low + TIE and high < self.high - TIE:
+            return "holds"
+        return "contradicted" if high < self.low - TIE or low > self.high + TIE else "inconclusive"
+
+
+def crossed_effect(
+    values: Sequence[float], factors: Mapping[str, Sequence[Hashable]], confidence: float = CONFIDENCE
+) -> Effect:
+    """Estimate the mean of values whose runs share tasks, masks and seeds, all of which are samples.
+
+    The model is a mean, an independent effect of each level of each factor, and a residual. The variance of the mean is
+    the sum of the components that the mean squares of the factors show (analysis of variance, method of moments), and
+    the degrees of freedom are those of Satterthwaite. With one factor this is Student's t of its levels.
+
+    Args:
+        values: one number for each combination of levels, such as a difference of scores `(n,)`.
+        factors: by name the level of each value; a factor with one level is left out.
+        confidence: of the interval.
+
+    Raises:
+        ContentError: fewer than two values, or no factor with two levels.
+
+    Example:
+        >>> crossed_effect([0.1, 0.2, 0.1, 0.3], {"task": "aabb", "seed": [0, 1, 0, 1]}).levels
+        {'task': 2, 'seed': 2}
+    """
+    found = np.asarray(values, dtype=float)
+    codes = {name: _codes(levels) for name, levels in factors.items()}
+    crossing = _crossing(list(codes.values()))
+    if len(found) < 2 or not crossing:
+        raise ContentError(f"{len(found)} values of one level of each factor have no interval; repeat the runs.")
+    levels = {name: int(code.max()) + 1 for name, code in codes.items()}
+    mean = float(found.mean())
+    if np.ptp(found) <= TIE * max(1.0, float(np.abs(found).max())):
+        return Effect(mean, (mean, mean), None, 0.0, levels)
+    variance, degrees = _variance_of_mean(found - mean, crossing)
+    return _with_interval(mean, math.sqrt(variance), degrees, levels, confidence)
+
+
+def _codes(levels: Sequence[Hashable]) -> Array:
+    numbers: dict[Hashable, int] = {}
+    return np.array([numbers.setdefault(level, len(numbers)) for level in levels], dtype=int)
+
+
+def _crossing(codes: list[Array]) -> list[Array]:
+    """Factors with two levels or more, without those that only divide the levels of another one."""
+    kept: list[Array] = []
+    for code in sorted((code for code in codes if code.size and code.max() > 0), key=lambda code: int(code.max())):
+        pairs = [len(set(zip(code.tolist(), other.tolist(), strict=True))) for other in kept]
+        if all(number > code.max() + 1 for number in pairs):
+            kept.append(code)
+    return kept
+
+
+def _variance_of_mean(residuals: Array, crossing: list[Array]) -> tuple[float, float]:
+    """Variance and degrees of freedom of the mean of `(n,)` values, from the residuals and the codes of the factors."""
+    n = len(residuals)
+    # The square of a factor divided by n is its mean square: it holds its own variance and that of the residual.
+    squares = []
+    for code in crossing:
+        groups = int(code.max()) + 1
+        sums = np.bincount(code, residuals)
+        squares.append((groups / (groups - 1) * float(sums @ sums) / n**2, groups - 1))
+    if len(squares) == 1:
+        return squares[0]
+    # What is left of a fit of all factors is the residual.
+    design = np.column_stack([np.ones(n), *(np.equal.outer(code, np.arange(1, code.max() + 1)) for code in crossing)])
+    fitted, _, rank, _ = np.linalg.lstsq(design.astype(float), residuals, rcond=None)
+    left, free = residuals - design @ fitted, n - int(rank)
+    error = float(left @ left) / free / n if free else 0.0
+    # Each factor that is above the residual adds its own variance.
+    above = [(square, degrees) for square, degrees in squares if square > error]
+    times = len(above) - 1
+    variance = sum(square for square, _ in above) - times * error
+    spread = sum(square**2 / degrees for square, degrees in above) + (times * error) ** 2 / max(1, free)
+    return variance, variance**2 / spread
+
+
+def _with_interval(
+    estimate: float, error: float, degrees: float, levels: Mapping[str, int], confidence: float = CONFIDENCE
+) -> Effect:
+    from scipy.special import stdtr
+
+    quantile, power = t_quantile((1 + confidence) / 2, degrees), t_quantile(POWER, degrees)
+    interval = (estimate - quantile * error, estimate + quantile * error)
+    p = float(2 * stdtr(degrees, -abs(estimate) / error)) if error else None
+    return Effect(estimate, interval, p, (quantile + power) * error, levels)
+
+
+def variance_ratio(groups: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float = CONFIDENCE) -> Effect:
+    """Estimate the ratio of two variances, as the geometric mean over groups such as tasks.
+
+    Args:
+        groups: the values of both sides over repetitions, two or more of each.
+        confidence: of the interval.
+
+    Raises:
+        ContentError: no group, or one without variance.
+    """
+    from scipy.special import ndtr, polygamma, psi
+
+    if not groups:
+        raise ContentError("There is no group with a deviation on both sides.")
+    logs, variance, fourth = [], 0.0, 0.0
+    for sides in groups:
+        total = 0.0
+        for sign, values in zip((1, -1), sides, strict=True):
+            found = np.asarray(values, dtype=float)
+            square, half = float(found.var(ddof=1)) if len(found) > 1 else 0.0, (len(found) - 1) / 2
+            if square <= TIE**2:
+                raise ContentError(f"The values {list(values)} do not vary, so their variance has no ratio.")
+            # The logarithm of the variance of a normal sample has the cumulants of the logarithm of a gamma variable.
+            total += sign * (math.log(square) - float(psi(half)) + math.log(half))
+            variance += float(polygamma(1, half))
+            fourth += float(polygamma(3, half))
+        logs.append(total)
+    count = len(groups)
+    estimate, error = sum(logs) / count, math.sqrt(variance) / count
+    quantile, power = (_heavy_quantile(p, fourth / variance**2) for p in ((1 + confidence) / 2, POWER))
+    interval = (estimate - quantile * error, estimate + quantile * error)
+    p = float(2 * ndtr(-abs(estimate) / error))
+    return Effect(estimate, interval, p, (quantile + power) * error).on_scale(math.exp)
+
+
+def _heavy_quantile(probability: float, excess: float) -> float:
+    """A quantile of a symmetric distribution with an excess kurtosis, by the expansion of Cornish and Fisher."""
+    from scipy.special import ndtri
+
+    z = float(ndtri(probability))
+    return z + excess * (z**3 - 3 * z) / 24
+
+
+FEWEST_CLUSTERS = 5
+"""Smallest number of clusters that a correlation has an interval for."""
+
+
+def clustered_correlation(x: Sequence[float], y: Sequence[float], clusters: Sequence[Hashable]) -> Effect | None:
+    """Estimate Pearson's r of points of which some belong to one training, by leaving out one training after the other.
+
+    Args:
+        x, y: the points `(n,)`.
+        clusters: the training of each point.
+
+    Returns:
+        The effect; None with fewer than five trainings, or if a side is constant once one of them is left out.
+    """
+    first, second = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
+    codes = _codes(clusters)
+    count = int(codes.max()) + 1 if codes.size else 0
+    if count < FEWEST_CLUSTERS:
+        return None
+    whole, *parts = (_fisher(first[kept], second[kept]) for kept in _leave_out(codes, count))
+    if not all(math.isfinite(value) for value in (whole, *parts)):
+        return None
+    deviations = np.array(parts) - np.mean(parts)
+    error = math.sqrt((count - 1) / count * float(deviations @ deviations))
+    return _with_interval(whole, error, count - 1, {"training": count}).on_scale(math.tanh)
+
+
+def _leave_out(codes: Array, count: int) -> list[Any]:
+    return [np.ones(len(codes), dtype=bool), *(codes != one for one in range(count))]
+
+
+def _fisher(x: Array, y: Array) -> float:
+    """Fisher's z of a correlation, finite also for points on a line; NaN for constant values."""
+    if len(x) < 3:
+        return math.nan
+    return float(np.arctanh(np.clip(pearson(x, y), -1 + TIE, 1 - TIE)))

@@ -1,0 +1,122 @@
+"""The encoder inside any module: a model with a head, a wrapped model, a sentence-transformer, a module of your own."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.runs.errors import ContentError, UsageError
+
+_WRAPPERS = ("_orig_mod", "_checkpoint_wrapped_module", "base_layer")
+"""Modules that `torch.compile`, activation checkpointing and PEFT put into the middle of a parameter's name."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a module has a parameter; another parameter may come there later, as with `fully_shard`."""
+
+    owner: nn.Module
+    name: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The parameter that is there now."""
+        found: nn.Parameter = getattr(self.owner, self.name)
+        return found
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """The parameters of an encoder by its own names, and its number of attention heads where that is known."""
+
+    places: Mapping[str, Place]
+    num_heads: int | None
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """The present parameters by the encoder's own names."""
+        return {name: place.parameter for name, place in self.places.items()}
+
+
+def find_encoder(model: nn.Module, names: Iterable[str]) -> Encoder:
+    """Find the encoder that has parameters of these names somewhere inside a module.
+
+    Args:
+        model: the encoder itself or any module around it, also wrapped by DataParallel, DDP, `fully_shard`,
+            `torch.compile`, PEFT or sentence-transformers.
+        names: the encoder's own names, such as `encoder.layer.0.attention.self.query.weight`. The pooler is not looked
+            for, as many classes leave it out.
+
+    Returns:
+        The encoder; if none has all names, the one with most of them, which the caller checks.
+
+    Raises:
+        ContentError: several encoders have the names.
+        UsageError: `FullyShardedDataParallel` has flattened the parameters.
+    """
+    # Submodules that are registered twice come once, so a shared encoder is one encoder.
+    found: dict[str, Place] = {}
+    paths: dict[str, str] = {}
+    for path, module in model.named_modules():
+        if type(module).__name__ == "FullyShardedDataParallel":
+            raise UsageError(
+                "FullyShardedDataParallel has flattened the model's matrices, so no ticket can be put on them; use "
+                "torch.distributed.fsdp.fully_shard (FSDP2) instead."
+            )
+        for name, _ in module.named_parameters(recurse=False):
+            steps = [step for step in f"{path}.{name}".lstrip(".").split(".") if step not in _WRAPPERS]
+            found[".".join(steps)] = Place(module, name)
+            paths[".".join(steps)] = path
+    # The encoder is where the most names begin.
+    names = set(names)
+    wanted = {name for name in names if not name.startswith("pooler.")} or names
+    begins: Counter[str] = Counter()
+    for name in found:
+        steps = name.split(".")
+        begins.update(".".join(steps[:at]) for at in range(len(steps)) if ".".join(steps[at:]) in wanted)
+    starts = sorted(start for start, count in begins.items() if count == len(wanted))
+    if len(starts) > 1 and starts[0]:  # "" is the model itself, and comes first
+        raise ContentError(
+            f"The model has {len(starts)} encoders that the ticket fits, {' and '.join(starts)}; give one of them, "
+            f"such as model.{starts[0]}."
+        )
+    start = starts[0] if starts else max(begins, key=begins.__getitem__, default="")
+    prefix = f"{start}." if start else ""
+    places = {name.removeprefix(prefix): place for name, place in found.items() if name.startswith(prefix)}
+    first = next((prefix + name for name in places if name in wanted), None)
+    return Encoder(places, None if first is None else _num_heads(model, paths[first]))
+
+
+def _num_heads(model: nn.Module, path: str) -> int | None:
+    """The number of heads in the configuration of the innermost module around a path that has one."""
+    steps = path.split(".")
+    for end in range(len(steps), -1, -1):
+        config = getattr(model.get_submodule(".".join(steps[:end])), "config", None)
+        if (found := getattr(config, "num_attention_heads", None)) is not None:
+            return int(found)
+    return None
+
+
+def whole(tensor: Any) -> Tensor:
+    """Return a whole tensor: of a DTensor the parts of all processes, which all must call this."""
+    full: Tensor = tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+    return full
+
+
+@torch.no_grad()
+def part_like(tensor: Tensor, other: Any) -> Tensor:
+    """Return of a whole tensor the part that this process holds of a DTensor of its shape; all of it otherwise."""
+    if not hasattr(other, "device_mesh"):
+        return tensor
+    from torch.distributed.tensor import DTensor, Replicate
+
+    # Every process has the whole tensor, so nothing is sent.
+    mesh, here = other.device_mesh, tensor.to(other.to_local().device)
+    everywhere = DTensor.from_local(here, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    part: Tensor = everywhere.redistribute(placements=other.placements).to_local()
+    return part

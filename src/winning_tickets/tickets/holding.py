@@ -1,0 +1,203 @@
+"""Hold a fixed ticket through any training loop: `hold` for loops of your own, `TicketCallback` for Trainers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from transformers import TrainerCallback
+
+from winning_tickets.models.encoders import Place, part_like
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.tickets.masking import rows_here
+from winning_tickets.tickets.selection import write_masked_
+from winning_tickets.tickets.ticket import Ticket
+
+
+class Mask:
+    """A mask that follows the tensors it is put on: to their device, and to the part that this process holds."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self._whole = self._here = mask
+
+    @torch.no_grad()
+    def zero_(self, tensor: Tensor) -> None:
+        """Set the pruned entries of a tensor of the mask's shape to +0.0."""
+        here = rows_here(tensor)
+        if self._here.device != here.device or self._here.shape != here.shape:
+            self._here = part_like(self._whole, tensor).to(here.device)
+        write_masked_(here, here, self._here)
+
+
+def mask_gradient(mask: Mask) -> Callable[[nn.Parameter], None]:
+    """Return a hook that masks a parameter's gradient as it is accumulated, before all-reduce and clipping."""
+
+    def hook(parameter: nn.Parameter) -> None:
+        if parameter.grad is not None:
+            mask.zero_(parameter.grad)
+
+    return hook
+
+
+@dataclass
+class _HeldParameter:
+    """A parameter of the model with its mask; `hooked` is the one whose gradients are masked."""
+
+    place: Place
+    mask: Mask
+    hooked: Any = None
+    handle: RemovableHandle | None = None
+
+    def attach(self) -> None:
+        """Mask the gradients of the parameter that is in its place now: sharding and some moves put a new one there."""
+        parameter: Any = self.place.parameter
+        if parameter is self.hooked:
+            # A swap of the tensor behind a parameter leaves its hooks in this list, and does not call them any more.
+            parameter._post_accumulate_grad_hooks = parameter._post_accumulate_grad_hooks
+            return
+        # A parameter that is frozen now may be trained later, and torch refuses hooks on frozen ones.
+        trained = parameter.requires_grad
+        parameter.requires_grad_(True)
+        self.hooked, self.handle = parameter, parameter.register_post_accumulate_grad_hook(mask_gradient(self.mask))
+        parameter.requires_grad_(trained)
+
+
+class Held:
+    """A ticket that is held on a model: its pruned weights stay zero. `remove()` ends that; the zeros stay."""
+
+    def __init__(
+        self,
+        model: Any,
+        ticket: Ticket,
+        allow_other_weights: bool = False,
+        optimizer: Any = None,
+    ) -> None:
+        # Weights that have the ticket's zeros were trained with it.
+        ticket.apply_(model, allow_other_weights or ticket.is_applied_to(model))
+        places = ticket.encoder_of(model).places
+        self._held = [_HeldParameter(places[name], Mask(mask)) for name, mask in ticket.masks_on(model).items()]
+        for one in self._held:
+            one.attach()
+        self._active = True
+        self._step_hook = None if optimizer is None else after_each_step(optimizer, self.zero_)
+
+    def zero_(self) -> None:
+        """Set all pruned weights to exactly +0.0."""
+        for one in self._held:
+            if self._active:
+                one.attach()
+            one.mask.zero_(one.place.parameter)
+
+    def remove(self) -> None:
+        """Remove the hooks; the weights stay as they are."""
+        self._active = False
+        for handle in (self._step_hook, *(one.handle for one in self._held)):
+            if handle is not None:
+                handle.remove()
+
+
+def after_each_step(optimizer: Any, call: Callable[[], None]) -> RemovableHandle:
+    """Call a function after each step of an optimizer, which may be wrapped, as accelerate's `prepare` does."""
+    for one in _unwrapped(optimizer):
+        # Wrappers that are optimizers by name only have no list of hooks.
+        if isinstance(one, torch.optim.Optimizer) and hasattr(one, "_optimizer_step_post_hooks"):
+            return one.register_step_post_hook(lambda *_: call())
+    raise UsageError(
+        f"{type(optimizer).__name__} calls no hooks after its steps; call held = hold(model, ticket) without it, and "
+        "held.zero_() after each step."
+    )
+
+
+def _unwrapped(optimizer: Any) -> Iterator[Any]:
+    """Yield an optimizer, and those that it wraps: accelerate calls it `optimizer`, schedule-free wrappers `base`."""
+    while optimizer is not None:
+        yield optimizer
+        optimizer = getattr(optimizer, "optimizer", None) or getattr(optimizer, "base", None)
+
+
+def hold(
+    model: Any,
+    ticket: Ticket,
+    optimizer: Any = None,
+    allow_other_weights: bool = False,
+) -> Held:
+    """Apply a ticket to a model and keep its pruned weights at zero in any training loop.
+
+    Pruned weights are zeroed now, their gradients are masked as they are accumulated (before all-reduce and clipping),
+    and after each step of `optimizer` they are exactly +0.0, whatever weight decay or momentum did.
+
+    Args:
+        model: any model with the ticket's encoder somewhere inside: of Hugging Face, a SentenceTransformer, a module of
+            your own; also wrapped by DataParallel, DDP, `fully_shard`, `torch.compile` or PEFT. It is not patched, and
+            can be moved, wrapped, compiled and saved as usual.
+        ticket: the subnetwork.
+        optimizer: the optimizer of the loop, also one that accelerate has prepared; without it call `Held.zero_()`
+            after each of its steps.
+        allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
+            already, as those of a resumed run, need no permission.
+
+    Raises:
+        ContentError: the ticket does not fit the model, or fits several encoders in it.
+        UsageError: the optimizer calls no hooks, or the model is sharded by `FullyShardedDataParallel`.
+
+    Example:
+        >>> optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
+        >>> held = hold(model, Ticket.from_pretrained("runs/kd60"), optimizer)
+    """
+    return Held(model, ticket, allow_other_weights, optimizer)
+
+
+class TicketCallback(TrainerCallback):  # type: ignore[misc]
+    """Holds a ticket in any Hugging Face Trainer: `Trainer(..., callbacks=[TicketCallback(ticket)])`.
+
+    The ticket is on the model as soon as the Trainer is made, so an evaluation before the training measures it.
+
+    Args:
+        ticket: the subnetwork.
+        allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
+            already, as those of a resumed run, need no permission.
+    """
+
+    def __init__(self, ticket: Ticket, allow_other_weights: bool = False) -> None:
+        self.ticket = ticket
+        self.allow_other_weights = allow_other_weights
+        self._held: Held | None = None
+        self._model: Any = None  # the last model that is known to have the ticket
+
+    def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Zero the pruned weights."""
+        self.ticket.apply_(model, self.allow_other_weights or self.ticket.is_applied_to(model))
+        self._model = model
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Zero the pruned weights, and mask their gradients from here on."""
+        self._release()
+        self._held = Held(model, self.ticket, self.allow_other_weights)
+        self._model = model
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Zero the pruned weights again after the optimizer moved them."""
+        if self._held is not None:
+            self._held.zero_()
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Refuse to measure a model without the ticket: the callback was added after the Trainer was made."""
+        if model is not self._model and not self.ticket.is_applied_to(model):
+            raise UsageError(
+                "This evaluation would measure the model without the ticket, as the callback was added after the "
+                "Trainer was made. Give it to the Trainer (callbacks=[...]), or call ticket.apply_(model) first."
+            )
+        self._model = model
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove the hooks from the model."""
+        self._release()
+
+    def _release(self) -> None:
+        if self._held is not None:
+            self._held.remove()
+            self._held = None

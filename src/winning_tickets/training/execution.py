@@ -1,0 +1,68 @@
+"""How a training is computed, whatever it computes: float32, TF32 or bfloat16, compiled or not."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from winning_tickets.config import Runtime
+from winning_tickets.models.loading import choose_device
+from winning_tickets.runs.errors import TrainingError, UsageError
+
+BACKEND = "inductor"  # of torch.compile
+_COMPILERS = ("g++", "clang++", "c++")
+
+
+def precision_of(device: torch.device, bf16: bool) -> str:
+    """Return the precision of matrix products: float32, on a GPU tf32 unless it is bf16."""
+    return "bf16" if bf16 else "tf32" if device.type == "cuda" else "float32"
+
+
+@contextmanager
+def matrix_precision(device: torch.device, bf16: bool) -> Iterator[None]:
+    """Let a GPU round the factors of float32 products to TF32 inside the block, which is several times faster."""
+    before = torch.get_float32_matmul_precision()
+    if precision_of(device, bf16) == "tf32":
+        torch.set_float32_matmul_precision("high")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def check_compiler(runtime: Runtime) -> None:
+    """Refuse `--compile` on a machine that cannot compile."""
+    if not runtime.torch_compile:
+        return
+    device = choose_device(runtime.device)
+    if device.type == "cuda" and importlib.util.find_spec("triton") is None:
+        raise UsageError("--compile needs the package triton on a GPU, and it is not installed; leave --compile out.")
+    names = (os.environ.get("CXX", ""), *_COMPILERS)
+    if device.type == "cpu" and not any(shutil.which(name) for name in names if name):
+        raise UsageError(
+            f"--compile needs a C++ compiler on a CPU, and there is none of {', '.join(_COMPILERS)}; install g++, or "
+            "leave --compile out."
+        )
+
+
+def compile_(model: Any) -> None:
+    """Compile the encoder of a model in place, once for all shapes; names and state dict stay."""
+    model.base_model.compile(dynamic=True, backend=BACKEND)
+
+
+@contextmanager
+def compiling() -> Iterator[None]:
+    """Say in words what failed if the block, which runs a compiled model, cannot compile it."""
+    try:
+        yield
+    except RuntimeError as error:
+        if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            raise
+        reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise TrainingError(f"The model could not be compiled: {reason} Leave --compile out.") from error
