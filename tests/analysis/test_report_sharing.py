@@ -107,7 +107,7 @@ def test_what_the_sensitivity_tables_say():
     assert "|         +5.00 | [+1.00, +9.00] | yes     |    2 |      0 |     2 |" in text
     assert "rte, accuracy, final score of each seed." in text
     assert "Fewer than two common seeds, so no deviation over seeds: dense." in text
-    assert "In some run all predictions are the same: dense." in text
+    assert "Some run is no better than one answer for all examples: dense." in text
     alone = SENSITIVITY | {"baseline": None, "differences": []}
     assert "nothing is compared with it" in analysis_table(alone).text()
     assert "differences" not in analysis_table(alone).further

@@ -12,7 +12,8 @@ from samples.study_samples import InlineEngine, little, planned
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import engines
 from winning_tickets.studies import text as listing
-from winning_tickets.studies.text import duration, size
+from winning_tickets.studies.costs import bytes_text
+from winning_tickets.studies.text import duration
 
 
 @pytest.fixture
@@ -153,12 +154,12 @@ def test_recipes(tickets, monkeypatch):
     code, out, _ = tickets("recipes")
     assert code == 0
     assert "tamt-figure-3 (tamt): Downstream performance of BERT subnetworks" in out
-    assert "  paper: 2,816 runs, about" in out
+    assert "  paper: 4,886 runs, about" in out
     code, out, _ = tickets("recipes", "--json")
     found = json.loads(out)["recipes"]
     assert [one["name"] for one in found] == names
     recipe = found[1]
-    assert recipe["scales"]["smoke"]["runs"] == 24
+    assert recipe["scales"]["smoke"]["runs"] == 34
     assert set(recipe["needs"]) == {"corpus", "data_dir"}
     code, out, _ = tickets("recipes", "tamt-figure-3")
     assert yaml.safe_load(out)["name"] == "tamt-figure-3"
@@ -175,4 +176,4 @@ def test_durations(seconds, text):
 
 
 def test_sizes():
-    assert [size(count) for count in (12_000, 3_400_000, 1.2e9)] == ["12 kB", "3.4 MB", "1.2 GB"]
+    assert [bytes_text(count) for count in (12_000, 3_400_000, 1.2e9)] == ["12 kB", "3.4 MB", "1.2 GB"]

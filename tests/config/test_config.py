@@ -95,7 +95,7 @@ def test_ids_are_frozen():
     profiles = [
         profile_values(p, m, o) for p in ("tuned", "paper", "code") for m in METHOD_NAMES for o in OBJECTIVE_NAMES
     ]
-    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (2, {"paper": 2, "code": 2})
+    assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (2, {"paper": 3, "code": 3})
     transfers = [transfer_profile(profile, task) for profile in ("tuned", "paper", "code") for task in (None, "squad")]
     assert digest([defaults, profiles, transfers]) == "98ba225debcd"
 

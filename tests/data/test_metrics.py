@@ -9,7 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from winning_tickets.data.metrics import combine_splits, compute_metrics, metric_names, primary_metric
+from winning_tickets.data.metrics import (
+    beats_one_answer,
+    combine_splits,
+    compute_metrics,
+    metric_names,
+    primary_metric,
+)
 from winning_tickets.data.records import METRICS, Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import TrainingError
@@ -84,3 +90,28 @@ def test_combine() -> None:
     mnli = {"validation_mismatched": {"accuracy": 0.4}, "validation_matched": {"accuracy": 0.5}}
     assert combine_splits(TASKS["mnli"], mnli) == {"accuracy_matched": 0.5, "accuracy_mismatched": 0.4}
     assert combine_splits(TASKS["mrpc"], {"validation": {"accuracy": 0.7, "f1": 0.8}}) == {"accuracy": 0.7, "f1": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "beats"),
+    [
+        ("accuracy", 0.75, False),  # three of four examples are of class 1
+        ("accuracy", 0.76, True),
+        ("f1", 6 / 7, False),  # of always class 1
+        ("f1", 0.87, True),
+        ("matthews", 0.0, False),
+        ("matthews", 0.01, True),
+    ],
+)
+def test_one_answer_for_all_examples_is_beaten_or_not(metric, value, beats) -> None:
+    task = dataclasses.replace(BINARY, metrics=(metric,))
+    assert beats_one_answer(task, {metric: value}, [1, 1, 1, 0]) is beats
+
+
+def test_correlations_and_macro_f1_beat_one_answer_above_those_of_constants() -> None:
+    assert not beats_one_answer(SCORES, {"pearson": -0.1, "spearman": 0.5}, [1.0, 2.0])
+    assert beats_one_answer(SCORES, {"pearson": 0.1, "spearman": 0.0}, [1.0, 2.0])
+    three = dataclasses.replace(BINARY, labels=("a", "b", "c"), metrics=("f1",))
+    constant, _ = compute_metrics(three, np.array([0, 0, 0, 0]), np.array([0, 0, 1, 2]))
+    assert not beats_one_answer(three, constant, [0, 0, 1, 2])
+    assert beats_one_answer(three, {"f1": constant["f1"] + 0.01}, [0, 0, 1, 2])

@@ -169,6 +169,15 @@ def test_a_plan_without_an_evaluation_that_counts():
     plan("rte", "code", steps=5).check(["validation"])
 
 
+def test_a_training_does_not_stop_during_its_warm_up():
+    """Evaluations after steps 4, 8 ... of 40 are all equal; the first ten steps are warm-up."""
+    made = plan("rte", steps=40, every=4, epoch=4, patience=1, warmup_ratio=0.25)
+    same = [{"step": step, "evaluation": {"accuracy": 0.5}} for step in range(4, 41, 4)]
+    assert [len(same[:n]) * 4 for n in range(1, 6) if made.exhausted(same[:n])] == [16, 20]
+    without = plan("rte", steps=40, every=4, epoch=4, patience=1)
+    assert without.exhausted(same[:2])
+
+
 @pytest.fixture
 def bert(tmp_path, monkeypatch):
     transfers_read(monkeypatch)
@@ -227,3 +236,22 @@ def test_refusals(tmp_path, bert):
         TransferConfig.of(target=bert, task="rte", eval_offset_steps=-1)
     with pytest.raises(UsageError, match="profile: Input should be 'paper', 'code' or 'tuned'"):
         TransferConfig.of(target=bert, profile="best")
+
+
+@pytest.mark.parametrize("profile", ["paper", "tuned"])
+def test_patience_counts_epochs_and_waits_for_the_end_of_the_warm_up(tmp_path, bert, profile):
+    """A model that learns nothing: the warm-up ends at step 8, so the epochs that end at 8 and 12 are compared."""
+    config = TransferConfig(target=bert, task="rte", profile=profile, epochs=6, batch_size=9, learning_rate=1e-12)
+    config = config.model_copy(update={"patience": 1, "warmup_ratio": 0.3})
+    result = transfer(config, tmp_path / "run", QUIET)
+    seed = json.loads((tmp_path / "run" / "seed-0" / "result.json").read_text())
+    assert (result["steps"], result["eval_steps"], seed["stopped_step"]) == (24, 4, 12)
+    assert [record["step"] for record in read_log(tmp_path / "run" / "seed-0") if "evaluation" in record] == [4, 8, 12]
+
+
+def test_evaluations_by_steps_are_counted_where_they_are_asked_for(tmp_path, bert):
+    config = TransferConfig(target=bert, task="rte", epochs=6, batch_size=9, learning_rate=1e-12, profile="paper")
+    config = config.model_copy(update={"patience": 2, "eval_steps": 2, "warmup_ratio": 0.25})
+    transfer(config, tmp_path / "run", QUIET)
+    seed = json.loads((tmp_path / "run" / "seed-0" / "result.json").read_text())
+    assert seed["stopped_step"] == 10  # the first after the warm-up of six steps, and two more

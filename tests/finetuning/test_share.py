@@ -683,3 +683,32 @@ def test_a_sharing_takes_tickets_of_other_weights_where_they_are_allowed(tmp_pat
     other = str(make_model(tmp_path / "other", head="mlm+pooler", seed=7))
     config = ShareConfig(tasks=("mrpc",), model=other, tickets={"mrpc": folders["mrpc"]}, allow_other_weights=True)
     assert Sharing(prepare_sharing(config, QUIET), 0, QUIET).tickets.selections["mrpc"]
+
+
+def test_one_model_stops_early_and_is_reported_at_one_step(config, tmp_path):
+    """Profile `paper`: models that learn nothing stop after the second epoch, when no average was better."""
+    still = config.model_copy(update={"profile": "paper", "epochs": 5.0, "learning_rate": 1e-12, "seeds": (3,)})
+    result = share(still, tmp_path / "run", QUIET)
+    assert result["best_by"] == "average"
+    log = [record for record in read_log(tmp_path / "run" / "seed-3") if "evaluation" in record]
+    assert [record["step"] for record in log] == [result["steps_per_epoch"], 2 * result["steps_per_epoch"]]
+    for record in log:
+        primary = [record["evaluation"][task][result["tasks"][task]["primary_metric"]] for task in NAMES]
+        assert record["average"] == pytest.approx(statistics.fmean(primary))
+    seed = json.loads((tmp_path / "run" / "seed-3" / "result.json").read_text())
+    assert len({task["best_step"] for task in seed["tasks"].values()}) == 1
+
+
+def test_the_best_epoch_is_that_of_each_task_or_of_the_average(config, tmp_path):
+    records = [
+        {"step": 11, "evaluation": {"rte": {"accuracy": 0.9}, "mrpc": {"accuracy": 0.1, "f1": 0.1}}, "average": 0.5},
+        {"step": 22, "evaluation": {"rte": {"accuracy": 0.6}, "mrpc": {"accuracy": 0.6, "f1": 0.6}}, "average": 0.6},
+    ]
+    for record in records:
+        record["degenerate"] = {"rte": False, "mrpc": False}
+    for best_by, steps in (("task", [11, 22]), ("average", [22, 22])):
+        prepared = prepare_sharing(config.model_copy(update={"best_by": best_by}), QUIET)
+        evaluations = SharedEvaluations(RunDirectory(tmp_path, "new", "id"), prepared, None, QUIET)
+        evaluations.records = records
+        best = [prepared.plan(task).best(evaluations.of(task))["step"] for task in ("rte", "mrpc")]
+        assert best == steps

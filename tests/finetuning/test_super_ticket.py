@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shutil
 import statistics
 
 import pytest
@@ -9,9 +10,10 @@ from typer.testing import CliRunner
 
 from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
-from winning_tickets import Runtime, SuperConfig, Ticket, TransferConfig, super_ticket
-from winning_tickets.cli import app
+from winning_tickets import Runtime, SearchConfig, SuperConfig, Ticket, TransferConfig, super_ticket
+from winning_tickets.cli import app, show
 from winning_tickets.finetuning.super_ticket import count_trainings
+from winning_tickets.pruning.search import search_all
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.runs.statistics import paired
 
@@ -206,3 +208,50 @@ def test_the_command_line(config, tmp_path):
     assert "super ticket: level 50 %, in super-ticket;" in done.stdout
     for name in ("phases.svg", "phases.png", "super-ticket/ticket.json"):
         assert (tmp_path / "run" / name).is_file()
+
+
+def test_a_super_ticket_among_scores_that_mean_nothing_says_so(whole, tmp_path):
+    result, _ = whole
+    runs = {flag: module.Runs(("run",), ({"degenerate": flag},), "settings") for flag in (True, False)}
+    assert module._warnings(tmp_path, runs[False], {50.0: runs[False], 75.0: runs[True]}, 50.0) == []
+    (warning,) = module._warnings(tmp_path, runs[True], {50.0: runs[True]}, 50.0)
+    assert warning == (
+        "The super ticket was chosen among scores that are no better than one answer for all examples: the full model "
+        "and the tickets of level 50 %."
+    )
+    (tmp_path / "result.json").write_text('{"degenerate": true}')
+    (warning,) = module._warnings(tmp_path, runs[False], {50.0: runs[False]}, 50.0)
+    assert warning.startswith("The importances are of a model that is no better than one answer for all examples")
+    full = result["full"] | {"degenerate": True}
+    text = show.super_ticket(result | {"full": full, "warnings": [warning]})
+    informative = result | {
+        "full": full | {"degenerate": False},
+        "super_ticket": result["super_ticket"] | {"degenerate": False},
+    }
+    assert "means nothing" not in show.super_ticket(informative)
+    assert "its gain over the full model means nothing" in text
+    assert text.endswith(f"Warning: {warning}")
+
+
+def test_every_metric_of_the_best_evaluation_is_kept(whole):
+    result, _ = whole
+    facts = result["selections"]["winning"]["50"]
+    assert list(facts["metrics"]) == ["accuracy"]
+    for part in ("selection", "rest", "whole"):
+        assert facts["metrics"]["accuracy"][part]["values"] == facts[part]["values"]
+
+
+def test_importances_of_a_model_that_learned_nothing_come_with_a_warning(whole, config, tmp_path, capsys):
+    _, out = whole
+    fields = {"model": config.fine_tuning.target, "method": "importance", "level": (50,)}
+    for degenerate in (True, False):
+        source = tmp_path / f"source-{degenerate}"
+        shutil.copytree(out / "fine-tuned", source)
+        for path in (source / "result.json", source / "seed-0" / "result.json"):
+            path.write_text(json.dumps(json.loads(path.read_text()) | {"degenerate": degenerate}))
+        search = SearchConfig.of(**fields, importance_from=str(source))
+        search_all(search, tmp_path / f"ticket-{degenerate}", QUIET)
+        said = (
+            "no better on rte than one answer for all examples; its importances say nothing" in capsys.readouterr().err
+        )
+        assert said is degenerate

@@ -167,6 +167,14 @@ def test_shuffling_within_keeps_the_multiset_of_every_matrix(models, kind):
         assert float((dense == moved[name]).float().mean()) < 0.1
 
 
+def test_the_encoder_is_shuffled_without_its_word_embeddings(models):
+    plm = models()
+    changed = load_start_weights(parse_start("shuffle-encoder"), plm, 0)
+    before = dict(plm.encoder.named_parameters())
+    moved = {name for name, value in changed.items() if not torch.equal(value, before[name])}
+    assert moved == set(prunable_names(plm, "encoder"))
+
+
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", LAYERED)
 def test_shuffling_layers_moves_whole_layers(models, kind, seed):

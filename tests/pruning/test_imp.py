@@ -344,3 +344,19 @@ def test_iterative_pruning_decays_weights_as_configured(imp, tmp_path, monkeypat
     monkeypatch.setattr(base_module, "TicketTrainer", noting)
     imp(tmp_path / "out", weight_decay=0.25)
     assert seen == [0.25]
+
+
+@pytest.mark.parametrize(
+    ("whole", "horizon", "step", "factor"),
+    [
+        (True, None, 19, 1 / 20),  # two trainings of ten steps, decayed once
+        (True, 60, 19, 41 / 60),  # the rate of a longer decay, as that of two epochs in TAMT
+        (False, None, 19, 1 / 10),
+        (False, 40, 10, 1.0),  # it starts again in each round and hardly decays, as in the released TAMT code
+        (False, 40, 19, 31 / 40),
+        (True, 5, 19, 1 / 20),  # a shorter one would leave steps without a rate
+    ],
+)
+def test_a_decay_may_be_longer_than_the_search(whole, horizon, step, factor):
+    rate = Rounds([0.1, 0.2, 0.3], 10, prune_first=True).rate(0, whole, horizon)
+    assert rate(step) == pytest.approx(factor)

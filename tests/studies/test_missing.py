@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 
 from samples.study_samples import little, planned
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.status import list_problems, unmet_needs
+from winning_tickets.studies import needs
+from winning_tickets.studies.needs import list_hub_problems, list_problems, unmet_needs, unreachable
 from winning_tickets.studies.worker import TINY
 
 
@@ -61,6 +64,45 @@ def test_a_missing_path_is_told_once(fields):
     both = planned(plan.study.model_dump(by_alias=True, exclude_none=True), data="./glue")
     told = "data: there is no ./glue; it has to be a folder of tasks: --set data=..."
     assert list_problems(both, done_in(Store("store"))) == unmet_needs(both) == [told]
+
+
+def test_what_the_hub_has_is_looked_for_before_the_first_run(monkeypatch):
+    monkeypatch.setattr(
+        needs, "unreachable", lambda name, kind: None if name == "known/model" else f"is no {kind} here"
+    )
+    glue = {
+        "verb": "transfer",
+        "with": {"target": "${models[plm]}", "data_dir": "${data_dir}"},
+        "over": {"plm": ["A", "B"]},
+    }
+    stages = {
+        "t": glue | {"over": {"plm": ["A", "B"], "task": ["rte", "mrpc"]}},
+        "s": {"verb": "search", "with": {"model": "tiny:bert", "method": "imp", "corpus": "wikitext-103"}},
+    }
+    models = {"A": "known/model", "B": "un/known"}
+    content = little(
+        needs={"data_dir": "a folder of tasks"}, parameters={"models": models, "data_dir": None}, stages=stages
+    )
+    plan = planned(content)
+    assert list_hub_problems(plan, lambda run: False) == [
+        "data_dir is not set, and nyu-mll/glue is no dataset here; --set data_dir=FOLDER, a folder of tasks.",
+        "un/known: un/known is no model here; --set 'models={A: known/model, B: FOLDER}', a folder with the model.",
+        "wikitext-103: Salesforce/wikitext is no dataset here; "
+        "give another one in the study, a folder with text files.",
+    ]
+    assert list_hub_problems(plan, lambda run: True) == []
+    assert unmet_needs(plan) == []  # the hub is read without a folder
+
+
+def test_a_machine_without_a_network_has_what_its_cache_has(tmp_path, monkeypatch):
+    constants = importlib.import_module("huggingface_hub.constants")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    unreachable.cache_clear()
+    assert unreachable("org/name", "model") == "is not on this machine, and HF_HUB_OFFLINE is set"
+    (tmp_path / "models--org--name" / "snapshots" / "1").mkdir(parents=True)
+    unreachable.cache_clear()
+    assert unreachable("org/name", "model") is None
+    unreachable.cache_clear()
 
 
 def test_data_of_runs_that_are_done_may_be_gone(fields):

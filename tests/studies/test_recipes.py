@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from samples.study_samples import InlineEngine
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.costs import Estimator, cost_of, size_of
 from winning_tickets.studies.load import load_study, recipe_names, recipe_text
 from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.report import report_study
@@ -17,6 +19,7 @@ from winning_tickets.studies.report.observations import gather_runs
 from winning_tickets.studies.run import run_study
 
 ROOT = Path(__file__).resolve().parents[2]
+planned = functools.cache(lambda name, scale: plan_study(load_study(name), scale))
 QUICK = ("tamt-table-2", "bert-tickets-figure-10", "super-tickets-figure-6", "super-tickets-table-9")
 """Recipes that run in the default suite; the others do in the slow one."""
 
@@ -43,6 +46,20 @@ def test_a_recipe_runs_and_reports(name, recipe_store, tmp_path):
     report = report_study(plan, recipe_store, tmp_path / "report", ["md", "csv"])
     assert report["problems"] == []
     assert report["runs"] == {"done": len(plan.runs), "failed": 0, "missing": 0}
+    _check_estimate(plan, recipe_store)
+
+
+def _check_estimate(plan, store):
+    """Steps are exact and bytes within a factor of two, but for what depends on the size of the tasks' data."""
+    for run in plan.runs.values():
+        if run.verb != "search" or run.settings.method == "importance":
+            continue
+        folder, cost = store.folder(run.id), cost_of(run.settings, size_of("tiny:bert"))
+        log = folder / "metrics.jsonl"
+        assert cost.steps == (len(log.read_text().splitlines()) if log.exists() else 0), run.id
+        kept = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+        estimate = Estimator(plan, {}).estimate([run.id], 1)["bytes"]
+        assert kept / 2 < estimate < 2 * kept, run.id
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -54,7 +71,7 @@ def test_a_recipe_shows_something_of_what_it_plans(name):
     assert (study.paper is None) == (name == "demo")
     assert study.shows
     for scale in scales:
-        plan = plan_study(study, scale)
+        plan = planned(name, scale)
         filled = {point.stage for point in plan.points}
         for shown in (*study.tables.values(), *study.figures.values()):
             stages = [shown.stage] if isinstance(shown.stage, str) else shown.stage
@@ -65,7 +82,7 @@ def test_a_recipe_shows_something_of_what_it_plans(name):
 def test_published_numbers_have_a_place(name, tmp_path):
     """Every number of a paper stands beside a cell of ours at the paper's scale."""
     study = load_study(name)
-    report_study(plan_study(study, "paper"), Store(tmp_path / "none"), tmp_path / "report", ["csv"])
+    report_study(planned(name, "paper"), Store(tmp_path / "none"), tmp_path / "report", ["csv"])
     for shown in {number.of for number in study.published}:
         kind = "table" if shown in study.tables else "figure"
         text = (tmp_path / "report" / f"{kind}-{shown}.csv").read_text(encoding="utf-8")
@@ -80,23 +97,25 @@ def test_the_docs_name_exactly_the_recipes():
 
 
 def test_recipes_of_one_paper_share_their_runs():
-    whole = set(plan_study(load_study("tamt-figure-3"), "paper").runs)
+    whole = set(planned("tamt-figure-3", "paper").runs)
     # At 10 % sparsity the first figure has runs of its own.
     left = plan_study(load_study("tamt-figure-1"), "paper", {"sparsities": [0.2, 0.5, 0.9]})
     assert {name for name, run in left.runs.items() if run.verb != "evaluate"} <= whole
-    first, sixth = (plan_study(load_study(f"super-tickets-{name}"), "paper") for name in ("table-1", "table-6"))
+    first, sixth = (planned(f"super-tickets-{name}", "paper") for name in ("table-1", "table-6"))
     assert first.runs.keys() == sixth.runs.keys()
-    assert plan_study(load_study("super-tickets-figure-7"), "paper").runs.keys() < first.runs.keys()
-    cross, same = (plan_study(load_study(f"bert-tickets-figure-{number}"), "paper") for number in (5, 11))
-    assert set(same.stage_runs("imp")) == set(cross.stage_runs("imp"))
+    every = {"selections": ["winning", "random", "losing"]}
+    shared = plan_study(load_study("super-tickets-table-1"), "paper", every)
+    assert planned("super-tickets-figure-7", "paper").runs.keys() < shared.runs.keys()
+    cross, same = (planned(f"bert-tickets-figure-{number}", "paper") for number in (5, 11))
+    assert set(cross.stage_runs("imp")) < set(same.stage_runs("imp"))  # three runs and five
 
 
 @pytest.mark.parametrize(
     ("name", "steps"), [("tamt-figure-8", {0.7: 17000}), ("tamt-figure-17", {0.6: 14000, 0.7: 17000, 0.8: 20000})]
 )
 def test_the_masks_that_are_compared_are_those_of_the_main_results(name, steps):
-    plan = plan_study(load_study(name), "paper")
-    main = plan_study(load_study("tamt-figure-3"), "paper").runs
+    plan = planned(name, "paper")
+    main = planned("tamt-figure-3", "paper").runs
     similar = {point.axes["sparsity"]: plan.runs[point.run] for point in plan.points if point.stage == "similarity"}
     assert similar.keys() == steps.keys()
     for sparsity, run in similar.items():
@@ -104,7 +123,7 @@ def test_the_masks_that_are_compared_are_those_of_the_main_results(name, steps):
         trained = [main[path.removeprefix("@")] for path in run.config["paths"][-6:]]
         assert {(one.settings.sparsity, one.settings.steps) for one in trained} == {(sparsity, steps[sparsity])}
         assert [one.settings.objective for one in trained] == ["mlm"] * 3 + ["kd"] * 3
-    (small,) = plan_study(load_study("tamt-figure-8"), "small").stage_runs("similarity")
+    (small,) = planned("tamt-figure-8", "small").stage_runs("similarity")
     assert small.startswith("analyse-similarity-")
 
 
@@ -112,7 +131,7 @@ def test_the_masks_that_are_compared_are_those_of_the_main_results(name, steps):
 def test_super_tickets_are_fine_tuned_as_in_their_paper(name):
     dropout = {"cola": 0.05, "mnli": 0.3}
     for scale, long in (("paper", (6.0, None, 1, 512)), ("small", (None, 200, None, None))):
-        plan = plan_study(load_study(name), scale)
+        plan = planned(name, scale)
         found = [run.settings for run in plan.runs.values() if run.verb == "transfer"]
         assert found
         assert {(one.epochs, one.steps, one.patience, one.max_length) for one in found} == {long}
@@ -121,7 +140,7 @@ def test_super_tickets_are_fine_tuned_as_in_their_paper(name):
 
 
 def test_the_importances_are_of_models_fine_tuned_as_in_the_paper():
-    runs = plan_study(load_study("super-tickets-figure-6"), "paper").runs.values()
+    runs = planned("super-tickets-figure-6", "paper").runs.values()
     found = {run.settings.task: run.settings for run in runs if run.verb == "transfer"}
     assert len(found) == 8
     assert {(one.epochs, one.patience, one.max_length) for one in found.values()} == {(6.0, 1, 512)}
@@ -131,14 +150,14 @@ def test_the_importances_are_of_models_fine_tuned_as_in_the_paper():
 
 
 def test_only_the_seed_varies_in_the_sensitivity_to_it():
-    plan = plan_study(load_study("super-tickets-table-5"), "paper")
+    plan = planned("super-tickets-table-5", "paper")
     settings = [plan.runs[run].settings.resolved() for run in plan.stage_runs("alone")]
     assert {(one.learning_rates, one.batch_sizes) for one in settings} == {((5e-5,), (32,))}
 
 
 def verdicts(name, scale="smoke", **overrides):
     """The claims of a recipe, judged where no run is done yet."""
-    plan = plan_study(load_study(name), scale, overrides)
+    plan = plan_study(load_study(name), scale, overrides) if overrides else planned(name, scale)
     return {claim: judge_claim(plan.study, claim, gather_runs(plan, Store("no-store"))) for claim in plan.study.claims}
 
 
@@ -178,7 +197,7 @@ def test_a_correlation_is_judged_across_sparsities_and_at_each():
 @pytest.mark.parametrize(
     ("name", "claim", "scale", "planned"),
     [
-        ("super-tickets-figure-4", "winning-over-full", "paper", 2 * 3 * 5 * 4),
+        ("super-tickets-figure-4", "winning-over-full", "paper", 2 * (2 * 5 + 3) * 4),
         ("super-tickets-figure-7", "winning-over-full", "small", 3 * 3 * 3),
         ("super-tickets-figure-5", "winning-over-full", "paper", 3 * 5 * 4),
         ("bert-tickets-table-7", "universal", "paper", 50),
@@ -200,3 +219,138 @@ def test_what_findings_leave_out():
     for scale, constrained in (("paper", {67360, 8576, 88656}), ("small", {200}), ("smoke", {1})):
         cells = verdicts("bert-tickets-table-8", scale)["matches"].cells.values()
         assert {one.axes["examples"] for cell in cells for one in cell.observations} == {"all", *constrained}
+
+
+RECIPES = [name for name in recipe_names() if name != "demo"]
+SCALES = ("smoke", "small", "paper")
+
+
+def settings_of(name, scale, verb):
+    """The settings of all runs of a verb."""
+    return [run.settings for run in planned(name, scale).runs.values() if run.verb == verb]
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_patience_counts_epochs_in_every_recipe(name):
+    """With `eval_steps` it would count evaluations, of which many lie in the warm-up."""
+    trainings = settings_of(name, "paper", "transfer")
+    trainings += [one.resolved().fine_tuning for one in settings_of(name, "paper", "super")]
+    stopping = [one for one in trainings if one.patience is not None]
+    assert {one.eval_steps for one in stopping} <= {None}
+    assert bool(stopping) == (name.startswith("super-tickets") and name != "super-tickets-table-9")
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", [f"tamt-figure-{number}" for number in (1, 5, 12, 13)])
+def test_losses_that_are_compared_are_measured_in_one_way(name, scale):
+    found = settings_of(name, scale, "evaluate")
+    assert found
+    assert {one.mlm_head for one in found} == {"base"}
+    assert {one.segments for one in found} == {"packed:64" if scale == "smoke" else "packed:512"}
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_searches_of_one_figure_have_equal_numbers_of_steps(scale):
+    found = settings_of("bert-tickets-figure-9", scale, "search")
+    assert len({(one.round_steps, one.round_examples, one.sparsity) for one in found}) == 1
+    assert found[0].round_steps is not None
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("tamt")])
+def test_the_rate_of_imp_is_that_of_two_epochs_unless_its_series_says_otherwise(name):
+    plan = planned(name, "paper")
+    for point in plan.points:
+        settings = plan.runs[point.run].settings
+        if plan.runs[point.run].verb != "search" or settings.method != "imp" or point.stage == "pretraining":
+            continue
+        wanted = {
+            "IMP": ("paper", "total", 27920, None),
+            "IMP (rate per round)": ("paper", "round", None, None),
+            "IMP (released code)": ("code", "round", 27920, None),
+        }
+        assert (settings.profile, settings.rate_horizon, settings.schedule_steps, settings.rewind) == wanted[
+            point.axes["method"]
+        ]
+
+
+def test_scores_are_ranked_as_the_text_and_as_the_released_code_say():
+    """TAMT, section 3.4.2: by absolute value at every step; the code: signed, every 1,000 or 100 steps."""
+    plan = planned("tamt-figure-3", "paper")
+    found = {}
+    for point in plan.points:
+        run = plan.runs[point.run]
+        if run.verb == "search" and run.settings.method == "mask-training":
+            settings = run.settings.resolved()
+            chosen = (settings.rank_by, settings.reselect_steps, settings.teacher_dropout)
+            found.setdefault(point.axes["method"], set()).add(chosen)
+    assert found == {
+        "TAMT-MLM": {("absolute", 1, False)},
+        "TAMT-KD": {("absolute", 1, False)},
+        "TAMT-MLM+KD": {("absolute", 1, False)},
+        "TAMT-MLM (released code)": {("signed", 1000, False)},
+        "TAMT-KD (released code)": {("signed", 100, True)},
+    }
+    released = {
+        point.axes["method"]: plan.runs[point.run].settings.resolved() for point in plan.points if point.stage == "imp"
+    }
+    assert {name: one.rewind for name, one in released.items()} == {
+        "IMP": "pretrained",
+        "IMP (rate per round)": "pretrained",
+        "IMP (released code)": "none",
+    }
+
+
+@pytest.mark.parametrize("name", [name for name in RECIPES if name.startswith("bert")])
+def test_a_run_of_imp_is_a_search_and_a_fine_tuning_with_one_seed(name):
+    plan = planned(name, "paper")
+    for point in plan.points:
+        run = plan.runs[point.run]
+        target = run.config.get("target", "")
+        if run.verb == "transfer" and target.startswith("@search-imp"):
+            assert (plan.runs[target[1:].split("/")[0]].settings.seed,) == run.settings.seeds
+    seeds = {run.settings.seed for run in plan.runs.values() if run.verb == "search" and run.settings.method == "imp"}
+    assert seeds == set(plan.parameters["seeds"])
+
+
+def test_shared_models_are_trained_as_in_their_paper():
+    for one in settings_of("super-tickets-table-3", "paper", "share"):
+        settings = one.resolved()
+        assert (settings.max_length, settings.patience, settings.best_by) == (512, 1, "average")
+
+
+def test_few_examples_are_adapted_to_with_the_grid_of_the_paper():
+    plan = planned("super-tickets-table-4", "paper")
+    grids = {}
+    for run in (plan.runs[one] for one in plan.stage_runs("adapted")):
+        settings = run.settings
+        grids.setdefault(settings.train_size, set()).add((settings.learning_rate, settings.batch_size))
+    assert {size: len(grid) for size, grid in grids.items()} == {"0.1%": 9, "1%": 9, "10%": 1, "100%": 1}
+    assert {rate for rate, _ in grids["0.1%"]} == {5e-5, 1e-4, 5e-4}
+
+
+def test_three_trials_of_mnli_in_the_phase_transition():
+    plan = planned("super-tickets-figure-4", "paper")
+    seeds = {}
+    for point in plan.points:
+        if point.stage == "phases" and point.axes["plm"] == "BASE":
+            seeds.setdefault(point.axes["task"], set()).add(point.axes["seed"])
+    assert {task: len(own) for task, own in seeds.items()} == {"rte": 5, "sst2": 5, "mnli": 3}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_says_what_differs_from_the_paper(name):
+    study = load_study(name)
+    assert all(text.rstrip().endswith(".") for text in study.deviations.values())
+    assert study.deviations or name in ("tamt-table-2", "tamt-figure-10", "tamt-figure-11")
+
+
+def test_a_recipe_that_is_not_the_papers_says_so():
+    study = load_study("tamt-figure-3")
+    assert plan_study(study, "paper", {"data_dir": "glue"}).differences == []
+    assert plan_study(study, "paper", {"seeds": [0], "model": "my-bert"}).differences == [
+        "encoder is my-bert (paper: google-bert/bert-base-uncased)",
+        "seeds is [0] (paper: [0, 1, 2])",
+        "model is my-bert (paper: google-bert/bert-base-uncased)",
+    ]
+    assert any("builtin:minilm" in line for line in plan_study(study, "small").differences)
+    assert planned("demo", "small").differences == []

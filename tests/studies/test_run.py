@@ -13,6 +13,7 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import run as run_module
+from winning_tickets.studies.costs import cost_of, size_of
 from winning_tickets.studies.engines import gpu_of, threads_of
 from winning_tickets.studies.run import MAX_LOSSES, absolute_paths, run_study
 from winning_tickets.studies.status import study_status
@@ -175,8 +176,11 @@ def test_the_little_study_for_real(plan, store):
     # Like runs now say how long the next ones take.
     estimate = study_status(planned(little(), tasks=["rte", "cola"], steps=7), store)["estimate"]
     assert (estimate["runs"], estimate["measured_runs"]) == (4, 4)
-    seconds = sorted(store.record(run).seconds for run in plan.stage_runs("transfer"))
-    assert estimate["seconds"] == pytest.approx(4 * 7 * sum(seconds) / 2)
+    known = {run: cost_of(plan.runs[run].settings, size_of("tiny")).tokens for run in plan.stage_runs("transfer")}
+    rate = sum(store.record(run).seconds / tokens for run, tokens in known.items()) / 2
+    longer = planned(little(), tasks=["rte", "cola"], steps=7)
+    tokens = [cost_of(longer.runs[run].settings, size_of("tiny")).tokens for run in longer.stage_runs("transfer")]
+    assert estimate["seconds"] == pytest.approx(rate * sum(tokens))
 
 
 def test_a_moved_store_goes_on(plan, store, tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from winning_tickets.data.glue import SERVER_FILES, read_tests
+from winning_tickets.data.glue import DIAGNOSTIC, SERVER_FILES, read_tests
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.metrics import compute_metrics
 from winning_tickets.data.mtdnn import load_defined_task
@@ -62,6 +62,12 @@ def card(data: TaskData, test: Mapping[str, int] | None = None) -> dict[str, Any
             for name, split in splits.items()
         ],
         "test": None if test is None else dict(test),
+        "sizes": {
+            "train": len(data.train),
+            "dev": sum(map(len, data.validation.values())),
+            "test": None if test is None else sum(count for name, count in test.items() if name != DIAGNOSTIC),
+            "labels": len(task.labels) or 1,
+        },
         "majority": _majority(data),
         "in_train": {name: _in_train(data.train, split) for name, split in data.validation.items()},
     }

@@ -74,10 +74,11 @@ def super_ticket(result: dict[str, Any]) -> str:
     best = result["super_ticket"]
     test = best["against"]["full"]["rest"]
     sure = "" if test["p"] is None else f", p = {test['p']:.3f} (paired, {test['n']} seeds)"
-    lines.append(
-        f"super ticket: level {best['level']:g} %, in {best['folder']}; {100 * test['mean']:+.1f} over the full "
-        f"model{sure}"
-    )
+    gain = f"{100 * test['mean']:+.1f} over the full model{sure}"
+    if result["full"].get("degenerate") or best.get("degenerate"):  # runs stored by earlier versions do not say
+        gain = "its gain over the full model means nothing"
+    lines.append(f"super ticket: level {best['level']:g} %, in {best['folder']}; {gain}")
+    lines += [f"Warning: {warning}" for warning in result.get("warnings", ())]
     return "\n".join(lines)
 
 

@@ -56,7 +56,7 @@ def plan(
     from winning_tickets.studies.text import plan_text
 
     planned = _plan(study, scale, set_)
-    result = study_status(planned, Store(store), workers)
+    result = study_status(planned, Store(store), workers, ask_hub=True)
     runs = [{"id": one.id, "stage": one.stage, "verb": one.verb, "needs": one.needs} for one in planned.runs.values()]
     emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text(result))
 
@@ -96,6 +96,12 @@ def run(
     cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray.")] = 1,
     gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray; may be a fraction.")] = 0,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Plan the study, check what it needs, and do nothing.")
+    ] = False,
+    ignore_room: Annotated[
+        bool, typer.Option("--ignore-room", help="Start even if the estimated bytes do not fit on the disk.")
+    ] = False,
     device: commands.Device = "auto",
     bf16: commands.Bf16 = False,
     checkpoint_steps: commands.CheckpointSteps = None,
@@ -110,19 +116,23 @@ def run(
     """
     from winning_tickets.runs.store.store import Store
     from winning_tickets.studies.engines import EngineOptions, make_engine
+    from winning_tickets.studies.needs import unmet_needs
     from winning_tickets.studies.run import ProgressLines, run_study
-    from winning_tickets.studies.status import list_problems, unmet_needs
-    from winning_tickets.studies.text import run_text
+    from winning_tickets.studies.status import study_status
+    from winning_tickets.studies.text import plan_text, run_text
 
     trackers = commands.trackers_of(report_to)
     planned = _plan(study, scale, set_)
     found = Store(store)
+    status = study_status(planned, found, workers, ask_hub=engine == "local")
     # The nodes of a cluster may have data that this machine has not.
-    problems = (
-        list_problems(planned, lambda run: found.status(run) == "done") if engine == "local" else unmet_needs(planned)
-    )
+    problems = status["problems"] if engine == "local" else unmet_needs(planned)
+    if status["room"] and not ignore_room:
+        problems.append(status["room"])
     if problems:
         raise UsageError("\n".join(problems))
+    if dry_run:
+        return emit(status, as_json, plan_text(status))
     engine_options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
     runtime = Runtime.of(
         device=device,
@@ -136,7 +146,7 @@ def run(
     result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)
     _check(result)
     result = {"study": planned.study.name, "scale": scale, **result}
-    emit(result, as_json, run_text(result))
+    return emit(result, as_json, run_text(result))
 
 
 def _check(result: dict[str, Any]) -> None:

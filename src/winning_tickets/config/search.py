@@ -134,7 +134,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     weights_from: str = _ticket(
         PRETRAINED,
-        "Weights whose magnitudes are ranked: pretrained, reinit, shuffle-within, shuffle-layers, noise:0.1 or a path.",
+        "Weights whose magnitudes are ranked: pretrained, reinit, shuffle-within, shuffle-encoder, shuffle-layers, "
+        "noise:0.1 or a path.",
         methods=("magnitude",),
     )
     profile: Profile = _ticket(
@@ -189,9 +190,12 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None, "Learning rate of the scores, or of the weights of imp and movement.", gt=0
     )
     head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0)
-    schedule_steps: int | None = _train(
+    schedule_steps: int | None = setting(
         None,
-        "Steps after which the linearly decaying learning rate is zero. By default it follows from --schedule-passes.",
+        "Steps after which the linearly decaying learning rate is zero. By default it follows from --schedule-passes, "
+        "or for imp from --rate-horizon; a longer decay of imp does not reach zero.",
+        TRAINING,
+        (*TRAINED, "imp"),
     )
     schedule_passes: int | None = _train(
         None,

@@ -26,9 +26,12 @@ _TUNED: dict[str, Any] = {
     "warmup_ratio": 0.1,
     "weight_decay": 0.01,
     "strict": True,
+    "best_by": "task",
 }
-_PAPER = _TUNED | {"optimizer": "adamax-mtdnn"}
-_CODE = _PAPER | {"strict": False}  # momentum and decay still change weights outside the ticket of a batch
+# Super Tickets, appendix A.2.1: early stopping of the one model, and 512 tokens; the paper names no patience.
+_PAPER = _TUNED | {"optimizer": "adamax-mtdnn", "max_length": 512, "best_by": "average", "patience": 1}
+# Momentum and decay still change weights outside the ticket of a batch.
+_CODE = _TUNED | {"optimizer": "adamax-mtdnn", "max_length": 512, "strict": False}
 _VALUES: dict[Profile, dict[str, Any]] = {"tuned": _TUNED, "paper": _PAPER, "code": _CODE}
 _DROPOUT: dict[Profile, dict[str, float]] = {
     "paper": {"mnli": 0.3, "cola": 0.05},  # Super Tickets, appendix A
@@ -102,7 +105,19 @@ class ShareConfig(Settings):
     ratio: float | None = _tune(
         None, "Batches of all other tasks together for each batch of the main task (--mixing ratio)."
     )
-    max_length: int | None = _tune(None, "Maximum tokens of an example.", ge=1)
+    max_length: int | None = _tune(
+        None, "Maximum tokens of an example. By default that of the profile (paper and code: 512) or of the task.", ge=1
+    )
+    patience: int | None = _tune(
+        None,
+        "Stop after this many epochs without a better average of the tasks' primary metrics; never during the warm-up.",
+        ge=1,
+    )
+    best_by: Literal["task", "average"] | None = _tune(
+        None,
+        "Evaluation that is reported as the best: of each task its own (task), or for all tasks that with the best "
+        "average of their primary metrics (average), as for one model.",
+    )
     strict: bool | None = _tune(
         None,
         "Update only the weights in the ticket of the task of a step (Super Tickets, Algorithm 1). Otherwise momentum "
@@ -176,6 +191,7 @@ class ResolvedShare(ShareConfig):
         warmup_ratio: float
         weight_decay: float
         strict: bool
+        best_by: Literal["task", "average"]
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:

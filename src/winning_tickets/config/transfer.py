@@ -83,8 +83,8 @@ class TransferConfig(Settings):
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     start_from: str = _model(
         PRETRAINED,
-        "Weights of the encoder at the start: pretrained, reinit, shuffle-within, shuffle-layers, noise:SCALE, a state "
-        "file, or a folder with Hugging Face weights.",
+        "Weights of the encoder at the start: pretrained, reinit, shuffle-within, shuffle-encoder, shuffle-layers, "
+        "noise:SCALE, a state file, or a folder with Hugging Face weights.",
     )
     from_task: str | None = _model(
         None, "Task of a shared model whose head and ticket are used. By default the one with the name of --task."
@@ -133,7 +133,9 @@ class TransferConfig(Settings):
     )
     max_length: int | None = _tune(None, "Maximum tokens of an example, or of a window over a long text.", ge=1)
     doc_stride: int | None = _tune(None, "Tokens between the starts of two windows over a long text (squad).", ge=1)
-    eval_steps: int | None = _evaluate(None, "Steps between evaluations.", ge=1)
+    eval_steps: int | None = _evaluate(
+        None, "Steps between evaluations. By default those of the task; with --patience, those of an epoch.", ge=1
+    )
     evaluate_each_epoch: bool | None = _evaluate(None, "Evaluate at the end of each epoch too.")
     eval_offset_steps: int | None = _evaluate(
         None,
@@ -166,7 +168,12 @@ class TransferConfig(Settings):
         lt=1,
     )
     select_on_seed: Seed = _evaluate(0, "Seed of the fraction of --select-on.")
-    patience: int | None = _evaluate(None, "Stop after this many evaluations without a better score.", ge=1)
+    patience: int | None = _evaluate(
+        None,
+        "Stop after this many epochs without a better score, with one evaluation after each epoch; with --eval-steps, "
+        "after this many evaluations. A training never stops during the warm-up.",
+        ge=1,
+    )
     smart: Smart | None = _smart(None, "Adversarial regularization.")
     save_model: bool = _evaluate(False, "Save the fine-tuned model of each seed.")
     allow_other_weights: bool = _model(

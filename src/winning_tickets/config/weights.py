@@ -47,7 +47,7 @@ def parse_rewind(text: str) -> Rewind:
 
 
 PRETRAINED = "pretrained"
-START_WORDS = (PRETRAINED, "reinit", "shuffle-within", "shuffle-layers", "noise")
+START_WORDS = (PRETRAINED, "reinit", "shuffle-within", "shuffle-encoder", "shuffle-layers", "noise")
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,7 @@ def parse_start(text: str) -> Start:
     close = difflib.get_close_matches(text, START_WORDS, n=1, cutoff=0.6)
     meant = f" Did you mean {close[0]!r}?" if close else ""
     raise UsageError(
-        f"There are no weights {text!r}.{meant} Give pretrained, reinit, shuffle-within, shuffle-layers, noise:SCALE, "
-        "a state file (such as states/step-000100.safetensors of an imp search) or a folder with Hugging Face weights."
+        f"There are no weights {text!r}.{meant} Give pretrained, reinit, shuffle-within, shuffle-encoder, "
+        "shuffle-layers, noise:SCALE, a state file (such as states/step-000100.safetensors of an imp search) or a "
+        "folder with Hugging Face weights."
     )

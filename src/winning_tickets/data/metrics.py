@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
 import numpy as np
 
-from winning_tickets.data.records import Task
+from winning_tickets.data.records import Kind, Task
 from winning_tickets.runs.errors import ContentError, TrainingError, shown
-from winning_tickets.runs.statistics import LARGEST
+from winning_tickets.runs.statistics import LARGEST, TIE
 
 Array = np.ndarray[Any, Any]
 
@@ -51,6 +52,26 @@ def _score(name: str, predictions: Array, labels: Array, classes: int) -> float:
         return float(spearmanr(predictions, labels).statistic)
     # In float64: float32 predictions that hardly vary would look constant to the correlation.
     return float(pearsonr(predictions.astype(np.float64), labels).statistic)
+
+
+def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
+    """Return the accuracy of the best constant class, of examples or of words; None for other kinds."""
+    if kind not in ("classification", "tokens"):
+        return None
+    classes = labels if kind == "classification" else [label for row in labels for label in row]
+    return max(Counter(classes).values()) / len(classes)
+
+
+def beats_one_answer(task: Task, metrics: Mapping[str, float], labels: Sequence[Any]) -> bool:
+    """Return whether the primary metric is above that of the best single answer for all examples, which is chance."""
+    metric = task.metrics[0]
+    if metric == "accuracy":
+        return metrics[metric] > (majority(task.kind, labels) or 0.0) + TIE
+    if metric == "f1" and task.kind == "classification":
+        shares = [count / len(labels) for label, count in Counter(labels).items() if len(task.labels) > 2 or label == 1]
+        classes = len(task.labels) if len(task.labels) > 2 else 1
+        return metrics[metric] > max((2 * share / (1 + share) / classes for share in shares), default=0.0) + TIE
+    return metrics[metric] > TIE  # correlations and Matthews; of answers, labels and words what is not empty counts
 
 
 def _suffixes(task: Task) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from winning_tickets.config.transfer import ResolvedTransfer
-from winning_tickets.data.metrics import combine_splits, metric_names, primary_metric
+from winning_tickets.data.metrics import beats_one_answer, combine_splits, metric_names, primary_metric
 from winning_tickets.data.records import Task
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import KINDS
@@ -71,14 +72,25 @@ class EvaluationPlan:
                 "Give a smaller --eval-steps, or --profile tuned."
             )
 
+    @property
+    def warmup_steps(self) -> int:
+        """Steps of linear warm-up, during which a training never stops early."""
+        return math.ceil(self.config.warmup_ratio * self.steps)
+
     def score(self, metrics: Mapping[str, float]) -> float:
         """The number that evaluations are ranked by."""
         if self.config.best_by == "accuracy-or-mean" and {"accuracy", "f1"} <= set(self.task.metrics):
             return max(metrics["accuracy"], (metrics["accuracy"] + metrics["f1"]) / 2)
         return metrics[self.primary]
 
+    def rank(self, record: dict[str, Any]) -> float:
+        """The number that an evaluation is ranked by: the `average` of a sharing, or the score on its `selection`."""
+        if "average" in record:
+            return float(record["average"])
+        return self.score(record.get("selection", record["evaluation"]))
+
     def best(self, records: Iterable[dict[str, Any]]) -> dict[str, Any]:
-        """The first record with the highest score among those that count, on `selection` where records have it."""
+        """The first record of the highest rank among those that count."""
         # Where only scores above 0 count and there is none, `step` is None and all metrics are 0.
         records = list(records)
         measured = records[0]["evaluation"] if records else dict.fromkeys(metric_names(self.task), 0.0)
@@ -86,18 +98,19 @@ class EvaluationPlan:
         best: dict[str, Any] = {"step": None, "evaluation": zeros}
         highest = 0.0 if self.config.best_above_zero else float("-inf")
         for record in records:
-            score = self.score(record.get("selection", record["evaluation"]))
+            score = self.rank(record)
             if self.counts(record["step"]) and score > highest:
                 best, highest = record, score
         return best
 
     def exhausted(self, records: list[dict[str, Any]]) -> bool:
-        """Return True if none of the last `patience` evaluations that count was a new best one."""
+        """Return True if none of the last `patience` evaluations that count, after the warm-up, was the best."""
         patience = self.config.patience
         counted = [record for record in records if self.counts(record["step"])]
-        if patience is None or len(counted) <= patience:
+        late = [record["step"] for record in counted if record["step"] >= self.warmup_steps]
+        if patience is None or len(late) <= patience:
             return False
-        return self.best(counted)["step"] not in [record["step"] for record in counted[-patience:]]
+        return self.best(counted)["step"] not in late[-patience:]
 
 
 class Evaluations(Callback):
@@ -127,7 +140,7 @@ class Evaluations(Callback):
 
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
     """Metrics on the validation splits (`evaluation`), on the part that chooses the best one and on the `rest`."""
-    # `degenerate` says whether the predictions are constant, or empty, on one of the splits.
+    # `degenerate` says whether the predictions are constant, or empty, or no better than that, on one of the splits.
     task, degenerate = prepared.task, False
     parts: dict[str, dict[str, dict[str, float]]] = {}
     for name, encoded in prepared.validation.items():
@@ -137,7 +150,7 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
         score = KINDS[task.kind].score
         whole, constant = score(task, outputs, encoded, prepared.data.validation[name])
         parts.setdefault("evaluation", {})[name] = whole
-        degenerate = degenerate or constant
+        degenerate = degenerate or constant or not beats_one_answer(task, whole, prepared.data.validation[name].labels)
         # The examples of the selection come first, so its outputs are the first ones too.
         if prepared.selection:
             chosen, rest = prepared.selection[name]

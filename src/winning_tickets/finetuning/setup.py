@@ -191,7 +191,8 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         start_hash=start_hash,
         learning_rate=config.learning_rate or data.task.learning_rate,
         steps=config.steps or math.ceil((config.epochs or data.task.epochs) * task.steps_per_epoch),
-        eval_steps=config.eval_steps or data.task.eval_steps,
+        # Patience counts epochs unless --eval-steps says otherwise.
+        eval_steps=config.eval_steps or (task.steps_per_epoch if config.patience else data.task.eval_steps),
     )
     prepared.plan.check(data.validation)
     return prepared

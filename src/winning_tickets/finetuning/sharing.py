@@ -32,7 +32,7 @@ STAGES = "stages"
 FINE_TUNED = "fine-tuned"
 TICKET = "ticket"
 _SHOWN = {"mixing", "main_task", "ratio", "optimizer", "learning_rate"}
-_SHOWN |= {"warmup_ratio", "weight_decay", "strict", "smart"}  # settings that a summary repeats
+_SHOWN |= {"warmup_ratio", "weight_decay", "strict", "best_by", "smart"}  # settings that a summary repeats
 _TASK = (  # keys of the summary of a task in their order, which the rows of `runs.csv` have too
     *("metrics", "primary_metric", "degenerate", "ticket_id", "sparsity", "weight_remaining", "train_examples"),
     *("validation_examples", "batch_size", "batches", "max_length", "dropout_p", "data_hash"),

@@ -25,7 +25,7 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.smart import check_precision, check_smart
 from winning_tickets.training.task_data import load_data
 
-_LOGGED = ("step", "seconds", "learning_rate", "evaluation", "degenerate")
+_LOGGED = ("step", "seconds", "learning_rate", "evaluation", "degenerate", "average")
 """Keys of `metrics.jsonl` besides the losses of the tasks."""
 
 
@@ -66,7 +66,8 @@ class PreparedSharing:
 
     def plan(self, task: str) -> EvaluationPlan:
         """The plan of a task's evaluations: one at the end of every epoch and of the training."""
-        config = TransferConfig(target=self.target.name).resolved()
+        patience, warmup = self.settings.patience, self.settings.warmup_ratio
+        config = TransferConfig(target=self.target.name, patience=patience, warmup_ratio=warmup).resolved()
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
 
 
@@ -179,7 +180,7 @@ def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
     tasks = {}
     for name, found in data.items():
         examples = train_examples(config, found, config.seeds[0])
-        tasks[name] = prepare_task(plm, found, examples, config.batch_size, config.max_length)
+        tasks[name] = prepare_task(plm, found, examples, config.batch_size, settings.max_length)
     per_epoch = epoch_steps(
         {name: task.steps_per_epoch for name, task in tasks.items()},
         config.mixing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
@@ -167,8 +168,8 @@ def make_sharing_trainer(
 class SharedEvaluations(Evaluations):
     """Evaluates every task with its own ticket at the end of each epoch and of the training."""
 
-    # Each record has the `step`, and by task the metrics (`evaluation`) and whether the predictions are constant
-    # (`degenerate`).
+    # Each record has the `step`; by task the metrics (`evaluation`) and whether they are those of a model that learned
+    # nothing (`degenerate`); and the `average` of the primary metrics, which decides on early stopping.
 
     def __init__(self, run: RunDirectory, prepared: PreparedSharing, sharing: Sharing, runtime: Runtime) -> None:
         def evaluate() -> dict[str, Any]:
@@ -176,13 +177,20 @@ class SharedEvaluations(Evaluations):
             for name, task in prepared.tasks.items():
                 with sharing.tickets.acting(name):
                     found[name] = evaluate_dev_splits(task, sharing.plms[name], runtime.bf16)
-            return {key: {name: values[key] for name, values in found.items()} for key in _KEYS}
+            record: dict[str, Any] = {key: {name: values[key] for name, values in found.items()} for key in _KEYS}
+            scores = [prepared.plan(name).score(values) for name, values in record["evaluation"].items()]
+            return record | {"average": statistics.fmean(scores)}
 
         super().__init__(run, prepared.plan(next(iter(prepared.tasks))), evaluate)
+        self._kept = ("step", "average") if prepared.settings.best_by == "average" else ("step",)
 
     def of(self, task: str) -> list[dict[str, Any]]:
         """The records of one task, as an `EvaluationPlan` reads them."""
-        return [{"step": record["step"]} | {key: record[key][task] for key in _KEYS} for record in self.records]
+        # With the average all tasks have their best evaluation at the same step, that of one model.
+        return [
+            {key: record[key] for key in self._kept} | {key: record[key][task] for key in _KEYS}
+            for record in self.records
+        ]
 
 
 _KEYS = ("evaluation", "degenerate")

@@ -57,14 +57,29 @@ class Runs:
         """The mean score on the selection, which settings and levels are chosen by."""
         return statistics.fmean(self.scores("selection").values())
 
+    @property
+    def degenerate(self) -> bool:
+        """True if some fine-tuning ended no better than one answer for all examples."""
+        return any(result["degenerate"] for result in self.results)
+
+    def _statistics(self, metric: str, key: str) -> dict[str, Any]:
+        values = [value for result in self.results for value in result["metrics"][metric][key]["values"]]
+        return statistics_of(values)
+
     def facts(self) -> dict[str, Any]:
         """The settings, folders and scores of the runs, as they are stored."""
         scores = {part: self.scores(part) for part in PARTS}
+        metrics = {
+            name: {part: self._statistics(name, key) for part, key in PARTS.items()}
+            for name in self.results[0]["metrics"]
+        }
         return {
             "settings": self.settings,
             "learning_rate": self.results[0]["learning_rate"],
             "batch_size": self.results[0]["batch_size"],
             "runs": list(self.folders),
+            "degenerate": self.degenerate,
+            "metrics": metrics,
             **{part: statistics_of(list(by.values())) | {"seeds": list(by)} for part, by in scores.items()},
         }
 
@@ -120,6 +135,8 @@ def super_ticket(
         }
         # The result is stored last: it marks the search as done.
         result = _result(config, identity, prepared.plan, full, found, tickets)
+        level = result["super_ticket"]["level"]
+        result["warnings"] = _warnings(_source(config, run.path), full, found["winning"], level)
         distributed.on_main(lambda: _keep(result, tickets, run.path))
         run.finish(result)
         return run.result()
@@ -188,7 +205,7 @@ def _tickets(
 ) -> dict[str, dict[float, tuple[str, ...]]]:
     """The tickets by selection and level: one folder, or for random tickets one for each seed."""
     # Importances come from the full model, fine-tuned with its best settings.
-    source = Path(config.importance_from or folder / "fine-tuned")
+    source = _source(config, folder)
     if config.importance_from is None:
         fine_tuning = dict(config.grid())[settings]
         single = {"seeds": fine_tuning.seeds[:1], "save_model": True}
@@ -207,6 +224,29 @@ def _tickets(
             level: tuple(str(out if len(config.level) == 1 else out / _folder(config, level)) for out in folders)
             for level in config.level
         }
+    return found
+
+
+def _source(config: SuperConfig, folder: Path) -> Path:
+    """The run whose model the importances are of."""
+    return Path(config.importance_from or folder / "fine-tuned").expanduser()
+
+
+_NO_BETTER = "no better than one answer for all examples"
+
+
+def _warnings(source: Path, full: Runs, winning: Mapping[float, Runs], level: float) -> list[str]:
+    """Sentences on what rests on models that learned nothing."""
+    found = []
+    stored = read_json(source / "result.json", "result") if (source / "result.json").is_file() else {}
+    if stored.get("degenerate"):
+        found.append(
+            f"The importances are of a model that is {_NO_BETTER} ({source.name}), so they say nothing of the task."
+        )
+    flagged = ["the full model"] if full.degenerate else []
+    flagged += [f"the tickets of level {level:g} %"] if winning[level].degenerate else []
+    if flagged:
+        found.append(f"The super ticket was chosen among scores that are {_NO_BETTER}: {' and '.join(flagged)}.")
     return found
 
 

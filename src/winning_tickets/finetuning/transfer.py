@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ import torch
 
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.encode import make_collator
+from winning_tickets.data.metrics import majority
 from winning_tickets.data.mixing import Order, TaskBatches, grouped_order, trainer_order
-from winning_tickets.data.records import Kind, Split
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
@@ -212,7 +211,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "run_id": prepared.identity(config),
         "task": task.name,
         **seeds.summarize_task(prepared, plan, ticket, results),
-        "majority": _majority(task.kind, prepared.data.validation[plan.primary_split]),
+        "majority": majority(task.kind, prepared.data.validation[plan.primary_split].labels),
         "target": config.target,
         **search_settings_of(ticket),
         **prepared.start_facts,
@@ -228,11 +227,3 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         **seeds.run_facts(results, failed, prepared.target, prepared.base),
     }
     return {key: found[key] for key in (*_SUMMARY, *seeds.EXECUTION) if key in found}
-
-
-def _majority(kind: Kind, split: Split) -> float | None:
-    """Accuracy of the best constant class on a validation split, of examples or of words; None for other kinds."""
-    if kind not in ("classification", "tokens"):
-        return None
-    labels = split.labels if kind == "classification" else [label for row in split.labels for label in row]
-    return max(Counter(labels).values()) / len(labels)

@@ -7,8 +7,9 @@ Every function here returns copies: a reference would change with the training t
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -166,11 +167,11 @@ def reinitialize(plm: PLM, seed: int) -> dict[str, Tensor]:
     return {name: drawn[name].detach().to(value.dtype).clone() for name, value in encoder.named_parameters()}
 
 
-def shuffle_within(plm: PLM, seed: int) -> dict[str, Tensor]:
-    """Return the weights with the entries of every matrix of the default scope permuted within the matrix."""
+def shuffle_within(plm: PLM, seed: int, scope: str = "encoder+embeddings") -> dict[str, Tensor]:
+    """Return the weights with the entries of every matrix of a scope permuted within the matrix."""
     generator = torch.Generator().manual_seed(seed)
     tensors = copy_encoder_weights(plm)
-    for view in matrices_of(tensors, prunable_names(plm)).values():
+    for view in matrices_of(tensors, prunable_names(plm, scope)).values():
         order = torch.randperm(view.numel(), generator=generator)
         view.copy_(view.reshape(-1)[order].view(view.shape))
     return tensors
@@ -209,7 +210,12 @@ def load_start_weights(start: Start, plm: PLM, seed: int, base: str | None = Non
         return _state_of(start.path, base) if start.path.is_file() else _encoder_of(start.path, plm)
     if start.kind == "noise":
         return add_noise(plm, seed, start.scale)
-    transforms = {"reinit": reinitialize, "shuffle-within": shuffle_within, "shuffle-layers": shuffle_layers}
+    transforms: dict[str, Callable[[PLM, int], dict[str, Tensor]]] = {
+        "reinit": reinitialize,
+        "shuffle-within": shuffle_within,
+        "shuffle-encoder": partial(shuffle_within, scope="encoder"),
+        "shuffle-layers": shuffle_layers,
+    }
     return transforms[start.kind](plm, seed) if start.kind in transforms else copy_encoder_weights(plm)
 
 

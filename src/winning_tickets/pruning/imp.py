@@ -47,15 +47,18 @@ class Rounds:
         """Return whether a training ends with this step."""
         return step % self.steps == 0
 
-    def rate(self, warmup_steps: int, whole: bool) -> Callable[[int], float]:
+    def rate(self, warmup_steps: int, whole: bool, horizon: int | None = None) -> Callable[[int], float]:
         """Return the learning-rate factor by step: warm-up, then linear to zero, over each training or the `whole`."""
-        length = self.total if whole else self.steps  # the released BERT-tickets code decays once over all trainings
+        # The released BERT-tickets code decays once over all trainings. With a longer `horizon` the rate does not reach
+        # zero: it starts again with each training (the released TAMT code), or the search ends before it.
+        length = self.total if whole else self.steps
+        end = max(length, horizon or 0)
 
         def factor(step: int) -> float:
             place = step % length
             if place < warmup_steps:
                 return place / warmup_steps
-            return (length - place) / max(1, length - warmup_steps)
+            return (end - place) / max(1, end - warmup_steps)
 
         return factor
 
@@ -82,7 +85,7 @@ def find_imp_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtim
         before=[IterativePruning(prepared, model, rounds, run)],
         model=model,
         objective=sources.objective,
-        schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total"),
+        schedule=rounds.rate(config.warmup_steps, config.rate_horizon == "total", config.schedule_steps),
     )
 
 

@@ -284,6 +284,7 @@ class ImportanceModel:
     transfer: TransferConfig  # its settings, of its own seed only
     data: TaskData
     base: str  # hash of the pre-trained weights it was fine-tuned from
+    degenerate: bool = False  # it is no better than one answer for all examples
 
     @classmethod
     def find(cls, path: Path, data_dir: str | None) -> ImportanceModel:
@@ -297,12 +298,13 @@ class ImportanceModel:
             )
         try:
             transfer = TransferConfig.model_validate(read_json(run / MARKER, "settings")["config"])
-            base = str(read_json(run / RESULT, "result")["base_hash"])
+            result = read_json(run / RESULT, "result")
+            base, degenerate = str(result["base_hash"]), bool(result.get("degenerate"))
         except (ValidationError, KeyError, TypeError) as error:
             raise ContentError(f"The settings in {run / MARKER} cannot be read: {error}") from error
         if data_dir is not None:
             transfer = transfer.model_copy(update={"data_dir": data_dir})
-        return cls(folder, TaskInfo.read(folder), transfer, load_data(transfer), base)
+        return cls(folder, TaskInfo.read(folder), transfer, load_data(transfer), base, degenerate)
 
     def load(self) -> PLM:
         """Load the model with its task head."""

@@ -7,6 +7,7 @@ its own optimizer (section 3.4) on gates, with frozen weights.
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
@@ -80,6 +81,12 @@ def _on_task(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     """Return a fine-tuned model and the examples that it was trained on (section 3.1)."""
     model = prepared.importance_source.model
     assert model is not None
+    if model.degenerate and distributed.is_main():
+        print(  # noqa: T201
+            f"Warning: {model.folder} is no better on {model.info.task} than one answer for all examples; its "
+            "importances say nothing of the task.",
+            file=sys.stderr,
+        )
     plm = model.load()
     batches = importance.in_order(
         plm, model.examples(plm, prepared.config), prepared.config.batch_size or importance.BATCH_SIZE

@@ -230,7 +230,7 @@ def _values_of(shown: Any) -> list[Value]:
 
 def _axes_shown(shown: Any) -> Iterator[str]:
     """Yield the axes that a table, figure or claim names."""
-    for name in ("rows", "average", "pair_by"):
+    for name in ("rows", "average", "choose", "pair_by"):
         yield from getattr(shown, name, ())
     for name in ("columns", "series", "panels", "x", "each"):
         axis = getattr(shown, name, None)

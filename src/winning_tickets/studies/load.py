@@ -64,7 +64,7 @@ def _line(path: YamlPath, lines: Lines) -> str:
 
 
 SUFFIXES = (".yaml", ".yml")
-_OF_A_BASE = ("needs", "parameters", "scales", "stages")
+_OF_A_BASE = ("needs", "deviations", "parameters", "scales", "stages")
 
 
 @cache
@@ -104,7 +104,10 @@ def load_study(source: str | Path | Mapping[str, Any]) -> Study:
 
 
 def _with_base(content: dict[str, Any], name: str, lines: Lines, above: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Merge a study over its base: parameters by name, also of each scale, and whole stages; null removes a stage."""
+    """Merge a study over its base: parameters by name, also of each scale, and whole stages.
+
+    Null removes a stage or a deviation.
+    """
     base = content.get("base")
     if base is None:
         return content
@@ -118,8 +121,9 @@ def _with_base(content: dict[str, Any], name: str, lines: Lines, above: tuple[st
     merged = dict(content)
     for key in _OF_A_BASE:
         merged[key] = _over(found.get(key, {}), content.get(key, {}), 2 if key == "scales" else 1)
-    if isinstance(merged["stages"], dict):
-        merged["stages"] = {stage: body for stage, body in merged["stages"].items() if body is not None}
+    for key in ("stages", "deviations"):
+        if isinstance(merged[key], dict):
+            merged[key] = {name: body for name, body in merged[key].items() if body is not None}
     return merged
 
 

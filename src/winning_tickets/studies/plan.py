@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
@@ -20,6 +21,12 @@ from winning_tickets.studies.schema import SCALES, Stage, Study
 from winning_tickets.studies.verbs import verb_named
 
 MAX_SLUG = 60
+_PLACES = ("data_dir",)  # parameters that say where the same data lie
+
+
+def shown_setting(value: Any) -> str:
+    """Return a setting as text: words as they are, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 @dataclass(frozen=True)
@@ -34,6 +41,18 @@ class Plan:
 
     def stage_runs(self, stage: str) -> list[str]:
         return list(dict.fromkeys(point.run for point in self.points if point.stage == stage))
+
+    @property
+    def differences(self) -> list[str]:
+        """Parameters that are not those of the scale `paper`, by which the study is no longer the paper's."""
+        if self.study.paper is None or "paper" not in self.study.scales:
+            return []
+        paper, own = parameters_of(self.study, "paper", {}), self.parameters
+        return [
+            f"{name} is {shown_setting(own.get(name))} (paper: {shown_setting(paper.get(name))})"
+            for name in dict.fromkeys([*paper, *own])
+            if own.get(name) != paper.get(name) and name not in _PLACES
+        ]
 
 
 def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = None) -> Plan:

@@ -13,11 +13,12 @@ from typing import Any, Literal, TextIO
 from winning_tickets.config import Runtime
 from winning_tickets.runs.errors import Interrupted
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.costs import Estimator
 from winning_tickets.studies.engines import Engine
 from winning_tickets.studies.expressions import map_strings
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Run
-from winning_tickets.studies.status import Estimator, blocked_by
+from winning_tickets.studies.status import blocked_by
 from winning_tickets.studies.text import duration
 from winning_tickets.studies.worker import TINY, Job, JobOutcome
 

@@ -15,9 +15,10 @@ SCALES = ("smoke", "small", "paper")
 """`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper."""
 
 VerbName = Literal[
-    "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse"
+    "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse", "submit"
 ]
 LOG = "log."  # start of the path of a value in the records of a run's log
+SETTINGS = "settings."  # start of the path of a setting of a run, with the values of its profile
 HOURS = "log.hours"  # the path of the time that training took until a record of the log
 MATRIX_AXES = ("row", "column")  # of the entries of a matrix that a path names, such as `jaccard.IMP*.OMP`
 Condition = dict[str, Any]
@@ -74,7 +75,10 @@ class StudyTable(Settings):
     values: dict[str, str | Value] = Field(default={"score": "score"})
     where: tuple[Condition, ...] = ()  # only runs that match one of these
     average: tuple[str, ...] = ()  # axes that are averaged first, for each seed
-    mean_column: str | None = None  # heading of a column with the mean of each row
+    choose: tuple[str, ...] = ()  # axes of settings, of which each cell has the one with the best mean
+    mean_column: str | None = (
+        None  # heading of a column with the mean of each row; metrics of a task count once together
+    )
     best: Literal["max", "min"] | None = "max"  # set in bold in each column
     statistic: Literal["mean", "median", "best", "std", "p"] = "mean"
     minus: Minus | None = None  # what is subtracted from each number
@@ -226,6 +230,7 @@ class Study(Settings):
     base: str | None = None  # recipe that this study starts from; already merged
     paper: Literal["tamt", "tamt-submission", "bert-tickets", "super-tickets"] | None = None
     shows: str = ""
+    deviations: dict[str, str] = Field(default_factory=dict)  # what differs from the paper, each in a sentence or two
     needs: dict[str, str] = Field(default_factory=dict)  # parameter -> what the user provides
     parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; those of a scale win
     scales: dict[Literal["smoke", "small", "paper"], dict[str, Any]]

@@ -10,16 +10,20 @@ from typing import Any
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.costs import Estimator, bytes_text
 from winning_tickets.studies.load import SUFFIXES, load_study, recipe_names
+from winning_tickets.studies.needs import BY_DEFAULT
 from winning_tickets.studies.plan import plan_study
-from winning_tickets.studies.status import STATES, Estimator
+from winning_tickets.studies.status import STATES
 
 _LISTED = 10
 
 
 def plan_text(result: dict[str, Any]) -> str:
     """Return the output of `tickets study plan`."""
-    problems = [f"Missing: {problem}" for problem in result["problems"]]
+    problems = [
+        f"Missing: {problem}" for problem in [*result["problems"], *([result["room"]] if result["room"] else [])]
+    ]
     return "\n".join([_head(result), *problems, *_table(result), *_estimate(result), *_errors(result)])
 
 
@@ -41,7 +45,8 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
     for recipe in recipes:
         paper = f" ({recipe['paper']})" if recipe["paper"] else ""
         lines.append(f"{recipe['name']}{paper}: {recipe['title']}")
-        lines += [f"  needs {name}: {what}" for name, what in recipe["needs"].items()]
+        for name, what in recipe["needs"].items():
+            lines.append(f"  needs {name}: {what}{'; by default the hub is read' if name in BY_DEFAULT else ''}")
         for scale, cost in recipe["scales"].items():
             lines.append(f"  {scale}: {cost['runs']:,} runs, about {duration(cost['seconds'])}")
         if recipe["published"]:
@@ -66,14 +71,6 @@ def duration(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:,.0f} days"
-
-
-def size(count: float) -> str:
-    """Return `12 kB`, `3.4 MB` or `1.2 GB`."""
-    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
-        if count >= factor:
-            return f"{count / factor:.1f} {unit}"
-    return f"{count / 1e3:.0f} kB"
 
 
 def _head(result: dict[str, Any]) -> str:
@@ -101,8 +98,16 @@ def _estimate(result: dict[str, Any]) -> list[str]:
     measured, rest = estimate["measured_runs"], estimate["runs"] - estimate["measured_runs"]
     sources = [f"{measured:,} runs by similar ones in the store"] if measured else []
     sources += [f"{rest:,} runs by their steps and the size of the model on two cores"] if rest else []
-    time, space = duration(estimate["seconds"]), size(estimate["bytes"])
-    return [f"left: about {time}; results and saved weights of at most {space} ({', '.join(sources)})"]
+    time, space, scratch = (
+        duration(estimate["seconds"]),
+        bytes_text(estimate["bytes"]),
+        bytes_text(estimate["scratch_bytes"]),
+    )
+    trainings, tokens = estimate["trainings"], estimate["tokens"] / 1e6
+    return [
+        f"left: about {time} ({', '.join(sources)}): {trainings:,} trainings on {tokens:,.1f} million tokens; results "
+        f"and saved weights of at most {space}, and {scratch} for checkpoints of runs at work"
+    ]
 
 
 def _errors(result: dict[str, Any]) -> list[str]:

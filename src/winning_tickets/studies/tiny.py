@@ -18,7 +18,7 @@ from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast, RobertaConfig
 from transformers.utils import logging as transformers_logging
 
-from winning_tickets.data.glue import LAYOUTS, GlueLayout
+from winning_tickets.data.glue import LAYOUTS, SERVER_FILES, GlueLayout
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import unknown
@@ -118,6 +118,10 @@ def _glue(folder: Path) -> None:
             path = inside / layout.files[split]
             text = _jsonl(layout, rows) if path.suffix == ".jsonl" else _tsv(layout, rows)
             path.write_text(text, encoding="utf-8")
+        for offset, file in enumerate(SERVER_FILES.get(name, {}).values()):
+            tests = enumerate(_rows(task, VALIDATION, offset))
+            lines = [["index", *layout.texts], *([str(place), *texts] for place, (texts, _) in tests)]
+            (inside / file).write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
     squad = folder / "squad"
     squad.mkdir()
     for name, count, offset in (("train", TRAIN, 0), ("dev", VALIDATION, 1)):

@@ -60,6 +60,14 @@ class AnalyseConfig(Settings):
     options: dict[str, Any] = Field(default_factory=dict)
 
 
+class SubmitConfig(Settings):
+    """Arguments of `finetuning.glue_submission.glue_submission`: one transfer with a saved model for each task."""
+
+    runs: tuple[str, ...]
+    data_dir: str | None = None  # a download of GLUE; the hub has no test files
+    seed: int | None = None
+
+
 @dataclass(frozen=True)
 class StudyVerb:
     """A verb of studies."""
@@ -105,6 +113,13 @@ VERBS: dict[str, StudyVerb] = {
     "measure": StudyVerb("studies.verbs:MeasureConfig", "deploy.measure:measure", (), writes=False),
     "compare": StudyVerb("studies.verbs:CompareConfig", "tickets.overlap:compare", (), writes=False),
     "analyse": StudyVerb("studies.verbs:AnalyseConfig", "analysis.kinds:ANALYSES", ("kind",), writes=False),
+    "submit": StudyVerb(
+        "studies.verbs:SubmitConfig",
+        "finetuning.glue_submission:glue_submission",
+        ("seed",),
+        writes=False,
+        output="submission",
+    ),
 }
 
 

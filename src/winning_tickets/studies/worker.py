@@ -162,6 +162,9 @@ _CALLS: dict[str, Callable[[Any, Any, Runtime, Path], Any]] = {
         **settings.model_dump(), out=folder / VERBS["export"].output
     ),
     "analyse": _analyse,
+    "submit": lambda submit, settings, runtime, folder: submit(
+        settings.runs, settings.data_dir, folder / VERBS["submit"].output, seed=settings.seed, runtime=runtime
+    ),
 }
 """Calls of the functions that do not store their result themselves."""
 

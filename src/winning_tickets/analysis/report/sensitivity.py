@@ -88,7 +88,7 @@ def _notes(result: Result) -> list[str]:
         notes.append(f"Fewer than two common seeds, so no deviation over seeds: {', '.join(few)}.")
     constant = dict.fromkeys(one["group"] for one in result["settings"] if one["degenerate"])
     if constant:
-        notes.append(f"In some run all predictions are the same: {', '.join(constant)}.")
+        notes.append(f"Some run is no better than one answer for all examples: {', '.join(constant)}.")
     return notes
 
 

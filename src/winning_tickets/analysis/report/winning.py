@@ -19,7 +19,7 @@ _RULES = {
 }
 _OWNERS = {"full": "the full model", "subnetwork": "the subnetwork", "max": "either, the larger one"}
 _REASONS = {
-    "constant": "the full model's predictions are constant",
+    "constant": "the full model's predictions are constant, or no better than that",
     "majority": "the full model does not beat the most frequent class",
 }
 
@@ -113,7 +113,7 @@ def _notes(result: Result) -> list[str]:
             "The best of more seeds is higher by chance; ticket and full model have different numbers of seeds."
         )
     if any(cell["constant"] for cell in cells):
-        notes.append("*: in some run all predictions are the same.")
+        notes.append("*: some run is no better than one answer for all examples.")
     for task in result["tasks"]:
         if task["degenerate"]:
             reasons = "; ".join(_REASONS[reason] for reason in task["degenerate"])

@@ -124,6 +124,8 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
         "verb": "study-report",
         "study": study.name,
         "scale": plan.scale,
+        "differences": plan.differences,
+        "deviations": dict(study.deviations),
         "runs": count_states({run.id: run for run in runs}.values()),
         "tables": list(study.tables),
         "figures": list(study.figures),

@@ -121,6 +121,37 @@ def condense_cell(cell: Cell, statistic: str) -> Cell:
     return replace(cell, values=values, expected=min(1, cell.expected))
 
 
+def choose_settings(
+    observations: Sequence[Observation], axes: Sequence[str], best: str | None = "max"
+) -> Sequence[Observation]:
+    """The observations of the setting with the best mean, as papers report them after a search of settings.
+
+    While numbers of some setting are missing it stands for all, so that the cell is partial.
+    """
+    settings = list(group_by(observations, axes).values())
+    missing = [sum(one.value is None for one in own) for own in settings]
+    if len(settings) < 2 or max(missing):
+        return settings[missing.index(max(missing))] if settings else observations
+    means = [statistics.fmean(one.value for one in own if one.value is not None) for own in settings]
+    return settings[means.index(min(means) if best == "min" else max(means))]
+
+
+def merge_metrics(observations: Sequence[Observation]) -> list[Observation]:
+    """Average the metrics of each run and seed, so that a task with two counts once (Super Tickets, Table 1)."""
+    found: dict[Key, list[Observation]] = {}
+    for one in observations:
+        rest = tuple((axis, str(value)) for axis, value in one.axes.items() if axis != METRIC)
+        found.setdefault((one.run.id, one.part[0], rest), []).append(one)
+    merged = []
+    for own in found.values():
+        axes = {axis: value for axis, value in own[0].axes.items() if axis != METRIC}
+        values = [one.value for one in own if one.value is not None]
+        state = next((one.state for one in own if one.value is None), own[0].state)
+        value = statistics.fmean(values) if len(values) == len(own) else None
+        merged.append(replace(own[0], axes=axes, state=state, value=value, part=(own[0].part[0], None)))
+    return merged
+
+
 def _place(one: Observation, average: Sequence[str]) -> Key:
     return tuple(one.axes.get(axis) for axis in average)
 
@@ -378,10 +409,10 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
     """One of the study's tables, from all its planned runs."""
     table = study.tables[name]
     own = select_runs(runs, table.stage, table.where)
-    paths, parts = {}, {}
+    paths, parts, sources = {}, {}, {}
     for text, value in table.values.items():
         inside = own if isinstance(value, str) else select_runs(runs, value.stage, value.where)
-        paths[text] = value if isinstance(value, str) else value.value
+        paths[text], sources[text] = value if isinstance(value, str) else value.value, inside
         parts[text] = _part(table, paths[text], inside, runs)
     rows = list(dict.fromkeys(row for part in parts.values() for row in part.rows))
     # Each column has all values that are planned for it, side by side.
@@ -398,7 +429,7 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
         for at, (text, column) in enumerate(columns)
         if (key, column) in parts[text].cells
     }
-    empty = [paths[text] for text, part in parts.items() if not any(cell.n for cell in part.cells.values())]
+    empty = [text for text, part in parts.items() if not any(cell.n for cell in part.cells.values())]
     return make_grid(
         name,
         table.rows,
@@ -409,7 +440,7 @@ def table_grid(study: Study, name: str, runs: Sequence[StudyRun]) -> Grid:
         table.best,
         title=table.title or name,
         notes=_notes(table, list(cells.values())),
-        problems=tuple(f"{name}: {text}" for path in empty for text in describe_absent(path, own)),
+        problems=tuple(f"{name}: {words}" for text in empty for words in describe_absent(paths[text], sources[text])),
     )
 
 
@@ -435,14 +466,16 @@ def _part(table: StudyTable, path: str, own: Sequence[StudyRun], runs: Sequence[
     needed = required_places(observations, table.average)
     rows = group_by(observations, table.rows)
     cells = {
-        (row, column): make_cell(inside, table.average, needed)
+        (row, column): make_cell(choose_settings(inside, table.choose, table.best), table.average, needed)
         for row, own in rows.items()
         for column, inside in group_by(own, axes).items()
     }
     if table.mean_column:
-        everything = (*table.average, *axes)
-        all_needed = required_places(observations, everything)
-        cells |= {(row, MEAN): make_cell(own, everything, all_needed) for row, own in rows.items()}
+        merged = merge_metrics(observations) if METRIC in axes else observations
+        everything = (*table.average, *(axis for axis in axes if axis != METRIC))
+        all_needed = required_places(merged, everything)
+        by_row = group_by(merged, table.rows)
+        cells |= {(row, MEAN): make_cell(own, everything, all_needed) for row, own in by_row.items()}
     shown = {place: condense_cell(cell, table.statistic) for place, cell in cells.items()}
     return _Part(tuple(rows), tuple(group_by(observations, axes)) if axes else ((),), shown)
 
@@ -454,6 +487,8 @@ def _notes(table: StudyTable, cells: Sequence[Cell]) -> list[str]:
     if cells:
         word = words.get(table.statistic)
         notes = [f"{word} of the repetitions, once all of them are there." if word else describe_cells(cells)]
+    if table.choose:
+        notes.append(f"Of {' and '.join(table.choose)} each cell has the best setting, chosen on these same scores.")
     if table.minus is not None:
         notes.append(f"Differences from {describe_minus(table.minus)}, inside each repetition first.")
     if table.average:

@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Literal
 
+from winning_tickets.config import Settings
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.directory import METRICS, read_log
 from winning_tickets.runs.errors import ContentError, shown
@@ -20,7 +21,7 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.expressions import matches
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Point, Run
-from winning_tickets.studies.schema import HOURS, LOG, MATRIX_AXES
+from winning_tickets.studies.schema import HOURS, LOG, MATRIX_AXES, SETTINGS
 
 State = Literal["done", "failed", "missing"]
 """State of a run or of one number; `missing` is not there yet, for whatever reason."""
@@ -40,6 +41,7 @@ class StudyRun:
     error: str | None = None  # message of a run that failed
     facts: Mapping[str, Any] = field(default_factory=dict)  # seconds, versions, machine and path
     folder: Path | None = None  # its run directory
+    settings: Settings | None = None  # of the planned run
 
     @property
     def state(self) -> State:
@@ -85,6 +87,7 @@ def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = 
 
     `*` takes every key and makes it the axis `metric`; `score` and `score.best` are those of the primary metric;
     `name=value` takes the entry of a list; `log.kd` takes `kd` of each record of the log, and makes the axis `step`;
+    `settings.learning_rate` is a setting of a finished run, with the values of its profile.
     `log.hours` is the time of training until then. A run with a step of its own has only that, and of other runs only
     those in `steps` are taken, if these are given. `jaccard.IMP*.OMP` takes entries of a matrix by the names of its
     rows and columns, which become axes. A record of several seeds (`{"values": [...]}`) gives one number per seed.
@@ -222,7 +225,10 @@ def _make_observation(
 
 def _nodes(run: StudyRun, path: str) -> list[_Node]:
     """The values at a path."""
-    found = [_Node({**(run.result or {}), "run": run.facts})]
+    result = {**(run.result or {}), "run": run.facts}
+    if path.startswith(SETTINGS):
+        result["settings"] = _resolved(run.settings)
+    found = [_Node(result)]
     names = (run.result or {}).get("labels")
     for key in _keys(path, run.axes):
         found = [inner for node in found for inner in _step(node.noted(), key, names)]
@@ -254,6 +260,12 @@ def _step(here: _Node, key: str, names: Any) -> Iterator[_Node]:
                 yield here.inside(value, **{axis: str(name)})
 
 
+def _resolved(settings: Settings | None) -> dict[str, Any]:
+    """The settings of a run with the values of its profile."""
+    resolved = getattr(settings, "resolved", None)
+    return {} if settings is None else dict(settings if resolved is None else resolved())
+
+
 def _keys(path: str, axes: Mapping[str, Any]) -> list[str]:
     """The keys of a path, with `${axis}` replaced; a value with a dot in it is one key."""
     for short, kind in SCORES.items():
@@ -281,7 +293,7 @@ def _planned_seeds(run: StudyRun) -> Sequence[Any]:
 
 def _planned_metrics(run: StudyRun, path: str) -> Sequence[str | None]:
     """The metrics that a transfer to a known task will have, where a path asks for all of them."""
-    if not path.startswith("metrics.*"):
+    if "metrics.*" not in path:
         return [None]
     task = TASKS.get(str(run.axes.get("task", run.config.get("task"))))
     if task is None:
@@ -301,7 +313,7 @@ def gather_runs(plan: Plan, store: Store) -> list[StudyRun]:
 def _run(planned: Run, point: Point, record: Record | None, store: Store) -> StudyRun:
     common = (planned.id, point.stage, planned.verb, point.axes, planned.config)
     if record is None:
-        return StudyRun(*common)
+        return StudyRun(*common, settings=planned.settings)
     facts = {
         "path": f"runs/{planned.id}/result.json" if record.result is not None else None,
         "seconds": record.seconds,
@@ -311,7 +323,8 @@ def _run(planned: Run, point: Point, record: Record | None, store: Store) -> Stu
         "source": record.source,
     }
     error = (record.error or {}).get("message")
-    return StudyRun(*common, record.status, record.result, error, facts, store.folder(planned.id))
+    folder = store.folder(planned.id)
+    return StudyRun(*common, record.status, record.result, error, facts, folder, planned.settings)
 
 
 def select_runs(

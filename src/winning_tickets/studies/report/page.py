@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +9,7 @@ from typing import Any
 
 from winning_tickets.analysis.report.figures import page_svg
 from winning_tickets.analysis.report.page import fill_template
-from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.plan import Plan, shown_setting
 from winning_tickets.studies.report.claims import Verdict
 from winning_tickets.studies.report.grids import Cell, Form, Grid, form_of, label, slug
 from winning_tickets.studies.report.observations import StudyRun, count_states
@@ -39,8 +38,10 @@ def render_page(
     values = {
         "study": study,
         "scale": plan.scale,
-        "parameters": {name: _setting(value) for name, value in plan.parameters.items() if value is not None},
+        "parameters": {name: shown_setting(value) for name, value in plan.parameters.items() if value is not None},
         "paper": PAPERS.get(study.paper or ""),
+        "differences": plan.differences,
+        "deviations": list(study.deviations.values()),
         "counts": count_states(unique),
         "total": len(unique),
         "problems": problems,
@@ -146,12 +147,7 @@ def _line(run: StudyRun, axes: str, shared: Mapping[str, Any], usual: Mapping[st
 
 def settings_text(settings: Mapping[str, Any]) -> str:
     """A configuration in one line."""
-    return ", ".join(f"{key} = {_setting(value)}" for key, value in settings.items())
-
-
-def _setting(value: Any) -> str:
-    """A setting as text: words as they are, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return ", ".join(f"{key} = {shown_setting(value)}" for key, value in settings.items())
 
 
 def facts_text(run: StudyRun) -> dict[str, str]:

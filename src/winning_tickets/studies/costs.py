@@ -1,0 +1,411 @@
+"""Costs of runs before they are done: tokens that they read, seconds, and bytes that they keep."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import statistics
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from winning_tickets.config import (
+    AUTO,
+    EvaluateConfig,
+    FitHeadConfig,
+    ResolvedSearch,
+    SearchConfig,
+    Settings,
+    ShareConfig,
+    SuperConfig,
+    TransferConfig,
+)
+from winning_tickets.data.records import Task
+from winning_tickets.data.tasks import TASKS
+from winning_tickets.runs.errors import TicketsError
+from winning_tickets.runs.store.index import Record
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.verbs import VERBS
+
+
+class TaskSize(NamedTuple):
+    """Examples for training and validation, and tokens of an example: the mean, and the longest of a batch of 32."""
+
+    train: int
+    validation: int
+    mean: float
+    longest: float
+
+
+TASK_SIZES = {
+    "cola": TaskSize(8_551, 1_043, 11, 23),
+    "sst2": TaskSize(67_349, 872, 14, 40),
+    "mrpc": TaskSize(3_668, 408, 53, 80),
+    "stsb": TaskSize(5_749, 1_500, 28, 70),
+    "qqp": TaskSize(363_846, 40_430, 31, 68),
+    "mnli": TaskSize(392_702, 19_647, 40, 92),
+    "qnli": TaskSize(104_743, 5_463, 51, 116),
+    "rte": TaskSize(2_490, 277, 70, 183),
+    "wnli": TaskSize(635, 71, 37, 75),
+    "snli": TaskSize(549_367, 9_842, 28, 51),
+    "scitail": TaskSize(23_596, 1_304, 39, 68),
+    "squad": TaskSize(88_500, 10_800, 175, 370),  # windows of 384 tokens
+    "pydocs": TaskSize(2_309, 297, 36, 138),
+}
+"""Sizes of the tasks with BERT's word pieces."""
+_UNKNOWN = TaskSize(1_000, 200, 40, 90)
+CORPUS_TOKENS = {"wikitext-103": 114_000_000.0, "wikitext-2": 2_400_000.0, "pydocs": 900_000.0}
+"""Word pieces of a pass over a corpus; of others 10 million are assumed."""
+_OTHER_CORPUS, _VALIDATION_TOKENS = 1e7, 250_000.0
+
+
+class ModelSize(NamedTuple):
+    """Layers, width, heads of a layer, word pieces and parameters of a model."""
+
+    layers: int
+    width: int
+    heads: int
+    words: int
+    parameters: int
+
+    @property
+    def encoder(self) -> int:
+        """Multiplications of a token in the matrices of the layers."""
+        return 12 * self.layers * self.width**2
+
+
+MODEL_SIZES = {
+    "minilm": ModelSize(6, 384, 12, 30_522, 22_713_216),
+    "distil": ModelSize(6, 768, 12, 50_265, 82_118_400),
+    "roberta-base": ModelSize(12, 768, 12, 50_265, 124_645_632),
+    "base": ModelSize(12, 768, 12, 30_522, 109_482_240),
+    "large": ModelSize(24, 1024, 16, 30_522, 335_141_888),
+    "tiny": ModelSize(2, 32, 4, 60, 36_000),
+}
+"""Sizes by a part of the model's name, the first that fits; a local folder has them in config.json."""
+
+STEP_SECONDS = 1.05
+"""Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores; see docs/results/hold_step."""
+_TOKEN_SECONDS = STEP_SECONDS / (16 * 128) / MODEL_SIZES["minilm"].encoder
+_FORWARD = 1 / 3  # share of the forward pass in a step
+_FIXED_SECONDS = 5.0
+_RESULT_BYTES = 5_000  # settings, results and provenance of a run
+_TICKET_BYTES = 6_000  # description of a ticket, and names and places of its masks
+_TRAINING_BYTES = 5_000  # the same of one training inside a run
+_LINE_BYTES = 115  # a step in metrics.jsonl
+_EVALUATION_BYTES = 350
+_WEIGHT_BYTES = 4
+_STATE_BYTES = 3 * _WEIGHT_BYTES  # weights and two moments of a checkpoint, of which two exist for a moment
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a run costs."""
+
+    tokens: float = 0.0  # trained on, with padding; of tokens that are only read a third
+    steps: float = 0.0  # of optimizers
+    log_bytes: float = 0.0
+    weight_bytes: float = 0.0  # models, states, tickets, heads and importances that are kept
+    trainings: int = 0
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
+
+    def __mul__(self, count: float) -> Cost:
+        return Cost(
+            self.tokens * count,
+            self.steps * count,
+            self.log_bytes * count,
+            self.weight_bytes * count,
+            round(self.trainings * count),
+        )
+
+    @property
+    def bytes(self) -> float:
+        return self.log_bytes + self.weight_bytes + _TRAINING_BYTES * self.trainings
+
+
+def cost_of(settings: Settings, model: ModelSize) -> Cost:
+    """Return the cost of a run; early stopping makes it less."""
+    if isinstance(settings, SearchConfig):
+        return _search(settings, model)
+    if isinstance(settings, TransferConfig):
+        return _fine_tuning(settings, model)
+    if isinstance(settings, ShareConfig):
+        return _sharing(settings, model)
+    if isinstance(settings, SuperConfig):
+        return _super(settings, model)
+    if isinstance(settings, FitHeadConfig):
+        trained = settings.steps * settings.batch_tokens * (1.0 if settings.train_encoder else _FORWARD)
+        return Cost(trained, settings.steps, settings.steps * _LINE_BYTES, _WEIGHT_BYTES * model.parameters, 1)
+    if isinstance(settings, EvaluateConfig):
+        passes = len(settings.objectives) + sum(name in ("kd", "attention", "logits") for name in settings.objectives)
+        return Cost(_FORWARD * passes * float(settings.max_tokens or _VALIDATION_TOKENS))
+    return Cost()
+
+
+def _search(settings: SearchConfig, model: ModelSize) -> Cost:
+    config = settings.resolved()
+    masks = len(config.rungs) + len(config.save_at)
+    kept = masks * (_TICKET_BYTES + (0.0 if config.needs.structured else model.parameters / 8))
+    if config.needs.mask_training:
+        tokens = config.total_steps * config.batch_tokens * (1 + _FORWARD * ("kd" in config.terms))
+        heads = masks * _head_bytes(model) if "mlm" in config.terms else 0
+        return Cost(tokens, config.total_steps, config.total_steps * _LINE_BYTES, kept + heads, 1)
+    if config.needs.sources:
+        steps, per_step = _source_steps(config)
+        states = (len(config.rungs) if config.save_trained else 0) + str(config.rewind).startswith(("step", "percent"))
+        kept += states * _WEIGHT_BYTES * model.parameters
+        return Cost(steps * per_step, steps, steps * _LINE_BYTES, kept, 1)
+    if config.needs.structured and config.selection != "random":
+        return _importance(config, model) + Cost(weight_bytes=kept)
+    if config.needs.corpus:
+        return Cost(_FORWARD * config.calibration_batches * config.batch_tokens, 0, 0, kept)
+    return Cost(weight_bytes=kept)
+
+
+def _head_bytes(model: ModelSize) -> int:
+    """An MLM head without its decoder, as it is saved beside a ticket."""
+    return _WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
+
+
+def _source_steps(config: ResolvedSearch) -> tuple[float, float]:
+    """The optimizer steps of imp, snip or movement in all, and the tokens of a step."""
+    # For each source: examples of a step, their tokens, and steps of a pass.
+    sources: list[tuple[float, float, float]] = []
+    if "mlm" in config.terms:
+        corpus = CORPUS_TOKENS.get(str(config.corpus).split(":")[0], _OTHER_CORPUS)
+        sources.append(
+            (config.batch_tokens / _longest(config.segments), config.batch_tokens, corpus / config.batch_tokens)
+        )
+    for name in config.tasks if "task" in config.terms else ():
+        task = TASKS.get(name)
+        batch = config.batch_size or (task.batch_size if task else 32)
+        length = _length(name, config.max_length or (task.max_length if task else 128))
+        sources.append((batch, batch * length, _examples(name, config.train_size) / batch))
+    sources = sources or [(1.0, float(config.batch_tokens), 1.0)]
+    together = sum if config.mixing == "sum" else statistics.fmean
+    per_step = float(together([tokens for _, tokens, _ in sources]))
+    if config.method != "imp":
+        return float(config.steps), per_step
+    # Rounds of a length that is given in steps, examples or passes.
+    passes = max((TASKS[name].epochs for name in config.tasks if name in TASKS), default=1)
+    if config.round_steps is not None:
+        steps = float(config.round_steps)
+    elif config.round_examples is not None:
+        steps = config.round_examples / float(together([examples for examples, _, _ in sources]))
+    else:
+        longest = (max if config.mixing == "sum" else sum)(of_a_pass for *_, of_a_pass in sources)
+        steps = math.ceil(float(config.round_epochs or passes) * longest)
+    return steps * (len(config.sparsities) - bool(config.prune_first)), per_step
+
+
+def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
+    """One pass over the training set, or some batches of text; signed importances of every example are kept."""
+    gates = model.layers * (model.heads + 2) * _WEIGHT_BYTES
+    if config.importance_from is None:
+        tokens = float(config.steps * config.batch_tokens)
+        return Cost(tokens, 0, 0, gates * tokens / 128)
+    name = _task_in(config.importance_from)
+    examples = _examples(name, config.train_size)
+    return Cost(2 * _FORWARD * examples * _length(name, 512), 0, 0, gates * examples)
+
+
+def _longest(segments: str) -> int:
+    """Tokens of the longest segment of a form such as `packed:512` or `mixed:10-128`."""
+    return int((re.findall(r"\d+", segments) or ["128"])[-1])
+
+
+def _task_in(reference: str) -> str | None:
+    """The task in the id of a transfer, as in `@transfer-rte-s0-...`."""
+    return next((part for part in re.split(r"[-/]", reference) if part in TASKS), None)
+
+
+def _length(name: str | None, limit: float, padded: bool = False) -> float:
+    """Tokens of an example in a batch, with padding to the longest or to the limit."""
+    return limit if padded else min(TASK_SIZES.get(str(name), _UNKNOWN).longest, limit)
+
+
+def _examples(name: str | None, asked: str | None) -> float:
+    every: float = TASK_SIZES.get(str(name), _UNKNOWN).train
+    if asked is None:
+        return every
+    number = float(asked.rstrip("% "))
+    return max(1.0, every * number / 100) if asked.strip().endswith("%") else min(every, number)
+
+
+def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
+    config, task = settings.resolved(), TASKS.get(str(settings.task))
+    batch = config.batch_size or (task.batch_size if task else 32)
+    limit = config.max_length or (task.max_length if task else 128)
+    per_epoch = math.ceil(_examples(config.task, config.train_size) / batch)
+    steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
+    length = _length(config.task, limit, config.padding == "max-length")
+    # SMART runs the model once more for the outputs, and twice for each step of its ascent.
+    smart = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
+    evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
+    if config.evaluate_each_epoch and not config.patience:
+        evaluations += steps // per_epoch
+    one = _training(steps, steps * batch * length * smart, evaluations, config.task, limit)
+    return (one + Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
+
+
+def _evaluations(
+    patience: int | None, eval_steps: int | None, task: Task | None, steps: float, per_epoch: int
+) -> float:
+    every = eval_steps or (per_epoch if patience else task.eval_steps if task else 50)
+    return steps // every + 1
+
+
+def _training(steps: float, tokens: float, evaluations: float, task: str | None, limit: float) -> Cost:
+    read = evaluations * TASK_SIZES.get(str(task), _UNKNOWN).validation * _length(task, limit)
+    logs = steps * _LINE_BYTES + evaluations * _EVALUATION_BYTES
+    return Cost(tokens + _FORWARD * read, steps, logs, 0, 1)
+
+
+def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
+    config, total = settings.resolved(), Cost()
+    batches = {}
+    for name in config.tasks:
+        task = TASKS.get(name)
+        batches[name] = _examples(name, config.train_size) / (config.batch_size or (task.batch_size if task else 32))
+    epochs = float(config.epochs)
+    per_epoch = sum(batches.values())
+    steps = config.steps or math.ceil(epochs * per_epoch)
+    for name, count in batches.items():
+        task = TASKS.get(name)
+        limit = config.max_length or (task.max_length if task else 128)
+        batch = config.batch_size or (task.batch_size if task else 32)
+        own = steps * count / per_epoch
+        total += _training(own, own * batch * _length(name, limit), steps // per_epoch + 1, name, limit)
+    total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
+    total *= len(config.seeds)
+    # The stages of a sharing that finds its own tickets, or fine-tunes afterwards.
+    for name in config.tasks:
+        alone = TransferConfig(
+            target="", task=name, epochs=config.single_epochs, batch_size=config.batch_size, save_model=True
+        )
+        count = (config.tickets == AUTO and config.level_of(name) > 0) + len(config.seeds) * config.fine_tune
+        total += _fine_tuning(alone, model) * count
+    return total
+
+
+def _super(settings: SuperConfig, model: ModelSize) -> Cost:
+    config = settings.resolved()
+    points = 1 + len(config.level) * len(config.selections)
+    total = Cost()
+    for _, fine_tuning in config.grid():
+        total += _fine_tuning(fine_tuning, model) * points
+    # One more training gives the model of the importances, which is kept, and losing tickets copy these.
+    found = SearchConfig(
+        model="", method="importance", level=config.level, importance_from=f"-{config.fine_tuning.task}-",
+        train_size=config.importance_train_size,
+    )  # fmt: skip
+    scores = _importance(found.resolved(), model)
+    total += scores + Cost(weight_bytes=scores.weight_bytes * ("losing" in config.selections))
+    total += Cost(weight_bytes=_TICKET_BYTES * len(config.level) * len(config.selections))
+    if config.importance_from is None:
+        single = next(config.grid())[1].model_copy(update={"seeds": config.fine_tuning.seeds[:1], "save_model": True})
+        total += _fine_tuning(single, model)
+    return total
+
+
+def size_of(name: str) -> ModelSize:
+    """Return the approximate size of a model by its name or folder; an unknown one counts as BERT-base."""
+    try:
+        config = json.loads((Path(name) / "config.json").read_text(encoding="utf-8"))
+        layers, width, words = (int(config[key]) for key in ("num_hidden_layers", "hidden_size", "vocab_size"))
+        heads = int(config.get("num_attention_heads", 12))
+        return ModelSize(layers, width, heads, words, words * width + 12 * layers * width**2)
+    except (OSError, ValueError, KeyError, TypeError):  # no local folder, or one that the run will refuse
+        return next((size for part, size in MODEL_SIZES.items() if part in name.lower()), MODEL_SIZES["base"])
+
+
+_INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
+
+
+class Estimator:
+    """Estimates the seconds and bytes of runs that are left, from similar runs in the store."""
+
+    def __init__(self, plan: Plan, records: Mapping[str, Record]) -> None:
+        self._plan = plan
+        self._records = records
+        measured: dict[tuple[str, ...], list[float]] = {}
+        for record in records.values():
+            settings = _settings_of(record) if record.status == "done" and record.seconds is not None else None
+            if settings is not None:
+                config = _flat(record.config)
+                seconds = float(record.seconds or 0.0) / (self._cost(settings, config).tokens or 1.0)
+                measured.setdefault(self._kind(record.verb, config), []).append(seconds)
+        self._typical = {kind: statistics.median(seconds) for kind, seconds in measured.items()}
+
+    def estimate(self, left: Iterable[str], workers: int) -> dict[str, Any]:
+        """Return the costs of runs that are left.
+
+        `seconds`; `tokens`, trained on, of those that are only read a third; `trainings`; `bytes` that stay in the
+        store, and `scratch_bytes` of the checkpoints of runs at work; `runs`, and `measured_runs`, which have similar
+        runs in the store.
+        """
+        seconds, total, kept, scratch, measured, count = 0.0, Cost(), 0.0, 0.0, 0, 0
+        for run in (self._plan.runs[run] for run in left):
+            config = _flat(dict(run.settings))
+            cost, size = self._cost(run.settings, config), size_of(self._model(config))
+            known = self._typical.get(self._kind(run.verb, config))
+            guess = _FIXED_SECONDS + cost.tokens * _TOKEN_SECONDS * size.encoder
+            seconds += guess if known is None else known * (cost.tokens or 1.0)
+            total += cost
+            kept += _RESULT_BYTES + (_WEIGHT_BYTES * size.parameters if run.verb == "export" else 0)
+            scratch = max(scratch, 2 * _STATE_BYTES * size.parameters if cost.trainings else 0.0)
+            measured += known is not None
+            count += 1
+        return {
+            "seconds": seconds / max(1, workers),
+            "tokens": total.tokens,
+            "trainings": total.trainings,
+            "bytes": round(kept + total.bytes),
+            "scratch_bytes": round(scratch * max(1, workers)),
+            "runs": count,
+            "measured_runs": measured,
+        }
+
+    def _cost(self, settings: Settings, config: Mapping[str, Any]) -> Cost:
+        return cost_of(settings, size_of(self._model(config)))
+
+    def _kind(self, verb: str, config: Mapping[str, Any]) -> tuple[str, ...]:
+        return (verb, self._model(config), str(config.get("method")))
+
+    def _model(self, config: Mapping[str, Any]) -> str:
+        """Return the model that a run starts from, through the runs that it refers to."""
+        config = _flat(config)
+        name = config.get("model") or config.get("target")
+        inside = _INSIDE.search(str(name))
+        if inside is None:
+            return str(name)
+        run = self._plan.runs.get(inside.group(1))
+        if run is not None:
+            return self._model(run.config)
+        record = self._records.get(inside.group(1))
+        return str(name) if record is None else self._model(record.config)
+
+
+def _settings_of(record: Record) -> Settings | None:
+    """The settings of a stored run; None where they are not those of a verb."""
+    try:
+        return VERBS[record.verb].settings.of(**record.config)
+    except (KeyError, TicketsError, TypeError):
+        return None
+
+
+def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge the nested settings `fine_tuning` of a super ticket."""
+    return {**config, **dict(config.get("fine_tuning") or {})}
+
+
+def bytes_text(count: float) -> str:
+    """Return `12 kB`, `3.4 MB` or `1.2 GB`."""
+    for unit, factor in (("GB", 1e9), ("MB", 1e6)):
+        if count >= factor:
+            return f"{count / factor:.1f} {unit}"
+    return f"{count / 1e3:.0f} kB"

@@ -1,0 +1,211 @@
+"""What a study needs before its first run: files and folders, models and data of the hub, room on the disk."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.data.corpora import HUB_CORPORA, PYDOCS_PARTS
+from winning_tickets.data.tasks import TASKS
+from winning_tickets.studies.costs import bytes_text
+from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.references import Run
+from winning_tickets.studies.worker import TINY
+
+_FOLDERS = ("data_dir", "importance_from")
+_FILES = ("task_file", "train_file", "validation_file", "pairs_file")
+_MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
+"""Settings that name tickets, runs and models; they may be names of the hub."""
+_ON_HUB = ("model", "target")
+BY_DEFAULT = ("data_dir",)
+"""Needs that are read from the hub where no folder is given."""
+
+Place = tuple[str, str]  # a setting and its value
+
+
+def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
+    """Return everything that is missing on this machine for the runs that are not done."""
+    absent = _absent(plan.runs.values())
+    if absent:  # data of finished runs may be gone
+        absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
+    reported = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
+    parameters = {value: name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
+    lines = (
+        f"{parameters.get(value, field)}={value}: there is no {what} {value}."
+        for (field, value), what in absent.items()
+        if value not in reported
+    )
+    return [*unmet_needs(plan), *dict.fromkeys(lines)]
+
+
+def unmet_needs(plan: Plan) -> list[str]:
+    """Return the missing inputs that a study declares; values that may be names of the hub are not checked."""
+    problems = []
+    for name, what in plan.study.needs.items():
+        for one in _values(plan, name):
+            if one is None and (name not in BY_DEFAULT or _reads_test_files(plan)):
+                problems.append(f"{name} is not set; it has to be {what}: --set {name}=...")
+            elif _is_missing(one):
+                problems.append(f"{name}: there is no {one}; it has to be {what}: --set {name}=...")
+    return problems
+
+
+def _reads_test_files(plan: Plan) -> bool:
+    """Return whether some run predicts test sets, which only a download of GLUE has."""
+    return any(run.verb == "submit" for run in plan.runs.values())
+
+
+def _values(plan: Plan, name: str) -> list[Any]:
+    value = plan.parameters.get(name)
+    return value if isinstance(value, list) else [value]
+
+
+def _is_missing(value: Any) -> bool:
+    """Return whether a value can only be a path, and there is nothing."""
+    if not isinstance(value, str) or is_reference(value) or value.startswith(TINY):
+        return False
+    certain = value.startswith((".", "~", "/")) or value.count("/") > 1
+    return certain and not _there(value)
+
+
+def _absent(runs: Iterable[Run]) -> dict[Place, str]:
+    """Return the settings that name missing files or folders, and what they should be."""
+    places = dict.fromkeys(place for run in runs for place in _places(run.config))
+    return {place: what for place in places if (what := _lacks(*place)) is not None}
+
+
+def _places(config: Mapping[str, Any]) -> Iterator[Place]:
+    """Yield all settings that are strings or lists of strings, also nested ones."""
+    for field, value in config.items():
+        if isinstance(value, Mapping):
+            yield from _places(value)
+        else:
+            for one in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(one, str) and not is_reference(one) and not one.startswith(TINY):
+                    yield field, one
+
+
+def _lacks(field: str, value: str) -> str | None:
+    """Return what is missing, in words; None if it is there, or may be no path."""
+    if field in _FOLDERS:
+        return None if _there(value, Path.is_dir) else "folder"
+    if field in _FILES:
+        return None if _there(value, Path.is_file) else "file"
+    if field == "corpus":
+        named = value in HUB_CORPORA or value in PYDOCS_PARTS or value.startswith("task:")
+        return None if named or _there(value) else "corpus, file or folder"
+    return "file or folder" if field in _MODELS and _is_missing(value) else None
+
+
+def _there(value: str, test: Callable[[Path], bool] = Path.exists) -> bool:
+    try:
+        return test(Path(value).expanduser())
+    except (OSError, RuntimeError):  # a name that is too long, or an unknown user
+        return False
+
+
+def list_hub_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
+    """Return the models and data sets of the hub that runs need and that this machine neither has nor can fetch."""
+    lines = []
+    for (field, value, repository, kind), runs in _repositories(plan.runs.values()).items():
+        if all(is_done(run) for run in runs) or (reason := unreachable(repository, kind)) is None:
+            continue
+        if field == "data_dir":
+            what = plan.study.needs.get(field, "a folder with the data")
+            lines.append(f"data_dir is not set, and {repository} {reason}; --set data_dir=FOLDER, {what}.")
+        else:
+            what = "text files" if field == "corpus" else "the model"
+            lines.append(f"{value}: {repository} {reason}; {_advice(plan, value)}, a folder with {what}.")
+    return lines
+
+
+def _repositories(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], list[str]]:
+    """Return the runs by what they read of the hub: the setting, its value, the repository and its kind."""
+    found: dict[tuple[str, str, str, str], list[str]] = {}
+    for run in runs:
+        for config in (run.config, dict(run.config.get("fine_tuning") or {})):
+            for place in _read_of_hub(config):
+                found.setdefault(place, []).append(run.id)
+    return found
+
+
+def _read_of_hub(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str]]:
+    for field in _ON_HUB:
+        value = config.get(field)
+        if isinstance(value, str) and _may_be_on_hub(value):
+            yield field, value, value, "model"
+    if config.get("data_dir") is not None:
+        return
+    if config.get("corpus") in HUB_CORPORA:
+        yield "corpus", str(config["corpus"]), HUB_CORPORA[str(config["corpus"])][0], "dataset"
+    for name in [config.get("task"), *(config.get("tasks") or ())]:
+        task = TASKS.get(str(name))
+        if task is not None and task.hub is not None:
+            yield "data_dir", task.hub[0], task.hub[0], "dataset"
+
+
+def _may_be_on_hub(name: str) -> bool:
+    return not (is_reference(name) or name.startswith((TINY, "builtin:", ".", "~", "/")) or _there(name))
+
+
+def _advice(plan: Plan, value: str) -> str:
+    """Return the `--set` that replaces a value, which may be one of a mapping."""
+    for name, given in plan.parameters.items():
+        if given == value:
+            return f"--set {name}=FOLDER"
+        if isinstance(given, Mapping) and value in given.values():
+            inside = ", ".join(f"{key}: {'FOLDER' if one == value else one}" for key, one in given.items())
+            return f"--set '{name}={{{inside}}}'"
+    return "give another one in the study"
+
+
+@cache
+def unreachable(repository: str, kind: str) -> str | None:
+    """Return why a repository cannot be read, in words; None if it is on this machine or the hub has it."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if _is_cached(repository, kind):
+        return None
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "is not on this machine, and HF_HUB_OFFLINE is set"
+    try:
+        huggingface_hub.HfApi().repo_info(repository, repo_type=kind, timeout=10)
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        return f"is not on this machine, and the Hugging Face hub does not give it ({type(error).__name__})"
+    except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
+        if type(error).__module__.split(".")[0] not in ("httpx", "requests", "httpcore", "urllib3"):
+            raise
+        return f"is not on this machine, and the Hugging Face hub cannot be reached ({type(error).__name__})"
+    return None
+
+
+def _is_cached(repository: str, kind: str) -> bool:
+    """Return whether the cache of the hub, or that of data sets, has some version of a repository."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repository.replace('/', '--')}" / "snapshots"
+    if folder.is_dir() and any(folder.iterdir()):
+        return True
+    prepared = Path(constants.HF_HOME) / "datasets" / repository.replace("/", "___")
+    return kind == "dataset" and prepared.is_dir()
+
+
+def room_problem(estimate: Mapping[str, Any], store: Path) -> str | None:
+    """Return a sentence if what a study keeps, with checkpoints of runs at work, does not fit on the store's disk."""
+    place = store.absolute()
+    while not place.exists():
+        place = place.parent
+    free, needed = shutil.disk_usage(place).free, estimate["bytes"] + estimate["scratch_bytes"]
+    if needed <= free:
+        return None
+    kept, scratch = bytes_text(estimate["bytes"]), bytes_text(estimate["scratch_bytes"])
+    return (
+        f"{bytes_text(needed)} of room: results and saved weights take about {kept}, checkpoints of runs at work "
+        f"{scratch}, and {bytes_text(free)} are free at {place}. Give a --store on another disk, leave runs out with "
+        "--set, or check it yourself and add --ignore-room."
+    )

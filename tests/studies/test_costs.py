@@ -1,0 +1,154 @@
+"""What runs cost, before they are done: rounds, batches of the profile, evaluations and saved models count."""
+
+from __future__ import annotations
+
+import shutil
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+from samples.study_samples import little, planned
+from winning_tickets.cli import app
+from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.costs import Estimator, cost_of, size_of
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.needs import room_problem
+from winning_tickets.studies.plan import plan_study
+from winning_tickets.studies.status import study_status
+
+BASE = size_of("google-bert/bert-base-uncased")
+MINILM = size_of("builtin:minilm")
+
+
+def study(stages, **parameters):
+    """A study of some stages."""
+    return {"name": "s", "title": "S", "scales": {"smoke": parameters}, "stages": stages}
+
+
+@pytest.mark.parametrize(
+    ("fields", "steps", "tokens"),
+    [
+        # nine rounds of three epochs of MNLI: the paper pads to 128 tokens
+        ({"tasks": ("mnli",)}, 9 * 36_816, 9 * 36_816 * 32 * 128),
+        # eight rounds of TAMT's length, pruned to 10 % before the first, with the batch of the profile
+        ({"corpus": "wikitext-103", "round_steps": 2792, "prune_first": True}, 8 * 2792, 8 * 2792 * 16 * 512),
+        ({"corpus": "wikitext-103", "round_examples": 160_000}, 9 * 10_000, 9 * 160_000 * 512),
+        # a pass over WikiText-103 in each round
+        ({"corpus": "wikitext-103"}, 9 * 13_960, 9 * 13_960 * 16 * 512),
+    ],
+)
+def test_rounds_of_iterative_pruning_count(fields, steps, tokens):
+    cost = cost_of(SearchConfig.of(model="m", method="imp", profile="paper", **fields), BASE)
+    assert cost.steps == pytest.approx(steps, rel=0.01)
+    assert tokens / 2 < cost.tokens < 2 * tokens
+    assert 9 * BASE.parameters / 8 < cost.weight_bytes < 1.1 * 9 * BASE.parameters / 8
+
+
+def test_mask_training_has_the_batch_of_its_profile_and_a_teacher():
+    fields = {"model": "m", "corpus": "wikitext-103", "steps": 17_000, "sparsity": 0.7}
+    mlm, kd = (cost_of(SearchConfig.of(**fields, objective=one, profile="paper"), BASE) for one in ("mlm", "kd"))
+    assert mlm.tokens == 17_000 * 16 * 512
+    assert kd.tokens == pytest.approx(mlm.tokens * 4 / 3)
+    assert mlm.weight_bytes > kd.weight_bytes  # its MLM head
+    assert cost_of(SearchConfig.of(**fields, objective="mlm"), BASE).tokens == 17_000 * 2048
+
+
+def test_evaluations_count():
+    config = TransferConfig(target="m", task="sst2", profile="paper")
+    rare = config.model_copy(update={"eval_steps": 10_000})
+    often, few = cost_of(config, BASE), cost_of(rare, BASE)
+    assert often.steps == few.steps == 3 * 2105
+    assert often.tokens > 1.15 * few.tokens  # 127 evaluations of 872 examples
+    assert often.log_bytes > few.log_bytes > 3 * 2105 * 100
+
+
+def test_parts_of_the_data_and_seeds_count():
+    config = TransferConfig(target="m", task="sst2", batch_size=32, epochs=1)
+    whole = cost_of(config, BASE).steps
+    assert cost_of(config.model_copy(update={"train_size": "10%", "seeds": (0, 1)}), BASE).steps == 2 * 211
+    assert whole == 2105
+    assert cost_of(config.model_copy(update={"save_model": True}), BASE).weight_bytes == 4 * BASE.parameters
+
+
+def test_super_tickets_and_sharing_cost_their_trainings():
+    fine_tuning = TransferConfig(target="m", task="rte", steps=10, seeds=(3,))
+    one = cost_of(fine_tuning, MINILM)
+    found = cost_of(SuperConfig(fine_tuning=fine_tuning, level=(10, 20)), MINILM)
+    assert found.trainings == (1 + 2 * 3) + 1
+    assert found.steps == 80
+    assert found.tokens > 8 * one.tokens  # the importances are a pass over the training set
+    assert found.weight_bytes > 4 * MINILM.parameters
+    shared = cost_of(ShareConfig(tasks=("rte", "mrpc"), model="m", steps=10), MINILM)
+    assert (shared.steps, shared.weight_bytes) == (pytest.approx(10), 4 * MINILM.parameters)
+    assert one.tokens / 2 < shared.tokens < 3 * one.tokens
+
+
+def test_an_evaluation_reads_without_training():
+    kd = cost_of(EvaluateConfig(target="m", objectives=("kd",), max_tokens=9_000), BASE)
+    mlm = cost_of(EvaluateConfig(target="m", objectives=("mlm",), max_tokens=9_000), BASE)
+    assert (kd.tokens, mlm.tokens) == (pytest.approx(6_000), pytest.approx(3_000))  # the teacher reads too
+
+
+def test_the_models_of_super_tickets_are_in_the_estimate():
+    """Table 1 keeps one fine-tuned model for each of 80 runs: 71 GB."""
+    plan = plan_study(load_study("super-tickets-table-1"), "paper")
+    estimate = Estimator(plan, {}).estimate(plan.runs, 1)
+    models = 40 * 4 * (BASE.parameters + size_of("bert-large").parameters)
+    assert models < estimate["bytes"] < 2 * models
+    assert estimate["trainings"] == 80 * (9 * 9 + 1)
+
+
+def test_the_estimate_knows_the_size_of_a_local_model(tmp_path):
+    (tmp_path / "config.json").write_text('{"num_hidden_layers": 6, "hidden_size": 384, "vocab_size": 30522}')
+    seconds = []
+    for model in ("builtin:minilm", str(tmp_path), str(tmp_path / "missing")):
+        plan = planned(study({"one": {"verb": "transfer", "with": {"target": model, "task": "rte", "steps": 100}}}))
+        seconds.append(Estimator(plan, {}).estimate(plan.runs, 1)["seconds"])
+    assert seconds[0] == seconds[1]
+    assert seconds[2] > 4 * seconds[1]  # as BERT-base, which is what is counted with where nothing is known
+
+
+def test_seconds_are_those_of_similar_runs_for_each_token(tmp_path):
+    """A fine-tuning of 100 steps took 50 seconds, so one of 1,000 steps on as long texts takes 500."""
+    stage = {"verb": "transfer", "with": {"target": "m", "task": "rte"}, "over": {"steps": [100, 1000]}}
+    plan, store = planned(study({"one": stage})), Store(tmp_path / "store")
+    short, long = plan.runs
+    store.describe(short, "transfer", plan.runs[short].config)
+    RunDirectory.claim(store.folder(short), "transfer", short, {}).finish({"verb": "transfer"})
+    record = SimpleNamespace(verb="transfer", status="done", seconds=50.0, config=plan.runs[short].config)
+    estimate = Estimator(plan, {short: record}).estimate([long], 1)
+    assert estimate["measured_runs"] == 1
+    assert estimate["seconds"] == pytest.approx(500, rel=0.15)  # and its evaluations
+    assert Estimator(plan, {short: record}).estimate([long], 2)["seconds"] == estimate["seconds"] / 2
+
+
+@pytest.fixture
+def no_room(monkeypatch):
+    """A disk with a kilobyte left."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=1000.0))
+
+
+def test_a_full_disk_is_told_before_the_first_run(tmp_path, no_room):
+    plan = planned(little())
+    status = study_status(plan, Store(tmp_path / "store"))
+    assert status["room"] == room_problem(status["estimate"], tmp_path / "store")
+    assert f"1 kB are free at {tmp_path}" in status["room"]
+    assert room_problem({"bytes": 400, "scratch_bytes": 600}, tmp_path) is None
+    assert room_problem({"bytes": 400, "scratch_bytes": 601}, tmp_path) is not None
+
+
+def test_a_study_that_does_not_fit_is_refused(tmp_path, no_room):
+    words = ["study", "run", "tamt-table-2", "--scale", "smoke", "--store", str(tmp_path / "store")]
+    for more in ([], ["--dry-run"]):
+        refused = CliRunner().invoke(app, [*words, *more])
+        assert isinstance(refused.exception, UsageError)
+        assert "of room: results and saved weights take about" in str(refused.exception)
+    planned_only = CliRunner().invoke(app, [*words, "--dry-run", "--ignore-room"])
+    assert planned_only.exit_code == 0, planned_only.output
+    assert "5 runs, 0 done" in planned_only.stdout
+    assert "Missing: " in planned_only.stdout
+    assert not (tmp_path / "store").exists()
