@@ -25,6 +25,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 FOR_TESTS = ("pytest", "pytest-timeout")
+FOR_THE_HUB = ("datasets",)  # imported only where data comes from there
 OLDEST = (3, 11)
 
 PROBE = """
@@ -52,11 +53,11 @@ def probe(python: str) -> dict[str, Any]:
 
 
 def requirements() -> list[str]:
-    """Return the requirements of the package and of its tests."""
+    """Return the requirements of the measurements: those of the package and of its tests, without the hub's."""
     import tomllib  # new in Python 3.11, and older ones get a message
 
     content = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return [*content["project"]["dependencies"], *FOR_TESTS]
+    return [*(one for one in content["project"]["dependencies"] if not one.startswith(FOR_THE_HUB)), *FOR_TESTS]
 
 
 def missing(found: dict[str, str]) -> list[str]:
@@ -100,7 +101,10 @@ def why_no_device(found: dict[str, Any]) -> str:
 def make(venv: Path, parent: dict[str, Any], inherits: bool, wheels: Path | None) -> str:
     """Make a virtual environment with what is missing, and return its Python."""
     say(f"A virtual environment is made in {venv}" + (", with the packages of this Python." if inherits else "."))
-    subprocess.run([sys.executable, "-m", "venv", str(venv)], check=True, stdout=sys.stderr)
+    if subprocess.run([sys.executable, "-m", "venv", str(venv)], check=False, stdout=sys.stderr).returncode:
+        sys.exit(
+            f"{sys.executable} cannot make virtual environments; install its module venv (python3-venv), with pip."
+        )
     python = str(venv / "bin" / "python")
     wanted = requirements()
     if inherits:

@@ -171,16 +171,13 @@ class TestPython:
         assert gpu_python.missing(good | {"transformers": "6.0.0"}) == ["transformers>=5.15,<6"]
         assert gpu_python.missing({"torch": "3"}) == ["transformers>=5.15,<6", "pytest"]
 
-    def test_the_requirements_are_those_of_the_package(self) -> None:
+    def test_this_python_is_used_as_it_is(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         import gpu_python
 
-        wanted = gpu_python.requirements()
-        assert {"torch>=2.6", "safetensors>=0.5", "pytest"} <= set(wanted)
-        assert gpu_python.missing(gpu_python.probe(sys.executable)["versions"]) == []
-
-    def test_this_python_is_used_as_it_is(self, tmp_path: Path) -> None:
-        import gpu_python
-
+        assert {"torch>=2.6", "safetensors>=0.5", "pytest"} <= set(gpu_python.requirements())
+        here = gpu_python.probe(sys.executable)
+        assert gpu_python.missing(here["versions"]) == []
+        monkeypatch.setattr(gpu_python, "probe", lambda python: here)
         assert gpu_python.find(tmp_path / "venv", None, needs_device=False) == sys.executable
         assert not (tmp_path / "venv").exists()
 
