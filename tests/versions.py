@@ -52,28 +52,14 @@ def run(which: str, words: list[str]) -> int:
     with tempfile.TemporaryDirectory(prefix=f"versions-{which}-") as folder:
         place = Path(folder)
         venv.create(place / "venv", with_pip=True)
-        python = str(place / "venv" / "bin" / "python")
-        (place / "constraints.txt").write_text(constraints() + "\n", encoding="utf-8")
-        install = [
-            python,
-            "-m",
-            "pip",
-            "install",
-            "--quiet",
-            "--upgrade",
-            "--constraint",
-            str(place / "constraints.txt"),
-        ]
-        requirement = wanted(which, allowed())
-        subprocess.run([*install, requirement, "--editable", f"{ROOT}[demo,dev,onnx]"], check=True)
-        shown = (
-            "import torch, transformers; print('transformers', transformers.__version__, 'torch', torch.__version__)"
-        )
+        python, pinned = str(place / "venv" / "bin" / "python"), place / "constraints.txt"
+        pinned.write_text(constraints() + "\n", encoding="utf-8")
+        packages = [wanted(which, allowed()), "--editable", f"{ROOT}[demo,dev,onnx]"]
+        subprocess.run([python, "-m", "pip", "install", "--quiet", "--constraint", pinned, *packages], check=True)
+        shown = "import torch, transformers; print('transformers', transformers.__version__, torch.__version__)"
         subprocess.run([python, "-c", shown], check=True)
-        options = words or ["-n", "2"]
-        return subprocess.run(
-            [python, "-m", "pytest", "-p", "no:cacheprovider", *options], cwd=ROOT, check=False
-        ).returncode
+        command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-W", OLD, *(words or ["-n", "2"])]
+        return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def main() -> None:
