@@ -56,7 +56,7 @@ class Unit:
     """A function, or a statement of a module or class body.
 
     Attributes:
-        name: qualified, such as `BandSelector.select`; for a statement the name it assigns.
+        name: qualified, such as `Selector.select`; for a statement the name it assigns.
         node: its syntax tree.
         digest: of the tree without name and docstring.
     """

@@ -94,14 +94,14 @@ def sizes_and_counts(random):
 @given(
     random=st.randoms(use_true_random=False),
     sample=st.sampled_from([64, 1 << 16]),
-    few=st.sampled_from([0, 5, 1 << 12]),
+    by_sorting=st.booleans(),  # as on a GPU
     chunk=st.sampled_from([7, 100, 1 << 18]),
     rounding=st.sampled_from([None, 50, 3, 0]),
     scale=st.sampled_from([0.0, 1e-4, 1e-2, 1.0]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
 def test_all_groups_at_once_are_those_of_the_definition_while_scores_move(
-    random, sample, few, chunk, rounding, scale, dtype
+    random, sample, by_sorting, chunk, rounding, scale, dtype
 ):
     blocks = list(sizes_and_counts(random))
     generator = torch.Generator().manual_seed(random.randint(0, 1000))
@@ -110,8 +110,10 @@ def test_all_groups_at_once_are_those_of_the_definition_while_scores_move(
         scores = (scores * rounding).round() / 50
     weights = (torch.randn(scores.shape, generator=generator) * 3).round()
     with pytest.MonkeyPatch.context() as patch:
-        for name, value in (("_SAMPLE", sample), ("_FEW", few), ("_CHUNK", chunk)):
-            patch.setattr(selection, name, value)
+        patch.setattr(selection, "_SAMPLE", sample)
+        patch.setattr(selection, "_CHUNK", chunk)
+        if by_sorting:
+            patch.setattr(selection, "_survivors", selection._sort_out)
         selector = Selector(blocks)
         for _ in range(4):
             found = iter(selector.select(scores, weights).split([b.size for b in blocks for _ in range(b.groups)]))

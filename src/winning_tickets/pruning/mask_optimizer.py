@@ -285,14 +285,13 @@ class MaskOptimizer(torch.optim.Optimizer):
         """Return the masks as one buffer."""
         if self._choose is not None:
             masks = self._choose({name: score.detach() for name, score in self.scores.items()})
-            return torch.cat([masks[name].reshape(-1) for name in self.masked.names[: len(self.scores)]]).to(
-                self._flat.device
-            )
+            parts = [masks[name].reshape(-1) for name in self.masked.names[: len(self.scores)]]
+            return torch.cat(parts).to(self._flat.device)
         keys = self._keys()
         if exact or self._thresholds is None:
             return self._selector.select(keys, self.masked.flat[: len(keys)])
-        parts = zip(self._by_group(keys), self._by_group(self._thresholds, each=1), strict=True)
-        return torch.cat([self._beyond(part, threshold).view(-1) for part, threshold in parts])
+        pairs = zip(self._by_group(keys), self._by_group(self._thresholds, each=1), strict=True)
+        return torch.cat([self._beyond(part, threshold).view(-1) for part, threshold in pairs])
 
     def _keys(self) -> Tensor:
         return self._flat.abs() if self.config.rank_by == "absolute" else self._flat
@@ -350,7 +349,12 @@ class MaskOptimizer(torch.optim.Optimizer):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore a state, and compute the masks from it."""
         state = state_dict
-        self._check_state(state)
+        own, stored = (getattr(one, "shape", one) for one in (self._thresholds, state.get("thresholds")))
+        if own != stored or set(state["scores"]) != set(self.scores):
+            raise ContentError(
+                "The checkpoint of this search was written by another version of winning-tickets, and its scores and "
+                "thresholds do not fit this one. Start again with --force, or in another --out."
+            )
         self.steps, self._exact = state["steps"], state["exact"]
         for name, score in self.scores.items():
             score.copy_(state["scores"][name])
@@ -360,23 +364,11 @@ class MaskOptimizer(torch.optim.Optimizer):
         inner = self._inner.state_dict()
         inner["state"] = {order[name]: moments for name, moments in state["moments"].items()}
         self._inner.load_state_dict(inner)
-        for group, stored in zip(self.param_groups, state["param_groups"], strict=True):
-            group.update(stored)
+        for group, settings in zip(self.param_groups, state["param_groups"], strict=True):
+            group.update(settings)
         if self._thresholds is not None:
             self._thresholds = state["thresholds"].to(self._flat.device)
         self.masked.write_flat(self._mask(self._exact))
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Refuse a state that another version wrote."""
-        own, found = self._thresholds, state.get("thresholds")
-        fits = (own is None and found is None) or (
-            isinstance(own, Tensor) and isinstance(found, Tensor) and own.shape == found.shape
-        )
-        if not fits or set(state.get("scores", ())) != set(self.scores):
-            raise ContentError(
-                "The checkpoint of this search was written by another version of winning-tickets, and its scores and "
-                "thresholds do not fit this one. Start again with --force, or in another --out."
-            )
 
 
 def _moments(parameter: Tensor, step: int | Tensor) -> dict[str, Any]:

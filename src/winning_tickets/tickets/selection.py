@@ -202,9 +202,21 @@ _SAMPLE = 1 << 16  # entries of a group that are looked at first; smaller groups
 _ONE_OF = 64  # entries of larger groups
 _NARROW, _WIDE = 0.0005, 0.004  # shares of a group that a band should hold: enough to hit, few enough to be cheap
 _SMALL = 32  # entries of a group up to which comparing each with each costs less than finding a threshold
-_FEW = 1 << 12  # entries of a group near its threshold up to which a CPU sorts them together with those of others
 
 Array = np.ndarray[Any, Any]
+
+
+@dataclass(eq=False)
+class _Part:
+    """A block, its place in the buffer, and the place of its groups among those of all parts."""
+
+    block: Block
+    place: slice
+    span: slice
+
+    def of(self, flat: Tensor) -> Tensor:
+        """Return the entries of the block `(groups, size)`."""
+        return flat[self.place].view(self.block.groups, self.block.size)
 
 
 class Selector:
@@ -221,20 +233,21 @@ class Selector:
 
     def __init__(self, blocks: Sequence[Block], ranks: Ranks | None = None) -> None:
         self._ranks = ranks or Ranks()
-        self._small: list[tuple[Block, slice]] = []
-        self._large: list[tuple[Block, slice, slice]] = []  # with the place in the buffer, and among the groups
+        self._small: list[_Part] = []
+        self._large: list[_Part] = []
         start = group = 0
         for block in blocks:
-            place = slice(start, start + block.groups * block.size)
-            start = place.stop
+            end = start + block.groups * block.size
+            part = _Part(block, slice(start, end), slice(group, group + block.groups))
+            start = end
             if ranks is None and block.size <= _SMALL and isinstance(block.kept, int):
-                self._small.append((block, place))
+                self._small.append(part)
             else:
-                self._large.append((block, place, slice(group, group + block.groups)))
-                group += block.groups
+                self._large.append(part)
+                group = part.span.stop
         self._kept, self._sizes = np.zeros((2, group), np.int64)
-        for block, _, span in self._large:
-            self._kept[span], self._sizes[span] = block.kept, block.size
+        for part in self._large:
+            self._kept[part.span], self._sizes[part.span] = part.block.kept, part.block.size
         if self._large:
             self._sizes = self._ranks.totals(torch.from_numpy(self._sizes)).cpu().numpy()
         self._bands: tuple[Tensor, Tensor] | None = None  # for the next selection
@@ -243,16 +256,15 @@ class Selector:
     def select(self, scores: Tensor, weights: Tensor | None = None) -> Tensor:
         """Return the mask `(n,)` of a buffer of scores; of equal scores the larger absolute weight survives."""
         mask = torch.empty(scores.shape, dtype=torch.bool, device=scores.device)
-        for block, place in self._small:
-            assert isinstance(block.kept, int)
-            ties = None if weights is None else _wide(weights[place]).view(-1, block.size)
-            _keep_by_wins(scores[place].view(-1, block.size), block.kept, ties, mask[place].view(-1, block.size))
+        for part in self._small:
+            _keep_by_wins(part, scores, weights, mask)
         if self._large:
             self._select_large(scores, weights, mask)
         return mask
 
     def _select_large(self, scores: Tensor, weights: Tensor | None, mask: Tensor) -> None:
-        low, high = self._find_bands(scores)
+        low, high = self._bands or (scores.new_empty(len(self._sizes)), scores.new_empty(len(self._sizes)))
+        self._sample(scores, (self._sizes <= _SAMPLE) | (self._bands is None), low, high)
         above, inside, places = self._divide(scores, mask, low, high)
         if not inside.any():
             return
@@ -263,67 +275,49 @@ class Selector:
         # The next bands are around the borders, narrower or wider by the share of entries inside the present ones.
         if (self._sizes > _SAMPLE).any():
             if not inside.all():
-                borders = torch.where(torch.from_numpy(inside > 0).to(low.device), borders, low)
+                borders = torch.where(_to(inside > 0, low), borders, low)
             share = inside / self._sizes
             factors = (
                 np.where(share > _WIDE, _WIDE / 2 / share.clip(min=_WIDE), np.where(share < _NARROW, 2.0, 1.0)) / 2
             )
-            half_widths = (high - low).mul_(torch.from_numpy(factors).to(low)).nan_to_num_(0.0, 0.0, 0.0)
+            half_widths = (high - low).mul_(_to(factors, low).to(low.dtype)).nan_to_num_(0.0, 0.0, 0.0)
             self._bands = borders - half_widths, borders + half_widths
 
-    def _find_bands(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the lowest and the highest score of each group that is looked at closely."""
-        if self._bands is None:
-            low, high = (torch.empty(len(self._sizes), dtype=scores.dtype, device=scores.device) for _ in range(2))
-            self._sample(scores, np.arange(len(self._sizes)), low, high)
-        else:
-            low, high = self._bands
-            self._sample(scores, np.flatnonzero(self._sizes <= _SAMPLE), low, high)
-        for groups, bound in ((self._kept == self._sizes, -torch.inf), (self._kept == 0, torch.inf)):
-            if groups.any():
-                low[_index(groups, low.device)] = high[_index(groups, low.device)] = bound
-        return low, high
-
-    def _sample(self, scores: Tensor, groups: Array, low: Tensor, high: Tensor) -> None:
-        """Set the bands of some groups by a sample of their scores; by all of them where a group is small."""
-        for block, place, span in self._large:
-            rows = groups[(groups >= span.start) & (groups < span.stop)]
+    def _sample(self, scores: Tensor, chosen: Array, low: Tensor, high: Tensor) -> None:
+        """Set the bands of the chosen groups by a sample of their scores; by all of them where a group is small."""
+        for part in self._large:
+            rows = np.flatnonzero(chosen[part.span])
             if not len(rows):
                 continue
-            step = min(-(-int(self._sizes[span.start]) // _SAMPLE), _ONE_OF)
-            values = scores[place].view(block.groups, block.size)[:, ::step]
-            if len(rows) < block.groups:
-                values = values[torch.from_numpy(rows - span.start).to(scores.device)]
+            step = min(-(-int(self._sizes[part.span.start]) // _SAMPLE), _ONE_OF)
+            values, groups = part.of(scores)[:, ::step], rows + part.span.start
+            to: Any = part.span
+            if len(rows) < part.block.groups:
+                values, to = values[_to(rows, low)], _to(groups, low)
             values = self._ranks.join(values.t()).t()
             # All scores of a group tell which of them is the lowest that is kept; a sample tells about where it is.
             count = values.shape[1]
-            center = (self._sizes[rows] - self._kept[rows]) / self._sizes[rows] * count
+            center = (1 - self._kept[groups] / self._sizes[groups]) * count
             margin = 2.5 * count**0.5 if step > 1 else 0.0  # at least five standard deviations of that rank
             ranks = np.stack([center - margin, center + margin]).round().clip(0, count - 1).astype(np.int64)
-            to = torch.from_numpy(rows).to(scores.device)
             low[to], high[to] = _order_statistics(values, ranks)
 
     def _divide(self, scores: Tensor, mask: Tensor, low: Tensor, high: Tensor) -> tuple[Array, Array, Tensor]:
         """Keep what is above the bands; return the counts above and inside, and the places inside, ascending."""
         above, inside, here = np.zeros((3, len(self._sizes)), np.int64)
-        found: dict[int, Tensor] = {}
-        pending = list(range(len(self._large)))
+        found: dict[_Part, Tensor] = {}
+        pending = self._large
         for attempt in range(3):
-            counts: list[list[Tensor]] = [[], []]
-            for index in pending:
-                block, place, span = self._large[index]
-                shape = (block.groups, block.size)
-                *numbers, found[index] = _compare(
-                    scores[place].view(shape), low[span], high[span], mask[place].view(shape)
-                )
-                for kind, number in zip(counts, numbers, strict=True):
-                    kind.append(number)
+            counts = []
+            for part in pending:
+                *numbers, found[part] = _compare(part.of(scores), low[part.span], high[part.span], part.of(mask))
+                counts.append(numbers)
             # One read-back for all groups: how many entries are above the bands, and above or inside them.
-            own = torch.cat([*counts[0], *counts[1]])
+            own = torch.cat([number for numbers in zip(*counts, strict=True) for number in numbers])
             total = self._ranks.totals(own)
             read = own.cpu().numpy().reshape(2, -1)
             read_total = read if total is own else total.cpu().numpy().reshape(2, -1)
-            groups = np.concatenate([np.arange(self._large[i][2].start, self._large[i][2].stop) for i in pending])
+            groups = np.concatenate([np.arange(part.span.start, part.span.stop) for part in pending])
             here[groups] = read[1] - read[0]
             above[groups], inside[groups] = read_total[0], read_total[1] - read_total[0]
             missed = (above > self._kept) | (above + inside < self._kept)
@@ -331,23 +325,19 @@ class Selector:
                 break
             # Where a band missed the border a sample gives a new one; should that miss too, all scores are looked at.
             if attempt == 0:
-                self._sample(scores, np.flatnonzero(missed), low, high)
+                self._sample(scores, missed, low, high)
             elif attempt == 1:
-                low[_index(missed, low.device)], high[_index(missed, low.device)] = -torch.inf, torch.inf
+                low[_to(missed, low)], high[_to(missed, low)] = -torch.inf, torch.inf
             else:
                 raise ContentError("A score is NaN, which has no rank; lower the learning rate, or check the data.")
-            pending = [index for index, (_, _, span) in enumerate(self._large) if missed[span].any()]
-        places = [
-            _locate(found[index], int(here[span].sum())) + place.start
-            for index, (_, place, span) in enumerate(self._large)
-            if here[span].any()
-        ]
-        return above, inside, torch.cat(places) if places else torch.empty(0, dtype=torch.long, device=scores.device)
+            pending = [part for part in self._large if missed[part.span].any()]
+        places = [_locate(found[part], int(here[part.span].sum())) + part.place.start for part in self._large]
+        return above, inside, torch.cat(places)
 
 
-def _index(groups: Array, device: torch.device) -> Tensor:
-    """Return the indices of True."""
-    return torch.from_numpy(np.flatnonzero(groups)).to(device)
+def _to(array: Array, like: Tensor) -> Tensor:
+    """Return an array as a tensor on a device."""
+    return torch.from_numpy(array).to(like.device)
 
 
 def _order_statistics(values: Tensor, ranks: Array) -> Tensor:
@@ -355,8 +345,10 @@ def _order_statistics(values: Tensor, ranks: Array) -> Tensor:
     wanted = np.unique(ranks)
     columns = np.searchsorted(wanted, ranks)
     if values.device.type != "cpu":
-        found = torch.stack([values.kthvalue(int(rank) + 1, dim=1).values for rank in wanted])
-        return found.gather(0, torch.from_numpy(columns).to(values.device))
+        found = [values.kthvalue(int(rank) + 1, dim=1).values for rank in wanted]
+        if (columns == columns[:, :1]).all():  # of all groups the same ranks, which saves an upload
+            return torch.stack([found[column] for column in columns[:, 0]])
+        return torch.stack(found).gather(0, _to(columns, values))
     # numpy's partition is 12 times faster than `kthvalue` on a CPU.
     rows = max(1, _CHUNK // values.shape[1])
     parts = np.split(values.numpy(), range(rows, len(values), rows))
@@ -406,23 +398,15 @@ def _survivors(scores: Tensor, ties: Tensor | None, inside: Array, missing: Arra
     """
     if scores.device.type != "cpu":
         return _sort_out(scores, ties, inside, missing)
-    # On a CPU numpy's partition is faster for many entries of one group; few are sorted together with those of others.
+    # On a CPU numpy's partitions are faster, and only groups where a choice is left need them.
     ends = np.cumsum(inside)
-    starts = ends - inside
     survivors = np.repeat(missing == inside, inside)
-    borders = scores[torch.from_numpy(starts.clip(max=len(scores) - 1))].clone()
-    undecided = (missing > 0) & (missing < inside)
-    for group in np.flatnonzero(undecided & (inside > _FEW)):
-        part = slice(starts[group], ends[group])
+    borders = scores.numpy()[(ends - inside).clip(max=len(scores) - 1)]
+    for group in np.flatnonzero((missing > 0) & (missing < inside)):
+        part = slice(ends[group] - inside[group], ends[group])
         keys = [scores[part].numpy(), *([] if ties is None else [ties[part].numpy()])]
         survivors[part], borders[group] = _part_out(keys, int(missing[group]))
-    few = undecided & (inside <= _FEW)
-    if few.any():
-        entries = torch.from_numpy(np.flatnonzero(np.repeat(few, inside)))
-        strengths = None if ties is None else ties[entries]
-        kept, found = _sort_out(scores[entries], strengths, inside[few], missing[few])
-        survivors[entries.numpy()], borders[torch.from_numpy(few)] = kept.numpy(), found
-    return torch.from_numpy(survivors), borders
+    return torch.from_numpy(survivors), torch.from_numpy(borders)
 
 
 def _sort_out(scores: Tensor, ties: Tensor | None, inside: Array, missing: Array) -> tuple[Tensor, Tensor]:
@@ -466,8 +450,10 @@ def _part_out(keys: Sequence[Array], missing: int) -> tuple[Array, float]:
 _AT_A_TIME = 1 << 17  # entries of small groups compared at a time on a CPU: they stay in its cache
 
 
-def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None, out: Tensor) -> None:
-    """Write the mask of small groups `(groups, size)`: an entry is kept when fewer than `keep` of its group beat it."""
+def _keep_by_wins(block: _Part, flat: Tensor, flat_weights: Tensor | None, mask: Tensor) -> None:
+    """Write the mask of a block of small groups: an entry is kept when fewer than `kept` of its group beat it."""
+    scores, out = block.of(flat), block.of(mask)
+    weights = None if flat_weights is None else _wide(block.of(flat_weights))
     groups, size = scores.shape
     on_cpu = scores.device.type == "cpu"
     step = max(1, _AT_A_TIME // size) if on_cpu else max(1, groups)
@@ -493,5 +479,5 @@ def _keep_by_wins(scores: Tensor, keep: int, weights: Tensor | None, out: Tensor
                     wins &= ~(tied & (sizes[index] < sizes[index + 1 :]))
             beaten[index + 1 :] += wins.view(byte)
             beaten[index] -= wins.view(byte).sum(0, dtype=byte)
-        kept = (beaten < keep).T
+        kept = (beaten < block.block.kept).T
         out[part] = torch.from_numpy(kept) if on_cpu else kept
