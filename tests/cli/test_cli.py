@@ -279,6 +279,7 @@ def test_a_signal_ends_a_process_of_its_own(world):
     assert_interrupted(world, (process.returncode, out, err), 143)
 
 
+@pytest.mark.usefixtures("one_thread")  # forks
 def test_kill_nine_and_run_again_gives_the_same_ticket(tickets, world, monkeypatch):
     """The process that is killed is a fork of this one: nothing is imported again."""
     words = long_search_words(world, 8)

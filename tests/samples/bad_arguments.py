@@ -307,6 +307,8 @@ ROWS: dict[str, str] = {
         --mixing ratio --main-task cola --ratio -1 | 2 | ratio
         --max-grad-norm 0 | 2 | max-grad-norm
         --single-epochs 0 | 2 | single
+        --patience 0 | 2 | patience
+        --best-by nothing | 2 | best
         --single-learning-rate 0 | 2 | single
     """,
     "compare": """
