@@ -120,9 +120,12 @@ def _has_ended(pid: int) -> bool:
 
 def name_owner(path: Path) -> str:
     """Return process, host and begin of the holder of a lock as text."""
-    owner = owner_of(path)
-    if owner is None:
-        return "a process that has just begun"
+    # The name is missing for a moment while the lock is being made, and while another process moves it to check it.
+    end = time.monotonic() + _BEGIN_SECONDS
+    while (owner := owner_of(path)) is None:
+        if time.monotonic() > end:
+            return "a process that has just begun"
+        time.sleep(_BEGIN_SECONDS / 100)
     who = f"process {owner.pid} on {owner.hostname.partition('?')[0]}"  # a container's namespace follows the "?"
     with suppress(OSError, ValueError):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
