@@ -39,7 +39,7 @@ BOUNDS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "2:4": ({"objective": "kd", "pattern": "2:4", "scope": "encoder"}, (1200, 2, 4)),
     "row": ({"objective": "kd", "ranking": "row", "scope": "encoder"}, (1400, 2, 4)),
     "global": ({"objective": "kd", "ranking": "global"}, (1200, 2, 8)),
-    "gates": ({"objective": "kd", "prune_heads": (6,), "prune_ffns": (3,)}, (1511, 7, 2)),
+    "gates": ({"objective": "kd", "prune_heads": (6,), "prune_ffns": (3,)}, (1050, 2, 0)),
 }
 
 

@@ -237,6 +237,22 @@ def test_a_compiled_training_says_so_and_loses_the_same(tmp_path, monkeypatch, c
     assert losses[True] == pytest.approx(losses[False], rel=1e-5)
 
 
+def test_gradient_checkpointing_computes_the_same_and_keeps_less(tmp_path):
+    """Losses, also with dropout, are equal to the bit; fewer tensors are kept for the backward pass."""
+    found = {}
+    for checkpointing in (False, True):
+        noted, kept = Norms(), []
+        runtime = Runtime(device="cpu", gradient_checkpointing=checkpointing)
+        trainer = ours(tmp_path / str(checkpointing), callbacks=[noted], runtime=runtime, max_steps=3)
+        with torch.autograd.graph.saved_tensors_hooks(lambda tensor, kept=kept: kept.append(0) or tensor, lambda t: t):
+            trainer.train()
+        found[checkpointing] = noted.found, len(kept), trainer.model.state_dict()
+    (losses, count, weights), (same_losses, fewer, same_weights) = found[False], found[True]
+    assert same_losses == losses
+    assert fewer < count
+    assert all(torch.equal(same_weights[name], weight) for name, weight in weights.items())
+
+
 def test_what_cannot_be_compiled_is_said_in_words(tmp_path, monkeypatch):
     def broken(graph, inputs):
         raise ValueError("there is no such instruction")

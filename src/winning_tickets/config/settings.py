@@ -132,6 +132,10 @@ class Runtime(Settings):
         "Compile the encoder with torch.compile. The first step is slow, the others are faster.",
         option="--compile",
     )
+    gradient_checkpointing: bool = _running(
+        False,
+        "Compute activations inside layers again in the backward pass: less memory, more time, the same numbers.",
+    )
     checkpoint_steps: int | None = _running(
         None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1
     )

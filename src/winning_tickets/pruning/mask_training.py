@@ -229,8 +229,7 @@ class MaskSearch:
 
     def record(self) -> dict[str, Any]:
         """Return the values of a step's log about the masks."""
-        norm = self.optimizer.grad_norm
-        return {"grad_norm": None if norm is None else float(norm)}
+        return {"grad_norm": self.optimizer.grad_norm}
 
     def ticket(self, step: int) -> Ticket:
         """Return the ticket of the present scores, exactly at the sparsity whatever the cadence of the threshold."""

@@ -224,8 +224,7 @@ class GateSearch:
     def record(self) -> dict[str, Any]:
         """Return the values of a step's log; `changed_gates` counts those that differ from the start."""
         changed = int(torch.count_nonzero(self._open() != self._start))
-        norm = self.optimizer.grad_norm
-        return {"grad_norm": None if norm is None else float(norm), "changed_gates": changed}
+        return {"grad_norm": self.optimizer.grad_norm, "changed_gates": changed}
 
     def _open(self) -> Tensor:
         """Return which gates are open, one after the other; one tensor is read back in one go."""

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 from winning_tickets.config import Runtime
 from winning_tickets.models.loading import choose_device
@@ -49,6 +50,18 @@ def check_compiler(runtime: Runtime) -> None:
             f"--compile needs a C++ compiler on a CPU, and there is none of {', '.join(_COMPILERS)}; install g++, or "
             "leave --compile out."
         )
+
+
+def checkpoint_activations(model: torch.nn.Module) -> None:
+    """Let the layers of a model in training keep no activations for the backward pass, which computes them again."""
+    whole = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    if not whole.supports_gradient_checkpointing:
+        kind = whole.config.model_type
+        raise TrainingError(f"{kind} models have no gradient checkpointing; leave --gradient-checkpointing out.")
+    # Earlier versions of transformers have only the second name. No embedding needs a gradient for it.
+    enable = getattr(whole, "activation_checkpointing_enable", None) or whole.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+    whole.disable_input_require_grads()
 
 
 def compile_(model: Any) -> None:

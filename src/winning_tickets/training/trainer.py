@@ -219,6 +219,7 @@ class TrainerArguments:
     seed: int = 42
     bf16: bool = False
     torch_compile: bool = False
+    gradient_checkpointing: bool = False
     skip_not_finite: bool = False
     report_to: tuple[str, ...] = ()  # trackers
 
@@ -248,6 +249,7 @@ def trainer_arguments(scratch: Path, runtime: Runtime, **settings: Any) -> Train
         device=device,
         bf16=runtime.bf16,
         torch_compile=runtime.torch_compile,
+        gradient_checkpointing=runtime.gradient_checkpointing,
         skip_not_finite=runtime.non_finite == "skip",
         report_to=runtime.report_to if distributed.is_main() else (),
         **settings,
@@ -309,6 +311,8 @@ class TicketTrainer:
             execution.compile_(self.model)
             if (teacher := getattr(self.objective, "teacher", None)) is not None:
                 execution.compile_(teacher)  # a module of its own
+        if self.args.gradient_checkpointing:
+            execution.checkpoint_activations(self.model)
         if state is not None:
             self.step = state["step"]
             self.optimizer.load_state_dict(state["optimizer"])
