@@ -17,6 +17,7 @@ one process per variant, above the level before the model loads.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from typing import Any
 
@@ -181,6 +182,21 @@ def peak_of_steps(options: argparse.Namespace) -> int:
     return peak_of(work, bench.device)
 
 
+def operators(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the milliseconds of a step that each operator takes itself, of the dense and the mask steps."""
+    bench, found = MaskBench(options), {}
+    for variant in ("dense", "mlm_mask", "kd_mask"):
+        step = bench.make(variant)
+        for _ in range(options.warm_up):
+            step()
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            for _ in range(options.rounds):
+                step()
+        times = {one.key: one.self_cpu_time_total / 1000 / options.rounds for one in profile.key_averages()}
+        found[variant] = {"all": sum(times.values())} | dict(sorted(times.items(), key=lambda one: -one[1])[:20])
+    return {"operator_ms_a_step": found}
+
+
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Return the measurements and the conditions of the measurement."""
     bench = MaskBench(options)
@@ -210,10 +226,13 @@ def main() -> None:
     """Parse the command line, measure, print."""
     parser = common_options(__doc__, dropout=0.0)
     parser.add_argument("--train-embeddings", action="store_true", help="train the embedding mask too")
+    parser.add_argument("--operators", action="store_true", help="where the time of a step goes, and nothing else")
     parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
         print(peak_of_steps(options))
+    elif options.operators:
+        print(json.dumps(operators(options), indent=2))
     else:
         run(parser, report)
 
