@@ -56,8 +56,12 @@ class TaskSettings(Settings):
         "Kind of the labels of your file: classification, regression, multilabel, tokens or span. By default the file "
         "is inspected.",
     )
-    train_size: str | None = _of_tasks(
-        None, "N examples or P% of each task's training set. With one seed, larger subsets contain smaller ones."
+    train_size: str | None = setting(
+        None,
+        "N examples or P% of each task's training set, and N segments or P% of the corpus. With one seed, larger "
+        "subsets contain smaller ones.",
+        DATA,
+        ON_TEXT,
     )
     batch_size: int | None = _of_tasks(None, "Batch size of each task. By default that of the task's definition.", ge=1)
     max_length: int | None = _task(

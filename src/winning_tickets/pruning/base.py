@@ -159,6 +159,7 @@ class PreparedSearch:
             mlm_probability=self.config.mlm_probability if with_labels else None,
             masked_tokens=masked_tokens,
             short_sequence_probability=self.config.short_sequence_probability,
+            train_size=self.config.train_size,
         )
 
 
@@ -381,6 +382,7 @@ def _text_source(prepared: PreparedSearch) -> TrainingSource:
         seed=config.seed,
         shuffle=True,
         mlm_probability=config.mlm_probability,
+        train_size=config.train_size,
     )
     cut = parse_segments(config.segments)
     examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
