@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from winning_tickets.data import segments as segmentation
-from winning_tickets.data.encode import Array, count_of
+from winning_tickets.data.corpora import CorpusText
+from winning_tickets.data.encode import Array, count_of, parse_size
 from winning_tickets.data.segments import Segments, Spans, generator
-from winning_tickets.data.token_cache import TokenStream
+from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.runs.errors import UsageError
 
 Batch = dict[str, torch.Tensor]
@@ -20,6 +21,10 @@ MASKED_POSITIONS, MASKED_IDS = "masked_positions", "masked_ids"
 """Names of the masked positions of a batch, counted through all its rows, and of the tokens to predict there."""
 _MASKING, _FEW, _SUBSET = 3, 5, 6  # random streams of their own
 _PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
+ENDLESS = 2**62
+"""Batches of a training whose length is not known beforehand."""
+HELD_OUT_TOKENS = 250_000
+"""Tokens of the validation part of a stream that are measured, unless there is a limit."""
 _SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in _PREFIXES)
 _HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 
@@ -74,6 +79,29 @@ class CorpusBatches(Dataset[Batch]):
             self._few = _FewMasked(tokenizer, masked_tokens, seed)
         self._padded_length = parsed.longest if parsed.form == "sections" else None
         self._token_types = parsed.form == "sections" and "token_type_ids" in tokenizer.model_input_names
+
+    @classmethod
+    def read(cls, corpus: CorpusText, tokenizer: Any, at_most_batches: int | None = None, **settings: Any) -> Self:
+        """Tokenize a corpus, a stream as far as these batches need it, and cut it.
+
+        `at_most_batches` is the number that is taken of endless ones, where it is known.
+        """
+        longest, tokens = segmentation.parse_segments(settings["segments"]).longest, settings["batch_tokens"]
+        needed = settings.get("max_tokens") or HELD_OUT_TOKENS
+        if settings["shuffle"]:
+            known = at_most_batches or settings["n_batches"]
+            needed = None if known is None or known >= ENDLESS else known * tokens
+        if (size := settings.get("train_size")) is not None and corpus.streamed:
+            number, percent = parse_size(size)
+            if percent:
+                raise UsageError(f"--train-size {size} of {corpus.name} is unknown, as it is a stream; give a number.")
+            needed = int(number) * longest
+        return cls(tokenize(corpus, tokenizer, needed), tokenizer, **settings)
+
+    @property
+    def stream(self) -> TokenStream:
+        """All tokens of the corpus, of a stream those that were read."""
+        return self._stream
 
     def _chooser(self, max_tokens: int | None, train_size: str | None) -> segmentation.Choose | None:
         """Return the choice of the segments that are used; None for all."""
