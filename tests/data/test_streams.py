@@ -56,7 +56,8 @@ def test_articles_come_from_all_files_in_turn_and_some_are_held_out(tmp_path: Pa
     # The same files as a copy of the repository, under the corpus's name.
     assert texts_of("wikipedia:20231101.en", "train", tmp_path) == train
     named = load_corpus("wikipedia:20231101.en", "train", tmp_path)
-    assert named.streamed and named.fingerprint == load_corpus(str(folder), "train").fingerprint
+    assert named.streamed
+    assert named.fingerprint == load_corpus(str(folder), "train").fingerprint
     assert named.fingerprint != load_corpus(str(folder), "validation").fingerprint
     # Another text in one file is another corpus, although no text was read for that.
     datasets.Dataset.from_dict({"text": ["w9 " * 30]}).to_parquet(folder / "train-00001-of-00003.parquet")
@@ -79,8 +80,10 @@ def test_a_stream_is_read_as_far_as_it_is_needed(tmp_path: Path, monkeypatch: py
     data = CorpusBatches.read(limited, TOKENIZER, n_batches=5, mlm_probability=None, **TRAINING)
     whole = list(corpus.lines)
     assert 80 <= data.stream.n_tokens < 120  # five batches of 16 tokens
-    assert read == whole[: len(read)] and len(read) < 20 < len(whole)
-    assert list(data.stream.offsets) == sorted(data.stream.offsets) and data.stream.n_lines == len(read)
+    assert read == whole[: len(read)]
+    assert len(read) < 20 < len(whole)
+    assert list(data.stream.offsets) == sorted(data.stream.offsets)
+    assert data.stream.n_lines == len(read)
     # The same again comes from the cache, and more of it is an entry of its own.
     first = len(read)
     CorpusBatches.read(limited, TOKENIZER, n_batches=5, mlm_probability=None, **TRAINING)
@@ -115,7 +118,8 @@ def test_wikipedia_comes_from_the_hub_at_one_revision(tmp_path: Path, monkeypatc
         prints.add(corpus.fingerprint)
     options = {"split": "train", "streaming": True, "revision": "abc"}
     assert asked[0] == ("wikimedia/wikipedia", "20231101.en", options)
-    assert len(prints) == 2 and len(list(corpus.lines)) > 60
+    assert len(prints) == 2
+    assert len(list(corpus.lines)) > 60
 
 
 def test_without_a_network_wikipedia_is_refused_at_once(tmp_path: Path) -> None:

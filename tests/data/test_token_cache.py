@@ -185,7 +185,7 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
     def interrupted(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> None:
         monkeypatch.setattr(token_cache, "_write", write)
         tokenize(corpus, tokenizer)
-        write(folder, corpus, tokenizer)
+        write(folder, corpus, tokenizer, at_most)
 
     monkeypatch.setattr(token_cache, "_write", interrupted)
     stream = tokenize(corpus_of(LINES), tokenizer)

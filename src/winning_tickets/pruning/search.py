@@ -186,7 +186,7 @@ def check_search(config: SearchConfig) -> None:
         attempt(parse_segments, config.segments)
     if config.train_size is not None:
         attempt(parse_size, config.train_size)
-        if terms and config.reads_corpus or needs.corpus:
+        if (terms and config.reads_corpus) or needs.corpus:
             attempt(check_countable, config.resolved().segments)
     if needs.corpus and config.corpus is None:
         problems.append(f"--method {config.method} needs --corpus: {_TEXTS}")
