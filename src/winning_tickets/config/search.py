@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
 from winning_tickets.config.profiles import METHOD_NEEDS, MethodNeeds, Profile
-from winning_tickets.config.settings import Count, Seed, Settings, impossible, setting
+from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
 from winning_tickets.config.weights import PRETRAINED
@@ -156,7 +156,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
     logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
-    corpus: str | None = _text(None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
+    corpus: str | None = _text(None, f"Text: {CORPORA}.")
     data_dir: str | None = _text(
         None, "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
     )

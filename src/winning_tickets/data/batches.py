@@ -52,7 +52,8 @@ class CorpusBatches(Dataset[Batch]):
         shuffle: bool,  # training: batch i is drawn with the seed; otherwise the corpus once, in order
         mlm_probability: float | None,  # share of tokens masked for MLM; None for none
         max_tokens: int | None = None,  # only the first segments, up to this number of unpadded tokens; at least one
-        train_size: str | None = None,  # only `N` segments or `P%` of them, drawn with the seed
+        train_size: str | None = None,  # only `N` segments or `P%` of them, drawn with a seed
+        train_size_seed: int | None = None,  # None for `seed`
         masked_tokens: int = 0,  # without MLM, number of tokens of each segment to corrupt
         short_sequence_probability: float = segmentation.SHORT_SEQUENCE_PROBABILITY,  # of `sections:L`
     ) -> None:
@@ -66,7 +67,8 @@ class CorpusBatches(Dataset[Batch]):
             raise UsageError(f"--max-tokens {max_tokens} must be at least 1, and limits evaluation only.")
         if train_size is not None:
             segmentation.check_countable(segments)
-        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, self._chooser(max_tokens, train_size))
+        choose = _chooser(max_tokens, train_size, seed if train_size_seed is None else train_size_seed)
+        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, choose)
         if n_batches is None and self._cut.epoch_batches is None:
             raise UsageError(
                 f"Segments {segments} are drawn at random, without an end, for training. Use packed:L or lines here."
@@ -102,18 +104,6 @@ class CorpusBatches(Dataset[Batch]):
     def stream(self) -> TokenStream:
         """All tokens of the corpus, of a stream those that were read."""
         return self._stream
-
-    def _chooser(self, max_tokens: int | None, train_size: str | None) -> segmentation.Choose | None:
-        """Return the choice of the segments that are used; None for all."""
-
-        def first(lengths: Array) -> Array:
-            return np.arange(max(1, int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))))
-
-        def some(lengths: Array) -> Array:
-            order = generator(self._seed, _SUBSET).permutation(len(lengths))
-            return np.sort(order[: count_of(str(train_size), len(lengths), "segments of the corpus")])
-
-        return some if train_size is not None else first if max_tokens is not None else None
 
     def _make_cut(
         self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, choose: segmentation.Choose | None
@@ -192,6 +182,19 @@ class CorpusBatches(Dataset[Batch]):
         attention = np.arange(ids.shape[1]) < lengths[:, None]
         types = attention & (np.arange(ids.shape[1]) >= firsts[:, None])
         return ids, attention.astype(np.int64), types.astype(np.int64)
+
+
+def _chooser(max_tokens: int | None, train_size: str | None, seed: int) -> segmentation.Choose | None:
+    """Return the choice of the segments that are used; None for all."""
+
+    def first(lengths: Array) -> Array:
+        return np.arange(max(1, int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))))
+
+    def some(lengths: Array) -> Array:
+        order = generator(seed, _SUBSET).permutation(len(lengths))
+        return np.sort(order[: count_of(str(train_size), len(lengths), "segments of the corpus")])
+
+    return some if train_size is not None else first if max_tokens is not None else None
 
 
 def count_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:
