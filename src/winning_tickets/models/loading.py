@@ -297,6 +297,19 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
         decoder.weight = nn.Parameter(dense, requires_grad=False)
 
 
+def separate_decoder(plm: PLM, masked: bool) -> None:
+    """Give a tied MLM decoder its dense matrix and bias where the embeddings are masked, so that both are saved."""
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
+    if masked and decoder.weight is embeddings:
+        untie_decoder(plm, embeddings.detach().clone())
+        if decoder.bias is not None:
+            # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
+            shared, decoder.bias = decoder.bias, nn.Parameter(decoder.bias.detach().clone())
+            shared.requires_grad_(False)  # nothing reads it any more
+        plm.model.config.tie_word_embeddings = False
+
+
 def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:
     """Return the parameters of an MLM head by the model's names, without the matrix of its decoder."""
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
