@@ -1,7 +1,7 @@
 """The scale `miniature`: the scale `paper` of a study, made small by rules that are the same for all studies.
 
-Methods, profile, epochs, early stopping, ranking and every axis stay. A tiny model takes the place of the paper's, a few
-examples of each task that of its data; steps, batches and texts are shorter, and learning rates higher in proportion.
+Methods, profile, epochs, early stopping, ranking and every axis stay. A tiny model takes the place of the paper's,
+a few examples of each task that of its data; steps, batches and texts are fewer, and learning rates higher.
 """
 
 from __future__ import annotations

@@ -113,7 +113,17 @@ def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dic
             raise unknown(f"parameter of {study.name}", name, parameters)
     merged = parameters | dict(overrides)
     # Parameters may use others, such as a corpus in the data folder.
-    return {name: substitute(value, merged) for name, value in merged.items()}
+    filled = {name: substitute(value, merged) for name, value in merged.items()}
+    return {name: _of_tasks(value, filled.get("tasks")) for name, value in filled.items()}
+
+
+def _of_tasks(value: Any, tasks: Any) -> Any:
+    """Return references by task, such as tickets, without those to tasks that are left out; other values unchanged."""
+    if not (
+        isinstance(value, Mapping) and isinstance(tasks, list) and all(is_reference(one) for one in value.values())
+    ):
+        return value
+    return {task: one for task, one in value.items() if task in tasks}
 
 
 def parse_overrides(given: list[str]) -> dict[str, Any]:
@@ -157,6 +167,8 @@ def _place_stage(
     resolver = Resolver(placed, runs, parameters)
     count = 0
     for own, fields in grid:
+        if only and not matches(only, own, so_far=True):
+            continue  # also where a reference of it would find no run
         try:
             for axes, resolved in resolver.rows(own, fields):
                 if matches(skip, axes) or (only and not matches(only, axes)):
