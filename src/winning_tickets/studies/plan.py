@@ -187,10 +187,20 @@ def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bo
     settings = verb_named(stage.verb).settings.of(**fields)
     if miniature:
         settings = miniature_settings(settings)
-    config = settings.model_dump(mode="json", exclude_defaults=True)
+    config = _fields(settings)
     needs = tuple(dict.fromkeys(target_id(text) for text in strings_in(config) if is_reference(text)))
     identity = run_id(settings, _slug(stage.verb, settings), verb=stage.verb)
     return Run(identity, stage.verb, stage_name, config, needs, settings)
+
+
+def _fields(settings: Settings) -> dict[str, Any]:
+    """Return the fields that a worker makes the same settings of: those that differ from their defaults.
+
+    A default may depend on other fields, such as the ranking on the profile; a field with the usual one is kept then.
+    """
+    found = settings.model_dump(mode="json", exclude_defaults=True)
+    again, every = type(settings).of(**found), settings.model_dump(mode="json")
+    return found | {name: every[name] for name, value in settings if getattr(again, name) != value}
 
 
 def _slug(verb: str, settings: Settings) -> str:

@@ -56,12 +56,13 @@ def tiny_folder(name: str, parent: Path) -> Path:
     `cut:FOLDER` is the data of a folder, cut to a few examples of each task.
     """
     kind, _, source = name.partition(":")
-    if kind not in MAKERS or bool(source) != (kind == CUT):
+    make = partial(_cut, Path(source)) if kind == CUT and source else MAKERS.get(name)
+    if make is None:
         raise unknown("tiny model or data set", name, MAKERS)
-    folder = parent / (f"{kind}-{digest(source)}" if source else kind)
+    folder = parent / (f"{CUT}-{digest(source)}" if source else name)
     if not folder.is_dir():
         try:
-            build_directory(folder, partial(_cut, Path(source)) if source else MAKERS[kind])
+            build_directory(folder, make)
         except Exception:
             if not folder.is_dir():  # another process was faster
                 raise
@@ -258,7 +259,7 @@ def _cut_squad(source: Path | None, folder: Path) -> None:
         (folder / f"{name}-v1.1.json").write_text(json.dumps(articles), encoding="utf-8")
 
 
-CUT = "cut"
+CUT = "cut"  # before a folder: `tiny:cut:FOLDER`
 MAKERS: dict[str, Callable[[Path], None]] = {
     "bert": _bert,
     "bert-other": partial(_bert, seed=1),
@@ -269,6 +270,5 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "text": _text,
     "glue": _glue,
     "glue-more": partial(_glue, sizes=MORE_SIZES),
-    CUT: lambda folder: None,
 }
-"""Functions that write a model or data set, by the name after `tiny:`; `cut` takes a folder."""
+"""Functions that write a model or data set, by the name after `tiny:`."""
