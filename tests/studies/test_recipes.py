@@ -388,7 +388,7 @@ def _labels(plan, stage):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_workers_make_the_settings_that_are_planned(name):
-    """It knows only the fields that the plan keeps. IMP of TAMT ranks inside each matrix, that of Chen et al. does not."""
+    """It has only the fields that the plan keeps. IMP of TAMT ranks inside each matrix, that of Chen et al. in all."""
     for run in planned(name, "paper").runs.values():
         if run.verb == "search":
             assert SearchConfig.of(**run.config) == run.settings
