@@ -394,3 +394,8 @@ def test_workers_make_the_settings_that_are_planned(name):
             assert SearchConfig.of(**run.config) == run.settings
             if run.settings.method == "imp":
                 assert run.settings.ranking == ("matrix" if name.startswith("tamt") else "global")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_miniature_has_pairs_for_every_claim(name):
+    assert [claim for claim, verdict in verdicts(name, "miniature").items() if not verdict.finding.planned] == []

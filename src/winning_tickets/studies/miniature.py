@@ -18,10 +18,10 @@ from winning_tickets.data.tasks import TASKS
 MINIATURE = "miniature"
 CUT = "tiny:cut:"  # before a folder of data, of which a few examples of each task are read
 STEPS, RATE = 200, 40  # steps of a search for one here, and how much higher rates are
-BATCH, LENGTH = 4, 4  # examples of a batch and tokens of a text for one here
+BATCH, LENGTH, LEAST_BATCH = 4, 4, 4  # examples of a batch and tokens of a text for one here
 STEP_TOKENS, TEXT_STEPS, SEGMENTS = 16, 500, 2_000  # tokens, steps of a round and segments of its text for one here
 EXAMPLES = 125  # examples of a subset for one here
-SEEDS, EVALUATED_TOKENS = 2, 2_000
+SEEDS, SEARCH_SEEDS, EVALUATED_TOKENS = 3, 2, 2_000
 MINIATURE_NOTE = (
     f"searches have 1/{STEPS} of the paper's steps (rounds over text alone 1/{TEXT_STEPS}), batches 1/{BATCH} of its "
     f"examples, texts 1/{LENGTH} of its tokens; learning rates are {RATE} times, those of masks {STEPS} times as high"
@@ -68,7 +68,7 @@ _PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "other_model": _model,
     "models": lambda models: {label: _model(name) for label, name in models.items()},
     "seeds": lambda seeds: seeds[:SEEDS],
-    "search_seeds": lambda seeds: seeds[:SEEDS],
+    "search_seeds": lambda seeds: seeds[:SEARCH_SEEDS],
     "levels": lambda levels: levels[1::3],
     "search_steps": lambda steps: {sparsity: _fewer(count) for sparsity, count in steps.items()},
     "trained_steps": _fewer,
@@ -94,13 +94,17 @@ def _subset(size: str | None, share: int = EXAMPLES) -> str | None:
     return str(max(1, int(size) // share))
 
 
+def _batch(size: int) -> int:
+    return max(LEAST_BATCH, size // BATCH)
+
+
 def _task(name: str | None) -> Task:
     return TASKS.get(str(name)) or TASKS["rte"]
 
 
 def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, Any]:
     values = {
-        "batch_size": max(1, (settings.batch_size or task.batch_size) // BATCH),
+        "batch_size": _batch(settings.batch_size or task.batch_size),
         "learning_rate": RATE * (settings.learning_rate or task.learning_rate),
         "train_size": _subset(settings.train_size),
     }
@@ -121,7 +125,7 @@ def _super(settings: SuperConfig) -> dict[str, Any]:
     return {
         "fine_tuning": settings.fine_tuning.model_copy(update=changed),
         "learning_rates": tuple(RATE * rate for rate in _ends(config.learning_rates or (2e-5,))),
-        "batch_sizes": tuple(max(1, size // BATCH) for size in _ends(config.batch_sizes or (32,))),
+        "batch_sizes": tuple(map(_batch, _ends(config.batch_sizes or (32,)))),
     }
 
 
@@ -150,7 +154,7 @@ def _search(settings: SearchConfig) -> dict[str, Any]:
     if config.train_size is not None:
         values["train_size"] = _subset(config.train_size, EXAMPLES if tasks else SEGMENTS)
     if tasks:
-        values["batch_size"] = max(1, (config.batch_size or min(task.batch_size for task in tasks)) // BATCH)
+        values["batch_size"] = _batch(config.batch_size or min(task.batch_size for task in tasks))
     if tasks and not any(task.doc_stride for task in tasks):
         values["max_length"] = (config.max_length or max(task.max_length for task in tasks)) // LENGTH
     return values
