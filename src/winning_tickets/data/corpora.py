@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from winning_tickets.data.readers import RunningFingerprint, fingerprint, read_lines, split_lines
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
 SplitName = Literal["train", "validation"]
@@ -53,6 +54,18 @@ class CorpusText:
     lines: LineSource
     fingerprint: str
     streamed: bool = False
+    cache: Path | None = None  # folder for its tokens; None takes the user's cache
+
+    @classmethod
+    def of(cls, name: str, split: str, read: Callable[[], Iterable[str]], cache: Path | None = None) -> CorpusText:
+        """The corpus whose lines, blank ones included, a function yields from the first one."""
+        state, count = RunningFingerprint(), 0
+        for line in _with_text(read()):
+            state.add(line)
+            count += 1
+        if not count:
+            raise ContentError(f"The corpus {name} ({split}) is empty: it holds no line with text in it.")
+        return cls(name, split, _LinesAnew(read, count), state.hexdigest(), cache=cache)
 
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
@@ -60,16 +73,11 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
     # A path is a text file, a folder of text files, or a folder of Parquet files with a column `text`. The files of a
     # folder are chosen by train, valid or test in their names; a single file, or a folder without such names, serves
     # both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a WikiText or Wikipedia.
+    if (given := memory.find(spec)) is not None:
+        return replace(given, split=split)
     if (stream := _stream(spec, split, data_dir)) is not None:
         return stream
-    read = _reader(spec, split, data_dir)
-    state, count = RunningFingerprint(), 0
-    for line in _with_text(read()):
-        state.add(line)
-        count += 1
-    if not count:
-        raise ContentError(f"The corpus {spec} ({split}) is empty: it holds no line with text in it.")
-    return CorpusText(spec, split, _LinesAnew(read, count), state.hexdigest())
+    return CorpusText.of(spec, split, _reader(spec, split, data_dir))
 
 
 def hub_repository(spec: str) -> str | None:

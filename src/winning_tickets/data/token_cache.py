@@ -79,7 +79,7 @@ def tokenize(corpus: CorpusText, tokenizer: Any, at_most: int | None = None) -> 
     parts = [str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)]
     limit = at_most if corpus.streamed else None
     key = fingerprint(parts if limit is None else [*parts, str(limit)])
-    return main_first(lambda: _tokenized_in(cache_root() / "tokens" / key, corpus, tokenizer, limit))
+    return main_first(lambda: _tokenized_in((corpus.cache or cache_root()) / "tokens" / key, corpus, tokenizer, limit))
 
 
 def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> TokenStream:
