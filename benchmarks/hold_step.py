@@ -31,7 +31,7 @@ from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
-from winning_tickets.training.objectives.terms import mlm_logits
+from winning_tickets.training.objectives.terms import lm_logits
 from winning_tickets.training.trainer import FiniteSteps
 
 VARIANTS = ("dense", "held", "torch_prune", "mlm", "imp")
@@ -96,7 +96,9 @@ class HoldBench(Bench):
         def step() -> None:
             with self.autocast():
                 hidden = model.base_model(self.batch["input_ids"]).last_hidden_state
-                logits = mlm_logits(model, ARCHITECTURES["bert"], hidden, self.batch["masked_positions"])
+                logits = lm_logits(
+                    model, ARCHITECTURES["bert"], hidden.flatten(0, 1).index_select(0, self.batch["masked_positions"])
+                )
                 loss = torch.nn.functional.cross_entropy(logits, self.batch["masked_ids"])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

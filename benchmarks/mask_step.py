@@ -38,7 +38,7 @@ from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout, t
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
-from winning_tickets.training.objectives.terms import mlm_logits
+from winning_tickets.training.objectives.terms import lm_logits
 from winning_tickets.training.trainer import FiniteSteps
 
 VARIANTS = ("dense", "mlm_mask", "kd_mask", "in_graph", "alike")
@@ -78,7 +78,9 @@ class MaskBench(Bench):
         def step() -> None:
             with self.autocast():
                 hidden = plm.model.base_model(self.batch["input_ids"]).last_hidden_state
-                logits = mlm_logits(plm.model, plm.architecture, hidden, self.batch["masked_positions"])
+                logits = lm_logits(
+                    plm.model, plm.architecture, hidden.flatten(0, 1).index_select(0, self.batch["masked_positions"])
+                )
                 loss = torch.nn.functional.cross_entropy(logits, self.batch["masked_ids"])
             loss.backward()
             torch.nn.utils.clip_grad_norm_(plm.model.parameters(), 1.0)

@@ -64,7 +64,7 @@ def test_a_reloaded_export_is_the_masked_model(tmp_path, kind, head, scope):
 def dense_decoder_logits(model, ticket):
     """What evaluation computes: masked encoder, decoder with the dense embedding matrix."""
     plm = load_plm(str(model), head="mlm")
-    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     decoder.weight = torch.nn.Parameter(decoder.weight.detach().clone())
     ticket.apply_(plm.model)
     return outputs(plm.model, "logits")
@@ -112,7 +112,7 @@ def test_the_mlm_head_that_a_ticket_trained_is_exported(tmp_path, kind):
         assert torch.equal(parameters[name], value)
         assert not torch.equal(before[name], value)
     decoder = load_plm(str(tmp_path / "e"), head="mlm")
-    bias = decoder.model.get_submodule(decoder.architecture.mlm_decoder).bias
+    bias = decoder.model.get_submodule(decoder.architecture.lm_decoder).bias
     assert any(torch.equal(bias, value) for value in ticket.mlm_head.values())
 
 

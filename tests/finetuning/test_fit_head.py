@@ -102,14 +102,14 @@ def test_an_ordinary_masked_lm_folder_comes_out(tmp_path, corpus, trained, kind,
     again = AutoModelForMaskedLM.from_pretrained(tmp_path / "out")
     assert torch.equal(logits_of(again), logits_of(fitted.model))
     # The bias of the decoder is the part that a careless save loses.
-    assert float(fitted.model.get_submodule(fitted.architecture.mlm_decoder).bias.detach().std()) > 0.1
+    assert float(fitted.model.get_submodule(fitted.architecture.lm_decoder).bias.detach().std()) > 0.1
     assert load_plm(str(tmp_path / "out"), head="mlm").has_mlm_head
     # The encoder, and with it the tied decoder, moves when it is told to and not otherwise.
     before = weight_hashes(load_plm(str(base)).encoder)
     after = weight_hashes(again.base_model)
     assert result["base_hash"] == base_hash(after)
     assert (before == after) != train_encoder
-    decoder = again.get_submodule(fitted.architecture.mlm_decoder)
+    decoder = again.get_submodule(fitted.architecture.lm_decoder)
     assert decoder.weight is again.get_input_embeddings().weight
     # A frozen encoder leaves no graph behind it: a step is a forward pass and the head.
     states = fitted.encoder(input_ids=torch.tensor([[2, 30, 3]])).last_hidden_state

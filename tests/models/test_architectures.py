@@ -17,6 +17,7 @@ from transformers import (
     DebertaV2ForMaskedLM,
 )
 
+from samples.tiny_decoders import DECODERS
 from samples.tiny_models import CONFIGS, TEXT, make_model
 from winning_tickets import (
     EvaluateConfig,
@@ -30,7 +31,7 @@ from winning_tickets import (
     search,
 )
 from winning_tickets.finetuning.setup import prepare_transfer as prepare_transfer
-from winning_tickets.models.architectures import ARCHITECTURES, FusedSlice, join_parts, prunable_views, split_name
+from winning_tickets.models.architectures import ARCHITECTURES, MatrixView, join_parts, prunable_views, split_name
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.pruning.one_shot import input_norms
@@ -39,7 +40,7 @@ from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.selection import pruned_count
 from winning_tickets.tickets.ticket import describe
-from winning_tickets.training.objectives.terms import mlm_logits
+from winning_tickets.training.objectives.terms import lm_logits
 
 QUIET = Runtime(quiet=True)
 IDS = torch.arange(5, 29).view(2, 12)
@@ -88,7 +89,7 @@ def zero_by_hand(masks, prefix=""):
 
 
 def test_every_architecture_has_a_tiny_model_and_names_all_roles():
-    assert set(CONFIGS) == set(ARCHITECTURES)
+    assert {*CONFIGS, *DECODERS} == set(ARCHITECTURES)
     for architecture in ARCHITECTURES.values():
         assert list(architecture.matrices) == ["Q", "K", "V", "AO", "FI", "FO"]
 
@@ -218,7 +219,7 @@ def hub_style(folder, kind, head, extra=()):
         inner = prefix if head == "mlm" else ""
         weights[f"{inner}embeddings.position_ids"] = np.arange(512)[None]
         if head == "mlm" and kind != "modernbert":
-            weights[f"{architecture.mlm_decoder}.weight"] = weights[prefix + architecture.word_embeddings].copy()
+            weights[f"{architecture.lm_decoder}.weight"] = weights[prefix + architecture.word_embeddings].copy()
         return {n: v for n, v in weights.items() if "pooler." not in n} | {name: np.zeros(3, "f4") for name in extra}
 
     edit_weights(folder, change)
@@ -244,7 +245,7 @@ def test_a_checkpoint_as_on_the_hub_loads_for_every_head(tmp_path, kind, saved, 
     with_pooler = any(name.startswith("pooler.") for name, _ in plm.encoder.named_parameters())
     assert not (with_pooler and plm.has_pooler)
     if plm.has_mlm_head:
-        decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+        decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
         assert decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings)
 
 
@@ -268,8 +269,8 @@ def test_a_checkpoint_that_lacks_a_matrix_is_refused(tmp_path, kind):
 
 
 def test_names_of_parts_are_read_and_false_ones_refused():
-    assert split_name("a.weight") == FusedSlice("a.weight", 0, 1)
-    assert split_name("a.weight[2/3]") == FusedSlice("a.weight", 2, 3)
+    assert split_name("a.weight") == MatrixView("a.weight")
+    assert split_name("a.weight[2/3]") == MatrixView("a.weight", 2, 3, 3)
     tensor = torch.arange(12.0).view(6, 2)
     assert split_name("a").of(tensor) is tensor
     assert torch.equal(split_name("a[1/3]").of(tensor), torch.tensor([[4.0, 5.0], [6.0, 7.0]]))
@@ -485,7 +486,7 @@ def test_a_head_that_borrows_the_embeddings_gets_a_decoder_and_gives_the_same(bo
     plm = load_plm(str(borrowing), head="mlm", require_mlm_head=True)
     assert torch.allclose(run(plm.model, "logits"), expected, atol=1e-5)
     positions = (torch.rand(IDS.numel()) < 0.4).nonzero().squeeze(1)
-    logits = mlm_logits(plm.model, plm.architecture, run(plm.encoder), positions)
+    logits = lm_logits(plm.model, plm.architecture, run(plm.encoder).flatten(0, 1).index_select(0, positions))
     assert torch.allclose(logits, expected.flatten(0, 1)[positions], atol=1e-5)
     plm.model.save_pretrained(tmp_path / "saved")
     again, report = AutoModelForMaskedLM.from_pretrained(tmp_path / "saved", output_loading_info=True)

@@ -12,7 +12,7 @@ from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.objectives.terms import kd_sum, mlm_logits
+from winning_tickets.training.objectives.terms import kd_sum, lm_logits
 from winning_tickets.training.parallel import shard_batch
 
 
@@ -24,7 +24,7 @@ def test_mlm_at_masked_positions_equals_the_whole_head(tmp_path, kind):
         labels = labels_of(batch)
         whole = plm.model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels)
         hidden = plm.model.base_model(batch["input_ids"], batch["attention_mask"]).last_hidden_state
-        logits = mlm_logits(plm.model, plm.architecture, hidden, batch["masked_positions"])
+        logits = lm_logits(plm.model, plm.architecture, hidden.flatten(0, 1).index_select(0, batch["masked_positions"]))
         objective = PretrainingObjective({"mlm": 1.0}, plm.architecture)
         total = objective(plm.model, batch)["mlm"]
     assert torch.allclose(logits, whole.logits[labels != -100], atol=1e-5)
@@ -122,7 +122,7 @@ def test_masked_tokens_that_are_predicted_are_counted(tmp_path):
     labels[1, :5] += 1  # wrong
     positions = (labels != -100).flatten().nonzero().squeeze(1)
     batch |= {"masked_positions": positions, "masked_ids": labels.flatten()[positions]}
-    _, correct = PretrainingObjective({"mlm": 1.0}, plm.architecture).measure(plm.model, batch)
+    correct = PretrainingObjective({"accuracy": 1.0}, plm.architecture)(plm.model, batch)["accuracy"]
     assert int(correct) == 6 + 7
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from winning_tickets.config import EvaluateConfig, Runtime
+from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.batches import CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.models.loading import (
@@ -30,9 +31,17 @@ from winning_tickets.tickets.target import Target
 from winning_tickets.training.objectives import terms as objective_terms
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
-from winning_tickets.training.objectives.terms import TERMS, needs_mlm_head, needs_of, needs_teacher
+from winning_tickets.training.objectives.terms import (
+    ALL_TERMS,
+    TERMS,
+    lm_head_of,
+    needs_lm_head,
+    needs_of,
+    needs_teacher,
+)
 
-EVALUATIONS = (*TERMS, "similarity")
+EVALUATIONS = (*TERMS, "agreement", "similarity")
+_SCORES = ("mlm_accuracy", "clm_accuracy", "greedy_agreement", "similarity_pearson", "similarity_spearman")
 
 _SAME_COSINE = 1e-6
 """Cosines in float32 that differ by less differ by rounding, and so would their correlation."""
@@ -66,11 +75,11 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     device = choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
     terms = _terms(config)
-    needs_mlm, needs_maps = needs_mlm_head(terms), "attentions" in needs_of(terms)
+    predicts, needs_maps = needs_lm_head(terms), "attentions" in needs_of(terms)
     plm = target.load(
-        "mlm" if needs_mlm else "none",
+        lm_head_of(terms),
         # The dense model's logits always come from the base's own head.
-        require_mlm_head=needs_mlm and (config.mlm_head != "ticket" or "logits" in terms),
+        require_mlm_head=predicts and (config.mlm_head != "ticket" or "logits" in terms),
         attention="eager" if needs_maps else None,
     )
     if needs_maps:
@@ -78,7 +87,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     base = base_hash(weight_hashes(plm.encoder))  # of the dense weights, before the ticket is put on
     head, teacher = _put_on(target, plm, config, device)
     # Measure; objectives that were not given keep None.
-    keys = (*(f"{name}_loss" for name in TERMS), "mlm_accuracy", "similarity_pearson", "similarity_spearman", "tokens")
+    keys = (*(f"{name}_loss" for name in TERMS), *_SCORES, "tokens")
     result: dict[str, Any] = dict.fromkeys(keys)
     with modes(plm.model, training=False), torch.no_grad():
         if terms:
@@ -94,7 +103,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         "base_hash": base,
         "method": None if ticket is None else ticket.info.method,
         "search_objective": None if ticket is None else ticket.info.config.get("objective"),
-        "mlm_head": head if needs_mlm else None,
+        "mlm_head": head if predicts else None,
         "kd_distance": config.kd_loss if "kd" in config.objectives else None,
         "kd_padding": config.kd_padding if "kd" in config.objectives else None,
         "kd_masked_tokens": config.kd_masked_tokens if "kd" in config.objectives else None,
@@ -105,8 +114,8 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
 
 
 def _terms(config: EvaluateConfig) -> list[str]:
-    """The objectives that are terms of pre-training objectives."""
-    return [name for name in TERMS if name in config.objectives]
+    """The objectives that are measured on a corpus."""
+    return [name for name in ALL_TERMS if name in config.objectives]
 
 
 def check_evaluate(config: EvaluateConfig) -> None:
@@ -119,7 +128,7 @@ def check_evaluate(config: EvaluateConfig) -> None:
         raise UsageError(
             f"--objective {terms[0]} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
         )
-    if config.kd_masked_tokens and needs_mlm_head(terms):
+    if config.kd_masked_tokens and needs_lm_head(terms):
         raise UsageError("--kd-masked-tokens cannot be used with --objective mlm or logits; measure them apart.")
     if "contrastive" in terms:
         objective_terms.check_negatives(config.segments, config.batch_tokens)
@@ -135,15 +144,15 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
     plm.model.to(device)
     masks = {} if ticket is None else ticket.all_masks(plm.encoder)
     masked = MaskedWeights(plm.encoder, list(masks))
-    if needs_mlm_head(terms):
+    if needs_lm_head(terms):
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
     # The dense model keeps the base's own head, whichever the ticket brings.
     teacher = None
     if needs_teacher(terms):
-        copied = head_without_decoder(plm) if needs_mlm_head(terms) else ()
+        copied = head_without_decoder(plm) if needs_lm_head(terms) else ()
         teacher = make_twin(plm.model, masked.dense_weights, copied)
     masked.write(masks)
-    if needs_mlm_head(terms) and config.mlm_head != "base":
+    if needs_lm_head(terms) and config.mlm_head != "base":
         if ticket is not None and ticket.mlm_head is not None:
             load_mlm_head(plm, ticket.mlm_head)
             return "ticket", teacher
@@ -157,17 +166,19 @@ def _on_corpus(
 ) -> dict[str, Any]:
     corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
     names = _terms(config)
-    if needs_mlm_head(names):
+    masks = needs_lm_head(names) and not plm.architecture.causal
+    if masks:
         objective_terms.check_mlm_tokenizer(plm.tokenizer, plm.name)
     batches = CorpusBatches.read(
         corpus,
         plm.tokenizer,
+        end=plm.end_of_text,
         segments=config.segments,
         batch_tokens=config.batch_tokens,
         n_batches=None,
         seed=config.seed,
         shuffle=False,
-        mlm_probability=0.15 if needs_mlm_head(names) else None,
+        mlm_probability=0.15 if masks else None,
         max_tokens=config.max_tokens,
         masked_tokens=config.kd_masked_tokens,
     )
@@ -187,13 +198,15 @@ def average_terms(
     settings: TermSettings | None = None,
 ) -> dict[str, Any]:
     """Average the terms of the objectives over all batches, each weighted by its count."""
-    totals = {name: torch.zeros((), dtype=torch.float64, device=device) for name in (*names, "correct")}
-    counts = dict.fromkeys(names, 0)
-    # MLM and logits are measured on the corrupted text, the others on the clean text, in a forward pass each.
+    text = next((name for name in TEXT_NAMES if name in names), None)
+    measured = (*names, *(() if text is None else ("accuracy",)))
+    totals = {name: torch.zeros((), dtype=torch.float64, device=device) for name in measured}
+    counts = dict.fromkeys(measured, 0)
+    # What predicts masked tokens is measured on the corrupted text, all else on the clean text, in a forward pass each.
     objectives = {
         corrupted: PretrainingObjective(dict.fromkeys(chosen, 1.0), plm.architecture, teacher, settings)
         for corrupted in (False, True)
-        if (chosen := [name for name in names if needs_mlm_head([name]) == corrupted])
+        if (chosen := [n for n in measured if (needs_lm_head([n]) and not plm.architecture.causal) == corrupted])
     }
     with progress("evaluating", len(batches), runtime.quiet) as advance:
         for index in range(len(batches)):
@@ -203,15 +216,16 @@ def average_terms(
                 for name, count in objective.counts(view).items():
                     counts[name] += int(count)
                 with torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16):
-                    sums, correct = objective.measure(plm.model, {key: value.to(device) for key, value in view.items()})
+                    sums = objective(plm.model, {key: value.to(device) for key, value in view.items()})
                 for name, value in sums.items():
                     totals[name] += value
-                totals["correct"] += 0 if correct is None else correct
             advance(index + 1, "")
-    means = {f"{name}_loss": float(totals[name]) / counts[name] for name in names}
-    if "mlm" in names:
-        means["mlm_accuracy"] = float(totals["correct"]) / counts["mlm"]
-    tokens = next((counts[name] for name in ("kd", "attention", "mlm", "logits") if name in counts), None)
+    keys = {name: f"{name}_loss" for name in TERMS} | {"accuracy": f"{text}_accuracy", "agreement": "greedy_agreement"}
+    means = {keys[name]: float(totals[name]) / counts[name] for name in measured}
+    counts = {name: counts[name] for name in names}
+    tokens = next(
+        (counts[name] for name in ("kd", "attention", "mlm", "clm", "logits", "agreement") if name in counts), None
+    )
     return means | {"tokens": tokens, "tokens_by_objective": counts}
 
 

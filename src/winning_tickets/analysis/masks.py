@@ -11,7 +11,7 @@ import numpy as np
 
 from winning_tickets.analysis.report.result import resulting
 from winning_tickets.config import Pattern
-from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
+from winning_tickets.models.architectures import ARCHITECTURES, prunable_views, split_name
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.tickets.files import INFO_FILE, children
@@ -87,15 +87,23 @@ def places(ticket: Ticket) -> dict[str, Place]:
     if architecture is None:
         return dict.fromkeys(ticket.masks, (None, OTHER))
     layers = re.compile(re.escape(architecture.layers).replace(r"\*", r"\d+") + r"(?=\.)")
-    roles = {name: role for role, matrices in architecture.matrices.items() for name in matrices}
+    exact = {name: role for role, matrices in architecture.matrices.items() for name in matrices}
+    roles: dict[str, list[str]] = {}  # of the parts of a parameter in their order, where sizes vary with the model
+    for name, role in exact.items():
+        roles.setdefault(name.partition("[")[0], []).append(role)
     outside = {architecture.word_embeddings: EMBEDDINGS, architecture.pooler: POOLER}
     numbers: dict[str, int] = {}  # a path may hold several indices, so layers are numbered in their order
     found: dict[str, Place] = {}
+    starts: dict[str, list[int]] = {}
+    for name in ticket.masks:
+        starts.setdefault(name.partition("[")[0], []).append(split_name(name).start)
     for name in ticket.masks:
         match = layers.match(name)
         if match:
             number = numbers.setdefault(match[0], len(numbers))
-            found[name] = (number, roles.get(name[match.end() + 1 :], OTHER))
+            parameter = name.partition("[")[0]
+            parts = dict(zip(sorted(starts[parameter]), roles.get(parameter[match.end() + 1 :], []), strict=False))
+            found[name] = (number, exact.get(name[match.end() + 1 :], parts.get(split_name(name).start, OTHER)))
         else:
             found[name] = (None, outside.get(name, OTHER))
     return found

@@ -9,11 +9,12 @@ from decimal import Decimal
 
 from winning_tickets.runs.errors import UsageError, unknown
 
-TERM_NAMES = ("mlm", "kd", "attention", "contrastive", "logits")
+TERM_NAMES = ("mlm", "clm", "kd", "attention", "contrastive", "logits")
 """The terms of a sum in canonical order; `winning_tickets.training.objectives` computes them."""
-SOURCE_NAMES = ("mlm", "task")  # the terms of methods that train weights: text, and the tasks of `--task`
-STRUCTURED_NAMES = ("mlm", "kd", "task")  # the loss that the importance of heads and FFNs is about is one of these
-GATE_NAMES = ("mlm", "kd")  # the terms that gates of heads, FFNs, neurons and layers are trained on
+TEXT_NAMES = ("mlm", "clm")  # the losses of pre-training itself: on masked tokens, or on the next one
+SOURCE_NAMES = (*TEXT_NAMES, "task")  # the terms of methods that train weights: text, and the tasks of `--task`
+STRUCTURED_NAMES = (*TEXT_NAMES, "kd", "task")  # the importance of heads and FFNs is about the loss of one of these
+GATE_NAMES = (*TEXT_NAMES, "kd")  # the terms that gates of heads, FFNs, neurons and layers are trained on
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")  # the papers' objectives, which profiles know by name
 
 ALL_NAMES = (*TERM_NAMES, "task")
@@ -46,6 +47,10 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, f
                     f"The weight {number!r} of {name} in the objective {text!r} is not a positive number; "
                     f"write {name}:0.5, or leave the term out."
                 )
+    if {*TEXT_NAMES} <= weights.keys():
+        problems.append(
+            f"The objective {text!r} has mlm, which is for encoders, and clm, for decoders; give one of them."
+        )
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
     return {name: weights[name] for name in names if name in weights}

@@ -150,8 +150,9 @@ class SearchConfig(TaskSettings, StructuredSettings):
     seed: Seed = _ticket(0, "Seed of random masks, data order and MLM masking.")
     objective: str = _objective(
         "kd",
-        "Loss. For mask-training: kd, mlm, attention, contrastive, logits, or a weighted sum such as mlm:1,kd:2. For "
-        "imp, snip and movement: mlm, task or mlm+task. For importance: kd, mlm, or task with --importance-from.",
+        "Loss. For mask-training: kd, mlm (encoders), clm (decoders), attention, contrastive, logits, or a weighted "
+        "sum such as mlm:1,kd:2. For imp, snip and movement: mlm or clm, task, or their sum. For importance: kd, mlm, "
+        "clm, or task with --importance-from.",
         methods=ON_TEXT[1:],
     )
     temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
@@ -368,9 +369,14 @@ class SearchConfig(TaskSettings, StructuredSettings):
         )
 
     @property
+    def text_term(self) -> str | None:
+        """The term that is a loss of pre-training itself: mlm or clm."""
+        return next((name for name in objectives.TEXT_NAMES if name in self.terms), None)
+
+    @property
     def reads_corpus(self) -> bool:
         if self.needs.sources:
-            return "mlm" in self.terms
+            return self.text_term is not None
         return self.needs.corpus or (self.needs.structured and bool(self.terms) and "task" not in self.terms)
 
     @property

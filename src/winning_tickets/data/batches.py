@@ -83,10 +83,18 @@ class CorpusBatches(Dataset[Batch]):
         self._token_types = parsed.form == "sections" and "token_type_ids" in tokenizer.model_input_names
 
     @classmethod
-    def read(cls, corpus: CorpusText, tokenizer: Any, at_most_batches: int | None = None, **settings: Any) -> Self:
+    def read(
+        cls,
+        corpus: CorpusText,
+        tokenizer: Any,
+        at_most_batches: int | None = None,
+        end: int | None = None,
+        **settings: Any,
+    ) -> Self:
         """Tokenize a corpus, a stream as far as these batches need it, and cut it.
 
-        `at_most_batches` is the number that is taken of endless ones, where it is known.
+        `at_most_batches` is the number that is taken of endless ones, where it is known; `end` is the token that comes
+        after each line.
         """
         longest, tokens = segmentation.parse_segments(settings["segments"]).longest, settings["batch_tokens"]
         needed = settings.get("max_tokens") or HELD_OUT_TOKENS
@@ -98,7 +106,7 @@ class CorpusBatches(Dataset[Batch]):
             if percent:
                 raise UsageError(f"--train-size {size} of {corpus.name} is unknown, as it is a stream; give a number.")
             needed = int(number) * longest
-        return cls(tokenize(corpus, tokenizer, needed), tokenizer, **settings)
+        return cls(tokenize(corpus, tokenizer, needed, end), tokenizer, **settings)
 
     @property
     def stream(self) -> TokenStream:

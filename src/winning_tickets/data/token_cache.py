@@ -34,7 +34,7 @@ _STALE_SECONDS = 24 * 3600.0
 
 @dataclass(frozen=True)
 class TokenStream:
-    """A tokenized corpus: all lines one after the other, without special tokens; memory-mapped."""
+    """A tokenized corpus: all lines one after the other, perhaps with an end-of-text token each; memory-mapped."""
 
     tokens: np.ndarray[Any, Any]  # ids, uint16 or uint32 `(n_tokens,)`
     offsets: np.ndarray[Any, Any]  # int64 `(n_lines + 1,)`; line i is `tokens[offsets[i]:offsets[i + 1]]`
@@ -68,8 +68,13 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return fingerprint(json.dumps(part, sort_keys=True) for part in (state, special, sorted(tokenizer.all_special_ids)))
 
 
-def tokenize(corpus: CorpusText, tokenizer: Any, at_most: int | None = None) -> TokenStream:
-    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache; a stream up to `at_most` tokens."""
+def tokenize(
+    corpus: CorpusText, tokenizer: Any, at_most: int | None = None, end: int | None = None
+) -> TokenStream:
+    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache; a stream up to `at_most` tokens.
+
+    The token `end` is put after each line.
+    """
     # A damaged entry is made again; of processes that need the same entry, one makes it and the others wait.
     if corpus.streamed and at_most is None:
         raise UsageError(
@@ -78,11 +83,14 @@ def tokenize(corpus: CorpusText, tokenizer: Any, at_most: int | None = None) -> 
         )
     parts = [str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)]
     limit = at_most if corpus.streamed else None
-    key = fingerprint(parts if limit is None else [*parts, str(limit)])
-    return main_first(lambda: _tokenized_in((corpus.cache or cache_root()) / "tokens" / key, corpus, tokenizer, limit))
+    key = fingerprint([*parts, *([] if limit is None else [str(limit)]), *([] if end is None else [f"end {end}"])])
+    path = (corpus.cache or cache_root()) / "tokens" / key
+    return main_first(lambda: _tokenized_in(path, corpus, tokenizer, limit, end))
 
 
-def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> TokenStream:
+def _tokenized_in(
+    path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None
+) -> TokenStream:
     if (found := _open(path)) is not None:
         return found
     try:
@@ -90,7 +98,7 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int |
             if (found := _open(path)) is not None:  # another process was faster
                 return found
             _discard(path)
-            build_directory(path, lambda folder: _write(folder, corpus, tokenizer, at_most))
+            build_directory(path, lambda folder: _write(folder, corpus, tokenizer, at_most, end))
     except TrainingError as error:
         if (found := _open(path)) is not None:  # of a process whose lock was taken over
             return found
@@ -104,7 +112,7 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int |
     return made
 
 
-def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> None:
+def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None) -> None:
     import xxhash
 
     largest = max(tokenizer.get_vocab().values())
@@ -114,7 +122,7 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None
     with (folder / _TOKENS).open("wb") as tokens, (folder / _OFFSETS).open("wb") as offsets:
         begin = _write_header(offsets, 0)
         offsets.write(np.zeros(1, "<i8").tobytes())
-        for lines in _tokenized(corpus, tokenizer, at_most):
+        for lines in _tokenized(corpus, tokenizer, at_most, end):
             ends = total + np.cumsum([len(line) for line in lines], dtype="<i8")
             content = np.fromiter(chain.from_iterable(lines), kind, count=int(ends[-1]) - total).tobytes()
             state.update(content)
@@ -146,19 +154,21 @@ def _write_header(file: Any, count: int) -> int:
     return size
 
 
-def _tokenized(corpus: CorpusText, tokenizer: Any, at_most: int | None) -> Iterator[list[list[int]]]:
+def _tokenized(
+    corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None
+) -> Iterator[list[list[int]]]:
     """Yield the ids of some lines after the other; refuse lines that differ from those of the fingerprint."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
     backend.no_padding()
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    seen, done = RunningFingerprint(), 0
+    seen, done, last = RunningFingerprint(), 0, [] if end is None else [end]
     quiet = not sys.stderr.isatty()
     with progress(f"tokenizing {corpus.name}", at_most or len(corpus.lines), quiet) as advance:
         for lines in _some_at_a_time(corpus.lines):
             for line in lines:
                 seen.add(line)
-            found = [encoding.ids for encoding in backend.encode_batch_fast(lines, add_special_tokens=False)]
+            found = [encoding.ids + last for encoding in backend.encode_batch_fast(lines, add_special_tokens=False)]
             yield found
             done += len(lines) if at_most is None else sum(map(len, found))
             advance(done, "")

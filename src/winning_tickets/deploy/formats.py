@@ -55,7 +55,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     assert ticket is not None
     encoder = target.load()
     ticket.check(encoder.encoder, source.allow_other_weights)
-    masked_lm = target.load("mlm") if with_head else encoder
+    masked_lm = target.load("lm") if with_head else encoder
     has_head = with_head and (masked_lm.has_mlm_head or ticket.mlm_head is not None)
     plm = masked_lm if has_head else encoder
     facts = {

@@ -103,7 +103,7 @@ def _with_fresh_head(config: FitHeadConfig) -> PLM:
 
 def start_from_unigrams(plm: PLM, stream: TokenStream) -> None:
     """Set the decoder's bias to the log frequencies of the corpus, so that these need not be learned first."""
-    bias = plm.model.get_submodule(plm.architecture.mlm_decoder).bias
+    bias = plm.model.get_submodule(plm.architecture.lm_decoder).bias
     if bias is None:  # ModernBERT may be configured so
         return
     counts = np.ones(bias.numel())  # one more of each token: the logarithm of none would be infinite

@@ -1,7 +1,9 @@
-"""ARCHITECTURES: for each family of encoders its prunable matrices and its MLM head; slices of fused parameters."""
+"""ARCHITECTURES: for each family its prunable matrices and its language-model head; matrices inside parameters."""
 
 from __future__ import annotations
 
+import itertools
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -33,14 +35,16 @@ class HeadWithoutDecoder:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Names of one family's prunable matrices and MLM head; see docs/how_to/add_an_architecture.md."""
+    """Names of one family's prunable matrices and language-model head; see docs/how_to/add_an_architecture.md."""
 
     layers: str  # path of the Transformer layers, `*` for the indices of a list, such as `encoder.layer.*`
-    matrices: Mapping[Role, tuple[str, ...]]  # relative to a layer; `weight[0/3]` is a slice of a fused parameter
+    # Relative to a layer, see `MatrixView`. `{heads}` and the like are filled in from the configuration.
+    matrices: Mapping[Role, tuple[str, ...]]
     word_embeddings: str
     pooler: str | None
-    mlm_head: tuple[str, ...]  # modules of the ForMaskedLM class, applied in order to hidden states `(n, hidden)`
-    mlm_decoder: str  # output projection of that head, tied to the word embeddings
+    lm_head: tuple[str, ...]  # modules of the class with that head, applied in order to hidden states `(n, hidden)`
+    lm_decoder: str  # output projection of that head, perhaps tied to the word embeddings
+    causal: bool = False  # a decoder: each token sees those before it, and the head predicts the next one
     other_mlm_head: HeadWithoutDecoder | None = None  # a second kind of head in some checkpoints of the family
     per_layer: tuple[str, ...] = ()  # lists in the configuration with one entry per layer
     shared_layers: bool = False  # whether several layers apply the same stored weights
@@ -57,10 +61,23 @@ class Architecture:
             paths = [f"{path}.{name}".lstrip(".") for path, name in children]
         return paths
 
+    def matrices_of(self, config: Any) -> dict[Role, tuple[str, ...]]:
+        """Return the names of the matrices of a model of this configuration by role, relative to a layer."""
+        heads = config.num_attention_heads
+        groups = getattr(config, "num_key_value_heads", None) or heads
+        unit = math.gcd(heads, groups)  # of rows that queries, keys and values have several of
+        queries, keys = heads // unit, groups // unit
+        sizes = {"heads": heads, "queries": queries, "queries_and_keys": queries + keys, "all": queries + 2 * keys}
+        return {
+            role: tuple(str(split_name(name.format(**sizes))) for name in names)
+            for role, names in self.matrices.items()
+        }
+
     def layer_matrices(self, encoder: nn.Module) -> list[dict[Role, tuple[str, ...]]]:
         """Return the full names of the matrices by role, for each layer of `layer_paths`."""
+        matrices = self.matrices_of(encoder.config)
         return [
-            {role: tuple(f"{path}.{name}" for name in names) for role, names in self.matrices.items()}
+            {role: tuple(f"{path}.{name}" for name in names) for role, names in matrices.items()}
             for path in self.layer_paths(encoder)
         ]
 
@@ -108,18 +125,35 @@ _BERT = Architecture(
     },
     word_embeddings="embeddings.word_embeddings.weight",
     pooler="pooler.dense.weight",
-    mlm_head=("cls",),
-    mlm_decoder="cls.predictions.decoder",
+    lm_head=("cls",),
+    lm_decoder="cls.predictions.decoder",
+)
+
+_LLAMA = Architecture(
+    layers="layers.*",
+    matrices={
+        "Q": ("self_attn.q_proj.weight",),
+        "K": ("self_attn.k_proj.weight",),
+        "V": ("self_attn.v_proj.weight",),
+        "AO": ("self_attn.o_proj.weight",),
+        "FI": ("mlp.gate_proj.weight", "mlp.up_proj.weight"),
+        "FO": ("mlp.down_proj.weight",),
+    },
+    word_embeddings="embed_tokens.weight",
+    pooler=None,
+    lm_head=("lm_head",),
+    lm_decoder="lm_head",
+    causal=True,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
-    "roberta": replace(_BERT, mlm_head=("lm_head",), mlm_decoder="lm_head.decoder"),
+    "roberta": replace(_BERT, lm_head=("lm_head",), lm_decoder="lm_head.decoder"),
     "electra": replace(
         _BERT,
         pooler=None,
-        mlm_head=("generator_predictions", "generator_lm_head"),
-        mlm_decoder="generator_lm_head",
+        lm_head=("generator_predictions", "generator_lm_head"),
+        lm_decoder="generator_lm_head",
     ),
     "distilbert": Architecture(
         layers="transformer.layer.*",
@@ -133,8 +167,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         word_embeddings="embeddings.word_embeddings.weight",
         pooler=None,
-        mlm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
-        mlm_decoder="vocab_projector",
+        lm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+        lm_decoder="vocab_projector",
     ),
     "mpnet": Architecture(
         layers="encoder.layer.*",
@@ -148,8 +182,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         word_embeddings="embeddings.word_embeddings.weight",
         pooler="pooler.dense.weight",
-        mlm_head=("lm_head",),
-        mlm_decoder="lm_head.decoder",
+        lm_head=("lm_head",),
+        lm_decoder="lm_head.decoder",
     ),
     "albert": Architecture(
         layers="encoder.albert_layer_groups.*.albert_layers.*",
@@ -163,8 +197,8 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         word_embeddings="embeddings.word_embeddings.weight",
         pooler="pooler.weight",
-        mlm_head=("predictions",),
-        mlm_decoder="predictions.decoder",
+        lm_head=("predictions",),
+        lm_decoder="predictions.decoder",
         shared_layers=True,
     ),
     # DeBERTa v2 and v3. Its pooler belongs to the classification head.
@@ -199,45 +233,135 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         word_embeddings="embeddings.tok_embeddings.weight",
         pooler=None,
-        mlm_head=("head", "decoder"),
-        mlm_decoder="decoder",
+        lm_head=("head", "decoder"),
+        lm_decoder="decoder",
         per_layer=("layer_types",),
+    ),
+    # Decoders. Llama's names are those of most families.
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": replace(_LLAMA, per_layer=("layer_types",)),
+    "qwen3": replace(_LLAMA, per_layer=("layer_types",)),
+    "gemma2": replace(_LLAMA, per_layer=("layer_types",)),
+    "gemma3_text": replace(_LLAMA, per_layer=("layer_types",)),
+    "phi3": replace(
+        _LLAMA,
+        matrices={
+            "Q": ("self_attn.qkv_proj.weight[0:{queries}/{all}]",),
+            "K": ("self_attn.qkv_proj.weight[{queries}:{queries_and_keys}/{all}]",),
+            "V": ("self_attn.qkv_proj.weight[{queries_and_keys}:{all}/{all}]",),
+            "AO": ("self_attn.o_proj.weight",),
+            "FI": ("mlp.gate_up_proj.weight[0/2]", "mlp.gate_up_proj.weight[1/2]"),  # the gate, then what it multiplies
+            "FO": ("mlp.down_proj.weight",),
+        },
+    ),
+    "opt": replace(
+        _LLAMA,
+        layers="decoder.layers.*",
+        matrices={
+            "Q": ("self_attn.q_proj.weight",),
+            "K": ("self_attn.k_proj.weight",),
+            "V": ("self_attn.v_proj.weight",),
+            "AO": ("self_attn.out_proj.weight",),
+            "FI": ("fc1.weight",),
+            "FO": ("fc2.weight",),
+        },
+        word_embeddings="decoder.embed_tokens.weight",
+    ),
+    "gpt_neox": replace(  # Pythia; the query, key and value of a head are neighbors
+        _LLAMA,
+        matrices={
+            "Q": ("attention.query_key_value.weight[0/3x{heads}]",),
+            "K": ("attention.query_key_value.weight[1/3x{heads}]",),
+            "V": ("attention.query_key_value.weight[2/3x{heads}]",),
+            "AO": ("attention.dense.weight",),
+            "FI": ("mlp.dense_h_to_4h.weight",),
+            "FO": ("mlp.dense_4h_to_h.weight",),
+        },
+        word_embeddings="embed_in.weight",
+    ),
+    "gpt2": replace(  # and DistilGPT2; Conv1D stores matrices as `(in, out)`
+        _LLAMA,
+        layers="h.*",
+        matrices={
+            "Q": ("attn.c_attn.weight.T[0/3]",),
+            "K": ("attn.c_attn.weight.T[1/3]",),
+            "V": ("attn.c_attn.weight.T[2/3]",),
+            "AO": ("attn.c_proj.weight.T",),
+            "FI": ("mlp.c_fc.weight.T",),
+            "FO": ("mlp.c_proj.weight.T",),
+        },
+        word_embeddings="wte.weight",
     ),
 }
 
 
-_NAME = re.compile(r"(?P<parameter>[^\[\]]+)\[(?P<index>0|[1-9]\d*)/(?P<count>[2-9]|[1-9]\d+)\]")
+_NAME = re.compile(
+    r"(?P<parameter>[^\[\]]+?)(?P<transposed>\.T)?"
+    r"(\[(?P<start>0|[1-9]\d*)(:(?P<stop>[1-9]\d*))?/(?P<count>[2-9]|[1-9]\d+)(x(?P<blocks>[2-9]|[1-9]\d+))?\])?"
+)
 
 
 @dataclass(frozen=True)
-class FusedSlice:
-    """A prunable matrix: a whole parameter, or one of several equal slices of a fused one, along dimension 0."""
+class MatrixView:
+    """A prunable matrix `(out, in)`: a parameter, or a part of one that joins several matrices along `out`.
+
+    It is written `PARAMETER[0/3]` for the first of three equal parts, `[2:3/4]` for parts of other sizes in units of a
+    fourth, and `[0/3x8]` where each of eight equal blocks has its own three parts: the matrix then is
+    `(8, out / 8, in)`. `.T` after the parameter says that it is stored as `(in, out)`.
+    """
 
     parameter: str  # the encoder's own name
-    index: int = 0
-    count: int = 1  # number of slices
+    start: int = 0
+    stop: int = 1
+    count: int = 1  # number of units along `out`, or along each block of it
+    blocks: int = 1
+    transposed: bool = False
+
+    def __str__(self) -> str:
+        place = f"{self.start}" if self.stop == self.start + 1 else f"{self.start}:{self.stop}"
+        blocks = f"x{self.blocks}" if self.blocks > 1 else ""
+        part = f"[{place}/{self.count}{blocks}]" if self.count > 1 else ""
+        return f"{self.parameter}{'.T' if self.transposed else ''}{part}"
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """Return a parameter with `out` as its first dimension, as a view; a bias has no other one."""
+        return tensor.t() if self.transposed and tensor.dim() == 2 else tensor
 
     def of(self, tensor: Tensor) -> Tensor:
-        """Return this slice of a tensor of the parameter's shape, as a view."""
+        """Return this matrix in a tensor of the parameter's shape, or its entries of a bias, as a view."""
+        whole = self.whole(tensor)
         if self.count == 1:
-            return tensor
-        rows, rest = divmod(tensor.shape[0], self.count)
+            return whole
+        rows, rest = divmod(whole.shape[0], self.count * self.blocks)
         if rest:
             raise ContentError(
-                f"{self.parameter} has {tensor.shape[0]} rows, not {self.count} equal parts; "
+                f"{self.parameter} has {whole.shape[0]} rows, not {self.count * self.blocks} equal parts; "
                 "is it another architecture?"
             )
-        return tensor.narrow(0, self.index * rows, rows)
+        if self.blocks > 1:
+            whole = whole.unflatten(0, (self.blocks, -1))
+        dimension = int(self.blocks > 1)
+        return whole.narrow(dimension, self.start * rows, (self.stop - self.start) * rows)
 
 
-def split_name(name: str) -> FusedSlice:
+def split_name(name: str) -> MatrixView:
     """Parse the name of a matrix, such as `attn.Wqkv.weight[0/3]`."""
-    if not name.endswith("]"):
-        return FusedSlice(name)
     match = _NAME.fullmatch(name)
-    if match is None or int(match["index"]) >= int(match["count"]):
-        raise ContentError(f"{name} is not the name of a matrix; parts are written NAME[0/3], NAME[1/3], NAME[2/3].")
-    return FusedSlice(match["parameter"], int(match["index"]), int(match["count"]))
+    if match is not None and match["count"] is None:
+        return MatrixView(match["parameter"], transposed=match["transposed"] is not None)
+    if match is not None:
+        start, count = int(match["start"]), int(match["count"])
+        stop = int(match["stop"] or start + 1)
+        if start < stop <= count:
+            blocks = int(match["blocks"] or 1)
+            return MatrixView(match["parameter"], start, stop, count, blocks, match["transposed"] is not None)
+    raise ContentError(f"{name} is not the name of a matrix; parts are written NAME[0/3], NAME[1/3], NAME[2/3].")
+
+
+def module_of(name: str) -> str:
+    """Return the path of the module that holds a matrix: `mlp.Wi.weight[0/2]` -> `mlp.Wi`."""
+    return split_name(name).parameter.removesuffix(".weight")
 
 
 def present_in(encoder: nn.Module, names: Iterable[str]) -> list[str]:
@@ -263,22 +387,34 @@ def matrices_of(tensors: Mapping[str, Tensor], names: Iterable[str]) -> dict[str
 
 
 def join_parts(masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join bool masks of matrices to masks of parameters; a slice without a mask is kept."""
-    # Parameters come in the order of their first slice; masks of whole parameters share the given memory.
-    found: dict[str, dict[FusedSlice, Tensor]] = {}
+    """Join bool masks of matrices to masks of parameters; a part without a mask is kept."""
+    # Parameters come in the order of their first matrix; masks of whole parameters share the given memory.
+    found: dict[str, dict[MatrixView, Tensor]] = {}
     for name, mask in masks.items():
         part = split_name(name)
         found.setdefault(part.parameter, {})[part] = mask
     joined = {}
     for parameter, parts in found.items():
-        counts, shapes = {part.count for part in parts}, {mask.shape for mask in parts.values()}
-        if len(counts) > 1 or len(shapes) > 1:
+        first, *others = parts
+        if not others and first.count == 1:
+            joined[parameter] = first.whole(parts[first]).contiguous()
+            continue
+        units = sorted((part.start, part.stop) for part in parts)
+        sizes = {mask.shape[part.blocks > 1] / (part.stop - part.start) for part, mask in parts.items()}
+        kinds = {
+            (part.count, part.blocks, part.transposed, parts[part].shape[(part.blocks > 1) + 1 :]) for part in parts
+        }
+        overlap = any(after < stop for (_, stop), (after, _) in itertools.pairwise(units))
+        if len(kinds) > 1 or len(sizes) > 1 or overlap:
             raise ContentError(
-                f"The masks of {parameter} do not fit together: found parts of {sorted(counts)} with shapes "
-                f"{sorted(map(tuple, shapes))}, expected parts of one number and shape."
+                f"The masks of {parameter} do not fit together: found parts of {sorted({p.count for p in parts})} with "
+                f"shapes {sorted({tuple(mask.shape) for mask in parts.values()})}, expected parts of one number and "
+                "shape."
             )
-        (count,), (shape,) = counts, shapes
-        slices = [parts.get(FusedSlice(parameter, i, count)) for i in range(count)]
-        kept = [torch.ones(shape, dtype=torch.bool) if mask is None else mask for mask in slices]
-        joined[parameter] = torch.cat(kept) if count > 1 else kept[0]
+        rows = first.count * first.blocks * int(sizes.pop())
+        mask = torch.ones((rows, *parts[first].shape[(first.blocks > 1) + 1 :]), dtype=torch.bool)
+        mask = first.whole(mask).contiguous()
+        for part, kept in parts.items():
+            part.of(mask).copy_(kept)
+        joined[parameter] = mask
     return joined

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.models.architectures import ARCHITECTURES, split_name
+from winning_tickets.models.architectures import ARCHITECTURES, module_of
 from winning_tickets.models.loading import CLASSES, PLM, Head, load_plm
 from winning_tickets.models.modeling_compact import COMPACT, PREFIX, compact_class, shrink_
 from winning_tickets.models.structure import OpenUnits, Structure, open_units, structure_of
@@ -102,10 +102,7 @@ def _indices(kept: Tensor) -> Tensor:
 def _paths(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
     """Paths, within a layer, of the modules that become smaller."""
 
-    def module(name: str) -> str:
-        return split_name(name).parameter.removesuffix(".weight")
-
-    matrices = {role: [module(name) for name in names] for role, names in structure.matrices.items()}
+    matrices = {role: [module_of(name) for name in names] for role, names in structure.matrices.items()}
     attention = matrices["Q"][0].rpartition(".")[0]
     first = encoder.get_submodule(f"{structure.layers[0]}.{attention}")
     projections = list(dict.fromkeys(name for role in ("Q", "K", "V") for name in matrices[role]))

@@ -93,11 +93,11 @@ def find_encoder(model: nn.Module, names: Iterable[str]) -> Encoder:
 
 
 def _num_heads(model: nn.Module, path: str) -> int | None:
-    """The number of heads in the configuration of the innermost module around a path that has one."""
+    """The number of heads, or of groups that share a key, by the innermost module around a path that knows it."""
     steps = path.split(".")
     for end in range(len(steps), -1, -1):
         config = getattr(model.get_submodule(".".join(steps[:end])), "config", None)
-        if (found := getattr(config, "num_attention_heads", None)) is not None:
+        if found := getattr(config, "num_key_value_heads", None) or getattr(config, "num_attention_heads", None):
             return int(found)
     return None
 

@@ -23,10 +23,12 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
-Head = Literal["none", "mlm", "classification", "tokens", "span"]
+Head = Literal["none", "mlm", "clm", "lm", "classification", "tokens", "span"]
+"""Head of a model: `lm` is that of its pre-training, `mlm` of an encoder and `clm` of a decoder."""
 CLASSES: dict[Head, str] = {
     "none": "AutoModel",
     "mlm": "AutoModelForMaskedLM",
+    "clm": "AutoModelForCausalLM",
     "classification": "AutoModelForSequenceClassification",
     "tokens": "AutoModelForTokenClassification",
     "span": "AutoModelForQuestionAnswering",
@@ -63,13 +65,25 @@ class PLM:
     name: str  # as the user gave it, such as `builtin:minilm`; of a model in memory where that was loaded from
     revision: str | None
     layers: int | None  # number of layers that were kept; None means all
-    has_mlm_head: bool  # whether the checkpoint has a trained MLM head (known only when loaded with `head="mlm"`)
+    has_mlm_head: bool  # whether the checkpoint has a trained language-model head (known only when loaded with one)
     has_pooler: bool = True  # whether the checkpoint has a pooler; else the model's is freshly initialized
 
     @property
     def encoder(self) -> nn.Module:
         encoder: nn.Module = self.model.base_model
         return encoder
+
+    @property
+    def end_of_text(self) -> int | None:
+        """The token that a decoder reads between two documents; None for an encoder."""
+        if not self.architecture.causal:
+            return None
+        if self.tokenizer.eos_token_id is None:
+            raise UsageError(
+                f"The tokenizer of {self.name} has no end-of-text token to put between documents; set eos_token in its "
+                "tokenizer_config.json."
+            )
+        return int(self.tokenizer.eos_token_id)
 
 
 class ModelNotFound(UsageError):  # noqa: N818 - named after the event
@@ -129,10 +143,10 @@ def load_plm(
     layers: int | None = None,  # keep only the first so many Transformer layers
     num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
     dtype: torch.dtype = torch.float32,
-    require_mlm_head: bool = False,  # refuse a checkpoint without a trained MLM head
+    require_mlm_head: bool = False,  # refuse a checkpoint without a trained language-model head
     attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:
-    """Load a pre-trained encoder with a head: none, that of MLM, or a fresh one with `num_labels` outputs."""
+    """Load a pre-trained model with a head: none, that of its pre-training, or a fresh one with some outputs."""
     import transformers
     from transformers.utils import logging as transformers_logging
 
@@ -146,14 +160,12 @@ def load_plm(
     else:
         where, state, config, name = None, given.state(), given.configuration(), given.origin or name
     architecture = _cut(config, layers, name)
-    if head not in ("none", "mlm"):
+    head = _lm_head_of(architecture, head, name)
+    if head not in ("none", "mlm", "clm"):
         config.num_labels = num_labels
     try:
         # The class of a compact export comes from this package, not from the code in the export's folder.
-        # An automatic class takes no tensors in memory.
-        own = given is not None or hasattr(config, COMPACT)
-        kind = _class_of(head, config) if own else getattr(transformers, CLASSES[head])
-        model, report = kind.from_pretrained(
+        model, report = _class_of(head, config).from_pretrained(
             where,
             state_dict=state,
             config=config,
@@ -167,6 +179,8 @@ def load_plm(
         tokenizer = load_tokenizer(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
+    if architecture.causal and tokenizer.model_max_length > 10**9:  # many tokenizers of decoders know no maximum
+        tokenizer.model_max_length = config.max_position_embeddings
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
@@ -176,20 +190,41 @@ def load_plm(
     lost = [key for key in missing if (head == "none" or key.startswith(prefix)) and key not in own_pooler]
     if lost:
         raise ContentError(f"The checkpoint {name} lacks encoder weights, for example {lost[0]}; it cannot be used.")
-    has_mlm_head = head == "mlm" and not missing
+    has_mlm_head = head in ("mlm", "clm") and not missing
     if require_mlm_head and not has_mlm_head:
+        kind, advice = "MLM", ", or give the checkpoint a head first: tickets fit-head"
+        if architecture.causal:
+            kind, advice = "language-model", ""
         raise UsageError(
-            f"{name} has no trained MLM head (missing: {', '.join(missing[:3])}), so no MLM loss can be computed. "
-            "Use --objective kd, or give the checkpoint a head first: tickets fit-head."
+            f"{name} has no trained {kind} head (missing: {', '.join(missing[:3])}), so no {head.upper()} loss can be "
+            f"computed. Use --objective kd{advice}."
         )
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
+
+
+def _lm_head_of(architecture: Architecture, head: Head, name: str) -> Head:
+    """Return the head to load; refuse the pre-training head of the other kind of model."""
+    own: Head = "clm" if architecture.causal else "mlm"
+    if head == "mlm" and architecture.causal:
+        raise UsageError(
+            f"{name} is a decoder, which predicts the next token and no masked ones; use clm, kd or logits instead of "
+            "mlm."
+        )
+    if head == "clm" and not architecture.causal:
+        raise UsageError(
+            f"{name} is an encoder, which predicts masked tokens and not the next one; use mlm, kd or logits instead "
+            "of clm."
+        )
+    return own if head == "lm" else head
 
 
 def _class_of(head: Head, config: Any) -> Any:
     """Return the class that an automatic class would choose, compact if the configuration is."""
     import transformers
 
-    found = getattr(transformers, CLASSES[head])._model_mapping[type(config)]
+    found = getattr(transformers, CLASSES[head])._model_mapping.get(type(config), None)
+    if found is None:
+        raise UsageError(f"transformers has no {CLASSES[head]} of a {config.model_type}; use a task of another kind.")
     return compact_class(found) if hasattr(config, COMPACT) else found
 
 
@@ -305,15 +340,15 @@ def base_hash(hashes: dict[str, str]) -> str:
 
 
 def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
-    """Give a tied MLM decoder a frozen dense matrix of its own; with None (embeddings not masked) the tie stays."""
-    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    """Give tied output embeddings a frozen dense matrix; with None (embeddings not masked) the tie stays."""
+    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
         decoder.weight = nn.Parameter(dense, requires_grad=False)
 
 
 def separate_decoder(plm: PLM, masked: bool) -> None:
-    """Give a tied MLM decoder its dense matrix and bias where the embeddings are masked, so that both are saved."""
-    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    """Give tied output embeddings their dense matrix and bias where the embeddings are masked, so that both are saved."""
+    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
     if masked and decoder.weight is embeddings:
         untie_decoder(plm, embeddings.detach().clone())
@@ -325,8 +360,8 @@ def separate_decoder(plm: PLM, masked: bool) -> None:
 
 
 def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:
-    """Return the parameters of an MLM head by the model's names, without the matrix of its decoder."""
-    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    """Return the parameters of a language-model head by the model's names, without the matrix of its decoder."""
+    decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     return {name: value for name, value in outside_encoder(plm.model).items() if value is not decoder.weight}
 
 

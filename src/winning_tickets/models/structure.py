@@ -1,7 +1,8 @@
 """Structure of an encoder (heads, FFNs, neurons), and gates on these units as masks of weights or in forward passes.
 
 A gate is a bool tensor, True = kept: `layers.{i}.heads` `(num_heads,)`, `layers.{i}.neurons` `(intermediate,)`,
-`layers.{i}.ffn` `(1,)` and `layers.{i}.layer` `(1,)`, which closes all heads and the FFN at once.
+`layers.{i}.ffn` `(1,)` and `layers.{i}.layer` `(1,)`, which closes all heads and the FFN at once. Where several query
+heads share a key and a value, they are one unit: `num_heads` counts the groups, and a closed one loses all of it.
 
 A closed head's context is zero before the output projection: the bias of its values is removed, the projection's is
 kept. A closed FFN adds exactly zero: the bias of its output is removed too. A closed neuron's activation is zero.
@@ -12,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Self
 
@@ -21,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from winning_tickets.models.architectures import Role, present_in, split_name
+from winning_tickets.models.architectures import Role, module_of, prunable_views, split_name
 from winning_tickets.models.loading import PLM
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -42,8 +43,9 @@ class Structure(BaseModel):
     matrices: dict[Role, tuple[str, ...]]  # relative to a layer; `weight[0/3]` is a slice of a fused parameter
     biases: dict[Role, tuple[str, ...]]  # likewise, where a matrix has one
     hidden_size: int = Field(ge=1)
-    num_heads: int = Field(ge=1)
-    head_size: int = Field(ge=1)
+    num_heads: int = Field(ge=1)  # heads that open and close alone: groups with one key and value each
+    head_size: int = Field(ge=1)  # width of the context of such a head, or of a group of them
+    key_size: int | None = Field(None, ge=1)  # rows of its key, and of its value, where that differs
     intermediate_size: int = Field(ge=1)  # neurons of an FFN
 
     @model_validator(mode="after")
@@ -62,7 +64,7 @@ class Structure(BaseModel):
         return self._module(layer, "FO")
 
     def _module(self, layer: int, role: Role) -> str:
-        return f"{self.layers[layer]}.{self.matrices[role][0]}".removesuffix(".weight")
+        return f"{self.layers[layer]}.{module_of(self.matrices[role][0])}"
 
     def names(self, layer: int, role: Role) -> list[str]:
         """Return the encoder's names of the matrices of a role."""
@@ -106,6 +108,11 @@ class OpenUnits:
     ffn: bool  # an open FFN without open neurons still adds the bias of its output
 
 
+def count_heads(config: Any) -> int:
+    """Return the number of heads of a layer that can be closed alone: those that share a key and a value count once."""
+    return int(getattr(config, "num_key_value_heads", None) or config.num_attention_heads)
+
+
 def structure_of(plm: PLM) -> Structure:
     """Return the structure of a loaded model; refuses layers that share weights, and compact exports."""
     architecture, encoder = plm.architecture, plm.encoder
@@ -118,33 +125,33 @@ def structure_of(plm: PLM) -> Structure:
     if hasattr(config, COMPACT):
         raise UsageError(f"{plm.name} is a compact export, whose layers differ in size; start from the full model.")
     paths = architecture.layer_paths(encoder)
-    biases = {role: tuple(map(_bias, names)) for role, names in architecture.matrices.items()}
-    output: Any = _linear(encoder, paths[0], architecture.matrices["AO"][0])
-    second: Any = _linear(encoder, paths[0], architecture.matrices["FO"][0])
-    heads = int(config.num_attention_heads)
+    matrices = architecture.matrices_of(config)
+    biases = {role: tuple(map(_bias, names)) for role, names in matrices.items()}
+    names = {role: f"{paths[0]}.{matrices[role][0]}" for role in matrices}
+    first = {role: prunable_views(encoder, [name])[name] for role, name in names.items()}
+    hidden, width = first["AO"].shape
+    heads = count_heads(config)
+    head_size, key_size = width // heads, first["K"].numel() // hidden // heads
     return Structure(
         layers=tuple(paths),
-        matrices=dict(architecture.matrices),
-        biases={
-            role: names
-            for role, names in biases.items()
-            if present_in(encoder, [f"{paths[0]}.{name}" for name in names])
-        },
-        hidden_size=output.out_features,
+        matrices=matrices,
+        biases={role: names for role, names in biases.items() if _has_bias(encoder, f"{paths[0]}.{names[0]}")},
+        hidden_size=hidden,
         num_heads=heads,
-        head_size=output.in_features // heads,
-        intermediate_size=second.in_features,
+        head_size=head_size,
+        key_size=None if key_size == head_size else key_size,
+        intermediate_size=first["FO"].shape[1],
     )
 
 
 def _bias(name: str) -> str:
     """`Wqkv.weight[0/3]` -> `Wqkv.bias[0/3]`."""
-    parameter = split_name(name).parameter
-    return parameter.removesuffix("weight") + "bias" + name.removeprefix(parameter)
+    part = split_name(name)
+    return str(replace(part, parameter=part.parameter.removesuffix("weight") + "bias", transposed=False))
 
 
-def _linear(encoder: nn.Module, path: str, name: str) -> nn.Module:
-    return encoder.get_submodule(f"{path}.{name}".removesuffix(".weight"))
+def _has_bias(encoder: nn.Module, name: str) -> bool:
+    return split_name(name).parameter in dict(encoder.named_parameters())
 
 
 def open_units(gates: Mapping[str, Tensor], structure: Structure, layer: int) -> OpenUnits:
@@ -168,20 +175,29 @@ def expand_gates(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dic
     for layer in range(len(structure.layers)):
         left = open_units(gates, structure, layer)
         # Closed heads lose their rows of Q, K, V and their columns of AO; closed neurons those of FI and FO.
-        rows: dict[Role, Tensor] = dict.fromkeys(("Q", "K", "V"), left.heads.repeat_interleave(structure.head_size))
-        rows["FI"] = left.neurons
-        columns: dict[Role, Tensor] = {"AO": rows["V"], "FO": left.neurons}
+        context, keys = (
+            left.heads.repeat_interleave(size)
+            for size in (structure.head_size, structure.key_size or structure.head_size)
+        )
+        rows: dict[Role, Tensor] = {"Q": context, "K": keys, "V": keys, "FI": left.neurons}
+        columns: dict[Role, Tensor] = {"AO": context, "FO": left.neurons}
         for role in structure.matrices:
-            mask = rows[role][:, None] if role in rows else columns[role][None]
-            shape = (-1, structure.hidden_size) if role in rows else (structure.hidden_size, -1)
             for name in structure.names(layer, role):
+                mask = _in_blocks(name, rows[role])[..., None] if role in rows else columns[role][None]
+                shape = (*mask.shape[:-1], structure.hidden_size) if role in rows else (structure.hidden_size, -1)
                 matrices[name] = mask.expand(shape).contiguous()
         # Biases follow their rows; the bias of the FFN's output only goes with the whole FFN.
         lost = rows | ({} if left.ffn else {"FO": torch.zeros(structure.hidden_size, dtype=torch.bool)})
         for role, kept in lost.items():
             if not bool(kept.all()):
-                biases |= dict.fromkeys(structure.bias_names(layer, role), kept)
+                biases |= {name: _in_blocks(name, kept) for name in structure.bias_names(layer, role)}
     return matrices, biases
+
+
+def _in_blocks(name: str, rows: Tensor) -> Tensor:
+    """Return values of the rows of a matrix in the shape of its rows: several dimensions where parts alternate."""
+    blocks = split_name(name).blocks
+    return rows if blocks == 1 else rows.unflatten(0, (blocks, -1))
 
 
 def count_units(gates: Mapping[str, Tensor], structure: Structure) -> dict[str, dict[str, int]]:

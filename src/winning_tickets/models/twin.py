@@ -6,10 +6,9 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from winning_tickets.models.architectures import FusedSlice, split_name
+from winning_tickets.models.architectures import MatrixView, split_name
 from winning_tickets.runs.errors import UsageError
 
 
@@ -24,8 +23,8 @@ def make_twin(model: Any, dense_weights: Mapping[str, Tensor], copied: Iterable[
 
     Args:
         model: a Hugging Face model, masked or not.
-        dense_weights: the dense matrices by the encoder's names, such as `MaskedWeights.dense_weights`; slices of a
-            fused parameter that lie one behind the other in memory are not copied either.
+        dense_weights: the dense matrices by the encoder's names, such as `MaskedWeights.dense_weights`; parts of a
+            fused parameter that lie one behind the other in memory are not copied either, unless they alternate.
         copied: names of parameters of `model` that the twin gets copies of, because they will be trained.
 
     Raises:
@@ -52,31 +51,28 @@ def make_twin(model: Any, dense_weights: Mapping[str, Tensor], copied: Iterable[
 
 
 def _by_parameter(encoder: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Join matrices to parameters; slices of a fused parameter that are not given are those of the encoder."""
-    found: dict[str, dict[FusedSlice, Tensor]] = {}
+    """Join matrices to parameters; parts of a fused parameter that are not given are those of the encoder."""
+    found: dict[str, dict[MatrixView, Tensor]] = {}
     for name, weight in weights.items():
         part = split_name(name)
         found.setdefault(part.parameter, {})[part] = weight
-    joined = {}
-    for name, parts in found.items():
-        own = encoder.get_parameter(name).detach()
-        count = next(iter(parts)).count
-        slices = [FusedSlice(name, index, count) for index in range(count)]
-        joined[name] = _join([parts[part] if part in parts else part.of(own) for part in slices])
+    return {name: _join(encoder.get_parameter(name).detach(), parts) for name, parts in found.items()}
+
+
+def _join(own: Tensor, parts: Mapping[MatrixView, Tensor]) -> Tensor:
+    """Return matrices as one parameter, which shares their memory where they lie in it one behind the other."""
+    ordered = sorted(parts, key=lambda part: part.start)
+    first, start = parts[ordered[0]], parts[ordered[0]].storage_offset()
+    behind = sum(part.stop - part.start for part in ordered) == ordered[0].count and ordered[0].blocks == 1
+    for part in ordered:
+        weight = parts[part]
+        behind &= weight.is_contiguous() and weight.storage_offset() == start
+        behind &= weight.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
+        start += weight.numel()
+    if behind:
+        shape = ordered[0].whole(own).shape
+        return ordered[0].whole(first.as_strided(shape, first.stride()))
+    joined = own.clone()
+    for part, weight in parts.items():
+        part.of(joined).copy_(weight)
     return joined
-
-
-def _join(slices: list[Tensor]) -> Tensor:
-    """Return slices as one tensor, which shares their memory where they lie one behind the other."""
-    first, size = slices[0], slices[0].numel()
-    if len(slices) == 1:
-        return first
-    behind = (
-        each.is_contiguous()
-        and each.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        and each.storage_offset() == first.storage_offset() + index * size
-        for index, each in enumerate(slices)
-    )
-    if not all(behind):
-        return torch.cat(slices)
-    return first.as_strided((len(slices) * len(first), *first.shape[1:]), first.stride())

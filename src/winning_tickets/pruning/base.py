@@ -39,7 +39,7 @@ from winning_tickets.training.multitask import JointObjective, SharedEncoder
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.task import TaskObjective
-from winning_tickets.training.objectives.terms import check_mlm_tokenizer, needs_mlm_head, needs_of
+from winning_tickets.training.objectives.terms import check_mlm_tokenizer, lm_head_of, needs_lm_head, needs_of
 from winning_tickets.training.predict import encode_split
 from winning_tickets.training.trainer import (
     Callback,
@@ -50,8 +50,7 @@ from winning_tickets.training.trainer import (
     trainer_arguments,
 )
 
-MLM = "mlm"
-MLM_LEARNING_RATE = 5e-5
+TEXT_LEARNING_RATE = 5e-5
 """Peak rate where text is among the sources: transformers' default, which the released BERT-tickets code keeps."""
 
 
@@ -141,20 +140,34 @@ class PreparedSearch:
             ticket = self.ticket(self.keep(scores, sparsity), sparsity, step)
             ticket.save_pretrained(self.folder(run, sparsity))
 
-    def batches(self, n_batches: int, with_labels: bool = False, masked_tokens: int = 0) -> CorpusBatches:
-        """Return the first batches of the corpus in the order of mask training, with labels where MLM needs them."""
+    def batches(
+        self,
+        n_batches: int,
+        predicts: bool = False,
+        masked_tokens: int = 0,
+        plm: PLM | None = None,
+        at_most_batches: int | None = None,
+    ) -> CorpusBatches:
+        """Return the first batches of the corpus in the order of mask training, as `plm` (or its like) reads them.
+
+        An encoder that `predicts` gets masked tokens; a decoder predicts the next one.
+        """
         assert self.corpus is not None
-        if with_labels:
-            check_mlm_tokenizer(self.plm.tokenizer, self.plm.name)
+        plm = plm or self.plm
+        masks = predicts and not plm.architecture.causal
+        if masks:
+            check_mlm_tokenizer(plm.tokenizer, plm.name)
         return CorpusBatches.read(
             self.corpus,
-            self.plm.tokenizer,
+            plm.tokenizer,
+            at_most_batches,
+            end=plm.end_of_text,
             segments=self.config.segments,
             batch_tokens=self.config.batch_tokens,
             n_batches=n_batches,
             seed=self.config.seed,
             shuffle=True,
-            mlm_probability=self.config.mlm_probability if with_labels else None,
+            mlm_probability=self.config.mlm_probability if masks else None,
             masked_tokens=masked_tokens,
             short_sequence_probability=self.config.short_sequence_probability,
             train_size=self.config.train_size,
@@ -182,13 +195,13 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
 
     # The objective decides on the head of the model, and on the attention: only `eager` returns its maps.
     terms = {name: weight for name, weight in settings.terms.items() if name != "task"}
-    needs_mlm, needs_maps = needs_mlm_head(terms), "attentions" in needs_of(terms)
+    predicts, needs_maps = needs_lm_head(terms), "attentions" in needs_of(terms)
     plm = load_plm(
         settings.model,
-        head="mlm" if needs_mlm else "none",
+        head=lm_head_of(terms),
         revision=settings.revision,
         layers=settings.layers,
-        require_mlm_head=needs_mlm,
+        require_mlm_head=predicts,
         attention="eager" if needs_maps else None,
     )
     if needs_maps:
@@ -196,12 +209,15 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
 
     # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
     encoder = plm
-    if needs_mlm and "pooler" in settings.scope:
+    if predicts and "pooler" in settings.scope:
         encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers)
     # A profile's scope has a pooler, which many checkpoints lack; a scope that the user gave is taken at its word.
     has_pooler = encoder.has_pooler and encoder.architecture.pooler in dict(encoder.encoder.named_parameters())
     if config.scope is None and not has_pooler:
         settings = settings.model_copy(update={"scope": settings.scope.removesuffix("+pooler")})
+    # Pruning of decoders is about the matrices of their layers; the word embeddings are often those of the output too.
+    if config.scope is None and plm.architecture.causal:
+        settings = settings.model_copy(update={"scope": "encoder"})
     weights = prunable_views(encoder.encoder, prunable_names(encoder, settings.scope))
     check_finite({f"{name} in {settings.model}": weight for name, weight in weights.items()}, "weights")
 
@@ -349,13 +365,14 @@ class Sources:
 def load_sources(prepared: PreparedSearch) -> Sources:
     """Load a model for each source, put all heads on one encoder, and tokenize."""
     config = prepared.config
-    found = {MLM: _text_source(prepared)} if MLM in config.terms else {}
+    text = config.text_term
+    found = {} if text is None else {text: _text_source(prepared, text)}
     found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
     model = SharedEncoder({name: source.plm.model for name, source in found.items()})
-    rate = prepared.tasks[0].task.learning_rate if MLM not in found else MLM_LEARNING_RATE
-    if MLM in found:
+    rate = prepared.tasks[0].task.learning_rate if text is None else TEXT_LEARNING_RATE
+    if text is not None:
         # With word embeddings in scope the decoder keeps the dense matrix, and misses the gradient that a tied one has.
-        plm = found[MLM].plm
+        plm = found[text].plm
         embeddings = plm.architecture.word_embeddings
         untie_decoder(plm, prepared.loaded[embeddings].clone() if embeddings in prepared.loaded else None)
     objectives = {name: source.objective for name, source in found.items()}
@@ -364,30 +381,18 @@ def load_sources(prepared: PreparedSearch) -> Sources:
     return Sources(model, objective, config.learning_rate or rate, found, epochs)
 
 
-def _text_source(prepared: PreparedSearch) -> TrainingSource:
+def _text_source(prepared: PreparedSearch, term: str) -> TrainingSource:
     config = prepared.config
-    assert prepared.corpus is not None
-    plm = _load_seeded(config, head="mlm", require_mlm_head=True)
-    check_mlm_tokenizer(plm.tokenizer, plm.name)
+    plm = _load_seeded(config, head=term, require_mlm_head=True)
     cut = parse_segments(config.segments)
     examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
     steps = config.steps if config.method != "imp" else config.round_steps
     if steps is None and config.round_examples is not None and examples is not None:
         steps = math.ceil(config.round_examples / examples)
-    batches = CorpusBatches.read(
-        prepared.corpus,
-        plm.tokenizer,
-        steps and steps * len(config.sparsities),
-        segments=config.segments,
-        batch_tokens=config.batch_tokens,
-        n_batches=ENDLESS,
-        seed=config.seed,
-        shuffle=True,
-        mlm_probability=config.mlm_probability,
-        train_size=config.train_size,
-    )
-    objective = PretrainingObjective({MLM: 1.0}, plm.architecture)
-    return TrainingSource(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
+    known = steps and steps * len(config.sparsities)
+    batches = prepared.batches(ENDLESS, predicts=True, plm=plm, at_most_batches=known)
+    objective = PretrainingObjective({term: 1.0}, plm.architecture)
+    return TrainingSource(plm, objective, config.terms[term], batches, max(1, round(batches.steps_of_a_pass)), examples)
 
 
 def _task_source(prepared: PreparedSearch, data: TaskData) -> TrainingSource:

@@ -30,7 +30,7 @@ from winning_tickets.tickets.selection import count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
-from winning_tickets.training.objectives.terms import needs_mlm_head, needs_teacher
+from winning_tickets.training.objectives.terms import needs_lm_head, needs_teacher
 from winning_tickets.training.trainer import Callback, TicketTrainer, last_step
 
 
@@ -80,7 +80,7 @@ def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
 def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Train the masks; tickets are saved at the end of each sparsity level and at the steps of `save_at`."""
     config, plm = prepared.config, prepared.plm
-    dataset = prepared.batches(config.total_steps, needs_mlm_head(config.terms), config.kd_masked_tokens)
+    dataset = prepared.batches(config.total_steps, needs_lm_head(config.terms), config.kd_masked_tokens)
     model = plm.model.to(prepared.device)
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
@@ -130,10 +130,10 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
     """Make the configured objective, with the dense model as the teacher where a term needs one."""
     config, plm = prepared.config, prepared.plm
     teacher, copied = None, []
-    if "logits" in config.terms:
-        # The decoder stays dense as in MLM; the teacher keeps the checkpoint's head while MLM moves the student's.
+    if needs_lm_head(config.terms):
+        # The output embeddings stay dense; the teacher keeps the checkpoint's head while MLM moves the student's.
         untie_decoder(plm, dense_weights.get(plm.architecture.word_embeddings))
-        copied = list(head_without_decoder(plm))
+        copied = list(head_without_decoder(plm)) if "logits" in config.terms else []
     if needs_teacher(config.terms):
         teacher = make_twin(plm.model, dense_weights, copied).train(config.teacher_dropout)
     settings = TermSettings(
@@ -166,13 +166,14 @@ def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[st
 
 
 def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set the probability of every dropout module, and of ModernBERT's attention, which has a number instead."""
+    """Set the probability of every dropout module, and of those modules that have a number instead."""
     module: Any
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = probability
-        elif isinstance(getattr(module, "attention_dropout", None), int | float):
-            module.attention_dropout = probability
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), int | float):
+                setattr(module, name, probability)
 
 
 def trained_names(prepared: PreparedSearch) -> list[str]:

@@ -52,12 +52,16 @@ def find_wanda_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
 @torch.no_grad()
 def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], device: torch.device) -> dict[str, Tensor]:
     """Return the l2 norm of each input feature of each linear layer `(in,)` by name, over all unpadded tokens."""
+    from transformers.pytorch_utils import Conv1D
+
     squares: dict[str, Tensor] = {}  # by parameter; the parts of a fused matrix (such as Wqkv) have the same input
     ids, mask = torch.empty(0), None
 
     def hook(name: str) -> Any:
         def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             states = inputs[0].detach().float()
+            if len(states) == ids.numel() and states.dim() == 2:
+                states = states.view(*ids.shape, -1)  # OPT joins the tokens of all rows
             if states.dim() == 3:
                 if states.shape[:2] != ids.shape:
                     return  # DeBERTa projects its relative positions with the same matrices; these are not tokens
@@ -70,7 +74,7 @@ def input_norms(model: Any, names: Sequence[str], batches: Iterable[Batch], devi
     encoder = model.base_model
     parameters = {name: split_name(name).parameter for name in names}
     modules = {name: encoder.get_submodule(name.removesuffix(".weight")) for name in set(parameters.values())}
-    handles = [m.register_forward_hook(hook(n)) for n, m in modules.items() if isinstance(m, nn.Linear)]
+    handles = [m.register_forward_hook(hook(n)) for n, m in modules.items() if isinstance(m, nn.Linear | Conv1D)]
     try:
         with modes(model, training=False):
             for batch in batches:

@@ -269,7 +269,7 @@ def _unit_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[str
         if config.score_init == "activation":
             problems.append("--score-init activation is about weights; for gates give rank, plateau or random.")
     elif len(terms) > 1:
-        problems.append(f"Importance is about one loss, mlm, kd or task, and the objective is {config.objective}.")
+        problems.append(f"Importance is about one loss, mlm, clm, kd or task, and the objective is {config.objective}.")
     elif "task" in terms and config.importance_from is None:
         problems.append(
             "Importance for a task needs a model fine-tuned on it: tickets transfer --save-model, then "
@@ -292,12 +292,15 @@ def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[s
     """Problems of text, tasks and rounds."""
     problems = []
     named = bool(config.tasks) or config.train_file is not None
-    if "mlm" in terms and config.corpus is None:
-        problems.append(f"The objective mlm needs --corpus: {_TEXTS}")
+    text = config.text_term if terms else None
+    if text is not None and config.corpus is None:
+        problems.append(f"The objective {text} needs --corpus: {_TEXTS}")
     if "task" in terms and not named:
         problems.append(f"The objective task needs --task ({', '.join(TASKS)}; several with commas), or --train-file.")
     if terms and "task" not in terms and named:
-        problems.append(f"The objective {config.objective} uses no task; write task, or mlm+task, or leave --task out.")
+        problems.append(
+            f"The objective {config.objective} uses no task; write task, or {text}+task, or leave --task out."
+        )
     problems += [str(unknown("task", name, TASKS)) for name in config.tasks if name not in TASKS]
     if config.method != "imp":
         return problems
@@ -305,7 +308,7 @@ def _source_problems(config: SearchConfig, terms: Mapping[str, float]) -> list[s
     if len(lengths) > 1:
         options = " and ".join(map(config.option_of, lengths))
         problems.append(f"{options} contradict each other; give one of them.")
-    if not lengths and "mlm" in terms:
+    if not lengths and text is not None:
         problems.append("--method imp on text needs the length of a round: --round-steps, -epochs or -examples.")
     filled = config.resolved()
     if filled.prune_first and len(config.sparsities) == 1:

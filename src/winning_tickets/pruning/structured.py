@@ -104,11 +104,11 @@ def _on_text(prepared: PreparedSearch) -> tuple[PLM, Objective, Any, dict[str, A
     """Return the pre-trained model and the first batches of a corpus that mask training would see."""
     config, plm, corpus = prepared.config, prepared.plm, prepared.corpus
     assert corpus is not None
-    predicts = config.objective == "mlm"
-    batches = prepared.batches(config.steps, with_labels=predicts)
+    predicts = config.text_term is not None
+    batches = prepared.batches(config.steps, predicts)
     about = {"source": f"{config.objective} on text", "kind": f"{config.objective} on text", "data": corpus.fingerprint}
     if predicts:
-        return plm, PretrainingObjective({"mlm": 1.0}, plm.architecture), batches, about
+        return plm, PretrainingObjective({config.objective: 1.0}, plm.architecture), batches, about
     return plm, StateProbe(plm.architecture, config.seed), batches, about
 
 
@@ -116,7 +116,7 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     """Train the gates of every level, one after the other, each from its own start."""
     config, model = prepared.config, prepared.plm.model
     structure = structure_of(prepared.plm)
-    dataset = prepared.batches(config.total_steps, "mlm" in config.terms, config.kd_masked_tokens)
+    dataset = prepared.batches(config.total_steps, config.text_term is not None, config.kd_masked_tokens)
     # Weights stay frozen, and without dropout where the profile says so.
     model.to(prepared.device)
     mask_training.freeze_all_but(model, [])
@@ -138,11 +138,11 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
 def _start_importances(
     prepared: PreparedSearch, structure: Structure, dataset: CorpusBatches, runtime: Runtime
 ) -> dict[str, Tensor]:
-    """Return the importances that scores start from: of the states where the objective has KD, else of MLM."""
+    """Return the importances that scores start from: of the states where the objective has KD, else of its loss."""
     config, plm = prepared.config, prepared.plm
-    objective: Objective = PretrainingObjective({"mlm": 1.0}, plm.architecture)
-    if "kd" in config.terms:
-        objective = StateProbe(plm.architecture, config.seed)
+    objective: Objective = StateProbe(plm.architecture, config.seed)
+    if "kd" not in config.terms:
+        objective = PretrainingObjective(config.terms, plm.architecture)
     batches = [dataset[index] for index in range(min(config.calibration_batches, len(dataset)))]
     units = pruned_units(config)
     found = importance.add_up(plm.model, structure, objective, batches, units, bf16=runtime.bf16).finish({})

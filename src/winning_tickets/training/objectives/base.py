@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 Batch = Mapping[str, Tensor]
-"""Of text: `input_ids`, where rows are padded `attention_mask`, and for MLM the positions and ids of masked tokens."""
+"""Of text: `input_ids`, where rows are padded `attention_mask`, and for MLM the positions and ids of masked tokens.
+
+Without masked tokens a model with a head predicts the next token at every position but the last.
+"""
 
 Need = Literal["states", "attentions", "logits"]
-"""An output of a forward pass that a term reads: states of all layers, attention maps, logits at masked positions."""
+"""An output of a forward pass that a term reads: states of all layers, attention maps, logits of predicted tokens."""
 
 
 class Objective(Protocol):
@@ -40,7 +43,18 @@ class Outputs:
     last: Tensor = field(default_factory=lambda: torch.empty(0))  # of the last layer, `(batch, seq, hidden)`
     states: tuple[Tensor, ...] = ()  # output of each layer, L of `(batch, seq, hidden)`
     attentions: tuple[Tensor, ...] = ()  # attention distributions, L of `(batch, heads, query, key)`
-    logits: Tensor = field(default_factory=lambda: torch.empty(0))  # `(masked, vocabulary)` in float32
+    predicting: Tensor = field(
+        default_factory=lambda: torch.empty(0)
+    )  # last states where a token is predicted, `(n, hidden)`
+    logits_of: Callable[[Tensor], Tensor] = lambda states: (
+        states
+    )  # the head: `(n, hidden)` to `(n, vocabulary)`, float32
+    vocabulary: int = 0
+
+    @property
+    def logits(self) -> Tensor:
+        """All logits at once."""
+        return self.logits_of(self.predicting)
 
 
 @dataclass(frozen=True)

@@ -5,21 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, count_tokens
+from winning_tickets.data.batches import MASKED_POSITIONS, count_tokens
 from winning_tickets.models.architectures import Architecture
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives.base import Batch, Need, Outputs, TermSettings
-from winning_tickets.training.objectives.terms import TERMS, mlm_logits, needs_of, needs_teacher, sum_over_tokens
+from winning_tickets.training.objectives.terms import ALL_TERMS, lm_logits, needs_of, needs_teacher, sum_over_tokens
 
 
 def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture) -> Outputs:
-    """Run a model on a batch and return the needed outputs; logits are those of its MLM head at masked positions."""
+    """Run a model on a batch and return the needed outputs."""
     # Only some families distinguish segments; the others do not know the argument, or have a single type.
     typed = "token_type_ids" in batch and (getattr(model.config, "type_vocab_size", None) or 0) > 1
     mask = batch.get("attention_mask")
@@ -31,13 +32,19 @@ def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture
         output_hidden_states="states" in needs,
         **({"token_type_ids": batch["token_type_ids"]} if typed else {}),
         **({"output_attentions": True} if "attentions" in needs else {}),
+        **({"use_cache": False} if architecture.causal else {}),
     )
     last = output.last_hidden_state
     states = output.hidden_states[1:] if "states" in needs else ()
     attentions = _attention_maps(model, output) if "attentions" in needs else ()
     if "logits" not in needs:
         return Outputs(last, states, attentions)
-    return Outputs(last, states, attentions, mlm_logits(model, architecture, last, batch[MASKED_POSITIONS]))
+    if MASKED_POSITIONS in batch:
+        predicting = last.flatten(0, 1).index_select(0, batch[MASKED_POSITIONS])
+    else:
+        predicting = last[:, :-1].flatten(0, 1)
+    vocabulary = len(model.get_submodule(architecture.lm_decoder).weight)
+    return Outputs(last, states, attentions, predicting, partial(lm_logits, model, architecture), vocabulary)
 
 
 def check_attention_maps(model: Any) -> None:
@@ -60,7 +67,7 @@ def _attention_maps(model: Any, output: Any) -> tuple[Tensor, ...]:
 
 @dataclass(eq=False)
 class PretrainingObjective:
-    """A weighted sum of `TERMS`, with one forward pass of the student and at most one of the teacher."""
+    """A weighted sum of `TERMS` or `MEASURES`, with one forward pass of the student and at most one of the teacher."""
 
     weights: Mapping[str, float]  # by term
     architecture: Architecture
@@ -74,19 +81,10 @@ class PretrainingObjective:
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Divisor of each term's sum: a number of tokens, masked tokens or segments."""
-        return {name: TERMS[name].count(batch, self._settings) for name in self.weights}
+        return {name: ALL_TERMS[name].count(batch, self._settings) for name in self.weights}
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
-        return self._run(model, batch)[0]
-
-    def measure(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Tensor | None]:
-        """Sums of the terms, and the number of correctly predicted masked tokens (None without `mlm`)."""
-        sums, student = self._run(model, batch)
-        if "mlm" not in self.weights:
-            return sums, None
-        return sums, (student.logits.argmax(-1) == batch[MASKED_IDS]).sum()
-
-    def _run(self, model: Any, batch: Batch) -> tuple[dict[str, Tensor], Outputs]:
+        """Sums of the terms."""
         # The teacher runs first, while the student's activations do not fill the memory yet.
         teacher = Outputs()
         if needs_teacher(self.weights):
@@ -94,7 +92,7 @@ class PretrainingObjective:
                 needs = needs_of(self.weights, teacher=True)
                 teacher = run_encoder(self.teacher, batch, needs, self.architecture)
         student = run_encoder(model, batch, needs_of(self.weights), self.architecture)
-        return {name: TERMS[name].sum(student, teacher, batch, self._settings) for name in self.weights}, student
+        return {name: ALL_TERMS[name].sum(student, teacher, batch, self._settings) for name in self.weights}
 
 
 class StateProbe:

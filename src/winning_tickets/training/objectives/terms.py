@@ -1,18 +1,22 @@
-"""TERMS: the losses that a pre-training objective can be a sum of."""
+"""TERMS: the losses that a pre-training objective can be a sum of, and MEASURES: what only evaluation sums up."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Collection, Iterable
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, count_tokens
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.models.architectures import Architecture
+from winning_tickets.models.loading import Head
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives.base import Batch, Need, Outputs, Term, TermSettings
 
@@ -29,8 +33,46 @@ def sum_over_tokens(values: Tensor, attention_mask: Tensor | None) -> Tensor:
     return (values if attention_mask is None else values * attention_mask).sum()
 
 
-def _mlm_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return functional.cross_entropy(student.logits, batch[MASKED_IDS], reduction="sum")
+def predicted_tokens(batch: Batch) -> tuple[Tensor, Tensor | None]:
+    """Return the tokens to predict `(n,)`, and 1 where they count; None for all.
+
+    They are those that were masked, or of a text without masks all tokens but the first of each row.
+    """
+    if MASKED_POSITIONS in batch:
+        return batch[MASKED_IDS], None
+    mask = batch.get("attention_mask")
+    return batch["input_ids"][:, 1:].reshape(-1), None if mask is None else mask[:, 1:].reshape(-1)
+
+
+LOGITS_AT_ONCE = 2**25
+"""Logits that are in memory at a time: of more positions they are computed again in the backward pass."""
+
+
+def _over_predictions(losses: Callable[..., Tensor], student: Outputs, batch: Batch, *others: Tensor) -> Tensor:
+    """Sum losses `(n,)` of states, targets and other tensors `(n, ...)` over the predicted tokens, some at a time."""
+    targets, counted = predicted_tokens(batch)
+
+    def total(states: Tensor, targets: Tensor, counted: Tensor | None, *rest: Tensor) -> Tensor:
+        values = losses(student.logits_of(states), targets, *rest)
+        return (values if counted is None else values * counted).sum()
+
+    rows = max(1, LOGITS_AT_ONCE // max(1, student.vocabulary))
+    if len(targets) <= rows:
+        return total(student.predicting, targets, counted, *others)
+    result = student.predicting.new_zeros((), dtype=torch.float32)
+    for start in range(0, len(targets), rows):
+        part = slice(start, start + rows)
+        chunk = (student.predicting[part], targets[part], None if counted is None else counted[part])
+        chunk += tuple(one[part] for one in others)
+        if torch.is_grad_enabled():
+            result = result + checkpoint(total, *chunk, use_reentrant=False, preserve_rng_state=False)
+        else:
+            result = result + total(*chunk)
+    return result
+
+
+def _cross_entropy_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
+    return _over_predictions(partial(functional.cross_entropy, reduction="none"), student, batch)
 
 
 def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
@@ -52,6 +94,8 @@ class _CosineDistance(torch.autograd.Function):
         difference = torch.empty_like(states[0], dtype=torch.float32)
         for layer in range(layers):
             ours, theirs = states[layer].float(), states[layers + layer].float()
+            if difference.shape != ours.shape:  # an output projection after the last layer of some OPT models
+                difference = torch.empty_like(ours)
             torch.sub(ours, theirs, out=difference)
             for norm, vectors in zip(norms, (ours, theirs, difference), strict=True):
                 torch.linalg.vector_norm(vectors, dim=-1, out=norm[layer])
@@ -141,12 +185,31 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
         )
 
 
-def logits_sum(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Sum over masked positions of KL(teacher || student), natural logarithm; not multiplied by the temperature."""
-    # Both are logits `(masked, vocabulary)` and are divided by the temperature.
+def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """KL(teacher || student) `(n,)` of logits `(n, vocabulary)`, natural logarithm, not times the temperature."""
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
-    return (theirs.exp() * (theirs - ours)).sum()
+    return (theirs.exp() * (theirs - ours)).sum(-1)
+
+
+def _logits_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
+    def divergence(logits: Tensor, targets: Tensor, theirs: Tensor) -> Tensor:
+        with torch.no_grad():
+            other = teacher.logits_of(theirs)
+        return logits_divergence(logits, other, settings.logits_temperature)
+
+    return _over_predictions(divergence, student, batch, teacher.predicting)
+
+
+def _accuracy_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
+    return _over_predictions(lambda logits, targets: (logits.argmax(-1) == targets).float(), student, batch)
+
+
+def _agreement_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
+    def same(logits: Tensor, targets: Tensor, theirs: Tensor) -> Tensor:
+        return (logits.argmax(-1) == teacher.logits_of(theirs).argmax(-1)).float()
+
+    return _over_predictions(same, student, batch, teacher.predicting)
 
 
 def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
@@ -154,9 +217,12 @@ def unpadded_tokens(batch: Batch, settings: TermSettings) -> Tensor:
     return count_tokens(batch)
 
 
-def masked_tokens(batch: Batch, settings: TermSettings) -> Tensor:
-    """Number of positions at which a token is predicted."""
-    return torch.tensor(len(batch[MASKED_POSITIONS]))
+def predictions(batch: Batch, settings: TermSettings) -> Tensor:
+    """Number of tokens that are predicted."""
+    if MASKED_POSITIONS in batch:
+        return torch.tensor(len(batch[MASKED_POSITIONS]))
+    rows, mask = len(batch["input_ids"]), batch.get("attention_mask")
+    return torch.tensor(batch["input_ids"].numel() - rows) if mask is None else mask[:, 1:].sum()
 
 
 def _compared_tokens(batch: Batch, settings: TermSettings) -> Tensor:
@@ -165,7 +231,8 @@ def _compared_tokens(batch: Batch, settings: TermSettings) -> Tensor:
 
 # The parameters of `count` are (batch, settings), those of `sum` (student, teacher, batch, settings).
 TERMS: dict[str, Term] = {
-    "mlm": Term(needs=frozenset({"logits"}), teacher=False, count=masked_tokens, sum=_mlm_term),
+    "mlm": Term(needs=frozenset({"logits"}), teacher=False, count=predictions, sum=_cross_entropy_term),
+    "clm": Term(needs=frozenset({"logits"}), teacher=False, count=predictions, sum=_cross_entropy_term),
     "kd": Term(needs=frozenset({"states"}), teacher=True, count=_compared_tokens, sum=_kd_term),
     "attention": Term(
         needs=frozenset({"attentions"}),
@@ -182,26 +249,41 @@ TERMS: dict[str, Term] = {
     "logits": Term(
         needs=frozenset({"logits"}),
         teacher=True,
-        count=masked_tokens,
-        sum=lambda s, t, batch, o: logits_sum(s.logits, t.logits, o.logits_temperature),
+        count=predictions,
+        sum=_logits_term,
     ),
 }
+MEASURES: dict[str, Term] = {
+    "accuracy": Term(needs=frozenset({"logits"}), teacher=False, count=predictions, sum=_accuracy_term),
+    "agreement": Term(needs=frozenset({"logits"}), teacher=True, count=predictions, sum=_agreement_term),
+}
+ALL_TERMS = TERMS | MEASURES
 
 
 def needs_of(names: Iterable[str], teacher: bool = False) -> frozenset[Need]:
     """Outputs that the terms need of the student's forward pass, or of the teacher's."""
-    chosen = [TERMS[name] for name in names]
+    chosen = [ALL_TERMS[name] for name in names]
     return frozenset().union(*(term.needs for term in chosen if term.teacher or not teacher))
 
 
 def needs_teacher(names: Iterable[str]) -> bool:
     """Return whether a term compares with the dense model."""
-    return any(TERMS[name].teacher for name in names)
+    return any(ALL_TERMS[name].teacher for name in names)
 
 
-def needs_mlm_head(names: Iterable[str]) -> bool:
-    """Return whether a term predicts masked tokens: it needs a trained MLM head and text with masked tokens."""
+def needs_lm_head(names: Iterable[str]) -> bool:
+    """Return whether a term predicts tokens: it needs a trained language-model head, and an encoder masked tokens."""
     return "logits" in needs_of(names)
+
+
+def lm_head_of(names: Collection[str]) -> Head:
+    """Return the head that terms need: `mlm` or `clm` where one of them is a term, else that of the model."""
+    found = [name for name in TEXT_NAMES if name in names]
+    if len(found) > 1:
+        raise UsageError("The objective mlm is for encoders and clm for decoders; give one of them.")
+    if found:
+        return cast(Head, found[0])
+    return "lm" if needs_lm_head(names) else "none"
 
 
 def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
@@ -210,12 +292,10 @@ def check_mlm_tokenizer(tokenizer: Any, name: str) -> None:
         raise UsageError(f"The tokenizer of {name} has no mask token, so it has no MLM objective; use --objective kd.")
 
 
-def mlm_logits(model: Any, architecture: Architecture, hidden: Tensor, positions: Tensor) -> Tensor:
-    """Logits at masked positions only (15 % of them), `(masked, vocabulary)` in float32.
-
-    `hidden` are last hidden states `(batch, seq, hidden)` of a ForMaskedLM model, `positions` count through all rows.
-    """
-    states = hidden.flatten(0, 1).index_select(0, positions)
-    for name in architecture.mlm_head:
+def lm_logits(model: Any, architecture: Architecture, states: Tensor) -> Tensor:
+    """Logits `(n, vocabulary)` in float32 of last hidden states `(n, hidden)`, by the head of a language model."""
+    for name in architecture.lm_head:
         states = getattr(model, name)(states)
-    return states.float()
+    states = states.float()
+    cap = getattr(model.config, "final_logit_softcapping", None)  # Gemma 2
+    return states if cap is None else cap * torch.tanh(states / cap)
