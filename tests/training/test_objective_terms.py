@@ -27,9 +27,9 @@ from winning_tickets.pruning import mask_training as mask_training_module
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.tickets.masking import MaskedWeights
+from winning_tickets.training.objectives import terms
 from winning_tickets.training.objectives.base import Outputs, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps, run_encoder
-from winning_tickets.training.objectives import terms
 from winning_tickets.training.objectives.terms import (
     attention_sum,
     contrastive_sum,

@@ -241,9 +241,12 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
         content["tasks"] = "+".join(data.fingerprint for data in tasks)
     identity = _search_id(config, content, like, ranked)
     total = sum(parameter.numel() for parameter in encoder.encoder.parameters())
-    return PreparedSearch(
+    prepared = PreparedSearch(
         settings, plm, weights, base, corpus, tasks, identity, device, total, ranked, like, importance_source
     )
+    if plm.architecture.causal and corpus is not None:  # refuses text or segments that do not fit before --out is made
+        prepared.batches(1, predicts, settings.kd_masked_tokens or 0)
+    return prepared
 
 
 def _load_ticket_to_match(config: SearchConfig) -> Ticket | None:
