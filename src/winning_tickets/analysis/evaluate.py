@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,8 +12,9 @@ from torch import Tensor
 
 from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.config.objective import TEXT_NAMES
-from winning_tickets.data.batches import CorpusBatches, without_masks
-from winning_tickets.data.corpora import load_corpus
+from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBatches, without_masks
+from winning_tickets.data.corpora import load_corpus, load_text
+from winning_tickets.models.heads import ensure_padding
 from winning_tickets.models.loading import (
     PLM,
     base_hash,
@@ -23,7 +25,7 @@ from winning_tickets.models.loading import (
     weight_hashes,
 )
 from winning_tickets.models.twin import make_twin
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.masking import MaskedWeights, modes
@@ -40,8 +42,11 @@ from winning_tickets.training.objectives.terms import (
     needs_teacher,
 )
 
-EVALUATIONS = (*TERMS, "agreement", "similarity")
-_SCORES = ("mlm_accuracy", "clm_accuracy", "greedy_agreement", "similarity_pearson", "similarity_spearman")
+EVALUATIONS = (*TERMS, "agreement", "perplexity", "similarity")
+_SCORES = ("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity")
+_SCORES += ("similarity_pearson", "similarity_spearman")
+
+_WINDOW = 2048  # tokens, of the perplexity that papers on pruning of decoders report
 
 _SAME_COSINE = 1e-6
 """Cosines in float32 that differ by less differ by rounding, and so would their correlation."""
@@ -75,9 +80,10 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     device = choose_device(runtime.device)
     target = Target.find(config.target, config.base, config.revision, config.layers)
     terms = _terms(config)
-    predicts, needs_maps = needs_lm_head(terms), "attentions" in needs_of(terms)
+    predicts = needs_lm_head(terms) or "perplexity" in config.objectives
+    needs_maps = "attentions" in needs_of(terms)
     plm = target.load(
-        lm_head_of(terms),
+        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives else ())]),
         # The dense model's logits always come from the base's own head.
         require_mlm_head=predicts and (config.mlm_head != "ticket" or "logits" in terms),
         attention="eager" if needs_maps else None,
@@ -92,6 +98,8 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     with modes(plm.model, training=False), torch.no_grad():
         if terms:
             result |= _on_corpus(config, plm, teacher, device, runtime)
+        if "perplexity" in config.objectives:
+            result |= _perplexity(config, plm, device, runtime)
         if "similarity" in config.objectives:
             result |= _similarity(config, plm, device, runtime)
     ticket = target.ticket
@@ -124,9 +132,10 @@ def check_evaluate(config: EvaluateConfig) -> None:
         if name not in EVALUATIONS:
             raise unknown("objective", name, EVALUATIONS)
     terms = _terms(config)
-    if terms and config.corpus is None:
+    on_text = [*terms, *(name for name in config.objectives if name == "perplexity")]
+    if on_text and config.corpus is None:
         raise UsageError(
-            f"--objective {terms[0]} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
+            f"--objective {on_text[0]} needs --corpus: pydocs, wikitext-103, task:NAME, a text file or a folder."
         )
     if config.kd_masked_tokens and needs_lm_head(terms):
         raise UsageError("--kd-masked-tokens cannot be used with --objective mlm or logits; measure them apart.")
@@ -134,6 +143,69 @@ def check_evaluate(config: EvaluateConfig) -> None:
         objective_terms.check_negatives(config.segments, config.batch_tokens)
     if "similarity" in config.objectives and (config.task is None) == (config.pairs_file is None):
         raise UsageError("--objective similarity needs scored pairs: give either --task stsb or --pairs-file.")
+
+
+class Windows:
+    """Batches of windows over a text `(n,)`, whose last tokens are predicted, each token once.
+
+    All windows have `length` tokens, except for the last one, and begin `stride` tokens after the one before.
+    """
+
+    def __init__(self, tokens: Tensor, length: int, stride: int, batch_tokens: int) -> None:
+        self._tokens = tokens
+        rows, done = max(1, batch_tokens // length), 0
+        # Begin, first predicted token and end of each window; those of one form share a batch.
+        self._batches: list[list[tuple[int, int, int]]] = []
+        for start in range(0, max(1, len(tokens) - length + stride), stride):
+            end = min(start + length, len(tokens))
+            form, done = (max(done, start + 1) - start, end - start), end
+            last = self._batches[-1] if self._batches else []
+            if last and len(last) < rows and (last[0][1] - last[0][0], last[0][2] - last[0][0]) == form:
+                last.append((start, start + form[0], end))
+            elif form[0] < form[1]:
+                self._batches.append([(start, start + form[0], end)])
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        spans = self._batches[index]
+        ids = torch.stack([self._tokens[start:end] for start, _, end in spans])
+        places = torch.arange(ids.numel()).view(ids.shape)[:, spans[0][1] - spans[0][0] - 1 : -1]
+        return {
+            "input_ids": ids,
+            MASKED_POSITIONS: places.flatten(),
+            MASKED_IDS: torch.cat([self._tokens[first:end] for _, first, end in spans]),
+        }
+
+
+def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:
+    """Perplexity of a text per token, and per word: the mean loss of all tokens, divided among its words."""
+    text = load_text(str(config.corpus), config.split, config.data_dir)
+    tokens = plm.tokenizer(text, return_tensors="pt", truncation=False)["input_ids"][0]
+    longest = plm.model.config.max_position_embeddings
+    length = config.max_length or min(longest, _WINDOW)
+    stride = config.stride or length
+    if not 2 <= length <= longest or stride > length:
+        raise UsageError(
+            f"Windows of {length} tokens every {stride} are impossible: {plm.name} reads 2 to {longest} tokens, and "
+            "--stride is at most --max-length."
+        )
+    share = len(text.split()) / len(tokens) if len(tokens) else 0.0
+    tokens = tokens[: config.max_tokens]
+    if len(tokens) < 2:
+        raise ContentError(f"The corpus {config.corpus} has {len(tokens)} tokens, and perplexity needs two or more.")
+    windows = Windows(tokens, length, stride, max(length, config.batch_tokens))
+    found = average_terms(plm, None, windows, ["clm"], device, runtime)
+    return {
+        "perplexity": math.exp(found["clm_loss"]),
+        "word_perplexity": math.exp(found["clm_loss"] / share) if share else None,
+        "perplexity_tokens": found["tokens"],
+        "max_length": length,
+        "stride": stride,
+        "corpus": config.corpus,
+        "split": config.split,
+    }
 
 
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[str, Any]:
@@ -164,7 +236,7 @@ def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.devi
 def _on_corpus(
     config: EvaluateConfig, plm: PLM, teacher: Any, device: torch.device, runtime: Runtime
 ) -> dict[str, Any]:
-    corpus = load_corpus(str(config.corpus), "validation", config.data_dir)
+    corpus = load_corpus(str(config.corpus), config.split, config.data_dir)
     names = _terms(config)
     masks = needs_lm_head(names) and not plm.architecture.causal
     if masks:
@@ -191,7 +263,7 @@ def _on_corpus(
 def average_terms(
     plm: PLM,
     teacher: Any,
-    batches: CorpusBatches,
+    batches: CorpusBatches | Windows,
     names: Sequence[str],
     device: torch.device,
     runtime: Runtime,
@@ -212,7 +284,7 @@ def average_terms(
         for index in range(len(batches)):
             batch = batches[index]
             for corrupted, objective in objectives.items():
-                view = batch if corrupted else without_masks(batch)
+                view = batch if corrupted or plm.architecture.causal else without_masks(batch)
                 for name, count in objective.counts(view).items():
                     counts[name] += int(count)
                 with torch.autocast(device.type, torch.bfloat16, enabled=runtime.bf16):
@@ -261,6 +333,7 @@ def scored_pairs(config: EvaluateConfig) -> tuple[tuple[list[str], list[str]], n
 
 def embed(plm: PLM, texts: list[str], device: torch.device, batch_tokens: int, runtime: Runtime) -> Tensor:
     """Mean-pooled last hidden states of texts, `(len(texts), hidden)` in float32 on the CPU."""
+    ensure_padding(plm)
     longest = min(256, plm.tokenizer.model_max_length)
     encoded = plm.tokenizer(texts, truncation=True, max_length=longest)["input_ids"]
     order = sorted(range(len(texts)), key=lambda index: len(encoded[index]))

@@ -253,12 +253,22 @@ class EvaluateConfig(Settings):
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     objectives: tuple[str, ...] = _measure(
-        ("kd",), "Any of kd, mlm, attention, contrastive, logits and similarity, with commas.", option="--objective"
+        ("kd",),
+        "Any of kd, mlm (encoders), clm and perplexity (decoders), attention, contrastive, logits, agreement (greedy "
+        "predictions as those of the dense model) and similarity, with commas.",
+        option="--objective",
     )
     corpus: str | None = _model(
         None, "Text for all objectives except similarity. Of a folder, the validation split is read."
     )
+    split: Literal["validation", "test"] = _model("validation", "Split of the corpus: validation or test.")
     segments: str = _model("packed:128", "Segments that the corpus is cut into: packed:L, lines or sections:L.")
+    max_length: Count | None = _measure(
+        None, "Tokens of a window of the perplexity. By default those of the model, at most 2048."
+    )
+    stride: Count | None = _measure(
+        None, "Tokens from one window of the perplexity to the next. By default windows do not overlap."
+    )
     max_tokens: Count | None = _measure(None, "Stop after this many unpadded tokens.")
     batch_tokens: Count = _measure(4096, "Tokens in a forward pass.")
     task: str | None = _model(None, "Task with scored pairs for similarity: stsb.")

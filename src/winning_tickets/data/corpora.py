@@ -12,7 +12,7 @@ from winning_tickets.data.readers import RunningFingerprint, fingerprint, read_l
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
-SplitName = Literal["train", "validation"]
+SplitName = Literal["train", "validation", "test"]
 
 HUB_CORPORA: dict[str, tuple[str, str | None]] = {
     "wikitext-103": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
@@ -134,6 +134,13 @@ class _LinesAnew:
         return self._count
 
 
+def load_text(spec: str, split: SplitName, data_dir: str | Path | None = None) -> str:
+    """Return a corpus as one text: rows of the hub joined by two line feeds, as is usual; others as they are."""
+    if spec in HUB_CORPORA:
+        return "\n\n".join(_hub_rows(spec, split, data_dir)())
+    return "\n".join(_reader(spec, split, data_dir)())
+
+
 def _with_text(lines: Iterable[str]) -> Iterator[str]:
     return (line for line in lines if line.strip())
 
@@ -145,7 +152,7 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
     if spec in PYDOCS_PARTS:
         from winning_tickets.data.pydocs import pydocs_corpus
 
-        return lambda: pydocs_corpus(PYDOCS_PARTS[spec], split)
+        return lambda: pydocs_corpus(PYDOCS_PARTS[spec], _without_test(spec, split))
     if spec.startswith("task:"):
         sentences = _task_sentences(spec.removeprefix("task:"), split, data_dir)
         return lambda: sentences
@@ -160,6 +167,11 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
 
 
 def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
+    rows = _hub_rows(spec, split, data_dir)
+    return lambda: (line for text in rows() for line in split_lines(text))
+
+
+def _hub_rows(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
     from winning_tickets.data.hub import find_files, load_hub, load_parquet
 
     name, config = HUB_CORPORA[spec]
@@ -177,7 +189,7 @@ def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[
     if split not in found or "text" not in found[split].column_names:
         raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
     rows = found[split].select_columns("text")
-    return lambda: (line for part in rows.iter(_ROWS_AT_A_TIME) for text in part["text"] for line in split_lines(text))
+    return lambda: (text for part in rows.iter(_ROWS_AT_A_TIME) for text in part["text"])
 
 
 def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) -> Iterable[str]:
@@ -185,9 +197,17 @@ def _task_sentences(name: str, split: SplitName, data_dir: str | Path | None) ->
     from winning_tickets.data.loading import load_task
 
     data = load_task(name, data_dir)
+    _without_test(f"task:{name}", split)
     parts = [data.train] if split == "train" else list(data.validation.values())
     rows = (row for part in parts for row in zip(*part.texts, strict=True))
     return dict.fromkeys(text for row in rows for text in row)
+
+
+def _without_test(spec: str, split: SplitName) -> Literal["train", "validation"]:
+    """Return a split of a corpus that has no test split."""
+    if split == "test":
+        raise UsageError(f"The corpus {spec} has no test split; leave --split out.")
+    return split
 
 
 def _files(folder: Path, split: SplitName) -> list[Path]:

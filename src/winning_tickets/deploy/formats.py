@@ -176,9 +176,13 @@ def _hash_weights(folder: Path) -> str:
 
 COMPACT_NOTE = (
     "Pruned heads, neurons and FFNs are removed: {compact:,} of the encoder's {dense:,} parameters are left. Other "
-    "pruned weights are zeros. Load it with winning_tickets.load_compact(DIR), or without this package with "
-    "AutoModel.from_pretrained(DIR, trust_remote_code=True); tickets measure DIR reports its speed."
+    "pruned weights are zeros. tickets measure DIR reports its speed. "
 )
+COMPACT_LOADING = (
+    "Load it with winning_tickets.load_compact(DIR), or without this package with AutoModel.from_pretrained(DIR, "
+    "trust_remote_code=True)."
+)
+PLAIN_LOADING = "All layers are alike: it is an ordinary model, which AutoModel.from_pretrained(DIR) loads as it is."
 
 
 def compact(source: ExportSource) -> Export:
@@ -186,7 +190,8 @@ def compact(source: ExportSource) -> Export:
     found = find_pruned(source)
     plm, extra = found.load()
     before = sum(parameter.numel() for parameter in plm.encoder.parameters())
-    layers = compact_(plm.model)["layers"]
+    made = compact_(plm.model)
+    layers = made["layers"]
     sizes = {"dense": before, "compact": sum(parameter.numel() for parameter in plm.encoder.parameters())}
     facts = found.facts | {"layers": [layer | {"heads": len(layer["heads"])} for layer in layers], "parameters": sizes}
 
@@ -195,7 +200,8 @@ def compact(source: ExportSource) -> Export:
         found.add_files(staging)
         return {}
 
-    return Export(facts, fill, COMPACT_NOTE.format(**sizes))
+    loading = PLAIN_LOADING if made.get("plain") else COMPACT_LOADING
+    return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading)
 
 
 ENCODER_NOTE = (

@@ -153,4 +153,4 @@ def keep_decoder_dense(plm: PLM, ticket: Ticket | None) -> None:
     masked = ticket is not None and plm.architecture.word_embeddings in ticket.masks
     separate_decoder(plm, masked)
     if masked:
-        plm.model.get_submodule(plm.architecture.mlm_decoder).weight.requires_grad_(False)
+        plm.model.get_submodule(plm.architecture.lm_decoder).weight.requires_grad_(False)

@@ -45,6 +45,8 @@ class Architecture:
     lm_head: tuple[str, ...]  # modules of the class with that head, applied in order to hidden states `(n, hidden)`
     lm_decoder: str  # output projection of that head, perhaps tied to the word embeddings
     causal: bool = False  # a decoder: each token sees those before it, and the head predicts the next one
+    ffn_size: str = "intermediate_size"  # field of the configuration with the number of neurons of an FFN
+    own_head_size: bool = False  # whether `head_dim` of the configuration says the size of a head
     other_mlm_head: HeadWithoutDecoder | None = None  # a second kind of head in some checkpoints of the family
     per_layer: tuple[str, ...] = ()  # lists in the configuration with one entry per layer
     shared_layers: bool = False  # whether several layers apply the same stored weights
@@ -144,6 +146,7 @@ _LLAMA = Architecture(
     lm_head=("lm_head",),
     lm_decoder="lm_head",
     causal=True,
+    own_head_size=True,
 )
 
 ARCHITECTURES: dict[str, Architecture] = {
@@ -167,6 +170,7 @@ ARCHITECTURES: dict[str, Architecture] = {
         },
         word_embeddings="embeddings.word_embeddings.weight",
         pooler=None,
+        ffn_size="hidden_dim",
         lm_head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
         lm_decoder="vocab_projector",
     ),
@@ -267,6 +271,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             "FO": ("fc2.weight",),
         },
         word_embeddings="decoder.embed_tokens.weight",
+        ffn_size="ffn_dim",
+        own_head_size=False,
     ),
     "gpt_neox": replace(  # Pythia; the query, key and value of a head are neighbors
         _LLAMA,
@@ -279,6 +285,7 @@ ARCHITECTURES: dict[str, Architecture] = {
             "FO": ("mlp.dense_4h_to_h.weight",),
         },
         word_embeddings="embed_in.weight",
+        own_head_size=False,
     ),
     "gpt2": replace(  # and DistilGPT2; Conv1D stores matrices as `(in, out)`
         _LLAMA,
@@ -292,6 +299,8 @@ ARCHITECTURES: dict[str, Architecture] = {
             "FO": ("mlp.c_proj.weight.T",),
         },
         word_embeddings="wte.weight",
+        ffn_size="n_inner",
+        own_head_size=False,
     ),
 }
 

@@ -9,7 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.models.architectures import ARCHITECTURES, module_of
+from winning_tickets.models.architectures import (
+    ARCHITECTURES,
+    Architecture,
+    Role,
+    module_of,
+    prunable_views,
+    split_name,
+)
 from winning_tickets.models.loading import CLASSES, PLM, Head, load_plm
 from winning_tickets.models.modeling_compact import COMPACT, PREFIX, compact_class, shrink_
 from winning_tickets.models.structure import OpenUnits, Structure, open_units, structure_of
@@ -22,7 +29,8 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     # A head, a neuron or an FFN is removed if its weights are zeros such that it contributes nothing, or if its gate is
     # closed. A layer without heads keeps the bias of the attention's output, a layer without FFN nothing of it.
     #
-    # Returns the entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`.
+    # Returns the entry of the configuration: `paths` and, for each of the `layers`, `heads`, `neurons`, `ffn`. It has
+    # `plain` where an ordinary configuration describes the layers that are left.
     config, encoder = model.config, model.base_model
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES)
@@ -32,15 +40,16 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     structure = structure_of(plm)
     paths = _paths(structure, encoder)
     layers = [
-        _live(encoder.get_submodule(path), paths, config, open_units(gates or {}, structure, index))
-        for index, path in enumerate(structure.layers)
+        _live(encoder, structure, index, open_units(gates or {}, structure, index))
+        for index in range(len(structure.layers))
     ]
     if all(kept.ffn and bool(kept.heads.all()) and bool(kept.neurons.all()) for kept in layers):
         raise UsageError(
             "Nothing can be removed: no head, neuron or FFN is pruned as a whole, the zeros are scattered. "
             "Use --format masked, or make a ticket with a structured method."
         )
-    # The configuration records the sizes, so that a loader can build the same layers before it reads the weights.
+    # The configuration records the sizes, so that a loader can build the same layers before it reads the weights. Where
+    # an ordinary configuration can say so too, it does.
     compact = {
         "paths": paths,
         "layers": [
@@ -48,10 +57,19 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
             for kept in layers
         ],
     }
+    biases = [name for layer in range(len(layers)) for name in structure.bias_names(layer, "AO")]
+    biased = any(bool(encoder.get_parameter(name).any()) for name in biases)
+    plain = _plain(config, structure, compact["layers"], biased)
     shrink_(encoder, compact, [_indices(kept.neurons) for kept in layers])
-    setattr(config, COMPACT, compact)
-    config.auto_map = _auto_map(config)
-    return compact
+    if plain is None:
+        setattr(config, COMPACT, compact)
+        config.auto_map = _auto_map(config)
+        return compact
+    if len(kept := plain.pop("layers")) < len(layers):
+        _drop_layers(encoder, config, plm.architecture, kept)
+    for field, value in plain.items():
+        setattr(config, field, value)
+    return compact | {"plain": True}
 
 
 def _auto_map(config: Any) -> dict[str, str]:
@@ -77,7 +95,7 @@ def load_compact(folder: Path | str, head: Head = "none") -> Any:
 
     Args:
         folder: a folder of `tickets export --format compact`.
-        head: `none`, `mlm`, `classification`, `tokens` or `span`.
+        head: `none`, `lm` (`mlm` of an encoder, `clm` of a decoder), `classification`, `tokens` or `span`.
 
     Returns:
         The Hugging Face model, in float32.
@@ -90,7 +108,7 @@ def load_compact(folder: Path | str, head: Head = "none") -> Any:
         >>> model = load_compact("exports/sst2", head="classification")  # doctest: +SKIP
     """
     config = read_object(Path(folder) / "config.json", "model configuration")
-    if COMPACT not in config:
+    if COMPACT not in config and not (Path(folder) / "export.json").is_file():
         raise UsageError(f"{folder} is no compact export; make one with tickets export --format compact.")
     return load_plm(str(folder), head=head, num_labels=len(config.get("id2label", (0, 1)))).model
 
@@ -100,58 +118,101 @@ def _indices(kept: Tensor) -> Tensor:
 
 
 def _paths(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
-    """Paths, within a layer, of the modules that become smaller."""
-
-    matrices = {role: [module_of(name) for name in names] for role, names in structure.matrices.items()}
-    attention = matrices["Q"][0].rpartition(".")[0]
-    first = encoder.get_submodule(f"{structure.layers[0]}.{attention}")
-    projections = list(dict.fromkeys(name for role in ("Q", "K", "V") for name in matrices[role]))
+    """Paths, within a layer, of the modules that become smaller, and the rows of each matrix that they join."""
+    size = structure.key_size or structure.head_size
+    widths: dict[Role, int] = {"Q": structure.head_size, "K": size, "V": size}
+    projections: dict[str, list[list[int]]] = {}
+    for role, width in widths.items():
+        for name in structure.matrices[role]:
+            projections.setdefault(module_of(name), []).append([width, *_part(name)])
+    first: dict[str, list[list[int]]] = {}
+    for name in structure.matrices["FI"]:
+        first.setdefault(module_of(name), []).append(_part(name))
     # DeBERTa may have separate matrices for relative positions.
-    extra = [name for name in ("pos_key_proj", "pos_query_proj") if hasattr(first, name)]
+    attention = next(iter(projections)).rpartition(".")[0]
+    module = encoder.get_submodule(f"{structure.layers[0]}.{attention}")
+    extra = [name for name in ("pos_key_proj", "pos_query_proj") if hasattr(module, name)]
+    projections |= {f"{attention}.{name}": [[structure.head_size, 0, 1, 1, 1]] for name in extra}
     return {
         "layers": list(structure.layers),
         "attention": attention,
-        "projections": projections + [f"{attention}.{name}" for name in extra],
-        "value": matrices["V"][0],
-        "output": matrices["AO"][0],
-        "first": matrices["FI"][0],
-        "second": matrices["FO"][0],
+        "projections": projections,
+        "output": module_of(structure.matrices["AO"][0]),
+        "first": first,
+        "second": module_of(structure.matrices["FO"][0]),
         "head_size": structure.head_size,
+        "queries": structure.head_size // size,
     }
 
 
-def _live(layer: nn.Module, paths: dict[str, Any], config: Any, left: OpenUnits) -> OpenUnits:
+def _part(name: str) -> list[int]:
+    part = split_name(name)
+    return [part.start, part.stop, part.count, part.blocks]
+
+
+def _live(encoder: nn.Module, structure: Structure, layer: int, left: OpenUnits) -> OpenUnits:
     """Return the units of a layer that contribute something, given its gates and the zeros in its weights."""
-    # A head or a neuron is dead if its outputs are zero or no output weight reads them. In a gated FFN (ModernBERT)
-    # either of the two factors may be zero.
-    output: Any = layer.get_submodule(paths["output"])
-    width, size = output.in_features, paths["head_size"]
-    values = _rows_in_use(layer.get_submodule(paths["value"]), width)[-1]  # the last part of a fused matrix
-    heads = (values & _columns_in_use(output)).view(-1, size).any(dim=1)
-    second: Any = layer.get_submodule(paths["second"])
-    neurons = _columns_in_use(second)
-    inputs, *gate = _rows_in_use(layer.get_submodule(paths["first"]), second.in_features)
-    if _keeps_zero(config):
-        neurons &= inputs
-    for factor in gate:
+    # A head or a neuron is dead if its outputs are zero or no output weight reads them. In a gated FFN either of the
+    # two factors may be zero.
+    parameters = dict(encoder.named_parameters())
+
+    def in_use(role: Role, dimension: int) -> list[Tensor]:
+        """Masks of the outputs (-1) of the matrices of a role that can differ from zero, or of the inputs they read."""
+        matrices = prunable_views(encoder, structure.names(layer, role)).values()
+        used = [matrix.bool().flatten(0, -2).any(dimension) for matrix in matrices]
+        if dimension == -1:
+            for mask, name in zip(used, structure.bias_names(layer, role), strict=False):
+                part = split_name(name)
+                mask |= part.of(parameters[part.parameter].detach()).bool().flatten()
+        return [mask.cpu() for mask in used]
+
+    (columns,), (values,) = in_use("AO", 0), in_use("V", -1)
+    contexts = columns.view(structure.num_heads, -1, structure.key_size or structure.head_size)
+    heads = (contexts & values.view(structure.num_heads, 1, -1)).flatten(1).any(dim=1)
+    (neurons,) = in_use("FO", 0)
+    inputs, *factors = in_use("FI", -1)
+    for factor in (*factors, *([inputs] if _keeps_zero(encoder.config) else [])):
         neurons &= factor
-    neurons = neurons.cpu() & left.neurons
-    bias = second.bias is not None and bool(second.bias.any())
-    return OpenUnits(heads.cpu() & left.heads, neurons, left.ffn and (bias or bool(neurons.any())))
+    neurons &= left.neurons
+    bias = any(bool(parameters[name].any()) for name in structure.bias_names(layer, "FO"))
+    return OpenUnits(heads & left.heads, neurons, left.ffn and (bias or bool(neurons.any())))
 
 
-def _rows_in_use(linear: Any, width: int) -> Tensor:
-    """Mask of the outputs of a linear layer that can differ from zero, `(parts, width)`."""
-    used: Tensor = linear.weight.detach().bool().any(dim=1)
-    if linear.bias is not None:
-        used |= linear.bias.detach().bool()
-    return used.view(-1, width)
+def _plain(config: Any, structure: Structure, layers: list[dict[str, Any]], biased: bool) -> dict[str, Any] | None:
+    """Return the settings of an ordinary model of the same layers, and which of them stay; None if there is none.
+
+    A layer of a decoder that does nothing is left out; `biased` layers without heads still add the bias of their
+    attention's output. All others need equal numbers of heads and neurons.
+    """
+    architecture = ARCHITECTURES[config.model_type]
+    if not architecture.causal:
+        return None
+    pruned = [not layer["heads"] and not layer["ffn"] for layer in layers]
+    skips = not biased and not getattr(config, "scale_attn_by_inverse_layer_idx", False)
+    kept = [index for index, gone in enumerate(pruned) if not (gone and skips)]
+    sizes = {(len(layers[i]["heads"]), layers[i]["neurons"], layers[i]["ffn"]) for i in kept}
+    if len(sizes) != 1:
+        return None
+    ((heads, neurons, ffn),) = sizes
+    if not heads or not neurons or not ffn or (heads < structure.num_heads and not architecture.own_head_size):
+        return None
+    changes: dict[str, Any] = {"layers": kept, architecture.ffn_size: neurons}
+    if heads < structure.num_heads:
+        size = structure.key_size or structure.head_size
+        changes |= {"num_attention_heads": heads * structure.head_size // size, "num_key_value_heads": heads}
+        changes["head_dim"] = size
+    return changes
 
 
-def _columns_in_use(linear: Any) -> Tensor:
-    """Mask of the inputs of a linear layer that change its output, `(in_features,)`."""
-    used: Tensor = linear.weight.detach().bool().any(dim=0)
-    return used
+def _drop_layers(encoder: nn.Module, config: Any, architecture: Architecture, kept: list[int]) -> None:
+    """Remove the other layers from an encoder and its configuration."""
+    path = architecture.layers.removesuffix(".*")
+    owner, _, name = path.rpartition(".")
+    parent = encoder.get_submodule(owner)
+    setattr(parent, name, nn.ModuleList([getattr(parent, name)[index] for index in kept]))
+    config.num_hidden_layers = len(kept)
+    for field in architecture.per_layer:
+        setattr(config, field, [getattr(config, field)[index] for index in kept])
 
 
 def _keeps_zero(config: Any) -> bool:
@@ -159,6 +220,8 @@ def _keeps_zero(config: Any) -> bool:
     from transformers.activations import ACT2FN
 
     name = next(
-        getattr(config, key) for key in ("hidden_act", "hidden_activation", "activation") if hasattr(config, key)
+        getattr(config, key)
+        for key in ("hidden_act", "hidden_activation", "activation", "activation_function")
+        if hasattr(config, key)
     )
     return float(ACT2FN[name](torch.zeros(1))) == 0

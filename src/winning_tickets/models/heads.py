@@ -146,6 +146,20 @@ def head_of(kind: Kind) -> Head:
     return "mlm" if kind == "mlm" else KINDS[kind].head
 
 
+def ensure_padding(plm: PLM) -> None:
+    """Give a decoder that has no padding token its end-of-text token for it; the attention mask tells them apart."""
+    if not plm.architecture.causal:
+        return
+    if plm.tokenizer.pad_token_id is None:
+        if plm.tokenizer.eos_token_id is None:
+            raise UsageError(
+                f"The tokenizer of {plm.name} has neither a padding nor an end-of-text token, so texts of several "
+                "lengths cannot be read together; set pad_token in its tokenizer_config.json."
+            )
+        plm.tokenizer.pad_token = plm.tokenizer.eos_token
+    plm.model.config.pad_token_id = plm.tokenizer.pad_token_id  # the head reads the last token that is another one
+
+
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     """Load a model with a fresh head for a task, its label names and its dropout; `load` is a bound `load_plm`."""
     # That of MLM is pre-trained.
@@ -154,6 +168,7 @@ def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     kind = KINDS[task.kind]
     plm = load(head=kind.head, num_labels=num_outputs(task.kind, task.labels))
     plm.model.config.problem_type = kind.problem_type
+    ensure_padding(plm)
     if task.labels:
         plm.model.config.id2label = dict(enumerate(task.labels))
         plm.model.config.label2id = {label: index for index, label in enumerate(task.labels)}
@@ -180,7 +195,8 @@ def choose_max_length(asked: int | None, task: Task, plm: PLM) -> int:
     """Return the tokens that a text is cut to: the given number, else the task's, at most the model's maximum."""
     settings = plm.model.config
     # RoBERTa and MPNet start their positions after the padding index of the position embeddings.
-    padding = getattr(getattr(plm.encoder.embeddings, "position_embeddings", None), "padding_idx", None)
+    embeddings = getattr(plm.encoder, "embeddings", None)  # decoders have none, or no such offset
+    padding = getattr(getattr(embeddings, "position_embeddings", None), "padding_idx", None)
     offset = 0 if padding is None else padding + 1
     longest = min(settings.max_position_embeddings - offset, plm.tokenizer.model_max_length)
     columns = len(task.text_columns)

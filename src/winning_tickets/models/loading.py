@@ -207,13 +207,13 @@ def _lm_head_of(architecture: Architecture, head: Head, name: str) -> Head:
     own: Head = "clm" if architecture.causal else "mlm"
     if head == "mlm" and architecture.causal:
         raise UsageError(
-            f"{name} is a decoder, which predicts the next token and no masked ones; use clm, kd or logits instead of "
-            "mlm."
+            f"{name} is a decoder, which predicts the next token and no masked ones; its objectives are clm, kd and "
+            "logits, not mlm."
         )
     if head == "clm" and not architecture.causal:
         raise UsageError(
-            f"{name} is an encoder, which predicts masked tokens and not the next one; use mlm, kd or logits instead "
-            "of clm."
+            f"{name} is an encoder, which predicts masked tokens and not the next one; its objectives are mlm, kd and "
+            "logits, not clm or perplexity."
         )
     return own if head == "lm" else head
 

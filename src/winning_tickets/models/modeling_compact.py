@@ -7,6 +7,7 @@ A compact model is saved with a copy of this file next to its weights, so that
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 from collections.abc import Sequence
@@ -53,8 +54,9 @@ def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tenso
 
     Args:
         encoder: of the ordinary class.
-        compact: `paths` and `layers`, each with the indices of its `heads`, the number of its `neurons` and whether it
-            has an `ffn`; without one the bias of the FFN's output is removed too.
+        compact: `paths` and `layers`, each with the indices of its `heads` (of groups that share a key and a value),
+            the number of its `neurons` and whether it has an `ffn`; without one the bias of the FFN's output is
+            removed too.
         neurons: indices of the kept neurons of each layer; None keeps the first, for weights loaded later.
     """
     paths = compact["paths"]
@@ -65,18 +67,24 @@ def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tenso
 
 
 def _shrink_attention_(layer: nn.Module, paths: dict[str, Any], heads: list[int]) -> None:
-    output = _linear(layer, paths["output"])
-    width, size = output.in_features, paths["head_size"]
-    if len(heads) * size == width:
+    output, size = _linear(layer, paths["output"]), paths["head_size"]
+    if len(heads) * size == features(output)[1]:
         return
-    kept = torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads] or [torch.arange(0)])
-    for name in paths["projections"]:
-        _keep_(_linear(layer, name), rows=_in_parts(_linear(layer, name), kept, width))
+    kept = _of_heads(heads, size)
+    for name, parts in paths["projections"].items():
+        module = _linear(layer, name)
+        rows = [rows_of(part, features(module)[0])[_of_heads(heads, rows)] for rows, *part in parts]
+        _keep_(module, rows=torch.cat(rows).sort().values)
     _keep_(output, columns=kept)
     attention: Any = layer.get_submodule(paths["attention"])
-    for name, value in (("num_attention_heads", len(heads)), ("n_heads", len(heads)), ("all_head_size", len(kept))):
+    queries = len(heads) * paths["queries"]
+    numbers = {"num_attention_heads": queries, "n_heads": queries, "num_heads": queries}
+    for name, value in (numbers | {"all_head_size": len(kept), "split_size": len(kept)}).items():
         if hasattr(attention, name):
             setattr(attention, name, value)
+    if type(attention).__name__ == "Phi3Attention":  # reads the number from its configuration
+        attention.config = copy.copy(attention.config)
+        attention.config.num_attention_heads, attention.num_key_value_heads = queries, len(heads)
     if not heads:
         inside = paths["output"].removeprefix(paths["attention"] + ".")
         attention.output_inside = None if inside == paths["output"] else inside
@@ -87,11 +95,15 @@ def _shrink_attention_(layer: nn.Module, paths: dict[str, Any], heads: list[int]
 
 
 def _shrink_ffn_(layer: nn.Module, paths: dict[str, Any], kept: Tensor, ffn: bool) -> None:
-    first, second = (_linear(layer, paths[name]) for name in ("first", "second"))
-    if len(kept) < second.in_features:
-        _keep_(first, rows=_in_parts(first, kept, second.in_features))
+    second = _linear(layer, paths["second"])
+    if len(kept) < features(second)[1]:
+        for name, parts in paths["first"].items():
+            module = _linear(layer, name)
+            _keep_(module, rows=torch.cat([rows_of(part, features(module)[0])[kept] for part in parts]).sort().values)
         _keep_(second, columns=kept)
-    if not ffn:
+    if not ffn and hasattr(second, "nf"):
+        second.bias = nn.Parameter(torch.zeros_like(second.bias))  # Conv1D cannot do without
+    elif not ffn:
         second.bias = None
 
 
@@ -99,27 +111,52 @@ def _linear(layer: nn.Module, path: str) -> Any:
     return layer.get_submodule(path)
 
 
-def _in_parts(linear: Any, kept: Tensor, width: int) -> Tensor:
-    """Indices of kept rows in a matrix that stacks several matrices of the same width."""
-    return torch.cat([part * width + kept for part in range(linear.out_features // width)])
+def features(linear: Any) -> tuple[int, int]:
+    """Outputs and inputs of a linear layer, or of a Conv1D, which stores its matrix as `(in, out)`."""
+    first, second = linear.weight.shape
+    return (second, first) if hasattr(linear, "nf") else (first, second)
+
+
+def rows_of(part: Sequence[int], rows: int) -> Tensor:
+    """Indices of the rows of a matrix in a parameter that joins several: start, stop, number of units, of blocks."""
+    start, stop, count, blocks = part
+    return torch.arange(rows).view(blocks, count, -1)[:, start:stop].reshape(-1)
+
+
+def _of_heads(heads: list[int], size: int) -> Tensor:
+    return torch.cat([torch.arange(head * size, (head + 1) * size) for head in heads] or [torch.arange(0)])
 
 
 def _keep_(linear: Any, rows: Tensor | None = None, columns: Tensor | None = None) -> None:
     """Keep some rows or columns of a linear layer, in place."""
+    transposed = hasattr(linear, "nf")
     for name, tensor in list(linear.named_parameters()):
         chosen, gradient = tensor.detach(), tensor.requires_grad
         if rows is not None:
-            chosen = chosen.index_select(0, rows.to(chosen.device))
+            chosen = chosen.index_select(int(transposed and name == "weight"), rows.to(chosen.device))
         if columns is not None and name == "weight":
-            chosen = chosen.index_select(1, columns.to(chosen.device))
+            chosen = chosen.index_select(int(not transposed), columns.to(chosen.device))
         setattr(linear, name, nn.Parameter(chosen, requires_grad=gradient))
-    linear.out_features, linear.in_features = linear.weight.shape
+    if not transposed:
+        linear.out_features, linear.in_features = linear.weight.shape
+        return
+    linear.nx, linear.nf = linear.weight.shape
+    if linear.nx == 0:
+        linear.__class__ = _mixed(NoInputs, linear.__class__)
 
 
 @functools.cache
 def _mixed(first: type[Any], second: type[Any]) -> type[Any]:
     """A subclass of both: transformers recognizes the modules whose attention maps it collects by their class."""
     return type(first.__name__ + second.__name__, (first, second), {})
+
+
+class NoInputs:
+    """A Conv1D without inputs, which its own class cannot reshape: its output is its bias."""
+
+    def forward(self, states: Tensor) -> Tensor:
+        """Return the bias, `(batch, seq, out)`."""
+        return self.bias.expand(*states.shape[:-1], -1)  # type: ignore[attr-defined,no-any-return]
 
 
 class NoHeads:

@@ -265,8 +265,10 @@ class GateGradients:
     """Called in the backward pass with the unit, the layer and the gradients `(batch, seq, n)`, float32 or better."""
     _handles: list[RemovableHandle] = field(default_factory=list)
     _layer_sums: dict[int, Tensor] = field(default_factory=dict)
+    _shape: torch.Size = field(default_factory=torch.Size)  # `(batch, seq)` of the present pass
 
     def __enter__(self) -> Self:
+        self._handles.append(self.encoder.register_forward_pre_hook(self._note_shape, with_kwargs=True))
         for layer in range(len(self.structure.layers)):
             ffn = self.encoder.get_submodule(self.structure.ffn_module(layer))
             if {"heads", "layers"} & set(self.units):
@@ -284,6 +286,9 @@ class GateGradients:
         self._handles.clear()
         self._layer_sums.clear()
 
+    def _note_shape(self, module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any]) -> None:
+        self._shape = (inputs[0] if inputs else options["input_ids"]).shape
+
     def _watch(self, states: Tensor, unit: str, layer: int) -> Tensor:
         if not states.requires_grad:  # the lowest gate: the backward pass ends here
             states = states.detach().requires_grad_()
@@ -292,6 +297,7 @@ class GateGradients:
 
         def hook(gradient: Tensor) -> None:
             products = _single(gradient) * _single(values)
+            products = products.view(*self._shape, -1)  # OPT joins the tokens of all rows
             if pieces < products.shape[-1]:
                 products = products.reshape(*products.shape[:-1], pieces, -1).sum(-1)
             self._report(unit, layer, products)

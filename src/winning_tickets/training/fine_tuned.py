@@ -99,6 +99,9 @@ def _held_ticket(folder: Path, info: TaskInfo) -> Ticket | None:
     """Open the ticket that was saved with a model."""
     if info.ticket_id is None or COMPACT in read_object(folder / "config.json", "model configuration"):
         return None
+    exported = folder / "export.json"
+    if exported.is_file() and read_object(exported, "export").get("format") == "compact":
+        return None
     if not is_ticket(folder / HELD_TICKET):
         raise ContentError(
             f"The model {folder} was fine-tuned with the ticket {info.ticket_id}, and lacks it: there is no "

@@ -82,8 +82,11 @@ class TaskInfo:
 def save_folder(model: Any, tokenizer: Any, folder: Path, extra: Mapping[str, torch.Tensor] | None = None) -> None:
     """Save a model and its tokenizer as an ordinary Hugging Face folder."""
     # `extra` holds tensors of the checkpoint, by name, that the model's class does not have.
+    # Renaming tensors as older checkpoints call them is a matter of transformers' own classes.
+    original = not hasattr(model.config, COMPACT)
     try:
-        model.save_pretrained(folder, state_dict={**model.state_dict(), **(extra or {})})
+        state = {**model.state_dict(), **(extra or {})}
+        model.save_pretrained(folder, state_dict=state, save_original_format=original)
         tokenizer.save_pretrained(folder)
         if hasattr(model.config, COMPACT):  # also where the class is the ordinary one, and transformers saves no code
             shutil.copyfile(modeling_compact.__file__, folder / Path(modeling_compact.__file__).name)
