@@ -191,7 +191,7 @@ def test_fewer_segments_depend_on_their_seed(place):
         ({"corpus": None}, "--task mlm needs --corpus: pydocs, wikitext-103, wikipedia:20231101.en"),
         ({"doc_stride": 4, "select_on": 0.1}, "--doc-stride is for labeled examples, and --task mlm learns from text"),
         ({"train_file": "a.csv"}, "--train-file is for labeled examples"),
-        ({"task": "sst2"}, "--corpus needs --task mlm, which learns from text."),
+        ({"task": "sst2"}, "--corpus needs --task mlm or clm, which learn from text."),
         ({"corpus": "no.txt"}, "There is no file or folder no.txt"),
         ({"train_size": "0"}, "--train-size 0 is not a whole number of at least 1"),
         ({"train_size": "999"}, "asks for more than the"),

@@ -1,4 +1,4 @@
-"""Heads, groups, neurons and layers of decoders: gates against masks of weights, and compact exports of every family."""
+"""Heads, groups, neurons and layers of decoders: gates against masks of weights, and compact exports."""
 
 import pytest
 import torch
@@ -9,7 +9,7 @@ from samples.tiny_models import TEXT
 from winning_tickets import Runtime, SearchConfig, Ticket, export, load_compact, search
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.structure import gated, structure_of
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 
 QUIET = Runtime(quiet=True)
@@ -95,7 +95,7 @@ def test_alike_layers_are_an_ordinary_model(model, tmp_path):
     export(tmp_path / "t", "compact", tmp_path / "e")
     assert not (tmp_path / "e" / "modeling_compact.py").exists()
     loaded, report = AutoModelForCausalLM.from_pretrained(tmp_path / "e", output_loading_info=True)
-    assert not (report["missing_keys"] or report["unexpected_keys"] or report["mismatched_keys"])
+    assert not any(report[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert torch.allclose(logits(loaded), expected, atol=1e-4)
     assert torch.equal(logits(load_compact(tmp_path / "e", head="lm")), logits(loaded))
     again = structure_of(load_plm(str(tmp_path / "e")))
@@ -141,8 +141,8 @@ def test_a_ticket_of_groups_refuses_another_number_of_groups(folder, tmp_path):
     plm = load_plm(str(make_decoder(folder / "two", "llama")), head="clm")
     ticket = ticket_of(plm, {"layers.0.heads": [1]}, tmp_path / "t")
     other = AutoModelForCausalLM.from_pretrained(make_decoder(folder / "four", "llama", num_key_value_heads=4))
-    with pytest.raises(Exception, match="made for 2 heads per layer, and this model has 4"):
+    with pytest.raises(ContentError, match="made for 2 heads per layer, and this model has 4"):
         ticket.apply_(other, allow_other_weights=True)
+    config = SearchConfig(model=str(folder / "two"), method="importance", selection="random", prune_heads=(5,))
     with pytest.raises(UsageError, match="5 heads cannot be pruned: the model has 4"):
-        config = {"method": "importance", "selection": "random", "prune_heads": (5,)}
-        search(SearchConfig(model=str(folder / "two"), **config), tmp_path / "s", QUIET)
+        search(config, tmp_path / "s", QUIET)

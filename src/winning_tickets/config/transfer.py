@@ -92,10 +92,10 @@ class TransferConfig(Settings):
     fresh_head: bool = _model(False, "Initialize a new head, even if the fine-tuned model has one for all labels.")
     task: str | None = _model(
         None,
-        "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, one of --task-file, or mlm "
-        "(masked language modeling on the text of --corpus).",
+        "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, one of --task-file, or "
+        "language modeling on the text of --corpus: mlm (masked tokens, encoders) or clm (the next token, decoders).",
     )
-    corpus: str | None = _model(None, f"Text for --task mlm: {CORPORA}.")
+    corpus: str | None = _model(None, f"Text for --task mlm or clm: {CORPORA}.")
     task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
     profile: Profile = _tune(
         "tuned",
@@ -137,7 +137,7 @@ class TransferConfig(Settings):
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
     max_length: int | None = _tune(
-        None, "Maximum tokens of an example, or of a window over a long text; tokens of a segment of --task mlm.", ge=1
+        None, "Maximum tokens of an example, or of a window over a long text; tokens of a segment of text.", ge=1
     )
     doc_stride: int | None = _tune(None, "Tokens between the starts of two windows over a long text (squad).", ge=1)
     eval_steps: int | None = _evaluate(
@@ -159,7 +159,7 @@ class TransferConfig(Settings):
         "F1 (accuracy-or-mean, the released code).",
     )
     max_tokens: Count | None = _evaluate(
-        None, "Unpadded tokens of held-out text that --task mlm measures. By default all, of a stream 250,000."
+        None, "Unpadded tokens of held-out text that are measured. By default all, of a stream 250,000."
     )
     mnli_dev: Literal["matched", "mismatched"] | None = _evaluate(
         None, "Validation set of MNLI whose accuracy is primary: matched or mismatched."

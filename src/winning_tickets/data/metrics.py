@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.records import Kind, Task
 from winning_tickets.runs.errors import ContentError, TrainingError, shown
 from winning_tickets.runs.statistics import LARGEST, TIE
@@ -55,8 +56,8 @@ def _score(name: str, predictions: Array, labels: Array, classes: int) -> float:
 
 
 def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
-    """Return the accuracy of the best constant class, of examples, words or masked tokens; None for other kinds."""
-    if kind not in ("classification", "tokens", "mlm"):
+    """Return the accuracy of the best constant class, of examples, words or predicted tokens; None for other kinds."""
+    if kind not in ("classification", "tokens", *TEXT_NAMES):
         return None
     classes = [label for row in labels for label in row] if kind == "tokens" else labels
     return max(Counter(classes).values()) / len(classes)

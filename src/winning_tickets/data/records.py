@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from winning_tickets.data.readers import fingerprint
 
-Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm"]
-"""One class, a score, any number of classes, a class for each word, an answer in a text, or masked tokens of a text."""
+Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm", "clm"]
+"""One class, a score, any number of classes, a class for each word, an answer in a text, or tokens of it."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "matthews"),
     "regression": ("pearson", "spearman"),
@@ -17,6 +17,7 @@ METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "tokens": ("f1", "macro_f1", "accuracy"),
     "span": ("f1", "exact_match"),
     "mlm": ("accuracy", "mlm_loss"),
+    "clm": ("accuracy", "clm_loss"),
 }
 METRICS = (*METRICS_OF["classification"], *METRICS_OF["regression"])
 Source = Literal["hub", "folder", "files", "built in"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from winning_tickets.data.records import Task
@@ -78,7 +79,9 @@ MLM = Task(
     "mlm", ("text",), (), ("accuracy", "mlm_loss"), kind="mlm", learning_rate=5e-5, batch_size=16, max_length=512,
     epochs=1, eval_steps=1000, citation="Devlin et al. 2019",
 )  # fmt: skip
-"""Masked language modeling as a target, of a corpus; the numbers are those of pre-training in TAMT (Table 1)."""
+CLM = replace(MLM, name="clm", metrics=("accuracy", "clm_loss"), kind="clm", citation="Radford et al. 2019")
+TEXT_TASKS: dict[str, Task] = {"mlm": MLM, "clm": CLM}
+"""Language modeling of a corpus as a target: masked tokens, with the numbers of TAMT (Table 1), or the next one."""
 
 
 def get_task(name: str) -> Task:

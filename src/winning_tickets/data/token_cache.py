@@ -68,9 +68,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return fingerprint(json.dumps(part, sort_keys=True) for part in (state, special, sorted(tokenizer.all_special_ids)))
 
 
-def tokenize(
-    corpus: CorpusText, tokenizer: Any, at_most: int | None = None, end: int | None = None
-) -> TokenStream:
+def tokenize(corpus: CorpusText, tokenizer: Any, at_most: int | None = None, end: int | None = None) -> TokenStream:
     """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache; a stream up to `at_most` tokens.
 
     The token `end` is put after each line.
@@ -88,9 +86,7 @@ def tokenize(
     return main_first(lambda: _tokenized_in(path, corpus, tokenizer, limit, end))
 
 
-def _tokenized_in(
-    path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None
-) -> TokenStream:
+def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None) -> TokenStream:
     if (found := _open(path)) is not None:
         return found
     try:
@@ -154,9 +150,7 @@ def _write_header(file: Any, count: int) -> int:
     return size
 
 
-def _tokenized(
-    corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None
-) -> Iterator[list[list[int]]]:
+def _tokenized(corpus: CorpusText, tokenizer: Any, at_most: int | None, end: int | None) -> Iterator[list[list[int]]]:
     """Yield the ids of some lines after the other; refuse lines that differ from those of the fingerprint."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()

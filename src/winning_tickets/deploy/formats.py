@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from winning_tickets.deploy.source import Export, ExportSource, copy_files, files_in
 from winning_tickets.models import loading
+from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, base_hash, resolve_model
 from winning_tickets.models.weights import content_hash, copy_encoder_weights
@@ -40,6 +42,7 @@ class PrunedModel:
     load: Callable[[], tuple[PLM, dict[str, Tensor]]]  # the model, and tensors that its class lacks: the pooler
     add_files: Callable[[Path], None]  # writes what belongs next to the weights
     fine_tuned: FineTunedModel | None = None
+    causal: bool = False  # a decoder
 
 
 def find_pruned(source: ExportSource, with_head: bool = True) -> PrunedModel:
@@ -77,7 +80,8 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
         _mask(plm, ticket, has_head)
         return plm, _pooler(plm, encoder, ticket) if has_head else {}
 
-    return PrunedModel(facts, load, lambda folder: copy_sentence_modules(target.model, target.revision, folder))
+    copy_more = partial(copy_sentence_modules, target.model, target.revision)
+    return PrunedModel(facts, load, copy_more, causal=plm.architecture.causal)
 
 
 def _fine_tuned(source: ExportSource) -> PrunedModel:
@@ -86,14 +90,15 @@ def _fine_tuned(source: ExportSource) -> PrunedModel:
     model = open_fine_tuned(source.name, source.task, source.seed)
     if model.shared is None:
         config = read_object(model.folder / "config.json", "model configuration")
+        causal = getattr(ARCHITECTURES.get(str(config.get("model_type"))), "causal", False)
         model_class, weights = next(iter(config.get("architectures") or [None])), _hash_weights(model.folder)
     else:
-        plm = model.load()
+        plm, causal = model.load(), False
         model_class, weights = type(plm.model).__name__, content_hash(plm.model.state_dict())
     info = model.info
     facts = {"model_class": model_class, "weights": weights}
     facts |= {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
-    return PrunedModel(facts, lambda: (model.load(), {}), info.write, model)
+    return PrunedModel(facts, lambda: (model.load(), {}), info.write, model, causal)
 
 
 def masked(source: ExportSource) -> Export:

@@ -149,7 +149,7 @@ def _check(batches: Sequence[int], lengths: Sequence[int], threads: int | None, 
 
 def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
     config = plm.model.config
-    embeddings = plm.encoder.get_submodule("embeddings")
+    embeddings = getattr(plm.encoder, "embeddings", None)
     first = getattr(embeddings, "padding_idx", -1) + 1  # RoBERTa and MPNet number positions after the padding's id
     most = config.max_position_embeddings - first
     if max(lengths) > most:

@@ -54,6 +54,8 @@ def onnx(source: ExportSource) -> Export:
     if missing:
         raise UsageError(f"--format onnx needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
     found = find_pruned(source, with_head=False)
+    if found.causal:
+        raise UsageError(f"--format onnx is for encoders, and {source.name} is a decoder; use masked or compact.")
 
     def fill(staging: Path) -> dict[str, Any]:
         if found.fine_tuned is not None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
 from winning_tickets.config import LAST_SEED, PRETRAINED, Runtime, TransferConfig, parse_start
-from winning_tickets.data.records import Task
+from winning_tickets.data.records import Task, TaskData
 from winning_tickets.data.task_files import load_definitions
-from winning_tickets.data.tasks import MLM, TASKS
+from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.finetuning.adaptation import Adaptation, adaptation_problems
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
@@ -139,14 +139,17 @@ def check_transfer(config: TransferConfig) -> None:
 
 def _data_problems(config: TransferConfig) -> list[str]:
     files = (config.train_file, config.validation_file)
-    if config.task == MLM.name:
+    if config.task in TEXT_TASKS:
         return []
     # Without a task: either two files, or nothing to train on.
     if config.task is None:
         if config.task_file is not None:
             return ["--task-file needs --task, the name of one of its tasks."]
         if files == (None, None):
-            return [f"No task was given: use --task ({', '.join(TASKS)}, mlm), or --train-file and --validation-file."]
+            return [
+                f"No task was given: use --task ({', '.join((*TASKS, *TEXT_TASKS))}), or --train-file and "
+                "--validation-file."
+            ]
         problems = [] if None not in files else ["--train-file and --validation-file go together; one is missing."]
         return problems + (["--data-dir is for --task, not for --train-file."] if config.data_dir else [])
     if files != (None, None):
@@ -155,7 +158,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
     if config.task_file is not None:
         problems = problems_of(lambda: load_definitions(str(config.task_file), (str(config.task),)))
     else:
-        problems = [] if config.task in TASKS else [str(unknown("task", config.task, [*TASKS, MLM.name]))]
+        problems = [] if config.task in TASKS else [str(unknown("task", config.task, [*TASKS, *TEXT_TASKS]))]
     fields = ("text_columns", "label_column", "metric", "kind")
     return problems + [
         f"{config.option_of(field)} needs --train-file; --task {config.task} has its own."
@@ -174,7 +177,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
     # The task first: the head of a fine-tuned model is kept if it knows the task's labels.
     text = TextTarget.find(config)
     data = load_data(config) if text is None else None
-    task = MLM if data is None else data.task
+    task = text.task if text is not None else cast(TaskData, data).task
     adaptation = Adaptation.find(config, task)
     if adaptation is None:
         target = Target.find(config.target, config.base, config.revision, config.layers)
@@ -184,6 +187,8 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         check_smart(task)
     # The weights are loaded once to check them and to name the run by their hash; each seed loads its own again.
     plm = load_base(target, task) if adaptation is None else adaptation.load(task)
+    if config.smart is not None and plm.architecture.causal:
+        raise UsageError(f"--smart is for encoders, and {plm.name} is a decoder; leave it out.")
     if target.ticket is not None:  # a fine-tuned model has other weights than the ticket was made for
         target.ticket.check(plm.encoder, config.allow_other_weights or adaptation is not None)
     base = (adaptation and adaptation.source.base) or base_hash(weight_hashes(plm.encoder))

@@ -171,6 +171,11 @@ def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
     tickets, target = _open(config)
     data = {task: _data(settings, task) for task in config.tasks}
     plm = target.load()
+    if plm.architecture.causal:
+        raise UsageError(
+            f"Tickets are shared by encoders, and {plm.name} is a decoder; fine-tune it on each task with tickets "
+            "transfer."
+        )
     for task, ticket in (tickets or {}).items():
         try:
             ticket.check(plm.encoder, config.allow_other_weights)

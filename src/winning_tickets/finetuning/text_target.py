@@ -1,6 +1,7 @@
-"""Text as a target of fine-tuning: masked language modeling (MLM) on a corpus, measured on its held-out part.
+"""Text as a target of fine-tuning: language modeling on a corpus, measured on its held-out part.
 
-The eleventh task of the BERT tickets (Chen et al. 2020), whose metric is the accuracy at masked tokens.
+Of masked tokens (MLM, for encoders) it is the eleventh task of the BERT tickets (Chen et al. 2020), whose metric is the
+accuracy at these tokens; of the next token (CLM) it is for decoders.
 """
 
 from __future__ import annotations
@@ -14,19 +15,20 @@ import torch
 
 from winning_tickets.analysis.evaluate import average_terms
 from winning_tickets.config import EvaluateConfig, Runtime, TransferConfig
-from winning_tickets.data.batches import ENDLESS, MASKED_IDS, CorpusBatches
+from winning_tickets.data.batches import ENDLESS, CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.metrics import beats_one_answer
 from winning_tickets.data.readers import fingerprint
-from winning_tickets.data.records import Split, TaskData
-from winning_tickets.data.tasks import MLM
+from winning_tickets.data.records import Split, Task, TaskData
+from winning_tickets.data.tasks import TEXT_TASKS
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import choose_max_length
 from winning_tickets.models.loading import PLM, separate_decoder
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.objectives.terms import predicted_tokens
 
 MLM_PROBABILITY = 0.15
 _OF_EXAMPLES = (  # settings of a transfer that are about labeled examples, their head or their padding
@@ -40,18 +42,22 @@ def text_problems(config: TransferConfig) -> list[str]:
     """Return a message for each setting that contradicts text as a target, or that is about it alone."""
     fields = TransferConfig.model_fields
     given = [name for name in (*_OF_EXAMPLES, *_OF_TEXT) if getattr(config, name) != fields[name].default]
-    if config.task != MLM.name:
+    if config.task not in TEXT_TASKS:
         return [
-            f"{config.option_of(name)} needs --task mlm, which learns from text." for name in given if name in _OF_TEXT
+            f"{config.option_of(name)} needs --task mlm or clm, which learn from text."
+            for name in given
+            if name in _OF_TEXT
         ]
     problems = [
-        f"{'--smart' if name == 'smart' else config.option_of(name)} is for labeled examples, and --task mlm learns "
-        "from text; leave it out."
+        f"{'--smart' if name == 'smart' else config.option_of(name)} is for labeled examples, and --task "
+        f"{config.task} learns from text; leave it out."
         for name in given
         if name in _OF_EXAMPLES
     ]
     if config.corpus is None:
-        problems.append("--task mlm needs --corpus: pydocs, wikitext-103, wikipedia:20231101.en, a file or a folder.")
+        problems.append(
+            f"--task {config.task} needs --corpus: pydocs, wikitext-103, wikipedia:20231101.en, a file or a folder."
+        )
     if config.train_size is not None:
         try:
             parse_size(config.train_size)
@@ -64,26 +70,31 @@ def text_problems(config: TransferConfig) -> list[str]:
 class TextTarget:
     """The text that a transfer learns from, and the text that it is measured on."""
 
+    task: Task
     train: CorpusText
     held_out: CorpusText
 
     @classmethod
     def find(cls, config: TransferConfig) -> TextTarget | None:
         """Load the corpus of a transfer; None where it learns from examples."""
-        if config.task != MLM.name:
+        if config.task not in TEXT_TASKS:
             return None
         corpus = str(config.corpus)
-        return cls(*(load_corpus(corpus, split, config.data_dir) for split in ("train", "validation")))
+        return cls(
+            TEXT_TASKS[str(config.task)],
+            *(load_corpus(corpus, split, config.data_dir) for split in ("train", "validation")),
+        )
 
     def prepare(self, config: TransferConfig, plm: PLM) -> PreparedTask:
-        """Tokenize the text; its examples are segments to train on, and masked tokens to predict."""
-        length, size = choose_max_length(config.max_length, MLM, plm), config.batch_size or MLM.batch_size
+        """Tokenize the text; its examples are segments to train on, and tokens to predict."""
+        length, size = choose_max_length(config.max_length, self.task, plm), config.batch_size or self.task.batch_size
         segments = self.batches(config, plm, config.seeds[0], length)
-        masked = [token for batch in self._measured(config, plm, length) for token in batch[MASKED_IDS].tolist()]
+        measured = map(predicted_tokens, self._measured(config, plm, length))
+        predicted = [token for tokens, _ in measured for token in tokens.tolist()]
         data = TaskData(
-            MLM,
+            self.task,
             Split((), []),
-            {"validation": Split((), masked)},
+            {"validation": Split((), predicted)},
             fingerprint([self.train.fingerprint, self.held_out.fingerprint]),
             "files",
         )
@@ -105,12 +116,13 @@ class TextTarget:
             self.train,
             plm.tokenizer,
             config.steps,
+            plm.end_of_text,
             segments=f"packed:{length}",
-            batch_tokens=(config.batch_size or MLM.batch_size) * length,
+            batch_tokens=(config.batch_size or self.task.batch_size) * length,
             n_batches=ENDLESS,
             seed=seed,
             shuffle=True,
-            mlm_probability=MLM_PROBABILITY,
+            mlm_probability=None if plm.architecture.causal else MLM_PROBABILITY,
             train_size=config.train_size,
             train_size_seed=config.train_size_seed,
         )
@@ -121,29 +133,30 @@ class TextTarget:
         return CorpusBatches.read(
             self.held_out,
             plm.tokenizer,
+            end=plm.end_of_text,
             segments=f"packed:{length}",
             batch_tokens=max(asked.batch_tokens, length),
             n_batches=None,
             seed=asked.seed,
             shuffle=False,
-            mlm_probability=MLM_PROBABILITY,
+            mlm_probability=None if plm.architecture.causal else MLM_PROBABILITY,
             max_tokens=config.max_tokens,
         )
 
     def evaluation(
         self, config: TransferConfig, prepared: PreparedTask, plm: PLM, runtime: Runtime
     ) -> Callable[[], dict[str, Any]]:
-        """Return a function that measures the accuracy at masked tokens, and the loss, on held-out text."""
-        batches = self._measured(config, plm, prepared.max_length)
+        """Return a function that measures the accuracy at predicted tokens, and the loss, on held-out text."""
+        batches, name = self._measured(config, plm, prepared.max_length), self.task.name
         labels, quiet = prepared.data.validation["validation"].labels, runtime.model_copy(update={"quiet": True})
 
         def measure() -> dict[str, Any]:
             with modes(plm.model, training=False), torch.no_grad():
-                found = average_terms(plm, None, batches, ["mlm"], plm.model.device, quiet)
-            metrics = {"accuracy": found["mlm_accuracy"], "mlm_loss": found["mlm_loss"]}
-            if not math.isfinite(metrics["mlm_loss"]):
+                found = average_terms(plm, None, batches, [name], plm.model.device, quiet)
+            metrics = {"accuracy": found[f"{name}_accuracy"], f"{name}_loss": found[f"{name}_loss"]}
+            if not math.isfinite(metrics[f"{name}_loss"]):
                 raise TrainingError("The model's outputs are not finite; lower --learning-rate.")
-            return {"evaluation": metrics, "degenerate": not beats_one_answer(MLM, metrics, labels)}
+            return {"evaluation": metrics, "degenerate": not beats_one_answer(self.task, metrics, labels)}
 
         return measure
 

@@ -167,7 +167,7 @@ def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatc
     config, settings = prepared.config, prepared.plan.config
     if prepared.text is not None:
         batches = prepared.text.batches(config, plm, seed, prepared.max_length)
-        return batches, PretrainingObjective({"mlm": 1.0}, plm.architecture)
+        return batches, PretrainingObjective({prepared.task.kind: 1.0}, plm.architecture)
     examples = prepared.encode(plm, train_split(config, prepared.data, seed))
     order: Order = trainer_order
     if settings.group_by_length:

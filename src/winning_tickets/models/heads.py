@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
 
+from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.encode import Array, EncodedSplit, encode
 from winning_tickets.data.metrics import compute_metrics
 from winning_tickets.data.records import Answers, Kind, Split, Task
@@ -106,7 +107,7 @@ _CLASSIFICATION = TaskKind(
     unlabelled=lambda texts: Split(texts, [0] * len(texts[0])),
     predict=_predict_classes,
 )
-KINDS: dict[Kind, TaskKind] = {  # of examples; `mlm` is about text
+KINDS: dict[Kind, TaskKind] = {  # of examples; `mlm` and `clm` are about text
     "classification": _CLASSIFICATION,
     "regression": replace(
         _CLASSIFICATION,
@@ -143,7 +144,7 @@ KINDS: dict[Kind, TaskKind] = {  # of examples; `mlm` is about text
 
 def head_of(kind: Kind) -> Head:
     """Return the head of a kind of task."""
-    return "mlm" if kind == "mlm" else KINDS[kind].head
+    return cast(Head, kind) if kind in TEXT_NAMES else KINDS[kind].head
 
 
 def ensure_padding(plm: PLM) -> None:
@@ -162,9 +163,9 @@ def ensure_padding(plm: PLM) -> None:
 
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     """Load a model with a fresh head for a task, its label names and its dropout; `load` is a bound `load_plm`."""
-    # That of MLM is pre-trained.
-    if task.kind == "mlm":
-        return load(head="mlm", require_mlm_head=True)
+    # That of a language model is pre-trained.
+    if task.kind in TEXT_NAMES:
+        return load(head=task.kind, require_mlm_head=True)
     kind = KINDS[task.kind]
     plm = load(head=kind.head, num_labels=num_outputs(task.kind, task.labels))
     plm.model.config.problem_type = kind.problem_type

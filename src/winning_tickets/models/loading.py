@@ -347,7 +347,7 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
 
 
 def separate_decoder(plm: PLM, masked: bool) -> None:
-    """Give tied output embeddings their dense matrix and bias where the embeddings are masked, so that both are saved."""
+    """Give tied output embeddings their dense matrix and bias where embeddings are masked, so that both are saved."""
     decoder = plm.model.get_submodule(plm.architecture.lm_decoder)
     embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
     if masked and decoder.weight is embeddings:

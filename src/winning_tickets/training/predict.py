@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from winning_tickets.config import Runtime
+from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.models import modeling_compact
@@ -219,10 +220,10 @@ def predict(
     device = choose_device(runtime.device)
     folder = find_model(run, seed)
     info = TaskInfo.read(folder)
-    if info.kind == "mlm":
+    if info.kind in TEXT_NAMES:
         raise UsageError(
-            f"{run} was fine-tuned with MLM, which labels no texts; measure it with tickets evaluate {folder} "
-            "--objective mlm."
+            f"{run} was fine-tuned with {info.kind.upper()}, which labels no texts; measure it with tickets evaluate "
+            f"{folder} --objective {info.kind}."
         )
     _check_texts(texts, info)
     # Encode the texts as the dev data of the fine-tuning were.
