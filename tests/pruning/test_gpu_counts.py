@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from samples.batches import batch_of
 from samples.pretend_gpu import Counts, PretendGPU
 from samples.tiny import tiny_tokenizer
+from samples.tiny_decoders import make_decoder
 from samples.tiny_models import TEXT
 from winning_tickets import search_all
 from winning_tickets.config import Runtime, SearchConfig
@@ -92,11 +93,45 @@ def test_a_step_of_mask_training(
     model: Path, tmp_path: Path, steps: list[Counts], name: str, record_property: Callable[[str, object], None]
 ) -> None:
     settings, most = BOUNDS[name]
+    check_steps(model / "model", model / "corpus.txt", tmp_path / "out", steps, settings, most, record_property)
+
+
+DECODER_BOUNDS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
+    # name: family, settings, and the most launches, syncs and uploads of a step
+    "llama, kd": ("llama", {"objective": "kd"}, (2248, 2, 8)),
+    "llama, clm": ("llama", {"objective": "clm"}, (2000, 2, 8)),
+    "gpt2, clm+kd+logits": ("gpt2", {"objective": "clm+kd+logits"}, (2000, 2, 8)),
+    "gpt2, 2:4": ("gpt2", {"objective": "kd", "pattern": "2:4"}, (2000, 2, 8)),
+    "gpt_neox, kd": ("gpt_neox", {"objective": "kd"}, (2000, 2, 8)),
+}
+
+
+@pytest.mark.parametrize("name", DECODER_BOUNDS)
+def test_a_step_of_a_decoder(
+    model: Path, tmp_path: Path, steps: list[Counts], name: str, record_property: Callable[[str, object], None]
+) -> None:
+    """As few syncs as a step of an encoder has; rotations and norms of 12 layers launch more."""
+    kind, settings, most = DECODER_BOUNDS[name]
+    layers = {"n_layer": 12, "resid_pdrop": 0.0} if kind == "gpt2" else {"num_hidden_layers": 12}
+    folder = make_decoder(tmp_path / kind, kind, **layers)
+    check_steps(folder, model / "corpus.txt", tmp_path / "out", steps, settings, most, record_property)
+
+
+def check_steps(
+    folder: Path,
+    corpus: Path,
+    out: Path,
+    steps: list[Counts],
+    settings: dict[str, Any],
+    most: tuple[int, int, int],
+    record_property: Callable[[str, object], None],
+) -> None:
+    """Search with a model, and hold the counts of its steps against their bounds."""
     levels = {} if "prune_heads" in settings or "pattern" in settings else {"sparsity": 0.6}
     config = SearchConfig(
-        model=str(model / "model"),
+        model=str(folder),
         method="mask-training",
-        corpus=str(model / "corpus.txt"),
+        corpus=str(corpus),
         segments="packed:16",
         batch_tokens=64,
         steps=STEPS,
@@ -104,14 +139,14 @@ def test_a_step_of_mask_training(
         **levels,
         **settings,
     )
-    search_all(config, tmp_path / "out", Runtime(device="cuda", quiet=True))
+    search_all(config, out, Runtime(device="cuda", quiet=True))
     # The first region is step 2, and the last one goes on after the training.
     whole = steps[WARM - 1 : -1]
     assert whole
     record_property("launches_syncs_uploads", [counts.numbers for counts in whole])
     for kind, (bound, *found) in enumerate(zip(most, *(counts.numbers for counts in whole), strict=True)):
         worst = whole[found.index(max(found))]
-        assert max(found) <= bound, f"{('launches', 'syncs', 'uploads')[kind]} of {name}\n{worst.report()}"
+        assert max(found) <= bound, f"{('launches', 'syncs', 'uploads')[kind]}\n{worst.report()}"
 
 
 def test_importances_are_read_at_the_end(model: Path) -> None:

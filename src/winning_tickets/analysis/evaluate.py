@@ -43,8 +43,10 @@ from winning_tickets.training.objectives.terms import (
 )
 
 EVALUATIONS = (*TERMS, "agreement", "perplexity", "similarity")
-_SCORES = ("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity")
-_SCORES += ("similarity_pearson", "similarity_spearman")
+_SCORES = (
+    *("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity"),
+    *("similarity_pearson", "similarity_spearman"),
+)
 
 _WINDOW = 2048  # tokens, of the perplexity that papers on pruning of decoders report
 

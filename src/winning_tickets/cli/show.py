@@ -36,9 +36,11 @@ def fitted_head(result: dict[str, Any]) -> str:
 
 def evaluation(result: dict[str, Any]) -> str:
     """The measured values of `evaluate`."""
-    keys = ("kd_loss", "mlm_loss", "mlm_accuracy", "clm_loss", "clm_accuracy", "attention_loss", "contrastive_loss")
-    keys += ("logits_loss", "greedy_agreement", "perplexity", "word_perplexity")
-    keys += ("similarity_pearson", "similarity_spearman")
+    keys = (
+        *("kd_loss", "mlm_loss", "mlm_accuracy", "clm_loss", "clm_accuracy", "attention_loss", "contrastive_loss"),
+        *("logits_loss", "greedy_agreement", "perplexity", "word_perplexity"),
+        *("similarity_pearson", "similarity_spearman"),
+    )
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
     lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
     if result["tokens"] is not None:

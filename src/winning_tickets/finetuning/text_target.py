@@ -89,8 +89,9 @@ class TextTarget:
         """Tokenize the text; its examples are segments to train on, and tokens to predict."""
         length, size = choose_max_length(config.max_length, self.task, plm), config.batch_size or self.task.batch_size
         segments = self.batches(config, plm, config.seeds[0], length)
-        measured = map(predicted_tokens, self._measured(config, plm, length))
-        predicted = [token for tokens, _ in measured for token in tokens.tolist()]
+        measured = self._measured(config, plm, length)
+        found = (predicted_tokens(measured[index])[0] for index in range(len(measured)))
+        predicted = [token for tokens in found for token in tokens.tolist()]
         data = TaskData(
             self.task,
             Split((), []),

@@ -349,7 +349,7 @@ class MatrixView:
                 "is it another architecture?"
             )
         if self.blocks > 1:
-            whole = whole.unflatten(0, (self.blocks, -1))
+            whole = whole.view(self.blocks, -1, *whole.shape[1:])
         dimension = int(self.blocks > 1)
         return whole.narrow(dimension, self.start * rows, (self.stop - self.start) * rows)
 

@@ -50,7 +50,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
         )
     # The configuration records the sizes, so that a loader can build the same layers before it reads the weights. Where
     # an ordinary configuration can say so too, it does.
-    compact = {
+    compact: dict[str, Any] = {
         "paths": paths,
         "layers": [
             {"heads": _indices(kept.heads).tolist(), "neurons": int(kept.neurons.sum()), "ffn": kept.ffn}

@@ -197,7 +197,7 @@ def expand_gates(gates: Mapping[str, Tensor], structure: Structure) -> tuple[dic
 def _in_blocks(name: str, rows: Tensor) -> Tensor:
     """Return values of the rows of a matrix in the shape of its rows: several dimensions where parts alternate."""
     blocks = split_name(name).blocks
-    return rows if blocks == 1 else rows.unflatten(0, (blocks, -1))
+    return rows if blocks == 1 else rows.view(blocks, -1)
 
 
 def count_units(gates: Mapping[str, Tensor], structure: Structure) -> dict[str, dict[str, int]]:

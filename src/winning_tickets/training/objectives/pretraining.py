@@ -19,6 +19,27 @@ from winning_tickets.training.objectives.base import Batch, Need, Outputs, TermS
 from winning_tickets.training.objectives.terms import ALL_TERMS, lm_logits, needs_of, needs_teacher, sum_over_tokens
 
 
+class _NoCache:
+    """A cache of keys and values that keeps none.
+
+    Without one transformers looks on the device, in every pass, whether the positions are those of several texts.
+    """
+
+    def update(self, keys: Tensor, values: Tensor, *details: Any, **options: Any) -> tuple[Tensor, Tensor]:
+        """Return what a layer computed, unchanged."""
+        return keys, values
+
+    def get_seq_length(self, *details: Any) -> int:
+        """Return the number of tokens before the text."""
+        return 0
+
+    get_query_offset = get_seq_length
+
+    def get_mask_sizes(self, length: int, *details: Any) -> tuple[int, int]:
+        """Return the number of keys, and the place of the first one."""
+        return length, 0
+
+
 def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture: Architecture) -> Outputs:
     """Run a model on a batch and return the needed outputs."""
     # Only some families distinguish segments; the others do not know the argument, or have a single type.
@@ -32,7 +53,7 @@ def run_encoder(model: Any, batch: Batch, needs: AbstractSet[Need], architecture
         output_hidden_states="states" in needs,
         **({"token_type_ids": batch["token_type_ids"]} if typed else {}),
         **({"output_attentions": True} if "attentions" in needs else {}),
-        **({"use_cache": False} if architecture.causal else {}),
+        **({"use_cache": False, "past_key_values": _NoCache()} if architecture.causal else {}),
     )
     last = output.last_hidden_state
     states = output.hidden_states[1:] if "states" in needs else ()

@@ -62,8 +62,8 @@ def _over_predictions(losses: Callable[..., Tensor], student: Outputs, batch: Ba
     result = student.predicting.new_zeros((), dtype=torch.float32)
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
-        chunk = (student.predicting[part], targets[part], None if counted is None else counted[part])
-        chunk += tuple(one[part] for one in others)
+        chunk = [student.predicting[part], targets[part], None if counted is None else counted[part]]
+        chunk += [one[part] for one in others]
         if torch.is_grad_enabled():
             result = result + checkpoint(total, *chunk, use_reentrant=False, preserve_rng_state=False)
         else:
