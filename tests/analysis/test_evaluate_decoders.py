@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from samples.tiny_decoders import make_decoder
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import EvaluateConfig, Runtime, SearchConfig, evaluate, search
+from winning_tickets import EvaluateConfig, Runtime, SearchConfig, evaluate, export, search
 from winning_tickets.runs.errors import UsageError
 
 QUIET = Runtime(quiet=True)
@@ -79,6 +79,27 @@ def test_the_losses_of_a_ticket_are_measured_against_its_dense_model(folder):
     assert found["mlm_loss"] is found["perplexity"] is None
     assert found["tokens_by_objective"]["clm"] == found["tokens_by_objective"]["kd"] * 15 / 16
     json.dumps(found, allow_nan=False)
+
+
+def test_masked_embeddings_leave_the_output_embeddings_dense(folder, tmp_path):
+    make_decoder(tmp_path / "tied", "qwen2")
+    config = SearchConfig(model=str(tmp_path / "tied"), method="magnitude", sparsity=0.5, scope="encoder+embeddings")
+    search(config, tmp_path / "ticket", QUIET)
+    export(tmp_path / "ticket", "masked", tmp_path / "exported")
+    found, expected = (
+        evaluate(
+            EvaluateConfig(
+                target=str(tmp_path / name),
+                objectives=objectives,
+                corpus=str(folder / "text.txt"),
+                max_length=32,
+                segments="packed:16",
+            ),
+            QUIET,
+        )
+        for name, objectives in (("ticket", ("perplexity",)), ("exported", ("perplexity", "clm")))
+    )
+    assert found["perplexity"] == pytest.approx(expected["perplexity"], rel=1e-5)
 
 
 def test_texts_of_several_lengths_are_padded_with_the_end_of_text(folder, tmp_path):

@@ -233,8 +233,8 @@ def test_a_corpus_shorter_than_a_segment_is_refused(tmp_path, bert):
 def test_an_unknown_architecture_says_how_to_add_it(tmp_path, corpus):
     folder = tmp_path / "odd"
     folder.mkdir()
-    (folder / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(UsageError, match=r"Unknown architecture 'gpt2'.*write one entry of ARCHITECTURES"):
+    (folder / "config.json").write_text('{"model_type": "bloom"}')
+    with pytest.raises(UsageError, match=r"Unknown architecture 'bloom'.*write one entry of ARCHITECTURES"):
         search(training(str(folder), corpus), tmp_path / "t", QUIET)
 
 

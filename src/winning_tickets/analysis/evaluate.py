@@ -213,20 +213,21 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[str, Any]:
     """Put the ticket on the model; return the origin of the MLM head, and the dense model where a term needs it."""
     ticket, terms = target.ticket, _terms(config)
+    predicts = needs_lm_head(terms) or "perplexity" in config.objectives
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
     plm.model.to(device)
     masks = {} if ticket is None else ticket.all_masks(plm.encoder)
     masked = MaskedWeights(plm.encoder, list(masks))
-    if needs_lm_head(terms):
+    if predicts:
         untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
     # The dense model keeps the base's own head, whichever the ticket brings.
     teacher = None
     if needs_teacher(terms):
-        copied = head_without_decoder(plm) if needs_lm_head(terms) else ()
+        copied = head_without_decoder(plm) if predicts else ()
         teacher = make_twin(plm.model, masked.dense_weights, copied)
     masked.write(masks)
-    if needs_lm_head(terms) and config.mlm_head != "base":
+    if predicts and config.mlm_head != "base":
         if ticket is not None and ticket.mlm_head is not None:
             load_mlm_head(plm, ticket.mlm_head)
             return "ticket", teacher
