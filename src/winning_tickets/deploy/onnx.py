@@ -56,8 +56,7 @@ def onnx(source: ExportSource) -> Export:
     found = find_pruned(source, with_head=False)
 
     def fill(staging: Path) -> dict[str, Any]:
-        if found.fine_tuned is not None:
-            found.add_files(staging)
+        found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
         return write_onnx(found.load()[0], staging)
 
     return Export(found.facts | {"opset": OPSET}, fill, NOTE)
