@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
 from winning_tickets.data.readers import RunningFingerprint, read_lines, split_lines
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
 SplitName = Literal["train", "validation"]
@@ -45,6 +46,18 @@ class CorpusText:
     split: str
     lines: LineSource
     fingerprint: str
+    cache: Path | None = None  # folder for its tokens; None takes the user's cache
+
+    @classmethod
+    def of(cls, name: str, split: str, read: Callable[[], Iterable[str]], cache: Path | None = None) -> CorpusText:
+        """The corpus whose lines, blank ones included, a function yields from the first one."""
+        state, count = RunningFingerprint(), 0
+        for line in _with_text(read()):
+            state.add(line)
+            count += 1
+        if not count:
+            raise ContentError(f"The corpus {name} ({split}) is empty: it holds no line with text in it.")
+        return cls(name, split, _LinesAnew(read, count), state.hexdigest(), cache)
 
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
@@ -52,14 +65,9 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
     # The files of a folder are chosen by train, valid or test in their names; a single file, or a folder without such
     # names, serves both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a
     # WikiText.
-    read = _reader(spec, split, data_dir)
-    state, count = RunningFingerprint(), 0
-    for line in _with_text(read()):
-        state.add(line)
-        count += 1
-    if not count:
-        raise ContentError(f"The corpus {spec} ({split}) is empty: it holds no line with text in it.")
-    return CorpusText(spec, split, _LinesAnew(read, count), state.hexdigest())
+    if (given := memory.find(spec)) is not None:
+        return replace(given, split=split)
+    return CorpusText.of(spec, split, _reader(spec, split, data_dir))
 
 
 class _LinesAnew:

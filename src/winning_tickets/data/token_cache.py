@@ -72,7 +72,7 @@ def tokenize(corpus: CorpusText, tokenizer: Any) -> TokenStream:
     """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache."""
     # A damaged entry is made again; of processes that need the same entry, one makes it and the others wait.
     key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
-    return main_first(lambda: _tokenized_in(cache_root() / "tokens" / key, corpus, tokenizer))
+    return main_first(lambda: _tokenized_in((corpus.cache or cache_root()) / "tokens" / key, corpus, tokenizer))
 
 
 def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream:

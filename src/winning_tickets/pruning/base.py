@@ -210,9 +210,7 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     _check_match(like, weights, settings.model)
     if settings.n_of_m is not None:
         settings.n_of_m.check_shapes({name: weight.shape for name, weight in weights.items()})
-    base = BaseModelInfo.of(
-        plm.encoder, settings.model, plm.model.config.model_type, settings.revision, settings.layers
-    )
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
     ranked = _load_ranked_weights(settings, encoder, weights)
     if settings.needs.structured:
         structure = structure_of(plm)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -96,6 +96,12 @@ class Held:
                 one.attach()
             one.mask.zero_(one.place.parameter)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
     def remove(self) -> None:
         """Remove the hooks of the training; the weights stay as they are, and LoRA adapters stay masked."""
         self._active = False
@@ -152,9 +158,14 @@ def hold(
 
     Example:
         >>> optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-        >>> held = hold(model, Ticket.from_pretrained("runs/kd60"), optimizer)
+        >>> with hold(model, Ticket.from_pretrained("runs/kd60"), optimizer):
+        ...     train(model, optimizer)
     """
     return Held(model, ticket, allow_other_weights, optimizer, mask_adapters)
+
+
+held = hold
+"""The same, by the name that reads well in a `with` block, after which the hooks are gone."""
 
 
 class TicketCallback(TrainerCallback):  # type: ignore[misc]
