@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional
 
+from winning_tickets.models.encoders import as_module
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.ticket import Ticket
 
@@ -55,13 +56,13 @@ class MaskedAdapters:
         vars(self.layer).pop("get_delta_weight", None)
 
 
-def mask_adapters(model: nn.Module, ticket: Ticket) -> list[MaskedAdapters]:
+def mask_adapters(model: Any, ticket: Ticket) -> list[MaskedAdapters]:
     """Mask the LoRA adapters on a ticket's matrices; those that were masked before are masked anew.
 
     Raises:
         UsageError: an adapter on an embedding, which cannot be masked.
     """
-    layers = {id(layer.base_layer): layer for layer in model.modules() if hasattr(layer, "lora_A")}
+    layers = {id(layer.base_layer): layer for layer in as_module(model).modules() if hasattr(layer, "lora_A")}
     masked: list[MaskedAdapters] = []
     if not layers:
         return masked
