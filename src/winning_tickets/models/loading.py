@@ -163,8 +163,9 @@ def load_plm(
             attn_implementation=attention,
             trust_remote_code=False,
         )
-        load_tokenizer = transformers.AutoTokenizer.from_pretrained if given is None else given.load_tokenizer
-        tokenizer = load_tokenizer(where, revision=revision, trust_remote_code=False)
+        tokenizer = None if given is None else given.load_tokenizer()
+        if given is None:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
@@ -309,6 +310,19 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
     if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
         decoder.weight = nn.Parameter(dense, requires_grad=False)
+
+
+def separate_decoder(plm: PLM, masked: bool) -> None:
+    """Give a tied MLM decoder its dense matrix and bias where the embeddings are masked, so that both are saved."""
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
+    if masked and decoder.weight is embeddings:
+        untie_decoder(plm, embeddings.detach().clone())
+        if decoder.bias is not None:
+            # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
+            shared, decoder.bias = decoder.bias, nn.Parameter(decoder.bias.detach().clone())
+            shared.requires_grad_(False)  # nothing reads it any more
+        plm.model.config.tie_word_embeddings = False
 
 
 def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.data.corpora import HUB_CORPORA, PYDOCS_PARTS
+from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository
+from winning_tickets.data.hub import unreachable
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.miniature import CUT
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
@@ -33,7 +34,7 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
     if absent:  # data of finished runs may be gone
         absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
     reported = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
-    parameters = {value: name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
+    parameters = {_path(value): name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
     lines = (
         f"{parameters.get(value, field)}={value}: there is no {what} {value}."
         for (field, value), what in absent.items()
@@ -61,7 +62,12 @@ def _reads_test_files(plan: Plan) -> bool:
 
 def _values(plan: Plan, name: str) -> list[Any]:
     value = plan.parameters.get(name)
-    return value if isinstance(value, list) else [value]
+    return [_path(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _path(value: Any) -> Any:
+    """Return the folder that a value names, also if only a part of its data is read."""
+    return value.removeprefix(CUT) if isinstance(value, str) else value
 
 
 def _is_missing(value: Any) -> bool:
@@ -85,8 +91,9 @@ def _places(config: Mapping[str, Any]) -> Iterator[Place]:
             yield from _places(value)
         else:
             for one in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(one, str) and not is_reference(one) and not one.startswith(TINY):
-                    yield field, one
+                path = _path(one)
+                if isinstance(path, str) and not is_reference(path) and not path.startswith(TINY):
+                    yield field, path
 
 
 def _lacks(field: str, value: str) -> str | None:
@@ -96,7 +103,7 @@ def _lacks(field: str, value: str) -> str | None:
     if field in _FILES:
         return None if _there(value, Path.is_file) else "file"
     if field == "corpus":
-        named = value in HUB_CORPORA or value in PYDOCS_PARTS or value.startswith("task:")
+        named = value in PYDOCS_PARTS or value.startswith("task:") or hub_repository(value) is not None
         return None if named or _there(value) else "corpus, file or folder"
     return "file or folder" if field in _MODELS and _is_missing(value) else None
 
@@ -118,7 +125,7 @@ def list_hub_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
             what = plan.study.needs.get(field, "a folder with the data")
             lines.append(f"data_dir is not set, and {repository} {reason}; --set data_dir=FOLDER, {what}.")
         else:
-            what = "text files" if field == "corpus" else "the model"
+            what = "text or Parquet files" if field == "corpus" else "the model"
             lines.append(f"{value}: {repository} {reason}; {_advice(plan, value)}, a folder with {what}.")
     return lines
 
@@ -140,8 +147,8 @@ def _read_of_hub(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str
             yield field, value, value, "model"
     if config.get("data_dir") is not None:
         return
-    if config.get("corpus") in HUB_CORPORA:
-        yield "corpus", str(config["corpus"]), HUB_CORPORA[str(config["corpus"])][0], "dataset"
+    if (repository := hub_repository(str(config.get("corpus")))) is not None:
+        yield "corpus", str(config["corpus"]), repository, "dataset"
     for name in [config.get("task"), *(config.get("tasks") or ())]:
         task = TASKS.get(str(name))
         if task is not None and task.hub is not None:
@@ -161,38 +168,6 @@ def _advice(plan: Plan, value: str) -> str:
             inside = ", ".join(f"{key}: {'FOLDER' if one == value else one}" for key, one in given.items())
             return f"--set '{name}={{{inside}}}'"
     return "give another one in the study"
-
-
-@cache
-def unreachable(repository: str, kind: str) -> str | None:
-    """Return why a repository cannot be read, in words; None if it is on this machine or the hub has it."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    if _is_cached(repository, kind):
-        return None
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "is not on this machine, and HF_HUB_OFFLINE is set"
-    try:
-        huggingface_hub.HfApi().repo_info(repository, repo_type=kind, timeout=10)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        return f"is not on this machine, and the Hugging Face hub does not give it ({type(error).__name__})"
-    except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
-        if type(error).__module__.split(".")[0] not in ("httpx", "requests", "httpcore", "urllib3"):
-            raise
-        return f"is not on this machine, and the Hugging Face hub cannot be reached ({type(error).__name__})"
-    return None
-
-
-def _is_cached(repository: str, kind: str) -> bool:
-    """Return whether the cache of the hub, or that of data sets, has some version of a repository."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repository.replace('/', '--')}" / "snapshots"
-    if folder.is_dir() and any(folder.iterdir()):
-        return True
-    prepared = Path(constants.HF_HOME) / "datasets" / repository.replace("/", "___")
-    return kind == "dataset" and prepared.is_dir()
 
 
 def room_problem(estimate: Mapping[str, Any], store: Path) -> str | None:

@@ -17,7 +17,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.models import modeling_compact
-from winning_tickets.models.heads import KINDS, num_outputs
+from winning_tickets.models.heads import KINDS, head_of, num_outputs
 from winning_tickets.models.loading import PLM, choose_device, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import RESULT, refuse_unfinished
@@ -154,7 +154,7 @@ def encode_split(
 
 def load_fine_tuned(folder: Path, info: TaskInfo) -> PLM:
     """Load a saved model with the head of its task."""
-    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=num_outputs(info.kind, info.labels))
+    return load_plm(str(folder), head=head_of(info.kind), num_labels=num_outputs(info.kind, info.labels))
 
 
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
@@ -216,6 +216,11 @@ def predict(
     device = choose_device(runtime.device)
     folder = find_model(run, seed)
     info = TaskInfo.read(folder)
+    if info.kind == "mlm":
+        raise UsageError(
+            f"{run} was fine-tuned with MLM, which labels no texts; measure it with tickets evaluate {folder} "
+            "--objective mlm."
+        )
     _check_texts(texts, info)
     # Encode the texts as the dev data of the fine-tuning were.
     kind = KINDS[info.kind]

@@ -232,7 +232,7 @@ class TrainerArguments:
 
     def as_of_transformers(self) -> dict[str, Any]:
         """Return the settings that `transformers.TrainingArguments` has too, for trackers."""
-        own = ("output_dir", "device", "skip_not_finite", "report_to")
+        own = ("output_dir", "device", "skip_not_finite", "report_to", "gradient_checkpointing")
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
         return shared | {"use_cpu": self.device.type == "cpu"}
 
