@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-cpus test-versions check slow bench gpu reference clean
+.PHONY: demo test test-cpus test-versions test-pythons test-ecosystem check slow bench gpu reference docs notebooks package clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try: make PYTHON=python3.11") if sys.version_info < (3, 11) else None'
@@ -30,6 +30,22 @@ test-cpus: $(VENV)/.installed
 test-versions:
 	$(PYTHON) tests/versions.py
 
+# Slow: the tests with each Python from 3.11 to 3.14 that is installed, in an environment of its own.
+test-pythons:
+	$(PYTHON) tests/versions.py --pythons
+
+# Slow: the tests with the real libraries of the extra `ecosystem`, in an environment of their own. Optimum, behind the
+# ONNX backend of sentence-transformers, needs transformers 4, and gets another one.
+test-ecosystem: $(VENV)/.ecosystem
+	OPTIMUM_PYTHON=$(abspath $(VENV)-optimum/bin/python) $(VENV)-ecosystem/bin/python -m pytest -m ecosystem tests/ecosystem
+
+$(VENV)/.ecosystem: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)-ecosystem
+	$(VENV)-ecosystem/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ecosystem]'
+	$(PYTHON) -m venv $(VENV)-optimum
+	$(VENV)-optimum/bin/python -m pip install --quiet 'sentence-transformers[onnx]>=5.1,<6' 'transformers<4.58'
+	@mkdir -p $(VENV) && touch $@
+
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
 
@@ -52,5 +68,22 @@ check: $(VENV)/.installed
 reference: $(VENV)/.installed
 	$(BIN)/python docs/reference/generate.py
 
+# The site, in build/site; strict, so a dead link is an error. `make notebooks` runs the notebooks anew.
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+
+notebooks: $(VENV)/.docs
+	$(BIN)/python docs/notebooks/build.py
+
+# Wheel and sdist, in dist.
+package: $(VENV)/.docs
+	rm -rf dist
+	$(BIN)/python -m build
+	$(BIN)/python -m twine check --strict dist/*
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(GPU_VENV) demo-out bench-out $(GPU_OUT)
+	rm -rf $(VENV) $(VENV)-ecosystem $(VENV)-optimum build dist $(GPU_VENV) demo-out bench-out $(GPU_OUT)

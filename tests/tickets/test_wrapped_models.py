@@ -259,25 +259,3 @@ def test_a_cross_encoder(found):
     for name, mask in ticket.masks.items():
         assert not parameters[name].detach().view(torch.int32)[~mask].count_nonzero()
     assert not torch.equal(parameters[QUERY], before)
-
-
-def test_lora_on_a_ticket(found):
-    """The base weights keep the ticket, frozen or not; merging the adapters fills the zeros, until the next `zero_`."""
-    peft = pytest.importorskip("peft", reason="peft is not installed")
-    folder, ticket = found
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of transformers, to peft
-        model = peft.get_peft_model(
-            AutoModel.from_pretrained(folder),
-            peft.LoraConfig(r=2, target_modules=["query", "value"], init_lora_weights=False),
-        )
-    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
-    held = hold(model, ticket, optimizer)
-    ids = torch.full((2, 5), 7)
-    model(input_ids=ids).last_hidden_state.sum().backward()
-    optimizer.step()
-    assert ticket.is_applied_to(model)
-    merged = model.merge_and_unload()
-    assert not ticket.is_applied_to(merged)
-    held.zero_()
-    assert ticket.is_applied_to(merged)

@@ -58,8 +58,7 @@ def onnx(source: ExportSource) -> Export:
         raise UsageError(f"--format onnx is for encoders, and {source.name} is a decoder; use masked or compact.")
 
     def fill(staging: Path) -> dict[str, Any]:
-        if found.fine_tuned is not None:
-            found.add_files(staging)
+        found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
         return write_onnx(found.load()[0], staging)
 
     return Export(found.facts | {"opset": OPSET}, fill, NOTE)

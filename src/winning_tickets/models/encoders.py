@@ -43,12 +43,26 @@ class Encoder:
         return {name: place.parameter for name, place in self.places.items()}
 
 
-def find_encoder(model: nn.Module, names: Iterable[str]) -> Encoder:
+def as_module(model: Any) -> nn.Module:
+    """Return a module, or for an object that has modules as attributes, such as a `SetFitModel`, a module of those.
+
+    Raises:
+        UsageError: there is no module in the object.
+    """
+    if isinstance(model, nn.Module):
+        return model
+    inside = {name: value for name, value in getattr(model, "__dict__", {}).items() if isinstance(value, nn.Module)}
+    if not inside:
+        raise UsageError(f"A {type(model).__name__} has no encoder; give a torch.nn.Module or an object with one.")
+    return nn.ModuleDict(inside)
+
+
+def find_encoder(model: Any, names: Iterable[str]) -> Encoder:
     """Find the encoder that has parameters of these names somewhere inside a module.
 
     Args:
-        model: the encoder itself or any module around it, also wrapped by DataParallel, DDP, `fully_shard`,
-            `torch.compile`, PEFT or sentence-transformers.
+        model: the encoder itself or any module or object around it, also wrapped by DataParallel, DDP, `fully_shard`,
+            `torch.compile`, PEFT, sentence-transformers or SetFit.
         names: the encoder's own names, such as `encoder.layer.0.attention.self.query.weight`. The pooler is not looked
             for, as many classes leave it out.
 
@@ -59,6 +73,7 @@ def find_encoder(model: nn.Module, names: Iterable[str]) -> Encoder:
         ContentError: several encoders have the names.
         UsageError: `FullyShardedDataParallel` has flattened the parameters.
     """
+    model = as_module(model)
     # Submodules that are registered twice come once, so a shared encoder is one encoder.
     found: dict[str, Place] = {}
     paths: dict[str, str] = {}

@@ -13,6 +13,7 @@ from transformers import TrainerCallback
 
 from winning_tickets.models.encoders import Place, part_like
 from winning_tickets.runs.errors import UsageError
+from winning_tickets.tickets.adapters import mask_adapters as mask_adapters_of
 from winning_tickets.tickets.masking import rows_here
 from winning_tickets.tickets.selection import write_masked_
 from winning_tickets.tickets.ticket import Ticket
@@ -75,6 +76,7 @@ class Held:
         ticket: Ticket,
         allow_other_weights: bool = False,
         optimizer: Any = None,
+        mask_adapters: bool = True,
     ) -> None:
         # Weights that have the ticket's zeros were trained with it.
         ticket.apply_(model, allow_other_weights or ticket.is_applied_to(model))
@@ -82,6 +84,8 @@ class Held:
         self._held = [_HeldParameter(places[name], Mask(mask)) for name, mask in ticket.masks_on(model).items()]
         for one in self._held:
             one.attach()
+        if mask_adapters:
+            mask_adapters_of(model, ticket)
         self._active = True
         self._step_hook = None if optimizer is None else after_each_step(optimizer, self.zero_)
 
@@ -99,7 +103,7 @@ class Held:
         self.remove()
 
     def remove(self) -> None:
-        """Remove the hooks; the weights stay as they are."""
+        """Remove the hooks of the training; the weights stay as they are, and LoRA adapters stay masked."""
         self._active = False
         for handle in (self._step_hook, *(one.handle for one in self._held)):
             if handle is not None:
@@ -130,6 +134,7 @@ def hold(
     ticket: Ticket,
     optimizer: Any = None,
     allow_other_weights: bool = False,
+    mask_adapters: bool = True,
 ) -> Held:
     """Apply a ticket to a model and keep its pruned weights at zero in any training loop.
 
@@ -145,6 +150,7 @@ def hold(
             after each of its steps.
         allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
             already, as those of a resumed run, need no permission.
+        mask_adapters: mask the LoRA adapters that are on held matrices too, so that merging them keeps the zeros.
 
     Raises:
         ContentError: the ticket does not fit the model, or fits several encoders in it.
@@ -155,7 +161,7 @@ def hold(
         >>> with hold(model, Ticket.from_pretrained("runs/kd60"), optimizer):
         ...     train(model, optimizer)
     """
-    return Held(model, ticket, allow_other_weights, optimizer)
+    return Held(model, ticket, allow_other_weights, optimizer, mask_adapters)
 
 
 held = hold
@@ -171,10 +177,12 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
         ticket: the subnetwork.
         allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
             already, as those of a resumed run, need no permission.
+        mask_adapters: as in `hold`.
     """
 
-    def __init__(self, ticket: Ticket, allow_other_weights: bool = False) -> None:
+    def __init__(self, ticket: Ticket, allow_other_weights: bool = False, mask_adapters: bool = True) -> None:
         self.ticket = ticket
+        self.mask_adapters = mask_adapters
         self.allow_other_weights = allow_other_weights
         self._held: Held | None = None
         self._model: Any = None  # the last model that is known to have the ticket
@@ -182,12 +190,14 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
     def on_init_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Zero the pruned weights."""
         self.ticket.apply_(model, self.allow_other_weights or self.ticket.is_applied_to(model))
+        if self.mask_adapters:
+            mask_adapters_of(model, self.ticket)
         self._model = model
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         """Zero the pruned weights, and mask their gradients from here on."""
         self._release()
-        self._held = Held(model, self.ticket, self.allow_other_weights)
+        self._held = Held(model, self.ticket, self.allow_other_weights, mask_adapters=self.mask_adapters)
         self._model = model
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
