@@ -79,7 +79,8 @@ class TextTarget:
         """Tokenize the text; its examples are segments to train on, and masked tokens to predict."""
         length, size = choose_max_length(config.max_length, MLM, plm), config.batch_size or MLM.batch_size
         segments = self.batches(config, plm, config.seeds[0], length)
-        masked = [token for batch in self._measured(config, plm, length) for token in batch[MASKED_IDS].tolist()]
+        measured = self._measured(config, plm, length)
+        masked = [token for index in range(len(measured)) for token in measured[index][MASKED_IDS].tolist()]
         data = TaskData(
             MLM,
             Split((), []),
