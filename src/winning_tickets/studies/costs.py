@@ -264,7 +264,7 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
     limit = config.max_length or (task.max_length if task else 128)
     if task is MLM:
         every = _subset(_corpus_tokens(config.corpus) / limit, config.train_size)
-        measured = float(config.max_tokens or _VALIDATION_TOKENS)
+        measured = float(config.max_tokens or min(_VALIDATION_TOKENS, _corpus_tokens(config.corpus) / 4))
     else:
         every, measured = _examples(data, config.train_size), _validation(data, limit)
     per_epoch = math.ceil(every / batch)

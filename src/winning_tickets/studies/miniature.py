@@ -13,14 +13,14 @@ from typing import Any
 
 from winning_tickets.config import EvaluateConfig, SearchConfig, Settings, ShareConfig, SuperConfig, TransferConfig
 from winning_tickets.data.records import Task
-from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.tasks import MLM, TASKS
 
 MINIATURE = "miniature"
 CUT = "tiny:cut:"  # before a folder of data, of which a few examples of each task are read
 STEPS, RATE = 200, 40  # steps of a search for one here, and how much higher rates are
 BATCH, LENGTH, LEAST_BATCH = 4, 4, 4  # examples of a batch and tokens of a text for one here
 STEP_TOKENS, TEXT_STEPS, SEGMENTS = 16, 500, 2_000  # tokens, steps of a round and segments of its text for one here
-EXAMPLES = 125  # examples of a subset for one here
+EXAMPLES, DISTINCT = 125, 16_000  # examples, and distinct segments of text, of a subset for one here
 SEEDS, SEARCH_SEEDS, EVALUATED_TOKENS = 3, 2, 2_000
 MINIATURE_NOTE = (
     f"searches have 1/{STEPS} of the paper's steps (rounds over text alone 1/{TEXT_STEPS}), batches 1/{BATCH} of its "
@@ -77,6 +77,7 @@ _PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "imp_decay": _fewer,
     "imp_steps": _shorter_rounds,
     "mlm_round_steps": lambda steps: _fewer(steps, TEXT_STEPS),
+    "text_steps": _fewer,
 }
 """How parameters of recipes change that name models, are labels of axes, or agree with such labels; others stay."""
 
@@ -99,7 +100,7 @@ def _batch(size: int) -> int:
 
 
 def _task(name: str | None) -> Task:
-    return TASKS.get(str(name)) or TASKS["rte"]
+    return MLM if name == MLM.name else TASKS.get(str(name)) or TASKS["rte"]
 
 
 def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, Any]:
@@ -152,7 +153,7 @@ def _search(settings: SearchConfig) -> dict[str, Any]:
     if config.round_examples is not None:
         values["round_examples"] = _fewer(config.round_examples, SEGMENTS)
     if config.train_size is not None:
-        values["train_size"] = _subset(config.train_size, EXAMPLES if tasks else SEGMENTS)
+        values["train_size"] = _subset(config.train_size, EXAMPLES if tasks else DISTINCT)
     if tasks:
         values["batch_size"] = _batch(config.batch_size or min(task.batch_size for task in tasks))
     if tasks and not any(task.doc_stride for task in tasks):
