@@ -184,9 +184,9 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float]:
     # For each source: examples of a step, their tokens, and steps of a pass.
     sources: list[tuple[float, float, float]] = []
     if "mlm" in config.terms:
-        longest = _longest(config.segments)
-        segments = _subset(_corpus_tokens(config.corpus) / longest, config.train_size)
-        sources.append((config.batch_tokens / longest, config.batch_tokens, segments * longest / config.batch_tokens))
+        room = _longest(config.segments)
+        segments = _subset(_corpus_tokens(config.corpus) / room, config.train_size)
+        sources.append((config.batch_tokens / room, config.batch_tokens, segments * room / config.batch_tokens))
     for name in config.tasks if "task" in config.terms else ():
         task = TASKS.get(name)
         batch = config.batch_size or (task.batch_size if task else 32)
