@@ -170,7 +170,7 @@ MUTATIONS = {
         "padding_counts": False,
     },
     ("code", "mlm"): {"epsilon": 1e-6, "clip": "each", "adam": "torch", "at_least": True, "absolute": True},
-    ("paper", "mlm+kd"): {"epsilon": 1e-6, "decay": 0.01, "at_least": False, "absolute": False},
+    ("paper", "mlm+kd"): {"epsilon": 1e-6, "decay": 0.01, "at_least": False, "absolute": True},
 }
 
 

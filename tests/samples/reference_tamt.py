@@ -43,7 +43,7 @@ def first_and_early(step: int, interval: int) -> bool:
     return step == 1 or (step + 1) % interval == 0
 
 
-_PAPER = Recipe("torch", 1e-8, 0.0, "all", True, True, every, False)
+_PAPER = Recipe("torch", 1e-8, 0.0, "all", False, True, every, False)
 _MLM_PROGRAM = Recipe("early", 1e-8, 0.0, "all", False, False, every, False)
 RECIPES = {
     ("paper", "mlm"): _PAPER,

@@ -37,6 +37,9 @@ def study(stages, **parameters):
         # eight rounds of TAMT's length, pruned to 10 % before the first, with the batch of the profile
         ({"corpus": "wikitext-103", "round_steps": 2792, "prune_first": True}, 8 * 2792, 8 * 2792 * 16 * 512),
         ({"corpus": "wikitext-103", "round_examples": 160_000}, 9 * 10_000, 9 * 160_000 * 512),
+        # rounds over fewer segments are shorter only where they are passes over them
+        ({"corpus": "wikitext-103", "round_examples": 160_000, "train_size": "8576"}, 90_000, 9 * 160_000 * 512),
+        ({"corpus": "wikipedia:20231101.en", "round_epochs": 1, "train_size": "8576"}, 9 * 536, 9 * 8576 * 512),
         # a pass over WikiText-103 in each round
         ({"corpus": "wikitext-103"}, 9 * 13_960, 9 * 13_960 * 16 * 512),
     ],
@@ -72,6 +75,15 @@ def test_parts_of_the_data_and_seeds_count():
     assert cost_of(config.model_copy(update={"train_size": "10%", "seeds": (0, 1)}), BASE).steps == 2 * 211
     assert whole == 2105
     assert cost_of(config.model_copy(update={"save_model": True}), BASE).weight_bytes == 4 * BASE.parameters
+
+
+def test_text_costs_its_segments_and_its_held_out_part():
+    fields = {"target": "m", "task": "mlm", "corpus": "wikitext-103", "profile": "paper"}
+    whole = cost_of(TransferConfig(**fields), BASE)
+    assert whole.steps == pytest.approx(13_917, rel=0.01)  # a pass in batches of 16 segments of 512 tokens
+    assert whole.tokens == pytest.approx(114e6 + 14 * 250_000 / 3, rel=0.01)
+    few = cost_of(TransferConfig(**fields, steps=100, train_size="160", max_tokens=3000), BASE)
+    assert (few.steps, few.tokens) == (100, 100 * 16 * 512 + 1000)
 
 
 def test_super_tickets_and_sharing_cost_their_trainings():

@@ -44,7 +44,6 @@ _PAPER: dict[str, Any] = _TUNED | {
     "learning_rate": 5e-5,
     "schedule_passes": 2,
     "score_init": "plateau",
-    "rank_by": "absolute",
     "threshold": "reached",
     "train_embeddings": True,
     "student_dropout": MODEL_DROPOUT,
@@ -56,7 +55,6 @@ _PAPER_BY_OBJECTIVE: dict[str, dict[str, Any]] = {"kd": {"learning_rate": 2e-5},
 # Values of the released code where it differs from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = {
     "scope": "encoder+embeddings+pooler",
-    "rank_by": "signed",
     "threshold": "exceeded",
     "reselect_steps": 1000,
     "optimizer": "adamw-hf",

@@ -221,7 +221,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     phi: float = _train(0.01, "Threshold at the start (TAMT eq. 3).", gt=0)
     rank_by: Literal["signed", "absolute"] | None = _mask(
         None,
-        "Rank scores by their value (signed, as in the released code) or by absolute value (TAMT section 3.4.2).",
+        "Rank scores by their value (signed: TAMT eq. 3, the released code) or by absolute value (TAMT section 3.4.2).",
     )
     reselect_steps: int | None = _mask(None, "Steps between adjustments of the threshold.", ge=1)
     cadence: Literal["after", "before"] | None = _mask(

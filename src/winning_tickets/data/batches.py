@@ -196,7 +196,7 @@ def _chooser(max_tokens: int | None, train_size: str | None, seed: int) -> segme
     """Return the choice of the segments that are used; None for all."""
 
     def first(lengths: Array) -> Array:
-        return np.arange(max(1, int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))))
+        return np.arange(max(1, int(np.searchsorted(np.cumsum(lengths), int(max_tokens or 0), side="right"))))
 
     def some(lengths: Array) -> Array:
         order = generator(seed, _SUBSET).permutation(len(lengths))

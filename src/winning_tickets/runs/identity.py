@@ -15,7 +15,7 @@ from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import read_json, write_json
 
 DEFAULTS_VERSION = 2  # increased whenever a default changes, so that old and new runs never share an id
-PROFILE_VERSIONS = {"paper": 3, "code": 3}
+PROFILE_VERSIONS = {"paper": 4, "code": 3}
 """The version of profiles whose values changed while those of `tuned` stayed; used instead."""
 
 

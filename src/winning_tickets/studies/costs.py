@@ -23,7 +23,7 @@ from winning_tickets.config import (
     TransferConfig,
 )
 from winning_tickets.data.records import Task
-from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.tasks import MLM, TASKS
 from winning_tickets.runs.errors import TicketsError
 from winning_tickets.runs.store.index import Record
 from winning_tickets.studies.plan import Plan
@@ -57,7 +57,13 @@ TASK_SIZES = {
 }
 """Sizes of the tasks with BERT's word pieces; `tiny`: those of any task that is made or cut in the store."""
 _UNKNOWN = TaskSize(1_000, 200, 40, 90)
-CORPUS_TOKENS = {"wikitext-103": 114_000_000.0, "wikitext-2": 2_400_000.0, "pydocs": 900_000.0, "tiny": 35_000.0}
+CORPUS_TOKENS = {
+    "wikitext-103": 114_000_000.0,
+    "wikitext-2": 2_400_000.0,
+    "wikipedia": 4_500_000_000.0,
+    "pydocs": 900_000.0,
+    "tiny": 35_000.0,
+}
 """Word pieces of a pass over a corpus; of others 10 million are assumed."""
 _OTHER_CORPUS, _VALIDATION_TOKENS = 1e7, 250_000.0
 
@@ -178,10 +184,9 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float]:
     # For each source: examples of a step, their tokens, and steps of a pass.
     sources: list[tuple[float, float, float]] = []
     if "mlm" in config.terms:
-        corpus = CORPUS_TOKENS.get(str(config.corpus).split(":")[0], _OTHER_CORPUS)
-        sources.append(
-            (config.batch_tokens / _longest(config.segments), config.batch_tokens, corpus / config.batch_tokens)
-        )
+        room = _longest(config.segments)
+        segments = _subset(_corpus_tokens(config.corpus) / room, config.train_size)
+        sources.append((config.batch_tokens / room, config.batch_tokens, segments * room / config.batch_tokens))
     for name in config.tasks if "task" in config.terms else ():
         task = TASKS.get(name)
         batch = config.batch_size or (task.batch_size if task else 32)
@@ -237,7 +242,15 @@ def _length(name: str | None, limit: float, padded: bool = False) -> float:
 
 
 def _examples(name: str | None, asked: str | None) -> float:
-    every: float = TASK_SIZES.get(str(name), _UNKNOWN).train
+    return _subset(TASK_SIZES.get(str(name), _UNKNOWN).train, asked)
+
+
+def _corpus_tokens(corpus: str | None) -> float:
+    return CORPUS_TOKENS.get(str(corpus).split(":")[0], _OTHER_CORPUS)
+
+
+def _subset(every: float, asked: str | None) -> float:
+    """The examples that `--train-size` leaves."""
     if asked is None:
         return every
     number = float(asked.rstrip("% "))
@@ -245,19 +258,24 @@ def _examples(name: str | None, asked: str | None) -> float:
 
 
 def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
-    config, task = settings.resolved(), TASKS.get(str(settings.task))
+    config, task = settings.resolved(), {**TASKS, MLM.name: MLM}.get(str(settings.task))
     data = _data_of(config, config.task)
     batch = config.batch_size or (task.batch_size if task else 32)
     limit = config.max_length or (task.max_length if task else 128)
-    per_epoch = math.ceil(_examples(data, config.train_size) / batch)
+    if task is MLM:
+        every = _subset(_corpus_tokens(config.corpus) / limit, config.train_size)
+        measured = float(config.max_tokens or min(_VALIDATION_TOKENS, _corpus_tokens(config.corpus) / 4))
+    else:
+        every, measured = _examples(data, config.train_size), _validation(data, limit)
+    per_epoch = math.ceil(every / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
-    length = _length(data, limit, config.padding == "max-length")
+    length = _length(data, limit, config.padding == "max-length" or task is MLM)
     # SMART runs the model once more for the outputs, and twice for each step of its ascent.
     smart = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
     if config.evaluate_each_epoch and not config.patience:
         evaluations += steps // per_epoch
-    one = _training(steps, steps * batch * length * smart, evaluations, data, limit)
+    one = _training(steps, steps * batch * length * smart, evaluations, measured)
     return (one + Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
 
 
@@ -268,10 +286,14 @@ def _evaluations(
     return steps // every + 1
 
 
-def _training(steps: float, tokens: float, evaluations: float, task: str | None, limit: float) -> Cost:
-    read = evaluations * TASK_SIZES.get(str(task), _UNKNOWN).validation * _length(task, limit)
+def _validation(task: str | None, limit: float) -> float:
+    """Tokens of an evaluation."""
+    return TASK_SIZES.get(str(task), _UNKNOWN).validation * _length(task, limit)
+
+
+def _training(steps: float, tokens: float, evaluations: float, measured: float) -> Cost:
     logs = steps * _LINE_BYTES + evaluations * _EVALUATION_BYTES
-    return Cost(tokens + _FORWARD * read, steps, logs, 0, 1)
+    return Cost(tokens + _FORWARD * evaluations * measured, steps, logs, 0, 1)
 
 
 def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
@@ -291,7 +313,8 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
         batch = config.batch_size or (task.batch_size if task else 32)
         own = steps * count / per_epoch
         data = _data_of(config, name)
-        total += _training(own, own * batch * _length(data, limit), steps // per_epoch + 1, data, limit)
+        own_tokens = own * batch * _length(data, limit)
+        total += _training(own, own_tokens, steps // per_epoch + 1, _validation(data, limit))
     total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
     total *= len(config.seeds)
     # The stages of a sharing that finds its own tickets, or fine-tunes afterwards.
