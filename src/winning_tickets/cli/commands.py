@@ -122,9 +122,16 @@ def shape(annotation: Any) -> tuple[type, bool]:
     return annotation, False
 
 
+def named(annotation: Any) -> bool:
+    """True for a field whose values have names, such as `task=DIR`."""
+    return dict in (get_origin(annotation), *map(get_origin, get_args(annotation)))
+
+
 def parsed(cls: type[Settings], field: str, value: Any) -> Any:
     """The value of a field from that of its option: lists are written with commas."""
     (kind, several), option = shape(cls.model_fields[field].annotation), cls.option_of(field)
+    if isinstance(value, list):
+        return ",".join(value)
     if not several:
         return value
     if kind is int:
@@ -187,6 +194,8 @@ def annotated(cls: type[Settings], field: str, options: str, default: Any = None
     extra: Any = about.json_schema_extra
     kind, several = shape(about.annotation)
     kind = str if several else kind
+    if named(about.annotation):
+        kind = list[str]  # the option may be repeated
     if metavar is not None:
         return Annotated[kind, typer.Argument(metavar=metavar, help=about.description)]
     if kind is bool and about.default is not False and "/" not in options:
@@ -244,7 +253,7 @@ def verb(
 
     def register(function: Callable[..., tuple[dict[str, Any], str]]) -> Callable[..., None]:
         def run(**given: Any) -> None:
-            given = {key: value for key, value in given.items() if value is not None}
+            given = {key: value for key, value in given.items() if value is not None and value != []}
             options: dict[str, Any] = {}
             for key in paths.keys() & given.keys():
                 for path, cls in paths[key]:

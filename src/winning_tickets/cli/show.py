@@ -60,7 +60,30 @@ def transfer(result: dict[str, Any]) -> str:
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
         lines.append(f"  rows without a label, left out: {counts}")
+    for split, classes in result.get("classes", {}).items() if len(result.get("labels", ())) > 2 else ():
+        lines += _classes(split, classes, result["confusion"][split])
+    lines += [f"Warning: {warning}" for warning in result.get("warnings", ())]
     return "\n".join(lines)
+
+
+_SHOWN_CLASSES = 12  # of a confusion table on a terminal
+
+
+def _classes(split: str, classes: dict[str, Any], confusion: list[list[int]]) -> list[str]:
+    """Scores of each class x100, and the confusion table where it is small enough to be read."""
+    width = max(len("class"), *map(len, classes))
+    small = len(classes) <= _SHOWN_CLASSES
+    cells = [str(count) for row in confusion for count in row] if small else []
+    cell = max([3, *map(len, cells), *(len(str(place)) for place in range(len(classes) + 1))])
+    head = f"  {split}, final: {'class':<{width}}  precision  recall     f1  examples"
+    pad = " " * (head.index("class") - 4)
+    lines = [head + ("  predicted as 1, 2 ..." if small else "")]
+    for number, ((name, scores), row) in enumerate(zip(classes.items(), confusion, strict=True), 1):
+        line = f"{pad}{number:>3} {name:<{width}}  "
+        line += f"{100 * scores['precision']:9.1f}  {100 * scores['recall']:6.1f}  {100 * scores['f1']:5.1f}  "
+        line += f"{scores['examples']:8,}"
+        lines.append(line + ("  " + " ".join(f"{count:>{cell}}" for count in row) if small else ""))
+    return lines
 
 
 def super_ticket(result: dict[str, Any]) -> str:
@@ -179,6 +202,12 @@ def description(result: dict[str, Any]) -> str:
 def predictions(result: dict[str, Any]) -> str:
     """One line per text: its label and probability, its score, its labels, the label of each word, or the answer."""
     return "\n".join(f"{_predicted(item)}\t{' | '.join(item['text'])}" for item in result["predictions"])
+
+
+def predicted_file(result: dict[str, Any]) -> str:
+    """Number of rows, and of those of each class."""
+    counts = ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
+    return f"{result['rows']:,} rows of {result['input']} labeled in {result['out']}" + (f": {counts}" if counts else "")
 
 
 def _predicted(item: dict[str, Any]) -> str:

@@ -106,12 +106,16 @@ class TransferConfig(Settings):
     validation_file: str | None = _files(None, "Validation file of the same format.")
     text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of your files, such as a,b.")
     label_column: str = _files("label", "Label column of your files.")
-    metric: str | None = _files(None, "Primary metric of your files, such as f1.")
+    metric: str | None = _files(None, "Primary metric of your files, such as f1 or macro_f1.")
     kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _files(
         None,
         "Kind of the labels of your files: classification, regression, multilabel, tokens or span. By default the "
         "files are inspected.",
     )
+    task_name: str | None = _files(
+        None, "Name of the task of your files, which tells it from others in averages and analyses. By default local."
+    )
+    drop_unlabelled: bool = _files(False, "Leave out rows of your files without a label, instead of refusing them.")
     seeds: tuple[int, ...] = _tune(
         (0,), "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.", option="--seeds --seed"
     )

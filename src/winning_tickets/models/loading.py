@@ -22,6 +22,7 @@ from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
+ONNX_FILE = "model.onnx"
 Head = Literal["none", "mlm", "classification", "tokens", "span"]
 CLASSES: dict[Head, str] = {
     "none": "AutoModel",
@@ -84,12 +85,22 @@ def resolve_model(name: str) -> str:
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"The model folder {path} has no config.json; give a model folder or a hub id.")
         refuse_run(path)
+        if is_onnx(path):
+            raise UsageError(
+                f"{path} is an ONNX export, without weights for PyTorch: tickets predict, tickets measure and tickets "
+                "evaluate --objective similarity take it; for all else give what it was made from."
+            )
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelNotFound(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
     if (message := missing(name)) is not None:
         raise ModelNotFound(message)
     return name
+
+
+def is_onnx(folder: Path | str) -> bool:
+    """Return whether a folder is an export of the format `onnx`."""
+    return (Path(folder) / ONNX_FILE).is_file()
 
 
 def _builtin_folder(key: str) -> Path:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.models.loading import PLM
+from winning_tickets.models.loading import PLM, resolve_model
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -63,6 +63,7 @@ def open_fine_tuned(
         model = _stored_result(shared.path).get("model") or str(shared.path)
         return FineTunedModel(shared.path, info, ticket, shared, model, shared.base_hash)
     folder = find_model(path, seed)
+    resolve_model(str(folder))  # refuses an ONNX export
     info = TaskInfo.read(folder)
     if task not in (None, info.task):
         raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")

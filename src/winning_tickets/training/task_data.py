@@ -30,6 +30,8 @@ def load_data(config: TransferConfig) -> TaskData:
             label_column=config.label_column,
             metric=config.metric,
             kind=config.kind,
+            task_name=config.task_name,
+            drop_unlabelled=config.drop_unlabelled,
         )
     if config.head_dropout is not None:
         data = replace(data, task=replace(data.task, head_dropout=config.head_dropout))
