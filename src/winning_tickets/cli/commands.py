@@ -28,6 +28,7 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
+from winning_tickets.config.settings import PERCENT, as_fraction
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError, printable
@@ -136,7 +137,7 @@ def parsed(cls: type[Settings], field: str, value: Any) -> Any:
         return value
     if kind is int:
         return split_ints(option, value)
-    if kind is float and ("%" not in value or field != "level"):
+    if kind is float and "%" not in value and field != "level":
         return _split(option, value, float, "numbers, such as 0.6")
     return split_words(value)
 
@@ -170,6 +171,14 @@ class Verb(TyperCommand):
                 formatter.write_dl(records)
 
 
+def fraction(text: str | float) -> float:
+    """Parse the value of an option that is a fraction: 0.1 or 10%."""
+    try:
+        return float(as_fraction(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is neither a fraction such as 0.1 nor a percentage such as 10%.") from error
+
+
 FieldPath = tuple[str, ...]  # the names of a field, inside the settings of another
 
 
@@ -196,6 +205,8 @@ def annotated(cls: type[Settings], field: str, options: str, default: Any = None
     kind = str if several else kind
     if named(about.annotation):
         kind = list[str]  # the option may be repeated
+    elif PERCENT in (*about.metadata, *(one for inner in get_args(about.annotation) for one in get_args(inner)[1:])):
+        kind = str  # 10% is a number too
     if metavar is not None:
         return Annotated[kind, typer.Argument(metavar=metavar, help=about.description)]
     if kind is bool and about.default is not False and "/" not in options:

@@ -179,7 +179,10 @@ def perturb(
     target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
     out: commands.Out,
     fraction: Annotated[
-        float, typer.Option(help="Fraction of the kept weights of each matrix that moves to pruned places.")
+        float,
+        typer.Option(
+            parser=commands.fraction, help="Fraction of the kept weights of each matrix that moves to pruned places."
+        ),
     ] = 0.05,
     seed: Annotated[
         int, typer.Option(min=0, max=LAST_SEED, help="Seed of the weights that move, and of their new places.")

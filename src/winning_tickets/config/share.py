@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Count, Settings, setting
-from winning_tickets.config.structured import StructuredSettings, Unit
+from winning_tickets.config.settings import Count, Settings, Share, as_percent, setting
+from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import FILES, MODEL, SMART, Smart, TransferConfig
 from winning_tickets.runs.errors import UsageError, unknown
 
@@ -49,7 +49,7 @@ _tickets = partial(setting, panel="Tickets")
 _tune = partial(setting, panel="Training")
 
 
-class ShareConfig(Settings):
+class ShareConfig(WithLevels):
     """Configuration of ticket sharing (Super Tickets, section 4): one encoder for several tasks, once for each seed.
 
     A choice that is None takes the value of the profile, a number that is None the default of the task.
@@ -106,7 +106,7 @@ class ShareConfig(Settings):
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
         None, "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as in the paper)."
     )
-    warmup_ratio: float | None = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
+    warmup_ratio: Share | None = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float | None = _tune(None, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     max_grad_norm: float = _tune(1.0, "Norm that gradients are clipped to.", gt=0)
     dropout_p: dict[str, float] | None = _tune(
@@ -175,10 +175,7 @@ class ShareConfig(Settings):
             values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE}
         if values.get("level") is not None:
             levels = by_task("--level", values["level"], tasks, "level", one_for_all=True)
-            values["level"] = {
-                task: level.strip().removesuffix("%") if isinstance(level, str) else level
-                for task, level in levels.items()
-            }
+            values["level"] = {task: as_percent("--level", level) for task, level in levels.items()}
         if values.get("dropout_p") is not None:
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
         for field, what in OWN_FILES.items():
@@ -278,7 +275,7 @@ _super = partial(setting, panel="Tickets")
 _grid = partial(setting, panel="Grid")
 
 
-class SuperConfig(Settings):
+class SuperConfig(WithLevels):
     """Configuration of the search for the best ticket of heads and FFNs for a task (Super Tickets, sections 3, 5)."""
 
     fine_tuning: TransferConfig = setting(

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Count, Seed, Settings, setting
+from winning_tickets.config.settings import Count, Seed, Settings, Share, setting
 from winning_tickets.config.weights import PRETRAINED
 
 MODEL = "Model and data"
@@ -127,12 +127,12 @@ class TransferConfig(Settings):
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
     learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
-    warmup_ratio: float = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
+    warmup_ratio: Share = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float = _tune(0.0, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] = _tune(
         "adamw", "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as for the super tickets)."
     )
-    head_dropout: float | None = _tune(
+    head_dropout: Share | None = _tune(
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
     max_length: int | None = _tune(None, "Maximum tokens of an example, or of a window over a long text.", ge=1)
@@ -164,7 +164,7 @@ class TransferConfig(Settings):
     group_by_length: bool | None = _tune(
         None, "Put examples of similar lengths into a batch, so that little is padding. Otherwise batches are random."
     )
-    select_on: float = _evaluate(
+    select_on: Share = _evaluate(
         0.0,
         "Random fraction of each validation split on which the best evaluation is chosen. Metrics are then reported on "
         "it, on the rest and on the full split. With 0 the full split is used.",
@@ -228,7 +228,7 @@ class FitHeadConfig(Settings):
         None, "Steps of linear warm-up, before a linear decay to zero. By default 6 % of --steps.", ge=0
     )
     weight_decay: float = _train(0.01, "Weight decay of matrices.", ge=0)
-    mlm_probability: float = _train(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
+    mlm_probability: Share = _train(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
     max_tokens: int | None = _train(
         None, "Unpadded tokens of the validation part that the result is measured on. By default all.", ge=1
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
+from winning_tickets.config.structured import written_levels
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.seeds import statistics_of
 from winning_tickets.finetuning.setup import check_transfer as check_transfer
@@ -257,7 +258,7 @@ def _folder(config: SuperConfig, level: float) -> str:
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
     fine_tuning = config.fine_tuning
     fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
-    fields |= {"level": config.level, "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}
+    fields |= {"level": written_levels(config.level), "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}
     fields |= {"layers": fine_tuning.layers, "revision": fine_tuning.revision, "profile": config.profile}
     if selection == "random":
         return SearchConfig.of(**fields, seed=seed)
