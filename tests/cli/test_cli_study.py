@@ -153,8 +153,12 @@ def test_recipes(tickets, monkeypatch):
     monkeypatch.setattr(listing, "recipe_names", lambda: names)  # to plan all of them takes long
     code, out, _ = tickets("recipes")
     assert code == 0
-    assert "tamt-figure-3 (tamt): Downstream performance of BERT subnetworks" in out
-    assert "  paper: 4,886 runs, about" in out
+    lines = out.splitlines()
+    assert lines[0].split() == ["hours", "smoke", "small", "paper"]
+    assert [line.split()[0] for line in lines[1:3]] == names
+    assert lines[2].endswith("  Downstream performance of BERT subnetworks")
+    assert "Hours are estimates for two x86-64 cores without a GPU" in lines[3]
+    assert len(lines) == 5
     code, out, _ = tickets("recipes", "--json")
     found = json.loads(out)["recipes"]
     assert [one["name"] for one in found] == names

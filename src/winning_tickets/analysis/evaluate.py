@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,24 +16,32 @@ from winning_tickets.data.batches import CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.token_cache import tokenize
 from winning_tickets.models.loading import (
+    FEW_ZEROS,
     PLM,
     base_hash,
     choose_device,
     head_without_decoder,
+    is_onnx,
     load_mlm_head,
+    share_of_zeros,
     untie_decoder,
     weight_hashes,
 )
+from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.target import Target
+from winning_tickets.training.fine_tuned import Origin, is_fine_tuned, origin_of
 from winning_tickets.training.objectives import terms as objective_terms
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
 from winning_tickets.training.objectives.terms import TERMS, needs_mlm_head, needs_of, needs_teacher
+from winning_tickets.training.predict import find_model
 
 EVALUATIONS = (*TERMS, "similarity")
 
@@ -65,19 +75,37 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     check_evaluate(config)
     # Load the model with the head and the kind of attention that the objectives need.
     device = choose_device(runtime.device)
-    target = Target.find(config.target, config.base, config.revision, config.layers)
+    target, origin = _find(config)
     terms = _terms(config)
     needs_mlm, needs_maps = needs_mlm_head(terms), "attentions" in needs_of(terms)
-    plm = target.load(
-        "mlm" if needs_mlm else "none",
-        # The dense model's logits always come from the base's own head.
-        require_mlm_head=needs_mlm and (config.mlm_head != "ticket" or "logits" in terms),
-        attention="eager" if needs_maps else None,
-    )
+
+    def load(one: Target) -> PLM:
+        return one.load(
+            "mlm" if needs_mlm else "none",
+            # The dense model's logits always come from the base's own head.
+            require_mlm_head=needs_mlm and (config.mlm_head != "ticket" or "logits" in terms),
+            attention="eager" if needs_maps else None,
+        )
+
+    plm = load_onnx(target.model) if is_onnx(target.model) else load(target)
     if needs_maps:
         check_attention_maps(plm.model)
-    base = base_hash(weight_hashes(plm.encoder))  # of the dense weights, before the ticket is put on
+    zeros = 0.0 if is_onnx(target.model) else share_of_zeros(plm)
+    is_pruned = zeros > FEW_ZEROS or hasattr(plm.model.config, COMPACT)
+    base = None if is_onnx(target.model) else base_hash(weight_hashes(plm.encoder))  # before a ticket is put on
     head, teacher = _put_on(target, plm, config, device)
+    # Weights without a ticket are compared with the model that they were made from, or with themselves if dense.
+    if target.ticket is None and needs_teacher(terms):
+        if origin.model is not None:
+            dense = load(Target(config.target, None, origin.model, origin.revision, origin.layers))
+            _check_same_shape(plm, dense)
+            teacher, base = dense.model.to(device).eval(), base_hash(weight_hashes(dense.encoder))
+        elif is_pruned:
+            found = "a compact model" if hasattr(plm.model.config, COMPACT) else f"{zeros:.0%} zeros in its matrices"
+            raise UsageError(
+                f"{config.target} has {found}, and no ticket or export says which dense model it was made from, which "
+                f"--objective {','.join(terms)} compares it with; name that with --base."
+            )
     # Measure; objectives that were not given keep None.
     keys = (*(f"{name}_loss" for name in TERMS), "mlm_accuracy", "similarity_pearson", "similarity_spearman", "tokens")
     result: dict[str, Any] = dict.fromkeys(keys)
@@ -90,8 +118,9 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     return result | {
         "target": config.target,
         "model": target.model,
-        "sparsity": 0.0 if ticket is None else ticket.sparsity,
-        "ticket_id": None if ticket is None else ticket.id,
+        "sparsity": (origin.sparsity or zeros * is_pruned) if ticket is None else ticket.sparsity,
+        "ticket_id": origin.ticket_id if ticket is None else ticket.id,
+        "base": origin.model if ticket is None else target.model,
         "base_hash": base,
         "method": None if ticket is None else ticket.info.method,
         "search_objective": None if ticket is None else ticket.info.config.get("objective"),
@@ -103,6 +132,37 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         "batch_tokens": config.batch_tokens if "contrastive" in terms else None,  # it decides how many negatives
         "versions": versions(),
     }
+
+
+def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
+    """The target, and of a model without a ticket what it was made from."""
+    name = config.target
+    if is_ticket(name):
+        return Target.find(name, config.base, config.revision, config.layers), Origin()
+    if is_onnx(name):
+        if config.objectives != ("similarity",):
+            raise UsageError(
+                f"{name} is an ONNX export, of which --objective similarity can be measured; the losses need hidden "
+                "states, so measure those of what it was made from."
+            )
+        return Target(name, None, name, None, None), origin_of(Path(name))
+    if is_fine_tuned(name):
+        name = str(find_model(name))
+    origin = origin_of(Path(name))
+    if config.base is not None:
+        own = replace(origin, model=config.base, revision=None)
+        origin = own if config.base != name else Origin()
+    return Target.find(name, None, config.revision, config.layers), origin
+
+
+def _check_same_shape(plm: PLM, dense: PLM) -> None:
+    ours, theirs = plm.model.config, dense.model.config
+    for field, what in (("num_hidden_layers", "layers"), ("hidden_size", "hidden units")):
+        if getattr(ours, field, None) != getattr(theirs, field, None):
+            raise UsageError(
+                f"{dense.name} has {getattr(theirs, field, None)} {what} and {plm.name} {getattr(ours, field, None)}, "
+                "so they cannot be compared; name the dense model that it was made from with --base."
+            )
 
 
 def _terms(config: EvaluateConfig) -> list[str]:
@@ -220,6 +280,8 @@ def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     from scipy.stats import pearsonr, spearmanr
 
     pairs, gold, source = scored_pairs(config)
+    if "last_hidden_state" not in getattr(plm.model, "outputs", ("last_hidden_state",)):
+        raise UsageError(f"{plm.name} is an ONNX export with a head; similarity needs the states of an encoder.")
     first, second = (embed(plm, texts, device, config.batch_tokens, runtime) for texts in pairs)
     cosine = torch.nn.functional.cosine_similarity(first, second).numpy()
     if np.ptp(cosine) <= _SAME_COSINE or np.ptp(gold) == 0:

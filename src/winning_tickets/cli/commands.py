@@ -29,6 +29,7 @@ from winning_tickets.config import (
     load_config_file,
 )
 from winning_tickets.config.settings import PERCENT, as_fraction
+from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError, printable
@@ -275,6 +276,8 @@ def verb(
             chosen = checked_settings(settings, given.get("config"), options, defaults, inline, check)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
+            if problems := misnamed(chosen):  # before torch is imported, which takes seconds
+                raise UsageError("\n".join([*problems, *unread_options(chosen)]))
             out, as_json = given.get("out"), given["as_json"]
             # A run that exists may have been made with options that its method does not read; its id decides.
             begun = out is not None and (out / MARKER).is_file()

@@ -40,6 +40,11 @@ def evaluation(result: dict[str, Any]) -> str:
     keys = (*losses, "similarity_pearson", "similarity_spearman")
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
     lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
+    compared = any(result[f"{name}_loss"] is not None for name in ("kd", "attention", "contrastive", "logits"))
+    if compared and result["base"] is not None:
+        lines.append(f"  compared with {result['base']}")
+    elif compared:
+        lines.append("  compared with itself, as it is a dense model; --base names another one")
     if result["tokens"] is not None:
         lines.append(f"  over {result['tokens']:,} tokens of {result['corpus']} ({result['segments']})")
     return "\n".join(lines)
@@ -254,24 +259,28 @@ def imported(result: dict[str, Any]) -> str:
 def measurement(result: dict[str, Any]) -> str:
     """Sizes, then for each batch and length the time, and that of the dense model."""
     parameters, size = result["parameters"], result["bytes_on_disk"]
+    of = "ONNX file"
+    if parameters["encoder"] is not None:
+        of = f"encoder of {parameters['encoder']:,} parameters, {parameters['non_zero']:,} not zero"
     lines = [
-        f"{result['target']}: encoder of {parameters['encoder']:,} parameters, {parameters['non_zero']:,} not zero"
+        f"{result['target']}: {of}"
         + ("" if result["dense"] is None else f" (dense: {result['dense']['parameters']['encoder']:,})")
         + ("" if size is None else f"; weights of {size / 1e6:.1f} MB")
     ]
     for shape in result["shapes"]:
         latency = shape["latency_seconds"]
         line = f"  {shape['batch']} x {shape['length']} tokens: {_milliseconds(latency)}, "
-        line += f"{shape['texts_per_second']['median']:.1f} texts/s, {shape['flops'] / 1e9:.2f} GFLOPs"
+        line += f"{shape['texts_per_second']['median']:.1f} texts/s"
+        line += "" if shape["flops"] is None else f", {shape['flops'] / 1e9:.2f} GFLOPs"
         if "speedup" in shape:
             speed = shape["speedup"]
             line += f"; dense {_milliseconds(shape['dense_latency_seconds'])}: {speed['median']:.2f} times as fast "
             line += f"[{speed['lower_quartile']:.2f}, {speed['upper_quartile']:.2f}]"
-            line += f", {shape['flops_ratio']:.2f} by FLOPs"
+            line += "" if shape["flops_ratio"] is None else f", {shape['flops_ratio']:.2f} by FLOPs"
         lines.append(line)
     where = f"{result['device']}, {result['threads']} thread(s)"
     lines.append(f"Medians [quartiles] of {result['repeats']} passes on {where}")
-    return "\n".join([*lines, result["expectation"]])
+    return "\n".join([*lines, result["expectation"], *(f"Warning: {text}" for text in result.get("warnings", ()))])
 
 
 def _milliseconds(latency: dict[str, float]) -> str:

@@ -354,7 +354,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     def terms(self) -> dict[str, float]:
         """Weights of the terms of the objective; none for a method without one."""
         if self.needs.gates:
-            return objectives.parse_objective(self.objective, objectives.GATE_NAMES)
+            why = f"{self._named.removesuffix(' and')}, which learn from these losses only."
+            return objectives.parse_objective(self.objective, objectives.GATE_NAMES, why)
         if not self.needs.objective or (self.needs.structured and self.selection == "random"):
             return {}
         if self.needs.structured:

@@ -242,8 +242,12 @@ class FitHeadConfig(Settings):
 class EvaluateConfig(Settings):
     """Configuration of an evaluation of a model or ticket without fine-tuning."""
 
-    target: str = _model(..., "A ticket, or a model.")
-    base: str | None = _model(None, "Base model of a ticket, if it has moved since the search.")
+    target: str = _model(..., "A ticket, a model, an export, or a transfer with its model.")
+    base: str | None = _model(
+        None,
+        "Base model of a ticket, if it has moved; or the dense model that other weights are compared with. By default "
+        "that which an export or a saved model was made from.",
+    )
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     objectives: tuple[str, ...] = _measure(

@@ -10,6 +10,7 @@ from winning_tickets.data.examples import build_split, check_answers, check_colu
 from winning_tickets.data.glue import describe_release
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.hub import hub_is_away, is_cached
 
 Files = dict[str, list[str]]  # Parquet files by name of the split
 _ONLY_CONFIGURATION = ("plain_text", "data")  # folders that hold the files of a repository with a single configuration
@@ -21,6 +22,8 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
     import datasets
 
     try:
+        if not is_cached(name, "dataset") and (reason := hub_is_away(name, "dataset")) is not None:
+            raise ValueError(f"it {reason}")  # at once, and not after the retries of every file
         return datasets.load_dataset(name, config)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         named = name if config is None else f"{name} ({config})"

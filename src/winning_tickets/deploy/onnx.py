@@ -56,7 +56,7 @@ def onnx(source: ExportSource) -> Export:
 
     def fill(staging: Path) -> dict[str, Any]:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
-        return write_onnx(found.load()[0], staging)
+        return write_onnx(found.load()[0], staging) | found.origin
 
     return Export(found.facts | {"opset": OPSET}, fill, NOTE)
 

@@ -21,6 +21,7 @@ from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Arch
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.hub import hub_is_away, is_cached
 
 ONNX_FILE = "model.onnx"
 Head = Literal["none", "mlm", "classification", "tokens", "span"]
@@ -150,7 +151,8 @@ def load_plm(
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
     where = resolve_model(name)
-    config, architecture = _configure(name, where, revision, layers)
+    access = _access(name, where)
+    config, architecture = _configure(name, where, revision, layers, access)
     if head not in ("none", "mlm"):
         config.num_labels = num_labels
     try:
@@ -164,8 +166,11 @@ def load_plm(
             output_loading_info=True,
             attn_implementation=attention,
             trust_remote_code=False,
+            **access,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            where, revision=revision, trust_remote_code=False, **access
+        )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
@@ -184,6 +189,18 @@ def load_plm(
             "Use --objective kd, or give the checkpoint a head first: tickets fit-head."
         )
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
+
+
+def _access(name: str, where: str) -> dict[str, Any]:
+    """Return options of `from_pretrained`: without the hub only its cache is read, or the model is refused at once."""
+    if Path(where).is_dir() or (reason := hub_is_away(where, "model")) is None:
+        return {}
+    if is_cached(where, "model"):
+        return {"local_files_only": True}
+    raise ModelNotFound(
+        f"Could not find the model {name}: there is no such folder here, and it {reason}. Give a folder, or "
+        "builtin:minilm; HF_HOME names another cache of the hub."
+    )
 
 
 def _class_of(head: Head, config: Any) -> Any:
@@ -230,11 +247,13 @@ def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
     return replace(plm, model=model, has_mlm_head=False, has_pooler=not missing)
 
 
-def _configure(name: str, where: str, revision: str | None, layers: int | None) -> tuple[Any, Architecture]:
+def _configure(
+    name: str, where: str, revision: str | None, layers: int | None, access: dict[str, Any]
+) -> tuple[Any, Architecture]:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **access)
     except (OSError, ValueError) as error:
         which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
         raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
@@ -274,6 +293,16 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
     if absent:
         raise ContentError(f"{plm.name} has no parameter {absent[0]}, which its architecture names. {HOW_TO_ADD}")
     return names
+
+
+FEW_ZEROS = 0.01
+"""Share of zeros up to which a model counts as dense: its padding embedding, for example, is zero."""
+
+
+def share_of_zeros(plm: PLM) -> float:
+    """Return the share of zeros in the matrices that can be pruned."""
+    views = architectures.prunable_views(plm.encoder, prunable_names(plm)).values()
+    return 1 - sum(int(torch.count_nonzero(view)) for view in views) / sum(view.numel() for view in views)
 
 
 def weight_hashes(encoder: nn.Module) -> dict[str, str]:

@@ -87,6 +87,7 @@ MODEL_SIZES = {
 }
 """Sizes by a part of the model's name, the first that fits; a local folder has them in config.json."""
 
+MACHINE = "two x86-64 cores without a GPU"
 STEP_SECONDS = 1.05
 """Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores; see docs/results/hold_step."""
 _TOKEN_SECONDS = STEP_SECONDS / (16 * 128) / MODEL_SIZES["minilm"].encoder

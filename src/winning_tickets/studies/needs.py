@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.corpora import HUB_CORPORA, PYDOCS_PARTS
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference
 from winning_tickets.studies.plan import Plan
@@ -161,38 +161,6 @@ def _advice(plan: Plan, value: str) -> str:
             inside = ", ".join(f"{key}: {'FOLDER' if one == value else one}" for key, one in given.items())
             return f"--set '{name}={{{inside}}}'"
     return "give another one in the study"
-
-
-@cache
-def unreachable(repository: str, kind: str) -> str | None:
-    """Return why a repository cannot be read, in words; None if it is on this machine or the hub has it."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    if _is_cached(repository, kind):
-        return None
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "is not on this machine, and HF_HUB_OFFLINE is set"
-    try:
-        huggingface_hub.HfApi().repo_info(repository, repo_type=kind, timeout=10)
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        return f"is not on this machine, and the Hugging Face hub does not give it ({type(error).__name__})"
-    except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
-        if type(error).__module__.split(".")[0] not in ("httpx", "requests", "httpcore", "urllib3"):
-            raise
-        return f"is not on this machine, and the Hugging Face hub cannot be reached ({type(error).__name__})"
-    return None
-
-
-def _is_cached(repository: str, kind: str) -> bool:
-    """Return whether the cache of the hub, or that of data sets, has some version of a repository."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repository.replace('/', '--')}" / "snapshots"
-    if folder.is_dir() and any(folder.iterdir()):
-        return True
-    prepared = Path(constants.HF_HOME) / "datasets" / repository.replace("/", "___")
-    return kind == "dataset" and prepared.is_dir()
 
 
 def room_problem(estimate: Mapping[str, Any], store: Path) -> str | None:

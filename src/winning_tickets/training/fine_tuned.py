@@ -16,6 +16,7 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
+EXPORT_FILE = "export.json"
 _VERBS = ("transfer", "transfer-seed", "share", "share-seed")
 
 
@@ -38,6 +39,33 @@ class FineTunedModel:
         if self.ticket is not None:
             self.ticket.apply_(plm.model, allow_other_weights=True)
         return plm
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The dense model that saved weights were made from, as far as files beside them say."""
+
+    model: str | None = None
+    revision: str | None = None
+    layers: int | None = None
+    sparsity: float | None = None
+    ticket_id: str | None = None
+
+
+def origin_of(folder: Path) -> Origin:
+    """Return the origin of an export, or of a model that a transfer saved; nothing is known of other folders."""
+    if (folder / EXPORT_FILE).is_file():
+        body = read_object(folder / EXPORT_FILE, "description of the export")
+        base = body.get("base") or {}
+        names = (base.get("name"), base.get("revision"), base.get("layers"))
+        return Origin(*names, body.get("sparsity"), body.get("ticket_id"))
+    if not (folder / TASK_FILE).is_file():
+        return Origin()
+    model = open_fine_tuned(folder)
+    held = model.ticket.base if model.ticket is not None else None
+    name = held.name if held is not None else model.model if model.model != str(folder) else None
+    layers = None if held is None else held.layers
+    return Origin(name, held and held.revision, layers, model.info.sparsity, model.info.ticket_id)
 
 
 def is_fine_tuned(path: Path | str) -> bool:
