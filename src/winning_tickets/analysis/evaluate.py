@@ -156,12 +156,12 @@ def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
 
 
 def _check_same_shape(plm: PLM, dense: PLM) -> None:
-    ours, theirs = plm.model.config, dense.model.config
-    for field, what in (("num_hidden_layers", "layers"), ("hidden_size", "hidden units")):
-        if getattr(ours, field, None) != getattr(theirs, field, None):
+    for field in ("model_type", "num_hidden_layers", "hidden_size", "vocab_size"):
+        ours, theirs = (getattr(one.model.config, field, None) for one in (plm, dense))
+        if ours != theirs:
             raise UsageError(
-                f"{dense.name} has {getattr(theirs, field, None)} {what} and {plm.name} {getattr(ours, field, None)}, "
-                "so they cannot be compared; name the dense model that it was made from with --base."
+                f"{dense.name} has {field} {theirs} and {plm.name} has {ours}, so they cannot be compared; name the "
+                "dense model that it was made from with --base."
             )
 
 

@@ -75,7 +75,10 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
 def plan_of(config: Settings, out: Path | None, as_json: bool, **facts: Any) -> None:
     """Print the settings of `--dry-run`, and facts that follow from them."""
     plan = {"plan": config.model_dump(mode="json") | facts, "out": None if out is None else str(out)}
-    lines = [f"{key}: {value}" for key, value in plan["plan"].items() if value is not None]  # type: ignore[union-attr]
+    lines = [f"{key}: {value}" for key, value in facts.items()]
+    for key, value in config.model_dump(mode="json").items():
+        inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        lines += [f"{name}: {one}" for name, one in inner.items() if one is not None]
     emit(plan, as_json, "\n".join(["Would run with:", *lines]))
 
 
@@ -273,7 +276,7 @@ def verb(
                     for part in path[:-1]:
                         inner = inner.setdefault(part, {})
                     inner[path[-1]] = parsed(cls, path[-1], given[key])
-            chosen = checked_settings(settings, given.get("config"), options, defaults, inline, check)
+            chosen = checked_settings(settings, given.get("config"), options, defaults, inline)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
             if problems := misnamed(chosen):  # before torch is imported, which takes seconds
@@ -321,7 +324,7 @@ def refuse(settings: Settings, check: str, problems: list[str]) -> None:
 
 
 def checked_settings(
-    kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, inline: str, check: str
+    kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, inline: str
 ) -> Settings:
     """The settings of a command; where values are out of range, all problems of the others are reported too."""
     try:
@@ -337,11 +340,9 @@ def checked_settings(
         except UsageError:
             raise error from None
         names = [kind.option_of(field) for field in wrong if field in kind.model_fields]
-        try:
-            refuse(rest, check, unread_options(rest))
-        except UsageError as more:
-            # A problem that names a refused option may be only of its absence.
-            problems += [line for line in str(more).splitlines() if not any(name in line for name in names)]
+        # A problem that names a refused option may be only of its absence. What needs torch is told another time.
+        more = [*misnamed(rest), *unread_options(rest)]
+        problems += [line for line in more if not any(name in line for name in names)]
         raise UsageError("\n".join(dict.fromkeys(problems))) from None
 
 

@@ -31,6 +31,8 @@ def fitted_head(result: dict[str, Any]) -> str:
         f"accuracy {quality['mlm_accuracy']:.1%}"
         for name, quality in (("untrained", result["start"]), ("fitted", result["final"]))
     ]
+    if result["final"]["mlm_loss"] > 0.99 * result["start"]["mlm_loss"]:
+        lines.append("Warning: the head is hardly better than an untrained one; give more --steps.")
     return "\n".join([f"{result['out']}: {result['model']} with an MLM head after {result['steps']} steps", *lines])
 
 

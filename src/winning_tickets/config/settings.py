@@ -141,7 +141,8 @@ def _problem(cls: type[Settings], item: Any) -> str:
         found = item["input"]
         number = float(found) if _NUMBER.fullmatch(str(found)) else 0.0
         hint = f" For {number:g} % write {number / 100:g} or {number:g}%." if limit == "1" and 1 < number < 100 else ""
-        return f"{option} {shown(found)} is impossible; {words.format(limit)}.{hint}"
+        given = found if _NUMBER.fullmatch(str(found)) else shown(found)
+        return f"{option} {given} is impossible; {words.format(limit)}.{hint}"
     return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
 
 

@@ -43,7 +43,8 @@ def _of_search(settings: SearchConfig) -> list[str]:
 
 def _of_data(settings: Settings, with_files: bool) -> list[str]:
     values = {field: getattr(settings, field, None) for field in ("task", "tasks", "metric", *_FILES)}
-    files = {field: values[field] for field in _FILES}
+    # Files beside a task are refused as such.
+    files = {field: values[field] for field in _FILES if values["task"] is None or field not in _FILES[:2]}
     paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
     found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
     own = values["train_file"] or {}

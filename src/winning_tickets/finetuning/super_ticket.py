@@ -137,7 +137,13 @@ def super_ticket(
         # The result is stored last: it marks the search as done.
         result = _result(config, identity, prepared.plan, full, found, tickets)
         level = result["super_ticket"]["level"]
-        result["warnings"] = _warnings(_source(config, run.path), full, found["winning"], level)
+        result["warnings"] = [*prepared.data.remarks, *_warnings(_source(config, run.path), full, found["winning"], level)]
+        chosen_on = sum(len(chosen.split) for chosen, _ in prepared.selection.values())
+        if chosen_on < _FEW:
+            result["warnings"].append(
+                f"Settings, evaluations and the super ticket were chosen on {chosen_on} examples of the dev set, where one "
+                f"example is {1 / chosen_on:.1%}; give a larger dev set or a larger --select-on."
+            )
         distributed.on_main(lambda: _keep(result, tickets, run.path))
         run.finish(result)
         return run.result()
@@ -233,6 +239,7 @@ def _source(config: SuperConfig, folder: Path) -> Path:
     return Path(config.importance_from or folder / "fine-tuned").expanduser()
 
 
+_FEW = 50  # examples, below which a choice among many models is mostly chance
 _NO_BETTER = "no better than one answer for all examples"
 
 
