@@ -1,4 +1,4 @@
-"""Evaluating saved weights without a ticket: they are compared with the model they were made from, or it is asked for."""
+"""Saved weights without a ticket: compared with the model they were made from, or the user is asked for it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,9 @@ def place(tmp_path_factory):
     folder = tmp_path_factory.mktemp("saved")
     model = str(make_model(folder / "bert", head="none"))
     (folder / "corpus.txt").write_text("\n".join(TEXT * 4))
-    (folder / "pairs.csv").write_text("text1,text2,score\n" + "".join(f"{TEXT[i]},{TEXT[i + 1]},{i}.5\n" for i in range(4)))
+    (folder / "pairs.csv").write_text(
+        "text1,text2,score\n" + "".join(f"{TEXT[i]},{TEXT[i + 1]},{i}.5\n" for i in range(4))
+    )
     (folder / "rows.csv").write_text("text,label\n" + "".join(f"{TEXT[i]},{i % 2}\n" for i in range(6)))
     search(SearchConfig(model=model, method="magnitude", sparsity=0.6), folder / "ticket", QUIET)
     rows = str(folder / "rows.csv")
@@ -59,7 +61,9 @@ def test_a_fine_tuned_model_knows_the_base_of_its_ticket(place):
 
 
 def test_zeros_of_unknown_origin_ask_for_the_base(place):
-    with pytest.raises(UsageError, match=r"plain has 60% zeros in its matrices, and no ticket .* name that with --base"):
+    with pytest.raises(
+        UsageError, match=r"plain has 60% zeros in its matrices, and no ticket .* name that with --base"
+    ):
         kd(place, "plain")
     found = kd(place, "plain", base=str(place / "bert"))
     assert found["kd_loss"] == pytest.approx(kd(place, "ticket")["kd_loss"], rel=1e-5)

@@ -57,7 +57,7 @@ FILES += ("--label-column", "category")
 def trained(tickets, place) -> Path:
     """A fine-tuned run, made once."""
     words = ("transfer", "bert", *FILES, "--drop-unlabelled", "--metric", "macro_f1", "--task-name", "support")
-    code, out, err = tickets(*words, *SHORT, "--save-model", "--out", "run", "--json")
+    code, _, err = tickets(*words, *SHORT, "--save-model", "--out", "run", "--json")
     assert (code, err) == (0, "")
     return place / "run"
 

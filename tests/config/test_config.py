@@ -147,7 +147,9 @@ def test_sparsities_may_carry_a_percent_sign():
 
 
 def test_a_percentage_without_its_sign_is_refused_with_the_readings():
-    with pytest.raises(UsageError, match=r"--select-on 10 is impossible; it must be below 1. For 10 % write 0.1 or 10%."):
+    with pytest.raises(
+        UsageError, match=r"--select-on 10 is impossible; it must be below 1. For 10 % write 0.1 or 10%."
+    ):
         TransferConfig.of(target="m", select_on=10)
     for level in (0.5, "0.5", (30, 0.5)):
         with pytest.raises(UsageError, match=r"--level 0.5 can be read as 0.5 % and as 50 %: write 0.5% or 50%."):

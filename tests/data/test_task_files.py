@@ -301,7 +301,8 @@ def test_a_task_of_ones_own_files(tmp_path):
     (tmp_path / "tasks.yml").write_text("support: {train_file: train.csv, labelcolumn: topic}\n")
     refused(
         tmp_path / "tasks.yml",
-        "task support: Unknown key 'labelcolumn'. Did you mean 'label_column' or 'text_columns'? Known: drop_unlabelled, "
-        "dropout_p, kind, label_column, learning_rate, metric, text_columns, ticket, train_file, train_size, validation_file, weight.",
+        "task support: Unknown key 'labelcolumn'. Did you mean 'label_column' or 'text_columns'? Known: "
+        "drop_unlabelled, dropout_p, kind, label_column, learning_rate, metric, text_columns, ticket, train_file, "
+        "train_size, validation_file, weight.",
         "task support: the key validation_file is missing.",
     )

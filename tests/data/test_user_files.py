@@ -256,9 +256,7 @@ def test_an_id_as_label_gets_a_remark(tmp_path: Path) -> None:
     train = put(tmp_path, "train.csv", "text,id\n" + "".join(f"t{i},{i}\n" for i in range(299)))
     dev = put(tmp_path, "dev.csv", "text,id\nt,7\n")
     data = load_files(train, dev, ("text",), label_column="id")
-    assert data.remarks == (
-        "The column 'id' has 299 classes in 299 training examples: is it the label column?",
-    )
+    assert data.remarks == ("The column 'id' has 299 classes in 299 training examples: is it the label column?",)
     put(tmp_path, "dev.csv", "text,id\nt,999\n")
     with pytest.raises(ContentError) as caught:
         load_files(train, dev, ("text",), label_column="id")

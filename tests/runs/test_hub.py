@@ -33,7 +33,9 @@ def away(monkeypatch, tmp_path):
 
 def test_a_model_of_the_hub_is_refused_at_once(away, capfd):
     start = time.monotonic()
-    with pytest.raises(UsageError, match=r"Could not find the model org/name: .* cannot be reached \(ConnectionError\)"):
+    with pytest.raises(
+        UsageError, match=r"Could not find the model org/name: .* cannot be reached \(ConnectionError\)"
+    ):
         loading.load_plm("org/name")
     assert time.monotonic() - start < 5
     assert capfd.readouterr().err == ""

@@ -59,7 +59,9 @@ def test_a_written_variant_is_a_study(tmp_path):
     assert plan_study(study, "smoke").runs.keys() == plan_study(load_study(BASE), "smoke").runs.keys()
     text = (tmp_path / "My Figure.yaml").read_text()
     assert "#   smoke:" in text
-    (tmp_path / "My Figure.yaml").write_text(text.replace("# parameters:", "parameters:").replace("#   seeds:", "  seeds:"))
+    (tmp_path / "My Figure.yaml").write_text(
+        text.replace("# parameters:", "parameters:").replace("#   seeds:", "  seeds:")
+    )
     assert load_study(tmp_path / "My Figure.yaml").parameters["seeds"] == load_study(BASE).parameters["seeds"]
     with pytest.raises(UsageError, match="Did you mean 'tamt-figure-3'"):
         write_template(tmp_path / "other.yaml", recipe="tamt-figure-33")
@@ -103,7 +105,10 @@ def test_parts_that_are_none(where, shard, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"verb": "transfer", "with": {"target": "m"}, "over": {"task": ["rte", "mrcp"]}}, "task=mrcp.*Unknown task 'mrcp'"),
+        (
+            {"verb": "transfer", "with": {"target": "m"}, "over": {"task": ["rte", "mrcp"]}},
+            "task=mrcp.*Unknown task 'mrcp'",
+        ),
         ({"verb": "search", "with": {"model": "m", "method": "magnitud"}}, "Did you mean 'magnitude'"),
         ({"verb": "super", "with": {"fine_tuning": {"target": "m", "task": "rtee"}}}, "Did you mean 'rte'"),
         ({"verb": "share", "with": {"model": "m", "tasks": ["rte", "x"]}}, "Unknown task 'x'"),

@@ -73,39 +73,17 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     """
     runtime = runtime or Runtime()
     check_evaluate(config)
-    # Load the model with the head and the kind of attention that the objectives need.
+    # Load the model, and put its ticket on, or find what it is compared with.
     device = choose_device(runtime.device)
     target, origin = _find(config)
     terms = _terms(config)
-    needs_mlm, needs_maps = needs_mlm_head(terms), "attentions" in needs_of(terms)
-
-    def load(one: Target) -> PLM:
-        return one.load(
-            "mlm" if needs_mlm else "none",
-            # The dense model's logits always come from the base's own head.
-            require_mlm_head=needs_mlm and (config.mlm_head != "ticket" or "logits" in terms),
-            attention="eager" if needs_maps else None,
-        )
-
-    plm = load_onnx(target.model) if is_onnx(target.model) else load(target)
-    if needs_maps:
-        check_attention_maps(plm.model)
-    zeros = 0.0 if is_onnx(target.model) else share_of_zeros(plm)
-    is_pruned = zeros > FEW_ZEROS or hasattr(plm.model.config, COMPACT)
-    base = None if is_onnx(target.model) else base_hash(weight_hashes(plm.encoder))  # before a ticket is put on
+    plm = load_onnx(target.model) if is_onnx(target.model) else _load(target, config)
+    # Of the dense weights, before a ticket is put on.
+    base = None if is_onnx(target.model) else base_hash(weight_hashes(plm.encoder))
+    zeros = 0.0 if target.ticket is not None or is_onnx(target.model) else share_of_zeros(plm)
     head, teacher = _put_on(target, plm, config, device)
-    # Weights without a ticket are compared with the model that they were made from, or with themselves if dense.
-    if target.ticket is None and needs_teacher(terms):
-        if origin.model is not None:
-            dense = load(Target(config.target, None, origin.model, origin.revision, origin.layers))
-            _check_same_shape(plm, dense)
-            teacher, base = dense.model.to(device).eval(), base_hash(weight_hashes(dense.encoder))
-        elif is_pruned:
-            found = "a compact model" if hasattr(plm.model.config, COMPACT) else f"{zeros:.0%} zeros in its matrices"
-            raise UsageError(
-                f"{config.target} has {found}, and no ticket or export says which dense model it was made from, which "
-                f"--objective {','.join(terms)} compares it with; name that with --base."
-            )
+    if target.ticket is None and needs_teacher(terms) and (dense := _dense_of(plm, origin, config, zeros)) is not None:
+        teacher, base = dense.model.to(device).eval(), base_hash(weight_hashes(dense.encoder))
     # Measure; objectives that were not given keep None.
     keys = (*(f"{name}_loss" for name in TERMS), "mlm_accuracy", "similarity_pearson", "similarity_spearman", "tokens")
     result: dict[str, Any] = dict.fromkeys(keys)
@@ -118,13 +96,13 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     return result | {
         "target": config.target,
         "model": target.model,
-        "sparsity": (origin.sparsity or zeros * is_pruned) if ticket is None else ticket.sparsity,
+        "sparsity": (origin.sparsity or (zeros if zeros > FEW_ZEROS else 0.0)) if ticket is None else ticket.sparsity,
         "ticket_id": origin.ticket_id if ticket is None else ticket.id,
         "base": origin.model if ticket is None else target.model,
         "base_hash": base,
         "method": None if ticket is None else ticket.info.method,
         "search_objective": None if ticket is None else ticket.info.config.get("objective"),
-        "mlm_head": head if needs_mlm else None,
+        "mlm_head": head if needs_mlm_head(terms) else None,
         "kd_distance": config.kd_loss if "kd" in config.objectives else None,
         "kd_padding": config.kd_padding if "kd" in config.objectives else None,
         "kd_masked_tokens": config.kd_masked_tokens if "kd" in config.objectives else None,
@@ -153,6 +131,37 @@ def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
         own = replace(origin, model=config.base, revision=None)
         origin = own if config.base != name else Origin()
     return Target.find(name, None, config.revision, config.layers), origin
+
+
+def _load(target: Target, config: EvaluateConfig) -> PLM:
+    """Load a model with the head and the kind of attention that the objectives need."""
+    terms = _terms(config)
+    needs_mlm, needs_maps = needs_mlm_head(terms), "attentions" in needs_of(terms)
+    plm = target.load(
+        "mlm" if needs_mlm else "none",
+        # The dense model's logits always come from the base's own head.
+        require_mlm_head=needs_mlm and (config.mlm_head != "ticket" or "logits" in terms),
+        attention="eager" if needs_maps else None,
+    )
+    if needs_maps:
+        check_attention_maps(plm.model)
+    return plm
+
+
+def _dense_of(plm: PLM, origin: Origin, config: EvaluateConfig, zeros: float) -> PLM | None:
+    """The model that weights without a ticket were made from; None for a dense model, which is its own teacher."""
+    if origin.model is not None:
+        dense = _load(Target(config.target, None, origin.model, origin.revision, origin.layers), config)
+        _check_same_shape(plm, dense)
+        return dense
+    is_compact = hasattr(plm.model.config, COMPACT)
+    if is_compact or zeros > FEW_ZEROS:
+        found = "smaller matrices" if is_compact else f"{zeros:.0%} zeros in its matrices"
+        raise UsageError(
+            f"{config.target} has {found}, and no ticket or export says which dense model it was made from, which "
+            f"--objective {','.join(_terms(config))} compares it with; name that with --base."
+        )
+    return None
 
 
 def _check_same_shape(plm: PLM, dense: PLM) -> None:

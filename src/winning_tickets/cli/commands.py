@@ -279,7 +279,9 @@ def verb(
             chosen = checked_settings(settings, given.get("config"), options, defaults, inline)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
-            if problems := misnamed(chosen):  # before torch is imported, which takes seconds
+            if problems := misnamed(
+                chosen, with_files=not given["dry_run"]
+            ):  # before torch is imported, which takes seconds
                 raise UsageError("\n".join([*problems, *unread_options(chosen)]))
             out, as_json = given.get("out"), given["as_json"]
             # A run that exists may have been made with options that its method does not read; its id decides.
@@ -341,7 +343,7 @@ def checked_settings(
             raise error from None
         names = [kind.option_of(field) for field in wrong if field in kind.model_fields]
         # A problem that names a refused option may be only of its absence. What needs torch is told another time.
-        more = [*misnamed(rest), *unread_options(rest)]
+        more = [*misnamed(rest, with_files=False), *unread_options(rest)]
         problems += [line for line in more if not any(name in line for name in names)]
         raise UsageError("\n".join(dict.fromkeys(problems))) from None
 

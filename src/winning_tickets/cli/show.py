@@ -214,7 +214,9 @@ def predictions(result: dict[str, Any]) -> str:
 def predicted_file(result: dict[str, Any]) -> str:
     """Number of rows, and of those of each class."""
     counts = ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
-    return f"{result['rows']:,} rows of {result['input']} labeled in {result['out']}" + (f": {counts}" if counts else "")
+    return f"{result['rows']:,} rows of {result['input']} labeled in {result['out']}" + (
+        f": {counts}" if counts else ""
+    )
 
 
 def _predicted(item: dict[str, Any]) -> str:

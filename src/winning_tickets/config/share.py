@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Count, Settings, Share, as_percent, setting
+from winning_tickets.config.settings import Count, Share, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import FILES, MODEL, SMART, Smart, TransferConfig
 from winning_tickets.runs.errors import UsageError, unknown

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from winning_tickets.data import examples
 from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.readers import FORMATS, Row, conll_rows, jsonl_rows, read_rows
-from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Task, TaskData
+from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Split, Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 
 WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
@@ -186,9 +186,7 @@ def _read_name(found: Any, where: str, label_column: str) -> str:
         hint = " Repair that line, or leave out all rows without a label with --drop-unlabelled."
         if isinstance(found, list | dict):
             hint = " For lists there are --kind multilabel and --kind tokens." if isinstance(found, list) else ""
-        raise ContentError(
-            f"{where}: column {label_column!r} must be a class or a number, found {shown(found)}.{hint}"
-        )
+        raise ContentError(f"{where}: column {label_column!r} must be a class or a number, found {shown(found)}.{hint}")
     return str(found).strip()
 
 

@@ -329,8 +329,8 @@ def _disagreements(shapes: Sequence[dict[str, Any]]) -> list[str]:
     if not wide:
         return []
     return [
-        f"The turns of {', '.join(wide)} disagree: a quarter took {DISAGREEMENT} times as long as another quarter. Other "
-        "programs use this machine; measure on an idle one, with --threads 1, or with more --repeats."
+        f"The turns of {', '.join(wide)} disagree: some took {DISAGREEMENT} times as long as others. Other programs "
+        "use this machine; measure on an idle one, with --threads 1, or with more --repeats."
     ]
 
 
@@ -343,8 +343,8 @@ def _compare_with_one_thread(plm: PLM, shape: dict[str, Any], threads: int) -> l
     if together < DISAGREEMENT * alone:
         return []
     return [
-        f"One thread takes {1000 * alone:.0f} ms for {shape['batch']} x {shape['length']} tokens, and {threads} threads "
-        f"take {1000 * together:.0f} ms: they wait for each other on a busy machine. Measure with --threads 1."
+        f"One thread takes {1000 * alone:.0f} ms for {shape['batch']} x {shape['length']} tokens, and {threads} "
+        f"threads take {1000 * together:.0f} ms: they wait for each other on a busy machine. Measure with --threads 1."
     ]
 
 

@@ -137,12 +137,15 @@ def super_ticket(
         # The result is stored last: it marks the search as done.
         result = _result(config, identity, prepared.plan, full, found, tickets)
         level = result["super_ticket"]["level"]
-        result["warnings"] = [*prepared.data.remarks, *_warnings(_source(config, run.path), full, found["winning"], level)]
+        result["warnings"] = [
+            *prepared.data.remarks,
+            *_warnings(_source(config, run.path), full, found["winning"], level),
+        ]
         chosen_on = sum(len(chosen.split) for chosen, _ in prepared.selection.values())
         if chosen_on < _FEW:
             result["warnings"].append(
-                f"Settings, evaluations and the super ticket were chosen on {chosen_on} examples of the dev set, where one "
-                f"example is {1 / chosen_on:.1%}; give a larger dev set or a larger --select-on."
+                f"Settings, evaluations and the super ticket were chosen on {chosen_on} examples of the dev set, where "
+                f"one example is {1 / chosen_on:.1%}; give a larger dev set or a larger --select-on."
             )
         distributed.on_main(lambda: _keep(result, tickets, run.path))
         run.finish(result)
@@ -265,7 +268,11 @@ def _folder(config: SuperConfig, level: float) -> str:
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
     fine_tuning = config.fine_tuning
     fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
-    fields |= {"level": written_levels(config.level), "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}
+    fields |= {
+        "level": written_levels(config.level),
+        "units": config.units,
+        "min_heads_per_layer": config.min_heads_per_layer,
+    }
     fields |= {"layers": fine_tuning.layers, "revision": fine_tuning.revision, "profile": config.profile}
     if selection == "random":
         return SearchConfig.of(**fields, seed=seed)

@@ -23,7 +23,9 @@ class OnnxModel(nn.Module):
     def __init__(self, file: Path, config: Any) -> None:
         super().__init__()
         if importlib.util.find_spec("onnxruntime") is None:
-            raise UsageError(f"{file} runs in onnxruntime, which is not installed: pip install 'winning-tickets[onnx]'.")
+            raise UsageError(
+                f"{file} runs in onnxruntime, which is not installed: pip install 'winning-tickets[onnx]'."
+            )
         runtime = importlib.import_module("onnxruntime")  # an extra, which type checkers need not have
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()

@@ -302,7 +302,8 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
         total += _fine_tuning(fine_tuning, model) * points
     # One more training gives the model of the importances, which is kept, and losing tickets copy these.
     found = SearchConfig(
-        model="", method="importance", level=written_levels(config.level), importance_from=f"-{config.fine_tuning.task}-",
+        model="", method="importance", level=written_levels(config.level),
+        importance_from=f"-{config.fine_tuning.task}-",
         train_size=config.importance_train_size,
     )  # fmt: skip
     scores = _importance(found.resolved(), model)

@@ -145,9 +145,7 @@ def _without_orphans(stages: dict[str, Any], own: set[str]) -> dict[str, Any]:
             for name, body in stages.items()
             if name not in own
             and isinstance(body, dict)
-            and any(
-                reference.stage not in stages for reference, _ in expressions.references_in([*_settings_of(body)])
-            )
+            and any(reference.stage not in stages for reference, _ in expressions.references_in([*_settings_of(body)]))
         }
         if not gone:
             return stages
@@ -163,7 +161,7 @@ def _settings_of(stage: Mapping[str, Any]) -> Iterator[Any]:
 def _with_shown(content: dict[str, Any], base: Study) -> dict[str, Any]:
     """Take over the tables, figures and claims of the base that the study neither replaces nor removes (null)."""
     below = base.model_dump(mode="json", by_alias=True, exclude_unset=True)
-    merged = {key: below[key] for key in ("title", "paper", "shows") if key in below} | content
+    merged: dict[Any, Any] = {key: below[key] for key in ("title", "paper", "shows") if key in below} | content
     inherited = set()
     for kind in _SHOWN:
         own = content.get(kind) or {}

@@ -49,7 +49,9 @@ def recipes_text(recipes: list[dict[str, Any]]) -> str:
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     titles = ["", *(recipe["title"] for recipe in recipes)]
     lines = [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))])
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
         + f"  {title}"
         for row, title in zip(rows, titles, strict=True)
     ]
@@ -177,7 +179,7 @@ def _variant_of(recipe: str) -> str:
     """Return the YAML of a study that starts from a recipe, whose stages and parameters it lists."""
     study = load_study(recipe)
     lines = [
-        f"# A variant of {recipe}: all that is not written here is taken over from it, also its tables, figures and claims.",
+        f"# A variant of {recipe}: what is not written here is taken over, also its tables, figures and claims.",
         f"# `tickets recipes {recipe}` prints it; docs/reference/studies.md explains every key.",
         "name: NAME",
         f"base: {recipe}",

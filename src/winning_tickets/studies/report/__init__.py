@@ -56,14 +56,14 @@ def long_form(runs: Sequence[StudyRun]) -> str:
 
 
 def numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in a result with its path, but for versions, the machine and the configuration."""
+    """Every number in a result with its path, but for versions, machine, configuration and the scores of classes."""
     if isinstance(node, bool):
         return
     if isinstance(node, int | float):
         yield path, node
     elif isinstance(node, Mapping):
         for key, value in node.items():
-            if path or key not in ("versions", "machine", "config"):
+            if path or key not in ("versions", "machine", "config", "classes", "confusion"):
                 yield from numbers(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
