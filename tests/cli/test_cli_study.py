@@ -40,7 +40,7 @@ def test_plan_run_status_and_list(tickets, file, tmp_path):
         "  search       2     0        0       0        0      2",
     ]
     assert "; results and saved weights of at most " in out
-    assert "(9 runs by their steps and the size of the model on two cores)" in out
+    assert "(9 runs by their steps and the size of the model on two x86-64 cores without a GPU)" in out
     assert not (tmp_path / "tickets-store").exists()
     code, out, err = tickets("study", "run", file, "--scale", "smoke")
     assert (code, out) == (0, "little at smoke: all 9 runs are done (9 now).\n")

@@ -78,6 +78,8 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     target, origin = _find(config)
     terms = _terms(config)
     plm = load_onnx(target.model) if is_onnx(target.model) else _load(target, config)
+    if "last_hidden_state" not in getattr(plm.model, "outputs", ("last_hidden_state",)):
+        raise UsageError(f"{plm.name} is an ONNX export with a head; similarity needs the states of an encoder.")
     # Of the dense weights, before a ticket is put on.
     base = None if is_onnx(target.model) else base_hash(weight_hashes(plm.encoder))
     zeros = 0.0 if target.ticket is not None or is_onnx(target.model) else share_of_zeros(plm)
@@ -289,8 +291,6 @@ def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
     from scipy.stats import pearsonr, spearmanr
 
     pairs, gold, source = scored_pairs(config)
-    if "last_hidden_state" not in getattr(plm.model, "outputs", ("last_hidden_state",)):
-        raise UsageError(f"{plm.name} is an ONNX export with a head; similarity needs the states of an encoder.")
     first, second = (embed(plm, texts, device, config.batch_tokens, runtime) for texts in pairs)
     cosine = torch.nn.functional.cosine_similarity(first, second).numpy()
     if np.ptp(cosine) <= _SAME_COSINE or np.ptp(gold) == 0:

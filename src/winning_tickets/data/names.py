@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from winning_tickets.config import METHOD_NAMES, SCOPES, TERM_NAMES, EvaluateConfig, SearchConfig, Settings
-from winning_tickets.data.records import METRICS, METRICS_OF, Kind
+from winning_tickets.data.records import METRICS, METRICS_OF
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import UsageError, unknown
 
@@ -53,8 +53,8 @@ def _of_data(settings: Settings, with_files: bool) -> list[str]:
         mine = own if isinstance(own, Mapping) else {}
         found += [str(unknown("task", name, TASKS, _OWN)) for name in names if name not in TASKS and name not in mine]
     metrics = values["metric"].values() if isinstance(values["metric"], Mapping) else (values["metric"],)
-    kind: Kind | None = getattr(settings, "kind", None)
-    known = METRICS if kind is None else METRICS_OF[kind]
+    of_kind: Mapping[str, tuple[str, ...]] = {str(kind): names for kind, names in METRICS_OF.items()}
+    known = of_kind.get(str(getattr(settings, "kind", None)), METRICS)
     return found + [str(unknown("metric", name, known)) for name in metrics if name is not None and name not in known]
 
 

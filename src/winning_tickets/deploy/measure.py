@@ -127,16 +127,12 @@ def measure(
         warnings = _disagreements(shapes)
         if threads is None and used_threads > 1 and device.type == "cpu" and kind != "onnx":
             warnings += _compare_with_one_thread(plm, shapes[0], used_threads)
-    numbers, size = _stored(folder)
-    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
     return {
         "target": target,
         "kind": kind,
         "model": plm.name,
         "measured": "file" if kind == "onnx" else "encoder",
-        "parameters": {"all": numbers, **_parameters(plm)},
-        "bytes_on_disk": size,
-        "ticket_bytes": sum(path.stat().st_size for path in ticket_files) or None,
+        **_sizes(target, kind, plm, folder),
         "dense": {"parameters": _parameters(models[1])} if is_pruned else None,
         "shapes": shapes,
         "expectation": OF_ONNX if kind == "onnx" else expectation(shapes, share_of_zeros(plm)),
@@ -214,6 +210,17 @@ def _stored(folder: Path | None) -> tuple[int | None, int | None]:
         with safe_open(file, framework="numpy") as handle:
             numbers += sum(int(np.prod(handle.get_slice(name).get_shape())) for name in handle.keys())  # noqa: SIM118
     return numbers, sum(file.stat().st_size for file in files)
+
+
+def _sizes(target: str, kind: str, plm: PLM, folder: Path | None) -> dict[str, Any]:
+    """Parameters of the weight files and of the encoder, and bytes of the weights and of a ticket."""
+    numbers, size = _stored(folder)
+    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
+    return {
+        "parameters": {"all": numbers, **_parameters(plm)},
+        "bytes_on_disk": size,
+        "ticket_bytes": sum(path.stat().st_size for path in ticket_files) or None,
+    }
 
 
 def _parameters(plm: PLM) -> dict[str, int | None]:
