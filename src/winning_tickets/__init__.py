@@ -6,7 +6,22 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from winning_tickets.analysis.evaluate import evaluate as evaluate
+    from winning_tickets import analysis as analysis
+    from winning_tickets.analysis.report.result import Result as Result
+    from winning_tickets.api.passed_on import export as export
+    from winning_tickets.api.passed_on import glue_submission as glue_submission
+    from winning_tickets.api.passed_on import import_mask as import_mask
+    from winning_tickets.api.passed_on import measure as measure
+    from winning_tickets.api.passed_on import predict as predict
+    from winning_tickets.api.verbs import compare as compare
+    from winning_tickets.api.verbs import evaluate as evaluate
+    from winning_tickets.api.verbs import fit_head as fit_head
+    from winning_tickets.api.verbs import search as search
+    from winning_tickets.api.verbs import search_all as search_all
+    from winning_tickets.api.verbs import share as share
+    from winning_tickets.api.verbs import stored_runs as stored_runs
+    from winning_tickets.api.verbs import super_ticket as super_ticket
+    from winning_tickets.api.verbs import transfer as transfer
     from winning_tickets.config import EvaluateConfig as EvaluateConfig
     from winning_tickets.config import FitHeadConfig as FitHeadConfig
     from winning_tickets.config import Runtime as Runtime
@@ -14,26 +29,15 @@ if TYPE_CHECKING:
     from winning_tickets.config import ShareConfig as ShareConfig
     from winning_tickets.config import SuperConfig as SuperConfig
     from winning_tickets.config import TransferConfig as TransferConfig
-    from winning_tickets.deploy.export import export as export
-    from winning_tickets.deploy.mask_files import import_mask as import_mask
-    from winning_tickets.deploy.measure import measure as measure
-    from winning_tickets.finetuning.fit_head import fit_head as fit_head
-    from winning_tickets.finetuning.glue_submission import glue_submission as glue_submission
-    from winning_tickets.finetuning.sharing import share as share
-    from winning_tickets.finetuning.super_ticket import super_ticket as super_ticket
-    from winning_tickets.finetuning.transfer import transfer as transfer
     from winning_tickets.models.compact import load_compact as load_compact
-    from winning_tickets.pruning.search import search as search
-    from winning_tickets.pruning.search import search_all as search_all
     from winning_tickets.pruning.sharded import ShardedMaskOptimizer as ShardedMaskOptimizer
     from winning_tickets.runs.errors import TicketsError as TicketsError
     from winning_tickets.tickets.algebra import combine as combine
     from winning_tickets.tickets.algebra import perturb as perturb
     from winning_tickets.tickets.holding import TicketCallback as TicketCallback
+    from winning_tickets.tickets.holding import held as held
     from winning_tickets.tickets.holding import hold as hold
-    from winning_tickets.tickets.overlap import compare as compare
     from winning_tickets.tickets.ticket import Ticket as Ticket
-    from winning_tickets.training.predict import predict as predict
     from winning_tickets.training.shared_model import SharedModel as SharedModel
 
 __version__ = "0.1.0"
@@ -41,25 +45,16 @@ __version__ = "0.1.0"
 _PUBLIC = {
     name: module
     for module, names in {
-        "analysis.evaluate": "evaluate",
+        "analysis.report.result": "Result",
+        "api.passed_on": "export glue_submission import_mask measure predict",
+        "api.verbs": "compare evaluate fit_head search search_all share stored_runs super_ticket transfer",
         "config": "EvaluateConfig FitHeadConfig Runtime SearchConfig ShareConfig SuperConfig TransferConfig",
-        "deploy.export": "export",
-        "deploy.mask_files": "import_mask",
-        "deploy.measure": "measure",
-        "finetuning.fit_head": "fit_head",
-        "finetuning.glue_submission": "glue_submission",
-        "finetuning.sharing": "share",
-        "finetuning.super_ticket": "super_ticket",
-        "finetuning.transfer": "transfer",
         "models.compact": "load_compact",
-        "pruning.search": "search search_all",
         "pruning.sharded": "ShardedMaskOptimizer",
         "runs.errors": "TicketsError",
         "tickets.algebra": "combine perturb",
-        "tickets.holding": "TicketCallback hold",
-        "tickets.overlap": "compare",
+        "tickets.holding": "TicketCallback held hold",
         "tickets.ticket": "Ticket",
-        "training.predict": "predict",
         "training.shared_model": "SharedModel",
     }.items()
     for name in names.split()
@@ -70,6 +65,8 @@ __all__ = sorted([*_PUBLIC, "__version__"])
 
 def __getattr__(name: str) -> Any:
     """Resolve public names on first use, so that `import winning_tickets` does not import torch."""
+    if name == "analysis":  # its functions are public too
+        return importlib.import_module(f"{__name__}.{name}")
     if name not in _PUBLIC:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
@@ -78,4 +75,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__]
+    return ["analysis", *__all__]

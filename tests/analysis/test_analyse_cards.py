@@ -6,7 +6,7 @@ import pytest
 
 from samples.analyse_samples import command_line
 from samples.tiny_tasks import task_data
-from winning_tickets.analysis.cards import card
+from winning_tickets.analysis.data_cards import card
 from winning_tickets.analysis.kinds import ANALYSES
 from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.data.tasks import TASKS

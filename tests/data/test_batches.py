@@ -343,3 +343,26 @@ def test_real_wikitext(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     masks = [plain(lines[index])["attention_mask"] for index in range(len(lines))]
     assert sum(int(mask.sum()) for mask in masks) / sum(mask.numel() for mask in masks) > 0.97
     assert tokenizer.decode(stream.tokens[: stream.offsets[1]]) == "= homarus gammarus ="
+
+
+@pytest.mark.parametrize(("segments", "every"), [("packed:8", 30), ("lines:8", 18), ("sections:40", 5)])
+def test_a_smaller_corpus_has_so_many_distinct_segments(segments: str, every: int) -> None:
+    """All epochs of a training see the same segments, and larger corpora of one seed contain smaller ones."""
+    stream = stream_of(*([10] * 18)) if "sections" not in segments else words_of(*([30] * 9))
+    seen = {}
+    for size in (None, "4", "2", "50%"):
+        options = {"batch_tokens": 80, "shuffle": True, "train_size": size}
+        data = batches(stream, segments, n_batches=40, seed=5, **options)
+        assert data.segments == {None: every, "4": 4, "2": 2, "50%": every // 2}[size]
+        seen[size] = {tuple(row) for row in contents(data)}
+        assert len(seen[size]) == data.segments
+        other = {tuple(row) for row in contents(batches(stream, segments, n_batches=40, seed=6, **options))}
+        assert other != seen[size] or size is None
+    assert seen["2"] < seen["4"] < seen[None]
+
+
+def test_segments_that_are_not_there_or_cannot_be_counted_are_refused() -> None:
+    with pytest.raises(UsageError, match="--train-size 31 asks for more than the 30 segments of the corpus"):
+        batches(stream_of(180), "packed:8", train_size="31")
+    with pytest.raises(UsageError, match=r"counts segments, and those of mixed:10-20 are drawn; use packed:L or lines"):
+        batches(words_of(200), "mixed:10-20", n_batches=3, shuffle=True, train_size="5")

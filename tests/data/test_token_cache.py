@@ -182,10 +182,10 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
     """Another process finishes the same entry while this one is still writing."""
     write = token_cache._write
 
-    def interrupted(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
+    def interrupted(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> None:
         monkeypatch.setattr(token_cache, "_write", write)
         tokenize(corpus, tokenizer)
-        write(folder, corpus, tokenizer)
+        write(folder, corpus, tokenizer, at_most)
 
     monkeypatch.setattr(token_cache, "_write", interrupted)
     stream = tokenize(corpus_of(LINES), tokenizer)
@@ -196,10 +196,10 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
 def test_a_second_launch_waits_for_the_first(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     write, begun, found = token_cache._write, threading.Barrier(2), []
 
-    def slow(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
+    def slow(*arguments: Any) -> None:
         begun.wait()
         time.sleep(0.2)
-        write(folder, corpus, tokenizer)
+        write(*arguments)
 
     def second() -> None:
         begun.wait()

@@ -89,7 +89,7 @@ def test_what_the_hub_has_is_looked_for_before_the_first_run(monkeypatch):
         "data_dir is not set, and nyu-mll/glue is no dataset here; --set data_dir=FOLDER, a folder of tasks.",
         "un/known: un/known is no model here; --set 'models={A: known/model, B: FOLDER}', a folder with the model.",
         "wikitext-103: Salesforce/wikitext is no dataset here; "
-        "give another one in the study, a folder with text files.",
+        "give another one in the study, a folder with text or Parquet files.",
     ]
     assert list_hub_problems(plan, lambda run: True) == []
     assert unmet_needs(plan) == []  # the hub is read without a folder

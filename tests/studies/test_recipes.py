@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from samples.study_samples import InlineEngine
+from winning_tickets.config import SearchConfig
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.costs import Estimator, cost_of, size_of
 from winning_tickets.studies.load import load_study, recipe_names, recipe_text
@@ -65,8 +66,8 @@ def _check_estimate(plan, store):
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_shows_something_of_what_it_plans(name):
     study = load_study(name)
-    scales = {"smoke", "small"} if name == "demo" else {"smoke", "small", "paper"}
-    assert (study.name, set(study.scales)) == (name, scales)
+    scales = ["smoke", "small"] if name == "demo" else ["smoke", "miniature", "small", "paper"]
+    assert (study.name, study.scale_names) == (name, scales)
     assert study.tables or study.figures
     assert (study.paper is None) == (name == "demo")
     assert study.shows
@@ -222,7 +223,7 @@ def test_what_findings_leave_out():
 
 
 RECIPES = [name for name in recipe_names() if name != "demo"]
-SCALES = ("smoke", "small", "paper")
+SCALES = ("smoke", "miniature", "small", "paper")
 
 
 def settings_of(name, scale, verb):
@@ -246,7 +247,9 @@ def test_losses_that_are_compared_are_measured_in_one_way(name, scale):
     found = settings_of(name, scale, "evaluate")
     assert found
     assert {one.mlm_head for one in found} == {"base"}
-    assert {one.segments for one in found} == {"packed:64" if scale == "smoke" else "packed:512"}
+    assert {one.segments for one in found} == {
+        {"smoke": "packed:64", "miniature": "packed:128"}.get(scale, "packed:512")
+    }
 
 
 @pytest.mark.parametrize("scale", SCALES)
@@ -354,3 +357,45 @@ def test_a_recipe_that_is_not_the_papers_says_so():
     ]
     assert any("builtin:minilm" in line for line in plan_study(study, "small").differences)
     assert planned("demo", "small").differences == []
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_miniature_has_the_profile_the_stages_and_the_series_of_the_paper(name):
+    """Labels of axes are those of the paper, or fewer, but for numbers of steps."""
+    small, paper = planned(name, "miniature"), planned(name, "paper")
+    assert small.parameters.get("profile") == paper.parameters.get("profile")
+    assert small.parameters.keys() == paper.parameters.keys()
+    found, wanted = ({point.stage for point in plan.points} for plan in (small, paper))
+    assert found == wanted
+    for stage in found:
+        ours, theirs = (_labels(plan, stage) for plan in (small, paper))
+        assert ours.keys() == theirs.keys()
+        for axis in set(ours) - {"step"}:
+            assert ours[axis] <= theirs[axis]
+            names = {one for one in theirs[axis] if isinstance(one, str)}
+            if axis not in ("task", "source", "seed", "size", "train_size"):
+                assert {one for one in ours[axis] if isinstance(one, str)} == names, axis
+            assert len(ours[axis]) >= min(2, len(theirs[axis])) or axis in ("task", "batch_size"), axis
+
+
+def _labels(plan, stage):
+    found = {}
+    for point in plan.points:
+        for axis, value in point.axes.items() if point.stage == stage else ():
+            found.setdefault(axis, set()).add(value)
+    return found
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_workers_make_the_settings_that_are_planned(name):
+    """It has only the fields that the plan keeps. IMP of TAMT ranks inside each matrix, that of Chen et al. in all."""
+    for run in planned(name, "paper").runs.values():
+        if run.verb == "search":
+            assert SearchConfig.of(**run.config) == run.settings
+            if run.settings.method == "imp":
+                assert run.settings.ranking == ("matrix" if name.startswith("tamt") else "global")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_miniature_has_pairs_for_every_claim(name):
+    assert [claim for claim, verdict in verdicts(name, "miniature").items() if not verdict.finding.planned] == []

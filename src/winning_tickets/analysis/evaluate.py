@@ -14,7 +14,6 @@ from torch import Tensor
 from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus
-from winning_tickets.data.token_cache import tokenize
 from winning_tickets.models.loading import (
     FEW_ZEROS,
     PLM,
@@ -231,8 +230,8 @@ def _on_corpus(
     names = _terms(config)
     if needs_mlm_head(names):
         objective_terms.check_mlm_tokenizer(plm.tokenizer, plm.name)
-    batches = CorpusBatches(
-        tokenize(corpus, plm.tokenizer),
+    batches = CorpusBatches.read(
+        corpus,
         plm.tokenizer,
         segments=config.segments,
         batch_tokens=config.batch_tokens,

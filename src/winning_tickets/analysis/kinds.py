@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from winning_tickets.analysis.cards import cards
-from winning_tickets.analysis.gain import gain
+from winning_tickets.analysis.data_cards import cards
 from winning_tickets.analysis.masks import densities, distance, similarity
-from winning_tickets.analysis.predictors import predictors
-from winning_tickets.analysis.sensitivity import sensitivity
-from winning_tickets.analysis.sharing import sharing
-from winning_tickets.analysis.winning import winning
+from winning_tickets.analysis.paired_gains import gain
+from winning_tickets.analysis.score_sensitivity import sensitivity
+from winning_tickets.analysis.shared_units import sharing
+from winning_tickets.analysis.transfer_predictors import predictors
+from winning_tickets.analysis.winning_criteria import winning
 
 ANALYSES: dict[str, Callable[..., dict[str, Any]]] = {
     "similarity": similarity,

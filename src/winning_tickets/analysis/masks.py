@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from winning_tickets.analysis.report.result import resulting
 from winning_tickets.config import Pattern
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM
@@ -17,7 +18,7 @@ from winning_tickets.tickets.files import INFO_FILE, children
 from winning_tickets.tickets.overlap import Average, check_scopes, compare, jaccard, overlap_by_matrix, pool
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.tickets.target import Target
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket
 
 
 def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
@@ -28,12 +29,17 @@ def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
     return plm
 
 
-def labels_of(paths: Sequence[str | Path], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
+Tickets = Sequence[Ticket | str | Path]
+"""Tickets themselves, or their folders or hub ids."""
+
+
+def labels_of(paths: Tickets, given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
     """Short names: those given, else the names of the folders, with parents where the names are equal."""
     if given is not None:
         if len(given) != len(paths) or len(set(given)) < len(given):
             raise UsageError(f"{option} must name each of the {len(paths)} paths differently, found: {','.join(given)}")
         return list(given)
+    paths = names_of(paths)
     parts = [Path(path).resolve().parts if Path(path).exists() else Path(path).parts for path in paths]
     deepest = max(len(part) for part in parts)
     for depth in range(1, deepest):
@@ -47,8 +53,9 @@ Of = Literal["kept", "pruned"]
 OF: tuple[Of, ...] = ("kept", "pruned")
 
 
+@resulting()
 def similarity(
-    paths: Sequence[str | Path], *, of: Of = "kept", average: Average = "pooled", labels: Sequence[str] | None = None
+    paths: Tickets, *, of: Of = "kept", average: Average = "pooled", labels: Sequence[str] | None = None
 ) -> dict[str, Any]:
     """Jaccard similarity of every pair of tickets, with that of independent random masks as `chance`."""
     if of not in OF:
@@ -94,16 +101,17 @@ def places(ticket: Ticket) -> dict[str, Place]:
     return found
 
 
-def densities(paths: Sequence[str | Path], *, labels: Sequence[str] | None = None) -> dict[str, Any]:
+@resulting()
+def densities(paths: Tickets, *, labels: Sequence[str] | None = None) -> dict[str, Any]:
     """Kept fraction of each matrix, and fractions of its output rows and input columns without a kept weight."""
     if not paths:
         raise UsageError("No ticket was given; give one or more folders made by tickets search.")
     names = labels_of(paths, labels)
-    tickets = [_describe(name, path, Ticket.from_pretrained(path)) for name, path in zip(names, paths, strict=True)]
+    tickets = [_describe(name, path, open_ticket(path)) for name, path in zip(names, paths, strict=True)]
     return {"kind": "densities", "tickets": tickets}
 
 
-def _describe(label: str, path: str | Path, ticket: Ticket) -> dict[str, Any]:
+def _describe(label: str, path: Ticket | str | Path, ticket: Ticket) -> dict[str, Any]:
     where = places(ticket)
     matrices = []
     lowest, highest = -1.0, 2.0
@@ -126,7 +134,7 @@ def _describe(label: str, path: str | Path, ticket: Ticket) -> dict[str, Any]:
         lowest, highest = max(lowest, fraction - 1 / kept.size), min(highest, fraction + 1 / kept.size)
     return {
         "label": label,
-        "path": str(path),
+        "path": names_of([path])[0],
         "id": ticket.id,
         "method": ticket.info.method,
         "sparsity": ticket.sparsity,
@@ -135,10 +143,11 @@ def _describe(label: str, path: str | Path, ticket: Ticket) -> dict[str, Any]:
     }
 
 
+@resulting()
 def distance(
     paths: Sequence[str | Path],
     *,
-    reference: str | Path | None = None,
+    reference: Ticket | str | Path | None = None,
     base: str | None = None,
     labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
@@ -150,7 +159,7 @@ def distance(
     if not paths:
         raise UsageError("No search was given; give one or more folders made by tickets search.")
     names = labels_of(paths, labels)
-    given = None if reference is None else Ticket.from_pretrained(reference)
+    given = None if reference is None else open_ticket(reference)
     computed: dict[tuple[Any, ...], Ticket] = {}
 
     def reference_of(ticket: Ticket, folder: Path) -> Ticket:
@@ -167,7 +176,11 @@ def distance(
         for name, path in zip(names, paths, strict=True)
         for sparsity, folders in _by_sparsity(Path(path)).items()
     ]
-    return {"kind": "distance", "reference": None if reference is None else str(reference), "searches": searches}
+    return {
+        "kind": "distance",
+        "reference": None if reference is None else names_of([reference])[0],
+        "searches": searches,
+    }
 
 
 def _by_sparsity(path: Path) -> dict[float, list[Path]]:

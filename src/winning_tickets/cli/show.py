@@ -53,10 +53,10 @@ def evaluation(result: dict[str, Any]) -> str:
 
 
 def transfer(result: dict[str, Any]) -> str:
-    """Final and best metrics x100 with standard deviation and number of seeds."""
+    """Final and best metrics x100, losses as they are, with standard deviation and number of seeds."""
     lines = [f"{result['task']}, {len(result['seeds'])} seed(s)"]
     for name, kinds in result["metrics"].items():
-        lines.append(f"  {name}: {_final_and_best(kinds)}")
+        lines.append(f"  {name}: {_final_and_best(kinds, loss=name.endswith('loss'))}")
     if result.get("train_windows") is not None:
         lines.append(f"  trained on {result['train_examples']:,} questions, {result['train_windows']:,} windows")
     if result.get("start_from", "pretrained") != "pretrained":
@@ -157,16 +157,18 @@ def averages(result: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _final_and_best(kinds: dict[str, Any]) -> str:
+def _final_and_best(kinds: dict[str, Any], loss: bool = False) -> str:
     if kinds["final"]["mean"] is None:  # the data lack the split
         return "not measured"
-    return ", ".join(f"{kind} {_mean_and_std(kinds[kind])}" for kind in ("final", "best"))
+    return ", ".join(f"{kind} {_mean_and_std(kinds[kind], loss)}" for kind in ("final", "best"))
 
 
-def _mean_and_std(scores: dict[str, Any]) -> str:
-    """`71.2 ± 0.8`, x100."""
-    std = scores["std"]
-    return f"{100 * scores['mean']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+def _mean_and_std(scores: dict[str, Any], loss: bool) -> str:
+    """`71.2 ± 0.8`, x100; of a loss `1.234 ± 0.005`."""
+    mean, std = scores["mean"], scores["std"]
+    if loss:
+        return f"{mean:.3f}" + ("" if std is None else f" ± {std:.3f}")
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
 
 
 def comparison(result: dict[str, Any]) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
 from winning_tickets.config.profiles import METHOD_NEEDS, MethodNeeds, Profile
-from winning_tickets.config.settings import PERCENT, Count, Seed, Settings, Share, impossible, setting
+from winning_tickets.config.settings import CORPORA, PERCENT, Count, Seed, Settings, Share, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
 from winning_tickets.config.weights import PRETRAINED
@@ -56,8 +56,12 @@ class TaskSettings(Settings):
         "Kind of the labels of your file: classification, regression, multilabel, tokens or span. By default the file "
         "is inspected.",
     )
-    train_size: str | None = _of_tasks(
-        None, "N examples or P% of each task's training set. With one seed, larger subsets contain smaller ones."
+    train_size: str | None = setting(
+        None,
+        "N examples or P% of each task's training set, and N segments or P% of the corpus. With one seed, larger "
+        "subsets contain smaller ones.",
+        DATA,
+        ON_TEXT,
     )
     batch_size: int | None = _of_tasks(None, "Batch size of each task. By default that of the task's definition.", ge=1)
     max_length: int | None = _task(
@@ -152,7 +156,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
     logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
-    corpus: str | None = _text(None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
+    corpus: str | None = _text(None, f"Text: {CORPORA}.")
     data_dir: str | None = _text(
         None, "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
     )

@@ -146,6 +146,11 @@ def _problem(cls: type[Settings], item: Any) -> str:
     return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
 
 
+CORPORA = (
+    "wikitext-103, wikitext-2, wikipedia:20231101.en, pydocs, task:NAME, a text file, or a folder of text or Parquet "
+    "files"
+)
+"""The corpora, for help texts."""
 _running = partial(setting, panel="Running")
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Count, Seed, Settings, Share, setting
+from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, setting
 from winning_tickets.config.weights import PRETRAINED
 
 MODEL = "Model and data"
@@ -91,8 +91,11 @@ class TransferConfig(Settings):
     )
     fresh_head: bool = _model(False, "Initialize a new head, even if the fine-tuned model has one for all labels.")
     task: str | None = _model(
-        None, "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, or one of --task-file."
+        None,
+        "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, one of --task-file, or mlm "
+        "(masked language modeling on the text of --corpus).",
     )
+    corpus: str | None = _model(None, f"Text for --task mlm: {CORPORA}.")
     task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
     profile: Profile = _tune(
         "tuned",
@@ -120,7 +123,9 @@ class TransferConfig(Settings):
         (0,), "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.", option="--seeds --seed"
     )
     train_size: str | None = _tune(
-        None, "N examples or P% of the training set. With one seed, larger subsets contain smaller ones."
+        None,
+        "N examples or P% of the training set, or of the segments of a text. With one seed, larger subsets contain "
+        "smaller ones.",
     )
     train_size_seed: Seed | None = _tune(None, "Seed of the subset of --train-size. By default the seed of each run.")
     epochs: float | None = _tune(None, "Passes over the training set.", gt=0)
@@ -135,7 +140,9 @@ class TransferConfig(Settings):
     head_dropout: Share | None = _tune(
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
-    max_length: int | None = _tune(None, "Maximum tokens of an example, or of a window over a long text.", ge=1)
+    max_length: int | None = _tune(
+        None, "Maximum tokens of an example, or of a window over a long text; tokens of a segment of --task mlm.", ge=1
+    )
     doc_stride: int | None = _tune(None, "Tokens between the starts of two windows over a long text (squad).", ge=1)
     eval_steps: int | None = _evaluate(
         None, "Steps between evaluations. By default those of the task; with --patience, those of an epoch.", ge=1
@@ -154,6 +161,9 @@ class TransferConfig(Settings):
         None,
         "Score that the best evaluation is chosen by: the primary metric, or the larger of accuracy and its mean with "
         "F1 (accuracy-or-mean, the released code).",
+    )
+    max_tokens: Count | None = _evaluate(
+        None, "Unpadded tokens of held-out text that --task mlm measures. By default all, of a stream 250,000."
     )
     mnli_dev: Literal["matched", "mismatched"] | None = _evaluate(
         None, "Validation set of MNLI whose accuracy is primary: matched or mismatched."
@@ -216,7 +226,7 @@ class FitHeadConfig(Settings):
     model: str = _model(..., "Hub id, local folder or builtin:minilm; without a trained MLM head.")
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
-    corpus: str | None = _model(None, "Text: wikitext-103, wikitext-2, pydocs, task:NAME, a text file or a folder.")
+    corpus: str | None = _model(None, f"Text: {CORPORA}.")
     data_dir: str | None = _model(None, "Folder with the data of a task:NAME corpus.")
     steps: int = _train(1000, "Optimizer steps.", ge=1)
     train_encoder: bool = _train(False, "Train the encoder too. Otherwise the encoder does not change, bit for bit.")

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from winning_tickets.data import segments as segmentation
-from winning_tickets.data.encode import Array
+from winning_tickets.data.corpora import CorpusText
+from winning_tickets.data.encode import Array, count_of, parse_size
 from winning_tickets.data.segments import Segments, Spans, generator
-from winning_tickets.data.token_cache import TokenStream
+from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.runs.errors import UsageError
 
 Batch = dict[str, torch.Tensor]
 MASKED_POSITIONS, MASKED_IDS = "masked_positions", "masked_ids"
 """Names of the masked positions of a batch, counted through all its rows, and of the tokens to predict there."""
-_MASKING, _FEW = 3, 5  # random streams of their own
+_MASKING, _FEW, _SUBSET = 3, 5, 6  # random streams of their own
 _PREFIXES = ("", "\u0120", "\u2581")  # nothing, and the marks that byte-level BPE and SentencePiece put for a space
+ENDLESS = 2**62
+"""Batches of a training whose length is not known beforehand."""
+HELD_OUT_TOKENS = 250_000
+"""Tokens of the validation part of a stream that are measured, unless there is a limit."""
 _SENTENCE_ENDS = tuple(prefix + mark for mark in ".!?" for prefix in _PREFIXES)
 _HEADINGS = tuple(prefix + "=" for prefix in _PREFIXES)
 
@@ -47,6 +52,8 @@ class CorpusBatches(Dataset[Batch]):
         shuffle: bool,  # training: batch i is drawn with the seed; otherwise the corpus once, in order
         mlm_probability: float | None,  # share of tokens masked for MLM; None for none
         max_tokens: int | None = None,  # only the first segments, up to this number of unpadded tokens; at least one
+        train_size: str | None = None,  # only `N` segments or `P%` of them, drawn with a seed
+        train_size_seed: int | None = None,  # None for `seed`
         masked_tokens: int = 0,  # without MLM, number of tokens of each segment to corrupt
         short_sequence_probability: float = segmentation.SHORT_SEQUENCE_PROBABILITY,  # of `sections:L`
     ) -> None:
@@ -58,7 +65,10 @@ class CorpusBatches(Dataset[Batch]):
         _check(parsed, segments, special, batch_tokens, tokenizer)
         if max_tokens is not None and (max_tokens < 1 or shuffle):
             raise UsageError(f"--max-tokens {max_tokens} must be at least 1, and limits evaluation only.")
-        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, max_tokens)
+        if train_size is not None:
+            segmentation.check_countable(segments)
+        choose = _chooser(max_tokens, train_size, seed if train_size_seed is None else train_size_seed)
+        self._cut = self._make_cut(parsed, special, tokenizer, batch_tokens, choose)
         if n_batches is None and self._cut.epoch_batches is None:
             raise UsageError(
                 f"Segments {segments} are drawn at random, without an end, for training. Use packed:L or lines here."
@@ -72,8 +82,31 @@ class CorpusBatches(Dataset[Batch]):
         self._padded_length = parsed.longest if parsed.form == "sections" else None
         self._token_types = parsed.form == "sections" and "token_type_ids" in tokenizer.model_input_names
 
+    @classmethod
+    def read(cls, corpus: CorpusText, tokenizer: Any, at_most_batches: int | None = None, **settings: Any) -> Self:
+        """Tokenize a corpus, a stream as far as these batches need it, and cut it.
+
+        `at_most_batches` is the number that is taken of endless ones, where it is known.
+        """
+        longest, tokens = segmentation.parse_segments(settings["segments"]).longest, settings["batch_tokens"]
+        needed = settings.get("max_tokens") or HELD_OUT_TOKENS
+        if settings["shuffle"]:
+            known = at_most_batches or settings["n_batches"]
+            needed = None if known is None or known >= ENDLESS else known * tokens
+        if (size := settings.get("train_size")) is not None and corpus.streamed:
+            number, percent = parse_size(size)
+            if percent:
+                raise UsageError(f"--train-size {size} of {corpus.name} is unknown, as it is a stream; give a number.")
+            needed = int(number) * longest
+        return cls(tokenize(corpus, tokenizer, needed), tokenizer, **settings)
+
+    @property
+    def stream(self) -> TokenStream:
+        """All tokens of the corpus, of a stream those that were read."""
+        return self._stream
+
     def _make_cut(
-        self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, max_tokens: int | None
+        self, parsed: Segments, special: int, tokenizer: Any, batch_tokens: int, choose: segmentation.Choose | None
     ) -> segmentation.Cut:
         content = parsed.longest - special
         seed = self._seed if self._shuffle else None
@@ -87,13 +120,12 @@ class CorpusBatches(Dataset[Batch]):
                 self._shuffle,
                 _known(tokenizer, _HEADINGS),
                 self._short_sequences,
-                max_tokens,
+                choose,
             )
         if parsed.form == "packed":
-            blocks = None if max_tokens is None else max(1, max_tokens // parsed.longest)
-            return segmentation.Packed(self._stream, content, batch_tokens // parsed.longest, seed, blocks)
+            return segmentation.Packed(self._stream, content, special, batch_tokens // parsed.longest, seed, choose)
         if parsed.form == "lines":
-            return segmentation.LineSegments(self._stream, content, special, batch_tokens, seed, max_tokens)
+            return segmentation.LineSegments(self._stream, content, special, batch_tokens, seed, choose)
         return segmentation.Mixed(
             self._stream, parsed, special, batch_tokens, self._seed, _known(tokenizer, _SENTENCE_ENDS)
         )
@@ -102,6 +134,11 @@ class CorpusBatches(Dataset[Batch]):
     def steps_of_a_pass(self) -> float:
         """Batches of one pass over the corpus; where segments are drawn at random, of as many tokens as it has."""
         return self._cut.epoch_batches or self._stream.n_tokens / self._batch_tokens
+
+    @property
+    def segments(self) -> int | None:
+        """Distinct segments; None where they are drawn at random."""
+        return self._cut.segments
 
     def __len__(self) -> int:
         return self._length
@@ -145,6 +182,19 @@ class CorpusBatches(Dataset[Batch]):
         attention = np.arange(ids.shape[1]) < lengths[:, None]
         types = attention & (np.arange(ids.shape[1]) >= firsts[:, None])
         return ids, attention.astype(np.int64), types.astype(np.int64)
+
+
+def _chooser(max_tokens: int | None, train_size: str | None, seed: int) -> segmentation.Choose | None:
+    """Return the choice of the segments that are used; None for all."""
+
+    def first(lengths: Array) -> Array:
+        return np.arange(max(1, int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))))
+
+    def some(lengths: Array) -> Array:
+        order = generator(seed, _SUBSET).permutation(len(lengths))
+        return np.sort(order[: count_of(str(train_size), len(lengths), "segments of the corpus")])
+
+    return some if train_size is not None else first if max_tokens is not None else None
 
 
 def count_tokens(batch: Mapping[str, torch.Tensor]) -> torch.Tensor:

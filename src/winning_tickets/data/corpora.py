@@ -1,14 +1,15 @@
-"""Read a corpus as lines, a part at a time: from the hub, built in, a task's sentences, text files and folders."""
+"""Read a corpus as lines, a part at a time: from the hub, built in, a task's sentences, files and folders."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
-from winning_tickets.data.readers import RunningFingerprint, read_lines, split_lines
+from winning_tickets.data.readers import RunningFingerprint, fingerprint, read_lines, split_lines
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
 SplitName = Literal["train", "validation"]
@@ -19,6 +20,9 @@ HUB_CORPORA: dict[str, tuple[str, str | None]] = {
     "wikitext-103-raw-v1": ("Salesforce/wikitext", "wikitext-103-raw-v1"),
     "wikitext-2-raw-v1": ("Salesforce/wikitext", "wikitext-2-raw-v1"),
 }
+WIKIPEDIA = "wikimedia/wikipedia"
+_WIKIPEDIA = re.compile(r"wikipedia:(\d{8}\.[a-z][a-z-]*)")
+HELD_OUT = 100  # one text in so many of a stream without a validation split is held out
 PYDOCS_PARTS = {"pydocs": "all", "pydocs:docstrings": "docstrings", "pydocs:topics": "topics"}
 TEXT_SUFFIXES = (".txt", ".tokens", ".raw", ".md")
 _ROWS_AT_A_TIME = 1000
@@ -39,33 +43,88 @@ class LineSource(Protocol):
 
 @dataclass(frozen=True)
 class CorpusText:
-    """Non-blank lines of one split (`train` or `validation`), and their xxh3-128."""
+    """Non-blank lines of one split (`train` or `validation`), and their xxh3-128.
+
+    A stream is only read as far as it is needed: the number of its lines is unknown, and its fingerprint is that of
+    the revision, or of the sizes and ends of its files.
+    """
 
     name: str
     split: str
     lines: LineSource
     fingerprint: str
+    streamed: bool = False
+    cache: Path | None = None  # folder for its tokens; None takes the user's cache
+
+    @classmethod
+    def of(cls, name: str, split: str, read: Callable[[], Iterable[str]], cache: Path | None = None) -> CorpusText:
+        """The corpus whose lines, blank ones included, a function yields from the first one."""
+        state, count = RunningFingerprint(), 0
+        for line in _with_text(read()):
+            state.add(line)
+            count += 1
+        if not count:
+            raise ContentError(f"The corpus {name} ({split}) is empty: it holds no line with text in it.")
+        return cls(name, split, _LinesAnew(read, count), state.hexdigest(), cache=cache)
 
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
-    """Read a corpus: a key of `HUB_CORPORA` or `PYDOCS_PARTS`, `task:NAME`, a text file or a folder of text files."""
-    # The files of a folder are chosen by train, valid or test in their names; a single file, or a folder without such
-    # names, serves both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a
-    # WikiText.
-    read = _reader(spec, split, data_dir)
-    state, count = RunningFingerprint(), 0
-    for line in _with_text(read()):
-        state.add(line)
-        count += 1
-    if not count:
-        raise ContentError(f"The corpus {spec} ({split}) is empty: it holds no line with text in it.")
-    return CorpusText(spec, split, _LinesAnew(read, count), state.hexdigest())
+    """Read a corpus: a key of `HUB_CORPORA` or `PYDOCS_PARTS`, `task:NAME`, `wikipedia:DATE.LANGUAGE`, or a path."""
+    # A path is a text file, a folder of text files, or a folder of Parquet files with a column `text`. The files of a
+    # folder are chosen by train, valid or test in their names; a single file, or a folder without such names, serves
+    # both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a WikiText or Wikipedia.
+    if (given := memory.find(spec)) is not None:
+        return replace(given, split=split)
+    if (stream := _stream(spec, split, data_dir)) is not None:
+        return stream
+    return CorpusText.of(spec, split, _reader(spec, split, data_dir))
+
+
+def hub_repository(spec: str) -> str | None:
+    """Return the repository of the hub that has a corpus; None for other corpora."""
+    return WIKIPEDIA if _WIKIPEDIA.fullmatch(spec) else HUB_CORPORA.get(spec, (None,))[0]
+
+
+def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusText | None:
+    """Return Wikipedia or a folder of Parquet files as a stream; None for other corpora."""
+    from winning_tickets.data import hub
+
+    named, path = _WIKIPEDIA.fullmatch(spec), Path(spec).expanduser()
+    files: list[str] = []
+    if named is not None and data_dir is not None:
+        files = hub.find_files(Path(data_dir), named[1], ("train",)).get("train", [])
+    elif named is None and path.is_dir():
+        files = sorted(map(str, path.glob("*.parquet")))
+    if named is None and not files:
+        return None
+    # Without files for validation, some texts are held out of all others.
+    kinds = {file: _split_of(Path(file)) for file in files}
+    whole = "validation" in kinds.values()
+    if files:
+        wanted = (split,) if whole else (None, "train")
+        texts, identity = hub.stream_parquet([file for file in files if kinds[file] in wanted] or files)
+    else:
+        texts, identity = hub.stream_hub(WIKIPEDIA, str(named and named[1]), f"the corpus {spec}")
+
+    def read() -> Iterator[str]:
+        for text in texts():
+            if whole or _is_held_out(text) == (split == "validation"):
+                yield from split_lines(text)
+
+    return CorpusText(spec, split, _LinesAnew(read), fingerprint([identity, split]), streamed=True)
+
+
+def _is_held_out(text: str) -> bool:
+    """Return whether a text of a stream is one for validation; its content decides, so that it is in one split only."""
+    import xxhash
+
+    return bool(xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) % HELD_OUT == 0)
 
 
 class _LinesAnew:
     """The lines that have text, read again in each iteration."""
 
-    def __init__(self, read: Callable[[], Iterable[str]], count: int) -> None:
+    def __init__(self, read: Callable[[], Iterable[str]], count: int = 0) -> None:
         self._read, self._count = read, count
 
     def __iter__(self) -> Iterator[str]:
@@ -96,8 +155,8 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
         return lambda: (line for file in files for line in read_lines(file))
     if re.search(r"[/\\]|^[.~]", spec) or path.suffix in TEXT_SUFFIXES:
         raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
-    names = (*HUB_CORPORA, *PYDOCS_PARTS, "task:NAME")
-    raise unknown("corpus", spec, names, "A path to a text file or to a folder of text files works too.")
+    names = (*HUB_CORPORA, *PYDOCS_PARTS, "wikipedia:20231101.en", "task:NAME")
+    raise unknown("corpus", spec, names, "A path to a text file or to a folder of text or Parquet files works too.")
 
 
 def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:

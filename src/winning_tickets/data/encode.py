@@ -103,7 +103,7 @@ def train_subset(split: Split, size: str | None, seed: int) -> Split:
     # `size` is `"100"` examples, `"10%"` of them (rounded down), or None for all, in their order.
     if size is None:
         return split
-    order = np.random.default_rng(seed).permutation(len(split))[: _count(size, len(split))].tolist()
+    order = np.random.default_rng(seed).permutation(len(split))[: count_of(size, len(split))].tolist()
     return split.take(order)
 
 
@@ -125,11 +125,12 @@ def parse_size(size: str) -> tuple[Fraction, bool]:
     return number, percent
 
 
-def _count(size: str, available: int) -> int:
+def count_of(size: str, available: int, what: str = "training examples") -> int:
+    """Return how many of the available examples a size asks for, at least one."""
     number, percent = parse_size(size)
     count = int(number * available / 100) if percent else int(number)
     if count > available:
-        raise UsageError(f"--train-size {size} asks for more than the {available} training examples there are.")
+        raise UsageError(f"--train-size {size} asks for more than the {available} {what} there are.")
     if count == 0:
-        raise UsageError(f"--train-size {size} of {available} training examples leaves none; {_WANTED}.")
+        raise UsageError(f"--train-size {size} of {available} {what} leaves none; {_WANTED}.")
     return count

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.examples import build_split, check_answers, check_columns, known_label_reader
 from winning_tickets.data.glue import describe_release
+from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.hub import hub_is_away, is_cached
 
 Files = dict[str, list[str]]  # Parquet files by name of the split
+_PATIENCE = 4  # seconds for an answer of the hub
+_TEXTS_IN_TURN = 50
+_END = 1 << 20  # bytes at the end of a Parquet file
 _ONLY_CONFIGURATION = ("plain_text", "data")  # folders that hold the files of a repository with a single configuration
 
 
@@ -32,6 +37,90 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
             f"Check the network; or, where there is one, run: hf download {name} --repo-type dataset --local-dir DIR, "
             f"and give --data-dir DIR. {instead}"
         ) from error
+
+
+@cache
+def unreachable(repository: str, kind: str) -> str | None:
+    """Return why a repository cannot be read, in words; None if it is on this machine or the hub has it."""
+    return None if _is_cached(repository, kind) else _revision(repository, kind)[1] or None
+
+
+def _revision(repository: str, kind: str) -> tuple[str | None, str]:
+    """Return the newest revision that the hub has, or None and why there is no answer."""
+    import huggingface_hub
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return None, "is not on this machine, and HF_HUB_OFFLINE is set"
+    try:
+        return huggingface_hub.HfApi().repo_info(repository, repo_type=kind, timeout=_PATIENCE).sha, ""
+    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
+        return None, f"is not on this machine, and the Hugging Face hub does not give it ({type(error).__name__})"
+    except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
+        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
+            raise
+        return None, f"is not on this machine, and the Hugging Face hub cannot be reached ({type(error).__name__})"
+
+
+def _is_cached(repository: str, kind: str) -> bool:
+    """Return whether the cache of the hub, or that of data sets, has some version of a repository."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repository.replace('/', '--')}" / "snapshots"
+    if folder.is_dir() and any(folder.iterdir()):
+        return True
+    prepared = Path(constants.HF_HOME) / "datasets" / repository.replace("/", "___")
+    return kind == "dataset" and prepared.is_dir()
+
+
+Texts = Callable[[], Iterator[str]]
+"""Yields the texts of a data set from the first one."""
+
+
+def stream_hub(name: str, config: str, what: str) -> tuple[Texts, str]:
+    """Return the texts of a data set of the hub, which are fetched as they are read, and its revision."""
+    import datasets
+
+    revision, reason = _revision(name, "dataset")
+    if revision is None:
+        raise UsageError(
+            f"{what}: {name} {reason}; give --corpus (in a study --set corpus=) a folder with its Parquet files, from: "
+            f"hf download {name} --repo-type dataset --include '{config}/*' --local-dir DIR."
+        )
+    found = datasets.load_dataset(name, config, split="train", streaming=True, revision=revision)
+    return lambda: _in_turn(found), f"{name} {config} {revision}"
+
+
+def stream_parquet(files: list[str]) -> tuple[Texts, str]:
+    """Return the texts of Parquet files, read a part at a time, and a hash of the files' sizes and ends."""
+    import datasets
+
+    ends = []
+    for path in map(Path, files):
+        with path.open("rb") as handle:
+            size = handle.seek(0, 2)
+            handle.seek(max(0, size - _END))  # the footer is there, with the places and extremes of all columns
+            ends += [str(size), handle.read().hex()]
+    try:
+        found = datasets.load_dataset("parquet", data_files={"train": files}, split="train", streaming=True)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise _unreadable(files, error) from error
+    return lambda: _in_turn(found), fingerprint(ends)
+
+
+def _in_turn(found: Any) -> Iterator[str]:
+    """Yield the texts of all files in turn, so that the first ones are a sample of all of them."""
+    import datasets
+
+    parts = [found.shard(found.num_shards, index) for index in range(found.num_shards)]
+    try:
+        streams = [part.select_columns("text").iter(_TEXTS_IN_TURN) for part in parts]
+        while streams:
+            blocks = [next(stream, None) for stream in streams]
+            yield from (text for block in blocks if block is not None for text in block["text"] if text)
+            streams = [stream for stream, block in zip(streams, blocks, strict=True) if block is not None]
+    except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
+        raise ContentError(f"Could not read the column 'text' of {found.info.builder_name}: {error}") from error
 
 
 def find_files(
@@ -58,12 +147,15 @@ def load_parquet(files: Files) -> Any:
     try:
         return datasets.load_dataset("parquet", data_files=files)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        folder = Path(next(iter(files.values()))[0]).parent
-        cause = str(error.__cause__ or error).rstrip(".")
-        raise ContentError(
-            f"Could not read the Parquet files in {folder}: {cause}. A cloned repository may hold pointers instead of "
-            "files (git lfs pull fetches them); else download it again."
-        ) from error
+        raise _unreadable(next(iter(files.values())), error) from error
+
+
+def _unreadable(files: list[str], error: Exception) -> ContentError:
+    cause = str(error.__cause__ or error).rstrip(".")
+    return ContentError(
+        f"Could not read the Parquet files in {Path(files[0]).parent}: {cause}. A cloned repository may hold pointers "
+        "instead of files (git lfs pull fetches them); else download it again."
+    )
 
 
 def read_copy(task: Task, data_dir: Path) -> TaskData | None:

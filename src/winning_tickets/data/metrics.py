@@ -83,10 +83,10 @@ def class_scores(table: Sequence[Sequence[int]], names: Sequence[str]) -> dict[s
 
 
 def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
-    """Return the accuracy of the best constant class, of examples or of words; None for other kinds."""
-    if kind not in ("classification", "tokens"):
+    """Return the accuracy of the best constant class, of examples, words or masked tokens; None for other kinds."""
+    if kind not in ("classification", "tokens", "mlm"):
         return None
-    classes = labels if kind == "classification" else [label for row in labels for label in row]
+    classes = [label for row in labels for label in row] if kind == "tokens" else labels
     return max(Counter(classes).values()) / len(classes)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from winning_tickets.config import METHOD_NAMES, SCOPES, TERM_NAMES, EvaluateConfig, SearchConfig, Settings
 from winning_tickets.data.records import METRICS, METRICS_OF
-from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.tasks import MLM, TASKS
 from winning_tickets.runs.errors import UsageError, unknown
 
 _FILES = ("train_file", "validation_file", "task_file", "pairs_file")
@@ -50,12 +50,13 @@ def _of_data(settings: Settings, with_files: bool) -> list[str]:
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]
+        known = (*TASKS, MLM.name)
         mine = own if isinstance(own, Mapping) else {}
-        found += [str(unknown("task", name, TASKS, _OWN)) for name in names if name not in TASKS and name not in mine]
+        found += [str(unknown("task", name, known, _OWN)) for name in names if name not in known and name not in mine]
     metrics = values["metric"].values() if isinstance(values["metric"], Mapping) else (values["metric"],)
     of_kind: Mapping[str, tuple[str, ...]] = {str(kind): names for kind, names in METRICS_OF.items()}
-    known = of_kind.get(str(getattr(settings, "kind", None)), METRICS)
-    return found + [str(unknown("metric", name, known)) for name in metrics if name is not None and name not in known]
+    scores = of_kind.get(str(getattr(settings, "kind", None)), METRICS)
+    return found + [str(unknown("metric", name, scores)) for name in metrics if name is not None and name not in scores]
 
 
 def _is_file(path: str) -> bool:

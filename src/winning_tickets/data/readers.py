@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
@@ -149,7 +150,9 @@ FORMATS: dict[str, Callable[[Path], Iterator[Row]]] = {".csv": csv_rows, ".tsv":
 
 
 def read_rows(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]] = FORMATS) -> list[Row]:
-    """Return all rows of a file, whose suffix chooses the format; a file without rows is refused."""
+    """Return all rows of a file, whose suffix chooses the format, or of data in memory; no rows are refused."""
+    if (rows := memory.find(path)) is not None:
+        return list(rows)
     if path.suffix.lower() not in formats:
         raise UsageError(f"{path} has none of the suffixes {', '.join(formats)}.")
     rows = list(formats[path.suffix.lower()](path))

@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple
 
 from winning_tickets.data.readers import fingerprint
 
-Kind = Literal["classification", "regression", "multilabel", "tokens", "span"]
-"""One class, a score, any number of classes, a class for each word, or an answer in a text."""
+Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm"]
+"""One class, a score, any number of classes, a class for each word, an answer in a text, or masked tokens of a text."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
     "classification": ("accuracy", "f1", "macro_f1", "micro_f1", "matthews"),
     "regression": ("pearson", "spearman"),
     "multilabel": ("micro_f1", "macro_f1", "exact_match"),
     "tokens": ("f1", "macro_f1", "accuracy"),
     "span": ("f1", "exact_match"),
+    "mlm": ("accuracy", "mlm_loss"),
 }
 METRICS = (*METRICS_OF["classification"], *METRICS_OF["regression"])
 Source = Literal["hub", "folder", "files", "built in"]
@@ -73,7 +74,7 @@ class Split:
     """Examples of one split."""
 
     texts: tuple[list[Any], ...]  # by text column: strings, or lists of words where each word has a label
-    labels: list[Any]  # by kind: class indices; scores; 0.0 or 1.0 for each class; lists of class indices; `Answers`
+    labels: list[Any]  # by kind: class indices; scores; 0.0 or 1.0 by class; lists of indices; `Answers`; masked ids
     soft: list[tuple[float, ...]] | None = None  # soft labels of each example: one number per class, or one score
 
     def __len__(self) -> int:

@@ -7,7 +7,7 @@ of segments per batch.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -18,6 +18,8 @@ from winning_tickets.runs.errors import ContentError, UsageError
 
 FORMS = "packed:L (such as packed:128), lines or lines:L, mixed or mixed:LO-HI (such as mixed:10-128), sections:L"
 Array = np.ndarray[Any, Any]
+Choose = Callable[[Array], Array]
+"""From the lengths of all segments, with special tokens, to the places of those that are used, in order."""
 Spans = Array  # token spans `[start, stop)` of the rows of one batch, int64 `(rows, 2)`; of two segments `(rows, 4)`
 
 _ORDER, _DRAW = 1, 2  # keep the random streams of one seed apart
@@ -43,6 +45,12 @@ def parse_segments(text: str) -> Segments:
         if shortest <= longest:
             return Segments("mixed", shortest, longest)
     raise UsageError(f"Unknown segments {text!r}; use {FORMS}.")
+
+
+def check_countable(text: str) -> None:
+    """Refuse segments that are drawn at random places, so that there is no number of distinct ones."""
+    if parse_segments(text).form == "mixed":
+        raise UsageError(f"--train-size counts segments, and those of {text} are drawn; use packed:L or lines.")
 
 
 def generator(seed: int, *purpose: int) -> np.random.Generator:
@@ -84,27 +92,27 @@ class Packed:
     """Blocks of equal length over all lines; the tail is dropped."""
 
     def __init__(
-        self, stream: TokenStream, content: int, rows: int, seed: int | None, max_blocks: int | None = None
+        self, stream: TokenStream, content: int, special: int, rows: int, seed: int | None, choose: Choose | None = None
     ) -> None:
         self._content = content
         blocks = stream.n_tokens // content
         if blocks == 0:
             raise _too_short(stream.n_tokens, content, "packed")
-        if max_blocks is not None:
-            blocks = min(blocks, max_blocks)
-        self._rotation = Rotation(blocks, rows, seed)
+        self._chosen = None if choose is None else choose(np.full(blocks, content + special))
+        self.segments = blocks if self._chosen is None else len(self._chosen)
+        self._rotation = Rotation(self.segments, rows, seed)
         self.epoch_batches = self._rotation.epoch_batches
 
     def spans(self, index: int) -> Spans:
-        starts = self._rotation.batch(index) * self._content
+        blocks = self._rotation.batch(index)
+        starts = (blocks if self._chosen is None else self._chosen[blocks]) * self._content
         return np.stack([starts, starts + self._content], axis=1)
 
 
 class LineSegments:
     """One line per segment, cut at the end; lines of similar length share a batch."""
 
-    # With a seed the batches come in seeded order, and lines of equal length change places between epochs. `max_tokens`
-    # counts special tokens and takes the first lines only.
+    # With a seed the batches come in seeded order, and lines of equal length change places between epochs.
 
     def __init__(
         self,
@@ -113,16 +121,15 @@ class LineSegments:
         special: int,
         batch_tokens: int,
         seed: int | None,
-        max_tokens: int | None = None,
+        choose: Choose | None = None,
     ) -> None:
         self._starts = np.asarray(stream.offsets[:-1], dtype=np.int64)
         self._lengths = np.minimum(np.diff(stream.offsets), content).astype(np.int64)
         self._seed = seed
         lines = np.flatnonzero(self._lengths)
-        if max_tokens is not None:
-            total = np.cumsum(self._lengths[lines] + special)
-            lines = lines[: max(1, int(np.searchsorted(total, max_tokens, side="right")))]
-        self._lines = lines
+        if choose is not None:
+            lines = lines[choose(self._lengths[lines] + special)]
+        self._lines, self.segments = lines, len(lines)
         ordered = np.sort(self._lengths[lines]) + special
         self._bounds = _batch_bounds(ordered, batch_tokens)
         self.epoch_batches = len(self._bounds) - 1
@@ -161,6 +168,7 @@ class Mixed:
     # inside a line wherever enough sentences of the corpus leave room for that.
 
     epoch_batches: int | None = None  # segments are drawn
+    segments: int | None = None
     _ENOUGH = 0.05  # share of all sentence starts; with fewer, the same few segments would come again and again
 
     def __init__(
@@ -217,7 +225,7 @@ class Sections:
     """Sequences of one section each; the packing is a function of the seed alone, the same in every epoch."""
 
     # A sequence is a pair of segments with `special` tokens in addition to at most `content`. `short_probability` is
-    # the share of sections for whose sequences a random length is drawn; `max_tokens` takes the first sequences only.
+    # the share of sections for whose sequences a random length is drawn.
 
     def __init__(
         self,
@@ -229,7 +237,7 @@ class Sections:
         shuffle: bool,
         heading_ids: list[int],
         short_probability: float,
-        max_tokens: int | None = None,
+        choose: Choose | None = None,
     ) -> None:
         random = generator(seed, _PACK)
         found = [
@@ -243,11 +251,11 @@ class Sections:
                 "segments sections:L are for articles with headings such as ' = Title = '. Use packed:L or lines."
             )
         self._sequences = np.array(found, dtype=np.int64)
-        if max_tokens is not None:
+        if choose is not None:
             pairs = self._sequences[:, 3] > self._sequences[:, 2]
             lengths = np.diff(self._sequences)[:, ::2].sum(axis=1) + np.where(pairs, special, special - 1)
-            fitting = int(np.searchsorted(np.cumsum(lengths), max_tokens, side="right"))
-            self._sequences = self._sequences[: max(1, fitting)]
+            self._sequences = self._sequences[choose(lengths)]
+        self.segments = len(self._sequences)
         self._rotation = Rotation(len(self._sequences), rows, seed if shuffle else None)
         self.epoch_batches = self._rotation.epoch_batches
 
@@ -303,4 +311,5 @@ def _truncated(start: int, split: int, stop: int, content: int, random: Any) -> 
 
 
 Cut = Packed | LineSegments | Mixed | Sections
-"""A way to cut a corpus into the spans of each batch; `epoch_batches` includes a smaller last batch."""
+"""A way to cut a corpus into the spans of each batch; `epoch_batches` includes a smaller last batch, and `segments` is
+the number of distinct segments; both are None where segments are drawn at random."""

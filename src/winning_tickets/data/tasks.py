@@ -74,6 +74,12 @@ _TASKS = (
 )  # fmt: skip
 TASKS: dict[str, Task] = {task.name: task for task in _TASKS}
 
+MLM = Task(
+    "mlm", ("text",), (), ("accuracy", "mlm_loss"), kind="mlm", learning_rate=5e-5, batch_size=16, max_length=512,
+    epochs=1, eval_steps=1000, citation="Devlin et al. 2019",
+)  # fmt: skip
+"""Masked language modeling as a target, of a corpus; the numbers are those of pre-training in TAMT (Table 1)."""
+
 
 def get_task(name: str) -> Task:
     """Return the record of a task."""

@@ -68,14 +68,21 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return fingerprint(json.dumps(part, sort_keys=True) for part in (state, special, sorted(tokenizer.all_special_ids)))
 
 
-def tokenize(corpus: CorpusText, tokenizer: Any) -> TokenStream:
-    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache."""
+def tokenize(corpus: CorpusText, tokenizer: Any, at_most: int | None = None) -> TokenStream:
+    """Tokenize a corpus with a fast tokenizer, or read its tokens from the cache; a stream up to `at_most` tokens."""
     # A damaged entry is made again; of processes that need the same entry, one makes it and the others wait.
-    key = fingerprint((str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)))
-    return main_first(lambda: _tokenized_in(cache_root() / "tokens" / key, corpus, tokenizer))
+    if corpus.streamed and at_most is None:
+        raise UsageError(
+            f"The corpus {corpus.name} is a stream, and nothing says how much of it is read; give --train-size N "
+            "segments, or the length in steps or examples."
+        )
+    parts = [str(FORMAT_VERSION), corpus.fingerprint, tokenizer_hash(tokenizer)]
+    limit = at_most if corpus.streamed else None
+    key = fingerprint(parts if limit is None else [*parts, str(limit)])
+    return main_first(lambda: _tokenized_in((corpus.cache or cache_root()) / "tokens" / key, corpus, tokenizer, limit))
 
 
-def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream:
+def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> TokenStream:
     if (found := _open(path)) is not None:
         return found
     try:
@@ -83,7 +90,7 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream
             if (found := _open(path)) is not None:  # another process was faster
                 return found
             _discard(path)
-            build_directory(path, lambda folder: _write(folder, corpus, tokenizer))
+            build_directory(path, lambda folder: _write(folder, corpus, tokenizer, at_most))
     except TrainingError as error:
         if (found := _open(path)) is not None:  # of a process whose lock was taken over
             return found
@@ -97,25 +104,25 @@ def _tokenized_in(path: Path, corpus: CorpusText, tokenizer: Any) -> TokenStream
     return made
 
 
-def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
+def _write(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> None:
     import xxhash
 
     largest = max(tokenizer.get_vocab().values())
     kind = np.dtype("<u2" if largest < 2**16 else "<u4")
-    total = 0
+    total = count = 0
     state = xxhash.xxh3_128()
     with (folder / _TOKENS).open("wb") as tokens, (folder / _OFFSETS).open("wb") as offsets:
-        shape = {"descr": "<i8", "fortran_order": False, "shape": (len(corpus.lines) + 1,)}
-        np.lib.format.write_array_header_1_0(offsets, shape)
-        begin = offsets.tell()
+        begin = _write_header(offsets, 0)
         offsets.write(np.zeros(1, "<i8").tobytes())
-        for lines in _tokenized(corpus, tokenizer):
+        for lines in _tokenized(corpus, tokenizer, at_most):
             ends = total + np.cumsum([len(line) for line in lines], dtype="<i8")
             content = np.fromiter(chain.from_iterable(lines), kind, count=int(ends[-1]) - total).tobytes()
             state.update(content)
             tokens.write(content)
             offsets.write(ends.tobytes())
-            total = int(ends[-1])
+            total, count = int(ends[-1]), count + len(lines)
+        offsets.seek(0)
+        _write_header(offsets, count + 1)
     if total == 0:
         raise ContentError(f"The corpus {corpus.name} ({corpus.split}) has no tokens after tokenization.")
     _hash_file(state, folder / _OFFSETS, begin)
@@ -125,14 +132,21 @@ def _write(folder: Path, corpus: CorpusText, tokenizer: Any) -> None:
         "split": corpus.split,
         "tokenizer": str(tokenizer.name_or_path),
         "tokens": total,
-        "lines": len(corpus.lines),
+        "lines": count,
         "dtype": kind.str,
         "hash": state.hexdigest(),
     }
     write_json(folder / _ENTRY, entry)
 
 
-def _tokenized(corpus: CorpusText, tokenizer: Any) -> Iterator[list[list[int]]]:
+def _write_header(file: Any, count: int) -> int:
+    """Write the header of an array of so many numbers, which leaves room for any count, and return its size."""
+    np.lib.format.write_array_header_1_0(file, {"descr": "<i8", "fortran_order": False, "shape": (count,)})
+    size: int = file.tell()
+    return size
+
+
+def _tokenized(corpus: CorpusText, tokenizer: Any, at_most: int | None) -> Iterator[list[list[int]]]:
     """Yield the ids of some lines after the other; refuse lines that differ from those of the fingerprint."""
     backend = tokenizer.backend_tokenizer
     backend.no_truncation()
@@ -140,14 +154,17 @@ def _tokenized(corpus: CorpusText, tokenizer: Any) -> Iterator[list[list[int]]]:
     backend.encode_special_tokens = tokenizer.split_special_tokens
     seen, done = RunningFingerprint(), 0
     quiet = not sys.stderr.isatty()
-    with progress(f"tokenizing {corpus.name}", len(corpus.lines), quiet) as advance:
+    with progress(f"tokenizing {corpus.name}", at_most or len(corpus.lines), quiet) as advance:
         for lines in _some_at_a_time(corpus.lines):
             for line in lines:
                 seen.add(line)
-            yield [encoding.ids for encoding in backend.encode_batch_fast(lines, add_special_tokens=False)]
-            done += len(lines)
+            found = [encoding.ids for encoding in backend.encode_batch_fast(lines, add_special_tokens=False)]
+            yield found
+            done += len(lines) if at_most is None else sum(map(len, found))
             advance(done, "")
-    if seen.hexdigest() != corpus.fingerprint:
+            if at_most is not None and done >= at_most:
+                break
+    if at_most is None and seen.hexdigest() != corpus.fingerprint:
         raise ContentError(f"The corpus {corpus.name} ({corpus.split}) changed while it was read; start again.")
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from winning_tickets.deploy.source import Export, ExportSource, copy_files, files_in
 from winning_tickets.models import loading
@@ -130,14 +130,7 @@ def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
     if has_head:
         if ticket.mlm_head is not None:
             loading.load_mlm_head(plm, ticket.mlm_head)
-        embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
-        decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
-        if plm.architecture.word_embeddings in ticket.masks and decoder.weight is embeddings:
-            loading.untie_decoder(plm, embeddings.detach().clone())
-            if decoder.bias is not None:
-                # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
-                decoder.bias = nn.Parameter(decoder.bias.detach().clone())
-            plm.model.config.tie_word_embeddings = False
+        loading.separate_decoder(plm, plm.architecture.word_embeddings in ticket.masks)
     ticket.apply_(plm.model, allow_other_weights=True)  # checked when it was opened
 
 

@@ -15,12 +15,13 @@ from winning_tickets.data.records import Kind, Task
 from winning_tickets.models.heads import load_for_task, num_outputs
 from winning_tickets.models.loading import PLM, outside_encoder, with_fresh_head
 from winning_tickets.models.weights import content_hash
+from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
 from winning_tickets.training.predict import TaskInfo
 
 _SHOWN_LABELS = 4  # labels that a note lists
-_WITHOUT_LABELS: tuple[Kind, ...] = ("regression", "span")
+_WITHOUT_LABELS: tuple[Kind, ...] = ("regression", "span", "mlm")
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ class Adaptation:
         if not is_fine_tuned(config.target):
             return None
         source = open_fine_tuned(config.target, config.from_task, default=task.name)
+        if task.kind == "mlm" and source.info.kind != "mlm":
+            raise UsageError(
+                f"{config.target} was fine-tuned on {source.info.task} and has no MLM head for --task mlm; give the "
+                "model or ticket that it was made from."
+            )
         return cls(source, kept_head(source.info, task, config.fresh_head))
 
     @property
@@ -75,6 +81,8 @@ class Adaptation:
     def load(self, task: Task) -> PLM:
         """Return the model for the new task before its first step: the old encoder, and the old or a new head."""
         old = self.source.load()
+        if task.kind == "mlm":  # the whole head is kept
+            return old
         plm = load_for_task(lambda head, num_labels: with_fresh_head(old, head, num_labels), task)
         if self.head.rows is not None:
             _copy_head_(old, plm, self.head.rows)

@@ -148,6 +148,11 @@ class Evaluations(Callback):
             trainer.max_steps = trainer.step  # this was the last step, for checkpoints and signals too
 
 
+def has_confusion(task: Task) -> bool:
+    """True for a task whose results have a confusion table."""
+    return task.kind == "classification" and len(task.labels) <= MOST_CLASSES
+
+
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
     """Metrics on the validation splits (`evaluation`), on the part that chooses the best one and on the `rest`."""
     # `degenerate` says whether the predictions are constant, or empty, or no better than that, on one of the splits.
@@ -162,7 +167,7 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
         score = KINDS[task.kind].score
         whole, constant = score(task, outputs, encoded, prepared.data.validation[name])
         parts.setdefault("evaluation", {})[name] = whole
-        if task.kind == "classification" and len(task.labels) <= MOST_CLASSES:
+        if has_confusion(task):
             labels = prepared.data.validation[name].labels
             confusion[name] = confusion_table(np.stack(outputs).argmax(-1), np.asarray(labels), len(task.labels))
         degenerate = degenerate or constant or not beats_one_answer(task, whole, prepared.data.validation[name].labels)

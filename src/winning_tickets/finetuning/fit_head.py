@@ -16,7 +16,7 @@ from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime
 from winning_tickets.data.batches import CorpusBatches, count_tokens
 from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
-from winning_tickets.data.token_cache import TokenStream, tokenize
+from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import PLM, base_hash, choose_device, load_plm, outside_encoder, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
@@ -120,10 +120,9 @@ def _fit(
     device = choose_device(runtime.device)
     corpus = load_corpus(str(config.corpus), "train", config.data_dir)
     plm = _with_fresh_head(config)
-    stream = tokenize(corpus, plm.tokenizer)
     # Both may refuse the settings, so they are made before --out is.
-    batches = CorpusBatches(
-        stream,
+    batches = CorpusBatches.read(
+        corpus,
         plm.tokenizer,
         segments=config.segments,
         batch_tokens=config.batch_tokens,
@@ -141,7 +140,7 @@ def _fit(
     if run.status == "done":
         return run, run.result()
     # The quality before and after training is measured on the same text.
-    start_from_unigrams(plm, stream)
+    start_from_unigrams(plm, batches.stream)
     plm.model.to(device)
     start = distributed.on_main(lambda: _measure_start(plm, validation, device, runtime))
     _train(config, plm, batches, run, runtime)
@@ -209,8 +208,8 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
     """The text that `tickets evaluate` will measure the saved model on."""
     asked = _evaluation(config, config.model)
     corpus = load_corpus(str(asked.corpus), "validation", asked.data_dir)
-    return CorpusBatches(
-        tokenize(corpus, plm.tokenizer),
+    return CorpusBatches.read(
+        corpus,
         plm.tokenizer,
         segments=asked.segments,
         batch_tokens=asked.batch_tokens,

@@ -12,10 +12,11 @@ from torch import Tensor
 from winning_tickets.config import LAST_SEED, PRETRAINED, Runtime, TransferConfig, parse_start
 from winning_tickets.data.records import Task
 from winning_tickets.data.task_files import TASK_NAME, load_definitions
-from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.tasks import MLM, TASKS
 from winning_tickets.finetuning.adaptation import Adaptation, adaptation_problems
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
+from winning_tickets.finetuning.text_target import TextTarget, keep_decoder_dense, text_problems
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, base_hash, choose_device, weight_hashes
 from winning_tickets.models.weights import content_hash, load_start_weights, write_state_
@@ -38,6 +39,7 @@ class PreparedTransfer(PreparedTask):
     config: TransferConfig
     target: Target
     adaptation: Adaptation | None
+    text: TextTarget | None  # where it learns from text
     base: str
     start_hash: str | None
     learning_rate: float
@@ -77,10 +79,12 @@ class PreparedTransfer(PreparedTask):
         if self.adaptation is None:
             plm = load_base(self.target, self.task)
             self.start(plm, seed)
-            return plm
-        plm = self.adaptation.load(self.task)
-        if self.adaptation.content(plm) != self.start_hash:
-            raise _changed(f"The model {self.adaptation.source.folder} has", "it")
+        else:
+            plm = self.adaptation.load(self.task)
+            if self.adaptation.content(plm) != self.start_hash:
+                raise _changed(f"The model {self.adaptation.source.folder} has", "it")
+        if self.text is not None:
+            keep_decoder_dense(plm, self.target.ticket)
         return plm
 
     def start(self, plm: PLM, seed: int) -> None:
@@ -117,7 +121,7 @@ def refuse(problems: Sequence[str]) -> None:
 
 def check_transfer(config: TransferConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
-    problems = _data_problems(config) + adaptation_problems(config)
+    problems = _data_problems(config) + text_problems(config) + adaptation_problems(config)
     if config.mnli_dev is not None and config.task != "mnli":
         problems.append(f"--mnli-dev {config.mnli_dev} needs --task mnli.")
     if (problem := missing(config.target)) is not None:
@@ -135,12 +139,14 @@ def check_transfer(config: TransferConfig) -> None:
 
 def _data_problems(config: TransferConfig) -> list[str]:
     files = (config.train_file, config.validation_file)
+    if config.task == MLM.name:
+        return []
     # Without a task: either two files, or nothing to train on.
     if config.task is None:
         if config.task_file is not None:
             return ["--task-file needs --task, the name of one of its tasks."]
         if files == (None, None):
-            return [f"No task was given: use --task ({', '.join(TASKS)}), or --train-file and --validation-file."]
+            return [f"No task was given: use --task ({', '.join(TASKS)}, mlm), or --train-file and --validation-file."]
         problems = [] if None not in files else ["--train-file and --validation-file go together; one is missing."]
         if config.task_name is not None and not TASK_NAME.fullmatch(config.task_name):
             problems.append(
@@ -153,7 +159,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
     if config.task_file is not None:
         problems = problems_of(lambda: load_definitions(str(config.task_file), (str(config.task),)))
     else:
-        problems = [] if config.task in TASKS else [str(unknown("task", config.task, TASKS))]
+        problems = [] if config.task in TASKS else [str(unknown("task", config.task, [*TASKS, MLM.name]))]
     fields = ("text_columns", "label_column", "metric", "kind", "task_name", "drop_unlabelled")
     return problems + [
         f"{config.option_of(field)} needs --train-file; --task {config.task} has its own."
@@ -170,35 +176,42 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
     if config.smart is not None:
         check_precision(runtime)
     # The task first: the head of a fine-tuned model is kept if it knows the task's labels.
-    data = load_data(config)
-    adaptation = Adaptation.find(config, data.task)
+    text = TextTarget.find(config)
+    data = load_data(config) if text is None else None
+    task = MLM if data is None else data.task
+    adaptation = Adaptation.find(config, task)
     if adaptation is None:
         target = Target.find(config.target, config.base, config.revision, config.layers)
     else:
         target = adaptation.target
     if config.smart is not None:
-        check_smart(data.task)
+        check_smart(task)
     # The weights are loaded once to check them and to name the run by their hash; each seed loads its own again.
-    examples = train_split(config, data, config.seeds[0])
-    plm = load_base(target, data.task) if adaptation is None else adaptation.load(data.task)
+    plm = load_base(target, task) if adaptation is None else adaptation.load(task)
     if target.ticket is not None:  # a fine-tuned model has other weights than the ticket was made for
         target.ticket.check(plm.encoder, config.allow_other_weights or adaptation is not None)
     base = (adaptation and adaptation.source.base) or base_hash(weight_hashes(plm.encoder))
     start_hash = _try_start(config, plm, base) if adaptation is None else adaptation.content(plm)
-    task = prepare_task(plm, data, examples, config.batch_size, config.max_length, config.doc_stride, config.select_on)
+    if text is not None:
+        found = text.prepare(config, plm)
+    elif data is not None:
+        examples = train_split(config, data, config.seeds[0])
+        sizes = (config.batch_size, config.max_length, config.doc_stride)
+        found = prepare_task(plm, data, examples, *sizes, config.select_on)
     prepared = PreparedTransfer(
-        **vars(task),
+        **vars(found),
         config=config,
         target=target,
         adaptation=adaptation,
+        text=text,
         base=base,
         start_hash=start_hash,
-        learning_rate=config.learning_rate or data.task.learning_rate,
-        steps=config.steps or math.ceil((config.epochs or data.task.epochs) * task.steps_per_epoch),
+        learning_rate=config.learning_rate or task.learning_rate,
+        steps=config.steps or math.ceil((config.epochs or task.epochs) * found.steps_per_epoch),
         # Patience counts epochs unless --eval-steps says otherwise.
-        eval_steps=config.eval_steps or (task.steps_per_epoch if config.patience else data.task.eval_steps),
+        eval_steps=config.eval_steps or (found.steps_per_epoch if config.patience else task.eval_steps),
     )
-    prepared.plan.check(data.validation)
+    prepared.plan.check(found.data.validation)
     return prepared
 
 

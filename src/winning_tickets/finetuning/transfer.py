@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ import numpy as np
 import torch
 
 from winning_tickets.config import Runtime, TransferConfig
+from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.encode import make_collator
 from winning_tickets.data.metrics import class_scores, majority
 from winning_tickets.data.mixing import Order, TaskBatches, grouped_order, trainer_order
 from winning_tickets.data.records import Task
 from winning_tickets.finetuning import seeds
-from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
+from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs import distributed
@@ -27,6 +29,8 @@ from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.progress import progress, tell
 from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
+from winning_tickets.training.objectives.base import Objective
+from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.smart import make_task_objective
 from winning_tickets.training.optimizers import decay_groups, make_optimizer
 from winning_tickets.training.predict import MODEL_FOLDER, save_model
@@ -95,11 +99,10 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         return run.result()
     # The head is initialized from the seed that `claim_seed` has set.
     plm = prepared.load(seed)
-
-    def evaluate() -> dict[str, Any]:
-        return evaluate_dev_splits(prepared, plm, runtime.bf16)
-
-    evaluations = Evaluations(run, plan, evaluate)
+    measure: Callable[[], dict[str, Any]] = partial(evaluate_dev_splits, prepared, plm, runtime.bf16)
+    if prepared.text is not None:
+        measure = prepared.text.evaluation(config, prepared, plm, runtime)
+    evaluations = Evaluations(run, plan, measure)
     with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         run_training(_trainer(prepared, plm, seed, run, runtime, evaluations, advance), run)
     # A mask that did not hold would make this a result of another model.
@@ -107,8 +110,9 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         _check_pruned(ticket, plm)
     if config.save_model:
         distributed.on_main(lambda: _save_model(prepared, plm, run.path / MODEL_FOLDER))
-    # A run that was stopped right after its last checkpoint has no table any more.
-    confusion = evaluations.confusion or distributed.on_main(evaluate).get("confusion")
+    confusion = evaluations.confusion
+    if confusion is None and has_confusion(prepared.task):  # the run was stopped right after its last checkpoint
+        confusion = distributed.on_main(measure).get("confusion")
     result = {
         "verb": "transfer-seed",
         "seed": seed,
@@ -144,16 +148,11 @@ def _trainer(
         groups = decay_groups(model.parameters(), config.weight_decay)
         return make_optimizer(config.optimizer, groups, prepared.learning_rate)
 
-    examples, settings = prepared.encode(plm, train_split(config, prepared.data, seed)), prepared.plan.config
-    order: Order = trainer_order
-    if settings.group_by_length:
-        order = grouped_order([len(ids) for ids in examples.columns["input_ids"]], prepared.batch_size)
-    pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)
-    batches = TaskBatches(examples, pad, prepared.batch_size, seed, order)
+    batches, objective = _learning(prepared, plm, seed)
     held = [] if ticket is None else [HeldTicket(ticket)]
     return TicketTrainer(
         model=plm.model,
-        objective=make_task_objective(prepared.task, config.smart),
+        objective=objective,
         build_optimizer=None if config.optimizer == "adamw" else build_optimizer,
         args=trainer_arguments(
             run.scratch,
@@ -166,9 +165,24 @@ def _trainer(
             seed=seed,
         ),
         batches=batches,
-        steps_per_epoch=batches.per_epoch,
+        steps_per_epoch=batches.per_epoch if isinstance(batches, TaskBatches) else prepared.steps_per_epoch,
         callbacks=[*held, StepLog(run, advance), evaluations, Checkpoints(runtime)],
     )
+
+
+def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatches | CorpusBatches, Objective]:
+    """Return the batches of a seed, of examples or of text, and the loss."""
+    config, settings = prepared.config, prepared.plan.config
+    if prepared.text is not None:
+        batches = prepared.text.batches(config, plm, seed, prepared.max_length)
+        return batches, PretrainingObjective({"mlm": 1.0}, plm.architecture)
+    examples = prepared.encode(plm, train_split(config, prepared.data, seed))
+    order: Order = trainer_order
+    if settings.group_by_length:
+        order = grouped_order([len(ids) for ids in examples.columns["input_ids"]], prepared.batch_size)
+    pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)
+    objective = make_task_objective(prepared.task, config.smart)
+    return TaskBatches(examples, pad, prepared.batch_size, seed, order), objective
 
 
 class HeldTicket(Callback):
@@ -211,6 +225,7 @@ _SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` h
     *("labels", "classes", "confusion", "warnings"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
     *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart"),
+    *("corpus", "segments"),
     *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
     *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
@@ -257,6 +272,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "soft_labels": prepared.data.train.soft is not None,
         "smart": None if config.smart is None else config.smart.model_dump(),
         "unlabelled_examples": prepared.data.unlabelled,
+        **({} if prepared.text is None else {"corpus": config.corpus, "segments": f"packed:{prepared.max_length}"}),
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "learning_rate": prepared.learning_rate,

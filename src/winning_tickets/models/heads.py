@@ -106,7 +106,7 @@ _CLASSIFICATION = TaskKind(
     unlabelled=lambda texts: Split(texts, [0] * len(texts[0])),
     predict=_predict_classes,
 )
-KINDS: dict[Kind, TaskKind] = {
+KINDS: dict[Kind, TaskKind] = {  # of examples; `mlm` is about text
     "classification": _CLASSIFICATION,
     "regression": replace(
         _CLASSIFICATION,
@@ -141,8 +141,16 @@ KINDS: dict[Kind, TaskKind] = {
 }
 
 
+def head_of(kind: Kind) -> Head:
+    """Return the head of a kind of task."""
+    return "mlm" if kind == "mlm" else KINDS[kind].head
+
+
 def load_for_task(load: Callable[..., PLM], task: Task) -> PLM:
     """Load a model with a fresh head for a task, its label names and its dropout; `load` is a bound `load_plm`."""
+    # That of MLM is pre-trained.
+    if task.kind == "mlm":
+        return load(head="mlm", require_mlm_head=True)
     kind = KINDS[task.kind]
     plm = load(head=kind.head, num_labels=num_outputs(task.kind, task.labels))
     plm.model.config.problem_type = kind.problem_type

@@ -19,6 +19,7 @@ from winning_tickets.config import SCOPES
 from winning_tickets.models import architectures
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
+from winning_tickets.runs import memory
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.hub import hub_is_away, is_cached
@@ -61,7 +62,7 @@ class PLM:
     model: Any  # an unmodified Hugging Face model
     tokenizer: Any
     architecture: Architecture
-    name: str  # as the user gave it, such as `builtin:minilm`
+    name: str  # as the user gave it, such as `builtin:minilm`; of a model in memory where that was loaded from
     revision: str | None
     layers: int | None  # number of layers that were kept; None means all
     has_mlm_head: bool  # whether the checkpoint has a trained MLM head (known only when loaded with `head="mlm"`)
@@ -133,7 +134,7 @@ def outside_encoder(model: Any) -> dict[str, nn.Parameter]:
 
 
 def load_plm(
-    name: str,  # hub id, local folder or `builtin:minilm`
+    name: str,  # hub id, local folder, `builtin:minilm`, or that of a model in memory
     *,
     head: Head = "none",
     revision: str | None = None,
@@ -150,16 +151,24 @@ def load_plm(
     # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    where = resolve_model(name)
-    access = _access(name, where)
-    config, architecture = _configure(name, where, revision, layers, access)
+    given, access = memory.find(name), {}
+    if given is None:
+        where, state = resolve_model(name), None
+        access = _access(name, where)
+        config = _read_configuration(name, where, revision, access)
+    else:
+        where, state, config, name = None, given.state(), given.configuration(), given.origin or name
+    architecture = _cut(config, layers, name)
     if head not in ("none", "mlm"):
         config.num_labels = num_labels
     try:
         # The class of a compact export comes from this package, not from the code in the export's folder.
-        kind = _class_of(head, config) if hasattr(config, COMPACT) else getattr(transformers, CLASSES[head])
+        # An automatic class takes no tensors in memory.
+        own = given is not None or hasattr(config, COMPACT)
+        kind = _class_of(head, config) if own else getattr(transformers, CLASSES[head])
         model, report = kind.from_pretrained(
             where,
+            state_dict=state,
             config=config,
             revision=revision,
             dtype=dtype,
@@ -168,9 +177,8 @@ def load_plm(
             trust_remote_code=False,
             **access,
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            where, revision=revision, trust_remote_code=False, **access
-        )
+        load_tokenizer = transformers.AutoTokenizer.from_pretrained if given is None else given.load_tokenizer
+        tokenizer = load_tokenizer(where, revision=revision, trust_remote_code=False, **access)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
@@ -247,16 +255,18 @@ def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
     return replace(plm, model=model, has_mlm_head=False, has_pooler=not missing)
 
 
-def _configure(
-    name: str, where: str, revision: str | None, layers: int | None, access: dict[str, Any]
-) -> tuple[Any, Architecture]:
+def _read_configuration(name: str, where: str, revision: str | None, access: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **access)
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **access)
     except (OSError, ValueError) as error:
         which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
         raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
+
+
+def _cut(config: Any, layers: int | None, name: str) -> Architecture:
+    """Return the architecture of a configuration, which is made to have so many layers."""
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     architecture = ARCHITECTURES[config.model_type]
@@ -264,7 +274,7 @@ def _configure(
         raise UsageError(f"--layers {layers} is impossible: {name} is a compact export, whose layers differ in size.")
     if layers is not None:
         architectures.keep_first_layers(config, architecture, layers, name)
-    return config, architecture
+    return architecture
 
 
 def _pooler_missing(missing: list[str]) -> set[str]:
@@ -335,6 +345,19 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
     decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
     if dense is not None and decoder.weight is plm.encoder.get_parameter(plm.architecture.word_embeddings):
         decoder.weight = nn.Parameter(dense, requires_grad=False)
+
+
+def separate_decoder(plm: PLM, masked: bool) -> None:
+    """Give a tied MLM decoder its dense matrix and bias where the embeddings are masked, so that both are saved."""
+    decoder = plm.model.get_submodule(plm.architecture.mlm_decoder)
+    embeddings = plm.encoder.get_parameter(plm.architecture.word_embeddings)
+    if masked and decoder.weight is embeddings:
+        untie_decoder(plm, embeddings.detach().clone())
+        if decoder.bias is not None:
+            # Without the tie, transformers saves a shared bias under its other name only and then loads zeros.
+            shared, decoder.bias = decoder.bias, nn.Parameter(decoder.bias.detach().clone())
+            shared.requires_grad_(False)  # nothing reads it any more
+        plm.model.config.tie_word_embeddings = False
 
 
 def head_without_decoder(plm: PLM) -> dict[str, nn.Parameter]:

@@ -13,14 +13,13 @@ import torch
 from torch import Tensor
 
 from winning_tickets.config import COUNT_FIELDS, PRETRAINED, Level, ResolvedSearch, Runtime, SearchConfig, parse_start
-from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.batches import ENDLESS, CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.encode import make_collator, train_subset
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.mixing import MixedBatches, TaskBatches
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.segments import parse_segments
-from winning_tickets.data.token_cache import tokenize
 from winning_tickets.data.user_files import load_files
 from winning_tickets.models.architectures import matrices_of, prunable_views
 from winning_tickets.models.heads import choose_doc_stride, choose_max_length, load_for_task, seeded_loader
@@ -54,7 +53,6 @@ from winning_tickets.training.trainer import (
 MLM = "mlm"
 MLM_LEARNING_RATE = 5e-5
 """Peak rate where text is among the sources: transformers' default, which the released BERT-tickets code keeps."""
-_ENDLESS = 2**62
 
 
 @dataclass(frozen=True)
@@ -148,8 +146,8 @@ class PreparedSearch:
         assert self.corpus is not None
         if with_labels:
             check_mlm_tokenizer(self.plm.tokenizer, self.plm.name)
-        return CorpusBatches(
-            tokenize(self.corpus, self.plm.tokenizer),
+        return CorpusBatches.read(
+            self.corpus,
             self.plm.tokenizer,
             segments=self.config.segments,
             batch_tokens=self.config.batch_tokens,
@@ -159,6 +157,7 @@ class PreparedSearch:
             mlm_probability=self.config.mlm_probability if with_labels else None,
             masked_tokens=masked_tokens,
             short_sequence_probability=self.config.short_sequence_probability,
+            train_size=self.config.train_size,
         )
 
 
@@ -210,9 +209,7 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     _check_match(like, weights, settings.model)
     if settings.n_of_m is not None:
         settings.n_of_m.check_shapes({name: weight.shape for name, weight in weights.items()})
-    base = BaseModelInfo.of(
-        plm.encoder, settings.model, plm.model.config.model_type, settings.revision, settings.layers
-    )
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
     ranked = _load_ranked_weights(settings, encoder, weights)
     if settings.needs.structured:
         structure = structure_of(plm)
@@ -372,18 +369,23 @@ def _text_source(prepared: PreparedSearch) -> TrainingSource:
     assert prepared.corpus is not None
     plm = _load_seeded(config, head="mlm", require_mlm_head=True)
     check_mlm_tokenizer(plm.tokenizer, plm.name)
-    batches = CorpusBatches(
-        tokenize(prepared.corpus, plm.tokenizer),
+    cut = parse_segments(config.segments)
+    examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
+    steps = config.steps if config.method != "imp" else config.round_steps
+    if steps is None and config.round_examples is not None and examples is not None:
+        steps = math.ceil(config.round_examples / examples)
+    batches = CorpusBatches.read(
+        prepared.corpus,
         plm.tokenizer,
+        steps and steps * len(config.sparsities),
         segments=config.segments,
         batch_tokens=config.batch_tokens,
-        n_batches=_ENDLESS,
+        n_batches=ENDLESS,
         seed=config.seed,
         shuffle=True,
         mlm_probability=config.mlm_probability,
+        train_size=config.train_size,
     )
-    cut = parse_segments(config.segments)
-    examples = config.batch_tokens // cut.longest if cut.form == "packed" else None
     objective = PretrainingObjective({MLM: 1.0}, plm.architecture)
     return TrainingSource(plm, objective, config.terms[MLM], batches, max(1, round(batches.steps_of_a_pass)), examples)
 

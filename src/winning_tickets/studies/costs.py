@@ -54,10 +54,11 @@ TASK_SIZES = {
     "scitail": TaskSize(23_596, 1_304, 39, 68),
     "squad": TaskSize(88_500, 10_800, 175, 370),  # windows of 384 tokens
     "pydocs": TaskSize(2_309, 297, 36, 138),
+    "tiny": TaskSize(80, 40, 12, 20),
 }
-"""Sizes of the tasks with BERT's word pieces."""
+"""Sizes of the tasks with BERT's word pieces; `tiny`: those of any task that is made or cut in the store."""
 _UNKNOWN = TaskSize(1_000, 200, 40, 90)
-CORPUS_TOKENS = {"wikitext-103": 114_000_000.0, "wikitext-2": 2_400_000.0, "pydocs": 900_000.0}
+CORPUS_TOKENS = {"wikitext-103": 114_000_000.0, "wikitext-2": 2_400_000.0, "pydocs": 900_000.0, "tiny": 1_400.0}
 """Word pieces of a pass over a corpus; of others 10 million are assumed."""
 _OTHER_CORPUS, _VALIDATION_TOKENS = 1e7, 250_000.0
 
@@ -92,7 +93,8 @@ STEP_SECONDS = 1.05
 """Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores; see docs/results/hold_step."""
 _TOKEN_SECONDS = STEP_SECONDS / (16 * 128) / MODEL_SIZES["minilm"].encoder
 _FORWARD = 1 / 3  # share of the forward pass in a step
-_FIXED_SECONDS = 5.0
+_FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # of a run, and of one with a tiny model
+_LEAST_SECONDS = 0.008  # of a step, however small the model is
 _RESULT_BYTES = 5_000  # settings, results and provenance of a run
 _TICKET_BYTES = 6_000  # description of a ticket, and names and places of its masks
 _TRAINING_BYTES = 5_000  # the same of one training inside a run
@@ -185,8 +187,9 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float]:
     for name in config.tasks if "task" in config.terms else ():
         task = TASKS.get(name)
         batch = config.batch_size or (task.batch_size if task else 32)
-        length = _length(name, config.max_length or (task.max_length if task else 128))
-        sources.append((batch, batch * length, _examples(name, config.train_size) / batch))
+        data = _data_of(config, name)
+        length = _length(data, config.max_length or (task.max_length if task else 128))
+        sources.append((batch, batch * length, _examples(data, config.train_size) / batch))
     sources = sources or [(1.0, float(config.batch_tokens), 1.0)]
     together = sum if config.mixing == "sum" else statistics.fmean
     per_step = float(together([tokens for _, tokens, _ in sources]))
@@ -210,7 +213,7 @@ def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
     if config.importance_from is None:
         tokens = float(config.steps * config.batch_tokens)
         return Cost(tokens, 0, 0, gates * tokens / 128)
-    name = _task_in(config.importance_from)
+    name = _data_of(config, _task_in(config.importance_from))
     examples = _examples(name, config.train_size)
     return Cost(2 * _FORWARD * examples * _length(name, 512), 0, 0, gates * examples)
 
@@ -223,6 +226,11 @@ def _longest(segments: str) -> int:
 def _task_in(reference: str) -> str | None:
     """The task in the id of a transfer, as in `@transfer-rte-s0-...`."""
     return next((part for part in re.split(r"[-/]", reference) if part in TASKS), None)
+
+
+def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | None) -> str | None:
+    """The name in `TASK_SIZES` of a task's data."""
+    return "tiny" if str(settings.data_dir).startswith("tiny:") else task
 
 
 def _length(name: str | None, limit: float, padded: bool = False) -> float:
@@ -240,17 +248,18 @@ def _examples(name: str | None, asked: str | None) -> float:
 
 def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
     config, task = settings.resolved(), TASKS.get(str(settings.task))
+    data = _data_of(config, config.task)
     batch = config.batch_size or (task.batch_size if task else 32)
     limit = config.max_length or (task.max_length if task else 128)
-    per_epoch = math.ceil(_examples(config.task, config.train_size) / batch)
+    per_epoch = math.ceil(_examples(data, config.train_size) / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
-    length = _length(config.task, limit, config.padding == "max-length")
+    length = _length(data, limit, config.padding == "max-length")
     # SMART runs the model once more for the outputs, and twice for each step of its ascent.
     smart = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
     if config.evaluate_each_epoch and not config.patience:
         evaluations += steps // per_epoch
-    one = _training(steps, steps * batch * length * smart, evaluations, config.task, limit)
+    one = _training(steps, steps * batch * length * smart, evaluations, data, limit)
     return (one + Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
 
 
@@ -272,7 +281,9 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
     batches = {}
     for name in config.tasks:
         task = TASKS.get(name)
-        batches[name] = _examples(name, config.train_size) / (config.batch_size or (task.batch_size if task else 32))
+        batches[name] = _examples(_data_of(config, name), config.train_size) / (
+            config.batch_size or (task.batch_size if task else 32)
+        )
     epochs = float(config.epochs)
     per_epoch = sum(batches.values())
     steps = config.steps or math.ceil(epochs * per_epoch)
@@ -281,13 +292,19 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
         limit = config.max_length or (task.max_length if task else 128)
         batch = config.batch_size or (task.batch_size if task else 32)
         own = steps * count / per_epoch
-        total += _training(own, own * batch * _length(name, limit), steps // per_epoch + 1, name, limit)
+        data = _data_of(config, name)
+        total += _training(own, own * batch * _length(data, limit), steps // per_epoch + 1, data, limit)
     total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
     total *= len(config.seeds)
     # The stages of a sharing that finds its own tickets, or fine-tunes afterwards.
     for name in config.tasks:
         alone = TransferConfig(
-            target="", task=name, epochs=config.single_epochs, batch_size=config.batch_size, save_model=True
+            target="",
+            task=name,
+            data_dir=config.data_dir,
+            epochs=config.single_epochs,
+            batch_size=config.batch_size,
+            save_model=True,
         )
         count = (config.tickets == AUTO and config.level_of(name) > 0) + len(config.seeds) * config.fine_tune
         total += _fine_tuning(alone, model) * count
@@ -304,7 +321,7 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
     found = SearchConfig(
         model="", method="importance", level=written_levels(config.level),
         importance_from=f"-{config.fine_tuning.task}-",
-        train_size=config.importance_train_size,
+        train_size=config.importance_train_size, data_dir=config.fine_tuning.data_dir,
     )  # fmt: skip
     scores = _importance(found.resolved(), model)
     total += scores + Cost(weight_bytes=scores.weight_bytes * ("losing" in config.selections))
@@ -356,7 +373,8 @@ class Estimator:
             config = _flat(dict(run.settings))
             cost, size = self._cost(run.settings, config), size_of(self._model(config))
             known = self._typical.get(self._kind(run.verb, config))
-            guess = _FIXED_SECONDS + cost.tokens * _TOKEN_SECONDS * size.encoder
+            fixed = _TINY_SECONDS if size == MODEL_SIZES["tiny"] else _FIXED_SECONDS
+            guess = fixed + cost.steps * _LEAST_SECONDS + cost.tokens * _TOKEN_SECONDS * size.encoder
             seconds += guess if known is None else known * (cost.tokens or 1.0)
             total += cost
             kept += _RESULT_BYTES + (_WEIGHT_BYTES * size.parameters if run.verb == "export" else 0)

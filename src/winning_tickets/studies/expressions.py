@@ -119,33 +119,34 @@ def references_in(value: Any) -> Iterator[tuple[Reference, bool]]:
 _TESTS = ("not", "above", "below", "same")
 
 
-def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> bool:
-    """Return whether the axes of a run match any condition; a missing axis does not match."""
+def matches(conditions: Sequence[Mapping[str, Any]], axes: Mapping[str, Any], so_far: bool = False) -> bool:
+    """Return whether the axes of a run match any condition; a missing axis does not match, unless it may come later."""
     if not isinstance(conditions, list | tuple) or not all(isinstance(one, Mapping) for one in conditions):
         raise UsageError(
             f"skip, only and where take a list of conditions, such as [{{task: rte}}], found {shown(conditions)}."
         )
     return any(
-        all(name in axes and _holds(axes[name], wanted, axes) for name, wanted in one.items()) for one in conditions
+        all(_holds(axes[name], wanted, axes, so_far) if name in axes else so_far for name, wanted in one.items())
+        for one in conditions
     )
 
 
-def _holds(value: Any, wanted: Any, axes: Mapping[str, Any]) -> bool:
+def _holds(value: Any, wanted: Any, axes: Mapping[str, Any], so_far: bool) -> bool:
     if isinstance(wanted, Mapping):
         if not wanted or any(test not in _TESTS for test in wanted):
             raise UsageError(
                 f"{shown(dict(wanted))} is no condition; expected a value, a list, or one of {', '.join(_TESTS)}."
             )
-        return all(_test(test, value, limit, axes) for test, limit in wanted.items())
+        return all(_test(test, value, limit, axes, so_far) for test, limit in wanted.items())
     choices = wanted if isinstance(wanted, list | tuple) else [wanted]
     return any(same(value, choice) for choice in choices)
 
 
-def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any]) -> bool:
+def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], so_far: bool) -> bool:
     if test == "not":
-        return not _holds(value, limit, axes)
+        return not _holds(value, limit, axes, False)
     if test == "same":  # as another axis
-        return limit in axes and same(value, axes[limit])
+        return same(value, axes[limit]) if limit in axes else so_far
     numbers = [one for one in (value, limit) if is_number(one)]
     if len(numbers) < 2:
         raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")

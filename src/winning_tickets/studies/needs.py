@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.data.corpora import HUB_CORPORA, PYDOCS_PARTS
+from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository
+from winning_tickets.data.hub import unreachable
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.miniature import CUT
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
@@ -33,7 +35,7 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
     if absent:  # data of finished runs may be gone
         absent = _absent(run for run in plan.runs.values() if not is_done(run.id))
     reported = {one for name in plan.study.needs for one in _values(plan, name) if _is_missing(one)}
-    parameters = {value: name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
+    parameters = {_path(value): name for name, value in reversed(plan.parameters.items()) if isinstance(value, str)}
     lines = (
         f"{parameters.get(value, field)}={value}: there is no {what} {value}."
         for (field, value), what in absent.items()
@@ -61,7 +63,12 @@ def _reads_test_files(plan: Plan) -> bool:
 
 def _values(plan: Plan, name: str) -> list[Any]:
     value = plan.parameters.get(name)
-    return value if isinstance(value, list) else [value]
+    return [_path(one) for one in (value if isinstance(value, list) else [value])]
+
+
+def _path(value: Any) -> Any:
+    """Return the folder that a value names, also if only a part of its data is read."""
+    return value.removeprefix(CUT) if isinstance(value, str) else value
 
 
 def _is_missing(value: Any) -> bool:
@@ -85,8 +92,9 @@ def _places(config: Mapping[str, Any]) -> Iterator[Place]:
             yield from _places(value)
         else:
             for one in value if isinstance(value, list | tuple) else [value]:
-                if isinstance(one, str) and not is_reference(one) and not one.startswith(TINY):
-                    yield field, one
+                path = _path(one)
+                if isinstance(path, str) and not is_reference(path) and not path.startswith(TINY):
+                    yield field, path
 
 
 def _lacks(field: str, value: str) -> str | None:
@@ -96,7 +104,7 @@ def _lacks(field: str, value: str) -> str | None:
     if field in _FILES:
         return None if _there(value, Path.is_file) else "file"
     if field == "corpus":
-        named = value in HUB_CORPORA or value in PYDOCS_PARTS or value.startswith("task:")
+        named = value in PYDOCS_PARTS or value.startswith("task:") or hub_repository(value) is not None
         return None if named or _there(value) else "corpus, file or folder"
     return "file or folder" if field in _MODELS and _is_missing(value) else None
 
@@ -118,7 +126,7 @@ def list_hub_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
             what = plan.study.needs.get(field, "a folder with the data")
             lines.append(f"data_dir is not set, and {repository} {reason}; --set data_dir=FOLDER, {what}.")
         else:
-            what = "text files" if field == "corpus" else "the model"
+            what = "text or Parquet files" if field == "corpus" else "the model"
             lines.append(f"{value}: {repository} {reason}; {_advice(plan, value)}, a folder with {what}.")
     return lines
 
@@ -140,8 +148,8 @@ def _read_of_hub(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str, str
             yield field, value, value, "model"
     if config.get("data_dir") is not None:
         return
-    if config.get("corpus") in HUB_CORPORA:
-        yield "corpus", str(config["corpus"]), HUB_CORPORA[str(config["corpus"])][0], "dataset"
+    if (repository := hub_repository(str(config.get("corpus")))) is not None:
+        yield "corpus", str(config["corpus"]), repository, "dataset"
     for name in [config.get("task"), *(config.get("tasks") or ())]:
         task = TASKS.get(str(name))
         if task is not None and task.hub is not None:

@@ -18,6 +18,13 @@ from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
 from winning_tickets.studies.expressions import is_reference, matches, strings_in, substitute
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
+from winning_tickets.studies.miniature import (
+    MINIATURE,
+    MINIATURE_NOTE,
+    cut_folder,
+    miniature_parameters,
+    miniature_settings,
+)
 from winning_tickets.studies.references import Point, Resolver, Run, target_id
 from winning_tickets.studies.schema import SCALES, Stage, Study
 from winning_tickets.studies.verbs import verb_named
@@ -50,7 +57,7 @@ class Plan:
         if self.study.paper is None or "paper" not in self.study.scales:
             return []
         paper, own = parameters_of(self.study, "paper", {}), self.parameters
-        return [
+        return [MINIATURE_NOTE] * (self.scale == MINIATURE) + [
             f"{name} is {shown_setting(own.get(name))} (paper: {shown_setting(paper.get(name))})"
             for name in dict.fromkeys([*paper, *own])
             if own.get(name) != paper.get(name) and name not in _PLACES
@@ -62,7 +69,7 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
 
     Args:
         study: the study.
-        scale: `smoke`, `small` or `paper`.
+        scale: one of `SCALES`.
         overrides: parameters that replace those of the scale.
 
     Raises:
@@ -73,7 +80,7 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     runs: dict[str, Run] = {}
     placed: dict[str, list[Point]] = {}
     for name in order_of(study):
-        placed[name] = list(_place_stage(study, name, parameters, placed, runs))
+        placed[name] = list(_place_stage(study, name, parameters, placed, runs, scale == MINIATURE))
     points = [point for name in study.stages for point in placed[name]]
     return Plan(_with_conditions(study, parameters), scale, parameters, runs, tuple(points))
 
@@ -94,17 +101,31 @@ def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
 def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """Return the parameters of a scale."""
     known: dict[str, dict[str, Any]] = {str(name): values for name, values in study.scales.items()}
-    if scale not in known:
+    if scale not in study.scale_names:
         if scale not in SCALES:
             raise unknown("scale", scale, SCALES)
-        raise UsageError(f"The study {study.name} has no scale {scale!r}; it has {', '.join(known)}.")
-    parameters = study.parameters | known[scale]
+        raise UsageError(f"The study {study.name} has no scale {scale!r}; it has {', '.join(study.scale_names)}.")
+    if scale == MINIATURE:
+        parameters = miniature_parameters(study.parameters | known["paper"]) | known.get(scale, {})
+        overrides = {name: cut_folder(value) if name == "data_dir" else value for name, value in overrides.items()}
+    else:
+        parameters = study.parameters | known[scale]
     for name in overrides:
         if name not in parameters:
             raise unknown(f"parameter of {study.name}", name, parameters)
     merged = parameters | dict(overrides)
     # Parameters may use others, such as a corpus in the data folder.
-    return {name: substitute(value, merged) for name, value in merged.items()}
+    filled = {name: substitute(value, merged) for name, value in merged.items()}
+    return {name: _of_tasks(value, filled.get("tasks")) for name, value in filled.items()}
+
+
+def _of_tasks(value: Any, tasks: Any) -> Any:
+    """Return references by task, such as tickets, without those to tasks that are left out; other values unchanged."""
+    if not (
+        isinstance(value, Mapping) and isinstance(tasks, list) and all(is_reference(one) for one in value.values())
+    ):
+        return value
+    return {task: one for task, one in value.items() if task in tasks}
 
 
 def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> Plan:
@@ -158,7 +179,12 @@ def parse_overrides(given: list[str], option: str = "--set") -> dict[str, Any]:
 
 
 def _place_stage(
-    study: Study, name: str, parameters: Mapping[str, Any], placed: Mapping[str, list[Point]], runs: dict[str, Run]
+    study: Study,
+    name: str,
+    parameters: Mapping[str, Any],
+    placed: Mapping[str, list[Point]],
+    runs: dict[str, Run],
+    miniature: bool,
 ) -> Iterator[Point]:
     stage = study.stages[name]
     if not substitute(stage.when, parameters):
@@ -178,6 +204,8 @@ def _place_stage(
     resolver = Resolver(placed, runs, parameters)
     count = 0
     for own, fields in grid:
+        if only and not matches(only, own, so_far=True):
+            continue  # also where a reference of it would find no run
         try:
             for axes, resolved in resolver.rows(own, fields):
                 if matches(skip, axes) or (only and not matches(only, axes)):
@@ -185,21 +213,33 @@ def _place_stage(
                 count += 1
                 if count > MAX_PLACES:
                     raise UsageError(f"more than {MAX_PLACES:,} places, which a stage may have; split the study")
-                run = _run(name, stage, substitute(resolved, {**parameters, **axes}))
+                run = _run(name, stage, substitute(resolved, {**parameters, **axes}), miniature)
                 yield Point(name, axes, runs.setdefault(run.id, run).id)
         except UsageError as error:
             where = ", ".join(f"{axis}={value}" for axis, value in own.items())
             raise UsageError(f"Stage {name}{f' ({where})' if where else ''}: {error}") from error
 
 
-def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any]) -> Run:
+def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
     if problems := misnamed(settings, with_files=False):  # files are looked for on the machine that runs it
         raise UsageError(" ".join(problems))
-    config = settings.model_dump(mode="json", exclude_defaults=True)
+    if miniature:
+        settings = miniature_settings(settings)
+    config = _fields(settings)
     needs = tuple(dict.fromkeys(target_id(text) for text in strings_in(config) if is_reference(text)))
     identity = run_id(settings, _slug(stage.verb, settings), verb=stage.verb)
     return Run(identity, stage.verb, stage_name, config, needs, settings)
+
+
+def _fields(settings: Settings) -> dict[str, Any]:
+    """Return the fields that a worker makes the same settings of: those that differ from their defaults.
+
+    A default may depend on other fields, such as the ranking on the profile; a field with the usual one is kept then.
+    """
+    found = settings.model_dump(mode="json", exclude_defaults=True)
+    again, every = type(settings).of(**found), settings.model_dump(mode="json")
+    return found | {name: every[name] for name, value in settings if getattr(again, name) != value}
 
 
 def _slug(verb: str, settings: Settings) -> str:

@@ -16,6 +16,7 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.costs import Estimator
 from winning_tickets.studies.engines import Engine
 from winning_tickets.studies.expressions import map_strings
+from winning_tickets.studies.miniature import CUT
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.status import blocked_by
@@ -191,6 +192,8 @@ def absolute_paths(value: Any) -> Any:
     """Make existing paths absolute, because workers may have other working directories."""
 
     def absolute(text: str) -> str:
+        if text.startswith(CUT):
+            return CUT + absolute(text.removeprefix(CUT))
         may_be_path = text.startswith((".", "~")) or "/" in text
         if may_be_path and not text.startswith(("@", TINY, "builtin:")) and Path(text).expanduser().exists():
             return str(Path(text).expanduser().absolute())

@@ -11,8 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from winning_tickets.config import Settings
 
-SCALES = ("smoke", "small", "paper")
-"""`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper."""
+SCALES = ("smoke", "miniature", "small", "paper")
+"""`smoke`: a tiny generated model; `small`: hours on two cores; `paper`: the sizes of the paper; `miniature`: the scale
+`paper` made small by the rules of `studies.miniature`."""
 
 VerbName = Literal[
     "fit-head", "search", "evaluate", "transfer", "share", "super", "export", "measure", "compare", "analyse", "submit"
@@ -233,10 +234,15 @@ class Study(Settings):
     deviations: dict[str, str] = Field(default_factory=dict)  # what differs from the paper, each in a sentence or two
     needs: dict[str, str] = Field(default_factory=dict)  # parameter -> what the user provides
     parameters: dict[str, Any] = Field(default_factory=dict)  # values for all scales; those of a scale win
-    scales: dict[Literal["smoke", "small", "paper"], dict[str, Any]]
+    scales: dict[Literal["smoke", "miniature", "small", "paper"], dict[str, Any]]  # `miniature`: its exceptions
     stages: dict[str, Stage] = Field(min_length=1)
     tables: dict[str, StudyTable] = Field(default_factory=dict)
     figures: dict[str, Figure] = Field(default_factory=dict)
     claims: dict[str, StudyClaim] = Field(default_factory=dict)
     published: tuple[Published, ...] = ()  # numbers of the paper
     left_out: tuple[str, ...] = ()  # of the base: tables, figures and claims whose stages or axes are gone
+
+    @property
+    def scale_names(self) -> list[str]:
+        """The scales that the study can run at, from the smallest."""
+        return [name for name in SCALES if ("paper" if name == "miniature" else name) in self.scales]

@@ -142,7 +142,7 @@ def recipe_list() -> list[dict[str, Any]]:
     for name in recipe_names():
         study = load_study(name)
         scales = {}
-        for scale in study.scales:
+        for scale in study.scale_names:
             plan = plan_study(study, scale)
             estimate = Estimator(plan, {}).estimate(plan.runs, 1)
             scales[scale] = {"runs": len(plan.runs), "seconds": estimate["seconds"], "bytes": estimate["bytes"]}

@@ -1,35 +1,48 @@
-"""Tiny models and data made in code for the scale `smoke`: random weights, learnable labels."""
+"""Tiny models and data for the scales `smoke` and `miniature`: with learnable labels, or cut from a folder."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterable
+import string
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
+from sklearn.feature_extraction.text import ENGLISH_STOP_WORDS
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.normalizers import BertNormalizer
 from tokenizers.pre_tokenizers import BertPreTokenizer
 from tokenizers.processors import TemplateProcessing
-from transformers import AutoModelForMaskedLM, BertConfig, PreTrainedTokenizerFast, RobertaConfig
+from transformers import (
+    AutoModelForMaskedLM,
+    AutoModelForPreTraining,
+    BertConfig,
+    PreTrainedTokenizerFast,
+    RobertaConfig,
+)
 from transformers.utils import logging as transformers_logging
 
-from winning_tickets.data.glue import LAYOUTS, SERVER_FILES, GlueLayout
+from winning_tickets.data.glue import LAYOUTS, SERVER_FILES, GlueLayout, folders_of
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import unknown
 from winning_tickets.runs.files import build_directory
+from winning_tickets.runs.identity import digest
 
 SUBJECTS = ("the cat", "a dog", "birds", "she", "rain", "he")
 VERBS = ("sat", "slept", "sang", "fell")
 PLACES = ("on the mat", "over the hill", "in the tall tree", "by the window", "on the roof", "in the house")
-TRAIN, VALIDATION = 48, 24
+SIZES = (48, 24)  # examples for training and for validation
+MORE_SIZES = (80, 40)
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+_PRETRAINING_STEPS, _PRETRAINING_BATCH, _PRETRAINING_RATE = 150, 48, 2e-3
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+_MORE_HEADS = _SIZES | {"hidden_size": 48, "num_attention_heads": 12, "intermediate_size": 96}
 
 
 def sentences() -> list[str]:
@@ -38,50 +51,83 @@ def sentences() -> list[str]:
 
 
 def tiny_folder(name: str, parent: Path) -> Path:
-    """Return the folder of a tiny model or data set, created on first use, also by two processes at once."""
-    if name not in MAKERS:
+    """Return the folder of a tiny model or data set, created on first use, also by two processes at once.
+
+    `cut:FOLDER` is the data of a folder, cut to a few examples of each task.
+    """
+    kind, _, source = name.partition(":")
+    make = partial(_cut, Path(source)) if kind == CUT and source else MAKERS.get(name)
+    if make is None:
         raise unknown("tiny model or data set", name, MAKERS)
-    folder = parent / name
+    folder = parent / (f"{CUT}-{digest(source)}" if source else name)
     if not folder.is_dir():
         try:
-            build_directory(folder, MAKERS[name])
+            build_directory(folder, make)
         except Exception:
             if not folder.is_dir():  # another process was faster
                 raise
-        for stale in parent.glob(f".{name}.*.tmp"):  # of processes that were killed or were slower
+        for stale in parent.glob(f".{folder.name}.*.tmp"):  # of processes that were killed or were slower
             shutil.rmtree(stale, ignore_errors=True)
     return folder
 
 
-def _bert(seed: int) -> Callable[[Path], None]:
-    return lambda folder: _model(folder, BertConfig(**_SIZES, vocab_size=len(_vocabulary()), pad_token_id=0), seed)
+def _bert(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> None:
+    words = _vocabulary(english=steps > 0)
+    sizes = (_MORE_HEADS if steps else _SIZES) | {"num_hidden_layers": layers}
+    config = BertConfig(**sizes, vocab_size=len(words), pad_token_id=0)
+    _model(folder, config, words, seed, steps)
 
 
-def _roberta(folder: Path) -> None:
-    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3}
-    _model(folder, RobertaConfig(**_SIZES, vocab_size=len(_vocabulary()), **ids, max_position_embeddings=514), 0)
+def _roberta(folder: Path, layers: int = 2, seed: int = 0, steps: int = 0) -> None:
+    words = _vocabulary(english=steps > 0)
+    ids = {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3, "max_position_embeddings": 514}
+    sizes = (_MORE_HEADS if steps else _SIZES) | {"num_hidden_layers": layers}
+    config = RobertaConfig(**sizes, vocab_size=len(words), **ids)
+    _model(folder, config, words, seed, steps)
 
 
-def _model(folder: Path, config: BertConfig | RobertaConfig, seed: int) -> None:
-    config.initializer_range = 0.3  # larger than usual, so that pruning changes the outputs visibly
+def _model(folder: Path, config: BertConfig | RobertaConfig, words: dict[str, int], seed: int, steps: int) -> None:
+    """Write a model with random weights, or as a checkpoint of pre-training, with a pooler where it usually has one."""
+    config.initializer_range = 0.1 if steps else 0.3  # larger than usual, so that pruning changes the outputs visibly
+    kind: Any = AutoModelForPreTraining if steps else AutoModelForMaskedLM
+    tokenizer: Any = _tokenizer(words)
     transformers_logging.disable_progress_bar()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        AutoModelForMaskedLM.from_config(config, trust_remote_code=False).save_pretrained(folder)
-    tokenizer: Any = _tokenizer()
+        model = kind.from_config(config, trust_remote_code=False)
+        _pretrain(model, tokenizer, steps)
+        model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 
-def _vocabulary() -> dict[str, int]:
+def _pretrain(model: Any, tokenizer: Any, steps: int) -> None:
+    """Train a model on masked words of the sentences."""
+    texts = tokenizer(sentences(), return_tensors="pt", padding=True)["input_ids"]
+    optimizer = torch.optim.AdamW(model.parameters(), lr=_PRETRAINING_RATE)
+    special = torch.tensor(tokenizer.all_special_ids)
+    for _ in range(steps):
+        ids = texts[torch.randint(len(texts), (_PRETRAINING_BATCH,))]
+        masked = (torch.rand(ids.shape) < 0.15) & ~torch.isin(ids, special)
+        outputs = model(ids.masked_fill(masked, tokenizer.mask_token_id), attention_mask=ids != tokenizer.pad_token_id)
+        logits = outputs.prediction_logits if "prediction_logits" in outputs else outputs.logits
+        torch.nn.functional.cross_entropy(logits[masked], ids[masked]).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def _vocabulary(english: bool = False) -> dict[str, int]:
+    """Return the pieces of the sentences; with those that spell any English text, and its most frequent words."""
     words = sorted({word for sentence in sentences() for word in sentence.split()})
     letters = sorted({letter for word in words for letter in word})
+    if english:
+        letters = [*string.ascii_lowercase, *string.digits, *string.punctuation]
+        words = sorted({*words, *ENGLISH_STOP_WORDS})
     longer = [word for word in words if len(word) > 1]
     tokens = [*_SPECIAL, *letters, *(f"##{letter}" for letter in letters), *longer]
     return {token: number for number, token in enumerate(tokens)}
 
 
-def _tokenizer() -> PreTrainedTokenizerFast:
-    ids = _vocabulary()
+def _tokenizer(ids: dict[str, int]) -> PreTrainedTokenizerFast:
     backend = Tokenizer(WordPiece(ids, unk_token="[UNK]"))
     backend.normalizer = BertNormalizer(lowercase=True)
     backend.pre_tokenizer = BertPreTokenizer()
@@ -107,24 +153,25 @@ def _text(folder: Path) -> None:
         (folder / f"{name}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
 
 
-def _glue(folder: Path) -> None:
+def _glue(folder: Path, sizes: tuple[int, int] = SIZES) -> None:
     """Write files as of a download of GLUE, SNLI, SciTail and SQuAD; labels follow from the first words."""
+    train, validation = sizes
     for name, layout in LAYOUTS.items():
         task = TASKS[name]
         inside = folder / str(task.folder)
         inside.mkdir()
         for offset, split in enumerate(("train", *task.validation_splits)):
-            rows = list(_rows(task, TRAIN if split == "train" else VALIDATION, offset))
+            rows = list(_rows(task, train if split == "train" else validation, offset))
             path = inside / layout.files[split]
             text = _jsonl(layout, rows) if path.suffix == ".jsonl" else _tsv(layout, rows)
             path.write_text(text, encoding="utf-8")
         for offset, file in enumerate(SERVER_FILES.get(name, {}).values()):
-            tests = enumerate(_rows(task, VALIDATION, offset))
+            tests = enumerate(_rows(task, validation, offset))
             lines = [["index", *layout.texts], *([str(place), *texts] for place, (texts, _) in tests)]
             (inside / file).write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
     squad = folder / "squad"
     squad.mkdir()
-    for name, count, offset in (("train", TRAIN, 0), ("dev", VALIDATION, 1)):
+    for name, count, offset in (("train", train, 0), ("dev", validation, 1)):
         (squad / f"{name}-v1.1.json").write_text(json.dumps(_articles(count, offset)), encoding="utf-8")
 
 
@@ -167,11 +214,61 @@ def _articles(count: int, offset: int) -> dict[str, object]:
     return {"version": "1.1", "data": [{"title": "tiny", "paragraphs": paragraphs}]}
 
 
+def _cut(source: Path, folder: Path) -> None:
+    """Write files of the same form with every n-th example of a folder's; tasks that it lacks are made in code."""
+    _glue(folder, MORE_SIZES)
+    for name, layout in LAYOUTS.items():
+        task = TASKS[name]
+        files = [layout.files[split] for split in ("train", *task.validation_splits)]
+        found = _place(task, source, files[0])
+        for file in (*files, *SERVER_FILES.get(name, {}).values()) if found else ():
+            target = folder / str(task.folder) / file
+            if not (found / file).is_file():
+                target.unlink()  # what is there does not come from two sources
+                continue
+            head, *lines = (found / file).read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+            if layout.header is not None or file.endswith(".jsonl"):
+                head, lines = "", [head, *lines]
+            kept = _thinned(lines, MORE_SIZES[file != files[0]])
+            target.write_text("".join(f"{line}\n" for line in ([head] if head else []) + kept), encoding="utf-8")
+    _cut_squad(_place(TASKS["squad"], source, "train-v1.1.json"), folder / "squad")
+
+
+def _place(task: Task, source: Path, file: str) -> Path | None:
+    """Return the folder of a task's files in a folder, or in one of those inside it."""
+    inside = sorted(path for path in source.iterdir() if path.is_dir())
+    return next((found for one in (source, *inside) for found in folders_of(task, one, file)), None)
+
+
+def _thinned(items: Sequence[Any], count: int) -> list[Any]:
+    """Return so many items, or all, evenly spread."""
+    return [items[place * len(items) // count] for place in range(count)] if len(items) > count else list(items)
+
+
+def _cut_squad(source: Path | None, folder: Path) -> None:
+    for name, count in zip(("train", "dev"), MORE_SIZES, strict=True) if source else ():
+        content = json.loads((Path(str(source)) / f"{name}-v1.1.json").read_text(encoding="utf-8"))
+        asked = [
+            (part["context"], one)
+            for article in content["data"]
+            for part in article["paragraphs"]
+            for one in part["qas"]
+        ]
+        paragraphs = [{"context": context, "qas": [one]} for context, one in _thinned(asked, count)]
+        articles = {"version": "1.1", "data": [{"title": "cut", "paragraphs": paragraphs}]}
+        (folder / f"{name}-v1.1.json").write_text(json.dumps(articles), encoding="utf-8")
+
+
+CUT = "cut"  # before a folder: `tiny:cut:FOLDER`
 MAKERS: dict[str, Callable[[Path], None]] = {
-    "bert": _bert(0),
-    "bert-other": _bert(1),
+    "bert": _bert,
+    "bert-other": partial(_bert, seed=1),
     "roberta": _roberta,
+    "bert-pretrained": partial(_bert, steps=_PRETRAINING_STEPS),
+    "bert-deep": partial(_bert, layers=3, steps=_PRETRAINING_STEPS),
+    "roberta-pretrained": partial(_roberta, steps=_PRETRAINING_STEPS),
     "text": _text,
     "glue": _glue,
+    "glue-more": partial(_glue, sizes=MORE_SIZES),
 }
 """Functions that write a model or data set, by the name after `tiny:`."""

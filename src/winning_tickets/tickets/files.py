@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from winning_tickets.models.loading import base_hash, weight_hashes
 from winning_tickets.models.structure import Structure
+from winning_tickets.runs import memory
 from winning_tickets.runs.directory import missing, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.identity import read_checked
@@ -60,10 +61,14 @@ FORMAT_VERSION = 1
 MASK_FILE = "ticket.safetensors"
 INFO_FILE = "ticket.json"
 HEAD_FILE = "mlm_head.safetensors"
+IN_MEMORY = f"{memory.PREFIX}ticket-"
+"""Start of the name of a ticket that is given in memory; its id follows."""
 
 
 def is_ticket(path: Path | str) -> bool:
-    """Return whether a folder is, or holds, tickets."""
+    """Return whether a folder is, or holds, tickets, or the name that of a ticket in memory."""
+    if str(path).startswith(IN_MEMORY):
+        return True
     path = Path(path)
     return (path / INFO_FILE).is_file() or bool(children(path))
 

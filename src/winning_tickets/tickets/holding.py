@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,12 @@ class Held:
                 one.attach()
             one.mask.zero_(one.place.parameter)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.remove()
+
     def remove(self) -> None:
         """Remove the hooks; the weights stay as they are."""
         self._active = False
@@ -146,9 +152,14 @@ def hold(
 
     Example:
         >>> optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5)
-        >>> held = hold(model, Ticket.from_pretrained("runs/kd60"), optimizer)
+        >>> with hold(model, Ticket.from_pretrained("runs/kd60"), optimizer):
+        ...     train(model, optimizer)
     """
     return Held(model, ticket, allow_other_weights, optimizer)
+
+
+held = hold
+"""The same, by the name that reads well in a `with` block, after which the hooks are gone."""
 
 
 class TicketCallback(TrainerCallback):  # type: ignore[misc]

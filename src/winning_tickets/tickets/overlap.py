@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket
 
 Average = Literal["pooled", "matrix"]
 """Over all weights together, or the unweighted mean over matrices."""
@@ -121,11 +121,11 @@ def check_scopes(first: str, a: Ticket, second: str, b: Ticket) -> None:
             )
 
 
-def compare(targets: Sequence[str | Path], average: str = "pooled") -> dict[str, Any]:
+def compare(targets: Sequence[Ticket | str | Path], average: str = "pooled") -> dict[str, Any]:
     """Compare tickets pair by pair.
 
     Args:
-        targets: two or more ticket folders or hub ids.
+        targets: two or more tickets, folders or hub ids.
         average: `pooled` over all weights, or the mean over `matrix` by matrix (the similarity of the released code).
 
     Returns:
@@ -140,13 +140,13 @@ def compare(targets: Sequence[str | Path], average: str = "pooled") -> dict[str,
     Example:
         >>> compare(["runs/kd60", "runs/mlm60"])["kept_jaccard"][0][1]
     """
-    names = [str(target) for target in targets]
+    names = names_of(targets)
     how = next((known for known in AVERAGES if known == average), None)
     if how is None:
         raise unknown("average", average, AVERAGES)
     if len(names) < 2:
         raise UsageError(f"There is nothing to compare: {len(names)} ticket was given, expected two or more.")
-    tickets = [Ticket.from_pretrained(target) for target in targets]
+    tickets = list(map(open_ticket, targets))
     for name, ticket in zip(names[1:], tickets[1:], strict=True):
         check_scopes(names[0], tickets[0], name, ticket)
     count = len(tickets)

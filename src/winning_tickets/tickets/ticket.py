@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import html
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -21,7 +22,8 @@ from winning_tickets.models.architectures import ARCHITECTURES, join_parts, spli
 from winning_tickets.models.encoders import Encoder, find_encoder, part_like, whole
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.structure import Structure, count_units, expand_gates
-from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs import memory
+from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.locks import hold
@@ -29,6 +31,7 @@ from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets import files
 from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import rows_here
+from winning_tickets.tickets.own_masks import own_masks, plm_of
 from winning_tickets.tickets.selection import count_true, write_masked_
 
 _SAVE_SECONDS = 120.0  # longest wait for another process that saves in the same folder
@@ -87,6 +90,17 @@ class Ticket:
             units = count_units(self.gates, self.structure).items()
             what = " and ".join(f"{count['pruned']} of {count['total']} {unit}" for unit, count in units) + " pruned"
         return f"Ticket({self.info.method}, sparsity={self.sparsity:.4f}, {what} of {self.base.name})"
+
+    def to_frame(self) -> Any:
+        """Return a pandas data frame with one row for each matrix: its name, shape, weights, kept ones and sparsity."""
+        import pandas as pd
+
+        rows = [(name, tuple(mask.shape), mask.numel(), count_true(mask)) for name, mask in self.masks.items()]
+        frame = pd.DataFrame(rows, columns=["matrix", "shape", "weights", "kept"])
+        return frame.assign(sparsity=1 - frame["kept"] / frame["weights"])
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.to_frame().to_html(index=False, max_rows=20)}"
 
     @functools.cached_property
     def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -277,6 +291,45 @@ class Ticket:
         write_checked(directory / INFO_FILE, body)
 
     @classmethod
+    def from_masks(
+        cls,
+        masks: Mapping[str, Tensor],
+        model: Any,
+        *,
+        method: str = "own",
+        settings: Mapping[str, Any] | None = None,
+        seed: int | None = None,
+        revision: str | None = None,
+    ) -> Self:
+        """Make a ticket of masks that a method of your own found.
+
+        Args:
+            masks: bool tensors, True = kept, by the names of the model's parameters or of its encoder's; those of some
+                matrices suffice. The sparsity counts the weights of these matrices.
+            model: the weights that the masks are for: a model, a module with one inside, such as a SentenceTransformer,
+                or the name of a model. It is only read.
+            method: the method's name, which tables and figures show.
+            settings: of the method, such as `{"temperature": 0.5}`; they tell variants of it apart in analyses.
+            seed: of the method.
+            revision: hub revision of a model that is given by name.
+
+        Raises:
+            UsageError: the method has the name of one of the library, or there is no such model.
+            ContentError: a name, shape or type does not fit the model.
+
+        Example:
+            >>> name = "encoder.layer.0.attention.self.query.weight"
+            >>> Ticket.from_masks({name: weight.abs() > weight.abs().median()}, model, method="above-median")
+        """
+        if method in METHOD_NEEDS or not method.strip():
+            raise UsageError(f"The method {method!r} is one of the library; give yours a name of its own.")
+        plm = plm_of(model, revision)
+        own, scope = own_masks(masks, plm, model)
+        base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, None)
+        about = {"method": method, "scope": scope, "config": dict(settings or {}), "seed": seed}
+        return cls(own, TicketInfo(**about, applies_to=base))
+
+    @classmethod
     def from_pretrained(cls, name: Path | str, revision: str | None = None) -> Self:
         """Open a ticket from a folder or from the hub.
 
@@ -284,6 +337,9 @@ class Ticket:
             UsageError: there is no ticket there; a folder that holds several is answered with their list.
             ContentError: the ticket was cut off or edited.
         """
+        if (given := memory.find(name)) is not None:
+            ticket: Self = given
+            return ticket
         directory = files.find_ticket(name, revision)
         body = files.read_info(directory)
         try:
@@ -299,6 +355,21 @@ class Ticket:
             return cls(masks, info, head, gates, structure)
         except ContentError as error:
             raise ContentError(f"The ticket {directory} cannot be used: {error}") from error
+
+
+def open_ticket(target: Ticket | Path | str) -> Ticket:
+    """Return a ticket that was given itself, or by its folder or hub id."""
+    return target if isinstance(target, Ticket) else Ticket.from_pretrained(target)
+
+
+def names_of(targets: Iterable[Ticket | Path | str]) -> list[str]:
+    """Return the paths of tickets, or for tickets in memory method and sparsity, with the id where these are equal."""
+    targets = list(targets)
+    short = [f"{one.info.method} {one.sparsity:.0%}" if isinstance(one, Ticket) else str(one) for one in targets]
+    return [
+        f"{name} {one.id}" if isinstance(one, Ticket) and short.count(name) > 1 else name
+        for name, one in zip(short, targets, strict=True)
+    ]
 
 
 def describe(ticket: Ticket) -> dict[str, Any]:

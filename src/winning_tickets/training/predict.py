@@ -17,7 +17,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.models import modeling_compact
-from winning_tickets.models.heads import KINDS, num_outputs
+from winning_tickets.models.heads import KINDS, head_of, num_outputs
 from winning_tickets.models.loading import PLM, choose_device, is_onnx, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
@@ -176,7 +176,7 @@ def load_fine_tuned(folder: Path, info: TaskInfo) -> PLM:
     """Load a saved model with the head of its task."""
     if is_onnx(folder):
         return load_onnx(folder)
-    return load_plm(str(folder), head=KINDS[info.kind].head, num_labels=num_outputs(info.kind, info.labels))
+    return load_plm(str(folder), head=head_of(info.kind), num_labels=num_outputs(info.kind, info.labels))
 
 
 def predict_split(plm: PLM, split: EncodedSplit, bf16: bool = False) -> list[Array]:
@@ -258,7 +258,13 @@ class Predictor:
     def find(cls, run: Path | str, seed: int | None = None) -> Self:
         """Find the model of a run; its weights are not read yet."""
         folder = find_model(run, seed)
-        return cls(folder, TaskInfo.read(folder))
+        info = TaskInfo.read(folder)
+        if info.kind == "mlm":
+            raise UsageError(
+                f"{run} was fine-tuned with MLM, which labels no texts; measure it with tickets evaluate {folder} "
+                "--objective mlm."
+            )
+        return cls(folder, info)
 
     def load(self, runtime: Runtime) -> None:
         """Load the model onto its device."""

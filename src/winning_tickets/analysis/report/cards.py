@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from winning_tickets.analysis.report.figures import BLUE, ORANGE, canvas
+from winning_tickets.analysis.report.figures import BLUE, ORANGE, Drawing, canvas
 from winning_tickets.analysis.report.tables import Result, Row, Table, columns, format_count, percent
 
 
@@ -84,7 +84,7 @@ def _notes(result: Result) -> list[str]:
     return notes
 
 
-def cards_figure(result: Result) -> dict[str, bytes]:
+def cards_figure(result: Result) -> Drawing:
     """Examples of each split, and from the shortest to the longest text, its median marked."""
     from matplotlib.ticker import LogLocator, NullLocator
 

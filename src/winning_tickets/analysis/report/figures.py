@@ -82,27 +82,47 @@ _METADATA: dict[str, dict[str, None]] = {
 }
 
 
+class Drawing(Mapping[str, bytes]):
+    """A figure, and the bytes of its file in each format, which are made when they are asked for."""
+
+    def __init__(self, figure: Any, salt: str, formats: Sequence[str]) -> None:
+        self.figure = figure
+        self._salt, self._formats = salt, formats
+
+    def __getitem__(self, suffix: str) -> bytes:
+        if suffix not in self._formats:
+            raise KeyError(suffix)
+        buffer = io.BytesIO()
+        with _style(self._salt):
+            self.figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
+        if suffix != "svg":
+            return buffer.getvalue()
+        return (_clean_svg(buffer.getvalue().decode()) + "\n").encode()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._formats)
+
+    def __len__(self) -> int:
+        return len(self._formats)
+
+
+def _style(salt: str) -> Any:
+    import matplotlib as mpl
+
+    return mpl.rc_context(STYLE | {"svg.hashsalt": salt})
+
+
 @contextmanager
-def canvas(
-    width: float, height: float, salt: str, formats: Sequence[str] = FORMATS
-) -> Iterator[tuple[Any, dict[str, bytes]]]:
-    """An empty figure in inches, and the files that it is written to when the block is left.
+def canvas(width: float, height: float, salt: str, formats: Sequence[str] = FORMATS) -> Iterator[tuple[Any, Drawing]]:
+    """An empty figure in inches, to be drawn on inside the block, and the same with the files that it makes.
 
     The salt makes the ids in the SVG differ from those of other figures on the same page.
     """
-    import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    made: dict[str, bytes] = {}
-    with mpl.rc_context(STYLE | {"svg.hashsalt": salt}):
-        drawing = Figure(figsize=(width, height), layout="constrained")
-        yield drawing, made
-        for suffix in formats:
-            buffer = io.BytesIO()
-            drawing.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
-            made[suffix] = buffer.getvalue()
-    if "svg" in made:
-        made["svg"] = (_clean_svg(made["svg"].decode()) + "\n").encode()
+    with _style(salt):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, Drawing(figure, salt, formats)
 
 
 def _clean_svg(svg: str) -> str:
@@ -383,7 +403,16 @@ _PHASES: dict[str, dict[str, Any]] = {
 def phase_figure(
     curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, path: Path | str, title: str = ""
 ) -> list[Path]:
-    """Draw the score against the remaining weight (Super Tickets, Figures 1, 4, 5 and 7) into PNG, SVG and PDF files.
+    """Write the figure of `draw_phases` into PNG, SVG and PDF files."""
+    made = draw_phases(curves, full, metric, title)
+    files = {suffix: Path(f"{path}.{suffix}") for suffix in FORMATS}
+    for suffix, file in files.items():
+        write_bytes(file, made[suffix])
+    return list(files.values())
+
+
+def draw_phases(curves: Mapping[str, Sequence[PhasePoint]], full: PhasePoint, metric: str, title: str = "") -> Drawing:
+    """Draw the score against the remaining weight (Super Tickets, Figures 1, 4, 5 and 7).
 
     Each curve is the mean over seeds inside a band of one standard deviation (ddof=1). It begins at the full model,
     which is a ticket that prunes nothing; a dashed line continues its mean.
@@ -412,10 +441,7 @@ def phase_figure(
         axes.grid(axis="y")
         axes.set_title(title)
         add_legend(drawing, len(curves) + 1)
-    files = [Path(f"{path}.{suffix}") for suffix in FORMATS]
-    for file, suffix in zip(files, FORMATS, strict=True):
-        write_bytes(file, made[suffix])
-    return files
+    return made
 
 
 def _phase_values(point: PhasePoint) -> tuple[float, float]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from winning_tickets.analysis.report import tables
-from winning_tickets.analysis.report.figures import BLUE, GRID, INK, ORANGE, canvas, percents
+from winning_tickets.analysis.report.figures import BLUE, GRID, INK, ORANGE, Drawing, canvas, percents
 from winning_tickets.analysis.report.tables import Result, Table, columns, format_count, percent
 
 
@@ -56,7 +56,7 @@ def unfair_note(how: str, result: Result) -> list[str]:
     return [f"Not a fair comparison: {how} in {', '.join(found)}."] if found else []
 
 
-def gain_figure(result: Result) -> dict[str, bytes]:
+def gain_figure(result: Result) -> Drawing:
     """Each cell's gain, each task's mean, and the mean over tasks with its interval."""
     tasks, mean = result["tasks"], result["mean"]
     last = len(tasks)

@@ -6,7 +6,15 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from winning_tickets.analysis.report.figures import PALETTE, Tile, add_legend, canvas, draw_heat_map, label_heat_map
+from winning_tickets.analysis.report.figures import (
+    PALETTE,
+    Drawing,
+    Tile,
+    add_legend,
+    canvas,
+    draw_heat_map,
+    label_heat_map,
+)
 from winning_tickets.analysis.report.tables import Column, Result, Row, Table, columns, decimal, format_count, percent
 
 
@@ -29,7 +37,7 @@ def similarity_table(result: Result) -> Table:
     return Table(rows, heads, notes)
 
 
-def similarity_figure(result: Result) -> dict[str, bytes]:
+def similarity_figure(result: Result) -> Drawing:
     """A heat map of all pairs, the chance level small below each number (TAMT, Figure 8, right)."""
     labels = result["labels"]
     longest, side = max(map(len, labels)), 0.62 * len(labels)
@@ -68,7 +76,7 @@ def distance_table(result: Result) -> Table:
     return Table(rows, heads, notes)
 
 
-def distance_figure(result: Result) -> dict[str, bytes]:
+def distance_figure(result: Result) -> Drawing:
     """Distance from OMP along each search, from its first and previous tickets, and by kind of matrix."""
     searches = result["searches"]
     several = len({one["sparsity"] for one in searches}) > 1
@@ -150,7 +158,7 @@ def _layer_rows(ticket: Result, key: str, name: str) -> list[dict[str, Any]]:
     ]
 
 
-def densities_figure(result: Result) -> dict[str, bytes]:
+def densities_figure(result: Result) -> Drawing:
     """Draw heat maps of the kept weights and the empty rows and columns of each ticket, by layer and kind of matrix."""
     tickets = result["tickets"]
     heights = [0.3 * len({matrix["layer"] for matrix in ticket["matrices"]}) + 1.1 for ticket in tickets]

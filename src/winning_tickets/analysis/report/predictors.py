@@ -61,7 +61,7 @@ def _correlations(result: Result) -> Table:
     return Table(rows, heads)
 
 
-def predictors_figure(result: Result) -> dict[str, bytes]:
+def predictors_figure(result: Result) -> figures.Drawing:
     """One panel per predictor: its value before fine-tuning against the mean score (TAMT, Figure 5)."""
     names = result["predictors"]
     tickets = [row for row in result["rows"] if row["ticket_id"] is not None]

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis.report import cards, gain, masks, predictors, sensitivity, sharing, winning
-from winning_tickets.analysis.report.figures import FORMATS
+from winning_tickets.analysis.report.figures import FORMATS, Drawing
 from winning_tickets.analysis.report.tables import Result, Table
 from winning_tickets.runs.errors import UsageError, foreign
 from winning_tickets.runs.files import read_json, write_bytes, write_json
 from winning_tickets.runs.locks import hold
 
-REPORTS: dict[str, tuple[Callable[[Result], Table], Callable[[Result], dict[str, bytes]]]] = {
+REPORTS: dict[str, tuple[Callable[[Result], Table], Callable[[Result], Drawing]]] = {
     "similarity": (masks.similarity_table, masks.similarity_figure),
     "distance": (masks.distance_table, masks.distance_figure),
     "densities": (masks.densities_table, masks.densities_figure),
@@ -42,7 +42,7 @@ def analysis_table(result: Result) -> Table:
     return REPORTS[result["kind"]][0](result)
 
 
-def figure(result: Result) -> dict[str, bytes]:
+def figure(result: Result) -> Drawing:
     """The figure of an analysis: the bytes of a file for each of `FORMATS`."""
     return REPORTS[result["kind"]][1](result)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from winning_tickets.analysis.report.figures import GRID, MARKERS, PALETTE, add_legend, canvas, percents
+from winning_tickets.analysis.report.figures import GRID, MARKERS, PALETTE, Drawing, add_legend, canvas, percents
 from winning_tickets.analysis.report.tables import Result, Table, columns, format_count, format_interval, percent
 
 _NAMES = {"learning_rate": "learning rate", "batch_size": "batch size", "steps": "steps"}
@@ -92,7 +92,7 @@ def _notes(result: Result) -> list[str]:
     return notes
 
 
-def sensitivity_figure(result: Result) -> dict[str, bytes]:
+def sensitivity_figure(result: Result) -> Drawing:
     """Each setting's seeds (dots), and their mean with one deviation on both sides."""
     groups = [one["group"] for one in result["groups"]]
     settings = list(dict.fromkeys(_setting(result, one) for one in result["settings"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from winning_tickets.analysis.report.figures import GRID, add_legend, canvas, draw_pie, hide_frame, slice_look
+from winning_tickets.analysis.report.figures import GRID, Drawing, add_legend, canvas, draw_pie, hide_frame, slice_look
 from winning_tickets.analysis.report.tables import Column, Result, Table, columns, decimal, format_count, percent
 
 _UNITS = {"heads": "Heads", "ffns": "FFNs", "neurons": "Neurons"}
@@ -96,7 +96,7 @@ _RADIUS = 0.46  # of the largest pie, in a cell of side 1
 _GAP = 0.6  # between the heads and the column of FFNs
 
 
-def sharing_figure(result: Result) -> dict[str, bytes]:
+def sharing_figure(result: Result) -> Drawing:
     """A grid of layers and heads, a column for the FFNs: radius = importance, slices = tasks' shares.
 
     The largest head and the largest FFN fill their cells. Without importances all pies are equal, and each task fills

@@ -124,7 +124,7 @@ def _notes(result: Result) -> list[str]:
     return notes + unfair_note("the runs differ", result)
 
 
-def winning_figure(result: Result) -> dict[str, bytes]:
+def winning_figure(result: Result) -> figures.Drawing:
     """A panel for each task: score by sparsity, the full model dashed, filled dots win (BERT tickets, Figure 11)."""
     tasks, groups = result["tasks"], [one["group"] for one in result["groups"]]
     across, down = figures.layout_panels(len(tasks), 4)

@@ -179,6 +179,13 @@ def as_csv(records: Sequence[Record]) -> str:
     return text.getvalue().removesuffix("\n")
 
 
+def to_frame(records: Sequence[Record]) -> Any:
+    """Return one row per run and one column per value, such as `config.sparsity`, as a pandas data frame."""
+    import pandas as pd
+
+    return pd.DataFrame([_flat(record) for record in records])
+
+
 def _counts(records: Sequence[Record]) -> dict[str, int]:
     return dict(sorted(Counter(record.status for record in records).items()))
 

@@ -19,7 +19,7 @@ _DARK, _LIGHT = 0.85, 0.18  # shades of cells that are marked, and of others
 _DASHES: tuple[Any, ...] = ("-", (0, (6, 2)), (0, (2, 1.5)), (0, (6, 2, 1.5, 2)))
 
 
-def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> dict[str, bytes]:
+def draw_plot(plot: Plot, formats: Sequence[str], grid: Grid) -> figures.Drawing:
     """Draw a figure that has at least one value, and return its files by format; `grid` has the paper's numbers."""
     across, down = figures.layout_panels(len(plot.panels))
     width, height = (7.2, 4.2) if len(plot.panels) == 1 else (3.7 * across, 3.0 * down + 0.6)

@@ -6,6 +6,7 @@ docs/explanation/claims.md says how the intervals are made, and why.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
@@ -41,6 +42,7 @@ from winning_tickets.studies.report.observations import Observation, StudyRun, o
 from winning_tickets.studies.report.plots import match_points
 from winning_tickets.studies.schema import MATRIX_AXES, Comparison, Correlation, Study, StudyClaim, Value
 
+NO_PAIRS = "No pairs for it are planned with these parameters."
 FEWEST = 3
 """Smallest number of repetitions that a verdict rests on: two say hardly anything about their deviation."""
 
@@ -404,7 +406,9 @@ def _combine(claim: StudyClaim, split: Mapping[str, Sequence[_Pair]], parts: Map
     degenerate = tuple(
         title if found == (title,) else f"{title}: {', '.join(found)}" for title, found in silent.items()
     )
-    reason = f"{len(by_word['holds'])} of {len(counted)} by {claim.each}: {named}." if counted else "Nothing counts."
+    reason = "Nothing counts." if parts else NO_PAIRS
+    if counted:
+        reason = f"{len(by_word['holds'])} of {len(counted)} by {claim.each}: {named}."
     if word == "inconclusive" and by_word["contradicted"]:
         reason += f" That {len(by_word['contradicted'])} of {len(counted)} are contradicted may be chance."
     reason += _name_degenerate(degenerate)
@@ -441,14 +445,15 @@ def format_estimate(claim: StudyClaim, value: float) -> str:
 def describe_test(claim: StudyClaim) -> str:
     """What is estimated, and which values the claim allows for it."""
     names, region, comparison = _names(claim), _region(claim), claim.comparison
+    value = re.sub(r"\$\{\s*\w+\s*\}\.?", "", claim.value)  # without the axes that are part of its path
     low, high = (None if math.isinf(end) else format_estimate(claim, end) for end in (region.low, region.high))
     allowed = f"between {low} and {high}" if low and high else f"above {low}" if low else f"below {high}"
     what = {
         "ratio": f"{names[0]} divided by {names[-1]}",
-        "sooner": f"position of the best {claim.value} of {names[-1]}, divided by that where {names[0]} reaches it",
-        "steadier": f"variance of {claim.value} over the repetitions, {names[0]} divided by {names[-1]}",
-        "lies": f"mean of {claim.value}" + (f" minus that of {describe_minus(claim.minus)}" if claim.minus else ""),
-    }.get(claim.test, f"mean difference of {claim.value}, {names[0]} minus {names[-1]}")
+        "sooner": f"position of the best {value} of {names[-1]}, divided by that where {names[0]} reaches it",
+        "steadier": f"variance of {value} over the repetitions, {names[0]} divided by {names[-1]}",
+        "lies": f"mean of {value}" + (f" minus that of {describe_minus(claim.minus)}" if claim.minus else ""),
+    }.get(claim.test, f"mean difference of {value}, {names[0]} minus {names[-1]}")
     if comparison and comparison.along and claim.test != "sooner":
         what += f", over the range of {comparison.along} that both have"
     turned = "; the sign is turned, as lower is better" if claim.lower_is_better and claim.test != "lies" else ""
@@ -485,7 +490,7 @@ def _name_degenerate(degenerate: Sequence[str]) -> str:
 
 def _too_few(claim: StudyClaim, planned: int, n: int, most: int, missing: int, degenerate: Sequence[str]) -> str:
     if not planned:
-        return "No pairs for it are planned with these parameters."
+        return NO_PAIRS
     if not missing:
         reason = "No pair has a number to compare." if not degenerate else "Nothing is left to compare."
         return reason + _name_degenerate(degenerate)

@@ -324,7 +324,8 @@ def _limits(figure: Figure, panel: Panel, runs: Sequence[StudyRun]) -> dict[str,
         own = observe(select_runs(runs, wanted.stage, wanted.where), wanted.value)
         cells = {label(key): make_cell(inside) for (key,), inside in group_by(own, [str(figure.x)]).items()}
     else:
-        cells = {column: panel.matrix[column, column] for column in columns if (column, column) in panel.matrix}
+        named = {(row.casefold(), column): cell for (row, column), cell in panel.matrix.items()}
+        cells = {column: named[place] for column in columns if (place := (column.casefold(), column)) in named}
     found: dict[str, float | None] = {}
     for column, cell in cells.items():
         margin = figure.mark_margin

@@ -11,6 +11,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import RunScore, Score, check_comparable, find_differences, is_transfer, read_runs
 from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, correlate, correlate_within, describe_bootstrap
 from winning_tickets.runs.errors import ContentError, UsageError, explain
@@ -152,6 +153,7 @@ def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict
     return table
 
 
+@resulting()
 def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
     """Join evaluations with transfer results by ticket, and correlate them over tickets.
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis import results
+from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import RunScore, Score
 from winning_tickets.analysis.statistics import non_inferior
 from winning_tickets.runs.errors import ContentError
@@ -21,6 +22,7 @@ Setting = tuple[Any, ...]
 Group = dict[Setting, dict[int, RunScore]]
 
 
+@resulting()
 def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
     """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
 

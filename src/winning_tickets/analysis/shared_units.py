@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from winning_tickets.analysis.masks import base_model_of, labels_of
+from winning_tickets.analysis.report.result import resulting
 from winning_tickets.models.loading import PLM
 from winning_tickets.models.structure import Structure, open_units
 from winning_tickets.pruning.importance import DEFINITIONS, IMPORTANCE_FILE, Importance
@@ -149,6 +150,7 @@ def _check(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> None:
             )
 
 
+@resulting()
 def sharing(
     paths: Sequence[str | Path],
     *,

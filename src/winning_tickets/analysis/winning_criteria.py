@@ -10,6 +10,7 @@ from typing import Any
 
 from winning_tickets.analysis import results
 from winning_tickets.analysis import statistics as criteria
+from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import RunScore, Score, group_key, index_once
 from winning_tickets.analysis.statistics import Criterion, CriterionOutcome, Statistic, StdOf
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
@@ -67,6 +68,7 @@ class LevelPoint:
     cells: list[RunScore] = field(default_factory=list)
 
 
+@resulting()
 def winning(
     runs: Sequence[str | Path],
     dense: Sequence[str | Path],

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from winning_tickets.analysis.report.result import resulting
 from winning_tickets.analysis.results import RunScore, Score, check_comparable, find_differences, index_once, read_runs
 from winning_tickets.analysis.statistics import Array, describe_bootstrap, interval
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -17,6 +18,7 @@ from winning_tickets.runs.statistics import deviation
 Key = tuple[str, int]
 
 
+@resulting()
 def gain(
     runs: Sequence[str | Path],
     baseline: Sequence[str | Path],

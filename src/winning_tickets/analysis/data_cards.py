@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from winning_tickets.analysis.report.result import resulting
 from winning_tickets.data.glue import DIAGNOSTIC, SERVER_FILES, read_tests
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.metrics import compute_metrics
@@ -22,6 +23,7 @@ from winning_tickets.runs.errors import UsageError
 Key = tuple[str, ...]
 
 
+@resulting()
 def cards(
     tasks: Sequence[str] = (),
     *,

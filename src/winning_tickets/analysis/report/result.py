@@ -1,0 +1,265 @@
+"""Results in Python: what a verb or an analysis found, as a dict with attributes, a table and a figure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+from winning_tickets.analysis.report import figures, tables
+from winning_tickets.analysis.report.figures import BLUE, Drawing, PhasePoint, Series, canvas
+from winning_tickets.analysis.report.save import REPORTS
+from winning_tickets.analysis.report.tables import Column, Row, Table, columns, decimal, format_count, percent
+from winning_tickets.runs.errors import UsageError, closest
+from winning_tickets.runs.files import is_number
+
+Parameters = ParamSpec("Parameters")
+Found = Mapping[str, Any]
+
+
+class Result(dict[str, Any]):
+    """What a verb or an analysis found.
+
+    The keys of the dict are attributes too. A result shows itself as a table, also in notebooks.
+
+    Args:
+        content: the dict, as it is stored and as `--json` prints it.
+        verb: the verb; empty for an analysis, whose `kind` is in its content.
+
+    Example:
+        >>> kept = evaluate(ticket, corpus=texts)
+        >>> kept.kd_loss, kept.to_frame(), kept.plot()
+    """
+
+    def __init__(self, content: Mapping[str, Any], verb: str = "") -> None:
+        super().__init__(content)
+        self.__dict__["_verb"] = verb or str(content.get("kind"))
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self:
+            return self[name]
+        raise AttributeError(f"The result of {self._verb} has no {name!r}.{closest(name, self)}")
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *self]
+
+    @property
+    def _table(self) -> Table:
+        return VIEWS.get(self._verb, (facts_table, None))[0](self)
+
+    def __repr__(self) -> str:
+        return self._table.text()
+
+    def _repr_html_(self) -> str:
+        return self._table.html()
+
+    def to_frame(self) -> Any:
+        """Return the table as a pandas data frame; numbers are unrounded, and fractions are not times 100."""
+        return self._table.to_frame().infer_objects()
+
+    def plot(self) -> Any:
+        """Return the figure, a Matplotlib `Figure` that notebooks show and `savefig` saves.
+
+        Raises:
+            UsageError: results of this verb have no figure.
+        """
+        draw = VIEWS.get(self._verb, (facts_table, None))[1]
+        if draw is None:
+            able = ", ".join(name for name, (_, figure) in VIEWS.items() if figure is not None)
+            raise UsageError(f"Results of {self._verb} have no figure; those of {able} have one. See to_frame().")
+        made = draw(self)
+        # A figure that pyplot does not know is shown by notebooks only if it says how.
+        made.figure._repr_png_ = lambda: made["png"]
+        return made.figure
+
+
+def resulting(verb: str = "") -> Callable[[Callable[Parameters, dict[str, Any]]], Callable[Parameters, Result]]:
+    """Decorate a function that returns a dict: it returns a `Result` of the verb, or of the analysis in the dict."""
+
+    def decorate(function: Callable[Parameters, dict[str, Any]]) -> Callable[Parameters, Result]:
+        @wraps(function)
+        def call(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+            return Result(function(*arguments, **options), verb)
+
+        return call
+
+    return decorate
+
+
+def facts_table(found: Found) -> Table:
+    """One row of everything that is a number, a text or a truth value."""
+    row = {key: value for key, value in found.items() if isinstance(value, str | bool) or is_number(value)}
+    return Table([row], [Column(key, key, _shown) for key in row])
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+_MEASURED = (
+    *("kd_loss", "mlm_loss", "mlm_accuracy", "attention_loss", "contrastive_loss", "logits_loss"),
+    *("similarity_pearson", "similarity_spearman"),
+)
+
+
+def evaluation_table(found: Found) -> Table:
+    """One row: the target, its method and sparsity, and the values that were measured."""
+    measured = [name for name in _MEASURED if found[name] is not None]
+    heads = [
+        *columns(target="Target", method="Method"),
+        *columns(percent, sparsity="Sparsity"),
+        *(Column(name, name, decimal) for name in measured),
+        *(columns(format_count, tokens="Tokens") if found["tokens"] is not None else []),
+    ]
+    return Table([found], heads)
+
+
+def evaluation_figure(found: Found) -> Drawing:
+    """Draw a bar for each value that was measured."""
+    names = [name for name in _MEASURED if found[name] is not None]
+    title = f"{found['method'] or 'dense'}, {percent(found['sparsity'])} % pruned"
+    with canvas(1.6 + 1.3 * len(names), 3.4, "evaluate") as (drawing, made):
+        axes = drawing.add_subplot()
+        words = [name.replace("_", " ") for name in names]
+        figures.draw_bars(axes, [Series("", words, [found[name] for name in names])], words, values=True)
+        axes.set_title(title)
+        axes.grid(axis="y")
+    return made
+
+
+def transfer_table(found: Found) -> Table:
+    """One row a seed: the final and the best value of each metric."""
+    return _score_table([_seed_rows(found, {"task": found["task"], **_about(found)})], found["metrics"])
+
+
+def share_table(found: Found) -> Table:
+    """One row for each task and seed."""
+    tasks = found["tasks"]
+    rows = [_seed_rows({**one, "seeds": found["seeds"]}, {"task": name, **_about(one)}) for name, one in tasks.items()]
+    metrics = {name: kinds for one in tasks.values() for name, kinds in one["metrics"].items()}
+    return _score_table(rows, metrics)
+
+
+def _about(found: Found) -> Row:
+    return {
+        "method": found.get("method") or ("ticket" if found["ticket_id"] else "dense"),
+        "sparsity": found["sparsity"],
+    }
+
+
+def _seed_rows(found: Found, about: Row) -> list[Row]:
+    kinds = {
+        f"{name}_{kind}": one[kind]["values"] for name, one in found["metrics"].items() for kind in ("final", "best")
+    }
+    return [
+        {**about, "seed": seed, **{key: values[number] for key, values in kinds.items()}}
+        for number, seed in enumerate(found["seeds"])
+    ]
+
+
+def _score_table(rows: Sequence[Sequence[Row]], metrics: Mapping[str, Any]) -> Table:
+    heads = [
+        *columns(task="Task", method="Method"),
+        *columns(percent, sparsity="Sparsity"),
+        *columns(seed="Seed"),
+        *(Column(f"{name}_{kind}", f"{name} ({kind})", percent) for name in metrics for kind in ("final", "best")),
+    ]
+    return Table([row for some in rows for row in some], heads)
+
+
+def transfer_figure(found: Found) -> Drawing:
+    """Draw the final score of each seed and their mean, by metric."""
+    metrics = {name: kinds["final"] for name, kinds in found["metrics"].items() if kinds["final"]["mean"] is not None}
+    with canvas(2.2 + 1.1 * len(metrics), 3.4, "transfer") as (drawing, made):
+        axes = drawing.add_subplot(ylabel="final score (x 100)")
+        for place, final in enumerate(metrics.values()):
+            values = figures.percents(final["values"])
+            axes.plot([place] * len(values), values, "o", color=figures.ORANGE, markersize=5, alpha=0.75)
+            axes.plot([place], [100 * final["mean"]], "_", color=BLUE, markersize=26, markeredgewidth=2.5)
+        axes.set_xticks(range(len(metrics)), list(metrics))
+        axes.set_xlim(-0.6, len(metrics) - 0.4)
+        axes.grid(axis="y")
+        axes.set_title(f"{found['task']}: seeds (dots) and mean")
+    return made
+
+
+def super_table(found: Found) -> Table:
+    """One row for each selection and level: the mean score on the rest of the dev set."""
+    entries = [("full", None, found["full"])]
+    entries += [
+        (name, float(level), one) for name, levels in found["selections"].items() for level, one in levels.items()
+    ]
+    rows = [
+        {"selection": name, "level": level, "weight_remaining": one["weight_remaining"], **one["rest"]}
+        for name, level, one in entries
+    ]
+    heads = [
+        *columns(selection="Selection", level="Level"),
+        *columns(percent, weight_remaining="Weights left", mean=found["metric"], std="±"),
+    ]
+    return Table(rows, heads, [f"Super ticket: level {found['super_ticket']['level']:g} %.", *found["warnings"]])
+
+
+def super_figure(found: Found) -> Drawing:
+    """Draw the phase transition: the score against the remaining weight."""
+
+    def point(one: Found) -> PhasePoint:
+        return PhasePoint(one["weight_remaining"], tuple(one["rest"]["values"]))
+
+    curves = {name: [point(one) for one in levels.values()] for name, levels in found["selections"].items()}
+    return figures.draw_phases(curves, point(found["full"]), found["metric"], f"{found['task']}: {found['model']}")
+
+
+def _as_similarity(found: Found) -> Found:
+    keys = {"labels": "names", "jaccard": "kept_jaccard", "chance": "chance_kept"}
+    return {**found, "of": "kept", **{key: found[name] for key, name in keys.items()}}
+
+
+def measure_table(found: Found) -> Table:
+    """One row for each batch size and length."""
+    rows = [
+        {
+            **{key: shape.get(key) for key in ("batch", "length", "flops", "flops_ratio")},
+            "seconds": shape["latency_seconds"]["median"],
+            "dense_seconds": shape.get("dense_latency_seconds", {}).get("median"),
+            "speedup": shape.get("speedup", {}).get("median"),
+        }
+        for shape in found["shapes"]
+    ]
+    heads = [
+        *columns(format_count, batch="Batch", length="Length", flops="FLOPs"),
+        *columns(tables.text, seconds="Seconds", dense_seconds="Dense", speedup="Speed-up", flops_ratio="FLOPs ratio"),
+    ]
+    heads = [Column(one.key, one.title, _shown) if one.format is tables.text else one for one in heads]
+    return Table(rows, heads, [found["expectation"]])
+
+
+def predictions_table(found: Found) -> Table:
+    """One row a text with its label, score or answer."""
+    rows = [{**one, "text": " | ".join(one["text"])} for one in found["predictions"]]
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return Table(rows, [Column(key, key, _shown) for key in keys])
+
+
+def fitted_table(found: Found) -> Table:
+    """The quality of the head before and after it was trained."""
+    rows = [{"head": name, **found[key]} for name, key in (("untrained", "start"), ("fitted", "final"))]
+    heads = [*columns(head="Head"), *columns(decimal, mlm_loss="MLM loss", perplexity="Perplexity")]
+    return Table(rows, [*heads, *columns(percent, mlm_accuracy="MLM accuracy")])
+
+
+VIEWS: dict[str, tuple[Callable[[Found], Table], Callable[[Found], Drawing] | None]] = {
+    **REPORTS,
+    "evaluate": (evaluation_table, evaluation_figure),
+    "transfer": (transfer_table, transfer_figure),
+    "share": (share_table, None),
+    "super": (super_table, super_figure),
+    "compare": (
+        lambda found: REPORTS["similarity"][0](_as_similarity(found)),
+        lambda found: REPORTS["similarity"][1](_as_similarity(found)),
+    ),
+    "measure": (measure_table, None),
+    "predict": (predictions_table, None),
+    "fit-head": (fitted_table, None),
+}
+"""The functions that make the table and the figure of each verb and analysis; others are shown as one row of facts."""

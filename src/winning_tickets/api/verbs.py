@@ -1,0 +1,329 @@
+"""The verbs as Python functions: models, tickets, texts and data sets in memory, settings as keyword arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from winning_tickets.analysis.report.result import Result
+from winning_tickets.api.arguments import Call, called
+from winning_tickets.config import (
+    EvaluateConfig,
+    FitHeadConfig,
+    Runtime,
+    SearchConfig,
+    ShareConfig,
+    SuperConfig,
+    TransferConfig,
+)
+from winning_tickets.runs.errors import UsageError
+
+if TYPE_CHECKING:
+    from winning_tickets.tickets.ticket import Ticket
+
+
+def search(
+    model: Any = None,
+    out: Path | str | None = None,
+    runtime: Runtime | None = None,
+    force: bool = False,
+    *,
+    config: SearchConfig | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
+) -> Ticket:
+    """Find a ticket of one sparsity.
+
+    Args:
+        model: a hub id, a folder or `builtin:minilm`; a `PreTrainedModel`, or a module with one inside, such as a
+            `SentenceTransformer`, which is left as it was; or a `SearchConfig`.
+        out: a directory that is absent or empty, or has this same search, which is resumed or opened again. It becomes
+            the ticket's folder. Without it nothing is kept on disk.
+        runtime: device, precision and checkpoints; its fields may be given as keywords too, such as `device="cuda"`.
+        force: replace another run of this tool in `out`.
+        config: all settings at once, in place of `model` and `fields`.
+        tokenizer: of a model in memory. By default that of the folder or hub id which it was loaded from.
+        **fields: the fields of `SearchConfig`. `corpus` may be a list of str, a `Dataset` or an `IterableDataset` too,
+            `like` a `Ticket`, and `train_file` a `Dataset`, a DataFrame or a list of dicts.
+
+    Raises:
+        UsageError: impossible settings, unknown names, missing model or corpus, a foreign `out`, several sparsities
+            (`search_all` takes those).
+        ContentError: the model or corpus is not usable.
+        TrainingError: NaN loss or full disk while training.
+        Interrupted: Ctrl-C or SIGTERM; with `out` a checkpoint was written.
+
+    Example:
+        >>> ticket = search(model, corpus=texts, sparsity=0.7, objective="kd", steps=240)
+    """
+    from winning_tickets.pruning import search as verb
+
+    with called(SearchConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
+        return verb.search(call.config, call.out, call.runtime, force)
+
+
+def search_all(
+    model: Any = None,
+    out: Path | str | None = None,
+    runtime: Runtime | None = None,
+    force: bool = False,
+    *,
+    config: SearchConfig | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
+) -> dict[Any, Ticket]:
+    """Find the tickets of several sparsities or levels in one search; arguments and errors are those of `search`.
+
+    Returns:
+        The tickets by sparsity, ascending; structured ones by the folder of their level, such as `level-30`.
+
+    Example:
+        >>> tickets = search_all(model, method="magnitude", sparsity=(0.5, 0.6, 0.7))
+    """
+    from winning_tickets.pruning import search as verb
+
+    with called(SearchConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
+        return verb.search_all(call.config, call.out, call.runtime, force)
+
+
+def evaluate(
+    target: Any = None,
+    model: Any = None,
+    runtime: Runtime | None = None,
+    *,
+    config: EvaluateConfig | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
+) -> Result:
+    """Measure what a model or ticket preserves, without fine-tuning; nothing is kept on disk but the token cache.
+
+    Args:
+        target: a `Ticket`, a model as `search` takes it, the name of one of them, or an `EvaluateConfig`.
+        model: the base model of a ticket, by default looked for under the name that the ticket has.
+        runtime: device and precision; its fields may be given as keywords too.
+        config: all settings at once, in place of `target`, `model` and `fields`.
+        tokenizer: of a model in memory.
+        **fields: the fields of `EvaluateConfig`. `corpus` may be a list of str, a `Dataset` or an `IterableDataset`
+            too, and `pairs_file` a `Dataset`, a DataFrame or a list of dicts.
+
+    Returns:
+        `kd_loss`, `mlm_loss`, `mlm_accuracy`, `similarity_pearson` and so on, None where not measured, and the settings
+        of the measurement; with a table and a figure.
+
+    Raises:
+        UsageError: unknown objective, missing corpus or task, no MLM head.
+        ContentError: a damaged ticket, one for other weights, an unusable corpus.
+
+    Example:
+        >>> evaluate(ticket, model, corpus=texts, objectives=("kd", "mlm")).kd_loss
+    """
+    from winning_tickets.analysis import evaluate as verb
+
+    if isinstance(model, Runtime):  # evaluate(config, runtime)
+        model, runtime = None, model
+    fields = _with_base(target, model, fields)
+    with called(EvaluateConfig, "target", _first(config, target), fields, None, runtime, tokenizer) as call:
+        return Result(verb.evaluate(call.config, call.runtime), "evaluate")
+
+
+def transfer(
+    target: Any = None,
+    out: Path | str | None = None,
+    runtime: Runtime | None = None,
+    force: bool = False,
+    *,
+    model: Any = None,
+    train: Any = None,
+    validation: Any = None,
+    config: TransferConfig | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
+) -> Result:
+    """Fine-tune a model or ticket on a task, once for each seed, with pruned weights held at zero.
+
+    Args:
+        target: a `Ticket`, a model as `search` takes it (the dense baseline), the name of one of them, or a
+            `TransferConfig`.
+        out: a directory that is absent or empty, or has this same transfer, which is resumed. Without it nothing is
+            kept on disk.
+        runtime: device, precision and checkpoints; its fields may be given as keywords too.
+        force: replace another transfer in `out`.
+        model: the base model of a ticket, by default looked for under the name that the ticket has.
+        train: a `Dataset`, a DataFrame, a list of dicts, a dict of lists, or a file.
+        validation: data of the same columns.
+        config: all settings at once, in place of the others.
+        tokenizer: of a model in memory.
+        **fields: the fields of `TransferConfig`, such as `task`, `text_columns`, `label_column`, `metric` and `seeds`.
+
+    Returns:
+        The summary: for each metric the final and the best value, with mean, standard deviation (ddof=1) and the values
+        of the finished `seeds`; with a table and a figure.
+
+    Raises:
+        UsageError: impossible settings, missing files, unknown names, another run in `out`.
+        ContentError: a damaged ticket, one for other weights, unusable data.
+        TrainingError: one or more seeds failed; with `out` the others are stored.
+        Interrupted: Ctrl-C or SIGTERM; with `out` a checkpoint was written.
+
+    Example:
+        >>> transfer(ticket, train=train_dataset, validation=dev_dataset, seeds=(0, 1, 2)).to_frame()
+    """
+    from winning_tickets.finetuning import transfer as verb
+
+    files = {"train_file": train, "validation_file": validation}
+    fields = _with_base(target, model, fields) | {name: data for name, data in files.items() if data is not None}
+    with called(TransferConfig, "target", _first(config, target), fields, out, runtime, tokenizer) as call:
+        if call.config.save_model and not call.lasting:
+            raise UsageError("save_model saves models in out; give out= too.")
+        return Result(verb.transfer(call.config, call.out, call.runtime, force), "transfer")
+
+
+def fit_head(
+    model: Any = None,
+    out: Path | str | None = None,
+    runtime: Runtime | None = None,
+    force: bool = False,
+    *,
+    config: FitHeadConfig | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
+) -> Result:
+    """Train an MLM head for an encoder that has none, and save an ordinary ForMaskedLM folder in `out`.
+
+    Arguments and errors are those of `search`, with the fields of `FitHeadConfig`; `out` is needed.
+
+    Example:
+        >>> fit_head("builtin:minilm", "minilm-mlm", corpus="pydocs", steps=200).final["mlm_loss"]
+    """
+    from winning_tickets.finetuning import fit_head as verb
+
+    with called(FitHeadConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
+        return Result(verb.fit_head(call.config, _needed(call), call.runtime, force), "fit-head")
+
+
+def super_ticket(
+    target: Any = None,
+    out: Path | str | None = None,
+    runtime: Runtime | None = None,
+    force: bool = False,
+    *,
+    config: SuperConfig | None = None,
+    **fields: Any,
+) -> Result:
+    """Find a task's super ticket: fine-tune tickets of every level and the full model, and save the best in `out`.
+
+    Args:
+        target: a model by name, or a `SuperConfig`.
+        out: a directory that is absent or empty, or has this same search, which is resumed.
+        runtime: device, precision and checkpoints; its fields may be given as keywords too.
+        force: replace another search in `out`.
+        config: all settings at once, in place of `target` and `fields`.
+        **fields: the fields of `SuperConfig`, and those of its `fine_tuning`, a `TransferConfig`.
+
+    Example:
+        >>> super_ticket("builtin:minilm", "rte-super", task="rte", data_dir="glue", seeds=(0, 1, 2))
+    """
+    from winning_tickets.finetuning import super_ticket as verb
+
+    first = _first(config, target)
+    if not isinstance(first, SuperConfig) and "fine_tuning" not in fields:
+        inner = {name: fields.pop(name) for name in TransferConfig.model_fields if name in fields and name != "profile"}
+        fields["fine_tuning"], first = TransferConfig.of(target=first, **{"seeds": (0, 1, 2)} | inner), None
+    with called(SuperConfig, "fine_tuning", first, fields, out, runtime) as call:
+        return Result(verb.super_ticket(call.config, _needed(call), call.runtime, force), "super")
+
+
+def share(
+    config: ShareConfig | None = None,
+    out: Path | str | None = None,
+    runtime: Runtime | None = None,
+    force: bool = False,
+    **fields: Any,
+) -> Result:
+    """Train one encoder for several tasks, each with its ticket, in `out`.
+
+    `config` is a `ShareConfig`, or its fields are keyword arguments.
+
+    Example:
+        >>> share(model="builtin:minilm", tasks=("rte", "mrpc"), tickets="auto", data_dir="glue", out="shared")
+    """
+    from winning_tickets.finetuning import sharing as verb
+
+    with called(ShareConfig, "model", config, fields, out, runtime) as call:
+        return Result(verb.share(call.config, _needed(call), call.runtime, force), "share")
+
+
+def compare(*targets: Any, average: str = "pooled") -> Result:
+    """Compare tickets pair by pair.
+
+    Args:
+        *targets: two or more tickets, folders or hub ids; or one list of them.
+        average: `pooled` over all weights, or the mean over `matrix` by matrix (the similarity of the released code).
+
+    Returns:
+        `names`, `sparsity`, the matrices `kept_jaccard`, `pruned_jaccard`, `chance_kept` and `chance_pruned`,
+        `by_matrix` (kept), `distance_to_first` (1 - kept Jaccard) and whether all belong to the `same_base` weights;
+        with a table and a figure.
+
+    Raises:
+        UsageError: fewer than two tickets, one is missing, or an unknown average.
+        ContentError: a damaged ticket, or different scopes.
+
+    Example:
+        >>> compare(kd, mlm).plot()
+    """
+    from winning_tickets.tickets import overlap
+
+    if targets and isinstance(targets[0], list | tuple):
+        targets, average = tuple(targets[0]), targets[1] if targets[1:] else average
+    return Result(overlap.compare(targets, average), "compare")
+
+
+def stored_runs(store: Path | str, *where: str) -> Any:
+    """Return the runs of a store, such as that of a study, as a data frame with one row per run.
+
+    Args:
+        store: its folder.
+        *where: conditions that a run must fulfill, such as `"task=rte"` or `"config.sparsity>=0.6"`.
+
+    Returns:
+        A pandas data frame: `id`, `verb`, `status`, and a column per setting and result, such as `config.sparsity` and
+        `result.metrics.accuracy.final.mean`.
+
+    Raises:
+        UsageError: no such store, or a condition with an unknown key.
+
+    Example:
+        >>> stored_runs("my-store", "task=rte", "status=done")["result.metrics.accuracy.final.mean"]
+    """
+    from winning_tickets.runs.store import query
+    from winning_tickets.runs.store.store import Store
+
+    found = Store(Path(store))
+    if not found.exists():
+        raise UsageError(f"There is no store at {store}; give the folder of tickets study run --store.")
+    return query.to_frame(list(found.records(where)))
+
+
+def _first(config: Any, argument: Any) -> Any:
+    """The first argument of a verb: `config` by its name, or what was given by position."""
+    if config is not None and argument is not None:
+        raise UsageError("Give config= or the model or target, not both.")
+    return argument if config is None else config
+
+
+def _with_base(target: Any, model: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields with the base model of a ticket; a ticket of a model in memory needs it."""
+    from winning_tickets.runs.memory import PREFIX
+
+    name = getattr(getattr(target, "base", None), "name", "")
+    if model is None and "base" not in fields and str(name).startswith(PREFIX):
+        raise UsageError("The ticket's model was built in memory, and no folder or hub id has it; give model= too.")
+    return fields if model is None else fields | {"base": model}
+
+
+def _needed(call: Call[Any]) -> Path:
+    """The folder of a verb that makes something to keep."""
+    if not call.lasting:
+        raise UsageError("This verb saves what it makes; give out=, a directory that is absent or empty.")
+    return call.out

@@ -1,0 +1,96 @@
+"""A model that is given in memory: a Hugging Face model, or a module with one inside, such as a SentenceTransformer."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from winning_tickets.data.token_cache import tokenizer_hash
+from winning_tickets.models.encoders import whole
+from winning_tickets.models.loading import base_hash, tensor_hash
+from winning_tickets.runs.errors import UsageError
+
+_NO_CONTENT = ("_name_or_path", "transformers_version", "dtype")
+
+
+@dataclass(frozen=True)
+class GivenModel:
+    """A model in memory, which is only read: every load makes a model of its own."""
+
+    model: Any  # of Hugging Face
+    tokenizer: Any = None  # None: that of the folder or hub id which the model was loaded from
+
+    @classmethod
+    def of(cls, found: nn.Module, tokenizer: Any = None) -> GivenModel:
+        """Find the Hugging Face model in a module.
+
+        Raises:
+            UsageError: there is none or more than one, or it has adapters or quantized weights.
+        """
+        from transformers import PreTrainedModel
+
+        models = [module for module in found.modules() if isinstance(module, PreTrainedModel)]
+        models = [one for one in models if not any(one in set(other.modules()) for other in models if other is not one)]
+        kind = type(found).__name__
+        if len(models) != 1:
+            raise UsageError(
+                f"The {kind} that was given has {len(models)} Hugging Face models inside; give one model, or a "
+                "SentenceTransformer of one."
+            )
+        if any("lora_" in name for name, _ in found.named_parameters()):
+            raise UsageError(f"The {kind} that was given has LoRA adapters; give the model after merge_and_unload().")
+        if getattr(models[0], "hf_quantizer", None) is not None:
+            raise UsageError(f"The {kind} that was given is quantized; give the model before it is quantized.")
+        return cls(models[0], getattr(found, "tokenizer", None) if tokenizer is None else tokenizer)
+
+    @property
+    def origin(self) -> str:
+        """The folder or hub id that the model was loaded from; empty for one that was built in memory."""
+        return str(self.model.name_or_path or "")
+
+    def configuration(self) -> Any:
+        """A configuration as a folder has it, without what only a loaded model has."""
+        return type(self.model.config).from_dict(self.model.config.to_dict())
+
+    @torch.no_grad()
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all tensors on the CPU."""
+        found = self.model.state_dict()
+        return {name: whole(value).to("cpu", copy=True).contiguous() for name, value in found.items()}
+
+    def load_tokenizer(self, _: None, *, trust_remote_code: bool = False, **options: Any) -> Any:
+        """Return a tokenizer of its own for each load, as tokenizing changes its settings; a stand-in without one."""
+        from transformers import AutoTokenizer
+
+        if self.tokenizer is not None:
+            return copy.deepcopy(self.tokenizer)
+        try:
+            return (
+                AutoTokenizer.from_pretrained(self.origin, **options, trust_remote_code=False)
+                if self.origin
+                else NoTokenizer()
+            )
+        except (OSError, ValueError):
+            return NoTokenizer()
+
+    @property
+    def hash(self) -> str:
+        """A hash of all that a load reads: tensors, configuration, and the tokenizer that was given."""
+        hashes = {name: tensor_hash(whole(value)) for name, value in self.model.state_dict().items()}
+        config = {key: value for key, value in self.configuration().to_dict().items() if key not in _NO_CONTENT}
+        tokenizer = "" if self.tokenizer is None else tokenizer_hash(self.tokenizer)
+        return base_hash(hashes | {"": json.dumps(config, sort_keys=True, default=str) + tokenizer})
+
+
+class NoTokenizer:
+    """Stands for a tokenizer until something needs it; methods without text need none."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        raise UsageError("The model in memory has no tokenizer; give one with tokenizer=, or load the model by name.")

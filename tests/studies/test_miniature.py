@@ -1,0 +1,220 @@
+"""The scale `miniature`: every recipe as its paper says, made small, and what must hold of its runs and of its page.
+
+The default suite runs a handful of recipes. Which one is decided by the number of entries in CHANGELOG.md, or by the
+environment variable MINIATURE, a number: `MINIATURE=2 pytest tests/studies/test_miniature.py`. The slow suite runs all
+recipes as they are, in one store.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from samples.behavior import check
+from samples.study_samples import InlineEngine
+from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.data.glue import LAYOUTS
+from winning_tickets.data.loading import load_task
+from winning_tickets.data.tasks import TASKS
+from winning_tickets.runs.store.store import Store
+from winning_tickets.studies.costs import Estimator
+from winning_tickets.studies.load import load_study, recipe_names
+from winning_tickets.studies.miniature import miniature_parameters, miniature_settings
+from winning_tickets.studies.needs import list_problems
+from winning_tickets.studies.plan import plan_study
+from winning_tickets.studies.report import report_study
+from winning_tickets.studies.run import absolute_paths, run_study
+from winning_tickets.studies.tiny import MORE_SIZES, tiny_folder
+
+ROOT = Path(__file__).resolve().parents[2]
+RECIPES = [name for name in recipe_names() if name != "demo"]
+ONE = {"seeds": [0], "search_seeds": [0]}
+HANDFULS = [
+    {
+        "tamt-table-1": {"tasks": ["mnli", "squad"]},
+        "super-tickets-figure-5": {"seeds": [0], "sizes": ["10%"], "levels": [50]},
+        "bert-tickets-figure-10": {"sources": {"cola": {"tasks": ["cola"]}}, "names": ["cola", "MLM"]},
+    },
+    {
+        "tamt-table-2": {"sparsities": [0.5, 0.9]},
+        "super-tickets-table-9": {},
+        "bert-tickets-table-6": {"tasks": ["stsb"], "seeds": [0]},
+    },
+    {
+        "tamt-figure-7": ONE | {"tasks": ["cola"], "save_at": [50]},
+        "super-tickets-figure-6": {"tasks": ["rte", "mnli"]},
+    },
+    {
+        "tamt-figure-9": {"seeds": [0], "tasks": ["sst2"]},
+        "bert-tickets-figure-8": {"seeds": [0], "tasks": ["cola"]},
+    },
+]
+"""Recipes of the default suite with fewer values of their axes."""
+
+
+def handful():
+    """The recipes that run in the default suite."""
+    entries = len(re.findall(r"^- ", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.MULTILINE))
+    return HANDFULS[int(os.environ.get("MINIATURE", entries)) % len(HANDFULS)]
+
+
+@pytest.fixture(scope="session")
+def miniature_store(tmp_path_factory):
+    """One store for all recipes of this process: equal runs are done once."""
+    return Store(tmp_path_factory.mktemp("miniature") / "store")
+
+
+def prove(plan, store, out):
+    """Run a recipe, write its page, and look for what is wrong."""
+    result = run_study(plan, store, InlineEngine())
+    assert (result["failed"], result["done"]) == ({}, len(plan.runs))
+    return check(plan, store, report_study(plan, store, out, ["csv", "html"]))
+
+
+@pytest.mark.parametrize("name", handful())
+def test_a_handful_of_recipes_behaves(name, miniature_store, tmp_path):
+    plan = plan_study(load_study(name), "miniature", handful()[name])
+    problems = prove(plan, miniature_store, tmp_path / "report")
+    del problems["verdicts"]  # with one seed some claims have too few pairs
+    assert not any(problems.values()), problems
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_behaves(name, miniature_store, tmp_path):
+    problems = prove(plan_study(load_study(name), "miniature"), miniature_store, tmp_path / "report")
+    assert not any(problems.values()), problems
+
+
+@pytest.mark.parametrize("handful", HANDFULS)
+def test_every_handful_is_a_part_of_its_recipes(handful):
+    for name, given in handful.items():
+        plan = plan_study(load_study(name), "miniature", given)
+        assert plan.runs
+        assert {run.verb for run in plan.runs.values()} == {
+            run.verb for run in plan_study(load_study(name), "miniature").runs.values()
+        }
+
+
+def test_one_line_of_each_page_says_how_small_it_is():
+    lines = plan_study(load_study("tamt-figure-3"), "miniature").differences
+    assert lines[0].startswith("searches have 1/200 of the paper's steps")
+    assert "model is tiny:bert-pretrained (paper: google-bert/bert-base-uncased)" in lines
+
+
+def test_a_study_with_the_scale_of_a_paper_has_a_miniature():
+    assert load_study("tamt-table-3").scale_names == ["smoke", "miniature", "small", "paper"]
+    assert load_study("demo").scale_names == ["smoke", "small"]
+
+
+def test_parameters_are_smaller_and_agree_with_each_other():
+    made = miniature_parameters(
+        {
+            "model": "google-bert/bert-base-uncased",
+            "models": {"LARGE": "google-bert/bert-large-uncased", "R": "FacebookAI/roberta-base"},
+            "data_dir": None,
+            "trained_steps": 25_000,
+            "save_at": [1_000, 20_000],
+            "imp_steps": {1_200: {"round_steps": 200}, 1_800: {"round_steps": 260}, 16_752: {"round_steps": 2_792}},
+            "seeds": [0, 1, 2],
+            "round_steps": None,
+            "profile": "paper",
+        }
+    )
+    assert made == {
+        "model": "tiny:bert-pretrained",
+        "models": {"LARGE": "tiny:bert-deep", "R": "tiny:roberta-pretrained"},
+        "data_dir": "tiny:glue-more",
+        "trained_steps": 125,
+        "save_at": [5, 100],
+        "imp_steps": {6: {"round_steps": 1}, 84: {"round_steps": 14}},
+        "seeds": [0, 1, 2],
+        "round_steps": None,
+        "profile": "paper",
+    }
+
+
+def test_settings_are_smaller_and_rates_higher():
+    transfer = miniature_settings(TransferConfig(target="m", task="rte", profile="paper", train_size="1%"))
+    assert (transfer.batch_size, transfer.max_length, transfer.eval_steps, transfer.train_size) == (8, 32, 5, "10%")
+    assert (transfer.learning_rate, transfer.epochs) == (pytest.approx(8e-4), None)
+    stopping = miniature_settings(TransferConfig(target="m", task="squad", patience=1, train_size="1000"))
+    assert (stopping.eval_steps, stopping.max_length, stopping.train_size) == (None, None, "8")
+    found = miniature_settings(SuperConfig(fine_tuning=TransferConfig(target="m", task="rte"), profile="paper"))
+    assert found.learning_rates == pytest.approx((2e-3, 8e-3))
+    resolved = found.resolved().fine_tuning
+    assert (found.batch_sizes, resolved.max_length, resolved.patience, resolved.epochs) == ((4, 8), 128, 1, 6)
+    trained = miniature_settings(SearchConfig(model="m", corpus="c", objective="kd", profile="code"))
+    assert (trained.batch_tokens, trained.segments, trained.reselect_steps) == (512, "sections:128", 1)
+    pruned = miniature_settings(SearchConfig(model="m", method="imp", tasks=("squad", "rte"), profile="paper"))
+    assert (pruned.batch_size, pruned.ranking, pruned.batch_tokens) == (4, "global", None)
+    share = miniature_settings(ShareConfig(tasks=("rte", "cola"), profile="paper"))
+    assert (share.max_length, share.batch_size, share.resolved().patience) == (128, 8, 1)
+    loss = miniature_settings(EvaluateConfig(target="m", segments="packed:512"))
+    assert (loss.segments, loss.max_tokens) == ("packed:128", 2_000)
+
+
+def test_a_miniature_is_estimated_in_minutes():
+    plan = plan_study(load_study("super-tickets-table-1"), "miniature")
+    assert Estimator(plan, {}).estimate(plan.runs, 2)["seconds"] < 600
+
+
+@pytest.fixture
+def download(tmp_path):
+    """A folder with the data of some tasks, larger than those of a miniature; SQuAD lies in a folder of its own."""
+    folder = tmp_path / "data"
+    for name in ("cola", "mnli"):
+        task, layout = TASKS[name], LAYOUTS[name]
+        inside = folder / "glue" / str(task.folder)
+        inside.mkdir(parents=True)
+        for split in ("train", "validation", "validation_matched"):
+            rows = [dict.fromkeys(layout.texts, f"{split} {row}") | {layout.label: "?"} for row in range(300)]
+            if file := layout.files.get(split):
+                header = [] if layout.header else ["\t".join(rows[0])]
+                labels = ["0", "1"] if name == "cola" else list(task.labels)
+                columns = layout.header or tuple(rows[0])
+                lines = [
+                    "\t".join((row | {layout.label: labels[at % len(labels)]}).get(column, "-") for column in columns)
+                    for at, row in enumerate(rows)
+                ]
+                (inside / file).write_text("\n".join([*header, *lines]) + "\n", encoding="utf-8")
+    asked = [
+        {"id": str(at), "question": f"who {at}", "answers": [{"text": "me", "answer_start": 0}]} for at in range(300)
+    ]
+    articles = {"version": "1.1", "data": [{"title": "t", "paragraphs": [{"context": "me and you", "qas": asked}]}]}
+    (folder / "squad").mkdir()
+    for name in ("train", "dev"):
+        (folder / "squad" / f"{name}-v1.1.json").write_text(json.dumps(articles), encoding="utf-8")
+    return folder
+
+
+def test_data_of_a_folder_are_cut(download, tmp_path):
+    plan = plan_study(load_study("tamt-figure-3"), "miniature", {"data_dir": str(download)})
+    name = plan.parameters["data_dir"]
+    assert name == f"tiny:cut:{download}"
+    assert list_problems(plan, lambda run: False) == []
+    folder = tiny_folder(name.removeprefix("tiny:"), tmp_path / "store")
+    cola, mnli, rte = (load_task(task, folder) for task in ("cola", "mnli", "rte"))
+    assert cola.train.texts[0][:3] == ["train 0", "train 3", "train 7"]  # every example has an equal chance
+    assert [len(cola.train), len(cola.validation["validation"])] == list(MORE_SIZES)
+    assert len(mnli.train) == MORE_SIZES[0]
+    assert "validation_mismatched" not in mnli.validation  # the folder has none
+    assert rte.train.texts[0][0].startswith("the cat")  # made in code: the folder lacks this task
+    assert len(load_task("squad", folder).train) == MORE_SIZES[0]
+
+
+def test_a_folder_that_is_missing_is_told(tmp_path):
+    plan = plan_study(load_study("tamt-figure-3"), "miniature", {"data_dir": str(tmp_path / "nothing")})
+    (problem,) = list_problems(plan, lambda run: False)
+    assert problem.startswith(f"data_dir: there is no {tmp_path / 'nothing'}; it has to be a folder")
+
+
+def test_workers_find_a_relative_folder(tmp_path, monkeypatch):
+    (tmp_path / "my" / "glue").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    assert absolute_paths({"data_dir": "tiny:cut:my/glue"}) == {"data_dir": f"tiny:cut:{tmp_path / 'my/glue'}"}
