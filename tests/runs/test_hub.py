@@ -24,10 +24,10 @@ def away(monkeypatch, tmp_path):
         raise ConnectionError("closed")
 
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
-    for cached in (hub.unreachable, hub.hub_is_away, hub._refusal):
+    for cached in (hub.unreachable, hub.hub_is_away):
         cached.cache_clear()
     yield tmp_path
-    for cached in (hub.unreachable, hub.hub_is_away, hub._refusal):
+    for cached in (hub.unreachable, hub.hub_is_away):
         cached.cache_clear()
 
 

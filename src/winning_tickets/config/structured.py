@@ -53,9 +53,9 @@ class Level:
         return {unit: int(share * totals[unit] * (_FFN_SHARE if unit == "ffns" else 1)) for unit in self.units}
 
 
-def written_levels(levels: Iterable[float]) -> list[float | str]:
+def written_levels(levels: Iterable[float]) -> tuple[Any, ...]:
     """Levels as settings take them: those that would be read as fractions with a percent sign."""
-    return [f"{level}%" if 0 < level <= 1 else level for level in levels]
+    return tuple(f"{level}%" if 0 < level <= 1 else level for level in levels)
 
 
 UNITS = "Structured tickets"
@@ -74,7 +74,7 @@ class WithLevels(Settings):
         if isinstance(level, dict):
             found["level"] = dict(zip(level, written_levels(level.values()), strict=True))
         elif level:
-            found["level"] = written_levels(level)
+            found["level"] = list(written_levels(level))
         return found
 
 

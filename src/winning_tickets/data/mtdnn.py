@@ -73,7 +73,8 @@ def _read_own_files(definition: FilesDefinition, here: Path) -> TaskData:
         task_name=definition.name,
         drop_unlabelled=definition.drop_unlabelled,
     )
-    own = {"head_dropout": definition.dropout_p, "train_size": definition.train_size, "weight": definition.weight}
+    own: dict[str, Any] = {"head_dropout": definition.dropout_p, "train_size": definition.train_size}
+    own["weight"] = definition.weight
     own |= {} if definition.learning_rate is None else {"learning_rate": definition.learning_rate}
     return dataclasses.replace(data, task=dataclasses.replace(data.task, **own))
 

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository
-from winning_tickets.data.hub import unreachable
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.costs import bytes_text
