@@ -62,10 +62,11 @@ def origin_of(folder: Path) -> Origin:
     if not (folder / TASK_FILE).is_file():
         return Origin()
     model = open_fine_tuned(folder)
-    held = model.ticket.base if model.ticket is not None else None
-    name = held.name if held is not None else model.model if model.model != str(folder) else None
-    layers = None if held is None else held.layers
-    return Origin(name, held and held.revision, layers, model.info.sparsity, model.info.ticket_id)
+    held = None if model.ticket is None else model.ticket.base
+    sparsity, ticket_id = model.info.sparsity, model.info.ticket_id
+    if held is not None:
+        return Origin(held.name, held.revision, held.layers, sparsity, ticket_id)
+    return Origin(model.model if model.model != str(folder) else None, None, None, sparsity, ticket_id)
 
 
 def is_fine_tuned(path: Path | str) -> bool:
