@@ -233,3 +233,10 @@ def test_the_weights_that_were_started_from_are_a_setting(tmp_path):
     baseline = run(tmp_path / "b", "rte", {0: 0.5})
     (one,) = gain([target], [baseline])["different_settings"]
     assert (one["setting"], one["values"]) == ("start_from", {"target": "reinit", "baseline": "pretrained"})
+
+
+def test_gains_over_other_data_are_refused(tmp_path):
+    target = run(tmp_path / "a", "local", {0: 0.6}, data_hash="one")
+    baseline = run(tmp_path / "b", "local", {0: 0.5}, data_hash="two")
+    with pytest.raises(ContentError, match=r"local has other data in .*a/.* than in .*b/.* tickets transfer --task"):
+        gain([target], [baseline])

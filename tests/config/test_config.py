@@ -8,6 +8,7 @@ from winning_tickets.config import (
     TERM_NAMES,
     EvaluateConfig,
     SearchConfig,
+    ShareConfig,
     TransferConfig,
     load_config_file,
 )
@@ -130,3 +131,36 @@ def test_a_config_file_is_yaml_or_json(tmp_path):
         load_config_file(path)
     with pytest.raises(UsageError, match="There is no configuration file"):
         load_config_file(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "value"),
+    [("select_on", "10%", 0.1), ("warmup_ratio", "6%", 0.06), ("head_dropout", "0.2", 0.2), ("select_on", 0.29, 0.29)],
+)
+def test_a_fraction_may_carry_a_percent_sign(field, written, value):
+    assert getattr(TransferConfig.of(target="m", **{field: written}), field) == value
+
+
+def test_sparsities_may_carry_a_percent_sign():
+    assert SearchConfig.of(model="m", sparsity="60%").sparsity == 0.6
+    assert SearchConfig.of(model="m", sparsity=("70%", "57.5%")).sparsity == (0.575, 0.7)
+
+
+def test_a_percentage_without_its_sign_is_refused_with_the_readings():
+    with pytest.raises(
+        UsageError, match=r"--select-on 10 is impossible; it must be below 1. For 10 % write 0.1 or 10%."
+    ):
+        TransferConfig.of(target="m", select_on=10)
+    for level in (0.5, "0.5", (30, 0.5)):
+        with pytest.raises(UsageError, match=r"--level 0.5 can be read as 0.5 % and as 50 %: write 0.5% or 50%."):
+            SearchConfig.of(model="m", method="importance", level=level)
+    with pytest.raises(UsageError, match=r"--level 1 can be read as 1 % and as 100 %: write 1% or 100%."):
+        ShareConfig.of(model="m", tasks=("rte",), tickets="auto", level="1")
+
+
+@pytest.mark.parametrize("written", ["0.5%", "1%", "30%", 30])
+def test_levels_are_read_again_as_they_were_stored(written):
+    config = SearchConfig.of(model="m", method="importance", level=written)
+    assert SearchConfig.of(**config.model_dump(mode="json", exclude_defaults=True)) == config
+    share = ShareConfig.of(model="m", tasks=("rte",), tickets="auto", level=written)
+    assert ShareConfig.of(**share.model_dump(mode="json", exclude_defaults=True)) == share

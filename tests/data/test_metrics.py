@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 from winning_tickets.data.metrics import (
     beats_one_answer,
+    class_scores,
     combine_splits,
     compute_metrics,
+    confusion_table,
     metric_names,
     primary_metric,
 )
@@ -115,3 +117,23 @@ def test_correlations_and_macro_f1_beat_one_answer_above_those_of_constants() ->
     constant, _ = compute_metrics(three, np.array([0, 0, 0, 0]), np.array([0, 0, 1, 2]))
     assert not beats_one_answer(three, constant, [0, 0, 1, 2])
     assert beats_one_answer(three, {"f1": constant["f1"] + 0.01}, [0, 0, 1, 2])
+
+
+def test_a_confusion_table_and_the_scores_of_each_class():
+    table = confusion_table(np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2]), 3)
+    assert table == [[1, 1, 0], [0, 1, 0], [0, 1, 0]]
+    scores = class_scores(table, ("a", "b", "c"))
+    assert scores["a"] == {"precision": 1.0, "recall": 0.5, "f1": pytest.approx(2 / 3), "examples": 2}
+    assert scores["b"]["precision"] == pytest.approx(1 / 3)
+    assert scores["c"] == {"precision": 0.0, "recall": 0.0, "f1": 0.0, "examples": 1}
+    task = Task("t", ("text",), ("a", "b", "c"), ("macro_f1", "micro_f1"))
+    metrics, _ = compute_metrics(task, np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2]))
+    assert metrics["macro_f1"] == pytest.approx(sum(one["f1"] for one in scores.values()) / 3)
+    assert metrics["micro_f1"] == 0.5
+
+
+@pytest.mark.parametrize(("metric", "chance"), [("macro_f1", 2 * 0.75 / 1.75 / 2), ("micro_f1", 0.75)])
+def test_one_answer_for_all_beats_nothing(metric, chance):
+    task = Task("t", ("text",), ("a", "b"), (metric,))
+    assert not beats_one_answer(task, {metric: chance}, [0, 0, 0, 1])
+    assert beats_one_answer(task, {metric: chance + 0.01}, [0, 0, 0, 1])

@@ -113,7 +113,7 @@ def test_wikipedia_comes_from_the_hub_at_one_revision(tmp_path: Path, monkeypatc
     monkeypatch.setattr(datasets, "load_dataset", load)
     prints = set()
     for revision in ("abc", "def"):
-        monkeypatch.setattr(hub, "_revision", lambda name, kind, sha=revision: (sha, ""))
+        monkeypatch.setattr(hub, "newest_revision", lambda name, kind, sha=revision: (sha, ""))
         corpus = load_corpus("wikipedia:20231101.en", "train", tmp_path)  # a folder with other data
         prints.add(corpus.fingerprint)
     options = {"streaming": True, "revision": "abc"}

@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.records import METRICS_OF
 from winning_tickets.data.task_files import TaskDefinition, load_definitions, task_of
 from winning_tickets.models.heads import num_outputs
@@ -283,3 +284,25 @@ def test_yaml_runs_nothing(write, tmp_path):
     with pytest.raises(UsageError, match="is not valid YAML"):
         load_definitions(write(f"a: !!python/object/apply:pathlib.Path.touch ['{tmp_path}/ran']"))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_task_of_ones_own_files(tmp_path):
+    (tmp_path / "train.csv").write_text("body,topic\na cat,x\na dog,y\nrain,\n")
+    (tmp_path / "dev.csv").write_text("body,topic\na bird,y\n")
+    (tmp_path / "tasks.yml").write_text(
+        "support: {train_file: train.csv, validation_file: dev.csv, text_columns: body, label_column: topic,\n"
+        "  metric: macro_f1, drop_unlabelled: true, weight: 2.0, learning_rate: 0.001}\n"
+    )
+    (definition,) = load_definitions(tmp_path / "tasks.yml")
+    data = load_defined_task(definition, tmp_path / "tasks.yml")
+    assert (data.task.name, data.task.labels, data.task.metrics) == ("support", ("x", "y"), ("macro_f1", "accuracy"))
+    assert (data.task.weight, data.task.learning_rate) == (2.0, 0.001)
+    assert data.unlabelled == {"train": 1, "validation": 0}
+    (tmp_path / "tasks.yml").write_text("support: {train_file: train.csv, labelcolumn: topic}\n")
+    refused(
+        tmp_path / "tasks.yml",
+        "task support: Unknown key 'labelcolumn'. Did you mean 'label_column' or 'text_columns'? Known: "
+        "drop_unlabelled, dropout_p, kind, label_column, learning_rate, metric, text_columns, ticket, train_file, "
+        "train_size, validation_file, weight.",
+        "task support: the key validation_file is missing.",
+    )

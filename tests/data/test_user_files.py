@@ -228,3 +228,41 @@ def test_the_kind_can_be_said(tmp_path: Path) -> None:
     assert both(tmp_path, "b.csv", "text,label\na,1.5\nb,2.5\n", kind="classification").task.labels == ("1.5", "2.5")
     with pytest.raises(UsageError, match=r"Unknown metric 'pearson'.*accuracy"):
         both(tmp_path, "a.csv", numbers, kind="classification", metric="pearson")
+
+
+@pytest.mark.parametrize("metric", ["macro_f1", "micro_f1"])
+def test_f1_of_several_classes(tmp_path: Path, metric: str) -> None:
+    data = both(tmp_path, "a.csv", "text,label\na,x\nb,y\nc,z\n", metric=metric)
+    assert (data.task.kind, data.task.metrics) == ("classification", (metric, "accuracy"))
+
+
+def test_a_missing_label_names_the_first_line_of_its_row(tmp_path: Path) -> None:
+    content = 'text,label\n"one\ntwo",a\n"three\nfour\nfive",\nsix,b\n'
+    with pytest.raises(ContentError, match="a.csv, line 4: column 'label' must be a class .* --drop-unlabelled"):
+        both(tmp_path, "a.csv", content)
+
+
+def test_rows_without_a_label_are_dropped_and_counted(tmp_path: Path) -> None:
+    train = put(tmp_path, "train.csv", "text,label\none,a\ntwo,\nthree,b\nfour,  \n")
+    dev = put(tmp_path, "dev.jsonl", jsonl({"text": "five", "label": None}, {"text": "six", "label": "b"}))
+    data = load_files(train, dev, None, task_name="mine", drop_unlabelled=True)
+    assert data.task.name == "mine"
+    assert data.train == Split((["one", "three"],), [0, 1])
+    assert data.validation["validation"] == Split((["six"],), [1])
+    assert data.unlabelled == {"train": 2, "validation": 1}
+
+
+def test_an_id_as_label_gets_a_remark(tmp_path: Path) -> None:
+    train = put(tmp_path, "train.csv", "text,id\n" + "".join(f"t{i},{i}\n" for i in range(299)))
+    dev = put(tmp_path, "dev.csv", "text,id\nt,7\n")
+    data = load_files(train, dev, ("text",), label_column="id")
+    assert data.remarks == ("The column 'id' has 299 classes in 299 training examples: is it the label column?",)
+    put(tmp_path, "dev.csv", "text,id\nt,999\n")
+    with pytest.raises(ContentError) as caught:
+        load_files(train, dev, ("text",), label_column="id")
+    assert "29 and 269 more. With 299 classes: is this the label column?" in str(caught.value)
+
+
+def test_the_same_texts_in_both_files_get_a_remark(tmp_path: Path) -> None:
+    (remark,) = both(tmp_path, "a.csv", "text,label\na,x\nb,y\n").remarks
+    assert "same texts as the training file" in remark

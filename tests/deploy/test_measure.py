@@ -202,10 +202,6 @@ def test_what_cannot_be_measured(tmp_path):
     ):
         with pytest.raises(UsageError, match=message):
             measure(model, **{"batches": (1,), "lengths": (4,), "runtime": QUIET, **fields})
-    (tmp_path / "o").mkdir()
-    (tmp_path / "o" / "model.onnx").write_bytes(b"")
-    with pytest.raises(UsageError, match="o is an ONNX export; measure the ticket or run"):
-        measure(str(tmp_path / "o"))
     with pytest.raises(UsageError, match="There is no model folder .*nowhere"):
         measure(str(tmp_path / "nowhere"))
 
@@ -225,3 +221,30 @@ def test_the_command_line(tmp_path, ticket, capsys, monkeypatch):
     code, out, err = tickets("measure", str(ticket), "--batch", "two")
     assert (code, out) == (2, "")
     assert "--batch 'two' is not a list of whole numbers" in err
+
+
+def latency(median, low=None, high=None):
+    return {"median": median, "lower_quartile": low or median, "upper_quartile": high or median}
+
+
+def test_turns_that_disagree_are_told():
+    shapes = [
+        {"batch": 1, "length": 8, "latency_seconds": latency(1.0, 0.9, 1.1)},
+        {"batch": 2, "length": 8, "latency_seconds": latency(1.0, 0.9, 1.3)},
+    ]
+    (warning,) = measuring._disagreements(shapes)
+    assert warning.startswith("The turns of 2 x 8 disagree")
+    assert "--threads 1" in warning
+    assert measuring._disagreements(shapes[:1]) == []
+
+
+def test_several_threads_that_wait_for_each_other_are_told(monkeypatch):
+    plm = as_plm("bert", tiny("bert"))
+    monkeypatch.setattr(measuring, "_take_turns", lambda *_: np.full((3, 1), 0.02))
+    shape = {"batch": 1, "length": 8, "latency_seconds": latency(0.5)}
+    before = torch.get_num_threads()
+    (warning,) = measuring._compare_with_one_thread(plm, shape, 2)
+    assert "One thread takes 20 ms for 1 x 8 tokens, and 2 threads take 500 ms" in warning
+    assert warning.endswith("Measure with --threads 1.")
+    assert measuring._compare_with_one_thread(plm, shape | {"latency_seconds": latency(0.021)}, 2) == []
+    assert torch.get_num_threads() == before

@@ -363,7 +363,11 @@ def test_constant_predictions_are_degenerate(tmp_path, bert):
     with torch.no_grad():
         plm.model.classifier.weight.zero_()
         plm.model.classifier.bias.copy_(torch.tensor([0.0, 1.0]))
-    assert evaluate_dev_splits(prepared, plm) == {"evaluation": {"matthews": 0.0}, "degenerate": True}
+    assert evaluate_dev_splits(prepared, plm) == {
+        "evaluation": {"matthews": 0.0},
+        "degenerate": True,
+        "confusion": {"validation": [[0, 9], [0, 9]]},
+    }
 
 
 def test_outputs_in_batches_are_those_of_single_examples(bert, monkeypatch):

@@ -226,7 +226,7 @@ ROWS: dict[str, str] = {
         --kd-masked-tokens -1 | 2 | kd-masked-tokens
         --mlm-head own | 2 | 'base' or 'ticket'
         --seed -1 | 2 | seed
-        --base roberta | 2 | --base needs a ticket
+        --base roberta | 2 | cannot be compared
         ! ticket --base nowhere/x --corpus corpus.txt | 2 | nowhere/x
         ! ticket --base roberta --corpus corpus.txt | 1 | ticket
         ! ticket --layers 1 --corpus corpus.txt | 2 | contradicts
@@ -243,13 +243,14 @@ ROWS: dict[str, str] = {
         --segments nonsense | 2 | nonsense
         --encoder-learning-rate 0 | 2 | encoder-learning-rate
         --warmup-steps -1 | 2 | warmup-steps
-        --mlm-probability 1 | 2 | --mlm-probability 1.0 is impossible; it must be below 1
+        --mlm-probability 1 | 2 | --mlm-probability 1 is impossible; it must be below 1
         --weight-decay -1 | 2 | weight-decay
         --max-tokens 0 | 2 | max-tokens
         --seed -1 | 2 | seed
         --corpus task:rte --data-dir nowhere | 2 | --data-dir
     """,
     "transfer": _LEARNING + _FINE_TUNING + _EVALUATION + _SEEDS + """
+        --task-name a/b | 2 | is not a name
         ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x
         ! empty --task rte --data-dir glue --out out | 2 | empty
         ! bert --out out | 2 | --task
@@ -281,6 +282,10 @@ ROWS: dict[str, str] = {
         ! run --train-file rows.csv --validation-file rows.csv --out out | 2 | run
     """,
     "predict": """
+        ! run --input nowhere.csv --out x.csv | 2 | nowhere.csv
+        ! run --input rows.csv | 2 | --out
+        ! run --input rows.csv --out x.xlsx | 2 | .jsonl
+        --text-columns a,b,c | 2 | --input
         ! nowhere/x --text x | 2 | nowhere/x
         ! run --text x | 2 | run
         ! ticket --text x | 2 | ticket
@@ -293,6 +298,10 @@ ROWS: dict[str, str] = {
     """,
     "share": _LEARNING + _FINE_TUNING + _SEEDS + """
         --tasks rte,rte | 2 | twice
+        ! --model bert --train-file a=nowhere.csv --validation-file a=rows.csv --out out | 2 | no file nowhere.csv
+        ! --model bert --train-file a=rows.csv --validation-file b=rows.csv --out out | 2 | Unknown task 'b'
+        --text-columns a | 2 | --train-file
+        --metric f1 | 2 | --train-file
         --tasks rte,colla | 2 | Did you mean 'cola'
         --tasks , | 2 | tasks
         --model nowhere/x | 2 | nowhere/x
@@ -403,6 +412,7 @@ ROWS: dict[str, str] = {
         --validation-file nowhere.csv | 2 | --task rte and files of your own contradict each other
         --text-columns a | 2 | --text-columns needs --train-file
         --metric f1 | 2 | --metric needs --train-file
+        --task-name mine | 2 | --task-name needs --train-file
         --kind span2 | 2 | 'span'
         --doc-stride 0 | 2 | doc-stride
         ! nowhere/x --task rte --data-dir glue --out out | 2 | nowhere/x
@@ -569,6 +579,8 @@ ROWS: dict[str, str] = {
         --scale smal | 2 | Did you mean 'small'
         --set tasks | 2 | NAME=VALUE
         --set tsks=rte | 2 | Did you mean 'tasks'
+        --where tsk=rte | 2 | Unknown axis 'tsk'
+        --shard 3/2 | 2 | 3/16
         --store file.txt | 2 | is a file
         --workers 0 | 2 | workers
     """,
@@ -576,6 +588,8 @@ ROWS: dict[str, str] = {
         ! nowhere.yaml --scale smoke | 2 | no file
         --scale smal | 2 | Did you mean 'small'
         --set tsks=rte | 2 | Did you mean 'tasks'
+        --where tsk=rte | 2 | Unknown axis 'tsk'
+        --shard 3/2 | 2 | 3/16
         --store foreign | 2 | foreign
         --workers 0 | 2 | workers
     """,
@@ -583,6 +597,8 @@ ROWS: dict[str, str] = {
         ! nowhere.yaml --scale smoke | 2 | no file
         --scale smal | 2 | Did you mean 'small'
         --set tsks=rte | 2 | Did you mean 'tasks'
+        --where tsk=rte | 2 | Unknown axis 'tsk'
+        --shard 3/2 | 2 | 3/16
         --store foreign | 2 | untouched
         --engine locl | 2 | Did you mean 'local'
         --workers 0 | 2 | workers
@@ -598,6 +614,8 @@ ROWS: dict[str, str] = {
         ! nowhere.yaml --scale smoke --out out --store store | 2 | no file
         --scale smal | 2 | Did you mean 'small'
         --set tsks=rte | 2 | Did you mean 'tasks'
+        --where tsk=rte | 2 | Unknown axis 'tsk'
+        --shard 3/2 | 2 | 3/16
         --store nowhere | 2 | no store
         --store file.txt | 2 | is a file
         --formats mdd | 2 | Did you mean 'md'
@@ -607,6 +625,7 @@ ROWS: dict[str, str] = {
     "study new": """
         ! corpus.txt | 2 | corpus.txt
         ! file.txt/x.yaml | 1 | file.txt
+        --from tamt-figure-33 | 2 | Did you mean 'tamt-figure-3'
     """,
     "cache list": "",
     "cache clean": """

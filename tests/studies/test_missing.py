@@ -8,9 +8,10 @@ import pytest
 
 from samples.study_samples import little, planned
 from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.hub import unreachable
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import needs
-from winning_tickets.studies.needs import list_hub_problems, list_problems, unmet_needs, unreachable
+from winning_tickets.studies.needs import list_hub_problems, list_problems, unmet_needs
 from winning_tickets.studies.worker import TINY
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.metrics import averages
+from winning_tickets.data.user_files import LOCAL
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json
@@ -24,7 +25,9 @@ def average_runs(paths: Sequence[str | Path]) -> dict[str, Any]:
         content = _read(path)
         task = str(content["task"])
         if task in runs:
-            raise UsageError(f"{runs[task]['run']} and {path} are both runs of {task}; an average takes one per task.")
+            hint = " Tasks of your own files get their names by --task-name." if task == LOCAL else ""
+            both = f"{runs[task]['run']} and {path} are both runs of {task}"
+            raise UsageError(f"{both}; an average takes one per task.{hint}")
         runs[task] = content | {"run": str(path)}
     seeds = [seed for seed in next(iter(runs.values()))["seeds"] if all(seed in run["seeds"] for run in runs.values())]
     if not seeds:

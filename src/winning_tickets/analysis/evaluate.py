@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,20 +18,27 @@ from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBat
 from winning_tickets.data.corpora import load_corpus, load_text
 from winning_tickets.models.heads import ensure_padding
 from winning_tickets.models.loading import (
+    FEW_ZEROS,
     PLM,
     base_hash,
     choose_device,
     head_without_decoder,
+    is_onnx,
     load_mlm_head,
+    share_of_zeros,
     untie_decoder,
     weight_hashes,
 )
+from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.tickets.target import Target
+from winning_tickets.training.fine_tuned import Origin, is_fine_tuned, origin_of
 from winning_tickets.training.objectives import terms as objective_terms
 from winning_tickets.training.objectives.base import TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective, check_attention_maps
@@ -41,6 +50,7 @@ from winning_tickets.training.objectives.terms import (
     needs_of,
     needs_teacher,
 )
+from winning_tickets.training.predict import find_model
 
 EVALUATIONS = (*TERMS, "agreement", "perplexity", "similarity")
 _SCORES = (
@@ -78,22 +88,19 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     """
     runtime = runtime or Runtime()
     check_evaluate(config)
-    # Load the model with the head and the kind of attention that the objectives need.
+    # Load the model, and put its ticket on, or find what it is compared with.
     device = choose_device(runtime.device)
-    target = Target.find(config.target, config.base, config.revision, config.layers)
+    target, origin = _find(config)
     terms = _terms(config)
-    predicts = needs_lm_head(terms) or "perplexity" in config.objectives
-    needs_maps = "attentions" in needs_of(terms)
-    plm = target.load(
-        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives else ())]),
-        # The dense model's logits always come from the base's own head.
-        require_mlm_head=predicts and (config.mlm_head != "ticket" or "logits" in terms),
-        attention="eager" if needs_maps else None,
-    )
-    if needs_maps:
-        check_attention_maps(plm.model)
-    base = base_hash(weight_hashes(plm.encoder))  # of the dense weights, before the ticket is put on
+    plm = load_onnx(target.model) if is_onnx(target.model) else _load(target, config)
+    if "last_hidden_state" not in getattr(plm.model, "outputs", ("last_hidden_state",)):
+        raise UsageError(f"{plm.name} is an ONNX export with a head; similarity needs the states of an encoder.")
+    # Of the dense weights, before a ticket is put on.
+    base = None if is_onnx(target.model) else base_hash(weight_hashes(plm.encoder))
+    zeros = 0.0 if target.ticket is not None or is_onnx(target.model) else share_of_zeros(plm)
     head, teacher = _put_on(target, plm, config, device)
+    if target.ticket is None and needs_teacher(terms) and (dense := _dense_of(plm, origin, config, zeros)) is not None:
+        teacher, base = dense.model.to(device).eval(), base_hash(weight_hashes(dense.encoder))
     # Measure; objectives that were not given keep None.
     keys = (*(f"{name}_loss" for name in TERMS), *_SCORES, "tokens")
     result: dict[str, Any] = dict.fromkeys(keys)
@@ -108,12 +115,13 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     return result | {
         "target": config.target,
         "model": target.model,
-        "sparsity": 0.0 if ticket is None else ticket.sparsity,
-        "ticket_id": None if ticket is None else ticket.id,
+        "sparsity": (origin.sparsity or (zeros if zeros > FEW_ZEROS else 0.0)) if ticket is None else ticket.sparsity,
+        "ticket_id": origin.ticket_id if ticket is None else ticket.id,
+        "base": origin.model if ticket is None else target.model,
         "base_hash": base,
         "method": None if ticket is None else ticket.info.method,
         "search_objective": None if ticket is None else ticket.info.config.get("objective"),
-        "mlm_head": head if predicts else None,
+        "mlm_head": head if _predicts(config) else None,
         "kd_distance": config.kd_loss if "kd" in config.objectives else None,
         "kd_padding": config.kd_padding if "kd" in config.objectives else None,
         "kd_masked_tokens": config.kd_masked_tokens if "kd" in config.objectives else None,
@@ -121,6 +129,72 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         "batch_tokens": config.batch_tokens if "contrastive" in terms else None,  # it decides how many negatives
         "versions": versions(),
     }
+
+
+def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
+    """The target, and of a model without a ticket what it was made from."""
+    name = config.target
+    if is_ticket(name):
+        return Target.find(name, config.base, config.revision, config.layers), Origin()
+    if is_onnx(name):
+        if config.objectives != ("similarity",):
+            raise UsageError(
+                f"{name} is an ONNX export, of which --objective similarity can be measured; the losses need hidden "
+                "states, so measure those of what it was made from."
+            )
+        return Target(name, None, name, None, None), origin_of(Path(name))
+    if is_fine_tuned(name):
+        name = str(find_model(name))
+    origin = origin_of(Path(name))
+    if config.base is not None:
+        own = replace(origin, model=config.base, revision=None)
+        origin = own if config.base != name else Origin()
+    return Target.find(name, None, config.revision, config.layers), origin
+
+
+def _load(target: Target, config: EvaluateConfig) -> PLM:
+    """Load a model with the head and the kind of attention that the objectives need."""
+    terms = _terms(config)
+    needs_maps = "attentions" in needs_of(terms)
+    plm = target.load(
+        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives else ())]),
+        # The dense model's logits always come from the base's own head.
+        require_mlm_head=_predicts(config) and (config.mlm_head != "ticket" or "logits" in terms),
+        attention="eager" if needs_maps else None,
+    )
+    if needs_maps:
+        check_attention_maps(plm.model)
+    return plm
+
+
+def _predicts(config: EvaluateConfig) -> bool:
+    return needs_lm_head(_terms(config)) or "perplexity" in config.objectives
+
+
+def _dense_of(plm: PLM, origin: Origin, config: EvaluateConfig, zeros: float) -> PLM | None:
+    """The model that weights without a ticket were made from; None for a dense model, which is its own teacher."""
+    if origin.model is not None:
+        dense = _load(Target(config.target, None, origin.model, origin.revision, origin.layers), config)
+        _check_same_shape(plm, dense)
+        return dense
+    is_compact = hasattr(plm.model.config, COMPACT)
+    if is_compact or zeros > FEW_ZEROS:
+        found = "smaller matrices" if is_compact else f"{zeros:.0%} zeros in its matrices"
+        raise UsageError(
+            f"{config.target} has {found}, and no ticket or export says which dense model it was made from, which "
+            f"--objective {','.join(_terms(config))} compares it with; name that with --base."
+        )
+    return None
+
+
+def _check_same_shape(plm: PLM, dense: PLM) -> None:
+    for field in ("model_type", "num_hidden_layers", "hidden_size", "vocab_size"):
+        ours, theirs = (getattr(one.model.config, field, None) for one in (plm, dense))
+        if ours != theirs:
+            raise UsageError(
+                f"{dense.name} has {field} {theirs} and {plm.name} has {ours}, so they cannot be compared; name the "
+                "dense model that it was made from with --base."
+            )
 
 
 def _terms(config: EvaluateConfig) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from winning_tickets.analysis.report.result import resulting
-from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, index_once, read_runs
+from winning_tickets.analysis.results import RunScore, Score, check_comparable, find_differences, index_once, read_runs
 from winning_tickets.analysis.statistics import Array, describe_bootstrap, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
@@ -50,7 +50,7 @@ def gain(
     keys = [key for key in groups["target"] if key in groups["baseline"]]
     if not keys:
         raise UsageError("The two groups share no task and seed, so there is nothing to compare.")
-    check_metrics([cell for group in groups.values() for cell in group.values()])
+    check_comparable([cell for group in groups.values() for cell in group.values()])
     cells = [_cell(key, groups) for key in keys]
     # A fair comparison has no setting that differs between the groups of a cell.
     different = [

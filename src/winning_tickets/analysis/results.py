@@ -79,8 +79,8 @@ def index_once(cells: Iterable[RunScore], key: Callable[[RunScore], K], owner: s
     return found
 
 
-def check_metrics(cells: Sequence[RunScore]) -> None:
-    """Refuse a task that is scored by two metrics."""
+def check_comparable(cells: Sequence[RunScore]) -> None:
+    """Refuse a task that is scored by two metrics, or on two sets of data."""
     first: dict[str, RunScore] = {}
     for cell in cells:
         other = first.setdefault(cell.task, cell)
@@ -88,6 +88,13 @@ def check_metrics(cells: Sequence[RunScore]) -> None:
             raise ContentError(
                 f"{cell.task} is scored by {other.metric} in {other.path} and by {cell.metric} in {cell.path}; "
                 "compare runs with the same metric."
+            )
+        hashes = [one.settings.get("data_hash") for one in (other, cell)]
+        if None not in hashes and hashes[0] != hashes[1]:
+            raise ContentError(
+                f"{cell.task} has other data in {other.path} than in {cell.path} (data_hash {hashes[0]} and "
+                f"{hashes[1]}), so their scores cannot be compared. If these are two tasks, give each a name: "
+                "tickets transfer --task-name."
             )
 
 

@@ -59,7 +59,7 @@ def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: s
 
 def _check(cells: Sequence[RunScore]) -> None:
     first = cells[0]
-    results.check_metrics(cells)
+    results.check_comparable(cells)
     for cell in cells:
         lacking = [name for name in VARIED if name not in cell.settings]
         if lacking:

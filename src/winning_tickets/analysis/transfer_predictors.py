@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from winning_tickets.analysis.report.result import resulting
-from winning_tickets.analysis.results import RunScore, Score, check_metrics, find_differences, is_transfer, read_runs
+from winning_tickets.analysis.results import RunScore, Score, check_comparable, find_differences, is_transfer, read_runs
 from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, correlate, correlate_within, describe_bootstrap
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
@@ -163,7 +163,7 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
     if not found or not cells:
         lacking = "transfer runs (folders of tickets transfer)" if found else "evaluations (JSON of tickets evaluate)"
         raise UsageError(f"Found no {lacking} among the paths. Give both evaluations and transfer runs.")
-    check_metrics(cells)
+    check_comparable(cells)
     # Join by ticket. Dense models are joined by the hash of their weights, which some files give next to the name.
     both: list[Measurement | RunScore] = [*found, *cells]
     hashes = {one.model: one.base_hash for one in both if one.model is not None and one.base_hash is not None}

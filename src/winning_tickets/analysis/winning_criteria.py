@@ -88,7 +88,7 @@ def winning(
     _check_seeds(select_seeds, report_seeds)
     # Group the runs into points: a task, a kind of ticket (one search with any seeds) and a sparsity.
     tickets, full = _read("ticket", runs, score, metric), _read("dense", dense, score, metric)
-    results.check_metrics([*tickets, *full])
+    results.check_comparable([*tickets, *full])
     tasks = {task: _dense_of(task, full) for task in dict.fromkeys(cell.task for cell in tickets)}
     labels, first = results.group_labels(tickets), {group_key(cell): cell for cell in reversed(tickets)}
     points = _points(tickets, labels)

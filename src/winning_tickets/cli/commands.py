@@ -29,6 +29,8 @@ from winning_tickets.config import (
     TransferConfig,
     load_config_file,
 )
+from winning_tickets.config.settings import PERCENT, as_fraction
+from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError, printable
@@ -74,7 +76,10 @@ def emit(result: dict[str, Any], as_json: bool, text: str) -> None:
 def plan_of(config: Settings, out: Path | None, as_json: bool, **facts: Any) -> None:
     """Print the settings of `--dry-run`, and facts that follow from them."""
     plan = {"plan": config.model_dump(mode="json") | facts, "out": None if out is None else str(out)}
-    lines = [f"{key}: {value}" for key, value in plan["plan"].items() if value is not None]  # type: ignore[union-attr]
+    lines = [f"{key}: {value}" for key, value in facts.items()]
+    for key, value in config.model_dump(mode="json").items():
+        inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, dict) else {key: value}
+        lines += [f"{name}: {one}" for name, one in inner.items() if one is not None]
     emit(plan, as_json, "\n".join(["Would run with:", *lines]))
 
 
@@ -123,14 +128,21 @@ def shape(annotation: Any) -> tuple[type, bool]:
     return annotation, False
 
 
+def named(annotation: Any) -> bool:
+    """True for a field whose values have names, such as `task=DIR`."""
+    return dict in (get_origin(annotation), *map(get_origin, get_args(annotation)))
+
+
 def parsed(cls: type[Settings], field: str, value: Any) -> Any:
     """The value of a field from that of its option: lists are written with commas."""
     (kind, several), option = shape(cls.model_fields[field].annotation), cls.option_of(field)
+    if isinstance(value, list):
+        return ",".join(value)
     if not several:
         return value
     if kind is int:
         return split_ints(option, value)
-    if kind is float and ("%" not in value or field != "level"):
+    if kind is float and "%" not in value and field != "level":
         return _split(option, value, float, "numbers, such as 0.6")
     return split_words(value)
 
@@ -164,6 +176,14 @@ class Verb(TyperCommand):
                 formatter.write_dl(records)
 
 
+def fraction(text: str | float) -> float:
+    """Parse the value of an option that is a fraction: 0.1 or 10%."""
+    try:
+        return float(as_fraction(text))
+    except ValueError as error:
+        raise typer.BadParameter(f"{text!r} is neither a fraction such as 0.1 nor a percentage such as 10%.") from error
+
+
 FieldPath = tuple[str, ...]  # the names of a field, inside the settings of another
 
 
@@ -188,6 +208,10 @@ def annotated(cls: type[Settings], field: str, options: str, default: Any = None
     extra: Any = about.json_schema_extra
     kind, several = shape(about.annotation)
     kind = str if several else kind
+    if named(about.annotation):
+        kind = list[str]  # the option may be repeated
+    elif PERCENT in (*about.metadata, *(one for inner in get_args(about.annotation) for one in get_args(inner)[1:])):
+        kind = str  # 10% is a number too
     if metavar is not None:
         return Annotated[kind, typer.Argument(metavar=metavar, help=about.description)]
     if kind is bool and about.default is not False and "/" not in options:
@@ -245,7 +269,7 @@ def verb(
 
     def register(function: Callable[..., tuple[dict[str, Any], str]]) -> Callable[..., None]:
         def run(**given: Any) -> None:
-            given = {key: value for key, value in given.items() if value is not None}
+            given = {key: value for key, value in given.items() if value is not None and value != []}
             options: dict[str, Any] = {}
             for key in paths.keys() & given.keys():
                 for path, cls in paths[key]:
@@ -253,9 +277,13 @@ def verb(
                     for part in path[:-1]:
                         inner = inner.setdefault(part, {})
                     inner[path[-1]] = parsed(cls, path[-1], given[key])
-            chosen = checked_settings(settings, given.get("config"), options, defaults, inline, check)
+            chosen = checked_settings(settings, given.get("config"), options, defaults, inline)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
+            if problems := misnamed(
+                chosen, with_files=not given["dry_run"]
+            ):  # before torch is imported, which takes seconds
+                raise UsageError("\n".join([*problems, *unread_options(chosen)]))
             out, as_json = given.get("out"), given["as_json"]
             # A run that exists may have been made with options that its method does not read; its id decides.
             begun = out is not None and (out / MARKER).is_file()
@@ -299,7 +327,7 @@ def refuse(settings: Settings, check: str, problems: list[str]) -> None:
 
 
 def checked_settings(
-    kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, inline: str, check: str
+    kind: type[Settings], file: Path | None, options: dict[str, Any], defaults: Any, inline: str
 ) -> Settings:
     """The settings of a command; where values are out of range, all problems of the others are reported too."""
     try:
@@ -315,11 +343,9 @@ def checked_settings(
         except UsageError:
             raise error from None
         names = [kind.option_of(field) for field in wrong if field in kind.model_fields]
-        try:
-            refuse(rest, check, unread_options(rest))
-        except UsageError as more:
-            # A problem that names a refused option may be only of its absence.
-            problems += [line for line in str(more).splitlines() if not any(name in line for name in names)]
+        # A problem that names a refused option may be only of its absence. What needs torch is told another time.
+        more = [*misnamed(rest, with_files=False), *unread_options(rest)]
+        problems += [line for line in more if not any(name in line for name in names)]
         raise UsageError("\n".join(dict.fromkeys(problems))) from None
 
 

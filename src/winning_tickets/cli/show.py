@@ -31,6 +31,8 @@ def fitted_head(result: dict[str, Any]) -> str:
         f"accuracy {quality['mlm_accuracy']:.1%}"
         for name, quality in (("untrained", result["start"]), ("fitted", result["final"]))
     ]
+    if result["final"]["mlm_loss"] > 0.99 * result["start"]["mlm_loss"]:
+        lines.append("Warning: the head is hardly better than an untrained one; give more --steps.")
     return "\n".join([f"{result['out']}: {result['model']} with an MLM head after {result['steps']} steps", *lines])
 
 
@@ -43,6 +45,11 @@ def evaluation(result: dict[str, Any]) -> str:
     )
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
     lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
+    compared = any(result[f"{name}_loss"] is not None for name in ("kd", "attention", "contrastive", "logits"))
+    if compared and result["base"] is not None:
+        lines.append(f"  compared with {result['base']}")
+    elif compared:
+        lines.append("  compared with itself, as it is a dense model; --base names another one")
     if result["tokens"] is not None:
         lines.append(f"  over {result['tokens']:,} tokens of {result['corpus']} ({result['segments']})")
     return "\n".join(lines)
@@ -63,7 +70,30 @@ def transfer(result: dict[str, Any]) -> str:
     if any(unlabelled.values()):
         counts = ", ".join(f"{count} of {split}" for split, count in unlabelled.items())
         lines.append(f"  rows without a label, left out: {counts}")
+    for split, classes in result.get("classes", {}).items() if len(result.get("labels", ())) > 2 else ():
+        lines += _classes(split, classes, result["confusion"][split])
+    lines += [f"Warning: {warning}" for warning in result.get("warnings", ())]
     return "\n".join(lines)
+
+
+_SHOWN_CLASSES = 12  # of a confusion table on a terminal
+
+
+def _classes(split: str, classes: dict[str, Any], confusion: list[list[int]]) -> list[str]:
+    """Scores of each class x100, and the confusion table where it is small enough to be read."""
+    width = max(len("class"), *map(len, classes))
+    small = len(classes) <= _SHOWN_CLASSES
+    cells = [str(count) for row in confusion for count in row] if small else []
+    cell = max([3, *map(len, cells), *(len(str(place)) for place in range(len(classes) + 1))])
+    head = f"  {split}, final: {'class':<{width}}  precision  recall     f1  examples"
+    pad = " " * (head.index("class") - 4)
+    lines = [head + ("  predicted as 1, 2 ..." if small else "")]
+    for number, ((name, scores), row) in enumerate(zip(classes.items(), confusion, strict=True), 1):
+        line = f"{pad}{number:>3} {name:<{width}}  "
+        line += f"{100 * scores['precision']:9.1f}  {100 * scores['recall']:6.1f}  {100 * scores['f1']:5.1f}  "
+        line += f"{scores['examples']:8,}"
+        lines.append(line + ("  " + " ".join(f"{count:>{cell}}" for count in row) if small else ""))
+    return lines
 
 
 def super_ticket(result: dict[str, Any]) -> str:
@@ -186,6 +216,14 @@ def predictions(result: dict[str, Any]) -> str:
     return "\n".join(f"{_predicted(item)}\t{' | '.join(item['text'])}" for item in result["predictions"])
 
 
+def predicted_file(result: dict[str, Any]) -> str:
+    """Number of rows, and of those of each class."""
+    counts = ", ".join(f"{name} {count:,}" for name, count in result["counts"].items())
+    return f"{result['rows']:,} rows of {result['input']} labeled in {result['out']}" + (
+        f": {counts}" if counts else ""
+    )
+
+
 def _predicted(item: dict[str, Any]) -> str:
     if "answer" in item:
         return str(item["answer"]) or "(no answer)"
@@ -230,24 +268,28 @@ def imported(result: dict[str, Any]) -> str:
 def measurement(result: dict[str, Any]) -> str:
     """Sizes, then for each batch and length the time, and that of the dense model."""
     parameters, size = result["parameters"], result["bytes_on_disk"]
+    of = "ONNX file"
+    if parameters["encoder"] is not None:
+        of = f"encoder of {parameters['encoder']:,} parameters, {parameters['non_zero']:,} not zero"
     lines = [
-        f"{result['target']}: encoder of {parameters['encoder']:,} parameters, {parameters['non_zero']:,} not zero"
+        f"{result['target']}: {of}"
         + ("" if result["dense"] is None else f" (dense: {result['dense']['parameters']['encoder']:,})")
         + ("" if size is None else f"; weights of {size / 1e6:.1f} MB")
     ]
     for shape in result["shapes"]:
         latency = shape["latency_seconds"]
         line = f"  {shape['batch']} x {shape['length']} tokens: {_milliseconds(latency)}, "
-        line += f"{shape['texts_per_second']['median']:.1f} texts/s, {shape['flops'] / 1e9:.2f} GFLOPs"
+        line += f"{shape['texts_per_second']['median']:.1f} texts/s"
+        line += "" if shape["flops"] is None else f", {shape['flops'] / 1e9:.2f} GFLOPs"
         if "speedup" in shape:
             speed = shape["speedup"]
             line += f"; dense {_milliseconds(shape['dense_latency_seconds'])}: {speed['median']:.2f} times as fast "
             line += f"[{speed['lower_quartile']:.2f}, {speed['upper_quartile']:.2f}]"
-            line += f", {shape['flops_ratio']:.2f} by FLOPs"
+            line += "" if shape["flops_ratio"] is None else f", {shape['flops_ratio']:.2f} by FLOPs"
         lines.append(line)
     where = f"{result['device']}, {result['threads']} thread(s)"
     lines.append(f"Medians [quartiles] of {result['repeats']} passes on {where}")
-    return "\n".join([*lines, result["expectation"]])
+    return "\n".join([*lines, result["expectation"], *(f"Warning: {text}" for text in result.get("warnings", ()))])
 
 
 def _milliseconds(latency: dict[str, float]) -> str:

@@ -31,11 +31,24 @@ Set = Annotated[
 Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes at a time.")]
 
 
-def _plan(source: str, scale: str, overrides: list[str] | None) -> Plan:
-    from winning_tickets.studies.load import load_study
-    from winning_tickets.studies.plan import parse_overrides, plan_study
+Where = Annotated[
+    list[str] | None,
+    typer.Option("--where", metavar="AXIS=VALUE", help="Only runs with these values, such as task=rte,mrpc."),
+]
+Shard = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Only the I-th of N parts, such as 3/16 for a job of a cluster."),
+]
 
-    return plan_study(load_study(source), scale, parse_overrides(overrides or []))
+
+def _plan(
+    source: str, scale: str, overrides: list[str] | None, where: list[str] | None = None, shard: str | None = None
+) -> Plan:
+    from winning_tickets.studies.load import load_study
+    from winning_tickets.studies.plan import parse_overrides, part_of, plan_study
+
+    whole = plan_study(load_study(source), scale, parse_overrides(overrides or []))
+    return part_of(whole, where or (), shard) if where or shard is not None else whole
 
 
 @study_app.command()
@@ -43,6 +56,8 @@ def plan(
     study: Source,
     scale: Scale,
     set_: Set = None,
+    where: Where = None,
+    shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
     as_json: commands.Json = False,
@@ -55,7 +70,7 @@ def plan(
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import plan_text
 
-    planned = _plan(study, scale, set_)
+    planned = _plan(study, scale, set_, where, shard)
     result = study_status(planned, Store(store), workers, ask_hub=True)
     runs = [{"id": one.id, "stage": one.stage, "verb": one.verb, "needs": one.needs} for one in planned.runs.values()]
     emit(result | {"parameters": planned.parameters, "planned": runs}, as_json, plan_text(result))
@@ -66,6 +81,8 @@ def status(
     study: Source,
     scale: Scale,
     set_: Set = None,
+    where: Where = None,
+    shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     workers: Workers = 1,
     as_json: commands.Json = False,
@@ -78,7 +95,7 @@ def status(
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import status_text
 
-    result = study_status(_plan(study, scale, set_), Store(store), workers)
+    result = study_status(_plan(study, scale, set_, where, shard), Store(store), workers)
     emit(result, as_json, status_text(result))
 
 
@@ -87,6 +104,8 @@ def run(
     study: Source,
     scale: Scale,
     set_: Set = None,
+    where: Where = None,
+    shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     engine: Annotated[str, typer.Option("--engine", help="Engine: local or ray.")] = "local",
     workers: Workers = 1,
@@ -122,7 +141,7 @@ def run(
     from winning_tickets.studies.text import plan_text, run_text
 
     trackers = commands.trackers_of(report_to)
-    planned = _plan(study, scale, set_)
+    planned = _plan(study, scale, set_, where, shard)
     found = Store(store)
     status = study_status(planned, found, workers, ask_hub=engine == "local")
     # The nodes of a cluster may have data that this machine has not.
@@ -203,16 +222,21 @@ def report(
 @study_app.command()
 def new(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="YAML file to write.")],
+    recipe: Annotated[
+        str | None, typer.Option("--from", metavar="RECIPE", help="Recipe that the study is a variant of.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     as_json: commands.Json = False,
 ) -> None:
     """Write a commented study as a starting point.
 
     Example: tickets study new my-study.yaml
+
+    Example: tickets study new my-figure.yaml --from tamt-figure-3
     """
     from winning_tickets.studies.text import write_template
 
-    write_template(file, force)
+    write_template(file, force, recipe)
     emit({"file": str(file)}, as_json, f"{file}: change it, then see `tickets study plan {file} --scale smoke`.")
 
 

@@ -61,7 +61,10 @@ def average(
 
 @app.command()
 def predict(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="A transfer made with --save-model.")],
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="RUN...", help="A transfer or super run made with --save-model, or an export of one."),
+    ],
     text: Annotated[
         list[str] | None,
         typer.Option("--text", help="A text. Repeat the option for several. A pair is written as first TAB second."),
@@ -69,40 +72,79 @@ def predict(
     text_pair: Annotated[
         list[str] | None, typer.Option("--text-pair", help="The second text of each pair, in the order of --text.")
     ] = None,
+    input_file: Annotated[
+        Path | None, typer.Option("--input", help="File whose rows are labeled: csv, tsv or jsonl.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="File for the rows of --input with their predictions.")
+    ] = None,
+    text_columns: Annotated[
+        str | None,
+        typer.Option("--text-columns", help="Text columns of --input. By default those that the model was trained on."),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Write the probability of every class too.")
+    ] = False,
     glue_submission: Annotated[
         Path | None,
         typer.Option("--glue-submission", help="Folder for the files of the GLUE server, one RUN per task."),
     ] = None,
     data_dir: commands.DataDir = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the model. By default the first one saved.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier submission.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace --out, or an earlier submission.")] = False,
     device: commands.Device = "auto",
+    bf16: commands.Bf16 = False,
+    quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
-    """Label texts with a fine-tuned ticket, or write the files of a GLUE submission.
+    """Label texts or the rows of a file with a fine-tuned ticket, or write the files of a GLUE submission.
 
     Example: tickets predict my-transfer --text "Return a list of the words in the string." --json
 
+    Example: tickets predict my-transfer --input new.csv --out labeled.csv --probabilities
+
     Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
     """
-    runtime = Runtime.of(device=device, quiet=True)
+    runtime = Runtime.of(device=device, bf16=bf16, quiet=quiet)
+    of_file = {"--out": out, "--text-columns": text_columns, "--probabilities": probabilities}
+    given = [option for option, value in of_file.items() if value]
+    if input_file is None and given:
+        raise UsageError(f"{given[0]} needs --input, a file whose rows are labeled.")
     if glue_submission is not None:
         from winning_tickets.finetuning.glue_submission import glue_submission as submit
 
-        if text or text_pair:
-            raise UsageError("--glue-submission labels the test sets of GLUE; leave --text and --text-pair out.")
+        if text or text_pair or input_file is not None:
+            raise UsageError("--glue-submission labels the test sets of GLUE; leave --text and --input out.")
         if data_dir is None:
             raise UsageError("--glue-submission needs --data-dir, a GLUE download with the test files.")
         written = submit(runs, data_dir, glue_submission, seed=seed, runtime=runtime, force=force)
         return emit(written, as_json, show.submission(written))
+    if data_dir is not None or (force and input_file is None):
+        raise UsageError("--data-dir and --force need --glue-submission; --force goes with --input too.")
+    if len(runs) > 1:
+        hint = f" Did you mean --input {runs[1]}?" if Path(runs[1]).is_file() else " Several need --glue-submission."
+        raise UsageError(f"Texts are labeled by one run, found {len(runs)}.{hint}")
+    if input_file is not None:
+        from winning_tickets.training.predict_files import predict_file
+
+        if text or text_pair:
+            raise UsageError("--input and --text exclude each other; give one of them.")
+        if out is None:
+            raise UsageError(f"--input {input_file} needs --out, a file for the rows with their predictions.")
+        columns = commands.split_words(text_columns)
+        result = predict_file(
+            *(runs[0], input_file, out),
+            text_columns=columns,
+            probabilities=probabilities,
+            seed=seed,
+            runtime=runtime,
+            force=force,
+        )
+        return emit(result, as_json, show.predicted_file(result))
     from winning_tickets.training.predict import predict as label
 
-    if data_dir is not None or force:
-        raise UsageError("--data-dir and --force need --glue-submission.")
-    if len(runs) > 1:
-        raise UsageError(f"--text is labelled by one run, found {len(runs)}; several need --glue-submission.")
     if not text:
-        raise UsageError("There is nothing to label: give --text, or --glue-submission DIR.")
+        raise UsageError("There is nothing to label: give --text, --input FILE, or --glue-submission DIR.")
     if text_pair is not None and len(text_pair) != len(text):
         raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
     texts = [tuple(item.split("\t")) for item in text]
@@ -137,7 +179,10 @@ def perturb(
     target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
     out: commands.Out,
     fraction: Annotated[
-        float, typer.Option(help="Fraction of the kept weights of each matrix that moves to pruned places.")
+        float,
+        typer.Option(
+            parser=commands.fraction, help="Fraction of the kept weights of each matrix that moves to pruned places."
+        ),
     ] = 0.05,
     seed: Annotated[
         int, typer.Option(min=0, max=LAST_SEED, help="Seed of the weights that move, and of their new places.")

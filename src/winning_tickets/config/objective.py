@@ -22,8 +22,9 @@ ALL_NAMES = (*TERM_NAMES, "task")
 _EXAMPLES = "such as mlm+kd or mlm:1,kd:2."
 
 
-def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, float]:
+def parse_objective(text: str, names: Sequence[str] = TERM_NAMES, why: str = "") -> dict[str, float]:
     """The terms of a sum such as `kd:0.5+attention` and their weights, in canonical order."""
+    # `why` is a sentence for messages on why there are no other names than these.
     weights: dict[str, float] = {}
     problems = []
     for part in re.split(r"[+,]", text):
@@ -33,7 +34,7 @@ def parse_objective(text: str, names: Sequence[str] = TERM_NAMES) -> dict[str, f
             problems.append(f"The objective {text!r} has an empty term; write a sum of {known}, {_EXAMPLES}")
         elif name not in names:
             problems.append(
-                str(unknown("objective", name, names, f"An objective is one of them or a sum, {_EXAMPLES}"))
+                str(unknown("objective", name, names, why or f"An objective is one of them or a sum, {_EXAMPLES}"))
             )
         elif name in weights:
             problems.append(f"The objective {text!r} names {name} twice; give it one weight, such as {name}:2.")

@@ -11,7 +11,7 @@ from pydantic import Field, field_validator, model_validator
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
 from winning_tickets.config.profiles import METHOD_NEEDS, MethodNeeds, Profile
-from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, impossible, setting
+from winning_tickets.config.settings import CORPORA, PERCENT, Count, Seed, Settings, Share, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
 from winning_tickets.config.weights import PRETRAINED
@@ -23,7 +23,7 @@ MASKS = ("mask-training",)
 ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")
 OF_WEIGHTS = ("random", "magnitude", "wanda", "mask-training", *LEARNED)
 
-_Sparsity = Annotated[float, Field(allow_inf_nan=True)]
+_Sparsity = Annotated[float, Field(allow_inf_nan=True), PERCENT]
 """The validator refuses values that are not finite, with a better message."""
 DATA = "Model and data"
 TICKET = "Ticket"
@@ -116,8 +116,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     method: str = _ticket("mask-training", f"Method of the search: {', '.join(METHOD_NEEDS)}.")
     sparsity: _Sparsity | tuple[_Sparsity, ...] = _ticket(
         0.6,
-        "Fraction of the weights in scope to prune, in [0, 1). Several values, such as 0.5,0.6, give one "
-        "ticket for each sparsity level.",
+        "Fraction of the weights in scope to prune, in [0, 1), such as 0.6 or 60%. Several values, such as 0.5,0.6, "
+        "give one ticket for each sparsity level.",
         methods=OF_WEIGHTS,
         option="--sparsity --sparsities",
     )
@@ -176,7 +176,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None, "Tokens in an optimizer step, over all processes.", TRAINING, ON_TEXT, ge=1
     )
     segments: str | None = _text(None, "Segments that the corpus is cut into: packed:L, lines, mixed or sections:L.")
-    short_sequence_probability: float = setting(
+    short_sequence_probability: Share = setting(
         0.1,
         "Fraction of the sections (of --segments sections:L) whose sequences get a random target length.",
         DATA,
@@ -240,7 +240,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     train_embeddings: bool | None = _mask(
         None, "Train the mask of the word embeddings too. Otherwise it keeps its initial value."
     )
-    student_dropout: float | None = _train(
+    student_dropout: Share | None = _train(
         None, "Dropout of the student. The profiles paper and code use that of the model."
     )
     teacher_dropout: bool | None = _train(
@@ -258,7 +258,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         "Clip gradients by the norm over scores and head together (global) or of each tensor (tensor), or not (none).",
     )
     max_grad_norm: float = _weights(1.0, "Norm that gradients are clipped to.")
-    mlm_probability: float = _objective(0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:])
+    mlm_probability: Share = _objective(0.15, "Fraction of the tokens that are masked for MLM.", methods=ON_TEXT[1:])
     kd_masked_tokens: int | None = _objective(
         None,
         "Tokens masked in each sequence if --objective has no mlm. The released KD code masks one.",
@@ -359,7 +359,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     def terms(self) -> dict[str, float]:
         """Weights of the terms of the objective; none for a method without one."""
         if self.needs.gates:
-            return objectives.parse_objective(self.objective, objectives.GATE_NAMES)
+            why = f"{self._named.removesuffix(' and')}, which learn from these losses only."
+            return objectives.parse_objective(self.objective, objectives.GATE_NAMES, why)
         if not self.needs.objective or (self.needs.structured and self.selection == "random"):
             return {}
         if self.needs.structured:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import os
+import re
 from collections.abc import Mapping
+from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
@@ -18,6 +20,33 @@ from winning_tickets.runs.errors import UsageError, shown, unknown
 LAST_SEED = 2**32 - 1  # the largest seed; generators of NumPy take no larger one
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, le=LAST_SEED)]
+
+
+def as_fraction(value: Any) -> Any:
+    """`60%` as 0.6, exactly; all other values as they are."""
+    text = value.strip() if isinstance(value, str) else ""
+    number = text.removesuffix("%").strip()
+    return float(Fraction(number) / 100) if text.endswith("%") and _NUMBER.fullmatch(number) else value
+
+
+def as_percent(option: str, value: Any) -> Any:
+    """`30%`, `30` and 30 as 30; a number of 1 or less without a sign, which may be a fraction too, is refused."""
+    text = str(value).strip()
+    number = text.removesuffix("%").strip()
+    if text.endswith("%") or isinstance(value, bool) or not _NUMBER.fullmatch(number):
+        return number if isinstance(value, str) else value
+    if 0 < float(number) <= 1:
+        raise UsageError(
+            f"{option} {number} can be read as {number} % and as {100 * float(number):g} %: write {number}% or "
+            f"{100 * float(number):g}%."
+        )
+    return number if isinstance(value, str) else value
+
+
+_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, whose number could fill the memory
+PERCENT = BeforeValidator(as_fraction)
+Share = Annotated[float, PERCENT]
+"""A fraction, which may be written as 0.1 or as 10%."""
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 
@@ -109,7 +138,11 @@ def _problem(cls: type[Settings], item: Any) -> str:
         name, words = _LIMITS[item["type"]]
         inner = names[1] if names[1:] and cls.part_of(names[0]) else ""
         option, limit = cls.option_of(names[0], inner), str(item["ctx"][name]).removesuffix(".0")
-        return f"{option} {shown(item['input'])} is impossible; {words.format(limit)}."
+        found = item["input"]
+        number = float(found) if _NUMBER.fullmatch(str(found)) else 0.0
+        hint = f" For {number:g} % write {number / 100:g} or {number:g}%." if limit == "1" and 1 < number < 100 else ""
+        given = found if _NUMBER.fullmatch(str(found)) else shown(found)
+        return f"{option} {given} is impossible; {words.format(limit)}.{hint}"
     return f"{field.replace('_', '-')}: {item['msg']} (found {shown(item['input'])})."
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import Count, Settings, setting
-from winning_tickets.config.structured import StructuredSettings, Unit
-from winning_tickets.config.transfer import MODEL, SMART, Smart, TransferConfig
+from winning_tickets.config.settings import Count, Share, as_percent, setting
+from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
+from winning_tickets.config.transfer import FILES, MODEL, SMART, Smart, TransferConfig
 from winning_tickets.runs.errors import UsageError, unknown
 
 AUTO = "auto"
@@ -40,12 +40,16 @@ _DROPOUT: dict[Profile, dict[str, float]] = {
 _USUAL_DROPOUT = 0.1
 
 
+OWN_FILES = {"train_file": "file", "validation_file": "file", "label_column": "column", "metric": "metric"}
+"""Settings of the user's own files that each task may have its own value of, and a word for the value."""
+
 _model = partial(setting, panel=MODEL)
+_files = partial(setting, panel=FILES)
 _tickets = partial(setting, panel="Tickets")
 _tune = partial(setting, panel="Training")
 
 
-class ShareConfig(Settings):
+class ShareConfig(WithLevels):
     """Configuration of ticket sharing (Super Tickets, section 4): one encoder for several tasks, once for each seed.
 
     A choice that is None takes the value of the profile, a number that is None the default of the task.
@@ -67,7 +71,17 @@ class ShareConfig(Settings):
         None,
         "Percent of the heads and FFNs that --tickets auto prunes: 30%, or task=10%,task=30%. 0% means no ticket.",
     )
-    task_file: str | None = _model(None, "YAML with definitions of the tasks, in MT-DNN's form.")
+    task_file: str | None = _model(None, "YAML with definitions of the tasks: your own files, or MT-DNN's form.")
+    train_file: dict[str, str] | None = _files(
+        None, "Your own training files as task=FILE; repeat the option or use commas. --tasks may be left out then."
+    )
+    validation_file: dict[str, str] | None = _files(None, "The validation files, in the same way.")
+    text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of all your files, such as a,b.")
+    label_column: dict[str, str] | None = _files(
+        None, "Label column of your files, one for all or as task=COLUMN. By default label."
+    )
+    metric: dict[str, str] | None = _files(None, "Primary metric of your files, one for all or as task=METRIC.")
+    drop_unlabelled: bool = _files(False, "Leave out rows of your files without a label, instead of refusing them.")
     data_dir: str | None = _model(
         None, "Folder with the tasks' data: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
     )
@@ -92,7 +106,7 @@ class ShareConfig(Settings):
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
         None, "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as in the paper)."
     )
-    warmup_ratio: float | None = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
+    warmup_ratio: Share | None = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float | None = _tune(None, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     max_grad_norm: float = _tune(1.0, "Norm that gradients are clipped to.", gt=0)
     dropout_p: dict[str, float] | None = _tune(
@@ -142,9 +156,13 @@ class ShareConfig(Settings):
     @classmethod
     def _as_written(cls, values: Any) -> Any:
         """Sort values that are written for each task in turn, or after its name, by task."""
-        if not isinstance(values, dict) or not isinstance(values.get("tasks"), str | list | tuple):
+        if not isinstance(values, dict):
             return values
-        tasks = tuple(map(str, _listed(values["tasks"])))
+        given = values.get("tasks", () if values.get("train_file") else None)
+        if not isinstance(given, str | list | tuple):
+            return values
+        own = [_named(part) for part in _listed(values.get("train_file") or ())]
+        tasks = tuple(map(str, _listed(given) or [task for task, _ in own if task]))
         values = values | {"tasks": tasks}
         repeated = [task for place, task in enumerate(tasks) if task in tasks[:place]]
         if repeated:
@@ -157,12 +175,13 @@ class ShareConfig(Settings):
             values["tickets"] = {task: str(path) for task, path in folders.items() if str(path) != NONE}
         if values.get("level") is not None:
             levels = by_task("--level", values["level"], tasks, "level", one_for_all=True)
-            values["level"] = {
-                task: level.strip().removesuffix("%") if isinstance(level, str) else level
-                for task, level in levels.items()
-            }
+            values["level"] = {task: as_percent("--level", level) for task, level in levels.items()}
         if values.get("dropout_p") is not None:
             values["dropout_p"] = by_task("--dropout-p", values["dropout_p"], tasks, "number", one_for_all=True) or None
+        for field, what in OWN_FILES.items():
+            if values.get(field) is not None:
+                one_for_all = field not in ("train_file", "validation_file")
+                values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all)
         return values
 
     def resolved(self) -> ResolvedShare:
@@ -220,13 +239,15 @@ def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_al
 
 
 def _listed(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        return [f"{task}={part}" for task, part in value.items()]
     if isinstance(value, list | tuple):
         return list(value)
     return [part.strip() for part in str(value).split(",") if part.strip()]
 
 
 def _named(part: Any) -> tuple[str | None, Any]:
-    """Split `rte=DIR` into ("rte", "DIR"); a = behind a slash belongs to a path."""
+    """Split `rte=DIR` into ("rte", "DIR"); a = after a slash belongs to a path."""
     name, sign, rest = str(part).partition("=")
     return (name.strip(), rest.strip()) if sign and "/" not in name else (None, part)
 
@@ -254,7 +275,7 @@ _super = partial(setting, panel="Tickets")
 _grid = partial(setting, panel="Grid")
 
 
-class SuperConfig(Settings):
+class SuperConfig(WithLevels):
     """Configuration of the search for the best ticket of heads and FFNs for a task (Super Tickets, sections 3, 5)."""
 
     fine_tuning: TransferConfig = setting(

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
 from typing import Any, Literal
 
-from pydantic import field_validator
+from pydantic import field_validator, model_serializer
 
-from winning_tickets.config.settings import Settings, setting
+from winning_tickets.config.settings import Settings, as_percent, impossible, setting
 from winning_tickets.runs.errors import UsageError
 
 Unit = Literal["heads", "ffns", "neurons", "layers"]
@@ -53,13 +53,32 @@ class Level:
         return {unit: int(share * totals[unit] * (_FFN_SHARE if unit == "ffns" else 1)) for unit in self.units}
 
 
+def written_levels(levels: Iterable[float]) -> tuple[Any, ...]:
+    """Levels as settings take them: those that would be read as fractions with a percent sign."""
+    return tuple(f"{level}%" if 0 < level <= 1 else level for level in levels)
+
+
 UNITS = "Structured tickets"
 GATES = "gates"  # among the methods of a setting: `mask-training` with a level, units or counts, which trains gates
 _units = partial(setting, panel=UNITS, methods=("importance", GATES))
 _importance = partial(setting, panel=UNITS, methods=("importance",))
 
 
-class StructuredSettings(Settings):
+class WithLevels(Settings):
+    """Settings with a `level`, which stored files have with a sign where it could be taken for a fraction."""
+
+    @model_serializer(mode="wrap")
+    def _readable_again(self, dump: Any, info: Any) -> Any:
+        found = dump(self)
+        level = found.get("level") if info.mode == "json" else None
+        if isinstance(level, dict):
+            found["level"] = dict(zip(level, written_levels(level.values()), strict=True))
+        elif level:
+            found["level"] = list(written_levels(level))
+        return found
+
+
+class StructuredSettings(WithLevels):
     """The part of a `SearchConfig` about tickets of heads, FFNs, neurons and layers."""
 
     level: tuple[float, ...] = _units(
@@ -97,9 +116,11 @@ class StructuredSettings(Settings):
     @field_validator("level", mode="before")
     @classmethod
     def _without_percent_signs(cls, value: Any) -> Any:
-        """`30%`, `30` and a list of them are all percent."""
-        values = value if isinstance(value, list | tuple) else (value,)
-        return tuple(one.strip().removesuffix("%") if isinstance(one, str) else one for one in values)
+        """`30%`, `30` and a list of them are all percent; 0.5 would be a fraction as well."""
+        try:
+            return tuple(as_percent("--level", one) for one in (value if isinstance(value, list | tuple) else (value,)))
+        except UsageError as error:
+            raise impossible(str(error)) from error
 
     @field_validator("level")
     @classmethod

@@ -7,7 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from winning_tickets.config.profiles import Profile
-from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, setting
+from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, setting
 from winning_tickets.config.weights import PRETRAINED
 
 MODEL = "Model and data"
@@ -114,12 +114,16 @@ class TransferConfig(Settings):
     validation_file: str | None = _files(None, "Validation file of the same format.")
     text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of your files, such as a,b.")
     label_column: str = _files("label", "Label column of your files.")
-    metric: str | None = _files(None, "Primary metric of your files, such as f1.")
+    metric: str | None = _files(None, "Primary metric of your files, such as f1 or macro_f1.")
     kind: Literal["classification", "regression", "multilabel", "tokens", "span"] | None = _files(
         None,
         "Kind of the labels of your files: classification, regression, multilabel, tokens or span. By default the "
         "files are inspected.",
     )
+    task_name: str | None = _files(
+        None, "Name of the task of your files, which tells it from others in averages and analyses. By default local."
+    )
+    drop_unlabelled: bool = _files(False, "Leave out rows of your files without a label, instead of refusing them.")
     seeds: tuple[int, ...] = _tune(
         (0,), "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.", option="--seeds --seed"
     )
@@ -133,12 +137,12 @@ class TransferConfig(Settings):
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
     learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
-    warmup_ratio: float = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
+    warmup_ratio: Share = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float = _tune(0.0, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] = _tune(
         "adamw", "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as for the super tickets)."
     )
-    head_dropout: float | None = _tune(
+    head_dropout: Share | None = _tune(
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
     max_length: int | None = _tune(
@@ -175,7 +179,7 @@ class TransferConfig(Settings):
     group_by_length: bool | None = _tune(
         None, "Put examples of similar lengths into a batch, so that little is padding. Otherwise batches are random."
     )
-    select_on: float = _evaluate(
+    select_on: Share = _evaluate(
         0.0,
         "Random fraction of each validation split on which the best evaluation is chosen. Metrics are then reported on "
         "it, on the rest and on the full split. With 0 the full split is used.",
@@ -239,7 +243,7 @@ class FitHeadConfig(Settings):
         None, "Steps of linear warm-up, before a linear decay to zero. By default 6 % of --steps.", ge=0
     )
     weight_decay: float = _train(0.01, "Weight decay of matrices.", ge=0)
-    mlm_probability: float = _train(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
+    mlm_probability: Share = _train(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
     max_tokens: int | None = _train(
         None, "Unpadded tokens of the validation part that the result is measured on. By default all.", ge=1
     )
@@ -253,8 +257,12 @@ class FitHeadConfig(Settings):
 class EvaluateConfig(Settings):
     """Configuration of an evaluation of a model or ticket without fine-tuning."""
 
-    target: str = _model(..., "A ticket, or a model.")
-    base: str | None = _model(None, "Base model of a ticket, if it has moved since the search.")
+    target: str = _model(..., "A ticket, a model, an export, or a transfer with its model.")
+    base: str | None = _model(
+        None,
+        "Base model of a ticket, if it has moved; or the dense model that other weights are compared with. By default "
+        "that which an export or a saved model was made from.",
+    )
     revision: str | None = _model(None, "Hub revision of the model.")
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     objectives: tuple[str, ...] = _measure(

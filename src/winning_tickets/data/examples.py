@@ -15,6 +15,7 @@ LabelReader = Callable[[Any, str], Any]
 SOFT = "softlabel"  # column of soft labels
 _UNLABELLED = (-1, "-1", "-")
 _LARGEST_SCORE = 5.0  # of STS-B
+_LISTED = 30  # classes that a message names
 
 
 def check_columns(found: Iterable[str], wanted: Sequence[str], where: str) -> None:
@@ -99,7 +100,10 @@ def read_score(found: Any, where: str) -> float:
 def class_reader(names: Sequence[str], owner: str, numbers: Sequence[str] = ()) -> LabelReader:
     """Return a reader of classes by name or by index into `numbers`, which may have names that are no classes."""
     places = {name: index for index, name in enumerate(names)}
-    allowed = ", ".join(names)
+    allowed = ", ".join(names[:_LISTED])
+    if len(names) > _LISTED:
+        allowed += f" and {len(names) - _LISTED} more. With {len(names)} classes: is this the label column?"
+    end = "" if allowed.endswith("?") else "."
     if numbers and list(numbers) != [str(index) for index in range(len(numbers))]:
         allowed += f", or 0 to {len(numbers) - 1}"
 
@@ -110,7 +114,7 @@ def class_reader(names: Sequence[str], owner: str, numbers: Sequence[str] = ()) 
             if name not in places and number is not None and number in range(len(numbers)):
                 name = numbers[int(number)]
         if name not in places:
-            raise ContentError(f"{where}: label {shown(found)} is not {owner}; allowed: {allowed}.")
+            raise ContentError(f"{where}: label {shown(found)} is not {owner}; allowed: {allowed}{end}")
         return places[name]
 
     return read

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from winning_tickets.data.readers import Row, fingerprint
 from winning_tickets.data.records import Task, TaskData
 from winning_tickets.data.rows import rows_of
 from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.hub import hub_is_away, is_cached, newest_revision
 
 Files = dict[str, list[str]]  # Parquet files by name of the split
-_PATIENCE = 4  # seconds for an answer of the hub
 _TEXTS_IN_TURN = 50
 _END = 1 << 20  # bytes at the end of a Parquet file
 TEXT = "text"  # column of the texts, unless another one is named
@@ -30,6 +29,8 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
     import datasets
 
     try:
+        if not is_cached(name, "dataset") and (reason := hub_is_away(name, "dataset")) is not None:
+            raise ValueError(f"it {reason}")  # at once, and not after the retries of every file
         return datasets.load_dataset(name, config)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         named = name if config is None else f"{name} ({config})"
@@ -75,40 +76,6 @@ def read_hub_split(part: HubPart) -> list[Row]:
     return rows_of(found[part.part], str(part))
 
 
-@cache
-def unreachable(repository: str, kind: str) -> str | None:
-    """Return why a repository cannot be read, in words; None if it is on this machine or the hub has it."""
-    return None if _is_cached(repository, kind) else _revision(repository, kind)[1] or None
-
-
-def _revision(repository: str, kind: str) -> tuple[str | None, str]:
-    """Return the newest revision that the hub has, or None and why there is no answer."""
-    import huggingface_hub
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return None, "is not on this machine, and HF_HUB_OFFLINE is set"
-    try:
-        return huggingface_hub.HfApi().repo_info(repository, repo_type=kind, timeout=_PATIENCE).sha, ""
-    except (HfHubHTTPError, OfflineModeIsEnabled, OSError, ValueError) as error:
-        return None, f"is not on this machine, and the Hugging Face hub does not give it ({type(error).__name__})"
-    except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
-        if not type(error).__module__.startswith(("httpx", "httpcore", "requests", "urllib3")):
-            raise
-        return None, f"is not on this machine, and the Hugging Face hub cannot be reached ({type(error).__name__})"
-
-
-def _is_cached(repository: str, kind: str) -> bool:
-    """Return whether the cache of the hub, or that of data sets, has some version of a repository."""
-    from huggingface_hub import constants
-
-    folder = Path(constants.HF_HUB_CACHE) / f"{kind}s--{repository.replace('/', '--')}" / "snapshots"
-    if folder.is_dir() and any(folder.iterdir()):
-        return True
-    prepared = Path(constants.HF_HOME) / "datasets" / repository.replace("/", "___")
-    return kind == "dataset" and prepared.is_dir()
-
-
 Texts = Callable[[], Iterator[str]]
 """Yields the texts of a data set from the first one."""
 
@@ -120,7 +87,7 @@ def stream_hub(name: str, config: str | None, column: str, split: str, what: str
     """
     import datasets
 
-    revision, reason = _revision(name, "dataset")
+    revision, reason = newest_revision(name, "dataset")
     if revision is None:
         raise UsageError(
             f"{what}: {name} {reason}; give --corpus (in a study --set corpus=) a folder with its Parquet files, from: "

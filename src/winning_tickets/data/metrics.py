@@ -33,13 +33,14 @@ def compute_metrics(task: Task, predictions: Array, labels: Array) -> tuple[dict
 def _score(name: str, predictions: Array, labels: Array, classes: int) -> float:
     if name == "accuracy":
         return float(np.mean(predictions == labels))
-    if name == "f1":
+    if name in ("f1", "macro_f1", "micro_f1"):
         from sklearn.metrics import f1_score
 
         # F1 of class 1 for two classes (as GLUE has it), the mean over the classes for more.
-        if classes <= 2:
+        if name == "f1" and classes <= 2:
             return float(f1_score(labels, predictions, pos_label=1, zero_division=0.0))
-        return float(f1_score(labels, predictions, labels=range(classes), average="macro", zero_division=0.0))
+        average = "micro" if name == "micro_f1" else "macro"
+        return float(f1_score(labels, predictions, labels=range(classes), average=average, zero_division=0.0))
     # Correlations are undefined where one side is constant.
     if np.ptp(predictions) == 0 or np.ptp(labels) == 0:
         return 0.0
@@ -55,6 +56,33 @@ def _score(name: str, predictions: Array, labels: Array, classes: int) -> float:
     return float(pearsonr(predictions.astype(np.float64), labels).statistic)
 
 
+MOST_CLASSES = 100
+"""Classes up to which a result has a confusion table."""
+
+
+def confusion_table(predictions: Array, labels: Array, classes: int) -> list[list[int]]:
+    """Count examples by their true class (row) and the predicted one (column), `(classes, classes)`."""
+    counts = np.bincount(np.asarray(labels) * classes + np.asarray(predictions), minlength=classes**2)
+    table: list[list[int]] = counts.reshape(classes, classes).tolist()
+    return table
+
+
+def class_scores(table: Sequence[Sequence[int]], names: Sequence[str]) -> dict[str, dict[str, float]]:
+    """Compute `precision`, `recall`, `f1` and the number of `examples` of each class from a confusion table."""
+    # What is undefined (a class that is never predicted, or has no example) counts as 0, as in the mean `macro_f1`.
+    counts = np.asarray(table)
+    right, predicted, true = counts.diagonal(), counts.sum(0), counts.sum(1)
+    return {
+        name: {
+            "precision": float(right[index] / max(predicted[index], 1)),
+            "recall": float(right[index] / max(true[index], 1)),
+            "f1": float(2 * right[index] / max(predicted[index] + true[index], 1)),
+            "examples": int(true[index]),
+        }
+        for index, name in enumerate(names)
+    }
+
+
 def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
     """Return the accuracy of the best constant class, of examples, words or predicted tokens; None for other kinds."""
     if kind not in ("classification", "tokens", *TEXT_NAMES):
@@ -66,11 +94,12 @@ def majority(kind: Kind, labels: Sequence[Any]) -> float | None:
 def beats_one_answer(task: Task, metrics: Mapping[str, float], labels: Sequence[Any]) -> bool:
     """Return whether the primary metric is above that of the best single answer for all examples, which is chance."""
     metric = task.metrics[0]
-    if metric == "accuracy":
+    if metric == "accuracy" or (metric == "micro_f1" and task.kind == "classification"):
         return metrics[metric] > (majority(task.kind, labels) or 0.0) + TIE
-    if metric == "f1" and task.kind == "classification":
-        shares = [count / len(labels) for label, count in Counter(labels).items() if len(task.labels) > 2 or label == 1]
-        classes = len(task.labels) if len(task.labels) > 2 else 1
+    if metric in ("f1", "macro_f1") and task.kind == "classification":
+        of_all = len(task.labels) > 2 or metric == "macro_f1"
+        shares = [count / len(labels) for label, count in Counter(labels).items() if of_all or label == 1]
+        classes = len(task.labels) if of_all else 1
         return metrics[metric] > max((2 * share / (1 + share) / classes for share in shares), default=0.0) + TIE
     return metrics[metric] > TIE  # correlations and Matthews; of answers, labels and words what is not empty counts
 

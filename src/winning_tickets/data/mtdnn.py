@@ -16,8 +16,9 @@ from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.readers import Row, jsonl_rows, read_rows, tsv_rows
 from winning_tickets.data.records import Split, Task, TaskData
-from winning_tickets.data.task_files import TaskDefinition, task_of
+from winning_tickets.data.task_files import Definition, FilesDefinition, TaskDefinition, task_of
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.user_files import load_files
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import parse_json
 
@@ -28,8 +29,10 @@ _SUFFIXES = (".tsv", ".jsonl", ".json")  # suffixes of data files, in the order 
 _HUB_NAMES = {"sst": "sst2"}  # MT-DNN's names of tasks that have another one on the hub
 
 
-def load_defined_task(definition: TaskDefinition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
+def load_defined_task(definition: Definition, task_file: Path | str, data_dir: str | None = None) -> TaskData:
     """Read the examples of a task that a task file defines."""
+    if isinstance(definition, FilesDefinition):
+        return _read_own_files(definition, Path(task_file).parent)
     # The folder has `NAME_SPLIT.tsv`, `.jsonl` or `.json` for each split. A task that `load_task` knows by this name is
     # also read from a GLUE download, a copy of the hub's repository or, without any folder, from the hub.
     # The `data` of the definition is relative to the task file; without it they are in `data_dir`.
@@ -57,6 +60,23 @@ def load_defined_task(definition: TaskDefinition, task_file: Path | str, data_di
         raise UsageError(f"{who} has no data: give it a folder with {wanted} in it as data:, or --data-dir.")
     there = ", ".join(sorted(path.name for path in folder.iterdir())[:8]) or "nothing"
     raise UsageError(f"{folder} has no {wanted}, where {who} looks for its data; found {there}.")
+
+
+def _read_own_files(definition: FilesDefinition, here: Path) -> TaskData:
+    data = load_files(
+        here / definition.train_file,
+        here / definition.validation_file,
+        definition.text_columns,
+        label_column=definition.label_column,
+        metric=definition.metric,
+        kind=definition.kind,
+        task_name=definition.name,
+        drop_unlabelled=definition.drop_unlabelled,
+    )
+    own: dict[str, Any] = {"head_dropout": definition.dropout_p, "train_size": definition.train_size}
+    own["weight"] = definition.weight
+    own |= {} if definition.learning_rate is None else {"learning_rate": definition.learning_rate}
+    return dataclasses.replace(data, task=dataclasses.replace(data.task, **own))
 
 
 def _find_files(folder: Path, name: str, splits: tuple[str, ...]) -> dict[str, Path]:

@@ -67,8 +67,15 @@ def split_lines(text: str) -> list[str]:
 def csv_rows(path: Path) -> Iterator[Row]:
     """Yield the rows of a CSV file with a header and quoting."""
     reader = csv.reader(io.StringIO(read_utf8(path), newline=""), strict=True)
+
+    def numbered() -> Iterator[tuple[int, list[str]]]:
+        first = 1  # line of a row, which may have several
+        for cells in reader:
+            yield first, cells
+            first = reader.line_num + 1
+
     try:
-        yield from _table(path, ((reader.line_num, cells) for cells in reader))
+        yield from _table(path, numbered())
     except csv.Error as error:
         raise ContentError(f"{path}, line {reader.line_num}: not valid csv ({error}).") from error
 

@@ -11,7 +11,7 @@ from winning_tickets.data.readers import fingerprint
 Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm", "clm"]
 """One class, a score, any number of classes, a class for each word, an answer in a text, or tokens of it."""
 METRICS_OF: dict[Kind, tuple[str, ...]] = {
-    "classification": ("accuracy", "f1", "matthews"),
+    "classification": ("accuracy", "f1", "macro_f1", "micro_f1", "matthews"),
     "regression": ("pearson", "spearman"),
     "multilabel": ("micro_f1", "macro_f1", "exact_match"),
     "tokens": ("f1", "macro_f1", "accuracy"),
@@ -97,6 +97,7 @@ class TaskData:
     fingerprint: str  # xxh3-128 of all texts and labels; the same data from hub and folder have the same one
     source: Source
     unlabelled: dict[str, int] = field(default_factory=dict)  # rows without a label, left out, by name of the split
+    remarks: tuple[str, ...] = ()  # sentences on data that look like a mistake
 
     @classmethod
     def of(
@@ -106,9 +107,10 @@ class TaskData:
         validation: dict[str, Split],
         source: Source,
         unlabelled: dict[str, int] | None = None,
+        remarks: tuple[str, ...] = (),
     ) -> TaskData:
         parts = _contents(task, {"train": train, **validation})
-        return cls(task, train, validation, fingerprint(parts), source, unlabelled or {})
+        return cls(task, train, validation, fingerprint(parts), source, unlabelled or {}, remarks)
 
 
 def _contents(task: Task, splits: dict[str, Split]) -> Iterator[str]:

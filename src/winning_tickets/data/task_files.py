@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import ValidationError
+from pydantic import ValidationError, field_validator
 
 from winning_tickets.config.settings import Settings, parse_yaml
 from winning_tickets.data.readers import read_utf8
-from winning_tickets.data.records import METRICS_OF, Distance, Task
+from winning_tickets.data.records import METRICS_OF, Distance, Kind, Task
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.errors import UsageError, shown, unknown
 
@@ -52,14 +52,57 @@ UNSUPPORTED = ("enable_san", "actf", "encoder_type")
 """Keys of MT-DNN that choose a head or an encoder; heads are linear here, and a model is named where it is used."""
 MARKERS = ("X", "CLS", "SEP")
 """Labels that MT-DNN gives to further pieces of words and to special tokens; they are no classes here."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SIZE = re.compile(r"\d+|\d+(\.\d+)?%")
+_OF_FILES = {"train_file", "validation_file"}  # keys that tell a task of one's own files from one of MT-DNN
 
 
-class TaskDefinition(Settings):
-    """One task of a task file; docs/how_to/task_files.md describes the keys."""
+class CommonKeys(Settings):
+    """Keys of every task of a task file; docs/how_to/task_files.md describes them."""
 
     name: str
+    dropout_p: float | None = None
+    train_size: str | None = None
+    weight: float = 1.0
+    ticket: str | None = None
+    learning_rate: float | None = None
+
+    def problems(self) -> list[str]:
+        """List impossible or unsupported values, one line each."""
+        checks = {
+            f"the name {self.name!r} may hold letters, digits, dots, dashes and underscores only.": TASK_NAME.fullmatch(
+                self.name
+            ),
+            f"dropout_p {self.dropout_p} is outside [0, 1).": self.dropout_p is None or 0 <= self.dropout_p < 1,
+            f"weight {self.weight} is impossible; it must be above 0.": self.weight > 0,
+            f"learning_rate {self.learning_rate} is impossible; it must be above 0.": self.learning_rate is None
+            or self.learning_rate > 0,
+            f"train_size {self.train_size} is not a size; use a number of examples such as 1000, or a percentage such "
+            "as 10%.": self.train_size is None or _SIZE.fullmatch(self.train_size),
+        }
+        return [text for text, holds in checks.items() if not holds]
+
+
+class FilesDefinition(CommonKeys):
+    """A task of the user's own files, which are named as the options of `tickets transfer` name them."""
+
+    train_file: str
+    validation_file: str
+    text_columns: tuple[str, ...] | None = None
+    label_column: str = "label"
+    metric: str | None = None
+    kind: Kind | None = None
+    drop_unlabelled: bool = False
+
+    @field_validator("text_columns", mode="before")
+    @classmethod
+    def _one_or_two(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+class TaskDefinition(CommonKeys):
+    """One task of a task file in the form of MT-DNN."""
+
     task_type: str
     data_format: str | None = None
     n_class: int | None = None
@@ -68,14 +111,9 @@ class TaskDefinition(Settings):
     loss: str | None = None
     kd_loss: str | None = None
     adv_loss: str | None = None
-    dropout_p: float | None = None
     split_names: tuple[str, ...] = ("train", "dev", "test")
     soft_labels: Literal["probabilities", "logits"] = "probabilities"
     data: str | dict[str, str] | None = None
-    train_size: str | None = None
-    weight: float = 1.0
-    ticket: str | None = None
-    learning_rate: float | None = None
 
     @property
     def kind(self) -> FileKind:
@@ -95,11 +133,9 @@ class TaskDefinition(Settings):
     def problems(self) -> list[str]:
         """List impossible or unsupported values, one line each."""
         found = _choice("task_type", self.task_type, TASK_TYPES)
-        if not _NAME.fullmatch(self.name):
-            found.append(f"the name {self.name!r} may hold letters, digits, dots, dashes and underscores only.")
         if self.task_type in TASK_TYPES:
             found += self._problems_of_kind() + self._problems_of_classes()
-        return found + self._problems_of_splits() + self._problems_of_numbers()
+        return found + self._problems_of_splits() + super().problems()
 
     def _problems_of_kind(self) -> list[str]:
         kind, found = self.kind, []
@@ -160,25 +196,17 @@ class TaskDefinition(Settings):
             ]
         return found
 
-    def _problems_of_numbers(self) -> list[str]:
-        checks = {
-            f"dropout_p {self.dropout_p} is outside [0, 1).": self.dropout_p is None or 0 <= self.dropout_p < 1,
-            f"weight {self.weight} is impossible; it must be above 0.": self.weight > 0,
-            f"learning_rate {self.learning_rate} is impossible; it must be above 0.": self.learning_rate is None
-            or self.learning_rate > 0,
-            f"train_size {self.train_size} is not a size; use a number of examples such as 1000, or a percentage such "
-            "as 10%.": self.train_size is None or _SIZE.fullmatch(self.train_size),
-        }
-        return [text for text, holds in checks.items() if not holds]
-
 
 def _choice(key: str, value: str, supported: Iterable[str]) -> list[str]:
     names = list(supported)
     return [] if value in names else [str(unknown(key, value, names))]
 
 
-def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tuple[TaskDefinition, ...]:
-    """Read these tasks of a YAML file in their order, or all; each key is a task, its value a `TaskDefinition`."""
+Definition = TaskDefinition | FilesDefinition
+
+
+def load_definitions(path: Path | str, names: Sequence[str] | None = None) -> tuple[Definition, ...]:
+    """Read these tasks of a YAML file in their order, or all; each key is a task, its value a `Definition`."""
     path = Path(path)
     content, problems = _parse(path)
     if names is not None:
@@ -222,7 +250,7 @@ def _repeats(node: Any, task: str | None) -> Iterator[tuple[str | None, str, int
             yield from _repeats(value, task or key.value)
 
 
-def _definition(name: str, fields: Any) -> tuple[TaskDefinition | None, list[str]]:
+def _definition(name: str, fields: Any) -> tuple[Definition | None, list[str]]:
     """Return a task's definition, where its values are of the right types, and its problems."""
     if not isinstance(fields, dict):
         return None, [f"expected keys and values such as task_type: Classification, found {shown(fields)}."]
@@ -240,7 +268,8 @@ def _definition(name: str, fields: Any) -> tuple[TaskDefinition | None, list[str
     if isinstance(values.get("train_size"), int) and not isinstance(values["train_size"], bool):
         values["train_size"] = str(values["train_size"])
     # Keys that are not read are refused by name.
-    known = [field for field in TaskDefinition.model_fields if field != "name"]
+    kind: type[Definition] = FilesDefinition if _OF_FILES & values.keys() else TaskDefinition
+    known = [field for field in kind.model_fields if field != "name"]
     for key in [key for key in values if key not in known]:
         del values[key]
         if key in UNSUPPORTED:
@@ -248,7 +277,7 @@ def _definition(name: str, fields: Any) -> tuple[TaskDefinition | None, list[str
         else:
             problems.append(str(unknown("key", str(key), known)))
     try:
-        definition = TaskDefinition(name=name, **values)
+        definition = kind(name=name, **values)
     except ValidationError as error:
         for item in error.errors():
             place = ".".join(str(part) for part in item["loc"])

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from winning_tickets.data import examples
 from winning_tickets.data.examples import LabelReader
 from winning_tickets.data.readers import FORMATS, Row, conll_rows, jsonl_rows, read_rows
-from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Task, TaskData
+from winning_tickets.data.records import METRICS, METRICS_OF, Kind, Split, Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError, shown, unknown
 
 WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found without being named
@@ -27,6 +27,8 @@ WELL_KNOWN: tuple[tuple[str, ...], ...] = (  # text columns that are found witho
 WORD_COLUMNS = ("words", "tokens")  # columns of words that are found without being named
 KIND_BY_SUFFIX: dict[str, Kind] = {".json": "span", ".conll": "tokens"}
 """Kinds of tasks that the format of a file determines."""
+LOCAL = "local"  # name of the task of files, where the user gives none
+_MANY_CLASSES = 20  # more of them are few examples each in a small file
 SEPARATOR = "|"  # between the classes of one text, in files without lists
 
 
@@ -37,6 +39,8 @@ def load_files(
     label_column: str = "label",
     metric: str | None = None,
     kind: Kind | None = None,
+    task_name: str | None = None,
+    drop_unlabelled: bool = False,
 ) -> TaskData:
     """Read a task from two files of the same columns: `.csv` (with quoting), `.tsv` (without) or `.jsonl`."""
     # Words are in `.jsonl` with lists of words and of labels, or in `.conll`; spans in SQuAD's `.json`. Without `kind`,
@@ -52,7 +56,8 @@ def load_files(
     if metric is not None and metric not in known:
         raise unknown("metric", metric, known)
     if kind == "span":
-        return _read_spans(train, validation, text_columns, label_column, metric)
+        data = _read_spans(train, validation, text_columns, label_column, metric)
+        return replace(data, task=replace(data.task, name=task_name or LOCAL))
 
     # Rows and text columns of both files.
     formats = dict(FORMATS)
@@ -74,7 +79,9 @@ def load_files(
 
     # Labels of the training file as written give the classes, and the kind where none is configured.
     read = {"multilabel": _read_set, "tokens": _read_names}.get(str(kind), _read_name)
-    read_written = partial(read, label_column=label_column)
+    read_written: LabelReader = partial(read, label_column=label_column)
+    if drop_unlabelled:
+        read_written = _or_none(read_written)
     texts_are: Literal["words", "not blank"] = "words" if kind == "tokens" else "not blank"
     first, _ = examples.build_split(str(train), rows[train], columns[train], label_column, read_written, texts_are)
     written = first.labels
@@ -83,14 +90,45 @@ def load_files(
         kind = "regression" if scores else "classification"
     classes = _classes(train, written, kind, label_column)
     read_label = _label_reader(kind, classes, read_written)
+    if drop_unlabelled:
+        read_label = _or_none(read_label)
 
-    splits = [
-        examples.build_split(str(path), found, columns[path], label_column, read_label, texts_are)[0]
-        for path, found in rows.items()
-    ]
+    splits, dropped = zip(
+        *(
+            examples.build_split(str(path), found, columns[path], label_column, read_label, texts_are)
+            for path, found in rows.items()
+        ),
+        strict=True,
+    )
     names = (words,) if kind == "tokens" else columns[train]
-    task = Task("local", names, classes, _metrics(metric, kind, classes), kind, label_column)
-    return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files")
+    task = Task(task_name or LOCAL, names, classes, _metrics(metric, kind, classes), kind, label_column)
+    unlabelled = {"train": dropped[0], "validation": dropped[-1]} if drop_unlabelled else {}
+    remarks = _remarks(task, splits[0], splits[-1])
+    return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files", unlabelled, remarks)
+
+
+def _remarks(task: Task, train: Split, validation: Split) -> tuple[str, ...]:
+    """Sentences on files that look like a mistake."""
+    found = []
+    if task.kind == "classification" and len(task.labels) > max(_MANY_CLASSES, len(train) / 3):
+        found.append(
+            f"The column {task.label_column!r} has {len(task.labels)} classes in {len(train)} training examples: is it "
+            "the label column?"
+        )
+    if train.texts == validation.texts:
+        found.append(
+            "The validation file has the same texts as the training file, so its scores say nothing about new texts."
+        )
+    return tuple(found)
+
+
+def _or_none(read: LabelReader) -> LabelReader:
+    """The reader with None, which leaves the row out, for empty labels."""
+
+    def read_or_none(found: Any, where: str) -> Any:
+        return None if found is None or (isinstance(found, str) and not found.strip()) else read(found, where)
+
+    return read_or_none
 
 
 def _read(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]]) -> list[Row]:
@@ -153,10 +191,10 @@ def _infer_columns(path: Path, rows: list[Row], label_column: str) -> tuple[str,
 def _read_name(found: Any, where: str, label_column: str) -> str:
     """Return a class or a number as written."""
     if isinstance(found, list | dict) or found is None or not str(found).strip():
-        raise ContentError(
-            f"{where}: column {label_column!r} must be a class or a number, found {shown(found)}."
-            + (" For lists there are --kind multilabel and --kind tokens." if isinstance(found, list) else "")
-        )
+        hint = " Repair that line, or leave out all rows without a label with --drop-unlabelled."
+        if isinstance(found, list | dict):
+            hint = " For lists there are --kind multilabel and --kind tokens." if isinstance(found, list) else ""
+        raise ContentError(f"{where}: column {label_column!r} must be a class or a number, found {shown(found)}.{hint}")
     return str(found).strip()
 
 

@@ -16,9 +16,8 @@ from winning_tickets.runs.files import build_directory, parse_json, write_json
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
+from winning_tickets.training.fine_tuned import EXPORT_FILE as EXPORT_FILE
 from winning_tickets.training.fine_tuned import is_fine_tuned
-
-EXPORT_FILE = "export.json"
 
 
 def export(

@@ -44,6 +44,16 @@ class PrunedModel:
     fine_tuned: FineTunedModel | None = None
     causal: bool = False  # a decoder
 
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The pre-trained model of a fine-tuned one, which is no part of the identity of an export."""
+        model = self.fine_tuned
+        if model is None or model.model == str(model.folder):
+            return {}
+        held = None if model.ticket is None else model.ticket.base
+        about = {"revision": held and held.revision, "layers": held and held.layers, "hash": model.base}
+        return {"base": {"name": model.model, **about}}
+
 
 def find_pruned(source: ExportSource, with_head: bool = True) -> PrunedModel:
     """Find the model to export; a ticket's base gets its MLM head only if `with_head`."""
@@ -115,7 +125,7 @@ def masked(source: ExportSource) -> Export:
             copy_files(model.folder, files_in(model.folder), staging)
         else:
             save_model(model.load(), model.info, model.ticket, staging)
-        return {}
+        return found.origin
 
     return Export(found.facts, fill, MASKED_NOTE)
 
@@ -209,7 +219,7 @@ def compact(source: ExportSource) -> Export:
     def fill(staging: Path) -> dict[str, Any]:
         save_folder(plm.model, plm.tokenizer, staging, extra)
         found.add_files(staging)
-        return {}
+        return found.origin
 
     loading = PLAIN_LOADING if made.get("plain") else COMPACT_LOADING
     return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading)

@@ -19,9 +19,17 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedModel
 
 from winning_tickets.config import Runtime
-from winning_tickets.models.architectures import prunable_views
-from winning_tickets.models.loading import PLM, choose_device, prunable_names, resolve_model
+from winning_tickets.models.loading import (
+    FEW_ZEROS,
+    ONNX_FILE,
+    PLM,
+    choose_device,
+    is_onnx,
+    resolve_model,
+    share_of_zeros,
+)
 from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.onnx_runtime import OnnxModel, load_onnx
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
@@ -60,9 +68,6 @@ def _count_flops(encoder: PreTrainedModel, batch: int, length: int) -> int:
 WARM_UPS = 2
 """Passes of each model that are not timed: the first ones allocate memory and choose kernels."""
 
-FEW_ZEROS = 0.01
-"""Share of zeros up to which a model counts as dense: its padding embedding, for example, is zero."""
-
 
 def measure(
     target: str,
@@ -100,7 +105,8 @@ def measure(
         `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
         (`parameters` of the dense encoder; None where the target is dense), `shapes` (for each batch and length
         `flops`, `latency_seconds`, `texts_per_second`, and next to the dense model `dense_flops`,
-        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), and `expectation` in words.
+        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), and `expectation` in words, and
+        `warnings` where the times cannot be trusted.
 
     Raises:
         UsageError: no such target, or impossible batches, lengths, threads or repeats.
@@ -110,26 +116,27 @@ def measure(
     runtime = runtime or Runtime()
     _check(batches, lengths, threads, repeats)
     device = choose_device(runtime.device)
-    kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
-    _check_lengths(plm, lengths)
-    is_pruned = kind == "ticket" or hasattr(plm.model.config, COMPACT) or _zeros(plm) > FEW_ZEROS
-    models = [plm, dense_twin(plm)] if is_pruned else [plm]
     with _set_threads(threads):
+        kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
+        is_pruned = kind in ("ticket", "onnx") or hasattr(plm.model.config, COMPACT) or share_of_zeros(plm) > FEW_ZEROS
+        models = [plm, dense_twin(plm)] if is_pruned else [plm]
+        _check_lengths(models[-1], lengths)
+        device = plm.model.device if kind == "onnx" else device
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
         used_threads = torch.get_num_threads()
-    numbers, size = _stored(folder)
-    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
+        warnings = _disagreements(shapes)
+        if threads is None and used_threads > 1 and device.type == "cpu" and kind != "onnx":
+            warnings += _compare_with_one_thread(plm, shapes[0], used_threads)
     return {
         "target": target,
         "kind": kind,
         "model": plm.name,
-        "measured": "encoder",
-        "parameters": {"all": numbers, **_parameters(plm)},
-        "bytes_on_disk": size,
-        "ticket_bytes": sum(path.stat().st_size for path in ticket_files) or None,
+        "measured": "file" if kind == "onnx" else "encoder",
+        **_sizes(target, kind, plm, folder),
         "dense": {"parameters": _parameters(models[1])} if is_pruned else None,
         "shapes": shapes,
-        "expectation": expectation(shapes, _zeros(plm)),
+        "expectation": OF_ONNX if kind == "onnx" else expectation(shapes, share_of_zeros(plm)),
+        "warnings": warnings,
         "device": str(device),
         "threads": used_threads,
         "bf16": runtime.bf16,
@@ -159,10 +166,10 @@ def _check_lengths(plm: PLM, lengths: Sequence[int]) -> None:
 def load_target(
     target: str, base: str | None, revision: str | None, layers: int | None, allow_other_weights: bool, seed: int | None
 ) -> tuple[str, PLM, Path | None]:
-    """Load an encoder; return its kind (`ticket`, `run`, `model`), the model, and the folder of its weights."""
+    """Load an encoder; return its kind (`ticket`, `run`, `model`, `onnx`), the model and the folder of its weights."""
     path = Path(target)
-    if (path / "model.onnx").is_file():
-        raise UsageError(f"{target} is an ONNX export; measure the ticket or run that it was made from.")
+    if is_onnx(path):
+        return "onnx", load_onnx(path), path
     # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
     if not is_ticket(target) and is_run:
@@ -193,6 +200,8 @@ def _weights_folder(name: str, revision: str | None) -> Path | None:
 
 def _stored(folder: Path | None) -> tuple[int | None, int | None]:
     """Count numbers and bytes in the weight files of a folder; None without safetensors files."""
+    if folder is not None and is_onnx(folder):
+        return None, sum(file.stat().st_size for file in folder.glob(f"{ONNX_FILE}*"))
     files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     if not files:
         return None, None
@@ -203,18 +212,25 @@ def _stored(folder: Path | None) -> tuple[int | None, int | None]:
     return numbers, sum(file.stat().st_size for file in files)
 
 
-def _parameters(plm: PLM) -> dict[str, int]:
+def _sizes(target: str, kind: str, plm: PLM, folder: Path | None) -> dict[str, Any]:
+    """Parameters of the weight files and of the encoder, and bytes of the weights and of a ticket."""
+    numbers, size = _stored(folder)
+    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
+    return {
+        "parameters": {"all": numbers, **_parameters(plm)},
+        "bytes_on_disk": size,
+        "ticket_bytes": sum(path.stat().st_size for path in ticket_files) or None,
+    }
+
+
+def _parameters(plm: PLM) -> dict[str, int | None]:
+    if isinstance(plm.model, OnnxModel):
+        return {"encoder": None, "non_zero": None}
     parameters = list(plm.encoder.parameters())
     return {
         "encoder": sum(parameter.numel() for parameter in parameters),
         "non_zero": sum(int(torch.count_nonzero(parameter)) for parameter in parameters),
     }
-
-
-def _zeros(plm: PLM) -> float:
-    """Return the share of zeros in the matrices that can be pruned."""
-    views = prunable_views(plm.encoder, prunable_names(plm)).values()
-    return 1 - sum(int(torch.count_nonzero(view)) for view in views) / sum(view.numel() for view in views)
 
 
 def dense_twin(plm: PLM) -> PLM:
@@ -296,14 +312,50 @@ def _summary(models: Sequence[PLM], batch: int, length: int, seconds: np.ndarray
     result: dict[str, Any] = {"batch": batch, "length": length}
     for index, (prefix, plm) in enumerate(zip(("", "dense_"), models, strict=False)):
         result |= {
-            f"{prefix}flops": forward_flops(plm, batch, length),
+            f"{prefix}flops": None if isinstance(plm.model, OnnxModel) else forward_flops(plm, batch, length),
             f"{prefix}latency_seconds": spread(seconds[:, index]),
             f"{prefix}texts_per_second": spread(batch / seconds[:, index]),
         }
     if len(models) > 1:
-        result["flops_ratio"] = result["dense_flops"] / result["flops"]
+        result["flops_ratio"] = result["dense_flops"] / result["flops"] if result["flops"] else None
         result["speedup"] = spread(seconds[:, 1] / seconds[:, 0])
     return result
+
+
+DISAGREEMENT = 1.25
+"""Ratio of the upper to the lower quartile from which the turns of a measurement disagree."""
+
+
+def _disagreements(shapes: Sequence[dict[str, Any]]) -> list[str]:
+    """A sentence on the shapes whose turns took different times."""
+    wide = [
+        f"{shape['batch']} x {shape['length']}"
+        for shape in shapes
+        if shape["latency_seconds"]["upper_quartile"] > DISAGREEMENT * shape["latency_seconds"]["lower_quartile"]
+    ]
+    if not wide:
+        return []
+    return [
+        f"The turns of {', '.join(wide)} disagree: some took {DISAGREEMENT} times as long as others. Other programs "
+        "use this machine; measure on an idle one, with --threads 1, or with more --repeats."
+    ]
+
+
+def _compare_with_one_thread(plm: PLM, shape: dict[str, Any], threads: int) -> list[str]:
+    """A sentence if one thread is faster than several, which wait for each other on a busy machine."""
+    inputs = random_inputs(plm, shape["batch"], shape["length"], plm.model.device)
+    with _set_threads(1):
+        alone = float(np.median(take_turns([partial(plm.encoder, **inputs)], 3, plm.model.device, False)))
+    together = shape["latency_seconds"]["median"]
+    if together < DISAGREEMENT * alone:
+        return []
+    return [
+        f"One thread takes {1000 * alone:.0f} ms for {shape['batch']} x {shape['length']} tokens, and {threads} "
+        f"threads take {1000 * together:.0f} ms: they wait for each other on a busy machine. Measure with --threads 1."
+    ]
+
+
+OF_ONNX = "The file was run by onnxruntime, the dense model by PyTorch: the speed-up is that of both together."
 
 
 def spread(values: np.ndarray[Any, Any]) -> dict[str, float]:

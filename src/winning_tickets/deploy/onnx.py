@@ -18,10 +18,9 @@ from transformers.utils import ModelOutput
 from winning_tickets.deploy.formats import find_pruned
 from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.models.compact import compact_where_possible_
-from winning_tickets.models.loading import PLM
+from winning_tickets.models.loading import ONNX_FILE, PLM
 from winning_tickets.runs.errors import ContentError, UsageError
 
-ONNX_FILE = "model.onnx"
 OPSET = 18
 TOLERANCE = 1e-4
 """Largest difference to PyTorch's outputs that an export may have."""
@@ -65,7 +64,7 @@ def onnx(source: ExportSource) -> Export:
 
     def fill(staging: Path) -> dict[str, Any]:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
-        return write_onnx(found.load()[0], staging)
+        return write_onnx(found.load()[0], staging) | found.origin
 
     return Export(found.facts | {"opset": OPSET}, fill, NOTE)
 

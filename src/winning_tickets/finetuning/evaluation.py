@@ -10,7 +10,14 @@ from typing import Any
 import numpy as np
 
 from winning_tickets.config.transfer import ResolvedTransfer
-from winning_tickets.data.metrics import beats_one_answer, combine_splits, metric_names, primary_metric
+from winning_tickets.data.metrics import (
+    MOST_CLASSES,
+    beats_one_answer,
+    combine_splits,
+    confusion_table,
+    metric_names,
+    primary_metric,
+)
 from winning_tickets.data.records import Task
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import KINDS
@@ -121,6 +128,7 @@ class Evaluations(Callback):
 
     def __init__(self, run: RunDirectory, plan: EvaluationPlan, evaluate: Callable[[], dict[str, Any]]) -> None:
         self.records: list[dict[str, Any]] = []
+        self.confusion: dict[str, list[list[int]]] | None = None  # of the last evaluation, if it was made here
         self._run, self._plan, self._evaluate = run, plan, evaluate
 
     def on_train_begin(self, trainer: TicketTrainer) -> None:
@@ -132,16 +140,25 @@ class Evaluations(Callback):
         """Evaluate where it is due, and stop the training once `patience` is exhausted."""
         if not self._plan.is_due(trainer.step):
             return
-        self.records.append({"step": trainer.step} | distributed.on_main(self._evaluate))
+        found = distributed.on_main(self._evaluate)
+        self.confusion = found.pop("confusion", None)
+        self.records.append({"step": trainer.step} | found)
         self._run.log(self.records[-1])
         if self._plan.exhausted(self.records):
             trainer.max_steps = trainer.step  # this was the last step, for checkpoints and signals too
 
 
+def has_confusion(task: Task) -> bool:
+    """True for a task whose results have a confusion table."""
+    return task.kind == "classification" and len(task.labels) <= MOST_CLASSES
+
+
 def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) -> dict[str, Any]:
     """Metrics on the validation splits (`evaluation`), on the part that chooses the best one and on the `rest`."""
     # `degenerate` says whether the predictions are constant, or empty, or no better than that, on one of the splits.
+    # `confusion` is the table of each split, where the labels are not too many classes.
     task, degenerate = prepared.task, False
+    confusion: dict[str, list[list[int]]] = {}
     parts: dict[str, dict[str, dict[str, float]]] = {}
     for name, encoded in prepared.validation.items():
         outputs = predict_split(plm, encoded, bf16)
@@ -150,6 +167,9 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
         score = KINDS[task.kind].score
         whole, constant = score(task, outputs, encoded, prepared.data.validation[name])
         parts.setdefault("evaluation", {})[name] = whole
+        if has_confusion(task):
+            labels = prepared.data.validation[name].labels
+            confusion[name] = confusion_table(np.stack(outputs).argmax(-1), np.asarray(labels), len(task.labels))
         degenerate = degenerate or constant or not beats_one_answer(task, whole, prepared.data.validation[name].labels)
         # The examples of the selection come first, so its outputs are the first ones too.
         if prepared.selection:
@@ -157,4 +177,5 @@ def evaluate_dev_splits(prepared: PreparedTask, plm: PLM, bf16: bool = False) ->
             border = len(chosen.encoded)
             parts.setdefault("selection", {})[name] = score(task, outputs[:border], chosen.encoded, chosen.split)[0]
             parts.setdefault("rest", {})[name] = score(task, outputs[border:], rest.encoded, rest.split)[0]
-    return {part: combine_splits(task, by_split) for part, by_split in parts.items()} | {"degenerate": degenerate}
+    found: dict[str, Any] = {part: combine_splits(task, by_split) for part, by_split in parts.items()}
+    return found | {"degenerate": degenerate} | ({"confusion": confusion} if confusion else {})

@@ -12,7 +12,7 @@ from torch import Tensor
 from winning_tickets.config import LAST_SEED, PRETRAINED, Runtime, TransferConfig, parse_start
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import Task, TaskData
-from winning_tickets.data.task_files import load_definitions
+from winning_tickets.data.task_files import TASK_NAME, load_definitions
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.finetuning.adaptation import Adaptation, adaptation_problems
 from winning_tickets.finetuning.evaluation import EvaluationPlan
@@ -152,6 +152,10 @@ def _data_problems(config: TransferConfig) -> list[str]:
                 "--validation-file."
             ]
         problems = [] if None not in files else ["--train-file and --validation-file go together; one is missing."]
+        if config.task_name is not None and not TASK_NAME.fullmatch(config.task_name):
+            problems.append(
+                f"--task-name {config.task_name!r} is not a name; use letters, digits, dots, dashes and underscores."
+            )
         return problems + (["--data-dir is for --task, not for --train-file."] if config.data_dir else [])
     if files != (None, None):
         return [f"--task {config.task} and files of your own contradict each other; give one of them."]
@@ -162,7 +166,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
         problems = problems_of(lambda: load_definitions(str(config.task_file), (str(config.task),)))
     else:
         problems = [] if config.task in TASKS else [str(unknown("task", config.task, [*TASKS, *TEXT_TASKS]))]
-    fields = ("text_columns", "label_column", "metric", "kind")
+    fields = ("text_columns", "label_column", "metric", "kind", "task_name", "drop_unlabelled")
     return problems + [
         f"{config.option_of(field)} needs --train-file; --task {config.task} has its own."
         for field in fields

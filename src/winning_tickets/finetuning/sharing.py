@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from winning_tickets.config import AUTO, Runtime, SearchConfig, ShareConfig
+from winning_tickets.config.structured import written_levels
 from winning_tickets.data.metrics import averages
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.sharing_optimizer import union_of
@@ -208,7 +209,7 @@ def _find_tickets(prepared: PreparedSharing, path: Path, runtime: Runtime) -> di
             layers=target.layers,
             method="importance",
             importance_from=str(folder / FINE_TUNED),
-            level=(level,),
+            level=written_levels([level]),
             profile=settings.profile,
             seed=settings.seeds[0],
         )

@@ -7,8 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from winning_tickets.config import AUTO, ResolvedShare, Runtime, ShareConfig, TransferConfig
+from winning_tickets.config.share import OWN_FILES
 from winning_tickets.data.encode import train_subset
 from winning_tickets.data.mixing import epoch_steps
 from winning_tickets.data.records import Split, TaskData
@@ -55,7 +57,7 @@ class PreparedSharing:
         """The id of the sharing, or of one seed of it; the content of files counts, not their place."""
         content: dict[str, str | None] = {"base": self.base}
         content |= {f"data of {name}": task.data.fingerprint for name, task in self.tasks.items()}
-        update = dict.fromkeys(("data_dir", "task_file"))
+        update = dict.fromkeys(("data_dir", "task_file", "train_file", "validation_file"))
         if config.task_file is not None:
             content |= {f"task {name}": task_digest(task.task) for name, task in self.tasks.items()}
         if self.tickets is not None:
@@ -71,16 +73,22 @@ class PreparedSharing:
         return EvaluationPlan(config, self.tasks[task].task, self.steps_per_epoch, self.steps_per_epoch, self.steps)
 
 
-_SAME: tuple[str, ...] = ("task_file", "data_dir", "seeds", "train_size", "batch_size", "optimizer", "warmup_ratio")
+_SAME: tuple[str, ...] = ("seeds", "train_size", "batch_size", "optimizer", "warmup_ratio")
 _SAME += ("weight_decay", "max_length", "smart", "allow_other_weights")
 """Settings that the fine-tuning on one task has from the sharing."""
 
 
 def single(config: ResolvedShare, target: str, task: str, head_dropout: float | None) -> TransferConfig:
     """The fine-tuning on one task alone that belongs to a sharing, from the model or from the shared model."""
+    if task in (config.train_file or {}):
+        data: dict[str, Any] = {field: (getattr(config, field) or {}).get(task) for field in OWN_FILES}
+        data |= {"task_name": task, "text_columns": config.text_columns, "drop_unlabelled": config.drop_unlabelled}
+        data |= {"label_column": data["label_column"] or "label"}
+    else:
+        data = {"task": task, "task_file": config.task_file, "data_dir": config.data_dir}
     return TransferConfig(
         target=target,
-        task=task,
+        **data,
         epochs=config.single_epochs,
         learning_rate=config.single_learning_rate or config.learning_rate,
         head_dropout=head_dropout,
@@ -95,7 +103,7 @@ def check_sharing(config: ShareConfig) -> None:
         config = _with_tickets_of_the_file(config)
     problems: list[str] = []
     if not config.tasks:
-        problems.append("No task was given: use --tasks, such as rte,mrpc.")
+        problems.append("No task was given: use --tasks, such as rte,mrpc, or --train-file support=train.csv.")
     if config.model is None and config.tickets in (None, {}, AUTO):
         problems.append("No model was given: use --model, or --tickets with folders, whose base model it is then.")
     problems += [f"The task name {name} is a key of the log; rename it." for name in config.tasks if name in _LOGGED]
@@ -104,6 +112,9 @@ def check_sharing(config: ShareConfig) -> None:
         alone = single(config.resolved(), config.model or "builtin:minilm", task, None)
         alone = alone.model_copy(update={"epochs": config.epochs, "steps": config.steps})
         problems += problems_of(partial(check_single, alone))
+    for field in (*OWN_FILES, "text_columns", "drop_unlabelled"):
+        if config.train_file is None and getattr(config, field):
+            problems.append(f"{config.option_of(field)} needs --train-file, such as support=train.csv.")
     problems += _ticket_problems(config) + _mixing_problems(config)
     refuse(problems)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
 from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
+from winning_tickets.config.structured import written_levels
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.seeds import statistics_of
 from winning_tickets.finetuning.setup import check_transfer as check_transfer
@@ -136,7 +137,16 @@ def super_ticket(
         # The result is stored last: it marks the search as done.
         result = _result(config, identity, prepared.plan, full, found, tickets)
         level = result["super_ticket"]["level"]
-        result["warnings"] = _warnings(_source(config, run.path), full, found["winning"], level)
+        result["warnings"] = [
+            *prepared.data.remarks,
+            *_warnings(_source(config, run.path), full, found["winning"], level),
+        ]
+        chosen_on = sum(len(chosen.split) for chosen, _ in prepared.selection.values())
+        if chosen_on < _FEW:
+            result["warnings"].append(
+                f"Settings, evaluations and the super ticket were chosen on {chosen_on} examples of the dev set, where "
+                f"one example is {1 / chosen_on:.1%}; give a larger dev set or a larger --select-on."
+            )
         distributed.on_main(lambda: _keep(result, tickets, run.path))
         run.finish(result)
         return run.result()
@@ -232,6 +242,7 @@ def _source(config: SuperConfig, folder: Path) -> Path:
     return Path(config.importance_from or folder / "fine-tuned").expanduser()
 
 
+_FEW = 50  # examples, below which a choice among many models is mostly chance
 _NO_BETTER = "no better than one answer for all examples"
 
 
@@ -257,7 +268,11 @@ def _folder(config: SuperConfig, level: float) -> str:
 def _search(config: SuperConfig, selection: str, source: Path, seed: int) -> SearchConfig:
     fine_tuning = config.fine_tuning
     fields: dict[str, Any] = {"model": fine_tuning.target, "method": "importance", "selection": selection}
-    fields |= {"level": config.level, "units": config.units, "min_heads_per_layer": config.min_heads_per_layer}
+    fields |= {
+        "level": written_levels(config.level),
+        "units": config.units,
+        "min_heads_per_layer": config.min_heads_per_layer,
+    }
     fields |= {"layers": fine_tuning.layers, "revision": fine_tuning.revision, "profile": config.profile}
     if selection == "random":
         return SearchConfig.of(**fields, seed=seed)

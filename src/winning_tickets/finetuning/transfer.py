@@ -9,22 +9,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.encode import make_collator
-from winning_tickets.data.metrics import majority
+from winning_tickets.data.metrics import class_scores, majority
 from winning_tickets.data.mixing import Order, TaskBatches, grouped_order, trainer_order
+from winning_tickets.data.records import Task
 from winning_tickets.finetuning import seeds
-from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits
+from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.models.loading import PLM
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import build_directory
-from winning_tickets.runs.progress import progress
+from winning_tickets.runs.progress import progress, tell
 from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.objectives.base import Objective
@@ -78,6 +80,8 @@ def transfer(
     with RunDirectory.claim(Path(out), "transfer", prepared.identity(config), marker, force=force) as run:
         if run.status == "done":
             return run.result()
+        for remark in prepared.data.remarks:
+            tell(f"Warning: {remark}", runtime.quiet)
         return seeds.run_seeds(
             run,
             config.seeds,
@@ -106,6 +110,9 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         _check_pruned(ticket, plm)
     if config.save_model:
         distributed.on_main(lambda: _save_model(prepared, plm, run.path / MODEL_FOLDER))
+    confusion = evaluations.confusion
+    if confusion is None and has_confusion(prepared.task):  # the run was stopped right after its last checkpoint
+        confusion = distributed.on_main(measure).get("confusion")
     result = {
         "verb": "transfer-seed",
         "seed": seed,
@@ -114,6 +121,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         "text_columns": list(prepared.task.text_columns),
         "max_length": prepared.max_length,
         **seeds.task_result(plan, evaluations.records, ticket),
+        "confusion": confusion,
         "stopped_step": evaluations.records[-1]["step"],
         "steps": prepared.steps,
         "train_examples": prepared.train_examples,
@@ -214,12 +222,37 @@ def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
 
 _SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` have too
     *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
+    *("labels", "classes", "confusion", "warnings"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
     *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart"),
     *("corpus", "segments"),
     *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
     *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
+
+
+def _by_class(task: Task, results: list[dict[str, Any]]) -> dict[str, Any]:
+    """The confusion tables of the final evaluations, summed over seeds, and the scores of each class from them."""
+    tables: dict[str, list[list[int]]] = {}
+    for result in results:
+        for split, table in (result.get("confusion") or {}).items():
+            tables[split] = np.add(tables.get(split, 0), table).tolist()
+    classes = {split: class_scores(table, task.labels) for split, table in tables.items()}
+    return {"labels": list(task.labels), "classes": classes, "confusion": tables}
+
+
+def _warnings(prepared: PreparedTransfer, results: list[dict[str, Any]]) -> list[str]:
+    """Sentences on data that look like a mistake, and on a model that learned nothing."""
+    flat = [str(result["seed"]) for result in results if result["degenerate"]]
+    if not flat:
+        return list(prepared.data.remarks)
+    share = majority(prepared.task.kind, prepared.data.validation[prepared.plan.primary_split].labels)
+    always = "" if share is None else f" (the most frequent class alone has an accuracy of {share:.1%})"
+    return [
+        *prepared.data.remarks,
+        f"With seed {', '.join(flat)} the final model is no better than one answer for all examples{always}. Train "
+        "longer (--epochs, --steps), try another --learning-rate, and check the labels and the text columns.",
+    ]
 
 
 def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed: list[int]) -> dict[str, Any]:
@@ -231,6 +264,8 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         **seeds.summarize_task(prepared, plan, ticket, results),
         "majority": majority(task.kind, prepared.data.validation[plan.primary_split].labels),
         "target": config.target,
+        **_by_class(task, results),
+        "warnings": _warnings(prepared, results),
         **search_settings_of(ticket),
         **prepared.start_facts,
         "train_windows": prepared.train_windows,

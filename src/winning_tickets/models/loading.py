@@ -22,7 +22,9 @@ from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import missing, refuse_run
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.hub import hub_is_away, is_cached
 
+ONNX_FILE = "model.onnx"
 Head = Literal["none", "mlm", "clm", "lm", "classification", "tokens", "span"]
 """Head of a model: `lm` is that of its pre-training, `mlm` of an encoder and `clm` of a decoder."""
 CLASSES: dict[Head, str] = {
@@ -99,12 +101,22 @@ def resolve_model(name: str) -> str:
         if not (path / "config.json").is_file():
             raise ModelNotFound(f"The model folder {path} has no config.json; give a model folder or a hub id.")
         refuse_run(path)
+        if is_onnx(path):
+            raise UsageError(
+                f"{path} is an ONNX export, without weights for PyTorch: tickets predict, tickets measure and tickets "
+                "evaluate --objective similarity take it; for all else give what it was made from."
+            )
         return str(path)
     if path.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1:
         raise ModelNotFound(f"There is no model folder {name}; give a folder, a hub id or builtin:minilm.")
     if (message := missing(name)) is not None:
         raise ModelNotFound(message)
     return name
+
+
+def is_onnx(folder: Path | str) -> bool:
+    """Return whether a folder is an export of the format `onnx`."""
+    return (Path(folder) / ONNX_FILE).is_file()
 
 
 def _builtin_folder(key: str) -> Path:
@@ -153,10 +165,11 @@ def load_plm(
     # Only errors and results are printed: stdout is for results, and progress has a display of its own.
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    given = memory.find(name)
+    given, access = memory.find(name), {}
     if given is None:
         where, state = resolve_model(name), None
-        config = _read_configuration(name, where, revision)
+        access = _access(name, where)
+        config = _read_configuration(name, where, revision, access)
     else:
         where, state, config, name = None, given.state(), given.configuration(), given.origin or name
     architecture = _cut(config, layers, name)
@@ -174,10 +187,13 @@ def load_plm(
             output_loading_info=True,
             attn_implementation=attention,
             trust_remote_code=False,
+            **access,
         )
         tokenizer = None if given is None else given.load_tokenizer()
         if given is None:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(
+                where, revision=revision, trust_remote_code=False, **access
+            )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     if architecture.causal and tokenizer.model_max_length > 10**9:  # many tokenizers of decoders know no maximum
@@ -217,6 +233,18 @@ def _lm_head_of(architecture: Architecture, head: Head, name: str) -> Head:
             "logits, not clm or perplexity."
         )
     return own if head == "lm" else head
+
+
+def _access(name: str, where: str) -> dict[str, Any]:
+    """Return options of `from_pretrained`: without the hub only its cache is read, or the model is refused at once."""
+    if Path(where).is_dir() or (reason := hub_is_away(where, "model")) is None:
+        return {}
+    if is_cached(where, "model"):
+        return {"local_files_only": True}
+    raise ModelNotFound(
+        f"Could not find the model {name}: there is no such folder here, and it {reason}. Give a folder, or "
+        "builtin:minilm; HF_HOME names another cache of the hub."
+    )
 
 
 def _class_of(head: Head, config: Any) -> Any:
@@ -265,11 +293,11 @@ def with_fresh_head(plm: PLM, head: Head, num_labels: int) -> PLM:
     return replace(plm, model=model, has_mlm_head=False, has_pooler=not missing)
 
 
-def _read_configuration(name: str, where: str, revision: str | None) -> Any:
+def _read_configuration(name: str, where: str, revision: str | None, access: dict[str, Any]) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **access)
     except (OSError, ValueError) as error:
         which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
         raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
@@ -313,6 +341,16 @@ def prunable_names(plm: PLM, scope: str = "encoder+embeddings") -> list[str]:
     if absent:
         raise ContentError(f"{plm.name} has no parameter {absent[0]}, which its architecture names. {HOW_TO_ADD}")
     return names
+
+
+FEW_ZEROS = 0.01
+"""Share of zeros up to which a model counts as dense: its padding embedding, for example, is zero."""
+
+
+def share_of_zeros(plm: PLM) -> float:
+    """Return the share of zeros in the matrices that can be pruned."""
+    views = architectures.prunable_views(plm.encoder, prunable_names(plm)).values()
+    return 1 - sum(int(torch.count_nonzero(view)) for view in views) / sum(view.numel() for view in views)
 
 
 def weight_hashes(encoder: nn.Module) -> dict[str, str]:

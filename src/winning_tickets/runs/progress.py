@@ -45,6 +45,12 @@ def progress(title: str, total: int, quiet: bool) -> Iterator[Advance]:
         yield _lines(title, total)
 
 
+def tell(text: str, quiet: bool) -> None:
+    """Print a sentence on stderr, once for all processes."""
+    if not quiet and is_main():
+        print(text, file=sys.stderr, flush=True)  # noqa: T201
+
+
 def _in_notebook() -> bool:
     ipython: Any = sys.modules.get("IPython")
     shell = ipython and ipython.get_ipython()

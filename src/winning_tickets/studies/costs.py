@@ -22,6 +22,7 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.config.structured import written_levels
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import MLM, TASKS
 from winning_tickets.runs.errors import TicketsError
@@ -93,6 +94,7 @@ MODEL_SIZES = {
 }
 """Sizes by a part of the model's name, the first that fits; a local folder has them in config.json."""
 
+MACHINE = "two x86-64 cores without a GPU"
 STEP_SECONDS = 1.05
 """Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores; see docs/results/hold_step."""
 _TOKEN_SECONDS = STEP_SECONDS / (16 * 128) / MODEL_SIZES["minilm"].encoder
@@ -340,7 +342,8 @@ def _super(settings: SuperConfig, model: ModelSize) -> Cost:
         total += _fine_tuning(fine_tuning, model) * points
     # One more training gives the model of the importances, which is kept, and losing tickets copy these.
     found = SearchConfig(
-        model="", method="importance", level=config.level, importance_from=f"-{config.fine_tuning.task}-",
+        model="", method="importance", level=written_levels(config.level),
+        importance_from=f"-{config.fine_tuning.task}-",
         train_size=config.importance_train_size, data_dir=config.fine_tuning.data_dir,
     )  # fmt: skip
     scores = _importance(found.resolved(), model)

@@ -32,7 +32,8 @@ def axis_values(name: str, value: Any) -> list[tuple[Any, dict[str, Any] | None]
             return [(item, None) for item in value]
         found = shown(wrong[0])
         raise UsageError(f"the axis {name} has the value {found}; use a mapping such as {{label: {{field: ..}}}}")
-    raise UsageError(f"the axis {name} must be a list or a mapping with at least one value, found {shown(value)}")
+    hint = f"; write [{value}]" if isinstance(value, str | int | float) and not is_reference(value) else ""
+    raise UsageError(f"the axis {name} must be a list or a mapping with at least one value, found {shown(value)}{hint}")
 
 
 def own_grid(stage: Stage, over: Mapping[str, Any]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from winning_tickets.config.settings import parse_yaml
 from winning_tickets.runs.errors import UsageError, shown, unknown
+from winning_tickets.studies import expressions
 from winning_tickets.studies.grid import check_study
 from winning_tickets.studies.schema import Study
 
@@ -65,6 +66,7 @@ def _line(path: YamlPath, lines: Lines) -> str:
 
 SUFFIXES = (".yaml", ".yml")
 _OF_A_BASE = ("needs", "deviations", "parameters", "scales", "stages")
+_SHOWN = ("tables", "figures", "claims")
 
 
 @cache
@@ -96,17 +98,23 @@ def load_study(source: str | Path | Mapping[str, Any]) -> Study:
     Raises:
         UsageError: no such recipe or file, not valid YAML, or not a study; every problem is named, with its line.
     """
+    name = "the study"
+    lines: Lines = {}
     if isinstance(source, Mapping):
-        return _build(_with_base(dict(source), "the study", {}), "the study", {})
-    text, name = _text(source)
-    content, lines = _read(text, name)
-    return _build(_with_base(content, name, lines), name, lines)
+        content = dict(source)
+    else:
+        text, name = _text(source)
+        content, lines = _read(text, name)
+    merged = _with_base(content, name, lines)
+    if content.get("base") is not None and not name.startswith("recipe "):  # a recipe shows one picture of a paper
+        merged = _with_shown(merged, load_study(str(content["base"])))
+    return _build(merged, name, lines)
 
 
 def _with_base(content: dict[str, Any], name: str, lines: Lines, above: tuple[str, ...] = ()) -> dict[str, Any]:
     """Merge a study over its base: parameters by name, also of each scale, and whole stages.
 
-    Null removes a stage or a deviation.
+    Null removes a stage, with those that read it, or a deviation.
     """
     base = content.get("base")
     if base is None:
@@ -124,7 +132,68 @@ def _with_base(content: dict[str, Any], name: str, lines: Lines, above: tuple[st
     for key in ("stages", "deviations"):
         if isinstance(merged[key], dict):
             merged[key] = {name: body for name, body in merged[key].items() if body is not None}
+    if isinstance(merged["stages"], dict):
+        merged["stages"] = _without_orphans(merged["stages"], set(content.get("stages") or ()))
     return merged
+
+
+def _without_orphans(stages: dict[str, Any], own: set[str]) -> dict[str, Any]:
+    """Leave out stages of the base that read a stage that was removed."""
+    while True:
+        gone = {
+            name
+            for name, body in stages.items()
+            if name not in own
+            and isinstance(body, dict)
+            and any(reference.stage not in stages for reference, _ in expressions.references_in([*_settings_of(body)]))
+        }
+        if not gone:
+            return stages
+        stages = {name: body for name, body in stages.items() if name not in gone}
+
+
+def _settings_of(stage: Mapping[str, Any]) -> Iterator[Any]:
+    yield from (stage.get("with") or {}).values()
+    over = stage.get("over") or {}
+    yield from over.values() if isinstance(over, Mapping) else ()
+
+
+def _with_shown(content: dict[str, Any], base: Study) -> dict[str, Any]:
+    """Take over the tables, figures and claims of the base that the study neither replaces nor removes (null)."""
+    below = base.model_dump(mode="json", by_alias=True, exclude_unset=True)
+    merged: dict[Any, Any] = {key: below[key] for key in ("title", "paper", "shows") if key in below} | content
+    inherited = set()
+    for kind in _SHOWN:
+        own = content.get(kind) or {}
+        if not isinstance(own, dict):
+            continue
+        inherited |= {(kind, key) for key in below.get(kind, {}) if key not in own}
+        shown = {key: _on(body, merged["stages"]) for key, body in below.get(kind, {}).items()} | own
+        merged[kind] = {key: body for key, body in shown.items() if body is not None}
+    merged.setdefault("published", below.get("published", []))
+    # What shows stages or axes that the study no longer has is left out, and named in the report.
+    try:
+        draft = Study.model_validate(merged | {"published": []})
+    except ValidationError:
+        return merged  # the caller names the problems
+    left: list[str] = []
+    for path, _ in check_study(draft):
+        if path[:2] in inherited and merged[path[0]].pop(path[1], None) is not None:
+            left.append(f"{str(path[0]).removesuffix('s')} {path[1]}")
+    there = {key for kind in ("tables", "figures") for key in merged.get(kind, {})}
+    if "published" not in content:
+        merged["published"] = [one for one in merged["published"] if one["of"] in there]
+    return merged | {"left_out": left}
+
+
+def _on(shown: Any, stages: Mapping[str, Any]) -> Any:
+    """Reduce the stages that a table, figure or claim reads to those that are there, if some are."""
+    reduced = dict(shown)
+    for key in ("stage", "level"):
+        if isinstance(shown.get(key), list):
+            kept = [one for one in shown[key] if not isinstance(one, str) or one in stages]
+            reduced[key] = kept or shown[key]
+    return reduced
 
 
 def _read(text: str, name: str) -> tuple[dict[str, Any], Lines]:

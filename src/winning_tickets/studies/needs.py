@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository
-from winning_tickets.data.hub import HubPart, unreachable
+from winning_tickets.data.hub import HubPart
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference
 from winning_tickets.studies.miniature import CUT

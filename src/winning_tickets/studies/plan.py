@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 
 from winning_tickets.config import METHOD_NEEDS, SearchConfig, Settings
 from winning_tickets.config.settings import parse_yaml
+from winning_tickets.data.names import misnamed
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
 from winning_tickets.studies.expressions import is_reference, matches, strings_in, substitute
@@ -126,18 +128,53 @@ def _of_tasks(value: Any, tasks: Any) -> Any:
     return {task: one for task, one in value.items() if task in tasks}
 
 
-def parse_overrides(given: list[str]) -> dict[str, Any]:
+def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> Plan:
+    """Return a part of a plan with all that it needs.
+
+    Args:
+        plan: the whole plan.
+        where: conditions on axes, such as `task=rte,mrpc`, which must all hold.
+        shard: `i/n`: of the runs that no other run needs, every n-th from the i-th on. All n parts together are the
+            plan; a run that several parts need is done once by those that share a store.
+
+    Raises:
+        UsageError: an unknown axis, no run, or a shard that is not `i/n`.
+    """
+    condition = parse_overrides(list(where), "--where")
+    axes = {axis for point in plan.points for axis in point.axes}
+    for axis in condition:
+        if axis not in axes:
+            raise unknown("axis", axis, axes)
+    chosen = dict.fromkeys(point.run for point in plan.points if not condition or matches([condition], point.axes))
+    if shard is not None:
+        found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", shard.strip())
+        index, count = (int(found[1]), int(found[2])) if found else (1, 0)
+        if index > count:
+            raise UsageError(f"--shard {shard} is not a part; the third of sixteen is 3/16.")
+        needed = {need for run in chosen for need in plan.runs[run].needs}
+        chosen = dict.fromkeys([run for run in chosen if run not in needed][index - 1 :: count])
+    if not chosen:
+        raise UsageError(f"No run of {plan.study.name} at {plan.scale} is in this part; see tickets study plan.")
+    kept: set[str] = set()
+    for run in reversed(plan.runs.values()):  # each comes after those that it needs
+        if run.id in chosen or run.id in kept:
+            kept |= {run.id, *run.needs}
+    runs = {name: run for name, run in plan.runs.items() if name in kept}
+    return replace(plan, runs=runs, points=tuple(point for point in plan.points if point.run in kept))
+
+
+def parse_overrides(given: list[str], option: str = "--set") -> dict[str, Any]:
     """Parse `--set` options: `tasks=rte,mrpc` is a list, any other value is YAML."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UsageError(f"--set {text!r} is not of the form NAME=VALUE, such as tasks=rte,mrpc.")
+            raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE, such as tasks=rte,mrpc.")
         plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
         try:
             _, found[name.strip()] = parse_yaml(f"[{value}]" if plain else value)
         except yaml.YAMLError as error:
-            raise UsageError(f"--set {text!r}: the value is not valid YAML.") from error
+            raise UsageError(f"{option} {text!r}: the value is not valid YAML.") from error
     return found
 
 
@@ -185,6 +222,8 @@ def _place_stage(
 
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
+    if problems := misnamed(settings, with_files=False):  # files are looked for on the machine that runs it
+        raise UsageError(" ".join(problems))
     if miniature:
         settings = miniature_settings(settings)
     config = _fields(settings)

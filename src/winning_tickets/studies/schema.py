@@ -240,6 +240,7 @@ class Study(Settings):
     figures: dict[str, Figure] = Field(default_factory=dict)
     claims: dict[str, StudyClaim] = Field(default_factory=dict)
     published: tuple[Published, ...] = ()  # numbers of the paper
+    left_out: tuple[str, ...] = ()  # of the base: tables, figures and claims whose stages or axes are gone
 
     @property
     def scale_names(self) -> list[str]:

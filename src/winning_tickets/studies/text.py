@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from importlib import resources
 from pathlib import Path
@@ -10,10 +11,9 @@ from typing import Any
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import Estimator, bytes_text
+from winning_tickets.studies.costs import MACHINE, STEP_SECONDS, Estimator, bytes_text
 from winning_tickets.studies.load import SUFFIXES, load_study, recipe_names
-from winning_tickets.studies.needs import BY_DEFAULT
-from winning_tickets.studies.plan import plan_study
+from winning_tickets.studies.plan import plan_study, shown_setting
 from winning_tickets.studies.status import STATES
 
 _LISTED = 10
@@ -41,17 +41,33 @@ def run_text(result: dict[str, Any]) -> str:
 
 def recipes_text(recipes: list[dict[str, Any]]) -> str:
     """Return the output of `tickets recipes`."""
-    lines = []
+    scales = list(dict.fromkeys(scale for recipe in recipes for scale in recipe["scales"]))
+    rows = [["hours", *scales]]
     for recipe in recipes:
-        paper = f" ({recipe['paper']})" if recipe["paper"] else ""
-        lines.append(f"{recipe['name']}{paper}: {recipe['title']}")
-        for name, what in recipe["needs"].items():
-            lines.append(f"  needs {name}: {what}{'; by default the hub is read' if name in BY_DEFAULT else ''}")
-        for scale, cost in recipe["scales"].items():
-            lines.append(f"  {scale}: {cost['runs']:,} runs, about {duration(cost['seconds'])}")
-        if recipe["published"]:
-            lines.append(f"  published numbers: {recipe['published']}")
+        costs = [recipe["scales"].get(scale) for scale in scales]
+        rows.append([recipe["name"], *("" if cost is None else _hours(cost["seconds"]) for cost in costs)])
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    titles = ["", *(recipe["title"] for recipe in recipes)]
+    lines = [
+        "  ".join(
+            [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+        )
+        + f"  {title}"
+        for row, title in zip(rows, titles, strict=True)
+    ]
+    lines = [line[:_WIDE].rstrip() for line in lines]
+    step = f"{STEP_SECONDS} s for a fine-tuning step of MiniLM on 16 x 128 tokens"
+    lines.append(f"Hours are estimates for {MACHINE} ({step}).")
+    lines.append("`tickets study plan NAME --scale SCALE` says what a study needs; `tickets recipes NAME` prints it.")
     return "\n".join(lines)
+
+
+_WIDE = 110  # letters of a line
+
+
+def _hours(seconds: float) -> str:
+    hours = seconds / 3600
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.1f}" if hours >= 0.1 else "<0.1"
 
 
 def studies_text(studies: list[dict[str, Any]], store: str) -> str:
@@ -97,7 +113,7 @@ def _estimate(result: dict[str, Any]) -> list[str]:
         return [f"Nothing can run; {blocked:,} wait for failed runs (--retry-failed)."] if blocked else []
     measured, rest = estimate["measured_runs"], estimate["runs"] - estimate["measured_runs"]
     sources = [f"{measured:,} runs by similar ones in the store"] if measured else []
-    sources += [f"{rest:,} runs by their steps and the size of the model on two cores"] if rest else []
+    sources += [f"{rest:,} runs by their steps and the size of the model on {MACHINE}"] if rest else []
     time, space, scratch = (
         duration(estimate["seconds"]),
         bytes_text(estimate["bytes"]),
@@ -159,12 +175,36 @@ def studies_in(store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def write_template(path: Path, force: bool = False) -> None:
-    """Write a commented study that is valid as it is; the file name gives its name."""
+def _variant_of(recipe: str) -> str:
+    """Return the YAML of a study that starts from a recipe, whose stages and parameters it lists."""
+    study = load_study(recipe)
+    lines = [
+        f"# A variant of {recipe}: what is not written here is taken over, also its tables, figures and claims.",
+        f"# `tickets recipes {recipe}` prints it; docs/reference/studies.md explains every key.",
+        "name: NAME",
+        f"base: {recipe}",
+        f"title: {json.dumps(f'{study.title} (variant)', ensure_ascii=False)}",
+        "# Uncomment what you change; null removes a stage, a table, a figure or a claim.",
+        "# parameters: # for all scales",
+        *(f"#   {name}: {shown_setting(value)}" for name, value in study.parameters.items()),
+        "# scales: # their parameters win",
+    ]
+    for scale, values in study.scales.items():
+        lines += [f"#   {scale}:", *(f"#     {name}: {shown_setting(value)}" for name, value in values.items())]
+    for kind in ("stages", "tables", "figures", "claims"):
+        lines += [f"# {kind}: # {', '.join(getattr(study, kind))}"] if getattr(study, kind) else []
+    return "\n".join(lines) + "\n"
+
+
+def write_template(path: Path, force: bool = False, recipe: str | None = None) -> None:
+    """Write a commented study that is valid as it is, or a variant of a recipe; the file name gives its name."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"{path} is not the name of a YAML file; expected one that ends with {' or '.join(SUFFIXES)}.")
     if path.exists() and not (force and path.is_file()):
         raise UsageError(f"{path} is there already and was left untouched; give another name, or --force.")
     letters = "".join(letter if letter.isalnum() and letter.isascii() else "-" for letter in path.stem.lower())
-    text = resources.files("winning_tickets.studies").joinpath("template.yaml").read_text(encoding="utf-8")
+    if recipe is None:
+        text = resources.files("winning_tickets.studies").joinpath("template.yaml").read_text(encoding="utf-8")
+    else:
+        text = _variant_of(recipe)
     write_text(path, text.replace("NAME\n", f"{letters.strip('-') or 'study'}\n", 1))

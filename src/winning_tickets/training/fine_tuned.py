@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.models.loading import PLM
+from winning_tickets.models.loading import PLM, resolve_model
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError
@@ -16,6 +16,7 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
+EXPORT_FILE = "export.json"
 _VERBS = ("transfer", "transfer-seed", "share", "share-seed")
 
 
@@ -38,6 +39,34 @@ class FineTunedModel:
         if self.ticket is not None:
             self.ticket.apply_(plm.model, allow_other_weights=True)
         return plm
+
+
+@dataclass(frozen=True)
+class Origin:
+    """The dense model that saved weights were made from, as far as files beside them say."""
+
+    model: str | None = None
+    revision: str | None = None
+    layers: int | None = None
+    sparsity: float | None = None
+    ticket_id: str | None = None
+
+
+def origin_of(folder: Path) -> Origin:
+    """Return the origin of an export, or of a model that a transfer saved; nothing is known of other folders."""
+    if (folder / EXPORT_FILE).is_file():
+        body = read_object(folder / EXPORT_FILE, "description of the export")
+        base = body.get("base") or {}
+        names = (base.get("name"), base.get("revision"), base.get("layers"))
+        return Origin(*names, body.get("sparsity"), body.get("ticket_id"))
+    if not (folder / TASK_FILE).is_file():
+        return Origin()
+    model = open_fine_tuned(folder)
+    held = None if model.ticket is None else model.ticket.base
+    sparsity, ticket_id = model.info.sparsity, model.info.ticket_id
+    if held is not None:
+        return Origin(held.name, held.revision, held.layers, sparsity, ticket_id)
+    return Origin(model.model if model.model != str(folder) else None, None, None, sparsity, ticket_id)
 
 
 def is_fine_tuned(path: Path | str) -> bool:
@@ -63,6 +92,7 @@ def open_fine_tuned(
         model = _stored_result(shared.path).get("model") or str(shared.path)
         return FineTunedModel(shared.path, info, ticket, shared, model, shared.base_hash)
     folder = find_model(path, seed)
+    resolve_model(str(folder))  # refuses an ONNX export
     info = TaskInfo.read(folder)
     if task not in (None, info.task):
         raise UsageError(f"The model {folder} knows the task {info.task} only, and {task} was asked for.")

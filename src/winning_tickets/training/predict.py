@@ -14,14 +14,14 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from winning_tickets.config import Runtime
-from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.models import modeling_compact
 from winning_tickets.models.heads import KINDS, head_of, num_outputs
-from winning_tickets.models.loading import PLM, choose_device, load_plm
+from winning_tickets.models.loading import PLM, choose_device, is_onnx, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
-from winning_tickets.runs.directory import RESULT, refuse_unfinished
+from winning_tickets.models.onnx_runtime import load_onnx
+from winning_tickets.runs.directory import MARKER, RESULT, refuse_unfinished, stored_run
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.tickets.files import is_ticket
@@ -105,8 +105,12 @@ def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) ->
 
 def find_model(run: Path | str, seed: int | None = None) -> Path:
     """Return the folder of a fine-tuned model."""
-    # `run` is the folder of a transfer, one of its `seed-N`, or a saved model; without a seed the first model is taken.
+    # `run` is the folder of a transfer, one of its `seed-N`, a super run, or a saved model or export; without a seed
+    # the first model is taken.
     path = Path(run)
+    marker = stored_run(path / MARKER)
+    if marker is not None and marker.verb == "super" and (path / RESULT).is_file():
+        return _model_of_super(path, seed)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
     if not path.is_dir():
@@ -120,6 +124,21 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
         )
     refuse_unfinished(path)
     raise UsageError(f"{path} has no saved model; run tickets transfer with --save-model.")
+
+
+def _model_of_super(path: Path, seed: int | None) -> Path:
+    """Return the model of the super ticket of a run of `tickets super`."""
+    try:
+        folders = [path / name for name in read_json(path / RESULT, "result")["super_ticket"]["runs"]]
+    except (KeyError, TypeError) as error:
+        raise ContentError(f"{path / RESULT} does not name the runs of the super ticket; it was edited.") from error
+    found = [model for folder in folders if (model := find_saved(folder, TASK_FILE, seed)) is not None]
+    if not found:
+        raise UsageError(
+            f"{path} kept no fine-tuned model of its super ticket. Fine-tune it once more: tickets transfer "
+            f"{path}/super-ticket --save-model with the same task; or give tickets super --save-model next time."
+        )
+    return found[0]
 
 
 def find_saved(path: Path, description: str, seed: int | None = None) -> Path | None:
@@ -158,6 +177,8 @@ def encode_split(
 
 def load_fine_tuned(folder: Path, info: TaskInfo) -> PLM:
     """Load a saved model with the head of its task."""
+    if is_onnx(folder):
+        return load_onnx(folder)
     return load_plm(str(folder), head=head_of(info.kind), num_labels=num_outputs(info.kind, info.labels))
 
 
@@ -216,31 +237,50 @@ def predict(
         >>> predict("runs/sst2", [("A fine film.",)])["predictions"][0]["label"]  # doctest: +SKIP
         'positive'
     """
-    runtime = runtime or Runtime()
-    device = choose_device(runtime.device)
-    folder = find_model(run, seed)
-    info = TaskInfo.read(folder)
-    if info.kind in TEXT_NAMES:
-        raise UsageError(
-            f"{run} was fine-tuned with {info.kind.upper()}, which labels no texts; measure it with tickets evaluate "
-            f"{folder} --objective {info.kind}."
-        )
-    _check_texts(texts, info)
-    # Encode the texts as the dev data of the fine-tuning were.
-    kind = KINDS[info.kind]
-    plm = load_fine_tuned(folder, info)
-    plm.model.to(device)
-    split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
-    encoded = encode_split(plm, split, info.max_length, info.kind, info.doc_stride)
-    predicted = kind.predict(predict_split(plm, encoded, runtime.bf16), encoded, split, info.labels)
+    predictor = Predictor.find(run, seed)
+    _check_texts(texts, predictor.info)
+    predictor.load(runtime or Runtime())
+    rows = zip(texts, predictor.predict(texts), strict=True)
     return {
-        "task": info.task,
-        "model": str(folder),
-        "ticket_id": info.ticket_id,
-        "predictions": [
-            {"text": list(example), **prediction} for example, prediction in zip(texts, predicted, strict=True)
-        ],
+        "task": predictor.info.task,
+        "model": str(predictor.folder),
+        "ticket_id": predictor.info.ticket_id,
+        "predictions": [{"text": list(example), **prediction} for example, prediction in rows],
     }
+
+
+class Predictor:
+    """A saved fine-tuned model that labels texts."""
+
+    def __init__(self, folder: Path, info: TaskInfo) -> None:
+        self.folder, self.info = folder, info
+        self._bf16 = False
+        self._plm: PLM
+
+    @classmethod
+    def find(cls, run: Path | str, seed: int | None = None) -> Self:
+        """Find the model of a run; its weights are not read yet."""
+        folder = find_model(run, seed)
+        info = TaskInfo.read(folder)
+        if info.kind in TEXT_NAMES:
+            raise UsageError(
+                f"{run} was fine-tuned with {info.kind.upper()}, which labels no texts; measure it with tickets evaluate "
+                f"{folder} --objective {info.kind}."
+            )
+        return cls(folder, info)
+
+    def load(self, runtime: Runtime) -> None:
+        """Load the model onto its device."""
+        device = choose_device(runtime.device)
+        self._plm, self._bf16 = load_fine_tuned(self.folder, self.info), runtime.bf16
+        self._plm.model.to(device)
+
+    def predict(self, texts: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+        """The prediction for each example, whose texts are encoded as the dev data of the fine-tuning were."""
+        info, kind = self.info, KINDS[self.info.kind]
+        split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
+        encoded = encode_split(self._plm, split, info.max_length, info.kind, info.doc_stride)
+        return kind.predict(predict_split(self._plm, encoded, self._bf16), encoded, split, info.labels)
 
 
 def _check_texts(texts: Sequence[tuple[str, ...]], info: TaskInfo) -> None:

@@ -33,6 +33,8 @@ def load_data(config: TransferConfig) -> TaskData:
             label_column=config.label_column,
             metric=config.metric,
             kind=config.kind,
+            task_name=config.task_name,
+            drop_unlabelled=config.drop_unlabelled,
         )
         if config.task is not None:
             data = replace(data, task=replace(data.task, name=config.task), source="hub")

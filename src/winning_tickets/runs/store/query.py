@@ -164,12 +164,16 @@ def as_text(records: Sequence[Record], store: str) -> str:
     return "\n".join([*lines, f"{store}: {len(records)} runs" + (f" ({counts})" if counts else "")])
 
 
+_LONG = ("result.classes.", "result.confusion.", "result.labels")  # columns for every class, in result.json
+
+
 def as_csv(records: Sequence[Record]) -> str:
-    """Return one row per run and one column per value, such as `config.sparsity`; lists are JSON."""
+    """Return one row per run and one column per value that some run has, such as `config.sparsity`; lists are JSON."""
     rows = [_flat(record) for record in records]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    filled = (column for row in rows for column, value in row.items() if value is not None)
+    columns = [column for column in dict.fromkeys(filled) if not column.startswith(_LONG)]
     text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue().removesuffix("\n")

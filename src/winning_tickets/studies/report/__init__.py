@@ -30,6 +30,10 @@ def report_text(result: Mapping[str, Any]) -> str:
     for name, claim in result["claims"].items():
         lines.append(f"{claim['verdict']:15}  {name}: {claim['text']} {claim['reason']}")
     lines += [f"Warning: {problem}" for problem in result["problems"]]
+    if result["left_out"]:
+        lines.append(f"Left out of the base, as their stages or axes are gone: {', '.join(result['left_out'])}.")
+    if not result["shows"]:
+        lines.append("The study has no tables, figures or claims, so the page lists its runs only.")
     page = f"{result['out']}/index.html" if "index.html" in result["files"] else result["out"]
     files = len(result["files"])
     return "\n".join([*lines, f"{files} {'file' if files == 1 else 'files'}, see {page}"])
@@ -52,14 +56,14 @@ def long_form(runs: Sequence[StudyRun]) -> str:
 
 
 def numbers(node: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """Every number in a result with its path, but for versions, the machine and the configuration."""
+    """Every number in a result with its path, but for versions, machine, configuration and the scores of classes."""
     if isinstance(node, bool):
         return
     if isinstance(node, int | float):
         yield path, node
     elif isinstance(node, Mapping):
         for key, value in node.items():
-            if path or key not in ("versions", "machine", "config"):
+            if path or key not in ("versions", "machine", "config", "classes", "confusion"):
                 yield from numbers(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for index, value in enumerate(node):
@@ -131,6 +135,8 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
         "figures": list(study.figures),
         "claims": {verdict.name: _record(verdict) for verdict in verdicts},
         "problems": problems,
+        "left_out": list(study.left_out),
+        "shows": bool(study.tables or study.figures or study.claims),
         "files": sorted(files),
     }
     return files, result

@@ -1,0 +1,66 @@
+"""Names in settings that nothing is called by, found without importing torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from winning_tickets.config import METHOD_NAMES, SCOPES, TERM_NAMES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.data.records import METRICS, METRICS_OF
+from winning_tickets.data.tasks import MLM, TASKS
+from winning_tickets.runs.errors import UsageError, unknown
+
+_FILES = ("train_file", "validation_file", "task_file", "pairs_file")
+_OWN = "For data of your own, use --train-file and --validation-file."
+
+
+def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
+    """Return a line for each unknown method, term, scope, task or metric, and for each file that is not there."""
+    found = []
+    if isinstance(settings, SearchConfig):
+        found += _of_search(settings)
+    if isinstance(settings, EvaluateConfig):
+        known = (*TERM_NAMES, "similarity")
+        found += [str(unknown("objective", name, known)) for name in settings.objectives if name not in known]
+    for one in (settings, getattr(settings, "fine_tuning", None)):
+        if isinstance(one, Settings):
+            found += _of_data(one, with_files)
+    return list(dict.fromkeys(found))
+
+
+def _of_search(settings: SearchConfig) -> list[str]:
+    found = []
+    if settings.method not in METHOD_NAMES:
+        found.append(str(unknown("method", settings.method, METHOD_NAMES)))
+    try:
+        assert settings.terms is not None
+    except UsageError as error:
+        found.append(str(error))
+    if settings.scope is not None and settings.scope not in SCOPES:
+        found.append(str(unknown("scope", settings.scope, SCOPES)))
+    return found
+
+
+def _of_data(settings: Settings, with_files: bool) -> list[str]:
+    values = {field: getattr(settings, field, None) for field in ("task", "tasks", "metric", *_FILES)}
+    # Files beside a task are refused as such.
+    files = {field: values[field] for field in _FILES if values["task"] is None or field not in _FILES[:2]}
+    paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
+    found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
+    own = values["train_file"] or {}
+    if values["task_file"] is None:
+        names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]
+        known = (*TASKS, MLM.name)
+        mine = own if isinstance(own, Mapping) else {}
+        found += [str(unknown("task", name, known, _OWN)) for name in names if name not in known and name not in mine]
+    metrics = values["metric"].values() if isinstance(values["metric"], Mapping) else (values["metric"],)
+    of_kind: Mapping[str, tuple[str, ...]] = {str(kind): names for kind, names in METRICS_OF.items()}
+    scores = of_kind.get(str(getattr(settings, "kind", None)), METRICS)
+    return found + [str(unknown("metric", name, scores)) for name in metrics if name is not None and name not in scores]
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):
+        return True  # no name that a file can have; its reader says so

@@ -1,0 +1,120 @@
+"""Variants of recipes: what they take over, parts of a plan, and names that no run could find."""
+
+from __future__ import annotations
+
+import pytest
+
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.studies.load import load_study
+from winning_tickets.studies.plan import part_of, plan_study
+from winning_tickets.studies.text import write_template
+
+BASE = "tamt-figure-3"
+
+
+def variant(**fields):
+    return load_study({"name": "mine", "base": BASE} | fields)
+
+
+def test_a_variant_shows_what_its_base_shows():
+    base, study = load_study(BASE), variant()
+    for kind in ("tables", "figures", "claims"):
+        assert getattr(study, kind) == getattr(base, kind) != {}
+    assert study.published == base.published
+    assert (study.title, study.paper, study.left_out) == (base.title, "tamt", ())
+
+
+def test_own_entries_replace_those_of_the_base_and_null_removes_one():
+    base = load_study(BASE)
+    claim, figure = next(iter(base.claims)), next(iter(base.figures))
+    own = {"title": "Mine", "kind": "line", "stage": "transfer", "x": "sparsity", "series": "method"}
+    study = variant(figures={figure: own, "more": own}, claims={claim: None})
+    assert study.figures[figure].title == "Mine"
+    assert "more" in study.figures
+    assert claim not in study.claims
+    assert study.tables == base.tables
+
+
+def test_stages_that_go_take_what_reads_them_along():
+    study = variant(stages={"imp": None})
+    assert "transfer-imp" not in study.stages
+    assert study.figures
+    assert not {"imp", "transfer-imp"} & {
+        stage for shown in (*study.tables.values(), *study.figures.values()) for stage in shown.stage or ()
+    }
+    plan_study(study, "smoke")
+    study = variant(stages={"imp": None, "transfer": None, "dense": None})
+    assert study.figures == {}
+    assert any(name.startswith("figure ") for name in study.left_out)
+
+
+def test_recipes_with_a_base_show_their_own_picture_only():
+    assert set(load_study("tamt-figure-9").figures) & set(load_study(BASE).figures) == set()
+
+
+def test_a_written_variant_is_a_study(tmp_path):
+    write_template(tmp_path / "My Figure.yaml", recipe=BASE)
+    study = load_study(tmp_path / "My Figure.yaml")
+    assert (study.name, study.base) == ("my-figure", BASE)
+    assert plan_study(study, "smoke").runs.keys() == plan_study(load_study(BASE), "smoke").runs.keys()
+    text = (tmp_path / "My Figure.yaml").read_text()
+    assert "#   smoke:" in text
+    (tmp_path / "My Figure.yaml").write_text(
+        text.replace("# parameters:", "parameters:").replace("#   seeds:", "  seeds:")
+    )
+    assert load_study(tmp_path / "My Figure.yaml").parameters["seeds"] == load_study(BASE).parameters["seeds"]
+    with pytest.raises(UsageError, match="Did you mean 'tamt-figure-3'"):
+        write_template(tmp_path / "other.yaml", recipe="tamt-figure-33")
+
+
+def test_shards_are_a_partition_and_bring_what_they_need():
+    plan = plan_study(load_study(BASE), "smoke")
+    parts = [part_of(plan, (), f"{index}/3") for index in (1, 2, 3)]
+    assert set().union(*(part.runs for part in parts)) == set(plan.runs)
+    for part in parts:
+        assert all(set(run.needs) <= set(part.runs) for run in part.runs.values())
+        assert {point.run for point in part.points} == set(part.runs)
+    needed = {need for run in plan.runs.values() for need in run.needs}
+    leaves = [set(part.runs) - needed for part in parts]
+    assert sum(map(len, leaves)) == len(set().union(*leaves)) == len(set(plan.runs) - needed)
+
+
+def test_a_part_by_its_axes():
+    plan = plan_study(load_study(BASE), "smoke")
+    part = part_of(plan, ("method=OMP,Rand", "sparsity=0.5"))
+    chosen = [point for point in part.points if point.stage == "transfer"]
+    assert {(point.axes["method"], point.axes["sparsity"]) for point in chosen} == {("OMP", 0.5), ("Rand", 0.5)}
+    assert 0 < len(part.runs) < len(plan.runs)
+
+
+@pytest.mark.parametrize(
+    ("where", "shard", "message"),
+    [
+        (("mehtod=OMP",), None, "Unknown axis 'mehtod'. Did you mean 'method'"),
+        (("method",), None, "--where 'method' is not of the form NAME=VALUE"),
+        (("method=XYZ",), None, "No run of tamt-figure-3 at smoke is in this part"),
+        ((), "4/3", "--shard 4/3 is not a part"),
+        ((), "x", "--shard x is not a part"),
+    ],
+)
+def test_parts_that_are_none(where, shard, message):
+    with pytest.raises(UsageError, match=message):
+        part_of(plan_study(load_study(BASE), "smoke"), where, shard)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        (
+            {"verb": "transfer", "with": {"target": "m"}, "over": {"task": ["rte", "mrcp"]}},
+            "task=mrcp.*Unknown task 'mrcp'",
+        ),
+        ({"verb": "search", "with": {"model": "m", "method": "magnitud"}}, "Did you mean 'magnitude'"),
+        ({"verb": "super", "with": {"fine_tuning": {"target": "m", "task": "rtee"}}}, "Did you mean 'rte'"),
+        ({"verb": "share", "with": {"model": "m", "tasks": ["rte", "x"]}}, "Unknown task 'x'"),
+    ],
+)
+def test_names_are_checked_by_the_plan(fields, message):
+    study = load_study({"name": "a", "title": "A", "scales": {"smoke": {}}, "stages": {"one": fields}})
+    with pytest.raises(UsageError, match=message):
+        plan_study(study, "smoke")
