@@ -27,6 +27,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.tickets.cards import CARD
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.predict import find_model
@@ -119,6 +120,7 @@ def measure(
         used_threads = torch.get_num_threads()
     numbers, size = _stored(folder)
     ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
+    ticket_files = [path for path in ticket_files if path.name != CARD]
     return {
         "target": target,
         "kind": kind,

@@ -60,7 +60,7 @@ def onnx(source: ExportSource) -> Export:
             found.add_files(staging)
         return write_onnx(found.load()[0], staging)
 
-    return Export(found.facts | {"opset": OPSET}, fill, NOTE)
+    return Export(found.facts | {"opset": OPSET}, fill, NOTE, found.card)
 
 
 def write_onnx(plm: PLM, folder: Path) -> dict[str, Any]:

