@@ -19,6 +19,7 @@ BASE: dict[str, str] = {
     "perturb": "ticket --out out",
     "super": "bert --task rte --data-dir glue --level 50 --steps 1 --quiet --out out",
     "export": "ticket --format masked --out out",
+    "push": "ticket me/ticket",
     "import-mask": "mask.pt --base bert --out out",
     "measure": "ticket --quiet --repeats 1 --batch 1 --length 8",
     "runs": "--store store",
@@ -398,6 +399,12 @@ ROWS: dict[str, str] = {
         --format mask-pt --convention tmt | 2 | Did you mean 'tamt'
         --out foreign | 2 | untouched
         --out file.txt | 2 | file.txt
+    """,
+    "push": """
+        ! nowhere/x me/ticket | 2 | nothing at nowhere/x
+        ! ticket a/b/c | 2 | Repo id must be in the form
+        --results nowhere.json | 2 | nothing at nowhere.json
+        --seed 5 | 2 | Could not push to me/ticket
     """,
     "import-mask": """
         ! nowhere.pt --base bert --out out | 2 | no mask file

@@ -248,6 +248,9 @@ def push(
     """
     from winning_tickets.runs.hub import check_access
 
+    for path in (target, *(results or ())):
+        if not path.exists():
+            raise UsageError(f"There is nothing at {path}.")
     check_access(repo, None)  # before torch is imported
     from winning_tickets.deploy.publish import push as upload
 

@@ -46,6 +46,8 @@ def push(target: Path | str, repo: str, *, seed: int | None = None, **options: A
     if not path.is_dir():
         raise UsageError(f"There is no folder {target}; give a ticket, an export, or a run that has saved its model.")
     if is_ticket(path):
+        if seed is not None:
+            raise UsageError(f"--seed {seed} chooses a model of a run, and {path} is a ticket.")
         folder = find_ticket(path)
         names: Iterable[str] = [name for name in FILES if (folder / name).is_file()]
         facts = ticket_facts(Ticket.from_pretrained(folder))

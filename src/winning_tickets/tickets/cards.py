@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
 import yaml
 
 from winning_tickets.data.tasks import TASKS
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 FACTS = "winning_tickets"  # entry of the metadata that the text is made of
-_TEMPLATE = Path(__file__).with_name("card.md")
 _PIPELINES = {
     "ForMaskedLM": "fill-mask",
     "ForSequenceClassification": "text-classification",
@@ -254,7 +255,7 @@ def _parts(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name: str | None = None) -> str:
     """Return the card of a folder; `name` is its repository."""
-    from huggingface_hub import ModelCard, ModelCardData
+    from huggingface_hub import ModelCardData
 
     facts = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
     facts = {"version": version()} | facts
@@ -284,9 +285,8 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
         eval_results=results or None,
         **{FACTS: facts},
     )
-    card = ModelCard.from_template(
-        data,
-        template_str=_TEMPLATE.read_text(encoding="utf-8"),
+    return _template().render(
+        card_data=data.to_yaml(),
         title=f"{title[:1].upper()}{title[1:]}",
         what=what.format(**words),
         rows=[(key, _cell(text)) for key, text in _rows(facts).items() if text],
@@ -297,7 +297,11 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
         license=_license_text(facts),
         citation=_citation(facts.get("method")),
     )
-    return str(card) + "\n"
+
+
+@cache
+def _template() -> jinja2.Template:
+    return jinja2.Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8"), keep_trailing_newline=True)
 
 
 def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
@@ -342,9 +346,9 @@ def _citation(method: str | None) -> str:
 
 def write_card(folder: Path, facts: Mapping[str, Any], results: Iterable[EvalResult] = ()) -> None:
     """Write the card of a folder, unless somebody has written another README.md there."""
-    found = read_card(folder)
-    if found is None or _is_ours(found):
-        write_text(folder / CARD, make_card(facts, results))
+    text, path = make_card(facts, results), folder / CARD
+    if not path.is_file() or _is_ours(read_card(folder)):
+        write_text(path, text)
 
 
 def read_card(folder: Path) -> ModelCard | None:
@@ -359,8 +363,10 @@ def read_card(folder: Path) -> ModelCard | None:
         raise ContentError(f"{folder / CARD} is not a model card ({str(error).splitlines()[0]}).") from error
 
 
-def _is_ours(card: ModelCard) -> bool:
+def _is_ours(card: ModelCard | None) -> bool:
     """Return whether the text is exactly what its metadata give; then nobody has edited it."""
+    if card is None:
+        return False
     facts = card.data.get(FACTS)
     try:
         own = make_card(facts, card.data.eval_results or (), card.data.get("model_name"))
