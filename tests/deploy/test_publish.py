@@ -251,13 +251,9 @@ def test_without_network_it_is_refused_within_five_seconds(online, made, monkeyp
     with socket.create_server(("127.0.0.1", 0)) as silent:  # takes connections and never answers
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         monkeypatch.setattr("winning_tickets.runs.hub.REACH_SECONDS", 0.2)
-        with pytest.raises(
-            UsageError, match=r"push to me/ticket: http.* cannot be reached \(.*\); check the network"
-        ):
+        with pytest.raises(UsageError, match=r"push to me/ticket: http.* cannot be reached \(.*\); check the network"):
             made["ticket"].push_to_hub("me/ticket")
-        with pytest.raises(
-            UsageError, match=r"no ticket folder me/other, and the hub .*cannot be reached"
-        ):
+        with pytest.raises(UsageError, match=r"no ticket folder me/other, and the hub .*cannot be reached"):
             Ticket.from_pretrained("me/other")
         assert Ticket.from_pretrained("me/ticket").id == made["ticket"].id
     assert time.monotonic() - began < 5

@@ -151,8 +151,8 @@ class Runtime(Settings):
     )
     report_to: tuple[str, ...] = _running(
         (),
-        "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow, or several with "
-        "commas.",
+        "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow or another one "
+        "that the installed transformers knows. Separate several with commas.",
     )
 
     @field_validator("device")
