@@ -555,6 +555,8 @@ ROWS: dict[str, str] = {
         --store foreign | 2 | untouched
         --engine locl | 2 | Did you mean 'local'
         --workers 0 | 2 | workers
+        --walltime 0 | 2 | walltime
+        --slurm partition | 2 | --slurm 'partition' is not NAME=VALUE
         --device gpu | 2 | device
         --checkpoint-steps 0 | 2 | checkpoint-steps
         --non-finite ignore | 2 | 'stop', 'skip'
