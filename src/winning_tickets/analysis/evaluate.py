@@ -187,7 +187,8 @@ def average_terms(
     settings: TermSettings | None = None,
 ) -> dict[str, Any]:
     """Average the terms of the objectives over all batches, each weighted by its count."""
-    totals = {name: torch.zeros((), dtype=torch.float64, device=device) for name in (*names, "correct")}
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
+    totals = {name: torch.zeros((), dtype=dtype, device=device) for name in (*names, "correct")}
     counts = dict.fromkeys(names, 0)
     # MLM and logits are measured on the corrupted text, the others on the clean text, in a forward pass each.
     objectives = {

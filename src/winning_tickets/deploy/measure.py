@@ -279,8 +279,8 @@ def _take_turns(
     seconds = np.empty((repeats, len(passes)))
 
     def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.get_device_module(device.type).synchronize()  # of the current device
 
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for turn in range(-WARM_UPS, repeats):

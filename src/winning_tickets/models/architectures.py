@@ -114,7 +114,9 @@ _BERT = Architecture(
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
-    "roberta": replace(_BERT, mlm_head=("lm_head",), mlm_decoder="lm_head.decoder"),
+    **dict.fromkeys(
+        ("roberta", "xlm-roberta", "camembert"), replace(_BERT, mlm_head=("lm_head",), mlm_decoder="lm_head.decoder")
+    ),
     "electra": replace(
         _BERT,
         pooler=None,

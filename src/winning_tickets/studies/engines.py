@@ -14,6 +14,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
 
 from pydantic import Field
@@ -299,19 +300,23 @@ class SlurmEngine:
             raise UsageError("The engine slurm needs submitit: pip install 'winning-tickets[slurm]'.") from error
         if options.gpus % 1 or options.cpus % 1 or options.cpus < 1:
             raise UsageError("The engine slurm needs whole numbers of --cpus and --gpus.")
-        given = {key.replace("-", "_"): value for key, value in options.slurm.items()}
-        self._cluster = given.pop("cluster", "slurm")
-        self._count, self._job = options.workers, SlurmJob(int(options.cpus))
+        self._options, self._cluster = options, options.slurm.get("cluster", "slurm")
+        self._make: Callable[..., Any] = submitit.AutoExecutor
+        self._folder = (store / "logs" / "slurm").absolute()
+        self._executor: Any = None
+        self._job = SlurmJob(int(options.cpus))
         self._waiting: list[Job] = []
         self._jobs: dict[Any, Job] = {}
+        with TemporaryDirectory() as folder:  # the store may not exist yet
+            self._make_executor(folder)
+
+    def _make_executor(self, folder: Path | str) -> Any:
+        options = self._options
+        given = {key.replace("-", "_"): value for key, value in options.slurm.items() if key != "cluster"}
+        often = {"slurm_max_num_timeout": MAX_REQUEUES, "local_max_num_timeout": MAX_REQUEUES}
         try:
-            self._executor = submitit.AutoExecutor(
-                folder=store / "logs" / "slurm",
-                cluster=self._cluster,
-                slurm_max_num_timeout=MAX_REQUEUES,
-                local_max_num_timeout=MAX_REQUEUES,
-            )
-            self._executor.update_parameters(
+            executor = self._make(folder=folder, cluster=self._cluster, **often)
+            executor.update_parameters(
                 name="tickets",
                 timeout_min=options.walltime,
                 cpus_per_task=int(options.cpus),
@@ -322,9 +327,10 @@ class SlurmEngine:
             )
         except (RuntimeError, ValueError, TypeError, NameError) as error:
             raise UsageError(f"The engine slurm cannot be used: {error}") from error
+        return executor
 
     def free(self) -> int:
-        return self._count - len(self._jobs) - len(self._waiting)
+        return self._options.workers - len(self._jobs) - len(self._waiting)
 
     def start(self, job: Job) -> None:
         self._waiting.append(job)  # `wait` submits them together
@@ -340,6 +346,8 @@ class SlurmEngine:
         jobs, self._waiting = self._waiting, []
         if not jobs:
             return
+        if self._executor is None:
+            self._executor = self._make_executor(self._folder)
         try:
             with self._executor.batch():
                 submitted = [self._executor.submit(self._job, job.line()) for job in jobs]
