@@ -1,6 +1,6 @@
 """Run the notebooks, which are the scripts beside this file, and save them with their outputs; `make notebooks`.
 
-    python docs/notebooks/build.py [NAME ...]
+python docs/notebooks/build.py [NAME ...]
 """
 
 from __future__ import annotations

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from winning_tickets.config import ShrinkConfig as ShrinkConfig
     from winning_tickets.config import SuperConfig as SuperConfig
     from winning_tickets.config import TransferConfig as TransferConfig
+    from winning_tickets.deploy.publish import push as push
     from winning_tickets.models.compact import load_compact as load_compact
     from winning_tickets.pruning.sharded import ShardedMaskOptimizer as ShardedMaskOptimizer
     from winning_tickets.runs.errors import TicketsError as TicketsError
@@ -52,6 +53,7 @@ _PUBLIC = {
         "api.verbs": "compare evaluate fit_head search search_all share shrink stored_runs super_ticket transfer",
         "config": "EvaluateConfig FitHeadConfig Runtime SearchConfig ShareConfig ShrinkConfig SuperConfig "
         "TransferConfig",
+        "deploy.publish": "push",
         "models.compact": "load_compact",
         "pruning.sharded": "ShardedMaskOptimizer",
         "runs.errors": "TicketsError",

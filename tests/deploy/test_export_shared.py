@@ -133,7 +133,7 @@ def test_only_the_files_with_a_checksum_leave_a_shared_model(tmp_path, tickets):
     (tmp_path / "key").write_text("mine alone")
     (encoder / "key").symlink_to(tmp_path / "key")
     export(tmp_path / "m", "encoder", tmp_path / "e")
-    assert {path.name for path in (tmp_path / "e").iterdir()} == {*made.encoder_files, "export.json"}
+    assert {path.name for path in (tmp_path / "e").iterdir()} == {*made.encoder_files, "export.json", "README.md"}
     (encoder / "config.json").rename(tmp_path / "config.json")
     (encoder / "config.json").symlink_to(tmp_path / "config.json")
     with pytest.raises(ContentError, match="config.json is a link out of"):

@@ -13,7 +13,17 @@ from samples.sentence_models import make_sentence_transformer
 from samples.structured_tickets import structured_ticket
 from samples.tickets import QUERY
 from samples.tiny_models import TEXT
-from winning_tickets import Runtime, SearchConfig, Ticket, TicketCallback, TransferConfig, export, hold, search, transfer
+from winning_tickets import (
+    Runtime,
+    SearchConfig,
+    Ticket,
+    TicketCallback,
+    TransferConfig,
+    export,
+    hold,
+    search,
+    transfer,
+)
 
 QUIET = Runtime(quiet=True)
 
@@ -113,7 +123,10 @@ def test_a_transfer_of_its_ticket(found, tmp_path, st):
     rows = "".join(f"{text},{index % 2}\n" for index, text in enumerate(TEXT[:8]))
     (tmp_path / "train.csv").write_text("sentence,label\n" + rows, encoding="utf-8")
     config = TransferConfig(
-        target=str(tmp_path / "t"), train_file=str(tmp_path / "train.csv"), validation_file=str(tmp_path / "train.csv"), steps=2
+        target=str(tmp_path / "t"),
+        train_file=str(tmp_path / "train.csv"),
+        validation_file=str(tmp_path / "train.csv"),
+        steps=2,
     )
     result = transfer(config, tmp_path / "run", QUIET)
     assert 0 <= result["metrics"]["accuracy"]["final"]["mean"] <= 1
@@ -155,7 +168,9 @@ def test_the_onnx_export_is_a_backend(found, tmp_path, st, library, structured):
     if structured:
         ticket = structured_ticket(folder, tmp_path / "t2")
     export(tmp_path / ("t2" if structured else "t"), "onnx", tmp_path / "onnx")
-    assert {"model.onnx", "modules.json", "1_Pooling", "2_Normalize"} <= {one.name for one in (tmp_path / "onnx").iterdir()}
+    assert {"model.onnx", "modules.json", "1_Pooling", "2_Normalize"} <= {
+        one.name for one in (tmp_path / "onnx").iterdir()
+    }
     expected = ticket.apply_(st.SentenceTransformer(str(folder))).encode(TEXT[:5])
     python = os.environ.get("OPTIMUM_PYTHON")
     if not python or not Path(python).exists():

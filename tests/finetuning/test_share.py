@@ -31,6 +31,7 @@ from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.pruning.search import search
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError, UsageError
+from winning_tickets.tickets.cards import read_card
 from winning_tickets.training.multitask import SharedEncoder
 from winning_tickets.training.objectives.task import TaskObjective
 from winning_tickets.training.predict import encode_split, predict_split
@@ -133,6 +134,10 @@ def test_the_summary(whole, config, folders, bert):
     assert "cola" in result["missing_tasks"]
     assert result["base_hash"] == base_hash(weight_hashes(load_plm(bert).encoder))
     assert not (whole / "seed-0" / ".scratch").exists()
+    card = read_card(whole / "seed-0" / "model")
+    shown = {(one.dataset_name, one.metric_type): one.metric_value for one in card.data.eval_results}
+    finals = {name: seeds[0]["tasks"][name]["final"] for name in NAMES}
+    assert shown == {(name, metric): value for name, own in finals.items() for metric, value in own.items()}
 
 
 def test_it_evaluates_at_the_end_of_each_epoch_with_the_tasks_own_ticket_and_each_task_has_its_best(whole, config):

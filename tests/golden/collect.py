@@ -228,7 +228,8 @@ class Collection:
 
     def folder(self, name: str, folder: Path) -> None:
         """Names, tensors and contents of the files of a folder."""
-        files = sorted(path for path in folder.rglob("*") if path.is_file())
+        # Model cards came after the first collection; their tests are in tests/deploy/test_publish.py.
+        files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "README.md")
         names = [path.relative_to(folder).as_posix() for path in files]
         self.values[f"files {name}"] = names
         for path, inside in zip(files, names, strict=True):

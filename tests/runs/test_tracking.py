@@ -12,7 +12,7 @@ from samples.analyse_samples import command_line
 from winning_tickets import Runtime, SearchConfig, TransferConfig, search, transfer
 from winning_tickets.runs.directory import RunDirectory, read_log
 from winning_tickets.runs.errors import TrainingError, UsageError
-from winning_tickets.runs.progress import TRACKERS, check_trackers, scalars
+from winning_tickets.runs.progress import ENVIRONMENT, check_trackers, known_trackers, scalars
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.tiny import tiny_folder
 from winning_tickets.studies.worker import Job, perform
@@ -61,14 +61,14 @@ def fake(tmp_path, monkeypatch):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(content)
         monkeypatch.syspath_prepend(str(tmp_path / "packages"))
-        for variable, value in TRACKERS[name].items():
+        for variable, value in ENVIRONMENT[name].items():
             monkeypatch.setenv(variable, value)  # so that it is gone after the test
         return importlib.import_module(name)
 
     before = set(sys.modules)
     yield make
     for module in set(sys.modules) - before:
-        if module.partition(".")[0] in TRACKERS:
+        if module.partition(".")[0] in ENVIRONMENT:
             del sys.modules[module]
 
 
@@ -194,10 +194,38 @@ def test_nobody_is_told_by_default(fake, tmp_path, monkeypatch, variable):
 def test_unknown_and_missing_trackers(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"Unknown tracker 'tensorbord'\. Did you mean 'tensorboard'\?"):
         check_trackers(["tensorbord"])
-    tracking = importlib.import_module("winning_tickets.runs.progress")
-    monkeypatch.setattr(tracking, "find_spec", lambda name: None)
-    with pytest.raises(UsageError, match=r"pip install mlflow, or all trackers with .*'winning-tickets\[track\]'"):
-        trainer_arguments(tmp_path, runtime("mlflow"), max_steps=1)
+    if importlib.util.find_spec("dvclive") is None:
+        said = r"--report-to dvclive: DVCLiveCallback requires dvclive .*'winning-tickets\[track\]' installs mlflow"
+        with pytest.raises(UsageError, match=said):
+            trainer_arguments(tmp_path, runtime("dvclive"), max_steps=1)
+
+
+def test_trackers_are_those_of_the_installed_transformers(monkeypatch):
+    from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
+
+    assert known_trackers() == tuple(INTEGRATION_TO_CALLBACK)
+    assert len(known_trackers()) > 4
+    monkeypatch.setenv("KUBEFLOW_TRAINER_SERVER_URL", "http://127.0.0.1")
+    check_trackers(["kubeflow"])  # which has no package of its name
+
+
+def test_any_tracker_of_transformers_is_told(config, tmp_path, monkeypatch):
+    """One that this package does not know by name, which begins before the training, as codecarbon does."""
+    utils = importlib.import_module("transformers.integrations.integration_utils")
+    told = []
+
+    class Callback(utils.TrainerCallback):
+        def on_init_end(self, args, state, control, **kwargs):
+            told.append(("init", state.max_steps))
+
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            told.append(("log", sorted(logs)))
+
+    monkeypatch.setitem(utils.INTEGRATION_TO_CALLBACK, "mine", Callback)
+    monkeypatch.setattr("winning_tickets.runs.progress.known_trackers", lambda: ("mine",))
+    transfer(config.model_copy(update={"seeds": (0,)}), tmp_path / "run", runtime("mine"))
+    assert told[0] == ("init", 4)
+    assert ("log", ["grad_norm", "learning_rate", "loss", "seconds"]) in told
 
 
 @pytest.mark.parametrize(

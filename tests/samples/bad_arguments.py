@@ -20,6 +20,7 @@ BASE: dict[str, str] = {
     "super": "bert --task rte --data-dir glue --level 50 --steps 1 --quiet --out out",
     "shrink": "bert --corpus corpus.txt --segments lines --by flops --steps 1 --quiet --out out",
     "export": "ticket --format masked --out out",
+    "push": "ticket me/ticket",
     "import-mask": "mask.pt --base bert --out out",
     "measure": "ticket --quiet --repeats 1 --batch 1 --length 8",
     "runs": "--store store",
@@ -447,6 +448,12 @@ ROWS: dict[str, str] = {
         --out foreign | 2 | untouched
         --out file.txt | 2 | file.txt
     """,
+    "push": """
+        ! nowhere/x me/ticket | 2 | nothing at nowhere/x
+        ! ticket a/b/c | 2 | Repo id must be in the form
+        --results nowhere.json | 2 | nothing at nowhere.json
+        --seed 5 | 2 | Could not push to me/ticket
+    """,
     "import-mask": """
         ! nowhere.pt --base bert --out out | 2 | no mask file
         ! bert --base bert --out out | 2 | no mask file
@@ -602,6 +609,8 @@ ROWS: dict[str, str] = {
         --store foreign | 2 | untouched
         --engine locl | 2 | Did you mean 'local'
         --workers 0 | 2 | workers
+        --walltime 0 | 2 | walltime
+        --slurm partition | 2 | --slurm 'partition' is not NAME=VALUE
         --device gpu | 2 | device
         --checkpoint-steps 0 | 2 | checkpoint-steps
         --non-finite ignore | 2 | 'stop', 'skip'

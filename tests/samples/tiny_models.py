@@ -13,12 +13,14 @@ from transformers import (
     AutoModelForMaskedLM,
     AutoModelForPreTraining,
     BertConfig,
+    CamembertConfig,
     DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     ModernBertConfig,
     MPNetConfig,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 from transformers.utils import logging as transformers_logging
 
@@ -37,6 +39,12 @@ _SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "
 CONFIGS = {
     "bert": lambda size: BertConfig(vocab_size=size, **_SMALL, pad_token_id=0),
     "roberta": lambda size: RobertaConfig(
+        vocab_size=size, **_SMALL, pad_token_id=0, bos_token_id=2, eos_token_id=3, max_position_embeddings=514
+    ),
+    "xlm-roberta": lambda size: XLMRobertaConfig(
+        vocab_size=size, **_SMALL, pad_token_id=0, bos_token_id=2, eos_token_id=3, max_position_embeddings=514
+    ),
+    "camembert": lambda size: CamembertConfig(
         vocab_size=size, **_SMALL, pad_token_id=0, bos_token_id=2, eos_token_id=3, max_position_embeddings=514
     ),
     "electra": lambda size: ElectraConfig(vocab_size=size, **_SMALL, embedding_size=16, pad_token_id=0),

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -14,8 +17,10 @@ import yaml
 
 from samples.study_samples import InlineEngine, little, planned
 from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.locks import owner_of
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.engines import EngineOptions, LocalEngine, _Worker, make_engine
+from winning_tickets.studies import engines
+from winning_tickets.studies.engines import EngineOptions, LocalEngine, SlurmJob, _Worker, make_engine
 from winning_tickets.studies.run import run_study
 from winning_tickets.studies.worker import Job, JobOutcome
 
@@ -48,8 +53,8 @@ def undisturbed(tmp_path_factory):
 
 
 def test_unknown_engines_and_impossible_numbers(tmp_path):
-    with pytest.raises(UsageError, match="Unknown engine 'slurm'. Known: local, ray"):
-        make_engine("slurm", EngineOptions(), tmp_path)
+    with pytest.raises(UsageError, match="Unknown engine 'slrm'. Did you mean 'slurm'. Known: local, ray, slurm"):
+        make_engine("slrm", EngineOptions(), tmp_path)
     with pytest.raises(UsageError, match="--workers 0 is impossible; it must be at least 1"):
         make_engine("local", EngineOptions(workers=0), tmp_path)
 
@@ -79,6 +84,93 @@ def test_a_worker_that_said_stopped_gets_no_other_job(tmp_path, monkeypatch):
 def test_without_ray(tmp_path):
     with pytest.raises(UsageError, match=r"The engine ray needs Ray: pip install 'winning-tickets\[ray\]'"):
         make_engine("ray", EngineOptions(), tmp_path)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("submitit") is not None, reason="submitit is installed")
+def test_without_submitit(tmp_path):
+    with pytest.raises(UsageError, match=r"The engine slurm needs submitit: pip install 'winning-tickets\[slurm\]'"):
+        make_engine("slurm", EngineOptions(), tmp_path)
+
+
+@pytest.fixture
+def signals():
+    """The handlers as they were, after the test."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_slurm_job_is_requeued_at_the_signal_once_its_checkpoint_is_written(monkeypatch, signals):
+    told = []
+
+    def training(job):
+        previous = signal.signal(signal.SIGTERM, lambda number, frame: told.append("checkpoint"))
+        signal.raise_signal(signal.SIGUSR2)
+        signal.signal(signal.SIGTERM, previous)
+        return JobOutcome(job.run, "stopped")
+
+    def requeue(number, frame):
+        told.append(("requeue", number))
+        raise SystemExit(122)
+
+    monkeypatch.setattr(engines, "perform_or_stop", training)
+    signal.signal(signal.SIGUSR2, requeue)  # submitit's
+    line = Job("a", "search", {}, "s", {}).line()
+    with pytest.raises(SystemExit):
+        SlurmJob(1)(line)
+    assert told == ["checkpoint", ("requeue", signal.SIGUSR2)]
+
+
+@pytest.mark.parametrize("kind", ["done", "stopped"])
+def test_a_slurm_job_without_that_signal_says_how_it_ended(monkeypatch, signals, kind):
+    monkeypatch.setattr(engines, "perform_or_stop", lambda job: JobOutcome(job.run, kind))
+    signal.signal(signal.SIGUSR2, lambda number, frame: pytest.fail("nobody asked"))
+    monkeypatch.setenv("OMP_NUM_THREADS", "3")
+    assert JobOutcome.of_line(SlurmJob(2)(Job("a", "search", {}, "s", {}).line())) == JobOutcome("a", kind)
+    assert os.environ["OMP_NUM_THREADS"] == "2"
+
+
+def test_slurm_takes_whole_cores_and_known_parameters(tmp_path):
+    pytest.importorskip("submitit")
+    local = {"cluster": "local"}
+    with pytest.raises(UsageError, match="whole numbers of --cpus and --gpus"):
+        make_engine("slurm", EngineOptions(cpus=0.5, slurm=local), tmp_path)
+    with pytest.raises(UsageError, match="The engine slurm cannot be used: .*prtition"):
+        make_engine("slurm", EngineOptions(slurm=local | {"prtition": "gpu"}), tmp_path)
+    if shutil.which("srun") is None:
+        with pytest.raises(UsageError, match="The engine slurm cannot be used: .*srun"):
+            make_engine("slurm", EngineOptions(), tmp_path)
+    assert make_engine("slurm", EngineOptions(workers=3, slurm=local), tmp_path).free() == 3
+
+
+@pytest.mark.slow
+def test_slurm_jobs_resume_after_their_walltime(tmp_path):
+    """On the executor of submitit for one machine: a job gets the signal in training, is requeued, and goes on."""
+    pytest.importorskip("submitit")
+    scale = {"model": "tiny:bert", "sparsities": [0.5], "tasks": ["rte"], "steps": 400}
+    plan, store = planned(little(scales={"smoke": scale})), Store(tmp_path / "store")
+    (run,) = [one.id for one in plan.runs.values() if one.verb == "transfer" and "@" in str(one.config)][:1]
+    log = store.folder(run) / "seed-0" / "metrics.jsonl"
+    sent = []
+
+    def signal_it():
+        while not (log.is_file() and len(log.read_text().splitlines()) > 5):
+            time.sleep(0.05)
+        owner = owner_of(next((store.path / "claims" / run).iterdir()))
+        sent.append(owner.pid)
+        os.kill(owner.pid, signal.SIGUSR2)
+
+    threading.Thread(target=signal_it, daemon=True).start()
+    options = EngineOptions(workers=2, walltime=20, slurm={"cluster": "local"})
+    assert run_study(plan, store, make_engine("slurm", options, store.path))["failed"] == {}
+    assert sent
+    said = "".join(path.read_text() for path in (store.path / "logs" / "slurm").glob("*.err"))
+    assert "Requeued job" in said
+    whole = Store(tmp_path / "whole")
+    assert run_study(plan, whole, InlineEngine())["failed"] == {}
+    assert numbers(plan, store) == numbers(plan, whole)
 
 
 @pytest.mark.slow

@@ -157,4 +157,4 @@ def test_what_was_combined_survives_the_round_trip(tmp_path_factory, first, seco
     assert bits_of(again) == expected
     assert again.id == ticket.id
     assert again.info.model_copy(update={"versions": {}}) == ticket.info
-    assert {path.name for path in folder.iterdir()} == {"ticket.json", "ticket.safetensors"}
+    assert {path.name for path in folder.iterdir()} == {"ticket.json", "ticket.safetensors", "README.md"}

@@ -349,7 +349,8 @@ def average_terms(
     """Average the terms of the objectives over all batches, each weighted by its count."""
     text = next((name for name in TEXT_NAMES if name in names), None)
     measured = (*names, *(() if text is None else ("accuracy",)))
-    totals = {name: torch.zeros((), dtype=torch.float64, device=device) for name in measured}
+    dtype = torch.float32 if device.type == "mps" else torch.float64  # which MPS lacks
+    totals = {name: torch.zeros((), dtype=dtype, device=device) for name in measured}
     counts = dict.fromkeys(measured, 0)
     # What predicts masked tokens is measured on the corrupted text, all else on the clean text, in a forward pass each.
     objectives = {

@@ -51,6 +51,14 @@ def _plan(
     return part_of(whole, where or (), shard) if where or shard is not None else whole
 
 
+def _pairs(option: str, words: list[str] | None) -> dict[str, str]:
+    """Return the values of an option that is repeated as NAME=VALUE."""
+    for word in words or ():
+        if not word.partition("=")[2]:
+            raise UsageError(f"{option} {word!r} is not NAME=VALUE.")
+    return dict(word.split("=", 1) for word in words or ())
+
+
 @study_app.command()
 def plan(
     study: Source,
@@ -107,13 +115,20 @@ def run(
     where: Where = None,
     shard: Shard = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
-    engine: Annotated[str, typer.Option("--engine", help="Engine: local or ray.")] = "local",
+    engine: Annotated[str, typer.Option("--engine", help="Engine: local, ray or slurm.")] = "local",
     workers: Workers = 1,
     address: Annotated[
         str | None, typer.Option("--address", help="Address of a Ray cluster. By default one is started here.")
     ] = None,
-    cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray.")] = 1,
-    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray; may be a fraction.")] = 0,
+    cpus: Annotated[float, typer.Option("--cpus", help="Cores of a run on Ray or Slurm.")] = 1,
+    gpus: Annotated[float, typer.Option("--gpus", help="GPUs of a run on Ray (may be a fraction) or Slurm.")] = 0,
+    walltime: Annotated[
+        int, typer.Option("--walltime", min=1, help="Minutes of a Slurm job, after which it is requeued.")
+    ] = 240,
+    slurm: Annotated[
+        list[str] | None,
+        typer.Option("--slurm", metavar="NAME=VALUE", help="A parameter of sbatch, such as partition=gpu. Repeatable."),
+    ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Try failed runs again.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Plan the study, check what it needs, and do nothing.")
@@ -140,7 +155,7 @@ def run(
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import plan_text, run_text
 
-    trackers = commands.trackers_of(report_to)
+    trackers, sbatch = commands.trackers_of(report_to), _pairs("--slurm", slurm)
     planned = _plan(study, scale, set_, where, shard)
     found = Store(store)
     status = study_status(planned, found, workers, ask_hub=engine == "local")
@@ -152,7 +167,9 @@ def run(
         raise UsageError("\n".join(problems))
     if dry_run:
         return emit(status, as_json, plan_text(status))
-    engine_options = EngineOptions.of(workers=workers, address=address, cpus=cpus, gpus=gpus)
+    engine_options = EngineOptions.of(
+        workers=workers, address=address, cpus=cpus, gpus=gpus, walltime=walltime, slurm=sbatch
+    )
     runtime = Runtime.of(
         device=device,
         bf16=bf16,

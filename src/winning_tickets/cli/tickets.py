@@ -1,4 +1,4 @@
-"""Commands about tickets and models: compare, inspect, average, predict, combine, perturb, export, measure, verify."""
+"""Commands about tickets and models: compare, inspect, average, predict, combine, perturb, export, push, verify ..."""
 
 from __future__ import annotations
 
@@ -265,6 +265,43 @@ def export(
         force=force,
     )
     return emit(result, as_json, show.exported(result))
+
+
+@app.command()
+def push(
+    target: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A ticket, an export, or a run that has saved its model.")
+    ],
+    repo: Annotated[
+        str, typer.Argument(metavar="REPO", help="A repository of the Hugging Face hub, such as me/ticket.")
+    ],
+    results: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--results", help="A transfer, or a file of evaluate --json, for the model card. May be repeated."
+        ),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the model. By default the first one saved.")] = None,
+    private: Annotated[
+        bool | None, typer.Option("--private/--public", help="Whether a new repository is private.")
+    ] = None,
+    revision: Annotated[str | None, typer.Option("--revision", help="Branch. By default main.")] = None,
+    as_json: commands.Json = False,
+) -> None:
+    """Push a ticket, an export or a fine-tuned model to the Hugging Face hub, with a model card.
+
+    Example: tickets push my-ticket me/ticket --results kept.json
+    """
+    from winning_tickets.runs.hub import check_access
+
+    for path in (target, *(results or ())):
+        if not path.exists():
+            raise UsageError(f"There is nothing at {path}.")
+    check_access(repo, None)  # before torch is imported
+    from winning_tickets.deploy.publish import push as upload
+
+    result = upload(target, repo, results=results or (), seed=seed, private=private, revision=revision)
+    return emit(result, as_json, f"Pushed {len(result['files'])} files to {result['url']}.")
 
 
 @app.command()

@@ -152,13 +152,16 @@ CORPORA = (
 )
 """The corpora, for help texts."""
 _running = partial(setting, panel="Running")
+_USUAL_DEVICES = ("cpu", "cuda", "mps", "xpu")  # names that need no look into torch
 
 
 class Runtime(Settings):
     """Settings of the execution of a run, such as its device; they are not part of its id."""
 
     device: str = _running(
-        "auto", "Device: auto (a GPU where there is one), cpu or cuda. CUDA_VISIBLE_DEVICES chooses the GPU."
+        "auto",
+        "Device: auto (a CUDA GPU where there is one), cpu, cuda, mps or another that torch knows, also with a number "
+        "such as cuda:1.",
     )
     bf16: bool = _running(
         False,
@@ -184,16 +187,23 @@ class Runtime(Settings):
     )
     report_to: tuple[str, ...] = _running(
         (),
-        "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow, or several with "
-        "commas.",
+        "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow or another one "
+        "that the installed transformers knows. Separate several with commas.",
     )
 
     @field_validator("device")
     @classmethod
     def _a_device(cls, value: str) -> str:
         """Refuse names that are no device; the devices of this machine are looked up later."""
-        if value not in ("auto", "cpu", "cuda") and not value.startswith("cuda:"):
-            raise impossible(f"--device {value} is not a device; use auto, cpu or cuda.")
+        name, colon, number = value.partition(":")
+        if (name in _USUAL_DEVICES and (number.isdecimal() or not colon)) or value == "auto":
+            return value
+        import torch  # knows the others
+
+        try:
+            torch.device(value)
+        except RuntimeError as error:
+            raise impossible(f"--device {value} is not a device; use auto, cpu, cuda, mps, cuda:1 ...") from error
         return value
 
     @field_validator("bf16")

@@ -16,6 +16,7 @@ from winning_tickets.runs.files import build_directory, parse_json, write_json
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.cards import CARD, write_card
 from winning_tickets.training.fine_tuned import EXPORT_FILE as EXPORT_FILE
 from winning_tickets.training.fine_tuned import is_fine_tuned
 
@@ -71,6 +72,8 @@ def export(
     def fill(staging: Path) -> None:
         body.update(wanted.fill(staging))
         write_json(staging / EXPORT_FILE, body)
+        if not (staging / CARD).is_file():  # else it came with the fine-tuned model
+            write_card(staging, wanted.card | {"kind": format})
         _find_stored(out, identity, force)  # refuse what another command has begun there meanwhile
         if out.exists():  # what --force replaces goes only when its successor is complete
             shutil.rmtree(out)

@@ -20,10 +20,11 @@ from winning_tickets.models.loading import PLM, base_hash, resolve_model
 from winning_tickets.models.weights import content_hash, copy_encoder_weights
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import inside, read_json, read_object
+from winning_tickets.tickets.cards import model_facts
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
+from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned, pretrained_name
 from winning_tickets.training.predict import save_folder, save_model
 from winning_tickets.training.shared_model import ENCODER, SharedModel, find_shared, is_shared
 
@@ -41,6 +42,7 @@ class PrunedModel:
     facts: dict[str, Any]
     load: Callable[[], tuple[PLM, dict[str, Tensor]]]  # the model, and tensors that its class lacks: the pooler
     add_files: Callable[[Path], None]  # writes what belongs next to the weights
+    card: dict[str, Any]  # facts for a model card
     fine_tuned: FineTunedModel | None = None
     causal: bool = False  # a decoder
 
@@ -90,8 +92,9 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
         _mask(plm, ticket, has_head)
         return plm, _pooler(plm, encoder, ticket) if has_head else {}
 
+    card = model_facts("", target.model, ticket, model_class=facts["model_class"])
     copy_more = partial(copy_sentence_modules, target.model, target.revision)
-    return PrunedModel(facts, load, copy_more, causal=plm.architecture.causal)
+    return PrunedModel(facts, load, copy_more, card, causal=plm.architecture.causal)
 
 
 def _fine_tuned(source: ExportSource) -> PrunedModel:
@@ -108,7 +111,8 @@ def _fine_tuned(source: ExportSource) -> PrunedModel:
     info = model.info
     facts = {"model_class": model_class, "weights": weights}
     facts |= {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
-    return PrunedModel(facts, lambda: (model.load(), {}), info.write, model, causal)
+    card = model_facts("", model.model, model.ticket, [info.task], str(model_class))
+    return PrunedModel(facts, lambda: (model.load(), {}), info.write, card, model, causal)
 
 
 def masked(source: ExportSource) -> Export:
@@ -127,7 +131,7 @@ def masked(source: ExportSource) -> Export:
             save_model(model.load(), model.info, model.ticket, staging)
         return found.origin
 
-    return Export(found.facts, fill, MASKED_NOTE)
+    return Export(found.facts, fill, MASKED_NOTE, found.card)
 
 
 def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
@@ -222,7 +226,7 @@ def compact(source: ExportSource) -> Export:
         return found.origin
 
     loading = PLAIN_LOADING if made.get("plain") else COMPACT_LOADING
-    return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading)
+    return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading, found.card)
 
 
 ENCODER_NOTE = (
@@ -243,11 +247,12 @@ def encoder(source: ExportSource) -> Export:
             raise UsageError(f"--{option} cannot be used with --format encoder; leave it out.")
     if is_shared(source.name):
         shared = SharedModel.open(find_shared(source.name, source.seed))
-        plm = shared.load_encoder()
+        plm, base, tasks = shared.load_encoder(), pretrained_name(shared.path), shared.tasks
         facts: dict[str, Any] = {"ticket_id": None, "tasks": list(shared.tasks), "sparsity": 0.0}
     else:
         shared, model = None, open_fine_tuned(source.name, seed=source.seed)
         plm, info = model.load(), model.info
+        base, tasks = model.model, (info.task,)
         facts = {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
     weights = copy_encoder_weights(plm)
     if not plm.has_pooler:  # a loaded one would be random
@@ -260,6 +265,6 @@ def encoder(source: ExportSource) -> Export:
             copy_files(shared.path / ENCODER, shared.encoder_files, staging)
         return {}
 
-    return Export(
-        facts | {"model_class": type(plm.encoder).__name__, "weights": content_hash(weights)}, fill, ENCODER_NOTE
-    )
+    facts |= {"model_class": type(plm.encoder).__name__, "weights": content_hash(weights)}
+    ticket = None if shared is not None else model.ticket
+    return Export(facts, fill, ENCODER_NOTE, model_facts("", base, ticket, tasks))

@@ -26,6 +26,7 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.cards import ticket_facts
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo, sha256
 from winning_tickets.tickets.own_masks import PARTIAL, check_own_method
 from winning_tickets.tickets.ticket import Ticket
@@ -293,7 +294,7 @@ def mask_pt(source: ExportSource) -> Export:
         "pruned": ticket.pruned,
         "total": ticket.total,
     }
-    return Export(facts, fill, _note(ticket, convention))
+    return Export(facts, fill, _note(ticket, convention), ticket_facts(ticket))
 
 
 def _note(ticket: Ticket, convention: str) -> str:

@@ -35,6 +35,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.tickets.cards import CARD
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.predict import find_model
@@ -216,6 +217,7 @@ def _sizes(target: str, kind: str, plm: PLM, folder: Path | None) -> dict[str, A
     """Parameters of the weight files and of the encoder, and bytes of the weights and of a ticket."""
     numbers, size = _stored(folder)
     ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
+    ticket_files = [path for path in ticket_files if path.name != CARD]
     return {
         "parameters": {"all": numbers, **_parameters(plm)},
         "bytes_on_disk": size,
@@ -293,8 +295,8 @@ def take_turns(
     seconds = np.empty((repeats, len(passes)))
 
     def wait() -> None:
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        if device.type != "cpu":
+            torch.get_device_module(device.type).synchronize()  # of the current device
 
     with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
         for turn in range(-WARM_UPS, repeats):

@@ -66,7 +66,7 @@ def onnx(source: ExportSource) -> Export:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
         return write_onnx(found.load()[0], staging) | found.origin
 
-    return Export(found.facts | {"opset": OPSET}, fill, NOTE)
+    return Export(found.facts | {"opset": OPSET}, fill, NOTE, found.card)
 
 
 def write_onnx(plm: PLM, folder: Path) -> dict[str, Any]:

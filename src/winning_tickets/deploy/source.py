@@ -31,6 +31,7 @@ class Export:
     facts: dict[str, Any]  # provenance; with the format, the identity of the export
     fill: Callable[[Path], dict[str, Any]]  # writes the model; returns facts that are no part of the identity
     note: str  # what to expect of size and speed, for users
+    card: dict[str, Any]  # facts for its model card, without the kind
 
 
 def files_in(folder: Path) -> list[str]:

@@ -27,6 +27,7 @@ from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
+from winning_tickets.tickets.cards import model_facts, results_of, write_card
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
@@ -76,6 +77,8 @@ def fit_head(
             final = distributed.on_main(lambda: evaluate(_evaluation(config, str(run.path)), runtime))
             measured = {"measured_tokens": final["tokens"], "measured_segments": final["segments"]}
             result |= {"final": _quality(final), **measured}
+            facts = model_facts("mlm-head", config.model, None, model_class="ForMaskedLM") | {"data": config.corpus}
+            distributed.on_main(lambda: write_card(run.path, facts, results_of(final)))
             run.finish(result)
     return result
 

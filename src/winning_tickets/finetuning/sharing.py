@@ -24,6 +24,7 @@ from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.progress import progress
+from winning_tickets.tickets.cards import model_facts, results_of, write_card
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import MODEL_FOLDER
 from winning_tickets.training.shared_model import save_shared
@@ -100,14 +101,14 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
     evaluations = SharedEvaluations(run, prepared, sharing, runtime)
     with progress(f"sharing {', '.join(prepared.tasks)}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         run_training(make_sharing_trainer(prepared, sharing, seed, run, runtime, evaluations, advance), run)
-    if config.save_model:
-        distributed.on_main(lambda: _save_model(prepared, sharing, run.path / MODEL_FOLDER))
     remaining, of_each = weight_remaining(sharing.model.base_model, sharing.tickets, list(prepared.tasks))
     tasks = {
         name: seeds.task_result(prepared.plan(name), evaluations.of(name), prepared.ticket_of(name))
         | {"weight_remaining": of_each[name]}
         for name in prepared.tasks
     }
+    if config.save_model:
+        distributed.on_main(lambda: _save_model(prepared, sharing, run.path / MODEL_FOLDER, tasks))
     result = {
         "verb": "share-seed",
         "seed": seed,
@@ -120,11 +121,12 @@ def share_seed(prepared: PreparedSharing, seed: int, parent: Path, runtime: Runt
     return run.result()
 
 
-def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path) -> None:
+def _save_model(prepared: PreparedSharing, sharing: Sharing, folder: Path, results: dict[str, Any]) -> None:
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
     infos = {name: task.info(prepared.ticket_of(name)) for name, task in prepared.tasks.items()}
     tokenizer = next(iter(sharing.plms.values())).tokenizer
     save_shared(folder, sharing.model, tokenizer, infos, prepared.tickets or {}, prepared.base)
+    write_card(folder, model_facts("shared", prepared.target.model, None, infos), results_of({"tasks": results}))
 
 
 def weight_remaining(encoder: nn.Module, tickets: TaskTickets, tasks: Sequence[str]) -> tuple[float, dict[str, float]]:

@@ -27,6 +27,7 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.progress import progress, tell
+from winning_tickets.tickets.cards import model_facts, results_of, write_card
 from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.objectives.base import Objective
@@ -108,8 +109,9 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
     # A mask that did not hold would make this a result of another model.
     if ticket is not None:
         _check_pruned(ticket, plm)
+    scores = seeds.task_result(plan, evaluations.records, ticket)
     if config.save_model:
-        distributed.on_main(lambda: _save_model(prepared, plm, run.path / MODEL_FOLDER))
+        distributed.on_main(lambda: _save_model(prepared, plm, run.path / MODEL_FOLDER, scores))
     confusion = evaluations.confusion
     if confusion is None and has_confusion(prepared.task):  # the run was stopped right after its last checkpoint
         confusion = distributed.on_main(measure).get("confusion")
@@ -120,7 +122,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         "labels": list(prepared.task.labels),
         "text_columns": list(prepared.task.text_columns),
         "max_length": prepared.max_length,
-        **seeds.task_result(plan, evaluations.records, ticket),
+        **scores,
         "confusion": confusion,
         "stopped_step": evaluations.records[-1]["step"],
         "steps": prepared.steps,
@@ -214,10 +216,16 @@ def _check_pruned(ticket: Ticket, plm: PLM) -> None:
             )
 
 
-def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path) -> None:
-    ticket = prepared.target.ticket
+def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path, scores: dict[str, Any]) -> None:
+    ticket, task = prepared.target.ticket, prepared.task.name
+    facts = model_facts("fine-tuned", prepared.target.model, ticket, [task], type(plm.model).__name__)
+
+    def fill(staging: Path) -> None:
+        save_model(plm, prepared.info(ticket), ticket, staging)
+        write_card(staging, facts, results_of({"task": task, **scores}))
+
     shutil.rmtree(folder, ignore_errors=True)  # of an earlier run that was stopped before its result was stored
-    build_directory(folder, lambda staging: save_model(plm, prepared.info(ticket), ticket, staging))
+    build_directory(folder, fill)
 
 
 _SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` have too

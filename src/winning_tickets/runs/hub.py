@@ -1,13 +1,42 @@
-"""The Hugging Face hub: whether it can be reached, and what this machine has of it."""
+"""The Hugging Face hub: whether it answers, fetching files from it and pushing files to it."""
 
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any, TypeVar
 
-SECONDS = 4.0
-"""Time that the hub has to answer; name servers that do not answer count too."""
+from winning_tickets.runs.errors import UsageError
+
+SECONDS = 4.0  # longest wait for a sign of life of the hub
+_ABSENT = "is not on this machine, and"
+_AWAY = "the Hugging Face hub cannot be reached"
+Answer = TypeVar("Answer")
+
+
+def _in_time(ask: Callable[[], Answer]) -> Answer:
+    """Return the answer of a request, or raise its error; a TimeoutError if there is none within `SECONDS`."""
+    answers: list[Answer] = []
+    errors: list[Exception] = []
+
+    def run() -> None:
+        try:
+            answers.append(ask())
+        except Exception as error:  # of any layer: names, TLS, proxies
+            errors.append(error)
+
+    # A thread, because looking up the name has no limit of time.
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(SECONDS + 0.5)
+    if errors:
+        raise errors[0]
+    if not answers:
+        raise TimeoutError(f"no answer in {SECONDS:g} s")
+    return answers[0]
 
 
 @cache
@@ -25,10 +54,6 @@ def hub_is_away(repository: str, kind: str) -> str | None:
     return reason if _AWAY in reason else None
 
 
-_ABSENT = "is not on this machine, and"
-_AWAY = "the Hugging Face hub cannot be reached"
-
-
 def newest_revision(repository: str, kind: str) -> tuple[str | None, str]:
     """Return the newest revision that the hub has, or None and why there is no answer."""
     import huggingface_hub
@@ -36,25 +61,15 @@ def newest_revision(repository: str, kind: str) -> tuple[str | None, str]:
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
         return None, "is not on this machine, and HF_HUB_OFFLINE is set"
-    answers: list[tuple[str | None, str]] = []
-
-    def ask() -> None:
-        try:
-            answers.append((huggingface_hub.HfApi().repo_info(repository, repo_type=kind, timeout=SECONDS).sha, ""))
-        except (HfHubHTTPError, OfflineModeIsEnabled, ValueError) as error:
-            answers.append((None, f"{_ABSENT} the Hugging Face hub does not give it ({_name(error)})"))
-        except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
-            answers.append((None, f"{_ABSENT} {_AWAY} ({_name(error)})"))
-
-    # A thread, as no time limit of a request covers the name servers.
-    asking = threading.Thread(target=ask, daemon=True)
-    asking.start()
-    asking.join(SECONDS + 0.5)
-    return answers[0] if answers else (None, f"{_ABSENT} {_AWAY} (no answer)")
-
-
-def _name(error: Exception) -> str:
-    return type(error).__name__
+    try:
+        api = huggingface_hub.HfApi()
+        return _in_time(lambda: api.repo_info(repository, repo_type=kind, timeout=SECONDS).sha), ""
+    except (HfHubHTTPError, OfflineModeIsEnabled, ValueError) as error:
+        return None, f"{_ABSENT} the Hugging Face hub does not give it ({type(error).__name__})"
+    except TimeoutError:
+        return None, f"{_ABSENT} {_AWAY} (no answer)"
+    except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
+        return None, f"{_ABSENT} {_AWAY} ({type(error).__name__})"
 
 
 def is_cached(repository: str, kind: str) -> bool:
@@ -66,3 +81,101 @@ def is_cached(repository: str, kind: str) -> bool:
         return True
     prepared = Path(constants.HF_HOME) / "datasets" / repository.replace("/", "___")
     return kind == "dataset" and prepared.is_dir()
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Turn an error of the hub's client into one sentence that begins with `what`."""
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
+
+    # The first of the bases is HTTP's own error; a RuntimeError is the failed upload of one file.
+    errors = (*HfHubHTTPError.__bases__, EntryNotFoundError, HFValidationError, RuntimeError)
+    try:
+        yield
+    except errors as error:
+        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ is not None else error
+        raise UsageError(f"{what}: {_reason(cause)}") from error
+
+
+def _reason(error: BaseException) -> str:
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if status == 401:
+        return "the token is not valid, or the repository is private or absent; log in with hf auth login."
+    if status == 403:
+        return "your token may not write there; give a repository of your own, or a token with write access."
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{(lines or [type(error).__name__])[-1 if status else 0].rstrip('.')}."
+
+
+def reach(what: str) -> None:
+    """Raise a UsageError unless the hub answers within `SECONDS`; its own client tries for much longer."""
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        raise UsageError(f"{what}: HF_HUB_OFFLINE is set; unset it.")
+    try:
+        _in_time(lambda: get_session().head(constants.ENDPOINT, timeout=SECONDS))
+    except Exception as error:  # of any layer: names, TLS, proxies
+        why = str(error).partition("\n")[0].rstrip(".")
+        raise UsageError(f"{what}: {constants.ENDPOINT} cannot be reached ({why}); check the network.") from error
+
+
+def fetch(repo: str, patterns: Sequence[str], what: str, **options: Any) -> Path:
+    """Return the folder in the hub's cache with those files of a repository whose names match."""
+    # `options` are the revision, token and cache folder.
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    away: UsageError | None = None
+    try:
+        reach(what)
+    except UsageError as error:  # files in the cache may be enough
+        away = error
+    with told(what):
+        try:
+            return Path(
+                snapshot_download(repo, allow_patterns=list(patterns), local_files_only=away is not None, **options)
+            )
+        except LocalEntryNotFoundError:
+            if away is not None:
+                raise away from None
+            raise
+
+
+def push(
+    repo: str,
+    files: Mapping[str, Path | bytes],
+    message: str,
+    private: bool | None,
+    token: str | None,
+    revision: str | None,
+) -> dict[str, Any]:
+    """Write files to a model repository in one commit, and create the repository if needed."""
+    from huggingface_hub import CommitOperationAdd, HfApi
+
+    api = HfApi(token=token)
+    with told(f"Could not push to {repo}"):
+        repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
+        if revision is not None:
+            api.create_branch(repo, branch=revision, exist_ok=True)
+        operations = [CommitOperationAdd(name, content) for name, content in files.items()]
+        commit = api.create_commit(repo, operations, commit_message=message, revision=revision)
+    return {"repo": repo, "url": str(commit.repo_url), "commit": commit.oid, "files": sorted(files)}
+
+
+def check_access(repo: str, token: str | None) -> str:
+    """Return the full name of a repository that is about to be written; log-in, name and network are checked."""
+    from huggingface_hub import HfApi, get_token
+    from huggingface_hub.utils import validate_repo_id
+
+    what = f"Could not push to {repo}"
+    with told(what):
+        validate_repo_id(repo)
+    if token is None and get_token() is None:
+        raise UsageError(f"{what}: you are not logged in; run hf auth login, or set HF_TOKEN.")
+    reach(what)
+    if "/" in repo:
+        return repo
+    with told(what):
+        return f"{HfApi(token=token).whoami()['name']}/{repo}"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -76,26 +77,51 @@ def _lines(title: str, total: int) -> Advance:
 
 PROJECT = "winning-tickets"
 TENSORBOARD_FOLDER = "tensorboard"
-TRACKERS: dict[str, dict[str, str]] = {
-    "tensorboard": {},
+ENVIRONMENT: dict[str, dict[str, str]] = {
     "trackio": {"GRADIO_ANALYTICS_ENABLED": "False"},
     "wandb": {"WANDB_PROJECT": PROJECT, "WANDB_ERROR_REPORTING": "false"},
     "mlflow": {"MLFLOW_EXPERIMENT_NAME": PROJECT, "MLFLOW_DISABLE_TELEMETRY": "true"},
+    "comet_ml": {"COMET_PROJECT_NAME": PROJECT},
+    "clearml": {"CLEARML_PROJECT": PROJECT},
+    "swanlab": {"SWANLAB_PROJECT": PROJECT},
 }
-"""By package: environment variables that are set unless the user has set them (project name, no telemetry)."""
+"""By tracker: environment variables that are set unless the user has set them (project name, no telemetry)."""
 _SPLITS = {"evaluation": "eval", "rest": "test"}  # names that the Trainer's callbacks use for parts of our records
+
+
+@cache
+def known_trackers() -> tuple[str, ...]:
+    """Return the trackers that the installed transformers can report to, read from its source, as importing is slow."""
+    package = find_spec("transformers")
+    assert package is not None
+    assert package.origin is not None
+    source = Path(package.origin).parent / "integrations" / "integration_utils.py"
+    table = re.search(
+        r"^INTEGRATION_TO_CALLBACK = \{(.*?)^\}", source.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    return tuple(re.findall(r'"(\w+)":', table[1])) if table else ()
 
 
 def check_trackers(names: Sequence[str]) -> None:
     """Refuse trackers that are unknown or not installed."""
     for name in names:
-        if name not in TRACKERS:
-            raise unknown("tracker", name, TRACKERS)
-        if find_spec(name) is None:
-            raise UsageError(
-                f"--report-to {name} needs the package {name}, which is not installed: pip install {name}, or all "
-                "trackers with pip install 'winning-tickets[track]'."
-            )
+        if name not in known_trackers():
+            raise unknown("tracker", name, known_trackers())
+        if find_spec(name) is None:  # some packages have another name than their tracker
+            _make_callback(name)
+
+
+def _make_callback(name: str) -> Any:
+    """Return the callback of transformers for a tracker."""
+    from transformers.integrations import get_reporting_integration_callbacks
+
+    try:
+        return get_reporting_integration_callbacks([name])[0]()
+    except (ImportError, RuntimeError) as error:
+        raise UsageError(
+            f"--report-to {name}: {str(error).rstrip('.')}. pip install 'winning-tickets[track]' installs mlflow, "
+            "tensorboard, trackio and wandb."
+        ) from error
 
 
 @contextmanager
@@ -105,10 +131,9 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
         yield
         return
     from transformers import TrainerControl, TrainerState, TrainingArguments
-    from transformers.integrations import get_reporting_integration_callbacks
 
     check_trackers(names)
-    for variable, value in (pair for name in names for pair in TRACKERS[name].items()):
+    for variable, value in (pair for name in names for pair in ENVIRONMENT.get(name, {}).items()):
         os.environ.setdefault(variable, value)
     # The callbacks are those of transformers, without its Trainer; a run of wandb that the user opened stays open.
     with hidden_launch():
@@ -119,7 +144,8 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
     arguments.trackio_static_space_id = False  # do not copy a run that is shown in a Space
     state, control = TrainerState(), TrainerControl()
     began = time.monotonic()
-    callbacks = {name: get_reporting_integration_callbacks([name])[0]() for name in names}
+    state.max_steps = int(settings.get("max_steps") or 0)
+    callbacks = {name: _make_callback(name) for name in names}
     wandb = import_module("wandb") if "wandb" in names else None
     earlier = None if wandb is None else wandb.run
 
@@ -134,7 +160,8 @@ def tracked(run: RunDirectory, names: Sequence[str], model: Any, settings: Mappi
             for name, callback in callbacks.items():
                 if name == "tensorboard":
                     callback.logging_dir = str(_tensorboard_folder(run))
-                _start(name, partial(callback.on_train_begin, arguments, state, control, model=model))
+                for begin in (callback.on_init_end, callback.on_train_begin):
+                    _start(name, partial(begin, arguments, state, control, model=model))
             yield
             tell({"step": state.global_step, "train_runtime": time.monotonic() - began})
         finally:

@@ -1,25 +1,30 @@
-"""Engines that do the runs of a study: local worker processes, and Ray."""
+"""Engines that do the runs of a study: local worker processes, Ray, and Slurm."""
 
 from __future__ import annotations
 
 import importlib
 import os
-import selectors
+import queue
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Protocol
+
+from pydantic import Field
 
 from winning_tickets.config import Settings
 from winning_tickets.runs.errors import UsageError, unknown
-from winning_tickets.studies.worker import Job, JobOutcome, perform, perform_or_stop
+from winning_tickets.studies.worker import Job, JobOutcome, perform, perform_or_stop, stop_worker
 
 STOP_SECONDS = 120.0  # time for a worker to reach its next checkpoint
+MAX_REQUEUES = 100  # times that a job of Slurm may use up its time and resume
 _PASSED_ON = ("HF_HUB_OFFLINE", "HF_HOME", "WINNING_TICKETS_CACHE")  # environment variables that other nodes need too
 
 
@@ -28,7 +33,6 @@ class _Worker:
     process: Any  # a Popen with pipes for stdin and stdout
     log: Path
     job: Job | None = None
-    rest: bytes = b""
 
 
 class LocalEngine:
@@ -40,6 +44,7 @@ class LocalEngine:
         self._count = workers
         self._logs = store / "logs"
         self._workers: dict[int, _Worker] = {}
+        self._lines: queue.Queue[tuple[int, _Worker, bytes]] = queue.Queue()  # what workers wrote; empty at their end
 
     def free(self) -> int:
         return self._count - sum(worker.job is not None for worker in self._workers.values())
@@ -51,26 +56,27 @@ class LocalEngine:
         worker = self._workers.get(place)
         if worker is None or worker.process.poll() is not None:
             worker = self._workers[place] = self._spawn(place)
+            threading.Thread(target=self._listen, args=(place, worker), daemon=True).start()
         worker.job = job
         with suppress(BrokenPipeError):  # it has just died; `wait` reports it
             worker.process.stdin.write(job.line().encode() + b"\n")
             worker.process.stdin.flush()
 
     def wait(self, seconds: float) -> list[JobOutcome]:
-        busy = {place: worker for place, worker in self._workers.items() if worker.job is not None}
-        outcomes: list[JobOutcome] = []
-        with selectors.DefaultSelector() as selector:
-            for place, worker in busy.items():
-                selector.register(worker.process.stdout, selectors.EVENT_READ, place)
-            for key, _ in selector.select(seconds):
-                outcomes += self._read(key.data)
-        return outcomes
+        try:
+            found = [self._lines.get(timeout=seconds)]
+        except queue.Empty:
+            return []
+        with suppress(queue.Empty):
+            while True:
+                found.append(self._lines.get_nowait())
+        return [one for place, worker, line in found for one in self._read(place, worker, line)]
 
     def stop(self) -> list[JobOutcome]:
         for worker in self._workers.values():
             if worker.job is not None:
-                with suppress(ProcessLookupError):
-                    worker.process.send_signal(signal.SIGTERM)
+                with suppress(OSError):  # a stop by its pipe, as Windows has no SIGTERM
+                    worker.process.stdin.close()
         try:
             return _wait_for_all(self, lambda: any(worker.job for worker in self._workers.values()))
         finally:
@@ -87,24 +93,21 @@ class LocalEngine:
             worker.process.wait()
             worker.process.stdout.close()
 
-    def _read(self, place: int) -> list[JobOutcome]:
-        worker = self._workers[place]
-        content = os.read(worker.process.stdout.fileno(), 1 << 16)
-        if not content:
+    def _read(self, place: int, worker: _Worker, line: bytes) -> list[JobOutcome]:
+        if self._workers.get(place) is not worker:
+            return []  # it was dismissed
+        if not line.endswith(b"\n"):
             worker, code = self._dismiss(place)
-            assert worker.job is not None
+            if worker.job is None:
+                return []
             how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
             message = f"Its worker died ({how}); its last output is in {worker.log}."
             return [JobOutcome(worker.job.run, "lost", message)]
-        worker.rest += content
-        *lines, worker.rest = worker.rest.split(b"\n")
-        if not lines:
-            return []
         worker.job = None
-        outcomes = [JobOutcome.of_line(line.decode()) for line in lines]
-        if any(outcome.kind == "stopped" for outcome in outcomes):
+        outcome = JobOutcome.of_line(line.decode())
+        if outcome.kind == "stopped":
             self._dismiss(place)  # it ends and does no more jobs
-        return outcomes
+        return [outcome]
 
     def _dismiss(self, place: int) -> tuple[_Worker, int]:
         """Return a worker that ends, and its exit code."""
@@ -126,8 +129,16 @@ class LocalEngine:
                 stderr=errors,
                 env=os.environ | threads_of(self._count) | gpu_of(place),
                 start_new_session=True,  # Ctrl-C of the terminal reaches the driver alone
+                creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),  # the same on Windows
             )
         return _Worker(process, log)
+
+    def _listen(self, place: int, worker: _Worker) -> None:
+        """Pass on what a worker writes, and its end."""
+        with suppress(OSError, ValueError):  # closed while it is read
+            for line in worker.process.stdout:
+                self._lines.put((place, worker, line))
+        self._lines.put((place, worker, b""))
 
 
 def threads_of(workers: int, cores: int | None = None) -> dict[str, str]:
@@ -251,13 +262,135 @@ class RayEngine:
             self._ray.shutdown()
 
 
+class SlurmJob:
+    """A run as a job of Slurm. Before its time is over it writes a checkpoint and is put into the queue again."""
+
+    def __init__(self, cpus: int) -> None:
+        self._cpus = cpus
+
+    def __call__(self, line: str) -> str:
+        os.environ.update(threads_of(1, self._cpus))
+        number = getattr(signal, f"SIG{os.environ.get('SUBMITIT_PREEMPT_SIGNAL', 'USR2')}")
+        requeue = signal.getsignal(number)
+        asked: list[int] = []
+
+        def stop(number: int, frame: Any) -> None:
+            asked.append(number)
+            signal.raise_signal(signal.SIGTERM)
+
+        signal.signal(signal.SIGTERM, stop_worker)
+        signal.signal(number, stop)
+        outcome = perform_or_stop(Job.of_line(line))
+        if outcome.kind == "stopped" and asked and callable(requeue):
+            requeue(number, None)  # calls `checkpoint`, and ends this process
+        return outcome.line()
+
+    def checkpoint(self, line: str) -> Any:
+        """Return the same job, which resumes the run."""
+        return importlib.import_module("submitit").helpers.DelayedSubmission(self, line)
+
+
+class SlurmEngine:
+    """Jobs of Slurm, submitted by submitit as arrays; a job whose node dies is lost, and the driver retries it."""
+
+    def __init__(self, options: EngineOptions, store: Path) -> None:
+        try:
+            submitit: Any = importlib.import_module("submitit")
+        except ModuleNotFoundError as error:
+            raise UsageError("The engine slurm needs submitit: pip install 'winning-tickets[slurm]'.") from error
+        if options.gpus % 1 or options.cpus % 1 or options.cpus < 1:
+            raise UsageError("The engine slurm needs whole numbers of --cpus and --gpus.")
+        self._options, self._cluster = options, options.slurm.get("cluster", "slurm")
+        self._make: Callable[..., Any] = submitit.AutoExecutor
+        self._folder = (store / "logs" / "slurm").absolute()
+        self._executor: Any = None
+        self._job = SlurmJob(int(options.cpus))
+        self._waiting: list[Job] = []
+        self._jobs: dict[Any, Job] = {}
+        with TemporaryDirectory() as folder:  # the store may not exist yet
+            self._make_executor(folder)
+
+    def _make_executor(self, folder: Path | str) -> Any:
+        options = self._options
+        given = {key.replace("-", "_"): value for key, value in options.slurm.items() if key != "cluster"}
+        often = {"slurm_max_num_timeout": MAX_REQUEUES, "local_max_num_timeout": MAX_REQUEUES}
+        try:
+            executor = self._make(folder=folder, cluster=self._cluster, **often)
+            executor.update_parameters(
+                name="tickets",
+                timeout_min=options.walltime,
+                cpus_per_task=int(options.cpus),
+                gpus_per_node=int(options.gpus),
+                slurm_array_parallelism=options.workers,
+                slurm_signal_delay_s=int(STOP_SECONDS),
+                **{f"slurm_{key}": value for key, value in given.items()},
+            )
+        except (RuntimeError, ValueError, TypeError, NameError) as error:
+            raise UsageError(f"The engine slurm cannot be used: {error}") from error
+        return executor
+
+    def free(self) -> int:
+        return self._options.workers - len(self._jobs) - len(self._waiting)
+
+    def start(self, job: Job) -> None:
+        self._waiting.append(job)  # `wait` submits them together
+
+    def wait(self, seconds: float) -> list[JobOutcome]:
+        self._submit()
+        end = time.monotonic() + seconds
+        while not (done := [one for one in self._jobs if one.done()]) and time.monotonic() < end:
+            time.sleep(min(seconds, 0.2))
+        return [self._outcome(one) for one in done]
+
+    def _submit(self) -> None:
+        jobs, self._waiting = self._waiting, []
+        if not jobs:
+            return
+        if self._executor is None:
+            self._executor = self._make_executor(self._folder)
+        try:
+            with self._executor.batch():
+                submitted = [self._executor.submit(self._job, job.line()) for job in jobs]
+        except (RuntimeError, OSError, subprocess.SubprocessError) as error:
+            raise UsageError(f"Slurm refused the jobs: {str(error).strip()}") from error
+        self._jobs |= dict(zip(submitted, jobs, strict=True))
+
+    def _outcome(self, submitted: Any) -> JobOutcome:
+        job = self._jobs.pop(submitted)
+        try:
+            return JobOutcome.of_line(submitted.result())
+        except Exception as error:  # of the job, in the classes of any package
+            last = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            return JobOutcome(job.run, "lost", f"Its job died: {last} Its output is in {submitted.paths.stderr}.")
+
+    def stop(self) -> list[JobOutcome]:
+        outcomes = [JobOutcome(job.run, "stopped", "Stopped before it was submitted.") for job in self._waiting]
+        self._waiting = []
+        self._cancel()
+        return outcomes + _wait_for_all(self, lambda: bool(self._jobs))
+
+    def _cancel(self) -> None:
+        """Send SIGTERM to all jobs, which have time for a checkpoint (`KillWait` of Slurm)."""
+        for submitted in self._jobs:
+            if self._cluster == "slurm":
+                submitted.cancel(check=False)
+            elif self._cluster == "local":
+                with suppress(ProcessLookupError):
+                    os.kill(int(submitted.job_id), signal.SIGTERM)
+
+    def close(self) -> None:
+        self._cancel()
+
+
 class EngineOptions(Settings):
-    """Resources of an engine: `workers` of `local`; the Ray cluster, and cores and GPUs (or fractions) of a run."""
+    """Resources of an engine: jobs at a time (`local`, `slurm`), cores and GPUs of a run (`ray`, `slurm`), and more."""
 
     workers: int = 1
-    address: str | None = None
-    cpus: float = 1
+    address: str | None = None  # of the Ray cluster
+    cpus: float = 1  # fractions on Ray only, as of `gpus`
     gpus: float = 0
+    walltime: int = 240  # of a job of Slurm, in minutes
+    slurm: dict[str, str] = Field(default_factory=dict)  # parameters of sbatch, such as `partition`
 
 
 class Engine(Protocol):
@@ -290,6 +423,7 @@ def _wait_for_all(engine: Engine, is_busy: Callable[[], bool]) -> list[JobOutcom
 ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
     "local": lambda options, store: LocalEngine(options.workers, store),
     "ray": lambda options, store: RayEngine(options.address, options.cpus, options.gpus),
+    "slurm": SlurmEngine,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import json
 import os
 import queue
@@ -176,7 +177,7 @@ def main() -> int:
     """Do the jobs that arrive on stdin, and return the exit code."""
     outcomes = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # outcomes use the original stdout; what libraries print goes to stderr
-    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGTERM, stop_worker)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver handles Ctrl-C and sends SIGTERM
     jobs: queue.Queue[str | None] = queue.Queue()
     threading.Thread(target=_read, args=(jobs,), daemon=True).start()
@@ -206,10 +207,14 @@ def _read(jobs: queue.Queue[str | None]) -> None:
     for line in sys.stdin:
         jobs.put(line)
     jobs.put(None)
-    os.kill(os.getpid(), signal.SIGTERM)
+    if os.name == "posix":
+        os.kill(os.getpid(), signal.SIGTERM)  # which also ends a wait of the main thread
+    else:
+        _thread.interrupt_main(signal.SIGTERM)  # os.kill would end the process without a checkpoint
 
 
-def _stop(number: int, frame: Any) -> NoReturn:
+def stop_worker(number: int, frame: Any) -> NoReturn:
+    """End the job at once, unless a training catches the signal for a checkpoint."""
     raise Stopped
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from winning_tickets.models.loading import base_hash, weight_hashes
 from winning_tickets.models.structure import Structure
-from winning_tickets.runs import memory
+from winning_tickets.runs import hub, memory
 from winning_tickets.runs.directory import missing, refuse_unfinished
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.identity import read_checked
@@ -63,6 +63,7 @@ INFO_FILE = "ticket.json"
 HEAD_FILE = "mlm_head.safetensors"
 IN_MEMORY = f"{memory.PREFIX}ticket-"
 """Start of the name of a ticket that is given in memory; its id follows."""
+FILES = (MASK_FILE, INFO_FILE, HEAD_FILE)
 
 
 def is_ticket(path: Path | str) -> bool:
@@ -79,7 +80,9 @@ def children(path: Path | str) -> list[str]:
     return sorted(entry.parent.name for entry in path.glob(f"*/{INFO_FILE}")) if path.is_dir() else []
 
 
-def find_ticket(name: Path | str, revision: str | None) -> Path:
+def find_ticket(
+    name: Path | str, revision: str | None = None, token: str | None = None, cache_dir: Path | str | None = None
+) -> Path:
     """Return the folder of a ticket, here or in the hub's cache; a folder of several tickets is refused."""
     path = Path(name)
     if (path / INFO_FILE).is_file():
@@ -96,14 +99,8 @@ def find_ticket(name: Path | str, revision: str | None) -> Path:
         raise UsageError(f"There is no ticket {name}; give a folder made by tickets search, or a hub id.")
     if (problem := missing(name)) is not None:
         raise UsageError(problem)
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(name, revision=revision, allow_patterns=[MASK_FILE, INFO_FILE, HEAD_FILE]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = str(error).partition("\n")[0]
-        raise UsageError(f"There is no ticket folder {name}, and the hub did not have it: {reason}") from error
+    what = f"There is no ticket folder {name}, and the hub did not have it"
+    return hub.fetch(name, FILES, what, revision=revision, token=token, cache_dir=cache_dir)
 
 
 def read_info(directory: Path) -> dict[str, Any]:

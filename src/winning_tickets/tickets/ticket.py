@@ -8,6 +8,7 @@ import html
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 
 import torch
@@ -29,6 +30,7 @@ from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets import files
+from winning_tickets.tickets.cards import publish, ticket_facts, write_card
 from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import rows_here
 from winning_tickets.tickets.own_masks import check_own_method, own_masks, plm_of
@@ -254,7 +256,7 @@ class Ticket:
         return model
 
     def save_pretrained(self, directory: Path | str) -> None:
-        """Write `ticket.safetensors`, `ticket.json` and, where there is one, `mlm_head.safetensors`.
+        """Write `ticket.safetensors`, `ticket.json`, a model card and, where there is one, `mlm_head.safetensors`.
 
         The masks take one bit per weight. The description is written last, so a folder with one is complete.
 
@@ -288,7 +290,23 @@ class Ticket:
         }
         if self.structure is not None:
             body |= {"gates": list(self.gates), "structure": self.structure.model_dump(mode="json")}
+        write_card(directory, ticket_facts(self))
         write_checked(directory / INFO_FILE, body)
+
+    def push_to_hub(self, repo: str, **options: Any) -> str:
+        """Save the ticket in a repository of the Hugging Face hub, with a model card, and return its address.
+
+        Args:
+            repo: such as `me/ticket`; created if needed.
+            options: `results`, `private`, `token`, `revision` and `message`, see `push`.
+
+        Raises:
+            UsageError: no token, no network, or a repository of somebody else.
+        """
+        with TemporaryDirectory() as folder:
+            self.save_pretrained(folder)
+            names = [path.name for path in Path(folder).iterdir() if path.name in files.FILES]
+            return str(publish(Path(folder), names, repo, **options)["url"])
 
     @classmethod
     def from_masks(
@@ -329,8 +347,21 @@ class Ticket:
         return cls(own, TicketInfo(method=method, scope=scope, config=config, applies_to=base, seed=seed))
 
     @classmethod
-    def from_pretrained(cls, name: Path | str, revision: str | None = None) -> Self:
+    def from_pretrained(
+        cls,
+        name: Path | str,
+        revision: str | None = None,
+        *,
+        token: str | None = None,
+        cache_dir: Path | str | None = None,
+    ) -> Self:
         """Open a ticket from a folder or from the hub.
+
+        Args:
+            name: a folder, or a repository such as `me/ticket`.
+            revision: branch, tag or commit of the repository.
+            token: of the hub, for private repositories; by default that of `hf auth login` or `HF_TOKEN`.
+            cache_dir: folder of downloads; by default that of `HF_HOME`.
 
         Raises:
             UsageError: there is no ticket there; a folder that holds several is answered with their list.
@@ -339,7 +370,7 @@ class Ticket:
         if (given := memory.find(name)) is not None:
             ticket: Self = given
             return ticket
-        directory = files.find_ticket(name, revision)
+        directory = files.find_ticket(name, revision, token, cache_dir)
         body = files.read_info(directory)
         try:
             info = TicketInfo.model_validate(body["info"])

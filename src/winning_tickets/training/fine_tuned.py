@@ -89,7 +89,7 @@ def open_fine_tuned(
         task = _chosen(shared, task, default)
         info, ticket = shared.info(task), shared.ticket(task)
         _check_id(ticket, info, shared.path)
-        model = _stored_result(shared.path).get("model") or str(shared.path)
+        model = pretrained_name(shared.path)
         return FineTunedModel(shared.path, info, ticket, shared, model, shared.base_hash)
     folder = find_model(path, seed)
     resolve_model(str(folder))  # refuses an ONNX export
@@ -101,6 +101,11 @@ def open_fine_tuned(
     model = result.get("model") or (str(folder) if ticket is None else ticket.base.name)
     base = result.get("base_hash") or (None if ticket is None else ticket.base.hash)
     return FineTunedModel(folder, info, ticket, None, model, base)
+
+
+def pretrained_name(folder: Path) -> str:
+    """Return the name of the pre-trained model that a saved model was trained from, or its folder where unknown."""
+    return _stored_result(folder).get("model") or str(folder)
 
 
 def _stored_result(folder: Path) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _buckets(gradients: Iterable[Tensor]) -> Iterable[list[Tensor]]:
 
 
 def random_state() -> dict[str, Any]:
-    """Return the states of the generators of Python, NumPy and torch, on the CPU and on this rank's GPU."""
+    """Return the states of the generators of Python, NumPy and torch, on the CPU and on this rank's accelerator."""
     numpy: Any = np.random.get_state()  # its name, its keys, and numbers
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     return {
@@ -121,7 +121,7 @@ def random_state() -> dict[str, Any]:
         "numpy": (numpy[0], numpy[1].tolist(), *numpy[2:]),
         "cpu": torch.get_rng_state(),
         "cuda": gpu,
-    }
+    } | ({} if (other := _other_accelerator()) is None else {"accelerator": other.get_rng_state()})
 
 
 def set_random_state(state: Mapping[str, Any]) -> None:
@@ -131,6 +131,14 @@ def set_random_state(state: Mapping[str, Any]) -> None:
     torch.set_rng_state(state["cpu"])
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"])
+    if state.get("accelerator") is not None and (other := _other_accelerator()) is not None:
+        other.set_rng_state(state["accelerator"])
+
+
+def _other_accelerator() -> Any:
+    """Return torch's module of the accelerator if it is not CUDA, such as `torch.mps`; None without one."""
+    found = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return None if found is None or found.type == "cuda" else torch.get_device_module(found.type)
 
 
 def seed_by_rank() -> None:

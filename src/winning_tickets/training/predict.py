@@ -14,6 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from winning_tickets.config import Runtime
+from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
 from winning_tickets.data.records import Kind, Split, Task
 from winning_tickets.models import modeling_compact
@@ -264,8 +265,8 @@ class Predictor:
         info = TaskInfo.read(folder)
         if info.kind in TEXT_NAMES:
             raise UsageError(
-                f"{run} was fine-tuned with {info.kind.upper()}, which labels no texts; measure it with tickets evaluate "
-                f"{folder} --objective {info.kind}."
+                f"{run} was fine-tuned with {info.kind.upper()}, which labels no texts; measure it with tickets "
+                f"evaluate {folder} --objective {info.kind}."
             )
         return cls(folder, info)
 

@@ -140,14 +140,20 @@ class _RandomState:
     @classmethod
     def now(cls, device: torch.device) -> Self:
         """Return the present state; GPUs keep theirs on the host, so nothing is read back."""
-        on_gpu = device.type == "cuda"
-        return cls(torch.get_rng_state(), torch.cuda.get_rng_state(device) if on_gpu else None, device)
+        gpu = None if device.type == "cpu" else torch.get_device_module(device.type).get_rng_state()
+        return cls(torch.get_rng_state(), gpu, device)
 
     @contextmanager
     def replayed(self) -> Iterator[None]:
         """Repeat the random numbers that followed the state, and leave the generators as they were before."""
-        with torch.random.fork_rng(devices=[] if self.gpu is None else [self.device]):
-            torch.set_rng_state(self.cpu)
-            if self.gpu is not None:
-                torch.cuda.set_rng_state(self.gpu, self.device)
+        after = type(self).now(self.device)
+        try:
+            self._restore()
             yield
+        finally:
+            after._restore()
+
+    def _restore(self) -> None:
+        torch.set_rng_state(self.cpu)
+        if self.gpu is not None:
+            torch.get_device_module(self.device.type).set_rng_state(self.gpu)  # of the current device

@@ -1,0 +1,78 @@
+"""Pushing a ticket, an export or a fine-tuned model to the Hugging Face hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.deploy.export import EXPORT_FILE
+from winning_tickets.deploy.source import files_in
+from winning_tickets.runs.directory import METRICS, RESULT, refuse_unfinished
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import read_object
+from winning_tickets.tickets.cards import publish, ticket_facts
+from winning_tickets.tickets.files import FILES, find_ticket, is_ticket
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.predict import TASK_FILE, find_saved
+from winning_tickets.training.shared_model import SHARED_FILE
+
+_OF_RUNS = (METRICS, RESULT, "fit_head.json")  # files of a run that stay here
+
+
+def push(target: Path | str, repo: str, *, seed: int | None = None, **options: Any) -> dict[str, Any]:
+    """Push a ticket, an export, or the model of a run to the Hugging Face hub, with its model card.
+
+    Args:
+        target: a ticket, an export, a transfer or share that has saved its models, or the folder of `fit_head`.
+        repo: such as `me/ticket`; created if needed.
+        seed: seed of the model in a run; None takes the first one saved.
+        options: `results`: folders of transfers of this ticket, or files with what `tickets evaluate --json` printed,
+            for the card; `private`: whether a new repository is; `token`: by default that of `hf auth login` or
+            `HF_TOKEN`; `revision`: branch, by default `main`; `message` of the commit.
+
+    Returns:
+        `repo`, `url`, `commit` and the names of the `files`.
+
+    Raises:
+        UsageError: no such target, no token, no network, or a repository of somebody else.
+        ContentError: a damaged ticket, or results of another ticket.
+
+    Example:
+        >>> push("my-ticket", "me/ticket", results=["kept.json"])["url"]  # doctest: +SKIP
+        'https://huggingface.co/me/ticket'
+    """
+    path = Path(target)
+    if not path.is_dir():
+        raise UsageError(f"There is no folder {target}; give a ticket, an export, or a run that has saved its model.")
+    if is_ticket(path):
+        if seed is not None:
+            raise UsageError(f"--seed {seed} chooses a model of a run, and {path} is a ticket.")
+        folder = find_ticket(path)
+        names: Iterable[str] = [name for name in FILES if (folder / name).is_file()]
+        facts = ticket_facts(Ticket.from_pretrained(folder))
+    else:
+        folder, facts = _find_model(path, seed), None
+        names = [name for name in files_in(folder) if not _is_private(name)]
+    return {"verb": "push", **publish(folder, names, repo, facts=facts, **options)}
+
+
+def _find_model(path: Path, seed: int | None) -> Path:
+    """Return the folder of an export, or of the model of a run."""
+    found = find_saved(path, TASK_FILE, seed) or find_saved(path, SHARED_FILE, seed)
+    if found is not None:
+        return found
+    if seed is not None:
+        raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
+    if (path / EXPORT_FILE).is_file():
+        return path
+    if (path / RESULT).is_file() and read_object(path / RESULT, "result").get("verb") == "fit-head":
+        return path
+    refuse_unfinished(path)
+    raise UsageError(
+        f"{path} has nothing to push: it is no ticket and no export, and no run that has saved a model (--save-model)."
+    )
+
+
+def _is_private(name: str) -> bool:
+    return name in _OF_RUNS or any(part.startswith(".") for part in Path(name).parts)

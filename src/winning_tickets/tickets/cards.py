@@ -1,0 +1,414 @@
+"""Model cards: the README.md of a saved folder, made of facts and results that its own metadata hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import yaml
+
+from winning_tickets.data.tasks import TASKS
+from winning_tickets.models.loading import BUILTINS
+from winning_tickets.runs import hub, memory
+from winning_tickets.runs.directory import RESULT
+from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.files import is_number, read_object, write_text
+from winning_tickets.runs.provenance import version
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
+
+CARD = "README.md"
+FACTS = "winning_tickets"  # entry of the metadata that the text is made of
+_PIPELINES = {
+    "ForMaskedLM": "fill-mask",
+    "ForSequenceClassification": "text-classification",
+    "ForTokenClassification": "token-classification",
+    "ForQuestionAnswering": "question-answering",
+}
+"""By ending of the model's class; other models give features."""
+
+_TASK_TYPES = {"span": "question-answering", "tokens": "token-classification"}
+_AUTO = 'from transformers import {auto}\nmodel = {auto}.from_pretrained("{name}"{trust})'
+_KINDS: dict[str, tuple[str, str]] = {
+    "ticket": (
+        "A ticket: one bit for each weight of {base} that may be pruned. The weights are those of the base model.",
+        "from transformers import AutoModel\nfrom winning_tickets import Ticket\n"
+        'model = Ticket.from_pretrained("{name}").apply_(AutoModel.from_pretrained({load}))',
+    ),
+    "masked": ("{base} with the pruned weights at zero, as large and as fast as the dense model.", _AUTO),
+    "compact": ("{base} without its pruned heads, neurons and FFNs: smaller and faster.", _AUTO),
+    "encoder": ("The encoder of a model that was fine-tuned from {base}, without its head.", _AUTO),
+    "fine-tuned": ("{base}, fine-tuned on {tasks} with the pruned weights held at zero.", _AUTO),
+    "mlm-head": ("{base} with a trained head for masked language modeling.", _AUTO),
+    "shared": (
+        "One encoder for {tasks}, trained from {base}, with a head and a ticket for each task.",
+        "from huggingface_hub import snapshot_download\nfrom winning_tickets import SharedModel\n"
+        'model = SharedModel.open(snapshot_download("{name}")).load_task("{task}").model',
+    ),
+    "onnx": (
+        "{base}, pruned, as a file for ONNX Runtime.",
+        "import onnxruntime\nfrom huggingface_hub import hf_hub_download\n"
+        'session = onnxruntime.InferenceSession(hf_hub_download("{name}", "model.onnx"))',
+    ),
+    "mask-pt": (
+        "The masks of a ticket of {base}, as the released code of the papers stores them.",
+        "import torch\nfrom huggingface_hub import hf_hub_download\n"
+        'masks = torch.load(hf_hub_download("{name}", "mask.pt"), weights_only=True)',
+    ),
+}
+"""By kind of folder: what it is, and three lines that load it."""
+
+_PAPERS = {
+    "mask-training": (
+        "Liu, Yuanxin and Meng, Fandong and Lin, Zheng and Fu, Peng and Cao, Yanan and Wang, Weiping and Zhou, Jie",
+        "Learning to Win Lottery Tickets in {BERT} Transfer via Task-agnostic Mask Training",
+        "NAACL",
+        2022,
+    ),
+    "imp": (
+        "Chen, Tianlong and Frankle, Jonathan and Chang, Shiyu and Liu, Sijia and Zhang, Yang and Wang, Zhangyang and "
+        "Carbin, Michael",
+        "The Lottery Ticket Hypothesis for Pre-trained {BERT} Networks",
+        "NeurIPS",
+        2020,
+    ),
+    "importance": (
+        "Liang, Chen and Zuo, Simiao and Chen, Minshuo and Jiang, Haoming and Liu, Xiaodong and He, Pengcheng and "
+        "Zhao, Tuo and Chen, Weizhu",
+        "Super Tickets in Pre-Trained Language Models: From Model Compression to Improving Generalization",
+        "ACL",
+        2021,
+    ),
+    "wanda": (
+        "Sun, Mingjie and Liu, Zhuang and Bair, Anna and Kolter, J. Zico",
+        "A Simple and Effective Pruning Approach for Large Language Models",
+        "ICLR",
+        2024,
+    ),
+    "movement": (
+        "Sanh, Victor and Wolf, Thomas and Rush, Alexander M.",
+        "Movement Pruning: Adaptive Sparsity by Fine-Tuning",
+        "NeurIPS",
+        2020,
+    ),
+    "snip": (
+        "Lee, Namhoon and Ajanthan, Thalaiyasingam and Torr, Philip H. S.",
+        "{SNIP}: Single-shot Network Pruning based on Connection Sensitivity",
+        "ICLR",
+        2019,
+    ),
+}
+"""By method: authors, title, conference and year."""
+
+
+def published_name(name: str) -> str | None:
+    """Return the hub id of a model's weights; None for a folder."""
+    if name.startswith("builtin:"):
+        return BUILTINS[name.removeprefix("builtin:")].hub
+    is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.startswith(".")
+    return name if is_id and not Path(name).is_dir() else None
+
+
+def license_of(name: str, revision: str | None = None, ask: bool = False) -> str | None:
+    """Return the license in a model's card; None without one. The hub is asked only if `ask`."""
+    from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
+    from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    if name.startswith("builtin:"):
+        return BUILTINS[name.removeprefix("builtin:")].license
+    path = Path(name).expanduser() / "README.md"
+    if published_name(name) is not None:
+        found = try_to_load_from_cache(name, path.name, revision=revision)
+        if not isinstance(found, str) and ask:
+            absent = (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
+            with hub.told(f"Could not read the license of {name}"), suppress(*absent):
+                found = hf_hub_download(name, path.name, revision=revision)
+        path = Path(found) if isinstance(found, str) else path
+    try:
+        stated = ModelCard.load(path, ignore_metadata_errors=True).data.get("license") if path.is_file() else None
+    except (OSError, ValueError, yaml.YAMLError):
+        return None  # what somebody else wrote there is no card
+    return stated if isinstance(stated, str) and len(stated) < 100 else None
+
+
+def base_facts(name: str, revision: str | None = None, layers: int | None = None) -> dict[str, Any]:
+    """Facts about a base model; of one in a folder only the folder's name, no path of this machine."""
+    published = published_name(name)
+    return {
+        "base": published or ("a model in memory" if name.startswith(memory.PREFIX) else Path(name).name),
+        "on_hub": published is not None,
+        "revision": revision,
+        "layers": layers,
+        "license": license_of(name, revision),
+    }
+
+
+def ticket_facts(ticket: Any) -> dict[str, Any]:
+    """Facts about a `Ticket`."""
+    info, base, config = ticket.info, ticket.base, ticket.info.config
+    matrices: dict[str, list[float]] = {}
+    for name, share in ticket.sparsity_by_matrix().items():
+        matrices.setdefault(re.sub(r"\.\d+\.", ".*.", name), []).append(share)
+    data = [_public(str(one)) for one in (config.get("corpus"), *config.get("tasks", ()), config.get("task")) if one]
+    return base_facts(base.name, base.revision, base.layers) | {
+        "kind": "ticket",
+        "ticket": ticket.id,
+        "method": info.method,
+        "objective": config.get("objective") if info.method not in ("random", "magnitude") else None,
+        "data": ", ".join(dict.fromkeys(data)) or None,
+        "scope": info.scope,
+        "sparsity": ticket.sparsity,
+        "pruned": ticket.pruned,
+        "total": ticket.total,
+        "steps": info.step,
+        "seed": info.seed,
+        "parents": list(info.parents),
+        "by_matrix": {name: sum(shares) / len(shares) for name, shares in matrices.items()},
+    }
+
+
+def model_facts(kind: str, base: str, ticket: Any, tasks: Iterable[str] = (), model_class: str = "") -> dict[str, Any]:
+    """Facts about a saved model: its kind (a key of `_KINDS`), pre-trained model, ticket or None, and tasks."""
+    known = base_facts(base) if ticket is None else ticket_facts(ticket)
+    return known | {"kind": kind, "tasks": list(tasks), "model_class": model_class}
+
+
+def _public(name: str) -> str:
+    """Return the name of a corpus or file without the folders of this machine."""
+    return Path(name).name if Path(name).is_absolute() or Path(name).exists() else name
+
+
+def results_of(result: Mapping[str, Any]) -> list[EvalResult]:
+    """Return what a stored result says: scores of a transfer or of sharing, or what `evaluate` measured."""
+    if isinstance(result.get("tasks"), Mapping):
+        return [one for name, own in result["tasks"].items() for one in _scores(str(name), {**result, **own})]
+    if "task" in result and ("metrics" in result or "final" in result):
+        return _scores(str(result["task"]), result)
+    return _preserved(result)
+
+
+def _scores(task: str, result: Mapping[str, Any]) -> list[EvalResult]:
+    """The final scores on a task; of several seeds the mean."""
+    from huggingface_hub import EvalResult
+
+    known, seeds = TASKS.get(task), len(result.get("seeds", ()))
+    data, config = (known and known.hub) or (_public(task), None)
+    about = {"task_type": _TASK_TYPES.get(known.kind if known else "", "text-classification"), "dataset_config": config}
+    about |= {"dataset_type": data, "dataset_name": task, "dataset_split": "validation"}
+    found = []
+    for metric, value in (result.get("metrics") or result["final"]).items():
+        mean, std = (value["final"]["mean"], value["final"]["std"]) if isinstance(value, Mapping) else (value, None)
+        if is_number(mean):
+            name = metric if seeds < 2 else f"{metric}, mean of {seeds} seeds"
+            name += "" if std is None else f", standard deviation {std:.4f}"
+            found.append(EvalResult(metric_type=metric, metric_name=name, metric_value=mean, **about))
+    return found
+
+
+def _preserved(result: Mapping[str, Any]) -> list[EvalResult]:
+    """What `evaluate` measured."""
+    from huggingface_hub import EvalResult
+
+    found = []
+    for measure, value in result.items():
+        if _is_preserved(measure) and is_number(value):
+            pairs, kind = measure.startswith("similarity"), "fill-mask" if measure.startswith("mlm") else ""
+            data = _public(str(result.get("pairs_from" if pairs else "corpus") or "text"))
+            split = None if pairs else result.get("split")
+            kind = kind or ("sentence-similarity" if pairs else "feature-extraction")
+            found.append(EvalResult(kind, data, data, measure, value, dataset_split=split))
+    return found
+
+
+def _is_preserved(measure: str) -> bool:
+    return measure.endswith("_loss") or measure.startswith(("mlm_", "similarity_"))
+
+
+def read_results(paths: Iterable[Path | str], facts: Mapping[str, Any]) -> list[EvalResult]:
+    """Read results from folders of transfers, or from what `evaluate --json` printed; other tickets' are refused."""
+    found = []
+    for path in map(Path, paths):
+        result = read_object(path / RESULT if path.is_dir() else path, "result")
+        ids = {result.get("ticket_id"), *(one.get("ticket_id") for one in _parts(result))} - {None}
+        if ids and facts.get("ticket") not in ids:
+            raise ContentError(
+                f"{path} has results of the ticket {', '.join(sorted(map(str, ids)))}, and this is "
+                f"{facts.get('ticket') or 'a dense model'}; give results of the same ticket."
+            )
+        own = results_of(result)
+        if not own:
+            raise ContentError(f"{path} has no scores; give a transfer, or the output of tickets evaluate --json.")
+        found += own
+    return found
+
+
+def _parts(result: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    tasks = result.get("tasks")
+    return list(tasks.values()) if isinstance(tasks, Mapping) else []
+
+
+def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name: str | None = None) -> str:
+    """Return the card of a folder; `name` is its repository."""
+    from huggingface_hub import ModelCardData
+
+    facts = {key: value for key, value in facts.items() if value not in (None, [], {}, ())}
+    facts = {"version": version()} | facts
+    kind, base, results = facts["kind"], facts["base"], list(results)
+    what, usage = _KINDS[kind]
+    options = [f', revision="{facts["revision"]}"'] if "revision" in facts else []
+    options += [f", num_hidden_layers={facts['layers']}"] if "layers" in facts else []
+    ending = next((one for one in _PIPELINES if str(facts.get("model_class", "")).endswith(one)), "")
+    words = {
+        "name": name or "DIR",
+        "base": base,
+        "load": "".join([f'"{base}"', *options]),
+        "tasks": ", ".join(facts.get("tasks", ())) or "a task",
+        "task": next(iter(facts.get("tasks", ())), ""),
+        "auto": f"AutoModel{ending}",
+        "trust": ", trust_remote_code=True" if kind == "compact" else "",
+    }
+    is_model, title = usage == _AUTO, f"{kind} of {base}"
+    data = ModelCardData(
+        base_model=facts["base"] if facts.get("on_hub") else None,
+        base_model_relation="finetune" if facts.get("on_hub") else None,
+        library_name="transformers" if is_model else None if kind == "onnx" else "winning-tickets",
+        license=facts.get("license"),
+        pipeline_tag=_PIPELINES.get(ending, "feature-extraction") if is_model else None,
+        tags=list(dict.fromkeys(("winning-tickets", "pruning", "lottery-ticket", kind, facts.get("method") or kind))),
+        model_name=name or ("DIR" if results else None),
+        eval_results=results or None,
+        **{FACTS: facts},
+    )
+    return _template().render(
+        card_data=data.to_yaml(),
+        title=f"{title[:1].upper()}{title[1:]}",
+        what=what.format(**words),
+        rows=[(key, _cell(text)) for key, text in _rows(facts).items() if text],
+        by_matrix=facts.get("by_matrix"),
+        preserved=[one for one in results if _is_preserved(one.metric_type)],
+        scores=[one for one in results if not _is_preserved(one.metric_type)],
+        usage=usage.format(**words),
+        license=_license_text(facts),
+        citation=_citation(facts.get("method")),
+    )
+
+
+@cache
+def _template() -> jinja2.Template:
+    return jinja2.Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8"), keep_trailing_newline=True)
+
+
+def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
+    base, link = facts["base"], facts.get("on_hub")
+    about = "".join(f", {key} {facts[key]}" for key in ("revision", "layers") if key in facts)
+    rows = {
+        "base model": (f"[{base}](https://huggingface.co/{base})" if link else f"{base}, a local folder") + about,
+        "method": ", ".join(str(facts[key]) for key in ("method", "objective") if key in facts),
+        "corpus or task": facts.get("data") or ", ".join(facts.get("tasks", ())),
+        "sparsity": f"{100 * facts['sparsity']:.2f} %" if "sparsity" in facts else "",
+        "scope": facts.get("scope", ""),
+        "steps": str(facts.get("steps", "")),
+        "seed": str(facts.get("seed", "")),
+        "ticket": facts.get("ticket", ""),
+        "made with": f"winning-tickets {facts['version']}",
+    }
+    if "total" in facts:
+        rows["sparsity"] += f", {facts['pruned']:,} of {facts['total']:,} weights"
+    return rows
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.replace("|", r"\|").split())
+
+
+def _license_text(facts: Mapping[str, Any]) -> str:
+    if "license" in facts:
+        return f"The base model has the license `{facts['license']}`, which goes for what derives from it."
+    return "The license of the base model is not known here; it goes for what derives from it."
+
+
+def _citation(method: str | None) -> str:
+    software = "@software{winning_tickets,\n  title = {winning-tickets},\n  version = {%s}\n}" % version()  # noqa: UP031
+    if method not in _PAPERS:
+        return software
+    authors, title, venue, year = _PAPERS[method]
+    key = re.sub(r"\W", "", authors.partition(",")[0]).lower() + str(year)
+    fields = {"author": authors, "title": title, "booktitle": venue, "year": str(year)}
+    inner = ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items())
+    return f"{software}\n\n@inproceedings{{{key},\n{inner}\n}}"
+
+
+def write_card(folder: Path, facts: Mapping[str, Any], results: Iterable[EvalResult] = ()) -> None:
+    """Write the card of a folder, unless somebody has written another README.md there."""
+    text, path = make_card(facts, results), folder / CARD
+    if not path.is_file() or _is_ours(read_card(folder)):
+        write_text(path, text)
+
+
+def read_card(folder: Path) -> ModelCard | None:
+    """Read the card of a folder; None without one."""
+    from huggingface_hub import ModelCard
+
+    if not (folder / CARD).is_file():
+        return None
+    try:
+        return ModelCard.load(folder / CARD, ignore_metadata_errors=True)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ContentError(f"{folder / CARD} is not a model card ({str(error).splitlines()[0]}).") from error
+
+
+def _is_ours(card: ModelCard | None) -> bool:
+    """Return whether the text is exactly what its metadata give; then nobody has edited it."""
+    if card is None:
+        return False
+    facts = card.data.get(FACTS)
+    try:
+        own = make_card(facts, card.data.eval_results or (), card.data.get("model_name"))
+    except (TypeError, KeyError, AttributeError, ValueError):
+        return False
+    return own.strip() == str(card).strip()
+
+
+def publish(
+    folder: Path,
+    files: Iterable[str],
+    repo: str,
+    *,
+    facts: Mapping[str, Any] | None = None,
+    results: Iterable[Path | str] = (),
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str | None = None,
+) -> dict[str, Any]:
+    """Push files of a folder to a repository of the hub, with the folder's card; see `deploy.publish.push`."""
+    repo = hub.check_access(repo, token)
+    card = _published_card(folder, repo, results, facts)
+    content: dict[str, Path | bytes] = {name: folder / name for name in files if name != CARD}
+    content[CARD] = card.encode("utf-8")
+    return hub.push(repo, content, message or f"Push with winning-tickets {version()}", private, token, revision)
+
+
+def _published_card(folder: Path, repo: str, results: Iterable[Path | str], facts: Mapping[str, Any] | None) -> str:
+    """Return the card of a folder for a repository, with further results; of an edited card the text stays."""
+    card = read_card(folder)
+    known = (card.data.get(FACTS) if card is not None else None) or facts
+    if card is None and known is None:
+        raise ContentError(f"{folder} has no {CARD}; write one, or save the model again.")
+    known = dict(known or {})
+    earlier = (card.data.eval_results or ()) if card is not None else ()
+    # A later result replaces an earlier one of the same measure.
+    both = [*earlier, *read_results(results, known)]
+    every = list({(one.unique_identifier, one.metric_type): one for one in both}.values())
+    if card is not None and not _is_ours(card):
+        card.data.eval_results, card.data.model_name = every or None, card.data.get("model_name") or repo
+        return str(card)
+    if known.get("on_hub") and "license" not in known:
+        known["license"] = license_of(known["base"], known.get("revision"), ask=True)
+    return make_card(known, every, repo)
