@@ -313,7 +313,7 @@ def test_gpus_go_round(monkeypatch):
 
 
 def test_tiny_models_and_data_are_the_same_every_time(tmp_path):
-    for name in ("bert", "bert-other", "roberta", "text", "glue", "glue-more"):
+    for name in ("bert", "bert-other", "roberta", "text", "articles", "glue", "glue-more"):
         first, second = tiny_folder(name, tmp_path / "a"), tiny_folder(name, tmp_path / "b")
         files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
         assert files

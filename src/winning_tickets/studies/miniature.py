@@ -20,8 +20,8 @@ CUT = "tiny:cut:"  # before a folder of data, of which a few examples of each ta
 STEPS, RATE = 200, 40  # steps of a search for one here, and how much higher rates are
 BATCH, LENGTH, LEAST_BATCH = 4, 4, 4  # examples of a batch and tokens of a text for one here
 STEP_TOKENS, TEXT_STEPS, SEGMENTS = 16, 500, 2_000  # tokens, steps of a round and segments of its text for one here
-EXAMPLES = 125  # examples of a subset for one here
-SEEDS, SEARCH_SEEDS, EVALUATED_TOKENS = 3, 2, 2_000
+EXAMPLES, EVAL_STEPS = 125, 5  # examples of a subset for one here; steps between evaluations
+SEEDS, EVALUATED_TOKENS = 3, 2_000
 MINIATURE_NOTE = (
     f"searches have 1/{STEPS} of the paper's steps (rounds over text alone 1/{TEXT_STEPS}), batches 1/{BATCH} of its "
     f"examples, texts 1/{LENGTH} of its tokens; learning rates are {RATE} times, those of masks {STEPS} times as high"
@@ -62,13 +62,13 @@ def _shorter_rounds(axis: Mapping[int, Mapping[str, int]]) -> dict[int, dict[str
     return {count * steps: {"round_steps": steps} for steps, count in rounds.items()}
 
 
-_DATA = {"corpus": "tiny:text", "data_dir": "tiny:glue-more"}
+_DATA = {"corpus": "tiny:articles", "data_dir": "tiny:glue-more"}
 _PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "model": _model,
     "other_model": _model,
     "models": lambda models: {label: _model(name) for label, name in models.items()},
     "seeds": lambda seeds: seeds[:SEEDS],
-    "search_seeds": lambda seeds: seeds[:SEARCH_SEEDS],
+    "search_seeds": lambda seeds: seeds[:SEEDS],
     "levels": lambda levels: levels[1::3],
     "search_steps": lambda steps: {sparsity: _fewer(count) for sparsity, count in steps.items()},
     "trained_steps": _fewer,
@@ -94,6 +94,10 @@ def _subset(size: str | None, share: int = EXAMPLES) -> str | None:
     return str(max(1, int(size) // share))
 
 
+def _rate(rate: float, times: int = RATE) -> float:
+    return float(f"{times * rate:.6g}")
+
+
 def _batch(size: int) -> int:
     return max(LEAST_BATCH, size // BATCH)
 
@@ -105,7 +109,7 @@ def _task(name: str | None) -> Task:
 def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, Any]:
     values = {
         "batch_size": _batch(settings.batch_size or task.batch_size),
-        "learning_rate": RATE * (settings.learning_rate or task.learning_rate),
+        "learning_rate": _rate(settings.learning_rate or task.learning_rate),
         "train_size": _subset(settings.train_size),
     }
     length = (settings.max_length or task.max_length) // LENGTH
@@ -115,7 +119,7 @@ def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, An
 def _transfer(settings: TransferConfig) -> dict[str, Any]:
     task = _task(settings.task)
     own = settings.patience is not None or settings.eval_steps is not None
-    return _trained(settings, task) | ({} if own else {"eval_steps": task.eval_steps // 10})
+    return _trained(settings, task) | ({} if own else {"eval_steps": EVAL_STEPS})
 
 
 def _super(settings: SuperConfig) -> dict[str, Any]:
@@ -124,7 +128,7 @@ def _super(settings: SuperConfig) -> dict[str, Any]:
     changed = {"max_length": length, "train_size": _subset(config.fine_tuning.train_size)}
     return {
         "fine_tuning": settings.fine_tuning.model_copy(update=changed),
-        "learning_rates": tuple(RATE * rate for rate in _ends(config.learning_rates or (2e-5,))),
+        "learning_rates": tuple(map(_rate, _ends(config.learning_rates or (2e-5,)))),
         "batch_sizes": tuple(map(_batch, _ends(config.batch_sizes or (32,)))),
     }
 
@@ -140,15 +144,15 @@ def _search(settings: SearchConfig) -> dict[str, Any]:
         values |= {"batch_tokens": config.batch_tokens // STEP_TOKENS, "segments": _shorter(config.segments)}
     if config.needs.mask_training:
         values |= {
-            "learning_rate": STEPS * config.learning_rate,
-            "head_learning_rate": RATE * config.head_learning_rate,
+            "learning_rate": _rate(config.learning_rate, STEPS),
+            "head_learning_rate": _rate(config.head_learning_rate),
             "reselect_steps": _fewer(config.reselect_steps),
         }
     if config.method != "imp":
         return values
     tasks = [_task(name) for name in config.tasks]
     usual = 5e-5 if config.reads_corpus or not tasks else tasks[0].learning_rate
-    values["learning_rate"] = RATE * (config.learning_rate or usual)
+    values["learning_rate"] = _rate(config.learning_rate or usual)
     if config.round_examples is not None:
         values["round_examples"] = _fewer(config.round_examples, SEGMENTS)
     if config.train_size is not None:

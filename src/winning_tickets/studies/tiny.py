@@ -39,6 +39,7 @@ VERBS = ("sat", "slept", "sang", "fell")
 PLACES = ("on the mat", "over the hill", "in the tall tree", "by the window", "on the roof", "in the house")
 SIZES = (48, 24)  # examples for training and for validation
 MORE_SIZES = (80, 40)
+_SECTION = 12  # sentences of a section
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 _PRETRAINING_STEPS, _PRETRAINING_BATCH, _PRETRAINING_RATE = 150, 48, 2e-3
 _SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
@@ -151,6 +152,19 @@ def _text(folder: Path) -> None:
     for name, valid in (("train", False), ("valid", True)):
         chosen = [line for number, line in enumerate(lines) if (number % 4 == 3) == valid]
         (folder / f"{name}.txt").write_text("\n".join(chosen) + "\n", encoding="utf-8")
+
+
+def _headed_text(folder: Path) -> None:
+    """Write a corpus of sections with headings, of which every fourth is for validation."""
+    lines = sentences()
+    for name, valid in (("train", False), ("valid", True)):
+        parts = [lines[start : start + _SECTION] for start in range(0, len(lines), _SECTION)]
+        text = ""
+        for number, part in enumerate(parts):
+            if (number % 4 == 3) == valid:
+                paragraphs = (" . ".join(part[start : start + 4]) for start in range(0, _SECTION, 4))
+                text += "".join(f" {line} \n" for line in (f"= Part {number} =", *paragraphs))
+        (folder / f"{name}.txt").write_text(text, encoding="utf-8")
 
 
 def _glue(folder: Path, sizes: tuple[int, int] = SIZES) -> None:
@@ -268,6 +282,7 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "bert-deep": partial(_bert, layers=3, steps=_PRETRAINING_STEPS),
     "roberta-pretrained": partial(_roberta, steps=_PRETRAINING_STEPS),
     "text": _text,
+    "articles": _headed_text,
     "glue": _glue,
     "glue-more": partial(_glue, sizes=MORE_SIZES),
 }
