@@ -13,7 +13,7 @@ from typing import Any
 
 from winning_tickets.config import EvaluateConfig, SearchConfig, Settings, ShareConfig, SuperConfig, TransferConfig
 from winning_tickets.data.records import Task
-from winning_tickets.data.tasks import TASKS
+from winning_tickets.data.tasks import MLM, TASKS
 
 MINIATURE = "miniature"
 CUT = "tiny:cut:"  # before a folder of data, of which a few examples of each task are read
@@ -76,6 +76,7 @@ _PARAMETERS: dict[str, Callable[[Any], Any]] = {
     "round_steps": _fewer,
     "imp_decay": _fewer,
     "imp_steps": _shorter_rounds,
+    "text_steps": lambda steps: _fewer(steps, TEXT_STEPS),
     "mlm_round_steps": lambda steps: _fewer(steps, TEXT_STEPS),
 }
 """How parameters of recipes change that name models, are labels of axes, or agree with such labels; others stay."""
@@ -103,7 +104,7 @@ def _batch(size: int) -> int:
 
 
 def _task(name: str | None) -> Task:
-    return TASKS.get(str(name)) or TASKS["rte"]
+    return MLM if name == MLM.name else TASKS.get(str(name)) or TASKS["rte"]
 
 
 def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, Any]:
@@ -119,7 +120,8 @@ def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, An
 def _transfer(settings: TransferConfig) -> dict[str, Any]:
     task = _task(settings.task)
     own = settings.patience is not None or settings.eval_steps is not None
-    return _trained(settings, task) | ({} if own else {"eval_steps": EVAL_STEPS})
+    measured = {"max_tokens": EVALUATED_TOKENS} if task is MLM else {}
+    return _trained(settings, task) | measured | ({} if own else {"eval_steps": EVAL_STEPS})
 
 
 def _super(settings: SuperConfig) -> dict[str, Any]:

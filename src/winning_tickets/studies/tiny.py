@@ -156,7 +156,12 @@ def _text(folder: Path) -> None:
 
 def _headed_text(folder: Path) -> None:
     """Write a corpus of sections with headings, of which every fourth is for validation."""
-    lines = sentences()
+    simple = sentences()
+    lines = [
+        f"{first} and {simple[(at + 7 * skip) % len(simple)]}"
+        for skip in range(1, 25)
+        for at, first in enumerate(simple)
+    ]
     for name, valid in (("train", False), ("valid", True)):
         parts = [lines[start : start + _SECTION] for start in range(0, len(lines), _SECTION)]
         text = ""
