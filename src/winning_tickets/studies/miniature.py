@@ -141,7 +141,8 @@ def _ends(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _search(settings: SearchConfig) -> dict[str, Any]:
-    config, values = settings.resolved(), {}
+    config = settings.resolved()
+    values: dict[str, Any] = {}
     if config.reads_corpus:
         values |= {"batch_tokens": config.batch_tokens // STEP_TOKENS, "segments": _shorter(config.segments)}
     if config.needs.mask_training:
