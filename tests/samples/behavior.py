@@ -118,6 +118,8 @@ def empty_cells(report):
     for file in sorted(Path(report["out"]).glob("*.csv")):
         rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
         for row in rows if file.name != "runs.csv" else ():
+            if file.stem == "table-highest":
+                continue  # an empty cell says that no sparsity has a winning ticket
             if row["mean"] == "" or row["n"] != row["planned"]:
                 problems.append(f"{file.name}: {dict(row)}")
     return problems

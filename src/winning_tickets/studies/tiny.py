@@ -111,7 +111,8 @@ def _pretrain(model: Any, tokenizer: Any, steps: int) -> None:
         masked = (torch.rand(ids.shape) < 0.15) & ~torch.isin(ids, special)
         outputs = model(ids.masked_fill(masked, tokenizer.mask_token_id), attention_mask=ids != tokenizer.pad_token_id)
         logits = outputs.prediction_logits if "prediction_logits" in outputs else outputs.logits
-        torch.nn.functional.cross_entropy(logits[masked], ids[masked]).backward()
+        loss: Any = torch.nn.functional.cross_entropy(logits[masked], ids[masked])
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -240,7 +241,9 @@ def _cut(source: Path, folder: Path) -> None:
         task = TASKS[name]
         files = [layout.files[split] for split in ("train", *task.validation_splits)]
         found = _place(task, source, files[0])
-        for file in (*files, *SERVER_FILES.get(name, {}).values()) if found else ():
+        if found is None:
+            continue
+        for file in (*files, *SERVER_FILES.get(name, {}).values()):
             target = folder / str(task.folder) / file
             if not (found / file).is_file():
                 target.unlink()  # what is there does not come from two sources
