@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic
@@ -136,9 +135,10 @@ def _lines(corpus: Any) -> Iterable[str]:
     return _Lines(corpus)
 
 
-def _texts(corpus: Any) -> Iterable[Any]:
+def _texts(corpus: Any) -> Iterator[Any]:
     if not hasattr(corpus, "select_columns"):
-        return iter(corpus)
+        yield from corpus
+        return
     # A stream may not know its columns before its first row.
     columns = corpus.column_names or list(next(iter(corpus), {}))
     column = "text" if "text" in columns else columns[0] if len(columns) == 1 else None
@@ -147,8 +147,8 @@ def _texts(corpus: Any) -> Iterable[Any]:
             f"The data set of corpus has the columns {', '.join(columns) or 'none'}, and none of them is 'text'; give "
             "one, such as dataset.select_columns('sentence')."
         )
-    parts = corpus.select_columns(column).iter(_ROWS_AT_A_TIME)
-    return chain.from_iterable(part[column] for part in parts)
+    for part in corpus.select_columns(column).iter(_ROWS_AT_A_TIME):
+        yield from part[column]
 
 
 def _first(lines: Iterable[str], characters: int) -> Iterator[str]:

@@ -160,6 +160,7 @@ def import_mask(
     file: Annotated[Path, typer.Argument(help="A mask.pt of BERT-tickets or of TAMT.")],
     base: Annotated[str, typer.Option("--base", help="The pre-trained model that the masks belong to.")],
     out: commands.Out,
+    method: Annotated[str, typer.Option("--method", help="Name of the method, for tables and figures.")] = "imported",
     revision: commands.Revision = None,
     force: commands.Force = False,
     as_json: commands.Json = False,
@@ -170,7 +171,7 @@ def import_mask(
     """
     from winning_tickets.deploy.mask_files import import_mask as read
 
-    result = read(file, base, out, revision=revision, force=force)
+    result = read(file, base, out, method=method, revision=revision, force=force)
     return emit(result, as_json, show.imported(result))
 
 

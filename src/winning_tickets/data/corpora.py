@@ -73,8 +73,9 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
     # A path is a text file, a folder of text files, or a folder of Parquet files with a column `text`. The files of a
     # folder are chosen by train, valid or test in their names; a single file, or a folder without such names, serves
     # both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a WikiText or Wikipedia.
-    if (given := memory.find(spec)) is not None:
-        return replace(given, split=split)
+    text: CorpusText | None = memory.find(spec)
+    if text is not None:
+        return replace(text, split=split)
     if (stream := _stream(spec, split, data_dir)) is not None:
         return stream
     return CorpusText.of(spec, split, _reader(spec, split, data_dir))

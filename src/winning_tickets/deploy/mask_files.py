@@ -27,9 +27,12 @@ from winning_tickets.runs.errors import ContentError, TrainingError, UsageError,
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo, sha256
+from winning_tickets.tickets.own_masks import PARTIAL, check_own_method
 from winning_tickets.tickets.ticket import Ticket
 
 MASK_PT = "mask.pt"
+IMPORTED = "imported"
+"""Method of masks whose own is not said."""
 # torch's reader has no error of its own for a damaged file.
 _DAMAGED = (
     *(OSError, EOFError, RuntimeError, LookupError, ValueError, TypeError, AttributeError, AssertionError),
@@ -61,7 +64,13 @@ class MaskFile:
 
 
 def import_mask(
-    file: Path | str, base: str, out: Path | str, *, revision: str | None = None, force: bool = False
+    file: Path | str,
+    base: str,
+    out: Path | str,
+    *,
+    method: str = IMPORTED,
+    revision: str | None = None,
+    force: bool = False,
 ) -> dict[str, Any]:
     """Make a ticket of a `mask.pt`.
 
@@ -71,6 +80,7 @@ def import_mask(
         file: of either code base; read without running any code that it may hold.
         base: the pre-trained model that the masks belong to; the file does not name it.
         out: a directory that is absent or empty, or has this same import; it becomes the ticket's folder.
+        method: the name of the method that found the masks, which tables and figures show.
         revision: hub revision of the model.
         force: replace another import in `out`.
 
@@ -78,12 +88,13 @@ def import_mask(
         What is stored in `result.json`: the id, exact sparsity, scope, convention and hash of the file.
 
     Raises:
-        UsageError: no such file or model, or an `out` with other files.
+        UsageError: no such file or model, an `out` with other files, or a method of the library.
         ContentError: not a file of masks, or one of another model.
     """
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
+    check_own_method(method)
     plm = load_plm(base, revision=revision)
     found = read_masks(file, plm)
     scope = _scope(found.masks, plm)
@@ -91,13 +102,14 @@ def import_mask(
     masks = {name: split_name(name).of(found.masks[split_name(name).parameter]) for name in names}
     facts = {"file_sha256": found.sha256, "convention": found.convention, "prefix": found.prefix}
     info = TicketInfo(
-        method="imported",
+        method=method,
         scope=scope,
         config=facts,
         applies_to=BaseModelInfo.of(plm.encoder, base, plm.model.config.model_type, revision, None),
     )
     ticket = Ticket(masks, info)
-    run_id = f"import-mask-{digest(facts | {'base': ticket.base.hash})}"
+    named = {} if method == IMPORTED else {"method": method}
+    run_id = f"import-mask-{digest(facts | named | {'base': ticket.base.hash})}"
     result = {
         "verb": "import-mask",
         "run_id": run_id,
@@ -112,7 +124,7 @@ def import_mask(
         "base_hash": ticket.base.hash,
         "versions": versions(),
     }
-    with RunDirectory.claim(Path(out), "import-mask", run_id, facts | {"base": base}, force=force) as run:
+    with RunDirectory.claim(Path(out), "import-mask", run_id, facts | named | {"base": base}, force=force) as run:
         if run.status != "done":
             ticket.save_pretrained(run.path)
             run.finish(result)
@@ -291,6 +303,6 @@ def _note(ticket: Ticket, convention: str) -> str:
     if missing := sorted(wanted - parts):
         lacking = " and the ".join(missing)
         note += f" The paper's released code expects a mask of the {lacking} too, which this ticket lacks."
-    if extra := sorted(parts - wanted - {"encoder"}):
+    if extra := sorted(parts - wanted - {"encoder", PARTIAL}):
         note += f" The released code skips the {' and the '.join(extra)}."
     return note

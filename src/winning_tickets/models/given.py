@@ -63,18 +63,14 @@ class GivenModel:
         found = self.model.state_dict()
         return {name: whole(value).to("cpu", copy=True).contiguous() for name, value in found.items()}
 
-    def load_tokenizer(self, _: None, *, trust_remote_code: bool = False, **options: Any) -> Any:
+    def load_tokenizer(self) -> Any:
         """Return a tokenizer of its own for each load, as tokenizing changes its settings; a stand-in without one."""
         from transformers import AutoTokenizer
 
         if self.tokenizer is not None:
             return copy.deepcopy(self.tokenizer)
         try:
-            return (
-                AutoTokenizer.from_pretrained(self.origin, **options, trust_remote_code=False)
-                if self.origin
-                else NoTokenizer()
-            )
+            return AutoTokenizer.from_pretrained(self.origin, trust_remote_code=False) if self.origin else NoTokenizer()
         except (OSError, ValueError):
             return NoTokenizer()
 

@@ -163,8 +163,9 @@ def load_plm(
             attn_implementation=attention,
             trust_remote_code=False,
         )
-        load_tokenizer = transformers.AutoTokenizer.from_pretrained if given is None else given.load_tokenizer
-        tokenizer = load_tokenizer(where, revision=revision, trust_remote_code=False)
+        tokenizer = None if given is None else given.load_tokenizer()
+        if given is None:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(where, revision=revision, trust_remote_code=False)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.

@@ -8,15 +8,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from winning_tickets.config import SCOPES
+from winning_tickets.config import METHOD_NEEDS, SCOPES
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, split_name
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs import memory
-from winning_tickets.runs.errors import ContentError, closest, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, closest, unknown
 
 PARTIAL = "partial"
 """Scope of masks of some matrices only."""
+
+
+def check_own_method(method: str) -> None:
+    """Refuse the name of a method of the library, whose settings analyses would look for."""
+    if method in METHOD_NEEDS or not method.strip():
+        raise UsageError(f"The method {method!r} is empty or one of the library; give yours a name of its own.")
 
 
 def plm_of(model: Any, revision: str | None = None) -> PLM:

@@ -23,7 +23,7 @@ from winning_tickets.models.encoders import Encoder, find_encoder, part_like, wh
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.structure import Structure, count_units, expand_gates
 from winning_tickets.runs import memory
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.locks import hold
@@ -31,7 +31,7 @@ from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets import files
 from winning_tickets.tickets.files import HEAD_FILE, INFO_FILE, MASK_FILE, BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import rows_here
-from winning_tickets.tickets.own_masks import own_masks, plm_of
+from winning_tickets.tickets.own_masks import check_own_method, own_masks, plm_of
 from winning_tickets.tickets.selection import count_true, write_masked_
 
 _SAVE_SECONDS = 120.0  # longest wait for another process that saves in the same folder
@@ -321,13 +321,12 @@ class Ticket:
             >>> name = "encoder.layer.0.attention.self.query.weight"
             >>> Ticket.from_masks({name: weight.abs() > weight.abs().median()}, model, method="above-median")
         """
-        if method in METHOD_NEEDS or not method.strip():
-            raise UsageError(f"The method {method!r} is one of the library; give yours a name of its own.")
+        check_own_method(method)
         plm = plm_of(model, revision)
         own, scope = own_masks(masks, plm, model)
         base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, None)
-        about = {"method": method, "scope": scope, "config": dict(settings or {}), "seed": seed}
-        return cls(own, TicketInfo(**about, applies_to=base))
+        config = dict(settings or {})
+        return cls(own, TicketInfo(method=method, scope=scope, config=config, applies_to=base, seed=seed))
 
     @classmethod
     def from_pretrained(cls, name: Path | str, revision: str | None = None) -> Self:

@@ -6,6 +6,7 @@ same bytes.
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import textwrap
@@ -83,21 +84,27 @@ _METADATA: dict[str, dict[str, None]] = {
 
 
 class Drawing(Mapping[str, bytes]):
-    """A figure, and the bytes of its file in each format, which are made when they are asked for."""
+    """A figure, and the bytes of its file in each format; all are made when the first one is asked for."""
 
     def __init__(self, figure: Any, salt: str, formats: Sequence[str]) -> None:
         self.figure = figure
         self._salt, self._formats = salt, formats
 
-    def __getitem__(self, suffix: str) -> bytes:
-        if suffix not in self._formats:
-            raise KeyError(suffix)
-        buffer = io.BytesIO()
+    @functools.cached_property
+    def _files(self) -> dict[str, bytes]:
+        """The files, made once in one order: writing one moves the layout by a bit in the next."""
+        made: dict[str, bytes] = {}
         with _style(self._salt):
-            self.figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
-        if suffix != "svg":
-            return buffer.getvalue()
-        return (_clean_svg(buffer.getvalue().decode()) + "\n").encode()
+            for suffix in self._formats:
+                buffer = io.BytesIO()
+                self.figure.savefig(buffer, format=suffix, dpi=_DPI, metadata=_METADATA[suffix])
+                made[suffix] = buffer.getvalue()
+        if "svg" in made:
+            made["svg"] = (_clean_svg(made["svg"].decode()) + "\n").encode()
+        return made
+
+    def __getitem__(self, suffix: str) -> bytes:
+        return self._files[suffix]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._formats)
@@ -349,7 +356,7 @@ def draw_pie(
 
 
 @contextmanager
-def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, dict[str, bytes]]]:
+def _chart(title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Any, Drawing]]:
     """Axes whose values begin at zero, as SVG of the width of a page of text, with a legend of what was labeled."""
     with canvas(7.2, 3.9, title, ["svg"]) as (drawing, made):
         axes = drawing.add_subplot(xlabel=xlabel, ylabel=ylabel)

@@ -31,9 +31,11 @@ class Result(dict[str, Any]):
         >>> kept.kd_loss, kept.to_frame(), kept.plot()
     """
 
+    _verb = ""
+
     def __init__(self, content: Mapping[str, Any], verb: str = "") -> None:
         super().__init__(content)
-        self.__dict__["_verb"] = verb or str(content.get("kind"))
+        self._verb = verb or str(content.get("kind"))
 
     def __getattr__(self, name: str) -> Any:
         if name in self:
@@ -185,19 +187,20 @@ def transfer_figure(found: Found) -> Drawing:
 
 def super_table(found: Found) -> Table:
     """One row for each selection and level: the mean score on the rest of the dev set."""
-    entries = [("full", None, found["full"])]
-    entries += [
-        (name, float(level), one) for name, levels in found["selections"].items() for level, one in levels.items()
-    ]
+    selections = {"full": {"0": found["full"]}, **found["selections"]}
     rows = [
-        {"selection": name, "level": level, "weight_remaining": one["weight_remaining"], **one["rest"]}
-        for name, level, one in entries
+        {"selection": name, "level": float(level), "weight_remaining": one["weight_remaining"], **one["rest"]}
+        for name, levels in selections.items()
+        for level, one in levels.items()
     ]
     heads = [
-        *columns(selection="Selection", level="Level"),
+        *columns(selection="Selection"),
+        Column("level", "Level", _shown),
         *columns(percent, weight_remaining="Weights left", mean=found["metric"], std="±"),
     ]
-    return Table(rows, heads, [f"Super ticket: level {found['super_ticket']['level']:g} %.", *found["warnings"]])
+    return Table(
+        rows, heads, [f"Super ticket: level {found['super_ticket']['level']:g} %.", *found.get("warnings", ())]
+    )
 
 
 def super_figure(found: Found) -> Drawing:
