@@ -42,6 +42,7 @@ def called(
     out: Path | str | None = None,
     runtime: Runtime | None = None,
     tokenizer: Any = None,
+    writes: bool = True,  # whether the verb works in `out`
 ) -> Iterator[Call[AnySettings]]:
     """Yield the settings of a call; objects are known by their names, and a temporary folder is there, inside only.
 
@@ -52,9 +53,11 @@ def called(
     fields = {name: value for name, value in fields.items() if name not in how}
     if how:
         runtime = Runtime.of(**(runtime or Runtime()).model_dump(exclude_unset=True) | how)
+    if writes and out is None and distributed.world_size() > 1:
+        raise UsageError("Several processes work in one folder; give out=.")
     with ExitStack() as stack:
-        folder = Path(out) if out is not None else stack.enter_context(_temporary_folder())
-        cache = None if out is not None else folder / "cache"
+        temporary = Path(stack.enter_context(TemporaryDirectory(prefix="winning-tickets-")))
+        cache = temporary / "cache" if out is None else None
         if isinstance(first, kind):
             if fields:
                 raise UsageError(f"Give a {kind.__name__} or its fields, not both; found also {', '.join(fields)}.")
@@ -68,15 +71,8 @@ def called(
                 elif (known := _in_memory(kind, name, values, tokenizer, cache)) is not None:
                     values[name] = stack.enter_context(memory.given(*known))
             config = kind.of(**values)
-        yield Call(config, folder if out is not None else folder / "run", runtime or Runtime(), out is not None)
-
-
-@contextmanager
-def _temporary_folder() -> Iterator[Path]:
-    if distributed.world_size() > 1:
-        raise UsageError("Several processes work in one folder; give out=.")
-    with TemporaryDirectory(prefix="winning-tickets-") as folder:
-        yield Path(folder)
+        where = temporary / "run" if out is None else Path(out)
+        yield Call(config, where, runtime or Runtime(), lasting=out is not None)
 
 
 def _in_memory(

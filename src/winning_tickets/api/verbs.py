@@ -122,7 +122,7 @@ def evaluate(
     if isinstance(model, Runtime):  # evaluate(config, runtime)
         model, runtime = None, model
     fields = _with_base(target, model, fields)
-    with called(EvaluateConfig, "target", _first(config, target), fields, None, runtime, tokenizer) as call:
+    with called(EvaluateConfig, "target", _first(config, target), fields, None, runtime, tokenizer, False) as call:
         return Result(verb.evaluate(call.config, call.runtime), "evaluate")
 
 
