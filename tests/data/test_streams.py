@@ -108,7 +108,7 @@ def test_wikipedia_comes_from_the_hub_at_one_revision(tmp_path: Path, monkeypatc
 
     def load(name: str, *arguments: Any, **options: Any) -> Any:
         asked.append((name, *arguments, options))
-        return original("parquet", data_files={"train": files}, split="train", streaming=True)
+        return original("parquet", data_files={"train": files}, streaming=True)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
     prints = set()
@@ -116,7 +116,7 @@ def test_wikipedia_comes_from_the_hub_at_one_revision(tmp_path: Path, monkeypatc
         monkeypatch.setattr(hub, "_revision", lambda name, kind, sha=revision: (sha, ""))
         corpus = load_corpus("wikipedia:20231101.en", "train", tmp_path)  # a folder with other data
         prints.add(corpus.fingerprint)
-    options = {"split": "train", "streaming": True, "revision": "abc"}
+    options = {"streaming": True, "revision": "abc"}
     assert asked[0] == ("wikimedia/wikipedia", "20231101.en", options)
     assert len(prints) == 2
     assert len(list(corpus.lines)) > 60

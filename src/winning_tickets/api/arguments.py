@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Generic
 
-from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime, SearchConfig, Settings
+from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime, SearchConfig, Settings, TransferConfig
 from winning_tickets.config.settings import AnySettings
 from winning_tickets.data.corpora import CorpusText
-from winning_tickets.data.readers import Row, fingerprint, split_lines
+from winning_tickets.data.readers import fingerprint, split_lines
+from winning_tickets.data.rows import rows_of
+from winning_tickets.data.tasks import MLM
 from winning_tickets.runs import distributed, memory
 from winning_tickets.runs.errors import UsageError
 
@@ -167,48 +169,11 @@ def _characters(config: Settings) -> int:
             settings.total_steps, settings.calibration_batches, (settings.round_steps or 0) * len(settings.rungs)
         )
         tokens = steps * settings.batch_tokens
+    elif isinstance(config, TransferConfig):
+        if config.steps is None:
+            raise UsageError("The corpus is a stream, whose end is not known; give steps=.")
+        tokens = config.steps * (config.batch_size or MLM.batch_size) * (config.max_length or MLM.max_length)
     else:
         assert isinstance(config, FitHeadConfig)
         tokens = config.steps * config.batch_tokens
     return max(LEAST_CHARACTERS, CHARACTERS_A_TOKEN * tokens)
-
-
-def rows_of(data: Any, what: str) -> list[Row]:
-    """Return the rows of data in memory with their places, for messages; classes of a `Dataset` by their names.
-
-    Raises:
-        UsageError: neither a `Dataset`, a DataFrame, a list of dicts nor a dict of columns, or without rows.
-    """
-    rows: Any
-    if hasattr(data, "select_columns"):
-        rows = _named_classes(data)
-    elif hasattr(data, "to_dict"):
-        rows = data.to_dict("records")
-    elif isinstance(data, Mapping) and all(isinstance(column, Sequence) for column in data.values()):
-        rows = [dict(zip(data, cells, strict=True)) for cells in zip(*data.values(), strict=True)]
-    else:
-        rows = list(data) if isinstance(data, Iterable) and not isinstance(data, Mapping) else None
-    if rows is None or not all(isinstance(row, Mapping) for row in rows):
-        found = f"{type(data).__name__} of splits" if isinstance(data, Mapping) else type(data).__name__
-        raise UsageError(
-            f"{what} is a {found}; give a file, a Dataset, a DataFrame, a list of dicts or a dict of lists."
-        )
-    if not rows:
-        raise UsageError(f"{what} has no rows.")
-    return [(f"{what}, row {number}", dict(row)) for number, row in enumerate(rows)]
-
-
-def _named_classes(data: Any) -> list[dict[str, Any]]:
-    """The rows of a `Dataset` with names in place of the numbers of its classes; -1 is no class."""
-    # Each word may have a class: then the feature is a list of classes.
-    features = {column: getattr(feature, "feature", feature) for column, feature in (data.features or {}).items()}
-    names = {column: feature.names for column, feature in features.items() if hasattr(feature, "int2str")}
-
-    def cell(column: str, value: Any) -> Any:
-        if column not in names:
-            return value
-        if isinstance(value, list):
-            return [cell(column, one) for one in value]
-        return names[column][value] if isinstance(value, int) and value >= 0 else None
-
-    return [{column: cell(column, value) for column, value in row.items()} for row in data]

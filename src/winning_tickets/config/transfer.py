@@ -92,8 +92,8 @@ class TransferConfig(Settings):
     fresh_head: bool = _model(False, "Initialize a new head, even if the fine-tuned model has one for all labels.")
     task: str | None = _model(
         None,
-        "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, one of --task-file, or mlm "
-        "(masked language modeling on the text of --corpus).",
+        "Task: cola sst2 mrpc stsb qqp mnli qnli rte wnli snli scitail squad pydocs, one of --task-file, mlm (masked "
+        "language modeling on the text of --corpus), or a data set of the hub, such as org/name or org/name/config.",
     )
     corpus: str | None = _model(None, f"Text for --task mlm: {CORPORA}.")
     task_file: str | None = _model(None, "YAML with definitions of tasks, in MT-DNN's form.")
@@ -105,7 +105,11 @@ class TransferConfig(Settings):
     data_dir: str | None = _model(
         None, "Folder with the task's data: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
     )
-    train_file: str | None = _files(None, "Training file: csv, tsv, jsonl, conll, or the JSON of SQuAD.")
+    train_file: str | None = _files(
+        None,
+        "Training file: csv, tsv, jsonl, conll, or the JSON of SQuAD; or a split of a data set of the hub, such as "
+        "org/name:train or org/name/config:train.",
+    )
     validation_file: str | None = _files(None, "Validation file of the same format.")
     text_columns: tuple[str, ...] | None = _files(None, "One or two text columns of your files, such as a,b.")
     label_column: str = _files("label", "Label column of your files.")

@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
+from winning_tickets.data import hub
+from winning_tickets.data.hub import HubPart
 from winning_tickets.data.readers import RunningFingerprint, fingerprint, read_lines, split_lines
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
@@ -69,7 +71,7 @@ class CorpusText:
 
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
-    """Read a corpus: a key of `HUB_CORPORA` or `PYDOCS_PARTS`, `task:NAME`, `wikipedia:DATE.LANGUAGE`, or a path."""
+    """Read a corpus: a name of a table above, `task:NAME`, `wikipedia:DATE.LANGUAGE`, `org/name:column`, or a path."""
     # A path is a text file, a folder of text files, or a folder of Parquet files with a column `text`. The files of a
     # folder are chosen by train, valid or test in their names; a single file, or a folder without such names, serves
     # both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a WikiText or Wikipedia.
@@ -83,17 +85,22 @@ def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None)
 
 def hub_repository(spec: str) -> str | None:
     """Return the repository of the hub that has a corpus; None for other corpora."""
-    return WIKIPEDIA if _WIKIPEDIA.fullmatch(spec) else HUB_CORPORA.get(spec, (None,))[0]
+    part = _streamed_part(spec)
+    return HUB_CORPORA.get(spec, (None,))[0] if part is None else part.name
+
+
+def _streamed_part(spec: str) -> HubPart | None:
+    """Return the column of a data set that is read as a stream: of Wikipedia, or of one by its own name."""
+    wikipedia = _WIKIPEDIA.fullmatch(spec)
+    return HubPart.parse(spec) if wikipedia is None else HubPart(WIKIPEDIA, wikipedia[1], hub.TEXT)
 
 
 def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusText | None:
-    """Return Wikipedia or a folder of Parquet files as a stream; None for other corpora."""
-    from winning_tickets.data import hub
-
-    named, path = _WIKIPEDIA.fullmatch(spec), Path(spec).expanduser()
+    """Return a data set of the hub or a folder of Parquet files as a stream; None for other corpora."""
+    named, path = _streamed_part(spec), Path(spec).expanduser()
     files: list[str] = []
     if named is not None and data_dir is not None:
-        files = hub.find_files(Path(data_dir), named[1], ("train",)).get("train", [])
+        files = hub.find_files(Path(data_dir), named.config, ("train",)).get("train", [])
     elif named is None and path.is_dir():
         files = sorted(map(str, path.glob("*.parquet")))
     if named is None and not files:
@@ -103,9 +110,11 @@ def _stream(spec: str, split: SplitName, data_dir: str | Path | None) -> CorpusT
     whole = "validation" in kinds.values()
     if files:
         wanted = (split,) if whole else (None, "train")
-        texts, identity = hub.stream_parquet([file for file in files if kinds[file] in wanted] or files)
-    else:
-        texts, identity = hub.stream_hub(WIKIPEDIA, str(named and named[1]), f"the corpus {spec}")
+        column = hub.TEXT if named is None else named.part
+        texts, identity = hub.stream_parquet([file for file in files if kinds[file] in wanted] or files, column)
+    elif named is not None:
+        where = (named.name, named.config, named.part, split, f"the corpus {spec}")
+        texts, identity, whole = hub.stream_hub(*where)
 
     def read() -> Iterator[str]:
         for text in texts():

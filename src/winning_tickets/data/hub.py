@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.examples import build_split, check_answers, check_columns, known_label_reader
 from winning_tickets.data.glue import describe_release
-from winning_tickets.data.readers import fingerprint
+from winning_tickets.data.readers import Row, fingerprint
 from winning_tickets.data.records import Task, TaskData
+from winning_tickets.data.rows import rows_of
 from winning_tickets.runs.errors import ContentError, UsageError
 
 Files = dict[str, list[str]]  # Parquet files by name of the split
 _PATIENCE = 4  # seconds for an answer of the hub
 _TEXTS_IN_TURN = 50
 _END = 1 << 20  # bytes at the end of a Parquet file
+TEXT = "text"  # column of the texts, unless another one is named
 _ONLY_CONFIGURATION = ("plain_text", "data")  # folders that hold the files of a repository with a single configuration
 
 
@@ -34,6 +38,41 @@ def load_hub(name: str, config: str | None, what: str, instead: str) -> Any:
             f"Check the network; or, where there is one, run: hf download {name} --repo-type dataset --local-dir DIR, "
             f"and give --data-dir DIR. {instead}"
         ) from error
+
+
+_PART = re.compile(r"(\w[\w.-]*/[\w.-]+)(?:/([\w.-]+))?:([\w.-]+)")
+
+
+@dataclass(frozen=True)
+class HubPart:
+    """A part of a data set of the hub: a column of its text, or a split, such as `org/name/config:part`."""
+
+    name: str
+    config: str | None
+    part: str
+
+    @classmethod
+    def parse(cls, text: str) -> HubPart | None:
+        """Return the part that a text names; None for anything else, such as a file that exists."""
+        found = _PART.fullmatch(text)
+        return None if found is None or Path(text).exists() else cls(*found.groups())
+
+    @classmethod
+    def splits_of(cls, task: str | None) -> tuple[HubPart, HubPart] | None:
+        """Return the training and validation splits of a data set `org/name` or `org/name/config`; None for others."""
+        parts = [cls.parse(f"{task}:{split}") for split in ("train", "validation")]
+        return None if parts[0] is None or parts[1] is None else (parts[0], parts[1])
+
+    def __str__(self) -> str:
+        return f"{self.name}{'/' + self.config if self.config else ''}:{self.part}"
+
+
+def read_hub_split(part: HubPart) -> list[Row]:
+    """Return the rows of a split, classes by their names."""
+    found = load_hub(part.name, part.config, str(part), "--train-file takes csv, tsv and jsonl files too.")
+    if part.part not in found:
+        raise UsageError(f"The data set {part.name} has no split {part.part!r}; found {', '.join(found)}.")
+    return rows_of(found[part.part], str(part))
 
 
 @cache
@@ -74,21 +113,32 @@ Texts = Callable[[], Iterator[str]]
 """Yields the texts of a data set from the first one."""
 
 
-def stream_hub(name: str, config: str, what: str) -> tuple[Texts, str]:
-    """Return the texts of a data set of the hub, which are fetched as they are read, and its revision."""
+def stream_hub(name: str, config: str | None, column: str, split: str, what: str) -> tuple[Texts, str, bool]:
+    """Return the texts of a split of the hub, which are fetched as they are read, and the revision.
+
+    The last value tells whether there is a validation split; without it the texts are those of `train`.
+    """
     import datasets
 
     revision, reason = _revision(name, "dataset")
     if revision is None:
         raise UsageError(
             f"{what}: {name} {reason}; give --corpus (in a study --set corpus=) a folder with its Parquet files, from: "
-            f"hf download {name} --repo-type dataset --include '{config}/*' --local-dir DIR."
+            f"hf download {name} --repo-type dataset --include '{config + '/' if config else ''}*' --local-dir DIR."
         )
-    found = datasets.load_dataset(name, config, split="train", streaming=True, revision=revision)
-    return lambda: _in_turn(found), f"{name} {config} {revision}"
+    try:
+        splits = datasets.load_dataset(name, config, streaming=True, revision=revision)
+    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
+        raise UsageError(f"{what}: could not load {name}: {str(error).rstrip('.')}.") from error
+    whole = "validation" in splits
+    chosen = split if whole else "train"
+    if chosen not in splits:
+        raise UsageError(f"{what}: {name} has no split 'train'; found {', '.join(splits)}.")
+    identity = " ".join(filter(None, (name, config, revision, column if column != TEXT else "")))
+    return lambda: _in_turn(splits[chosen], column), identity, whole
 
 
-def stream_parquet(files: list[str]) -> tuple[Texts, str]:
+def stream_parquet(files: list[str], column: str = TEXT) -> tuple[Texts, str]:
     """Return the texts of Parquet files, read a part at a time, and a hash of the files' sizes and ends."""
     import datasets
 
@@ -102,22 +152,22 @@ def stream_parquet(files: list[str]) -> tuple[Texts, str]:
         found = datasets.load_dataset("parquet", data_files={"train": files}, split="train", streaming=True)
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise _unreadable(files, error) from error
-    return lambda: _in_turn(found), fingerprint(ends)
+    return lambda: _in_turn(found, column), fingerprint(ends)
 
 
-def _in_turn(found: Any) -> Iterator[str]:
+def _in_turn(found: Any, column: str) -> Iterator[str]:
     """Yield the texts of all files in turn, so that the first ones are a sample of all of them."""
     import datasets
 
     parts = [found.shard(found.num_shards, index) for index in range(found.num_shards)]
     try:
-        streams = [part.select_columns("text").iter(_TEXTS_IN_TURN) for part in parts]
+        streams = [part.select_columns(column).iter(_TEXTS_IN_TURN) for part in parts]
         while streams:
             blocks = [next(stream, None) for stream in streams]
-            yield from (text for block in blocks if block is not None for text in block["text"] if text)
+            yield from (text for block in blocks if block is not None for text in block[column] if text)
             streams = [stream for stream, block in zip(streams, blocks, strict=True) if block is not None]
     except (OSError, ValueError, RuntimeError, KeyError, datasets.exceptions.DatasetsError) as error:
-        raise ContentError(f"Could not read the column 'text' of {found.info.builder_name}: {error}") from error
+        raise ContentError(f"Could not read the column {column!r} of {found.info.builder_name}: {error}") from error
 
 
 def find_files(

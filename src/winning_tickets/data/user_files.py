@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -64,7 +64,7 @@ def load_files(
         formats = {".jsonl": jsonl_rows, ".conll": conll}
     elif text_columns is not None and len(text_columns) not in (1, 2):
         raise UsageError(f"--text-columns takes one or two columns, found {len(text_columns)}.")
-    rows = {path: read_rows(path, formats) for path in (train, validation)}
+    rows = {path: _read(path, formats) for path in (train, validation)}
     if text_columns is not None:
         columns = dict.fromkeys(rows, tuple(text_columns))
     elif kind == "tokens":
@@ -91,6 +91,14 @@ def load_files(
     names = (words,) if kind == "tokens" else columns[train]
     task = Task("local", names, classes, _metrics(metric, kind, classes), kind, label_column)
     return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files")
+
+
+def _read(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]]) -> list[Row]:
+    """Return the rows of a file, or of a split of the hub such as `org/name/config:train`."""
+    from winning_tickets.data.hub import HubPart, read_hub_split
+
+    part = HubPart.parse(path.as_posix())
+    return read_rows(path, formats) if part is None else read_hub_split(part)
 
 
 def _read_spans(

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from winning_tickets.config import LAST_SEED, PRETRAINED, Runtime, TransferConfig, parse_start
+from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import Task
 from winning_tickets.data.task_files import load_definitions
 from winning_tickets.data.tasks import MLM, TASKS
@@ -151,6 +152,8 @@ def _data_problems(config: TransferConfig) -> list[str]:
         return problems + (["--data-dir is for --task, not for --train-file."] if config.data_dir else [])
     if files != (None, None):
         return [f"--task {config.task} and files of your own contradict each other; give one of them."]
+    if HubPart.splits_of(config.task) is not None and config.task_file is None:
+        return ["--data-dir is for known tasks, not for data sets of the hub."] if config.data_dir else []
     # With a task: it must be known, and what describes files has no meaning.
     if config.task_file is not None:
         problems = problems_of(lambda: load_definitions(str(config.task_file), (str(config.task),)))

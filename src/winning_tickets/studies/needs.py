@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository
-from winning_tickets.data.hub import unreachable
+from winning_tickets.data.hub import HubPart, unreachable
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference
@@ -101,7 +101,7 @@ def _lacks(field: str, value: str) -> str | None:
     if field in _FOLDERS:
         return None if _there(value, Path.is_dir) else "folder"
     if field in _FILES:
-        return None if _there(value, Path.is_file) else "file"
+        return None if HubPart.parse(value) is not None or _there(value, Path.is_file) else "file"
     if field == "corpus":
         named = value in PYDOCS_PARTS or value.startswith("task:") or hub_repository(value) is not None
         return None if named or _there(value) else "corpus, file or folder"

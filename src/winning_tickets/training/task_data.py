@@ -8,6 +8,7 @@ import numpy as np
 
 from winning_tickets.config import TransferConfig
 from winning_tickets.data.encode import train_subset
+from winning_tickets.data.hub import HubPart
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.mtdnn import load_defined_task
 from winning_tickets.data.records import Split, TaskData
@@ -16,21 +17,23 @@ from winning_tickets.data.user_files import load_files
 
 
 def load_data(config: TransferConfig) -> TaskData:
-    """Load a known task, a task of a task file, or the user's own files."""
+    """Load a known task, a task of a task file, a data set of the hub, or the user's own files."""
+    splits = HubPart.splits_of(config.task)
     if config.task is not None and config.task_file is not None:
         (definition,) = load_definitions(config.task_file, (config.task,))
         data = load_defined_task(definition, config.task_file, config.data_dir)
-    elif config.task is not None:
+    elif config.task is not None and splits is None:
         data = load_task(config.task, config.data_dir)
     else:
         data = load_files(
-            str(config.train_file),
-            str(config.validation_file),
+            *map(str, splits or (config.train_file, config.validation_file)),
             config.text_columns,
             label_column=config.label_column,
             metric=config.metric,
             kind=config.kind,
         )
+        if config.task is not None:
+            data = replace(data, task=replace(data.task, name=config.task), source="hub")
     if config.head_dropout is not None:
         data = replace(data, task=replace(data.task, head_dropout=config.head_dropout))
     if config.select_on:

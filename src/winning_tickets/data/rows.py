@@ -1,0 +1,50 @@
+"""Rows of data in memory: of a `Dataset`, a DataFrame, a list of dicts or a dict of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from winning_tickets.data.readers import Row
+from winning_tickets.runs.errors import UsageError
+
+
+def rows_of(data: Any, what: str) -> list[Row]:
+    """Return the rows of data in memory with their places, for messages; classes of a `Dataset` by their names.
+
+    Raises:
+        UsageError: neither a `Dataset`, a DataFrame, a list of dicts nor a dict of columns, or without rows.
+    """
+    rows: Any
+    if hasattr(data, "select_columns"):
+        rows = _named_classes(data)
+    elif hasattr(data, "to_dict"):
+        rows = data.to_dict("records")
+    elif isinstance(data, Mapping) and all(isinstance(column, Sequence) for column in data.values()):
+        rows = [dict(zip(data, cells, strict=True)) for cells in zip(*data.values(), strict=True)]
+    else:
+        rows = list(data) if isinstance(data, Iterable) and not isinstance(data, Mapping) else None
+    if rows is None or not all(isinstance(row, Mapping) for row in rows):
+        found = f"{type(data).__name__} of splits" if isinstance(data, Mapping) else type(data).__name__
+        raise UsageError(
+            f"{what} is a {found}; give a file, a Dataset, a DataFrame, a list of dicts or a dict of lists."
+        )
+    if not rows:
+        raise UsageError(f"{what} has no rows.")
+    return [(f"{what}, row {number}", dict(row)) for number, row in enumerate(rows)]
+
+
+def _named_classes(data: Any) -> list[dict[str, Any]]:
+    """The rows of a `Dataset` with names in place of the numbers of its classes; -1 is no class."""
+    # Each word may have a class: then the feature is a list of classes.
+    features = {column: getattr(feature, "feature", feature) for column, feature in (data.features or {}).items()}
+    names = {column: feature.names for column, feature in features.items() if hasattr(feature, "int2str")}
+
+    def cell(column: str, value: Any) -> Any:
+        if column not in names:
+            return value
+        if isinstance(value, list):
+            return [cell(column, one) for one in value]
+        return names[column][value] if isinstance(value, int) and value >= 0 else None
+
+    return [{column: cell(column, value) for column, value in row.items()} for row in data]
