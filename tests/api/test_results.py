@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from pathlib import Path
 
 import pytest
 from matplotlib.figure import Figure
@@ -121,6 +122,24 @@ def test_gains_of_runs_in_folders(ticket, folder, tmp_path):
     found = wt.analysis.gain([tmp_path / "ticket"], [tmp_path / "dense"])
     assert found.to_frame()["gain"].tolist() == [found.mean["gain"]] * 2
     is_drawn(found.plot())
+
+
+STORED = Path(__file__).resolve().parents[2] / "docs" / "results"
+
+
+def test_super_tickets_and_shared_models():
+    found = Result(json.loads((STORED / "super_tickets/raw/super-rte.json").read_text()), "super")
+    frame = found.to_frame()
+    assert len(frame) == 1 + sum(len(levels) for levels in found.selections.values())
+    assert frame.loc[0, "mean"] == found.full["rest"]["mean"]
+    assert "| full " in repr(found)
+    is_drawn(found.plot(), "weight remaining (%)")
+    shared = Result(json.loads((STORED / "sharing/raw/shared-s1.json").read_text()), "share")
+    frame = shared.to_frame()
+    assert frame["task"].tolist() == [name for name in shared.tasks for _ in shared.seeds]
+    first = next(iter(shared.tasks.values()))["metrics"]
+    metric, kinds = next(iter(first.items()))
+    assert frame.loc[0, f"{metric}_final"] == kinds["final"]["values"][0]
 
 
 def test_a_result_without_a_figure_says_so(folder):

@@ -170,20 +170,18 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
 
 
 def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:
-    from winning_tickets.data.hub import find_files, load_hub, load_parquet
-
     name, config = HUB_CORPORA[spec]
     if data_dir is None:
         instead = "--corpus takes a text file or folder too, or pydocs, which is built in."
-        found = load_hub(name, config, f"the corpus {spec}", instead)
+        found = hub.load_hub(name, config, f"the corpus {spec}", instead)
     else:
-        files = find_files(Path(data_dir), config, (split,))
+        files = hub.find_files(Path(data_dir), config, (split,))
         if not files:
             raise UsageError(
                 f"{data_dir} has no {config}/{split}-*.parquet for the corpus {spec}; --data-dir takes a copy of the "
                 f"repository {name} (hf download {name} --repo-type dataset --local-dir DIR)."
             )
-        found = load_parquet(files)
+        found = hub.load_parquet(files)
     if split not in found or "text" not in found[split].column_names:
         raise ContentError(f"The data set {name} has no column 'text' in a split {split!r}; found {found}.")
     rows = found[split].select_columns("text")

@@ -25,8 +25,10 @@ def load_data(config: TransferConfig) -> TaskData:
     elif config.task is not None and splits is None:
         data = load_task(config.task, config.data_dir)
     else:
+        train, validation = splits or (config.train_file, config.validation_file)
         data = load_files(
-            *map(str, splits or (config.train_file, config.validation_file)),
+            str(train),
+            str(validation),
             config.text_columns,
             label_column=config.label_column,
             metric=config.metric,
