@@ -133,7 +133,7 @@ def _final_and_best(kinds: dict[str, Any], loss: bool = False) -> str:
     return ", ".join(f"{kind} {_mean_and_std(kinds[kind], loss)}" for kind in ("final", "best"))
 
 
-def _mean_and_std(scores: dict[str, Any], loss: bool) -> str:
+def _mean_and_std(scores: dict[str, Any], loss: bool = False) -> str:
     """`71.2 ± 0.8`, x100; of a loss `1.234 ± 0.005`."""
     mean, std = scores["mean"], scores["std"]
     if loss:
