@@ -165,14 +165,19 @@ def _score_table(rows: Sequence[Sequence[Row]], metrics: Mapping[str, Any]) -> T
         *columns(task="Task", method="Method"),
         *columns(percent, sparsity="Sparsity"),
         *columns(seed="Seed"),
-        *(Column(f"{name}_{kind}", f"{name} ({kind})", percent) for name in metrics for kind in ("final", "best")),
+        *(
+            Column(f"{name}_{kind}", f"{name} ({kind})", decimal if name.endswith("_loss") else percent)
+            for name in metrics
+            for kind in ("final", "best")
+        ),
     ]
     return Table([row for some in rows for row in some], heads)
 
 
 def transfer_figure(found: Found) -> Drawing:
     """Draw the final score of each seed and their mean, by metric."""
-    metrics = {name: kinds["final"] for name, kinds in found["metrics"].items() if kinds["final"]["mean"] is not None}
+    finals = {name: kinds["final"] for name, kinds in found["metrics"].items() if not name.endswith("_loss")}
+    metrics = {name: final for name, final in finals.items() if final["mean"] is not None}
     with canvas(2.2 + 1.1 * len(metrics), 3.4, "transfer") as (drawing, made):
         axes = drawing.add_subplot(ylabel="final score (x 100)")
         for place, final in enumerate(metrics.values()):

@@ -17,7 +17,7 @@ from winning_tickets.models.architectures import Architecture
 from winning_tickets.training.objectives.base import Batch, Outputs, TermSettings
 from winning_tickets.training.objectives.pretraining import run_encoder
 from winning_tickets.training.objectives.task import kl_sum, task_logits
-from winning_tickets.training.objectives.terms import kd_sum, logits_sum, masked_tokens, sum_over_tokens
+from winning_tickets.training.objectives.terms import kd_sum, logits_sum, predictions, sum_over_tokens
 from winning_tickets.training.objectives.terms import pooled as mean_pooled
 
 HeadKind = Kind | Literal["mlm"]
@@ -73,7 +73,7 @@ class Distillation:
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Divisor of each part: unpadded tokens, texts, or what the head predicts."""
         tokens, texts = count_tokens(batch), torch.tensor(len(batch["input_ids"]))
-        of_head = {"tokens": tokens, "mlm": masked_tokens(batch, TermSettings()) if self.head == "mlm" else texts}
+        of_head = {"tokens": tokens, "mlm": predictions(batch, TermSettings()) if self.head == "mlm" else texts}
         found = {"states": tokens, "pooled": texts, "similarity": texts, "logits": of_head.get(str(self.head), texts)}
         return {name: found[name] for name in self.weights}
 
@@ -110,7 +110,7 @@ class Distillation:
         inputs = {name: value for name, value in batch.items() if name not in TARGETS}
         output = model(**inputs, output_hidden_states=True)
         states = output.hidden_states[1:]
-        return Outputs(states[-1], states, logits=task_logits(output))
+        return Outputs(states[-1], states, predicting=task_logits(output))  # the default head passes them on
 
 
 class HeadProbe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
-from functools import partial
 from typing import Any, cast
 
 import torch
@@ -48,13 +47,12 @@ LOGITS_AT_ONCE = 2**25
 """Logits that are in memory at a time: of more positions they are computed again in the backward pass."""
 
 
-def _over_predictions(losses: Callable[..., Tensor], student: Outputs, batch: Batch, *others: Tensor) -> Tensor:
-    """Sum losses `(n,)` of states, targets and other tensors `(n, ...)` over the predicted tokens, some at a time."""
+def _over_predictions(sums: Callable[..., Tensor], student: Outputs, batch: Batch, *others: Tensor) -> Tensor:
+    """Add up `sums` of logits, targets, what counts, and other tensors over the predicted tokens, in parts."""
     targets, counted = predicted_tokens(batch)
 
     def total(states: Tensor, targets: Tensor, counted: Tensor | None, *rest: Tensor) -> Tensor:
-        values = losses(student.logits_of(states), targets, *rest)
-        return (values if counted is None else values * counted).sum()
+        return sums(student.logits_of(states), targets, counted, *rest)
 
     rows = max(1, LOGITS_AT_ONCE // max(1, student.vocabulary))
     if len(targets) <= rows:
@@ -62,17 +60,23 @@ def _over_predictions(losses: Callable[..., Tensor], student: Outputs, batch: Ba
     result = student.predicting.new_zeros((), dtype=torch.float32)
     for start in range(0, len(targets), rows):
         part = slice(start, start + rows)
-        chunk = [student.predicting[part], targets[part], None if counted is None else counted[part]]
-        chunk += [one[part] for one in others]
+        chunk = (student.predicting[part], targets[part], None if counted is None else counted[part])
+        rest = [one[part] for one in others]
         if torch.is_grad_enabled():
-            result = result + checkpoint(total, *chunk, use_reentrant=False, preserve_rng_state=False)
+            result = result + checkpoint(total, *chunk, *rest, use_reentrant=False, preserve_rng_state=False)
         else:
-            result = result + total(*chunk)
+            result = result + total(*chunk, *rest)
     return result
 
 
+def _cross_entropy_sum(logits: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
+    if counted is None:
+        return functional.cross_entropy(logits, targets, reduction="sum")
+    return (functional.cross_entropy(logits, targets, reduction="none") * counted).sum()
+
+
 def _cross_entropy_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return _over_predictions(partial(functional.cross_entropy, reduction="none"), student, batch)
+    return _over_predictions(_cross_entropy_sum, student, batch)
 
 
 def kd_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
@@ -185,29 +189,39 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
         )
 
 
-def logits_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """KL(teacher || student) `(n,)` of logits `(n, vocabulary)`, natural logarithm, not times the temperature."""
+def logits_sum(student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
+    """Sum over predicted tokens of KL(teacher || student), natural logarithm; not multiplied by the temperature."""
+    # Both are logits `(n, vocabulary)` and are divided by the temperature; `counted` is `(n,)`, or None for all.
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
-    return (theirs.exp() * (theirs - ours)).sum(-1)
+    divergence = theirs.exp() * (theirs - ours)
+    return divergence.sum() if counted is None else (divergence.sum(-1) * counted).sum()
 
 
 def _logits_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    def divergence(logits: Tensor, targets: Tensor, theirs: Tensor) -> Tensor:
+    def divergence(logits: Tensor, targets: Tensor, counted: Tensor | None, theirs: Tensor) -> Tensor:
         with torch.no_grad():
             other = teacher.logits_of(theirs)
-        return logits_divergence(logits, other, settings.logits_temperature)
+        return logits_sum(logits, other, settings.logits_temperature, counted)
 
     return _over_predictions(divergence, student, batch, teacher.predicting)
 
 
+def _count_equal(first: Tensor, second: Tensor, counted: Tensor | None) -> Tensor:
+    equal = (first == second).float()
+    return (equal if counted is None else equal * counted).sum()
+
+
 def _accuracy_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    return _over_predictions(lambda logits, targets: (logits.argmax(-1) == targets).float(), student, batch)
+    def right(logits: Tensor, targets: Tensor, counted: Tensor | None) -> Tensor:
+        return _count_equal(logits.argmax(-1), targets, counted)
+
+    return _over_predictions(right, student, batch)
 
 
 def _agreement_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
-    def same(logits: Tensor, targets: Tensor, theirs: Tensor) -> Tensor:
-        return (logits.argmax(-1) == teacher.logits_of(theirs).argmax(-1)).float()
+    def same(logits: Tensor, targets: Tensor, counted: Tensor | None, theirs: Tensor) -> Tensor:
+        return _count_equal(logits.argmax(-1), teacher.logits_of(theirs).argmax(-1), counted)
 
     return _over_predictions(same, student, batch, teacher.predicting)
 
