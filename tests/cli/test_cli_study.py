@@ -154,7 +154,8 @@ def test_recipes(tickets, monkeypatch):
     code, out, _ = tickets("recipes")
     assert code == 0
     lines = out.splitlines()
-    assert lines[0].split() == ["hours", "smoke", "small", "paper"]
+    assert lines[0].split()[0] == "hours"
+    assert {"smoke", "small", "paper"} < set(lines[0].split())
     assert [line.split()[0] for line in lines[1:3]] == names
     assert lines[2].endswith("  Downstream performance of BERT subnetworks")
     assert "Hours are estimates for two x86-64 cores without a GPU" in lines[3]
