@@ -22,6 +22,7 @@ from winning_tickets.models.loading import (
     weight_hashes,
 )
 from winning_tickets.models.twin import make_twin
+from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
@@ -86,22 +87,26 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         if "similarity" in config.objectives:
             result |= _similarity(config, plm, device, runtime)
     ticket = target.ticket
-    return result | {
-        "target": config.target,
-        "model": target.model,
-        "sparsity": 0.0 if ticket is None else ticket.sparsity,
-        "ticket_id": None if ticket is None else ticket.id,
-        "base_hash": base,
-        "method": None if ticket is None else ticket.info.method,
-        "search_objective": None if ticket is None else ticket.info.config.get("objective"),
-        "mlm_head": head if needs_mlm else None,
-        "kd_distance": config.kd_loss if "kd" in config.objectives else None,
-        "kd_padding": config.kd_padding if "kd" in config.objectives else None,
-        "kd_masked_tokens": config.kd_masked_tokens if "kd" in config.objectives else None,
-        "temperature": config.temperature if "contrastive" in terms else None,
-        "batch_tokens": config.batch_tokens if "contrastive" in terms else None,  # it decides how many negatives
-        "versions": versions(),
-    }
+    return (
+        result
+        | {
+            "target": config.target,
+            "model": target.model,
+            "sparsity": 0.0 if ticket is None else ticket.sparsity,
+            "ticket_id": None if ticket is None else ticket.id,
+            "base_hash": base,
+            "method": None if ticket is None else ticket.info.method,
+            "search_objective": None if ticket is None else ticket.info.config.get("objective"),
+            "mlm_head": head if needs_mlm else None,
+            "kd_distance": config.kd_loss if "kd" in config.objectives else None,
+            "kd_padding": config.kd_padding if "kd" in config.objectives else None,
+            "kd_masked_tokens": config.kd_masked_tokens if "kd" in config.objectives else None,
+            "temperature": config.temperature if "contrastive" in terms else None,
+            "batch_tokens": config.batch_tokens if "contrastive" in terms else None,  # it decides how many negatives
+            "versions": versions(),
+        }
+        | remote_code_facts()
+    )
 
 
 def _terms(config: EvaluateConfig) -> list[str]:

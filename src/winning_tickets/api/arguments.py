@@ -15,6 +15,7 @@ from winning_tickets.config.settings import AnySettings
 from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.readers import Row, fingerprint, split_lines
 from winning_tickets.runs import distributed, memory
+from winning_tickets.runs.directory import trusting
 from winning_tickets.runs.errors import UsageError
 
 ROWS = ("train_file", "validation_file", "pairs_file")
@@ -54,6 +55,7 @@ def called(
     if how:
         runtime = Runtime.of(**(runtime or Runtime()).model_dump(exclude_unset=True) | how)
     with ExitStack() as stack:
+        stack.enter_context(trusting((runtime or Runtime()).trust_remote_code))
         folder = Path(out) if out is not None else stack.enter_context(_temporary_folder())
         cache = None if out is not None else folder / "cache"
         if isinstance(first, kind):

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from winning_tickets.models import architectures
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import missing, refuse_run
+from winning_tickets.runs.directory import is_trusted, missing, refuse_run
 from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
@@ -166,12 +167,13 @@ def load_plm(
             dtype=dtype,
             output_loading_info=True,
             attn_implementation=attention,
-            trust_remote_code=False,
+            trust_remote_code=is_trusted(),
         )
         load_tokenizer = transformers.AutoTokenizer.from_pretrained if given is None else given.load_tokenizer
-        tokenizer = load_tokenizer(where, revision=revision, trust_remote_code=False)
+        tokenizer = load_tokenizer(where, revision=revision, trust_remote_code=is_trusted())
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
+    architecture = architecture or _find_architecture(model.base_model, config.model_type)
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
     prefix = f"{model.base_model_prefix}."
     missing = [key for key in report["missing_keys"] if "position_ids" not in key]
@@ -194,7 +196,10 @@ def _class_of(head: Head, config: Any) -> Any:
     """Return the class that an automatic class would choose, compact if the configuration is."""
     import transformers
 
-    found = getattr(transformers, CLASSES[head])._model_mapping[type(config)]
+    known = getattr(transformers, CLASSES[head])._model_mapping
+    if type(config) not in known:
+        raise UsageError(f"The code of {config.model_type} has no {CLASSES[head]} here, so it gets no such head.")
+    found = known[type(config)]
     return compact_class(found) if hasattr(config, COMPACT) else found
 
 
@@ -238,14 +243,21 @@ def _read_configuration(name: str, where: str, revision: str | None) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False)
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=is_trusted())
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelNotFound(
+                f"Could not find the model {name}: it contains custom code. If you trust its author, "
+                "--trust-remote-code runs it."
+            ) from error
         which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
         raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
 
 
-def _cut(config: Any, layers: int | None, name: str) -> Architecture:
-    """Return the architecture of a configuration, which is made to have so many layers."""
+def _cut(config: Any, layers: int | None, name: str) -> Architecture | None:
+    """Return the architecture of a configuration, which is made to have so many layers; None for one with own code."""
+    if config.model_type not in ARCHITECTURES and is_trusted() and layers is None:
+        return None
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     architecture = ARCHITECTURES[config.model_type]
@@ -254,6 +266,17 @@ def _cut(config: Any, layers: int | None, name: str) -> Architecture:
     if layers is not None:
         architectures.keep_first_layers(config, architecture, layers, name)
     return architecture
+
+
+def _find_architecture(encoder: nn.Module, kind: str) -> Architecture:
+    """Return the architecture of the table whose layers and matrices have the names of an encoder's."""
+    for one in ARCHITECTURES.values():
+        with suppress(AttributeError):  # it has no such layers
+            layers = one.layer_matrices(encoder)
+            names = [one.word_embeddings, *(name for layer in layers for group in layer.values() for name in group)]
+            if layers and len(present_in(encoder, names)) == len(names):
+                return one
+    raise unknown("architecture", kind, ARCHITECTURES, HOW_TO_ADD)
 
 
 def _pooler_missing(missing: list[str]) -> set[str]:
