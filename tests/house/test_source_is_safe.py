@@ -47,19 +47,26 @@ def problems(text: str, name: str) -> list[str]:
         elif isinstance(node, ast.Attribute) and name_of(node.value) == "pickle":
             found += [f"uses pickle.{node.attr}"] if node.attr not in PICKLE.get(name, ()) else []
         elif isinstance(node, ast.Call):
-            found += _problems_of_call(node)
+            found += _problems_of_call(node, name)
         elif isinstance(node, ast.arg) and node.arg == "trust_remote_code":
             found.append("trust_remote_code")
         if (
             isinstance(node, ast.keyword)
             and node.arg in ("shell", "allow_pickle", "trust_remote_code")
             and constant(node.value) is not False
+            and not _asked_for(node, name)
         ):
             found.append(f"{node.arg}=...")
     return found
 
 
-def _problems_of_call(node: ast.Call) -> list[str]:
+def _asked_for(node: ast.keyword, name: str) -> bool:
+    """Models run code of their own after --trust-remote-code, in the one place that loads them."""
+    is_flag = node.arg == "trust_remote_code" and ast.unparse(node.value) == "is_trusted()"
+    return is_flag and name == "models/loading.py"
+
+
+def _problems_of_call(node: ast.Call, name: str) -> list[str]:
     called = name_of(node.func)
     keywords = {one.arg: constant(one.value) for one in node.keywords}
     if called in FORBIDDEN_NAMES:
@@ -71,7 +78,10 @@ def _problems_of_call(node: ast.Call) -> list[str]:
     if called.endswith("yaml.load") or (called.startswith("yaml.") and "unsafe" in called.lower()):
         return [f"calls {called}"]
     if called.endswith((".from_pretrained", ".from_config")) and not called.startswith(OWN):
-        return [] if keywords.get("trust_remote_code") is False else [f"{called} without trust_remote_code=False"]
+        asked = any(_asked_for(one, name) for one in node.keywords)
+        return (
+            [] if asked or keywords.get("trust_remote_code") is False else [f"{called} without trust_remote_code=False"]
+        )
     if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") is not False:
         return ["np.load without allow_pickle=False"]
     return []
@@ -102,6 +112,7 @@ def test_a_file_runs_nothing_that_it_reads(path):
         ("os.system(x)", "calls os.system"),
         ("AutoModel.from_pretrained(x, trust_remote_code=True)", "trust_remote_code=..."),
         ("AutoModel.from_pretrained(x, trust_remote_code=y)", "trust_remote_code=..."),
+        ("AutoModel.from_pretrained(x, trust_remote_code=is_trusted())", "trust_remote_code=..."),
         ("AutoModel.from_pretrained(x)", "AutoModel.from_pretrained without trust_remote_code=False"),
         ("kind(x).from_config(y)", "?.from_config without trust_remote_code=False"),
         ("def load(trust_remote_code): pass", "trust_remote_code"),

@@ -1,4 +1,4 @@
-"""Models that bring code of their own are refused; nobody is asked, and nothing of theirs runs."""
+"""Models that bring code of their own are refused unless the user trusts it; nobody is asked, and nothing runs."""
 
 import builtins
 import json
@@ -6,7 +6,9 @@ import json
 import pytest
 
 from samples.tiny_models import make_model
+from winning_tickets import Runtime, SearchConfig, search
 from winning_tickets.models.loading import load_plm
+from winning_tickets.runs.directory import trusting
 from winning_tickets.runs.errors import UsageError
 
 CODE = {"AutoConfig": "custom.Config", "AutoModel": "custom.Model", "AutoModelForMaskedLM": "custom.Model"}
@@ -45,3 +47,45 @@ def test_so_is_that_of_its_tokenizer(bringing_code):
     code = {"AutoTokenizer": ["custom.Tokenizer", "custom.Tokenizer"]}
     model = bringing_code("tokenizer_config.json", tokenizer_class="Mine", auto_map=code)
     assert load_plm(model).tokenizer.is_fast
+
+
+OWN = """
+from transformers import BertConfig, BertModel
+
+class Config(BertConfig):
+    model_type = "mine"
+
+class Model(BertModel):
+    config_class = Config
+"""
+
+
+@pytest.fixture
+def own_kind(bringing_code, tmp_path):
+    """A model of a kind that is in no table, whose code makes layers like BERT's."""
+    code = {"AutoConfig": "custom.Config", "AutoModel": "custom.Model"}
+    model = bringing_code(model_type="mine", auto_map=code)
+    (tmp_path / "m" / "custom.py").write_text(OWN)
+    return model
+
+
+def test_trusted_code_runs_and_the_record_says_so(own_kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    settings = {"method": "magnitude", "sparsity": 0.5}
+    with pytest.raises(UsageError, match="contains custom code. If you trust its author, --trust-remote-code runs it"):
+        search(own_kind, out=tmp_path / "no", **settings)
+    ticket = search(own_kind, out=tmp_path / "t", trust_remote_code=True, device="cpu", quiet=True, **settings)
+    assert ticket.base.model_type == "mine"
+    assert len(ticket.masks) == 1 + 2 * 6
+    assert json.loads((tmp_path / "t" / "result.json").read_text())["trust_remote_code"] is True
+    plain = search(SearchConfig(model=str(make_model(tmp_path / "p")), **settings), tmp_path / "u", Runtime(quiet=True))
+    assert plain.pruned == ticket.pruned
+    assert "trust_remote_code" not in json.loads((tmp_path / "u" / "result.json").read_text())
+
+
+def test_trust_ends_with_its_run(own_kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    with trusting(True):
+        assert type(load_plm(own_kind).model).__name__ == "Model"
+    with pytest.raises(UsageError, match="--trust-remote-code"):
+        load_plm(own_kind)

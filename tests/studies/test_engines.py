@@ -146,6 +146,8 @@ def test_slurm_takes_whole_cores_and_known_parameters(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # submitit does not wait for its processes
 def test_slurm_jobs_resume_after_their_walltime(tmp_path):
     """On the executor of submitit for one machine: a job gets the signal in training, is requeued, and goes on."""
     pytest.importorskip("submitit")
@@ -166,7 +168,7 @@ def test_slurm_jobs_resume_after_their_walltime(tmp_path):
     options = EngineOptions(workers=2, walltime=20, slurm={"cluster": "local"})
     assert run_study(plan, store, make_engine("slurm", options, store.path))["failed"] == {}
     assert sent
-    said = "".join(path.read_text() for path in (store.path / "logs" / "slurm").glob("*.err"))
+    said = "".join(path.read_text() for path in (store.path / "logs" / "slurm").glob("*_log.*"))
     assert "Requeued job" in said
     whole = Store(tmp_path / "whole")
     assert run_study(plan, whole, InlineEngine())["failed"] == {}

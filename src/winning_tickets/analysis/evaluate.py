@@ -32,6 +32,7 @@ from winning_tickets.models.loading import (
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.models.twin import make_twin
+from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
@@ -112,7 +113,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         if "similarity" in config.objectives:
             result |= similarity(config, plm, device, runtime)
     ticket = target.ticket
-    return result | {
+    result |= {
         "target": config.target,
         "model": target.model,
         "sparsity": (origin.sparsity or (zeros if zeros > FEW_ZEROS else 0.0)) if ticket is None else ticket.sparsity,
@@ -129,6 +130,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         "batch_tokens": config.batch_tokens if "contrastive" in terms else None,  # it decides how many negatives
         "versions": versions(),
     }
+    return result | remote_code_facts()
 
 
 def _find(config: EvaluateConfig) -> tuple[Target, Origin]:

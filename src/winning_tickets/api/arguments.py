@@ -16,6 +16,7 @@ from winning_tickets.data.readers import fingerprint, split_lines
 from winning_tickets.data.rows import rows_of
 from winning_tickets.data.tasks import MLM
 from winning_tickets.runs import distributed, memory
+from winning_tickets.runs.directory import trusting
 from winning_tickets.runs.errors import UsageError
 
 ROWS = ("train_file", "validation_file", "pairs_file")
@@ -58,6 +59,7 @@ def called(
     if writes and out is None and distributed.world_size() > 1:
         raise UsageError("Several processes work in one folder; give out=.")
     with ExitStack() as stack:
+        stack.enter_context(trusting((runtime or Runtime()).trust_remote_code))
         temporary = Path(stack.enter_context(TemporaryDirectory(prefix="winning-tickets-")))
         cache = temporary / "cache" if out is None else None
         if isinstance(first, kind):

@@ -32,7 +32,7 @@ from winning_tickets.config import (
 from winning_tickets.config.settings import PERCENT, as_fraction
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs.directory import MARKER, trusting
 from winning_tickets.runs.errors import UsageError, printable
 from winning_tickets.runs.progress import check_trackers
 from winning_tickets.runs.provenance import version
@@ -97,6 +97,7 @@ Quiet = Annotated[bool, _running("--quiet", help=Runtime.help_of("quiet"))]
 CheckpointSteps = Annotated[int | None, _running("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"))]
 NonFinite = Annotated[Literal["stop", "skip"], _running("--non-finite", help=Runtime.help_of("non_finite"))]
 ReportTo = Annotated[str | None, _running("--report-to", help=Runtime.help_of("report_to"))]
+TrustRemoteCode = Annotated[bool, _running("--trust-remote-code", help=Runtime.help_of("trust_remote_code"))]
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/ ...), or a copy of the hub's repository.")
 ]
@@ -292,7 +293,8 @@ def verb(
                 refuse(chosen, check, unread)
                 planned, facts = plan(chosen)
                 return plan_of(planned, out, as_json, **facts)
-            result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
+            with trusting(execution.trust_remote_code):
+                result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
             return emit(result, as_json, text)
 
         empty, flags = inspect.Parameter.empty, ("force", "dry_run", "as_json")
@@ -439,7 +441,7 @@ def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Pr
     "target",
     "winning_tickets.analysis.evaluate:check_evaluate",
     metavar="MODEL_OR_TICKET",
-    runtime=("device", "bf16", "quiet"),
+    runtime=("device", "bf16", "quiet", "trust_remote_code"),
     writes=False,
 )
 def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:

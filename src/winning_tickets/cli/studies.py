@@ -141,6 +141,7 @@ def run(
     checkpoint_steps: commands.CheckpointSteps = None,
     non_finite: commands.NonFinite = "stop",
     report_to: commands.ReportTo = None,
+    trust_remote_code: commands.TrustRemoteCode = False,
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -177,6 +178,7 @@ def run(
         quiet=True,
         non_finite=non_finite,
         report_to=trackers,
+        trust_remote_code=trust_remote_code,
     )
     watch = None if quiet else ProgressLines(planned, found, workers, sys.stderr)
     result = run_study(planned, found, make_engine(engine, engine_options, found.path), runtime, retry_failed, watch)

@@ -185,6 +185,10 @@ class Runtime(Settings):
     non_finite: Literal["stop", "skip"] = _running(
         "stop", "Stop at a step whose loss or gradients are NaN or infinite, or skip that step."
     )
+    trust_remote_code: bool = _running(
+        False,
+        "Run the code that a model's repository brings, with all rights of this process. The run's record says so.",
+    )
     report_to: tuple[str, ...] = _running(
         (),
         "Trackers that receive losses and scores during training: tensorboard, trackio, wandb, mlflow or another one "

@@ -6,6 +6,7 @@ import copy
 import hashlib
 import importlib.util
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from winning_tickets.models import architectures
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import missing, refuse_run
+from winning_tickets.runs.directory import is_trusted, missing, refuse_run
 from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.hub import hub_is_away, is_cached
@@ -191,17 +192,20 @@ def load_plm(
             dtype=dtype,
             output_loading_info=True,
             attn_implementation=attention,
-            trust_remote_code=False,
+            trust_remote_code=is_trusted(),
             **access,
         )
         tokenizer = None if given is None else given.load_tokenizer()
         if given is None:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
-                where, revision=revision, trust_remote_code=False, **access
+                where, revision=revision, trust_remote_code=is_trusted(), **access
             )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
-    if architecture.causal and tokenizer.model_max_length > 10**9:  # many tokenizers of decoders know no maximum
+    architecture = architecture or _find_architecture(model.base_model, config.model_type)
+    if (
+        architecture.causal and tokenizer is not None and tokenizer.model_max_length > 10**9
+    ):  # many tokenizers of decoders know no maximum
         tokenizer.model_max_length = config.max_position_embeddings
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
     prefix = f"{model.base_model_prefix}."
@@ -224,15 +228,16 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
-def _lm_head_of(architecture: Architecture, head: Head, name: str) -> Head:
+def _lm_head_of(architecture: Architecture | None, head: Head, name: str) -> Head:
     """Return the head to load; refuse the pre-training head of the other kind of model."""
-    own: Head = "clm" if architecture.causal else "mlm"
-    if head == "mlm" and architecture.causal:
+    causal = architecture is not None and architecture.causal  # of a model with code of its own None: an encoder
+    own: Head = "clm" if causal else "mlm"
+    if head == "mlm" and causal:
         raise UsageError(
             f"{name} is a decoder, which predicts the next token and no masked ones; its objectives are clm, kd and "
             "logits, not mlm."
         )
-    if head == "clm" and not architecture.causal:
+    if head == "clm" and not causal:
         raise UsageError(
             f"{name} is an encoder, which predicts masked tokens and not the next one; its objectives are mlm, kd and "
             "logits, not clm or perplexity."
@@ -256,9 +261,10 @@ def _class_of(head: Head, config: Any) -> Any:
     """Return the class that an automatic class would choose, compact if the configuration is."""
     import transformers
 
-    found = getattr(transformers, CLASSES[head])._model_mapping.get(type(config), None)
-    if found is None:
+    known = getattr(transformers, CLASSES[head])._model_mapping
+    if type(config) not in known:
         raise UsageError(f"transformers has no {CLASSES[head]} of a {config.model_type}; use a task of another kind.")
+    found = known[type(config)]
     return compact_class(found) if hasattr(config, COMPACT) else found
 
 
@@ -302,14 +308,21 @@ def _read_configuration(name: str, where: str, revision: str | None, access: dic
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=False, **access)
+        return AutoConfig.from_pretrained(where, revision=revision, trust_remote_code=is_trusted(), **access)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise ModelNotFound(
+                f"Could not find the model {name}: it contains custom code. If you trust its author, "
+                "--trust-remote-code runs it."
+            ) from error
         which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
         raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
 
 
-def _cut(config: Any, layers: int | None, name: str) -> Architecture:
-    """Return the architecture of a configuration, which is made to have so many layers."""
+def _cut(config: Any, layers: int | None, name: str) -> Architecture | None:
+    """Return the architecture of a configuration, which is made to have so many layers; None for one with own code."""
+    if config.model_type not in ARCHITECTURES and is_trusted() and layers is None:
+        return None
     if config.model_type not in ARCHITECTURES:
         raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
     architecture = ARCHITECTURES[config.model_type]
@@ -318,6 +331,17 @@ def _cut(config: Any, layers: int | None, name: str) -> Architecture:
     if layers is not None:
         architectures.keep_first_layers(config, architecture, layers, name)
     return architecture
+
+
+def _find_architecture(encoder: nn.Module, kind: str) -> Architecture:
+    """Return the architecture of the table whose layers and matrices have the names of an encoder's."""
+    for one in ARCHITECTURES.values():
+        with suppress(AttributeError):  # it has no such layers
+            layers = one.layer_matrices(encoder)
+            names = [one.word_embeddings, *(name for layer in layers for group in layer.values() for name in group)]
+            if layers and len(present_in(encoder, names)) == len(names):
+                return one
+    raise unknown("architecture", kind, ARCHITECTURES, HOW_TO_ADD)
 
 
 def _pooler_missing(missing: list[str]) -> set[str]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -30,6 +32,27 @@ SCRATCH = ".scratch"
 _DIFFERENCES = 3  # number of differing settings in an error
 
 Status = Literal["new", "unfinished", "done"]
+_TRUSTED: ContextVar[bool] = ContextVar("trusted", default=False)
+
+
+@contextmanager
+def trusting(remote_code: bool) -> Iterator[None]:
+    """Let models bring code of their own inside the block, if the user has said so."""
+    token = _TRUSTED.set(remote_code)
+    try:
+        yield
+    finally:
+        _TRUSTED.reset(token)
+
+
+def is_trusted() -> bool:
+    """Return whether the user lets models bring code of their own."""
+    return _TRUSTED.get()
+
+
+def remote_code_facts() -> dict[str, bool]:
+    """Return the entry `trust_remote_code` of a result; empty where models may bring no code."""
+    return {"trust_remote_code": True} if is_trusted() else {}
 
 
 @dataclass(frozen=True)
@@ -163,7 +186,8 @@ class RunDirectory:
         def write() -> None:
             if self._hold is not None:
                 self._hold.check(thorough=True)
-            write_json(self.path / RESULT, result | skipped_steps(self.path) | execution_of(self.path))
+            about = skipped_steps(self.path) | execution_of(self.path) | remote_code_facts()
+            write_json(self.path / RESULT, result | about)
             _tidy(self.path)
 
         distributed.on_main(write)

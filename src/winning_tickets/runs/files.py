@@ -85,7 +85,9 @@ def remove_leftovers(folder: Path) -> None:
 
 def to_disk(path: Path) -> None:
     """Flush a file, or the names in a folder, to disk: a rename may survive a power failure that loses the content."""
-    number = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():
+        return  # Windows opens no folders, and writes their names by itself
+    number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what it may write
     try:
         os.fsync(number)
     except OSError as error:

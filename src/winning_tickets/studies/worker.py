@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn, Self
 
 from winning_tickets.config import Runtime, Settings
-from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run
+from winning_tickets.runs.directory import MARKER, RunDirectory, stored_run, trusting
 from winning_tickets.runs.errors import Interrupted, TicketsError
 from winning_tickets.runs.locks import ClaimedError
 from winning_tickets.runs.store.store import Store
@@ -74,7 +74,8 @@ def perform(job: Job) -> JobOutcome:
                 return JobOutcome(job.run, "failed", str(kept.get("message", "")))
             if status != "done":
                 try:
-                    execute(job, store)
+                    with trusting(bool(job.runtime.get("trust_remote_code"))):
+                        execute(job, store)
                 except Interrupted:
                     raise
                 except Exception as error:  # any error ends this run only
