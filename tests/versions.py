@@ -75,7 +75,9 @@ def run(name: str, requirements: list[str], pinned: str, words: list[str], pytho
         constraint.write_text(pinned + "\n", encoding="utf-8")
         packages = [*requirements, "--editable", f"{ROOT}[demo,dev,onnx]"]
         subprocess.run([python, "-m", "pip", "install", "--quiet", "--constraint", constraint, *packages], check=True)
-        shown = "import sys, torch, transformers as t; print(sys.version, 'transformers', t.__version__, torch.__version__)"
+        shown = (
+            "import sys, torch, transformers as t; print(sys.version, 'transformers', t.__version__, torch.__version__)"
+        )
         subprocess.run([python, "-c", shown], check=True)
         command = [python, "-m", "pytest", "-p", "no:cacheprovider", "-W", OLD, *(words or ["-n", "2"])]
         return subprocess.run(command, cwd=ROOT, check=False).returncode

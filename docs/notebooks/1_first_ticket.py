@@ -20,7 +20,9 @@ trained = wt.search(**model, corpus="pydocs", sparsity=0.6, steps=20, quiet=True
 # %%
 query = trained.masks["encoder.layer.0.attention.self.query.weight"]
 print(trained)
-print(f"{trained.pruned:,} of {trained.total:,} weights are pruned; here {1 - query.float().mean():.3f} of {query.shape}")
+print(
+    f"{trained.pruned:,} of {trained.total:,} weights are pruned; here {1 - query.float().mean():.3f} of {query.shape}"
+)
 
 # %% [markdown]
 # What does each preserve? `kd_loss` compares the hidden states with those of the whole model, on text that the search

@@ -23,7 +23,13 @@ READERS = {
     "student": ["README.md", "tutorials/*", "notebooks/*", "explanation/numbers.md", "reference/glossary.md"],
     "NLP engineer": ["how_to/*", "reference/command_line.md", "reference/api/*", "explanation/gpu.md"],
     "cluster user": [
-        *("how_to/run_*", "how_to/*slurm*", "how_to/*cluster*", "how_to/choose_a_torch_build.md", "how_to/read_a_report.md"),
+        *(
+            "how_to/run_*",
+            "how_to/*slurm*",
+            "how_to/*cluster*",
+            "how_to/choose_a_torch_build.md",
+            "how_to/read_a_report.md",
+        ),
         *("explanation/faults.md", "explanation/store.md", "reference/studies.md", "reference/recipes.md"),
     ],
     "researcher": [

@@ -37,17 +37,23 @@ def main() -> None:
         color = COLORS[group]
         height = ROW * len(rows)
         parts.append(f'<rect x="12" y="{y}" width="76" height="{height - 8}" rx="8" fill="{color}"/>')
-        parts.append(f'<text x="50" y="{y + height / 2 + 1}" fill="white" font-weight="bold" text-anchor="middle">{group}</text>')
+        parts.append(
+            f'<text x="50" y="{y + height / 2 + 1}" fill="white" font-weight="bold" text-anchor="middle">{group}</text>'
+        )
         for want, verb, made in rows:
             middle = y + 15
             parts.append(f'<text x="{LEFT}" y="{middle + 5}" fill="#222">{escape(want)}</text>')
-            parts.append(f'<path d="M{VERB - 44} {middle}h32" stroke="{color}" stroke-width="2" marker-end="url(#{group})"/>')
+            parts.append(
+                f'<path d="M{VERB - 44} {middle}h32" stroke="{color}" stroke-width="2" marker-end="url(#{group})"/>'
+            )
             parts.append(f'<rect x="{VERB}" y="{y}" width="118" height="30" rx="15" fill="{color}"/>')
             parts.append(
                 f'<text x="{VERB + 59}" y="{middle + 5}" fill="white" text-anchor="middle" '
                 f'font-family="monospace" font-weight="bold">{verb}</text>'
             )
-            parts.append(f'<path d="M{VERB + 122} {middle}h32" stroke="{color}" stroke-width="2" marker-end="url(#{group})"/>')
+            parts.append(
+                f'<path d="M{VERB + 122} {middle}h32" stroke="{color}" stroke-width="2" marker-end="url(#{group})"/>'
+            )
             parts.append(f'<text x="{RIGHT}" y="{middle + 5}" fill="#222">{escape(made)}</text>')
             y += ROW
         y += 14

@@ -27,7 +27,10 @@ def test_a_page_runs(name, library, tmp_path, monkeypatch):
     for libraries, _ in blocks:
         for one in libraries.split():
             library(one)
-    models = {PLAIN: make_model(tmp_path / "bert"), SENTENCES: make_sentence_transformer(tmp_path / "sentences", max_seq_length=160)}
+    models = {
+        PLAIN: make_model(tmp_path / "bert"),
+        SENTENCES: make_sentence_transformer(tmp_path / "sentences", max_seq_length=160),
+    }
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {"__name__": "__main__"}
     for index, (_, code) in enumerate(blocks):

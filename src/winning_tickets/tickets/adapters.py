@@ -81,4 +81,3 @@ def mask_adapters(model: Any, ticket: Ticket) -> list[MaskedAdapters]:
             before.__self__.remove()
         masked.append(MaskedAdapters(layer, mask))
     return masked
-
