@@ -38,6 +38,13 @@ def notebook(name: str) -> dict[str, Any]:
     return {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
+def _without_folder(value: str | list[str]) -> str | list[str]:
+    """Return text without the name of a temporary folder."""
+    if isinstance(value, list):
+        return [str(_without_folder(line)) for line in value]
+    return re.sub(r"/tmp/[\w.-]+", "WORK", value)
+
+
 def run(name: str, folder: Path, timeout: int = 900) -> dict[str, Any]:
     """Run a notebook in a folder and return it with its outputs; an error in a cell is raised."""
     import nbformat
@@ -51,8 +58,8 @@ def run(name: str, folder: Path, timeout: int = 900) -> dict[str, Any]:
         # Logs of the libraries are not part of a page.
         outputs = [one for one in cell.get("outputs", []) if one.get("name") != "stderr"]
         for output in outputs:
-            for value in output.get("data", {}).values():
-                value[:] = [re.sub(r"/tmp/[\w./-]*?(?=/)", "...", line) for line in value]
+            data = output.get("data", {})
+            data.update({kind: _without_folder(value) for kind, value in data.items() if kind.startswith("text/")})
         if "outputs" in cell:
             cell["outputs"] = outputs
     done["metadata"] = {"kernelspec": done["metadata"]["kernelspec"]}

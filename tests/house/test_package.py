@@ -1,4 +1,4 @@
-"""The package that users install: metadata, wheel and sdist, the image, and the demo from a wheel in a new environment."""
+"""The package that users install: metadata, wheel, sdist, image, and the demo from a wheel in a new environment."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """A ticket finds the encoder inside wrapped models, sentence-transformers and modules of one's own, or says why not."""
 
 import copy
-import warnings
 
 import pytest
 import torch

@@ -1,0 +1,139 @@
+"""The site: pages have readers, public names a reference, notebooks and picture are those of their scripts."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import typer.main
+
+import winning_tickets
+from winning_tickets import analysis
+from winning_tickets.cli import app
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md"))
+
+
+def script(path: str) -> ModuleType:
+    """Import a script of the docs."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, DOCS / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+NOTEBOOKS = script("notebooks/build.py")
+
+
+def test_every_public_name_has_a_reference() -> None:
+    text = "\n".join(path.read_text(encoding="utf-8") for path in (DOCS / "reference/api").glob("*.md"))
+    documented = re.findall(r"^::: ([\w.]+)$", text, re.MULTILINE)
+    for name in documented:
+        module, _, last = name.rpartition(".")
+        if name != "winning_tickets.runs.errors":
+            assert hasattr(importlib.import_module(module), last), name
+    names = {name.rpartition(".")[2] for name in documented} | {"TicketsError", "__version__"}
+    assert set(winning_tickets.__all__) - names == set()
+    assert set(analysis.__all__) - names == set()
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS.SCRIPTS)
+def test_a_notebook_is_that_of_its_script(name: str) -> None:
+    stored = json.loads((DOCS / f"notebooks/{name}.ipynb").read_text(encoding="utf-8"))
+    wanted = NOTEBOOKS.notebook(name)
+    stale = f"{name}.ipynb is not that of its script; run `make notebooks`"
+    assert [(one["cell_type"], one["source"]) for one in stored["cells"]] == [
+        (one["cell_type"], one["source"]) for one in wanted["cells"]
+    ], stale
+    assert all(one["outputs"] or one["cell_type"] == "markdown" for one in stored["cells"] if "outputs" in one and
+               one["source"][-1].split("(")[0] in ("print", "display")), "a cell that prints has no output"  # fmt: skip
+    text = json.dumps(stored)
+    assert "/root/" not in text
+    assert "/tmp/" not in text
+    assert len(text) < 300_000, "notebooks stay small"
+
+
+def test_the_picture_names_every_verb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = script("site/picture.py")
+    stored = picture.OUT.read_text(encoding="utf-8")
+    monkeypatch.setattr(picture, "OUT", tmp_path / "picture.svg")
+    picture.main()
+    assert (tmp_path / "picture.svg").read_text(encoding="utf-8") == stored, "run docs/site/picture.py"
+    verbs = {verb.split()[0] for rows in picture.GROUPS.values() for _, verb, _ in rows}
+    assert verbs <= set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+
+
+def test_every_page_has_a_reader() -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'winning-tickets[docs]'")
+    hooks = script("site/hooks.py")
+    made = [*hooks.COPIED.values(), *(f"notebooks/{name}.md" for name in NOTEBOOKS.SCRIPTS)]
+    assert [page for page in [*PAGES, *made] if not hooks.readers(page)] == []
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", NOTEBOOKS.SCRIPTS)
+def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("nbclient", reason="nbclient is not installed: pip install 'winning-tickets[docs]'")
+    if name.startswith("3"):
+        pytest.importorskip("sentence_transformers", reason="sentence-transformers is not installed")
+    done = NOTEBOOKS.run(name, tmp_path)
+    assert sum(len(cell.get("outputs", [])) for cell in done["cells"]) >= 3
+
+
+class Links(HTMLParser):
+    """Addresses and anchors of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.anchors: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        found = dict(attrs)
+        self.anchors |= {value for key in ("id", "name") if (value := found.get(key))}
+        self.links += [value for key in ("href", "src") if (value := found.get(key))]
+
+
+@pytest.mark.slow
+def test_the_site_builds_without_network_and_dead_links(tmp_path: Path) -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'winning-tickets[docs]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(tmp_path)]
+    # Nothing answers at that proxy, so whatever asked for the network would fail.
+    environment = os.environ | {
+        "NO_MKDOCS_2_WARNING": "1",
+        "https_proxy": "http://127.0.0.1:9",
+        "http_proxy": "http://127.0.0.1:9",
+    }
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    pages = {path: Links(path.read_text(encoding="utf-8")) for path in tmp_path.rglob("*.html")}
+    assert len(pages) > 60
+    dead = []
+    for path, page in pages.items():
+        for link in page.links:
+            address, _, anchor = link.partition("#")
+            if ":" in address or address.startswith("//"):
+                assert not address.endswith((".js", ".css")), f"{path.name} loads {address}"
+                continue
+            target = (path.parent / address.partition("?")[0]).resolve() if address else path
+            target = target / "index.html" if target.is_dir() else target
+            if not target.exists() or (anchor and target in pages and anchor not in pages[target].anchors | {"__skip"}):
+                dead.append(f"{path.relative_to(tmp_path)}: {link}")
+    assert dead == []
+    found = json.loads((tmp_path / "search/search_index.json").read_text(encoding="utf-8"))
+    assert any("mask_adapters" in entry["text"] for entry in found["docs"]), "the reference can be searched"
