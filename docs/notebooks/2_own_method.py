@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Notebook 2: my own pruning method against the library's
 #
-# A method is anything that makes masks. This one keeps, in every row, the weights that are large *and* rare in size; its
-# masks become a ticket that is measured like all others.
+# A method is anything that makes masks. This one keeps, in every row, the weights that are large *and* rare in size;
+# its masks become a ticket that is measured like all others.
 
 # %%
 import pandas as pd

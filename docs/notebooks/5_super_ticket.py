@@ -20,8 +20,8 @@ found
 found.plot()
 
 # %% [markdown]
-# Losing tickets lack the *most* important units: the gap between the two curves says whether importance means something.
-# Twenty steps on two layers are a demonstration, not a result.
+# Losing tickets lack the *most* important units: the gap between the two curves says whether importance means
+# something. Twenty steps on two layers are a demonstration, not a result.
 #
 # The ticket of heads is exported with smaller matrices and measured next to the dense model, in turns.
 

@@ -139,14 +139,6 @@ def _read(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]]) ->
     return read_rows(path, formats) if part is None else read_hub_split(part)
 
 
-def _read(path: Path, formats: Mapping[str, Callable[[Path], Iterator[Row]]]) -> list[Row]:
-    """Return the rows of a file, or of a split of the hub such as `org/name/config:train`."""
-    from winning_tickets.data.hub import HubPart, read_hub_split
-
-    part = HubPart.parse(path.as_posix())
-    return read_rows(path, formats) if part is None else read_hub_split(part)
-
-
 def _read_spans(
     train: Path, validation: Path, text_columns: Sequence[str] | None, label_column: str, metric: str | None
 ) -> TaskData:

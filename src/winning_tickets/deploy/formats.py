@@ -92,7 +92,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
         _mask(plm, ticket, has_head)
         return plm, _pooler(plm, encoder, ticket) if has_head else {}
 
-    card = model_facts("", target.model, ticket, model_class=facts["model_class"])
+    card = model_facts("", target.model, ticket, model_class=str(facts["model_class"]))
     copy_more = partial(copy_sentence_modules, target.model, target.revision)
     return PrunedModel(facts, load, copy_more, card, causal=plm.architecture.causal)
 

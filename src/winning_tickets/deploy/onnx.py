@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers.utils import ModelOutput
 
 from winning_tickets.deploy.formats import find_pruned
 from winning_tickets.deploy.source import Export, ExportSource
@@ -102,33 +101,6 @@ def write_int8(folder: Path) -> None:
     finally:
         logging.disable(logging.NOTSET)
     staged.replace(file)
-
-
-class OnnxModel(nn.Module):
-    """An ONNX file that is called like the model it was made from."""
-
-    device = torch.device("cpu")
-
-    def __init__(self, file: Path, config: Any) -> None:
-        super().__init__()
-        self.config = config
-        onnxruntime = importlib.import_module("onnxruntime")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self._inputs = [one.name for one in self._session.get_inputs()]
-        self._outputs = [one.name for one in self._session.get_outputs()]
-
-    @property
-    def base_model(self) -> OnnxModel:
-        return self
-
-    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Tensor) -> ModelOutput:
-        """Outputs by the names of the file."""
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(input_ids)} | others
-        found = self._session.run(self._outputs, {name: given[name].numpy() for name in self._inputs})
-        return ModelOutput(zip(self._outputs, map(torch.from_numpy, found), strict=True))
 
 
 def _texts(plm: PLM, batch: int, length: int) -> dict[str, Tensor]:

@@ -27,13 +27,14 @@ from winning_tickets.data.segments import parse_segments
 from winning_tickets.deploy import measure
 from winning_tickets.deploy.costs import CostTable, cost_table, time_share
 from winning_tickets.deploy.formats import copy_sentence_modules
-from winning_tickets.deploy.onnx import ONNX_FILE, OnnxModel, check_installed, write_int8, write_onnx
+from winning_tickets.deploy.onnx import check_installed, write_int8, write_onnx
 from winning_tickets.finetuning.recovery import DEFAULT_STEPS, held_out_losses, recover, recovered
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.heads import KINDS
-from winning_tickets.models.loading import PLM, choose_device, load_plm
+from winning_tickets.models.loading import ONNX_FILE, PLM, choose_device, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.models.removal import first_layer_differs, remove_
 from winning_tickets.models.structure import Structure, gated, structure_of
 from winning_tickets.pruning import importance, mask_training

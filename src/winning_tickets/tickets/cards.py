@@ -301,7 +301,9 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
 
 @cache
 def _template() -> jinja2.Template:
-    return jinja2.Template(Path(__file__).with_name("card.md").read_text(encoding="utf-8"), keep_trailing_newline=True)
+    text = Path(__file__).with_name("card.md").read_text(encoding="utf-8")
+    found: jinja2.Template = jinja2.Template(text, keep_trailing_newline=True)
+    return found
 
 
 def _rows(facts: Mapping[str, Any]) -> dict[str, str]:
