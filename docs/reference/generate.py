@@ -21,6 +21,7 @@ SETTINGS = (
     config.TransferConfig,
     config.ShareConfig,
     config.SuperConfig,
+    config.ShrinkConfig,
     config.FitHeadConfig,
     config.EvaluateConfig,
     config.Smart,

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from winning_tickets.config import Runtime as Runtime
     from winning_tickets.config import SearchConfig as SearchConfig
     from winning_tickets.config import ShareConfig as ShareConfig
+    from winning_tickets.config import ShrinkConfig as ShrinkConfig
     from winning_tickets.config import SuperConfig as SuperConfig
     from winning_tickets.config import TransferConfig as TransferConfig
     from winning_tickets.models.compact import load_compact as load_compact
@@ -48,7 +49,8 @@ _PUBLIC = {
         "analysis.report.result": "Result",
         "api.passed_on": "export glue_submission import_mask measure predict",
         "api.verbs": "compare evaluate fit_head search search_all share stored_runs super_ticket transfer",
-        "config": "EvaluateConfig FitHeadConfig Runtime SearchConfig ShareConfig SuperConfig TransferConfig",
+        "config": "EvaluateConfig FitHeadConfig Runtime SearchConfig ShareConfig ShrinkConfig SuperConfig "
+        "TransferConfig",
         "models.compact": "load_compact",
         "pruning.sharded": "ShardedMaskOptimizer",
         "runs.errors": "TicketsError",

@@ -94,7 +94,7 @@ def test_models_take_turns(monkeypatch):
     monkeypatch.setattr(measuring.time, "perf_counter", lambda: next(clock))
     calls = []
     passes = [lambda: calls.append("A"), lambda: calls.append("B")]
-    seconds = measuring._take_turns(passes, 3, torch.device("cpu"), bf16=False)
+    seconds = measuring.take_turns(passes, 3, torch.device("cpu"), bf16=False)
     assert "".join(calls) == "AB" * (measuring.WARM_UPS + 3)
     assert seconds.tolist() == [[1, 1]] * 3
 
@@ -184,7 +184,7 @@ def test_the_number_of_threads_is_put_back(tmp_path):
 
 def test_inputs_are_the_same_each_time_and_hold_no_padding():
     plm = as_plm("mpnet", tiny("mpnet"))
-    first, second = (measuring._inputs(plm, 8, 64, torch.device("cpu"))["input_ids"] for _ in range(2))
+    first, second = (measuring.random_inputs(plm, 8, 64, torch.device("cpu"))["input_ids"] for _ in range(2))
     assert torch.equal(first, second)
     assert set(range(60)) - set(first.flatten().tolist()) == {plm.model.config.pad_token_id}
 

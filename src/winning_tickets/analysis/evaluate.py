@@ -84,7 +84,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
         if terms:
             result |= _on_corpus(config, plm, teacher, device, runtime)
         if "similarity" in config.objectives:
-            result |= _similarity(config, plm, device, runtime)
+            result |= similarity(config, plm, device, runtime)
     ticket = target.ticket
     return result | {
         "target": config.target,
@@ -215,7 +215,8 @@ def average_terms(
     return means | {"tokens": tokens, "tokens_by_objective": counts}
 
 
-def _similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:
+def similarity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime: Runtime) -> dict[str, Any]:
+    """Correlations of cosines of mean-pooled states with the gold scores of a task or of a file of pairs."""
     from scipy.stats import pearsonr, spearmanr
 
     pairs, gold, source = scored_pairs(config)

@@ -26,7 +26,7 @@ for _module in ("commands", "tickets", "analyse", "studies"):
 
 ORDER = (  # the commands in the order of `--help`, before the groups analyse, study and cache
     *("search", "evaluate", "fit-head", "transfer", "predict", "share", "compare", "inspect", "average", "combine"),
-    *("perturb", "super", "export", "import-mask", "measure", "runs", "verify", "recipes", "demo"),
+    *("perturb", "super", "shrink", "export", "import-mask", "measure", "runs", "verify", "recipes", "demo"),
 )
 app.registered_commands.sort(key=lambda one: ORDER.index(one.name or one.callback.__name__))  # type: ignore[union-attr]
 

@@ -24,6 +24,7 @@ from winning_tickets.config import (
     SearchConfig,
     Settings,
     ShareConfig,
+    ShrinkConfig,
     SuperConfig,
     TransferConfig,
     load_config_file,
@@ -504,3 +505,30 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) 
 
     result = find(config.resolved(), out, runtime, force)
     return result, show.super_ticket(result)
+
+
+def _plan_of_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
+    from winning_tickets.finetuning.shrink import plan_shrink
+
+    return plan_shrink(config)
+
+
+@verb(
+    "shrink",
+    ShrinkConfig,
+    "model",
+    "winning_tickets.finetuning.shrink:check_shrink",
+    metavar="MODEL_OR_RUN",
+    plan=_plan_of_shrink,
+    runtime=tuple(field for field in Runtime.model_fields if field != "torch_compile"),
+)
+def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
+    """Make a model faster: remove heads, neurons and layers, and let the rest learn from the dense model.
+
+    Example: tickets shrink builtin:minilm --speedup 2 --corpus pydocs --steps 300 --out fast
+    """
+    from winning_tickets.analysis.report.shrink import as_text
+    from winning_tickets.finetuning.shrink import shrink as make_faster
+
+    result = make_faster(config, out, runtime, force) | {"out": str(out)}
+    return result, as_text(result)

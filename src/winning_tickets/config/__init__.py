@@ -12,6 +12,7 @@ from winning_tickets.config.profiles import METHOD_NAMES, METHOD_NEEDS, MODEL_DR
 from winning_tickets.config.search import SCOPES, ResolvedSearch, SearchConfig
 from winning_tickets.config.settings import LAST_SEED, Runtime, Settings, load_config_file
 from winning_tickets.config.share import AUTO, ResolvedShare, ShareConfig, SuperConfig
+from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import COUNT_FIELDS, UNIT_NAMES, Level
 from winning_tickets.config.transfer import EvaluateConfig, FitHeadConfig, Smart, TransferConfig

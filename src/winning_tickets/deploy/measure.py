@@ -229,7 +229,7 @@ def dense_twin(plm: PLM) -> PLM:
     return dataclasses.replace(plm, model=model)
 
 
-def _inputs(plm: PLM, batch: int, length: int, device: torch.device) -> dict[str, Tensor]:
+def random_inputs(plm: PLM, batch: int, length: int, device: torch.device) -> dict[str, Tensor]:
     """Return random tokens without padding, the same at every call."""
     generator = torch.Generator().manual_seed(0)
     padding = plm.model.config.pad_token_id or 0
@@ -262,15 +262,15 @@ def _time_all(
     results = []
     with progress("measuring", len(shapes), runtime.quiet) as advance:
         for done, (batch, length) in enumerate(shapes, 1):
-            inputs = _inputs(models[0], batch, length, device)
-            seconds = _take_turns([partial(plm.encoder, **inputs) for plm in models], repeats, device, runtime.bf16)
+            inputs = random_inputs(models[0], batch, length, device)
+            seconds = take_turns([partial(plm.encoder, **inputs) for plm in models], repeats, device, runtime.bf16)
             results.append(_summary(models, batch, length, seconds))
             advance(done, f"batch {batch}, length {length}")
     return results
 
 
 @torch.inference_mode()
-def _take_turns(
+def take_turns(
     passes: Sequence[Callable[[], Any]], repeats: int, device: torch.device, bf16: bool
 ) -> np.ndarray[Any, Any]:
     """Return the seconds of each pass, `(repeats, passes)`; the passes alternate."""

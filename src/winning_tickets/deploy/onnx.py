@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers.utils import ModelOutput
 
 from winning_tickets.deploy.formats import find_pruned
 from winning_tickets.deploy.source import Export, ExportSource
@@ -48,11 +49,16 @@ class WithNames(nn.Module):
         return tuple(result[name] for name in self.outputs)
 
 
-def onnx(source: ExportSource) -> Export:
-    """The encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
+def check_installed(option: str) -> None:
+    """Refuse an option that needs packages which are not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
-        raise UsageError(f"--format onnx needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
+        raise UsageError(f"{option} needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
+
+
+def onnx(source: ExportSource) -> Export:
+    """The encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
+    check_installed("--format onnx")
     found = find_pruned(source, with_head=False)
 
     def fill(staging: Path) -> dict[str, Any]:
@@ -84,6 +90,45 @@ def write_onnx(plm: PLM, folder: Path) -> dict[str, Any]:
         )
     size = sum(path.stat().st_size for path in folder.glob(f"{ONNX_FILE}*"))
     return {"inputs": list(example), "outputs": outputs, "bytes": size, "largest_difference": difference}
+
+
+def write_int8(folder: Path) -> None:
+    """Store the weights of matrices in `model.onnx` in one byte each; activations are quantized as they come."""
+    quantization = importlib.import_module("onnxruntime.quantization")
+    staged, file = folder / f"int8-{ONNX_FILE}", folder / ONNX_FILE
+    logging.disable(logging.WARNING)  # it advises to run a step that is for other kinds of quantization
+    try:
+        quantization.quantize_dynamic(file, staged, weight_type=quantization.QuantType.QInt8)
+    finally:
+        logging.disable(logging.NOTSET)
+    staged.replace(file)
+
+
+class OnnxModel(nn.Module):
+    """An ONNX file that is called like the model it was made from."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, file: Path, config: Any) -> None:
+        super().__init__()
+        self.config = config
+        onnxruntime = importlib.import_module("onnxruntime")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = torch.get_num_threads()
+        self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+        self._inputs = [one.name for one in self._session.get_inputs()]
+        self._outputs = [one.name for one in self._session.get_outputs()]
+
+    @property
+    def base_model(self) -> OnnxModel:
+        return self
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None, **others: Tensor) -> ModelOutput:
+        """Outputs by the names of the file."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        given = {"input_ids": input_ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(input_ids)} | others
+        found = self._session.run(self._outputs, {name: given[name].numpy() for name in self._inputs})
+        return ModelOutput(zip(self._outputs, map(torch.from_numpy, found), strict=True))
 
 
 def _texts(plm: PLM, batch: int, length: int) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal
 
@@ -201,6 +201,7 @@ class GateSearch:
         level: Level,
         counts: Mapping[Unit, int],
         importances: Mapping[str, Tensor],
+        choose: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]] | None = None,  # gates of scores; None: counts
     ) -> None:
         self.prepared, self.structure, self.level = prepared, structure, level
         config = prepared.config
@@ -215,7 +216,7 @@ class GateSearch:
             {name: scores[name].to(prepared.device) for name in self.gates},
             head={},
             config=config,
-            choose=partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=min_heads),
+            choose=choose or partial(close_by_level, structure=structure, counts=counts, min_heads_per_layer=min_heads),
         )
         # The Trainer zeroes gradients of the model's own parameters only.
         self.optimizer.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())

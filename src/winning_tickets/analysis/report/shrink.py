@@ -1,0 +1,133 @@
+"""The table, the trade-off curve and the page of `shrink`, and the model card of each small model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from winning_tickets.analysis.report.figures import ORANGE, Series, line_chart, page_svg
+from winning_tickets.analysis.report.page import fill_template
+from winning_tickets.analysis.report.tables import Result, Row, Table, columns, decimal, format_count
+from winning_tickets.runs.files import write_text
+
+PAGE = "report.html"
+_CARD = "README.md"
+_QUALITY = {"kd_loss": "KD loss", "embedding_distance": "Embedding distance"}
+_LOWER_IS_BETTER = (*_QUALITY, "pairs_from", "pairs")
+
+
+def shrink_table(result: Result) -> Table:
+    """A row for the dense model, each small one and its exports."""
+    metrics = _metrics(result)
+    heads = [
+        *columns(model="Model"),
+        *columns(format_count, parameters="Parameters"),
+        *columns(lambda value: f"{value / 1e9:.2f}", flops="GFLOPs"),
+        *columns(lambda value: f"{1000 * value:.1f}", latency="Latency (ms)"),
+        *columns(lambda value: f"{value:.1f}", texts="Texts per second"),
+        *columns(str, speedup="Speed-up"),
+        *columns(decimal, **_QUALITY),
+        *columns(lambda value: f"{100 * value:.2f}", **{name: name.replace("_", " ") for name in metrics}),
+    ]
+    rows: list[Row] = []
+    for name, facts in _models(result):
+        speed = facts["speedup"]
+        low, high = speed["lower_quartile"], speed["upper_quartile"]
+        rows.append(
+            {
+                "model": name,
+                "parameters": facts.get("parameters"),
+                "flops": facts.get("flops"),
+                "latency": facts["latency_seconds"]["median"],
+                "texts": facts["texts_per_second"]["median"],
+                "speedup": f"{speed['median']:.2f} [{low:.2f}, {high:.2f}]",
+            }
+            | facts["quality"]
+        )
+    notes = [
+        f"Batch of {result['batch']} texts of {result['length']} tokens, {result['threads']} threads, "
+        f"{result['repeats']} passes of each model in turns; speed-ups are medians of ratios of adjacent passes, with "
+        "quartiles.",
+        "KD loss and embedding distance: 1 - cosine to the dense model, of all states and of pooled embeddings, on "
+        "text that the model was not trained on; early stopping saw it.",
+    ]
+    return Table(rows, heads, notes, title=f"{result['model']}, dense and small")
+
+
+def _models(result: Result) -> list[tuple[str, Result]]:
+    """Return the names and measurements of all models: dense, small, and exports."""
+    found = [("dense", result["dense"])]
+    for one in result["models"]:
+        found.append((one["name"], one))
+        found += [(f"{one['name']}, {form}", one[form]) for form in ("onnx", "int8") if form in one]
+    return found
+
+
+def _metrics(result: Result) -> list[str]:
+    """Return the names of the scores of the task or of the similarity."""
+    return [name for name in result["dense"]["quality"] if name not in _LOWER_IS_BETTER]
+
+
+def curve(result: Result) -> str | None:
+    """Draw quality over speed-up as an `<svg>` element; None with fewer than two small models."""
+    if len(result["models"]) < 2:
+        return None
+    metric = (_metrics(result) or ["kd_loss"])[-1]
+    models = [("dense", result["dense"]), *((one["name"], one) for one in result["models"])]
+    xs = [one["speedup"]["median"] for _, one in models]
+    ys = [one["quality"][metric] for _, one in models]
+    series = [Series(metric.replace("_", " "), xs, ys, color=ORANGE, marker="o")]
+    return line_chart(series, "Speed-up", metric.replace("_", " "), "Quality by speed-up")
+
+
+def write_report(result: dict[str, Any], folder: Path) -> None:
+    """Write `report.html`, and the table into the model card of each small model."""
+    table, drawn = shrink_table(result), curve(result)
+    values = {"result": result, "table": table, "curve": None if drawn is None else page_svg(drawn)}
+    values["layers"] = [layer_table(one) for one in result["models"]]
+    write_text(folder / PAGE, fill_template("shrink.html.j2", values))
+    for one in result["models"]:
+        write_text(folder / one["folder"] / "model" / _CARD, _card(result, one, table))
+
+
+def layer_table(one: Result) -> Table:
+    """Heads and neurons of the layers of a small model."""
+    heads = [*columns(layer="Layer of the dense model"), *columns(format_count, heads="Heads", neurons="Neurons")]
+    return Table(one["layers"], heads, title=f"Layers of {one['name']}")
+
+
+def _card(result: Result, one: Result, table: Table) -> str:
+    """Return a model card in Markdown."""
+    lines = ["---", "library_name: transformers"]
+    if "/" in result["model"] and not result["model"].startswith(("/", ".", "~")):
+        lines.append(f"base_model: {result['model']}")
+    lines += ["tags:", "- winning-tickets", "---", "", f"# {Path(result['model']).name}, made faster", ""]
+    speed, recovery = one["speedup"]["median"], one["recovery"]
+    lines.append(
+        f"Made from `{Path(result['model']).name}` by `tickets shrink`: heads, neurons and layers were removed, and "
+        f"the rest learned for {recovery['steps']:,} steps to follow the dense model. It is {speed:.2f} times as fast "
+        f"at batches of {result['batch']} texts of {result['length']} tokens on {result['threads']} threads."
+    )
+    lines += ["", table.markdown(), layer_table(one).markdown()]
+    if one["remote_code"]:
+        lines += [
+            "Load it with `AutoModel.from_pretrained(DIR, trust_remote_code=True)`, or in sentence-transformers with "
+        ]
+        lines[-1] += "`SentenceTransformer(DIR, trust_remote_code=True)`: its layers differ in size."
+    else:
+        lines += ["It loads as an ordinary model of its class, without remote code."]
+    return "\n".join(lines) + "\n"
+
+
+def as_text(result: Result) -> str:
+    """Return the table and the folders for a terminal."""
+    table = shrink_table(result)
+    shown = [column for column in table.columns if any(row.get(column.key) is not None for row in table.rows)]
+    lines = [Table(table.rows, shown).text()]
+    for one in result["models"]:
+        recovery = one["recovery"]
+        lines.append(
+            f"{one['name']}: {recovery['steps']} steps in {recovery['seconds']:.0f} s, held-out loss "
+            f"{recovery['before']['sum']:.4f} -> {recovery['after']['sum']:.4f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,148 @@
+"""The configuration of making a model faster."""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Literal
+
+from pydantic import field_validator
+
+from winning_tickets.config.objective import parse_objective
+from winning_tickets.config.settings import Count, Seed, Settings, impossible, setting
+
+LOSS_NAMES = ("states", "pooled", "similarity", "logits")
+"""Terms of `--losses`; `winning_tickets.training.objectives.distillation` computes them."""
+EXPORT_NAMES = ("onnx", "int8")
+_SHAPE = re.compile(r"batch=(\d+),length=(\d+)")
+
+_model = partial(setting, panel="Model and data")
+_budget = partial(setting, panel="Budget")
+_choose = partial(setting, panel="Structure")
+_recover = partial(setting, panel="Recovery")
+_export = partial(setting, panel="Export and measurement")
+
+
+class ShrinkConfig(Settings):
+    """Configuration of `shrink`: a model, how much faster it becomes, and the text that it is taught on."""
+
+    model: str = _model(..., "Hub id, local folder, builtin:minilm, or a transfer with --save-model.")
+    revision: str | None = _model(None, "Hub revision of the model.")
+    corpus: str | None = _model(
+        None,
+        "Text that the small model learns from: wikitext-103, pydocs, task:NAME, a text file or a folder. By default "
+        "the sentences of --task; a fine-tuned model takes those of its own task.",
+    )
+    validation: str | None = _model(
+        None, "Held-out text. By default the validation part of --corpus, or a twentieth of it where it has none."
+    )
+    task: str | None = _model(None, "Task with scored pairs whose similarity is reported: stsb.")
+    pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv or jsonl.")
+    data_dir: str | None = _model(None, "Folder with the data of the task.")
+    speedup: tuple[float, ...] = _budget(
+        (2.0,), "How many times faster than the dense model. Several values, such as 1.5,2,3, give a model each."
+    )
+    size: tuple[float, ...] = _budget(
+        (), "Share of the encoder's parameters that may stay, such as 0.5, instead of --speedup. Several are allowed."
+    )
+    by: Literal["latency", "flops"] = _budget(
+        "latency", "What --speedup counts: time measured on this machine, or operations."
+    )
+    latency_on: str = _budget("batch=8,length=64", "Batch size and tokens of a text that the speed is about.")
+    choice: Literal["importance", "gates", "even", "depth"] = _choose(
+        "importance",
+        "How heads, neurons and layers are chosen under the budget: by importance, or by training gates that start "
+        "there (gates). For comparison: the same numbers in every layer (even), or evenly spread whole layers (depth).",
+    )
+    uniform: bool = _choose(
+        False, "Keep all heads and as many neurons in every layer that stays, so that no remote code is needed."
+    )
+    importance_batches: Count = _choose(64, "Batches of text that importances are computed on.")
+    gate_steps: Count = _choose(100, "Optimizer steps that gates are trained with --choice gates.")
+    steps: int | None = _recover(
+        None, "Optimizer steps of the recovery of each model. By default 1,000, or what --minutes allow.", ge=0
+    )
+    minutes: float | None = _recover(None, "Minutes of the recovery of each model.", gt=0)
+    losses: str | None = _recover(
+        None,
+        "Sum of the losses between the small and the dense model: states, pooled, similarity, logits, such as "
+        "states+pooled:2. By default those that the kind of model has.",
+    )
+    layer_map: Literal["same", "next"] = _recover(
+        "same",
+        "Layer of the dense model that a remaining layer is compared with: the same one, or the last one before the "
+        "next remaining layer.",
+    )
+    learning_rate: float = _recover(3e-4, "Peak learning rate of the recovery.", gt=0)
+    warmup_steps: int = _recover(20, "Steps of linear warm-up, before a linear decay to zero.", ge=0)
+    weight_decay: float = _recover(0.01, "Weight decay of matrices.", ge=0)
+    batch_tokens: Count = _recover(2048, "Tokens in an optimizer step.")
+    segments: str = _recover("mixed", "Segments that the corpus is cut into: packed:L, lines or mixed.")
+    eval_steps: Count = _recover(50, "Optimizer steps between evaluations on held-out text.")
+    patience: Count = _recover(4, "Stop after this many evaluations without a lower held-out loss.")
+    max_tokens: Count = _recover(20_000, "Tokens of held-out text in an evaluation.")
+    formats: tuple[Literal["onnx", "int8"], ...] = _export(
+        (), "Further formats: onnx, and int8 (ONNX with weights of one byte)."
+    )
+    repeats: Count = _export(20, "Timed passes of each model in the report.")
+    seed: Seed = _recover(0, "Seed of the data order.")
+
+    @field_validator("latency_on")
+    @classmethod
+    def _a_shape(cls, value: str) -> str:
+        match = _SHAPE.fullmatch(value.replace(" ", ""))
+        if match is None or min(int(match[1]), int(match[2])) < 1:
+            raise impossible(f'--latency-on {value!r} is no shape; write it as "batch=8,length=64".')
+        return match[0]
+
+    @field_validator("speedup", "size")
+    @classmethod
+    def _ascending(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        return tuple(sorted(set(value)))
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Batch size and length of `latency_on`."""
+        batch, length = re.findall(r"\d+", self.latency_on)
+        return int(batch), int(length)
+
+    @property
+    def counts(self) -> Literal["latency", "flops", "size"]:
+        """What the budget is about."""
+        return "size" if self.size else self.by
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """The share of the dense model's cost that each small model may have, by the name of its folder."""
+        if self.size:
+            return {f"size-{share:g}": share for share in reversed(self.size)}
+        return {f"speedup-{factor:g}": 1 / factor for factor in self.speedup}
+
+    @property
+    def text(self) -> str | None:
+        """The corpus, or the sentences of the task."""
+        return self.corpus or (None if self.task is None else f"task:{self.task}")
+
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """Weights of `losses`; None where the kind of model decides."""
+        return None if self.losses is None else parse_objective(self.losses, LOSS_NAMES)
+
+    def problems(self) -> list[str]:
+        """Return the settings that contradict each other."""
+        found = []
+        if self.size and "speedup" in self.model_fields_set:
+            found.append("--size and --speedup are two budgets; give one of them.")
+        if self.size and "by" in self.model_fields_set:
+            found.append("--by says what --speedup counts; with --size leave it out.")
+        if not self.size and (not self.speedup or min(self.speedup) <= 1):
+            found.append(
+                f"--speedup {','.join(f'{one:g}' for one in self.speedup)} is impossible; give values above 1."
+            )
+        if any(not 0 < one < 1 for one in self.size):
+            found.append(f"--size {','.join(f'{one:g}' for one in self.size)} is impossible; give shares such as 0.5.")
+        if self.task is not None and self.pairs_file is not None:
+            found.append("--task and --pairs-file are two sources of scored pairs; give one of them.")
+        if self.uniform and self.choice in ("gates", "even"):
+            found.append(f"--choice {self.choice} removes heads, and --uniform keeps them; leave one of them out.")
+        return found

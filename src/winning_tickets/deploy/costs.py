@@ -1,0 +1,184 @@
+"""Cost of an encoder by the heads and neurons of its layers: time on this machine, operations, or parameters."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter, ValidationError
+
+from winning_tickets.config import Runtime
+from winning_tickets.data.token_cache import cache_root
+from winning_tickets.deploy import measure
+from winning_tickets.models.compact import compact_
+from winning_tickets.models.loading import PLM, choose_device
+from winning_tickets.models.removal import keep_layers_
+from winning_tickets.models.structure import structure_of
+from winning_tickets.runs.files import read_json, write_json
+from winning_tickets.runs.identity import digest
+from winning_tickets.runs.progress import progress
+from winning_tickets.runs.provenance import machine, versions
+
+Counted = Literal["latency", "flops", "size"]
+GRID = 12
+"""Sizes of an FFN that are measured; multiples of 32 neurons where there are enough."""
+_TOGETHER = 3  # variants that are timed next to the same passes of the dense model
+_REPEATS = 10
+_STEP = 32  # neurons
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs as shares of those of the dense encoder; they add up: `base` + for each layer `layer` + heads + neurons."""
+
+    counted: Counted
+    base: float  # of embeddings and pooler
+    layer: float  # of the rest of a layer without heads and neurons; a layer without both is removed
+    heads: tuple[float, ...]  # of 0, 1, ... heads in a layer
+    sizes: tuple[int, ...]  # numbers of neurons that a layer may have, from 0
+    neurons: tuple[float, ...]  # of so many
+    layers: int
+    about: dict[str, Any]
+
+    def of(self, structure: Sequence[tuple[int, int]]) -> float:
+        """Return the cost of an encoder whose layers have so many heads and neurons."""
+        return self.base + sum(
+            self.layer + self.heads[heads] + self.neurons[self.sizes.index(neurons)]
+            for heads, neurons in structure
+            if heads or neurons
+        )
+
+    @property
+    def least(self) -> float:
+        """The cost of an encoder of one layer with one head and the fewest neurons."""
+        return self.base + self.layer + self.heads[1] + self.neurons[1]
+
+
+def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Runtime) -> CostTable:
+    """Measure an encoder of the same shape as `plm`; times are kept in the cache of this machine."""
+    structure = structure_of(plm)
+    step = _neuron_step(structure.intermediate_size)
+    sizes = (*range(0, structure.intermediate_size, step), structure.intermediate_size)
+    shape = {"heads": structure.num_heads, "sizes": sizes, "layers": len(structure.layers)}
+    shape |= {"model_type": plm.model.config.model_type, "hidden": structure.hidden_size}
+    about = {"batch": batch, "length": length, "device": str(choose_device(runtime.device)), "bf16": runtime.bf16}
+    about |= {"threads": torch.get_num_threads()}
+    file = _cache_file(shape | about) if counted == "latency" else None
+    if file is not None and (found := _cached(file)) is not None:
+        return found
+    if counted == "latency":
+        heads = [(one, 0) for one in range(1, structure.num_heads + 1)]
+        shares = _seconds(plm, [None, (0, 0), *heads, *((0, one) for one in sizes[1:])], batch, length, runtime)
+    else:
+        shares = _counts(plm, counted, sizes, batch, length)
+    table = _table(counted, shares, structure.num_heads, sizes, len(structure.layers), about)
+    if file is not None:
+        write_json(file, asdict(table) | {"machine": machine(), "versions": versions()})
+    return table
+
+
+def _neuron_step(neurons: int) -> int:
+    """Return the neurons between two sizes of an FFN."""
+    step = max(1, round(neurons / GRID))
+    return step if step < _STEP else round(step / _STEP) * _STEP
+
+
+def _table(
+    counted: Counted, shares: Sequence[float], heads: int, sizes: Sequence[int], layers: int, about: dict[str, Any]
+) -> CostTable:
+    """Split the costs of encoders whose layers are alike into those of their parts."""
+    from scipy.optimize import isotonic_regression
+
+    one, empty, *others = shares
+    layer = max(0.0, (empty - one) / max(1, layers - 1))
+    base = max(0.0, one - layer)
+    # More heads or neurons never cost less; what says so is noise.
+    rows = [np.array([0.0, *part]) for part in (others[:heads], others[heads:])]
+    for row in rows:
+        row[1:] = isotonic_regression(np.maximum(0.0, (row[1:] - empty) / layers)).x
+    # The parts are measured apart; together they are the dense encoder.
+    whole = layers * sum(float(row[-1]) for row in rows)
+    factor = (1 - base - layers * layer) / whole
+    of_heads, of_neurons = (tuple((row * factor).tolist()) for row in rows)
+    about = about | {"sum_of_parts": base + layers * layer + whole}
+    return CostTable(counted, base, layer, of_heads, tuple(sizes), of_neurons, layers, about)
+
+
+Variant = tuple[int, int] | None
+"""Heads and neurons of every layer; None for an encoder of one layer without any, as some need a layer."""
+
+
+def _variant(twin: PLM, variant: Variant) -> PLM:
+    """Return a copy of an encoder whose layers all have the same heads and neurons."""
+    made = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
+    if variant is None:
+        keep_layers_(made, [0])
+    structure, (heads, neurons) = structure_of(made), variant or (0, 0)
+    gates: dict[str, torch.Tensor] = {}
+    for layer in range(len(structure.layers)):
+        gates[f"layers.{layer}.heads"] = torch.arange(structure.num_heads) < heads
+        gates[f"layers.{layer}.neurons"] = torch.arange(structure.intermediate_size) < neurons
+        gates[f"layers.{layer}.ffn"] = torch.tensor([neurons > 0])
+    compact_(made.model, gates)
+    return made
+
+
+def _seconds(plm: PLM, variants: Sequence[Variant], batch: int, length: int, runtime: Runtime) -> list[float]:
+    """Return times as shares of the dense encoder's, which takes turns with them."""
+    device = choose_device(runtime.device)
+    twin = measure.dense_twin(plm)
+    twin.model.to(device).eval()
+    inputs = measure.random_inputs(twin, batch, length, device)
+    shares: list[float] = []
+    with progress("measuring layers", len(variants), runtime.quiet) as advance:
+        for start in range(0, len(variants), _TOGETHER):
+            made = [_variant(twin, variant) for variant in variants[start : start + _TOGETHER]]
+            passes = [partial(one.encoder, **inputs) for one in (twin, *made)]
+            seconds = measure.take_turns(passes, _REPEATS, device, runtime.bf16)
+            # Other work only ever adds to a time, so the shortest pass says most about the model.
+            shortest = seconds.min(axis=0)
+            shares += (shortest[1:] / shortest[0]).tolist()
+            advance(len(shares), "")
+    return shares
+
+
+def _counts(plm: PLM, counted: Counted, sizes: Sequence[int], batch: int, length: int) -> list[float]:
+    """Return operations or parameters as shares of the dense encoder's; they are proportional to heads and neurons."""
+
+    def count(one: PLM) -> int:
+        if counted == "flops":
+            return measure.forward_flops(one, batch, length)
+        return sum(value.numel() for value in one.encoder.parameters())
+
+    twin, heads = measure.dense_twin(plm), structure_of(plm).num_heads
+    whole = count(twin)
+    base, empty, all_heads, all_neurons = (
+        count(_variant(twin, variant)) / whole for variant in (None, (0, 0), (heads, 0), (0, sizes[-1]))
+    )
+    by_heads = [empty + (all_heads - empty) * one / heads for one in range(1, heads + 1)]
+    return [base, empty, *by_heads, *(empty + (all_neurons - empty) * one / sizes[-1] for one in sizes[1:])]
+
+
+def _cache_file(key: dict[str, Any]) -> Path:
+    import platform
+
+    own = {name: versions().get(name) for name in ("torch", "transformers")}
+    where = [machine(), platform.node(), torch.backends.cpu.get_cpu_capability(), own]
+    return cache_root() / "costs" / f"{digest([key, where], 24)}.json"
+
+
+def _cached(file: Path) -> CostTable | None:
+    """Read a table; one that cannot be read is measured again."""
+    if not file.is_file():
+        return None
+    try:
+        return TypeAdapter(CostTable).validate_python(read_json(file, "cost table"), extra="ignore")
+    except (ValidationError, ValueError):
+        return None

@@ -1,0 +1,168 @@
+"""Recovery of a small model: distillation from the dense one, with early stopping on held-out text."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from winning_tickets.config import Runtime
+from winning_tickets.config.shrink import ShrinkConfig
+from winning_tickets.models.loading import PLM
+from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
+from winning_tickets.runs.files import write_atomic
+from winning_tickets.runs.progress import progress
+from winning_tickets.tickets.masking import modes
+from winning_tickets.training.objectives.base import Batch
+from winning_tickets.training.objectives.distillation import Distillation
+from winning_tickets.training.trainer import (
+    Callback,
+    Checkpoints,
+    StepLog,
+    TicketTrainer,
+    run_training,
+    trainer_arguments,
+)
+
+DEFAULT_STEPS = 1000
+_UNLIMITED = 1_000_000  # steps, where minutes are the limit
+_BEST = "best.pt"
+HELD_OUT = "held_out"
+"""Key of the held-out loss, and of its parts, in the records of an evaluation."""
+
+
+def held_out_losses(
+    objective: Distillation, model: Any, batches: Iterable[Batch], bf16: bool = False
+) -> dict[str, float]:
+    """Return the mean of each part of a distillation loss over batches, and their weighted `sum`."""
+    sums, counts = dict.fromkeys(objective.weights, 0.0), dict.fromkeys(objective.weights, 0)
+    device = model.device
+    with modes(model, training=False), torch.no_grad():
+        for batch in batches:
+            for name, count in objective.counts(batch).items():
+                counts[name] += int(count)
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                found = objective(model, {name: value.to(device) for name, value in batch.items()})
+            for name, value in found.items():
+                sums[name] += float(value)
+    means = {name: sums[name] / max(1, counts[name]) for name in sums}
+    return means | {"sum": sum(objective.weights[name] * value for name, value in means.items())}
+
+
+class _Recovery(Callback):
+    """Evaluates on held-out text, keeps the best weights, and stops when time or patience are over."""
+
+    def __init__(self, config: ShrinkConfig, run: RunDirectory, objective: Distillation, held_out: list[Batch]) -> None:
+        self._config, self._run, self._objective, self._held_out = config, run, objective, held_out
+        self.records: list[dict[str, Any]] = []
+        self._before, self._began = 0.0, time.monotonic()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training, also those before an interruption."""
+        return self._before + time.monotonic() - self._began
+
+    @property
+    def best(self) -> dict[str, Any]:
+        return min(self.records, key=lambda record: record[HELD_OUT]["sum"])
+
+    def factor(self, step: int) -> float:
+        """Return the factor of the learning rate: a warm-up, then linear to zero at the last step or minute."""
+        config = self._config
+        steps = config.steps if config.steps is not None else None if config.minutes else DEFAULT_STEPS
+        left = [1.0] if steps is None else [1 - step / steps]
+        left += [] if config.minutes is None else [1 - self.seconds / (60 * config.minutes)]
+        return max(0.0, min(*left, (step + 1) / (config.warmup_steps + 1)))
+
+    def on_train_begin(self, trainer: TicketTrainer) -> None:
+        """Read the evaluations up to the checkpoint; a new training begins with one."""
+        log = read_log(self._run.path) if (self._run.path / METRICS).exists() else []
+        self.records = [record for record in log if HELD_OUT in record]
+        self._before, self._began = sum(record.get("seconds", 0.0) for record in log), time.monotonic()
+        if not self.records:
+            self._evaluate(trainer)
+
+    def on_step_end(self, trainer: TicketTrainer) -> None:
+        config = self._config
+        out_of_time = config.minutes is not None and self.seconds >= 60 * config.minutes
+        if trainer.step % config.eval_steps and not out_of_time and trainer.step < trainer.max_steps:
+            return
+        self._evaluate(trainer)
+        if out_of_time or len(self.records) - 1 - self.records.index(self.best) >= config.patience:
+            trainer.max_steps = trainer.step
+
+    def _evaluate(self, trainer: TicketTrainer) -> None:
+        started = time.monotonic()
+        losses = held_out_losses(self._objective, trainer.model, self._held_out, trainer.args.bf16)
+        self.records.append({"step": trainer.step, HELD_OUT: losses, "seconds": time.monotonic() - started})
+        self._run.log(self.records[-1])
+        if self.best is self.records[-1]:
+            state = {name: value.detach().cpu() for name, value in trainer.model.state_dict().items()}
+            self._run.scratch.mkdir(parents=True, exist_ok=True)
+            write_atomic(self._run.scratch / _BEST, lambda path: torch.save(state, path))
+
+
+def recover(
+    config: ShrinkConfig,
+    plm: PLM,
+    objective: Distillation,
+    batches: Any,
+    held_out: list[Batch],
+    run: RunDirectory,
+    runtime: Runtime,
+) -> dict[str, Any]:
+    """Train a small model to follow the dense one; it ends with the weights of the best evaluation.
+
+    Returns:
+        `steps`, `best_step`, `seconds`, and the held-out losses `before` and `after`.
+    """
+    model = plm.model.requires_grad_(True)
+    set_dropout(model, 0.0)
+    _freeze_embeddings(plm)
+    callback = _Recovery(config, run, objective, held_out)
+    steps = config.steps if config.steps is not None else _UNLIMITED if config.minutes else DEFAULT_STEPS
+    if steps == 0:
+        losses = held_out_losses(objective, model, held_out, runtime.bf16)
+        return {"steps": 0, "best_step": 0, "seconds": 0.0, "before": losses, "after": losses}
+    with progress("recovering", steps, runtime.quiet) as advance:
+        trainer = TicketTrainer(
+            model=model,
+            objective=objective,
+            batches=batches,
+            args=trainer_arguments(
+                run.scratch,
+                runtime,
+                max_steps=steps,
+                learning_rate=config.learning_rate,
+                weight_decay=config.weight_decay,
+                seed=config.seed,
+            ),
+            callbacks=[StepLog(run, advance), callback, Checkpoints(runtime)],
+            schedule=callback.factor,
+        )
+        run_training(trainer, run)
+    best = callback.best
+    state: Mapping[str, Tensor] = torch.load(run.scratch / _BEST, map_location="cpu", weights_only=True)
+    model.load_state_dict(state)
+    return {
+        "steps": trainer.step,
+        "best_step": best["step"],
+        "seconds": callback.seconds,
+        "before": callback.records[0][HELD_OUT],
+        "after": best[HELD_OUT],
+    }
+
+
+def _freeze_embeddings(plm: PLM) -> None:
+    """Leave the word embeddings as they are: a short training sees few of them, and they are most of the weights."""
+    plm.encoder.get_parameter(plm.architecture.word_embeddings).requires_grad_(False)
+
+
+def recovered(path: Path) -> bool:
+    """Return whether a folder has the saved model of a finished recovery."""
+    return (path / "config.json").is_file()

@@ -1,0 +1,492 @@
+"""A model made faster: units are chosen under a budget, removed for real, and the rest recovers by distillation.
+
+Each small model is a part of the run of its own: the chosen ticket, then the recovered model, then its exports; a
+stopped run resumes after the last complete one.
+"""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from winning_tickets.analysis.evaluate import similarity
+from winning_tickets.analysis.report.shrink import write_report
+from winning_tickets.config import EvaluateConfig, Level, Runtime, SearchConfig
+from winning_tickets.config.shrink import ShrinkConfig
+from winning_tickets.data.segments import parse_segments
+from winning_tickets.deploy import measure
+from winning_tickets.deploy.costs import CostTable, cost_table
+from winning_tickets.deploy.formats import copy_sentence_modules
+from winning_tickets.deploy.onnx import ONNX_FILE, OnnxModel, check_installed, write_int8, write_onnx
+from winning_tickets.finetuning.recovery import DEFAULT_STEPS, held_out_losses, recover, recovered
+from winning_tickets.finetuning.setup import problems_of, refuse
+from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
+from winning_tickets.models.heads import KINDS
+from winning_tickets.models.loading import PLM, choose_device, load_plm
+from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.models.removal import first_layer_differs, remove_
+from winning_tickets.models.structure import Structure, structure_of
+from winning_tickets.pruning import importance, mask_training
+from winning_tickets.pruning.base import PreparedSearch, RankedWeights, counted
+from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of
+from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
+from winning_tickets.pruning.structured import GateSearch, gate_scores, gated
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import build_directory, read_json, write_json
+from winning_tickets.runs.identity import run_id
+from winning_tickets.runs.progress import progress
+from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.tickets.files import BaseModelInfo, is_ticket
+from winning_tickets.tickets.masking import modes
+from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.objectives.distillation import Distillation
+from winning_tickets.training.predict import encode_split, predict_split, save_folder
+
+MODEL, TICKET, RECOVERY, COSTS = "model", "ticket", "recovery.json", "costs.json"
+_BINS_OF_A_STEP = 500  # of the budget, while gates are trained
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the structures of all budgets are chosen by."""
+
+    config: ShrinkConfig
+    structure: Structure
+    values: dict[str, Tensor]  # what it costs in quality to remove a unit, by kind, `(layers, n)`
+    costs: CostTable
+    keep_first: bool
+
+    def sizes(self, budget: float, values: Mapping[str, Tensor] | None = None, **options: Any) -> Sizes | None:
+        """Return heads and neurons of each layer under a budget; None where it cannot be kept."""
+        config = self.config
+        losses = Losses.of(values or self.values, self.costs.sizes)
+        if config.uniform or config.choice in ("even", "depth"):
+            spread = config.choice == "depth"
+            return even_sizes(losses, self.costs, budget, whole_heads=config.uniform, spread=spread)
+        return choose_sizes(losses, self.costs, budget, self.keep_first, **options)
+
+    def check(self) -> None:
+        """Refuse budgets that no structure keeps."""
+        for name, budget in self.config.budgets.items():
+            if self.sizes(budget) is None:
+                raise UsageError(self._unreachable(name, budget))
+
+    def _unreachable(self, name: str, budget: float) -> str:
+        # Bisect for the smallest budget that has a structure: that of one thin layer, or of a shape that was asked for.
+        low, high = 0.0, 1.0
+        for _ in range(20):
+            middle = (low + high) / 2
+            low, high = (low, middle) if self.sizes(middle) is not None else (middle, high)
+        costs, shape = self.costs, self.config.latency_on
+        fixed = f"embeddings and pooler alone take {costs.base:.1%} of the dense model's"
+        if self.config.size:
+            least = -(-high * 1000 // 1) / 1000
+            return f"--size {name.partition('-')[2]} cannot be reached: {fixed} parameters; the least is {least:.3f}."
+        what = "operations" if self.config.by == "flops" else "time"
+        fastest = 1 / high // 0.01 / 100
+        return (
+            f"--speedup {1 / budget:g} cannot be reached at {shape}: {fixed} {what}, and the fastest model that can be "
+            f"made is {fastest:.2f} times as fast; give --speedup {fastest:.2f} or less."
+        )
+
+
+def check_shrink(config: ShrinkConfig) -> None:
+    """Refuse settings that contradict each other before anything is loaded; all problems at once."""
+    refuse(
+        [
+            *config.problems(),
+            *problems_of(lambda: config.weights),
+            *problems_of(lambda: parse_segments(config.segments)),
+            *(problems_of(lambda: check_installed("--formats")) if config.formats else []),
+        ]
+    )
+
+
+def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
+    """Return the arithmetic of the budget for `--dry-run`: operations of the dense model, and those that may stay."""
+    shape = dense_shape(config)
+    batch, length = config.shape
+    neurons = getattr(shape, "intermediate_size", None) or shape.hidden_dim
+    heads, layers, hidden = shape.num_attention_heads, shape.num_hidden_layers, shape.hidden_size
+    # Products of a token: four matrices and attention for a head, two matrices for a neuron, three in a gated FFN.
+    of_head = 2 * (hidden // heads) * (4 * hidden + 2 * length)
+    of_neuron = 2 * hidden * (3 if shape.model_type == "modernbert" else 2)
+    dense = layers * (heads * of_head + neurons * of_neuron) * batch * length / 1e9
+    steps = config.steps if config.steps is not None else None if config.minutes else DEFAULT_STEPS
+    facts: dict[str, Any] = {
+        "dense_gflops": round(dense, 2),
+        "share_of_heads": round(heads * of_head / (heads * of_head + neurons * of_neuron), 3),
+        "recovery_tokens": None if steps is None else steps * config.batch_tokens,
+    }
+    for name, share in config.budgets.items() if not config.size else ():
+        even = f"{layers} layers of about {share * heads:.1f} heads and {share * neurons:.0f} neurons"
+        facts[name] = f"{share * dense:.2f} GFLOPs may stay, as in {even}, or in {share * layers:.1f} whole layers"
+    return config, facts
+
+
+def shrink(
+    config: ShrinkConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
+) -> dict[str, Any]:
+    """Make a model faster and save it with its ticket, exports and report.
+
+    The dense model is measured by heads, neurons and layers; units are chosen by importance under the budget and
+    removed; the small model then learns to follow the dense one. Several speed-ups share measurement and importances.
+
+    Args:
+        config: model, text, budget and recovery.
+        out: a directory that is absent or empty, or has this same run, which is resumed.
+        runtime: device, precision and checkpoints.
+        force: replace another run in `out`.
+
+    Returns:
+        The stored `result.json`: `dense` and each of `models` with `parameters`, `flops`, `latency_seconds`, `speedup`
+        and the quality on held-out data; `report.html` shows it.
+
+    Raises:
+        UsageError: impossible settings, a speed-up that cannot be reached, missing model or text, another run in `out`.
+        ContentError: unusable model or text.
+        TrainingError: NaN loss, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+
+    Example:
+        >>> shrink(ShrinkConfig(model="builtin:minilm", corpus="pydocs", speedup=(2,)), "fast")["models"][0]["speedup"]
+    """
+    runtime = runtime or Runtime()
+    check_shrink(config)
+    source = ShrinkSource.find(config)
+    plm = source.plm
+    structure = _structure(plm)
+    base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, None)
+    slug = f"shrink-{Path(config.model).name}-{'-'.join(config.budgets)}"
+    identity = run_id(config, slug, base=base.hash, text=source.fingerprint)
+    with RunDirectory.claim(Path(out), "shrink", identity, config.model_dump(mode="json"), force=force) as run:
+        if run.status == "done":
+            return run.result()
+        costs = cost_table(plm, config.counts, *config.shape, runtime)
+        write_json(run.path / COSTS, asdict(costs))
+        prepared = _prepare(config, source, base, identity, runtime)
+        found = _importance(config, source, structure, run, runtime)
+        # To second order a loss grows with the square of what is removed.
+        values = {unit: found.values["sample"][unit].square() for unit in ("heads", "neurons")}
+        choice = Choice(config, structure, values, costs, first_layer_differs(plm, structure))
+        choice.check()
+        made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
+        result = {"verb": "shrink", "run_id": identity, "model": config.model, "losses": source.losses}
+        result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1], "seed": config.seed}
+        result |= _measured(config, source, made, run.path, runtime)
+        result |= {"machine": machine(), "versions": versions()}
+        write_report(result, run.path)
+        run.finish(result)
+        return run.result()
+
+
+def _structure(plm: PLM) -> Structure:
+    if plm.architecture.shared_layers:
+        raise UsageError(
+            f"All layers of {plm.name} apply the same stored weights, so no layer can lose heads or neurons alone. It "
+            "gets faster with fewer layers: --layers of the other commands."
+        )
+    return structure_of(plm)
+
+
+def _prepare(
+    config: ShrinkConfig, source: ShrinkSource, base: BaseModelInfo, identity: str, runtime: Runtime
+) -> PreparedSearch:
+    """Return what searches for tickets read, so that a ticket comes out as for every search."""
+    gates = config.choice == "gates"
+    settings = SearchConfig(
+        model=config.model,
+        revision=config.revision,
+        corpus=config.text,
+        method="mask-training" if gates else "importance",
+        objective="kd",
+        segments=config.segments,
+        batch_tokens=config.batch_tokens,
+        prune_heads=(1,),
+        prune_neurons=(1,),
+        seed=config.seed,
+        **{"steps": config.gate_steps} if gates else {},
+    ).resolved()
+    parameters = sum(parameter.numel() for parameter in source.plm.encoder.parameters())
+    device = choose_device(runtime.device)
+    ranked, nothing = RankedWeights({}), ImportanceSource()
+    return PreparedSearch(settings, source.plm, {}, base, None, (), identity, device, parameters, ranked, None, nothing)
+
+
+def _importance(
+    config: ShrinkConfig, source: ShrinkSource, structure: Structure, run: RunDirectory, runtime: Runtime
+) -> Importance:
+    """Read the importances of heads and neurons where the run was stopped, or compute and save them."""
+    if (run.path / IMPORTANCE_FILE).is_file():
+        return Importance.load(run.path)
+    source.plm.model.to(choose_device(runtime.device))
+    batches = (source.batches[index] for index in range(config.importance_batches))
+    with progress("importance", config.importance_batches, runtime.quiet) as advance:
+        probe = source.probe(config.seed)
+        sums = importance.add_up(
+            source.plm.model, structure, probe, counted(batches, advance), ("heads", "neurons"), bf16=runtime.bf16
+        )
+    found = sums.finish({"source": f"the outputs of {config.model}", "data": source.fingerprint})
+    found.save(run.path)
+    return found
+
+
+def _folder(config: ShrinkConfig, name: str, run: Path) -> Path:
+    """Return the folder of a small model: the run itself, or one such as `speedup-2` inside it."""
+    return run if len(config.budgets) == 1 else run / name
+
+
+def _make(
+    name: str, choice: Choice, prepared: PreparedSearch, source: ShrinkSource, run: RunDirectory, runtime: Runtime
+) -> dict[str, Any]:
+    """Choose, remove, recover and export one small model, as far as this was not done before."""
+    config, folder = choice.config, _folder(choice.config, name, run.path)
+    budget = config.budgets[name]
+    if not is_ticket(folder / TICKET):
+        gates = _trained_gates(choice, budget, prepared, source, run, runtime) if config.choice == "gates" else None
+        if gates is None:
+            sizes = choice.sizes(budget)
+            assert sizes is not None  # checked before
+            gates = gates_of(choice.values, sizes, choice.structure)
+        closed = {unit: _closed(gates, gate) for unit, gate in (("heads", "heads"), ("neurons", "neurons"))}
+        ticket = prepared.gate_ticket(
+            gates, choice.structure, Level(("heads", "neurons"), given=closed), scores_from="shrink"
+        )
+        ticket.save_pretrained(folder / TICKET)
+    ticket = Ticket.from_pretrained(folder / TICKET)
+    sizes = _sizes(ticket.gates, len(choice.structure.layers))
+    kept = [layer for layer, numbers in enumerate(sizes) if any(numbers)]
+    if not recovered(folder / MODEL):
+        small = copy.deepcopy(source.plm)
+        assert remove_(small, ticket.gates, choice.structure) == kept
+        own = RunDirectory(folder, run.status, f"{run.id}-{name}")
+        facts = recover(config, small, _objective(config, source, kept), source.batches, source.held_out, own, runtime)
+        write_json(folder / RECOVERY, facts)
+        shutil.rmtree(folder / MODEL, ignore_errors=True)
+        build_directory(folder / MODEL, partial(_save, small, source, config))
+        shutil.rmtree(own.scratch, ignore_errors=True)
+    for form in ("onnx", "int8"):
+        if form in config.formats and not (folder / form / ONNX_FILE).is_file():
+            build_directory(folder / form, partial(_export, form, folder, source))
+    return {
+        "name": name,
+        "folder": str(folder.relative_to(run.path)),
+        "budget": budget,
+        "predicted_cost": choice.costs.of(sizes),
+        "ticket_id": ticket.id,
+        "layers": [{"layer": layer, "heads": sizes[layer][0], "neurons": sizes[layer][1]} for layer in kept],
+        "recovery": read_json(folder / RECOVERY, "recovery"),
+    }
+
+
+def _closed(gates: Mapping[str, Tensor], unit: str) -> int:
+    return sum(int((~gate).sum()) for name, gate in gates.items() if name.endswith(f".{unit}"))
+
+
+def _sizes(gates: Mapping[str, Tensor], layers: int) -> Sizes:
+    def count(name: str) -> int:
+        return int(gates[name].sum())
+
+    return [(count(f"layers.{layer}.heads"), count(f"layers.{layer}.neurons")) for layer in range(layers)]
+
+
+def _trained_gates(
+    choice: Choice, budget: float, prepared: PreparedSearch, source: ShrinkSource, run: RunDirectory, runtime: Runtime
+) -> dict[str, Tensor]:
+    """Train gates that start at the importances; at every step the best structure under the budget is open."""
+    structure, config = choice.structure, choice.config
+    top = prepared.config.alpha * prepared.config.phi
+    counts: dict[Any, int] = {"heads": 0, "neurons": 0}
+    start = gate_scores(choice.values, "rank", counts, structure, 0, top, config.seed)
+    # A score stands for the loss of the unit that had this score at the start, so that heads and neurons compare.
+    scales = {
+        unit: (
+            np.sort(torch.cat([start[f"layers.{i}.{unit}"] for i in range(len(structure.layers))]).numpy()),
+            np.sort(choice.values[unit].numpy().ravel()),
+        )
+        for unit in counts
+    }
+
+    def values(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        return {
+            unit: torch.stack([
+                torch.from_numpy(np.interp(scores[f"layers.{layer}.{unit}"].cpu().numpy(), *scales[unit]))
+                for layer in range(len(structure.layers))
+            ])
+            for unit in counts
+        }  # fmt: skip
+
+    def choose(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        found = values(scores)
+        sizes = choice.sizes(budget, found, bins=_BINS_OF_A_STEP)
+        assert sizes is not None
+        gates = gates_of(found, sizes, structure)
+        return {name: gates[name].to(scores[name].device) for name in scores}
+
+    level = Level(("heads", "neurons"), given={"heads": 0, "neurons": 0})
+    model = source.plm.model
+    mask_training.freeze_all_but(model, [])
+    mask_training.set_dropout(model, 0.0)
+    state = GateSearch(prepared, structure, level, counts, choice.values, choose)
+    own = RunDirectory(run.path / f"gates-{budget:.4f}", run.status, f"{run.id}-gates-{budget:.4f}")
+    every = list(range(len(structure.layers)))
+    batches = _Some(source.batches, config.gate_steps)
+    with gated(source.plm.encoder, structure, state.gates):
+        mask_training.train_scores(
+            state, "training gates", own, runtime, batches, _objective(config, source, every, copy.deepcopy(model))
+        )
+    model.requires_grad_(True)
+    found = values(state.optimizer.scores)
+    sizes = choice.sizes(budget, found)
+    assert sizes is not None
+    return gates_of(found, sizes, structure)
+
+
+@dataclass(frozen=True)
+class _Some:
+    """The first batches of many."""
+
+    batches: Any
+    count: int
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.batches[index]
+
+
+def _objective(config: ShrinkConfig, source: ShrinkSource, kept: list[int], teacher: Any = None) -> Distillation:
+    """Return the losses against the dense model, for the layers that were kept."""
+    layers = kept
+    if config.layer_map == "next":
+        layers = [following - 1 for following in (*kept[1:], source.plm.model.config.num_hidden_layers)]
+    plm = source.plm
+    teacher = (plm.model if teacher is None else teacher).eval().requires_grad_(False)
+    return Distillation(source.losses, plm.architecture, teacher, layers, source.head, source.pooling)
+
+
+def _save(small: PLM, source: ShrinkSource, config: ShrinkConfig, folder: Path) -> None:
+    small.model.requires_grad_(True)
+    save_folder(small.model, small.tokenizer, folder)
+    if source.info is not None:
+        source.info.write(folder)
+    else:
+        copy_sentence_modules(config.model, config.revision, folder)
+
+
+def _load(folder: Path, source: ShrinkSource) -> PLM:
+    """Load a small model with its head."""
+    if source.head is None or source.head == "mlm":
+        return load_plm(str(folder), head=source.head or "none")
+    return load_plm(str(folder), head=KINDS[source.head].head, num_labels=source.plm.model.config.num_labels)
+
+
+def _export(form: str, folder: Path, source: ShrinkSource, staging: Path) -> None:
+    if form == "int8" and (folder / "onnx" / ONNX_FILE).is_file():
+        shutil.copytree(folder / "onnx", staging, dirs_exist_ok=True)
+    else:
+        plm = _load(folder / MODEL, source)
+        if source.head == "mlm":  # logits of all tokens are not what such a model is asked for
+            plm = load_plm(str(folder / MODEL))
+        write_onnx(plm, staging)
+    if form == "int8":
+        write_int8(staging)
+    if source.info is not None:
+        source.info.write(staging)
+
+
+def _measured(
+    config: ShrinkConfig, source: ShrinkSource, made: Mapping[str, dict[str, Any]], run: Path, runtime: Runtime
+) -> dict[str, Any]:
+    """Measure size, speed and quality of the dense and the small models; all take turns in one process."""
+    device = choose_device(runtime.device)
+    batch, length = config.shape
+    plms = {"dense": source.plm} | {name: _load(run / facts["folder"] / MODEL, source) for name, facts in made.items()}
+    for plm in plms.values():
+        plm.model.to(device).eval().requires_grad_(False)
+    inputs = measure.random_inputs(source.plm, batch, length, device)
+    passes: dict[str, Any] = {name: partial(plm.encoder, **inputs) for name, plm in plms.items()}
+    exports: dict[str, PLM] = {}
+    for name, facts in made.items():
+        for form in config.formats:
+            file = run / facts["folder"] / form / ONNX_FILE
+            exports[f"{name} {form}"] = replace(plms[name], model=OnnxModel(file, plms[name].model.config))
+    passes |= {name: partial(plm.model, **inputs) for name, plm in exports.items()}
+    seconds = dict(
+        zip(passes, measure.take_turns(list(passes.values()), config.repeats, device, runtime.bf16).T, strict=True)
+    )
+    facts_of: dict[str, dict[str, Any]] = {}
+    for name in passes:
+        own: dict[str, Any] = {
+            "latency_seconds": measure.spread(seconds[name]),
+            "texts_per_second": measure.spread(batch / seconds[name]),
+            "speedup": measure.spread(seconds["dense"] / seconds[name]),
+        }
+        if name in plms:
+            plm = plms[name]
+            kept = (
+                range(len(structure_of(plm).layers))
+                if name == "dense"
+                else [one["layer"] for one in made[name]["layers"]]
+            )
+            own |= {
+                "remote_code": hasattr(plm.model.config, COMPACT),
+                "parameters": sum(value.numel() for value in plm.encoder.parameters()),
+                "flops": measure.forward_flops(plm, batch, length),
+                "quality": _quality(config, source, plm, list(kept), runtime),
+            }
+        else:
+            own["quality"] = _scores(config, source, exports[name], runtime)
+        facts_of[name] = own
+    models = [
+        facts | facts_of[name] | {form: facts_of[f"{name} {form}"] for form in config.formats}
+        for name, facts in made.items()
+    ]
+    return {"dense": facts_of["dense"], "models": models, "threads": torch.get_num_threads(), "repeats": config.repeats}
+
+
+def _quality(config: ShrinkConfig, source: ShrinkSource, plm: PLM, kept: list[int], runtime: Runtime) -> dict[str, Any]:
+    """Measure a model on data that it was not trained on: distances from the dense model, and scores."""
+    parts = {"states": 1.0, "pooled": 1.0}
+    objective = Distillation(parts, plm.architecture, source.plm.model, kept, None, source.pooling)
+    losses = held_out_losses(objective, plm.model, source.held_out, runtime.bf16)
+    distances = {"kd_loss": losses["states"], "embedding_distance": losses["pooled"]}
+    return distances | _scores(config, source, plm, runtime)
+
+
+def _scores(config: ShrinkConfig, source: ShrinkSource, plm: PLM, runtime: Runtime) -> dict[str, Any]:
+    """Return the similarity of scored pairs, and the metrics of a fine-tuned model's task."""
+    found: dict[str, Any] = {}
+    if config.task is not None or config.pairs_file is not None:
+        asked = EvaluateConfig(
+            target=config.model, task=config.task, pairs_file=config.pairs_file, data_dir=config.data_dir
+        )
+        with modes(plm.model, training=False), torch.no_grad():
+            found |= similarity(asked, plm, plm.model.device, runtime)
+    if source.info is not None and source.data is not None:
+        found |= _task_metrics(source, partial(predict_split, plm, bf16=runtime.bf16))
+    return found
+
+
+def _task_metrics(source: ShrinkSource, predict: Any) -> dict[str, float]:
+    info, data = source.info, source.data
+    assert info is not None
+    assert data is not None
+    found = {}
+    for name, split in data.validation.items():
+        encoded = encode_split(source.plm, split, info.max_length, info.kind, info.doc_stride)
+        scores, _ = KINDS[info.kind].score(data.task, predict(encoded), encoded, split)
+        prefix = "" if len(data.validation) == 1 else f"{name.removeprefix('validation_')}_"
+        found |= {prefix + metric: value for metric, value in scores.items()}
+    return found

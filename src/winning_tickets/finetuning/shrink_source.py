@@ -1,0 +1,235 @@
+"""What `shrink` starts from: the dense model with its head, the text that is learned from, and held-out text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from winning_tickets.config.shrink import ShrinkConfig
+from winning_tickets.data.batches import CorpusBatches
+from winning_tickets.data.corpora import CorpusText, LineSource, load_corpus
+from winning_tickets.data.encode import EncodedSplit, make_collator
+from winning_tickets.data.loading import load_task
+from winning_tickets.data.mixing import TaskBatches, grouped_order, task_order
+from winning_tickets.data.readers import RunningFingerprint
+from winning_tickets.data.records import TaskData
+from winning_tickets.data.token_cache import tokenize
+from winning_tickets.models.heads import KINDS
+from winning_tickets.models.loading import PLM, load_plm, resolve_model
+from winning_tickets.pruning.importance import ImportanceModel
+from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.files import read_object
+from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
+from winning_tickets.training.objectives.base import Batch, Objective
+from winning_tickets.training.objectives.distillation import HeadKind, HeadProbe
+from winning_tickets.training.objectives.pretraining import StateProbe
+from winning_tickets.training.predict import TaskInfo, encode_split
+
+HELD_OUT_PART = 20  # of so many lines one is held out, where a corpus has no validation part
+_HELD_OUT_EXAMPLES = 512  # of a task's training set, at most a tenth of it
+_ENDLESS = 2**62
+_POOLING = Path("1_Pooling") / "config.json"
+_MODULES = "modules.json"
+_HEADS: dict[str, HeadKind] = {
+    "ForMaskedLM": "mlm",
+    "ForSequenceClassification": "classification",
+    "ForTokenClassification": "tokens",
+    "ForQuestionAnswering": "span",
+}
+
+
+@dataclass(frozen=True)
+class ShrinkSource:
+    """The dense model and its data."""
+
+    plm: PLM  # with its head
+    head: HeadKind | None
+    pooling: Literal["mean", "cls"]  # of sentence embeddings
+    losses: dict[str, float]  # of the recovery, with their weights
+    batches: Any  # of the training, by index
+    held_out: list[Batch]
+    fingerprint: str  # of the text or the examples
+    folder: Path | None  # of the model's files, where it is here
+    info: TaskInfo | None = None  # of a fine-tuned model
+    data: TaskData | None = None
+
+    @classmethod
+    def find(cls, config: ShrinkConfig) -> ShrinkSource:
+        """Load the model and open its text or task."""
+        if is_fine_tuned(config.model):
+            return _fine_tuned(config)
+        name = resolve_model(config.model)
+        folder = Path(name) if Path(name).is_dir() else None
+        plm, head = _load(config)
+        weights = {"states": 1.0, "logits": 1.0} if head is not None else {"states": 1.0, "pooled": 1.0}
+        if head is None and _is_sentence_encoder(folder):
+            weights |= {"similarity": 1.0}
+        return _on_text(config, plm, head, _pooling(folder), weights, folder)
+
+    def probe(self, seed: int) -> Objective:
+        """Return the loss whose derivatives are the importances of units."""
+        if self.head is None or self.head == "mlm":
+            return StateProbe(self.plm.architecture, seed)
+        return HeadProbe(self.head, seed)
+
+
+def _load(config: ShrinkConfig) -> tuple[PLM, HeadKind | None]:
+    """Load a model with the head that its checkpoint has."""
+    plain = load_plm(config.model, revision=config.revision)
+    kind = next(iter(plain.model.config.architectures or [None]), None)
+    head = next((found for suffix, found in _HEADS.items() if kind is not None and kind.endswith(suffix)), None)
+    if head is None:
+        return plain, None
+    if head == "mlm":
+        plm = load_plm(config.model, head="mlm", revision=config.revision)
+        return (plm, "mlm") if plm.has_mlm_head else (plain, None)
+    outputs = plain.model.config.num_labels
+    if head == "classification":
+        types: dict[Any, HeadKind] = {"multi_label_classification": "multilabel", "regression": "regression"}
+        head = types.get(plain.model.config.problem_type, "regression" if outputs == 1 else "classification")
+    assert head != "mlm"
+    return load_plm(config.model, head=KINDS[head].head, num_labels=outputs, revision=config.revision), head
+
+
+def _is_sentence_encoder(folder: Path | None) -> bool:
+    return folder is not None and (folder / _MODULES).is_file()
+
+
+def _pooling(folder: Path | None) -> Literal["mean", "cls"]:
+    """Return how a sentence-transformers model makes one embedding of all states; the mean where it does not say."""
+    if folder is None or not (folder / _POOLING).is_file():
+        return "mean"
+    settings = read_object(folder / _POOLING, "pooling")
+    return "cls" if settings.get("pooling_mode_cls_token") or settings.get("pooling_mode") == "cls" else "mean"
+
+
+def _on_text(
+    config: ShrinkConfig,
+    plm: PLM,
+    head: HeadKind | None,
+    pooling: Literal["mean", "cls"],
+    losses: dict[str, float],
+    folder: Path | None,
+    **about: Any,
+) -> ShrinkSource:
+    if config.text is None:
+        raise UsageError(
+            "shrink needs text to learn from: --corpus pydocs, wikitext-103, task:NAME, a text file or a folder; or "
+            "--task."
+        )
+    train, held_out = _texts(config, config.text)
+    losses = config.weights or losses
+
+    def cut(corpus: CorpusText, seed: int, count: int) -> CorpusBatches:
+        return CorpusBatches(
+            tokenize(corpus, plm.tokenizer),
+            plm.tokenizer,
+            segments=config.segments,
+            batch_tokens=config.batch_tokens,
+            n_batches=count,
+            seed=seed,
+            shuffle=True,
+            mlm_probability=0.15 if head == "mlm" and "logits" in losses else None,
+        )
+
+    aside = cut(held_out, config.seed + 1, max(1, config.max_tokens // config.batch_tokens))
+    return ShrinkSource(
+        plm,
+        head,
+        pooling,
+        losses,
+        cut(train, config.seed, _ENDLESS),
+        [aside[index] for index in range(len(aside))],
+        f"{train.fingerprint}+{held_out.fingerprint}",
+        folder,
+        **about,
+    )
+
+
+def _texts(config: ShrinkConfig, text: str) -> tuple[CorpusText, CorpusText]:
+    """Return the text to learn from and the held-out text; they have no line in common."""
+    train = load_corpus(text, "train", config.data_dir)
+    if config.validation is not None:
+        return train, load_corpus(config.validation, "validation", config.data_dir)
+    held_out = load_corpus(text, "validation", config.data_dir)
+    if held_out.fingerprint != train.fingerprint:
+        return train, held_out
+    if len(train.lines) < 2:
+        raise UsageError(f"The corpus {text} has one line, so none can be held out; give --validation, or more text.")
+    part = min(HELD_OUT_PART, len(train.lines))
+
+    def some(name: str, chosen: Callable[[int], bool]) -> CorpusText:
+        lines, state = _Chosen(train.lines, chosen), RunningFingerprint()
+        for line in lines:
+            state.add(line)
+        return CorpusText(text, name, lines, state.hexdigest())
+
+    return some("train", lambda line: line % part != 0), some("validation", lambda line: line % part == 0)
+
+
+class _Chosen:
+    """Some lines of a text, by their numbers."""
+
+    def __init__(self, lines: LineSource, chosen: Callable[[int], bool]) -> None:
+        self._lines, self._chosen = lines, chosen
+
+    def __iter__(self) -> Iterator[str]:
+        return (line for number, line in enumerate(self._lines) if self._chosen(number))
+
+    def __len__(self) -> int:
+        return sum(map(self._chosen, range(len(self._lines))))
+
+
+def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
+    """Open a model that `transfer` saved; it learns from the texts of its task, without their labels."""
+    model = open_fine_tuned(config.model)
+    plm, info = model.load(), model.info
+    has_run = (model.folder.parent / MARKER).is_file() and model.shared is None
+    data = ImportanceModel.find(Path(config.model), config.data_dir).data if has_run else None
+    data = data or load_task(info.task, config.data_dir)
+    losses = config.weights or {"states": 1.0, "logits": 1.0}
+    if config.corpus is not None:
+        return _on_text(config, plm, info.kind, "mean", losses, model.folder, info=info, data=data)
+    encoded = encode_split(plm, data.train, info.max_length, info.kind, info.doc_stride)
+    order = task_order(config.seed, 0, len(encoded))
+    aside = set(order[: min(_HELD_OUT_EXAMPLES, max(1, len(encoded) // 10))].tolist())
+    train, held_out = (
+        _subset(encoded, [index for index in range(len(encoded)) if (index in aside) == inside])
+        for inside in (False, True)
+    )
+    collate = make_collator(plm.tokenizer)
+    lengths = [len(ids) for ids in train.columns["input_ids"]]
+    size = max(2, round(config.batch_tokens / (sum(lengths) / max(1, len(lengths)))))
+    batches = TaskBatches(train, collate, size, config.seed, grouped_order(lengths, size))
+    rest = TaskBatches(held_out, collate, size, config.seed)
+    fingerprint = data.fingerprint
+    return ShrinkSource(
+        plm,
+        info.kind,
+        "mean",
+        losses,
+        batches,
+        [rest[index] for index in range(rest.per_epoch)],
+        fingerprint,
+        model.folder,
+        info,
+        data,
+    )
+
+
+def _subset(split: EncodedSplit, chosen: Sequence[int]) -> EncodedSplit:
+    columns = {name: [values[index] for index in chosen] for name, values in split.columns.items()}
+    return EncodedSplit(columns, [split.labels[index] for index in chosen])
+
+
+def dense_shape(config: ShrinkConfig) -> Any:
+    """Return the configuration of the dense model, without its weights."""
+    from transformers import AutoConfig
+
+    name = config.model
+    if is_fine_tuned(name):
+        name = str(open_fine_tuned(name).folder)
+    return AutoConfig.from_pretrained(resolve_model(name), revision=config.revision, trust_remote_code=False)
