@@ -21,6 +21,7 @@ from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.models.removal import keep_layers_
 from winning_tickets.models.structure import structure_of
+from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.progress import progress
@@ -105,6 +106,11 @@ def _table(
         row[1:] = isotonic_regression(np.maximum(0.0, (row[1:] - empty) / layers)).x
     # The parts are measured apart; together they are the dense encoder.
     whole = layers * sum(float(row[-1]) for row in rows)
+    if not (whole > 0 and base + layers * layer < 1):
+        raise TrainingError(
+            "The measured times say nothing: layers without heads and neurons took as long as whole ones. Try again when "
+            "the machine is less busy, or give --by flops."
+        )
     factor = (1 - base - layers * layer) / whole
     of_heads, of_neurons = (tuple((row * factor).tolist()) for row in rows)
     about = about | {"sum_of_parts": base + layers * layer + whole}

@@ -320,7 +320,7 @@ def _trained_gates(
     def values(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
         return {
             unit: torch.stack([
-                torch.from_numpy(np.interp(scores[f"layers.{layer}.{unit}"].cpu().numpy(), *scales[unit]))
+                torch.from_numpy(np.interp(scores[f"layers.{layer}.{unit}"].detach().cpu().numpy(), *scales[unit]))
                 for layer in range(len(structure.layers))
             ])
             for unit in counts

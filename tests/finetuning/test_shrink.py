@@ -1,0 +1,228 @@
+"""A model made faster: the folders load, a stopped run goes on to the same bits, budgets that cannot be kept say so."""
+
+import json
+import shutil
+from importlib import import_module
+
+import pytest
+import torch
+from transformers import AutoModel, AutoModelForMaskedLM
+
+from samples.analyse_samples import command_line
+from samples.tiny_models import TEXT, make_model
+from winning_tickets import Runtime, ShrinkConfig, Ticket, shrink
+from winning_tickets.models.loading import load_plm
+from winning_tickets.models.modeling_compact import COMPACT
+from winning_tickets.runs.directory import RESULT, read_log
+from winning_tickets.runs.errors import Interrupted, UsageError
+
+QUIET = Runtime(quiet=True, device="cpu")
+MODULE = import_module("winning_tickets.finetuning.shrink")
+RECOVERY = import_module("winning_tickets.finetuning.recovery")
+LITTLE = {"by": "flops", "steps": 4, "eval_steps": 2, "batch_tokens": 64, "max_tokens": 128, "segments": "mixed:4-16",
+          "importance_batches": 2, "repeats": 2, "latency_on": "batch=2,length=8"}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("world")
+    (folder / "corpus.txt").write_text("\n".join(TEXT))
+    (folder / "pairs.csv").write_text("sentence1,sentence2,score\n" + "\n".join(f"{a},{b},{i}" for i, (a, b) in enumerate(
+        zip(TEXT[:5], TEXT[1:6], strict=True))))  # fmt: skip
+    for kind, head in (("bert", "none"), ("roberta", "mlm"), ("albert", "none")):
+        make_model(folder / kind, kind, head)
+    return folder
+
+
+def settings(world, kind="bert", **fields):
+    corpus = str(world / "corpus.txt")
+    little = {name: value for name, value in LITTLE.items() if not (name == "by" and "size" in fields)}
+    return ShrinkConfig.of(**{"model": str(world / kind), "corpus": corpus} | little | fields)
+
+
+@pytest.fixture(scope="module")
+def ladder(world, tmp_path_factory):
+    """Two speed-ups of one model, and the result."""
+    out = tmp_path_factory.mktemp("ladder") / "out"
+    return out, shrink(settings(world, speedup=(1.5, 2.5), pairs_file=str(world / "pairs.csv")), out, QUIET)
+
+
+def weights(folder):
+    return load_plm(str(folder)).model.state_dict()
+
+
+def test_small_models_keep_their_budget_and_load_everywhere(ladder):
+    out, result = ladder
+    for one, factor in zip(result["models"], (1.5, 2.5), strict=True):
+        folder = out / f"speedup-{factor:g}"
+        assert one["flops"] <= result["dense"]["flops"] / factor
+        assert one["flops"] >= 0.85 * result["dense"]["flops"] / factor
+        assert one["predicted_cost"] == pytest.approx(one["flops"] / result["dense"]["flops"], rel=0.01)
+        assert one["parameters"] < result["dense"]["parameters"]
+        own = load_plm(str(folder / "model"))
+        ids = torch.tensor([[2, 9, 11, 3]])
+        with torch.no_grad():
+            states = own.model.eval()(ids, torch.ones_like(ids)).last_hidden_state
+            remote = AutoModel.from_pretrained(folder / "model", trust_remote_code=True).eval()
+            torch.testing.assert_close(remote(ids, torch.ones_like(ids)).last_hidden_state, states)
+        ticket = Ticket.from_pretrained(folder / "ticket")
+        assert ticket.id == one["ticket_id"]
+        assert {layer["layer"]: layer["heads"] for layer in one["layers"]}.items() <= {
+            int(name.split(".")[1]): int(gate.sum()) for name, gate in ticket.gates.items() if name.endswith("heads")
+        }.items()
+    assert [one["recovery"]["steps"] for one in result["models"]] == [4, 4]
+    assert result["dense"]["quality"]["kd_loss"] == pytest.approx(0, abs=1e-5)
+    assert all("similarity_spearman" in one["quality"] for one in (result["dense"], *result["models"]))
+
+
+def test_the_recovery_lowers_the_loss_on_text_that_was_not_trained_on(ladder):
+    for one in ladder[1]["models"]:
+        assert one["recovery"]["after"]["sum"] < one["recovery"]["before"]["sum"]
+        assert one["recovery"]["before"].keys() == {"states", "pooled", "sum"}
+
+
+def test_report_and_cards_have_the_table(ladder):
+    out, result = ladder
+    page = (out / "report.html").read_text()
+    assert "<svg" in page
+    assert page.count("speedup-2.5") >= 2
+    card = (out / "speedup-1.5" / "model" / "README.md").read_text()
+    assert "trust_remote_code=True" in card
+    assert f"{result['dense']['parameters']:,}" in card
+
+
+def test_a_finished_run_returns_its_result_and_another_one_is_refused(ladder, world):
+    out, result = ladder
+    again = settings(world, speedup=(1.5, 2.5), pairs_file=str(world / "pairs.csv"))
+    assert shrink(again, out, QUIET) == result
+    with pytest.raises(UsageError, match="holds another run"):
+        shrink(settings(world, speedup=(1.5,)), out, QUIET)
+
+
+class Stopped(Exception):
+    pass
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch):
+    config, often = settings(world), Runtime(quiet=True, device="cpu", checkpoint_steps=1)
+    whole = shrink(config, tmp_path / "whole", often)
+    original = RECOVERY._Recovery.on_step_end
+
+    def stop(self, trainer):
+        original(self, trainer)
+        if trainer.step == 3:
+            raise Stopped
+
+    monkeypatch.setattr(RECOVERY._Recovery, "on_step_end", stop)
+    with pytest.raises(Stopped):
+        shrink(config, tmp_path / "again", often)
+    assert not (tmp_path / "again" / RESULT).exists()
+    monkeypatch.undo()
+    computed = []
+    monkeypatch.setattr(MODULE.importance, "add_up", lambda *_, **__: computed.append(1))
+    again = shrink(config, tmp_path / "again", often)
+    assert not computed
+    first, second = (weights(tmp_path / name / "model") for name in ("whole", "again"))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert [one["step"] for one in read_log(tmp_path / "again") if "learning_rate" in one] == [1, 2, 3, 4]
+    assert again["models"][0]["recovery"]["after"] == whole["models"][0]["recovery"]["after"]
+    assert not (tmp_path / "again" / ".scratch").exists()
+
+
+def test_a_stop_by_a_signal_is_an_interruption(world, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise Interrupted(15, "Stopped by SIGTERM")
+
+    monkeypatch.setattr(RECOVERY, "run_training", interrupted)
+    with pytest.raises(Interrupted):
+        shrink(settings(world), tmp_path / "out", QUIET)
+    assert not (tmp_path / "out" / RESULT).exists()
+
+
+def test_patience_and_minutes_end_a_recovery_with_its_best_weights(world, tmp_path, monkeypatch):
+    losses = iter([3.0, 1.0, 2.0, 2.0, 2.0])
+    monkeypatch.setattr(RECOVERY, "held_out_losses", lambda *_: {"sum": next(losses)})
+    result = shrink(settings(world, steps=50, eval_steps=1, patience=2), tmp_path / "patient", QUIET)
+    recovery = result["models"][0]["recovery"]
+    assert (recovery["steps"], recovery["best_step"], recovery["after"]) == (3, 1, {"sum": 1.0})
+    monkeypatch.undo()
+    result = shrink(settings(world, steps=None, minutes=1e-6), tmp_path / "hasty", QUIET)
+    assert result["models"][0]["recovery"]["steps"] == 1
+
+
+def test_an_mlm_model_keeps_its_head(world, tmp_path):
+    result = shrink(settings(world, "roberta"), tmp_path / "out", QUIET)
+    assert result["losses"] == {"states": 1.0, "logits": 1.0}
+    model, report = AutoModelForMaskedLM.from_pretrained(
+        tmp_path / "out" / "model", trust_remote_code=True, output_loading_info=True
+    )
+    assert not report["missing_keys"]
+    assert len(getattr(model.config, COMPACT)["layers"]) == len(result["models"][0]["layers"])
+
+
+def test_uniform_models_need_no_remote_code_and_steps_0_no_training(world, tmp_path):
+    result = shrink(settings(world, uniform=True, steps=0, speedup=(1.4,)), tmp_path / "out", QUIET)
+    assert result["models"][0]["remote_code"] is False
+    AutoModel.from_pretrained(tmp_path / "out" / "model")
+    assert result["models"][0]["recovery"]["before"] == result["models"][0]["recovery"]["after"]
+
+
+@pytest.mark.parametrize("choice", ["gates", "even", "depth"])
+def test_other_choices_keep_the_budget_too(world, tmp_path, choice):
+    config = settings(world, choice=choice, gate_steps=2, steps=1, speedup=(1.9,))
+    result = shrink(config, tmp_path / "out", QUIET)
+    assert result["models"][0]["flops"] <= result["dense"]["flops"] / 1.9
+    method = Ticket.from_pretrained(tmp_path / "out" / "ticket").info.method
+    assert method == ("mask-training" if choice == "gates" else "importance")
+
+
+def test_the_size_is_a_budget_too(world, tmp_path):
+    result = shrink(settings(world, size=(0.7,), steps=0), tmp_path / "out", QUIET)
+    one = result["models"][0]
+    assert one["name"] == "size-0.7"
+    assert one["parameters"] <= 0.7 * result["dense"]["parameters"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"speedup": (50.0,)}, r"--speedup 50 cannot be reached at batch=2,length=8: .* operations, and the fastest"),
+        ({"size": (0.01,)}, r"--size 0.01 cannot be reached: embeddings and pooler alone take .*; the least is 0\.\d+"),
+        ({"corpus": None}, "shrink needs text to learn from"),
+    ],
+)
+def test_what_cannot_be_reached_says_what_can(world, tmp_path, fields, message):
+    with pytest.raises(UsageError, match=message) as error:
+        shrink(settings(world, **fields), tmp_path / "out", QUIET)
+    if "speedup" in fields:  # the advice can be followed
+        fastest = float(str(error.value).rpartition("give --speedup ")[2].split()[0])
+        assert shrink(settings(world, speedup=(fastest,), steps=0), tmp_path / "fast", QUIET)["models"]
+
+
+def test_albert_says_what_it_can_do(world, tmp_path):
+    with pytest.raises(UsageError, match="same stored weights.* faster with fewer layers"):
+        shrink(settings(world, "albert"), tmp_path / "out", QUIET)
+
+
+def test_a_dry_run_shows_the_arithmetic(world, capsys, monkeypatch, tmp_path):
+    words = ("shrink", world / "bert", "--corpus", world / "corpus.txt", "--speedup", "2,4", "--out", tmp_path / "out")
+    code, out, _ = command_line(capsys, monkeypatch)(*words, "--dry-run")
+    assert code == 0
+    assert "speedup-4: 0." in out or "speedup-4: 0.00 GFLOPs" in out
+    assert "2 layers of about 0.5 heads and 16 neurons" in out
+    assert "recovery_tokens: 2048000" in out
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_command_prints_the_table(world, capsys, monkeypatch, tmp_path):
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in LITTLE.items()]
+    command = command_line(capsys, monkeypatch)
+    out = tmp_path / "out"
+    code, printed, err = command("shrink", world / "bert", "--corpus", world / "corpus.txt", *words, "--quiet",
+                                 "--formats", "onnx,int8", "--out", out)  # fmt: skip
+    assert code == 0, err
+    assert "speedup-2, int8" in printed
+    assert (out / "int8" / "model.onnx").stat().st_size < (out / "onnx" / "model.onnx").stat().st_size
+    result = json.loads((out / RESULT).read_text())
+    assert result["models"][0]["int8"]["speedup"]["median"] > 0
+    shutil.rmtree(out)
