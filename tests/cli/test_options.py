@@ -22,6 +22,7 @@ from winning_tickets.config import (
     Runtime,
     SearchConfig,
     ShareConfig,
+    ShrinkConfig,
     SuperConfig,
     TransferConfig,
 )
@@ -35,6 +36,7 @@ VERBS: dict[str, Any] = {
     "transfer": TransferConfig,
     "share": ShareConfig,
     "super": SuperConfig,
+    "shrink": ShrinkConfig,
 }
 COMMANDS: Any = typer.main.get_command(cli.app).commands  # type: ignore[attr-defined]
 SINGLE = {"learning_rate", "batch_size"}
@@ -57,7 +59,7 @@ def test_every_field_has_an_option_or_is_the_argument_with_its_own_help(verb):
                 assert set(re.split("[ /]", options)) <= names_of(COMMANDS[verb]), path
     if verb != "evaluate":
         running = {Runtime.options_of(field) for field in Runtime.model_fields}
-        assert running - names_of(COMMANDS[verb]) == ({"--compile"} if verb == "share" else set())
+        assert running - names_of(COMMANDS[verb]) == ({"--compile"} if verb in ("share", "shrink") else set())
 
 
 def test_every_field_is_explained_in_whole_sentences():
@@ -100,6 +102,8 @@ LINES = [
     ("super m --task rte --learning-rate 1e-4,1e-5 --batch-sizes 8 --level 10,20%",
      {"learning_rates": (1e-4, 1e-5), "batch_sizes": (8,), "level": (10.0, 20.0)}),
     ("evaluate m --objective kd,similarity --kd-masked-tokens 1", {"objectives": ("kd", "similarity")}),
+    ("shrink m --speedup 3,1.5 --latency-on batch=1,length=32 --formats onnx,int8 --uniform",
+     {"speedup": (1.5, 3.0), "shape": (1, 32), "formats": ("onnx", "int8"), "uniform": True}),
     ("fit-head m --train-encoder --steps 5", {"train_encoder": True, "steps": 5}),
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 import json
 import shutil
 from importlib import import_module
+from itertools import pairwise
 
 import pytest
 import torch
@@ -27,8 +28,8 @@ LITTLE = {"by": "flops", "steps": 4, "eval_steps": 2, "batch_tokens": 64, "max_t
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("world")
     (folder / "corpus.txt").write_text("\n".join(TEXT))
-    (folder / "pairs.csv").write_text("sentence1,sentence2,score\n" + "\n".join(f"{a},{b},{i}" for i, (a, b) in enumerate(
-        zip(TEXT[:5], TEXT[1:6], strict=True))))  # fmt: skip
+    rows = [f"{first},{second},{number}" for number, (first, second) in enumerate(pairwise(TEXT[:6]))]
+    (folder / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
     for kind, head in (("bert", "none"), ("roberta", "mlm"), ("albert", "none")):
         make_model(folder / kind, kind, head)
     return folder
@@ -99,8 +100,8 @@ def test_a_finished_run_returns_its_result_and_another_one_is_refused(ladder, wo
         shrink(settings(world, speedup=(1.5,)), out, QUIET)
 
 
-class Stopped(Exception):
-    pass
+class StoppedError(Exception):
+    """Ends a training as a kill would."""
 
 
 def test_a_stopped_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch):
@@ -111,10 +112,10 @@ def test_a_stopped_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch):
     def stop(self, trainer):
         original(self, trainer)
         if trainer.step == 3:
-            raise Stopped
+            raise StoppedError
 
     monkeypatch.setattr(RECOVERY._Recovery, "on_step_end", stop)
-    with pytest.raises(Stopped):
+    with pytest.raises(StoppedError):
         shrink(config, tmp_path / "again", often)
     assert not (tmp_path / "again" / RESULT).exists()
     monkeypatch.undo()

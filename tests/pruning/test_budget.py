@@ -69,7 +69,9 @@ def test_a_budget_below_the_thinnest_layer_has_no_structure():
 
 
 def test_the_loss_of_sizes_is_that_of_the_worst_units():
-    losses = Losses.of({"heads": torch.tensor([[3.0, 1.0]]), "neurons": torch.tensor([[5.0, 1.0, 2.0, 4.0]])}, (0, 2, 4))
+    losses = Losses.of(
+        {"heads": torch.tensor([[3.0, 1.0]]), "neurons": torch.tensor([[5.0, 1.0, 2.0, 4.0]])}, (0, 2, 4)
+    )
     assert losses.heads.tolist() == [[4.0, 1.0, 0.0]]
     assert losses.neurons.tolist() == [[12.0, 3.0, 0.0]]
 

@@ -18,6 +18,7 @@ BASE: dict[str, str] = {
     "combine": "union ticket other --out out",
     "perturb": "ticket --out out",
     "super": "bert --task rte --data-dir glue --level 50 --steps 1 --quiet --out out",
+    "shrink": "bert --corpus corpus.txt --segments lines --by flops --steps 1 --quiet --out out",
     "export": "ticket --format masked --out out",
     "import-mask": "mask.pt --base bert --out out",
     "measure": "ticket --quiet --repeats 1 --batch 1 --length 8",
@@ -354,6 +355,43 @@ ROWS: dict[str, str] = {
         --seed -1 | 2 | seed
         --seed 4294967296 | 2 | seed
         --out foreign | 2 | untouched
+    """,
+    "shrink": _LEARNING.replace("--profile papr | 2 | 'paper', 'code' or 'tuned'\n", "").replace(
+        "--layers 0 | 2 | layers\n--layers 99 | 2 | layers\n", "").replace("--steps 0 | 2 | --steps\n", "") + """
+        ! nowhere/x --corpus corpus.txt --out out | 2 | nowhere/x
+        ! bert --out out | 2 | --corpus
+        ! ticket --corpus corpus.txt --out out | 2 | ticket
+        --corpus nowhere.txt | 2 | no file or folder
+        --corpus empty.txt | 1 | empty
+        --corpus task:rtee | 2 | Did you mean 'rte'
+        --corpus task:rte --data-dir nowhere | 2 | --data-dir
+        --validation nowhere.txt | 2 | no file or folder
+        --task stsb --pairs-file nowhere.csv | 2 | two sources
+        --speedup 1 | 2 | give values above 1
+        --speedup , | 2 | --speedup is empty
+        --speedup 2,x | 2 | is not a list of numbers
+        --speedup 1000 | 2 | cannot be reached
+        --speedup 2 --size 0.5 | 2 | two budgets
+        --size 1.5 | 2 | give shares
+        --by seconds | 2 | 'latency' or 'flops'
+        --latency-on 8x64 | 2 | write it as "batch=8,length=64"
+        --choice best | 2 | 'importance'
+        --choice gates --uniform | 2 | leave one of them out
+        --importance-batches 0 | 2 | importance-batches
+        --gate-steps 0 | 2 | gate-steps
+        --minutes 0 | 2 | minutes
+        --losses stats | 2 | Did you mean 'states'
+        --layer-map last | 2 | 'same' or 'next'
+        --warmup-steps -1 | 2 | warmup-steps
+        --weight-decay -1 | 2 | weight-decay
+        --batch-tokens 0 | 2 | batch-tokens
+        --segments nonsense | 2 | nonsense
+        --eval-steps 0 | 2 | eval-steps
+        --patience 0 | 2 | patience
+        --max-tokens 0 | 2 | max-tokens
+        --formats onx | 2 | formats
+        --repeats 0 | 2 | repeats
+        --seed -1 | 2 | seed
     """,
     "super": _LEARNING.replace("--learning-rate ", "--learning-rates ")
         .replace("Did you mean\n", "Unknown field\n") + _FINE_TUNING.replace(

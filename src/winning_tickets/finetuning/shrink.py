@@ -40,7 +40,7 @@ from winning_tickets.pruning.base import PreparedSearch, RankedWeights, counted
 from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
 from winning_tickets.pruning.structured import GateSearch, gate_scores, gated
-from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.directory import RESULT, RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import build_directory, read_json, write_json
 from winning_tickets.runs.identity import run_id
@@ -163,23 +163,30 @@ def shrink(
     """
     runtime = runtime or Runtime()
     check_shrink(config)
+    choose_device(runtime.device)
     source = ShrinkSource.find(config)
     plm = source.plm
     structure = _structure(plm)
     base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, None)
     slug = f"shrink-{Path(config.model).name}-{'-'.join(config.budgets)}"
     identity = run_id(config, slug, base=base.hash, text=source.fingerprint)
+    # What the machine cannot reach is refused before the folder is taken; a finished run is not measured again.
+    costs = (
+        None if (Path(out) / RESULT).is_file() and not force else cost_table(plm, config.counts, *config.shape, runtime)
+    )
+    if costs is not None:
+        equal = {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
+        Choice(config, structure, equal, costs, first_layer_differs(plm, structure)).check()
     with RunDirectory.claim(Path(out), "shrink", identity, config.model_dump(mode="json"), force=force) as run:
         if run.status == "done":
             return run.result()
-        costs = cost_table(plm, config.counts, *config.shape, runtime)
+        assert costs is not None
         write_json(run.path / COSTS, asdict(costs))
         prepared = _prepare(config, source, base, identity, runtime)
         found = _importance(config, source, structure, run, runtime)
         # To second order a loss grows with the square of what is removed.
         values = {unit: found.values["sample"][unit].square() for unit in ("heads", "neurons")}
         choice = Choice(config, structure, values, costs, first_layer_differs(plm, structure))
-        choice.check()
         made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
         result = {"verb": "shrink", "run_id": identity, "model": config.model, "losses": source.losses}
         result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1], "seed": config.seed}
