@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 from samples.analyse_samples import command_line
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import Runtime, ShrinkConfig, Ticket, shrink
+from winning_tickets import Runtime, ShrinkConfig, Ticket, TransferConfig, predict, shrink, transfer
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import RESULT, read_log
@@ -227,3 +227,31 @@ def test_the_command_prints_the_table(world, capsys, monkeypatch, tmp_path):
     result = json.loads((out / RESULT).read_text())
     assert result["models"][0]["int8"]["speedup"]["median"] > 0
     shutil.rmtree(out)
+
+
+ROWS = {
+    "classification": [{"text": text, "label": "cat" if "cat" in text else "none"} for text in TEXT[:24]],
+    "regression": [{"text": text, "label": len(text) / 10} for text in TEXT[:24]],
+    "tokens": [{"words": text.split(), "label": ["N" if word == "the" else "O" for word in text.split()]}
+               for text in TEXT[:24]],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_a_fine_tuned_model_keeps_its_head_and_its_task(world, tmp_path, kind):
+    file = tmp_path / "rows.jsonl"
+    file.write_text("\n".join(map(json.dumps, ROWS[kind])))
+    own = TransferConfig.of(
+        target=str(world / "bert"), train_file=str(file), validation_file=str(file), kind=kind, steps=2, save_model=True
+    )
+    transfer(own, tmp_path / "run", QUIET)
+    config = settings(world, corpus=None, speedup=(1.5,)).model_copy(update={"model": str(tmp_path / "run")})
+    result = shrink(config, tmp_path / "out", QUIET)
+    assert result["losses"] == {"states": 1.0, "logits": 1.0}
+    metrics = result["dense"]["quality"].keys() - {"kd_loss", "embedding_distance"}
+    assert metrics
+    assert metrics <= result["models"][0]["quality"].keys()
+    if kind == "tokens":
+        return
+    made = predict(tmp_path / "out" / "model", [(TEXT[0],)], runtime=QUIET)
+    assert len(made["predictions"]) == 1

@@ -108,8 +108,8 @@ def _table(
     whole = layers * sum(float(row[-1]) for row in rows)
     if not (whole > 0 and base + layers * layer < 1):
         raise TrainingError(
-            "The measured times say nothing: layers without heads and neurons took as long as whole ones. Try again when "
-            "the machine is less busy, or give --by flops."
+            "The measured times say nothing: layers without heads and neurons took as long as whole ones. Try again "
+            "when the machine is less busy, or give --by flops."
         )
     factor = (1 - base - layers * layer) / whole
     of_heads, of_neurons = (tuple((row * factor).tolist()) for row in rows)
