@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from winning_tickets.api.verbs import search as search
     from winning_tickets.api.verbs import search_all as search_all
     from winning_tickets.api.verbs import share as share
+    from winning_tickets.api.verbs import shrink as shrink
     from winning_tickets.api.verbs import stored_runs as stored_runs
     from winning_tickets.api.verbs import super_ticket as super_ticket
     from winning_tickets.api.verbs import transfer as transfer
@@ -48,7 +49,7 @@ _PUBLIC = {
     for module, names in {
         "analysis.report.result": "Result",
         "api.passed_on": "export glue_submission import_mask measure predict",
-        "api.verbs": "compare evaluate fit_head search search_all share stored_runs super_ticket transfer",
+        "api.verbs": "compare evaluate fit_head search search_all share shrink stored_runs super_ticket transfer",
         "config": "EvaluateConfig FitHeadConfig Runtime SearchConfig ShareConfig ShrinkConfig SuperConfig "
         "TransferConfig",
         "models.compact": "load_compact",

@@ -12,8 +12,8 @@ from scipy import stats
 from samples.analyse_samples import command_line, transfer_run
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, TransferConfig, evaluate, search, transfer
 from winning_tickets.analysis.kinds import ANALYSES
-from winning_tickets.analysis.transfer_predictors import method_of
 from winning_tickets.analysis.statistics import correlate, correlate_within, pearson, spearman
+from winning_tickets.analysis.transfer_predictors import method_of
 from winning_tickets.runs.errors import ContentError, UsageError
 
 predictors = ANALYSES["predictors"]

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForMaskedLM
+from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from samples.analyse_samples import command_line
 from samples.tiny_models import TEXT, make_model
@@ -198,6 +198,20 @@ def test_what_cannot_be_reached_says_what_can(world, tmp_path, fields, message):
     if "speedup" in fields:  # the advice can be followed
         fastest = float(str(error.value).rpartition("give --speedup ")[2].split()[0])
         assert shrink(settings(world, speedup=(fastest,), steps=0), tmp_path / "fast", QUIET)["models"]
+
+
+def test_a_model_and_texts_in_memory(tmp_path, world):
+    model = AutoModel.from_pretrained(world / "bert")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    tokenizer = AutoTokenizer.from_pretrained(world / "bert")
+    fields = {name: value for name, value in LITTLE.items() if name != "steps"}
+    result = shrink(model, tmp_path / "out", QUIET, speedup=2, corpus=TEXT, steps=1, tokenizer=tokenizer, **fields)
+    assert len(result.to_frame()) == 2
+    assert result.plot() is not None
+    assert "speedup-2" in repr(result)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(UsageError, match="give out="):
+        shrink(model, corpus=TEXT, tokenizer=tokenizer)
 
 
 def test_albert_says_what_it_can_do(world, tmp_path):

@@ -13,6 +13,7 @@ from winning_tickets.config import (
     Runtime,
     SearchConfig,
     ShareConfig,
+    ShrinkConfig,
     SuperConfig,
     TransferConfig,
 )
@@ -231,6 +232,48 @@ def super_ticket(
         fields["fine_tuning"], first = TransferConfig.of(target=first, **{"seeds": (0, 1, 2)} | inner), None
     with called(SuperConfig, "fine_tuning", first, fields, out, runtime) as call:
         return Result(verb.super_ticket(call.config, _needed(call), call.runtime, force), "super")
+
+
+def shrink(
+    model: Any = None,
+    out: Path | str | None = None,
+    runtime: Runtime | None = None,
+    force: bool = False,
+    *,
+    config: ShrinkConfig | None = None,
+    tokenizer: Any = None,
+    **fields: Any,
+) -> Result:
+    """Make a model faster: remove heads, neurons and layers, and let the rest learn from the dense model.
+
+    Args:
+        model: a model as `search` takes it, a transfer with `save_model`, or a `ShrinkConfig`.
+        out: a directory that is absent or empty, or has this same run, which is resumed. It gets the model, its ticket
+            and a report; it is needed.
+        runtime: device, precision and checkpoints; its fields may be given as keywords too.
+        force: replace another run in `out`.
+        config: all settings at once, in place of `model` and `fields`.
+        tokenizer: of a model in memory.
+        **fields: the fields of `ShrinkConfig`, such as `speedup=2` or `speedup=(1.5, 2, 3)`. `corpus` may be a list of
+            str or a `Dataset` too, and `pairs_file` a `Dataset`, a DataFrame or a list of dicts.
+
+    Returns:
+        `dense` and each of `models`, with `parameters`, `flops`, `latency_seconds`, `speedup` and `quality` on held-out
+        data; with a table and a figure.
+
+    Raises:
+        UsageError: impossible settings, a speed-up that cannot be reached, missing model or text, another run in `out`.
+        ContentError: unusable model or text.
+        TrainingError: NaN loss, or the disk is full.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
+
+    Example:
+        >>> shrink("builtin:minilm", "fast", speedup=2, corpus=texts, steps=300).models[0]["speedup"]["median"]
+    """
+    from winning_tickets.finetuning import shrink as verb
+
+    with called(ShrinkConfig, "model", _first(config, model), fields, out, runtime, tokenizer) as call:
+        return Result(verb.shrink(call.config, _needed(call), call.runtime, force), "shrink")
 
 
 def share(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import field_validator
 
@@ -94,6 +94,11 @@ class ShrinkConfig(Settings):
         if match is None or min(int(match[1]), int(match[2])) < 1:
             raise impossible(f'--latency-on {value!r} is no shape; write it as "batch=8,length=64".')
         return match[0]
+
+    @field_validator("speedup", "size", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, int | float) else value
 
     @field_validator("speedup", "size")
     @classmethod

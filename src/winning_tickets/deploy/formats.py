@@ -134,15 +134,21 @@ def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": value.detach() for name, value in parameters if name.startswith("pooler.")}
 
 
-def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
-    """Copy the list of modules, the pooling and so on of a sentence-transformers model; other models have none."""
+def find_sentence_modules(name: str, revision: str | None) -> Path | None:
+    """Return the folder of a sentence-transformers model with its list of modules; None for other models."""
     where = Path(resolve_model(name))
     if not where.is_dir():  # the small files of a hub model are in the hub's cache
         from huggingface_hub import snapshot_download
 
         patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
         where = Path(snapshot_download(resolve_model(name), revision=revision, allow_patterns=patterns))
-    if not (where / SENTENCE_FILES[0]).is_file():
+    return where if (where / SENTENCE_FILES[0]).is_file() else None
+
+
+def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
+    """Copy the list of modules, the pooling and so on of a sentence-transformers model; other models have none."""
+    where = find_sentence_modules(name, revision)
+    if where is None:
         return
     names = [file for file in SENTENCE_FILES if (where / file).is_file()]
     for module in _modules(where / SENTENCE_FILES[0]):

@@ -40,6 +40,7 @@ from winning_tickets.pruning.base import PreparedSearch, RankedWeights, counted
 from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
 from winning_tickets.pruning.structured import GateSearch, gate_scores, gated
+from winning_tickets.runs import memory
 from winning_tickets.runs.directory import RESULT, RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import build_directory, read_json, write_json
@@ -137,38 +138,16 @@ def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
 def shrink(
     config: ShrinkConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Make a model faster and save it with its ticket, exports and report.
-
-    The dense model is measured by heads, neurons and layers; units are chosen by importance under the budget and
-    removed; the small model then learns to follow the dense one. Several speed-ups share measurement and importances.
-
-    Args:
-        config: model, text, budget and recovery.
-        out: a directory that is absent or empty, or has this same run, which is resumed.
-        runtime: device, precision and checkpoints.
-        force: replace another run in `out`.
-
-    Returns:
-        The stored `result.json`: `dense` and each of `models` with `parameters`, `flops`, `latency_seconds`, `speedup`
-        and the quality on held-out data; `report.html` shows it.
-
-    Raises:
-        UsageError: impossible settings, a speed-up that cannot be reached, missing model or text, another run in `out`.
-        ContentError: unusable model or text.
-        TrainingError: NaN loss, or the disk is full.
-        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
-
-    Example:
-        >>> shrink(ShrinkConfig(model="builtin:minilm", corpus="pydocs", speedup=(2,)), "fast")["models"][0]["speedup"]
-    """
+    """Make a model faster and save it with its ticket, exports and report (see `winning_tickets.shrink`)."""
+    # Several speed-ups share the measurement of the dense model and the importances.
     runtime = runtime or Runtime()
     check_shrink(config)
     choose_device(runtime.device)
     source = ShrinkSource.find(config)
     plm = source.plm
     structure = _structure(plm)
-    base = BaseModelInfo.of(plm.encoder, config.model, plm.model.config.model_type, config.revision, None)
-    slug = f"shrink-{Path(config.model).name}-{'-'.join(config.budgets)}"
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, config.revision, None)
+    slug = f"shrink-{Path(plm.name).name}-{'-'.join(config.budgets)}"
     identity = run_id(config, slug, base=base.hash, text=source.fingerprint)
     # What the machine cannot reach is refused before the folder is taken; a finished run is not measured again.
     costs = (
@@ -188,7 +167,7 @@ def shrink(
         values = {unit: found.values["sample"][unit].square() for unit in ("heads", "neurons")}
         choice = Choice(config, structure, values, costs, first_layer_differs(plm, structure))
         made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
-        result = {"verb": "shrink", "run_id": identity, "model": config.model, "losses": source.losses}
+        result = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
         result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1], "seed": config.seed}
         result |= _measured(config, source, made, run.path, runtime)
         result |= {"machine": machine(), "versions": versions()}
@@ -243,7 +222,7 @@ def _importance(
         sums = importance.add_up(
             source.plm.model, structure, probe, counted(batches, advance), ("heads", "neurons"), bf16=runtime.bf16
         )
-    found = sums.finish({"source": f"the outputs of {config.model}", "data": source.fingerprint})
+    found = sums.finish({"source": f"the outputs of {source.plm.name}", "data": source.fingerprint})
     found.save(run.path)
     return found
 
@@ -388,8 +367,8 @@ def _save(small: PLM, source: ShrinkSource, config: ShrinkConfig, folder: Path) 
     save_folder(small.model, small.tokenizer, folder)
     if source.info is not None:
         source.info.write(folder)
-    else:
-        copy_sentence_modules(config.model, config.revision, folder)
+    elif not source.plm.name.startswith(memory.PREFIX):
+        copy_sentence_modules(source.plm.name, config.revision, folder)
 
 
 def _load(folder: Path, source: ShrinkSource) -> PLM:

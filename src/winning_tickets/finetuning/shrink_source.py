@@ -16,9 +16,11 @@ from winning_tickets.data.mixing import TaskBatches, grouped_order, task_order
 from winning_tickets.data.readers import RunningFingerprint
 from winning_tickets.data.records import TaskData
 from winning_tickets.data.token_cache import tokenize
+from winning_tickets.deploy.formats import find_sentence_modules
 from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import PLM, load_plm, resolve_model
 from winning_tickets.pruning.importance import ImportanceModel
+from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
@@ -32,7 +34,6 @@ HELD_OUT_PART = 20  # of so many lines one is held out, where a corpus has no va
 _HELD_OUT_EXAMPLES = 512  # of a task's training set, at most a tenth of it
 _ENDLESS = 2**62
 _POOLING = Path("1_Pooling") / "config.json"
-_MODULES = "modules.json"
 _HEADS: dict[str, HeadKind] = {
     "ForMaskedLM": "mlm",
     "ForSequenceClassification": "classification",
@@ -52,22 +53,20 @@ class ShrinkSource:
     batches: Any  # of the training, by index
     held_out: list[Batch]
     fingerprint: str  # of the text or the examples
-    folder: Path | None  # of the model's files, where it is here
     info: TaskInfo | None = None  # of a fine-tuned model
     data: TaskData | None = None
 
     @classmethod
     def find(cls, config: ShrinkConfig) -> ShrinkSource:
         """Load the model and open its text or task."""
-        if is_fine_tuned(config.model):
+        if memory.find(config.model) is None and is_fine_tuned(config.model):
             return _fine_tuned(config)
-        name = resolve_model(config.model)
-        folder = Path(name) if Path(name).is_dir() else None
         plm, head = _load(config)
+        modules = None if plm.name.startswith(memory.PREFIX) else find_sentence_modules(plm.name, config.revision)
         weights = {"states": 1.0, "logits": 1.0} if head is not None else {"states": 1.0, "pooled": 1.0}
-        if head is None and _is_sentence_encoder(folder):
+        if modules is not None:
             weights |= {"similarity": 1.0}
-        return _on_text(config, plm, head, _pooling(folder), weights, folder)
+        return _on_text(config, plm, head, _pooling(modules), weights)
 
     def probe(self, seed: int) -> Objective:
         """Return the loss whose derivatives are the importances of units."""
@@ -94,10 +93,6 @@ def _load(config: ShrinkConfig) -> tuple[PLM, HeadKind | None]:
     return load_plm(config.model, head=KINDS[head].head, num_labels=outputs, revision=config.revision), head
 
 
-def _is_sentence_encoder(folder: Path | None) -> bool:
-    return folder is not None and (folder / _MODULES).is_file()
-
-
 def _pooling(folder: Path | None) -> Literal["mean", "cls"]:
     """Return how a sentence-transformers model makes one embedding of all states; the mean where it does not say."""
     if folder is None or not (folder / _POOLING).is_file():
@@ -112,7 +107,6 @@ def _on_text(
     head: HeadKind | None,
     pooling: Literal["mean", "cls"],
     losses: dict[str, float],
-    folder: Path | None,
     **about: Any,
 ) -> ShrinkSource:
     if config.text is None:
@@ -144,7 +138,6 @@ def _on_text(
         cut(train, config.seed, _ENDLESS),
         [aside[index] for index in range(len(aside))],
         f"{train.fingerprint}+{held_out.fingerprint}",
-        folder,
         **about,
     )
 
@@ -192,7 +185,7 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     data = data or load_task(info.task, config.data_dir)
     losses = config.weights or {"states": 1.0, "logits": 1.0}
     if config.corpus is not None:
-        return _on_text(config, plm, info.kind, "mean", losses, model.folder, info=info, data=data)
+        return _on_text(config, plm, info.kind, "mean", losses, info=info, data=data)
     encoded = encode_split(plm, data.train, info.max_length, info.kind, info.doc_stride)
     order = task_order(config.seed, 0, len(encoded))
     aside = set(order[: min(_HELD_OUT_EXAMPLES, max(1, len(encoded) // 10))].tolist())
@@ -214,7 +207,6 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
         batches,
         [rest[index] for index in range(rest.per_epoch)],
         fingerprint,
-        model.folder,
         info,
         data,
     )

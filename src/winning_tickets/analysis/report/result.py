@@ -9,6 +9,7 @@ from typing import Any, ParamSpec
 from winning_tickets.analysis.report import figures, tables
 from winning_tickets.analysis.report.figures import BLUE, Drawing, PhasePoint, Series, canvas
 from winning_tickets.analysis.report.save import REPORTS
+from winning_tickets.analysis.report.shrink import shrink_figure, shrink_table
 from winning_tickets.analysis.report.tables import Column, Row, Table, columns, decimal, format_count, percent
 from winning_tickets.runs.errors import UsageError, closest
 from winning_tickets.runs.files import is_number
@@ -261,5 +262,6 @@ VIEWS: dict[str, tuple[Callable[[Found], Table], Callable[[Found], Drawing] | No
     "measure": (measure_table, None),
     "predict": (predictions_table, None),
     "fit-head": (fitted_table, None),
+    "shrink": (shrink_table, shrink_figure),
 }
 """The functions that make the table and the figure of each verb and analysis; others are shown as one row of facts."""

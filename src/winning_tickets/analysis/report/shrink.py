@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.analysis.report.figures import ORANGE, Series, line_chart, page_svg
+from winning_tickets.analysis.report.figures import DASHED, ORANGE, Drawing, Series, canvas, draw_line, page_svg
 from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.analysis.report.tables import Result, Row, Table, columns, decimal, format_count
 from winning_tickets.runs.files import write_text
@@ -68,23 +68,32 @@ def _metrics(result: Result) -> list[str]:
     return [name for name in result["dense"]["quality"] if name not in _LOWER_IS_BETTER]
 
 
-def curve(result: Result) -> str | None:
-    """Draw quality over speed-up as an `<svg>` element; None with fewer than two small models."""
-    if len(result["models"]) < 2:
-        return None
+def shrink_figure(result: Result) -> Drawing:
+    """Draw the last score, or the KD loss where there is none, by the speed-up of the dense and the small models."""
     metric = (_metrics(result) or ["kd_loss"])[-1]
-    models = [("dense", result["dense"]), *((one["name"], one) for one in result["models"])]
-    xs = [one["speedup"]["median"] for _, one in models]
-    ys = [one["quality"][metric] for _, one in models]
-    series = [Series(metric.replace("_", " "), xs, ys, color=ORANGE, marker="o")]
-    return line_chart(series, "Speed-up", metric.replace("_", " "), "Quality by speed-up")
+    models = [result["dense"], *sorted(result["models"], key=lambda one: one["speedup"]["median"])]
+    speeds = [one["speedup"] for one in models]
+    label = metric.replace("_", " ")
+    with canvas(5.6, 3.6, f"shrink {label}") as (drawing, made):
+        axes = drawing.add_subplot(xlabel="speed-up", ylabel=label)
+        axes.axhline(models[0]["quality"][metric], **DASHED)
+        xs = [speed["median"] for speed in speeds]
+        draw_line(axes, Series("", xs, [one["quality"][metric] for one in models], color=ORANGE, marker="o"))
+        axes.grid(axis="y")
+        axes.set_title("Quality by speed-up")
+    return made
 
 
 def write_report(result: dict[str, Any], folder: Path) -> None:
     """Write `report.html`, and the table into the model card of each small model."""
-    table, drawn = shrink_table(result), curve(result)
-    values = {"result": result, "table": table, "curve": None if drawn is None else page_svg(drawn)}
-    values["layers"] = [layer_table(one) for one in result["models"]]
+    table = shrink_table(result)
+    drawn = page_svg(shrink_figure(result)["svg"].decode().strip()) if len(result["models"]) > 1 else None
+    values = {
+        "result": result,
+        "table": table,
+        "curve": drawn,
+        "layers": [layer_table(one) for one in result["models"]],
+    }
     write_text(folder / PAGE, fill_template("shrink.html.j2", values))
     for one in result["models"]:
         write_text(folder / one["folder"] / "model" / _CARD, _card(result, one, table))
