@@ -21,7 +21,7 @@ from winning_tickets.models import loading
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 BLOCK = re.compile(r"^<!-- test: (run|dry-run) -->\n```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-WITH_DRY_RUN = {"search", "evaluate", "fit-head", "transfer", "share", "export", "measure"}
+WITH_DRY_RUN = {"search", "evaluate", "fit-head", "transfer", "share", "shrink", "export", "measure"}
 SHELL_ONLY = ("python3 -m venv ", ".venv/bin/python -m pip install ")
 
 

@@ -22,6 +22,7 @@ from winning_tickets.analysis.evaluate import similarity
 from winning_tickets.analysis.report.shrink import write_report
 from winning_tickets.config import EvaluateConfig, Level, Runtime, SearchConfig
 from winning_tickets.config.shrink import ShrinkConfig
+from winning_tickets.config.structured import Unit
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.deploy import measure
 from winning_tickets.deploy.costs import CostTable, cost_table
@@ -34,12 +35,12 @@ from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import PLM, choose_device, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.removal import first_layer_differs, remove_
-from winning_tickets.models.structure import Structure, structure_of
+from winning_tickets.models.structure import Structure, gated, structure_of
 from winning_tickets.pruning import importance, mask_training
 from winning_tickets.pruning.base import PreparedSearch, RankedWeights, counted
 from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
-from winning_tickets.pruning.structured import GateSearch, gate_scores, gated
+from winning_tickets.pruning.structured import GateSearch, gate_scores
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import RESULT, RunDirectory
 from winning_tickets.runs.errors import UsageError
@@ -116,6 +117,8 @@ def check_shrink(config: ShrinkConfig) -> None:
 def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
     """Return the arithmetic of the budget for `--dry-run`: operations of the dense model, and those that may stay."""
     shape = dense_shape(config)
+    if shape is None:
+        return config, {"arithmetic": f"{config.model} is not on this machine, so its size is not known before the run"}
     batch, length = config.shape
     neurons = getattr(shape, "intermediate_size", None) or shape.hidden_dim
     heads, layers, hidden = shape.num_attention_heads, shape.num_hidden_layers, shape.hidden_size
@@ -167,7 +170,7 @@ def shrink(
         values = {unit: found.values["sample"][unit].square() for unit in ("heads", "neurons")}
         choice = Choice(config, structure, values, costs, first_layer_differs(plm, structure))
         made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
-        result = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
+        result: dict[str, Any] = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
         result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1], "seed": config.seed}
         result |= _measured(config, source, made, run.path, runtime)
         result |= {"machine": machine(), "versions": versions()}
@@ -201,12 +204,12 @@ def _prepare(
         prune_heads=(1,),
         prune_neurons=(1,),
         seed=config.seed,
-        **{"steps": config.gate_steps} if gates else {},
-    ).resolved()
+    )
+    resolved = (settings.model_copy(update={"steps": config.gate_steps}) if gates else settings).resolved()
     parameters = sum(parameter.numel() for parameter in source.plm.encoder.parameters())
     device = choose_device(runtime.device)
     ranked, nothing = RankedWeights({}), ImportanceSource()
-    return PreparedSearch(settings, source.plm, {}, base, None, (), identity, device, parameters, ranked, None, nothing)
+    return PreparedSearch(resolved, source.plm, {}, base, None, (), identity, device, parameters, ranked, None, nothing)
 
 
 def _importance(
@@ -244,7 +247,7 @@ def _make(
             sizes = choice.sizes(budget)
             assert sizes is not None  # checked before
             gates = gates_of(choice.values, sizes, choice.structure)
-        closed = {unit: _closed(gates, gate) for unit, gate in (("heads", "heads"), ("neurons", "neurons"))}
+        closed: dict[Unit, int] = {"heads": _closed(gates, "heads"), "neurons": _closed(gates, "neurons")}
         ticket = prepared.gate_ticket(
             gates, choice.structure, Level(("heads", "neurons"), given=closed), scores_from="shrink"
         )
@@ -292,7 +295,7 @@ def _trained_gates(
     """Train gates that start at the importances; at every step the best structure under the budget is open."""
     structure, config = choice.structure, choice.config
     top = prepared.config.alpha * prepared.config.phi
-    counts: dict[Any, int] = {"heads": 0, "neurons": 0}
+    counts: dict[Unit, int] = {"heads": 0, "neurons": 0}
     start = gate_scores(choice.values, "rank", counts, structure, 0, top, config.seed)
     # A score stands for the loss of the unit that had this score at the start, so that heads and neurons compare.
     scales = {
@@ -469,7 +472,7 @@ def _task_metrics(source: ShrinkSource, predict: Any) -> dict[str, float]:
     info, data = source.info, source.data
     assert info is not None
     assert data is not None
-    found = {}
+    found: dict[str, float] = {}
     for name, split in data.validation.items():
         encoded = encode_split(source.plm, split, info.max_length, info.kind, info.doc_stride)
         scores, _ = KINDS[info.kind].score(data.task, predict(encoded), encoded, split)

@@ -218,10 +218,13 @@ def _subset(split: EncodedSplit, chosen: Sequence[int]) -> EncodedSplit:
 
 
 def dense_shape(config: ShrinkConfig) -> Any:
-    """Return the configuration of the dense model, without its weights."""
+    """Return the configuration of the dense model, without its weights; None where the model is not on this machine."""
     from transformers import AutoConfig
 
-    name = config.model
-    if is_fine_tuned(name):
-        name = str(open_fine_tuned(name).folder)
-    return AutoConfig.from_pretrained(resolve_model(name), revision=config.revision, trust_remote_code=False)
+    name = str(open_fine_tuned(config.model).folder) if is_fine_tuned(config.model) else config.model
+    try:
+        return AutoConfig.from_pretrained(
+            resolve_model(name), revision=config.revision, local_files_only=True, trust_remote_code=False
+        )
+    except (OSError, ValueError):
+        return None

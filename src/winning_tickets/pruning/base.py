@@ -418,7 +418,7 @@ def train_in_order(
     title: str,
     run: RunDirectory,
     runtime: Runtime,
-    batches: CorpusBatches | MixedBatches,
+    batches: Any,  # of all steps, by index; with a length
     learning: Mapping[str, Any],
     *,
     record: Callable[[], dict[str, Any]] = dict,

@@ -28,7 +28,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.objectives.base import TermSettings
+from winning_tickets.training.objectives.base import Objective, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import needs_mlm_head, needs_teacher
 from winning_tickets.training.trainer import Callback, TicketTrainer, last_step
@@ -69,12 +69,13 @@ def decay(levels: list[SparsityLevel], warmup_steps: int, horizon: int | None) -
     return factor
 
 
-def horizon(config: SearchConfig, dataset: CorpusBatches) -> int | None:
+def horizon(config: SearchConfig, dataset: Any) -> int | None:
     """Return the steps after which the learning rate reaches zero; None for the end of the level."""
     if config.schedule_steps is not None or not config.schedule_passes:
         return config.schedule_steps
     # The papers' rate decays over two passes of the corpus; a longer search stretches it.
-    return max(config.first_steps, round(config.schedule_passes * dataset.steps_of_a_pass))
+    steps_of_a_pass: float = dataset.steps_of_a_pass
+    return max(config.first_steps, round(config.schedule_passes * steps_of_a_pass))
 
 
 def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
@@ -103,8 +104,8 @@ def train_scores(
     title: str,
     run: RunDirectory,
     runtime: Runtime,
-    dataset: CorpusBatches,
-    objective: PretrainingObjective,
+    dataset: Any,
+    objective: Objective,
     after: Sequence[Callback] = (),
 ) -> None:
     """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
