@@ -51,6 +51,8 @@ COMMANDS: dict[str, tuple[str, ...]] = {
               *OFTEN),
     "super": ("super", "{world}/bert", *TASK, "--level", "50", "--selections", "winning,random", "--steps", "2",
               "--seeds", "0,1", "--select-on", "0.25", "--learning-rate", "1e-3", "--batch-size", "8", *OFTEN),
+    "shrink": ("shrink", "{world}/bert", "--speedup", "1.5,1.9", "--by", "flops", "--latency-on", "batch=2,length=8",
+               "--steps", "3", "--eval-steps", "2", "--importance-batches", "2", "--repeats", "1", *TEXT, *OFTEN),
     "study": ("study", "run", "{world}/little.yaml", "--scale", "smoke", "--workers", "1", *OFTEN),
 }  # fmt: skip
 """By name, without `--out` (of a study `--store`)."""

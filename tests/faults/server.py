@@ -26,6 +26,7 @@ HEAVY = (
     "pruning.search",
     "finetuning.transfer",
     "finetuning.sharing",
+    "finetuning.shrink",
     "finetuning.super_ticket",
     "finetuning.fit_head",
     "analysis.kinds",

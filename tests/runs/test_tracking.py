@@ -209,6 +209,7 @@ def test_unknown_and_missing_trackers(tmp_path, monkeypatch):
         ("share", "--tasks", "rte,mrpc", "--model", "MODEL"),
         ("super", "MODEL", "--task", "rte"),
         ("fit-head", "MODEL"),
+        ("shrink", "MODEL"),
     ],
     ids=" ".join,
 )

@@ -225,7 +225,7 @@ def _importance(
         sums = importance.add_up(
             source.plm.model, structure, probe, counted(batches, advance), ("heads", "neurons"), bf16=runtime.bf16
         )
-    found = sums.finish({"source": f"the outputs of {source.plm.name}", "data": source.fingerprint})
+    found = sums.finish({"source": source.outputs, "data": source.fingerprint})
     found.save(run.path)
     return found
 
@@ -242,14 +242,16 @@ def _make(
     config, folder = choice.config, _folder(choice.config, name, run.path)
     budget = config.budgets[name]
     if not is_ticket(folder / TICKET):
-        gates = _trained_gates(choice, budget, prepared, source, run, runtime) if config.choice == "gates" else None
+        gates = (
+            _trained_gates(choice, budget, prepared, source, run, folder, runtime) if config.choice == "gates" else None
+        )
         if gates is None:
             sizes = choice.sizes(budget)
             assert sizes is not None  # checked before
             gates = gates_of(choice.values, sizes, choice.structure)
         closed: dict[Unit, int] = {"heads": _closed(gates, "heads"), "neurons": _closed(gates, "neurons")}
         ticket = prepared.gate_ticket(
-            gates, choice.structure, Level(("heads", "neurons"), given=closed), scores_from="shrink"
+            gates, choice.structure, Level(("heads", "neurons"), given=closed), scores_from=source.outputs
         )
         ticket.save_pretrained(folder / TICKET)
     ticket = Ticket.from_pretrained(folder / TICKET)
@@ -257,7 +259,7 @@ def _make(
     kept = [layer for layer, numbers in enumerate(sizes) if any(numbers)]
     if not recovered(folder / MODEL):
         small = copy.deepcopy(source.plm)
-        assert remove_(small, ticket.gates, choice.structure) == kept
+        remove_(small, ticket.gates, choice.structure)
         own = RunDirectory(folder, run.status, f"{run.id}-{name}")
         facts = recover(config, small, _objective(config, source, kept), source.batches, source.held_out, own, runtime)
         write_json(folder / RECOVERY, facts)
@@ -290,7 +292,13 @@ def _sizes(gates: Mapping[str, Tensor], layers: int) -> Sizes:
 
 
 def _trained_gates(
-    choice: Choice, budget: float, prepared: PreparedSearch, source: ShrinkSource, run: RunDirectory, runtime: Runtime
+    choice: Choice,
+    budget: float,
+    prepared: PreparedSearch,
+    source: ShrinkSource,
+    run: RunDirectory,
+    folder: Path,
+    runtime: Runtime,
 ) -> dict[str, Tensor]:
     """Train gates that start at the importances; at every step the best structure under the budget is open."""
     structure, config = choice.structure, choice.config
@@ -327,13 +335,14 @@ def _trained_gates(
     mask_training.freeze_all_but(model, [])
     mask_training.set_dropout(model, 0.0)
     state = GateSearch(prepared, structure, level, counts, choice.values, choose)
-    own = RunDirectory(run.path / f"gates-{budget:.4f}", run.status, f"{run.id}-gates-{budget:.4f}")
+    own = RunDirectory(folder / "gates", run.status, f"{run.id}-{folder.name}-gates")
     every = list(range(len(structure.layers)))
     batches = _Some(source.batches, config.gate_steps)
     with gated(source.plm.encoder, structure, state.gates):
         mask_training.train_scores(
             state, "training gates", own, runtime, batches, _objective(config, source, every, copy.deepcopy(model))
         )
+    shutil.rmtree(own.scratch, ignore_errors=True)
     model.requires_grad_(True)
     found = values(state.optimizer.scores)
     sizes = choice.sizes(budget, found)

@@ -68,6 +68,11 @@ class ShrinkSource:
             weights |= {"similarity": 1.0}
         return _on_text(config, plm, head, _pooling(modules), weights)
 
+    @property
+    def outputs(self) -> str:
+        """What importances are about, for tickets and files."""
+        return f"the {'states' if self.head in (None, 'mlm') else 'predictions'} of {self.plm.name}"
+
     def probe(self, seed: int) -> Objective:
         """Return the loss whose derivatives are the importances of units."""
         if self.head is None or self.head == "mlm":
