@@ -77,5 +77,19 @@ def test_times_that_say_nothing_are_no_table(bert, monkeypatch, tmp_path):
     assert not (tmp_path / "cache" / "costs").exists()
 
 
+def test_a_whole_structure_is_timed_next_to_the_dense_model(bert, monkeypatch):
+    def by_size(passes, repeats, device, bf16):
+        sizes = [sum(value.numel() for value in one.func.parameters()) for one in passes]
+        return np.array([sizes] * repeats, dtype=float)
+
+    monkeypatch.setattr(measure, "take_turns", by_size)
+    assert costs.time_share(bert, DENSE, 2, 8, QUIET) == 1
+    thin, fewer = (
+        costs.time_share(bert, [(2, 64), (1, 5)], 2, 8, QUIET),
+        costs.time_share(bert, [(2, 64), (0, 0)], 2, 8, QUIET),
+    )
+    assert fewer < thin < 1
+
+
 def test_sizes_of_an_ffn_are_multiples_of_32_where_there_are_enough():
     assert [costs._neuron_step(neurons) for neurons in (1536, 3072, 1152, 64, 8)] == [128, 256, 96, 5, 1]

@@ -12,6 +12,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 from samples.analyse_samples import command_line
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import Runtime, ShrinkConfig, Ticket, TransferConfig, predict, shrink, transfer
+from winning_tickets.deploy.costs import cost_table
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import RESULT, read_log
@@ -175,6 +176,14 @@ def test_other_choices_keep_the_budget_too(world, tmp_path, choice):
     assert result["models"][0]["flops"] <= result["dense"]["flops"] / 1.9
     method = Ticket.from_pretrained(tmp_path / "out" / "ticket").info.method
     assert method == ("mask-training" if choice == "gates" else "importance")
+
+
+def test_a_structure_that_is_slower_than_its_parts_gets_a_smaller_budget(world, tmp_path, monkeypatch):
+    table = cost_table(load_plm(str(world / "bert")), "flops", 2, 8, QUIET)
+    monkeypatch.setattr(MODULE, "cost_table", lambda *_: table)
+    monkeypatch.setattr(MODULE, "time_share", lambda plm, sizes, *_: 1.1 * table.of(sizes))
+    result = shrink(settings(world, by="latency", steps=0, speedup=(1.5,)), tmp_path / "out", QUIET)
+    assert 0.85 / 1.5 / 1.1 <= result["models"][0]["predicted_cost"] <= 1.011 / 1.5 / 1.1
 
 
 def test_the_size_is_a_budget_too(world, tmp_path):

@@ -19,8 +19,8 @@ from winning_tickets.data.token_cache import cache_root
 from winning_tickets.deploy import measure
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, choose_device
-from winning_tickets.models.removal import keep_layers_
-from winning_tickets.models.structure import structure_of
+from winning_tickets.models.removal import keep_layers_, remove_
+from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.identity import digest
@@ -126,14 +126,31 @@ def _variant(twin: PLM, variant: Variant) -> PLM:
     made = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
     if variant is None:
         keep_layers_(made, [0])
-    structure, (heads, neurons) = structure_of(made), variant or (0, 0)
-    gates: dict[str, torch.Tensor] = {}
-    for layer in range(len(structure.layers)):
-        gates[f"layers.{layer}.heads"] = torch.arange(structure.num_heads) < heads
-        gates[f"layers.{layer}.neurons"] = torch.arange(structure.intermediate_size) < neurons
-        gates[f"layers.{layer}.ffn"] = torch.tensor([neurons > 0])
-    compact_(made.model, gates)
+    places = structure_of(made)
+    compact_(made.model, _gates(places, [variant or (0, 0)] * len(places.layers)))
     return made
+
+
+def time_share(plm: PLM, structure: Sequence[tuple[int, int]], batch: int, length: int, runtime: Runtime) -> float:
+    """Return the time of an encoder whose layers have so many heads and neurons, as a share of the dense one's."""
+    device, twin = choose_device(runtime.device), measure.dense_twin(plm)
+    small = dataclasses.replace(twin, model=copy.deepcopy(twin.model))
+    places = structure_of(twin)
+    remove_(small, _gates(places, structure), places)
+    inputs = measure.random_inputs(twin, batch, length, device)
+    passes = [partial(one.model.to(device).eval(), **inputs) for one in (twin, small)]
+    shortest = measure.take_turns(passes, _REPEATS, device, runtime.bf16).min(axis=0)
+    return float(shortest[1] / shortest[0])
+
+
+def _gates(places: Structure, structure: Sequence[tuple[int, int]]) -> dict[str, torch.Tensor]:
+    """Return gates that leave the first heads and neurons of each layer open."""
+    gates: dict[str, torch.Tensor] = {}
+    for layer, (heads, neurons) in enumerate(structure):
+        gates[f"layers.{layer}.heads"] = torch.arange(places.num_heads) < heads
+        gates[f"layers.{layer}.neurons"] = torch.arange(places.intermediate_size) < neurons
+        gates[f"layers.{layer}.ffn"] = torch.tensor([neurons > 0])
+    return gates
 
 
 def _seconds(plm: PLM, variants: Sequence[Variant], batch: int, length: int, runtime: Runtime) -> list[float]:

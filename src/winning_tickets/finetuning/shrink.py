@@ -25,7 +25,7 @@ from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.config.structured import Unit
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.deploy import measure
-from winning_tickets.deploy.costs import CostTable, cost_table
+from winning_tickets.deploy.costs import CostTable, cost_table, time_share
 from winning_tickets.deploy.formats import copy_sentence_modules
 from winning_tickets.deploy.onnx import ONNX_FILE, OnnxModel, check_installed, write_int8, write_onnx
 from winning_tickets.finetuning.recovery import DEFAULT_STEPS, held_out_losses, recover, recovered
@@ -55,6 +55,8 @@ from winning_tickets.training.objectives.distillation import Distillation
 from winning_tickets.training.predict import encode_split, predict_split, save_folder
 
 MODEL, TICKET, RECOVERY, COSTS = "model", "ticket", "recovery.json", "costs.json"
+_CORRECTIONS = 4  # of a budget of time
+_TOLERANCE = 1.01
 _BINS_OF_A_STEP = 500  # of the budget, while gates are trained
 
 
@@ -82,6 +84,20 @@ class Choice:
         for name, budget in self.config.budgets.items():
             if self.sizes(budget) is None:
                 raise UsageError(self._unreachable(name, budget))
+
+    def corrected(self, name: str, plm: PLM, runtime: Runtime) -> float:
+        """Return the budget at which the structure keeps the asked one when it is timed as a whole."""
+        # Layers of different sizes take a few percent more than the sum of their parts.
+        asked = allowed = self.config.budgets[name]
+        for _ in range(_CORRECTIONS if self.config.counts == "latency" else 0):
+            sizes = self.sizes(allowed)
+            if sizes is None:
+                raise UsageError(self._unreachable(name, asked))
+            share = time_share(plm, sizes, *self.config.shape, runtime)
+            if share <= asked * _TOLERANCE:
+                break
+            allowed *= asked / share
+        return allowed if self.sizes(allowed) is not None else asked
 
     def _unreachable(self, name: str, budget: float) -> str:
         # Bisect for the smallest budget that has a structure: that of one thin layer, or of a shape that was asked for.
@@ -240,8 +256,8 @@ def _make(
 ) -> dict[str, Any]:
     """Choose, remove, recover and export one small model, as far as this was not done before."""
     config, folder = choice.config, _folder(choice.config, name, run.path)
-    budget = config.budgets[name]
     if not is_ticket(folder / TICKET):
+        budget = choice.corrected(name, source.plm, runtime)
         gates = (
             _trained_gates(choice, budget, prepared, source, run, folder, runtime) if config.choice == "gates" else None
         )
@@ -272,7 +288,7 @@ def _make(
     return {
         "name": name,
         "folder": str(folder.relative_to(run.path)),
-        "budget": budget,
+        "budget": config.budgets[name],
         "predicted_cost": choice.costs.of(sizes),
         "ticket_id": ticket.id,
         "layers": [{"layer": layer, "heads": sizes[layer][0], "neurons": sizes[layer][1]} for layer in kept],
