@@ -22,9 +22,5 @@ found = {
     }
     for at, name in enumerate(sys.argv[1:])
 }
-print(
-    json.dumps(
-        {"batch": 8, "length": 64, "threads": 2, "models": found, "machine": machine(), "versions": versions()},
-        indent=2,
-    )
-)
+about = {"batch": 8, "length": 64, "threads": 2, "machine": machine(), "versions": versions()}
+sys.stdout.write(json.dumps(about | {"models": found}, indent=2) + "\n")
