@@ -16,6 +16,8 @@ SUBPROCESS = {"runs/provenance.py", "studies/engines.py"}
 """Files that start processes: git, and the workers of a study; always from a list of words."""
 PICKLE = {"deploy/mask_files.py": {"UnpicklingError"}}
 """The errors of torch's own restricted reader are those of pickle."""
+FLAG = ("cli/studies.py", "models/given.py")
+"""Files with a function that is told whether the user trusts the code of models."""
 OWN = ("Ticket.",)
 """Classes of ours with a `from_pretrained`; without `trust_remote_code=False` those of transformers ask on stdin."""
 
@@ -48,7 +50,7 @@ def problems(text: str, name: str) -> list[str]:
             found += [f"uses pickle.{node.attr}"] if node.attr not in PICKLE.get(name, ()) else []
         elif isinstance(node, ast.Call):
             found += _problems_of_call(node, name)
-        elif isinstance(node, ast.arg) and node.arg == "trust_remote_code":
+        elif isinstance(node, ast.arg) and node.arg == "trust_remote_code" and name not in FLAG:
             found.append("trust_remote_code")
         if (
             isinstance(node, ast.keyword)
@@ -62,8 +64,10 @@ def problems(text: str, name: str) -> list[str]:
 
 def _asked_for(node: ast.keyword, name: str) -> bool:
     """Models run code of their own after --trust-remote-code, in the one place that loads them."""
-    is_flag = node.arg == "trust_remote_code" and ast.unparse(node.value) == "is_trusted()"
-    return is_flag and name == "models/loading.py"
+    return node.arg == "trust_remote_code" and (name, ast.unparse(node.value)) in (
+        ("models/loading.py", "is_trusted()"),
+        ("cli/studies.py", "trust_remote_code"),
+    )
 
 
 def _problems_of_call(node: ast.Call, name: str) -> list[str]:
@@ -79,9 +83,8 @@ def _problems_of_call(node: ast.Call, name: str) -> list[str]:
         return [f"calls {called}"]
     if called.endswith((".from_pretrained", ".from_config")) and not called.startswith(OWN):
         asked = any(_asked_for(one, name) for one in node.keywords)
-        return (
-            [] if asked or keywords.get("trust_remote_code") is False else [f"{called} without trust_remote_code=False"]
-        )
+        safe = asked or keywords.get("trust_remote_code") is False
+        return [] if safe else [f"{called} without trust_remote_code=False"]
     if called in ("np.load", "numpy.load") and keywords.get("allow_pickle") is not False:
         return ["np.load without allow_pickle=False"]
     return []

@@ -3,9 +3,11 @@
 import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 
+from winning_tickets.runs import files
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
 from winning_tickets.runs.files import build_directory, read_json, to_disk, write_atomic, write_json, write_text
@@ -186,3 +188,22 @@ def test_unknown_names_get_the_closest_ones():
     error = unknown("method", "magnitud", ["random", "magnitude"])
     assert str(error) == "Unknown method 'magnitud'. Did you mean 'magnitude'? Known: magnitude, random."
     assert error.exit_code == 2
+
+
+def test_files_are_written_where_the_system_syncs_only_what_is_writable_and_opens_no_folders(tmp_path, monkeypatch):
+    """What differs on Windows."""
+    real = os.open
+
+    def open_(path, flags, *more):
+        if Path(path).is_dir():
+            raise PermissionError(13, "Permission denied", str(path))
+        assert flags & os.O_RDWR, "Windows refuses fsync of a handle that is only readable"
+        return real(path, flags, *more)
+
+    monkeypatch.setattr(files.os, "open", open_)
+    monkeypatch.setattr(files, "_WINDOWS", True)
+    files.write_json(tmp_path / "a" / "b.json", {"a": 1})
+    files.build_directory(tmp_path / "c", lambda staging: files.write_text(staging / "d", "e"))
+    files.to_disk(tmp_path / "a")
+    assert (tmp_path / "c" / "d").read_text() == "e"
+    assert json.loads((tmp_path / "a" / "b.json").read_text()) == {"a": 1}

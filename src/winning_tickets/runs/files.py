@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 
 from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, shown
 
+_WINDOWS = os.name == "nt"
 MAX_DEPTH = 64  # maximum nesting of JSON that is read
 _MAYBE_INFINITE = re.compile(r"[eE]\+?\d{3}|\d{200}")  # matches the text of each number from 1e299 on
 _TEMPORARY = re.compile(r"\..+\.[0-9a-f]{8}\.tmp")
@@ -85,9 +86,9 @@ def remove_leftovers(folder: Path) -> None:
 
 def to_disk(path: Path) -> None:
     """Flush a file, or the names in a folder, to disk: a rename may survive a power failure that loses the content."""
-    if os.name == "nt" and path.is_dir():
+    if _WINDOWS and path.is_dir():
         return  # Windows opens no folders, and writes their names by itself
-    number = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)  # Windows syncs what it may write
+    number = os.open(path, os.O_RDWR if _WINDOWS else os.O_RDONLY)  # Windows syncs only what it may write
     try:
         os.fsync(number)
     except OSError as error:
