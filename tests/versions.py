@@ -28,7 +28,7 @@ OLD = "ignore:`torch.jit.script` is deprecated:DeprecationWarning"
 
 
 def allowed() -> str:
-    """The versions of transformers that pyproject.toml allows, such as `>=5.15,<6`."""
+    """The versions of transformers that pyproject.toml allows, such as `>=5.20,<6`."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     (found,) = [one for one in project["dependencies"] if re.match(r"transformers\b", one)]
     return found.removeprefix("transformers")

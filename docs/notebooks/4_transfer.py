@@ -9,10 +9,10 @@ import pandas as pd
 
 import winning_tickets as wt
 
-model = dict(layers=2)
-dense = wt.transfer("builtin:minilm", task="pydocs", seeds=(0, 1, 2), steps=30, quiet=True, **model)
-ticket = wt.search("builtin:minilm", method="magnitude", sparsity=0.6, **model)
-sparse = wt.transfer(ticket, task="pydocs", seeds=(0, 1, 2), steps=30, quiet=True)
+settings = dict(task="pydocs", seeds=(0, 1, 2), steps=40, learning_rate=5e-4, quiet=True)
+dense = wt.transfer("builtin:minilm", layers=2, **settings)
+ticket = wt.search("builtin:minilm", layers=2, method="magnitude", sparsity=0.6)
+sparse = wt.transfer(ticket, **settings)
 pd.concat([dense.to_frame(), sparse.to_frame()], ignore_index=True)
 
 # %% [markdown]

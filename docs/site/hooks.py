@@ -16,6 +16,7 @@ from mkdocs.structure.files import File, Files
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
 COPIED = {"CONTRIBUTING.md": "about/contributing.md", "CHANGELOG.md": "about/changelog.md"}
+WIDE = ("README.md", "gallery.md")  # without menus at the sides
 SECTIONS = {"tutorials": "Tutorials", "how_to": "How-to", "explanation": "Explanation", "reference": "Reference"}
 SECTIONS |= {"results": "Results", "notebooks": "Tutorials"}
 
@@ -88,6 +89,8 @@ def _from_about(target: str) -> str:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Say whom the page is for, and mend its links to folders and to files outside docs/."""
     here = posixpath.dirname(page.file.src_uri)
+    if page.file.src_uri in WIDE or here == "notebooks":
+        page.meta["hide"] = ["toc"] if here else ["navigation", "toc"]
 
     def mended(found: re.Match[str]) -> str:
         target = found[2]
@@ -108,6 +111,8 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str
 
     parts = re.split(r"(^```.*?^```$)", markdown, flags=re.MULTILINE | re.DOTALL)
     markdown = "".join(part if part.startswith("```") else LINK.sub(mended, part) for part in parts)
+    if page.file.src_uri == "README.md":
+        return markdown  # for everybody
     whom = " · ".join(f"For: {name}" for name in readers(page.file.src_uri))
     return re.sub(r"^(# .*)$", rf'\1\n\n<p class="reader">{whom}</p>', markdown, count=1, flags=re.MULTILINE)
 

@@ -164,12 +164,12 @@ class TestPython:
     def test_requirements_are_compared_by_version(self, monkeypatch: pytest.MonkeyPatch) -> None:
         import gpu_python
 
-        monkeypatch.setattr(gpu_python, "requirements", lambda: ["torch>=2.6", "transformers>=5.15,<6", "pytest"])
+        monkeypatch.setattr(gpu_python, "requirements", lambda: ["torch>=2.6", "transformers>=5.20,<6", "pytest"])
         good = {"torch": "2.11.0+cu130", "transformers": "5.17.0", "pytest": "9.2.0"}
         assert gpu_python.missing(good) == []
         assert gpu_python.missing(good | {"torch": "2.5.1"}) == ["torch>=2.6"]
-        assert gpu_python.missing(good | {"transformers": "6.0.0"}) == ["transformers>=5.15,<6"]
-        assert gpu_python.missing({"torch": "3"}) == ["transformers>=5.15,<6", "pytest"]
+        assert gpu_python.missing(good | {"transformers": "6.0.0"}) == ["transformers>=5.20,<6"]
+        assert gpu_python.missing({"torch": "3"}) == ["transformers>=5.20,<6", "pytest"]
 
     def test_this_python_is_used_as_it_is(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         import gpu_python

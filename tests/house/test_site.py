@@ -124,6 +124,7 @@ def test_the_site_builds_without_network_and_dead_links(tmp_path: Path) -> None:
     pages = {path: Links(path.read_text(encoding="utf-8")) for path in tmp_path.rglob("*.html")}
     assert len(pages) > 60
     dead = []
+    pages.pop(tmp_path / "404.html")  # a server shows it at any address
     for path, page in pages.items():
         for link in page.links:
             address, _, anchor = link.partition("#")
