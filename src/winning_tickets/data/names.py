@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from winning_tickets.config import METHOD_NAMES, SCOPES, TERM_NAMES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import METRICS, METRICS_OF
-from winning_tickets.data.tasks import MLM, TASKS
+from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import UsageError, unknown
 
 _FILES = ("train_file", "validation_file", "task_file", "pairs_file")
@@ -20,7 +21,7 @@ def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
     if isinstance(settings, SearchConfig):
         found += _of_search(settings)
     if isinstance(settings, EvaluateConfig):
-        known = (*TERM_NAMES, "similarity")
+        known = (*TERM_NAMES, "agreement", "perplexity", "similarity")
         found += [str(unknown("objective", name, known)) for name in settings.objectives if name not in known]
     for one in (settings, getattr(settings, "fine_tuning", None)):
         if isinstance(one, Settings):
@@ -50,9 +51,10 @@ def _of_data(settings: Settings, with_files: bool) -> list[str]:
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]
-        known = (*TASKS, MLM.name)
-        mine = own if isinstance(own, Mapping) else {}
-        found += [str(unknown("task", name, known, _OWN)) for name in names if name not in known and name not in mine]
+        known = (*TASKS, *TEXT_TASKS)
+        mine = {*known, *(own if isinstance(own, Mapping) else {})}
+        others = [name for name in names if name not in mine and HubPart.splits_of(name) is None]
+        found += [str(unknown("task", name, known, _OWN)) for name in others]
     metrics = values["metric"].values() if isinstance(values["metric"], Mapping) else (values["metric"],)
     of_kind: Mapping[str, tuple[str, ...]] = {str(kind): names for kind, names in METRICS_OF.items()}
     scores = of_kind.get(str(getattr(settings, "kind", None)), METRICS)
@@ -61,6 +63,6 @@ def _of_data(settings: Settings, with_files: bool) -> list[str]:
 
 def _is_file(path: str) -> bool:
     try:
-        return Path(path).exists()
+        return HubPart.parse(path) is not None or Path(path).exists()
     except (OSError, ValueError):
         return True  # no name that a file can have; its reader says so
