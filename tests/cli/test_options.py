@@ -87,7 +87,8 @@ def test_options_of_earlier_versions_are_still_there():
 
     walk("tickets", typer.main.get_command(cli.app))
     assert checked > 400
-    assert list(COMMANDS) == stored["cli tickets verbs"]
+    before = stored["cli tickets verbs"]
+    assert [verb for verb in COMMANDS if verb in before] == before
 
 
 LINES = [

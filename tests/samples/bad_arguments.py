@@ -216,6 +216,9 @@ ROWS: dict[str, str] = {
         --corpus nowhere.txt | 2 | no file or folder
         --corpus empty.txt | 1 | empty
         --segments lines:x | 2 | lines
+        --split tset | 2 | 'validation' or 'test'
+        --stride 0 | 2 | at least 1
+        --max-length 0 | 2 | at least 1
         --max-tokens 0 | 2 | max-tokens
         --batch-tokens 0 | 2 | batch-tokens
         --objective similarity --task rte --data-dir glue | 2 | stsb
@@ -267,6 +270,8 @@ ROWS: dict[str, str] = {
         --train-file empty.csv | 1 | empty
         --validation-file ragged.csv | 1 | ragged.csv, line 2
         --start-from nowhere/x | 2 | nowhere/x
+        --corpus nowhere.txt | 2 | --corpus
+        --max-tokens 0 | 2 | at least 1
         --from-task rte | 2 | --from-task
         --kind span2 | 2 | 'span'
         --text-columns nowhere | 1 | lacks the columns
@@ -376,7 +381,7 @@ ROWS: dict[str, str] = {
         --corpus task:rtee | 2 | Did you mean 'rte'
         --corpus task:rte --data-dir nowhere | 2 | --data-dir
         --validation nowhere.txt | 2 | no file or folder
-        --task stsb --pairs-file nowhere.csv | 2 | two sources
+        --task stsb --pairs-file rows.csv | 2 | two sources
         --speedup 1 | 2 | give values above 1
         --speedup , | 2 | --speedup is empty
         --speedup 2,x | 2 | is not a list of numbers
@@ -408,6 +413,8 @@ ROWS: dict[str, str] = {
         "--batch-size ", "--batch-sizes ") + _EVALUATION + _SEEDS + """
         --base roberta | 2 | --base needs a ticket
         --start-from nowhere/x | 2 | nowhere/x
+        --corpus nowhere.txt | 2 | --corpus
+        --max-tokens 0 | 2 | at least 1
         --from-task rte | 2 | --from-task
         --train-file nowhere.csv | 2 | --task rte and files of your own contradict each other
         --validation-file nowhere.csv | 2 | --task rte and files of your own contradict each other
@@ -460,6 +467,7 @@ ROWS: dict[str, str] = {
         ! file.txt --base bert --out out | 1 | torch.save
         --base nowhere/x | 2 | nowhere/x
         --base roberta | 1 | roberta
+        --method magnitude | 2 | give yours a name of its own
         --out foreign | 2 | untouched
     """,
     "measure": """
@@ -623,8 +631,6 @@ ROWS: dict[str, str] = {
         ! nowhere.yaml --scale smoke --out out --store store | 2 | no file
         --scale smal | 2 | Did you mean 'small'
         --set tsks=rte | 2 | Did you mean 'tasks'
-        --where tsk=rte | 2 | Unknown axis 'tsk'
-        --shard 3/2 | 2 | 3/16
         --store nowhere | 2 | no store
         --store file.txt | 2 | is a file
         --formats mdd | 2 | Did you mean 'md'
