@@ -10,7 +10,7 @@ from transformers import AutoModel, AutoModelForSequenceClassification, AutoToke
 
 from samples.structured_tickets import structured_ticket
 from samples.tiny_models import CONFIGS, TEXT, make_model
-from winning_tickets import Runtime, SearchConfig, TransferConfig, export, search, transfer
+from winning_tickets import Runtime, SearchConfig, TransferConfig, export, measure, search, transfer
 from winning_tickets.runs.errors import ContentError, UsageError
 
 QUIET = Runtime(quiet=True)
@@ -131,3 +131,25 @@ def test_the_extra_is_asked_for_before_any_work(tmp_path, monkeypatch):
     with pytest.raises(UsageError, match=r"needs no_such_runtime: pip install '.*\[onnx\]'"):
         export(tmp_path / "nothing", "onnx", tmp_path / "e")
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+def test_int8_is_smaller_close_and_measured(tmp_path, runtime, magnitude):
+    _, _, _, whole = magnitude("bert")
+    model = make_model(tmp_path / "m", head="none")
+    ticket = structured_ticket(model, tmp_path / "t")
+    result = export(tmp_path / "t", "onnx-int8", tmp_path / "e")
+    assert result["largest_difference"] < 1e-5, "of the float model"
+    assert result["bytes"] < result["int8"]["float_bytes"] < whole["bytes"]
+    cosine = result["int8"]["cosine"]
+    assert 0.98 < cosine["lowest"] <= cosine["mean"] < 1 - 1e-7
+    found, inputs = outputs(runtime, tmp_path / "e", TEXT[:3])
+    with torch.no_grad():
+        expected = ticket.apply_(AutoModel.from_pretrained(model)).eval()(**inputs).last_hidden_state
+    real = inputs["attention_mask"].bool()
+    cosines = torch.nn.functional.cosine_similarity(found["last_hidden_state"][real], expected[real], dim=-1)
+    assert cosines.min() > 0.98
+    measured = measure(str(tmp_path / "e"), (1,), (8,), repeats=1, runtime=QUIET)
+    assert measured["int8"] == result["int8"]
+    assert measured["bytes_on_disk"] == result["bytes"]
+    assert sorted(path.name for path in (tmp_path / "e").glob("*.onnx*")) == ["model.onnx"]

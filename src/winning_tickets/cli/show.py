@@ -289,6 +289,9 @@ def measurement(result: dict[str, Any]) -> str:
         lines.append(line)
     where = f"{result['device']}, {result['threads']} thread(s)"
     lines.append(f"Medians [quartiles] of {result['repeats']} passes on {where}")
+    if "int8" in result:
+        cosine = result["int8"]["cosine"]
+        lines.append(f"int8: cosine to the float model's outputs {cosine['mean']:.4f}, lowest {cosine['lowest']:.4f}")
     return "\n".join([*lines, result["expectation"], *(f"Warning: {text}" for text in result.get("warnings", ()))])
 
 

@@ -231,8 +231,8 @@ def export(
         typer.Option(
             "--format",
             help="Format: masked (a Hugging Face folder with zeros), compact (smaller matrices), onnx (runs without "
-            "PyTorch), encoder (a fine-tuned or shared encoder without its heads) or mask-pt (the masks alone, as the "
-            "released code stores them).",
+            "PyTorch), onnx-int8 (the same, quantized), encoder (a fine-tuned or shared encoder without its heads) or "
+            "mask-pt (the masks alone, as the released code stores them).",
         ),
     ],
     task: Annotated[str | None, typer.Option("--task", help="Task of a shared model.")] = None,

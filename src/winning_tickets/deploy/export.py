@@ -9,7 +9,7 @@ from typing import Any
 
 from winning_tickets.deploy.formats import compact, encoder, masked
 from winning_tickets.deploy.mask_files import mask_pt
-from winning_tickets.deploy.onnx import onnx
+from winning_tickets.deploy.onnx import onnx, onnx_int8
 from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import build_directory, parse_json, write_json
@@ -111,6 +111,7 @@ FORMATS: dict[str, Callable[[ExportSource], Export]] = {
     "masked": masked,
     "compact": compact,
     "onnx": onnx,
+    "onnx-int8": onnx_int8,
     "encoder": encoder,
     "mask-pt": mask_pt,
 }

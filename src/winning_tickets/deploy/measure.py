@@ -38,6 +38,7 @@ from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.tickets.cards import CARD
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.target import Target
+from winning_tickets.training.fine_tuned import EXPORT_FILE
 from winning_tickets.training.predict import find_model
 
 
@@ -106,7 +107,8 @@ def measure(
         `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
         (`parameters` of the dense encoder; None where the target is dense), `shapes` (for each batch and length
         `flops`, `latency_seconds`, `texts_per_second`, and next to the dense model `dense_flops`,
-        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), and `expectation` in words, and
+        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), of an export to int8 its `int8`
+        (cosines with the float model's outputs), and `expectation` in words, and
         `warnings` where the times cannot be trusted.
 
     Raises:
@@ -136,6 +138,7 @@ def measure(
         **_sizes(target, kind, plm, folder),
         "dense": {"parameters": _parameters(models[1])} if is_pruned else None,
         "shapes": shapes,
+        **_quality(folder, kind),
         "expectation": OF_ONNX if kind == "onnx" else expectation(shapes, share_of_zeros(plm)),
         "warnings": warnings,
         "device": str(device),
@@ -211,6 +214,15 @@ def _stored(folder: Path | None) -> tuple[int | None, int | None]:
         with safe_open(file, framework="numpy") as handle:
             numbers += sum(int(np.prod(handle.get_slice(name).get_shape())) for name in handle.keys())  # noqa: SIM118
     return numbers, sum(file.stat().st_size for file in files)
+
+
+def _quality(folder: Path | None, kind: str) -> dict[str, Any]:
+    """What an export of int8 lost: cosines of its outputs with the float model's."""
+    file = None if folder is None else folder / EXPORT_FILE
+    if kind != "onnx" or file is None or not file.is_file():
+        return {}
+    found = read_object(file, "description of the export").get("int8")
+    return {} if found is None else {"int8": found}
 
 
 def _sizes(target: str, kind: str, plm: PLM, folder: Path | None) -> dict[str, Any]:

@@ -6,13 +6,14 @@ import importlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from winning_tickets.deploy.formats import find_pruned
 from winning_tickets.deploy.source import Export, ExportSource
@@ -47,6 +48,12 @@ class WithNames(nn.Module):
         return tuple(result[name] for name in self.outputs)
 
 
+INT8_NOTE = NOTE + (
+    " Matrices are stored as int8 and inputs rounded at run time (dynamic quantization): `int8.cosine` says how far "
+    "its outputs are from the float model's, tickets measure DIR how fast it is, and tickets predict what it answers."
+)
+
+
 def check_installed(option: str) -> None:
     """Refuse an option that needs packages which are not installed."""
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
@@ -54,7 +61,12 @@ def check_installed(option: str) -> None:
         raise UsageError(f"{option} needs {', '.join(missing)}: pip install 'winning-tickets[onnx]'.")
 
 
-def onnx(source: ExportSource) -> Export:
+def onnx_int8(source: ExportSource) -> Export:
+    """The same as `onnx`, with dynamic quantization of the matrices to int8."""
+    return onnx(source, int8=True)
+
+
+def onnx(source: ExportSource, int8: bool = False) -> Export:
     """The encoder of a ticket, or a fine-tuned model with its head, as ONNX."""
     check_installed("--format onnx")
     found = find_pruned(source, with_head=False)
@@ -63,13 +75,13 @@ def onnx(source: ExportSource) -> Export:
 
     def fill(staging: Path) -> dict[str, Any]:
         found.add_files(staging)  # the task of a fine-tuned model, the pooling of a sentence encoder
-        return write_onnx(found.load()[0], staging) | found.origin
+        return write_onnx(found.load()[0], staging, int8) | found.origin
 
-    return Export(found.facts | {"opset": OPSET}, fill, NOTE, found.card)
+    return Export(found.facts | {"opset": OPSET}, fill, INT8_NOTE if int8 else NOTE, found.card)
 
 
-def write_onnx(plm: PLM, folder: Path) -> dict[str, Any]:
-    """Write `model.onnx`, the configuration and the tokenizer."""
+def write_onnx(plm: PLM, folder: Path, int8: bool = False) -> dict[str, Any]:
+    """Write `model.onnx`, the configuration and the tokenizer; the float model is checked before it is quantized."""
     plm.model.config.save_pretrained(folder)
     plm.tokenizer.save_pretrained(folder)
     compact_where_possible_(plm.model)
@@ -87,20 +99,47 @@ def write_onnx(plm: PLM, folder: Path) -> dict[str, Any]:
             f"onnxruntime and PyTorch differ by {difference:.1e} for {plm.name}, at most {TOLERANCE:.0e} is allowed; "
             "nothing was written. Use --format masked, and report this with the versions of torch and onnxruntime."
         )
+    found = {"int8": _quantize(plm, named, folder / ONNX_FILE)} if int8 else {}
     size = sum(path.stat().st_size for path in folder.glob(f"{ONNX_FILE}*"))
-    return {"inputs": list(example), "outputs": outputs, "bytes": size, "largest_difference": difference}
+    return {"inputs": list(example), "outputs": outputs, "bytes": size, "largest_difference": difference, **found}
+
+
+def _quantize(plm: PLM, model: WithNames, file: Path) -> dict[str, Any]:
+    """Quantize the matrices of a file in place; return the bytes before, and cosines with the float model's outputs."""
+    before = sum(path.stat().st_size for path in file.parent.glob(f"{ONNX_FILE}*"))
+    write_int8(file.parent)
+    cosines = np.concatenate([
+        functional.cosine_similarity(torch.from_numpy(one)[real], expected[real], dim=-1).flatten().numpy()
+        for found, outputs, mask in _compared(plm, model, file)
+        for one, expected in zip(found, outputs, strict=True)
+        for real in (mask if one.shape[:2] == mask.shape else slice(None),)
+    ])  # fmt: skip
+    return {"float_bytes": before, "cosine": {"mean": float(cosines.mean()), "lowest": float(cosines.min())}}
 
 
 def write_int8(folder: Path) -> None:
-    """Store the weights of matrices in `model.onnx` in one byte each; activations are quantized as they come."""
+    """Store the matrices of `model.onnx` in one byte a weight; inputs are rounded as they come."""
     quantization = importlib.import_module("onnxruntime.quantization")
-    staged, file = folder / f"int8-{ONNX_FILE}", folder / ONNX_FILE
-    logging.disable(logging.WARNING)  # it advises to run a step that is for other kinds of quantization
+    file, whole = folder / ONNX_FILE, folder / "float.onnx"
+    file.rename(whole)
+    graph = importlib.import_module("onnx").load(whole).graph
+    empty = {one.name for one in graph.initializer if 0 in one.dims}  # of layers without neurons, which it cannot take
+    left_out = [node.name for node in graph.node if empty & set(node.input)]
+    root = logging.getLogger()
+    level = root.level
+    root.setLevel(logging.ERROR)  # it advises to run a step that the exporter has done
     try:
-        quantization.quantize_dynamic(file, staged, weight_type=quantization.QuantType.QInt8)
+        quantization.quantize_dynamic(
+            whole,
+            file,
+            nodes_to_exclude=left_out,
+            per_channel=True,
+            weight_type=quantization.QuantType.QInt8,
+            extra_options={"DefaultTensorType": 1},
+        )
     finally:
-        logging.disable(logging.NOTSET)
-    staged.replace(file)
+        root.setLevel(level)
+    whole.unlink()
 
 
 def _texts(plm: PLM, batch: int, length: int) -> dict[str, Tensor]:
@@ -143,17 +182,23 @@ def _export(model: WithNames, example: tuple[Tensor, ...], file: Path) -> None:
         logger.setLevel(level)
 
 
-def _largest_difference(plm: PLM, model: WithNames, file: Path) -> float:
-    """Compare onnxruntime and PyTorch at two batch sizes and two lengths other than those of the export."""
+def _compared(plm: PLM, model: WithNames, file: Path) -> Iterator[tuple[Any, tuple[Tensor, ...], Tensor]]:
+    """Yield outputs of onnxruntime and of PyTorch, with the attention mask, at other sizes than those of the export."""
     onnxruntime = importlib.import_module("onnxruntime")  # an extra, which type checkers need not have
     session = onnxruntime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    largest = 0.0
     for batch, length in ((1, 5), (1, 16), (3, 5), (3, 16)):
         inputs = _texts(plm, batch, length)
         with torch.no_grad():
             expected = model(*inputs.values())
         found = session.run(list(model.outputs), {name: value.numpy() for name, value in inputs.items()})
-        real = inputs["attention_mask"].bool().numpy()
+        yield found, expected, inputs["attention_mask"].bool()
+
+
+def _largest_difference(plm: PLM, model: WithNames, file: Path) -> float:
+    """Compare onnxruntime and PyTorch at two batch sizes and two lengths."""
+    largest = 0.0
+    for found, expected, mask in _compared(plm, model, file):
+        real = mask.numpy()
         for one, other in zip(found, expected, strict=True):
             difference = np.abs(one - other.numpy())
             if difference.shape[:2] == real.shape:  # one row per token; those of padding mean nothing
