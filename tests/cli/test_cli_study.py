@@ -115,7 +115,7 @@ def test_what_is_refused(tickets, file, tmp_path):
     for words, told in (
         (("study", "plan", "nothing", "--scale", "smoke"), "Unknown recipe 'nothing'"),
         (("study", "plan", file, "--scale", "paper"), "The study little has no scale 'paper'; it has smoke"),
-        (("study", "run", file, "--scale", "smoke", "--engine", "slurm"), "Unknown engine 'slurm'"),
+        (("study", "run", file, "--scale", "smoke", "--engine", "pbs"), "Unknown engine 'pbs'"),
         (("study", "run", file, "--scale", "smoke", "--set", "x=1"), "Unknown parameter of little 'x'"),
     ):
         code, out, err = tickets(*words)

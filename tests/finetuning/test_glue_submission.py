@@ -245,11 +245,20 @@ def test_command_line(tmp_path, save):
     assert "RTE.tsv: 6 predictions of" in told.stdout
     assert "The GLUE server wants these too: CoLA.tsv, SST-2.tsv" in told.stdout
     for wrong, message in (
-        ([*words, "--text", "x"], "leave --text and --text-pair out"),
+        ([*words, "--text", "x"], "leave --text and --input out"),
+        ([*words, "--text-pair", "x"], "leave --text and --input out"),
+        ([*words, "--input", "x.csv"], "leave --text and --input out"),
         (words[:4], "--glue-submission needs --data-dir"),
-        (["predict", run], "There is nothing to label: give --text, or --glue-submission DIR."),
-        (["predict", run, run, "--text", "x"], "--text is labelled by one run, found 2"),
-        (["predict", run, "--text", "x", "--data-dir", "y"], "--data-dir and --force need --glue-submission"),
+        (["predict", run], "There is nothing to label: give --text, --input FILE, or --glue-submission DIR."),
+        (
+            ["predict", run, run, "--text", "x"],
+            "Texts are labeled by one run, found 2. Several need --glue-submission.",
+        ),
+        (
+            ["predict", run, "--text", "x", "--data-dir", "y"],
+            "--data-dir and --force need --glue-submission; --force goes with --input",
+        ),
+        (["predict", run, "--text", "x", "--force"], "--data-dir and --force need --glue-submission"),
     ):
         with pytest.raises(UsageError, match=message):
             CliRunner().invoke(app, wrong, catch_exceptions=False)

@@ -583,7 +583,7 @@ def test_smart_is_refused_where_it_cannot_be(tmp_path, bert):
         ({"model": None}, "No model was given: use --model, or --tickets with folders"),
         ({"level": {"rte": 30.0}}, "--level needs --tickets auto, which makes tickets"),
         ({"tickets": "auto", "level": {"rte": 30.0}}, "--level has no value for mrpc, stsb; give each task one, 0%"),
-        ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 1.0, "stsb": 0.0}}, "--level 130% of rte is outside"),
+        ({"tickets": "auto", "level": {"rte": 130.0, "mrpc": 10.0, "stsb": 0.0}}, "--level 130% of rte is outside"),
         ({"mixing": "ratio"}, "--mixing ratio needs --ratio: batches of all other tasks per batch"),
         ({"mixing": "ratio", "ratio": 1.0, "main_task": "cola"}, "--main-task cola is none of the tasks rte, mrpc"),
         ({"ratio": 1.0}, "--main-task and --ratio need --mixing ratio"),
@@ -658,7 +658,7 @@ def test_sharing_uses_the_runtime_it_is_given(monkeypatch, tmp_path):
 
     monkeypatch.setattr(sharing_module, "prepare_sharing", prepare)
     with pytest.raises(Seen):
-        share(None, tmp_path / "out", QUIET)
+        share(ShareConfig(tasks=("rte",)), tmp_path / "out", QUIET)
 
 
 def test_a_part_of_an_epoch_and_a_task_without_a_ticket_in_the_result(tmp_path, folders):

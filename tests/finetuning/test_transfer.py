@@ -433,7 +433,10 @@ def test_the_subset_follows_its_seed(tmp_path, bert, monkeypatch):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"task": None}, r"No task was given: use --task \(cola, .*pydocs\), or --train-file and --validation-file"),
+        (
+            {"task": None},
+            r"No task was given: use --task \(cola, .*pydocs, mlm, clm\), or --train-file and --validation-file",
+        ),
         ({"train_file": "a.csv"}, "--task sst2 and files of your own contradict each other; give one of them"),
         ({"task": None, "train_file": "a.csv"}, "--train-file and --validation-file go together; one is missing"),
         ({"task": "sst"}, "Unknown task 'sst'. Did you mean 'sst2'"),

@@ -82,7 +82,7 @@ def test_wanda_is_the_published_one(folder, tmp_path):
     """|W| times the norm of the input, compared in each output row; inputs by hooks of its own on the plain model."""
     (ticket,) = find(folder, tmp_path / "t", "gpt2", **METHODS["wanda"]).values()
     plm = load_plm(str(folder / "gpt2"), head="clm")
-    stream = tokenize(load_corpus(str(folder / "text.txt"), "train"), plm.tokenizer, plm.end_of_text)
+    stream = tokenize(load_corpus(str(folder / "text.txt"), "train"), plm.tokenizer, end=plm.end_of_text)
     batches = CorpusBatches(stream, plm.tokenizer, **SMALL, n_batches=8, seed=0, shuffle=True, mlm_probability=None)
     seen = []
     block = plm.encoder.h[1].mlp.c_proj
@@ -110,16 +110,14 @@ def test_magnitudes_of_a_part_are_compared_inside_it(folder, tmp_path):
 def test_documents_are_packed_with_the_end_of_text_between_them(folder):
     plm = load_plm(str(folder / "gpt2"))
     corpus = load_corpus(str(folder / "text.txt"), "train")
-    tokens = tokenize(corpus, plm.tokenizer, plm.end_of_text).tokens
+    tokens = tokenize(corpus, plm.tokenizer, end=plm.end_of_text).tokens
     assert (
         plm.tokenizer.decode(tokens[: len(TEXT[0]) + 1 + len(TEXT[1]) + 1])
         == f"{TEXT[0]}<|endoftext|>{TEXT[1]}<|endoftext|>"
     )
     assert (tokens == 0).sum() == len(TEXT)
-    batch = CorpusBatches(
-        tokenize(corpus, plm.tokenizer, plm.end_of_text), plm.tokenizer, **SMALL, n_batches=1, seed=0, shuffle=False,
-        mlm_probability=None,
-    )[0]  # fmt: skip
+    settings = SMALL | {"n_batches": 1, "seed": 0, "shuffle": False, "mlm_probability": None}
+    batch = CorpusBatches.read(corpus, plm.tokenizer, end=plm.end_of_text, **settings)[0]
     assert batch["input_ids"].flatten().tolist() == tokens[:64].tolist()
     assert 0 not in tokenize(corpus, plm.tokenizer).tokens  # another entry of the cache
 
@@ -167,7 +165,7 @@ REFUSED = {
     "a short corpus": (
         {"corpus": "short.txt"},
         ContentError,
-        "The corpus is shorter than one segment of packed: found 4",
+        r"The corpus is shorter than one segment of packed \(--segments\): found 4 tokens, needed 16",
     ),
     "long segments": ({"segments": "packed:256", "batch_tokens": 256}, UsageError, "longer than the 128 tokens"),
     "a tokenizer without end": ({"model": "endless"}, UsageError, "has no end-of-text token to put between documents"),

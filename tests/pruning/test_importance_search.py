@@ -188,7 +188,7 @@ def test_profile_fields_are_explained():
         ({"sparsity": 0.5}, "--method importance does not read --sparsity; it needs --method random, magnitude"),
         ({"ranking": "global"}, "--method importance does not read --ranking"),
         ({"scope": "encoder+embeddings"}, "--scope encoder.embeddings cannot be used with tickets of whole units"),
-        ({"objective": "mlm+kd"}, "Importance is about one loss, mlm, kd or task, and the objective is mlm.kd"),
+        ({"objective": "mlm+kd"}, "Importance is about one loss, mlm, clm, kd or task, and the objective is mlm.kd"),
         (
             {"objective": "task"},
             "needs a model fine-tuned on it: tickets transfer --save-model, then --importance-from",
