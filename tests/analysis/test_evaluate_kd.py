@@ -153,5 +153,5 @@ def test_cosines_that_differ_by_rounding_only_are_constant(tmp_path, monkeypatch
     (tmp_path / "pairs.csv").write_text("\n".join(["sentence1,sentence2,score", *rows]))
     config = EvaluateConfig(target="m", objectives=("similarity",), pairs_file=str(tmp_path / "pairs.csv"))
     assert 0 < np.ptp(torch.cosine_similarity(first, first * 0.3).numpy()) < 1e-6
-    found = module._similarity(config, None, torch.device("cpu"), QUIET)
+    found = module.similarity(config, None, torch.device("cpu"), QUIET)
     assert (found["similarity_pearson"], found["similarity_spearman"], found["pairs"]) == (0.0, 0.0, 64)

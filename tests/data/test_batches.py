@@ -276,7 +276,7 @@ def test_short_corpora() -> None:
         ContentError, match="shorter than one segment of packed .--segments.: found 9 tokens, needed 10"
     ):
         batches(stream_of(5, 4), "packed:12")
-    with pytest.raises(ContentError, match="shorter than one segment of mixed: found 9 tokens, needed 38"):
+    with pytest.raises(ContentError, match="shorter than one segment of mixed .--segments.: found 9 tokens, needed 38"):
         batches(words_of(9), "mixed:10-40", n_batches=1, shuffle=True)
     assert len(contents(batches(stream_of(10), "packed:12"))) == 1
 

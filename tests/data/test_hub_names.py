@@ -34,7 +34,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         return datasets.DatasetDict(made)
 
     monkeypatch.setattr(datasets, "load_dataset", load)
-    monkeypatch.setattr(hub, "_revision", lambda name, kind: ("abc", ""))
+    monkeypatch.setattr(hub, "newest_revision", lambda name, kind: ("abc", ""))
     monkeypatch.setattr(corpora, "HELD_OUT", 4)
     return calls
 

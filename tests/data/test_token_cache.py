@@ -182,10 +182,10 @@ def test_a_faster_process_wins(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) 
     """Another process finishes the same entry while this one is still writing."""
     write = token_cache._write
 
-    def interrupted(folder: Path, corpus: CorpusText, tokenizer: Any, at_most: int | None) -> None:
+    def interrupted(*given: Any) -> None:
         monkeypatch.setattr(token_cache, "_write", write)
-        tokenize(corpus, tokenizer)
-        write(folder, corpus, tokenizer, at_most)
+        tokenize(corpus_of(LINES), tokenizer)
+        write(*given)
 
     monkeypatch.setattr(token_cache, "_write", interrupted)
     stream = tokenize(corpus_of(LINES), tokenizer)

@@ -376,7 +376,7 @@ def test_processes_that_save_one_ticket_take_turns(bert, tmp_path, capsys):
         assert saved.is_alive()
         assert names(tmp_path / "copy") == [".lock"]
     saved.join(10)
-    assert names(tmp_path / "copy") == ["ticket.json", "ticket.safetensors"]
+    assert names(tmp_path / "copy") == ["README.md", "ticket.json", "ticket.safetensors"]
 
 
 @needs_proc

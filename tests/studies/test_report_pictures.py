@@ -255,15 +255,15 @@ def test_unknown_stages_and_axes_are_told(keys, told):
         heat(scores(), **keys)
 
 
-PRINTED = {"bert-tickets-figure-5": 132, "bert-tickets-figure-7": 55, "bert-tickets-figure-8": 55}
+PRINTED = {"bert-tickets-figure-5": 144, "bert-tickets-figure-7": 60, "bert-tickets-figure-8": 60}
 
 
 @pytest.mark.parametrize("name", sorted(PRINTED))
 def test_the_printed_differences_stand_beside_ours(name):
-    """The numbers and the counts of a figure; those of masked language modeling as a target have no cell."""
+    """The numbers and the counts of a figure, masked language modeling as a target among them."""
     assert name in recipe_names()
     found = load_study(name)
     assert len(found.published) == PRINTED[name]
     figure = found.figures["transfer"]
     assert figure.minus is not None
-    assert {number.column for number in found.published} >= {"mnli", "squad", figure.count}
+    assert {number.column for number in found.published} >= {"mnli", "squad", "mlm", figure.count}

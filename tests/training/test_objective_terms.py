@@ -35,7 +35,7 @@ from winning_tickets.training.objectives.terms import (
     contrastive_sum,
     kd_squared_sum,
     kd_sum,
-    logits_divergence,
+    logits_sum,
 )
 from winning_tickets.training.parallel import shard_batch
 
@@ -271,7 +271,7 @@ def test_attention_survives_probabilities_of_zero():
 
 def test_the_temperature_divides():
     ours, theirs = torch.randn(4, 10), torch.randn(4, 10)
-    assert torch.equal(logits_divergence(ours, theirs, 3.0), logits_divergence(ours / 3.0, theirs / 3.0, 1.0))
+    assert torch.equal(logits_sum(ours, theirs, 3.0), logits_sum(ours / 3.0, theirs / 3.0, 1.0))
     states = torch.randn(2, 3, 5), torch.randn(2, 3, 5)
     hot, cold = (float(contrastive_sum(*states, torch.ones(2, 3), t)) for t in (100.0, 0.05))
     assert hot == pytest.approx(2 * math.log(2), abs=0.05)

@@ -183,8 +183,11 @@ def load_plm(
     if head not in ("none", "mlm", "clm"):
         config.num_labels = num_labels
     try:
-        # The class of a compact export comes from this package, not from the code in the export's folder.
-        model, report = _class_of(head, config).from_pretrained(
+        # The class of a compact export comes from this package, not from the code in the export's folder. Only an
+        # automatic class runs a model's own code, and it takes no tensors in memory.
+        own_code = is_trusted() and given is None and not hasattr(config, COMPACT)
+        kind = getattr(transformers, CLASSES[head]) if own_code else _class_of(head, config)
+        model, report = kind.from_pretrained(
             where,
             state_dict=state,
             config=config,

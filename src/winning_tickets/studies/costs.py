@@ -235,7 +235,12 @@ def _task_in(reference: str) -> str | None:
 
 def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | None) -> str | None:
     """The name in `TASK_SIZES` of a task's data."""
-    return "tiny" if str(settings.data_dir).startswith("tiny:") else task
+    return "tiny" if _is_made(settings.data_dir) else task
+
+
+def _is_made(data: str | None) -> bool:
+    """Return whether a corpus or data set is made in the store: `tiny:NAME` in a plan, its folder in a stored run."""
+    return data is not None and (data.startswith("tiny:") or Path(data).parent.name == "tiny")
 
 
 def _length(name: str | None, limit: float, padded: bool = False) -> float:
@@ -248,7 +253,7 @@ def _examples(name: str | None, asked: str | None) -> float:
 
 
 def _corpus_tokens(corpus: str | None) -> float:
-    return CORPUS_TOKENS.get(str(corpus).split(":")[0], _OTHER_CORPUS)
+    return CORPUS_TOKENS.get("tiny" if _is_made(corpus) else str(corpus).split(":")[0], _OTHER_CORPUS)
 
 
 def _subset(every: float, asked: str | None) -> float:
