@@ -146,7 +146,9 @@ def test_a_result_without_a_figure_says_so(folder):
     found = wt.measure(folder, [1], [8], repeats=1, threads=1, runtime=wt.Runtime(quiet=True))
     assert found.to_frame()["flops"].tolist() == [found.shapes[0]["flops"]]
     assert f"{found.shapes[0]['flops']:,}" in repr(found)
-    with pytest.raises(UsageError, match="Results of measure have no figure; those of similarity, .*compare, shrink have one"):
+    with pytest.raises(
+        UsageError, match="Results of measure have no figure; those of similarity, .*compare, shrink have one"
+    ):
         found.plot()
 
 
