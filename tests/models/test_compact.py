@@ -2,6 +2,7 @@
 
 import copy
 import importlib
+import json
 import os
 import subprocess
 import sys
@@ -336,6 +337,20 @@ def test_a_compact_folder_is_saved_and_loaded_again(tmp_path):
     first.save_pretrained(tmp_path / "f")
     AutoTokenizer.from_pretrained(tmp_path / "e").save_pretrained(tmp_path / "f")
     assert_same(everything(load_compact(tmp_path / "f")), everything(first))
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert", "deberta-v2", "modernbert"])
+def test_a_folder_of_an_earlier_version_is_loaded(tmp_path, kind):
+    """Its configuration names the matrices alone: equal parts, heads with keys of their own."""
+    structured_ticket(make_model(tmp_path / "m", kind), tmp_path / "t")
+    export(tmp_path / "t", "compact", tmp_path / "out")
+    expected = load_compact(tmp_path / "out")(IDS).last_hidden_state
+    config = json.loads((tmp_path / "out/config.json").read_text(encoding="utf-8"))
+    paths = config[COMPACT]["paths"]
+    del paths["queries"]
+    (paths["first"],), paths["projections"] = paths["first"], list(paths["projections"])
+    (tmp_path / "out/config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert torch.equal(load_compact(tmp_path / "out")(IDS).last_hidden_state, expected)
 
 
 def test_refusals(tmp_path):

@@ -62,8 +62,25 @@ def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tenso
     paths = compact["paths"]
     for index, (path, size) in enumerate(zip(paths["layers"], compact["layers"], strict=True)):
         layer = encoder.get_submodule(path)
+        paths = _of_now(paths, layer)
         _shrink_attention_(layer, paths, size["heads"])
         _shrink_ffn_(layer, paths, torch.arange(size["neurons"]) if neurons is None else neurons[index], size["ffn"])
+
+
+def _of_now(paths: dict[str, Any], layer: nn.Module) -> dict[str, Any]:
+    """Return paths in the present form; earlier exports only named the matrices, of equal parts."""
+    if "queries" in paths:
+        return paths
+
+    def parts(name: str, width: int) -> list[list[int]]:
+        count = features(_linear(layer, name))[0] // width
+        return [[index, index + 1, count, 1] for index in range(count)]
+
+    heads, neurons = (features(_linear(layer, paths[name]))[1] for name in ("output", "second"))
+    rows = paths["head_size"]
+    projections = {name: [[rows, *part] for part in parts(name, heads)] for name in paths["projections"]}
+    first = {paths["first"]: parts(paths["first"], neurons)}
+    return paths | {"projections": projections, "first": first, "queries": 1}
 
 
 def _shrink_attention_(layer: nn.Module, paths: dict[str, Any], heads: list[int]) -> None:
