@@ -165,7 +165,7 @@ class TestPython:
         import gpu_python
 
         monkeypatch.setattr(gpu_python, "requirements", lambda: ["torch>=2.6", "transformers>=5.20,<6", "pytest"])
-        good = {"torch": "2.11.0+cu130", "transformers": "5.17.0", "pytest": "9.2.0"}
+        good = {"torch": "2.11.0+cu130", "transformers": "5.21.0", "pytest": "9.2.0"}
         assert gpu_python.missing(good) == []
         assert gpu_python.missing(good | {"torch": "2.5.1"}) == ["torch>=2.6"]
         assert gpu_python.missing(good | {"transformers": "6.0.0"}) == ["transformers>=5.20,<6"]

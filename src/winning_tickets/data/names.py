@@ -51,7 +51,7 @@ def _of_data(settings: Settings, with_files: bool) -> list[str]:
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]
-        known = (*TASKS, *TEXT_TASKS)
+        known = (*TASKS, *TEXT_TASKS) if hasattr(settings, "corpus") else tuple(TASKS)
         mine = {*known, *(own if isinstance(own, Mapping) else {})}
         others = [name for name in names if name not in mine and HubPart.splits_of(name) is None]
         found += [str(unknown("task", name, known, _OWN)) for name in others]

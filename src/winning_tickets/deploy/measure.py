@@ -107,17 +107,16 @@ def measure(
         `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
         (`parameters` of the dense encoder; None where the target is dense), `shapes` (for each batch and length
         `flops`, `latency_seconds`, `texts_per_second`, and next to the dense model `dense_flops`,
-        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), of an export to int8 its `int8`
-        (cosines with the float model's outputs), and `expectation` in words, and
-        `warnings` where the times cannot be trusted.
+        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), of an export to int8 `int8`
+        (cosines with the float model's outputs), `expectation` in words, and `warnings` where times cannot be trusted.
 
     Raises:
         UsageError: no such target, or impossible batches, lengths, threads or repeats.
         ContentError: a damaged ticket or model, or a ticket for other weights.
     """
-    # Load the model, and build the dense one of its shape if it is pruned.
     runtime = runtime or Runtime()
     _check(batches, lengths, threads, repeats)
+    # Load the model, and build the dense one of its shape if it is pruned.
     device = choose_device(runtime.device)
     with _set_threads(threads):
         kind, plm, folder = load_target(target, base, revision, layers, allow_other_weights, seed)
@@ -126,10 +125,9 @@ def measure(
         _check_lengths(models[-1], lengths)
         device = plm.model.device if kind == "onnx" else device
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
-        used_threads = torch.get_num_threads()
-        warnings = _disagreements(shapes)
-        if threads is None and used_threads > 1 and device.type == "cpu" and kind != "onnx":
-            warnings += _compare_with_one_thread(plm, shapes[0], used_threads)
+        used, warnings = torch.get_num_threads(), _disagreements(shapes)
+        if threads is None and used > 1 and device.type == "cpu" and kind != "onnx":
+            warnings += _compare_with_one_thread(plm, shapes[0], used)
     return {
         "target": target,
         "kind": kind,
@@ -142,7 +140,7 @@ def measure(
         "expectation": OF_ONNX if kind == "onnx" else expectation(shapes, share_of_zeros(plm)),
         "warnings": warnings,
         "device": str(device),
-        "threads": used_threads,
+        "threads": used,
         "bf16": runtime.bf16,
         "repeats": repeats,
         "machine": machine(),

@@ -206,9 +206,7 @@ def load_plm(
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ContentError(f"Could not load {name}: {_first_line(error)}") from error
     architecture = architecture or _find_architecture(model.base_model, config.model_type)
-    if (
-        architecture.causal and tokenizer is not None and tokenizer.model_max_length > 10**9
-    ):  # many tokenizers of decoders know no maximum
+    if architecture.causal and getattr(tokenizer, "model_max_length", 0) > 10**9:  # many of decoders know no maximum
         tokenizer.model_max_length = config.max_position_embeddings
     # A pooler may be missing and is then fresh, like a head; without any other encoder weight the model is useless.
     prefix = f"{model.base_model_prefix}."
