@@ -198,7 +198,7 @@ def load_plm(
             trust_remote_code=is_trusted(),
             **access,
         )
-        tokenizer = None if given is None else given.load_tokenizer()
+        tokenizer: Any = None if given is None else given.load_tokenizer()
         if given is None:
             tokenizer = transformers.AutoTokenizer.from_pretrained(
                 where, revision=revision, trust_remote_code=is_trusted(), **access
