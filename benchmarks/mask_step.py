@@ -199,6 +199,12 @@ def operators(options: argparse.Namespace) -> dict[str, Any]:
     return {"operator_ms_a_step": found}
 
 
+def selection_alone(options: argparse.Namespace) -> dict[str, Any]:
+    """Time the selection of all masks beside a KD step, without the other variants."""
+    bench, pair = MaskBench(options), "selection_over_kd_mask"
+    return timings(bench, {name: bench.make(name) for name in PAIRS[pair]}, {pair: PAIRS[pair]})
+
+
 def report(options: argparse.Namespace) -> dict[str, Any]:
     """Return the measurements and the conditions of the measurement."""
     bench = MaskBench(options)
@@ -229,6 +235,7 @@ def main() -> None:
     parser = common_options(__doc__, dropout=0.0)
     parser.add_argument("--train-embeddings", action="store_true", help="train the embedding mask too")
     parser.add_argument("--operators", action="store_true", help="where the time of a step goes, and nothing else")
+    parser.add_argument("--selection-alone", action="store_true", help="the selection beside a KD step, nothing else")
     parser.add_argument("--peak-of", choices=VARIANTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak_of:
@@ -236,7 +243,7 @@ def main() -> None:
     elif options.operators:
         print(json.dumps(operators(options), indent=2))
     else:
-        run(parser, report)
+        run(parser, selection_alone if options.selection_alone else report)
 
 
 if __name__ == "__main__":
