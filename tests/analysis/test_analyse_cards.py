@@ -100,6 +100,16 @@ def test_a_task_file(tmp_path):
     assert found[0]["in_train"] == {"validation": {"examples": 2, "other_label": 0}}
 
 
+def test_labelled_examples_of_a_test_set_of_its_own_release_are_counted(tmp_path):
+    for name in ("train", "dev", "test"):
+        rows = [{"sentence1": "a", "sentence2": "b", "gold_label": label} for label in ("neutral", "entailment", "-")]
+        (tmp_path / f"snli_1.0_{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    (found,) = cards(["snli"], data_dir=str(tmp_path))["cards"]
+    assert (found["test"], found["sizes"]["test"]) == ({"test": 2}, 2)
+    (tmp_path / "snli_1.0_test.jsonl").unlink()
+    assert cards(["snli"], data_dir=str(tmp_path))["cards"][0]["test"] is None
+
+
 def test_test_sets_are_counted_where_they_are(tmp_path):
     folder = tmp_path / "RTE"
     folder.mkdir()

@@ -16,7 +16,7 @@ from winning_tickets.studies.report import charts, long_form, report_study
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.claims import judge_claim
 from winning_tickets.studies.report.grids import condense_cell, make_cell, required_places, table_grid
-from winning_tickets.studies.report.observations import StudyRun, gather_runs, observe
+from winning_tickets.studies.report.observations import StudyRun, describe_absent, gather_runs, observe
 from winning_tickets.studies.report.plots import describe_reached, plot_grid, plot_of
 
 DONE = {"metrics": {"f1": {"final": {"mean": 0.7, "values": [0.6, 0.8]}}}, "primary_metric": "f1", "seeds": [3, 5]}
@@ -251,6 +251,15 @@ def test_a_path_that_no_run_has_is_told(full):
         "main: No finished run has metrics.acuracy.final; their results have failed_seeds, metrics, primary_metric, "
         "run_id, seeds, task, verb, versions.",
     )
+
+
+def test_a_path_without_a_value_is_right():
+    """No sparsity may have a winning ticket."""
+    runs = [StudyRun("r", "s", "analyse", {}, status="done", result={"highest": [{"highest": None}]})]
+    assert describe_absent("highest.0.highest", runs) == []
+    assert describe_absent("highest.0.hihgest", runs) == [
+        "No finished run has highest.0.hihgest; their results have highest."
+    ]
 
 
 # Figures

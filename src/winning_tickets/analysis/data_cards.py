@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from winning_tickets.analysis.report.result import resulting
-from winning_tickets.data.glue import DIAGNOSTIC, SERVER_FILES, read_tests
+from winning_tickets.data.glue import DIAGNOSTIC, count_tests
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.metrics import compute_metrics
 from winning_tickets.data.mtdnn import load_defined_task
@@ -42,12 +42,13 @@ def cards(
         definitions = load_definitions(task_file, tasks or None)
         found = [card(load_defined_task(definition, task_file, data_dir)) for definition in definitions]
     else:
-        found = [card(load_task(name, data_dir), _count_tests(name, data_dir)) for name in tasks]
+        loaded = (load_task(name, data_dir) for name in tasks)
+        found = [card(data, count_tests(data.task, Path(data_dir)) if data_dir else None) for data in loaded]
     return {"kind": "cards", "cards": found}
 
 
 def card(data: TaskData, test: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """The numbers of one task; `test` are the sizes of its test sets, which have no labels."""
+    """The numbers of one task; `test` are the sizes of its test sets."""
     task, splits = data.task, {"train": data.train, **data.validation}
     return {
         "task": task.name,
@@ -73,18 +74,6 @@ def card(data: TaskData, test: Mapping[str, int] | None = None) -> dict[str, Any
         "majority": _majority(data),
         "in_train": {name: _in_train(data.train, split) for name, split in data.validation.items()},
     }
-
-
-def _count_tests(name: str, data_dir: str | None) -> dict[str, int] | None:
-    """Sizes of the test sets; None where the copy of GLUE lacks them."""
-    from winning_tickets.data.tasks import get_task
-
-    if data_dir is None or name not in SERVER_FILES:
-        return None
-    try:
-        return {key: len(test.indices) for key, test in read_tests(get_task(name), Path(data_dir)).items()}
-    except UsageError:
-        return None
 
 
 def _split(task: Task, split: Split) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from winning_tickets.data.examples import build_split, known_label_reader
 from winning_tickets.data.readers import jsonl_rows, tsv_rows
-from winning_tickets.data.records import Task, TaskData
+from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
 
 FILES = {
@@ -30,6 +30,10 @@ class GlueLayout:
     header: tuple[str, ...] | None = None  # the columns where the files have no header line
     files: dict[str, str] = field(default_factory=lambda: FILES)  # by split; `.tsv`, or `.jsonl` with one object a line
 
+    def splits(self, task: Task) -> tuple[str, ...]:
+        """Return the splits with labels; GLUE's test sets have none."""
+        return ("train", *task.validation_splits, *(("test",) if "test" in self.files else ()))
+
 
 LAYOUTS: dict[str, GlueLayout] = {
     "cola": GlueLayout(("sentence",), "label", header=("source", "label", "original label", "sentence")),
@@ -44,13 +48,13 @@ LAYOUTS: dict[str, GlueLayout] = {
     "snli": GlueLayout(
         ("sentence1", "sentence2"),
         "gold_label",
-        files={"train": "snli_1.0_train.jsonl", "validation": "snli_1.0_dev.jsonl"},
+        files={"train": "snli_1.0_train.jsonl", "validation": "snli_1.0_dev.jsonl", "test": "snli_1.0_test.jsonl"},
     ),
     "scitail": GlueLayout(
         ("premise", "hypothesis"),
         "label",
         header=("premise", "hypothesis", "label"),
-        files={"train": "scitail_1.0_train.tsv", "validation": "scitail_1.0_dev.tsv"},
+        files={"train": "scitail_1.0_train.tsv", "validation": "scitail_1.0_dev.tsv", "test": "scitail_1.0_test.tsv"},
     ),
 }
 
@@ -83,12 +87,14 @@ def read_release(task: Task, data_dir: Path) -> TaskData:
         raise UsageError(f"{folder} lacks {' and '.join(missing)} of the task {task.name}; found {found}.")
     splits, unlabeled = {}, {}
     for split, name in names.items():
-        path = folder / name
-        rows = jsonl_rows(path) if path.suffix == ".jsonl" else tsv_rows(path, layout.header)
-        splits[split], unlabeled[split] = build_split(
-            str(path), rows, layout.texts, layout.label, known_label_reader(task), "any"
-        )
+        splits[split], unlabeled[split] = _read_split(task, folder / name)
     return TaskData.of(task, splits.pop("train"), splits, "folder", unlabeled)
+
+
+def _read_split(task: Task, path: Path) -> tuple[Split, int]:
+    layout = LAYOUTS[task.name]
+    rows = jsonl_rows(path) if path.suffix == ".jsonl" else tsv_rows(path, layout.header)
+    return build_split(str(path), rows, layout.texts, layout.label, known_label_reader(task), "any")
 
 
 def folders_of(task: Task, data_dir: Path, file: str) -> list[Path]:
@@ -119,6 +125,19 @@ SERVER_FILES: dict[str, dict[str, str]] = {
 """For each task the server's names of its test sets, and their files in a GLUE download."""
 _DIAGNOSTIC_FILES = ("diagnostic/diagnostic.tsv", "AX/AX.tsv", "AX/diagnostic.tsv", "MNLI/diagnostic.tsv")
 _INDEX = ("index", "id")
+
+
+def count_tests(task: Task, data_dir: Path) -> dict[str, int] | None:
+    """Count the examples of the test sets, of SNLI and SciTail those with labels; None where one is absent."""
+    layout = LAYOUTS.get(task.name)
+    if layout is not None and "test" in layout.files:
+        places = [folder / layout.files["test"] for folder in folders_of(task, data_dir, layout.files["test"])[:1]]
+        return {"test": len(_read_split(task, places[0])[0])} if places and places[0].is_file() else None
+    try:
+        tests = read_tests(task, data_dir) if task.name in SERVER_FILES else {}
+    except UsageError:
+        return None
+    return {name: len(test.indices) for name, test in tests.items()} or None
 
 
 @dataclass(frozen=True)

@@ -180,7 +180,7 @@ def _glue(folder: Path, sizes: tuple[int, int] = SIZES) -> None:
         task = TASKS[name]
         inside = folder / str(task.folder)
         inside.mkdir()
-        for offset, split in enumerate(("train", *task.validation_splits)):
+        for offset, split in enumerate(layout.splits(task)):
             rows = list(_rows(task, train if split == "train" else validation, offset))
             path = inside / layout.files[split]
             text = _jsonl(layout, rows) if path.suffix == ".jsonl" else _tsv(layout, rows)
@@ -239,7 +239,7 @@ def _cut(source: Path, folder: Path) -> None:
     _glue(folder, MORE_SIZES)
     for name, layout in LAYOUTS.items():
         task = TASKS[name]
-        files = [layout.files[split] for split in ("train", *task.validation_splits)]
+        files = [layout.files[split] for split in layout.splits(task)]
         found = _place(task, source, files[0])
         if found is None:
             continue

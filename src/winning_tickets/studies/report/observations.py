@@ -96,9 +96,11 @@ def observe(runs: Sequence[StudyRun], path: str, steps: Container[Any] | None = 
 
 
 def describe_absent(path: str, runs: Sequence[StudyRun]) -> list[str]:
-    """A sentence where no finished run has a number at a path, as with a misspelled path."""
+    """A sentence where no finished run has a path, as with a misspelled path."""
     finished = [run for run in runs if run.state == "done"]
     if not finished or any(one.value is not None for one in observe(finished, path)):
+        return []
+    if any(node.value is None for run in finished for node in _nodes(run, path)):  # such as no sparsity that wins
         return []
     keys = sorted({key for run in finished for key in run.result or ()})
     return [f"No finished run has {path}; their results have {', '.join(keys)}."]
