@@ -21,11 +21,12 @@ KIB = 1024
 
 
 def check_told(ended, why, place):
-    """The command ended with one message of why and where."""
+    """The command ended with one message of why and where; remarks on the trainings before it may precede it."""
     assert (ended.code, ended.out) == (1, ""), ended.err
     assert why in ended.err or TORCH in ended.err
     assert str(place) in ended.err
-    assert ended.err.startswith("Error: ")
+    told = [line for line in ended.err.splitlines() if not line.startswith("Warning: ")]
+    assert told[0].startswith("Error: "), ended.err
     assert "Traceback" not in ended.err
 
 
