@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from winning_tickets.config import EvaluateConfig, Runtime
-from winning_tickets.config.objective import TEXT_NAMES
+from winning_tickets.config.objective import EVALUATION_NAMES, TEXT_NAMES
 from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus, load_text
 from winning_tickets.models.heads import ensure_padding
@@ -53,7 +53,6 @@ from winning_tickets.training.objectives.terms import (
 )
 from winning_tickets.training.predict import find_model
 
-EVALUATIONS = (*TERMS, "agreement", "perplexity", "similarity")
 _SCORES = (
     *("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity"),
     *("similarity_pearson", "similarity_spearman"),
@@ -207,8 +206,8 @@ def _terms(config: EvaluateConfig) -> list[str]:
 def check_evaluate(config: EvaluateConfig) -> None:
     """Refuse an impossible configuration before anything is loaded."""
     for name in config.objectives:
-        if name not in EVALUATIONS:
-            raise unknown("objective", name, EVALUATIONS)
+        if name not in EVALUATION_NAMES:
+            raise unknown("objective", name, EVALUATION_NAMES)
     terms = _terms(config)
     on_text = [*terms, *(name for name in config.objectives if name == "perplexity")]
     if on_text and config.corpus is None:
