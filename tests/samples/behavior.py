@@ -12,6 +12,7 @@ from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
+from winning_tickets.config import ShareConfig
 from winning_tickets.tickets.ticket import Ticket
 
 WORDS = {"holds", "contradicted", "inconclusive"}
@@ -30,7 +31,10 @@ def wrong_stops(plan, store):
 
 
 def _wrong_stop(folder):
-    result, settings = _json(folder / "result.json"), _json(folder / "config.json")["config"]
+    result, written = _json(folder / "result.json"), _json(folder / "config.json")
+    settings = written["config"]
+    if written["verb"] == "share-seed":  # as they were given; others have those of the profile filled in
+        settings = ShareConfig.of(**settings).resolved().model_dump()
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     done = max(record["step"] for record in records if "evaluation" not in record)
     planned = result["steps"]
