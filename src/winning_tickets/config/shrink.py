@@ -13,7 +13,7 @@ from winning_tickets.config.settings import Count, Seed, Settings, impossible, s
 
 LOSS_NAMES = ("states", "pooled", "similarity", "logits")
 """Terms of `--losses`; `winning_tickets.training.objectives.distillation` computes them."""
-EXPORT_NAMES = ("onnx", "int8")
+DEFAULT_STEPS = 1000
 _SHAPE = re.compile(r"batch=(\d+),length=(\d+)")
 
 _model = partial(setting, panel="Model and data")
@@ -122,6 +122,18 @@ class ShrinkConfig(Settings):
         if self.size:
             return {f"size-{share:g}": share for share in reversed(self.size)}
         return {f"speedup-{factor:g}": 1 / factor for factor in self.speedup}
+
+    @property
+    def most_steps(self) -> int | None:
+        """Steps after which a recovery ends; None where only `minutes` limit it."""
+        if self.steps is None and self.minutes is None:
+            return DEFAULT_STEPS
+        return self.steps
+
+    @property
+    def most_batches(self) -> int | None:
+        """Batches of text that are read at most; None where only `minutes` limit them."""
+        return None if self.most_steps is None else max(self.most_steps, self.importance_batches, self.gate_steps)
 
     @property
     def text(self) -> str | None:

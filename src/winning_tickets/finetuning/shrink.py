@@ -28,7 +28,8 @@ from winning_tickets.deploy import measure
 from winning_tickets.deploy.costs import CostTable, cost_table, time_share
 from winning_tickets.deploy.formats import copy_sentence_modules
 from winning_tickets.deploy.onnx import check_installed, write_int8, write_onnx
-from winning_tickets.finetuning.recovery import DEFAULT_STEPS, held_out_losses, recover, recovered
+from winning_tickets.finetuning.evaluation import evaluate_dev_splits
+from winning_tickets.finetuning.recovery import held_out_losses, recover, recovered
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.heads import KINDS
@@ -53,7 +54,7 @@ from winning_tickets.tickets.files import BaseModelInfo, is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
-from winning_tickets.training.predict import encode_split, predict_split, save_folder
+from winning_tickets.training.predict import save_folder
 
 MODEL, TICKET, RECOVERY, COSTS = "model", "ticket", "recovery.json", "costs.json"
 _CORRECTIONS = 4  # of a budget of time
@@ -143,7 +144,7 @@ def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
     of_head = 2 * (hidden // heads) * (4 * hidden + 2 * length)
     of_neuron = 2 * hidden * (3 if shape.model_type == "modernbert" else 2)
     dense = layers * (heads * of_head + neurons * of_neuron) * batch * length / 1e9
-    steps = config.steps if config.steps is not None else None if config.minutes else DEFAULT_STEPS
+    steps = config.most_steps
     facts: dict[str, Any] = {
         "dense_gflops": round(dense, 2),
         "share_of_heads": round(heads * of_head / (heads * of_head + neurons * of_neuron), 3),
@@ -322,7 +323,7 @@ def _trained_gates(
     top = prepared.config.alpha * prepared.config.phi
     counts: dict[Unit, int] = {"heads": 0, "neurons": 0}
     start = gate_scores(choice.values, "rank", counts, structure, 0, top, config.seed)
-    # A score stands for the loss of the unit that had this score at the start, so that heads and neurons compare.
+    # A score means the loss of the unit that had this score at the start, so that heads and neurons compare.
     scales = {
         unit: (
             np.sort(torch.cat([start[f"layers.{i}.{unit}"] for i in range(len(structure.layers))]).numpy()),
@@ -489,19 +490,7 @@ def _scores(config: ShrinkConfig, source: ShrinkSource, plm: PLM, runtime: Runti
         )
         with modes(plm.model, training=False), torch.no_grad():
             found |= similarity(asked, plm, plm.model.device, runtime)
-    if source.info is not None and source.data is not None:
-        found |= _task_metrics(source, partial(predict_split, plm, bf16=runtime.bf16))
-    return found
-
-
-def _task_metrics(source: ShrinkSource, predict: Any) -> dict[str, float]:
-    info, data = source.info, source.data
-    assert info is not None
-    assert data is not None
-    found: dict[str, float] = {}
-    for name, split in data.validation.items():
-        encoded = encode_split(source.plm, split, info.max_length, info.kind, info.doc_stride)
-        scores, _ = KINDS[info.kind].score(data.task, predict(encoded), encoded, split)
-        prefix = "" if len(data.validation) == 1 else f"{name.removeprefix('validation_')}_"
-        found |= {prefix + metric: value for metric, value in scores.items()}
+    if source.task is not None:
+        metrics = evaluate_dev_splits(source.task, plm, runtime.bf16)["evaluation"]
+        found |= {name: value for name, value in metrics.items() if value is not None}
     return found

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from winning_tickets.config.shrink import ShrinkConfig
-from winning_tickets.data.batches import CorpusBatches
-from winning_tickets.data.corpora import CorpusText, LineSource, load_corpus
+from winning_tickets.data.batches import ENDLESS, CorpusBatches
+from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.encode import EncodedSplit, make_collator
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.mixing import TaskBatches, grouped_order, task_order
-from winning_tickets.data.readers import RunningFingerprint
-from winning_tickets.data.records import TaskData
-from winning_tickets.data.token_cache import tokenize
 from winning_tickets.deploy.formats import find_sentence_modules
+from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task
 from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import PLM, load_plm, resolve_model
 from winning_tickets.pruning.importance import ImportanceModel
@@ -32,7 +30,6 @@ from winning_tickets.training.predict import TaskInfo, encode_split
 
 HELD_OUT_PART = 20  # of so many lines one is held out, where a corpus has no validation part
 _HELD_OUT_EXAMPLES = 512  # of a task's training set, at most a tenth of it
-_ENDLESS = 2**62
 _POOLING = Path("1_Pooling") / "config.json"
 _HEADS: dict[str, HeadKind] = {
     "ForMaskedLM": "mlm",
@@ -54,7 +51,7 @@ class ShrinkSource:
     held_out: list[Batch]
     fingerprint: str  # of the text or the examples
     info: TaskInfo | None = None  # of a fine-tuned model
-    data: TaskData | None = None
+    task: PreparedTask | None = None
 
     @classmethod
     def find(cls, config: ShrinkConfig) -> ShrinkSource:
@@ -122,10 +119,12 @@ def _on_text(
     train, held_out = _texts(config, config.text)
     losses = config.weights or losses
 
-    def cut(corpus: CorpusText, seed: int, count: int) -> CorpusBatches:
-        return CorpusBatches(
-            tokenize(corpus, plm.tokenizer),
+    def cut(corpus: CorpusText, seed: int, count: int, at_most: int | None = None) -> CorpusBatches:
+        return CorpusBatches.read(
+            corpus,
             plm.tokenizer,
+            at_most,
+            plm.end_of_text,
             segments=config.segments,
             batch_tokens=config.batch_tokens,
             n_batches=count,
@@ -140,7 +139,7 @@ def _on_text(
         head,
         pooling,
         losses,
-        cut(train, config.seed, _ENDLESS),
+        cut(train, config.seed, ENDLESS, config.most_batches),
         [aside[index] for index in range(len(aside))],
         f"{train.fingerprint}+{held_out.fingerprint}",
         **about,
@@ -155,30 +154,18 @@ def _texts(config: ShrinkConfig, text: str) -> tuple[CorpusText, CorpusText]:
     held_out = load_corpus(text, "validation", config.data_dir)
     if held_out.fingerprint != train.fingerprint:
         return train, held_out
+    # A stream holds texts out by itself, so that the lines of this text can be counted.
     if len(train.lines) < 2:
         raise UsageError(f"The corpus {text} has one line, so none can be held out; give --validation, or more text.")
     part = min(HELD_OUT_PART, len(train.lines))
 
     def some(name: str, chosen: Callable[[int], bool]) -> CorpusText:
-        lines, state = _Chosen(train.lines, chosen), RunningFingerprint()
-        for line in lines:
-            state.add(line)
-        return CorpusText(text, name, lines, state.hexdigest())
+        def read() -> Iterator[str]:
+            return (line for number, line in enumerate(train.lines) if chosen(number))
+
+        return CorpusText.of(text, name, read, train.cache)
 
     return some("train", lambda line: line % part != 0), some("validation", lambda line: line % part == 0)
-
-
-class _Chosen:
-    """Some lines of a text, by their numbers."""
-
-    def __init__(self, lines: LineSource, chosen: Callable[[int], bool]) -> None:
-        self._lines, self._chosen = lines, chosen
-
-    def __iter__(self) -> Iterator[str]:
-        return (line for number, line in enumerate(self._lines) if self._chosen(number))
-
-    def __len__(self) -> int:
-        return sum(map(self._chosen, range(len(self._lines))))
 
 
 def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
@@ -188,9 +175,10 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     has_run = (model.folder.parent / MARKER).is_file() and model.shared is None
     data = ImportanceModel.find(Path(config.model), config.data_dir).data if has_run else None
     data = data or load_task(info.task, config.data_dir)
+    task = prepare_task(plm, data, data.train, max_length=info.max_length, doc_stride=info.doc_stride)
     losses = config.weights or {"states": 1.0, "logits": 1.0}
     if config.corpus is not None:
-        return _on_text(config, plm, info.kind, "mean", losses, info=info, data=data)
+        return _on_text(config, plm, info.kind, "mean", losses, info=info, task=task)
     encoded = encode_split(plm, data.train, info.max_length, info.kind, info.doc_stride)
     order = task_order(config.seed, 0, len(encoded))
     aside = set(order[: min(_HELD_OUT_EXAMPLES, max(1, len(encoded) // 10))].tolist())
@@ -203,7 +191,6 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     size = max(2, round(config.batch_tokens / (sum(lengths) / max(1, len(lengths)))))
     batches = TaskBatches(train, collate, size, config.seed, grouped_order(lengths, size))
     rest = TaskBatches(held_out, collate, size, config.seed)
-    fingerprint = data.fingerprint
     return ShrinkSource(
         plm,
         info.kind,
@@ -211,9 +198,9 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
         losses,
         batches,
         [rest[index] for index in range(rest.per_epoch)],
-        fingerprint,
+        data.fingerprint,
         info,
-        data,
+        task,
     )
 
 
