@@ -160,7 +160,7 @@ def load_plm(
     revision: str | None = None,
     layers: int | None = None,  # keep only the first so many Transformer layers
     num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,  # `auto` takes that of the checkpoint
     require_mlm_head: bool = False,  # refuse a checkpoint without a trained language-model head
     attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:
@@ -394,7 +394,9 @@ def weight_hashes(encoder: nn.Module) -> dict[str, str]:
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """Return the xxh3-128 of a tensor's values, shape and type."""
+    """Return the xxh3-128 of a tensor's values, shape and type; of shorter floats that of the same values in float32."""
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
     state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
@@ -406,6 +408,12 @@ def base_hash(hashes: dict[str, str]) -> str:
     for name in sorted(hashes):
         state.update(f"{name}={hashes[name]};".encode())
     return state.hexdigest()
+
+
+def round_weights_(plm: PLM, dtype: torch.dtype) -> None:
+    """Give the parameters of a model a shorter type, one after the other; buffers keep theirs."""
+    for parameter in plm.model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def untie_decoder(plm: PLM, dense: Tensor | None) -> None:

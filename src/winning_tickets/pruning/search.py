@@ -198,6 +198,7 @@ def check_search(config: SearchConfig) -> None:
         beyond = [step for step in config.save_at if not 1 <= step <= filled.total_steps]
         if beyond:
             problems.append(f"--save-at {beyond[0]} is outside the search of {filled.total_steps} steps.")
+        problems += _memory_problems(config, filled, terms)
         if config.ranking == "row" and filled.reselect_steps > 1:
             problems.append(_no_thresholds("--ranking row", filled))
         if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
@@ -214,6 +215,28 @@ def check_search(config: SearchConfig) -> None:
                 )
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
+def _memory_problems(config: SearchConfig, filled: ResolvedSearch, terms: Mapping[str, float]) -> list[str]:
+    """Problems of types of scores and moments, and of training one layer after the other."""
+    problems = []
+    short = {"--score-dtype": config.score_dtype, "--moment-dtype": config.moment_dtype}
+    if filled.optimizer != "adamw":
+        problems += [
+            f"{option} {dtype} needs --optimizer adamw, and it is {filled.optimizer}."
+            for option, dtype in short.items()
+            if dtype != "float32"
+        ]
+    if not config.block_wise:
+        return problems
+    contradictions = {
+        f"--objective {config.objective}, which needs the last layer; give kd": bool(terms) and set(terms) != {"kd"},
+        "several sparsities; give one": len(config.sparsities) > 1,
+        "--ranking global, which compares all layers": config.ranking == "global",
+        "--train-embeddings, which are no part of a layer": bool(filled.train_embeddings),
+        "--score-init random; give activation, rank or plateau": filled.score_init == "random",
+    }
+    return problems + [f"--block-wise contradicts {what}." for what, found in contradictions.items() if found]
 
 
 def _check_weights(text: str) -> None:
