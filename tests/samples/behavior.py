@@ -99,6 +99,7 @@ def unequal_searches(plan, store):
             own = run.settings
             lengths = (own.steps, own.round_steps, own.round_examples, own.train_size, own.profile, own.sparsity)
             steps = sum("learning_rate" in line for line in log.read_text().splitlines())
+            steps -= own.resolved().step_offset or 0  # the released KD program takes a step less than it counts
             tasks = () if own.round_steps or own.round_examples else own.tasks  # else a round is as long as fine-tuning
             found[point.stage, own.method, tasks, lengths][run.id] = steps
     return [f"{key}: {steps}" for key, steps in found.items() if len(set(steps.values())) > 1]
