@@ -394,7 +394,7 @@ def weight_hashes(encoder: nn.Module) -> dict[str, str]:
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """Return the xxh3-128 of a tensor's values, shape and type; of shorter floats that of the same values in float32."""
+    """Return the xxh3-128 of a tensor's values, shape and type; shorter floats count as the same ones in float32."""
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()
     state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

@@ -20,7 +20,7 @@ SCALE = "_scale"  # ending of the name of a state's scales
 
 
 def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Round float32 values to one of the two neighbors in `dtype`, the nearer one more often, so that the mean stays."""
+    """Round float32 values to one of the two neighbors in `dtype`, the nearer one more often: the mean stays."""
     if dtype == torch.float32:
         return values
     dropped = 23 - _MANTISSA_BITS[dtype]

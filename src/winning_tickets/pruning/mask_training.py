@@ -206,7 +206,7 @@ def trained_names(prepared: PreparedSearch) -> list[str]:
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
             raise UsageError(
-                f"--train-matrices {pattern} is none of the matrices that can be trained, such as {names[0]}."
+                f"--train-matrices {pattern} is none of the matrices whose masks can be trained, such as {names[0]}."
             )
     if patterns:
         names = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
