@@ -82,9 +82,7 @@ def test_scores_are_those_of_the_plain_model(folder):
 
 
 def test_a_ticket_is_measured_with_its_masks_on(folder):
-    ticket = search(
-        SearchConfig(model=str(folder / "llama"), method="magnitude", sparsity=0.9), folder / "t", QUIET
-    )
+    ticket = search(SearchConfig(model=str(folder / "llama"), method="magnitude", sparsity=0.9), folder / "t", QUIET)
     plm = load_plm(str(folder / "llama"), head="clm")
     dense = [likelihood(plm.model, plm.tokenizer, "The sun is", choice) for choice in QUESTIONS[0]["choices"]]
     ticket.apply_(plm.model)

@@ -48,7 +48,7 @@ def train_tokenizer(articles: list[str], vocabulary: int) -> PreTrainedTokenizer
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, articles: list[str], length: int) -> np.ndarray:
-    """Returns blocks `(n, length)` of the articles' tokens, with end-of-text after each; the incomplete last is dropped."""
+    """Returns the articles' tokens as blocks `(n, length)`, with end-of-text after each; the rest is dropped."""
     end = tokenizer.eos_token_id
     ids = [part for text in articles for part in (*tokenizer(text, verbose=False)["input_ids"], end)]
     whole = len(ids) // length * length

@@ -229,6 +229,26 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
+def outline(name: str, head: Head = "none", revision: str | None = None, layers: int | None = None) -> PLM:
+    """Return a model without data, on the device `meta`, from its configuration alone.
+
+    A model with code of its own is refused, as that would have to run.
+    """
+    given = memory.find(name)
+    if given is None:
+        where = resolve_model(name)
+        config = _read_configuration(name, where, revision, _access(name, where))
+    else:
+        config = given.configuration()
+    if config.model_type not in ARCHITECTURES:
+        raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
+    architecture = _cut(config, layers, name)
+    assert architecture is not None
+    with torch.device("meta"):
+        model = _class_of(_lm_head_of(architecture, head, name), config)(config)
+    return PLM(model, None, architecture, name, revision, layers, has_mlm_head=False)
+
+
 def _lm_head_of(architecture: Architecture | None, head: Head, name: str) -> Head:
     """Return the head to load; refuse the pre-training head of the other kind of model."""
     causal = architecture is not None and architecture.causal  # of a model with code of its own None: an encoder
