@@ -1,5 +1,7 @@
 """Searches in little memory: short types of weights, scores and moments, some matrices, one layer after the other."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -228,7 +230,7 @@ def test_a_search_without_enough_memory_is_refused_before_anything_is_loaded(fol
 
 
 def test_a_plan_of_a_large_model_loads_nothing(tmp_path):
-    """The bytes of Llama 7B by the arithmetic of its shapes: 32 layers of 202 million weights, and two embeddings."""
+    """The bytes of Llama 7B by the arithmetic of its shapes: 32 layers of 202 million weights, and the embeddings."""
     from transformers import LlamaConfig
 
     LlamaConfig().save_pretrained(tmp_path / "large")  # the default sizes are those of 7B
@@ -239,5 +241,19 @@ def test_a_plan_of_a_large_model_loads_nothing(tmp_path):
     layer = 4 * 4096**2 + 3 * 4096 * 11008
     assert planned["dense_weights"] == 32 * layer * 2
     assert planned["scores"] == layer * 2
-    assert planned["model"] == (32 * (layer + 2 * 4096) + 2 * 32000 * 4096 + 4096) * 2
+    assert planned["model"] == (32 * (layer + 2 * 4096) + 32000 * 4096 + 4096) * 2
     assert planned["at_once"] < 30e9
+
+
+def test_the_table_of_the_docs_is_the_plan(folder):
+    page = Path(__file__).resolve().parents[2] / "docs" / "how_to" / "prune_a_decoder.md"
+    (row,) = (line for line in page.read_text().splitlines() if line.startswith("| bytes per weight"))
+    columns = ({}, {"weights_dtype": "bfloat16"}, {"score_dtype": "bfloat16"}, {"moment_dtype": "float8"})
+    settings, found = {}, []
+    for column in columns:
+        settings |= column
+        planned = memory_plan(configured(folder, **settings).resolved())
+        weights = planned["scores"] // (2 if "score_dtype" in settings else 4)
+        outside = planned["model"] - weights * (2 if settings else 4)
+        found.append(round((planned["at_once"] - outside) / weights, 2))
+    assert found == [float(cell) for cell in row.split("|")[2:-1]]
