@@ -1,5 +1,7 @@
 """Searches in little memory: short types of weights, scores and moments, some matrices, one layer after the other."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from winning_tickets import Runtime, SearchConfig, Ticket, search
 from winning_tickets.models.loading import load_plm, tensor_hash
 from winning_tickets.pruning.block_wise import output_of_layer
 from winning_tickets.pruning.low_precision import LowPrecisionAdamW, round_at_random
+from winning_tickets.pruning.memory import memory_plan
 from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import Interrupted, UsageError
 
@@ -42,7 +45,7 @@ def test_random_rounding_keeps_the_mean(dtype):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn])
 def test_short_moments_take_the_steps_of_adamw(dtype):
-    """In float32 exactly; else the parameters move in the same way, also where gradients differ by orders of magnitude."""
+    """Exactly in float32, else nearly, also where gradients differ by orders of magnitude."""
     torch.manual_seed(0)
     size = torch.logspace(-6, 0, 3000)
     exact, short = (torch.nn.Parameter(torch.zeros(3000)) for _ in range(2))
@@ -95,9 +98,10 @@ def test_an_interrupted_search_gives_the_same_ticket(folder, tmp_path, settings,
             self.received = 15
         original(self, trainer)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+    with monkeypatch.context() as patch:
         patch.setattr(StopOnSignal, "on_step_end", stop)
-        search(config, tmp_path / "again", QUIET)
+        with pytest.raises(Interrupted):
+            search(config, tmp_path / "again", QUIET)
     again = search(config, tmp_path / "again", QUIET)
     assert [record["step"] for record in read_log(tmp_path / "again")] == [1, 2, 3, 4, 5, 6]
     assert again.id == whole.id
@@ -170,3 +174,86 @@ def test_a_short_search_learns_what_a_long_one_learns(folder, tmp_path):
     same = [(long.masks[name] == mask).float().mean().item() for name, mask in short.masks.items()]
     assert sum(same) / len(same) > 0.9
     assert Ticket.from_pretrained(tmp_path / "short").id == short.id
+
+
+TYPES = {
+    "long": {},
+    "short": {"weights_dtype": "bfloat16", **SHORT},
+    "one layer": {"weights_dtype": "bfloat16", "block_wise": True, **SHORT},
+}
+
+
+@pytest.mark.parametrize("name", TYPES)
+def test_the_plan_says_the_bytes_that_a_search_has(folder, tmp_path, name):
+    """Counted by storage when the gradients are there; the plan does not load the model."""
+    from winning_tickets.pruning.mask_optimizer import MaskOptimizer
+
+    config = configured(folder, steps=2, **TYPES[name])
+    planned = memory_plan(config.resolved())
+    original, loaded, found = MaskOptimizer.step, [], {}
+
+    def load(*args, **options):
+        loaded.append(load_plm(*args, **options))
+        return loaded[-1]
+
+    def step(self, closure=None):
+        (model,) = (plm.model for plm in loaded)
+        held = {
+            "model": list(model.parameters()),
+            "dense_weights": [self.masked.flat],
+            "scores": [self._flat],
+            "moments": [value for state in self._inner.state.values() for key, value in state.items() if key != "step"],
+            "gradients": [parameter.grad for parameter in model.parameters() if parameter.grad is not None],
+        }
+        found.update({key: sum(one.untyped_storage().nbytes() for one in set(ones)) for key, ones in held.items()})
+        original(self, closure)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MaskOptimizer, "step", step)
+        patch.setattr("winning_tickets.pruning.base.load_plm", load)
+        search(config, tmp_path / "t", QUIET)
+    if name == "one layer":
+        found["dense_weights"] = planned["dense_weights"]  # of which the optimizer sees a part
+    # The scale of a block counts once more where a matrix ends inside it.
+    assert {key: value for key, value in found.items() if key != "moments"} == {
+        key: planned[key] for key in found if key != "moments"
+    }
+    assert found["moments"] == pytest.approx(planned["moments"], rel=0.02)
+
+
+def test_a_search_without_enough_memory_is_refused_before_anything_is_loaded(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: {"SC_PHYS_PAGES": 20, "SC_PAGE_SIZE": 1000}[name])
+    monkeypatch.setattr("winning_tickets.pruning.base.load_plm", None)
+    with pytest.raises(UsageError, match="needs 0.0 GB for .* --weights-dtype bfloat16 or --score-dtype bfloat16"):
+        search(configured(folder), tmp_path / "t", QUIET)
+    assert not (tmp_path / "t").exists()
+
+
+def test_a_plan_of_a_large_model_loads_nothing(tmp_path):
+    """The bytes of Llama 7B by the arithmetic of its shapes: 32 layers of 202 million weights, and the embeddings."""
+    from transformers import LlamaConfig
+
+    LlamaConfig().save_pretrained(tmp_path / "large")  # the default sizes are those of 7B
+    config = SearchConfig(
+        model=str(tmp_path / "large"), corpus="pydocs", weights_dtype="bfloat16", block_wise=True, **SHORT
+    )
+    planned = memory_plan(config.resolved())
+    layer = 4 * 4096**2 + 3 * 4096 * 11008
+    assert planned["dense_weights"] == 32 * layer * 2
+    assert planned["scores"] == layer * 2
+    assert planned["model"] == (32 * (layer + 2 * 4096) + 32000 * 4096 + 4096) * 2
+    assert planned["at_once"] < 30e9
+
+
+def test_the_table_of_the_docs_is_the_plan(folder):
+    page = Path(__file__).resolve().parents[2] / "docs" / "how_to" / "prune_a_decoder.md"
+    (row,) = (line for line in page.read_text().splitlines() if line.startswith("| bytes per weight"))
+    columns = ({}, {"weights_dtype": "bfloat16"}, {"score_dtype": "bfloat16"}, {"moment_dtype": "float8"})
+    settings, found = {}, []
+    for column in columns:
+        settings |= column
+        planned = memory_plan(configured(folder, **settings).resolved())
+        weights = planned["scores"] // (2 if "score_dtype" in settings else 4)
+        outside = planned["model"] - weights * (2 if settings else 4)
+        found.append(round((planned["at_once"] - outside) / weights, 2))
+    assert found == [float(cell) for cell in row.split("|")[2:-1]]

@@ -3,15 +3,15 @@
     python docs/results/decoders/train.py ARTICLES OUT --steps 4000
 
 ARTICLES holds wiki.train.txt and wiki.valid.txt: a title line, a paragraph a line, a blank line after each article.
-OUT gets tokenizer and model (a folder that transformers loads) and training.json: the perplexity on the held-out articles
-by step. The learning rate is constant until it decays to zero over the last part of the steps, so that --steps may be
-changed as long as the decay has not begun. A checkpoint in OUT with other options is refused.
+OUT gets tokenizer and model (a folder that transformers loads) and training.json: the perplexity on the held-out
+articles by step. The learning rate is constant until it decays to zero over the last part of the steps, so that --steps
+may be changed as long as the decay has not begun. A checkpoint in OUT with other options is refused.
 """
 
 import argparse
 import json
 import math
-import os
+import sys
 import time
 from pathlib import Path
 
@@ -25,7 +25,7 @@ END_OF_TEXT = "<|endoftext|>"
 
 
 def read_articles(path: Path, megabytes: float | None = None) -> list[str]:
-    """Returns the articles of a file, or of the first so many million characters, each with its title as the first line."""
+    """Returns the articles of a file, or of its first million characters times `megabytes`; a title comes first."""
     text = path.read_text(encoding="utf-8")
     if megabytes is not None:
         text = text[: int(megabytes * 1e6)].rpartition("\n\n")[0]
@@ -48,7 +48,7 @@ def train_tokenizer(articles: list[str], vocabulary: int) -> PreTrainedTokenizer
 
 
 def pack(tokenizer: PreTrainedTokenizerFast, articles: list[str], length: int) -> np.ndarray:
-    """Returns blocks (blocks, length) of the articles' tokens, end-of-text after each article; drops the incomplete last one."""
+    """Returns the articles' tokens as blocks `(n, length)`, with end-of-text after each; the rest is dropped."""
     end = tokenizer.eos_token_id
     ids = [part for text in articles for part in (*tokenizer(text, verbose=False)["input_ids"], end)]
     whole = len(ids) // length * length
@@ -93,7 +93,7 @@ def held_out_perplexity(model: LlamaForCausalLM, blocks: np.ndarray) -> float:
 
 
 def rate(step: int, args: argparse.Namespace) -> float:
-    """Returns the learning rate of a step: linear warm-up, constant, then linear to zero over the last 40 % of the steps."""
+    """Returns the learning rate of a step: warm-up, constant, then linear to zero over the last 40 % of the steps."""
     left = (args.steps - step) / (0.4 * args.steps)
     return args.learning_rate * min(1.0, (step + 1) / args.warmup, left)
 
@@ -101,7 +101,7 @@ def rate(step: int, args: argparse.Namespace) -> float:
 def write_json(path: Path, content: object) -> None:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(content, indent=1) + "\n")
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def prepare(args: argparse.Namespace) -> tuple[PreTrainedTokenizerFast, np.ndarray, np.ndarray]:
@@ -115,7 +115,7 @@ def prepare(args: argparse.Namespace) -> tuple[PreTrainedTokenizerFast, np.ndarr
         valid = read_articles(args.articles / "wiki.valid.txt")
         temporary = args.out / "blocks.tmp.npz"
         np.savez(temporary, train=pack(tokenizer, train, args.length), valid=pack(tokenizer, valid, args.length))
-        os.replace(temporary, kept)
+        temporary.replace(kept)
     blocks = np.load(kept)
     return PreTrainedTokenizerFast.from_pretrained(model_dir), blocks["train"], blocks["valid"]
 
@@ -166,7 +166,7 @@ def main() -> None:
         temporary = checkpoint.with_suffix(".tmp")
         state = {"options": options, "step": step, "cpu_seconds": spent(), "curve": curve}
         torch.save({**state, "model": model.state_dict(), "optimizer": optimizer.state_dict()}, temporary)
-        os.replace(temporary, checkpoint)
+        temporary.replace(checkpoint)
 
     started = time.process_time()
 
@@ -190,10 +190,10 @@ def main() -> None:
         optimizer.zero_grad()
         step += 1
         if step % 50 == 0:
-            print(f"step {step} loss {loss.item():.3f} cpu {spent():.0f} s", flush=True)
+            sys.stderr.write(f"step {step} loss {loss.item():.3f} cpu {spent():.0f} s\n")
         if step % args.evaluate_every == 0 or step == args.steps:
             curve.append({"step": step, "held_out_perplexity": held_out_perplexity(model, valid)})
-            print(curve[-1], flush=True)
+            sys.stderr.write(f"{curve[-1]}\n")
         if time.monotonic() - saved > args.save_seconds:
             save()
             saved = time.monotonic()

@@ -161,8 +161,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
     logits_top_k: int | None = _objective(
         None,
-        "Tokens that the logits term tells apart at each position: the most probable ones of the dense model; all others "
-        "count as one. By default all are told apart.",
+        "Tokens that the logits term tells apart at each position: the most probable ones of the dense model; all "
+        "others count as one. By default all are told apart.",
         methods=MASKS,
         ge=1,
     )
@@ -206,8 +206,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0)
     weights_dtype: Literal["float32", "bfloat16"] = setting(
         "float32",
-        "Type of the model's weights during the search. In bfloat16 they take half the memory; weights that a checkpoint "
-        "stores in a longer type are rounded. The ticket is the same kind of ticket, for the weights of the checkpoint.",
+        "Type of the model's weights during the search. In bfloat16 they take half the memory; weights that a "
+        "checkpoint stores in a longer type are rounded. The ticket is for the weights of the checkpoint.",
         MEMORY,
         ("random", "magnitude", "wanda", *MASKS),
     )
@@ -219,8 +219,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     train_matrices: tuple[str, ...] = _memory(
         (),
-        "Names of the matrices whose masks are trained, such as layers.0.*,layers.1.mlp.*, where * stands for anything. "
-        "The others keep their initial mask. By default all are trained.",
+        "Names of the matrices whose masks are trained, such as layers.0.*,layers.1.mlp.*, where * stands for "
+        "anything. The others keep their initial mask. By default all are trained.",
     )
     block_wise: bool = _memory(
         False,

@@ -229,6 +229,26 @@ def load_plm(
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
 
 
+def outline(name: str, head: Head = "none", revision: str | None = None, layers: int | None = None) -> PLM:
+    """Return a model without data, on the device `meta`, from its configuration alone.
+
+    A model with code of its own is refused, as that would have to run.
+    """
+    given = memory.find(name)
+    if given is None:
+        where = resolve_model(name)
+        config = _read_configuration(name, where, revision, _access(name, where))
+    else:
+        config = given.configuration()
+    if config.model_type not in ARCHITECTURES:
+        raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
+    architecture = _cut(config, layers, name)
+    assert architecture is not None
+    with torch.device("meta"):
+        model = _class_of(_lm_head_of(architecture, head, name), config)(config)
+    return PLM(model, None, architecture, name, revision, layers, has_mlm_head=False)
+
+
 def _lm_head_of(architecture: Architecture | None, head: Head, name: str) -> Head:
     """Return the head to load; refuse the pre-training head of the other kind of model."""
     causal = architecture is not None and architecture.causal  # of a model with code of its own None: an encoder
@@ -394,7 +414,7 @@ def weight_hashes(encoder: nn.Module) -> dict[str, str]:
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """Return the xxh3-128 of a tensor's values, shape and type; of shorter floats that of the same values in float32."""
+    """Return the xxh3-128 of a tensor's values, shape and type; shorter floats count as the same ones in float32."""
     if tensor.is_floating_point() and tensor.element_size() < 4:
         tensor = tensor.float()
     state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())

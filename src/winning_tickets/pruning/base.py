@@ -197,8 +197,9 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     check_compiler(runtime)
     if runtime.torch_compile and settings.needs.gates:
         raise UsageError("--compile is for masks of weights: gates are hooks, which change from level to level.")
-    if runtime.torch_compile and settings.block_wise:
-        raise UsageError("--compile compiles whole models, and --block-wise runs a part of one; leave one of them out.")
+    if settings.block_wise and (runtime.torch_compile or runtime.gradient_checkpointing):
+        option = "--compile" if runtime.torch_compile else "--gradient-checkpointing"
+        raise UsageError(f"{option} is for whole models, and --block-wise runs a part of one; leave one of them out.")
     corpus = load_corpus(str(settings.corpus), "train", settings.data_dir) if settings.reads_corpus else None
     tasks = _load_tasks(settings) if settings.needs.sources else ()
 

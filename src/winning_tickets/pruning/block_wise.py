@@ -1,7 +1,7 @@
 """Mask training one layer after the other: each against the dense layer's output, on the pruned layers below it.
 
-Only the layer in training has gradients, scores and moments, and keeps activations. Layers below it are computed anew in
-every step, so that nothing is stored between layers, and those above it are not computed at all.
+Only the layer in training has gradients, scores and moments, and keeps activations. Layers below it are computed anew
+in every step, so that nothing is stored between layers, and those above it are not computed at all.
 """
 
 from __future__ import annotations

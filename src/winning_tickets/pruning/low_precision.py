@@ -19,8 +19,13 @@ _MANTISSA_BITS = {torch.bfloat16: 7, torch.float8_e4m3fn: 3}
 SCALE = "_scale"  # ending of the name of a state's scales
 
 
+def bytes_of_moment(dtype: torch.dtype) -> float:
+    """Return the bytes of a stored moment of a parameter, with its share of a block's scale."""
+    return dtype.itemsize + (4 / _BLOCK if dtype == torch.float8_e4m3fn else 0)
+
+
 def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
-    """Round float32 values to one of the two neighbors in `dtype`, the nearer one more often, so that the mean stays."""
+    """Round float32 values to one of the two neighbors in `dtype`, the nearer one more often: the mean stays."""
     if dtype == torch.float32:
         return values
     dropped = 23 - _MANTISSA_BITS[dtype]

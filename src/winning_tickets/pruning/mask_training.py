@@ -6,7 +6,7 @@ every further level needs fewer steps than a search of its own (docs/explanation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -98,7 +98,7 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
         return
     # The dense weights are copied before a mask, or a checkpoint of masked weights, could reach the model. The initial
     # scores have no name here: they are as large as the weights, and the search keeps its own.
-    masked = copy_weights(prepared)
+    masked = copy_weights(prepared, [trained_names(config, plm, prepared.shapes)])
     scores = scores_of(config, initial_importance(prepared, dataset))
     state = MaskSearch(prepared, masked, scores, head="mlm" in config.terms)
     del scores
@@ -196,17 +196,16 @@ def set_dropout(model: nn.Module, probability: float) -> None:
                 setattr(module, name, probability)
 
 
-def trained_names(prepared: PreparedSearch) -> list[str]:
-    """Return the matrices whose masks are trained."""
-    config, plm = prepared.config, prepared.plm
+def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> list[str]:
+    """Return the matrices in scope whose masks are trained."""
     # The loss does not reach the pooler; the embeddings are trained only on request.
     fixed = {plm.architecture.pooler} | (set() if config.train_embeddings else {plm.architecture.word_embeddings})
-    names = [name for name in present_in(plm.encoder, prepared.shapes) if name not in fixed]
+    names = [name for name in present_in(plm.encoder, scope) if name not in fixed]
     patterns = config.train_matrices
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
             raise UsageError(
-                f"--train-matrices {pattern} is none of the matrices that can be trained, such as {names[0]}."
+                f"--train-matrices {pattern} is none of the matrices whose masks can be trained, such as {names[0]}."
             )
     if patterns:
         names = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
@@ -219,15 +218,15 @@ def _matches(name: str, pattern: str) -> bool:
     return name == pattern or fnmatchcase(name, pattern)  # parts of fused matrices have brackets in their names
 
 
-def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]] | None = None) -> MaskedWeights:
+def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]]) -> MaskedWeights:
     """Copy the dense weights of the model that is searched; they become the weights of the search.
 
-    The matrices of a group, by default all that are trained, are neighbors in the buffer.
+    `groups` are the matrices whose masks are trained; those of a group are neighbors in the buffer.
     """
     encoder, shapes = prepared.plm.encoder, prepared.shapes
     order = [
         name
-        for group in groups or [trained_names(prepared)]
+        for group in groups
         for name in buffer_order({name: shapes[name] for name in group}, prepared.config.ranking)
     ]
     masked = MaskedWeights(encoder, present_in(encoder, prepared.shapes), order)
@@ -242,7 +241,8 @@ class MaskSearch:
         self, prepared: PreparedSearch, masked: MaskedWeights, scores: Mapping[str, Tensor], head: bool
     ) -> None:
         self.prepared, self.masked = prepared, masked
-        config, plm, trained = prepared.config, prepared.plm, trained_names(prepared)
+        config, plm = prepared.config, prepared.plm
+        trained = trained_names(config, plm, prepared.shapes)
         # Of each sparsity: the masks that are not trained, and how many entries the trained ones keep.
         self._starts: list[dict[str, Tensor]] = []
         self._kept: list[dict[str, int]] = []
@@ -284,14 +284,16 @@ class BlockSearch:
     def __init__(self, prepared: PreparedSearch, dataset: CorpusBatches) -> None:
         self.prepared = prepared
         config, plm = prepared.config, prepared.plm
-        turns = turns_of(plm.architecture, plm.encoder, trained_names(prepared), config.first_steps)
+        trained = trained_names(config, plm, prepared.shapes)
+        turns = turns_of(plm.architecture, plm.encoder, trained, config.first_steps)
         self.levels = [SparsityLevel(config.sparsities[0], turn.start, turn.end) for turn in turns]
         masked = copy_weights(prepared, [turn.matrices for turn in turns])
         importance = initial_importance(prepared, dataset)
         # Scores are computed for a layer at a time: all of them would be the largest part of the memory.
         scores = Computed(importance, lambda name: scores_of(config, {name: importance[name]})[name])
-        self._masks = prepared.keep(scores, config.sparsities[0])
-        masked.write({name: mask for name, mask in self._masks.items() if name in masked.kept})
+        masks = prepared.keep(scores, config.sparsities[0])
+        masked.write({name: mask for name, mask in masks.items() if name in masked.kept})
+        self._masks = {name: mask.cpu() for name, mask in masks.items()}
         teacher = make_twin(plm.model, masked.dense_weights).train(config.teacher_dropout)
         self.objective = LayerDistance(plm.architecture, teacher)
         self._masked = masked
