@@ -34,7 +34,7 @@ def export(
     convention: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a ticket or a fine-tuned model in a format, and return its `export.json`; the public `export` tells more."""
+    """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if convention is not None and format != "mask-pt":

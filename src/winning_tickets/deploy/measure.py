@@ -86,7 +86,7 @@ def measure(
     seed: int | None = None,
     runtime: Runtime | None = None,
 ) -> dict[str, Any]:
-    """Return what the public `measure` describes, for a model, ticket, export or transfer by name.
+    """Measure the cost of a model, ticket, export or transfer by name; see `api.deploy_verbs.measure`.
 
     Passes of the two models alternate (A B A B ...), so that a busy or throttled machine slows both. The speed-up is
     the median, with quartiles, of the ratios of adjacent passes. Both get the same random tokens without padding.

@@ -225,7 +225,7 @@ def predict(
     *,
     text_columns: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Label texts, or rows with columns of texts, by a fine-tuned model; the public function describes the result."""
+    """Label texts, or rows with columns of texts, by a fine-tuned model; see `api.deploy_verbs.predict`."""
     predictor = Predictor.find(run, seed)
     info = predictor.info
     examples = _examples(texts, predictor.columns(text_columns))
