@@ -146,7 +146,7 @@ class Names:
             return self._name(IN_MEMORY + value.id, value)
         if isinstance(value, nn.Module):
             model = GivenModel.of(value, self.tokenizer)
-            return self._name(f"{memory.PREFIX}model-{model.hash}", model)
+            return self._name(model.name, model)
         return value
 
     def _of_rows(self, field: str, value: Any) -> Any:

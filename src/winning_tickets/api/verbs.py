@@ -359,11 +359,11 @@ def compare(*targets: Any, average: str = "pooled") -> Result:
     return Result(overlap.compare(targets, average), "compare")
 
 
-def stored_runs(store: Path | str, *where: str) -> Any:
-    """Return the runs of a store, such as that of a study, as a data frame with one row per run.
+def stored_runs(folder: Path | str, *where: str) -> Any:
+    """Return the runs of a store, or those below a folder, as a data frame with one row per run.
 
     Args:
-        store: its folder.
+        folder: a store, such as that of a study, or a folder with runs that were made with `out`, at any depth.
         *where: conditions that a run must fulfill, such as `"task=rte"` or `"config.sparsity>=0.6"`.
 
     Returns:
@@ -371,18 +371,15 @@ def stored_runs(store: Path | str, *where: str) -> Any:
         `result.metrics.accuracy.final.mean`.
 
     Raises:
-        UsageError: no such store, or a condition with an unknown key.
+        UsageError: no such folder, one without runs, or a condition with an unknown key.
 
     Example:
         >>> stored_runs("my-store", "task=rte", "status=done")["result.metrics.accuracy.final.mean"]
     """
     from winning_tickets.runs.store import query
-    from winning_tickets.runs.store.store import Store
+    from winning_tickets.runs.store.folders import find_records
 
-    found = Store(Path(store))
-    if not found.exists():
-        raise UsageError(f"There is no store at {store}; give the folder of tickets study run --store.")
-    return query.to_frame(list(found.records(where)))
+    return query.to_frame(find_records(folder, where))
 
 
 def _first(config: Any, argument: Any) -> Any:

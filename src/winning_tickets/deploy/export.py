@@ -14,6 +14,7 @@ from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import build_directory, parse_json, write_json
+from winning_tickets.runs.hub import local
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
@@ -34,11 +35,12 @@ def export(
     convention: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a ticket or a fine-tuned model in a format, and return its `export.json`; the public `export` tells more."""
+    """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if convention is not None and format != "mask-pt":
         raise UsageError(f"--convention {convention} needs --format mask-pt, and the format is {format}.")
+    target = local(target)
     if task is not None and not is_fine_tuned(target):
         raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is not one.")
     out = Path(out)

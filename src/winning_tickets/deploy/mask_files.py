@@ -74,7 +74,7 @@ def import_mask(
     revision: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Make a ticket of a `mask.pt`, and return its `result.json`; the public `import_mask` tells more."""
+    """Make a ticket of a `mask.pt`, and return its `result.json`; see `api.deploy_verbs.import_mask`."""
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")

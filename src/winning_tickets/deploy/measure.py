@@ -34,6 +34,7 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER, is_trusted, remote_code_facts
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
+from winning_tickets.runs.hub import local
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.tickets.cards import CARD
@@ -86,7 +87,7 @@ def measure(
     seed: int | None = None,
     runtime: Runtime | None = None,
 ) -> dict[str, Any]:
-    """Return what the public `measure` describes, for a model, ticket, export or transfer by name.
+    """Measure the cost of a model, ticket, export or transfer by name; see `api.deploy_verbs.measure`.
 
     Passes of the two models alternate (A B A B ...), so that a busy or throttled machine slows both. The speed-up is
     the median, with quartiles, of the ratios of adjacent passes. Both get the same random tokens without padding.
@@ -147,12 +148,12 @@ def load_target(
     target: str, base: str | None, revision: str | None, layers: int | None, allow_other_weights: bool, seed: int | None
 ) -> tuple[str, PLM, Path | None]:
     """Load an encoder; return its kind (`ticket`, `run`, `model`, `onnx`), the model and the folder of its weights."""
-    path = Path(target)
+    path = Path(local(target))
     if is_onnx(path):
         return "onnx", load_onnx(path), path
     # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
-    if not is_ticket(target) and is_run:
+    if not is_ticket(path) and is_run:
         folder = find_model(path, seed)
         return "run", Target.find(str(folder), base, revision, layers).load(), folder
     if seed is not None:
@@ -207,7 +208,7 @@ def _sizes(target: str, kind: str, plm: PLM, folder: Path | None) -> dict[str, A
     """Parameters of the weight files and of the encoder, and bytes of the weights and of a ticket."""
     numbers, size = _stored(folder)
     saved = kind == "ticket" and memory.find(target) is None
-    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if saved else []
+    ticket_files = [path for path in Path(local(target)).iterdir() if path.is_file()] if saved else []
     ticket_files = [path for path in ticket_files if path.name != CARD]
     return {
         "parameters": {"all": numbers, **_parameters(plm)},

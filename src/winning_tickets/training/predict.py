@@ -29,6 +29,7 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER, RESULT, refuse_unfinished, remote_code_facts, stored_run
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json, write_json
+from winning_tickets.runs.hub import local, not_local
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
@@ -110,16 +111,18 @@ def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) ->
 
 def find_model(run: Path | str, seed: int | None = None) -> Path:
     """Return the folder of a fine-tuned model."""
-    # `run` is the folder of a transfer, one of its `seed-N`, a super run, or a saved model or export; without a seed
-    # the first model is taken.
-    path = Path(run)
+    # `run` is the folder of a transfer, one of its `seed-N`, a super run, or a saved model or export, also by its hub
+    # id; without a seed the first model is taken.
+    path = Path(local(run))
     marker = stored_run(path / MARKER)
     if marker is not None and marker.verb == "super" and (path / RESULT).is_file():
         return _model_of_super(path, seed)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
     if not path.is_dir():
-        raise UsageError(f"There is no run {path}; give the --out of a tickets transfer with --save-model.")
+        raise UsageError(
+            f"There is no run {path}; give the --out of a tickets transfer with --save-model.{not_local(run)}"
+        )
     if (found := find_saved(path, TASK_FILE, seed)) is not None:
         return found
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
@@ -225,7 +228,7 @@ def predict(
     *,
     text_columns: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Label texts, or rows with columns of texts, by a fine-tuned model; the public function describes the result."""
+    """Label texts, or rows with columns of texts, by a fine-tuned model; see `api.deploy_verbs.predict`."""
     predictor = Predictor.find(run, seed)
     info = predictor.info
     examples = _examples(texts, predictor.columns(text_columns))
