@@ -132,6 +132,7 @@ def test_a_slurm_job_without_that_signal_says_how_it_ended(monkeypatch, signals,
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
+@pytest.mark.ecosystem
 def test_slurm_takes_whole_cores_and_known_parameters(tmp_path):
     pytest.importorskip("submitit")
     local = {"cluster": "local"}
@@ -145,7 +146,7 @@ def test_slurm_takes_whole_cores_and_known_parameters(tmp_path):
     assert make_engine("slurm", EngineOptions(workers=3, slurm=local), tmp_path).free() == 3
 
 
-@pytest.mark.slow
+@pytest.mark.ecosystem
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # submitit does not wait for its processes
 def test_slurm_jobs_resume_after_their_walltime(tmp_path):
