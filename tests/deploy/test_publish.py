@@ -33,6 +33,7 @@ from winning_tickets import (
     search,
     transfer,
 )
+from winning_tickets.deploy.export import FORMATS
 from winning_tickets.models.loading import BUILTINS
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.studies.tiny import tiny_folder
@@ -187,6 +188,12 @@ def test_every_export_has_a_card(made, tmp_path, format_):
     card = cards.read_card(tmp_path / "export")
     assert card.data["winning_tickets"]["kind"] == format_
     assert cards._is_ours(card)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_has_a_card(format_):
+    card = cards.make_card({"kind": format_, "base": "org/base"}, name="me/mine")
+    assert f"{format_.capitalize()} of org/base" in card
 
 
 def test_a_card_that_somebody_edited_stays(online, made, tmp_path):
