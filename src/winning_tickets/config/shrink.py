@@ -91,7 +91,11 @@ class ShrinkConfig(Settings):
     warmup_steps: int = _recover(20, "Steps of linear warm-up, before a linear decay to zero.", ge=0)
     weight_decay: float = _recover(0.01, "Weight decay of matrices.", ge=0)
     batch_tokens: Count = _recover(2048, "Tokens in an optimizer step.")
-    segments: str = _recover("mixed", "Segments that the corpus is cut into: packed:L, lines or mixed.")
+    segments: str | None = _recover(
+        None,
+        "Segments that the text is cut into: packed:L, lines or mixed. By default lines for the sentences of a task or "
+        "of --train-file, and mixed for other text.",
+    )
     eval_steps: Count = _recover(50, "Optimizer steps between evaluations on held-out text.")
     patience: Count = _recover(4, "Stop after this many evaluations without a lower held-out loss.")
     max_tokens: Count = _recover(20_000, "Tokens of held-out text in an evaluation.")
@@ -153,6 +157,13 @@ class ShrinkConfig(Settings):
     def text(self) -> str | None:
         """The corpus, the file, or the sentences of the task."""
         return self.corpus or self.train_file or (None if self.task is None else f"task:{self.task}")
+
+    @property
+    def cut(self) -> str:
+        """The segments of the text: sentences of their own as they are, other text in pieces of many lengths."""
+        if self.segments is not None:
+            return self.segments
+        return "lines" if self.train_file is not None or str(self.text).startswith("task:") else "mixed"
 
     @property
     def weights(self) -> dict[str, float] | None:

@@ -127,7 +127,7 @@ def check_shrink(config: ShrinkConfig) -> None:
         [
             *config.problems(),
             *problems_of(lambda: config.weights),
-            *problems_of(lambda: parse_segments(config.segments)),
+            *problems_of(lambda: parse_segments(config.cut)),
             *(problems_of(lambda: check_installed("--formats")) if config.formats else []),
         ]
     )
@@ -227,7 +227,7 @@ def _prepare(
         corpus=config.text,
         method="mask-training" if gates else "importance",
         objective="kd",
-        segments=config.segments,
+        segments=config.cut,
         batch_tokens=config.batch_tokens,
         prune_heads=(1,),
         prune_neurons=(1,),

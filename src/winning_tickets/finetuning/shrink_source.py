@@ -139,7 +139,7 @@ def _on_text(
             plm.tokenizer,
             at_most,
             plm.end_of_text,
-            segments=config.segments,
+            segments=config.cut,
             batch_tokens=config.batch_tokens,
             n_batches=count,
             seed=seed,
