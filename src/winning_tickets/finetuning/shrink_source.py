@@ -209,7 +209,24 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
         assert task is not None
         split, identity = task.data.train, task.data.fingerprint
     encoded = encode_split(plm, split, info.max_length, info.kind, info.doc_stride)
-    order = task_order(config.seed, 0, len(encoded))
+    batches, held_out = example_batches(plm, encoded, config.batch_tokens, config.seed)
+    return ShrinkSource(
+        plm,
+        info.kind,
+        "mean",
+        losses,
+        batches,
+        held_out,
+        [np.fromiter(chain.from_iterable(encoded.columns["input_ids"]), np.int64)],
+        identity,
+        info,
+        task,
+    )
+
+
+def example_batches(plm: PLM, encoded: EncodedSplit, tokens: int, seed: int) -> tuple[TaskBatches, list[Batch]]:
+    """Return endless batches of about so many tokens of a task's examples, and those of held-out examples."""
+    order = task_order(seed, 0, len(encoded))
     aside = set(order[: min(_HELD_OUT_EXAMPLES, max(1, len(encoded) // 10))].tolist())
     train, held_out = (
         _subset(encoded, [index for index in range(len(encoded)) if (index in aside) == inside])
@@ -217,20 +234,11 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     )
     collate = make_collator(plm.tokenizer)
     lengths = [len(ids) for ids in train.columns["input_ids"]]
-    size = max(2, round(config.batch_tokens / (sum(lengths) / max(1, len(lengths)))))
-    batches = TaskBatches(train, collate, size, config.seed, grouped_order(lengths, size))
-    rest = TaskBatches(held_out, collate, size, config.seed)
-    return ShrinkSource(
-        plm,
-        info.kind,
-        "mean",
-        losses,
-        batches,
+    size = max(2, round(tokens / (sum(lengths) / max(1, len(lengths)))))
+    rest = TaskBatches(held_out, collate, size, seed)
+    return (
+        TaskBatches(train, collate, size, seed, grouped_order(lengths, size)),
         [rest[index] for index in range(rest.per_epoch)],
-        [np.fromiter(chain.from_iterable(encoded.columns["input_ids"]), np.int64)],
-        identity,
-        info,
-        task,
     )
 
 
