@@ -14,7 +14,7 @@ from torch import Tensor
 
 from winning_tickets.analysis.harness import check_tasks, run_tasks
 from winning_tickets.config import EvaluateConfig, Runtime
-from winning_tickets.config.objective import TEXT_NAMES
+from winning_tickets.config.objective import EVALUATION_NAMES, TEXT_NAMES
 from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus, load_text
 from winning_tickets.models.heads import ensure_padding
@@ -35,6 +35,7 @@ from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.hub import local
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.files import is_ticket
@@ -54,7 +55,6 @@ from winning_tickets.training.objectives.terms import (
 )
 from winning_tickets.training.predict import find_model
 
-EVALUATIONS = (*TERMS, "agreement", "perplexity", "similarity")
 _SCORES = (
     *("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity"),
     *("similarity_pearson", "similarity_spearman"),
@@ -138,19 +138,19 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
 
 def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
     """The target, and of a model without a ticket what it was made from."""
-    name = config.target
-    if is_ticket(name):
+    name, here = config.target, local(config.target)
+    if is_ticket(here):
         return Target.find(name, config.base, config.revision, config.layers), Origin()
-    if is_onnx(name):
+    if is_onnx(here):
         if config.objectives != ("similarity",):
             raise UsageError(
                 f"{name} is an ONNX export, of which --objective similarity can be measured; the losses need hidden "
                 "states, so measure those of what it was made from."
             )
-        return Target(name, None, name, None, None), origin_of(Path(name))
-    if is_fine_tuned(name):
-        name = str(find_model(name))
-    origin = origin_of(Path(name))
+        return Target(name, None, here, None, None), origin_of(Path(here))
+    if is_fine_tuned(here):
+        name = here = str(find_model(here))
+    origin = origin_of(Path(here))
     if config.base is not None:
         own = replace(origin, model=config.base, revision=None)
         origin = own if config.base != name else Origin()
@@ -210,8 +210,8 @@ def _terms(config: EvaluateConfig) -> list[str]:
 def check_evaluate(config: EvaluateConfig) -> None:
     """Refuse an impossible configuration before anything is loaded."""
     for name in config.objectives:
-        if name not in EVALUATIONS:
-            raise unknown("objective", name, EVALUATIONS)
+        if name not in EVALUATION_NAMES:
+            raise unknown("objective", name, EVALUATION_NAMES)
     check_tasks(config)
     terms = _terms(config)
     on_text = [*terms, *(name for name in config.objectives if name == "perplexity")]

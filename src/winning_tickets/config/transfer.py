@@ -250,6 +250,12 @@ class FitHeadConfig(Settings):
     max_tokens: int | None = _train(
         None, "Unpadded tokens of the validation part that the result is measured on. By default all.", ge=1
     )
+    eval_steps: int | None = _train(
+        None,
+        "Optimizer steps between measurements on the validation part, which metrics.jsonl keeps. By default it is "
+        "measured before and after the training.",
+        ge=1,
+    )
     seed: Seed = _train(0, "Seed of the head, the data order and the masking.")
 
     @property

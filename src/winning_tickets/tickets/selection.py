@@ -194,7 +194,7 @@ class Ranks:
     ) -> tuple[tuple[Tensor, Tensor | None], Tensor | None]:
         """Return entries of all processes in the order of the groups and indices, and which are this process's.
 
-        `places` are the indices of the given entries in this process's buffer. None stands for: all, as they are.
+        `places` are the indices of the given entries in this process's buffer; None is all of them, in the order given.
         """
         return (scores, ties), None
 
