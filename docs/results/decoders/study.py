@@ -89,7 +89,7 @@ def run_all(args: argparse.Namespace) -> None:
 
     if not (raw / "dense.json").exists():
         store("dense", perplexity(args.model))
-    text = {"corpus": str(corpus), "segments": "packed:256", "batch_tokens": 2048}
+    text = {"corpus": str(corpus), "segments": f"packed:{args.length}", "batch_tokens": 2048}
     for name, settings in settings_of_runs(args.steps):
         if (raw / f"{name}.json").exists():
             continue
@@ -136,6 +136,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--max-tokens", type=int, default=60_000, help="tokens of the held-out articles")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a segment")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()
