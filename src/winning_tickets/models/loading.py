@@ -25,7 +25,7 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.directory import is_trusted, missing, refuse_run
 from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.runs.hub import hub_is_away, is_cached
+from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
 
 ONNX_FILE = "model.onnx"
 Head = Literal["none", "mlm", "clm", "lm", "classification", "tokens", "span"]
@@ -291,6 +291,8 @@ def _read_configuration(name: str, where: str, revision: str | None, access: dic
                 f"Could not find the model {name}: it contains custom code. If you trust its author, "
                 "--trust-remote-code runs it."
             ) from error
+        if "gated repo" in str(error):
+            raise ModelNotFound(f"Could not load the model {name}: the repository is gated; {GATED}") from error
         which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
         raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
 
