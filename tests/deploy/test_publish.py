@@ -28,6 +28,7 @@ from winning_tickets import (
     push,
 )
 from winning_tickets.config.builtin_models import BUILTINS
+from winning_tickets.deploy.export import FORMATS
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets import cards
 
@@ -142,6 +143,11 @@ def test_every_export_has_a_card(made, tmp_path, format_):
     card = cards.read_card(tmp_path / "export")
     assert card.data["winning_tickets"]["kind"] == format_
     assert cards._is_ours(card)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_has_words_for_its_card(format_):
+    assert f"{format_.capitalize()} of bert" in cards.make_card({"kind": format_, "base": "bert"})
 
 
 def test_a_card_that_somebody_edited_stays(online, made, tmp_path):

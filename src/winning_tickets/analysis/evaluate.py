@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from winning_tickets.analysis.harness import check_tasks, run_tasks
 from winning_tickets.config import EvaluateConfig, Runtime
-from winning_tickets.config.objective import TEXT_NAMES
+from winning_tickets.config.objective import EVALUATION_NAMES, TEXT_NAMES
 from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus, load_text
 from winning_tickets.models.heads import ensure_padding
@@ -54,7 +55,6 @@ from winning_tickets.training.objectives.terms import (
 )
 from winning_tickets.training.predict import find_model
 
-EVALUATIONS = (*TERMS, "agreement", "perplexity", "similarity")
 _SCORES = (
     *("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity"),
     *("similarity_pearson", "similarity_spearman"),
@@ -72,7 +72,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), or as the fields of
     the configuration that begin with `kd_` set it. MLM loss: cross entropy at masked positions with the dense decoder.
     Attention, contrastive and logits losses: see docs/explanation/objectives.md. Similarity: cosine of mean-pooled
-    states against gold scores.
+    states against gold scores. Tasks of the EleutherAI evaluation harness: `tasks` has their scores.
 
     Args:
         config: target, objectives and data.
@@ -113,6 +113,8 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
             result |= _perplexity(config, plm, device, runtime)
         if "similarity" in config.objectives:
             result |= similarity(config, plm, device, runtime)
+        if config.harness_tasks:
+            result |= run_tasks(config, plm)
     ticket = target.ticket
     result |= {
         "target": config.target,
@@ -160,7 +162,7 @@ def _load(target: Target, config: EvaluateConfig) -> PLM:
     terms = _terms(config)
     needs_maps = "attentions" in needs_of(terms)
     plm = target.load(
-        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives else ())]),
+        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives or config.harness_tasks else ())]),
         # The dense model's logits always come from the base's own head.
         require_mlm_head=_predicts(config) and (config.mlm_head != "ticket" or "logits" in terms),
         attention="eager" if needs_maps else None,
@@ -171,7 +173,7 @@ def _load(target: Target, config: EvaluateConfig) -> PLM:
 
 
 def _predicts(config: EvaluateConfig) -> bool:
-    return needs_lm_head(_terms(config)) or "perplexity" in config.objectives
+    return needs_lm_head(_terms(config)) or "perplexity" in config.objectives or bool(config.harness_tasks)
 
 
 def _dense_of(plm: PLM, origin: Origin, config: EvaluateConfig, zeros: float) -> PLM | None:
@@ -208,8 +210,9 @@ def _terms(config: EvaluateConfig) -> list[str]:
 def check_evaluate(config: EvaluateConfig) -> None:
     """Refuse an impossible configuration before anything is loaded."""
     for name in config.objectives:
-        if name not in EVALUATIONS:
-            raise unknown("objective", name, EVALUATIONS)
+        if name not in EVALUATION_NAMES:
+            raise unknown("objective", name, EVALUATION_NAMES)
+    check_tasks(config)
     terms = _terms(config)
     on_text = [*terms, *(name for name in config.objectives if name == "perplexity")]
     if on_text and config.corpus is None:
@@ -290,7 +293,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[str, Any]:
     """Put the ticket on the model; return the origin of the MLM head, and the dense model where a term needs it."""
     ticket, terms = target.ticket, _terms(config)
-    predicts = needs_lm_head(terms) or "perplexity" in config.objectives
+    predicts = _predicts(config)
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
     plm.model.to(device)

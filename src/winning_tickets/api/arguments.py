@@ -11,7 +11,15 @@ from tempfile import TemporaryDirectory
 from types import NoneType, UnionType
 from typing import Any, Generic, Union, get_args, get_origin
 
-from winning_tickets.config import EvaluateConfig, FitHeadConfig, Runtime, SearchConfig, Settings, TransferConfig
+from winning_tickets.config import (
+    EvaluateConfig,
+    FitHeadConfig,
+    Runtime,
+    SearchConfig,
+    Settings,
+    ShrinkConfig,
+    TransferConfig,
+)
 from winning_tickets.config.settings import AnySettings
 from winning_tickets.data.corpora import CorpusText
 from winning_tickets.data.readers import fingerprint, split_lines
@@ -257,6 +265,10 @@ def _characters(config: Settings) -> int:
         if config.steps is None:
             raise UsageError("The corpus is a stream, whose end is not known; give steps=.")
         tokens = config.steps * (config.batch_size or MLM.batch_size) * (config.max_length or MLM.max_length)
+    elif isinstance(config, ShrinkConfig):
+        if config.most_batches is None:
+            raise UsageError("The corpus is a stream, whose end is not known; give steps=.")
+        tokens = config.most_batches * config.batch_tokens
     else:
         assert isinstance(config, FitHeadConfig)
         tokens = config.steps * config.batch_tokens

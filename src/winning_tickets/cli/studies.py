@@ -150,12 +150,13 @@ def run(
     Example: tickets study run tamt-figure-3 --scale smoke --workers 2
     """
     from winning_tickets.runs.store.store import Store
-    from winning_tickets.studies.engines import EngineOptions, make_engine
+    from winning_tickets.studies.engines import EngineOptions, check_engine, make_engine
     from winning_tickets.studies.needs import unmet_needs
     from winning_tickets.studies.run import ProgressLines, run_study
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import plan_text, run_text
 
+    check_engine(engine)
     trackers, sbatch = commands.trackers_of(report_to), _pairs("--slurm", slurm)
     planned = _plan(study, scale, set_, where, shard)
     found = Store(store)

@@ -23,7 +23,8 @@ from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.files import save_tensors
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.cards import ticket_facts
@@ -262,10 +263,7 @@ def mask_pt(source: ExportSource) -> Export:
             f"{prefix}{name.removesuffix('.weight')}{how.ending}": mask.to(how.dtype)
             for name, mask in join_parts(ticket.masks).items()
         }
-        try:
-            torch.save(masks, staging / MASK_PT)
-        except RuntimeError as error:  # torch's writer has no errors of the file system
-            raise TrainingError(f"Could not write {MASK_PT}: {error}. Free some space, then run it again.") from error
+        save_tensors(masks, staging / MASK_PT)
         return {}
 
     facts = {
