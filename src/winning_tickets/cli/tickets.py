@@ -94,6 +94,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace --out, or an earlier submission.")] = False,
     device: commands.Device = "auto",
     bf16: commands.Bf16 = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -105,7 +106,7 @@ def predict(
 
     Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
     """
-    runtime = Runtime.of(device=device, bf16=bf16, quiet=quiet)
+    runtime = Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code)
     of_file = {"--out": out, "--text-columns": text_columns, "--probabilities": probabilities}
     given = [option for option, value in of_file.items() if value]
     if input_file is None and given:
@@ -208,6 +209,7 @@ def import_mask(
     method: Annotated[str, typer.Option("--method", help="Name of the method, for tables and figures.")] = "imported",
     revision: commands.Revision = None,
     force: commands.Force = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     as_json: commands.Json = False,
 ) -> None:
     """Make a ticket of the masks that the released code of the papers writes.
@@ -241,6 +243,7 @@ def export(
     ] = None,
     allow_other_weights: commands.OtherWeights = False,
     force: commands.Force = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     dry_run: commands.DryRun = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -321,6 +324,7 @@ def measure(
     allow_other_weights: commands.OtherWeights = False,
     device: commands.Device = "auto",
     bf16: commands.Bf16 = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     dry_run: commands.DryRun = False,
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
@@ -345,7 +349,7 @@ def measure(
         revision=revision,
         layers=layers,
         allow_other_weights=allow_other_weights,
-        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet),
+        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code),
     )
     return emit(result, as_json, show.measurement(result))
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from winning_tickets.config import METHOD_NAMES, SCOPES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.config.objective import EVALUATION_NAMES
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import METRICS, METRICS_OF
@@ -13,11 +14,12 @@ from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import UsageError, unknown
 
 _FILES = ("train_file", "validation_file", "task_file", "pairs_file")
+_MODELS = ("model", "target", "base")
 _OWN = "For data of your own, use --train-file and --validation-file."
 
 
 def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
-    """Return a line for each unknown method, term, scope, task or metric, and for each file that is not there."""
+    """Return a line for each unknown method, term, scope, model, task and metric, and for each file not there."""
     found = []
     if isinstance(settings, SearchConfig):
         found += _of_search(settings)
@@ -26,7 +28,7 @@ def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
         found += [str(unknown("objective", name, EVALUATION_NAMES)) for name in given]
     for one in (settings, getattr(settings, "fine_tuning", None)):
         if isinstance(one, Settings):
-            found += _of_data(one, with_files)
+            found += [*_of_models(one), *_of_data(one, with_files)]
     return list(dict.fromkeys(found))
 
 
@@ -40,6 +42,18 @@ def _of_search(settings: SearchConfig) -> list[str]:
         found.append(str(error))
     if settings.scope is not None and settings.scope not in SCOPES:
         found.append(str(unknown("scope", settings.scope, SCOPES)))
+    return found
+
+
+def _of_models(settings: Settings) -> list[str]:
+    """The names of built-in models that none has; whether others are there is seen when they are loaded."""
+    found = []
+    for name in (getattr(settings, field, None) for field in _MODELS):
+        if isinstance(name, str) and name.startswith(BUILTIN):
+            try:
+                builtin(name)
+            except UsageError as error:
+                found.append(str(error))
     return found
 
 

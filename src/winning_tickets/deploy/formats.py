@@ -71,6 +71,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     assert ticket is not None
     encoder = target.load()
     ticket.check(encoder.encoder, source.allow_other_weights)
+    with_head = with_head and _has_lm_class(encoder)
     masked_lm = target.load("lm") if with_head else encoder
     has_head = with_head and (masked_lm.has_mlm_head or ticket.mlm_head is not None)
     plm = masked_lm if has_head else encoder
@@ -96,6 +97,14 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     card = model_facts("", encoder.name, ticket, model_class=str(facts["model_class"]))
     copy_more = partial(copy_sentence_modules, encoder.name, target.revision)
     return PrunedModel(facts, load, copy_more, card, causal=plm.architecture.causal)
+
+
+def _has_lm_class(plm: PLM) -> bool:
+    """Return whether there is a class of the model with a language-model head; trusted code may bring none."""
+    import transformers
+
+    config, name = plm.model.config, loading.CLASSES["clm" if plm.architecture.causal else "mlm"]
+    return type(config) in getattr(transformers, name)._model_mapping or name in getattr(config, "auto_map", {})
 
 
 def _fine_tuned(source: ExportSource) -> PrunedModel:
