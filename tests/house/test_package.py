@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import winning_tickets
+from winning_tickets.cli import DOCS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -25,7 +26,7 @@ def test_versions_and_addresses_agree() -> None:
     assert PROJECT["version"] == citation["version"] == winning_tickets.__version__
     assert citation["repository-code"] == HOME
     assert f"repo_url: {HOME}\n" in site
-    assert all(url.startswith(HOME) for url in PROJECT["urls"].values())
+    assert all(url.startswith(HOME) for url in (*PROJECT["urls"].values(), DOCS))
 
 
 def test_the_image_has_the_torch_of_the_constraints() -> None:

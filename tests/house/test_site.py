@@ -18,6 +18,7 @@ import typer.main
 
 import winning_tickets
 from winning_tickets import analysis
+from winning_tickets.cli import DOCS as DOCS_ADDRESS
 from winning_tickets.cli import app
 from winning_tickets.cli.commands import Verb
 
@@ -88,11 +89,27 @@ def test_the_picture_names_every_verb(tmp_path: Path, monkeypatch: pytest.Monkey
     assert with_settings <= verbs, "a verb with settings of its own is missing"
 
 
+HOOKS = script("site/hooks.py")
+
+
 def test_every_page_has_a_reader() -> None:
-    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'winning-tickets[docs]'")
-    hooks = script("site/hooks.py")
-    made = [*hooks.COPIED.values(), *(f"notebooks/{name}.md" for name in NOTEBOOKS.SCRIPTS)]
-    assert [page for page in [*PAGES, *made] if not hooks.readers(page)] == []
+    made = [*HOOKS.COPIED.values(), *(f"notebooks/{name}.md" for name in NOTEBOOKS.SCRIPTS)]
+    assert [page for page in [*PAGES, *made] if not HOOKS.readers(page)] == []
+
+
+def test_the_help_of_every_command_names_a_reader_and_the_page_for_it() -> None:
+    groups: list[Any] = [typer.main.get_command(app)]
+    ends = {}
+    for group in groups:
+        for command in group.commands.values():
+            ends[f"{group.name} {command.name}"] = command.epilog
+            groups += [command] if hasattr(command, "commands") else []
+    assert len(ends) > 30
+    for name, end in ends.items():
+        reader, page = re.fullmatch(r"\x08\nFor (.*)s\. Guide:\n(\S+)", end or "").groups()  # type: ignore[union-attr]
+        assert page.startswith(DOCS_ADDRESS), name
+        assert reader in HOOKS.readers(page.removeprefix(DOCS_ADDRESS)), name
+        assert (DOCS / page.removeprefix(DOCS_ADDRESS)).is_file(), name
 
 
 @pytest.mark.slow
