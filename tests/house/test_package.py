@@ -36,6 +36,17 @@ def test_the_image_has_the_torch_of_the_constraints() -> None:
     assert f"ARG TORCH={pinned[1]}\n" in image
 
 
+def test_the_page_of_libraries_names_them_and_tests_that_exist() -> None:
+    page = (ROOT / "docs/reference/libraries.md").read_text(encoding="utf-8")
+    libraries = {re.split(r"[\[>=]", one)[0] for one in PROJECT["optional-dependencies"]["ecosystem"]}
+    libraries |= {re.split(r"[\[>=]", one)[0] for one in PROJECT["optional-dependencies"]["slurm"]}
+    assert [one for one in libraries - {PROJECT["name"]} if one.lower() not in page.lower()] == []
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name or 'test_'}" in (ROOT / path).read_text(encoding="utf-8"), path
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_wheel_runs_the_demo_in_a_new_environment(tmp_path: Path) -> None:
