@@ -113,7 +113,7 @@ def test_the_help_of_every_command_names_a_reader_and_the_page_for_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", NOTEBOOKS.SCRIPTS)
 def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
     pytest.importorskip("nbclient", reason="nbclient is not installed: pip install 'winning-tickets[docs]'")
