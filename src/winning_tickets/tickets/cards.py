@@ -128,7 +128,7 @@ def license_of(name: str, revision: str | None = None, ask: bool = False) -> str
         found = try_to_load_from_cache(name, path.name, revision=revision)
         if not isinstance(found, str) and ask:
             absent = (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
-            with hub.told(f"Could not read the license of {name}"), suppress(*absent):
+            with hub.hub_errors(f"Could not read the license of {name}"), suppress(*absent):
                 found = hf_hub_download(name, path.name, revision=revision)
         path = Path(found) if isinstance(found, str) else path
     try:
