@@ -38,6 +38,7 @@ def script(path: str) -> ModuleType:
 
 
 NOTEBOOKS = script("notebooks/build.py")
+HOOKS = script("site/hooks.py")
 
 
 def test_every_public_name_has_a_reference() -> None:
@@ -87,9 +88,6 @@ def test_the_picture_names_every_verb(tmp_path: Path, monkeypatch: pytest.Monkey
     assert verbs <= set(commands.commands)
     with_settings = {name for name, command in commands.commands.items() if isinstance(command, Verb)}
     assert with_settings <= verbs, "a verb with settings of its own is missing"
-
-
-HOOKS = script("site/hooks.py")
 
 
 def test_every_page_has_a_reader() -> None:
