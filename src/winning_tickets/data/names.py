@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from winning_tickets.config import METHOD_NAMES, SCOPES, TERM_NAMES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.data.corpora import check_corpus_name
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import METRICS, METRICS_OF
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
@@ -48,6 +49,11 @@ def _of_data(settings: Settings, with_files: bool) -> list[str]:
     files = {field: values[field] for field in _FILES if values["task"] is None or field not in _FILES[:2]}
     paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
     found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
+    if (corpus := getattr(settings, "corpus", None)) is not None:
+        try:
+            check_corpus_name(corpus)
+        except UsageError as error:
+            found.append(str(error))
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]
