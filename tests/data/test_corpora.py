@@ -114,7 +114,9 @@ def test_a_column_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         load_corpus("other.csv:body", "train")
 
 
-@pytest.mark.parametrize("spec", ["pydocs", "task:rte", "org/name:text", "wikipedia:20231101.en", "a/b", "x.txt", "~/x"])
+@pytest.mark.parametrize(
+    "spec", ["pydocs", "task:rte", "org/name:text", "wikipedia:20231101.en", "a/b", "x.txt", "~/x"]
+)
 def test_names_that_may_be_a_corpus(spec: str) -> None:
     check_corpus_name(spec)
 

@@ -72,9 +72,10 @@ class CorpusText:
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
     """Read a corpus: a name of a table above, `task:NAME`, `wikipedia:DATE.LANGUAGE`, `org/name:column`, or a path."""
-    # A path is a text file, a column `FILE.csv:column` of a table, a folder of text files, or a folder of Parquet files with a column `text`. The files of a
-    # folder are chosen by train, valid or test in their names; a single file, or a folder without such names, serves
-    # both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a WikiText or Wikipedia.
+    # A path is a text file, a column `FILE.csv:column` of a table, a folder of text files, or a folder of Parquet files
+    # with a column `text`. The files of a folder are chosen by train, valid or test in their names; a single file, or a
+    # folder without such names, serves both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's
+    # repository of a WikiText or Wikipedia.
     text: CorpusText | None = memory.find(spec)
     if text is not None:
         return replace(text, split=split)

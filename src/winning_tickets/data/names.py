@@ -16,8 +16,8 @@ _FILES = ("train_file", "validation_file", "task_file", "pairs_file")
 _OWN = "For data of your own, use --train-file and --validation-file."
 
 
-def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
-    """Return a line for each unknown method, term, scope, task or metric, and for each file that is not there."""
+def misnamed(settings: Settings, with_files: bool = True, with_corpus: bool = True) -> list[str]:
+    """Return a line for each unknown method, term, scope, task, metric or corpus, and for each file not there."""
     found = []
     if isinstance(settings, SearchConfig):
         found += _of_search(settings)
@@ -26,7 +26,7 @@ def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
         found += [str(unknown("objective", name, known)) for name in settings.objectives if name not in known]
     for one in (settings, getattr(settings, "fine_tuning", None)):
         if isinstance(one, Settings):
-            found += _of_data(one, with_files)
+            found += _of_data(one, with_files, with_corpus)
     return list(dict.fromkeys(found))
 
 
@@ -43,13 +43,13 @@ def _of_search(settings: SearchConfig) -> list[str]:
     return found
 
 
-def _of_data(settings: Settings, with_files: bool) -> list[str]:
+def _of_data(settings: Settings, with_files: bool, with_corpus: bool) -> list[str]:
     values = {field: getattr(settings, field, None) for field in ("task", "tasks", "metric", *_FILES)}
     # Files beside a task are refused as such.
     files = {field: values[field] for field in _FILES if values["task"] is None or field not in _FILES[:2]}
     paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
     found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
-    if (corpus := getattr(settings, "corpus", None)) is not None:
+    if with_corpus and (corpus := getattr(settings, "corpus", None)) is not None:
         try:
             check_corpus_name(corpus)
         except UsageError as error:

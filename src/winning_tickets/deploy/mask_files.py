@@ -251,8 +251,8 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
         shown = ", ".join(missing[:SHOWN])
         raise ContentError(
             f"The file lacks the masks of {len(missing)} of {len(missing) + len(masks)} matrices of {plm.name}: {shown}"
-            f"{' ...' if len(missing) > SHOWN else ''}. Was it made for a smaller model, or cut off? Masks of some matrices "
-            "only become a ticket in Python, with Ticket.from_masks."
+            f"{' ...' if len(missing) > SHOWN else ''}. Was it made for a smaller model, or cut off? Masks of some "
+            "matrices only become a ticket in Python, with Ticket.from_masks."
         )
     return scope
 

@@ -193,7 +193,8 @@ class Ranks:
     ) -> tuple[tuple[Tensor, Tensor | None], Tensor | None]:
         """Return entries of all processes in the order of the groups and indices, and which are this process's.
 
-        `places` are the indices of the given entries in this process's buffer. None stands for: all, as they are.
+        `places` are the indices of the given entries in this process's buffer. None as the second value means all
+        entries, in their order.
         """
         return (scores, ties), None
 

@@ -112,7 +112,7 @@ class Ticket:
 
     @functools.cached_property
     def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the masks of matrices and of biases that the gates stand for."""
+        """Return the masks of matrices and of biases that follow from the gates."""
         return ({}, {}) if self.structure is None else expand_gates(self.gates, self.structure)
 
     @functools.cached_property
