@@ -125,8 +125,7 @@ def measure(
         _check_lengths(models[-1], lengths)
         device = plm.model.device if kind == "onnx" else device
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
-        used = torch.get_num_threads()
-        warnings = _disagreements(shapes, used)
+        used, warnings = torch.get_num_threads(), _disagreements(shapes, torch.get_num_threads())
         if threads is None and used > 1 and device.type == "cpu" and kind != "onnx":
             warnings += _compare_with_one_thread(plm, shapes[0], used)
     return {
