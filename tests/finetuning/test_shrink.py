@@ -101,6 +101,22 @@ def test_a_finished_run_returns_its_result_and_another_one_is_refused(ladder, wo
         shrink(settings(world, speedup=(1.5,)), out, QUIET)
 
 
+@pytest.mark.parametrize("budget", [{}, {"size": (0.7,)}])
+def test_words_that_the_own_texts_never_have_are_left_out(world, tmp_path, budget):
+    own = tmp_path / "own.csv"
+    own.write_text("\n".join(["sentence1,sentence2,label", *(f"{TEXT[0]},{TEXT[1]} {word},x" for word in "ab")]))
+    config = settings(world, train_file=str(own), corpus=None, segments="lines:20", vocabulary=True, **budget)
+    result = shrink(config, tmp_path / "out", QUIET)
+    dense, small = result["dense"], result["models"][0]
+    plm = load_plm(str(tmp_path / "out" / "model"))
+    assert plm.model.config.vocab_size == small["vocabulary"] == len(plm.tokenizer) < dense["vocabulary"]
+    assert plm.tokenizer.tokenize(TEXT[0]) == load_plm(str(world / "bert")).tokenizer.tokenize(TEXT[0])
+    assert small["recovery"]["after"]["states"] == pytest.approx(small["quality"]["kd_loss"], rel=1e-4)
+    if budget:  # the rows that are left out are part of the budget
+        assert small["predicted_cost"] == pytest.approx(small["parameters"] / dense["parameters"], rel=0.01)
+        assert 0.6 < small["predicted_cost"] <= 0.7
+
+
 class StoppedError(Exception):
     """Ends a training as a kill would."""
 
@@ -169,7 +185,7 @@ def test_uniform_models_need_no_remote_code_and_steps_0_no_training(world, tmp_p
     assert result["models"][0]["recovery"]["before"] == result["models"][0]["recovery"]["after"]
 
 
-@pytest.mark.parametrize("choice", ["gates", "even", "depth"])
+@pytest.mark.parametrize("choice", ["gates", "magnitude", "even", "depth"])
 def test_other_choices_keep_the_budget_too(world, tmp_path, choice):
     config = settings(world, choice=choice, gate_steps=2, steps=1, speedup=(1.9,))
     result = shrink(config, tmp_path / "out", QUIET)
@@ -219,6 +235,10 @@ def test_a_model_and_texts_in_memory(tmp_path, world):
     assert result.plot() is not None
     assert "speedup-2" in repr(result)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(UsageError, match="whose end is not known; give steps="):
+        shrink(model, tmp_path / "stream", QUIET, corpus=iter(TEXT), tokenizer=tokenizer, minutes=1)
+    fields |= {"steps": 1, "tokenizer": tokenizer}
+    assert shrink(model, tmp_path / "stream", QUIET, corpus=iter(TEXT), **fields).models
     with pytest.raises(UsageError, match="give out="):
         shrink(model, corpus=TEXT, tokenizer=tokenizer)
 
@@ -276,5 +296,9 @@ def test_a_fine_tuned_model_keeps_its_head_and_its_task(world, tmp_path, kind):
     assert metrics <= result["models"][0]["quality"].keys()
     if kind == "tokens":
         return
+    unlabelled = config.model_copy(update={"train_file": str(file), "text_columns": ("text",)})
+    assert shrink(unlabelled, tmp_path / "own", QUIET)["models"][0]["quality"].keys() >= metrics
+    with pytest.raises(UsageError, match="--text-columns names 2 column"):
+        shrink(unlabelled.model_copy(update={"text_columns": ("text", "text")}), tmp_path / "two", QUIET)
     made = predict(tmp_path / "out" / "model", [(TEXT[0],)], runtime=QUIET)
     assert len(made["predictions"]) == 1

@@ -6,6 +6,7 @@ import shutil
 import statistics
 
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from samples.tiny_models import make_model
@@ -23,7 +24,10 @@ from winning_tickets import (
 )
 from winning_tickets.cli import app, show
 from winning_tickets.finetuning.super_ticket import count_trainings
+from winning_tickets.models.loading import load_plm
+from winning_tickets.models.weights import load_state
 from winning_tickets.pruning.search import search_all
+from winning_tickets.runs.directory import read_log
 from winning_tickets.runs.errors import Interrupted, UsageError
 from winning_tickets.runs.statistics import paired
 
@@ -283,3 +287,25 @@ def test_importances_of_a_model_that_learned_nothing_come_with_a_warning(whole, 
             "no better on rte than one answer for all examples; its importances say nothing" in capsys.readouterr().err
         )
         assert said is degenerate
+
+
+def test_tickets_recover_before_they_are_fine_tuned(config, tmp_path):
+    one = config.model_copy(
+        update={"level": (50,), "selections": ("winning",), "learning_rates": (1e-3,), "recover": 2}
+    )
+    result = super_ticket(one, tmp_path / "run", QUIET)
+    (ticket_id,) = result["super_ticket"]["ticket_ids"]
+    state = load_state(tmp_path / "run" / "recovered" / f"{ticket_id}.safetensors")
+    base = dict(load_plm(one.fine_tuning.target).encoder.named_parameters())
+    assert state.tensors.keys() == base.keys()
+    assert any(not torch.equal(value, base[name]) for name, value in state.tensors.items())
+    records = read_log(tmp_path / "run" / "recovered" / ticket_id)
+    losses = [record["held_out"]["sum"] for record in records if "held_out" in record]
+    assert losses[-1] < losses[0]
+    winning, full = (stored(tmp_path / "run", *parts) for parts in (("winning", "level-50", "lr-0.001_batch-4"),
+                                                                    ("full", "lr-0.001_batch-4")))  # fmt: skip
+    assert winning["start_from"].endswith(f"{ticket_id}.safetensors")
+    assert full["start_from"] == "pretrained"
+    fine_tuning = one.fine_tuning.model_copy(update={"start_from": "reinit"})
+    with pytest.raises(UsageError, match="--recover makes the weights that fine-tuning starts from"):
+        super_ticket(one.model_copy(update={"fine_tuning": fine_tuning}), tmp_path / "other", QUIET)

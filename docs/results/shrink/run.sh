@@ -1,6 +1,25 @@
-# GLUE is a folder with GLUE data, WIKI one with wiki.train.txt and wiki.valid.txt.
-common="--corpus WIKI --task stsb --data-dir GLUE --speedup 2 --eval-steps 25 --repeats 3"
+# DATA has folders glue, snli and wikipedia (wiki.train.txt, wiki.valid.txt). Finished runs are kept, stopped ones resume.
+
+# Pieces of Wikipedia, the default of --segments for a corpus.
+common="--corpus $DATA/wikipedia --task stsb --data-dir $DATA/glue --speedup 2 --eval-steps 25 --repeats 3"
 tickets shrink builtin:minilm $common --importance-batches 32 --steps 150 --out importance
 tickets shrink builtin:minilm $common --importance-batches 32 --steps 0 --out no-recovery
 tickets shrink builtin:minilm $common --choice depth --importance-batches 1 --steps 150 --out whole-layers
 python speed.py builtin:minilm importance/model whole-layers/model > raw/speed.json
+
+# Sentences: one row for each choice, text, loss and number of steps; rows can be named.
+python compare.py $DATA rows
+python speed.py builtin:minilm rows/*/model > raw/speed-sentences.json
+python speed.py builtin:minilm rows/importance/model --int8 --glue $DATA/glue > raw/int8.json
+
+# As long as half an hour lets it: rows/nli.txt is written by compare.py.
+tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines --task stsb --data-dir $DATA/glue --speedup 2 \
+    --minutes 30 --formats onnx,int8 --out half-an-hour
+
+# Fine-tuned models.
+for task in sst2 mrpc; do
+    for seed in 0 1 2; do
+        tickets transfer builtin:minilm --task $task --data-dir $DATA/glue --seeds $seed --save-model --out $task-$seed
+        tickets shrink $task-$seed --speedup 2 --out $task-$seed-fast
+    done
+done

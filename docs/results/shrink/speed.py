@@ -1,26 +1,75 @@
-"""Time small models next to the dense one, with all passes in turns: python speed.py DENSE SMALL... > speed.json."""
+"""Time models next to the first, dense one, with all passes in turns: python speed.py DENSE SMALL... > speed.json.
 
+With `--int8` each is also exported to ONNX, and to ONNX with weights of one byte; with `--glue DIR` the similarity on
+the dev set of STS-B of all of them is measured too.
+"""
+
+import argparse
 import json
 import sys
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 
+from winning_tickets.analysis.evaluate import similarity
+from winning_tickets.config import EvaluateConfig, Runtime
 from winning_tickets.deploy import measure
-from winning_tickets.models.loading import load_plm
+from winning_tickets.deploy.onnx import write_int8, write_onnx
+from winning_tickets.models.loading import ONNX_FILE, PLM, load_plm
+from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.runs.provenance import machine, versions
 
-torch.set_num_threads(2)
-plms = [load_plm(name) for name in sys.argv[1:]]
-inputs = measure.random_inputs(plms[0], 8, 64, torch.device("cpu"))
-seconds = measure.take_turns([partial(one.model.eval(), **inputs) for one in plms], 30, torch.device("cpu"), False)
-found = {
-    name: {
-        "latency_seconds": measure.spread(seconds[:, at]),
-        "shortest_seconds": float(seconds[:, at].min()),
-        "speedup": measure.spread(seconds[:, 0] / seconds[:, at]),
+
+def exports(plm: PLM, folder: Path) -> dict[str, PLM]:
+    """Export a model to ONNX and to int8, and load both."""
+    for form in ("onnx", "int8"):
+        (folder / form).mkdir(parents=True)
+        write_onnx(plm, folder / form)
+    write_int8(folder / "int8")
+    return {
+        form: replace(plm, model=OnnxModel(folder / form / ONNX_FILE, plm.model.config)) for form in ("onnx", "int8")
     }
-    for at, name in enumerate(sys.argv[1:])
-}
-about = {"batch": 8, "length": 64, "threads": 2, "machine": machine(), "versions": versions()}
-sys.stdout.write(json.dumps(about | {"models": found}, indent=2) + "\n")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("models", nargs="+")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--passes", type=int, default=30)
+    parser.add_argument("--int8", action="store_true")
+    parser.add_argument("--glue")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    device, quiet = torch.device("cpu"), Runtime(quiet=True, device="cpu")
+    plms = {name: load_plm(name) for name in asked.models}
+    inputs = measure.random_inputs(plms[asked.models[0]], 8, 64, device)
+    with TemporaryDirectory() as folder:
+        if asked.int8:
+            for index, name in enumerate(asked.models):
+                made = exports(plms[name], Path(folder) / str(index))
+                plms |= {f"{name} {form}": plm for form, plm in made.items()}
+        passes = [partial(plm.model.eval(), **inputs) for plm in plms.values()]
+        seconds = measure.take_turns(passes, asked.passes, device, False)
+        found = {
+            name: {
+                "latency_seconds": measure.spread(seconds[:, at]),
+                "shortest_seconds": float(seconds[:, at].min()),
+                "speedup": measure.spread(seconds[:, 0] / seconds[:, at]),
+            }
+            for at, name in enumerate(plms)
+        }
+        if asked.glue:
+            pairs = EvaluateConfig(target=asked.models[0], task="stsb", data_dir=asked.glue)
+            for name, plm in plms.items():
+                with torch.no_grad():
+                    found[name] |= similarity(pairs, plm, device, quiet)
+    about = {"batch": 8, "length": 64, "threads": asked.threads, "machine": machine(), "versions": versions()}
+    sys.stdout.write(json.dumps(about | {"models": found}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()

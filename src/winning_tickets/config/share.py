@@ -303,6 +303,12 @@ class SuperConfig(WithLevels):
         None, "A transfer with --save-model. By default the full model is fine-tuned to compute importances."
     )
     min_heads_per_layer: int | None = _super(None, "Smallest number of heads that every layer keeps.", ge=0)
+    recover: int = _super(
+        0,
+        "Optimizer steps in which the encoder of each ticket learns to follow the dense one on the task's texts, "
+        "before it is fine-tuned.",
+        ge=0,
+    )
     learning_rates: tuple[float, ...] | None = _grid(
         None, "Peak learning rates to try.", option="--learning-rates --learning-rate"
     )

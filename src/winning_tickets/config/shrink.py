@@ -13,7 +13,7 @@ from winning_tickets.config.settings import Count, Seed, Settings, impossible, s
 
 LOSS_NAMES = ("states", "pooled", "similarity", "logits")
 """Terms of `--losses`; `winning_tickets.training.objectives.distillation` computes them."""
-EXPORT_NAMES = ("onnx", "int8")
+DEFAULT_STEPS = 1000
 _SHAPE = re.compile(r"batch=(\d+),length=(\d+)")
 
 _model = partial(setting, panel="Model and data")
@@ -33,8 +33,16 @@ class ShrinkConfig(Settings):
         "Text that the small model learns from: wikitext-103, pydocs, task:NAME, a text file or a folder. By default "
         "the sentences of --task; a fine-tuned model takes those of its own task.",
     )
+    train_file: str | None = _model(
+        None,
+        "Your own texts in a csv, tsv or jsonl file, instead of --corpus; labels are not read. A fine-tuned model "
+        "takes each row as an example of its task.",
+    )
+    text_columns: tuple[str, ...] | None = _model(
+        None, "Text columns of --train-file. By default well-known names, or those of the fine-tuned model."
+    )
     validation: str | None = _model(
-        None, "Held-out text. By default the validation part of --corpus, or a twentieth of it where it has none."
+        None, "Held-out text. By default the validation part of the text, or a twentieth of it where it has none."
     )
     task: str | None = _model(None, "Task with scored pairs whose similarity is reported: stsb.")
     pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv or jsonl.")
@@ -49,13 +57,19 @@ class ShrinkConfig(Settings):
         "latency", "What --speedup counts: time measured on this machine, or operations."
     )
     latency_on: str = _budget("batch=8,length=64", "Batch size and tokens of a text that the speed is about.")
-    choice: Literal["importance", "gates", "even", "depth"] = _choose(
+    choice: Literal["importance", "gates", "magnitude", "even", "depth"] = _choose(
         "importance",
         "How heads, neurons and layers are chosen under the budget: by importance, or by training gates that start "
-        "there (gates). For comparison: the same numbers in every layer (even), or evenly spread whole layers (depth).",
+        "there (gates). For comparison: by the squared weights of units (magnitude), the same numbers in every layer "
+        "(even), or evenly spread whole layers (depth).",
     )
     uniform: bool = _choose(
         False, "Keep all heads and as many neurons in every layer that stays, so that no remote code is needed."
+    )
+    vocabulary: bool = _choose(
+        False,
+        "Also remove the word embeddings of tokens that the text never has; the tokenizer spells other words with "
+        "what stays.",
     )
     importance_batches: Count = _choose(64, "Batches of text that importances are computed on.")
     gate_steps: Count = _choose(100, "Optimizer steps that gates are trained with --choice gates.")
@@ -77,7 +91,11 @@ class ShrinkConfig(Settings):
     warmup_steps: int = _recover(20, "Steps of linear warm-up, before a linear decay to zero.", ge=0)
     weight_decay: float = _recover(0.01, "Weight decay of matrices.", ge=0)
     batch_tokens: Count = _recover(2048, "Tokens in an optimizer step.")
-    segments: str = _recover("mixed", "Segments that the corpus is cut into: packed:L, lines or mixed.")
+    segments: str | None = _recover(
+        None,
+        "Segments that the text is cut into: packed:L, lines or mixed. By default lines for the sentences of a task or "
+        "of --train-file, and mixed for other text.",
+    )
     eval_steps: Count = _recover(50, "Optimizer steps between evaluations on held-out text.")
     patience: Count = _recover(4, "Stop after this many evaluations without a lower held-out loss.")
     max_tokens: Count = _recover(20_000, "Tokens of held-out text in an evaluation.")
@@ -124,9 +142,28 @@ class ShrinkConfig(Settings):
         return {f"speedup-{factor:g}": 1 / factor for factor in self.speedup}
 
     @property
+    def most_steps(self) -> int | None:
+        """Steps after which a recovery ends; None where only `minutes` limit it."""
+        if self.steps is None and self.minutes is None:
+            return DEFAULT_STEPS
+        return self.steps
+
+    @property
+    def most_batches(self) -> int | None:
+        """Batches of text that are read at most; None where only `minutes` limit them."""
+        return None if self.most_steps is None else max(self.most_steps, self.importance_batches, self.gate_steps)
+
+    @property
     def text(self) -> str | None:
-        """The corpus, or the sentences of the task."""
-        return self.corpus or (None if self.task is None else f"task:{self.task}")
+        """The corpus, the file, or the sentences of the task."""
+        return self.corpus or self.train_file or (None if self.task is None else f"task:{self.task}")
+
+    @property
+    def cut(self) -> str:
+        """The segments of the text: sentences of their own as they are, other text in pieces of many lengths."""
+        if self.segments is not None:
+            return self.segments
+        return "lines" if self.train_file is not None or str(self.text).startswith("task:") else "mixed"
 
     @property
     def weights(self) -> dict[str, float] | None:
@@ -146,6 +183,10 @@ class ShrinkConfig(Settings):
             )
         if any(not 0 < one < 1 for one in self.size):
             found.append(f"--size {','.join(f'{one:g}' for one in self.size)} is impossible; give shares such as 0.5.")
+        if self.corpus is not None and self.train_file is not None:
+            found.append("--corpus and --train-file are two texts to learn from; give one of them.")
+        if self.text_columns is not None and (self.train_file is None or len(self.text_columns) > 2):
+            found.append("--text-columns names the one or two text columns of --train-file.")
         if self.task is not None and self.pairs_file is not None:
             found.append("--task and --pairs-file are two sources of scored pairs; give one of them.")
         if self.uniform and self.choice in ("gates", "even"):

@@ -107,6 +107,14 @@ def load_files(
     return TaskData.of(task, splits[0], {"validation": splits[-1]}, "files", unlabelled, remarks)
 
 
+def load_texts(file: str | Path, text_columns: Sequence[str] | None = None) -> tuple[list[str], ...]:
+    """Read the text columns of `.csv`, `.tsv` or `.jsonl`, without labels; None looks for `WELL_KNOWN` ones."""
+    path = Path(file)
+    rows = _read(path, FORMATS)
+    columns = tuple(text_columns) if text_columns else _infer_columns(path, rows, "label")
+    return examples.build_split(str(path), rows, columns, columns[0], lambda *_: 0)[0].texts
+
+
 def _remarks(task: Task, train: Split, validation: Split) -> tuple[str, ...]:
     """Sentences on files that look like a mistake."""
     found = []

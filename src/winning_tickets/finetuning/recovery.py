@@ -15,8 +15,7 @@ from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.models.loading import PLM
 from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
-from winning_tickets.runs.errors import TrainingError
-from winning_tickets.runs.files import write_atomic
+from winning_tickets.runs.files import save_tensors, write_atomic
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.base import Batch
@@ -30,7 +29,6 @@ from winning_tickets.training.trainer import (
     trainer_arguments,
 )
 
-DEFAULT_STEPS = 1000
 _UNLIMITED = 1_000_000  # steps, where minutes are the limit
 _BEST = "best.pt"
 HELD_OUT = "held_out"
@@ -74,8 +72,7 @@ class _Recovery(Callback):
 
     def factor(self, step: int) -> float:
         """Return the factor of the learning rate: a warm-up, then linear to zero at the last step or minute."""
-        config = self._config
-        steps = config.steps if config.steps is not None else None if config.minutes else DEFAULT_STEPS
+        config, steps = self._config, self._config.most_steps
         left = [1.0] if steps is None else [1 - step / steps]
         left += [] if config.minutes is None else [1 - self.seconds / (60 * config.minutes)]
         return max(0.0, min(*left, (step + 1) / (config.warmup_steps + 1)))
@@ -106,12 +103,7 @@ class _Recovery(Callback):
             state = {name: value.detach().cpu() for name, value in trainer.model.state_dict().items()}
             self._run.scratch.mkdir(parents=True, exist_ok=True)
             best = self._run.scratch / _BEST
-            try:
-                write_atomic(best, lambda path: torch.save(state, path))
-            except RuntimeError as error:  # torch's zip writer turns a full disk into one
-                raise TrainingError(
-                    f"Could not write {best}: is the disk full? {error}. Free some space and run the command again."
-                ) from error
+            write_atomic(best, lambda path: save_tensors(state, path))
 
 
 def recover(
@@ -132,7 +124,7 @@ def recover(
     set_dropout(model, 0.0)
     _freeze_embeddings(plm)
     callback = _Recovery(config, run, objective, held_out)
-    steps = config.steps if config.steps is not None else _UNLIMITED if config.minutes else DEFAULT_STEPS
+    steps = _UNLIMITED if config.most_steps is None else config.most_steps
     if steps == 0:
         losses = held_out_losses(objective, model, held_out, runtime.bf16)
         return {"steps": 0, "best_step": 0, "seconds": 0.0, "before": losses, "after": losses}

@@ -28,7 +28,8 @@ from winning_tickets.deploy import measure
 from winning_tickets.deploy.costs import CostTable, cost_table, time_share
 from winning_tickets.deploy.formats import copy_sentence_modules
 from winning_tickets.deploy.onnx import check_installed, write_int8, write_onnx
-from winning_tickets.finetuning.recovery import DEFAULT_STEPS, held_out_losses, recover, recovered
+from winning_tickets.finetuning.evaluation import evaluate_dev_splits
+from winning_tickets.finetuning.recovery import held_out_losses, recover, recovered
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.heads import KINDS
@@ -37,9 +38,10 @@ from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.models.removal import first_layer_differs, remove_
 from winning_tickets.models.structure import Structure, gated, structure_of
+from winning_tickets.models.vocabulary import new_places, trim_
 from winning_tickets.pruning import importance, mask_training
 from winning_tickets.pruning.base import PreparedSearch, RankedWeights, counted
-from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of
+from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of, unit_magnitudes
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
 from winning_tickets.pruning.structured import GateSearch, gate_scores
 from winning_tickets.runs import memory
@@ -53,7 +55,7 @@ from winning_tickets.tickets.files import BaseModelInfo, is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
-from winning_tickets.training.predict import encode_split, predict_split, save_folder
+from winning_tickets.training.predict import save_folder
 
 MODEL, TICKET, RECOVERY, COSTS = "model", "ticket", "recovery.json", "costs.json"
 _CORRECTIONS = 4  # of a budget of time
@@ -125,7 +127,7 @@ def check_shrink(config: ShrinkConfig) -> None:
         [
             *config.problems(),
             *problems_of(lambda: config.weights),
-            *problems_of(lambda: parse_segments(config.segments)),
+            *problems_of(lambda: parse_segments(config.cut)),
             *(problems_of(lambda: check_installed("--formats")) if config.formats else []),
         ]
     )
@@ -143,7 +145,7 @@ def plan_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
     of_head = 2 * (hidden // heads) * (4 * hidden + 2 * length)
     of_neuron = 2 * hidden * (3 if shape.model_type == "modernbert" else 2)
     dense = layers * (heads * of_head + neurons * of_neuron) * batch * length / 1e9
-    steps = config.steps if config.steps is not None else None if config.minutes else DEFAULT_STEPS
+    steps = config.most_steps
     facts: dict[str, Any] = {
         "dense_gflops": round(dense, 2),
         "share_of_heads": round(heads * of_head / (heads * of_head + neurons * of_neuron), 3),
@@ -174,6 +176,7 @@ def shrink(
         None if (Path(out) / RESULT).is_file() and not force else cost_table(plm, config.counts, *config.shape, runtime)
     )
     if costs is not None:
+        costs = _without_words(config, costs, source)
         equal = {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
         Choice(config, structure, equal, costs, first_layer_differs(plm, structure)).check()
     with RunDirectory.claim(Path(out), "shrink", identity, config.model_dump(mode="json"), force=force) as run:
@@ -182,9 +185,7 @@ def shrink(
         assert costs is not None
         write_json(run.path / COSTS, asdict(costs))
         prepared = _prepare(config, source, base, identity, runtime)
-        found = _importance(config, source, structure, run, runtime)
-        # To second order a loss grows with the square of what is removed.
-        values = {unit: found.values["sample"][unit].square() for unit in ("heads", "neurons")}
+        values = unit_values(config, source, structure, run.path, runtime)
         choice = Choice(config, structure, values, costs, first_layer_differs(plm, structure))
         made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
         result: dict[str, Any] = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
@@ -194,6 +195,16 @@ def shrink(
         write_report(result, run.path)
         run.finish(result)
         return run.result()
+
+
+def _without_words(config: ShrinkConfig, costs: CostTable, source: ShrinkSource) -> CostTable:
+    """Return costs in parameters without those of words that are left out; they take no time and no operations."""
+    if not config.vocabulary or config.counts != "size":
+        return costs
+    plm = source.plm
+    words = plm.encoder.get_parameter(plm.architecture.word_embeddings)
+    share = (1 - len(source.vocabulary) / len(words)) * words.numel() / sum(p.numel() for p in plm.encoder.parameters())
+    return replace(costs, base=costs.base - share)
 
 
 def _structure(plm: PLM) -> Structure:
@@ -216,7 +227,7 @@ def _prepare(
         corpus=config.text,
         method="mask-training" if gates else "importance",
         objective="kd",
-        segments=config.segments,
+        segments=config.cut,
         batch_tokens=config.batch_tokens,
         prune_heads=(1,),
         prune_neurons=(1,),
@@ -229,12 +240,23 @@ def _prepare(
     return PreparedSearch(resolved, source.plm, {}, base, None, (), identity, device, parameters, ranked, None, nothing)
 
 
+def unit_values(
+    config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, runtime: Runtime
+) -> dict[str, Tensor]:
+    """Return what it costs in quality to remove a head or a neuron, `(layers, n)`."""
+    if config.choice == "magnitude":
+        return unit_magnitudes(source.plm.encoder, structure)
+    # To second order a loss grows with the square of what is removed.
+    found = _importance(config, source, structure, folder, runtime).values["sample"]
+    return {unit: found[unit].square() for unit in ("heads", "neurons")}
+
+
 def _importance(
-    config: ShrinkConfig, source: ShrinkSource, structure: Structure, run: RunDirectory, runtime: Runtime
+    config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, runtime: Runtime
 ) -> Importance:
     """Read the importances of heads and neurons where the run was stopped, or compute and save them."""
-    if (run.path / IMPORTANCE_FILE).is_file():
-        return Importance.load(run.path)
+    if (folder / IMPORTANCE_FILE).is_file():
+        return Importance.load(folder)
     source.plm.model.to(choose_device(runtime.device))
     batches = (source.batches[index] for index in range(config.importance_batches))
     with progress("importance", config.importance_batches, runtime.quiet) as advance:
@@ -243,7 +265,7 @@ def _importance(
             source.plm.model, structure, probe, counted(batches, advance), ("heads", "neurons"), bf16=runtime.bf16
         )
     found = sums.finish({"source": source.outputs, "data": source.fingerprint})
-    found.save(run.path)
+    found.save(folder)
     return found
 
 
@@ -267,8 +289,9 @@ def _make(
             assert sizes is not None  # checked before
             gates = gates_of(choice.values, sizes, choice.structure)
         closed: dict[Unit, int] = {"heads": _closed(gates, "heads"), "neurons": _closed(gates, "neurons")}
+        scores_from = f"the weights of {source.plm.name}" if config.choice == "magnitude" else source.outputs
         ticket = prepared.gate_ticket(
-            gates, choice.structure, Level(("heads", "neurons"), given=closed), scores_from=source.outputs
+            gates, choice.structure, Level(("heads", "neurons"), given=closed), scores_from=scores_from
         )
         ticket.save_pretrained(folder / TICKET)
     ticket = Ticket.from_pretrained(folder / TICKET)
@@ -278,7 +301,9 @@ def _make(
         small = copy.deepcopy(source.plm)
         remove_(small, ticket.gates, choice.structure)
         own = RunDirectory(folder, run.status, f"{run.id}-{name}")
-        facts = recover(config, small, _objective(config, source, kept), source.batches, source.held_out, own, runtime)
+        facts = recover(
+            config, small, objective_of(config, source, kept), source.batches, source.held_out, own, runtime
+        )
         write_json(folder / RECOVERY, facts)
         shutil.rmtree(folder / MODEL, ignore_errors=True)
         build_directory(folder / MODEL, partial(_save, small, source, config))
@@ -322,7 +347,7 @@ def _trained_gates(
     top = prepared.config.alpha * prepared.config.phi
     counts: dict[Unit, int] = {"heads": 0, "neurons": 0}
     start = gate_scores(choice.values, "rank", counts, structure, 0, top, config.seed)
-    # A score stands for the loss of the unit that had this score at the start, so that heads and neurons compare.
+    # A score means the loss of the unit that had this score at the start, so that heads and neurons compare.
     scales = {
         unit: (
             np.sort(torch.cat([start[f"layers.{i}.{unit}"] for i in range(len(structure.layers))]).numpy()),
@@ -357,7 +382,7 @@ def _trained_gates(
     batches = _Some(source.batches, config.gate_steps)
     with gated(source.plm.encoder, structure, state.gates):
         mask_training.train_scores(
-            state, "training gates", own, runtime, batches, _objective(config, source, every, copy.deepcopy(model))
+            state, "training gates", own, runtime, batches, objective_of(config, source, every, copy.deepcopy(model))
         )
     shutil.rmtree(own.scratch, ignore_errors=True)
     model.requires_grad_(True)
@@ -381,7 +406,7 @@ class _Some:
         return self.batches[index]
 
 
-def _objective(config: ShrinkConfig, source: ShrinkSource, kept: list[int], teacher: Any = None) -> Distillation:
+def objective_of(config: ShrinkConfig, source: ShrinkSource, kept: list[int], teacher: Any = None) -> Distillation:
     """Return the losses against the dense model, for the layers that were kept."""
     layers = kept
     if config.layer_map == "next":
@@ -393,6 +418,8 @@ def _objective(config: ShrinkConfig, source: ShrinkSource, kept: list[int], teac
 
 def _save(small: PLM, source: ShrinkSource, config: ShrinkConfig, folder: Path) -> None:
     small.model.requires_grad_(True)
+    if config.vocabulary:
+        trim_(small, source.vocabulary)
     save_folder(small.model, small.tokenizer, folder)
     if source.info is not None:
         source.info.write(folder)
@@ -430,7 +457,9 @@ def _measured(
     plms = {"dense": source.plm} | {name: _load(run / facts["folder"] / MODEL, source) for name, facts in made.items()}
     for plm in plms.values():
         plm.model.to(device).eval().requires_grad_(False)
-    inputs = measure.random_inputs(source.plm, batch, length, device)
+    # A smaller vocabulary has no other tokens, and all models read the same ones.
+    smallest = min(plms.values(), key=lambda plm: int(plm.model.config.vocab_size))
+    inputs = measure.random_inputs(smallest, batch, length, device)
     passes: dict[str, Any] = {name: partial(plm.encoder, **inputs) for name, plm in plms.items()}
     exports: dict[str, PLM] = {}
     for name, facts in made.items():
@@ -457,6 +486,7 @@ def _measured(
             )
             own |= {
                 "remote_code": hasattr(plm.model.config, COMPACT),
+                "vocabulary": plm.model.config.vocab_size,
                 "parameters": sum(value.numel() for value in plm.encoder.parameters()),
                 "flops": measure.forward_flops(plm, batch, length),
                 "quality": _quality(config, source, plm, list(kept), runtime),
@@ -474,7 +504,10 @@ def _measured(
 def _quality(config: ShrinkConfig, source: ShrinkSource, plm: PLM, kept: list[int], runtime: Runtime) -> dict[str, Any]:
     """Measure a model on data that it was not trained on: distances from the dense model, and scores."""
     parts = {"states": 1.0, "pooled": 1.0}
-    objective = Distillation(parts, plm.architecture, source.plm.model, kept, None, source.pooling)
+    places = None
+    if config.vocabulary and plm is not source.plm:
+        places = new_places(source.vocabulary, source.plm.model.config.vocab_size)
+    objective = Distillation(parts, plm.architecture, source.plm.model, kept, None, source.pooling, places)
     losses = held_out_losses(objective, plm.model, source.held_out, runtime.bf16)
     distances = {"kd_loss": losses["states"], "embedding_distance": losses["pooled"]}
     return distances | _scores(config, source, plm, runtime)
@@ -489,19 +522,7 @@ def _scores(config: ShrinkConfig, source: ShrinkSource, plm: PLM, runtime: Runti
         )
         with modes(plm.model, training=False), torch.no_grad():
             found |= similarity(asked, plm, plm.model.device, runtime)
-    if source.info is not None and source.data is not None:
-        found |= _task_metrics(source, partial(predict_split, plm, bf16=runtime.bf16))
-    return found
-
-
-def _task_metrics(source: ShrinkSource, predict: Any) -> dict[str, float]:
-    info, data = source.info, source.data
-    assert info is not None
-    assert data is not None
-    found: dict[str, float] = {}
-    for name, split in data.validation.items():
-        encoded = encode_split(source.plm, split, info.max_length, info.kind, info.doc_stride)
-        scores, _ = KINDS[info.kind].score(data.task, predict(encoded), encoded, split)
-        prefix = "" if len(data.validation) == 1 else f"{name.removeprefix('validation_')}_"
-        found |= {prefix + metric: value for metric, value in scores.items()}
+    if source.task is not None:
+        metrics = evaluate_dev_splits(source.task, plm, runtime.bf16)["evaluation"]
+        found |= {name: value for name, value in metrics.items() if value is not None}
     return found

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from winning_tickets.config.shrink import ShrinkConfig
-from winning_tickets.data.batches import CorpusBatches
-from winning_tickets.data.corpora import CorpusText, LineSource, load_corpus
+from winning_tickets.data.batches import ENDLESS, CorpusBatches
+from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.encode import EncodedSplit, make_collator
 from winning_tickets.data.loading import load_task
 from winning_tickets.data.mixing import TaskBatches, grouped_order, task_order
-from winning_tickets.data.readers import RunningFingerprint
-from winning_tickets.data.records import TaskData
-from winning_tickets.data.token_cache import tokenize
+from winning_tickets.data.readers import fingerprint
+from winning_tickets.data.user_files import load_texts
 from winning_tickets.deploy.formats import find_sentence_modules
+from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task
 from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import PLM, load_plm, resolve_model
+from winning_tickets.models.vocabulary import tokens_to_keep
 from winning_tickets.pruning.importance import ImportanceModel
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
-from winning_tickets.training.fine_tuned import is_fine_tuned, open_fine_tuned
+from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.objectives.distillation import HeadKind, HeadProbe
 from winning_tickets.training.objectives.pretraining import StateProbe
@@ -32,7 +37,6 @@ from winning_tickets.training.predict import TaskInfo, encode_split
 
 HELD_OUT_PART = 20  # of so many lines one is held out, where a corpus has no validation part
 _HELD_OUT_EXAMPLES = 512  # of a task's training set, at most a tenth of it
-_ENDLESS = 2**62
 _POOLING = Path("1_Pooling") / "config.json"
 _HEADS: dict[str, HeadKind] = {
     "ForMaskedLM": "mlm",
@@ -52,9 +56,10 @@ class ShrinkSource:
     losses: dict[str, float]  # of the recovery, with their weights
     batches: Any  # of the training, by index
     held_out: list[Batch]
+    tokens: Sequence[np.ndarray[Any, Any]]  # of all texts, held-out ones included
     fingerprint: str  # of the text or the examples
     info: TaskInfo | None = None  # of a fine-tuned model
-    data: TaskData | None = None
+    task: PreparedTask | None = None
 
     @classmethod
     def find(cls, config: ShrinkConfig) -> ShrinkSource:
@@ -67,6 +72,12 @@ class ShrinkSource:
         if modules is not None:
             weights |= {"similarity": 1.0}
         return _on_text(config, plm, head, _pooling(modules), weights)
+
+    @cached_property
+    def vocabulary(self) -> list[int]:
+        """The tokens that the texts need."""
+        used = set().union(*(np.unique(tokens).tolist() for tokens in self.tokens))
+        return tokens_to_keep(self.plm.tokenizer, used)
 
     @property
     def outputs(self) -> str:
@@ -116,17 +127,19 @@ def _on_text(
 ) -> ShrinkSource:
     if config.text is None:
         raise UsageError(
-            "shrink needs text to learn from: --corpus pydocs, wikitext-103, task:NAME, a text file or a folder; or "
-            "--task."
+            "shrink needs text to learn from: --corpus pydocs, wikitext-103, task:NAME, a text file or a folder; "
+            "--train-file with texts in columns; or --task."
         )
     train, held_out = _texts(config, config.text)
     losses = config.weights or losses
 
-    def cut(corpus: CorpusText, seed: int, count: int) -> CorpusBatches:
-        return CorpusBatches(
-            tokenize(corpus, plm.tokenizer),
+    def cut(corpus: CorpusText, seed: int, count: int, at_most: int | None = None) -> CorpusBatches:
+        return CorpusBatches.read(
+            corpus,
             plm.tokenizer,
-            segments=config.segments,
+            at_most,
+            plm.end_of_text,
+            segments=config.cut,
             batch_tokens=config.batch_tokens,
             n_batches=count,
             seed=seed,
@@ -134,14 +147,16 @@ def _on_text(
             mlm_probability=0.15 if head == "mlm" and "logits" in losses else None,
         )
 
+    batches = cut(train, config.seed, ENDLESS, config.most_batches)
     aside = cut(held_out, config.seed + 1, max(1, config.max_tokens // config.batch_tokens))
     return ShrinkSource(
         plm,
         head,
         pooling,
         losses,
-        cut(train, config.seed, _ENDLESS),
+        batches,
         [aside[index] for index in range(len(aside))],
+        [batches.stream.tokens, aside.stream.tokens],
         f"{train.fingerprint}+{held_out.fingerprint}",
         **about,
     )
@@ -149,50 +164,69 @@ def _on_text(
 
 def _texts(config: ShrinkConfig, text: str) -> tuple[CorpusText, CorpusText]:
     """Return the text to learn from and the held-out text; they have no line in common."""
-    train = load_corpus(text, "train", config.data_dir)
+    if config.train_file is None:
+        train = load_corpus(text, "train", config.data_dir)
+    else:
+        lines = dict.fromkeys(chain.from_iterable(load_texts(config.train_file, config.text_columns)))
+        train = CorpusText.of(text, "train", lambda: lines)
     if config.validation is not None:
         return train, load_corpus(config.validation, "validation", config.data_dir)
-    held_out = load_corpus(text, "validation", config.data_dir)
+    held_out = train if config.train_file is not None else load_corpus(text, "validation", config.data_dir)
     if held_out.fingerprint != train.fingerprint:
         return train, held_out
+    # A stream holds texts out by itself, so that the lines of this text can be counted.
     if len(train.lines) < 2:
         raise UsageError(f"The corpus {text} has one line, so none can be held out; give --validation, or more text.")
     part = min(HELD_OUT_PART, len(train.lines))
 
     def some(name: str, chosen: Callable[[int], bool]) -> CorpusText:
-        lines, state = _Chosen(train.lines, chosen), RunningFingerprint()
-        for line in lines:
-            state.add(line)
-        return CorpusText(text, name, lines, state.hexdigest())
+        def read() -> Iterator[str]:
+            return (line for number, line in enumerate(train.lines) if chosen(number))
+
+        return CorpusText.of(text, name, read, train.cache)
 
     return some("train", lambda line: line % part != 0), some("validation", lambda line: line % part == 0)
-
-
-class _Chosen:
-    """Some lines of a text, by their numbers."""
-
-    def __init__(self, lines: LineSource, chosen: Callable[[int], bool]) -> None:
-        self._lines, self._chosen = lines, chosen
-
-    def __iter__(self) -> Iterator[str]:
-        return (line for number, line in enumerate(self._lines) if self._chosen(number))
-
-    def __len__(self) -> int:
-        return sum(map(self._chosen, range(len(self._lines))))
 
 
 def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     """Open a model that `transfer` saved; it learns from the texts of its task, without their labels."""
     model = open_fine_tuned(config.model)
     plm, info = model.load(), model.info
-    has_run = (model.folder.parent / MARKER).is_file() and model.shared is None
-    data = ImportanceModel.find(Path(config.model), config.data_dir).data if has_run else None
-    data = data or load_task(info.task, config.data_dir)
+    task = _task(config, model, plm)
     losses = config.weights or {"states": 1.0, "logits": 1.0}
     if config.corpus is not None:
-        return _on_text(config, plm, info.kind, "mean", losses, info=info, data=data)
-    encoded = encode_split(plm, data.train, info.max_length, info.kind, info.doc_stride)
-    order = task_order(config.seed, 0, len(encoded))
+        return _on_text(config, plm, info.kind, "mean", losses, info=info, task=task)
+    if config.validation is not None:
+        raise UsageError("--validation is held out of --corpus; examples of a task are held out of its training set.")
+    if config.train_file is not None:
+        texts = load_texts(config.train_file, config.text_columns or info.text_columns)
+        if len(texts) != len(info.text_columns):
+            raise UsageError(
+                f"--text-columns names {len(texts)} column(s), and the task {info.task} has {len(info.text_columns)}."
+            )
+        split, identity = KINDS[info.kind].unlabelled(texts), fingerprint(chain.from_iterable(texts))
+    else:
+        assert task is not None
+        split, identity = task.data.train, task.data.fingerprint
+    encoded = encode_split(plm, split, info.max_length, info.kind, info.doc_stride)
+    batches, held_out = example_batches(plm, encoded, config.batch_tokens, config.seed)
+    return ShrinkSource(
+        plm,
+        info.kind,
+        "mean",
+        losses,
+        batches,
+        held_out,
+        [np.fromiter(chain.from_iterable(encoded.columns["input_ids"]), np.int64)],
+        identity,
+        info,
+        task,
+    )
+
+
+def example_batches(plm: PLM, encoded: EncodedSplit, tokens: int, seed: int) -> tuple[TaskBatches, list[Batch]]:
+    """Return endless batches of about so many tokens of a task's examples, and those of held-out examples."""
+    order = task_order(seed, 0, len(encoded))
     aside = set(order[: min(_HELD_OUT_EXAMPLES, max(1, len(encoded) // 10))].tolist())
     train, held_out = (
         _subset(encoded, [index for index in range(len(encoded)) if (index in aside) == inside])
@@ -200,21 +234,23 @@ def _fine_tuned(config: ShrinkConfig) -> ShrinkSource:
     )
     collate = make_collator(plm.tokenizer)
     lengths = [len(ids) for ids in train.columns["input_ids"]]
-    size = max(2, round(config.batch_tokens / (sum(lengths) / max(1, len(lengths)))))
-    batches = TaskBatches(train, collate, size, config.seed, grouped_order(lengths, size))
-    rest = TaskBatches(held_out, collate, size, config.seed)
-    fingerprint = data.fingerprint
-    return ShrinkSource(
-        plm,
-        info.kind,
-        "mean",
-        losses,
-        batches,
+    size = max(2, round(tokens / (sum(lengths) / max(1, len(lengths)))))
+    rest = TaskBatches(held_out, collate, size, seed)
+    return (
+        TaskBatches(train, collate, size, seed, grouped_order(lengths, size)),
         [rest[index] for index in range(rest.per_epoch)],
-        fingerprint,
-        info,
-        data,
     )
+
+
+def _task(config: ShrinkConfig, model: FineTunedModel, plm: PLM) -> PreparedTask | None:
+    """Return the task of a fine-tuned model; None where only text of one's own was given."""
+    if (model.folder.parent / MARKER).is_file() and model.shared is None:  # its run says where the data is
+        data = ImportanceModel.find(Path(config.model), config.data_dir).data
+    elif config.data_dir is None and (config.corpus or config.train_file):
+        return None
+    else:
+        data = load_task(model.info.task, config.data_dir)
+    return prepare_task(plm, data, data.train, max_length=model.info.max_length, doc_stride=model.info.doc_stride)
 
 
 def _subset(split: EncodedSplit, chosen: Sequence[int]) -> EncodedSplit:

@@ -6,6 +6,8 @@ search resumes and finished runs are skipped.
 
 from __future__ import annotations
 
+import copy
+import shutil
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,14 +15,19 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis.report.figures import PhasePoint, phase_figure
-from winning_tickets.config import Level, Runtime, SearchConfig, SuperConfig, TransferConfig
+from winning_tickets.config import PRETRAINED, Level, Runtime, SearchConfig, SuperConfig, TransferConfig
+from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.config.structured import written_levels
 from winning_tickets.finetuning.evaluation import EvaluationPlan
+from winning_tickets.finetuning.recovery import recover
 from winning_tickets.finetuning.seeds import statistics_of
+from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer, problems_of, refuse
 from winning_tickets.finetuning.setup import check_transfer as check_transfer
-from winning_tickets.finetuning.setup import prepare_transfer, problems_of, refuse
+from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.finetuning.transfer import transfer
-from winning_tickets.models.structure import structure_of
+from winning_tickets.models.loading import choose_device, load_plm
+from winning_tickets.models.structure import gated, structure_of
+from winning_tickets.models.weights import StateInfo, save_state
 from winning_tickets.pruning.importance import unit_counts
 from winning_tickets.pruning.search import check_search, search_all
 from winning_tickets.runs import distributed
@@ -30,6 +37,7 @@ from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.provenance import versions
 from winning_tickets.runs.statistics import TIE, paired
 from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.training.objectives.distillation import Distillation
 
 FIGURE = "phases"
 SUPER_TICKET = "super-ticket"
@@ -130,11 +138,13 @@ def super_ticket(
         structure = structure_of(prepared.load(config.fine_tuning.seeds[0]))
         unit_counts(_search(config, "random", run.path, 0).resolved(), structure)
         # The full model comes first: tickets of importance are made from it, with the settings that were best for it.
-        full = _best_settings(config, run.path, "full", (config.fine_tuning.target,), runtime)
+        full = _best_settings(config, prepared, run.path, "full", (config.fine_tuning.target,), runtime)
         tickets = _tickets(config, run.path, full.settings, runtime)
         found = {
             selection: {
-                level: _best_settings(config, run.path, f"{selection}/{_folder(config, level)}", by_seed, runtime)
+                level: _best_settings(
+                    config, prepared, run.path, f"{selection}/{_folder(config, level)}", by_seed, runtime
+                )
                 for level, by_seed in levels.items()
             }
             for selection, levels in tickets.items()
@@ -177,6 +187,10 @@ def check_super_ticket(config: SuperConfig) -> None:
             f"--importance-from: there is no folder {config.importance_from}; give a search --method importance, or a "
             "transfer with its model."
         )
+    if config.recover and config.fine_tuning.start_from != PRETRAINED:
+        problems.append("--recover makes the weights that fine-tuning starts from; leave --start-from out.")
+    if config.recover and distributed.world_size() > 1:
+        problems.append("--recover runs in one process; start the search without a launcher, or leave --recover out.")
     problems += problems_of(lambda: check_transfer(config.fine_tuning))
     problems += problems_of(lambda: check_search(_search(config, "winning", Path("fine-tuned"), 0)))
     refuse(problems)
@@ -188,16 +202,31 @@ def count_trainings(config: SuperConfig) -> int:
     return points * len(list(config.grid())) * len(config.fine_tuning.seeds) + (config.importance_from is None)
 
 
-def _best_settings(config: SuperConfig, folder: Path, name: str, targets: tuple[str, ...], runtime: Runtime) -> Runs:
+def _best_settings(
+    config: SuperConfig,
+    prepared: PreparedTransfer,
+    folder: Path,
+    name: str,
+    targets: tuple[str, ...],
+    runtime: Runtime,
+) -> Runs:
     """Fine-tune with all settings of the grid in `folder/name`; the runs with the best mean on the selection."""
     # `targets` is one model or ticket for all seeds, or a ticket for each seed.
     best: Runs | None = None
+    recovers = config.recover and targets != (config.fine_tuning.target,)
+    starts = {target: _recovered(config, prepared, target, folder, runtime) for target in targets if recovers}
     for settings, fine_tuning in config.grid():
         seeds = fine_tuning.seeds
         groups = [seeds] if len(targets) == 1 else [(seed,) for seed in seeds]
         names = [f"{name}/{settings}"] if len(targets) == 1 else [f"{name}/{settings}/ticket-{seed}" for seed in seeds]
         results = tuple(
-            transfer(_fine_tuning_of(fine_tuning, target).model_copy(update={"seeds": group}), folder / where, runtime)
+            transfer(
+                _fine_tuning_of(fine_tuning, target).model_copy(
+                    update={"seeds": group, "start_from": starts.get(target, fine_tuning.start_from)}
+                ),
+                folder / where,
+                runtime,
+            )
             for target, group, where in zip(targets, groups, names, strict=True)
         )
         runs = Runs(tuple(names), results, settings)
@@ -213,6 +242,29 @@ def _fine_tuning_of(fine_tuning: TransferConfig, target: str) -> TransferConfig:
         return fine_tuning
     ticket = {"target": target, "base": fine_tuning.target, "layers": None, "revision": None}
     return fine_tuning.model_copy(update=ticket)
+
+
+def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folder: Path, runtime: Runtime) -> str:
+    """Let the encoder of a ticket learn to follow the dense one; the state that its fine-tuning starts from."""
+    ticket, fine_tuning = Ticket.from_pretrained(path), config.fine_tuning
+    state = folder / "recovered" / f"{ticket.id}.safetensors"
+    if state.is_file():
+        return str(state)
+    plm = load_plm(fine_tuning.target, revision=fine_tuning.revision, layers=fine_tuning.layers)
+    structure, seed = structure_of(plm), fine_tuning.seeds[0]
+    dense = copy.deepcopy(plm.model).to(choose_device(runtime.device)).eval().requires_grad_(False)
+    every = range(len(structure.layers))
+    objective = Distillation({"states": 1.0, "pooled": 1.0}, plm.architecture, dense, every)
+    settings = ShrinkConfig.of(model=fine_tuning.target, steps=config.recover, seed=seed)
+    encoded = prepared.encode(plm, prepared.data.train)
+    batches, held_out = example_batches(plm, encoded, settings.batch_tokens, seed)
+    run = RunDirectory(state.with_suffix(""), "running", ticket.id)
+    with gated(plm.encoder, structure, ticket.gates):
+        recover(settings, plm, objective, batches, held_out, run, runtime)
+    info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)
+    save_state(state, plm.encoder, info=info)
+    shutil.rmtree(run.scratch, ignore_errors=True)
+    return str(state)
 
 
 def _tickets(

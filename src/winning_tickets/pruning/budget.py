@@ -12,8 +12,9 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from winning_tickets.models.architectures import Role, prunable_views
 from winning_tickets.models.structure import Structure
 
 BINS = 4000
@@ -56,6 +57,22 @@ class Losses:
             sums = np.concatenate([np.zeros((len(rising), 1)), np.cumsum(rising, axis=1)], axis=1)
             removed[unit] = sums[:, ::-1]  # with so many kept
         return cls(removed["heads"], removed["neurons"][:, list(sizes)])
+
+
+def unit_magnitudes(encoder: nn.Module, structure: Structure) -> dict[str, Tensor]:
+    """Return sums of squared weights: of the values and outputs of heads, of the rows and columns of neurons."""
+    matrices: dict[str, tuple[Role, Role]] = {"heads": ("V", "AO"), "neurons": ("FI", "FO")}
+    found: dict[str, list[Tensor]] = {unit: [] for unit in matrices}
+    for layer in range(len(structure.layers)):
+        for unit, (rows, columns) in matrices.items():
+            into, out = (prunable_views(encoder, structure.names(layer, role)).values() for role in (rows, columns))
+            joined = [*into, *(matrix.T for matrix in out)]
+            found[unit].append(
+                torch.stack(
+                    [matrix.square().reshape(structure.per_layer(unit), -1).sum(1).cpu() for matrix in joined]
+                ).sum(0)
+            )
+    return {unit: torch.stack(values) for unit, values in found.items()}
 
 
 def choose_sizes(

@@ -56,7 +56,7 @@ _KINDS: dict[str, tuple[str, str]] = {
         'model = SharedModel.open(snapshot_download("{name}")).load_task("{task}").model',
     ),
     "onnx": ("{base}, pruned, as a file for ONNX Runtime.", _ONNX),
-    "onnx-int8": ("{base}, pruned, as a file for ONNX Runtime with weights of one byte.", _ONNX),
+    "onnx-int8": ("{base}, pruned, as a file for ONNX Runtime, with its matrices as 8-bit integers.", _ONNX),
     "mask-pt": (
         "The masks of a ticket of {base}, as the released code of the papers stores them.",
         "import torch\nfrom huggingface_hub import hf_hub_download\n"
@@ -128,7 +128,7 @@ def license_of(name: str, revision: str | None = None, ask: bool = False) -> str
         found = try_to_load_from_cache(name, path.name, revision=revision)
         if not isinstance(found, str) and ask:
             absent = (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
-            with hub.told(f"Could not read the license of {name}"), suppress(*absent):
+            with hub.hub_errors(f"Could not read the license of {name}"), suppress(*absent):
                 found = hf_hub_download(name, path.name, revision=revision)
         path = Path(found) if isinstance(found, str) else path
     try:

@@ -69,6 +69,7 @@ class Distillation:
     layers: Sequence[int]  # of the teacher, which the student's layers are compared with
     head: HeadKind | None = None
     pooling: Literal["mean", "cls"] = "mean"
+    places: Tensor | None = None  # of each token in the vocabulary of the student, where that is a smaller one
 
     def counts(self, batch: Batch) -> dict[str, Tensor]:
         """Divisor of each part: unpadded tokens, texts, or what the head predicts."""
@@ -81,7 +82,8 @@ class Distillation:
         """Sum of each part over the batch."""
         with torch.no_grad():
             teacher = self._run(self.teacher, batch)
-        student = self._run(model, batch)
+        own = batch if self.places is None else batch | {"input_ids": self.places[batch["input_ids"].cpu()]}
+        student = self._run(model, {name: value.to(model.device) for name, value in own.items()})
         mask = batch.get("attention_mask")
         sums: dict[str, Tensor] = {}
         if "states" in self.weights:

@@ -1,0 +1,153 @@
+"""Compare ways to choose and to recover at the same cost: python compare.py DATA OUT [ROW...].
+
+DATA has folders `glue`, `snli` and `wikipedia`. Each row becomes OUT/ROW.json with what was asked for, the structure,
+losses on held-out text, the similarity on the dev set of STS-B and CPU seconds, and OUT/ROW with the model. Rows that
+are there are kept, and a row that was stopped resumes.
+"""
+
+import argparse
+import copy
+import dataclasses
+import json
+import re
+import shutil
+import time
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter
+
+from winning_tickets.analysis.evaluate import similarity
+from winning_tickets.config import EvaluateConfig, Runtime
+from winning_tickets.config.shrink import ShrinkConfig
+from winning_tickets.data.readers import read_lines
+from winning_tickets.deploy.costs import CostTable, cost_table
+from winning_tickets.finetuning.recovery import recover
+from winning_tickets.finetuning.shrink import Choice, objective_of, unit_values
+from winning_tickets.finetuning.shrink_source import ShrinkSource
+from winning_tickets.models.removal import remove_
+from winning_tickets.models.structure import structure_of
+from winning_tickets.pruning.budget import gates_of
+from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.training.predict import save_folder
+
+COMMON = {"steps": 80, "warmup_steps": 10, "batch_tokens": 1024, "segments": "lines:64", "importance_batches": 24}
+ROWS: dict[str, dict] = {
+    "importance": {},
+    "wikipedia": {"text": "wikipedia"},
+    "depth": {"choice": "depth"},
+    "even": {"choice": "even"},
+    "magnitude": {"choice": "magnitude"},
+    "importance-3x": {"speedup": 3},
+    "flops": {"by": "flops"},
+    "no-recovery": {"steps": 0},
+    "pooled": {"losses": "pooled"},
+    "pooled-similarity": {"losses": "pooled+similarity:20"},
+    "states": {"losses": "states"},
+    "fast": {"learning_rate": 1e-3},
+    "slow": {"learning_rate": 1e-4},
+    "depth-3x": {"choice": "depth", "speedup": 3},
+    "next": {"layer_map": "next"},
+    "sts": {"text": "sts"},
+    "short": {"steps": 40},
+    "long": {"steps": 320},
+}
+QUIET = Runtime(quiet=True, device="cpu")
+
+
+def sentences(data: Path, name: str) -> list[str]:
+    """The sentences of NLI, of STS-B's training set or of Wikipedia, each once."""
+    found: list[str] = []
+    if name == "wikipedia":
+        for line, _ in zip(read_lines(data / "wikipedia" / "wiki.train.txt"), range(60_000), strict=False):
+            found += [part for part in re.split(r"(?<=[.!?]) ", line.strip()) if 4 < len(part.split()) < 40]
+        return list(dict.fromkeys(found))[:40_000]
+    tables = {"nli": ["MNLI"], "sts": ["STS-B"]}[name]
+    for table in tables:
+        rows = [line.split("\t") for line in (data / "glue" / table / "train.tsv").read_text().split("\n")]
+        columns = [rows[0].index(column) for column in ("sentence1", "sentence2")]
+        found += [row[column].strip() for row in rows[1:] if len(row) > max(columns) for column in columns]
+    if name == "nli":
+        for line in (data / "snli" / "snli_1.0_train.jsonl").read_text().splitlines():
+            found += [json.loads(line)[column].strip() for column in ("sentence1", "sentence2")]
+    return list(dict.fromkeys(text for text in found if text))
+
+
+def budget_of(choice: Choice, table: CostTable, share: float) -> float:
+    """The budget of other costs at which the structure takes a share of the time of `table`."""
+    low, high = 0.0, 1.0
+    for _ in range(20):
+        middle = (low + high) / 2
+        sizes = choice.sizes(middle)
+        low, high = (middle, high) if sizes is None or table.of(sizes) <= share else (low, middle)
+    return low
+
+
+def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
+    """Choose, recover and measure one small model."""
+    asked = COMMON | ROWS[name]
+    text = out / f"{asked.pop('text', 'nli')}.txt"
+    if not text.is_file():
+        text.write_text("\n".join(sentences(data, text.stem)) + "\n")
+    config = ShrinkConfig.of(
+        model="builtin:minilm", corpus=str(text), eval_steps=max(1, asked["steps"]), max_tokens=4096, **asked
+    )
+    started = time.process_time()
+    source = ShrinkSource.find(config)
+    structure = structure_of(source.plm)
+    choosing = out / f"importances-{text.stem}"
+    choosing.mkdir(exist_ok=True)
+    values = unit_values(config, source, structure, choosing, QUIET)
+    share = next(iter(config.budgets.values()))
+    choice = Choice(config, structure, values, table, keep_first=False)
+    if config.by == "flops":
+        choice = dataclasses.replace(choice, costs=cost_table(source.plm, "flops", *config.shape, QUIET))
+        share = budget_of(choice, table, share)
+    sizes = choice.sizes(share)
+    small = copy.deepcopy(source.plm)
+    remove_(small, gates_of(values, sizes, structure), structure)
+    chosen = time.process_time()
+    kept = [layer for layer, numbers in enumerate(sizes) if any(numbers)]
+    run = RunDirectory(out / name, "running", name)
+    facts = recover(config, small, objective_of(config, source, kept), source.batches, source.held_out, run, QUIET)
+    recovered = time.process_time()
+    small.model.requires_grad_(True)
+    save_folder(small.model, small.tokenizer, out / name / "model")
+    shutil.rmtree(run.scratch, ignore_errors=True)
+    pairs = EvaluateConfig(target="builtin:minilm", task="stsb", data_dir=str(data / "glue"))
+    with torch.no_grad():
+        scores = similarity(pairs, dataclasses.replace(small, model=small.model.eval()), torch.device("cpu"), QUIET)
+    return {
+        "row": name,
+        "asked": COMMON | ROWS[name],
+        "layers": sizes,
+        "time_by_table": table.of(sizes),
+        "parameters": sum(value.numel() for value in small.encoder.parameters()),
+        "recovery": facts,
+        "spearman": scores["similarity_spearman"],
+        "pairs": scores["pairs"],
+        "cpu_seconds": {"choose": chosen - started, "recover": recovered - chosen},
+        "machine": machine(),
+        "versions": versions(),
+    }
+
+
+def main() -> None:
+    """Make the rows that are not there yet."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("rows", nargs="*", default=list(ROWS))
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    stored = json.loads((Path(__file__).parent / "raw" / "costs.json").read_text())
+    table = TypeAdapter(CostTable).validate_python(stored, extra="ignore")
+    for name in options.rows:
+        file = options.out / f"{name}.json"
+        if not file.is_file():
+            file.write_text(json.dumps(row(options.data, options.out, name, table), indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
