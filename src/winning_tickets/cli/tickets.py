@@ -146,6 +146,8 @@ def predict(
 
     if not text:
         raise UsageError("There is nothing to label: give --text, --input FILE, or --glue-submission DIR.")
+    if file := next((one[1:] for one in text if one.startswith("@") and Path(one[1:]).is_file()), None):
+        raise UsageError(f"--text takes a text, and {file} is a file; label its rows with --input {file}.")
     if text_pair is not None and len(text_pair) != len(text):
         raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
     texts = [tuple(item.split("\t")) for item in text]
