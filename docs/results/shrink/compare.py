@@ -50,8 +50,9 @@ ROWS: dict[str, dict] = {
     "depth-3x": {"choice": "depth", "speedup": 3},
     "next": {"layer_map": "next"},
     "sts": {"text": "sts"},
-    "short": {"steps": 40},
-    "long": {"steps": 320},
+    "steps-40": {"steps": 40},
+    "steps-160": {"steps": 160},
+    "steps-320": {"steps": 320},
 }
 QUIET = Runtime(quiet=True, device="cpu")
 
@@ -109,7 +110,7 @@ def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     remove_(small, gates_of(values, sizes, structure), structure)
     chosen = time.process_time()
     kept = [layer for layer, numbers in enumerate(sizes) if any(numbers)]
-    run = RunDirectory(out / name, "running", name)
+    run = RunDirectory(out / name, "unfinished", name)
     facts = recover(config, small, objective_of(config, source, kept), source.batches, source.held_out, run, QUIET)
     recovered = time.process_time()
     small.model.requires_grad_(True)
