@@ -34,14 +34,19 @@ test-versions:
 test-pythons:
 	$(PYTHON) tests/versions.py --pythons
 
-# Slow: the tests with the real libraries of the extra `ecosystem`, in an environment of their own. Optimum, behind the
-# ONNX backend of sentence-transformers, needs transformers 4, and gets another one.
+# Slow: the tests with the real libraries of the extra `ecosystem`, in an environment of their own, and those of sentence
+# encoders once more with sentence-transformers 5. Optimum, behind its ONNX backend, needs transformers 4, and gets
+# another environment.
 test-ecosystem: $(VENV)/.ecosystem
-	OPTIMUM_PYTHON=$(abspath $(VENV)-optimum/bin/python) $(VENV)-ecosystem/bin/python -m pytest -m ecosystem tests/ecosystem
+	OPTIMUM_PYTHON=$(abspath $(VENV)-optimum/bin/python) $(VENV)-ecosystem/bin/python -m pytest -m ecosystem
+	PYTHONPATH=$(VENV)-ecosystem/sentence-transformers-5 $(VENV)-ecosystem/bin/python -m pytest -m ecosystem \
+		tests/ecosystem -k 'sentence or setfit or mteb'
 
 $(VENV)/.ecosystem: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)-ecosystem
 	$(VENV)-ecosystem/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,ecosystem]'
+	$(VENV)-ecosystem/bin/python -m pip install --quiet --no-deps --upgrade 'sentence-transformers>=5.7,<6' \
+		--target $(VENV)-ecosystem/sentence-transformers-5
 	$(PYTHON) -m venv $(VENV)-optimum
 	$(VENV)-optimum/bin/python -m pip install --quiet 'sentence-transformers[onnx]>=5.1,<6' 'transformers<4.58'
 	@mkdir -p $(VENV) && touch $@

@@ -38,10 +38,11 @@ def notebook(name: str) -> dict[str, Any]:
     return {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
 
 
-def _without_folder(value: str | list[str]) -> str | list[str]:
-    """Return text without the name of a temporary folder."""
+def without_folders(value: str | list[str]) -> str | list[str]:
+    """Return text without the names of temporary folders and of the folder where packages are installed."""
     if isinstance(value, list):
-        return [str(_without_folder(line)) for line in value]
+        return [str(without_folders(line)) for line in value]
+    value = re.sub(r"/[\w./-]+/site-packages/", "site-packages/", value)
     return re.sub(r"/tmp/[\w.-]+", "WORK", value)
 
 
@@ -58,8 +59,8 @@ def run(name: str, folder: Path, timeout: int = 900) -> dict[str, Any]:
         # Logs of the libraries are not part of a page.
         outputs = [one for one in cell.get("outputs", []) if one.get("name") != "stderr"]
         for output in outputs:
-            data = output.get("data", {})
-            data.update({kind: _without_folder(value) for kind, value in data.items() if kind.startswith("text/")})
+            data = output if "text" in output else output.get("data", {})
+            data.update({kind: without_folders(value) for kind, value in data.items() if kind.startswith("text")})
         if "outputs" in cell:
             cell["outputs"] = outputs
     done["metadata"] = {"kernelspec": done["metadata"]["kernelspec"]}

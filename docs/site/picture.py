@@ -11,6 +11,7 @@ GROUPS = {
         ("a sparse part of a model, for no task in particular", "search", "a ticket"),
         ("the heads and FFNs that are best for my task", "super", "a ticket and a model"),
         ("one model for several tasks, each with its ticket", "share", "a shared model"),
+        ("a model that is twice as fast", "shrink", "a model, a report"),
         ("an MLM head for a model without one", "fit-head", "a model"),
     ],
     "Judge": [
@@ -23,6 +24,7 @@ GROUPS = {
         ("answers for new texts", "predict", "labels, scores"),
         ("a model that other programs load", "export", "a folder, ONNX"),
         ("its size and speed", "measure", "seconds, FLOPs"),
+        ("a ticket or model that others find", "push", "a page on the hub"),
     ],
     "Repeat": [("a grid of all of these, or a figure of a paper", "study run", "a store, a report")],
 }

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from winning_tickets import analysis as analysis
     from winning_tickets.analysis.report.result import Result as Result
-    from winning_tickets.api.passed_on import export as export
-    from winning_tickets.api.passed_on import glue_submission as glue_submission
-    from winning_tickets.api.passed_on import import_mask as import_mask
-    from winning_tickets.api.passed_on import measure as measure
-    from winning_tickets.api.passed_on import predict as predict
+    from winning_tickets.api.deploy_verbs import export as export
+    from winning_tickets.api.deploy_verbs import glue_submission as glue_submission
+    from winning_tickets.api.deploy_verbs import import_mask as import_mask
+    from winning_tickets.api.deploy_verbs import measure as measure
+    from winning_tickets.api.deploy_verbs import predict as predict
     from winning_tickets.api.verbs import compare as compare
     from winning_tickets.api.verbs import evaluate as evaluate
     from winning_tickets.api.verbs import fit_head as fit_head
@@ -49,7 +49,7 @@ _PUBLIC = {
     name: module
     for module, names in {
         "analysis.report.result": "Result",
-        "api.passed_on": "export glue_submission import_mask measure predict",
+        "api.deploy_verbs": "export glue_submission import_mask measure predict",
         "api.verbs": "compare evaluate fit_head search search_all share shrink stored_runs super_ticket transfer",
         "config": "EvaluateConfig FitHeadConfig Runtime SearchConfig ShareConfig ShrinkConfig SuperConfig "
         "TransferConfig",

@@ -204,6 +204,7 @@ def test_a_ticket_in_memory_is_matched(folder, nothing_left):
     assert matched.info.parents == (ticket.id,)
 
 
+@pytest.mark.ecosystem
 def test_sentence_transformers(folder, of_files, nothing_left):
     library = pytest.importorskip("sentence_transformers")
     model = library.SentenceTransformer(folder, device="cpu")  # with mean pooling

@@ -181,7 +181,7 @@ def test_runs_of_a_store_are_a_frame(tmp_path):
     frame = wt.stored_runs(tmp_path / "store")
     assert frame["result.score"].tolist() == [0.5, 0.75]
     assert wt.stored_runs(tmp_path / "store", "score>0.6")["id"].tolist() == ["b"]
-    with pytest.raises(UsageError, match="There is no store at"):
+    with pytest.raises(UsageError, match="There is no folder .*nowhere; give a store, or"):
         wt.stored_runs(tmp_path / "nowhere")
 
 

@@ -120,7 +120,7 @@ def test_the_store_of_the_environment_and_the_usual_place(tickets, store, monkey
     monkeypatch.delenv("WINNING_TICKETS_STORE")
     monkeypatch.chdir(tmp_path)
     assert tickets("runs") == (
-        2, "", "Error: There is no store at tickets-store; give the folder of one with --store.\n",
+        2, "", "Error: There is no store at tickets-store; give one with --store, or a FOLDER with runs.\n",
     )  # fmt: skip
     store.path.rename(tmp_path / "tickets-store")
     assert tickets("runs")[1].splitlines()[-1].startswith("tickets-store: 3 runs")

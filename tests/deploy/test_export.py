@@ -203,7 +203,7 @@ def test_the_links_of_the_hub_cache_are_followed(tmp_path):
         export(tmp_path / "t", "masked", tmp_path / "f")
 
 
-@pytest.mark.slow
+@pytest.mark.ecosystem
 @pytest.mark.filterwarnings("ignore")
 def test_sentence_transformers_loads_the_export_of_the_real_encoder(tmp_path):
     sentence_transformers = pytest.importorskip("sentence_transformers")

@@ -19,65 +19,21 @@ from samples.hub_server import TOKEN, Repo, hub
 from samples.tiny_models import make_model
 from samples.tiny_shared import make_shared
 from winning_tickets import (
-    EvaluateConfig,
     FitHeadConfig,
     Runtime,
-    SearchConfig,
     SharedModel,
     Ticket,
-    TransferConfig,
-    evaluate,
     export,
     fit_head,
     push,
-    search,
-    transfer,
 )
+from winning_tickets.deploy.export import FORMATS
 from winning_tickets.models.loading import BUILTINS
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.studies.tiny import tiny_folder
 from winning_tickets.tickets import cards
 
 pytestmark = pytest.mark.filterwarnings("ignore:Use 'content=")  # of the client's own uploads
 QUIET = Runtime(quiet=True, device="cpu")
-
-
-@pytest.fixture
-def online(tmp_path, monkeypatch):
-    """The hub, for the client in this process."""
-    with hub() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        yield server
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A ticket, an evaluation of it, a transfer and its export."""
-    folder = tmp_path_factory.mktemp("made")
-    bert, glue, text = (str(tiny_folder(name, folder)) for name in ("bert", "glue", "text"))
-    ticket = search(SearchConfig(model=bert, method="magnitude", sparsity=0.5), folder / "ticket", QUIET)
-    kept = evaluate(EvaluateConfig(target=str(folder / "ticket"), corpus=text, max_tokens=200), QUIET)
-    (folder / "kept.json").write_text(json.dumps(kept))
-    config = TransferConfig(
-        target=str(folder / "ticket"), task="rte", data_dir=glue, steps=1, batch_size=8, save_model=True, seeds=(0, 1)
-    )
-    scores = transfer(config, folder / "run", QUIET)
-    return {
-        "folder": folder,
-        "bert": bert,
-        "glue": glue,
-        "text": text,
-        "ticket": ticket,
-        "kept": kept,
-        "scores": scores,
-    }
 
 
 def card_of(server, repo):
@@ -187,6 +143,11 @@ def test_every_export_has_a_card(made, tmp_path, format_):
     card = cards.read_card(tmp_path / "export")
     assert card.data["winning_tickets"]["kind"] == format_
     assert cards._is_ours(card)
+
+
+@pytest.mark.parametrize("format_", FORMATS)
+def test_every_format_has_words_for_its_card(format_):
+    assert f"{format_.capitalize()} of bert" in cards.make_card({"kind": format_, "base": "bert"})
 
 
 def test_a_card_that_somebody_edited_stays(online, made, tmp_path):

@@ -203,6 +203,19 @@ def test_training_lowers_the_loss(tmp_path, corpus):
     assert result["trained_parameters"] < 32 * 32 + 200  # the transform and vectors, not the tied decoder
 
 
+def test_measurements_on_the_way_change_nothing(tmp_path, corpus):
+    base = make_model(tmp_path / "base", head="none")
+    plain = fit_head(settings(base, corpus), tmp_path / "plain", QUIET)
+    measured = fit_head(settings(base, corpus, eval_steps=2), tmp_path / "measured", QUIET)
+    records = [record for record in read_log(tmp_path / "measured") if "validation" in record]
+    assert [record["step"] for record in records] == [2, 4]
+    losses = [plain["start"], *(record["validation"] for record in records), plain["final"]]
+    assert len({value["mlm_loss"] for value in losses}) == 4
+    assert measured["final"] == plain["final"]
+    expected = weights_of(tmp_path / "plain")
+    assert all(torch.equal(value, expected[name]) for name, value in weights_of(tmp_path / "measured").items())
+
+
 def test_the_head_starts_from_the_frequencies_of_the_corpus(tmp_path, corpus):
     plm = load_plm(str(make_model(tmp_path / "base", head="none")), head="mlm")
     stream = tokenize(load_corpus(corpus, "train", None), plm.tokenizer)

@@ -200,6 +200,12 @@ def test_what_cannot_be_meant_is_refused(config, fields, fine_tuning, message, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_level_that_prunes_nothing_is_refused_before_anything_is_trained(config, tmp_path):
+    with pytest.raises(UsageError, match="--level 10% prunes nothing of this model"):
+        super_ticket(config.model_copy(update={"level": (10.0, 50.0)}), tmp_path / "out", QUIET)
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_line(config, tmp_path):
     words = ["super", config.fine_tuning.target, "--task", "rte", "--level", "50", "--seeds", "0", "--steps", "2"]
     words += ["--selections", "winning,losing", "--learning-rate", "1e-3", "--select-on", "0.25", "--quiet"]

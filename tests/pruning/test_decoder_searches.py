@@ -165,7 +165,7 @@ REFUSED = {
     "a short corpus": (
         {"corpus": "short.txt"},
         ContentError,
-        r"The corpus is shorter than one segment of packed \(--segments\): found 4 tokens, needed 16",
+        r"The corpus is shorter than one segment: found 4 tokens, needed 16 \(--segments packed\)",
     ),
     "long segments": ({"segments": "packed:256", "batch_tokens": 256}, UsageError, "longer than the 128 tokens"),
     "a tokenizer without end": ({"model": "endless"}, UsageError, "has no end-of-text token to put between documents"),

@@ -228,6 +228,7 @@ def test_a_corpus_shorter_than_a_segment_is_refused(tmp_path, bert):
     short.write_text("the cat\n")
     with pytest.raises(ContentError, match="shorter than one segment"):
         search(training(bert, str(short), segments="packed:64"), tmp_path / "t", QUIET)
+    assert not (tmp_path / "t").exists(), "nothing was begun"
 
 
 def test_an_unknown_architecture_says_how_to_add_it(tmp_path, corpus):

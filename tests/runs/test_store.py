@@ -12,7 +12,8 @@ from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.store import index
 from winning_tickets.runs.store.index import Record
-from winning_tickets.runs.store.store import STATUSES, Store
+from winning_tickets.runs.store.query import STATUSES
+from winning_tickets.runs.store.store import Store
 
 RESULT = {"metrics": {"accuracy": {"final": {"mean": 0.75, "std": None, "values": [0.75]}}}, "base_hash": "abc"}
 

@@ -271,6 +271,7 @@ def test_a_run_directory_tells_whoever_watches(tmp_path):
     assert (run.id, seen) == ("id-1", [{"step": 2}])
 
 
+@pytest.mark.ecosystem
 def test_tensorboard_files_lie_in_the_run_and_stay(config, tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

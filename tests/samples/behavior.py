@@ -12,6 +12,7 @@ from collections import defaultdict
 from fractions import Fraction
 from pathlib import Path
 
+from winning_tickets.config import ShareConfig
 from winning_tickets.tickets.ticket import Ticket
 
 WORDS = {"holds", "contradicted", "inconclusive"}
@@ -30,7 +31,10 @@ def wrong_stops(plan, store):
 
 
 def _wrong_stop(folder):
-    result, settings = _json(folder / "result.json"), _json(folder / "config.json")["config"]
+    result, written = _json(folder / "result.json"), _json(folder / "config.json")
+    settings = written["config"]
+    if written["verb"] == "share-seed":  # as they were given; others have those of the profile filled in
+        settings = ShareConfig.of(**settings).resolved().model_dump()
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     done = max(record["step"] for record in records if "evaluation" not in record)
     planned = result["steps"]
@@ -95,6 +99,7 @@ def unequal_searches(plan, store):
             own = run.settings
             lengths = (own.steps, own.round_steps, own.round_examples, own.train_size, own.profile, own.sparsity)
             steps = sum("learning_rate" in line for line in log.read_text().splitlines())
+            steps -= own.resolved().step_offset or 0  # the released KD program takes a step less than it counts
             tasks = () if own.round_steps or own.round_examples else own.tasks  # else a round is as long as fine-tuning
             found[point.stage, own.method, tasks, lengths][run.id] = steps
     return [f"{key}: {steps}" for key, steps in found.items() if len(set(steps.values())) > 1]

@@ -159,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._answer(200, content, ETag=etag, X_Repo_Commit=repo.sha)
         assert api is not None
         if api[2] != "tree":
-            return self._answer(200, {"id": api[1], "sha": repo.sha, "private": repo.private, "siblings": []})
+            siblings = [{"rfilename": name} for name in repo.files]
+            return self._answer(200, {"id": api[1], "sha": repo.sha, "private": repo.private, "siblings": siblings})
         if api[3]:
             return self._answer(404, b"", X_Error_Code="EntryNotFound")
         tree = [

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import os
+import queue
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -19,7 +22,7 @@ from samples.study_samples import InlineEngine, little, planned
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import owner_of
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies import engines
+from winning_tickets.studies import engines, worker
 from winning_tickets.studies.engines import EngineOptions, LocalEngine, SlurmJob, _Worker, make_engine
 from winning_tickets.studies.run import run_study
 from winning_tickets.studies.worker import Job, JobOutcome
@@ -80,6 +83,34 @@ def test_a_worker_that_said_stopped_gets_no_other_job(tmp_path, monkeypatch):
     assert kinds == ["stopped", "done"]
 
 
+@pytest.fixture
+def signals():
+    """The handlers as they were, after the test."""
+    numbers = (signal.SIGTERM, signal.SIGUSR2)
+    before = [signal.getsignal(number) for number in numbers]
+    yield
+    for number, handler in zip(numbers, before, strict=True):
+        signal.signal(number, handler)
+
+
+def test_a_worker_stops_with_its_driver_where_a_signal_would_end_it_at_once(monkeypatch, signals):
+    """As on Windows, where os.kill leaves no time for a checkpoint."""
+    kill = lambda *_: pytest.fail("no checkpoint was written")  # noqa: E731
+    monkeypatch.setattr(worker, "os", SimpleNamespace(name="nt", kill=kill))
+    monkeypatch.setattr(sys, "stdin", io.StringIO("a job\n"))
+    signal.signal(signal.SIGTERM, worker.stop_worker)
+    jobs = queue.Queue()
+
+    def train():
+        threading.Thread(target=worker._read, args=(jobs,)).start()
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    with pytest.raises(worker.Stopped):
+        train()
+    assert list(jobs.queue) == ["a job\n", None]
+
+
 @pytest.mark.skipif(importlib.util.find_spec("ray") is not None, reason="Ray is installed")
 def test_without_ray(tmp_path):
     with pytest.raises(UsageError, match=r"The engine ray needs Ray: pip install 'winning-tickets\[ray\]'"):
@@ -90,16 +121,6 @@ def test_without_ray(tmp_path):
 def test_without_submitit(tmp_path):
     with pytest.raises(UsageError, match=r"The engine slurm needs submitit: pip install 'winning-tickets\[slurm\]'"):
         make_engine("slurm", EngineOptions(), tmp_path)
-
-
-@pytest.fixture
-def signals():
-    """The handlers as they were, after the test."""
-    numbers = (signal.SIGTERM, signal.SIGUSR2)
-    before = [signal.getsignal(number) for number in numbers]
-    yield
-    for number, handler in zip(numbers, before, strict=True):
-        signal.signal(number, handler)
 
 
 def test_a_slurm_job_is_requeued_at_the_signal_once_its_checkpoint_is_written(monkeypatch, signals):
@@ -132,6 +153,7 @@ def test_a_slurm_job_without_that_signal_says_how_it_ended(monkeypatch, signals,
     assert os.environ["OMP_NUM_THREADS"] == "2"
 
 
+@pytest.mark.ecosystem
 def test_slurm_takes_whole_cores_and_known_parameters(tmp_path):
     pytest.importorskip("submitit")
     local = {"cluster": "local"}
@@ -145,7 +167,7 @@ def test_slurm_takes_whole_cores_and_known_parameters(tmp_path):
     assert make_engine("slurm", EngineOptions(workers=3, slurm=local), tmp_path).free() == 3
 
 
-@pytest.mark.slow
+@pytest.mark.ecosystem
 @pytest.mark.timeout(900)
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # submitit does not wait for its processes
 def test_slurm_jobs_resume_after_their_walltime(tmp_path):

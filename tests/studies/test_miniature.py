@@ -2,7 +2,7 @@
 
 The default suite runs a handful of recipes. Which one is decided by the number of entries in CHANGELOG.md, or by the
 environment variable MINIATURE, a number: `MINIATURE=2 pytest tests/studies/test_miniature.py`. The slow suite runs all
-recipes as they are, in one store.
+recipes as they are, in one store; with MINIATURE_STORE, a folder for it, tests that were stopped go on where they were.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def handful():
 @pytest.fixture(scope="session")
 def miniature_store(tmp_path_factory):
     """One store for all recipes of this process: equal runs are done once."""
-    return Store(tmp_path_factory.mktemp("miniature") / "store")
+    return Store(Path(os.environ.get("MINIATURE_STORE") or tmp_path_factory.mktemp("miniature") / "store"))
 
 
 def prove(plan, store, out):

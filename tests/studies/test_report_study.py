@@ -338,6 +338,17 @@ def test_a_level_may_have_a_value_of_its_own(full):
     assert plot.panels[0].levels["dense"].summary.mean == pytest.approx(1.0)  # the mean of the seeds 0, 1 and 2
 
 
+def test_a_level_has_the_name_that_its_runs_have_in_tables(full):
+    def renamed(body):
+        body["stages"]["dense"].setdefault("label", {})["method"] = "Full"
+        body["figures"]["scores"]["reach"] = "dense"
+
+    plan = sample_plan(renamed)
+    plot = plot_of(plan.study, "scores", gather_runs(plan, full[1]))
+    assert list(plot.panels[0].levels) == ["Full"]
+    assert "no number yet" not in " ".join(describe_reached(plot))
+
+
 def test_a_line_has_the_means_of_seeds_over_tasks_and_the_dense_level(full):
     plan, store = full
     plot = plot_of(plan.study, "scores", gather_runs(plan, store))

@@ -63,8 +63,19 @@ def test_a_written_variant_is_a_study(tmp_path):
         text.replace("# parameters:", "parameters:").replace("#   seeds:", "  seeds:")
     )
     assert load_study(tmp_path / "My Figure.yaml").parameters["seeds"] == load_study(BASE).parameters["seeds"]
+    (tmp_path / "small.yaml").write_text(
+        text.replace("# scales:", "scales:").replace("#   small:", "  small:").replace("#     encoder:", "    encoder:")
+    )
+    assert load_study(tmp_path / "small.yaml").scales["small"]["encoder"] == "@head", "references are quoted"
     with pytest.raises(UsageError, match="Did you mean 'tamt-figure-3'"):
         write_template(tmp_path / "other.yaml", recipe="tamt-figure-33")
+
+
+def test_a_problem_of_several_stages_is_told_once():
+    with pytest.raises(UsageError) as told:
+        load_study({"name": "x", "base": BASE, "stages": {"head": None}})
+    lines = str(told.value).splitlines()
+    assert len(lines) == len(set(lines)) > 0
 
 
 def test_shards_are_a_partition_and_bring_what_they_need():
@@ -92,7 +103,7 @@ def test_a_part_by_its_axes():
     [
         (("mehtod=OMP",), None, "Unknown axis 'mehtod'. Did you mean 'method'"),
         (("method",), None, "--where 'method' is not of the form NAME=VALUE"),
-        (("method=XYZ",), None, "No run of tamt-figure-3 at smoke is in this part"),
+        (("method=XYZ",), None, "Unknown value of method 'XYZ'. Known: Full, IMP"),
         ((), "4/3", "--shard 4/3 is not a part"),
         ((), "x", "--shard x is not a part"),
     ],

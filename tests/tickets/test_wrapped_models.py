@@ -212,6 +212,7 @@ def found(tmp_path):
     return model, Ticket.from_pretrained(tmp_path / "t")
 
 
+@pytest.mark.ecosystem
 def test_a_sentence_transformer_and_its_trainer(tmp_path, found):
     sentence_transformers = pytest.importorskip(
         "sentence_transformers", reason="sentence-transformers is not installed"
@@ -242,6 +243,7 @@ def test_a_sentence_transformer_and_its_trainer(tmp_path, found):
     assert not torch.equal(parameters[QUERY], expected[QUERY])
 
 
+@pytest.mark.ecosystem
 def test_a_cross_encoder(found):
     sentence_transformers = pytest.importorskip(
         "sentence_transformers", reason="sentence-transformers is not installed"

@@ -17,6 +17,7 @@ sys.path.insert(0, str(HERE.parents[2] / "tests"))
 
 from samples.behavior import check  # noqa: E402
 from winning_tickets.runs.store.store import Store  # noqa: E402
+from winning_tickets.studies.costs import Estimator  # noqa: E402
 from winning_tickets.studies.engines import EngineOptions, make_engine  # noqa: E402
 from winning_tickets.studies.load import load_study, recipe_names  # noqa: E402
 from winning_tickets.studies.plan import Plan, plan_study  # noqa: E402
@@ -38,6 +39,7 @@ def prove(plan: Plan, store: Store, workers: int, reports: Path, before: set[str
         "failed": result["failed"],
         "new_runs": len(plan.runs.keys() - before),
         "seconds": round(sum(seconds.values()), 1),
+        "estimated_seconds": round(Estimator(plan, {}).estimate(plan.runs, 1)["seconds"], 1),
         "new_seconds": round(sum(value for run, value in seconds.items() if run not in before), 1),
         "differences": plan.differences,
         "verdicts": {
@@ -59,6 +61,7 @@ def table(found: list[dict[str, Any]]) -> str:
         failed = f"{len(one['failed'])} failed; " if one["failed"] else ""
         lines.append(
             f"| `{one['study']}` | {one['runs']} | {one['new_runs']} | {one['seconds'] / 60:.1f} | "
+            f"{one['estimated_seconds'] / 60:.1f} | "
             f"{one['new_seconds'] / 60:.1f} | {verdicts or 'no claims'} | {failed}{wrong or 'all hold'} |"
         )
     return "\n".join(lines)

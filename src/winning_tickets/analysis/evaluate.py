@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from winning_tickets.analysis.harness import check_tasks, run_tasks
 from winning_tickets.config import EvaluateConfig, Runtime
-from winning_tickets.config.objective import TEXT_NAMES
+from winning_tickets.config.objective import EVALUATION_NAMES, TEXT_NAMES
 from winning_tickets.data.batches import MASKED_IDS, MASKED_POSITIONS, CorpusBatches, without_masks
 from winning_tickets.data.corpora import load_corpus, load_text
 from winning_tickets.models.heads import ensure_padding
@@ -34,6 +35,7 @@ from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.models.twin import make_twin
 from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.hub import local
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.files import is_ticket
@@ -53,7 +55,6 @@ from winning_tickets.training.objectives.terms import (
 )
 from winning_tickets.training.predict import find_model
 
-EVALUATIONS = (*TERMS, "agreement", "perplexity", "similarity")
 _SCORES = (
     *("mlm_accuracy", "clm_accuracy", "greedy_agreement", "perplexity", "word_perplexity"),
     *("similarity_pearson", "similarity_spearman"),
@@ -71,7 +72,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
     KD loss: 1 - cosine of hidden states, averaged over layers and unpadded tokens (TAMT eq. 6), or as the fields of
     the configuration that begin with `kd_` set it. MLM loss: cross entropy at masked positions with the dense decoder.
     Attention, contrastive and logits losses: see docs/explanation/objectives.md. Similarity: cosine of mean-pooled
-    states against gold scores.
+    states against gold scores. Tasks of the EleutherAI evaluation harness: `tasks` has their scores.
 
     Args:
         config: target, objectives and data.
@@ -112,6 +113,8 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
             result |= _perplexity(config, plm, device, runtime)
         if "similarity" in config.objectives:
             result |= similarity(config, plm, device, runtime)
+        if config.harness_tasks:
+            result |= run_tasks(config, plm)
     ticket = target.ticket
     result |= {
         "target": config.target,
@@ -135,19 +138,19 @@ def evaluate(config: EvaluateConfig, runtime: Runtime | None = None) -> dict[str
 
 def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
     """The target, and of a model without a ticket what it was made from."""
-    name = config.target
-    if is_ticket(name):
+    name, here = config.target, local(config.target)
+    if is_ticket(here):
         return Target.find(name, config.base, config.revision, config.layers), Origin()
-    if is_onnx(name):
+    if is_onnx(here):
         if config.objectives != ("similarity",):
             raise UsageError(
                 f"{name} is an ONNX export, of which --objective similarity can be measured; the losses need hidden "
                 "states, so measure those of what it was made from."
             )
-        return Target(name, None, name, None, None), origin_of(Path(name))
-    if is_fine_tuned(name):
-        name = str(find_model(name))
-    origin = origin_of(Path(name))
+        return Target(name, None, here, None, None), origin_of(Path(here))
+    if is_fine_tuned(here):
+        name = here = str(find_model(here))
+    origin = origin_of(Path(here))
     if config.base is not None:
         own = replace(origin, model=config.base, revision=None)
         origin = own if config.base != name else Origin()
@@ -159,7 +162,7 @@ def _load(target: Target, config: EvaluateConfig) -> PLM:
     terms = _terms(config)
     needs_maps = "attentions" in needs_of(terms)
     plm = target.load(
-        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives else ())]),
+        lm_head_of([*terms, *(("clm",) if "perplexity" in config.objectives or config.harness_tasks else ())]),
         # The dense model's logits always come from the base's own head.
         require_mlm_head=_predicts(config) and (config.mlm_head != "ticket" or "logits" in terms),
         attention="eager" if needs_maps else None,
@@ -170,7 +173,7 @@ def _load(target: Target, config: EvaluateConfig) -> PLM:
 
 
 def _predicts(config: EvaluateConfig) -> bool:
-    return needs_lm_head(_terms(config)) or "perplexity" in config.objectives
+    return needs_lm_head(_terms(config)) or "perplexity" in config.objectives or bool(config.harness_tasks)
 
 
 def _dense_of(plm: PLM, origin: Origin, config: EvaluateConfig, zeros: float) -> PLM | None:
@@ -207,8 +210,9 @@ def _terms(config: EvaluateConfig) -> list[str]:
 def check_evaluate(config: EvaluateConfig) -> None:
     """Refuse an impossible configuration before anything is loaded."""
     for name in config.objectives:
-        if name not in EVALUATIONS:
-            raise unknown("objective", name, EVALUATIONS)
+        if name not in EVALUATION_NAMES:
+            raise unknown("objective", name, EVALUATION_NAMES)
+    check_tasks(config)
     terms = _terms(config)
     on_text = [*terms, *(name for name in config.objectives if name == "perplexity")]
     if on_text and config.corpus is None:
@@ -289,7 +293,7 @@ def _perplexity(config: EvaluateConfig, plm: PLM, device: torch.device, runtime:
 def _put_on(target: Target, plm: PLM, config: EvaluateConfig, device: torch.device) -> tuple[str, Any]:
     """Put the ticket on the model; return the origin of the MLM head, and the dense model where a term needs it."""
     ticket, terms = target.ticket, _terms(config)
-    predicts = needs_lm_head(terms) or "perplexity" in config.objectives
+    predicts = _predicts(config)
     if ticket is not None:
         ticket.check(plm.encoder, config.allow_other_weights)
     plm.model.to(device)

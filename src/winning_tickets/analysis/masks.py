@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from torch import nn
 
 from winning_tickets.analysis.report.result import resulting
+from winning_tickets.analysis.results import as_list
 from winning_tickets.config import Pattern
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views, split_name
+from winning_tickets.models.given import GivenModel
 from winning_tickets.models.loading import PLM
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.tickets.files import INFO_FILE, children
 from winning_tickets.tickets.overlap import Average, check_scopes, compare, jaccard, overlap_by_matrix, pool
@@ -21,19 +26,24 @@ from winning_tickets.tickets.target import Target
 from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket
 
 
-def base_model_of(ticket: Ticket, name: str, base: str | None, why: str) -> PLM:
+def base_model_of(ticket: Ticket, name: str, base: Any, why: str) -> PLM:
     """Load the pre-trained model of a ticket; `why` says in messages what it is needed for, and what to do."""
+    # `base` is its name or the model itself, where that is not what the ticket says.
     about = ticket.base
-    plm = Target(name, ticket, base or about.name, about.revision, about.layers).load(advice=why)
+    given = GivenModel.of(base) if isinstance(base, nn.Module) else None
+    model = str(base or about.name) if given is None else given.name
+    with nullcontext() if given is None else memory.given(model, given):
+        plm = Target(name, ticket, model, about.revision, about.layers).load(advice=why)
     ticket.check(plm.encoder)
     return plm
 
 
-Tickets = Sequence[Ticket | str | Path]
-"""Tickets themselves, or their folders or hub ids."""
+AnyTicket = Ticket | str | Path
+"""A ticket itself, or its folder or hub id."""
+Tickets = AnyTicket | Sequence[AnyTicket]
 
 
-def labels_of(paths: Tickets, given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
+def labels_of(paths: Sequence[AnyTicket], given: Sequence[str] | None = None, option: str = "--labels") -> list[str]:
     """Short names: those given, else the names of the folders, with parents where the names are equal."""
     if given is not None:
         if len(given) != len(paths) or len(set(given)) < len(given):
@@ -60,6 +70,7 @@ def similarity(
     """Jaccard similarity of every pair of tickets, with that of independent random masks as `chance`."""
     if of not in OF:
         raise unknown("kind of weights", of, OF)
+    paths = as_list(paths)
     compared = compare(paths, average)
     return {
         "kind": "similarity",
@@ -112,6 +123,7 @@ def places(ticket: Ticket) -> dict[str, Place]:
 @resulting()
 def densities(paths: Tickets, *, labels: Sequence[str] | None = None) -> dict[str, Any]:
     """Kept fraction of each matrix, and fractions of its output rows and input columns without a kept weight."""
+    paths = as_list(paths)
     if not paths:
         raise UsageError("No ticket was given; give one or more folders made by tickets search.")
     names = labels_of(paths, labels)
@@ -153,26 +165,27 @@ def _describe(label: str, path: Ticket | str | Path, ticket: Ticket) -> dict[str
 
 @resulting()
 def distance(
-    paths: Sequence[str | Path],
+    paths: Tickets,
     *,
-    reference: Ticket | str | Path | None = None,
-    base: str | None = None,
+    reference: AnyTicket | None = None,
+    base: Any = None,
     labels: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Distance (1 - Jaccard similarity of kept weights) of the tickets saved along searches.
 
     It is taken to `reference` (None: the OMP ticket of the same weights and settings), and to the first and the
-    previous ticket of the search that has the same sparsity.
+    previous ticket of the search that has the same sparsity. `base` is the base model, by name or in memory.
     """
+    paths = as_list(paths)
     if not paths:
         raise UsageError("No search was given; give one or more folders made by tickets search.")
     names = labels_of(paths, labels)
     given = None if reference is None else open_ticket(reference)
     computed: dict[tuple[Any, ...], Ticket] = {}
 
-    def reference_of(ticket: Ticket, folder: Path) -> Ticket:
+    def reference_of(ticket: Ticket, folder: AnyTicket) -> Ticket:
         if given is not None:
-            check_scopes(str(folder), ticket, "the reference", given)
+            check_scopes(names_of([folder])[0], ticket, "the reference", given)
             return given
         key = (ticket.base.hash, tuple(ticket.masks), *_pruning_settings(ticket, folder))
         if key not in computed:
@@ -182,7 +195,7 @@ def distance(
     searches = [
         _search(name, path, sparsity, folders, reference_of)
         for name, path in zip(names, paths, strict=True)
-        for sparsity, folders in _by_sparsity(Path(path)).items()
+        for sparsity, folders in _by_sparsity(path).items()
     ]
     return {
         "kind": "distance",
@@ -191,8 +204,11 @@ def distance(
     }
 
 
-def _by_sparsity(path: Path) -> dict[float, list[Path]]:
-    """Folders of the tickets of a search by sparsity, in the order of their steps, one per step."""
+def _by_sparsity(given: AnyTicket) -> dict[float, list[AnyTicket]]:
+    """The tickets of a search by sparsity, in the order of their steps, one per step; a ticket itself is alone."""
+    if isinstance(given, Ticket):
+        return {round(given.sparsity, 3): [given]}
+    path = Path(given)
     folders = ([path] if (path / INFO_FILE).is_file() else []) + [path / name for name in children(path)]
     if not folders:
         raise UsageError(
@@ -207,16 +223,16 @@ def _by_sparsity(path: Path) -> dict[float, list[Path]]:
 
 def _search(
     label: str,
-    path: str | Path,
+    path: AnyTicket,
     sparsity: float,
-    folders: Sequence[Path],
-    reference_of: Callable[[Ticket, Path], Ticket],
+    folders: Sequence[AnyTicket],
+    reference_of: Callable[[Ticket, AnyTicket], Ticket],
 ) -> dict[str, Any]:
-    first = Ticket.from_pretrained(folders[0])
+    first = open_ticket(folders[0])
     checkpoints: list[dict[str, Any]] = []
     previous: Ticket | None = None
     for folder in folders:
-        ticket = Ticket.from_pretrained(folder)
+        ticket = open_ticket(folder)
         parts = overlap_by_matrix(ticket, reference_of(ticket, folder))
         where = {name: kind for name, (_, kind) in places(ticket).items()}
         kinds = [kind for kind in KINDS if kind in where.values()]
@@ -224,7 +240,7 @@ def _search(
         checkpoints.append(
             {
                 "step": ticket.info.step or 0,
-                "folder": str(folder),
+                "folder": names_of([folder])[0],
                 "ticket_id": ticket.id,
                 "to_reference": 1 - whole.kept,
                 "to_first": 1 - jaccard(ticket, first),
@@ -239,7 +255,7 @@ def _search(
         previous = ticket
     return {
         "label": label,
-        "path": str(path),
+        "path": names_of([path])[0],
         "method": first.info.method,
         "objective": first.info.config.get("objective") if first.info.method == "mask-training" else None,
         "sparsity": sparsity,
@@ -247,20 +263,21 @@ def _search(
     }
 
 
-def _pruning_settings(ticket: Ticket, folder: Path) -> tuple[Any, Any, Any, str | None]:
+def _pruning_settings(ticket: Ticket, folder: AnyTicket) -> tuple[Any, Any, Any, str | None]:
     """Sparsity, ranking, rounding and N:M pattern of a ticket's search."""
     config = ticket.info.config
     sparsity = config.get("sparsity")
     if not isinstance(sparsity, float | int) or isinstance(sparsity, bool) or "ranking" not in config:
-        raise ContentError(f"The ticket {folder} lacks its sparsity or ranking; give its OMP ticket with --reference.")
+        name = names_of([folder])[0]
+        raise ContentError(f"The ticket {name} lacks its sparsity or ranking; give its OMP ticket with --reference.")
     return sparsity, config["ranking"], config.get("count_rounding") or "floor", config.get("pattern")
 
 
-def omp_ticket(ticket: Ticket, folder: Path, base: str | None = None) -> Ticket:
+def omp_ticket(ticket: Ticket, folder: AnyTicket, base: Any = None) -> Ticket:
     """The one-shot magnitude ticket of the same weights, matrices, sparsity, ranking, rounding and pattern."""
     sparsity, ranking, rounding, pattern = _pruning_settings(ticket, folder)
     why = "The OMP ticket needs the base model; give its place with --base, or the OMP ticket with --reference."
-    plm = base_model_of(ticket, str(folder), base, why)
+    plm = base_model_of(ticket, names_of([folder])[0], base, why)
     magnitudes = {name: weight.abs() for name, weight in prunable_views(plm.encoder, ticket.masks).items()}
     n_of_m = None if pattern is None else Pattern.parse(pattern)
     masks = keep_top(magnitudes, sparsity, ranking, rounding=rounding, pattern=n_of_m)

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from winning_tickets.analysis.report.result import resulting
-from winning_tickets.analysis.results import RunScore, Score, check_comparable, find_differences, index_once, read_runs
+from winning_tickets.analysis.results import (
+    Runs,
+    RunScore,
+    Score,
+    check_comparable,
+    find_differences,
+    index_once,
+    read_runs,
+)
 from winning_tickets.analysis.statistics import Array, describe_bootstrap, interval
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.statistics import deviation
@@ -20,15 +27,18 @@ Key = tuple[str, int]
 
 @resulting()
 def gain(
-    runs: Sequence[str | Path],
-    baseline: Sequence[str | Path],
-    dense: Sequence[str | Path] = (),
+    runs: Runs,
+    baseline: Runs,
+    dense: Runs = (),
     *,
     score: Score = "final",
     allow_missing: bool = False,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Compare two groups of transfer runs over the same tasks and seeds; a cell is one task with one seed."""
+    """Compare two groups of transfers over the same tasks and seeds; a cell is one task with one seed.
+
+    A transfer is its folder, or what `transfer` returned.
+    """
     given = {"target": runs, "baseline": baseline} | ({"dense": dense} if dense else {})
     groups = {
         name: index_once(read_runs(paths, score, kind=name), lambda cell: cell.key, f"The {name} runs")

@@ -56,16 +56,29 @@ class RunScore:
 
 _CELL = TypeAdapter(RunScore)
 
+Run = str | Path | Mapping[str, Any]
+"""A transfer: its folder, a file of its result, or the result itself."""
+Runs = Run | Sequence[Run]
+AnyOne = TypeVar("AnyOne")
 
-def read_runs(
-    paths: Sequence[str | Path], score: Score = "final", metric: str | None = None, kind: str = "transfer"
-) -> list[RunScore]:
-    """All finished seeds of transfer runs, in the order of the paths and of the seeds; `kind` is for messages."""
-    if not paths:
+
+def as_list(given: AnyOne | Sequence[AnyOne]) -> list[AnyOne]:
+    """Return several paths, results or tickets as a list; one of them as a list of one."""
+    return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
+
+
+def name_in_memory(result: Mapping[str, Any]) -> str:
+    """Return what messages and tables call a result that was given itself."""
+    return f"{result.get('run_id') or result.get('target') or 'result'} (in memory)"
+
+
+def read_runs(runs: Runs, score: Score = "final", metric: str | None = None, kind: str = "transfer") -> list[RunScore]:
+    """All finished seeds of transfer runs, in the order of the runs and of the seeds; `kind` is for messages."""
+    if not as_list(runs):
         raise UsageError(f"No {kind} run was given; give one or more folders made by tickets transfer --out.")
     if score not in SCORES:
         raise unknown("score", score, SCORES)
-    return [cell for path in paths for cell in _read_run(Path(path), score, metric)]
+    return [cell for run in as_list(runs) for cell in _read_run(run, score, metric)]
 
 
 def index_once(cells: Iterable[RunScore], key: Callable[[RunScore], K], owner: str) -> dict[K, RunScore]:
@@ -100,10 +113,13 @@ def check_comparable(cells: Sequence[RunScore]) -> None:
 
 def is_transfer(content: Any) -> bool:
     """Return whether a parsed JSON is the result of a transfer: of one seed, or the summary of several."""
-    return isinstance(content, dict) and content.get("verb") in ("transfer", "transfer-seed")
+    return isinstance(content, Mapping) and content.get("verb") in ("transfer", "transfer-seed")
 
 
-def _read_run(path: Path, score: Score, metric: str | None) -> list[RunScore]:
+def _read_run(run: Run, score: Score, metric: str | None) -> list[RunScore]:
+    if isinstance(run, Mapping):
+        return _cells(run, name_in_memory(run), score, metric, {})
+    path = Path(run)
     if not path.exists():
         raise UsageError(f"There is no transfer run {path}; give folders made by tickets transfer --out.")
     if path.is_file():
@@ -124,16 +140,19 @@ def _read_run(path: Path, score: Score, metric: str | None) -> list[RunScore]:
     return [cell for file in seeds for cell in _read_file(file, score, metric, common)]
 
 
-def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, Any]) -> list[RunScore]:
-    """Read the result of a seed (what it lacks is taken from the summary `common`) or a summary."""
-    content = read_json(path, "result")
+def _read_file(path: Path, score: Score, wanted: str | None, common: Mapping[str, Any]) -> list[RunScore]:
+    return _cells(read_json(path, "result"), str(path), score, wanted, common)
+
+
+def _cells(content: Any, path: str, score: Score, wanted: str | None, common: Mapping[str, Any]) -> list[RunScore]:
+    """The scores in the result of a seed (what it lacks is taken from the summary `common`) or in a summary."""
     if not is_transfer(content):
-        found = content.get("verb") if isinstance(content, dict) else None
+        found = content.get("verb") if isinstance(content, Mapping) else None
         what = f"a result of tickets {found}" if found else "something else"
         raise ContentError(f"{path} is not the result of a transfer but {what}; give folders made by tickets transfer.")
     try:
         # One score per seed: a summary lists those of all seeds.
-        merged = common | content
+        merged = {**common, **content}
         metric = content["primary_metric"] if wanted is None else wanted
         measured = content["metrics"] if content["verb"] == "transfer" else content[score]
         if metric not in measured:
@@ -158,7 +177,7 @@ def _read_file(path: Path, score: Score, wanted: str | None, common: dict[str, A
                     "model": merged.get("model"),
                     "base_hash": merged.get("base_hash"),
                     "settings": {key: _setting(key, merged[key]) for key in SETTINGS if key in merged},
-                    "path": str(path),
+                    "path": path,
                     **{key: merged[key] for key in _ORIGIN if merged.get(key) is not None},
                     "degenerate": bool(content.get("degenerate", False)),
                     "majority": _majority(merged, metric),

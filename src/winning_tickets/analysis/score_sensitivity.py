@@ -9,7 +9,7 @@ from typing import Any
 
 from winning_tickets.analysis import results
 from winning_tickets.analysis.report.result import resulting
-from winning_tickets.analysis.results import RunScore, Score
+from winning_tickets.analysis.results import Runs, RunScore, Score
 from winning_tickets.analysis.statistics import non_inferior
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.statistics import deviation
@@ -23,8 +23,10 @@ Group = dict[Setting, dict[int, RunScore]]
 
 
 @resulting()
-def sensitivity(runs: Sequence[str | Path], *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
+def sensitivity(runs: Runs, *, score: Score = "final", metric: str | None = None) -> dict[str, Any]:
     """The scores of one task over seeds, learning rates and batch sizes, for tickets and dense models.
+
+    A transfer is its folder, or what `transfer` returned.
 
     All deviations have ddof=1 and are None for a single value.
     """

@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from winning_tickets.analysis.masks import base_model_of, labels_of
+from winning_tickets.analysis.masks import AnyTicket, Tickets, base_model_of, labels_of
 from winning_tickets.analysis.report.result import resulting
+from winning_tickets.analysis.results import as_list
 from winning_tickets.models.loading import PLM
 from winning_tickets.models.structure import Structure, open_units
 from winning_tickets.pruning.importance import DEFINITIONS, IMPORTANCE_FILE, Importance
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.tickets.overlap import Overlap, all_overlaps, pool
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, names_of, open_ticket
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
 Array = np.ndarray[Any, Any]
@@ -27,8 +28,10 @@ UNITS = ("heads", "ffns")
 """Structures that are listed one by one; neurons are too many."""
 
 
-def find_importance(ticket: Path | str) -> Path | None:
+def find_importance(ticket: AnyTicket) -> Path | None:
     """The folder with the importance of a search: that of the ticket, or its parent for one of several levels."""
+    if isinstance(ticket, Ticket):
+        return None
     path = Path(ticket)
     return next((folder for folder in (path, path.parent) if (folder / IMPORTANCE_FILE).is_file()), None)
 
@@ -90,19 +93,18 @@ class Member:
         return self.ticket.structure
 
 
-def open_members(
-    paths: Sequence[str | Path], names: Sequence[str] | None, base: str | None
-) -> tuple[list[Member], PLM]:
+def open_members(paths: Sequence[AnyTicket], names: Sequence[str] | None, base: Any) -> tuple[list[Member], PLM]:
     """Open the tickets of all tasks, and the encoder that they share."""
-    if len(paths) == 1 and is_shared(paths[0]):
+    if len(paths) == 1 and not isinstance(paths[0], Ticket) and is_shared(paths[0]):
         return _of_shared_model(find_shared(paths[0]), names, base)
     if len(paths) < 2:
         raise UsageError(
             f"There is nothing to share: {len(paths)} ticket was given, expected those of two or more tasks, or one "
             "shared model of tickets share."
         )
-    tickets = [Ticket.from_pretrained(path) for path in paths]
-    _check(paths, tickets)
+    tickets = [open_ticket(path) for path in paths]
+    where = names_of(paths)
+    _check(where, tickets)
     if names is None:
         # A task's name is in `rte, fine-tuned with seed 0`; folders name tickets whose tasks do not differ.
         tasks = [(ticket.info.scores_from or "").partition(", fine-tuned")[0] for ticket in tickets]
@@ -110,14 +112,14 @@ def open_members(
     else:
         found = labels_of(paths, names, "--names")
     members = [
-        Member(name, str(path), ticket, importance=find_importance(path))
-        for name, path, ticket in zip(found, paths, tickets, strict=True)
+        Member(name, place, ticket, importance=find_importance(path))
+        for name, place, path, ticket in zip(found, where, paths, tickets, strict=True)
     ]
     why = "The parameters of the base model are counted; say where it is with --base."
-    return members, base_model_of(tickets[0], str(paths[0]), base, why)
+    return members, base_model_of(tickets[0], where[0], base, why)
 
 
-def _of_shared_model(folder: Path, names: Sequence[str] | None, base: str | None) -> tuple[list[Member], PLM]:
+def _of_shared_model(folder: Path, names: Sequence[str] | None, base: Any) -> tuple[list[Member], PLM]:
     for option, given in (("--names", names), ("--base", base)):
         if given is not None:
             raise UsageError(f"{option} is for folders of tickets; the shared model {folder} has its own.")
@@ -134,7 +136,7 @@ def _of_shared_model(folder: Path, names: Sequence[str] | None, base: str | None
     return members, model.load_encoder()
 
 
-def _check(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> None:
+def _check(paths: Sequence[str], tickets: Sequence[Ticket]) -> None:
     """Refuse tickets of single weights, and those of several encoders."""
     first = tickets[0]
     for path, ticket in zip(paths, tickets, strict=True):
@@ -152,15 +154,19 @@ def _check(paths: Sequence[str | Path], tickets: Sequence[Ticket]) -> None:
 
 @resulting()
 def sharing(
-    paths: Sequence[str | Path],
+    paths: Tickets,
     *,
     names: Sequence[str] | None = None,
     importances: Sequence[str | Path] | None = None,
     definition: str = "sample",
-    base: str | None = None,
+    base: Any = None,
 ) -> dict[str, Any]:
-    """Heads and FFNs that each task keeps, what tasks have in common, and the importance of each structure."""
-    members, plm = open_members(paths, names, base)
+    """Heads and FFNs that each task keeps, what tasks have in common, and the importance of each structure.
+
+    Tickets in memory have no importances beside them; `importances` are folders of their searches. `base` is the base
+    model, by name or in memory.
+    """
+    members, plm = open_members(as_list(paths), names, base)
     # Neurons count where some ticket prunes them one by one.
     neurons = any(name.endswith(".neurons") for member in members for name in member.ticket.gates)
     units = [*UNITS, *(["neurons"] if neurons else [])]

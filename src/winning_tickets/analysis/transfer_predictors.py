@@ -12,7 +12,17 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from winning_tickets.analysis.report.result import resulting
-from winning_tickets.analysis.results import RunScore, Score, check_comparable, find_differences, is_transfer, read_runs
+from winning_tickets.analysis.results import (
+    Runs,
+    RunScore,
+    Score,
+    as_list,
+    check_comparable,
+    find_differences,
+    is_transfer,
+    name_in_memory,
+    read_runs,
+)
 from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, correlate, correlate_within, describe_bootstrap
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
@@ -58,7 +68,7 @@ _MEASUREMENT = TypeAdapter(Measurement)
 
 def is_evaluation(content: Any) -> bool:
     """Return True if a parsed JSON file is an output of `tickets evaluate`."""
-    return isinstance(content, dict) and {*MEASURES, "ticket_id", "sparsity", "target"} <= content.keys()
+    return isinstance(content, Mapping) and {*MEASURES, "ticket_id", "sparsity", "target"} <= content.keys()
 
 
 def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
@@ -154,8 +164,10 @@ def _by_subject(found: Sequence[Measurement], hashes: Mapping[str, str]) -> dict
 
 
 @resulting()
-def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
+def predictors(paths: Runs, *, score: Score = "final", seed: int = 0) -> dict[str, Any]:
     """Join evaluations with transfer results by ticket, and correlate them over tickets.
+
+    Both are given as files and folders, or as what `evaluate`, `transfer` and `distance` returned.
 
     The dense model is shown in the table, but left out of the correlations.
     """
@@ -197,22 +209,24 @@ def predictors(paths: Sequence[str | Path], *, score: Score = "final", seed: int
     }
 
 
-def _read(paths: Sequence[str | Path], score: Score) -> tuple[list[Measurement], list[RunScore]]:
+def _read(given: Runs, score: Score) -> tuple[list[Measurement], list[RunScore]]:
     found: list[Measurement] = []
     cells: list[RunScore] = []
-    for path in map(Path, paths):
-        content: Any = read_json(path, "result") if path.is_file() else None
+    for one in as_list(given):
+        in_memory = isinstance(one, Mapping)
+        path = Path(name_in_memory(one) if in_memory else one)
+        content: Any = one if in_memory else read_json(path, "result") if path.is_file() else None
         if is_evaluation(content):
             found += measurements(content, str(path))
-        elif isinstance(content, dict) and content.get("kind") == "distance":
+        elif isinstance(content, Mapping) and content.get("kind") == "distance":
             try:
                 found += _distances(content, str(path))
             except (KeyError, TypeError, AttributeError) as error:
                 raise ContentError(
                     f"{path} is not a result of tickets analyse distance ({error!r}); run the analysis again."
                 ) from error
-        elif path.is_dir() or not path.exists() or is_transfer(content):
-            cells += read_runs([path], score)
+        elif content is None or is_transfer(content):
+            cells += read_runs([one], score)
         else:
             raise ContentError(f"{path} is neither an evaluation (of tickets evaluate --json) nor a transfer result.")
     return found, cells

@@ -5,13 +5,12 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from winning_tickets.analysis import results
 from winning_tickets.analysis import statistics as criteria
 from winning_tickets.analysis.report.result import resulting
-from winning_tickets.analysis.results import RunScore, Score, group_key, index_once
+from winning_tickets.analysis.results import Runs, RunScore, Score, group_key, index_once
 from winning_tickets.analysis.statistics import Criterion, CriterionOutcome, Statistic, StdOf
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 from winning_tickets.runs.statistics import deviation
@@ -70,8 +69,8 @@ class LevelPoint:
 
 @resulting()
 def winning(
-    runs: Sequence[str | Path],
-    dense: Sequence[str | Path],
+    runs: Runs,
+    dense: Runs,
     *,
     criterion: Criterion = "exceeds",
     std_of: StdOf = "full",
@@ -82,7 +81,10 @@ def winning(
     select_seeds: Seeds = None,
     report_seeds: Seeds = None,
 ) -> dict[str, Any]:
-    """Judge tickets by the full model's scores; find the highest winning sparsity of each task and kind of ticket."""
+    """Judge tickets by the full model's scores; find the highest winning sparsity of each task and kind of ticket.
+
+    A transfer is its folder, or what `transfer` returned.
+    """
     rule = Rule(criterion, std_of, margin, statistic)
     rule.check()
     _check_seeds(select_seeds, report_seeds)
@@ -135,8 +137,8 @@ def _check_seeds(select: Seeds, report: Seeds) -> None:
         raise UsageError(f"Seeds {seeds} are among both --select-seeds and --report-seeds; give each seed to one.")
 
 
-def _read(kind: str, paths: Sequence[str | Path], score: Score, metric: str | None) -> list[RunScore]:
-    cells = results.read_runs(paths, score, metric, kind)
+def _read(kind: str, runs: Runs, score: Score, metric: str | None) -> list[RunScore]:
+    cells = results.read_runs(runs, score, metric, kind)
     for cell in cells:
         if (cell.ticket_id is None) != (kind == "dense"):
             found = "a ticket; take it out of" if kind == "dense" else "the dense model; give it after"

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Generic
+from types import NoneType, UnionType
+from typing import Any, Generic, Union, get_args, get_origin
 
 from winning_tickets.config import (
     EvaluateConfig,
@@ -54,6 +56,7 @@ def called(
     runtime: Runtime | None = None,
     tokenizer: Any = None,
     writes: bool = True,  # whether the verb works in `out`
+    inline: str = "",  # a field with settings of its own, whose fields may be given as if they were those of `kind`
 ) -> Iterator[Call[AnySettings]]:
     """Yield the settings of a call; objects are known by their names, and a temporary folder is there, inside only.
 
@@ -69,53 +72,126 @@ def called(
     with ExitStack() as stack:
         stack.enter_context(trusting((runtime or Runtime()).trust_remote_code))
         temporary = Path(stack.enter_context(TemporaryDirectory(prefix="winning-tickets-")))
-        cache = temporary / "cache" if out is None else None
+        names = Names(stack, tokenizer, temporary / "cache" if out is None else None)
         if isinstance(first, kind):
             if fields:
                 raise UsageError(f"Give a {kind.__name__} or its fields, not both; found also {', '.join(fields)}.")
             config = first
         else:
             values = dict(({} if first is None else {field: first}) | fields)
-            # A corpus comes last: the other fields say how much of a stream is read.
-            for name in sorted(values, key=lambda name: name == "corpus"):
-                if isinstance(values[name], Path):
-                    values[name] = str(values[name])
-                elif (known := _in_memory(kind, name, values, tokenizer, cache)) is not None:
-                    values[name] = stack.enter_context(memory.given(*known))
-            config = kind.of(**values)
+            part = kind.part_of(inline) if inline and inline not in values else None
+            if part is not None:
+                inner = {
+                    name: values.pop(name) for name in part.model_fields.keys() - kind.model_fields if name in values
+                }
+                values[inline] = part.of(**names.settings(part, inner))
+            config = kind.of(**names.settings(kind, values))
         where = temporary / "run" if out is None else Path(out)
         yield Call(config, where, runtime or Runtime(), lasting=out is not None)
 
 
-def _in_memory(
-    kind: type[Settings], field: str, values: Mapping[str, Any], tokenizer: Any, cache: Path | None
-) -> tuple[str, Any] | None:
-    """Name and object of a model, a ticket, rows or a text; None for a value that is a setting as it is."""
-    value = values[field]
-    if value is None or isinstance(value, str | int | float | Settings):
-        return None
-    if field in ROWS:
+@contextmanager
+def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) -> Iterator[list[Any]]:
+    """Yield models and tickets by their names, which mean the objects inside the block only."""
+    with ExitStack() as stack:
+        stack.enter_context(trusting(trust_remote_code))
+        names = Names(stack, tokenizer)
+        yield [names.of_model(value) for value in values]
+
+
+def check_base(target: Any, base: Any, keyword: str) -> None:
+    """Refuse a ticket whose model was built in memory, and is not given."""
+    name = getattr(getattr(target, "base", None), "name", "")
+    if base is None and str(name).startswith(memory.PREFIX):
+        raise UsageError(
+            f"The ticket's model was built in memory, and no folder or hub id has it; give {keyword}= too."
+        )
+
+
+@dataclass(frozen=True)
+class Names:
+    """Gives objects in memory names that `memory.find` knows as long as the stack is open."""
+
+    stack: ExitStack
+    tokenizer: Any = None  # of the models
+    cache: Path | None = None  # of tokens; None takes the usual folder
+
+    def settings(self, kind: type[Settings], values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return fields of settings with names in place of objects."""
+        found = dict(values)
+        # A corpus comes last: the other fields say how much of a stream is read.
+        for field in sorted(values, key=lambda name: name == "corpus"):
+            value = values[field]
+            if field == "corpus":
+                found[field] = self._of_corpus(kind, found)
+                continue
+            one = partial(self._of_rows, field) if field in ROWS else self.of_model
+            types = _types(kind, field)
+            if dict not in types:
+                found[field] = one(value)
+            elif isinstance(value, Mapping):  # by task
+                found[field] = {task: one(item) for task, item in value.items()}
+            elif isinstance(value, list | tuple):
+                found[field] = [one(item) for item in value]
+            if types and types <= {tuple, NoneType} and isinstance(found[field], str | int | float):
+                found[field] = (found[field],)  # one value where several may be given
+        return found
+
+    def of_model(self, value: Any) -> Any:
+        """Return the name of a model or ticket; another value, such as a name, as it is."""
+        if isinstance(value, Path):
+            return str(value)
+        if _is_setting(value):
+            return value
+
+        from torch import nn
+
+        from winning_tickets.models.given import GivenModel
+        from winning_tickets.tickets.files import IN_MEMORY
+        from winning_tickets.tickets.ticket import Ticket
+
+        if isinstance(value, Ticket):
+            return self._name(IN_MEMORY + value.id, value)
+        if isinstance(value, nn.Module):
+            model = GivenModel.of(value, self.tokenizer)
+            return self._name(model.name, model)
+        return value
+
+    def _of_rows(self, field: str, value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        if _is_setting(value):
+            return value
         rows = rows_of(value, field.removesuffix("_file"))
-        return f"{memory.PREFIX}rows-{fingerprint(repr(row) for _, row in rows)}", rows
-    if field == "corpus":
+        return self._name(f"{memory.PREFIX}rows-{fingerprint(repr(row) for _, row in rows)}", rows)
+
+    def _of_corpus(self, kind: type[Settings], values: Mapping[str, Any]) -> Any:
+        value = values["corpus"]
+        if isinstance(value, Path):
+            return str(value)
+        if _is_setting(value):
+            return value
         lines = _lines(value)
         if not hasattr(value, "__len__"):
-            lines = list(_first(lines, _characters(kind.of(**{**values, field: "stream"}))))
-        text = CorpusText.of("given in memory", "train", lambda: lines, cache)
-        return f"{memory.PREFIX}text-{text.fingerprint}", text
+            lines = list(_first(lines, _characters(kind.of(**{**values, "corpus": "stream"}))))
+        text = CorpusText.of("given in memory", "train", lambda: lines, self.cache)
+        return self._name(f"{memory.PREFIX}text-{text.fingerprint}", text)
 
-    from torch import nn
+    def _name(self, name: str, value: Any) -> str:
+        return self.stack.enter_context(memory.given(name, value))
 
-    from winning_tickets.models.given import GivenModel
-    from winning_tickets.tickets.files import IN_MEMORY
-    from winning_tickets.tickets.ticket import Ticket
 
-    if isinstance(value, Ticket):
-        return IN_MEMORY + value.id, value
-    if isinstance(value, nn.Module):
-        model = GivenModel.of(value, tokenizer)
-        return f"{memory.PREFIX}model-{model.hash}", model
-    return None
+def _types(kind: type[Settings], field: str) -> set[Any]:
+    """Return the types of the values of a field, without what is inside them; none of an unknown field."""
+    if field not in kind.model_fields:
+        return set()
+    annotation: Any = kind.model_fields[field].annotation
+    each = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    return {get_origin(one) or one for one in each}
+
+
+def _is_setting(value: Any) -> bool:
+    return value is None or isinstance(value, str | int | float | Settings)
 
 
 class _Lines:

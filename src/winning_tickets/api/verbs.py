@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from winning_tickets.analysis.report.result import Result
-from winning_tickets.api.arguments import Call, called
+from winning_tickets.api.arguments import Call, called, check_base
 from winning_tickets.config import (
     EvaluateConfig,
     FitHeadConfig,
@@ -171,8 +171,7 @@ def transfer(
     """
     from winning_tickets.finetuning import transfer as verb
 
-    files = {"train_file": train, "validation_file": validation}
-    fields = _with_base(target, model, fields) | {name: data for name, data in files.items() if data is not None}
+    fields = _with_data(train, validation, _with_base(target, model, fields))
     with called(TransferConfig, "target", _first(config, target), fields, out, runtime, tokenizer) as call:
         if call.config.save_model and not call.lasting:
             raise UsageError("save_model saves models in out; give out= too.")
@@ -208,29 +207,45 @@ def super_ticket(
     runtime: Runtime | None = None,
     force: bool = False,
     *,
+    train: Any = None,
+    validation: Any = None,
     config: SuperConfig | None = None,
+    tokenizer: Any = None,
     **fields: Any,
 ) -> Result:
     """Find a task's super ticket: fine-tune tickets of every level and the full model, and save the best in `out`.
 
     Args:
-        target: a model by name, or a `SuperConfig`.
-        out: a directory that is absent or empty, or has this same search, which is resumed.
+        target: a model as `search` takes it, or a `SuperConfig`.
+        out: a directory that is absent or empty, or has this same search, which is resumed. It gets the ticket; it is
+            needed.
         runtime: device, precision and checkpoints; its fields may be given as keywords too.
         force: replace another search in `out`.
-        config: all settings at once, in place of `target` and `fields`.
+        train: a `Dataset`, a DataFrame, a list of dicts, a dict of lists, or a file.
+        validation: data of the same columns.
+        config: all settings at once, in place of the others.
+        tokenizer: of a model in memory.
         **fields: the fields of `SuperConfig`, and those of its `fine_tuning`, a `TransferConfig`.
+
+    Returns:
+        Scores by selection, level and seed, paired tests, and the level and scores of the super ticket; with a table
+        and a figure.
+
+    Raises:
+        UsageError: impossible settings, missing files, no part of the dev set to choose on, another run in `out`.
+        ContentError: unusable data or model.
+        TrainingError: a fine-tuning failed; finished runs are kept.
+        Interrupted: Ctrl-C or SIGTERM; a checkpoint was written.
 
     Example:
         >>> super_ticket("builtin:minilm", "rte-super", task="rte", data_dir="glue", seeds=(0, 1, 2))
     """
     from winning_tickets.finetuning import super_ticket as verb
 
-    first = _first(config, target)
+    first, fields = _first(config, target), _with_data(train, validation, fields)
     if not isinstance(first, SuperConfig) and "fine_tuning" not in fields:
-        inner = {name: fields.pop(name) for name in TransferConfig.model_fields if name in fields and name != "profile"}
-        fields["fine_tuning"], first = TransferConfig.of(target=first, **{"seeds": (0, 1, 2)} | inner), None
-    with called(SuperConfig, "fine_tuning", first, fields, out, runtime) as call:
+        fields = {"seeds": (0, 1, 2)} | fields
+    with called(SuperConfig, "target", first, fields, out, runtime, tokenizer, inline="fine_tuning") as call:
         return Result(verb.super_ticket(call.config, _needed(call), call.runtime, force), "super")
 
 
@@ -281,19 +296,41 @@ def share(
     out: Path | str | None = None,
     runtime: Runtime | None = None,
     force: bool = False,
+    *,
+    tokenizer: Any = None,
     **fields: Any,
 ) -> Result:
-    """Train one encoder for several tasks, each with its ticket, in `out`.
+    """Train one encoder for several tasks, each with its ticket.
 
-    `config` is a `ShareConfig`, or its fields are keyword arguments.
+    Args:
+        config: a `ShareConfig`, or nothing where its fields are keywords.
+        out: a directory that is absent or empty, or has this same run, which is resumed. It gets the shared models;
+            with `save_model=False` it may be left out.
+        runtime: device, precision and checkpoints; its fields may be given as keywords too.
+        force: replace another run in `out`.
+        tokenizer: of a model in memory.
+        **fields: the fields of `ShareConfig`. `model` may be in memory as in `search`; `tickets` a dict of a `Ticket`
+            for each task, or a list of them in the order of `tasks`; `train_file` and `validation_file` a dict with a
+            `Dataset`, a DataFrame or a list of dicts for each task.
+
+    Returns:
+        The summary: of each task the scores as `transfer` returns them, and its ticket; with a table.
+
+    Raises:
+        UsageError: impossible settings, missing files, unknown names, another run in `out`.
+        ContentError: a damaged ticket, one for other weights, unusable data.
+        TrainingError: one or more seeds failed; with `out` the others are stored.
+        Interrupted: Ctrl-C or SIGTERM; with `out` a checkpoint was written.
 
     Example:
         >>> share(model="builtin:minilm", tasks=("rte", "mrpc"), tickets="auto", data_dir="glue", out="shared")
     """
     from winning_tickets.finetuning import sharing as verb
 
-    with called(ShareConfig, "model", config, fields, out, runtime) as call:
-        return Result(verb.share(call.config, _needed(call), call.runtime, force), "share")
+    with called(ShareConfig, "model", config, fields, out, runtime, tokenizer) as call:
+        if call.config.save_model and not call.lasting:
+            raise UsageError("share saves the shared models in out; give out=, or save_model=False.")
+        return Result(verb.share(call.config, call.out, call.runtime, force), "share")
 
 
 def compare(*targets: Any, average: str = "pooled") -> Result:
@@ -322,11 +359,11 @@ def compare(*targets: Any, average: str = "pooled") -> Result:
     return Result(overlap.compare(targets, average), "compare")
 
 
-def stored_runs(store: Path | str, *where: str) -> Any:
-    """Return the runs of a store, such as that of a study, as a data frame with one row per run.
+def stored_runs(folder: Path | str, *where: str) -> Any:
+    """Return the runs of a store, or those below a folder, as a data frame with one row per run.
 
     Args:
-        store: its folder.
+        folder: a store, such as that of a study, or a folder with runs that were made with `out`, at any depth.
         *where: conditions that a run must fulfill, such as `"task=rte"` or `"config.sparsity>=0.6"`.
 
     Returns:
@@ -334,18 +371,15 @@ def stored_runs(store: Path | str, *where: str) -> Any:
         `result.metrics.accuracy.final.mean`.
 
     Raises:
-        UsageError: no such store, or a condition with an unknown key.
+        UsageError: no such folder, one without runs, or a condition with an unknown key.
 
     Example:
         >>> stored_runs("my-store", "task=rte", "status=done")["result.metrics.accuracy.final.mean"]
     """
     from winning_tickets.runs.store import query
-    from winning_tickets.runs.store.store import Store
+    from winning_tickets.runs.store.folders import find_records
 
-    found = Store(Path(store))
-    if not found.exists():
-        raise UsageError(f"There is no store at {store}; give the folder of tickets study run --store.")
-    return query.to_frame(list(found.records(where)))
+    return query.to_frame(find_records(folder, where))
 
 
 def _first(config: Any, argument: Any) -> Any:
@@ -357,12 +391,14 @@ def _first(config: Any, argument: Any) -> Any:
 
 def _with_base(target: Any, model: Any, fields: dict[str, Any]) -> dict[str, Any]:
     """Fields with the base model of a ticket; a ticket of a model in memory needs it."""
-    from winning_tickets.runs.memory import PREFIX
-
-    name = getattr(getattr(target, "base", None), "name", "")
-    if model is None and "base" not in fields and str(name).startswith(PREFIX):
-        raise UsageError("The ticket's model was built in memory, and no folder or hub id has it; give model= too.")
+    check_base(target, fields.get("base") if model is None else model, "model")
     return fields if model is None else fields | {"base": model}
+
+
+def _with_data(train: Any, validation: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """Fields with the data of a fine-tuning."""
+    files = {"train_file": train, "validation_file": validation}
+    return fields | {name: data for name, data in files.items() if data is not None}
 
 
 def _needed(call: Call[Any]) -> Path:

@@ -412,6 +412,13 @@ def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: 
     return parsed
 
 
+def _plan_search(config: SearchConfig) -> tuple[Settings, dict[str, Any]]:
+    from winning_tickets.pruning.memory import planned_memory
+
+    settings = config.resolved()
+    return settings, planned_memory(settings)
+
+
 Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed without `--json`
 
 
@@ -420,7 +427,7 @@ Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed w
     SearchConfig,
     "model",
     "winning_tickets.pruning.search:check_search",
-    plan=lambda config: (config.resolved(), {}),
+    plan=_plan_search,
 )
 def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Find a ticket and save it in --out. With --method NAME, --help shows what that method reads.

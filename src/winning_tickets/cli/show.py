@@ -45,6 +45,9 @@ def evaluation(result: dict[str, Any]) -> str:
     )
     lines = [f"{result['target']} ({result['sparsity']:.1%} pruned)"]
     lines += [f"  {key}: {result[key]:.4f}" for key in keys if result[key] is not None]
+    for task, scores in result.get("tasks", {}).items():
+        shown = (f"{key} {value:.4f}" for key, value in scores.items() if "stderr" not in key)
+        lines.append(f"  {task}: {', '.join(shown)}, over {result['task_examples'].get(task, 0):,} examples")
     compared = any(result[f"{name}_loss"] is not None for name in ("kd", "attention", "contrastive", "logits"))
     if compared and result["base"] is not None:
         lines.append(f"  compared with {result['base']}")

@@ -150,12 +150,13 @@ def run(
     Example: tickets study run tamt-figure-3 --scale smoke --workers 2
     """
     from winning_tickets.runs.store.store import Store
-    from winning_tickets.studies.engines import EngineOptions, make_engine
+    from winning_tickets.studies.engines import EngineOptions, check_engine, make_engine
     from winning_tickets.studies.needs import unmet_needs
     from winning_tickets.studies.run import ProgressLines, run_study
     from winning_tickets.studies.status import study_status
     from winning_tickets.studies.text import plan_text, run_text
 
+    check_engine(engine)
     trackers, sbatch = commands.trackers_of(report_to), _pairs("--slurm", slurm)
     planned = _plan(study, scale, set_, where, shard)
     found = Store(store)
@@ -280,6 +281,12 @@ def recipes(
 
 @app.command()
 def runs(
+    folder: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[FOLDER]", help="A store, or a folder with runs made with --out at any depth, instead of --store."
+        ),
+    ] = None,
     store: commands.StoreFolder = commands.DEFAULT_STORE,
     where: Annotated[
         list[str] | None,
@@ -291,21 +298,24 @@ def runs(
     as_csv: Annotated[bool, typer.Option("--csv", help="Print a table with a column for each value.")] = False,
     as_json: commands.Json = False,
 ) -> None:
-    """List the runs of a store: their status, settings, numbers and errors.
+    """List the runs of a store or below a folder: their status, settings, numbers and errors.
 
     Example: tickets runs --where task=rte --where 'metrics.accuracy.final.mean>0.7'
+
+    Example: tickets runs my-experiments --csv
     """
     from winning_tickets.runs.store import query
+    from winning_tickets.runs.store.folders import find_records
     from winning_tickets.runs.store.store import Store
 
     if as_csv and as_json:
         raise UsageError("--csv and --json exclude each other.")
-    found = Store(store)
-    if not found.exists():
-        raise UsageError(f"There is no store at {store}; give the folder of one with --store.")
-    records = list(found.records(where or (), status))
-    text = query.as_csv(records) if as_csv else query.as_text(records, str(store))
-    emit(query.as_json(records, str(store)), as_json, text)
+    if folder is None and not Store(store).exists():
+        raise UsageError(f"There is no store at {store}; give one with --store, or a FOLDER with runs.")
+    place = folder or store
+    records = find_records(place, where or (), status)
+    text = query.as_csv(records) if as_csv else query.as_text(records, str(place))
+    emit(query.as_json(records, str(place)), as_json, text)
 
 
 cache_app = typer.Typer(help="Tokenized corpora on disk.", no_args_is_help=True, rich_markup_mode=None)

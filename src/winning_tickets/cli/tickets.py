@@ -131,8 +131,6 @@ def predict(
             raise UsageError("--input and --text exclude each other; give one of them.")
         if out is None:
             raise UsageError(f"--input {input_file} needs --out, a file for the rows with their predictions.")
-        if not input_file.is_file():
-            raise UsageError(f"There is no file {input_file}.")
         columns = commands.split_words(text_columns)
         result = predict_file(
             *(runs[0], input_file, out),

@@ -18,6 +18,7 @@ GATE_NAMES = (*TEXT_NAMES, "kd")  # the terms that gates of heads, FFNs, neurons
 OBJECTIVE_NAMES = ("kd", "mlm", "mlm+kd")  # the papers' objectives, which profiles know by name
 
 ALL_NAMES = (*TERM_NAMES, "task")
+EVALUATION_NAMES = (*TERM_NAMES, "agreement", "perplexity", "similarity")  # what `evaluate` measures
 
 _EXAMPLES = "such as mlm+kd or mlm:1,kd:2."
 

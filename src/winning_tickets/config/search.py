@@ -28,6 +28,7 @@ _Sparsity = Annotated[float, Field(allow_inf_nan=True), PERCENT]
 DATA = "Model and data"
 TICKET = "Ticket"
 TRAINING = "Mask training"
+MEMORY = "Memory"
 ROUNDS = "Iterative pruning"
 TASK_DATA = "Tasks of the objective"
 
@@ -40,6 +41,7 @@ _objective = partial(setting, panel="Objective")
 _weights = partial(setting, panel=TRAINING, methods=(*TRAINED, "imp", "movement"))
 _train = partial(setting, panel=TRAINING, methods=TRAINED)
 _mask = partial(setting, panel=TRAINING, methods=MASKS)
+_memory = partial(setting, panel=MEMORY, methods=MASKS)
 
 
 class TaskSettings(Settings):
@@ -157,6 +159,13 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     temperature: float = _objective(0.05, "Temperature of the contrastive term.", methods=TRAINED, gt=0)
     logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
+    logits_top_k: int | None = _objective(
+        None,
+        "Tokens that the logits term tells apart at each position: the most probable ones of the dense model; all "
+        "others count as one. By default all are told apart.",
+        methods=MASKS,
+        ge=1,
+    )
     corpus: str | None = _text(None, f"Text: {CORPORA}.")
     data_dir: str | None = _text(
         None, "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
@@ -195,6 +204,30 @@ class SearchConfig(TaskSettings, StructuredSettings):
         None, "Learning rate of the scores, or of the weights of imp and movement.", gt=0
     )
     head_learning_rate: float | None = _mask(None, "Learning rate of the MLM head.", gt=0)
+    weights_dtype: Literal["float32", "bfloat16"] = setting(
+        "float32",
+        "Type of the model's weights during the search. In bfloat16 they take half the memory; weights that a "
+        "checkpoint stores in a longer type are rounded. The ticket is for the weights of the checkpoint.",
+        MEMORY,
+        ("random", "magnitude", "wanda", *MASKS),
+    )
+    score_dtype: Literal["float32", "bfloat16"] = _memory(
+        "float32", "Type of the scores. In bfloat16 they are rounded up or down at random, so that no update is lost."
+    )
+    moment_dtype: Literal["float32", "bfloat16", "float8"] = _memory(
+        "float32", "Type of AdamW's two moments of each score: 4 bytes each, 2 (bfloat16) or 1 (float8)."
+    )
+    train_matrices: tuple[str, ...] = _memory(
+        (),
+        "Names of the matrices whose masks are trained, such as layers.0.*,layers.1.mlp.*, where * stands for "
+        "anything. The others keep their initial mask. By default all are trained.",
+    )
+    block_wise: bool = _memory(
+        False,
+        "Train the masks of one layer after the other, each on the distance of its output from that of the dense layer "
+        "(--objective kd). --steps are divided among the layers. Only one layer has gradients, scores and moments.",
+        option="--block-wise/--end-to-end",
+    )
     schedule_steps: int | None = setting(
         None,
         "Steps after which the linearly decaying learning rate is zero. By default it follows from --schedule-passes, "

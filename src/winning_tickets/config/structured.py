@@ -40,6 +40,11 @@ class Level:
             return "-".join(f"{unit}-{count}" for unit, count in self.given.items())
         return f"level-{self.percent:04.1f}".removesuffix(".0")
 
+    @property
+    def option(self) -> str:
+        """`--level 30%`, or the name of the folder for numbers of units."""
+        return self.folder if self.percent is None else f"--level {self.percent:g}%"
+
     def counts(self, totals: Mapping[Unit, int]) -> dict[Unit, int]:
         """Numbers of units that are pruned, of a model with these totals."""
         # A level of p % takes p % of all heads, neurons or layers, rounded down, and like the released code p / 10 of

@@ -6,6 +6,8 @@ import math
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
+from pydantic import model_validator
+
 from winning_tickets.config.profiles import Profile
 from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, setting
 from winning_tickets.config.weights import PRETRAINED
@@ -223,6 +225,7 @@ WARMUP_RATIO = 0.06  # default fraction of the steps with linear warm-up, for `F
 
 _train = partial(setting, panel="Training")
 _measure = partial(setting, panel="Measurement")
+_harness = partial(setting, panel="Evaluation harness")
 
 
 class FitHeadConfig(Settings):
@@ -246,6 +249,12 @@ class FitHeadConfig(Settings):
     mlm_probability: Share = _train(0.15, "Fraction of the tokens that are masked.", gt=0, lt=1)
     max_tokens: int | None = _train(
         None, "Unpadded tokens of the validation part that the result is measured on. By default all.", ge=1
+    )
+    eval_steps: int | None = _train(
+        None,
+        "Optimizer steps between measurements on the validation part, which metrics.jsonl keeps. By default it is "
+        "measured before and after the training.",
+        ge=1,
     )
     seed: Seed = _train(0, "Seed of the head, the data order and the masking.")
 
@@ -287,6 +296,14 @@ class EvaluateConfig(Settings):
     task: str | None = _model(None, "Task with scored pairs for similarity: stsb.")
     pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv or jsonl.")
     data_dir: str | None = _model(None, "Folder with the data of the task.")
+    harness_tasks: tuple[str, ...] = _harness(
+        (),
+        "Tasks of the EleutherAI evaluation harness for a decoder, such as lambada_openai,piqa (extra lm-eval).",
+        option="--tasks",
+    )
+    tasks_dir: str | None = _harness(None, "Folder with task files of the harness, besides those that it brings.")
+    num_fewshot: int | None = _harness(None, "Examples in the prompt of each task. By default the task's own.", ge=0)
+    limit: Count | None = _harness(None, "Examples of each task. By default all.")
     kd_loss: Literal["cosine", "mse"] = _measure(
         "cosine", "Distance of the hidden states: 1 - cosine (TAMT eq. 6), or mse (what the released code reports)."
     )
@@ -302,3 +319,10 @@ class EvaluateConfig(Settings):
     )
     seed: Seed = _measure(42, "Seed of the MLM masking.")
     allow_other_weights: bool = _model(False, "Evaluate the ticket on weights it was not made for.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tasks_alone(cls, values: Any) -> Any:
+        """Of tasks without objectives only the tasks are measured."""
+        alone = isinstance(values, dict) and values.get("harness_tasks") and "objectives" not in values
+        return values | {"objectives": ()} if alone else values

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from winning_tickets.config import METHOD_NAMES, SCOPES, TERM_NAMES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.config import METHOD_NAMES, SCOPES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.config.objective import EVALUATION_NAMES
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import METRICS, METRICS_OF
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
@@ -21,8 +22,8 @@ def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
     if isinstance(settings, SearchConfig):
         found += _of_search(settings)
     if isinstance(settings, EvaluateConfig):
-        known = (*TERM_NAMES, "agreement", "perplexity", "similarity")
-        found += [str(unknown("objective", name, known)) for name in settings.objectives if name not in known]
+        given = [name for name in settings.objectives if name not in EVALUATION_NAMES]
+        found += [str(unknown("objective", name, EVALUATION_NAMES)) for name in given]
     for one in (settings, getattr(settings, "fine_tuning", None)):
         if isinstance(one, Settings):
             found += _of_data(one, with_files)

@@ -60,7 +60,7 @@ def generator(seed: int, *purpose: int) -> np.random.Generator:
 
 def _too_short(found: int, needed: int, form: str) -> ContentError:
     return ContentError(
-        f"The corpus is shorter than one segment of {form} (--segments): found {found} tokens, needed {needed}. "
+        f"The corpus is shorter than one segment: found {found} tokens, needed {needed} (--segments {form}). "
         "Use more text or shorter segments."
     )
 

@@ -11,8 +11,10 @@ from winning_tickets.deploy.formats import compact, encoder, masked
 from winning_tickets.deploy.mask_files import mask_pt
 from winning_tickets.deploy.onnx import onnx, onnx_int8
 from winning_tickets.deploy.source import Export, ExportSource
+from winning_tickets.runs.directory import remote_code_facts
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import build_directory, parse_json, write_json
+from winning_tickets.runs.hub import local
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.locks import hold
 from winning_tickets.runs.provenance import versions
@@ -33,37 +35,19 @@ def export(
     convention: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Write a ticket or a fine-tuned model in a format that other programs load.
-
-    Args:
-        target: a ticket, a transfer that was run with `--save-model` (or one of its seeds), or a shared model.
-        format: a key of `FORMATS`.
-        out: a directory that is absent or empty, or has this same export.
-        base: where a ticket's base model is now, if not where it was.
-        allow_other_weights: put the ticket on weights it was not made for.
-        seed: which model of a transfer or share; None takes the first one saved.
-        task: of a shared model: which of its tasks.
-        convention: of `mask-pt`: a key of `CONVENTIONS`; None takes that of BERT-tickets.
-        force: replace another export in `out`.
-
-    Returns:
-        What is stored in `export.json`, with `out` and a `note` about size and speed.
-
-    Raises:
-        UsageError: unknown format, no such target, or an `out` with other files.
-        ContentError: a damaged ticket or model, or one for other weights.
-        TrainingError: the file system refused; nothing is left half-written.
-    """
+    """Write a model in a format, and return its `export.json`; see `api.deploy_verbs.export`."""
     if format not in FORMATS:
         raise unknown("format", format, FORMATS)
     if convention is not None and format != "mask-pt":
         raise UsageError(f"--convention {convention} needs --format mask-pt, and the format is {format}.")
+    target = local(target)
     if task is not None and not is_fine_tuned(target):
         raise UsageError(f"--task {task} chooses a task of a shared model, and {target} is not one.")
     out = Path(out)
     wanted = FORMATS[format](ExportSource(str(target), base, allow_other_weights, seed, task, convention))
     identity = f"export-{format}-{digest(wanted.facts)}"
     body = {"verb": "export", "id": identity, "format": format, **wanted.facts, "versions": versions()}
+    body |= remote_code_facts()
     body["note"] = wanted.note
     stored = _find_stored(out, identity, force)
     if stored is not None:

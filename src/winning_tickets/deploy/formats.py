@@ -18,6 +18,7 @@ from winning_tickets.models.architectures import ARCHITECTURES
 from winning_tickets.models.compact import compact_
 from winning_tickets.models.loading import PLM, base_hash, resolve_model
 from winning_tickets.models.weights import content_hash, copy_encoder_weights
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import inside, read_json, read_object
 from winning_tickets.tickets.cards import model_facts
@@ -77,7 +78,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
         "ticket_id": ticket.id,
         "model_class": type(plm.model).__name__,
         "base": {
-            "name": target.model,
+            "name": encoder.name,
             "revision": target.revision,
             "layers": target.layers,
             "hash": base_hash(loading.weight_hashes(encoder.encoder)),
@@ -92,8 +93,8 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
         _mask(plm, ticket, has_head)
         return plm, _pooler(plm, encoder, ticket) if has_head else {}
 
-    card = model_facts("", target.model, ticket, model_class=str(facts["model_class"]))
-    copy_more = partial(copy_sentence_modules, target.model, target.revision)
+    card = model_facts("", encoder.name, ticket, model_class=str(facts["model_class"]))
+    copy_more = partial(copy_sentence_modules, encoder.name, target.revision)
     return PrunedModel(facts, load, copy_more, card, causal=plm.architecture.causal)
 
 
@@ -155,6 +156,8 @@ def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
 
 def find_sentence_modules(name: str, revision: str | None) -> Path | None:
     """Return the folder of a sentence-transformers model with its list of modules; None for other models."""
+    if name.startswith(memory.PREFIX):  # built in memory
+        return None
     where = Path(resolve_model(name))
     if not where.is_dir():  # the small files of a hub model are in the hub's cache
         from huggingface_hub import snapshot_download

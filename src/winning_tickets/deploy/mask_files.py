@@ -23,7 +23,8 @@ from winning_tickets.deploy.source import Export, ExportSource
 from winning_tickets.models.architectures import ARCHITECTURES, join_parts, split_name
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
 from winning_tickets.runs.directory import RunDirectory
-from winning_tickets.runs.errors import ContentError, TrainingError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, UsageError, unknown
+from winning_tickets.runs.files import save_tensors
 from winning_tickets.runs.identity import digest
 from winning_tickets.runs.provenance import versions
 from winning_tickets.tickets.cards import ticket_facts
@@ -73,25 +74,7 @@ def import_mask(
     revision: str | None = None,
     force: bool = False,
 ) -> dict[str, Any]:
-    """Make a ticket of a `mask.pt`.
-
-    The scope follows from the matrices in the file: with or without embeddings, with or without pooler.
-
-    Args:
-        file: of either code base; read without running any code that it may hold.
-        base: the pre-trained model that the masks belong to; the file does not name it.
-        out: a directory that is absent or empty, or has this same import; it becomes the ticket's folder.
-        method: the name of the method that found the masks, which tables and figures show.
-        revision: hub revision of the model.
-        force: replace another import in `out`.
-
-    Returns:
-        What is stored in `result.json`: the id, exact sparsity, scope, convention and hash of the file.
-
-    Raises:
-        UsageError: no such file or model, an `out` with other files, or a method of the library.
-        ContentError: not a file of masks, or one of another model.
-    """
+    """Make a ticket of a `mask.pt`, and return its `result.json`; see `api.deploy_verbs.import_mask`."""
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
@@ -106,7 +89,7 @@ def import_mask(
         method=method,
         scope=scope,
         config=facts,
-        applies_to=BaseModelInfo.of(plm.encoder, base, plm.model.config.model_type, revision, None),
+        applies_to=BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, revision, None),
     )
     ticket = Ticket(masks, info)
     named = {} if method == IMPORTED else {"method": method}
@@ -121,11 +104,11 @@ def import_mask(
         "pruned": ticket.pruned,
         "total": ticket.total,
         **facts,
-        "model": base,
+        "model": plm.name,
         "base_hash": ticket.base.hash,
         "versions": versions(),
     }
-    with RunDirectory.claim(Path(out), "import-mask", run_id, facts | named | {"base": base}, force=force) as run:
+    with RunDirectory.claim(Path(out), "import-mask", run_id, facts | named | {"base": plm.name}, force=force) as run:
         if run.status != "done":
             ticket.save_pretrained(run.path)
             run.finish(result)
@@ -280,10 +263,7 @@ def mask_pt(source: ExportSource) -> Export:
             f"{prefix}{name.removesuffix('.weight')}{how.ending}": mask.to(how.dtype)
             for name, mask in join_parts(ticket.masks).items()
         }
-        try:
-            torch.save(masks, staging / MASK_PT)
-        except RuntimeError as error:  # torch's writer has no errors of the file system
-            raise TrainingError(f"Could not write {MASK_PT}: {error}. Free some space, then run it again.") from error
+        save_tensors(masks, staging / MASK_PT)
         return {}
 
     facts = {

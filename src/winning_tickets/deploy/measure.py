@@ -30,9 +30,11 @@ from winning_tickets.models.loading import (
 )
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import OnnxModel, load_onnx
-from winning_tickets.runs.directory import MARKER
+from winning_tickets.runs import memory
+from winning_tickets.runs.directory import MARKER, is_trusted, remote_code_facts
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
+from winning_tickets.runs.hub import local
 from winning_tickets.runs.progress import progress
 from winning_tickets.runs.provenance import machine, versions
 from winning_tickets.tickets.cards import CARD
@@ -85,34 +87,10 @@ def measure(
     seed: int | None = None,
     runtime: Runtime | None = None,
 ) -> dict[str, Any]:
-    """Measure sizes, operations and speed of an encoder, next to the dense model of the same shape.
+    """Measure the cost of a model, ticket, export or transfer by name; see `api.deploy_verbs.measure`.
 
     Passes of the two models alternate (A B A B ...), so that a busy or throttled machine slows both. The speed-up is
     the median, with quartiles, of the ratios of adjacent passes. Both get the same random tokens without padding.
-
-    Args:
-        target: a model, a ticket, an export, or a transfer that was run with `--save-model`.
-        batches: batch sizes: numbers of texts per forward pass.
-        lengths: tokens of each text.
-        threads: number of CPU threads; None keeps the present number.
-        repeats: timed passes of each model for each batch size and length.
-        base: base model of a ticket, if it has moved since the search.
-        revision: hub revision of a model.
-        layers: number of layers of a dense model to keep, from the first.
-        allow_other_weights: apply the ticket to weights it was not made for.
-        seed: seed of the model of a transfer; None takes the first one.
-        runtime: device and precision.
-
-    Returns:
-        `parameters` (`all` that are stored, `encoder`, `non_zero` of the encoder), `bytes_on_disk`, `dense`
-        (`parameters` of the dense encoder; None where the target is dense), `shapes` (for each batch and length
-        `flops`, `latency_seconds`, `texts_per_second`, and next to the dense model `dense_flops`,
-        `dense_latency_seconds`, `dense_texts_per_second`, `flops_ratio`, `speedup`), of an export to int8 `int8`
-        (cosines with the float model's outputs), `expectation` in words, and `warnings` where times cannot be trusted.
-
-    Raises:
-        UsageError: no such target, or impossible batches, lengths, threads or repeats.
-        ContentError: a damaged ticket or model, or a ticket for other weights.
     """
     runtime = runtime or Runtime()
     _check(batches, lengths, threads, repeats)
@@ -145,6 +123,7 @@ def measure(
         "repeats": repeats,
         "machine": machine(),
         "versions": versions(),
+        **remote_code_facts(),
     }
 
 
@@ -169,12 +148,12 @@ def load_target(
     target: str, base: str | None, revision: str | None, layers: int | None, allow_other_weights: bool, seed: int | None
 ) -> tuple[str, PLM, Path | None]:
     """Load an encoder; return its kind (`ticket`, `run`, `model`, `onnx`), the model and the folder of its weights."""
-    path = Path(target)
+    path = Path(local(target))
     if is_onnx(path):
         return "onnx", load_onnx(path), path
     # Both a run and a model have a `config.json`; only that of a run has the key `verb`.
     is_run = (path / MARKER).is_file() and "verb" in read_object(path / MARKER, "configuration")
-    if not is_ticket(target) and is_run:
+    if not is_ticket(path) and is_run:
         folder = find_model(path, seed)
         return "run", Target.find(str(folder), base, revision, layers).load(), folder
     if seed is not None:
@@ -188,6 +167,8 @@ def load_target(
 
 def _weights_folder(name: str, revision: str | None) -> Path | None:
     """Return the local folder of the weights of a model that was just loaded; None if there is none."""
+    if memory.find(name) is not None:
+        return None
     where = resolve_model(name)
     if Path(where).is_dir():
         return Path(where)
@@ -226,7 +207,8 @@ def _quality(folder: Path | None, kind: str) -> dict[str, Any]:
 def _sizes(target: str, kind: str, plm: PLM, folder: Path | None) -> dict[str, Any]:
     """Parameters of the weight files and of the encoder, and bytes of the weights and of a ticket."""
     numbers, size = _stored(folder)
-    ticket_files = [path for path in Path(target).iterdir() if path.is_file()] if kind == "ticket" else []
+    saved = kind == "ticket" and memory.find(target) is None
+    ticket_files = [path for path in Path(local(target)).iterdir() if path.is_file()] if saved else []
     ticket_files = [path for path in ticket_files if path.name != CARD]
     return {
         "parameters": {"all": numbers, **_parameters(plm)},
@@ -253,7 +235,7 @@ def dense_twin(plm: PLM) -> PLM:
     vars(config).pop(COMPACT, None)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=False)
+        model = transformers.AutoModel.from_config(config, dtype=torch.float32, trust_remote_code=is_trusted())
     return dataclasses.replace(plm, model=model)
 
 

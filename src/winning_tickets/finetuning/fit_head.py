@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import shutil
+import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -33,7 +35,14 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import check_mlm_tokenizer
 from winning_tickets.training.optimizers import decay_groups
 from winning_tickets.training.predict import save_folder
-from winning_tickets.training.trainer import Checkpoints, StepLog, TicketTrainer, run_training, trainer_arguments
+from winning_tickets.training.trainer import (
+    Callback,
+    Checkpoints,
+    StepLog,
+    TicketTrainer,
+    run_training,
+    trainer_arguments,
+)
 
 MARKER = "fit_head.json"  # the run's marker: `config.json` is the model's here
 
@@ -145,8 +154,13 @@ def _fit(
     # The quality before and after training is measured on the same text.
     start_from_unigrams(plm, batches.stream)
     plm.model.to(device)
-    start = distributed.on_main(lambda: _measure_start(plm, validation, device, runtime))
-    _train(config, plm, batches, run, runtime)
+
+    def measure() -> dict[str, float]:
+        with modes(plm.model, training=False), torch.no_grad():
+            return _quality(average_terms(plm, None, validation, ["mlm"], device, runtime))
+
+    start = distributed.on_main(measure)
+    _train(config, plm, batches, run, runtime, measure)
     distributed.on_main(lambda: _save(plm, run))
     return run, {
         "verb": "fit-head",
@@ -163,7 +177,27 @@ def _fit(
     }
 
 
-def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDirectory, runtime: Runtime) -> None:
+class _Evaluations(Callback):
+    """Logs the quality on the validation part at regular steps; that of the last step is the run's result."""
+
+    def __init__(self, every: int, measure: Callable[[], dict[str, float]], run: RunDirectory) -> None:
+        self._every, self._measure, self._run = every, measure, run
+
+    def on_step_end(self, trainer: TicketTrainer) -> None:
+        if trainer.step % self._every == 0 and trainer.step < trainer.max_steps:
+            started = time.monotonic()
+            quality = distributed.on_main(self._measure)
+            self._run.log({"step": trainer.step, "validation": quality, "seconds": time.monotonic() - started})
+
+
+def _train(
+    config: FitHeadConfig,
+    plm: PLM,
+    batches: CorpusBatches,
+    run: RunDirectory,
+    runtime: Runtime,
+    measure: Callable[[], dict[str, float]],
+) -> None:
     # No dropout: a frozen encoder must give the states that it gives later, and a trained one sees too little text to
     # overfit it.
     set_dropout(plm.model, 0.0)
@@ -176,6 +210,7 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
         rate = {"lr": config.encoder_learning_rate}
         groups += [group | rate for group in decay_groups(encoder, config.weight_decay)]
     with progress("fitting an MLM head", config.steps, runtime.quiet) as advance:
+        evaluations = [] if config.eval_steps is None else [_Evaluations(config.eval_steps, measure, run)]
         trainer = TicketTrainer(
             model=plm.model,
             objective=PretrainingObjective({"mlm": 1.0}, plm.architecture),
@@ -190,7 +225,7 @@ def _train(config: FitHeadConfig, plm: PLM, batches: CorpusBatches, run: RunDire
                 seed=config.seed,
             ),
             batches=batches,
-            callbacks=[StepLog(run, advance), Checkpoints(runtime)],
+            callbacks=[StepLog(run, advance), *evaluations, Checkpoints(runtime)],
         )
         run_training(trainer, run)
 
@@ -222,12 +257,6 @@ def _validation(config: FitHeadConfig, plm: PLM) -> CorpusBatches:
         mlm_probability=0.15,
         max_tokens=asked.max_tokens,
     )
-
-
-def _measure_start(plm: PLM, validation: CorpusBatches, device: torch.device, runtime: Runtime) -> dict[str, float]:
-    """The quality of the untrained head."""
-    with modes(plm.model, training=False), torch.no_grad():
-        return _quality(average_terms(plm, None, validation, ["mlm"], device, runtime))
 
 
 def _quality(measured: dict[str, Any]) -> dict[str, float]:

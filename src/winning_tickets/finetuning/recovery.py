@@ -15,8 +15,7 @@ from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.models.loading import PLM
 from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
-from winning_tickets.runs.errors import TrainingError
-from winning_tickets.runs.files import write_atomic
+from winning_tickets.runs.files import save_tensors, write_atomic
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
 from winning_tickets.training.objectives.base import Batch
@@ -104,12 +103,7 @@ class _Recovery(Callback):
             state = {name: value.detach().cpu() for name, value in trainer.model.state_dict().items()}
             self._run.scratch.mkdir(parents=True, exist_ok=True)
             best = self._run.scratch / _BEST
-            try:
-                write_atomic(best, lambda path: torch.save(state, path))
-            except RuntimeError as error:  # torch's zip writer turns a full disk into one
-                raise TrainingError(
-                    f"Could not write {best}: is the disk full? {error}. Free some space and run the command again."
-                ) from error
+            write_atomic(best, lambda path: save_tensors(state, path))
 
 
 def recover(

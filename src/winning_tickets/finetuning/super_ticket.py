@@ -28,6 +28,7 @@ from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.models.loading import choose_device, load_plm
 from winning_tickets.models.structure import gated, structure_of
 from winning_tickets.models.weights import StateInfo, save_state
+from winning_tickets.pruning.importance import unit_counts
 from winning_tickets.pruning.search import check_search, search_all
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
@@ -133,6 +134,9 @@ def super_ticket(
     with RunDirectory.claim(Path(out), "super", identity, config.model_dump(mode="json"), force=force) as run:
         if run.status == "done":
             return run.result()
+        # Levels that this model does not have are refused before anything is trained.
+        structure = structure_of(prepared.load(config.fine_tuning.seeds[0]))
+        unit_counts(_search(config, "random", run.path, 0).resolved(), structure)
         # The full model comes first: tickets of importance are made from it, with the settings that were best for it.
         full = _best_settings(config, prepared, run.path, "full", (config.fine_tuning.target,), runtime)
         tickets = _tickets(config, run.path, full.settings, runtime)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from winning_tickets.data.token_cache import tokenizer_hash
 from winning_tickets.models.encoders import whole
 from winning_tickets.models.loading import base_hash, tensor_hash
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import UsageError
 
 _NO_CONTENT = ("_name_or_path", "transformers_version", "dtype")
@@ -75,6 +76,11 @@ class GivenModel:
             return NoTokenizer()
 
     @property
+    def name(self) -> str:
+        """The name by which runs know the model, made from its content."""
+        return f"{memory.PREFIX}model-{self.hash}"
+
+    @property
     def hash(self) -> str:
         """A hash of all that a load reads: tensors, configuration, and the tokenizer that was given."""
         hashes = {name: tensor_hash(whole(value)) for name, value in self.model.state_dict().items()}
@@ -84,7 +90,7 @@ class GivenModel:
 
 
 class NoTokenizer:
-    """Stands for a tokenizer until something needs it; methods without text need none."""
+    """In place of a tokenizer: an error as soon as something needs one; methods without text do not."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):

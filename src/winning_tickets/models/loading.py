@@ -160,7 +160,7 @@ def load_plm(
     revision: str | None = None,
     layers: int | None = None,  # keep only the first so many Transformer layers
     num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,  # `auto` takes that of the checkpoint
     require_mlm_head: bool = False,  # refuse a checkpoint without a trained language-model head
     attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:
@@ -227,6 +227,26 @@ def load_plm(
             f"computed. Use --objective kd{advice}."
         )
     return PLM(model, tokenizer, architecture, name, revision, layers, has_mlm_head, has_pooler=not own_pooler)
+
+
+def outline(name: str, head: Head = "none", revision: str | None = None, layers: int | None = None) -> PLM:
+    """Return a model without data, on the device `meta`, from its configuration alone.
+
+    A model with code of its own is refused, as that would have to run.
+    """
+    given = memory.find(name)
+    if given is None:
+        where = resolve_model(name)
+        config = _read_configuration(name, where, revision, _access(name, where))
+    else:
+        config = given.configuration()
+    if config.model_type not in ARCHITECTURES:
+        raise unknown("architecture", config.model_type, ARCHITECTURES, HOW_TO_ADD)
+    architecture = _cut(config, layers, name)
+    assert architecture is not None
+    with torch.device("meta"):
+        model = _class_of(_lm_head_of(architecture, head, name), config)(config)
+    return PLM(model, None, architecture, name, revision, layers, has_mlm_head=False)
 
 
 def _lm_head_of(architecture: Architecture | None, head: Head, name: str) -> Head:
@@ -394,7 +414,9 @@ def weight_hashes(encoder: nn.Module) -> dict[str, str]:
 
 
 def tensor_hash(tensor: Tensor) -> str:
-    """Return the xxh3-128 of a tensor's values, shape and type."""
+    """Return the xxh3-128 of a tensor's values, shape and type; shorter floats count as the same ones in float32."""
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        tensor = tensor.float()
     state = xxhash.xxh3_128(f"{tensor.dtype}{tuple(tensor.shape)}".encode())
     state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return state.hexdigest()
@@ -406,6 +428,12 @@ def base_hash(hashes: dict[str, str]) -> str:
     for name in sorted(hashes):
         state.update(f"{name}={hashes[name]};".encode())
     return state.hexdigest()
+
+
+def round_weights_(plm: PLM, dtype: torch.dtype) -> None:
+    """Give the parameters of a model a shorter type, one after the other; buffers keep theirs."""
+    for parameter in plm.model.parameters():
+        parameter.data = parameter.data.to(dtype)
 
 
 def untie_decoder(plm: PLM, dense: Tensor | None) -> None:

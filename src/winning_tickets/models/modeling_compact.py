@@ -59,18 +59,18 @@ def shrink_(encoder: nn.Module, compact: dict[str, Any], neurons: Sequence[Tenso
             removed too.
         neurons: indices of the kept neurons of each layer; None keeps the first, for weights loaded later.
     """
-    paths = compact["paths"]
+    paths = _of_now(compact["paths"], encoder)
     for index, (path, size) in enumerate(zip(paths["layers"], compact["layers"], strict=True)):
         layer = encoder.get_submodule(path)
-        paths = _of_now(paths, layer)
         _shrink_attention_(layer, paths, size["heads"])
         _shrink_ffn_(layer, paths, torch.arange(size["neurons"]) if neurons is None else neurons[index], size["ffn"])
 
 
-def _of_now(paths: dict[str, Any], layer: nn.Module) -> dict[str, Any]:
+def _of_now(paths: dict[str, Any], encoder: nn.Module) -> dict[str, Any]:
     """Return paths in the present form; earlier exports only named the matrices, of equal parts."""
     if "queries" in paths:
         return paths
+    layer = encoder.get_submodule(paths["layers"][0])  # the layers are still of one size
 
     def parts(name: str, width: int) -> list[list[int]]:
         count = features(_linear(layer, name))[0] // width

@@ -23,7 +23,14 @@ from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.user_files import load_files
 from winning_tickets.models.architectures import matrices_of, prunable_views
 from winning_tickets.models.heads import choose_doc_stride, choose_max_length, load_for_task, seeded_loader
-from winning_tickets.models.loading import PLM, choose_device, load_plm, prunable_names, untie_decoder
+from winning_tickets.models.loading import (
+    PLM,
+    choose_device,
+    load_plm,
+    prunable_names,
+    round_weights_,
+    untie_decoder,
+)
 from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.models.weights import content_hash, load_start_weights
 from winning_tickets.pruning.importance import ImportanceSource, unit_counts
@@ -190,6 +197,9 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     check_compiler(runtime)
     if runtime.torch_compile and settings.needs.gates:
         raise UsageError("--compile is for masks of weights: gates are hooks, which change from level to level.")
+    if settings.block_wise and (runtime.torch_compile or runtime.gradient_checkpointing):
+        option = "--compile" if runtime.torch_compile else "--gradient-checkpointing"
+        raise UsageError(f"{option} is for whole models, and --block-wise runs a part of one; leave one of them out.")
     corpus = load_corpus(str(settings.corpus), "train", settings.data_dir) if settings.reads_corpus else None
     tasks = _load_tasks(settings) if settings.needs.sources else ()
 
@@ -203,14 +213,20 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
         layers=settings.layers,
         require_mlm_head=predicts,
         attention="eager" if needs_maps else None,
+        dtype="auto" if settings.weights_dtype == "bfloat16" else torch.float32,
     )
     if needs_maps:
         check_attention_maps(plm.model)
+    # A ticket names the weights of the checkpoint, also where it is searched on rounded ones.
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
 
     # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
     encoder = plm
     if predicts and "pooler" in settings.scope:
         encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers)
+    if settings.weights_dtype == "bfloat16":
+        for one in {id(plm): plm, id(encoder): encoder}.values():
+            round_weights_(one, torch.bfloat16)
     # A profile's scope has a pooler, which many checkpoints lack; a scope that the user gave is taken at its word.
     has_pooler = encoder.has_pooler and encoder.architecture.pooler in dict(encoder.encoder.named_parameters())
     if config.scope is None and not has_pooler:
@@ -225,7 +241,6 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     _check_match(like, weights, settings.model)
     if settings.n_of_m is not None:
         settings.n_of_m.check_shapes({name: weight.shape for name, weight in weights.items()})
-    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
     ranked = _load_ranked_weights(settings, encoder, weights)
     if settings.needs.structured:
         structure = structure_of(plm)

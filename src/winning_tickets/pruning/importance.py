@@ -399,11 +399,11 @@ def unit_counts(config: ResolvedSearch, structure: Structure) -> list[tuple[Leve
     for level, counts in found:
         if counts.get("heads", 0) > free:
             raise UsageError(
-                f"{level.folder} prunes {counts['heads']} of {totals['heads']} heads, and with --min-heads-per-layer "
+                f"{level.option} prunes {counts['heads']} of {totals['heads']} heads, and with --min-heads-per-layer "
                 f"{stay} at most {free} can be pruned."
             )
         if not any(counts.values()):
-            raise UsageError(f"{level.folder} prunes nothing of this model; give a higher level, or counts.")
+            raise UsageError(f"{level.option} prunes nothing of this model; give a higher level, or counts.")
     return found
 
 

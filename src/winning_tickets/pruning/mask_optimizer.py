@@ -17,9 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from winning_tickets.config import Pattern, ResolvedSearch
+from winning_tickets.pruning.low_precision import LowPrecisionAdamW
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.selection import Block, Ranking, Ranks, Rounding, Selector, groups_of, keep_top
+from winning_tickets.tickets.selection import Block, Ranking, Ranks, Rounding, Selector, groups_of, keep_top, wide
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
+"""Types of scores, moments and weights by the names of the settings."""
 
 
 def initial_scores(
@@ -129,7 +133,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         self._shared_by = ranks
         self._ranks = None if self._by_rows else ranks  # rows are whole in every process
         size = sum(masked.dense_weights[name].numel() for name in scores)
-        self._flat = torch.empty(size, dtype=torch.float32, device=masked.flat.device)
+        self._flat = torch.empty(size, dtype=DTYPES[config.score_dtype], device=masked.flat.device)
         slices = masked.split(self._flat)
         for name, values in scores.items():
             slices[name].copy_(values)
@@ -152,6 +156,14 @@ class MaskOptimizer(torch.optim.Optimizer):
         if self.config.optimizer != "adamw":
             corrected = self.config.optimizer == "adamw-hf"
             return BertAdam(groups, self.config.adam_epsilon, self.config.weight_decay, correct_bias=corrected)
+        if (self.config.score_dtype, self.config.moment_dtype) != ("float32", "float32"):
+            return LowPrecisionAdamW(
+                groups,
+                self.config.adam_epsilon,
+                self.config.weight_decay,
+                DTYPES[self.config.moment_dtype],
+                self.config.seed,
+            )
         adamw = torch.optim.AdamW(
             groups, lr=1.0, eps=self.config.adam_epsilon, weight_decay=self.config.weight_decay, fused=True
         )
@@ -203,7 +215,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         if found:
             torch._foreach_mul_(list(found.values()), [self.masked.dense_weights[name] for name in found])
         for name, score in self.scores.items():
-            score.grad = found[name].float() if name in found else None
+            score.grad = found[name].to(score.dtype) if name in found else None
 
     def _gradients(self) -> list[Tensor]:
         """Return the gradients of the scores and of the head, where there are some."""
@@ -294,7 +306,8 @@ class MaskOptimizer(torch.optim.Optimizer):
         return torch.cat([self._beyond(part, threshold).view(-1) for part, threshold in pairs])
 
     def _keys(self) -> Tensor:
-        return self._flat.abs() if self.config.rank_by == "absolute" else self._flat
+        flat = wide(self._flat)
+        return flat.abs() if self.config.rank_by == "absolute" else flat
 
     def _by_group(self, flat: Tensor, each: int | None = None) -> list[Tensor]:
         """Return the blocks of a buffer, `(groups, size)`; of one with `each` entries for every group."""
@@ -360,10 +373,10 @@ class MaskOptimizer(torch.optim.Optimizer):
             score.copy_(state["scores"][name])
         for name, value in self.head.items():
             value.copy_(state["head"][name])
-        order = {name: index for index, name in enumerate((*self.scores, *self.head))}
-        inner = self._inner.state_dict()
-        inner["state"] = {order[name]: moments for name, moments in state["moments"].items()}
-        self._inner.load_state_dict(inner)
+        for name, parameter in (*self.scores.items(), *self.head.items()):
+            own = self._inner.state[parameter]
+            for key, value in state["moments"][name].items():
+                own[key] = own[key].copy_(value) if isinstance(own[key], Tensor) else value
         for group, settings in zip(self.param_groups, state["param_groups"], strict=True):
             group.update(settings)
         if self._thresholds is not None:

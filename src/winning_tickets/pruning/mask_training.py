@@ -6,27 +6,29 @@ every further level needs fewer steps than a search of its own (docs/explanation
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.config import MODEL_DROPOUT, Runtime, SearchConfig
+from winning_tickets.config import MODEL_DROPOUT, ResolvedSearch, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in
 from winning_tickets.models.loading import PLM, head_without_decoder, untie_decoder
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.base import PreparedSearch, train_in_order
+from winning_tickets.pruning.block_wise import BlockOptimizer, LayerDistance, Turn, turns_of
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.selection import count_true, magnitudes
+from winning_tickets.tickets.selection import Computed, count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import Objective, TermSettings
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
@@ -86,17 +88,25 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
         set_dropout(model, config.student_dropout)
+    sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
+    title = f"searching a {sparsities} ticket"
+    if config.block_wise:
+        blocks = BlockSearch(prepared, dataset)
+        train_scores(blocks, title, run, runtime, dataset, blocks.objective, levels=blocks.levels)
+        ticket = blocks.ticket(config.total_steps)
+        distributed.on_main(lambda: ticket.save_pretrained(run.path))
+        return
     # The dense weights are copied before a mask, or a checkpoint of masked weights, could reach the model. The initial
     # scores have no name here: they are as large as the weights, and the search keeps its own.
-    masked = copy_weights(prepared)
-    state = MaskSearch(prepared, masked, _initial_scores(prepared, dataset), head="mlm" in config.terms)
+    masked = copy_weights(prepared, [trained_names(config, plm, prepared.shapes)])
+    scores = scores_of(config, initial_importance(prepared, dataset))
+    state = MaskSearch(prepared, masked, scores, head="mlm" in config.terms)
+    del scores
     objective = make_objective(prepared, state.masked.dense_weights)
     levels = sparsity_levels(config)
     # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
     state.set_level(level_at(levels, last_step(run.scratch)))
-    sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
-    save_levels = _SaveLevels(state, levels, run)
-    train_scores(state, f"searching a {sparsities} ticket", run, runtime, dataset, objective, [save_levels])
+    train_scores(state, title, run, runtime, dataset, objective, [_SaveLevels(state, levels, run)])
 
 
 def train_scores(
@@ -107,8 +117,12 @@ def train_scores(
     dataset: Any,
     objective: Objective,
     after: Sequence[Callback] = (),
+    levels: list[SparsityLevel] | None = None,
 ) -> None:
-    """Train the scores of a `MaskSearch` or `GateSearch` for all steps."""
+    """Train the scores of a `MaskSearch`, `BlockSearch` or `GateSearch` for all steps.
+
+    The learning rate decays in each level; by default these are those of the sparsities.
+    """
     config = state.prepared.config
     train_in_order(
         title,
@@ -122,7 +136,7 @@ def train_scores(
         model=state.prepared.plm.model,
         objective=objective,
         build_optimizer=lambda _: state.optimizer,
-        schedule=decay(sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
+        schedule=decay(levels or sparsity_levels(config), config.warmup_steps, horizon(config, dataset)),
         save_weights=False,  # they follow from the dense weights and the scores
     )
 
@@ -141,18 +155,23 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
         count_padding=config.kd_padding == "counted",
         temperature=config.temperature,
         logits_temperature=config.logits_temperature,
+        logits_top_k=config.logits_top_k,
     )
     return PretrainingObjective(config.terms, plm.architecture, teacher, settings)
 
 
-def _initial_scores(prepared: PreparedSearch, dataset: CorpusBatches) -> dict[str, Tensor]:
-    config = prepared.config
-    importance = magnitudes(prepared.weights)
-    if config.score_init == "activation":
-        names = present_in(prepared.plm.encoder, prepared.shapes)
-        batches = (dataset[index] for index in range(min(config.calibration_batches, len(dataset))))
-        norms = input_norms(prepared.plm.model, names, batches, prepared.device)
-        importance = activation_importance(prepared.weights, norms)
+def initial_importance(prepared: PreparedSearch, dataset: CorpusBatches) -> Mapping[str, Tensor]:
+    """Return the importance that initial scores rank, by name, computed when it is read; the model has to be dense."""
+    if prepared.config.score_init != "activation":
+        return magnitudes(prepared.weights)
+    names = present_in(prepared.plm.encoder, prepared.shapes)
+    batches = (dataset[index] for index in range(min(prepared.config.calibration_batches, len(dataset))))
+    norms = input_norms(prepared.plm.model, names, batches, prepared.device)
+    return activation_importance(prepared.weights, norms)
+
+
+def scores_of(config: ResolvedSearch, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the configured initial scores of matrices with an importance, by name."""
     return initial_scores(
         importance,
         config.score_init,
@@ -177,22 +196,39 @@ def set_dropout(model: nn.Module, probability: float) -> None:
                 setattr(module, name, probability)
 
 
-def trained_names(prepared: PreparedSearch) -> list[str]:
-    """Return the matrices whose masks are trained."""
-    config, plm = prepared.config, prepared.plm
+def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> list[str]:
+    """Return the matrices in scope whose masks are trained."""
     # The loss does not reach the pooler; the embeddings are trained only on request.
     fixed = {plm.architecture.pooler} | (set() if config.train_embeddings else {plm.architecture.word_embeddings})
-    names = [name for name in present_in(plm.encoder, prepared.shapes) if name not in fixed]
+    names = [name for name in present_in(plm.encoder, scope) if name not in fixed]
+    patterns = config.train_matrices
+    for pattern in patterns:
+        if not any(_matches(name, pattern) for name in names):
+            raise UsageError(
+                f"--train-matrices {pattern} is none of the matrices whose masks can be trained, such as {names[0]}."
+            )
+    if patterns:
+        names = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
     if not names:
         raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
     return names
 
 
-def copy_weights(prepared: PreparedSearch) -> MaskedWeights:
-    """Copy the dense weights of the model that is searched; they become the weights of the search."""
-    encoder = prepared.plm.encoder
-    trained = {name: prepared.shapes[name] for name in trained_names(prepared)}
-    order = buffer_order(trained, prepared.config.ranking)
+def _matches(name: str, pattern: str) -> bool:
+    return name == pattern or fnmatchcase(name, pattern)  # parts of fused matrices have brackets in their names
+
+
+def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]]) -> MaskedWeights:
+    """Copy the dense weights of the model that is searched; they become the weights of the search.
+
+    `groups` are the matrices whose masks are trained; those of a group are neighbors in the buffer.
+    """
+    encoder, shapes = prepared.plm.encoder, prepared.shapes
+    order = [
+        name
+        for group in groups
+        for name in buffer_order({name: shapes[name] for name in group}, prepared.config.ranking)
+    ]
     masked = MaskedWeights(encoder, present_in(encoder, prepared.shapes), order)
     prepared.use_weights(masked.dense_weights)
     return masked
@@ -205,7 +241,8 @@ class MaskSearch:
         self, prepared: PreparedSearch, masked: MaskedWeights, scores: Mapping[str, Tensor], head: bool
     ) -> None:
         self.prepared, self.masked = prepared, masked
-        config, plm, trained = prepared.config, prepared.plm, trained_names(prepared)
+        config, plm = prepared.config, prepared.plm
+        trained = trained_names(config, plm, prepared.shapes)
         # Of each sparsity: the masks that are not trained, and how many entries the trained ones keep.
         self._starts: list[dict[str, Tensor]] = []
         self._kept: list[dict[str, int]] = []
@@ -239,6 +276,46 @@ class MaskSearch:
         head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
         sparsity = self.prepared.config.sparsities[self._level]
         return self.prepared.ticket(masks, sparsity, step, head or None)
+
+
+class BlockSearch:
+    """The live state of a search that trains the masks of one layer after the other."""
+
+    def __init__(self, prepared: PreparedSearch, dataset: CorpusBatches) -> None:
+        self.prepared = prepared
+        config, plm = prepared.config, prepared.plm
+        trained = trained_names(config, plm, prepared.shapes)
+        turns = turns_of(plm.architecture, plm.encoder, trained, config.first_steps)
+        self.levels = [SparsityLevel(config.sparsities[0], turn.start, turn.end) for turn in turns]
+        masked = copy_weights(prepared, [turn.matrices for turn in turns])
+        importance = initial_importance(prepared, dataset)
+        # Scores are computed for a layer at a time: all of them would be the largest part of the memory.
+        scores = Computed(importance, lambda name: scores_of(config, {name: importance[name]})[name])
+        masks = prepared.keep(scores, config.sparsities[0])
+        masked.write({name: mask for name, mask in masks.items() if name in masked.kept})
+        self._masks = {name: mask.cpu() for name, mask in masks.items()}
+        teacher = make_twin(plm.model, masked.dense_weights).train(config.teacher_dropout)
+        self.objective = LayerDistance(plm.architecture, teacher)
+        self._masked = masked
+        self.optimizer = BlockOptimizer(
+            masked,
+            turns,
+            lambda names: scores_of(config, {name: importance[name] for name in names}),
+            self._begin,
+            config,
+        )
+
+    def _begin(self, turn: Turn) -> None:
+        self.objective.path = turn.path
+        freeze_all_but(self.prepared.plm.model, self._masked.trained(turn.matrices))
+
+    def record(self) -> dict[str, Any]:
+        """Return the values of a step's log about the masks."""
+        return {"grad_norm": self.optimizer.grad_norm, "layer": self.optimizer.moved}
+
+    def ticket(self, step: int) -> Ticket:
+        """Return the ticket of the present scores; layers above the present one have their initial masks."""
+        return self.prepared.ticket(self._masks | self.optimizer.masks(), self.prepared.config.sparsities[0], step)
 
 
 def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:

@@ -11,11 +11,13 @@ from winning_tickets.config.weights import PRETRAINED, parse_rewind, parse_start
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import check_countable, parse_segments
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.models.loading import choose_device
 from winning_tickets.models.structure import count_units
 from winning_tickets.pruning import imp, mask_training, movement, one_shot, structured
 from winning_tickets.pruning.base import PreparedSearch, prepare_search
+from winning_tickets.pruning.memory import check_memory
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import RunDirectory, execution_of, skipped_steps
+from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
@@ -91,6 +93,8 @@ def _find_tickets(
         found = f"{len(config.rungs)} {'levels' if config.needs.structured else 'sparsities'}"
         raise UsageError(f"search finds one ticket and was given {found}; use search_all.")
     runtime = runtime or Runtime()
+    if not is_trusted():  # a model with code of its own has no outline
+        check_memory(config.resolved(), choose_device(runtime.device))
     prepared = prepare_search(config, runtime)
     settings = prepared.config.model_dump(mode="json")
     with RunDirectory.claim(Path(out), "search", prepared.run_id, settings, force=force) as run:
@@ -198,6 +202,7 @@ def check_search(config: SearchConfig) -> None:
         beyond = [step for step in config.save_at if not 1 <= step <= filled.total_steps]
         if beyond:
             problems.append(f"--save-at {beyond[0]} is outside the search of {filled.total_steps} steps.")
+        problems += _memory_problems(config, filled, terms)
         if config.ranking == "row" and filled.reselect_steps > 1:
             problems.append(_no_thresholds("--ranking row", filled))
         if "attention" in terms and (filled.student_dropout or filled.teacher_dropout):
@@ -214,6 +219,28 @@ def check_search(config: SearchConfig) -> None:
                 )
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
+
+
+def _memory_problems(config: SearchConfig, filled: ResolvedSearch, terms: Mapping[str, float]) -> list[str]:
+    """Problems of types of scores and moments, and of training one layer after the other."""
+    problems = []
+    short = {"--score-dtype": config.score_dtype, "--moment-dtype": config.moment_dtype}
+    if filled.optimizer != "adamw":
+        problems += [
+            f"{option} {dtype} needs --optimizer adamw, and it is {filled.optimizer}."
+            for option, dtype in short.items()
+            if dtype != "float32"
+        ]
+    if not config.block_wise:
+        return problems
+    contradictions = {
+        f"--objective {config.objective}, which needs the last layer; give kd": bool(terms) and set(terms) != {"kd"},
+        "several sparsities; give one": len(config.sparsities) > 1,
+        "--ranking global, which compares all layers": config.ranking == "global",
+        "--train-embeddings, which are no part of a layer": bool(filled.train_embeddings),
+        "--score-init random; give activation, rank or plateau": filled.score_init == "random",
+    }
+    return problems + [f"--block-wise contradicts {what}." for what, found in contradictions.items() if found]
 
 
 def _check_weights(text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 from winning_tickets.runs import distributed
-from winning_tickets.runs.errors import UsageError, closest, foreign, shown
+from winning_tickets.runs.errors import ContentError, UsageError, closest, foreign, shown
 from winning_tickets.runs.files import (
     append_line,
     is_temporary,
@@ -88,13 +88,20 @@ class RunDirectory:
         self.id = id
         self.watch: Callable[[dict[str, Any]], None] | None = None  # called for each logged record
         self._hold: Hold | None = None  # of the main process
+        self._marker = MARKER
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._hold is not None:
-            self._hold.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._hold is None:
+            return
+        # A run that was refused before it wrote anything leaves nothing.
+        if self.status == "new" and kind is not None and issubclass(kind, UsageError | ContentError):
+            entries = [entry for entry in self.path.iterdir() if not is_lock(entry)]
+            if [entry.name for entry in entries] == [self._marker]:
+                entries[0].unlink()
+        self._hold.release()
 
     @classmethod
     def claim(
@@ -104,6 +111,7 @@ class RunDirectory:
         path = Path(path)
         distributed.check_same(f"{verb} {run_id}", "run")
         run = cls(path, "new", run_id)
+        run._marker = marker
         run.status = distributed.on_main(lambda: run._claim(verb, config, force, marker))
         return run
 

@@ -98,6 +98,18 @@ def to_disk(path: Path) -> None:
         os.close(number)
 
 
+def save_tensors(value: Any, path: Path) -> None:
+    """Write a value with `torch.save`; raises OSError where the disk is full."""
+    import torch
+
+    try:
+        torch.save(value, path)
+    except RuntimeError as error:
+        # The zip writer of torch turns errors of the file system into these two and drops the reason.
+        silent = any(word in str(error) for word in ("inline_container", "iostream"))
+        raise OSError(f"is the disk full? {error}" if silent else str(error)) from error
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file atomically, as UTF-8."""
     write_bytes(path, text.encode("utf-8"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import UsageError
 
 SECONDS = 4.0  # longest wait for a sign of life of the hub
@@ -56,20 +58,62 @@ def hub_is_away(repository: str, kind: str) -> str | None:
 
 def newest_revision(repository: str, kind: str) -> tuple[str | None, str]:
     """Return the newest revision that the hub has, or None and why there is no answer."""
+    about, reason = _ask(repository, kind)
+    return getattr(about, "sha", None), reason
+
+
+def _ask(repository: str, kind: str) -> tuple[Any, str]:
+    """Return what the hub says about a repository, or None and why there is no answer."""
     import huggingface_hub
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return None, "is not on this machine, and HF_HUB_OFFLINE is set"
+        return None, f"{_ABSENT} HF_HUB_OFFLINE is set"
     try:
         api = huggingface_hub.HfApi()
-        return _in_time(lambda: api.repo_info(repository, repo_type=kind, timeout=SECONDS).sha), ""
+        return _in_time(lambda: api.repo_info(repository, repo_type=kind, timeout=SECONDS)), ""
     except (HfHubHTTPError, OfflineModeIsEnabled, ValueError) as error:
         return None, f"{_ABSENT} the Hugging Face hub does not give it ({type(error).__name__})"
     except TimeoutError:
         return None, f"{_ABSENT} {_AWAY} (no answer)"
     except Exception as error:  # the HTTP library of huggingface_hub has its own errors of the network
         return None, f"{_ABSENT} {_AWAY} ({type(error).__name__})"
+
+
+_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+SAVED = ("ticket.json", "task.json", "shared.json", "export.json")
+"""Files that tell the tickets, fine-tuned models and exports of this library from plain models."""
+
+
+def local(name: Path | str) -> str:
+    """Return the folder, in the hub's cache, of a ticket, fine-tuned model or export by its hub id; other names as is.
+
+    A plain model keeps its hub id, as transformers loads it. A `Path` is never a hub id.
+    """
+    text = str(name)
+    if isinstance(name, Path) or _ID.fullmatch(text) is None or Path(text).exists() or missing(text) is not None:
+        return text
+    return _saved_folder(text) or text
+
+
+@cache
+def _saved_folder(repository: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    about, _ = _ask(repository, "model")
+    names = {one.rfilename for one in about.siblings or ()} if about is not None else set()
+    cached = about is None and any(isinstance(try_to_load_from_cache(repository, file), str) for file in SAVED)
+    if not cached and not names.intersection(SAVED):
+        return None
+    return str(fetch(repository, ["*"], f"Could not load {repository}"))
+
+
+def not_local(name: Path | str) -> str:
+    """Return the end of a message on a name that is no folder here: why the hub does not give it; empty for a path."""
+    if isinstance(name, Path) or _ID.fullmatch(name) is None or missing(name) is not None:
+        return ""
+    _, reason = _ask(name, "model")
+    return f" It {reason}." if reason else f" The repository {name} of the hub has none."
 
 
 def is_cached(repository: str, kind: str) -> bool:
@@ -84,7 +128,7 @@ def is_cached(repository: str, kind: str) -> bool:
 
 
 @contextmanager
-def told(what: str) -> Iterator[None]:
+def hub_errors(what: str) -> Iterator[None]:
     """Turn an error of the hub's client into one sentence that begins with `what`."""
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError
 
@@ -132,7 +176,7 @@ def fetch(repo: str, patterns: Sequence[str], what: str, **options: Any) -> Path
         reach(what)
     except UsageError as error:  # files in the cache may be enough
         away = error
-    with told(what):
+    with hub_errors(what):
         try:
             return Path(
                 snapshot_download(repo, allow_patterns=list(patterns), local_files_only=away is not None, **options)
@@ -155,12 +199,13 @@ def push(
     from huggingface_hub import CommitOperationAdd, HfApi
 
     api = HfApi(token=token)
-    with told(f"Could not push to {repo}"):
+    with hub_errors(f"Could not push to {repo}"):
         repo = api.create_repo(repo, private=private, exist_ok=True).repo_id
         if revision is not None:
             api.create_branch(repo, branch=revision, exist_ok=True)
         operations = [CommitOperationAdd(name, content) for name, content in files.items()]
         commit = api.create_commit(repo, operations, commit_message=message, revision=revision)
+    _saved_folder.cache_clear()
     return {"repo": repo, "url": str(commit.repo_url), "commit": commit.oid, "files": sorted(files)}
 
 
@@ -170,12 +215,12 @@ def check_access(repo: str, token: str | None) -> str:
     from huggingface_hub.utils import validate_repo_id
 
     what = f"Could not push to {repo}"
-    with told(what):
+    with hub_errors(what):
         validate_repo_id(repo)
     if token is None and get_token() is None:
         raise UsageError(f"{what}: you are not logged in; run hf auth login, or set HF_TOKEN.")
     reach(what)
     if "/" in repo:
         return repo
-    with told(what):
+    with hub_errors(what):
         return f"{HfApi(token=token).whoami()['name']}/{repo}"

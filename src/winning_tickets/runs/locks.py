@@ -332,6 +332,12 @@ def is_lock(path: Path) -> bool:
     return path.name == LOCK or path.name.startswith(f"{LOCK}.")
 
 
+def in_use(folder: Path) -> bool:
+    """Return whether a process works in a folder, or one of another machine may."""
+    path = _lock_of(folder, False)
+    return path.exists() and owner_lives(owner_of(path)) is not False
+
+
 def remove_dead_lock(folder: Path) -> None:
     """Remove the lock that a killed process has left in a folder, where permitted."""
     path = folder / LOCK

@@ -427,8 +427,13 @@ ENGINES: dict[str, Callable[[EngineOptions, Path], Engine]] = {
 }
 
 
-def make_engine(name: str, options: EngineOptions, store: Path) -> Engine:
-    """Return an engine of `ENGINES`; workers leave their logs in the store."""
+def check_engine(name: str) -> None:
+    """Refuse a name that is none of `ENGINES`."""
     if name not in ENGINES:
         raise unknown("engine", name, ENGINES)
+
+
+def make_engine(name: str, options: EngineOptions, store: Path) -> Engine:
+    """Return an engine of `ENGINES`; workers leave their logs in the store."""
+    check_engine(name)
     return ENGINES[name](options, store)

@@ -233,7 +233,7 @@ def _build(content: dict[str, Any], name: str, lines: Lines) -> Study:
         problems = [_problem(item, lines) for item in error.errors()]
         raise UsageError("\n".join(f"{name}{problem}" for problem in problems)) from error
     if found := check_study(study):
-        raise UsageError("\n".join(f"{name}{_line(path, lines)}: {text}" for path, text in found))
+        raise UsageError("\n".join(dict.fromkeys(f"{name}{_line(path, lines)}: {text}" for path, text in found)))
     return study
 
 

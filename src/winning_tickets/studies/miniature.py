@@ -46,7 +46,7 @@ def miniature_settings(settings: Settings) -> Settings:
 
 
 def _model(name: str) -> str:
-    """Return the tiny model that stands for a model of the papers."""
+    """Return the tiny model that is used in place of a model of the papers."""
     if "roberta" in name:
         return "tiny:roberta-pretrained"
     return "tiny:bert-deep" if "large" in name else "tiny:bert-pretrained" if "bert" in name else name

@@ -142,9 +142,13 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
     """
     condition = parse_overrides(list(where), "--where")
     axes = {axis for point in plan.points for axis in point.axes}
-    for axis in condition:
+    for axis, wanted in condition.items():
         if axis not in axes:
             raise unknown("axis", axis, axes)
+        known = {str(point.axes[axis]) for point in plan.points if axis in point.axes}
+        for value in wanted if isinstance(wanted, list) else [wanted]:
+            if not isinstance(value, Mapping) and str(value) not in known:  # a mapping is a test, such as above: 0.5
+                raise unknown(f"value of {axis}", str(value), known)
     chosen = dict.fromkeys(point.run for point in plan.points if not condition or matches([condition], point.axes))
     if shard is not None:
         found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", shard.strip())

@@ -121,7 +121,7 @@ class Comparison(Settings):
     first: str | int | float | None = None
     second: str | int | float | Value
     along: str | None = None  # axis of positions, such as steps, over which both groups are curves
-    at: Value | None = None  # the number that stands for a position, such as hours
+    at: Value | None = None  # the number reported in place of a position, such as hours
 
     @model_validator(mode="after")
     def _groups(self) -> Comparison:
@@ -130,7 +130,7 @@ class Comparison(Settings):
         if self.axis is None and not isinstance(self.second, Value):
             raise ValueError("without an axis, second must be a value of a stage: {stage, value}")
         if self.at is not None and self.along is None:
-            raise ValueError("at needs along: the axis whose positions it stands for")
+            raise ValueError("at needs along: the axis whose positions it replaces")
         return self
 
 

@@ -12,8 +12,9 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import write_text
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.costs import MACHINE, STEP_SECONDS, Estimator, bytes_text
+from winning_tickets.studies.expressions import is_reference
 from winning_tickets.studies.load import SUFFIXES, load_study, recipe_names
-from winning_tickets.studies.plan import plan_study, shown_setting
+from winning_tickets.studies.plan import plan_study
 from winning_tickets.studies.status import STATES
 
 _LISTED = 10
@@ -186,14 +187,19 @@ def _variant_of(recipe: str) -> str:
         f"title: {json.dumps(f'{study.title} (variant)', ensure_ascii=False)}",
         "# Uncomment what you change; null removes a stage, a table, a figure or a claim.",
         "# parameters: # for all scales",
-        *(f"#   {name}: {shown_setting(value)}" for name, value in study.parameters.items()),
+        *(f"#   {name}: {_as_yaml(value)}" for name, value in study.parameters.items()),
         "# scales: # their parameters win",
     ]
     for scale, values in study.scales.items():
-        lines += [f"#   {scale}:", *(f"#     {name}: {shown_setting(value)}" for name, value in values.items())]
+        lines += [f"#   {scale}:", *(f"#     {name}: {_as_yaml(value)}" for name, value in values.items())]
     for kind in ("stages", "tables", "figures", "claims"):
         lines += [f"# {kind}: # {', '.join(getattr(study, kind))}"] if getattr(study, kind) else []
     return "\n".join(lines) + "\n"
+
+
+def _as_yaml(value: Any) -> str:
+    """Return a value in one line of YAML: words as they are, references and all else as JSON."""
+    return value if isinstance(value, str) and not is_reference(value) else json.dumps(value, ensure_ascii=False)
 
 
 def write_template(path: Path, force: bool = False, recipe: str | None = None) -> None:

@@ -35,6 +35,10 @@ _PIPELINES = {
 
 _TASK_TYPES = {"span": "question-answering", "tokens": "token-classification"}
 _AUTO = 'from transformers import {auto}\nmodel = {auto}.from_pretrained("{name}"{trust})'
+_ONNX = (
+    "import onnxruntime\nfrom huggingface_hub import hf_hub_download\n"
+    'session = onnxruntime.InferenceSession(hf_hub_download("{name}", "model.onnx"))'
+)
 _KINDS: dict[str, tuple[str, str]] = {
     "ticket": (
         "A ticket: one bit for each weight of {base} that may be pruned. The weights are those of the base model.",
@@ -51,11 +55,8 @@ _KINDS: dict[str, tuple[str, str]] = {
         "from huggingface_hub import snapshot_download\nfrom winning_tickets import SharedModel\n"
         'model = SharedModel.open(snapshot_download("{name}")).load_task("{task}").model',
     ),
-    "onnx": (
-        "{base}, pruned, as a file for ONNX Runtime.",
-        "import onnxruntime\nfrom huggingface_hub import hf_hub_download\n"
-        'session = onnxruntime.InferenceSession(hf_hub_download("{name}", "model.onnx"))',
-    ),
+    "onnx": ("{base}, pruned, as a file for ONNX Runtime.", _ONNX),
+    "onnx-int8": ("{base}, pruned, as a file for ONNX Runtime, with its matrices as 8-bit integers.", _ONNX),
     "mask-pt": (
         "The masks of a ticket of {base}, as the released code of the papers stores them.",
         "import torch\nfrom huggingface_hub import hf_hub_download\n"
@@ -127,7 +128,7 @@ def license_of(name: str, revision: str | None = None, ask: bool = False) -> str
         found = try_to_load_from_cache(name, path.name, revision=revision)
         if not isinstance(found, str) and ask:
             absent = (RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError)
-            with hub.told(f"Could not read the license of {name}"), suppress(*absent):
+            with hub.hub_errors(f"Could not read the license of {name}"), suppress(*absent):
                 found = hf_hub_download(name, path.name, revision=revision)
         path = Path(found) if isinstance(found, str) else path
     try:
@@ -277,7 +278,7 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
     data = ModelCardData(
         base_model=facts["base"] if facts.get("on_hub") else None,
         base_model_relation="finetune" if facts.get("on_hub") else None,
-        library_name="transformers" if is_model else None if kind == "onnx" else "winning-tickets",
+        library_name="transformers" if is_model else None if usage == _ONNX else "winning-tickets",
         license=facts.get("license"),
         pipeline_tag=_PIPELINES.get(ending, "feature-extraction") if is_model else None,
         tags=list(dict.fromkeys(("winning-tickets", "pruning", "lottery-ticket", kind, facts.get("method") or kind))),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -61,6 +62,16 @@ class MaskedWeights:
             views[name] = flat[start : start + shape.numel()].view(shape)
             start += shape.numel()
         return views
+
+    def part(self, names: Sequence[str]) -> MaskedWeights:
+        """Return the weights of some matrices, which have to be neighbors in the buffer, in the same memory."""
+        part, chosen = copy.copy(self), set(names)
+        part.names = tuple(name for name in self.names if name in chosen)
+        part.dense_weights = {name: self.dense_weights[name] for name in part.names}
+        part.kept = {name: self.kept[name] for name in part.names}
+        start = part.dense_weights[part.names[0]].storage_offset()
+        part.flat = self.flat[start : start + sum(weight.numel() for weight in part.dense_weights.values())]
+        return part
 
     def trained(self, names: Sequence[str]) -> list[nn.Parameter]:
         """Return the parameters that hold some of the matrices, each once."""

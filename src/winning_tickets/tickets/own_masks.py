@@ -12,7 +12,6 @@ from winning_tickets.config import METHOD_NEEDS, SCOPES
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, split_name
 from winning_tickets.models.given import GivenModel
 from winning_tickets.models.loading import PLM, load_plm, prunable_names
-from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, closest, unknown
 
 PARTIAL = "partial"
@@ -33,8 +32,7 @@ def plm_of(model: Any, revision: str | None = None) -> PLM:
     kind = given.model.config.model_type
     if kind not in ARCHITECTURES:
         raise unknown("architecture", kind, ARCHITECTURES, HOW_TO_ADD)
-    name = given.origin or f"{memory.PREFIX}model-{given.hash}"
-    return PLM(given.model, None, ARCHITECTURES[kind], name, revision, None, has_mlm_head=False)
+    return PLM(given.model, None, ARCHITECTURES[kind], given.origin or given.name, revision, None, has_mlm_head=False)
 
 
 def own_masks(masks: Mapping[str, Any], plm: PLM, model: Any) -> tuple[dict[str, Tensor], str]:

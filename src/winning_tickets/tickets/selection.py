@@ -161,10 +161,11 @@ def _join(tensors: Mapping[str, Tensor], names: Sequence[str]) -> tuple[Tensor, 
     """Return the entries of tensors in one flat tensor of at least 32 bits, and their shapes; one is not copied."""
     parts = [tensors[name].detach() for name in names]
     joined = parts[0].reshape(-1) if len(parts) == 1 else torch.cat([part.reshape(-1) for part in parts])
-    return _wide(joined), [part.shape for part in parts]
+    return wide(joined), [part.shape for part in parts]
 
 
-def _wide(values: Tensor) -> Tensor:
+def wide(values: Tensor) -> Tensor:
+    """Return values of at least 32 bits each, as the selection compares them."""
     return values.float() if values.element_size() < 4 else values  # numpy has no bfloat16
 
 
@@ -193,7 +194,7 @@ class Ranks:
     ) -> tuple[tuple[Tensor, Tensor | None], Tensor | None]:
         """Return entries of all processes in the order of the groups and indices, and which are this process's.
 
-        `places` are the indices of the given entries in this process's buffer. None stands for: all, as they are.
+        `places` are the indices of the given entries in this process's buffer; None is all of them, in the order given.
         """
         return (scores, ties), None
 
@@ -268,7 +269,7 @@ class Selector:
         above, inside, places = self._divide(scores, mask, low, high)
         if not inside.any():
             return
-        ties = None if weights is None else _wide(weights[places]).abs()
+        ties = None if weights is None else wide(weights[places]).abs()
         (near, ties), here = self._ranks.gather(places, scores[places], ties)
         survivors, borders = _survivors(near, ties, inside, self._kept - above)
         mask[places] = survivors if here is None else survivors[here]
@@ -453,7 +454,7 @@ _AT_A_TIME = 1 << 17  # entries of small groups compared at a time on a CPU: the
 def _keep_by_wins(block: _Part, flat: Tensor, flat_weights: Tensor | None, mask: Tensor) -> None:
     """Write the mask of a block of small groups: an entry is kept when fewer than `kept` of its group beat it."""
     scores, out = block.of(flat), block.of(mask)
-    weights = None if flat_weights is None else _wide(block.of(flat_weights))
+    weights = None if flat_weights is None else wide(block.of(flat_weights))
     groups, size = scores.shape
     on_cpu = scores.device.type == "cpu"
     step = max(1, _AT_A_TIME // size) if on_cpu else max(1, groups)

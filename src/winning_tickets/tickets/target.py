@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from winning_tickets.models.loading import PLM, Head, ModelNotFound, load_plm
 from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.hub import local
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
 
@@ -24,12 +24,14 @@ class Target:
 
     @classmethod
     def find(cls, name: str, base: str | None = None, revision: str | None = None, layers: int | None = None) -> Target:
-        """Open a ticket folder (`base`: its base model, where that moved), or take the name as that of a model."""
-        if not is_ticket(name):
+        """Open a ticket (`base`: its base model, where that moved), or take the name as that of a model."""
+        # Of a ticket on the hub, the revision is that of its base model.
+        where = local(name)
+        if not is_ticket(where):
             if base is not None:
                 raise UsageError(f"--base needs a ticket, and {name} is not one.")
             return cls(name, None, name, revision, layers)
-        ticket = Ticket.from_pretrained(Path(name))
+        ticket = Ticket.from_pretrained(where)
         if layers is not None and layers != ticket.base.layers:
             raise UsageError(
                 f"--layers {layers} contradicts the ticket {name}, which was made for {ticket.base.layers}."

@@ -11,6 +11,7 @@ from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import read_object
+from winning_tickets.runs.hub import local
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FILE, TaskInfo, find_model, load_fine_tuned
@@ -71,7 +72,7 @@ def origin_of(folder: Path) -> Origin:
 
 def is_fine_tuned(path: Path | str) -> bool:
     """Return whether a path is a saved fine-tuned model, or a run that may have saved one; no model is opened."""
-    path = Path(path)
+    path = Path(local(path))
     if is_ticket(path) or not path.is_dir():
         return False
     if is_shared(path) or any((folder / TASK_FILE).is_file() for folder in (path, path / MODEL_FOLDER)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -16,15 +16,20 @@ from safetensors import SafetensorError
 from winning_tickets.config import Runtime
 from winning_tickets.config.objective import TEXT_NAMES
 from winning_tickets.data.encode import TARGETS, Array, EncodedSplit, make_collator
+from winning_tickets.data.readers import read_rows
 from winning_tickets.data.records import Kind, Split, Task
+from winning_tickets.data.rows import rows_of
 from winning_tickets.models import modeling_compact
+from winning_tickets.models.given import GivenModel
 from winning_tickets.models.heads import KINDS, head_of, num_outputs
 from winning_tickets.models.loading import PLM, choose_device, is_onnx, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
-from winning_tickets.runs.directory import MARKER, RESULT, refuse_unfinished, stored_run
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs import memory
+from winning_tickets.runs.directory import MARKER, RESULT, refuse_unfinished, remote_code_facts, stored_run
+from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json, write_json
+from winning_tickets.runs.hub import local, not_local
 from winning_tickets.tickets.files import is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
@@ -106,16 +111,18 @@ def save_model(plm: PLM, info: TaskInfo, ticket: Ticket | None, folder: Path) ->
 
 def find_model(run: Path | str, seed: int | None = None) -> Path:
     """Return the folder of a fine-tuned model."""
-    # `run` is the folder of a transfer, one of its `seed-N`, a super run, or a saved model or export; without a seed
-    # the first model is taken.
-    path = Path(run)
+    # `run` is the folder of a transfer, one of its `seed-N`, a super run, or a saved model or export, also by its hub
+    # id; without a seed the first model is taken.
+    path = Path(local(run))
     marker = stored_run(path / MARKER)
     if marker is not None and marker.verb == "super" and (path / RESULT).is_file():
         return _model_of_super(path, seed)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
     if not path.is_dir():
-        raise UsageError(f"There is no run {path}; give the --out of a tickets transfer with --save-model.")
+        raise UsageError(
+            f"There is no run {path}; give the --out of a tickets transfer with --save-model.{not_local(run)}"
+        )
     if (found := find_saved(path, TASK_FILE, seed)) is not None:
         return found
     if any(next(path.glob(place), None) for place in SHARED_PLACES):
@@ -214,40 +221,52 @@ def _by_length(lengths: list[int]) -> Iterator[list[int]]:
 
 
 def predict(
-    run: Path | str, texts: Sequence[tuple[str, ...]], seed: int | None = None, runtime: Runtime | None = None
+    run: Path | str,
+    texts: Any,
+    seed: int | None = None,
+    runtime: Runtime | None = None,
+    *,
+    text_columns: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Label texts with a model that `transfer` fine-tuned and saved.
-
-    Args:
-        run: a transfer's folder, one of its `seed-N` folders, or a saved model.
-        texts: one tuple per example, with one text per column of the task.
-        seed: seed of the model in a transfer; None takes the first saved one.
-        runtime: device and precision.
-
-    Returns:
-        `task`, `model`, `ticket_id`, and `predictions` in the order of the texts. Each has its `text`, and by kind of
-        task: `label` with the probabilities `scores`; the `score` of a regression; `labels` with the probability of
-        each class; `words` with their `labels`; `answer` with `start`, its first character in the text, and `score`,
-        the sum of two logits (an empty answer has neither).
-
-    Raises:
-        UsageError: no saved model, no text, or another number of texts than the task has columns.
-        ContentError: the saved model is damaged.
-
-    Example:
-        >>> predict("runs/sst2", [("A fine film.",)])["predictions"][0]["label"]  # doctest: +SKIP
-        'positive'
-    """
+    """Label texts, or rows with columns of texts, by a fine-tuned model; see `api.deploy_verbs.predict`."""
     predictor = Predictor.find(run, seed)
-    _check_texts(texts, predictor.info)
+    info = predictor.info
+    examples = _examples(texts, predictor.columns(text_columns))
+    _check_texts(examples, info)
     predictor.load(runtime or Runtime())
-    rows = zip(texts, predictor.predict(texts), strict=True)
+    found = predictor.predict(examples)
     return {
-        "task": predictor.info.task,
+        "task": info.task,
         "model": str(predictor.folder),
-        "ticket_id": predictor.info.ticket_id,
-        "predictions": [{"text": list(example), **prediction} for example, prediction in rows],
+        "ticket_id": info.ticket_id,
+        "predictions": [{"text": list(texts), **one} for texts, one in zip(examples, found, strict=True)],
+        **remote_code_facts(),
     }
+
+
+def _examples(texts: Any, columns: Sequence[str]) -> list[tuple[str, ...]]:
+    """Return the texts of each example, from texts, tuples of texts, rows in memory or the path of a file of rows."""
+    texts = [texts] if isinstance(texts, str) else texts
+    has_columns = isinstance(texts, Mapping) or hasattr(texts, "columns") or hasattr(texts, "select_columns")
+    if isinstance(texts, Iterable) and not has_columns:
+        texts = list(texts)
+        if all(isinstance(one, str | tuple | list) for one in texts):
+            return [(one,) if isinstance(one, str) else tuple(one) for one in texts]
+    rows = read_rows(texts) if isinstance(texts, Path) else rows_of(texts, "texts")
+    return [texts_of_row(where, cells, columns) for where, cells in rows]
+
+
+def texts_of_row(where: str, cells: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+    """Return the texts of a row; `where` is its place, for messages."""
+    if missing := [name for name in columns if name not in cells]:
+        raise UsageError(
+            f"{where} lacks the columns {', '.join(missing)}: found {', '.join(cells)}. Name the columns of the texts "
+            "with --text-columns."
+        )
+    for name in columns:
+        if not isinstance(cells[name], str) or not cells[name].strip():
+            raise ContentError(f"{where}: column {name!r} must be a text, found {shown(cells[name])}.")
+    return tuple(cells[name] for name in columns)
 
 
 class Predictor:
@@ -260,7 +279,9 @@ class Predictor:
 
     @classmethod
     def find(cls, run: Path | str, seed: int | None = None) -> Self:
-        """Find the model of a run; its weights are not read yet."""
+        """Find the model of a run, or one in memory; its weights are not read yet."""
+        if isinstance(given := memory.find(run), GivenModel):
+            return cls(Path(run), _task_of(given))
         folder = find_model(run, seed)
         info = TaskInfo.read(folder)
         if info.kind in TEXT_NAMES:
@@ -269,6 +290,16 @@ class Predictor:
                 f"evaluate {folder} --objective {info.kind}."
             )
         return cls(folder, info)
+
+    def columns(self, given: Sequence[str] | None) -> tuple[str, ...]:
+        """Return the columns of rows that have the texts: those given, else those of the fine-tuning."""
+        own = self.info.text_columns
+        if given is not None and len(given) != len(own):
+            raise UsageError(
+                f"--text-columns names {len(given)} column(s), and the task {self.info.task} has {len(own)}: "
+                f"{', '.join(own)}."
+            )
+        return tuple(given or own)
 
     def load(self, runtime: Runtime) -> None:
         """Load the model onto its device."""
@@ -282,6 +313,30 @@ class Predictor:
         split = kind.unlabelled(tuple([example[i] for example in texts] for i in range(len(info.text_columns))))
         encoded = encode_split(self._plm, split, info.max_length, info.kind, info.doc_stride)
         return kind.predict(predict_split(self._plm, encoded, self._bf16), encoded, split, info.labels)
+
+
+_CLASSES = {"ForSequenceClassification": "classification", "ForTokenClassification": "tokens"}
+"""By ending of a model's class: the kind of its task."""
+
+
+def _task_of(given: GivenModel) -> TaskInfo:
+    """Return the task of a model in memory: that of the folder it was loaded from, else what its configuration says."""
+    if given.origin and (Path(given.origin) / TASK_FILE).is_file():
+        return TaskInfo.read(Path(given.origin))
+    config, name = given.model.config, type(given.model).__name__
+    found: Any = next((kind for ending, kind in _CLASSES.items() if name.endswith(ending)), None)
+    if found is None:
+        raise UsageError(
+            f"The {name} in memory is not a classifier, so it labels no texts; give one with a head for sequences or "
+            "tokens, or the folder of a transfer with save_model."
+        )
+    if found == "classification" and config.num_labels == 1:
+        found = "regression"
+    elif found == "classification" and config.problem_type == "multi_label_classification":
+        found = "multilabel"
+    labels = () if found == "regression" else tuple(config.id2label[index] for index in range(config.num_labels))
+    longest = min(given.load_tokenizer().model_max_length, config.max_position_embeddings)
+    return TaskInfo(name, ("text",), labels, longest, None, 0.0, found, None)
 
 
 def _check_texts(texts: Sequence[tuple[str, ...]], info: TaskInfo) -> None:

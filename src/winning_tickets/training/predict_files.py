@@ -14,10 +14,11 @@ from typing import Any
 from winning_tickets.config import Runtime
 from winning_tickets.data.readers import FORMATS, Row
 from winning_tickets.data.user_files import SEPARATOR
-from winning_tickets.runs.errors import ContentError, UsageError, shown
+from winning_tickets.runs.directory import remote_code_facts
+from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import write_atomic
 from winning_tickets.runs.progress import progress
-from winning_tickets.training.predict import Predictor
+from winning_tickets.training.predict import Predictor, texts_of_row
 
 CHUNK = 1024  # rows that are read, labeled and written at a time
 PREDICTION = "prediction"
@@ -55,6 +56,8 @@ def predict_file(
         ContentError: a row without a text, or a file that cannot be read.
     """
     runtime, source, out = runtime or Runtime(), Path(input_file), Path(out)
+    if not source.is_file():
+        raise UsageError(f"There is no file {source}.")
     for path in (source, out):
         if path.suffix.lower() not in FORMATS:
             raise UsageError(f"{path} has none of the suffixes {', '.join(FORMATS)}.")
@@ -62,12 +65,7 @@ def predict_file(
         raise UsageError(f"--out {out} is there already and was left untouched; give another file, or --force.")
     # The whole file is checked before the model is loaded, so that an error in its last row comes at once.
     predictor = Predictor.find(run, seed)
-    columns = tuple(text_columns or predictor.info.text_columns)
-    if len(columns) != len(predictor.info.text_columns):
-        raise UsageError(
-            f"--text-columns names {len(columns)} column(s), and the task {predictor.info.task} has "
-            f"{len(predictor.info.text_columns)}: {', '.join(predictor.info.text_columns)}."
-        )
+    columns = predictor.columns(text_columns)
     total = sum(1 for _ in _rows(source, columns))
     if not total:
         raise ContentError(f"{source} is empty: it holds no row to label.")
@@ -95,6 +93,7 @@ def predict_file(
         "out": str(out),
         "rows": total,
         "counts": dict(sorted(counts.items(), key=lambda item: -item[1])),
+        **remote_code_facts(),
     }
 
 
@@ -102,16 +101,7 @@ def _rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[dict[str, Any], 
     """Yield the cells of each row, and its texts."""
     rows: Iterable[Row] = FORMATS[path.suffix.lower()](path)
     for where, cells in rows:
-        if missing := [name for name in columns if name not in cells]:
-            raise UsageError(
-                f"{where} lacks the columns {', '.join(missing)}: found {', '.join(cells)}. Name the columns of the "
-                "texts with --text-columns."
-            )
-        texts = tuple(cells[name] for name in columns)
-        for name, text in zip(columns, texts, strict=True):
-            if not isinstance(text, str) or not text.strip():
-                raise ContentError(f"{where}: column {name!r} must be a text, found {shown(text)}.")
-        yield cells, texts
+        yield cells, texts_of_row(where, cells, columns)
 
 
 def _added(prediction: dict[str, Any], probabilities: bool) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import PLM, load_plm, outside_encoder
 from winning_tickets.runs.errors import ContentError, UsageError, explain, unknown
 from winning_tickets.runs.files import build_directory, inside, read_json, write_bytes, write_json
+from winning_tickets.runs.hub import local, not_local
 from winning_tickets.runs.identity import read_checked, write_checked
 from winning_tickets.tickets.files import sha256
 from winning_tickets.tickets.ticket import Ticket
@@ -179,7 +180,7 @@ class _Description(BaseModel):
 
 def is_shared(path: Path | str) -> bool:
     """Return whether a path is a shared model, or a run that saved one."""
-    return find_saved(Path(path), SHARED_FILE) is not None
+    return find_saved(Path(local(path)), SHARED_FILE) is not None
 
 
 def find_shared(run: Path | str, seed: int | None = None) -> Path:
@@ -187,9 +188,9 @@ def find_shared(run: Path | str, seed: int | None = None) -> Path:
 
     `seed` chooses the model in a run; None takes the first one.
     """
-    path = Path(run)
+    path = Path(local(run))
     if not path.is_dir():
-        raise UsageError(f"There is no folder {path}; give the --out of a tickets share.")
+        raise UsageError(f"There is no folder {path}; give the --out of a tickets share.{not_local(run)}")
     found = find_saved(path, SHARED_FILE, seed)
     if found is None:
         raise UsageError(f"{path} has no shared model; give the --out of a tickets share that has saved its models.")

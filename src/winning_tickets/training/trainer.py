@@ -28,7 +28,7 @@ from winning_tickets.models.loading import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
 from winning_tickets.runs.errors import Interrupted, TrainingError
-from winning_tickets.runs.files import REFUSALS, to_disk
+from winning_tickets.runs.files import REFUSALS, save_tensors, to_disk
 from winning_tickets.runs.progress import check_trackers, tracked
 from winning_tickets.training import execution, parallel
 from winning_tickets.training.objectives.base import Objective
@@ -445,18 +445,16 @@ class TicketTrainer:
         }
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            torch.save(state, staged)
+            save_tensors(state, staged)
             # With the log of the steps that a run resumed from here does not repeat.
             log = folder.parent / METRICS
             for path in (staged, *([log] if log.exists() else [])):
                 to_disk(path)
             staged.rename(target)
             to_disk(folder)
-        except (*REFUSALS, RuntimeError) as error:  # torch's zip writer turns a full disk into a RuntimeError
-            silent = any(word in str(error) for word in ("inline_container", "iostream"))  # it does not say why
-            hidden = "is the disk full? " if silent else ""
+        except REFUSALS as error:
             raise TrainingError(
-                f"Could not write a checkpoint under {folder}: {hidden}{error}. The previous checkpoint is intact; "
+                f"Could not write a checkpoint under {folder}: {error}. The previous checkpoint is intact; "
                 "free some space and run the same command again."
             ) from error
         finally:

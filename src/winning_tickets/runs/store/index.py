@@ -333,6 +333,11 @@ def _stamp(path: str) -> list[int] | None:
     return [found.st_mtime_ns, found.st_size, found.st_ino]
 
 
+def read_body(paths: Mapping[str, str]) -> Body:
+    """Return the content of the files of a run by their kinds; None for those that are not there or not given."""
+    return {name: _parsed(name, paths[name]) if name in paths else None for name in sorted(_FILES)}
+
+
 def _parsed(name: str, path: str) -> dict[str, Any] | None:
     """Return a JSON object; None if the file was just removed, `{_DAMAGED: message}` if it was edited or cut off."""
     try:

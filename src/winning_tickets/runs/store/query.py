@@ -11,12 +11,12 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, get_args
 
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.files import is_number, parse_json
 from winning_tickets.runs.statistics import is_score
-from winning_tickets.runs.store.index import Record
+from winning_tickets.runs.store.index import Record, Status
 
 _ORDERINGS: dict[str, Callable[[Any, Any], bool]] = {
     "<": operator.lt,
@@ -112,6 +112,22 @@ def check_known(conditions: Sequence[Condition], records: Sequence[Record]) -> N
                 f"No run has the key {condition.key!r} of --where.{meant} tickets runs --json shows all keys; they "
                 f"begin with {', '.join(_FIELDS)}, or continue after labels., config. or result."
             )
+
+
+STATUSES: tuple[Status, ...] = get_args(Status)
+
+
+def select(records: Sequence[Record], where: Sequence[str], status: str | None) -> list[Record]:
+    """Return the records of one status, or of any, that fulfill all conditions."""
+    if status is not None and status not in STATUSES:
+        raise unknown("status", status, STATUSES)
+    conditions = [Condition.parse(text) for text in where]
+    check_known(conditions, records)
+    return [
+        record
+        for record in records
+        if status in (None, record.status) and all(condition.holds(record) for condition in conditions)
+    ]
 
 
 _ABSENT = object()

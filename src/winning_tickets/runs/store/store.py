@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from winning_tickets.runs.directory import MARKER, RESULT
-from winning_tickets.runs.errors import ContentError, TicketsError, UsageError, unknown
+from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, Lock, adopt
 from winning_tickets.runs.provenance import Account
@@ -18,9 +18,7 @@ from winning_tickets.runs.store import index
 from winning_tickets.runs.store.checksums import Check, Finding, compare_files, find_leftovers, seal_files
 from winning_tickets.runs.store.claims import Claims
 from winning_tickets.runs.store.index import DESCRIPTION, ERROR, FILES, PROVENANCE, Body, Index, Record, Status, is_id
-from winning_tickets.runs.store.query import Condition, check_known
-
-STATUSES: tuple[Status, ...] = get_args(Status)
+from winning_tickets.runs.store.query import select
 
 
 class Store:
@@ -81,21 +79,11 @@ class Store:
 
     def records(self, where: Sequence[str] = (), status: str | None = None) -> Iterator[Record]:
         """Return the records of all runs that fulfill all conditions, see `query.Condition`, ordered by id."""
-        if status is not None and status not in STATUSES:
-            raise unknown("status", status, STATUSES)
-        conditions = [Condition.parse(text) for text in where]
         with index.without_collector():
             bodies = self._index.bodies(self._index.ids())
             records = [index.record_of(run_id, body, self._status(run_id, body)) for run_id, body in bodies.items()]
-        check_known(conditions, records)
-        for record in records:
-            # A kill may leave the folder without the description.
-            if (
-                record.status != "absent"
-                and status in (None, record.status)
-                and all(condition.holds(record) for condition in conditions)
-            ):
-                yield record
+        # A kill may leave the folder without the description.
+        yield from (record for record in select(records, where, status) if record.status != "absent")
 
     @contextmanager
     def claim(self, run_id: str) -> Iterator[Lock]:

@@ -235,7 +235,7 @@ def _groups(
 def _positions(
     observations: Sequence[Observation], along: str, at: Value | None, runs: Sequence[StudyRun]
 ) -> Callable[[Observation, Any], Any]:
-    """A function from a number and its position on an axis to what stands for it, such as hours after a step."""
+    """Return a function from a number and its position on an axis to what is reported instead, such as hours."""
     if at is None:
         return lambda one, position: position
     steps = frozenset(one.axes.get(along) for one in observations)

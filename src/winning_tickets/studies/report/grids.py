@@ -126,7 +126,7 @@ def choose_settings(
 ) -> Sequence[Observation]:
     """The observations of the setting with the best mean, as papers report them after a search of settings.
 
-    While numbers of some setting are missing it stands for all, so that the cell is partial.
+    While numbers of some setting are missing, that setting is returned, so that the cell is partial.
     """
     settings = list(group_by(observations, axes).values())
     missing = [sum(one.value is None for one in own) for own in settings]

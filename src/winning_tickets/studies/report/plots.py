@@ -231,11 +231,17 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
     """The mean of each stage drawn as a line, over the places that the figure averages."""
     found = {}
     for level in figure.level:
-        value = Value(stage=level, value=path) if isinstance(level, str) else level
+        value = level if isinstance(level, Value) else _level_of(level, path, figure, runs)
         own = _in_panel(figure, observe(select_runs(runs, value.stage, value.where), value.value), panel)
         if own:
             found[value.title] = make_cell(own, figure.average)
     return found
+
+
+def _level_of(stage: str, path: str, figure: Figure, runs: Sequence[StudyRun]) -> Value:
+    """The values of a stage, with the name that its runs have on the axis of the lines, if that is one."""
+    names = {str(run.axes[figure.series]) for run in select_runs(runs, stage, ()) if figure.series in run.axes}
+    return Value(stage=stage, value=path, name=names.pop() if len(names) == 1 else None)
 
 
 def _points(figure: Figure, runs: Sequence[StudyRun], panel: Any) -> dict[str, PlotPoint]:
@@ -376,8 +382,9 @@ def describe_reached(plot: Plot) -> list[str]:
 def _target(wanted: str | float | None, panel: Panel) -> float | None:
     if wanted is None or isinstance(wanted, float):
         return wanted
-    if wanted in panel.levels:
-        return panel.levels[wanted].mean
+    for name, cell in panel.levels.items():
+        if wanted in (name, *(seen.run.stage for seen in cell.observations)):
+            return cell.mean
     means = [point.cell.mean for curve in panel.curves if curve.name == wanted for point in curve.points]
     return max((mean for mean in means if mean is not None), default=None)
 

@@ -21,6 +21,7 @@ from winning_tickets.training.objectives.base import Batch, Need, Outputs, Term,
 
 _LEAST = torch.finfo(torch.float32).tiny
 _LEAST_NORM = 1e-12
+_LEAST_REST = 1e-6  # probability of the tokens that are not told apart: float32 cannot subtract more finely from 1
 
 # Below, states and attention maps are L tensors, `(batch, seq, hidden)` and `(batch, heads, query, key)`, of the
 # student and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count, or None
@@ -189,20 +190,31 @@ def check_negatives(segments: str, batch_tokens: int) -> None:
         )
 
 
-def logits_sum(student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None) -> Tensor:
+def logits_sum(
+    student: Tensor, teacher: Tensor, temperature: float, counted: Tensor | None = None, top_k: int | None = None
+) -> Tensor:
     """Sum over predicted tokens of KL(teacher || student), natural logarithm; not multiplied by the temperature."""
     # Both are logits `(n, vocabulary)` and are divided by the temperature; `counted` is `(n,)`, or None for all.
     ours = (student / temperature).log_softmax(-1)
     theirs = (teacher / temperature).log_softmax(-1)
+    if top_k is not None and top_k < theirs.shape[-1]:
+        theirs, places = theirs.topk(top_k, sorted=False)
+        ours, theirs = _with_rest(ours.gather(-1, places)), _with_rest(theirs)
     divergence = theirs.exp() * (theirs - ours)
     return divergence.sum() if counted is None else (divergence.sum(-1) * counted).sum()
+
+
+def _with_rest(logs: Tensor) -> Tensor:
+    """Append the logarithm of the probability that is left to logarithms of probabilities `(n, k)`."""
+    whole = logs.logsumexp(-1, keepdim=True).clamp(max=-_LEAST_REST)
+    return torch.cat([logs, (-torch.expm1(whole)).log()], -1)
 
 
 def _logits_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
     def divergence(logits: Tensor, targets: Tensor, counted: Tensor | None, theirs: Tensor) -> Tensor:
         with torch.no_grad():
             other = teacher.logits_of(theirs)
-        return logits_sum(logits, other, settings.logits_temperature, counted)
+        return logits_sum(logits, other, settings.logits_temperature, counted, settings.logits_top_k)
 
     return _over_predictions(divergence, student, batch, teacher.predicting)
 
