@@ -20,7 +20,7 @@ _OWN = "For data of your own, use --train-file and --validation-file."
 
 
 def misnamed(settings: Settings, with_files: bool = True, with_corpus: bool = True) -> list[str]:
-    """Return a line for each unknown method, term, scope, model, task, metric or corpus, and for each file not there."""
+    """Return a line for each unknown method, term, scope, model, task, metric or corpus, and for each missing file."""
     found = []
     if isinstance(settings, SearchConfig):
         found += _of_search(settings)
