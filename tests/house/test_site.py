@@ -168,5 +168,8 @@ def test_the_site_builds_without_network_and_dead_links(tmp_path: Path) -> None:
     assert dead == []
     loaded = {one for page in pages.values() for one in page.loaded if ":" in one or one.startswith("//")}
     assert [one for one in loaded if not one.startswith("data:")] == [], "pages load something from the network"
+    verbs = (tmp_path / "reference/api/verbs.html").read_text(encoding="utf-8")
+    assert "&gt;&gt;&gt; " in verbs, "examples are code"
+    assert "<blockquote>" not in verbs
     found = json.loads((tmp_path / "search/search_index.json").read_text(encoding="utf-8"))
     assert any("mask_adapters" in entry["text"] for entry in found["docs"]), "the reference can be searched"

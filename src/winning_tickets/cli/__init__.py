@@ -62,12 +62,13 @@ def _guide(name: str) -> str:
 def _name_guides() -> None:
     """Sort the commands, and end the help of each, and of those in its group, with its guide."""
     named = {one.name or one.callback.__name__: one for one in app.registered_commands}  # type: ignore[union-attr]
-    app.registered_commands = [named[name] for name in GUIDES if name in named]
     for name, command in named.items():
         command.epilog = _guide(name)
+    app.registered_commands = [named[name] for name in GUIDES if name in named]
     for group in app.registered_groups:
-        for inner in (group, *group.typer_instance.registered_commands):  # type: ignore[union-attr]
-            inner.epilog = _guide(str(group.name))
+        group.epilog = _guide(str(group.name))
+        for command in group.typer_instance.registered_commands:  # type: ignore[union-attr]
+            command.epilog = group.epilog
 
 
 _name_guides()
