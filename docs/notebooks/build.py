@@ -46,7 +46,7 @@ def without_folders(value: str | list[str]) -> str | list[str]:
     return re.sub(r"/tmp/[\w.-]+", "WORK", value)
 
 
-def run(name: str, folder: Path, timeout: int = 900) -> dict[str, Any]:
+def run(name: str, folder: Path, timeout: int = 3600) -> dict[str, Any]:
     """Run a notebook in a folder and return it with its outputs; an error in a cell is raised."""
     import nbformat
     from nbclient import NotebookClient

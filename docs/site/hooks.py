@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from fnmatch import fnmatch
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from mkdocs.structure.files import File, Files
+if TYPE_CHECKING:
+    from mkdocs.structure.files import Files
 
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r"(\]\()([^)\s#]+)((?:#[^)\s]*)?\))")
@@ -22,7 +23,9 @@ SECTIONS |= {"results": "Results", "notebooks": "Tutorials"}
 
 READERS = {
     "student": ["README.md", "tutorials/*", "notebooks/*", "explanation/numbers.md", "reference/glossary.md"],
-    "NLP engineer": ["how_to/*", "reference/command_line.md", "reference/api/*", "explanation/gpu.md"],
+    "NLP engineer": [
+        *("how_to/*", "reference/command_line.md", "reference/libraries.md", "reference/api/*", "explanation/gpu.md"),
+    ],
     "cluster user": [
         *(
             "how_to/run_*",
@@ -70,6 +73,8 @@ def _listed(nav: Any) -> Iterator[str]:
 
 def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are made from files outside docs/, and from notebooks."""
+    from mkdocs.structure.files import File
+
     for source, target in COPIED.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         text = LINK.sub(lambda found: f"{found[1]}{_from_about(found[2])}{found[3]}", text)

@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 import winning_tickets
+from winning_tickets.cli import DOCS
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -25,7 +26,7 @@ def test_versions_and_addresses_agree() -> None:
     assert PROJECT["version"] == citation["version"] == winning_tickets.__version__
     assert citation["repository-code"] == HOME
     assert f"repo_url: {HOME}\n" in site
-    assert all(url.startswith(HOME) for url in PROJECT["urls"].values())
+    assert all(url.startswith(HOME) for url in (*PROJECT["urls"].values(), DOCS))
 
 
 def test_the_image_has_the_torch_of_the_constraints() -> None:
@@ -33,6 +34,17 @@ def test_the_image_has_the_torch_of_the_constraints() -> None:
     pinned = re.search(r"^torch==(.*)$", (ROOT / "constraints.txt").read_text(encoding="utf-8"), re.MULTILINE)
     assert pinned is not None
     assert f"ARG TORCH={pinned[1]}\n" in image
+
+
+def test_the_page_of_libraries_names_them_and_tests_that_exist() -> None:
+    page = (ROOT / "docs/reference/libraries.md").read_text(encoding="utf-8")
+    libraries = {re.split(r"[\[>=]", one)[0] for one in PROJECT["optional-dependencies"]["ecosystem"]}
+    libraries |= {re.split(r"[\[>=]", one)[0] for one in PROJECT["optional-dependencies"]["slurm"]}
+    assert [one for one in libraries - {PROJECT["name"]} if one.lower() not in page.lower()] == []
+    named = re.findall(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page)
+    assert len(named) > 10
+    for path, name in named:
+        assert f"def {name or 'test_'}" in (ROOT / path).read_text(encoding="utf-8"), path
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ import typer.main
 
 import winning_tickets
 from winning_tickets import analysis
+from winning_tickets.cli import DOCS as DOCS_ADDRESS
 from winning_tickets.cli import app
 from winning_tickets.cli.commands import Verb
 
@@ -37,6 +38,7 @@ def script(path: str) -> ModuleType:
 
 
 NOTEBOOKS = script("notebooks/build.py")
+HOOKS = script("site/hooks.py")
 
 
 def test_every_public_name_has_a_reference() -> None:
@@ -89,14 +91,27 @@ def test_the_picture_names_every_verb(tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_every_page_has_a_reader() -> None:
-    pytest.importorskip("mkdocs", reason="mkdocs is not installed: pip install 'winning-tickets[docs]'")
-    hooks = script("site/hooks.py")
-    made = [*hooks.COPIED.values(), *(f"notebooks/{name}.md" for name in NOTEBOOKS.SCRIPTS)]
-    assert [page for page in [*PAGES, *made] if not hooks.readers(page)] == []
+    made = [*HOOKS.COPIED.values(), *(f"notebooks/{name}.md" for name in NOTEBOOKS.SCRIPTS)]
+    assert [page for page in [*PAGES, *made] if not HOOKS.readers(page)] == []
+
+
+def test_the_help_of_every_command_names_a_reader_and_the_page_for_it() -> None:
+    groups: list[Any] = [typer.main.get_command(app)]
+    ends = {}
+    for group in groups:
+        for command in group.commands.values():
+            ends[f"{group.name} {command.name}"] = command.epilog
+            groups += [command] if hasattr(command, "commands") else []
+    assert len(ends) > 30
+    for name, end in ends.items():
+        reader, page = re.fullmatch(r"\x08\nFor (.*)s\. Guide:\n(\S+)", end or "").groups()  # type: ignore[union-attr]
+        assert page.startswith(DOCS_ADDRESS), name
+        assert reader in HOOKS.readers(page.removeprefix(DOCS_ADDRESS)), name
+        assert (DOCS / page.removeprefix(DOCS_ADDRESS)).is_file(), name
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(3600)
 @pytest.mark.parametrize("name", NOTEBOOKS.SCRIPTS)
 def test_a_notebook_runs(name: str, tmp_path: Path) -> None:
     pytest.importorskip("nbclient", reason="nbclient is not installed: pip install 'winning-tickets[docs]'")
@@ -112,6 +127,7 @@ class Links(HTMLParser):
     def __init__(self, text: str) -> None:
         super().__init__()
         self.links: list[str] = []
+        self.loaded: list[str] = []  # scripts, styles and pictures
         self.anchors: set[str] = set()
         self.feed(text)
 
@@ -119,6 +135,8 @@ class Links(HTMLParser):
         found = dict(attrs)
         self.anchors |= {value for key in ("id", "name") if (value := found.get(key))}
         self.links += [value for key in ("href", "src") if (value := found.get(key))]
+        if tag != "a" and found.get("rel") not in ("canonical", "prev", "next", "edit"):
+            self.loaded += [value for key in ("href", "src") if (value := found.get(key))]
 
 
 @pytest.mark.slow
@@ -142,12 +160,13 @@ def test_the_site_builds_without_network_and_dead_links(tmp_path: Path) -> None:
         for link in page.links:
             address, _, anchor = link.partition("#")
             if ":" in address or address.startswith("//"):
-                assert not address.endswith((".js", ".css")), f"{path.name} loads {address}"
                 continue
             target = (path.parent / address.partition("?")[0]).resolve() if address else path
             target = target / "index.html" if target.is_dir() else target
             if not target.exists() or (anchor and target in pages and anchor not in pages[target].anchors | {"__skip"}):
                 dead.append(f"{path.relative_to(tmp_path)}: {link}")
     assert dead == []
+    loaded = {one for page in pages.values() for one in page.loaded if ":" in one or one.startswith("//")}
+    assert [one for one in loaded if not one.startswith("data:")] == [], "pages load something from the network"
     found = json.loads((tmp_path / "search/search_index.json").read_text(encoding="utf-8"))
     assert any("mask_adapters" in entry["text"] for entry in found["docs"]), "the reference can be searched"

@@ -96,7 +96,11 @@ def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) 
     with ExitStack() as stack:
         stack.enter_context(trusting(trust_remote_code))
         names = Names(stack, tokenizer)
-        yield [names.of_model(value) for value in values]
+        found = [names.of_model(value) for value in values]
+        for value in found:
+            if not isinstance(value, str | None):
+                raise UsageError(f"Found a {type(value).__name__}; give a name, a folder, a model or a Ticket.")
+        yield found
 
 
 def check_base(target: Any, base: Any, keyword: str) -> None:
@@ -131,6 +135,8 @@ class Names:
                 found[field] = one(value)
             elif isinstance(value, Mapping):  # by task
                 found[field] = {task: one(item) for task, item in value.items()}
+            elif field in ROWS and not isinstance(value, str):
+                raise UsageError(f"{field} is a {type(value).__name__}; give a dict with the data of each task.")
             elif isinstance(value, list | tuple):
                 found[field] = [one(item) for item in value]
             if types and types <= {tuple, NoneType} and isinstance(found[field], str | int | float):
@@ -155,7 +161,7 @@ class Names:
         if isinstance(value, nn.Module):
             model = GivenModel.of(value, self.tokenizer)
             return self._name(model.name, model)
-        return value
+        return value  # the settings refuse it
 
     def _of_rows(self, field: str, value: Any) -> Any:
         if isinstance(value, Path):

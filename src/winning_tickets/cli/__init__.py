@@ -24,12 +24,54 @@ from winning_tickets.runs.errors import TicketsError, printable
 for _module in ("commands", "tickets", "analyse", "studies"):
     import_module(f"{__name__}.{_module}")
 
-ORDER = (  # the commands in the order of `--help`, before the groups analyse, study and cache
-    *("search", "evaluate", "fit-head", "transfer", "predict", "share", "compare", "inspect", "average", "combine"),
-    *("perturb", "super", "shrink", "export", "push", "import-mask", "measure", "runs", "verify", "recipes", "demo"),
-)
-app.registered_commands.sort(key=lambda one: ORDER.index(one.name or one.callback.__name__))  # type: ignore[union-attr]
+DOCS = "https://github.com/winning-tickets/winning-tickets/blob/main/docs/"
+GUIDES = {
+    "search": ("researchers", "explanation/objectives.md"),
+    "evaluate": ("researchers", "explanation/objectives.md"),
+    "fit-head": ("researchers", "how_to/fit_an_mlm_head.md"),
+    "transfer": ("NLP engineers", "how_to/use_your_own_files.md"),
+    "predict": ("NLP engineers", "how_to/from_csv_to_a_compact_classifier.md"),
+    "share": ("researchers", "how_to/share_tickets.md"),
+    "compare": ("researchers", "how_to/analyse_tickets.md"),
+    "inspect": ("students", "tutorials/first_ticket.md"),
+    "average": ("researchers", "how_to/analyse_tickets.md"),
+    "combine": ("researchers", "how_to/controls.md"),
+    "perturb": ("researchers", "how_to/controls.md"),
+    "super": ("researchers", "how_to/find_a_super_ticket.md"),
+    "shrink": ("NLP engineers", "how_to/make_a_model_faster.md"),
+    "export": ("NLP engineers", "how_to/make_a_model_smaller.md"),
+    "push": ("NLP engineers", "how_to/publish_on_the_hub.md"),
+    "import-mask": ("researchers", "how_to/use_the_papers_masks.md"),
+    "measure": ("NLP engineers", "how_to/measure_speed.md"),
+    "runs": ("cluster users", "explanation/store.md"),
+    "verify": ("cluster users", "explanation/store.md"),
+    "recipes": ("cluster users", "reference/recipes.md"),
+    "demo": ("students", "tutorials/first_ticket.md"),
+    "analyse": ("researchers", "how_to/analyse_tickets.md"),
+    "study": ("cluster users", "how_to/run_a_study.md"),
+    "cache": ("NLP engineers", "how_to/use_your_own_files.md"),
+}
+"""The commands in the order of `--help`: whom each is for, and the page that guides them."""
 
+
+def _guide(name: str) -> str:
+    readers, page = GUIDES[name]
+    return f"\b\nFor {readers}. Guide:\n{DOCS}{page}"
+
+
+def _name_guides() -> None:
+    """Sort the commands, and end the help of each, and of those in its group, with its guide."""
+    named = {one.name or one.callback.__name__: one for one in app.registered_commands}  # type: ignore[union-attr]
+    app.registered_commands = [named[name] for name in GUIDES if name in named]
+    for name, command in named.items():
+        command.epilog = _guide(name)
+    for group in app.registered_groups:
+        for inner in (group, *group.typer_instance.registered_commands):  # type: ignore[union-attr]
+            inner.epilog = _guide(str(group.name))
+
+
+_name_guides()
+app.info.epilog = f"\b\nWhich command do I need?\n{DOCS}README.md"
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _REFUSALS = _FULL | {errno.EROFS, errno.EACCES, errno.EPERM}

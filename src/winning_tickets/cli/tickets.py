@@ -94,6 +94,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace --out, or an earlier submission.")] = False,
     device: commands.Device = "auto",
     bf16: commands.Bf16 = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -105,7 +106,7 @@ def predict(
 
     Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
     """
-    runtime = Runtime.of(device=device, bf16=bf16, quiet=quiet)
+    runtime = Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code)
     of_file = {"--out": out, "--text-columns": text_columns, "--probabilities": probabilities}
     given = [option for option, value in of_file.items() if value]
     if input_file is None and given:
@@ -145,6 +146,8 @@ def predict(
 
     if not text:
         raise UsageError("There is nothing to label: give --text, --input FILE, or --glue-submission DIR.")
+    if file := next((one[1:] for one in text if one.startswith("@") and Path(one[1:]).is_file()), None):
+        raise UsageError(f"--text takes a text, and {file} is a file; label its rows with --input {file}.")
     if text_pair is not None and len(text_pair) != len(text):
         raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
     texts = [tuple(item.split("\t")) for item in text]
@@ -208,6 +211,7 @@ def import_mask(
     method: Annotated[str, typer.Option("--method", help="Name of the method, for tables and figures.")] = "imported",
     revision: commands.Revision = None,
     force: commands.Force = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     as_json: commands.Json = False,
 ) -> None:
     """Make a ticket of the masks that the released code of the papers writes.
@@ -241,6 +245,7 @@ def export(
     ] = None,
     allow_other_weights: commands.OtherWeights = False,
     force: commands.Force = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     dry_run: commands.DryRun = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -321,6 +326,7 @@ def measure(
     allow_other_weights: commands.OtherWeights = False,
     device: commands.Device = "auto",
     bf16: commands.Bf16 = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     dry_run: commands.DryRun = False,
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
@@ -345,7 +351,7 @@ def measure(
         revision=revision,
         layers=layers,
         allow_other_weights=allow_other_weights,
-        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet),
+        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code),
     )
     return emit(result, as_json, show.measurement(result))
 

@@ -258,7 +258,7 @@ def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folde
     settings = ShrinkConfig.of(model=fine_tuning.target, steps=config.recover, seed=seed)
     encoded = prepared.encode(plm, prepared.data.train)
     batches, held_out = example_batches(plm, encoded, settings.batch_tokens, seed)
-    run = RunDirectory(state.with_suffix(""), "running", ticket.id)
+    run = RunDirectory(state.with_suffix(""), "unfinished", ticket.id)
     with gated(plm.encoder, structure, ticket.gates):
         recover(settings, plm, objective, batches, held_out, run, runtime)
     info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)

@@ -141,7 +141,14 @@ def hub_errors(what: str) -> Iterator[None]:
         raise UsageError(f"{what}: {_reason(cause)}") from error
 
 
+GATED = "ask for access on its page, then log in with hf auth login, or set HF_TOKEN."
+
+
 def _reason(error: BaseException) -> str:
+    from huggingface_hub.errors import GatedRepoError
+
+    if isinstance(error, GatedRepoError):
+        return f"the repository is gated; {GATED}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return "the token is not valid, or the repository is private or absent; log in with hf auth login."

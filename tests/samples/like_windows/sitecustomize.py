@@ -1,8 +1,8 @@
 """Makes Python refuse what Windows refuses, in subprocesses that have this folder in PYTHONPATH.
 
 POSIX-only modules are missing, folders cannot be opened, and only writable files are flushed to disk. In the folder
-that LIKE_WINDOWS_IN names, a file that is open or mapped is neither replaced nor removed, nothing replaces a folder, and
-names have no characters that Windows reserves.
+that LIKE_WINDOWS_IN names, a file that is open or mapped is neither replaced nor removed, nothing replaces a folder,
+and names have no characters that Windows reserves.
 """
 
 import builtins
