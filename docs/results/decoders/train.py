@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=60)
     parser.add_argument("--megabytes", type=float, help="size of the part of wiki.train.txt that is read; default all")
     parser.add_argument("--seed", type=int, default=0)

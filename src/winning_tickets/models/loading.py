@@ -135,7 +135,7 @@ def load_plm(
     revision: str | None = None,
     layers: int | None = None,  # keep only the first so many Transformer layers
     num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
-    dtype: torch.dtype | Literal["auto"] = torch.float32,  # `auto` takes that of the checkpoint
+    dtype: torch.dtype = torch.float32,
     require_mlm_head: bool = False,  # refuse a checkpoint without a trained language-model head
     attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:

@@ -253,11 +253,11 @@ def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
         layers=settings.layers,
         require_mlm_head=predicts,
         attention="eager" if needs_maps else None,
-        dtype="auto" if settings.weights_dtype == "bfloat16" else torch.float32,
     )
     if needs_maps:
         check_attention_maps(plm.model)
-    # A ticket names the weights of the checkpoint, also where it is searched on rounded ones.
+    # A ticket names the weights of the checkpoint, also where it is searched on rounded ones. These are loaded in
+    # float32 first, which takes no more memory than the search.
     base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
     # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
     encoder = plm
