@@ -145,10 +145,8 @@ class Names:
 
     def of_model(self, value: Any) -> Any:
         """Return the name of a model or ticket; another value, such as a name, as it is."""
-        if isinstance(value, Path):
-            return str(value)
         if _is_setting(value):
-            return value
+            return _written(value)
 
         from torch import nn
 
@@ -164,19 +162,15 @@ class Names:
         return value  # the settings refuse it
 
     def _of_rows(self, field: str, value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
         if _is_setting(value):
-            return value
+            return _written(value)
         rows = rows_of(value, field.removesuffix("_file"))
         return self._name(f"{memory.PREFIX}rows-{fingerprint(repr(row) for _, row in rows)}", rows)
 
     def _of_corpus(self, kind: type[Settings], values: Mapping[str, Any]) -> Any:
         value = values["corpus"]
-        if isinstance(value, Path):
-            return str(value)
         if _is_setting(value):
-            return value
+            return _written(value)
         lines = _lines(value)
         if not hasattr(value, "__len__"):
             lines = list(_first(lines, _characters(kind.of(**{**values, "corpus": "stream"}))))
@@ -197,7 +191,11 @@ def _types(kind: type[Settings], field: str) -> set[Any]:
 
 
 def _is_setting(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | Settings)
+    return value is None or isinstance(value, str | int | float | Path | Settings)
+
+
+def _written(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 class _Lines:

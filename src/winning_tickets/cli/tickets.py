@@ -32,7 +32,9 @@ def compare(
 
 
 @app.command()
-def inspect(ticket: Annotated[str, typer.Argument(help="A ticket folder.")], as_json: commands.Json = False) -> None:
+def inspect(
+    ticket: Annotated[str, typer.Argument(help="A ticket: its folder or hub id.")], as_json: commands.Json = False
+) -> None:
     """Describe a ticket: exact sparsity, counts, sparsity of each matrix, origin.
 
     Example: tickets inspect my-ticket --json
@@ -63,7 +65,9 @@ def average(
 def predict(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="A transfer or super run made with --save-model, or an export of one."),
+        typer.Argument(
+            metavar="RUN...", help="A transfer or super run made with --save-model, an export, or a hub id."
+        ),
     ],
     text: Annotated[
         list[str] | None,
@@ -179,7 +183,7 @@ def combine(
 
 @app.command()
 def perturb(
-    target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
+    target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket: its folder or hub id.")],
     out: commands.Out,
     fraction: Annotated[
         float,
@@ -226,7 +230,9 @@ def import_mask(
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model; its folder or hub id.")
+    ],
     out: commands.Out,
     format_: Annotated[
         str,
@@ -312,7 +318,11 @@ def push(
 @app.command()
 def measure(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A model, a ticket, an export, or a transfer with its model.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A model, a ticket, an export, or a transfer with its model; its name, folder or hub id.",
+        ),
     ],
     batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8,32",
     length: Annotated[str, typer.Option(help="Tokens of each text, with commas.")] = "32,128",
