@@ -406,8 +406,7 @@ def _stored(folder: Path, config: SuperConfig) -> dict[str, Any]:
 def _keep(result: dict[str, Any], tickets: Mapping[str, Mapping[float, tuple[str, ...]]], folder: Path) -> None:
     """Save the super ticket, and the figure of the phase transition."""
     (source,) = tickets["winning"][result["super_ticket"]["level"]]
-    if not (folder / SUPER_TICKET).exists():  # a search that was stopped between this and its result left one
-        Ticket.from_pretrained(source).save_pretrained(folder / SUPER_TICKET)
+    Ticket.from_pretrained(source).save_pretrained(folder / SUPER_TICKET)
 
     def point(facts: Mapping[str, Any]) -> PhasePoint:
         return PhasePoint(facts["weight_remaining"], tuple(facts["rest"]["values"]))
