@@ -135,7 +135,7 @@ class Names:
                 found[field] = one(value)
             elif isinstance(value, Mapping):  # by task
                 found[field] = {task: one(item) for task, item in value.items()}
-            elif field in ROWS and not isinstance(value, str):
+            elif field in ROWS and not isinstance(value, str | None):
                 raise UsageError(f"{field} is a {type(value).__name__}; give a dict with the data of each task.")
             elif isinstance(value, list | tuple):
                 found[field] = [one(item) for item in value]
