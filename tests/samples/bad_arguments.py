@@ -188,6 +188,11 @@ ROWS: dict[str, str] = {
         --data-dir nowhere --corpus task:rte | 2 | --data-dir
         ! roberta --method random --like ticket --out out | 1 | ticket
         --logits-temperature 0 | 2 | logits-temperature
+        --logits-top-k 0 | 2 | logits-top-k
+        --weights-dtype int8 | 2 | 'float32' or 'bfloat16'
+        --score-dtype float8 | 2 | 'float32' or 'bfloat16'
+        --moment-dtype int8 | 2 | 'float8'
+        --train-matrices nowhere.* | 2 | --train-matrices nowhere.*
         --short-sequence-probability 2 | 2 | short-sequence-probability
         --head-learning-rate 0 | 2 | head-learning-rate
         --schedule-steps x | 2 | schedule-steps
@@ -214,6 +219,10 @@ ROWS: dict[str, str] = {
         ! empty --corpus corpus.txt | 2 | empty
         ! run --corpus corpus.txt | 2 | run
         ! bert | 2 | needs --corpus
+        --tasks arc | 2 | lm-eval
+        --tasks-dir nowhere | 2 | --tasks-dir
+        --num-fewshot -1 | 2 | num-fewshot
+        --limit 0 | 2 | limit
         --objective kl | 2 | Unknown objective 'kl'
         --temperature nan | 2 | temperature
         --corpus nowhere.txt | 2 | no file or folder
@@ -246,6 +255,7 @@ ROWS: dict[str, str] = {
         ! plain --out out | 2 | corpus
         --corpus nowhere.txt | 2 | no file or folder
         --corpus empty.txt | 1 | empty
+        --eval-steps 0 | 2 | eval-steps
         --batch-tokens 0 | 2 | batch-tokens
         --segments nonsense | 2 | nonsense
         --encoder-learning-rate 0 | 2 | encoder-learning-rate
@@ -384,6 +394,8 @@ ROWS: dict[str, str] = {
         --corpus empty.txt | 1 | empty
         --corpus task:rtee | 2 | Did you mean 'rte'
         --corpus task:rte --data-dir nowhere | 2 | --data-dir
+        --train-file nowhere.csv | 2 | nowhere.csv
+        --text-columns nowhere | 2 | --text-columns
         --validation nowhere.txt | 2 | no file or folder
         --task stsb --pairs-file rows.csv | 2 | two sources
         --speedup 1 | 2 | give values above 1
@@ -415,6 +427,7 @@ ROWS: dict[str, str] = {
     "super": _LEARNING.replace("--learning-rate ", "--learning-rates ")
         .replace("Did you mean\n", "Unknown field\n") + _FINE_TUNING.replace(
         "--batch-size ", "--batch-sizes ") + _EVALUATION + _SEEDS + """
+        --recover -1 | 2 | recover
         --base roberta | 2 | --base needs a ticket
         --start-from nowhere/x | 2 | nowhere/x
         --corpus nowhere.txt | 2 | --corpus
