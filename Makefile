@@ -71,7 +71,7 @@ check: $(VENV)/.installed
 	$(BIN)/mypy
 
 reference: $(VENV)/.installed
-	$(BIN)/python docs/reference/generate.py
+	$(BIN)/python docs/reference/generate.py --recipes
 
 # The site, in build/site; strict, so a dead link is an error. `make notebooks` runs the notebooks anew.
 docs: $(VENV)/.docs

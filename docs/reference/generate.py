@@ -1,7 +1,11 @@
-"""Write the generated parts of command_line.md and python.md, or with --check only compare them; `make reference`."""
+"""Write the generated parts of command_line.md and python.md, or with --check only compare them; `make reference`.
+
+With --recipes it also writes the list that `tickets recipes` shows, for which all recipes are planned (half a minute).
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections.abc import Iterator
@@ -13,8 +17,10 @@ import typer.main
 from winning_tickets import config
 from winning_tickets.cli import app
 from winning_tickets.cli.commands import Verb, written
+from winning_tickets.studies.text import describe_recipes
 
 HERE = Path(__file__).parent
+LIST = HERE.parents[1] / "src/winning_tickets/studies/recipes/list.json"
 MARKER = "<!-- Generated from here on by `make reference`; edit the settings or commands instead. -->\n"
 SETTINGS = (
     config.SearchConfig,
@@ -135,6 +141,8 @@ def main() -> None:
         sys.exit(f"{', '.join(path.name for path in stale)}: not current; run `make reference`.")
     for path in stale:
         path.write_text(pages()[path], encoding="utf-8")
+    if "--recipes" in sys.argv:
+        LIST.write_text(json.dumps(describe_recipes(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -149,3 +149,14 @@ def test_rows_of_the_hub_are_joined_as_is_usual(tmp_path):
     Dataset.from_dict({"text": rows}).to_parquet(str(tmp_path / "wikitext-2-raw-v1" / "test-00000-of-00001.parquet"))
     assert load_text("wikitext-2", "test", tmp_path) == "\n\n".join(rows)
     assert list(load_corpus("wikitext-2", "test", tmp_path).lines) == [" = Title = ", " The cat . "]
+
+
+def test_tasks_of_the_harness_are_refused_without_it(folder, monkeypatch):
+    """With the harness: tests/ecosystem/test_lm_eval.py."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    config = EvaluateConfig(target=str(folder / "llama"), harness_tasks=("piqa",))
+    assert config.objectives == ()
+    with pytest.raises(UsageError, match=r"--tasks needs the EleutherAI evaluation harness: pip install"):
+        evaluate(config, QUIET)
+    with pytest.raises(UsageError, match=r"--limit is about --tasks; name tasks"):
+        measured(folder, "llama", "perplexity", limit=3)

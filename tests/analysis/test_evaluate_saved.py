@@ -60,6 +60,19 @@ def test_a_fine_tuned_model_knows_the_base_of_its_ticket(place):
         assert (found["base"], round(found["sparsity"], 2)) == (str(place / "bert"), 0.6)
 
 
+def test_an_export_of_the_encoder_knows_the_base(place):
+    export(place / "run", "encoder", place / "encoder")
+    found = kd(place, "encoder")
+    assert found["kd_loss"] == pytest.approx(kd(place, "run")["kd_loss"], rel=1e-5)
+    assert (found["base"], round(found["sparsity"], 2)) == (str(place / "bert"), 0.6)
+
+
+def test_a_base_that_nothing_is_compared_with_is_refused(place):
+    fields = {"objectives": ("similarity",), "pairs_file": str(place / "pairs.csv"), "base": str(place / "bert")}
+    with pytest.raises(UsageError, match="--base names .* which --objective similarity does not read; leave it out"):
+        evaluate(EvaluateConfig(target=str(place / "masked"), **fields), QUIET)
+
+
 def test_zeros_of_unknown_origin_ask_for_the_base(place):
     with pytest.raises(
         UsageError, match=r"plain has 60% zeros in its matrices, and no ticket .* name that with --base"

@@ -159,6 +159,7 @@ def test_a_ticket_of_a_model_that_was_built_in_memory_asks_for_it(folder, nothin
     found = wt.evaluate(ticket, model, tokenizer=tokenizer, corpus=TEXT, segments="lines", quiet=True)
     assert found.kd_loss > 0
     assert found.method == "magnitude"
+    assert f"| ticket {ticket.id[:8]} |" in repr(found)  # and not the whole hash
 
 
 def test_a_run_in_a_folder_resumes_by_the_hash_of_the_weights(folder, tmp_path):

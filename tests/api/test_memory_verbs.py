@@ -109,6 +109,9 @@ def test_a_model_tickets_and_rows_in_memory_are_shared_as_folders_and_files_are(
         **settings,
     )  # fmt: skip
     assert in_order.tasks == found.tasks
+    assert [text.get_text() for text in found.plot().axes[0].get_xticklabels()] == ["support", "mood"]
+    with pytest.raises(UsageError, match="train_file is a list; give a dict with the data of each task"):
+        wt.share(model=model, tasks=("support", "mood"), train_file=LABELED, validation_file=rows, **settings)
     with pytest.raises(UsageError, match="share saves the shared models in out; give out=, or save_model=False"):
         wt.share(model=model, tokenizer=tokenizer, train_file=rows, validation_file=rows, tickets="none")
 
@@ -153,6 +156,7 @@ def test_models_and_tickets_in_memory_are_measured(folder, tmp_path, nothing_lef
         assert [shape["flops"] for shape in found.shapes] == [shape["flops"] for shape in same.shapes]
         assert found.bytes_on_disk is None
     assert list(found.to_frame()["batch"]) == [2]
+    assert found.plot().axes[0].get_ylabel() == "milliseconds"
     with pytest.raises(UsageError, match="give base= too"):
         wt.measure(ticket, **settings)
 
@@ -189,6 +193,15 @@ def test_a_model_in_memory_predicts_what_its_folder_predicts(run, nothing_left):
 )
 def test_every_kind_of_texts_is_labeled_alike(make, run):
     assert wt.predict(run, make(TEXT[:3])).predictions == wt.predict(run, [(text,) for text in TEXT[:3]]).predictions
+
+
+def test_what_is_no_model_is_refused():
+    with pytest.raises(UsageError, match="Found a int; give a name, a folder, a model or a Ticket"):
+        wt.measure(7)
+    with pytest.raises(UsageError, match="The columns of train have different numbers of rows: text 2, label 1"):
+        wt.transfer("x", train={"text": ["a", "b"], "label": ["c"]}, validation=LABELED)
+    with pytest.raises(UsageError, match="train is a dict of splits; give a file, a Dataset"):
+        wt.transfer("x", train={"text": "a", "label": "b"}, validation=LABELED)
 
 
 def test_texts_of_files_and_of_other_columns(run, tmp_path):

@@ -142,23 +142,24 @@ def test_super_tickets_and_shared_models():
     assert frame.loc[0, f"{metric}_final"] == kinds["final"]["values"][0]
 
 
-def test_a_result_without_a_figure_says_so(folder):
+def test_a_measurement_has_a_table_and_a_figure(folder):
     found = wt.measure(folder, [1], [8], repeats=1, threads=1, runtime=wt.Runtime(quiet=True))
     assert found.to_frame()["flops"].tolist() == [found.shapes[0]["flops"]]
     assert f"{found.shapes[0]['flops']:,}" in repr(found)
-    with pytest.raises(
-        UsageError, match="Results of measure have no figure; those of similarity, .*compare, shrink have one"
-    ):
-        found.plot()
+    assert len(found.plot().axes[0].patches) == 1  # of the dense model itself
 
 
-def test_other_results_are_one_row(ticket, tmp_path):
+def test_other_results_are_a_row_for_each_fact_and_have_no_figure(ticket, tmp_path):
     ticket.save_pretrained(tmp_path / "ticket")
     found = wt.export(str(tmp_path / "ticket"), "masked", tmp_path / "masked")
-    frame = found.to_frame()
-    assert len(frame) == 1
-    assert frame.loc[0, "format"] == "masked"
+    frame = found.to_frame().set_index("fact")["value"]
+    assert frame["format"] == "masked"
+    assert frame["sparsity"] == found.sparsity
     assert wt.export.__doc__.startswith("Write")
+    with pytest.raises(
+        UsageError, match="Results of export have no figure; those of similarity, .*measure, shrink have one"
+    ):
+        found.plot()
 
 
 def test_a_ticket_is_a_table_by_matrix(ticket):

@@ -78,7 +78,8 @@ def test_the_pipeline_of_the_paper(tickets, tmp_path, bert, monkeypatch):
     words = ("share", "--model", bert, "--tasks", "rte,cola,mrpc", "--tickets", "auto", "--single-epochs", "1",
              "--level", "rte=50%,cola=60%,mrpc=0%", "--fine-tune", "--out", tmp_path / "run", *SHORT)  # fmt: skip
     code, out, err = tickets(*words, "--json")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert all("is no better on" in line for line in err.splitlines())  # so short a training may learn nothing
     result, run = json.loads(out), tmp_path / "run"
     assert sorted(path.name for path in (run / "stages").iterdir()) == ["cola", "rte"]  # 0 % makes no ticket
     found = {task: Ticket.from_pretrained(run / "stages" / task / "ticket") for task in ("rte", "cola")}

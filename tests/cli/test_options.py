@@ -245,7 +245,7 @@ def test_the_help_of_a_method_shows_what_it_reads(method):
 def test_the_whole_help_has_all_panels():
     options, panels = shown(["search", "--help"])
     assert panels == [
-        *("Arguments", "Model and data", "Ticket", "Objective", "Mask training", "Structured tickets"),
+        *("Arguments", "Model and data", "Ticket", "Objective", "Mask training", "Memory", "Structured tickets"),
         *("Tasks of the objective", "Iterative pruning", "Running"),
     ]
     assert len(options) == len([one for one in COMMANDS["search"].params if one.param_type_name == "option"]) + 1

@@ -272,9 +272,7 @@ def test_max_tokens_is_for_evaluation() -> None:
 
 
 def test_short_corpora() -> None:
-    with pytest.raises(
-        ContentError, match="shorter than one segment: found 9 tokens, needed 10 .--segments packed."
-    ):
+    with pytest.raises(ContentError, match="shorter than one segment: found 9 tokens, needed 10 .--segments packed."):
         batches(stream_of(5, 4), "packed:12")
     with pytest.raises(ContentError, match="shorter than one segment: found 9 tokens, needed 38 .--segments mixed."):
         batches(words_of(9), "mixed:10-40", n_batches=1, shuffle=True)

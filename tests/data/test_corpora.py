@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from winning_tickets.data import corpora, readers
-from winning_tickets.data.corpora import HUB_CORPORA, SplitName, load_corpus
+from winning_tickets.data.corpora import HUB_CORPORA, SplitName, check_corpus_name, load_corpus
 from winning_tickets.data.readers import fingerprint
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -95,6 +95,30 @@ def test_not_utf8(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes("abc é".encode("latin1"))
     with pytest.raises(ContentError, match=r"a\.txt is not UTF-8: byte 0xe9 at offset 4"):
         load_corpus(str(tmp_path / "a.txt"), "train")
+
+
+def test_a_column_of_a_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "dev.csv").write_text('id,body\n1,"a cat\nsat, down"\n2,a dog\n')
+    (tmp_path / "rows.jsonl").write_text('{"text": "a cat"}\n{"text": 3}\n')
+    monkeypatch.chdir(tmp_path)
+    for spec in ("data/dev.csv:body", str(tmp_path / "data" / "dev.csv:body")):  # the first could be one of the hub
+        assert list(load_corpus(spec, "train").lines) == ["a cat", "sat, down", "a dog"]
+    with pytest.raises(ContentError, match=r"line 2 has no text in a column 'text'; it has the columns id, body"):
+        load_corpus("data/dev.csv:text", "train")
+    with pytest.raises(ContentError, match=r"rows.jsonl, line 2 has no text in a column 'text'"):
+        load_corpus("rows.jsonl:text", "train")
+    with pytest.raises(UsageError, match=r"rows.jsonl is a table; name the column .* such as rows.jsonl:text"):
+        load_corpus("rows.jsonl", "train")
+    with pytest.raises(UsageError, match="There is no file or folder other.csv:body"):
+        load_corpus("other.csv:body", "train")
+
+
+@pytest.mark.parametrize(
+    "spec", ["pydocs", "task:rte", "org/name:text", "wikipedia:20231101.en", "a/b", "x.txt", "~/x"]
+)
+def test_names_that_may_be_a_corpus(spec: str) -> None:
+    check_corpus_name(spec)
 
 
 def test_unknown_names_and_missing_paths() -> None:

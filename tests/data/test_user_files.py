@@ -219,6 +219,13 @@ def test_a_class_that_the_training_file_lacks(tmp_path: Path) -> None:
         load_files(train, dev, None, kind="multilabel")
 
 
+def test_classes_in_a_message_are_in_one_line(tmp_path: Path) -> None:
+    train = put(tmp_path, "a.csv", 'text,label\na,"x\ny"\nb,z\n')
+    dev = put(tmp_path, "b.csv", "text,label\na,other\n")
+    with pytest.raises(ContentError, match=r"allowed: x y, z\.$"):
+        load_files(train, dev, None)
+
+
 def test_the_kind_can_be_said(tmp_path: Path) -> None:
     """Whole numbers as scores, fractions as names."""
     numbers = "text,label\na,1\nb,2\n"

@@ -6,10 +6,11 @@ import time
 
 import pytest
 from huggingface_hub import constants
+from transformers import AutoModel
 
 import winning_tickets as wt
 from samples.analyse_samples import command_line
-from samples.hub_server import TOKEN
+from samples.hub_server import TOKEN, Repo
 from samples.tiny_models import TEXT
 from samples.tiny_shared import make_shared
 from winning_tickets.runs import hub
@@ -139,3 +140,27 @@ def test_paths_are_not_looked_up(online, tmp_path, monkeypatch):
     for name in ("runs/b", "./x/y", "~/x", "/x/y", tmp_path / "x", "bert", "a/b/c"):
         assert hub.local(name) == str(name)
     assert online.asked == []
+
+
+def test_a_ticket_is_held_by_its_name(online, made):
+    wt.push(made["folder"] / "ticket", "me/ticket")
+    for name in ("me/ticket", made["folder"] / "ticket", str(made["folder"] / "ticket")):
+        model = AutoModel.from_pretrained(made["bert"])
+        with wt.held(model, name):
+            assert made["ticket"].is_applied_to(model)
+        assert wt.TicketCallback(name).ticket.id == made["ticket"].id
+
+
+def test_a_gated_repository_says_what_to_do(online, made):
+    wt.push(made["folder"] / "ticket", "me/ticket")
+    online.repos["me/model"] = Repo()
+    online.repos["me/model"].files["config.json"] = b"{}"
+    for repo in online.repos.values():
+        repo.gated = True
+    advice = "the repository is gated; ask for access on its page, then log in with hf auth login, or set HF_TOKEN"
+    with pytest.raises(UsageError, match=f"There is no ticket folder me/ticket, .*: {advice}"):
+        wt.Ticket.from_pretrained("me/ticket")
+    with pytest.raises(UsageError, match=f"Could not load me/ticket: {advice}"):
+        wt.evaluate("me/ticket", corpus=made["text"], **QUIET)
+    with pytest.raises(UsageError, match=f"Could not load the model me/model: {advice}"):
+        wt.search("me/model", method="magnitude", sparsity=0.5)

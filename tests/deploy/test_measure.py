@@ -234,10 +234,12 @@ def test_turns_that_disagree_are_told():
         {"batch": 1, "length": 8, "latency_seconds": latency(1.0, 0.9, 1.1)},
         {"batch": 2, "length": 8, "latency_seconds": latency(1.0, 0.9, 1.3)},
     ]
-    (warning,) = measuring._disagreements(shapes)
+    (warning,) = measuring._disagreements(shapes, threads=2)
+    assert "--threads 1" in warning
+    assert "--threads" not in measuring._disagreements(shapes, threads=1)[0], "there is one thread already"
     assert warning.startswith("The turns of 2 x 8 disagree")
     assert "--threads 1" in warning
-    assert measuring._disagreements(shapes[:1]) == []
+    assert measuring._disagreements(shapes[:1], threads=2) == []
 
 
 def test_several_threads_that_wait_for_each_other_are_told(monkeypatch):

@@ -27,8 +27,8 @@ from winning_tickets import (
     fit_head,
     push,
 )
+from winning_tickets.config.builtin_models import BUILTINS
 from winning_tickets.deploy.export import FORMATS
-from winning_tickets.models.loading import BUILTINS
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets import cards
 

@@ -296,9 +296,17 @@ def test_a_fine_tuned_model_keeps_its_head_and_its_task(world, tmp_path, kind):
     assert metrics <= result["models"][0]["quality"].keys()
     if kind == "tokens":
         return
-    unlabelled = config.model_copy(update={"train_file": str(file), "text_columns": ("text",)})
-    assert shrink(unlabelled, tmp_path / "own", QUIET)["models"][0]["quality"].keys() >= metrics
+    few = tmp_path / "few.jsonl"
+    few.write_text("\n".join(json.dumps({"text": text}) for text in TEXT[:2] * 4))
+    unlabelled = config.model_copy(update={"train_file": str(few), "vocabulary": True})
+    own = shrink(unlabelled, tmp_path / "own", QUIET)
+    assert own["models"][0]["vocabulary"] < own["dense"]["vocabulary"]
+    if kind == "classification":
+        found = predict(tmp_path / "own" / "model", [(row["text"],) for row in ROWS[kind]], runtime=QUIET)
+        right = [one["label"] == row["label"] for one, row in zip(found["predictions"], ROWS[kind], strict=True)]
+        assert own["models"][0]["quality"]["accuracy"] == pytest.approx(sum(right) / len(right))
+    two = unlabelled.model_copy(update={"text_columns": ("text", "text")})
     with pytest.raises(UsageError, match="--text-columns names 2 column"):
-        shrink(unlabelled.model_copy(update={"text_columns": ("text", "text")}), tmp_path / "two", QUIET)
+        shrink(two, tmp_path / "two", QUIET)
     made = predict(tmp_path / "out" / "model", [(TEXT[0],)], runtime=QUIET)
     assert len(made["predictions"]) == 1

@@ -11,7 +11,17 @@ from typer.testing import CliRunner
 
 from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
-from winning_tickets import Runtime, SearchConfig, SuperConfig, Ticket, TransferConfig, super_ticket
+from winning_tickets import (
+    Runtime,
+    SearchConfig,
+    SuperConfig,
+    Ticket,
+    TransferConfig,
+    export,
+    measure,
+    predict,
+    super_ticket,
+)
 from winning_tickets.cli import app, show
 from winning_tickets.finetuning.super_ticket import count_trainings
 from winning_tickets.models.loading import load_plm
@@ -241,6 +251,18 @@ def test_a_super_ticket_among_scores_that_mean_nothing_says_so(whole, tmp_path):
     assert "means nothing" not in show.super_ticket(informative)
     assert "its gain over the full model means nothing" in text
     assert text.endswith(f"Warning: {warning}")
+
+
+def test_a_super_run_is_its_best_model_to_other_commands(whole, config, tmp_path):
+    with pytest.raises(UsageError, match=r"kept no fine-tuned model of its super ticket, which is .*super-ticket"):
+        export(whole[1], "compact", tmp_path / "export")
+    fine_tuning = config.fine_tuning.model_copy(update={"save_model": True, "seeds": (0,)})
+    small = config.model_copy(update={"fine_tuning": fine_tuning, "selections": ("winning",), "level": (50.0,)})
+    super_ticket(small, tmp_path / "run", QUIET)
+    assert export(tmp_path / "run", "compact", tmp_path / "export")["task"] == "rte"
+    label = [predict(tmp_path / name, [("a cat", "a dog")])["predictions"][0] for name in ("run", "export")]
+    assert label[0]["scores"] == pytest.approx(label[1]["scores"], abs=1e-5)
+    assert measure(str(tmp_path / "run"), (1,), (8,), repeats=1, runtime=QUIET)["kind"] == "run"
 
 
 def test_every_metric_of_the_best_evaluation_is_kept(whole):

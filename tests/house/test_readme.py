@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 from samples.tiny_models import make_model
 from winning_tickets.cli import app
-from winning_tickets.config import SearchConfig
+from winning_tickets.config import SearchConfig, builtin_models
 from winning_tickets.models import loading
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -61,14 +61,14 @@ def make_targets() -> set[str]:
 
 
 @pytest.fixture(scope="module")
-def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, loading.Builtin]:
+def tiny_package(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, builtin_models.Builtin]:
     """An importable package with a tiny model, and the entry for it in place of that of MiniLM."""
     folder = tmp_path_factory.mktemp("packages")
     (folder / "tiny_builtin").mkdir()
     (folder / "tiny_builtin" / "__init__.py").touch()
     weights = make_model(folder / "tiny_builtin" / "model", head="none") / "model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    return folder, dataclasses.replace(loading.BUILTINS["minilm"], package="tiny_builtin", sha256=digest)
+    return folder, dataclasses.replace(builtin_models.BUILTINS["minilm"], package="tiny_builtin", sha256=digest)
 
 
 @pytest.fixture(params=["tiny", pytest.param("real", marks=pytest.mark.slow)])
@@ -77,7 +77,7 @@ def builtin(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     if request.param == "tiny":
         folder, entry = request.getfixturevalue("tiny_package")
         monkeypatch.syspath_prepend(folder)
-        monkeypatch.setitem(loading.BUILTINS, "minilm", entry)
+        monkeypatch.setitem(builtin_models.BUILTINS, "minilm", entry)
 
 
 def test_the_built_in_model_is_installed() -> None:

@@ -4,11 +4,13 @@ import builtins
 import json
 
 import pytest
+import torch
 
-from samples.tiny_models import make_model
-from winning_tickets import Runtime, SearchConfig, search
+from samples.analyse_samples import command_line
+from samples.tiny_models import TEXT, make_model
+from winning_tickets import Runtime, SearchConfig, Ticket, measure, search, transfer
 from winning_tickets.models.loading import load_plm
-from winning_tickets.runs.directory import trusting
+from winning_tickets.runs.directory import is_trusted, trusting
 from winning_tickets.runs.errors import UsageError
 
 CODE = {"AutoConfig": "custom.Config", "AutoModel": "custom.Model", "AutoModelForMaskedLM": "custom.Model"}
@@ -60,6 +62,14 @@ class Model(BertModel):
 """
 
 
+CLASSIFIER = """
+from transformers import BertForSequenceClassification
+
+class Classifier(BertForSequenceClassification):
+    config_class = Config
+"""
+
+
 @pytest.fixture
 def own_kind(bringing_code, tmp_path):
     """A model of a kind that is in no table, whose code makes layers like BERT's."""
@@ -89,3 +99,58 @@ def test_trust_ends_with_its_run(own_kind, tmp_path, monkeypatch):
         assert type(load_plm(own_kind).model).__name__ == "Model"
     with pytest.raises(UsageError, match="--trust-remote-code"):
         load_plm(own_kind)
+
+
+@pytest.fixture
+def tickets(capsys, monkeypatch, tmp_path):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    return command_line(capsys, monkeypatch)
+
+
+REFUSED = "contains custom code. If you trust its author, --trust-remote-code runs it"
+
+
+def test_other_commands_trust_only_where_they_are_told(own_kind, tmp_path, tickets):
+    made = tmp_path / "t"
+    search(own_kind, out=made, method="magnitude", sparsity=0.5, trust_remote_code=True, quiet=True)
+    commands = {
+        "measure": [made, "--batch", "1", "--length", "8", "--repeats", "1", "--threads", "1", "--quiet"],
+        "export": [made, "--format", "masked", "--out", tmp_path / "masked"],
+        "import-mask": [tmp_path / "masks" / "mask.pt", "--base", own_kind, "--out", tmp_path / "imported"],
+    }
+    (tmp_path / "masks").mkdir()
+    ticket = Ticket.from_pretrained(made)
+    masks = {f"bert.{name.removesuffix('.weight')}.weight_mask": mask.float() for name, mask in ticket.masks.items()}
+    torch.save(masks, tmp_path / "masks" / "mask.pt")
+    for command, words in commands.items():
+        code, out, err = tickets(command, *words, "--json")
+        assert (code, out) == (2, "")
+        assert REFUSED in err
+        code, out, err = tickets(command, *words, "--trust-remote-code", "--json")
+        assert code == 0, err
+        assert json.loads(out)["trust_remote_code"] is True
+        assert not is_trusted()
+    assert Ticket.from_pretrained(tmp_path / "imported").id == ticket.id
+    assert json.loads((tmp_path / "masked" / "export.json").read_text())["trust_remote_code"] is True
+    measured = measure(tmp_path / "masked", (1,), (8,), repeats=1, runtime=Runtime(trust_remote_code=True, quiet=True))
+    assert measured.parameters["non_zero"] < measured.parameters["encoder"]
+
+
+def test_a_fine_tuned_model_with_code_predicts_where_it_is_trusted(bringing_code, tmp_path, tickets):
+    code = {
+        "AutoConfig": "custom.Config",
+        "AutoModel": "custom.Model",
+        "AutoModelForSequenceClassification": "custom.Classifier",
+    }
+    model = bringing_code(model_type="mine", auto_map=code)
+    (tmp_path / "m" / "custom.py").write_text(OWN + CLASSIFIER)
+    rows = [{"text": text, "label": "ab"["cat" in text]} for text in TEXT]
+    settings = dict(steps=1, batch_size=8, max_length=32, save_model=True, quiet=True)
+    transfer(model, tmp_path / "run", train=rows, validation=rows[:8], trust_remote_code=True, **settings)
+    words = ("predict", tmp_path / "run", "--text", TEXT[0], "--json")
+    code, out, err = tickets(*words)
+    assert (code, out) == (2, "")
+    assert REFUSED in err
+    code, out, err = tickets(*words, "--trust-remote-code")
+    assert code == 0, err
+    assert json.loads(out)["trust_remote_code"] is True

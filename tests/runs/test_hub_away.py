@@ -56,3 +56,18 @@ def test_a_name_server_that_does_not_answer_is_not_waited_for(away, monkeypatch)
     monkeypatch.setattr(hub, "SECONDS", -0.4)
     monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", lambda *_, **__: time.sleep(1))
     assert hub.hub_is_away("org/other", "model").endswith("cannot be reached (no answer)")
+
+
+def test_a_hub_without_an_answer_is_asked_once_for_a_repository(away, monkeypatch):
+    asked = []
+
+    def refuse(_, repository, **__):
+        asked.append(repository)
+        raise ConnectionError("closed")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "repo_info", refuse)
+    assert hub.local("org/asked") == "org/asked"
+    assert "cannot be reached" in hub.not_local("org/asked")
+    with pytest.raises(UsageError, match="cannot be reached"):
+        loading.load_plm("org/asked")
+    assert asked == ["org/asked"]

@@ -134,6 +134,9 @@ ROWS: dict[str, str] = {
         --sparsity 0.5,x | 2 | is not a list of numbers
         --corpus nowhere.txt | 2 | no file or folder
         --corpus wikitext | 2 | Did you mean 'wikitext-
+        --corpus wikitext --dry-run | 2 | Did you mean 'wikitext-
+        --corpus rows.csv | 2 | rows.csv:text
+        --corpus rows.csv:body | 1 | it has the columns text, label
         --corpus empty.txt | 1 | empty
         --corpus binary | 1 | not UTF-8
         --corpus task:rtee | 2 | Did you mean 'rte'
@@ -289,6 +292,7 @@ ROWS: dict[str, str] = {
     """,
     "predict": """
         ! run --input nowhere.csv --out x.csv | 2 | nowhere.csv
+        ! run --text @rows.csv | 2 | label its rows with --input rows.csv
         ! run --input rows.csv | 2 | --out
         ! run --input rows.csv --out x.xlsx | 2 | .jsonl
         --text-columns a,b,c | 2 | --input
@@ -616,6 +620,8 @@ ROWS: dict[str, str] = {
         --shard 3/2 | 2 | 3/16
         --store foreign | 2 | untouched
         --engine locl | 2 | Did you mean 'local'
+        --engine locl --dry-run | 2 | Did you mean 'local'
+        --where method=kdd | 2 | Unknown
         --workers 0 | 2 | workers
         --walltime 0 | 2 | walltime
         --slurm partition | 2 | --slurm 'partition' is not NAME=VALUE

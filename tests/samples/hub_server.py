@@ -21,6 +21,7 @@ class Repo:
     def __init__(self, private: bool = False) -> None:
         self.files: dict[str, bytes] = {}
         self.private = private
+        self.gated = False
         self.messages: list[str] = []
 
     @property
@@ -151,6 +152,8 @@ class _Handler(BaseHTTPRequestHandler):
         repo = self.server.repos.get(match[1]) if match else None
         if repo is None or match is None or (repo.private and not self._logged_in):
             return self._refuse(404 if self._logged_in else 401, "RepoNotFound", "Repository not found")
+        if file is not None and repo.gated:
+            return self._refuse(403, "GatedRepo", "Access to this model is restricted.")
         if file is not None:
             content = repo.files.get(file[2])
             if content is None:

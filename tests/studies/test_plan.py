@@ -275,6 +275,11 @@ def test_impossible_settings_name_the_stage_and_the_axes():
         planned(study({"search": SEARCH | {"over": {"seed": ["a"]}}}))
 
 
+def test_a_mistyped_built_in_model_is_refused_at_once():
+    with pytest.raises(UsageError, match="Unknown built-in model 'minlm'. Did you mean 'minilm'"):
+        planned(little(), model="builtin:minlm")
+
+
 def test_overrides():
     assert parse_overrides(["tasks=rte,mrpc", "a=0.5", "b=null", "c=[x]", "d=text", "e="]) == {
         "tasks": ["rte", "mrpc"],

@@ -14,8 +14,7 @@ import pytest
 
 from samples.tiny_models import make_model
 from winning_tickets.analysis.report.tables import MISSING
-from winning_tickets.config import Runtime
-from winning_tickets.models import loading
+from winning_tickets.config import Runtime, builtin_models
 from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
 from winning_tickets.studies import demo, worker
 from winning_tickets.tickets.ticket import Ticket
@@ -65,10 +64,10 @@ def builtin(tmp_path_factory):
     (folder / "tiny_demo" / "__init__.py").touch()
     weights = make_model(folder / "tiny_demo" / "model", head="none") / "model.safetensors"
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
-    entry = dataclasses.replace(loading.BUILTINS["minilm"], package="tiny_demo", sha256=digest)
+    entry = dataclasses.replace(builtin_models.BUILTINS["minilm"], package="tiny_demo", sha256=digest)
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(folder)
-        patch.setitem(loading.BUILTINS, "minilm", entry)
+        patch.setitem(builtin_models.BUILTINS, "minilm", entry)
         patch.setenv("WINNING_TICKETS_CACHE", str(folder / "cache"))
         yield
 

@@ -6,6 +6,7 @@ from transformers import AutoModel, AutoModelForMaskedLM
 
 import winning_tickets as wt
 from samples.tiny_models import TEXT, make_model
+from winning_tickets.deploy.mask_files import import_mask
 from winning_tickets.runs.errors import ContentError, UsageError
 
 QUERY = "encoder.layer.0.attention.self.query.weight"
@@ -56,6 +57,19 @@ def test_masks_of_a_whole_scope_have_its_name_and_order(folder):
     assert ticket.info.scope == "encoder"
     assert list(ticket.masks) == list(magnitude.masks)
     assert ticket.id == magnitude.id
+
+
+def test_partial_masks_of_a_model_in_a_folder_without_a_pooler(tmp_path):
+    folder = make_model(tmp_path / "m", head="mlm")
+    mask = torch.ones(32, 32, dtype=torch.bool)
+    ticket = wt.Ticket.from_masks({QUERY: mask}, str(folder))
+    assert (list(ticket), ticket.info.scope) == ([QUERY], "partial")
+
+
+def test_masks_without_provenance_are_answered_with_the_way(model):
+    for make in (lambda masks: wt.Ticket(masks, {}), lambda masks: import_mask(masks, "m", "out")):
+        with pytest.raises(UsageError, match=r"Ticket\.from_masks"):
+            make({QUERY: mask_of(model)})
 
 
 def test_names_of_a_model_with_a_head_and_of_wrappers(model):

@@ -83,3 +83,26 @@ def test_logits_of_a_whole_batch_are_never_in_memory(tmp_path, monkeypatch):
     (sums["clm"] + sums["logits"]).backward()
     assert max(most) == 258 * 4
     assert sum(most) == 2 * 2 * 30 * 258  # of two terms, once in each pass
+
+
+def test_the_most_probable_tokens_are_told_apart_and_the_rest_counts_as_one():
+    """The divergence of K + 1 probabilities, finite with its gradient where the rest has next to none."""
+    torch.manual_seed(0)
+    student, teacher = torch.randn(2, 5, 20).double().unbind()
+    counted = torch.tensor([1, 1, 0, 1, 1])
+    ours, theirs = (logits.div(2).softmax(-1) for logits in (student, teacher))
+    places = theirs.topk(3).indices
+    grouped = [
+        torch.cat([one.gather(-1, places), 1 - one.gather(-1, places).sum(-1, keepdim=True)], -1)
+        for one in (ours, theirs)
+    ]
+    expected = ((grouped[1] * (grouped[1] / grouped[0]).log()).sum(-1) * counted).sum()
+    torch.testing.assert_close(terms.logits_sum(student, teacher, 2.0, counted, 3), expected)
+    whole = terms.logits_sum(student, teacher, 2.0, counted)
+    assert 0 < expected < whole
+    torch.testing.assert_close(terms.logits_sum(student, teacher, 2.0, counted, 20), whole)
+    certain = torch.tensor([[100.0, 0.0, 0.0, 0.0]], requires_grad=True)
+    loss = terms.logits_sum(certain, certain.detach().roll(1, -1), 1.0, top_k=1)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert torch.isfinite(certain.grad).all()

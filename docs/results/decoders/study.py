@@ -26,28 +26,34 @@ SEARCH_CHARACTERS = 8_000_000  # of the training articles; the model has read th
 
 
 def settings_of_runs(steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the name and the settings of each search; where something is drawn, of each seed."""
+    """Yields the name and the settings of each search, the most telling ones first; seeds where something is drawn."""
     levels: dict[str, Any] = {"sparsity": SPARSITIES}
     pattern: dict[str, Any] = {"pattern": "2:4"}
-    yield "magnitude", levels | {"method": "magnitude"}
-    yield "magnitude-2:4", pattern | {"method": "magnitude"}
-    yield "wanda", levels | {"method": "wanda"}
-    yield "wanda-2:4", pattern | {"method": "wanda"}
-    for seed in SEEDS:
+    one_shot = ("wanda", "magnitude")
+    trained = {"method": "mask-training", "steps": steps}
+    terms: dict[str, dict[str, Any]] = {one: {"objective": one, "seed": 0} for one in OBJECTIVES}
+    terms["logits"]["logits_top_k"] = 100
+    for method in one_shot:
+        yield method, levels | {"method": method}
+    yield f"{OBJECTIVES[0]}-seed0", levels | trained | terms[OBJECTIVES[0]]
+    yield "random-seed0", levels | {"method": "random", "seed": 0}
+    for objective in OBJECTIVES[1:]:
+        yield f"{objective}-seed0", levels | trained | terms[objective]
+    whole = trained | {"objective": "kd", "sparsity": 0.5}
+    yield "end-to-end-seed0", whole
+    yield "block-wise-seed0", whole | {"block_wise": True}
+    rounds = {"method": "imp", "objective": "clm", "round_steps": steps, "learning_rate": 5e-4}
+    yield "imp-seed0", levels | rounds
+    for method in one_shot:
+        yield f"{method}-2:4", pattern | {"method": method}
+    for objective in OBJECTIVES:
+        yield f"{objective}-2:4-seed0", pattern | trained | terms[objective]
+    yield "random-2:4-seed0", pattern | {"method": "random", "seed": 0}
+    for seed in SEEDS[1:]:
         yield f"random-seed{seed}", levels | {"method": "random", "seed": seed}
         yield f"random-2:4-seed{seed}", pattern | {"method": "random", "seed": seed}
-    for seed in SEEDS:
-        for objective in OBJECTIVES if seed == 0 else OBJECTIVES[:1]:
-            trained = {"method": "mask-training", "objective": objective, "steps": steps, "seed": seed}
-            trained |= {"logits_top_k": 100} if objective == "logits" else {}
-            yield f"{objective}-seed{seed}", levels | trained
-            yield f"{objective}-2:4-seed{seed}", pattern | trained
-        if seed == 0:
-            whole = {"method": "mask-training", "objective": "kd", "steps": steps, "sparsity": 0.5}
-            yield "end-to-end-seed0", whole
-            yield "block-wise-seed0", whole | {"block_wise": True}
-            rounds = {"method": "imp", "objective": "clm", "round_steps": steps, "learning_rate": 5e-4}
-            yield "imp-seed0", levels | rounds
+        yield f"{OBJECTIVES[0]}-seed{seed}", levels | trained | {"objective": OBJECTIVES[0], "seed": seed}
+        yield f"{OBJECTIVES[0]}-2:4-seed{seed}", pattern | trained | {"objective": OBJECTIVES[0], "seed": seed}
 
 
 def search_text(articles: Path, out: Path) -> Path:
@@ -89,7 +95,7 @@ def run_all(args: argparse.Namespace) -> None:
 
     if not (raw / "dense.json").exists():
         store("dense", perplexity(args.model))
-    text = {"corpus": str(corpus), "segments": "packed:256", "batch_tokens": 2048}
+    text = {"corpus": str(corpus), "segments": f"packed:{args.length}", "batch_tokens": 2048}
     for name, settings in settings_of_runs(args.steps):
         if (raw / f"{name}.json").exists():
             continue
@@ -136,6 +142,7 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--steps", type=int, required=True)
     parser.add_argument("--max-tokens", type=int, default=60_000, help="tokens of the held-out articles")
+    parser.add_argument("--length", type=int, default=256, help="tokens of a segment")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--table", action="store_true")
     args = parser.parse_args()

@@ -130,19 +130,20 @@ def main() -> None:
     parser.add_argument("--vocabulary", type=int, default=8000)
     parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=60)
     parser.add_argument("--megabytes", type=float, help="size of the part of wiki.train.txt that is read; default all")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluate-every", type=int, default=500)
+    parser.add_argument("--held-out-blocks", type=int, help="of wiki.valid.txt that are measured; default all")
     parser.add_argument("--save-seconds", type=float, default=180)
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    options = {
-        k: v for k, v in vars(args).items() if k not in ("articles", "out", "steps", "save_seconds", "evaluate_every")
-    }
+    changeable = ("articles", "out", "steps", "save_seconds", "evaluate_every", "held_out_blocks")
+    options = {name: value for name, value in vars(args).items() if name not in changeable}
 
     tokenizer, train, valid = prepare(args)
+    valid = valid[: args.held_out_blocks]
     model = build_model(args, tokenizer)
     matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]

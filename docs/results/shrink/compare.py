@@ -2,7 +2,7 @@
 
 DATA has folders `glue`, `snli` and `wikipedia`. Each row becomes OUT/ROW.json with what was asked for, the structure,
 losses on held-out text, the similarity on the dev set of STS-B and CPU seconds, and OUT/ROW with the model. Rows that
-are there are kept, and a row that was stopped resumes.
+are there are kept, and a row that was stopped resumes. The table of all rows is printed at the end.
 """
 
 import argparse
@@ -11,6 +11,7 @@ import dataclasses
 import json
 import re
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -50,9 +51,11 @@ ROWS: dict[str, dict] = {
     "depth-3x": {"choice": "depth", "speedup": 3},
     "next": {"layer_map": "next"},
     "sts": {"text": "sts"},
-    "short": {"steps": 40},
-    "long": {"steps": 320},
+    "steps-40": {"steps": 40},
+    "steps-160": {"steps": 160},
+    "steps-320": {"steps": 320},
 }
+RAW = Path(__file__).parent / "raw"
 QUIET = Runtime(quiet=True, device="cpu")
 
 
@@ -109,7 +112,7 @@ def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     remove_(small, gates_of(values, sizes, structure), structure)
     chosen = time.process_time()
     kept = [layer for layer, numbers in enumerate(sizes) if any(numbers)]
-    run = RunDirectory(out / name, "running", name)
+    run = RunDirectory(out / name, "unfinished", name)
     facts = recover(config, small, objective_of(config, source, kept), source.batches, source.held_out, run, QUIET)
     recovered = time.process_time()
     small.model.requires_grad_(True)
@@ -133,6 +136,25 @@ def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     }
 
 
+def table_of(out: Path) -> str:
+    """The rows that are there, in Markdown."""
+    dense = json.loads((RAW / "importance.json").read_text())["dense"]["quality"]["similarity_spearman"]
+    lines = [
+        "| row | speed-up by the table | steps | STS-B dev | of dense | embedding distance before, after | CPU s |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for name in ROWS:
+        if (out / f"{name}.json").is_file():
+            found = json.loads((out / f"{name}.json").read_text())
+            before, after = (found["recovery"][when].get("pooled", float("nan")) for when in ("before", "after"))
+            lines.append(
+                f"| {name} | {1 / found['time_by_table']:.2f} | {found['recovery']['steps']} | {found['spearman']:.4f} "
+                f"| {found['spearman'] / dense:.3f} | {before:.3f}, {after:.3f} "
+                f"| {found['cpu_seconds']['recover']:.0f} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     """Make the rows that are not there yet."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -141,12 +163,13 @@ def main() -> None:
     parser.add_argument("rows", nargs="*", default=list(ROWS))
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    stored = json.loads((Path(__file__).parent / "raw" / "costs.json").read_text())
+    stored = json.loads((RAW / "costs.json").read_text())
     table = TypeAdapter(CostTable).validate_python(stored, extra="ignore")
     for name in options.rows:
         file = options.out / f"{name}.json"
         if not file.is_file():
             file.write_text(json.dumps(row(options.data, options.out, name, table), indent=2) + "\n")
+    sys.stdout.write(table_of(options.out))
 
 
 if __name__ == "__main__":

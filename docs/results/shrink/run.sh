@@ -12,6 +12,9 @@ python compare.py $DATA rows
 python speed.py builtin:minilm rows/*/model > raw/speed-sentences.json
 python speed.py builtin:minilm rows/importance/model --int8 --glue $DATA/glue > raw/int8.json
 
+tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines:64 --task stsb --data-dir $DATA/glue --speedup 2 \
+    --choice gates --steps 80 --warmup-steps 10 --batch-tokens 1024 --importance-batches 24 --out gates
+
 # As long as half an hour lets it: rows/nli.txt is written by compare.py.
 tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines --task stsb --data-dir $DATA/glue --speedup 2 \
     --minutes 30 --formats onnx,int8 --out half-an-hour

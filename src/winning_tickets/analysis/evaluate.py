@@ -141,6 +141,11 @@ def _find(config: EvaluateConfig) -> tuple[Target, Origin]:
     name, here = config.target, local(config.target)
     if is_ticket(here):
         return Target.find(name, config.base, config.revision, config.layers), Origin()
+    if config.base is not None and not needs_teacher(_terms(config)):
+        raise UsageError(
+            f"--base names the dense model that losses such as kd compare with, which --objective "
+            f"{','.join(config.objectives)} does not read; leave it out."
+        )
     if is_onnx(here):
         if config.objectives != ("similarity",):
             raise UsageError(

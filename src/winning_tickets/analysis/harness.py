@@ -17,10 +17,11 @@ PACKAGE = "lm_eval"
 
 
 def check_tasks(config: EvaluateConfig) -> None:
-    """Refuse tasks where the harness is not installed, and a folder of tasks that does not exist."""
+    """Refuse tasks where the harness is not installed, a folder of tasks that does not exist, settings of no task."""
     if not config.harness_tasks:
-        if config.tasks_dir is not None:
-            raise UsageError("--tasks-dir says where --tasks are found; name the tasks, or leave it out.")
+        about = [field for field in ("tasks_dir", "num_fewshot", "limit") if getattr(config, field) is not None]
+        if about:
+            raise UsageError(f"{config.option_of(about[0])} is about --tasks; name tasks, or leave it out.")
         return
     if importlib.util.find_spec(PACKAGE) is None:
         raise UsageError("--tasks needs the EleutherAI evaluation harness: pip install 'winning-tickets[lm-eval]'.")

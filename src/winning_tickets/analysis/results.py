@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from winning_tickets.runs import memory
 from winning_tickets.runs.directory import MARKER, RESULT
 from winning_tickets.runs.errors import ContentError, UsageError, explain, shown, unknown
 from winning_tickets.runs.files import read_json
@@ -59,17 +60,16 @@ _CELL = TypeAdapter(RunScore)
 Run = str | Path | Mapping[str, Any]
 """A transfer: its folder, a file of its result, or the result itself."""
 Runs = Run | Sequence[Run]
-AnyOne = TypeVar("AnyOne")
 
 
-def as_list(given: AnyOne | Sequence[AnyOne]) -> list[AnyOne]:
+def as_list(given: Any) -> list[Any]:
     """Return several paths, results or tickets as a list; one of them as a list of one."""
     return list(given) if isinstance(given, Sequence) and not isinstance(given, str) else [given]
 
 
 def name_in_memory(result: Mapping[str, Any]) -> str:
     """Return what messages and tables call a result that was given itself."""
-    return f"{result.get('run_id') or result.get('target') or 'result'} (in memory)"
+    return f"{result.get('run_id') or memory.shown(str(result.get('target', 'result')))} (in memory)"
 
 
 def read_runs(runs: Runs, score: Score = "final", metric: str | None = None, kind: str = "transfer") -> list[RunScore]:

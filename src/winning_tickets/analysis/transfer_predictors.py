@@ -24,6 +24,7 @@ from winning_tickets.analysis.results import (
     read_runs,
 )
 from winning_tickets.analysis.statistics import CORRELATION_RESAMPLES, correlate, correlate_within, describe_bootstrap
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.files import read_json, read_object
 from winning_tickets.tickets.files import INFO_FILE
@@ -94,7 +95,7 @@ def _measurements(content: Mapping[str, Any], path: str) -> Iterator[Measurement
         if key.startswith("similarity"):
             text = str(content.get("pairs_from")).removesuffix(" validation")
         else:
-            text = PurePath(str(content.get("corpus"))).name
+            text = PurePath(memory.shown(str(content.get("corpus")))).name
             given = {name: str(content[name]) for name in _SETTINGS if content.get(name) is not None}
             common = {name: one for name, one in given.items() if name not in _DEFAULTS}
             settings = _DEFAULTS | given if short == "kd" else common
@@ -291,7 +292,7 @@ def _rows(
         dense = key[0] == "dense"
         rows.append(
             {
-                "label": Path(one.target).name,
+                "label": Path(memory.shown(one.target)).name,
                 "ticket_id": one.ticket_id,
                 "model": one.model or cells[0].model,
                 "method": "dense" if dense else next((m.method for m in columns.values() if m.method), "ticket"),

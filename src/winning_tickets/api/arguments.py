@@ -96,7 +96,11 @@ def named(*values: Any, tokenizer: Any = None, trust_remote_code: bool = False) 
     with ExitStack() as stack:
         stack.enter_context(trusting(trust_remote_code))
         names = Names(stack, tokenizer)
-        yield [names.of_model(value) for value in values]
+        found = [names.of_model(value) for value in values]
+        for value in found:
+            if not isinstance(value, str | None):
+                raise UsageError(f"Found a {type(value).__name__}; give a name, a folder, a model or a Ticket.")
+        yield found
 
 
 def check_base(target: Any, base: Any, keyword: str) -> None:
@@ -131,6 +135,8 @@ class Names:
                 found[field] = one(value)
             elif isinstance(value, Mapping):  # by task
                 found[field] = {task: one(item) for task, item in value.items()}
+            elif field in ROWS and not isinstance(value, str | None):
+                raise UsageError(f"{field} is a {type(value).__name__}; give a dict with the data of each task.")
             elif isinstance(value, list | tuple):
                 found[field] = [one(item) for item in value]
             if types and types <= {tuple, NoneType} and isinstance(found[field], str | int | float):
@@ -139,10 +145,8 @@ class Names:
 
     def of_model(self, value: Any) -> Any:
         """Return the name of a model or ticket; another value, such as a name, as it is."""
-        if isinstance(value, Path):
-            return str(value)
         if _is_setting(value):
-            return value
+            return _written(value)
 
         from torch import nn
 
@@ -155,22 +159,18 @@ class Names:
         if isinstance(value, nn.Module):
             model = GivenModel.of(value, self.tokenizer)
             return self._name(model.name, model)
-        return value
+        return value  # the settings refuse it
 
     def _of_rows(self, field: str, value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
         if _is_setting(value):
-            return value
+            return _written(value)
         rows = rows_of(value, field.removesuffix("_file"))
         return self._name(f"{memory.PREFIX}rows-{fingerprint(repr(row) for _, row in rows)}", rows)
 
     def _of_corpus(self, kind: type[Settings], values: Mapping[str, Any]) -> Any:
         value = values["corpus"]
-        if isinstance(value, Path):
-            return str(value)
         if _is_setting(value):
-            return value
+            return _written(value)
         lines = _lines(value)
         if not hasattr(value, "__len__"):
             lines = list(_first(lines, _characters(kind.of(**{**values, "corpus": "stream"}))))
@@ -191,7 +191,11 @@ def _types(kind: type[Settings], field: str) -> set[Any]:
 
 
 def _is_setting(value: Any) -> bool:
-    return value is None or isinstance(value, str | int | float | Settings)
+    return value is None or isinstance(value, str | int | float | Path | Settings)
+
+
+def _written(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 class _Lines:

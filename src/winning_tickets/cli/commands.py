@@ -97,7 +97,16 @@ Quiet = Annotated[bool, _running("--quiet", help=Runtime.help_of("quiet"))]
 CheckpointSteps = Annotated[int | None, _running("--checkpoint-steps", min=1, help=Runtime.help_of("checkpoint_steps"))]
 NonFinite = Annotated[Literal["stop", "skip"], _running("--non-finite", help=Runtime.help_of("non_finite"))]
 ReportTo = Annotated[str | None, _running("--report-to", help=Runtime.help_of("report_to"))]
-TrustRemoteCode = Annotated[bool, _running("--trust-remote-code", help=Runtime.help_of("trust_remote_code"))]
+
+
+def _trust(context: typer.Context, value: bool) -> bool:
+    context.with_resource(trusting(value))  # until the command ends
+    return value
+
+
+TrustRemoteCode = Annotated[
+    bool, _running("--trust-remote-code", callback=_trust, help=Runtime.help_of("trust_remote_code"))
+]
 DataDir = Annotated[
     str | None, typer.Option("--data-dir", help="Folder with GLUE data (CoLA/ ...), or a copy of the hub's repository.")
 ]
@@ -345,7 +354,8 @@ def checked_settings(
         except UsageError:
             raise error from None
         names = [kind.option_of(field) for field in wrong if field in kind.model_fields]
-        # A problem that names a refused option may be only of its absence. What needs torch is told another time.
+        # A problem that names a refused option is left out: it may come from the option's absence here. Checks that
+        # need torch are left out too.
         more = [*misnamed(rest, with_files=False), *unread_options(rest)]
         problems += [line for line in more if not any(name in line for name in names)]
         raise UsageError("\n".join(dict.fromkeys(problems))) from None

@@ -32,7 +32,9 @@ def compare(
 
 
 @app.command()
-def inspect(ticket: Annotated[str, typer.Argument(help="A ticket folder.")], as_json: commands.Json = False) -> None:
+def inspect(
+    ticket: Annotated[str, typer.Argument(help="A ticket: its folder or hub id.")], as_json: commands.Json = False
+) -> None:
     """Describe a ticket: exact sparsity, counts, sparsity of each matrix, origin.
 
     Example: tickets inspect my-ticket --json
@@ -63,7 +65,9 @@ def average(
 def predict(
     runs: Annotated[
         list[str],
-        typer.Argument(metavar="RUN...", help="A transfer or super run made with --save-model, or an export of one."),
+        typer.Argument(
+            metavar="RUN...", help="A transfer or super run made with --save-model, an export, or a hub id."
+        ),
     ],
     text: Annotated[
         list[str] | None,
@@ -94,6 +98,7 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace --out, or an earlier submission.")] = False,
     device: commands.Device = "auto",
     bf16: commands.Bf16 = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -105,7 +110,7 @@ def predict(
 
     Example: tickets predict my-cola my-rte --glue-submission submission --data-dir glue
     """
-    runtime = Runtime.of(device=device, bf16=bf16, quiet=quiet)
+    runtime = Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code)
     of_file = {"--out": out, "--text-columns": text_columns, "--probabilities": probabilities}
     given = [option for option, value in of_file.items() if value]
     if input_file is None and given:
@@ -145,6 +150,8 @@ def predict(
 
     if not text:
         raise UsageError("There is nothing to label: give --text, --input FILE, or --glue-submission DIR.")
+    if file := next((one[1:] for one in text if one.startswith("@") and Path(one[1:]).is_file()), None):
+        raise UsageError(f"--text takes a text, and {file} is a file; label its rows with --input {file}.")
     if text_pair is not None and len(text_pair) != len(text):
         raise UsageError(f"{len(text)} --text and {len(text_pair)} --text-pair were given; they go in pairs.")
     texts = [tuple(item.split("\t")) for item in text]
@@ -176,7 +183,7 @@ def combine(
 
 @app.command()
 def perturb(
-    target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket folder.")],
+    target: Annotated[str, typer.Argument(metavar="TICKET", help="A ticket: its folder or hub id.")],
     out: commands.Out,
     fraction: Annotated[
         float,
@@ -208,6 +215,7 @@ def import_mask(
     method: Annotated[str, typer.Option("--method", help="Name of the method, for tables and figures.")] = "imported",
     revision: commands.Revision = None,
     force: commands.Force = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     as_json: commands.Json = False,
 ) -> None:
     """Make a ticket of the masks that the released code of the papers writes.
@@ -222,7 +230,9 @@ def import_mask(
 
 @app.command()
 def export(
-    target: Annotated[str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model.")],
+    target: Annotated[
+        str, typer.Argument(metavar="TICKET_OR_RUN", help="A ticket, or a run with its model; its folder or hub id.")
+    ],
     out: commands.Out,
     format_: Annotated[
         str,
@@ -241,6 +251,7 @@ def export(
     ] = None,
     allow_other_weights: commands.OtherWeights = False,
     force: commands.Force = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     dry_run: commands.DryRun = False,
     as_json: commands.Json = False,
 ) -> None:
@@ -307,7 +318,11 @@ def push(
 @app.command()
 def measure(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A model, a ticket, an export, or a transfer with its model.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A model, a ticket, an export, or a transfer with its model; its name, folder or hub id.",
+        ),
     ],
     batch: Annotated[str, typer.Option(help="Batch sizes, with commas.")] = "1,8,32",
     length: Annotated[str, typer.Option(help="Tokens of each text, with commas.")] = "32,128",
@@ -321,6 +336,7 @@ def measure(
     allow_other_weights: commands.OtherWeights = False,
     device: commands.Device = "auto",
     bf16: commands.Bf16 = False,
+    trust_remote_code: commands.TrustRemoteCode = False,
     dry_run: commands.DryRun = False,
     quiet: commands.Quiet = False,
     as_json: commands.Json = False,
@@ -345,7 +361,7 @@ def measure(
         revision=revision,
         layers=layers,
         allow_other_weights=allow_other_weights,
-        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet),
+        runtime=Runtime.of(device=device, bf16=bf16, quiet=quiet, trust_remote_code=trust_remote_code),
     )
     return emit(result, as_json, show.measurement(result))
 

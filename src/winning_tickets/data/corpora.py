@@ -10,7 +10,7 @@ from typing import Literal, Protocol
 
 from winning_tickets.data import hub
 from winning_tickets.data.hub import HubPart
-from winning_tickets.data.readers import RunningFingerprint, fingerprint, read_lines, split_lines
+from winning_tickets.data.readers import FORMATS, RunningFingerprint, fingerprint, read_lines, split_lines
 from winning_tickets.runs import memory
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
 
@@ -72,15 +72,34 @@ class CorpusText:
 
 def load_corpus(spec: str, split: SplitName, data_dir: str | Path | None = None) -> CorpusText:
     """Read a corpus: a name of a table above, `task:NAME`, `wikipedia:DATE.LANGUAGE`, `org/name:column`, or a path."""
-    # A path is a text file, a folder of text files, or a folder of Parquet files with a column `text`. The files of a
-    # folder are chosen by train, valid or test in their names; a single file, or a folder without such names, serves
-    # both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's repository of a WikiText or Wikipedia.
+    # A path is a text file, a column `FILE.csv:column` of a table, a folder of text files, or a folder of Parquet files
+    # with a column `text`. The files of a folder are chosen by train, valid or test in their names; a single file, or a
+    # folder without such names, serves both splits. `data_dir` has the data of `task:NAME`, or a copy of the hub's
+    # repository of a WikiText or Wikipedia.
     text: CorpusText | None = memory.find(spec)
     if text is not None:
         return replace(text, split=split)
     if (stream := _stream(spec, split, data_dir)) is not None:
         return stream
     return CorpusText.of(spec, split, _reader(spec, split, data_dir))
+
+
+def table_column(spec: str) -> tuple[Path, str] | None:
+    """Return the file and the column that `FILE.csv:column` names; None for other corpora."""
+    file, colon, column = spec.rpartition(":")
+    path = Path(file).expanduser()
+    return (path, column) if colon and path.suffix.lower() in FORMATS and path.is_file() else None
+
+
+def check_corpus_name(spec: str) -> None:
+    """Refuse a word that is neither the name of a corpus nor a path; other paths may be on another machine."""
+    known = spec in (*HUB_CORPORA, *PYDOCS_PARTS) or spec.startswith("task:") or _streamed_part(spec) is not None
+    path = Path(spec.rpartition(":")[0] or spec)
+    is_path = re.search(r"[/\\]|^[.~]", spec) or path.suffix in (*TEXT_SUFFIXES, *FORMATS)
+    if known or is_path or memory.find(spec) is not None or Path(spec).expanduser().exists():
+        return
+    names = (*HUB_CORPORA, *PYDOCS_PARTS, "wikipedia:20231101.en", "task:NAME")
+    raise unknown("corpus", spec, names, "A path to a text file or to a folder of text or Parquet files works too.")
 
 
 def hub_repository(spec: str) -> str | None:
@@ -166,14 +185,24 @@ def _reader(spec: str, split: SplitName, data_dir: str | Path | None) -> Callabl
     if spec.startswith("task:"):
         sentences = _task_sentences(spec.removeprefix("task:"), split, data_dir)
         return lambda: sentences
+    if (table := table_column(spec)) is not None:
+        return lambda: _column(*table)
     path = Path(spec).expanduser()
+    if path.is_file() and path.suffix.lower() in FORMATS:
+        raise UsageError(f"The corpus {spec} is a table; name the column of its texts, such as {spec}:text.")
     if path.is_dir() or path.is_file():
         files = _files(path, split) if path.is_dir() else [path]
         return lambda: (line for file in files for line in read_lines(file))
-    if re.search(r"[/\\]|^[.~]", spec) or path.suffix in TEXT_SUFFIXES:
-        raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
-    names = (*HUB_CORPORA, *PYDOCS_PARTS, "wikipedia:20231101.en", "task:NAME")
-    raise unknown("corpus", spec, names, "A path to a text file or to a folder of text or Parquet files works too.")
+    check_corpus_name(spec)
+    raise UsageError(f"There is no file or folder {spec}; --corpus takes a text file, a folder or a name.")
+
+
+def _column(file: Path, column: str) -> Iterator[str]:
+    """Yield the lines of the texts in a column of a table."""
+    for where, row in FORMATS[file.suffix.lower()](file):
+        if not isinstance(row.get(column), str):
+            raise ContentError(f"{where} has no text in a column {column!r}; it has the columns {', '.join(row)}.")
+        yield from split_lines(row[column])
 
 
 def _hub(spec: str, split: SplitName, data_dir: str | Path | None) -> Callable[[], Iterable[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from textwrap import shorten
 from typing import Any, Literal
 
 from winning_tickets.data.readers import Row
@@ -100,7 +101,7 @@ def read_score(found: Any, where: str) -> float:
 def class_reader(names: Sequence[str], owner: str, numbers: Sequence[str] = ()) -> LabelReader:
     """Return a reader of classes by name or by index into `numbers`, which may have names that are no classes."""
     places = {name: index for index, name in enumerate(names)}
-    allowed = ", ".join(names[:_LISTED])
+    allowed = ", ".join(shorten(name, 60, placeholder="...") for name in names[:_LISTED])  # each in one line
     if len(names) > _LISTED:
         allowed += f" and {len(names) - _LISTED} more. With {len(names)} classes: is this the label column?"
     end = "" if allowed.endswith("?") else "."

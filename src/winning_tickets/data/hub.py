@@ -56,7 +56,9 @@ class HubPart:
     def parse(cls, text: str) -> HubPart | None:
         """Return the part that a text names; None for anything else, such as a file that exists."""
         found = _PART.fullmatch(text)
-        return None if found is None or Path(text).exists() else cls(*found.groups())
+        if found is None or Path(text).exists() or Path(text.rpartition(":")[0]).is_file():  # a column of a file here
+            return None
+        return cls(*found.groups())
 
     @classmethod
     def splits_of(cls, task: str | None) -> tuple[HubPart, HubPart] | None:

@@ -6,18 +6,21 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from winning_tickets.config import METHOD_NAMES, SCOPES, EvaluateConfig, SearchConfig, Settings
+from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.config.objective import EVALUATION_NAMES
+from winning_tickets.data.corpora import check_corpus_name
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.records import METRICS, METRICS_OF
 from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.runs.errors import UsageError, unknown
 
 _FILES = ("train_file", "validation_file", "task_file", "pairs_file")
+_MODELS = ("model", "target", "base")
 _OWN = "For data of your own, use --train-file and --validation-file."
 
 
-def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
-    """Return a line for each unknown method, term, scope, task or metric, and for each file that is not there."""
+def misnamed(settings: Settings, with_files: bool = True, with_corpus: bool = True) -> list[str]:
+    """Return a line for each unknown method, term, scope, model, task, metric or corpus, and for each missing file."""
     found = []
     if isinstance(settings, SearchConfig):
         found += _of_search(settings)
@@ -26,7 +29,7 @@ def misnamed(settings: Settings, with_files: bool = True) -> list[str]:
         found += [str(unknown("objective", name, EVALUATION_NAMES)) for name in given]
     for one in (settings, getattr(settings, "fine_tuning", None)):
         if isinstance(one, Settings):
-            found += _of_data(one, with_files)
+            found += [*_of_models(one), *_of_data(one, with_files, with_corpus)]
     return list(dict.fromkeys(found))
 
 
@@ -43,12 +46,29 @@ def _of_search(settings: SearchConfig) -> list[str]:
     return found
 
 
-def _of_data(settings: Settings, with_files: bool) -> list[str]:
+def _of_models(settings: Settings) -> list[str]:
+    """The names of built-in models that none has; whether others are there is seen when they are loaded."""
+    found = []
+    for name in (getattr(settings, field, None) for field in _MODELS):
+        if isinstance(name, str) and name.startswith(BUILTIN):
+            try:
+                builtin(name)
+            except UsageError as error:
+                found.append(str(error))
+    return found
+
+
+def _of_data(settings: Settings, with_files: bool, with_corpus: bool) -> list[str]:
     values = {field: getattr(settings, field, None) for field in ("task", "tasks", "metric", *_FILES)}
     # Files beside a task are refused as such.
     files = {field: values[field] for field in _FILES if values["task"] is None or field not in _FILES[:2]}
     paths = [one for value in files.values() for one in (value.values() if isinstance(value, Mapping) else (value,))]
     found = [f"There is no file {path}." for path in paths if with_files and path is not None and not _is_file(path)]
+    if with_corpus and (corpus := getattr(settings, "corpus", None)) is not None:
+        try:
+            check_corpus_name(corpus)
+        except UsageError as error:
+            found.append(str(error))
     own = values["train_file"] or {}
     if values["task_file"] is None:
         names = [name for name in (values["task"], *(values["tasks"] or ())) if name is not None]

@@ -20,7 +20,10 @@ def rows_of(data: Any, what: str) -> list[Row]:
         rows = _named_classes(data)
     elif hasattr(data, "to_dict"):
         rows = data.to_dict("records")
-    elif isinstance(data, Mapping) and all(isinstance(column, Sequence) for column in data.values()):
+    elif isinstance(data, Mapping) and all(_is_column(column) for column in data.values()):
+        if len({len(column) for column in data.values()}) > 1:
+            lengths = ", ".join(f"{name} {len(column)}" for name, column in data.items())
+            raise UsageError(f"The columns of {what} have different numbers of rows: {lengths}.")
         rows = [dict(zip(data, cells, strict=True)) for cells in zip(*data.values(), strict=True)]
     else:
         rows = list(data) if isinstance(data, Iterable) and not isinstance(data, Mapping) else None
@@ -32,6 +35,10 @@ def rows_of(data: Any, what: str) -> list[Row]:
     if not rows:
         raise UsageError(f"{what} has no rows.")
     return [(f"{what}, row {number}", dict(row)) for number, row in enumerate(rows)]
+
+
+def _is_column(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str)
 
 
 def _named_classes(data: Any) -> list[dict[str, Any]]:

@@ -49,13 +49,17 @@ class PrunedModel:
 
     @property
     def origin(self) -> dict[str, Any]:
-        """The pre-trained model of a fine-tuned one, which is no part of the identity of an export."""
-        model = self.fine_tuned
-        if model is None or model.model == str(model.folder):
-            return {}
-        held = None if model.ticket is None else model.ticket.base
-        about = {"revision": held and held.revision, "layers": held and held.layers, "hash": model.base}
-        return {"base": {"name": model.model, **about}}
+        """The pre-trained model of a fine-tuned one."""
+        return {} if self.fine_tuned is None else _origin_of(self.fine_tuned)
+
+
+def _origin_of(model: FineTunedModel) -> dict[str, Any]:
+    """Return the pre-trained model of a fine-tuned one for `export.json`; it is no part of an export's identity."""
+    if model.model == str(model.folder):
+        return {}
+    held = None if model.ticket is None else model.ticket.base
+    about = {"revision": held and held.revision, "layers": held and held.layers, "hash": model.base}
+    return {"base": {"name": model.model, **about}}
 
 
 def find_pruned(source: ExportSource, with_head: bool = True) -> PrunedModel:
@@ -71,6 +75,7 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     assert ticket is not None
     encoder = target.load()
     ticket.check(encoder.encoder, source.allow_other_weights)
+    with_head = with_head and _has_lm_class(encoder)
     masked_lm = target.load("lm") if with_head else encoder
     has_head = with_head and (masked_lm.has_mlm_head or ticket.mlm_head is not None)
     plm = masked_lm if has_head else encoder
@@ -96,6 +101,14 @@ def _ticket_on_base(source: ExportSource, with_head: bool) -> PrunedModel:
     card = model_facts("", encoder.name, ticket, model_class=str(facts["model_class"]))
     copy_more = partial(copy_sentence_modules, encoder.name, target.revision)
     return PrunedModel(facts, load, copy_more, card, causal=plm.architecture.causal)
+
+
+def _has_lm_class(plm: PLM) -> bool:
+    """Return whether there is a class of the model with a language-model head; trusted code may bring none."""
+    import transformers
+
+    config, name = plm.model.config, loading.CLASSES["clm" if plm.architecture.causal else "mlm"]
+    return type(config) in getattr(transformers, name)._model_mapping or name in getattr(config, "auto_map", {})
 
 
 def _fine_tuned(source: ExportSource) -> PrunedModel:
@@ -251,11 +264,14 @@ def encoder(source: ExportSource) -> Export:
     if is_shared(source.name):
         shared = SharedModel.open(find_shared(source.name, source.seed))
         plm, base, tasks = shared.load_encoder(), pretrained_name(shared.path), shared.tasks
+        origin: dict[str, Any] = {}
+        if base != str(shared.path):
+            origin = {"base": {"name": base, "revision": None, "layers": None, "hash": shared.base_hash}}
         facts: dict[str, Any] = {"ticket_id": None, "tasks": list(shared.tasks), "sparsity": 0.0}
     else:
         shared, model = None, open_fine_tuned(source.name, seed=source.seed)
         plm, info = model.load(), model.info
-        base, tasks = model.model, (info.task,)
+        base, tasks, origin = model.model, (info.task,), _origin_of(model)
         facts = {"ticket_id": info.ticket_id, "task": info.task, "sparsity": info.sparsity}
     weights = copy_encoder_weights(plm)
     if not plm.has_pooler:  # a loaded one would be random
@@ -266,7 +282,7 @@ def encoder(source: ExportSource) -> Export:
             save_folder(plm.encoder, plm.tokenizer, staging)
         else:
             copy_files(shared.path / ENCODER, shared.encoder_files, staging)
-        return {}
+        return origin
 
     facts |= {"model_class": type(plm.encoder).__name__, "weights": content_hash(weights)}
     ticket = None if shared is not None else model.ticket

@@ -75,6 +75,8 @@ def import_mask(
     force: bool = False,
 ) -> dict[str, Any]:
     """Make a ticket of a `mask.pt`, and return its `result.json`; see `api.deploy_verbs.import_mask`."""
+    if isinstance(file, Mapping):
+        raise UsageError("import_mask reads a file; masks in memory become a ticket with Ticket.from_masks.")
     file = Path(file)
     if not file.is_file():
         raise UsageError(f"There is no mask file {file}; give the path of a mask.pt.")
@@ -232,7 +234,8 @@ def _scope(masks: Mapping[str, Tensor], plm: PLM) -> str:
         shown = ", ".join(missing[:SHOWN])
         raise ContentError(
             f"The file lacks the masks of {len(missing)} of {len(missing) + len(masks)} matrices of {plm.name}: {shown}"
-            f"{' ...' if len(missing) > SHOWN else ''}. Was it made for a smaller model, or cut off?"
+            f"{' ...' if len(missing) > SHOWN else ''}. Was it made for a smaller model, or cut off? Masks of some "
+            "matrices only become a ticket in Python, with Ticket.from_masks."
         )
     return scope
 

@@ -103,7 +103,7 @@ def measure(
         _check_lengths(models[-1], lengths)
         device = plm.model.device if kind == "onnx" else device
         shapes = _time_all(models, batches, lengths, repeats, device, runtime)
-        used, warnings = torch.get_num_threads(), _disagreements(shapes)
+        used, warnings = torch.get_num_threads(), _disagreements(shapes, torch.get_num_threads())
         if threads is None and used > 1 and device.type == "cpu" and kind != "onnx":
             warnings += _compare_with_one_thread(plm, shapes[0], used)
     return {
@@ -320,7 +320,7 @@ DISAGREEMENT = 1.25
 """Ratio of the upper to the lower quartile from which the turns of a measurement disagree."""
 
 
-def _disagreements(shapes: Sequence[dict[str, Any]]) -> list[str]:
+def _disagreements(shapes: Sequence[dict[str, Any]], threads: int) -> list[str]:
     """A sentence on the shapes whose turns took different times."""
     wide = [
         f"{shape['batch']} x {shape['length']}"
@@ -329,9 +329,10 @@ def _disagreements(shapes: Sequence[dict[str, Any]]) -> list[str]:
     ]
     if not wide:
         return []
+    alone = "with --threads 1, " if threads > 1 else ""
     return [
         f"The turns of {', '.join(wide)} disagree: some took {DISAGREEMENT} times as long as others. Other programs "
-        "use this machine; measure on an idle one, with --threads 1, or with more --repeats."
+        f"use this machine; measure on an idle one, {alone}or with more --repeats."
     ]
 
 

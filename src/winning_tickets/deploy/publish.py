@@ -12,9 +12,9 @@ from winning_tickets.runs.directory import METRICS, RESULT, refuse_unfinished
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.tickets.cards import publish, ticket_facts
-from winning_tickets.tickets.files import FILES, find_ticket, is_ticket
+from winning_tickets.tickets.files import FILES, find_ticket, is_super, is_ticket
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import TASK_FILE, find_saved
+from winning_tickets.training.predict import TASK_FILE, find_model, find_saved
 from winning_tickets.training.shared_model import SHARED_FILE
 
 _OF_RUNS = (METRICS, RESULT, "fit_head.json")  # files of a run that stay here
@@ -59,6 +59,8 @@ def push(target: Path | str, repo: str, *, seed: int | None = None, **options: A
 
 def _find_model(path: Path, seed: int | None) -> Path:
     """Return the folder of an export, or of the model of a run."""
+    if is_super(path):
+        return find_model(path, seed)
     found = find_saved(path, TASK_FILE, seed) or find_saved(path, SHARED_FILE, seed)
     if found is not None:
         return found

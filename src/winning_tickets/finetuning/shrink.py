@@ -522,7 +522,10 @@ def _scores(config: ShrinkConfig, source: ShrinkSource, plm: PLM, runtime: Runti
         )
         with modes(plm.model, training=False), torch.no_grad():
             found |= similarity(asked, plm, plm.model.device, runtime)
-    if source.task is not None:
-        metrics = evaluate_dev_splits(source.task, plm, runtime.bf16)["evaluation"]
+    if (task := source.task) is not None:
+        if config.vocabulary:  # tokens have other numbers
+            encoded = {name: task.encode(plm, split) for name, split in task.data.validation.items()}
+            task = replace(task, validation=encoded)
+        metrics = evaluate_dev_splits(task, plm, runtime.bf16)["evaluation"]
         found |= {name: value for name, value in metrics.items() if value is not None}
     return found

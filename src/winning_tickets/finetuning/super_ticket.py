@@ -258,7 +258,7 @@ def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folde
     settings = ShrinkConfig.of(model=fine_tuning.target, steps=config.recover, seed=seed)
     encoded = prepared.encode(plm, prepared.data.train)
     batches, held_out = example_batches(plm, encoded, settings.batch_tokens, seed)
-    run = RunDirectory(state.with_suffix(""), "running", ticket.id)
+    run = RunDirectory(state.with_suffix(""), "unfinished", ticket.id)
     with gated(plm.encoder, structure, ticket.gates):
         recover(settings, plm, objective, batches, held_out, run, runtime)
     info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)
@@ -406,8 +406,7 @@ def _stored(folder: Path, config: SuperConfig) -> dict[str, Any]:
 def _keep(result: dict[str, Any], tickets: Mapping[str, Mapping[float, tuple[str, ...]]], folder: Path) -> None:
     """Save the super ticket, and the figure of the phase transition."""
     (source,) = tickets["winning"][result["super_ticket"]["level"]]
-    if not (folder / SUPER_TICKET).exists():  # a search that was stopped between this and its result left one
-        Ticket.from_pretrained(source).save_pretrained(folder / SUPER_TICKET)
+    Ticket.from_pretrained(source).save_pretrained(folder / SUPER_TICKET)
 
     def point(facts: Mapping[str, Any]) -> PhasePoint:
         return PhasePoint(facts["weight_remaining"], tuple(facts["rest"]["values"]))

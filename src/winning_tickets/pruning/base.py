@@ -203,30 +203,7 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     corpus = load_corpus(str(settings.corpus), "train", settings.data_dir) if settings.reads_corpus else None
     tasks = _load_tasks(settings) if settings.needs.sources else ()
 
-    # The objective decides on the head of the model, and on the attention: only `eager` returns its maps.
-    terms = {name: weight for name, weight in settings.terms.items() if name != "task"}
-    predicts, needs_maps = needs_lm_head(terms), "attentions" in needs_of(terms)
-    plm = load_plm(
-        settings.model,
-        head=lm_head_of(terms),
-        revision=settings.revision,
-        layers=settings.layers,
-        require_mlm_head=predicts,
-        attention="eager" if needs_maps else None,
-        dtype="auto" if settings.weights_dtype == "bfloat16" else torch.float32,
-    )
-    if needs_maps:
-        check_attention_maps(plm.model)
-    # A ticket names the weights of the checkpoint, also where it is searched on rounded ones.
-    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
-
-    # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
-    encoder = plm
-    if predicts and "pooler" in settings.scope:
-        encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers)
-    if settings.weights_dtype == "bfloat16":
-        for one in {id(plm): plm, id(encoder): encoder}.values():
-            round_weights_(one, torch.bfloat16)
+    plm, encoder, base = _load_models(settings)
     # A profile's scope has a pooler, which many checkpoints lack; a scope that the user gave is taken at its word.
     has_pooler = encoder.has_pooler and encoder.architecture.pooler in dict(encoder.encoder.named_parameters())
     if config.scope is None and not has_pooler:
@@ -260,8 +237,36 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
         settings, plm, weights, base, corpus, tasks, identity, device, total, ranked, like, importance_source
     )
     if plm.architecture.causal and corpus is not None:  # refuses text or segments that do not fit before --out is made
-        prepared.batches(1, predicts, settings.kd_masked_tokens or 0)
+        prepared.batches(1, needs_lm_head(settings.terms.keys() - {"task"}), settings.kd_masked_tokens or 0)
     return prepared
+
+
+def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
+    """Return the model that is searched, one that has all matrices in scope (mostly the same), and its description."""
+    # The objective decides on the head of the model, and on the attention: only `eager` returns its maps.
+    terms = [name for name in settings.terms if name != "task"]
+    predicts, needs_maps = needs_lm_head(terms), "attentions" in needs_of(terms)
+    plm = load_plm(
+        settings.model,
+        head=lm_head_of(terms),
+        revision=settings.revision,
+        layers=settings.layers,
+        require_mlm_head=predicts,
+        attention="eager" if needs_maps else None,
+    )
+    if needs_maps:
+        check_attention_maps(plm.model)
+    # A ticket names the weights of the checkpoint, also where it is searched on rounded ones. These are loaded in
+    # float32 first, which takes no more memory than the search.
+    base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
+    # ForMaskedLM has no pooler: a scope that includes it takes the encoder's matrices from the plain encoder.
+    encoder = plm
+    if predicts and "pooler" in settings.scope:
+        encoder = load_plm(settings.model, revision=settings.revision, layers=settings.layers)
+    if settings.weights_dtype == "bfloat16":
+        for one in {id(plm): plm, id(encoder): encoder}.values():
+            round_weights_(one, torch.bfloat16)
+    return plm, encoder, base
 
 
 def _load_ticket_to_match(config: SearchConfig) -> Ticket | None:

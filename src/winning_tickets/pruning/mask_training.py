@@ -99,9 +99,8 @@ def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runt
     # The dense weights are copied before a mask, or a checkpoint of masked weights, could reach the model. The initial
     # scores have no name here: they are as large as the weights, and the search keeps its own.
     masked = copy_weights(prepared, [trained_names(config, plm, prepared.shapes)])
-    scores = scores_of(config, initial_importance(prepared, dataset))
-    state = MaskSearch(prepared, masked, scores, head="mlm" in config.terms)
-    del scores
+    importance = initial_importance(prepared, dataset)
+    state = MaskSearch(prepared, masked, scores_of(config, importance), head="mlm" in config.terms)
     objective = make_objective(prepared, state.masked.dense_weights)
     levels = sparsity_levels(config)
     # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
@@ -201,17 +200,15 @@ def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> lis
     # The loss does not reach the pooler; the embeddings are trained only on request.
     fixed = {plm.architecture.pooler} | (set() if config.train_embeddings else {plm.architecture.word_embeddings})
     names = [name for name in present_in(plm.encoder, scope) if name not in fixed]
+    if not names:
+        raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
     patterns = config.train_matrices
     for pattern in patterns:
         if not any(_matches(name, pattern) for name in names):
             raise UsageError(
                 f"--train-matrices {pattern} is none of the matrices whose masks can be trained, such as {names[0]}."
             )
-    if patterns:
-        names = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
-    if not names:
-        raise UsageError("Nothing is left to train: the scope holds only matrices whose masks stay as initialised.")
-    return names
+    return [name for name in names if not patterns or any(_matches(name, pattern) for pattern in patterns)]
 
 
 def _matches(name: str, pattern: str) -> bool:

@@ -100,19 +100,20 @@ def local(name: Path | str) -> str:
 def _saved_folder(repository: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
 
-    about, _ = _ask(repository, "model")
-    names = {one.rfilename for one in about.siblings or ()} if about is not None else set()
-    cached = about is None and any(isinstance(try_to_load_from_cache(repository, file), str) for file in SAVED)
-    if not cached and not names.intersection(SAVED):
-        return None
-    return str(fetch(repository, ["*"], f"Could not load {repository}"))
+    # A hub that gave no answer once is not waited for again.
+    about = None if hub_is_away(repository, "model") else _ask(repository, "model")[0]
+    if about is not None:
+        names = {one.rfilename for one in about.siblings or ()}
+        return str(fetch(repository, ["*"], f"Could not load {repository}")) if names.intersection(SAVED) else None
+    cached = (try_to_load_from_cache(repository, file) for file in SAVED)
+    return next((str(Path(file).parent) for file in cached if isinstance(file, str)), None)
 
 
 def not_local(name: Path | str) -> str:
     """Return the end of a message on a name that is no folder here: why the hub does not give it; empty for a path."""
     if isinstance(name, Path) or _ID.fullmatch(name) is None or missing(name) is not None:
         return ""
-    _, reason = _ask(name, "model")
+    reason = hub_is_away(name, "model") or _ask(name, "model")[1]
     return f" It {reason}." if reason else f" The repository {name} of the hub has none."
 
 
@@ -141,7 +142,14 @@ def hub_errors(what: str) -> Iterator[None]:
         raise UsageError(f"{what}: {_reason(cause)}") from error
 
 
+GATED = "ask for access on its page, then log in with hf auth login, or set HF_TOKEN."
+
+
 def _reason(error: BaseException) -> str:
+    from huggingface_hub.errors import GatedRepoError
+
+    if isinstance(error, GatedRepoError):
+        return f"the repository is gated; {GATED}"
     status = getattr(getattr(error, "response", None), "status_code", None)
     if status == 401:
         return "the token is not valid, or the repository is private or absent; log in with hf auth login."

@@ -31,3 +31,11 @@ def find(name: str | Path) -> Any:
     if str(name) not in _GIVEN.get():
         raise UsageError(f"{name} was given in memory, and is not there any more; give the object itself again.")
     return _GIVEN.get()[str(name)]
+
+
+def shown(name: str) -> str:
+    """Return a name as tables show it: `ticket 3f2a91c0` for an object in memory, others as they are."""
+    if not name.startswith(PREFIX):
+        return name
+    kind, _, content = name.removeprefix(PREFIX).partition("-")
+    return f"{kind} {content[:8]}"

@@ -83,6 +83,10 @@ class ModelSize(NamedTuple):
         """Multiplications of a token in the matrices of the layers."""
         return 12 * self.layers * self.width**2
 
+    @property
+    def all_heads(self) -> int:
+        return self.layers * self.heads
+
 
 MODEL_SIZES = {
     "minilm": ModelSize(6, 384, 12, 30_522, 22_713_216),
@@ -97,7 +101,10 @@ MODEL_SIZES = {
 MACHINE = "two x86-64 cores without a GPU"
 STEP_SECONDS = 1.05
 """Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores; see docs/results/hold_step."""
-_TOKEN_SECONDS = STEP_SECONDS / (16 * 128) / MODEL_SIZES["minilm"].encoder
+_SCORE_SECONDS = 1e-8  # of a training step for a score of an attention head, of which there is one per pair of tokens
+_TOKEN_SECONDS = (STEP_SECONDS / (16 * 128) - 128 * MODEL_SIZES["minilm"].all_heads * _SCORE_SECONDS) / MODEL_SIZES[
+    "minilm"
+].encoder
 _FORWARD = 1 / 3  # share of the forward pass in a step
 _FIXED_SECONDS, _TINY_SECONDS = 5.0, 0.2  # of a run, and of one with a tiny model
 _LEAST_SECONDS = 0.008  # of a step, however small the model is
@@ -119,6 +126,7 @@ class Cost:
     log_bytes: float = 0.0
     weight_bytes: float = 0.0  # models, states, tickets, heads and importances that are kept
     trainings: int = 0
+    pairs: float = 0.0  # tokens times the length of their segments, for which heads compute scores
 
     def __add__(self, other: Cost) -> Cost:
         return Cost(*(getattr(self, name) + getattr(other, name) for name in self.__dataclass_fields__))
@@ -130,6 +138,7 @@ class Cost:
             self.log_bytes * count,
             self.weight_bytes * count,
             round(self.trainings * count),
+            self.pairs * count,
         )
 
     @property
@@ -149,10 +158,12 @@ def cost_of(settings: Settings, model: ModelSize) -> Cost:
         return _super(settings, model)
     if isinstance(settings, FitHeadConfig):
         trained = settings.steps * settings.batch_tokens * (1.0 if settings.train_encoder else _FORWARD)
-        return Cost(trained, settings.steps, settings.steps * _LINE_BYTES, _WEIGHT_BYTES * model.parameters, 1)
+        pairs = trained * _longest(settings.segments)
+        return Cost(trained, settings.steps, settings.steps * _LINE_BYTES, _WEIGHT_BYTES * model.parameters, 1, pairs)
     if isinstance(settings, EvaluateConfig):
         passes = len(settings.objectives) + sum(name in ("kd", "attention", "logits") for name in settings.objectives)
-        return Cost(_FORWARD * passes * float(settings.max_tokens or _VALIDATION_TOKENS))
+        read = _FORWARD * passes * float(settings.max_tokens or _VALIDATION_TOKENS)
+        return Cost(read, pairs=read * _longest(settings.segments))
     return Cost()
 
 
@@ -163,12 +174,13 @@ def _search(settings: SearchConfig, model: ModelSize) -> Cost:
     if config.needs.mask_training:
         tokens = config.total_steps * config.batch_tokens * (1 + _FORWARD * ("kd" in config.terms))
         heads = masks * _head_bytes(model) if "mlm" in config.terms else 0
-        return Cost(tokens, config.total_steps, config.total_steps * _LINE_BYTES, kept + heads, 1)
+        pairs = tokens * _longest(config.segments)
+        return Cost(tokens, config.total_steps, config.total_steps * _LINE_BYTES, kept + heads, 1, pairs)
     if config.needs.sources:
-        steps, per_step = _source_steps(config)
+        steps, per_step, pairs = _source_steps(config)
         states = (len(config.rungs) if config.save_trained else 0) + str(config.rewind).startswith(("step", "percent"))
         kept += states * _WEIGHT_BYTES * model.parameters
-        return Cost(steps * per_step, steps, steps * _LINE_BYTES, kept, 1)
+        return Cost(steps * per_step, steps, steps * _LINE_BYTES, kept, 1, steps * pairs)
     if config.needs.structured and config.selection != "random":
         return _importance(config, model) + Cost(weight_bytes=kept)
     if config.needs.corpus:
@@ -181,8 +193,8 @@ def _head_bytes(model: ModelSize) -> int:
     return _WEIGHT_BYTES * (model.width**2 + 3 * model.width + model.words)
 
 
-def _source_steps(config: ResolvedSearch) -> tuple[float, float]:
-    """The optimizer steps of imp, snip or movement in all, and the tokens of a step."""
+def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
+    """The optimizer steps of imp, snip or movement in all, and the tokens and pairs of tokens of a step."""
     # For each source: examples of a step, their tokens, and steps of a pass.
     sources: list[tuple[float, float, float]] = []
     if "mlm" in config.terms:
@@ -198,8 +210,9 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float]:
     sources = sources or [(1.0, float(config.batch_tokens), 1.0)]
     together = sum if config.mixing == "sum" else statistics.fmean
     per_step = float(together([tokens for _, tokens, _ in sources]))
+    pairs = float(together([tokens * tokens / examples for examples, tokens, _ in sources]))
     if config.method != "imp":
-        return float(config.steps), per_step
+        return float(config.steps), per_step, pairs
     # Rounds of a length that is given in steps, examples or passes.
     passes = max((TASKS[name].epochs for name in config.tasks if name in TASKS), default=1)
     if config.round_steps is not None:
@@ -209,7 +222,7 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float]:
     else:
         longest = (max if config.mixing == "sum" else sum)(of_a_pass for *_, of_a_pass in sources)
         steps = math.ceil(float(config.round_epochs or passes) * longest)
-    return steps * (len(config.sparsities) - bool(config.prune_first)), per_step
+    return steps * (len(config.sparsities) - bool(config.prune_first)), per_step, pairs
 
 
 def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
@@ -282,7 +295,7 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
     if config.evaluate_each_epoch and not config.patience:
         evaluations += steps // per_epoch
-    one = _training(steps, steps * batch * length * smart, evaluations, measured)
+    one = _training(steps, steps * batch * length * smart, evaluations, measured, length)
     return (one + Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)) * len(config.seeds)
 
 
@@ -298,9 +311,10 @@ def _validation(task: str | None, limit: float) -> float:
     return TASK_SIZES.get(str(task), _UNKNOWN).validation * _length(task, limit)
 
 
-def _training(steps: float, tokens: float, evaluations: float, measured: float) -> Cost:
+def _training(steps: float, tokens: float, evaluations: float, measured: float, length: float) -> Cost:
     logs = steps * _LINE_BYTES + evaluations * _EVALUATION_BYTES
-    return Cost(tokens + _FORWARD * evaluations * measured, steps, logs, 0, 1)
+    tokens += _FORWARD * evaluations * measured
+    return Cost(tokens, steps, logs, 0, 1, tokens * length)
 
 
 def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
@@ -320,8 +334,8 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
         batch = config.batch_size or (task.batch_size if task else 32)
         own = steps * count / per_epoch
         data = _data_of(config, name)
-        own_tokens = own * batch * _length(data, limit)
-        total += _training(own, own_tokens, steps // per_epoch + 1, _validation(data, limit))
+        length = _length(data, limit)
+        total += _training(own, own * batch * length, steps // per_epoch + 1, _validation(data, limit), length)
     total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
     total *= len(config.seeds)
     # The stages of a sharing that finds its own tickets, or fine-tunes afterwards.
@@ -402,7 +416,8 @@ class Estimator:
             cost, size = self._cost(run.settings, config), size_of(self._model(config))
             known = self._typical.get(self._kind(run.verb, config))
             fixed = _TINY_SECONDS if size == MODEL_SIZES["tiny"] else _FIXED_SECONDS
-            guess = fixed + cost.steps * _LEAST_SECONDS + cost.tokens * _TOKEN_SECONDS * size.encoder
+            work = cost.tokens * _TOKEN_SECONDS * size.encoder + cost.pairs * _SCORE_SECONDS * size.all_heads
+            guess = fixed + cost.steps * _LEAST_SECONDS + work
             seconds += guess if known is None else known * (cost.tokens or 1.0)
             total += cost
             kept += _RESULT_BYTES + (_WEIGHT_BYTES * size.parameters if run.verb == "export" else 0)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository
+from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository, table_column
 from winning_tickets.data.hub import HubPart
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.hub import unreachable
@@ -105,6 +105,7 @@ def _lacks(field: str, value: str) -> str | None:
         return None if HubPart.parse(value) is not None or _there(value, Path.is_file) else "file"
     if field == "corpus":
         named = value in PYDOCS_PARTS or value.startswith("task:") or hub_repository(value) is not None
+        named = named or table_column(value) is not None
         return None if named or _there(value) else "corpus, file or folder"
     return "file or folder" if field in _MODELS and _is_missing(value) else None
 

@@ -226,7 +226,8 @@ def _place_stage(
 
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
-    if problems := misnamed(settings, with_files=False):  # files are looked for on the machine that runs it
+    # Files and texts are looked for on the machine that runs it.
+    if problems := misnamed(settings, with_files=False, with_corpus=False):
         raise UsageError(" ".join(problems))
     if miniature:
         settings = miniature_settings(settings)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import yaml
 
+from winning_tickets.config.builtin_models import BUILTIN, builtin
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.models.loading import BUILTINS
 from winning_tickets.runs import hub, memory
 from winning_tickets.runs.directory import RESULT
 from winning_tickets.runs.errors import ContentError
@@ -110,8 +110,8 @@ _PAPERS = {
 
 def published_name(name: str) -> str | None:
     """Return the hub id of a model's weights; None for a folder."""
-    if name.startswith("builtin:"):
-        return BUILTINS[name.removeprefix("builtin:")].hub
+    if name.startswith(BUILTIN):
+        return builtin(name).hub
     is_id = re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.startswith(".")
     return name if is_id and not Path(name).is_dir() else None
 
@@ -121,8 +121,8 @@ def license_of(name: str, revision: str | None = None, ask: bool = False) -> str
     from huggingface_hub import ModelCard, hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
 
-    if name.startswith("builtin:"):
-        return BUILTINS[name.removeprefix("builtin:")].license
+    if name.startswith(BUILTIN):
+        return builtin(name).license
     path = Path(name).expanduser() / "README.md"
     if published_name(name) is not None:
         found = try_to_load_from_cache(name, path.name, revision=revision)

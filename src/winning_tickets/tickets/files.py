@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from winning_tickets.models.loading import base_hash, weight_hashes
 from winning_tickets.models.structure import Structure
 from winning_tickets.runs import hub, memory
-from winning_tickets.runs.directory import missing, refuse_unfinished
+from winning_tickets.runs.directory import MARKER, missing, refuse_unfinished, stored_run
 from winning_tickets.runs.errors import ContentError, UsageError, explain
 from winning_tickets.runs.identity import read_checked
 
@@ -71,7 +71,13 @@ def is_ticket(path: Path | str) -> bool:
     if str(path).startswith(IN_MEMORY):
         return True
     path = Path(path)
-    return (path / INFO_FILE).is_file() or bool(children(path))
+    return (path / INFO_FILE).is_file() or (bool(children(path)) and not is_super(path))
+
+
+def is_super(path: Path | str) -> bool:
+    """Return whether a folder is a run of `tickets super`, which has fine-tuned models beside its ticket."""
+    found = stored_run(Path(path) / MARKER)
+    return found is not None and found.verb == "super"
 
 
 def children(path: Path | str) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -16,7 +17,7 @@ from winning_tickets.runs.errors import UsageError
 from winning_tickets.tickets.adapters import mask_adapters as mask_adapters_of
 from winning_tickets.tickets.masking import rows_here
 from winning_tickets.tickets.selection import write_masked_
-from winning_tickets.tickets.ticket import Ticket
+from winning_tickets.tickets.ticket import Ticket, open_ticket
 
 
 class Mask:
@@ -73,11 +74,12 @@ class Held:
     def __init__(
         self,
         model: Any,
-        ticket: Ticket,
+        ticket: Ticket | Path | str,
         allow_other_weights: bool = False,
         optimizer: Any = None,
         mask_adapters: bool = True,
     ) -> None:
+        ticket = open_ticket(ticket)
         # Weights that have the ticket's zeros were trained with it.
         ticket.apply_(model, allow_other_weights or ticket.is_applied_to(model))
         places = ticket.encoder_of(model).places
@@ -131,7 +133,7 @@ def _unwrapped(optimizer: Any) -> Iterator[Any]:
 
 def hold(
     model: Any,
-    ticket: Ticket,
+    ticket: Ticket | Path | str,
     optimizer: Any = None,
     allow_other_weights: bool = False,
     mask_adapters: bool = True,
@@ -145,7 +147,7 @@ def hold(
         model: any model with the ticket's encoder somewhere inside: of Hugging Face, a SentenceTransformer, a module of
             your own; also wrapped by DataParallel, DDP, `fully_shard`, `torch.compile` or PEFT. It is not patched, and
             can be moved, wrapped, compiled and saved as usual.
-        ticket: the subnetwork.
+        ticket: the subnetwork, or its folder or hub id.
         optimizer: the optimizer of the loop, also one that accelerate has prepared; without it call `Held.zero_()`
             after each of its steps.
         allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
@@ -174,14 +176,16 @@ class TicketCallback(TrainerCallback):  # type: ignore[misc]
     The ticket is on the model as soon as the Trainer is made, so an evaluation before the training measures it.
 
     Args:
-        ticket: the subnetwork.
+        ticket: the subnetwork, or its folder or hub id.
         allow_other_weights: also onto weights that the ticket was not made for. Weights whose pruned entries are zero
             already, as those of a resumed run, need no permission.
         mask_adapters: as in `hold`.
     """
 
-    def __init__(self, ticket: Ticket, allow_other_weights: bool = False, mask_adapters: bool = True) -> None:
-        self.ticket = ticket
+    def __init__(
+        self, ticket: Ticket | Path | str, allow_other_weights: bool = False, mask_adapters: bool = True
+    ) -> None:
+        self.ticket = open_ticket(ticket)
         self.mask_adapters = mask_adapters
         self.allow_other_weights = allow_other_weights
         self._held: Held | None = None

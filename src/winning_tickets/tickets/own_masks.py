@@ -42,7 +42,7 @@ def own_masks(masks: Mapping[str, Any], plm: PLM, model: Any) -> tuple[dict[str,
     inside = {id(value): name for name, value in plm.encoder.named_parameters()}
     outside = {name: inside[id(value)] for name, value in named if id(value) in inside}
     shapes = {name: tuple(value.shape) for name, value in plm.encoder.named_parameters()}
-    pooler = plm.architecture.pooler
+    pooler = plm.architecture.pooler if plm.has_pooler else None
     names = prunable_names(plm, "encoder+embeddings") + [one for one in [pooler] if one in shapes and one is not None]
     matrices = [split_name(name) for name in names]
     found: dict[str, Tensor] = {}

@@ -24,7 +24,7 @@ from winning_tickets.models.encoders import Encoder, find_encoder, part_like, wh
 from winning_tickets.models.loading import tensor_hash
 from winning_tickets.models.structure import Structure, count_units, expand_gates
 from winning_tickets.runs import memory
-from winning_tickets.runs.errors import ContentError
+from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import write_bytes
 from winning_tickets.runs.identity import write_checked
 from winning_tickets.runs.locks import hold
@@ -40,7 +40,7 @@ _SAVE_SECONDS = 120.0  # longest wait for another process that saves in the same
 
 
 class Ticket:
-    """A subnetwork of a pre-trained encoder.
+    """A subnetwork of a pre-trained encoder. `from_masks` makes one of masks of your own.
 
     Args:
         masks: bool tensors by the encoder's own parameter names, or by parts of fused ones, True = kept.
@@ -50,6 +50,7 @@ class Ticket:
         structure: layers, heads and FFNs of the encoder; gates need it.
 
     Raises:
+        UsageError: `info` is not a `TicketInfo`.
         ContentError: a mask is not a bool tensor, a gate does not fit, or there is neither.
 
     Example:
@@ -65,6 +66,11 @@ class Ticket:
         gates: Mapping[str, Tensor] | None = None,
         structure: Structure | None = None,
     ) -> None:
+        if not isinstance(info, TicketInfo):
+            raise UsageError(
+                f"info is a {type(info).__name__}, expected a TicketInfo; for masks of your own there is "
+                "Ticket.from_masks(masks, model, method=...)."
+            )
         if not masks and not gates:
             raise ContentError("A ticket needs at least one mask, found none.")
         for name, mask in masks.items():
@@ -106,7 +112,7 @@ class Ticket:
 
     @functools.cached_property
     def _expanded(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the masks of matrices and of biases that the gates stand for."""
+        """Return the masks of matrices and of biases that follow from the gates."""
         return ({}, {}) if self.structure is None else expand_gates(self.gates, self.structure)
 
     @functools.cached_property

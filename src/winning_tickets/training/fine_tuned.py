@@ -18,7 +18,7 @@ from winning_tickets.training.predict import HELD_TICKET, MODEL_FOLDER, TASK_FIL
 from winning_tickets.training.shared_model import SharedModel, find_shared, is_shared
 
 EXPORT_FILE = "export.json"
-_VERBS = ("transfer", "transfer-seed", "share", "share-seed")
+_VERBS = ("transfer", "transfer-seed", "share", "share-seed", "super")
 
 
 @dataclass(frozen=True)

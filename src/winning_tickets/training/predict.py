@@ -26,11 +26,11 @@ from winning_tickets.models.loading import PLM, choose_device, is_onnx, load_plm
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import load_onnx
 from winning_tickets.runs import memory
-from winning_tickets.runs.directory import MARKER, RESULT, refuse_unfinished, remote_code_facts, stored_run
+from winning_tickets.runs.directory import RESULT, refuse_unfinished, remote_code_facts
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.hub import local, not_local
-from winning_tickets.tickets.files import is_ticket
+from winning_tickets.tickets.files import is_super, is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.task import task_logits
@@ -114,8 +114,7 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
     # `run` is the folder of a transfer, one of its `seed-N`, a super run, or a saved model or export, also by its hub
     # id; without a seed the first model is taken.
     path = Path(local(run))
-    marker = stored_run(path / MARKER)
-    if marker is not None and marker.verb == "super" and (path / RESULT).is_file():
+    if is_super(path) and (path / RESULT).is_file():
         return _model_of_super(path, seed)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")
@@ -143,8 +142,9 @@ def _model_of_super(path: Path, seed: int | None) -> Path:
     found = [model for folder in folders if (model := find_saved(folder, TASK_FILE, seed)) is not None]
     if not found:
         raise UsageError(
-            f"{path} kept no fine-tuned model of its super ticket. Fine-tune it once more: tickets transfer "
-            f"{path}/super-ticket --save-model with the same task; or give tickets super --save-model next time."
+            f"{path} kept no fine-tuned model of its super ticket, which is {path}/super-ticket. Fine-tune it once "
+            f"more: tickets transfer {path}/super-ticket --save-model with the same task; or give tickets super "
+            "--save-model next time."
         )
     return found[0]
 

@@ -11,6 +11,7 @@ from winning_tickets.analysis.report.figures import BLUE, Drawing, PhasePoint, S
 from winning_tickets.analysis.report.save import REPORTS
 from winning_tickets.analysis.report.shrink import shrink_figure, shrink_table
 from winning_tickets.analysis.report.tables import Column, Row, Table, columns, decimal, format_count, percent
+from winning_tickets.runs import memory
 from winning_tickets.runs.errors import UsageError, closest
 from winning_tickets.runs.files import is_number
 
@@ -90,9 +91,9 @@ def resulting(verb: str = "") -> Callable[[Callable[Parameters, dict[str, Any]]]
 
 
 def facts_table(found: Found) -> Table:
-    """One row of everything that is a number, a text or a truth value."""
-    row = {key: value for key, value in found.items() if isinstance(value, str | bool) or is_number(value)}
-    return Table([row], [Column(key, key, _shown) for key in row])
+    """One row for everything that is a number, a text or a truth value."""
+    facts = {key: value for key, value in found.items() if isinstance(value, str | bool) or is_number(value)}
+    return Table([{"fact": key, "value": value} for key, value in facts.items()], columns(fact="Fact", value="Value"))
 
 
 def _shown(value: Any) -> str:
@@ -114,7 +115,7 @@ def evaluation_table(found: Found) -> Table:
         *(Column(name, name, decimal) for name in measured),
         *(columns(format_count, tokens="Tokens") if found["tokens"] is not None else []),
     ]
-    return Table([found], heads)
+    return Table([{**found, "target": memory.shown(str(found["target"]))}], heads)
 
 
 def evaluation_figure(found: Found) -> Drawing:
@@ -177,17 +178,27 @@ def _score_table(rows: Sequence[Sequence[Row]], metrics: Mapping[str, Any]) -> T
 def transfer_figure(found: Found) -> Drawing:
     """Draw the final score of each seed and their mean, by metric."""
     finals = {name: kinds["final"] for name, kinds in found["metrics"].items() if not name.endswith("_loss")}
-    metrics = {name: final for name, final in finals.items() if final["mean"] is not None}
-    with canvas(2.2 + 1.1 * len(metrics), 3.4, "transfer") as (drawing, made):
+    return _draw_seeds({name: final for name, final in finals.items() if final["mean"] is not None}, found["task"])
+
+
+def share_figure(found: Found) -> Drawing:
+    """Draw the final score of each seed and their mean, by task: of its primary metric."""
+    finals = {name: one["metrics"][one["primary_metric"]]["final"] for name, one in found["tasks"].items()}
+    return _draw_seeds({name: final for name, final in finals.items() if final["mean"] is not None}, "one encoder")
+
+
+def _draw_seeds(finals: Mapping[str, Any], about: str) -> Drawing:
+    """Draw a column of dots, one a seed, for each metric or task."""
+    with canvas(2.2 + 1.1 * len(finals), 3.4, "seeds") as (drawing, made):
         axes = drawing.add_subplot(ylabel="final score (x 100)")
-        for place, final in enumerate(metrics.values()):
+        for place, final in enumerate(finals.values()):
             values = figures.percents(final["values"])
             axes.plot([place] * len(values), values, "o", color=figures.ORANGE, markersize=5, alpha=0.75)
             axes.plot([place], [100 * final["mean"]], "_", color=BLUE, markersize=26, markeredgewidth=2.5)
-        axes.set_xticks(range(len(metrics)), list(metrics))
-        axes.set_xlim(-0.6, len(metrics) - 0.4)
+        axes.set_xticks(range(len(finals)), list(finals))
+        axes.set_xlim(-0.6, len(finals) - 0.4)
         axes.grid(axis="y")
-        axes.set_title(f"{found['task']}: seeds (dots) and mean")
+        axes.set_title(f"{about}: seeds (dots) and mean")
     return made
 
 
@@ -216,7 +227,8 @@ def super_figure(found: Found) -> Drawing:
         return PhasePoint(one["weight_remaining"], tuple(one["rest"]["values"]))
 
     curves = {name: [point(one) for one in levels.values()] for name, levels in found["selections"].items()}
-    return figures.draw_phases(curves, point(found["full"]), found["metric"], f"{found['task']}: {found['model']}")
+    title = f"{found['task']}: {memory.shown(str(found['model']))}"
+    return figures.draw_phases(curves, point(found["full"]), found["metric"], title)
 
 
 def _as_similarity(found: Found) -> Found:
@@ -243,6 +255,23 @@ def measure_table(found: Found) -> Table:
     return Table(rows, heads, [found["expectation"]])
 
 
+def measure_figure(found: Found) -> Drawing:
+    """Draw a bar for the median time of each batch size and length, and one for the dense model."""
+    shapes = {f"{one['batch']} x {one['length']}": one for one in found["shapes"]}
+    kinds = [("dense", "dense_latency_seconds", BLUE), (found["kind"], "latency_seconds", figures.ORANGE)]
+    bars = [
+        Series(name, list(shapes), [1000 * one[key]["median"] for one in shapes.values()], color=color)
+        for name, key, color in kinds
+        if key in found["shapes"][0]
+    ]
+    with canvas(2.4 + 1.1 * len(shapes), 3.4, "measure") as (drawing, made):
+        axes = drawing.add_subplot(xlabel="texts x tokens", ylabel="milliseconds")
+        figures.draw_bars(axes, bars, list(shapes), values=True)
+        axes.grid(axis="y")
+        axes.legend()
+    return made
+
+
 def predictions_table(found: Found) -> Table:
     """One row a text with its label, score or answer."""
     rows = [{**one, "text": " | ".join(one["text"])} for one in found["predictions"]]
@@ -261,13 +290,13 @@ VIEWS: dict[str, tuple[Callable[[Found], Table], Callable[[Found], Drawing] | No
     **REPORTS,
     "evaluate": (evaluation_table, evaluation_figure),
     "transfer": (transfer_table, transfer_figure),
-    "share": (share_table, None),
+    "share": (share_table, share_figure),
     "super": (super_table, super_figure),
     "compare": (
         lambda found: REPORTS["similarity"][0](_as_similarity(found)),
         lambda found: REPORTS["similarity"][1](_as_similarity(found)),
     ),
-    "measure": (measure_table, None),
+    "measure": (measure_table, measure_figure),
     "predict": (predictions_table, None),
     "fit-head": (fitted_table, None),
     "shrink": (shrink_table, shrink_figure),

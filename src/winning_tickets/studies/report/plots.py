@@ -240,7 +240,8 @@ def _levels(figure: Figure, path: str, runs: Sequence[StudyRun], panel: Any) -> 
 
 def _level_of(stage: str, path: str, figure: Figure, runs: Sequence[StudyRun]) -> Value:
     """The values of a stage, with the name that its runs have on the axis of the lines, if that is one."""
-    names = {str(run.axes[figure.series]) for run in select_runs(runs, stage, ()) if figure.series in run.axes}
+    axes = [run.axes for run in select_runs(runs, stage)]
+    names = {str(one[figure.series]) for one in axes if figure.series is not None and figure.series in one}
     return Value(stage=stage, value=path, name=names.pop() if len(names) == 1 else None)
 
 

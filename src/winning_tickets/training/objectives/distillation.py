@@ -82,8 +82,10 @@ class Distillation:
         """Sum of each part over the batch."""
         with torch.no_grad():
             teacher = self._run(self.teacher, batch)
-        own = batch if self.places is None else batch | {"input_ids": self.places[batch["input_ids"].cpu()]}
-        student = self._run(model, {name: value.to(model.device) for name, value in own.items()})
+        own = dict(batch)
+        if self.places is not None:
+            own["input_ids"] = self.places.to(own["input_ids"].device)[own["input_ids"]]
+        student = self._run(model, own)
         mask = batch.get("attention_mask")
         sums: dict[str, Tensor] = {}
         if "states" in self.weights:
