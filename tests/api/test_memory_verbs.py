@@ -2,6 +2,7 @@
 
 import json
 import tempfile
+from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -114,6 +115,30 @@ def test_a_model_tickets_and_rows_in_memory_are_shared_as_folders_and_files_are(
         wt.share(model=model, tasks=("support", "mood"), train_file=LABELED, validation_file=rows, **settings)
     with pytest.raises(UsageError, match="share saves the shared models in out; give out=, or save_model=False"):
         wt.share(model=model, tokenizer=tokenizer, train_file=rows, validation_file=rows, tickets="none")
+
+
+class SentenceTransformer(torch.nn.Module):
+    """Known by its name, as the library may not be installed; saves what it has besides the model."""
+
+    def __init__(self, model, tokenizer):
+        super().__init__()
+        self.model, self.tokenizer = model, tokenizer
+
+    def save_pretrained(self, path):
+        modules = [{"path": ""}, {"path": "1_Pooling"}]
+        (Path(path) / "modules.json").write_text(json.dumps(modules), encoding="utf-8")
+        (Path(path) / "1_Pooling").mkdir()
+        (Path(path) / "1_Pooling" / "config.json").write_text('{"pooling_mode_cls_token": true}', encoding="utf-8")
+        (Path(path) / "model.safetensors").write_bytes(b"not copied")
+
+
+def test_an_export_of_a_sentence_transformer_in_memory_keeps_its_modules(folder, tmp_path, nothing_left):
+    model = SentenceTransformer(*loaded(folder, AutoModel))
+    ticket = wt.search(model, method="magnitude", sparsity=0.5)
+    wt.export(ticket, "masked", tmp_path / "out", base=model)
+    assert json.loads((tmp_path / "out" / "modules.json").read_text())[1] == {"path": "1_Pooling"}
+    assert (tmp_path / "out" / "1_Pooling" / "config.json").is_file()
+    assert AutoModel.from_pretrained(tmp_path / "out").num_parameters() == model.model.num_parameters()
 
 
 def test_an_export_of_objects_in_memory_has_the_files_of_an_export_of_folders(folder, tmp_path, nothing_left):

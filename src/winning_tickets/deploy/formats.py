@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from safetensors import SafetensorError
@@ -167,29 +169,33 @@ def _pooler(plm: PLM, encoder: PLM, ticket: Ticket) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": value.detach() for name, value in parameters if name.startswith("pooler.")}
 
 
-def find_sentence_modules(name: str, revision: str | None) -> Path | None:
-    """Return the folder of a sentence-transformers model with its list of modules; None for other models."""
-    if name.startswith(memory.PREFIX):  # built in memory
-        return None
-    where = Path(resolve_model(name))
-    if not where.is_dir():  # the small files of a hub model are in the hub's cache
-        from huggingface_hub import snapshot_download
+@contextmanager
+def sentence_modules(name: str, revision: str | None) -> Iterator[Path | None]:
+    """Yield the folder of a sentence-transformers model with its list of modules; None for other models."""
+    given = memory.find(name)
+    with TemporaryDirectory() as scratch:
+        source = scratch if given is not None else resolve_model(name)
+        if given is not None and given.is_sentence_transformer:
+            given.module.save_pretrained(scratch)
+        elif not Path(source).is_dir():  # the small files of a hub model are in the hub's cache
+            from huggingface_hub import snapshot_download
 
-        patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
-        where = Path(snapshot_download(resolve_model(name), revision=revision, allow_patterns=patterns))
-    return where if (where / SENTENCE_FILES[0]).is_file() else None
+            patterns = [*SENTENCE_FILES, "[0-9]*_*/*.json", "[0-9]*_*/*.safetensors"]
+            source = snapshot_download(source, revision=revision, allow_patterns=patterns)
+        where = Path(source)
+        yield where if (where / SENTENCE_FILES[0]).is_file() else None
 
 
 def copy_sentence_modules(name: str, revision: str | None, folder: Path) -> None:
     """Copy the list of modules, the pooling and so on of a sentence-transformers model; other models have none."""
-    where = find_sentence_modules(name, revision)
-    if where is None:
-        return
-    names = [file for file in SENTENCE_FILES if (where / file).is_file()]
-    for module in _modules(where / SENTENCE_FILES[0]):
-        if module and inside(where, module).is_dir():  # modules without settings have no folder
-            names += [f"{module}/{name}" for name in files_in(where / module)]
-    copy_files(where, names, folder)
+    with sentence_modules(name, revision) as where:
+        if where is None:
+            return
+        names = [file for file in SENTENCE_FILES if (where / file).is_file()]
+        for module in _modules(where / SENTENCE_FILES[0]):
+            if module and inside(where, module).is_dir():  # modules without settings have no folder
+                names += [f"{module}/{name}" for name in files_in(where / module)]
+        copy_files(where, names, folder)
 
 
 def _modules(file: Path) -> list[str]:

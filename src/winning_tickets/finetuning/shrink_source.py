@@ -19,7 +19,7 @@ from winning_tickets.data.loading import load_task
 from winning_tickets.data.mixing import TaskBatches, grouped_order, task_order
 from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.user_files import load_texts
-from winning_tickets.deploy.formats import find_sentence_modules
+from winning_tickets.deploy.formats import sentence_modules
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task
 from winning_tickets.models.heads import KINDS
 from winning_tickets.models.loading import PLM, load_plm, resolve_model
@@ -67,11 +67,12 @@ class ShrinkSource:
         if memory.find(config.model) is None and is_fine_tuned(config.model):
             return _fine_tuned(config)
         plm, head = _load(config)
-        modules = None if plm.name.startswith(memory.PREFIX) else find_sentence_modules(plm.name, config.revision)
         weights = {"states": 1.0, "logits": 1.0} if head is not None else {"states": 1.0, "pooled": 1.0}
-        if modules is not None:
-            weights |= {"similarity": 1.0}
-        return _on_text(config, plm, head, _pooling(modules), weights)
+        with sentence_modules(plm.name, config.revision) as modules:
+            pooling = _pooling(modules)
+            if modules is not None:
+                weights |= {"similarity": 1.0}
+        return _on_text(config, plm, head, pooling, weights)
 
     @cached_property
     def vocabulary(self) -> list[int]:

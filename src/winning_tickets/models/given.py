@@ -25,6 +25,7 @@ class GivenModel:
 
     model: Any  # of Hugging Face
     tokenizer: Any = None  # None: that of the folder or hub id which the model was loaded from
+    module: Any = None  # what was given, with the model inside
 
     @classmethod
     def of(cls, found: nn.Module, tokenizer: Any = None) -> GivenModel:
@@ -47,7 +48,11 @@ class GivenModel:
             raise UsageError(f"The {kind} that was given has LoRA adapters; give the model after merge_and_unload().")
         if getattr(models[0], "hf_quantizer", None) is not None:
             raise UsageError(f"The {kind} that was given is quantized; give the model before it is quantized.")
-        return cls(models[0], getattr(found, "tokenizer", None) if tokenizer is None else tokenizer)
+        return cls(models[0], getattr(found, "tokenizer", None) if tokenizer is None else tokenizer, found)
+
+    @property
+    def is_sentence_transformer(self) -> bool:
+        return any(kind.__name__ == "SentenceTransformer" for kind in type(self.module).__mro__)
 
     @property
     def origin(self) -> str:
