@@ -222,6 +222,7 @@ def test_the_command_line(config, tmp_path):
     plan = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run"), "--dry-run"])
     assert plan.exit_code == 0, plan.output
     assert "trainings: 4" in plan.stdout
+    assert "minutes: about " in plan.stdout
     assert not (tmp_path / "run").exists()
     done = CliRunner().invoke(app, [*words, "--out", str(tmp_path / "run")])
     assert done.exit_code == 0, done.output

@@ -527,8 +527,15 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
 
 def _plan_of_super(config: SuperConfig) -> tuple[SuperConfig, dict[str, Any]]:
     from winning_tickets.finetuning.super_ticket import count_trainings
+    from winning_tickets.studies.costs import MACHINE, TASK_SIZES, cost_of, seconds_of, size_of
 
-    return config.resolved(), {"trainings": count_trainings(config.resolved())}
+    facts: dict[str, Any] = {"trainings": count_trainings(config.resolved())}
+    # The sizes of files of one's own are known when they are read.
+    if config.fine_tuning.task in TASK_SIZES:
+        model = size_of(config.fine_tuning.target)
+        minutes = seconds_of(cost_of(config, model), model) / 60
+        facts["minutes"] = f"about {minutes:,.0f} on {MACHINE}"
+    return config.resolved(), facts
 
 
 @verb(

@@ -385,6 +385,13 @@ def size_of(name: str) -> ModelSize:
         return next((size for part, size in MODEL_SIZES.items() if part in name.lower()), MODEL_SIZES["base"])
 
 
+def seconds_of(cost: Cost, model: ModelSize) -> float:
+    """Return the seconds of a run on `MACHINE`."""
+    fixed = _TINY_SECONDS if model == MODEL_SIZES["tiny"] else _FIXED_SECONDS
+    matrices, scores = _TOKEN_SECONDS * model.encoder, _SCORE_SECONDS * model.all_heads
+    return fixed + cost.steps * _LEAST_SECONDS + cost.tokens * matrices + cost.pairs * scores
+
+
 _INSIDE = re.compile(r"(?:^@|/runs/)([^/]+)")
 
 
@@ -415,10 +422,7 @@ class Estimator:
             config = _flat(dict(run.settings))
             cost, size = self._cost(run.settings, config), size_of(self._model(config))
             known = self._typical.get(self._kind(run.verb, config))
-            fixed = _TINY_SECONDS if size == MODEL_SIZES["tiny"] else _FIXED_SECONDS
-            work = cost.tokens * _TOKEN_SECONDS * size.encoder + cost.pairs * _SCORE_SECONDS * size.all_heads
-            guess = fixed + cost.steps * _LEAST_SECONDS + work
-            seconds += guess if known is None else known * (cost.tokens or 1.0)
+            seconds += seconds_of(cost, size) if known is None else known * (cost.tokens or 1.0)
             total += cost
             kept += _RESULT_BYTES + (_WEIGHT_BYTES * size.parameters if run.verb == "export" else 0)
             scratch = max(scratch, 2 * _STATE_BYTES * size.parameters if cost.trainings else 0.0)
