@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import winning_tickets as wt
 from samples.sentence_models import make_sentence_transformer
 from samples.structured_tickets import structured_ticket
 from samples.tickets import QUERY
@@ -147,6 +148,18 @@ def test_exports_have_all_modules(st, tmp_path, form, kind):
     np.testing.assert_allclose((found**2).sum(1), 1, rtol=1e-5)
     sizes = [sum(parameter.numel() for parameter in model.parameters()) for model in (loaded, expected)]
     assert (sizes[0] < sizes[1]) == (form == "compact")
+
+
+def test_a_model_in_memory_is_exported_with_its_modules(st, tmp_path):
+    model = st.SentenceTransformer(str(make_sentence_transformer(tmp_path / "st", "bert")))
+    model[0].auto_model.name_or_path = ""  # as if it had been built in memory
+    before = model.encode(TEXT[:3])
+    ticket = wt.search(model, method="magnitude", sparsity=0.5)
+    wt.export(ticket, "masked", tmp_path / "e", base=model)
+    loaded = st.SentenceTransformer(str(tmp_path / "e"))
+    assert [type(one).__name__ for one in loaded] == ["Transformer", "Pooling", "Normalize"]
+    np.testing.assert_array_equal(model.encode(TEXT[:3]), before)
+    np.testing.assert_allclose(loaded.encode(TEXT[:3]), ticket.apply_(model).encode(TEXT[:3]), atol=1e-5)
 
 
 ENCODE = """

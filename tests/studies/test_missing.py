@@ -79,6 +79,7 @@ def test_what_the_hub_has_is_looked_for_before_the_first_run(monkeypatch):
     stages = {
         "t": glue | {"over": {"plm": ["A", "B"], "task": ["rte", "mrpc"]}},
         "s": {"verb": "search", "with": {"model": "tiny:bert", "method": "imp", "corpus": "wikitext-103"}},
+        "m": {"verb": "search", "with": {"model": "un/known", "method": "magnitude", "sparsity": 0.5}},
     }
     models = {"A": "known/model", "B": "un/known"}
     content = little(
@@ -87,7 +88,7 @@ def test_what_the_hub_has_is_looked_for_before_the_first_run(monkeypatch):
     plan = planned(content)
     assert list_hub_problems(plan, lambda run: False) == [
         "data_dir is not set, and nyu-mll/glue is no dataset here; --set data_dir=FOLDER, a folder of tasks.",
-        "un/known: un/known is no model here; --set 'models={A: known/model, B: FOLDER}', a folder with the model.",
+        "un/known is no model here; --set 'models={A: known/model, B: FOLDER}', a folder with the model.",
         "wikitext-103: Salesforce/wikitext is no dataset here; "
         "give another one in the study, a folder with text or Parquet files.",
     ]

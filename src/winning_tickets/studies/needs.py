@@ -128,8 +128,9 @@ def list_hub_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
             lines.append(f"data_dir is not set, and {repository} {reason}; --set data_dir=FOLDER, {what}.")
         else:
             what = "text or Parquet files" if field == "corpus" else "the model"
-            lines.append(f"{value}: {repository} {reason}; {_advice(plan, value)}, a folder with {what}.")
-    return lines
+            name = repository if value == repository else f"{value}: {repository}"
+            lines.append(f"{name} {reason}; {_advice(plan, value)}, a folder with {what}.")
+    return list(dict.fromkeys(lines))  # a model may be read by several settings
 
 
 def _repositories(runs: Iterable[Run]) -> dict[tuple[str, str, str, str], list[str]]:
