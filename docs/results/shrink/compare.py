@@ -57,8 +57,7 @@ ROWS: dict[str, dict] = {
     "steps-40": {"steps": 40},
     "steps-160": {"steps": 160},
     "steps-320": {"steps": 320},
-    "fast-320": {"learning_rate": 1e-3, "steps": 320},
-    "depth-3x-320": {"choice": "depth", "speedup": 3, "steps": 320},
+    "flops-320": {"by": "flops", "steps": 320},
 }
 RAW = Path(__file__).parent / "raw"
 QUIET = Runtime(quiet=True, device="cpu")
