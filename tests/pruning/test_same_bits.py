@@ -1,7 +1,5 @@
 """One seed on one machine gives the same bits twice: whatever else drew random numbers, however many workers help."""
 
-import functools
-import importlib
 import json
 import os
 import random
@@ -124,30 +122,3 @@ def test_the_same_in_other_processes_with_other_hashes_and_tokenizer_workers(tmp
     assert differing(found[0][1], found[1][1]) == []
     assert found[0] == found[1]
     assert bool(found[0][2]) == ("{text}" in CASES[case])
-
-
-LOOPS = {
-    "mask-training both": "pruning.base",
-    "imp": "pruning.base",
-    "movement": "pruning.base",
-    "fit-head": "finetuning.fit_head",
-    "transfer": "finetuning.transfer",
-    "share": "finetuning.sharing_trainer",
-}
-"""Where each training is set up."""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", LOOPS)
-def test_batches_that_workers_prepare_are_the_same(tmp_path, monkeypatch, world, case):
-    """No option asks for workers; whoever gives the Trainer some gets the same batches."""
-    module = importlib.import_module(f"winning_tickets.{LOOPS[case]}")
-    plain, found = module.arguments, []
-    for workers in (0, 2):
-        monkeypatch.setattr(module, "arguments", functools.partial(plain, dataloader_num_workers=workers))
-        disturb(workers)
-        out = tmp_path / "out"
-        run(words_of(case, world, out))
-        found.append(bits(out))
-        out.rename(tmp_path / f"out-{workers}")
-    assert differing(*found) == []
