@@ -290,9 +290,8 @@ def verb(
             chosen = checked_settings(settings, given.get("config"), options, defaults, inline)
             how = {key: given[key] for key in runtime if key in given}
             execution = Runtime.of(**how | {"report_to": trackers_of(how.get("report_to"))})
-            if problems := misnamed(
-                chosen, with_files=not given["dry_run"]
-            ):  # before torch is imported, which takes seconds
+            # Names are checked before torch is imported, which takes seconds.
+            if problems := misnamed(chosen, with_files=not given["dry_run"]):
                 raise UsageError("\n".join([*problems, *unread_options(chosen)]))
             out, as_json = given.get("out"), given["as_json"]
             # A run that exists may have been made with options that its method does not read; its id decides.

@@ -8,7 +8,7 @@ from typing import Any
 
 from winning_tickets.deploy.export import EXPORT_FILE
 from winning_tickets.deploy.source import files_in
-from winning_tickets.runs.directory import METRICS, RESULT, refuse_unfinished
+from winning_tickets.runs.directory import HEAD_MARKER, METRICS, RESULT, refuse_unfinished
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
 from winning_tickets.tickets.cards import publish, ticket_facts
@@ -17,7 +17,7 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.predict import TASK_FILE, find_model, find_saved
 from winning_tickets.training.shared_model import SHARED_FILE
 
-_OF_RUNS = (METRICS, RESULT, "fit_head.json")  # files of a run that stay here
+_OF_RUNS = (METRICS, RESULT, HEAD_MARKER)  # files of a run that stay here
 
 
 def push(target: Path | str, repo: str, *, seed: int | None = None, **options: Any) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.models.loading import PLM, base_hash, choose_device, load_plm, outside_encoder, weight_hashes
 from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
 from winning_tickets.runs import distributed
-from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.directory import HEAD_MARKER, RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.files import build_directory
 from winning_tickets.runs.identity import run_id
@@ -43,8 +43,6 @@ from winning_tickets.training.trainer import (
     run_training,
     trainer_arguments,
 )
-
-MARKER = "fit_head.json"  # the run's marker: `config.json` is the model's here
 
 COUNTED_AT_ONCE = 2**22  # tokens of the corpus, which is on disk, that are in memory at a time
 
@@ -148,7 +146,7 @@ def _fit(
     base = base_hash(weight_hashes(plm.encoder))
     identity = run_id(config, f"fit-head-{Path(config.model).name}", base=base, corpus=corpus.fingerprint)
     settings = config.model_dump(mode="json")
-    run = stack.enter_context(RunDirectory.claim(out, "fit-head", identity, settings, force=force, marker=MARKER))
+    run = stack.enter_context(RunDirectory.claim(out, "fit-head", identity, settings, force=force, marker=HEAD_MARKER))
     if run.status == "done":
         return run, run.result()
     # The quality before and after training is measured on the same text.

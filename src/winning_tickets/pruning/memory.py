@@ -8,7 +8,7 @@ import torch
 
 from winning_tickets.config import ResolvedSearch
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.models.loading import PLM, ModelNotFound, outline, prunable_names
+from winning_tickets.models.loading import ModelNotFound, outline, prunable_names
 from winning_tickets.pruning.low_precision import bytes_of_moment
 from winning_tickets.pruning.mask_optimizer import DTYPES
 from winning_tickets.pruning.mask_training import trained_names
@@ -31,7 +31,8 @@ def memory_plan(config: ResolvedSearch) -> dict[str, int]:
     if not config.needs.mask_training or config.needs.structured:
         return found | {"at_once": found["model"]}
     scope = "encoder" if plm.architecture.causal and "scope" not in config.model_fields_set else config.scope
-    shapes = {name: view.shape.numel() for name, view in prunable_views(plm.encoder, _names(plm, scope)).items()}
+    names = prunable_names(plm, scope.removesuffix("+pooler"))
+    shapes = {name: view.shape.numel() for name, view in prunable_views(plm.encoder, names).items()}
     trained = {name: shapes[name] for name in trained_names(config, plm, shapes)}
     if config.block_wise:
         layers = plm.architecture.layer_paths(plm.encoder)
@@ -50,10 +51,6 @@ def memory_plan(config: ResolvedSearch) -> dict[str, int]:
     }
     steady = sum(found[name] for name in ("model", "dense_weights", "scores", "moments"))
     return found | {"at_once": steady + max(found["gradients"], found["selection"])}
-
-
-def _names(plm: PLM, scope: str) -> list[str]:
-    return prunable_names(plm, scope.removesuffix("+pooler"))
 
 
 def planned_memory(config: ResolvedSearch) -> dict[str, dict[str, int]]:

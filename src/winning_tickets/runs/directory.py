@@ -25,6 +25,7 @@ from winning_tickets.runs.files import (
 )
 from winning_tickets.runs.locks import Hold, hold, is_lock, remove_dead_lock
 
+HEAD_MARKER = "fit_head.json"  # of a fitted head, whose folder is a model and has its own `config.json`
 MARKER = "config.json"
 RESULT = "result.json"
 METRICS = "metrics.jsonl"

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from winning_tickets.runs.directory import MARKER, RESULT, stored_run
+from winning_tickets.runs.directory import HEAD_MARKER, MARKER, RESULT, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.locks import in_use
 from winning_tickets.runs.store.index import Body, Record, is_store, read_body, record_of, shape_problem, stored_error
 from winning_tickets.runs.store.query import select
 from winning_tickets.runs.store.store import Store
 
-_MARKERS = (MARKER, "fit_head.json")  # the folder of a fitted head is a model, whose `config.json` is its own
+_MARKERS = (MARKER, HEAD_MARKER)
 _OF_RESULT = ("versions", "machine")  # facts that results have, and that a store keeps beside them
 
 
