@@ -161,8 +161,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     logits_temperature: float = _objective(1.0, "Temperature of the logits term.", methods=TRAINED, gt=0)
     logits_top_k: int | None = _objective(
         None,
-        "Tokens that the logits term tells apart at each position: the most probable ones of the dense model; all "
-        "others count as one. By default all are told apart.",
+        "Number of tokens that the logits term compares one by one at each position: those that the dense model finds "
+        "most probable. The others are merged into one class. By default all are compared.",
         methods=MASKS,
         ge=1,
     )
@@ -219,8 +219,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
     )
     train_matrices: tuple[str, ...] = _memory(
         (),
-        "Names of the matrices whose masks are trained, such as layers.0.*,layers.1.mlp.*, where * stands for "
-        "anything. The others keep their initial mask. By default all are trained.",
+        "Names of the matrices whose masks are trained, such as layers.0.*,layers.1.mlp.*, where * matches "
+        "any text. The others keep their initial mask. By default all are trained.",
     )
     block_wise: bool = _memory(
         False,

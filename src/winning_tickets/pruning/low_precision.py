@@ -38,7 +38,7 @@ def round_at_random(values: Tensor, dtype: torch.dtype, generator: torch.Generat
 class LowPrecisionAdamW(torch.optim.Optimizer):
     """AdamW that computes in float32 and stores parameters in their own type, and moments in another one.
 
-    The second moment is stored as its root. An 8-bit float stands for itself times the scale of its block of 256
+    The second moment is stored as its root. An 8-bit float is multiplied by the scale of its block of 256
     entries: 1 + 4 / 256 bytes per entry.
 
     Args:

@@ -188,7 +188,7 @@ def share_figure(found: Found) -> Drawing:
 
 
 def _draw_seeds(finals: Mapping[str, Any], about: str) -> Drawing:
-    """Draw a column of dots, one a seed, for each metric or task."""
+    """Draw a column of dots for each metric or task, with a dot per seed."""
     with canvas(2.2 + 1.1 * len(finals), 3.4, "seeds") as (drawing, made):
         axes = drawing.add_subplot(ylabel="final score (x 100)")
         for place, final in enumerate(finals.values()):

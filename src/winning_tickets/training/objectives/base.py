@@ -65,7 +65,7 @@ class TermSettings:
     count_padding: bool = False  # whether padded positions count in `kd`, as in the released code
     temperature: float = 0.05  # of `contrastive`
     logits_temperature: float = 1.0  # of `logits`
-    logits_top_k: int | None = None  # tokens that `logits` tells apart at each position; None for all
+    logits_top_k: int | None = None  # most probable tokens that `logits` compares one by one; None for all
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from winning_tickets.training.objectives.base import Batch, Need, Outputs, Term,
 
 _LEAST = torch.finfo(torch.float32).tiny
 _LEAST_NORM = 1e-12
-_LEAST_REST = 1e-6  # probability of the tokens that are not told apart: float32 cannot subtract more finely from 1
+_LEAST_REST = 1e-6  # probability of the merged class of all other tokens: float32 cannot subtract more finely from 1
 
 # Below, states and attention maps are L tensors, `(batch, seq, hidden)` and `(batch, heads, query, key)`, of the
 # student and of the dense model (the teacher); `attention_mask` is `(batch, seq)`, 1 for tokens that count, or None
