@@ -26,6 +26,7 @@ from winning_tickets.deploy.costs import CostTable, cost_table
 from winning_tickets.finetuning.recovery import recover
 from winning_tickets.finetuning.shrink import Choice, objective_of, prepare, removal_losses, train_gates, unit_values
 from winning_tickets.finetuning.shrink_source import ShrinkSource
+from winning_tickets.models.loading import PLM
 from winning_tickets.models.removal import remove_
 from winning_tickets.models.structure import structure_of
 from winning_tickets.pruning.budget import Losses, gates_of
@@ -99,20 +100,26 @@ def budget_of(choice: Choice, table: CostTable, share: float) -> float:
     return low
 
 
+def config_of(data: Path, out: Path, name: str, asked: dict) -> ShrinkConfig:
+    """The configuration of a row that learns from OUT/NAME.txt, which is written where it is not there."""
+    text = out / f"{name}.txt"
+    if not text.is_file():
+        text.write_text("\n".join(sentences(data, name)) + "\n")
+    return ShrinkConfig.of(
+        model="builtin:minilm", corpus=str(text), eval_steps=max(1, asked["steps"]), max_tokens=4096, **asked
+    )
+
+
 def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     """Choose, recover and measure one small model."""
     asked = COMMON | ROWS[name]
     sums = asked.pop("sums", False)
-    text = out / f"{asked.pop('text', 'nli')}.txt"
-    if not text.is_file():
-        text.write_text("\n".join(sentences(data, text.stem)) + "\n")
-    config = ShrinkConfig.of(
-        model="builtin:minilm", corpus=str(text), eval_steps=max(1, asked["steps"]), max_tokens=4096, **asked
-    )
+    text = asked.pop("text", "nli")
+    config = config_of(data, out, text, asked)
     started = time.process_time()
     source = ShrinkSource.find(config)
     structure = structure_of(source.plm)
-    choosing = out / f"importances-{text.stem}"
+    choosing = out / f"importances-{text}"
     choosing.mkdir(exist_ok=True)
     values = unit_values(config, source, structure, choosing, QUIET)
     share = next(iter(config.budgets.values()))
@@ -138,24 +145,35 @@ def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     remove_(small, gates, structure)
     chosen = time.process_time()
     kept = [layer for layer, numbers in enumerate(sizes) if any(numbers)]
-    facts = recover(config, small, objective_of(config, source, kept), source.batches, source.held_out, run, QUIET)
-    recovered = time.process_time()
-    small.model.requires_grad_(True)
+    found = recovered(data, config, source, small, kept, run)
     save_folder(small.model, small.tokenizer, out / name / "model")
-    shutil.rmtree(run.scratch, ignore_errors=True)
-    pairs = EvaluateConfig(target="builtin:minilm", task="stsb", data_dir=str(data / "glue"))
-    with torch.no_grad():
-        scores = similarity(pairs, dataclasses.replace(small, model=small.model.eval()), torch.device("cpu"), QUIET)
+    found["cpu_seconds"] = {"choose": chosen - started} | found["cpu_seconds"]
     return {
         "row": name,
         "asked": COMMON | ROWS[name],
         "layers": sizes,
         "time_by_table": table.of(sizes),
+    } | found
+
+
+def recovered(
+    data: Path, config: ShrinkConfig, source: ShrinkSource, small: PLM, kept: list[int], run: RunDirectory
+) -> dict:
+    """Recover a small model, which keeps some layers, in place; and measure it."""
+    started = time.process_time()
+    facts = recover(config, small, objective_of(config, source, kept), source.batches, source.held_out, run, QUIET)
+    ended = time.process_time()
+    small.model.requires_grad_(True)
+    shutil.rmtree(run.scratch, ignore_errors=True)
+    pairs = EvaluateConfig(target="builtin:minilm", task="stsb", data_dir=str(data / "glue"))
+    with torch.no_grad():
+        scores = similarity(pairs, dataclasses.replace(small, model=small.model.eval()), torch.device("cpu"), QUIET)
+    return {
         "parameters": sum(value.numel() for value in small.encoder.parameters()),
         "recovery": facts,
         "spearman": scores["similarity_spearman"],
         "pairs": scores["pairs"],
-        "cpu_seconds": {"choose": chosen - started, "recover": recovered - chosen},
+        "cpu_seconds": {"recover": ended - started},
         "machine": machine(),
         "versions": versions(),
     }
