@@ -43,8 +43,6 @@ ROWS: dict[str, tuple[dict, dict]] = {
     "peer-magnitude-no-recovery": (MAGNITUDE, {"steps": 0}),
     "peer-taylor-no-recovery": (TAYLOR, {"steps": 0}),
     "peer-taylor-global-no-recovery": (TAYLOR | {"ranking": "global"}, {"steps": 0}),
-    "peer-magnitude-320": (MAGNITUDE, {"steps": 320}),
-    "peer-taylor-320": (TAYLOR, {"steps": 320}),
     "peer-taylor-global-320": (TAYLOR | {"ranking": "global"}, {"steps": 320}),
 }
 TRIES = 12  # of the bisection for the ratio

@@ -9,6 +9,8 @@ python speed.py builtin:minilm importance/model whole-layers/model > raw/speed.j
 
 # Sentences: one row for each choice, text, loss and number of steps; rows can be named.
 python compare.py $DATA rows
+pip install torch-pruning
+python peer.py $DATA rows
 python speed.py builtin:minilm rows/importance/model --int8 --glue $DATA/glue > raw/int8.json
 
 tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines:64 --task stsb --data-dir $DATA/glue --speedup 2 \
