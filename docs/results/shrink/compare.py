@@ -110,6 +110,11 @@ def config_of(data: Path, out: Path, name: str, asked: dict) -> ShrinkConfig:
     )
 
 
+def sizes_of(gates: dict[str, torch.Tensor], layers: int) -> list[tuple[int, ...]]:
+    """Heads and neurons of each layer."""
+    return [tuple(int(gates[f"layers.{one}.{unit}"].sum()) for unit in ("heads", "neurons")) for one in range(layers)]
+
+
 def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     """Choose, recover and measure one small model."""
     asked = COMMON | ROWS[name]
@@ -138,9 +143,7 @@ def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
         gates = train_gates(choice, share, prepared, source, run, out / name, QUIET)
     else:
         gates = gates_of(values, choice.sizes(share), structure)
-    sizes = [
-        tuple(int(gates[f"layers.{one}.{unit}"].sum()) for unit in ("heads", "neurons")) for one in range(table.layers)
-    ]
+    sizes = sizes_of(gates, table.layers)
     small = copy.deepcopy(source.plm)
     remove_(small, gates, structure)
     chosen = time.process_time()

@@ -1,8 +1,8 @@
 """Prune MiniLM with Torch-Pruning, and recover it as compare.py does: python peer.py DATA OUT [ROW...].
 
 Needs `pip install torch-pruning`. Its pruner chooses and ranks heads and neurons by itself, with one ratio for both, as
-in its example for BERT (examples/transformers/prune_hf_bert.py); the ratio is the smallest with which the model takes
-half of the time by raw/costs.json. Each row becomes OUT/ROW.json, and OUT/ROW/model where only heads and neurons go.
+in its example for BERT (examples/transformers/prune_hf_bert.py); bisection finds the ratio with which the model takes
+at most half of the time by raw/costs.json. Each row becomes OUT/ROW.json, and OUT/ROW/model where the width stays.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch_pruning
-from compare import COMMON, RAW, config_of, recovered
+from compare import COMMON, RAW, config_of, recovered, sizes_of
 from pydantic import TypeAdapter
 from torch import nn
 
@@ -105,11 +105,6 @@ def pruned(plm: PLM, how: dict, ratio: float, grads: list[torch.Tensor | None]) 
         attention.num_attention_heads = attention.all_head_size // attention.attention_head_size
     small.model.config.hidden_size = small.model.embeddings.LayerNorm.weight.numel()
     return small, gates
-
-
-def sizes_of(gates: dict[str, torch.Tensor], layers: int) -> list[tuple[int, ...]]:
-    """Heads and neurons of each layer."""
-    return [tuple(int(gates[f"layers.{one}.{unit}"].sum()) for unit in ("heads", "neurons")) for one in range(layers)]
 
 
 def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
