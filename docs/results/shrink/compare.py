@@ -44,6 +44,7 @@ ROWS: dict[str, dict] = {
     "magnitude": {"choice": "magnitude"},
     "importance-3x": {"speedup": 3},
     "importance-4x": {"speedup": 4},
+    "importance-5x": {"speedup": 5.39},
     "sums": {"sums": True},
     "sums-3x": {"sums": True, "speedup": 3},
     "sums-flops": {"sums": True, "by": "flops"},
@@ -64,6 +65,8 @@ ROWS: dict[str, dict] = {
     "steps-40": {"steps": 40},
     "steps-160": {"steps": 160},
     "steps-320": {"steps": 320},
+    "steps-320-seed1": {"steps": 320, "seed": 1},
+    "steps-320-seed2": {"steps": 320, "seed": 2},
     "sums-320": {"sums": True, "steps": 320},
     "sums-flops-320": {"sums": True, "by": "flops", "steps": 320},
 }
