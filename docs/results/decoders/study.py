@@ -82,7 +82,6 @@ def run_all(args: argparse.Namespace) -> None:
             objectives=("perplexity",),
             corpus=str(args.articles / "wiki.valid.txt"),
             max_tokens=args.max_tokens,
-            base=str(args.model),
         )
         found = evaluate(config, runtime)
         return {key: found[key] for key in ("perplexity", "word_perplexity", "perplexity_tokens", "max_length")}

@@ -73,7 +73,7 @@ class ShrinkConfig(Settings):
     )
     importance_batches: Count = _choose(64, "Batches of text that importances are computed on.")
     removal_batches: Count = _choose(
-        8, "Batches of text that the loss of a layer with fewer heads or neurons is measured on."
+        4, "Batches of text that the loss of a layer with fewer heads or neurons is measured on."
     )
     gate_steps: Count = _choose(100, "Optimizer steps that gates are trained with --choice gates.")
     steps: int | None = _recover(
