@@ -22,6 +22,7 @@ from typing import Any
 SPARSITIES = (0.5, 0.6, 0.7)
 SEEDS = (0, 1, 2)
 OBJECTIVES = ("kd+clm", "kd", "clm", "logits")
+BEST = "kd"  # of seed 0 at 50 and 60 %; it gets all seeds
 SEARCH_CHARACTERS = 8_000_000  # of the training articles; the model has read them too
 
 
@@ -52,8 +53,8 @@ def settings_of_runs(steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
     for seed in SEEDS[1:]:
         yield f"random-seed{seed}", levels | {"method": "random", "seed": seed}
         yield f"random-2:4-seed{seed}", pattern | {"method": "random", "seed": seed}
-        yield f"{OBJECTIVES[0]}-seed{seed}", levels | trained | {"objective": OBJECTIVES[0], "seed": seed}
-        yield f"{OBJECTIVES[0]}-2:4-seed{seed}", pattern | trained | {"objective": OBJECTIVES[0], "seed": seed}
+        yield f"{BEST}-seed{seed}", levels | trained | {"objective": BEST, "seed": seed}
+        yield f"{BEST}-2:4-seed{seed}", pattern | trained | {"objective": BEST, "seed": seed}
 
 
 def search_text(articles: Path, out: Path) -> Path:
