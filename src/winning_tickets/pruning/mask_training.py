@@ -131,8 +131,9 @@ def prepare_sharded(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[M
     inside = present_in(plm.encoder, prepared.shapes)
     objective = make_objective(prepared, {name: prepared.loaded[name] for name in inside})
     head = trained_head(prepared)
-    trained = [plm.encoder.get_parameter(name) for name in trained_names(config, plm, prepared.shapes)]
-    freeze_all_but(plm.model, trained + list(head.values()))  # before FSDP2 sees which gradients are wanted
+    # Before FSDP2 sees which gradients are wanted; a name for these parameters would keep them whole in memory.
+    trained = trained_names(config, plm, prepared.shapes)
+    freeze_all_but(plm.model, [*map(plm.encoder.get_parameter, trained), *head.values()])
     shard_(plm, objective.teacher, prepared.device)
     on_cpu = replace(prepared, device=torch.device("cpu"))
     start = start_of(on_cpu, initial_importance(on_cpu, dataset, prepared.device))
@@ -230,7 +231,7 @@ def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Star
     together = config.ranking == "global" or config.score_init == "random"
     alone = any(map(is_sharded, trained.values())) and not together
     for group in [[name] for name in importance] if alone else [list(importance)]:
-        scores = scores_of(config, {name: importance[name] for name in group})
+        scores = scores_of(config, Computed(group, importance.__getitem__))
         for level, sparsity in reversed(levels):
             masks = prepared.keep(scores, sparsity)
             start.fixed[level] |= {name: mask for name, mask in masks.items() if name not in trained}

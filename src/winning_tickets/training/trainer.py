@@ -309,7 +309,9 @@ class TicketTrainer:
         """Train to the last step, or until a callback stops the training."""
         set_seed(self.args.seed)
         self.model.to(self.args.device)
-        state = None if resume_from_checkpoint is None else _read_checkpoint(Path(resume_from_checkpoint))
+        state = None
+        if resume_from_checkpoint is not None:
+            state = _read_checkpoint(Path(resume_from_checkpoint), mapped=self.args.shard)
         # The weights come before the optimizer, which may take its own state from them.
         if state is not None and self._save_weights:
             self.model.load_state_dict(state["model"])
@@ -477,8 +479,9 @@ class TicketTrainer:
             old.unlink()
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+def _read_checkpoint(path: Path, mapped: bool) -> dict[str, Any]:
+    """Return a checkpoint; if it is mapped, only what is copied from it gets into memory."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return state
 
 
