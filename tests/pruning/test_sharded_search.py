@@ -76,14 +76,14 @@ def bytes_held():
 
 def held_at_a_step(folder, rank):
     """In a launched process: write what is in memory in the second step, when there are gradients."""
-    original = MaskOptimizer.step
+    original = MaskOptimizer.gradient_norm
 
-    def step(self, closure=None):
+    def gradient_norm(self):
         if self.steps == 1:
             (folder / f"held-{rank}").write_text(str(bytes_held()))
-        original(self, closure)
+        return original(self)
 
-    MaskOptimizer.step = step
+    MaskOptimizer.gradient_norm = gradient_norm
 
 
 def test_two_processes_find_the_tickets_of_one_and_hold_a_half_each(folder, tmp_path):
@@ -107,9 +107,9 @@ def test_two_processes_find_the_tickets_of_one_and_hold_a_half_each(folder, tmp_
                 assert one[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5)
     planned = memory_plan(decoder(folder).resolved(), 2)
     for rank in range(2):
-        # Without what is gathered in a pass; some tensors, such as biases, are smaller than their share is planned.
+        # Without what is gathered in a pass; there are also some numbers, such as steps, that the plan does not count.
         assert int((tmp_path / f"held-{rank}").read_text()) == pytest.approx(
-            planned["at_once"] - planned["gathered"], rel=0.05
+            planned["at_once"] - planned["gathered"], rel=0.01
         )
 
 

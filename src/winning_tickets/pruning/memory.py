@@ -98,6 +98,8 @@ def check_memory(config: ResolvedSearch, runtime: Runtime) -> None:
     if device.type == "cuda":
         has = torch.cuda.mem_get_info(device)[1]
     needs = memory_plan(config, launched() if runtime.shard else 1)["at_once"]
+    if device.type == "cpu" and launched() > 1:
+        needs *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # the processes of a machine share its memory
     if has is None or needs <= has:
         return
     advice = [
@@ -106,7 +108,7 @@ def check_memory(config: ResolvedSearch, runtime: Runtime) -> None:
             ("--weights-dtype bfloat16", config.weights_dtype != "float32"),
             ("--score-dtype bfloat16 --moment-dtype float8", config.moment_dtype == "float8"),
             ("--block-wise", config.block_wise or config.terms.keys() != {"kd"}),
-            ("--shard with several GPUs", device.type != "cuda"),
+            ("--shard with several GPUs", device.type != "cuda" or config.block_wise or config.needs.structured),
         )
         if not given and (config.needs.mask_training or "weights" in text)
     ]
