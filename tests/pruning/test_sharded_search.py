@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from samples.launch import Launch, launched
-from samples.learning import QUIET, corpus_of, learning, without_dropout
+from samples.learning import QUIET, Killed, corpus_of, killed_after, learning, without_dropout
 from samples.tiny_decoders import make_decoder
 from samples.tiny_models import make_model
 from winning_tickets import SearchConfig, Ticket, TransferConfig, transfer
@@ -125,7 +125,7 @@ def stopped_after(step, number):
     RunDirectory.log = log
 
 
-def test_a_stopped_run_is_finished_by_two_processes_or_by_one(folder, tmp_path):
+def test_a_run_may_be_begun_and_finished_by_two_processes_or_by_one(folder, tmp_path):
     config = encoder(folder)
 
     def stopped(rank):
@@ -138,10 +138,12 @@ def test_a_stopped_run_is_finished_by_two_processes_or_by_one(folder, tmp_path):
     assert ended[0].err.startswith("Stopped by SIGTERM after step 3 of 6; a checkpoint is in")
     assert [path.name for path in checkpoints(tmp_path / "again" / ".scratch")] == ["checkpoint-3"]
     shutil.copytree(tmp_path / "again", tmp_path / "alone")
+    with killed_after(3), pytest.raises(Killed):
+        search_all(config, tmp_path / "begun", Runtime(quiet=True, checkpoint_steps=2))
 
     def resumed(rank):
-        search_all(config, tmp_path / "again", SHARDED)
-        search_all(config, tmp_path / "whole", SHARDED)
+        for name in ("again", "whole", "begun"):
+            search_all(config, tmp_path / name, SHARDED)
 
     launched(tmp_path, resumed)
     alone = search_all(config, tmp_path / "alone", QUIET)
@@ -150,7 +152,8 @@ def test_a_stopped_run_is_finished_by_two_processes_or_by_one(folder, tmp_path):
         again, whole = (Ticket.from_pretrained(tmp_path / name / inside) for name in ("again", "whole"))
         assert again.id == whole.id
         assert all(torch.equal(again.mlm_head[name], value) for name, value in whole.mlm_head.items())
-        same_up_to_rounding(ticket, whole)
+        for other in (ticket, Ticket.from_pretrained(tmp_path / "begun" / inside)):
+            same_up_to_rounding(other, whole)
 
 
 @pytest.mark.slow

@@ -310,7 +310,8 @@ class MaskSearch:
         self.prepared, self.optimizer = prepared, optimizer
         self._fixed, self._kept, self._level = start.fixed, start.kept, 0
         # They are as large as the weights, and the optimizer has its own.
-        start.scores.clear(), start.masks.clear()
+        start.scores.clear()
+        start.masks.clear()
 
     def set_level(self, level: int) -> None:
         """Continue at another sparsity: the scores stay, matrices whose mask is not trained get their start there."""

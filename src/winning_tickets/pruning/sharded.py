@@ -185,8 +185,7 @@ def check_sharding(config: ResolvedSearch, runtime: Runtime) -> None:
     if not config.needs.mask_training or config.needs.structured:
         what = "with --level or counts trains gates" if config.needs.mask_training else f"is --method {config.method}"
         raise UsageError(
-            f"--shard is for --method mask-training of weights, and this search {what}; leave --shard out: the "
-            "processes then share the batches."
+            f"--shard is for --method mask-training of weights, and this search {what}; leave --shard out."
         )
     dtypes = {option: getattr(config, option) for option in ("weights_dtype", "score_dtype", "moment_dtype")}
     found = [f"{config.option_of(option)} {dtype}" for option, dtype in dtypes.items() if dtype != "float32"]
@@ -207,7 +206,7 @@ def check_sharding(config: ResolvedSearch, runtime: Runtime) -> None:
         )
     if device.type not in ("cpu", "cuda"):
         raise UsageError(f"--shard works on GPUs with CUDA and on CPUs, and the device is {device.type}.")
-    if device.type == "cuda" and "nccl" not in dist.get_backend_config():
+    if device.type == "cuda" and dist.is_initialized() and "nccl" not in dist.get_backend_config():
         raise UsageError("--shard needs a GPU for each process, and there are fewer; start as many as there are GPUs.")
 
 
