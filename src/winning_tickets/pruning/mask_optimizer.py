@@ -232,9 +232,10 @@ class MaskOptimizer(torch.optim.Optimizer):
         return (shared + self._norm_here(head).double().square()).sqrt().to(self._flat.dtype)[0]
 
     def _norm_here(self, gradients: list[Tensor]) -> Tensor:
-        if not gradients:
-            return self._flat.new_zeros(())
-        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm = self._flat.new_zeros(())
+        if gradients:
+            norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        return norm
 
     def _clip(self, scores: list[Tensor], head: list[Tensor]) -> None:
         """Scale the gradients down to the configured norm, together or one by one; nothing is read back."""

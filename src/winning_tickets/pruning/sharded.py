@@ -166,7 +166,8 @@ def shard_(plm: PLM, teacher: Any, device: torch.device) -> None:
     from torch.distributed.fsdp import fully_shard
 
     models = [plm.model] if teacher is None else [plm.model, teacher]
-    mesh = DeviceMesh.from_group(dist.group.WORLD, device.type)
+    world: Any = dist.group.WORLD
+    mesh = DeviceMesh.from_group(world, device.type)
     for path in sharded_modules(plm):
         for model in models:
             fully_shard(model.base_model.get_submodule(path), mesh=mesh, reshard_after_forward=True)
@@ -197,6 +198,11 @@ def check_sharding(config: ResolvedSearch, runtime: Runtime) -> None:
         )
     if runtime.torch_compile:
         raise UsageError("--compile is for models that are whole in each process; leave it out, or leave --shard out.")
+    if runtime.bf16 and not runtime.gradient_checkpointing:
+        raise UsageError(
+            "--bf16 with --shard needs --gradient-checkpointing: without it each process would keep the weights of all "
+            "layers in bfloat16 until the backward pass."
+        )
     longest = parse_segments(config.segments).longest
     if config.batch_tokens // longest < processes:
         raise UsageError(

@@ -35,7 +35,8 @@ def own_rows(whole: Tensor, parameter: Any) -> Tensor:
     if not is_sharded(parameter) or whole.shape == parameter.to_local().shape:
         return whole
     mesh = parameter.device_mesh
-    return torch.chunk(whole, mesh.size())[mesh.get_local_rank()].clone()
+    rows: Tensor = torch.chunk(whole, mesh.size())[mesh.get_local_rank()]
+    return rows.clone()
 
 
 class MaskedWeights:

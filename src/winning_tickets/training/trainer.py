@@ -413,7 +413,9 @@ class TicketTrainer:
 
     def training_step(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run forward and backward of a micro-batch on the device; return the sum of each part of the loss."""
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+        # A cache would keep a copy in bfloat16 of every layer that was whole for a moment.
+        cached = not self.args.shard
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16, cache_enabled=cached):
             sums = self.objective(self.model, inputs)
         loss = sum(self.objective.weights[name] * value / self._totals[name] for name, value in sums.items())
         loss.backward()  # type: ignore[union-attr]
