@@ -22,7 +22,7 @@ QUIET = Runtime(quiet=True, device="cpu")
 MODULE = import_module("winning_tickets.finetuning.shrink")
 RECOVERY = import_module("winning_tickets.finetuning.recovery")
 LITTLE = {"by": "flops", "steps": 4, "eval_steps": 2, "batch_tokens": 64, "max_tokens": 128, "segments": "mixed:4-16",
-          "importance_batches": 2, "repeats": 2, "latency_on": "batch=2,length=8"}  # fmt: skip
+          "importance_batches": 2, "removal_batches": 1, "repeats": 2, "latency_on": "batch=2,length=8"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,8 @@ def test_report_and_cards_have_the_table(ladder):
     page = (out / "report.html").read_text()
     assert "<svg" in page
     assert page.count("speedup-2.5") >= 2
+    losses = json.loads((out / "removal_losses.json").read_text())
+    assert all(curve[0] > curve[-1] == 0 for curve in (*losses["heads"], *losses["neurons"]))
     card = (out / "speedup-1.5" / "model" / "README.md").read_text()
     assert "trust_remote_code=True" in card
     assert f"{result['dense']['parameters']:,}" in card
@@ -138,6 +140,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(world, tmp_path, monkeypatch):
     monkeypatch.undo()
     computed = []
     monkeypatch.setattr(MODULE.importance, "add_up", lambda *_, **__: computed.append(1))
+    monkeypatch.setattr(MODULE, "measure_losses", lambda *_: computed.append(1))
     again = shrink(config, tmp_path / "again", often)
     assert not computed
     first, second = (weights(tmp_path / name / "model") for name in ("whole", "again"))

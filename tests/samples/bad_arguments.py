@@ -409,6 +409,7 @@ ROWS: dict[str, str] = {
         --choice best | 2 | 'importance'
         --choice gates --uniform | 2 | leave one of them out
         --importance-batches 0 | 2 | importance-batches
+        --removal-batches 0 | 2 | removal-batches
         --gate-steps 0 | 2 | gate-steps
         --minutes 0 | 2 | minutes
         --losses stats | 2 | Did you mean 'states'

@@ -24,16 +24,18 @@ from winning_tickets.config.shrink import ShrinkConfig
 from winning_tickets.data.readers import read_lines
 from winning_tickets.deploy.costs import CostTable, cost_table
 from winning_tickets.finetuning.recovery import recover
-from winning_tickets.finetuning.shrink import Choice, objective_of, unit_values
+from winning_tickets.finetuning.shrink import Choice, objective_of, prepare, removal_losses, train_gates, unit_values
 from winning_tickets.finetuning.shrink_source import ShrinkSource
 from winning_tickets.models.removal import remove_
 from winning_tickets.models.structure import structure_of
-from winning_tickets.pruning.budget import gates_of
+from winning_tickets.pruning.budget import Losses, gates_of
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.provenance import machine, versions
+from winning_tickets.tickets.files import BaseModelInfo
 from winning_tickets.training.predict import save_folder
 
-COMMON = {"steps": 80, "warmup_steps": 10, "batch_tokens": 1024, "segments": "lines:64", "importance_batches": 24}
+COMMON = {"steps": 80, "warmup_steps": 10, "batch_tokens": 1024, "segments": "lines:64"}
+COMMON |= {"importance_batches": 24, "removal_batches": 6}
 ROWS: dict[str, dict] = {
     "importance": {},
     "wikipedia": {"text": "wikipedia"},
@@ -41,11 +43,17 @@ ROWS: dict[str, dict] = {
     "even": {"choice": "even"},
     "magnitude": {"choice": "magnitude"},
     "importance-3x": {"speedup": 3},
+    "importance-4x": {"speedup": 4},
+    "importance-5x": {"speedup": 5.39},
+    "sums": {"sums": True},
+    "sums-3x": {"sums": True, "speedup": 3},
+    "sums-flops": {"sums": True, "by": "flops"},
     "flops": {"by": "flops"},
+    "gates": {"choice": "gates"},
     "no-recovery": {"steps": 0},
+    "sums-no-recovery": {"sums": True, "steps": 0},
     "magnitude-no-recovery": {"choice": "magnitude", "steps": 0},
     "even-no-recovery": {"choice": "even", "steps": 0},
-    "flops-no-recovery": {"by": "flops", "steps": 0},
     "pooled": {"losses": "pooled"},
     "pooled-similarity": {"losses": "pooled+similarity:20"},
     "states": {"losses": "states"},
@@ -57,7 +65,10 @@ ROWS: dict[str, dict] = {
     "steps-40": {"steps": 40},
     "steps-160": {"steps": 160},
     "steps-320": {"steps": 320},
-    "flops-320": {"by": "flops", "steps": 320},
+    "steps-320-seed1": {"steps": 320, "seed": 1},
+    "steps-320-seed2": {"steps": 320, "seed": 2},
+    "sums-320": {"sums": True, "steps": 320},
+    "sums-flops-320": {"sums": True, "by": "flops", "steps": 320},
 }
 RAW = Path(__file__).parent / "raw"
 QUIET = Runtime(quiet=True, device="cpu")
@@ -94,6 +105,7 @@ def budget_of(choice: Choice, table: CostTable, share: float) -> float:
 def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     """Choose, recover and measure one small model."""
     asked = COMMON | ROWS[name]
+    sums = asked.pop("sums", False)
     text = out / f"{asked.pop('text', 'nli')}.txt"
     if not text.is_file():
         text.write_text("\n".join(sentences(data, text.stem)) + "\n")
@@ -107,16 +119,28 @@ def row(data: Path, out: Path, name: str, table: CostTable) -> dict:
     choosing.mkdir(exist_ok=True)
     values = unit_values(config, source, structure, choosing, QUIET)
     share = next(iter(config.budgets.values()))
-    choice = Choice(config, structure, values, table, keep_first=False)
+    if sums:  # of the importances of what a layer loses, instead of what the model was measured to lose
+        losses = Losses.of(values, table.sizes)
+    else:
+        losses = removal_losses(config, source, structure, values, table.sizes, choosing, QUIET)
+    choice = Choice(config, structure, values, losses, table, keep_first=False)
     if config.by == "flops":
         choice = dataclasses.replace(choice, costs=cost_table(source.plm, "flops", *config.shape, QUIET))
         share = budget_of(choice, table, share)
-    sizes = choice.sizes(share)
+    run = RunDirectory(out / name, "unfinished", name)
+    if config.choice == "gates":
+        base = BaseModelInfo.of(source.plm.encoder, source.plm.name, "bert", None, None)
+        prepared = prepare(config, source, base, name, QUIET)
+        gates = train_gates(choice, share, prepared, source, run, out / name, QUIET)
+    else:
+        gates = gates_of(values, choice.sizes(share), structure)
+    sizes = [
+        tuple(int(gates[f"layers.{one}.{unit}"].sum()) for unit in ("heads", "neurons")) for one in range(table.layers)
+    ]
     small = copy.deepcopy(source.plm)
-    remove_(small, gates_of(values, sizes, structure), structure)
+    remove_(small, gates, structure)
     chosen = time.process_time()
     kept = [layer for layer, numbers in enumerate(sizes) if any(numbers)]
-    run = RunDirectory(out / name, "unfinished", name)
     facts = recover(config, small, objective_of(config, source, kept), source.batches, source.held_out, run, QUIET)
     recovered = time.process_time()
     small.model.requires_grad_(True)

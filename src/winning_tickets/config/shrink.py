@@ -72,6 +72,9 @@ class ShrinkConfig(Settings):
         "what stays.",
     )
     importance_batches: Count = _choose(64, "Batches of text that importances are computed on.")
+    removal_batches: Count = _choose(
+        4, "Batches of text that the loss of a layer with fewer heads or neurons is measured on."
+    )
     gate_steps: Count = _choose(100, "Optimizer steps that gates are trained with --choice gates.")
     steps: int | None = _recover(
         None, "Optimizer steps of the recovery of each model. By default 1,000, or what --minutes allow.", ge=0
@@ -151,7 +154,9 @@ class ShrinkConfig(Settings):
     @property
     def most_batches(self) -> int | None:
         """Batches of text that are read at most; None where only `minutes` limit them."""
-        return None if self.most_steps is None else max(self.most_steps, self.importance_batches, self.gate_steps)
+        if self.most_steps is None:
+            return None
+        return max(self.most_steps, self.importance_batches, self.removal_batches, self.gate_steps)
 
     @property
     def text(self) -> str | None:

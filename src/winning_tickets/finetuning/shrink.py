@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ from winning_tickets.pruning import importance, mask_training
 from winning_tickets.pruning.base import PreparedSearch, RankedWeights, counted
 from winning_tickets.pruning.budget import Losses, Sizes, choose_sizes, even_sizes, gates_of, unit_magnitudes
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, ImportanceSource
+from winning_tickets.pruning.removal_losses import measure_losses
 from winning_tickets.pruning.structured import GateSearch, gate_scores
 from winning_tickets.runs import memory
 from winning_tickets.runs.directory import RESULT, RunDirectory
@@ -57,7 +58,7 @@ from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.distillation import Distillation
 from winning_tickets.training.predict import save_folder
 
-MODEL, TICKET, RECOVERY, COSTS = "model", "ticket", "recovery.json", "costs.json"
+MODEL, TICKET, RECOVERY, COSTS, LOSSES = "model", "ticket", "recovery.json", "costs.json", "removal_losses.json"
 _CORRECTIONS = 4  # of a budget of time
 _TOLERANCE = 1.01
 _BINS_OF_A_STEP = 500  # of the budget, while gates are trained
@@ -69,14 +70,15 @@ class Choice:
 
     config: ShrinkConfig
     structure: Structure
-    values: dict[str, Tensor]  # what it costs in quality to remove a unit, by kind, `(layers, n)`
+    values: dict[str, Tensor]  # of heads and neurons, `(layers, n)`: a layer keeps those with the highest
+    losses: Losses  # of the layers by what they keep
     costs: CostTable
     keep_first: bool
 
     def sizes(self, budget: float, values: Mapping[str, Tensor] | None = None, **options: Any) -> Sizes | None:
         """Return heads and neurons of each layer under a budget; None where it cannot be kept."""
         config = self.config
-        losses = Losses.of(values or self.values, self.costs.sizes)
+        losses = self.losses if values is None else Losses.of(values, self.costs.sizes)
         if config.uniform or config.choice in ("even", "depth"):
             spread = config.choice == "depth"
             return even_sizes(losses, self.costs, budget, whole_heads=config.uniform, spread=spread)
@@ -178,15 +180,17 @@ def shrink(
     if costs is not None:
         costs = _without_words(config, costs, source)
         equal = {unit: torch.ones(len(structure.layers), structure.per_layer(unit)) for unit in ("heads", "neurons")}
-        Choice(config, structure, equal, costs, first_layer_differs(plm, structure)).check()
+        losses = Losses.of(equal, costs.sizes)
+        Choice(config, structure, equal, losses, costs, first_layer_differs(plm, structure)).check()
     with RunDirectory.claim(Path(out), "shrink", identity, config.model_dump(mode="json"), force=force) as run:
         if run.status == "done":
             return run.result()
         assert costs is not None
         write_json(run.path / COSTS, asdict(costs))
-        prepared = _prepare(config, source, base, identity, runtime)
+        prepared = prepare(config, source, base, identity, runtime)
         values = unit_values(config, source, structure, run.path, runtime)
-        choice = Choice(config, structure, values, costs, first_layer_differs(plm, structure))
+        losses = removal_losses(config, source, structure, values, costs.sizes, run.path, runtime)
+        choice = Choice(config, structure, values, losses, costs, first_layer_differs(plm, structure))
         made = {name: _make(name, choice, prepared, source, run, runtime) for name in config.budgets}
         result: dict[str, Any] = {"verb": "shrink", "run_id": identity, "model": plm.name, "losses": source.losses}
         result |= {"budget": config.counts, "batch": config.shape[0], "length": config.shape[1], "seed": config.seed}
@@ -216,7 +220,7 @@ def _structure(plm: PLM) -> Structure:
     return structure_of(plm)
 
 
-def _prepare(
+def prepare(
     config: ShrinkConfig, source: ShrinkSource, base: BaseModelInfo, identity: str, runtime: Runtime
 ) -> PreparedSearch:
     """Return what searches for tickets read, so that a ticket comes out as for every search."""
@@ -243,12 +247,38 @@ def _prepare(
 def unit_values(
     config: ShrinkConfig, source: ShrinkSource, structure: Structure, folder: Path, runtime: Runtime
 ) -> dict[str, Tensor]:
-    """Return what it costs in quality to remove a head or a neuron, `(layers, n)`."""
+    """Return values of heads and neurons, `(layers, n)`, by which the units of a layer are ranked."""
     if config.choice == "magnitude":
         return unit_magnitudes(source.plm.encoder, structure)
     # To second order a loss grows with the square of what is removed.
     found = _importance(config, source, structure, folder, runtime).values["sample"]
     return {unit: found[unit].square() for unit in ("heads", "neurons")}
+
+
+def removal_losses(
+    config: ShrinkConfig,
+    source: ShrinkSource,
+    structure: Structure,
+    values: Mapping[str, Tensor],
+    sizes: Sequence[int],
+    folder: Path,
+    runtime: Runtime,
+) -> Losses:
+    """Return the losses of layers by what they keep: measured, or read where the run was stopped."""
+    if config.choice not in ("importance", "gates"):
+        return Losses.of(values, sizes)
+    file = folder / LOSSES
+    if not file.is_file():
+        last = source.plm.model.config.num_hidden_layers - 1
+        objective = objective_of(config, source, [last])
+        if "logits" in objective.weights:  # what the model is for
+            objective.weights = {"logits": 1.0}
+        source.plm.model.to(choose_device(runtime.device))
+        batches = [source.batches[index] for index in range(config.removal_batches)]
+        found = measure_losses(source.plm, structure, objective, values, sizes, batches, runtime)
+        write_json(file, {"sizes": list(sizes)} | {unit: loss.tolist() for unit, loss in vars(found).items()})
+    stored = read_json(file, "losses of layers")
+    return Losses(np.array(stored["heads"]), np.array(stored["neurons"]))
 
 
 def _importance(
@@ -282,7 +312,7 @@ def _make(
     if not is_ticket(folder / TICKET):
         budget = choice.corrected(name, source.plm, runtime)
         gates = (
-            _trained_gates(choice, budget, prepared, source, run, folder, runtime) if config.choice == "gates" else None
+            train_gates(choice, budget, prepared, source, run, folder, runtime) if config.choice == "gates" else None
         )
         if gates is None:
             sizes = choice.sizes(budget)
@@ -333,7 +363,7 @@ def _sizes(gates: Mapping[str, Tensor], layers: int) -> Sizes:
     return [(count(f"layers.{layer}.heads"), count(f"layers.{layer}.neurons")) for layer in range(layers)]
 
 
-def _trained_gates(
+def train_gates(
     choice: Choice,
     budget: float,
     prepared: PreparedSearch,
@@ -344,41 +374,39 @@ def _trained_gates(
 ) -> dict[str, Tensor]:
     """Train gates that start at the importances; at every step the best structure under the budget is open."""
     structure, config = choice.structure, choice.config
+    every = list(range(len(structure.layers)))
+    start_values = choice.losses.per_unit(choice.values, choice.costs.sizes)
     top = prepared.config.alpha * prepared.config.phi
     counts: dict[Unit, int] = {"heads": 0, "neurons": 0}
-    start = gate_scores(choice.values, "rank", counts, structure, 0, top, config.seed)
+    start = gate_scores(start_values, "rank", counts, structure, 0, top, config.seed)
     # A score means the loss of the unit that had this score at the start, so that heads and neurons compare.
     scales = {
         unit: (
             np.sort(torch.cat([start[f"layers.{i}.{unit}"] for i in range(len(structure.layers))]).numpy()),
-            np.sort(choice.values[unit].numpy().ravel()),
+            np.sort(start_values[unit].numpy().ravel()),
         )
         for unit in counts
     }
 
-    def values(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return {
-            unit: torch.stack([
-                torch.from_numpy(np.interp(scores[f"layers.{layer}.{unit}"].detach().cpu().numpy(), *scales[unit]))
-                for layer in range(len(structure.layers))
-            ])
-            for unit in counts
-        }  # fmt: skip
-
-    def choose(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        found = values(scores)
-        sizes = choice.sizes(budget, found, bins=_BINS_OF_A_STEP)
+    def choose(scores: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor]:
+        stacked = {
+            unit: torch.stack([scores[f"layers.{layer}.{unit}"].detach().cpu() for layer in every]) for unit in counts
+        }
+        losses = {unit: torch.from_numpy(np.interp(found.numpy(), *scales[unit])) for unit, found in stacked.items()}
+        sizes = choice.sizes(budget, losses, **options)
         assert sizes is not None
-        gates = gates_of(found, sizes, structure)
-        return {name: gates[name].to(scores[name].device) for name in scores}
+        return gates_of(stacked, sizes, structure)
+
+    def choose_in_training(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        gates = choose(scores, bins=_BINS_OF_A_STEP)
+        return {name: gates[name].to(score.device) for name, score in scores.items()}
 
     level = Level(("heads", "neurons"), given={"heads": 0, "neurons": 0})
     model = source.plm.model
     mask_training.freeze_all_but(model, [])
     mask_training.set_dropout(model, 0.0)
-    state = GateSearch(prepared, structure, level, counts, choice.values, choose)
+    state = GateSearch(prepared, structure, level, counts, start_values, choose_in_training)
     own = RunDirectory(folder / "gates", run.status, f"{run.id}-{folder.name}-gates")
-    every = list(range(len(structure.layers)))
     batches = _Some(source.batches, config.gate_steps)
     with gated(source.plm.encoder, structure, state.gates):
         mask_training.train_scores(
@@ -386,10 +414,7 @@ def _trained_gates(
         )
     shutil.rmtree(own.scratch, ignore_errors=True)
     model.requires_grad_(True)
-    found = values(state.optimizer.scores)
-    sizes = choice.sizes(budget, found)
-    assert sizes is not None
-    return gates_of(found, sizes, structure)
+    return choose(state.optimizer.scores)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """Choice of heads, neurons and layers under one budget: the units whose removal costs least, by dynamic programming.
 
 The costs are those of a measured table, so that a neuron is worth what it really takes on the machine. The loss of a
-structure is the sum of the losses of its removed units (to second order, units apart), as in Kwon et al. 2022.
+structure is the sum of the losses of its layers, each with its own size while the others are whole (`removal_losses`).
 """
 
 from __future__ import annotations
@@ -57,6 +57,23 @@ class Losses:
             sums = np.concatenate([np.zeros((len(rising), 1)), np.cumsum(rising, axis=1)], axis=1)
             removed[unit] = sums[:, ::-1]  # with so many kept
         return cls(removed["heads"], removed["neurons"][:, list(sizes)])
+
+    def per_unit(self, values: Mapping[str, Tensor], sizes: Sequence[int]) -> dict[str, Tensor]:
+        """Return a loss for each unit, `(layers, n)`, whose sums are about these losses; in the order of `values`."""
+        from scipy.optimize import isotonic_regression
+
+        found = {}
+        for unit, curves, kept in (("heads", self.heads, range(self.heads.shape[1])), ("neurons", self.neurons, sizes)):
+            removed = kept[-1] - np.array(kept)[::-1]
+            rows = []
+            for own, curve in zip(values[unit], curves, strict=True):
+                # What each further unit costs never falls, so that the order stays.
+                steps = np.diff(np.interp(np.arange(kept[-1] + 1), removed, curve[::-1]))
+                row = torch.empty_like(own)
+                row[own.argsort(stable=True)] = torch.from_numpy(isotonic_regression(steps).x.clip(0)).to(own)
+                rows.append(row)
+            found[unit] = torch.stack(rows)
+        return found
 
 
 def unit_magnitudes(encoder: nn.Module, structure: Structure) -> dict[str, Tensor]:

@@ -81,15 +81,19 @@ class Distillation:
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Sum of each part over the batch."""
         with torch.no_grad():
-            teacher = self._run(self.teacher, batch)
+            teacher = self.outputs(self.teacher, batch)
         own = dict(batch)
         if self.places is not None:
             own["input_ids"] = self.places.to(own["input_ids"].device)[own["input_ids"]]
-        student = self._run(model, own)
+        return self.compare(self.outputs(model, own), teacher, batch)
+
+    def compare(self, student: Outputs, teacher: Outputs, batch: Batch) -> dict[str, Tensor]:
+        """Sum of each part over the batch, from outputs of both models; `layers` belong to the student's last ones."""
         mask = batch.get("attention_mask")
         sums: dict[str, Tensor] = {}
         if "states" in self.weights:
-            sums["states"] = kd_sum(student.states, tuple(teacher.states[layer] for layer in self.layers), mask)
+            theirs = tuple(teacher.states[layer] for layer in self.layers)
+            sums["states"] = kd_sum(student.states[-len(theirs) :], theirs, mask)
         if {"pooled", "similarity"} & set(self.weights):
             with torch.autocast(batch["input_ids"].device.type, enabled=False):
                 ours, theirs = (self._pooled(outputs.last, mask) for outputs in (student, teacher))
@@ -107,7 +111,8 @@ class Distillation:
             return functional.normalize(last[:, 0].float(), dim=-1)
         return mean_pooled(last, mask)
 
-    def _run(self, model: Any, batch: Batch) -> Outputs:
+    def outputs(self, model: Any, batch: Batch) -> Outputs:
+        """Run a model on a batch and return the outputs that are compared."""
         if self.head in (None, "mlm") or "logits" not in self.weights:
             needs = {"states", *({"logits"} & set(self.weights))}
             return run_encoder(model, batch, needs, self.architecture)  # type: ignore[arg-type]
