@@ -53,7 +53,7 @@ def encoder(folder, **fields):
 
 def decoder(folder, **fields):
     """A decoder whose output embeddings are tied to word embeddings without a mask."""
-    return configured(folder, "qwen2", **{"objective": "clm+kd+logits"} | fields)
+    return configured(folder, "qwen2", **{"objective": "clm+kd+logits", "save_at": (1,)} | fields)
 
 
 def same_up_to_rounding(found, expected, moved=1e-3):
@@ -105,6 +105,9 @@ def test_two_processes_find_the_tickets_of_one_and_hold_a_half_each(folder, tmp_
         for one, other in zip(read_log(tmp_path / name), read_log(tmp_path / "one" / name), strict=True):
             for key in config.terms:
                 assert one[key] == pytest.approx(other[key], rel=1e-4, abs=1e-5)
+    first, last = (Ticket.from_pretrained(tmp_path / "decoder" / inside) for inside in ("step-000001", "."))
+    moved = sum(int((first.masks[name] != mask).sum()) for name, mask in last.masks.items())
+    assert moved > 20  # a search that moves nothing would prove nothing
     planned = memory_plan(decoder(folder).resolved(), 2)
     for rank in range(2):
         # Without what is gathered in a pass; there are also some numbers, such as steps, that the plan does not count.
