@@ -54,7 +54,10 @@ def two(device: str) -> int:
     return 2
 
 
-def test_two_processes_train_the_masks_of_one(device: str, two: int, world: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", [(), ("--shard",)], ids=["whole", "sharded"])
+def test_two_processes_train_the_masks_of_one(
+    device: str, two: int, world: dict[str, Path], tmp_path: Path, how: tuple[str, ...]
+) -> None:
     config = SearchConfig(
         model=str(world["bert"]),
         method="mask-training",
@@ -68,7 +71,7 @@ def test_two_processes_train_the_masks_of_one(device: str, two: int, world: dict
     settings = {"objective": "kd,mlm", "corpus": config.corpus, "sparsity": 0.5, "steps": 4, "segments": "packed:16"}
     settings |= {"batch_tokens": 128, "out": tmp_path / "two", "device": device}
     options = [str(word) for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
-    launch(two, ["-m", "winning_tickets", "search", config.model, *options, "--quiet"], device)
+    launch(two, ["-m", "winning_tickets", "search", config.model, *options, *how, "--quiet"], device)
     expected = search(config, tmp_path / "one", Runtime(device=device, quiet=True))
     found = Ticket.from_pretrained(tmp_path / "two")
     different = sum(int((found.masks[name] != mask).sum()) for name, mask in expected.masks.items())

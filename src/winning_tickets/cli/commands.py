@@ -246,6 +246,9 @@ def written(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
+NOT_SHARDED = tuple(field for field in Runtime.model_fields if field != "shard")
+
+
 def verb(
     name: str,
     settings: type[Settings],  # the class of the first argument of the function
@@ -256,9 +259,9 @@ def verb(
     inline: str = "",  # a field that has settings of its own, whose options have no prefix
     without: Iterable[str] = (),  # fields that are no options, as others set them
     defaults: Mapping[str, Any] | None = None,  # of fields that neither options nor a file give
-    runtime: Iterable[str] = tuple(Runtime.model_fields),  # fields of `Runtime` that are options
+    runtime: Iterable[str] = NOT_SHARDED,  # fields of `Runtime` that are options
     writes: bool = True,  # whether there is a folder `--out`, and `--force`
-    plan: Callable[[Any], tuple[Settings, dict[str, Any]]] = lambda settings: (settings, {}),  # printed by `--dry-run`
+    plan: Callable[[Any, Runtime], tuple[Settings, dict[str, Any]]] = lambda settings, _: (settings, {}),  # `--dry-run`
 ) -> Callable[[Callable[..., tuple[dict[str, Any], str]]], Callable[..., None]]:
     """Register a function as a command whose options are the fields of its settings."""
     paths: dict[str, list[tuple[FieldPath, type[Settings]]]] = {}
@@ -299,7 +302,7 @@ def verb(
             unread = [] if begun else unread_options(chosen)
             if given["dry_run"] or unread:
                 refuse(chosen, check, unread)
-                planned, facts = plan(chosen)
+                planned, facts = plan(chosen, execution)
                 return plan_of(planned, out, as_json, **facts)
             with trusting(execution.trust_remote_code):
                 result, text = function(chosen, *((out, execution, given["force"]) if writes else (execution,)))
@@ -421,11 +424,14 @@ def _split(option: str, text: str | None, kind: Callable[[str], Any], expected: 
     return parsed
 
 
-def _plan_search(config: SearchConfig) -> tuple[Settings, dict[str, Any]]:
+def _plan_search(config: SearchConfig, runtime: Runtime) -> tuple[Settings, dict[str, Any]]:
     from winning_tickets.pruning.memory import planned_memory
+    from winning_tickets.pruning.sharded import check_sharding
 
     settings = config.resolved()
-    return settings, planned_memory(settings)
+    if runtime.shard:
+        check_sharding(settings, runtime)
+    return settings, planned_memory(settings, runtime)
 
 
 Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed without `--json`
@@ -436,6 +442,7 @@ Printed = tuple[dict[str, Any], str]  # a result, and the text that is printed w
     SearchConfig,
     "model",
     "winning_tickets.pruning.search:check_search",
+    runtime=tuple(Runtime.model_fields),
     plan=_plan_search,
 )
 def search(config: SearchConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
@@ -509,7 +516,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     "",
     "winning_tickets.finetuning.sharing_setup:check_sharing",
     defaults={"tasks": ()},
-    runtime=tuple(field for field in Runtime.model_fields if field != "torch_compile"),
+    runtime=tuple(field for field in NOT_SHARDED if field != "torch_compile"),
 )
 def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
@@ -524,7 +531,7 @@ def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Prin
     return result, show.sharing(result)
 
 
-def _plan_of_super(config: SuperConfig) -> tuple[SuperConfig, dict[str, Any]]:
+def _plan_of_super(config: SuperConfig, runtime: Runtime) -> tuple[SuperConfig, dict[str, Any]]:
     from winning_tickets.finetuning.super_ticket import count_trainings
     from winning_tickets.studies.costs import MACHINE, TASK_SIZES, cost_of, seconds_of, size_of
 
@@ -558,7 +565,7 @@ def super_ticket(config: SuperConfig, out: Path, runtime: Runtime, force: bool) 
     return result, show.super_ticket(result)
 
 
-def _plan_of_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]:
+def _plan_of_shrink(config: ShrinkConfig, runtime: Runtime) -> tuple[ShrinkConfig, dict[str, Any]]:
     from winning_tickets.finetuning.shrink import plan_shrink
 
     return plan_shrink(config)
@@ -571,7 +578,7 @@ def _plan_of_shrink(config: ShrinkConfig) -> tuple[ShrinkConfig, dict[str, Any]]
     "winning_tickets.finetuning.shrink:check_shrink",
     metavar="MODEL_OR_RUN",
     plan=_plan_of_shrink,
-    runtime=tuple(field for field in Runtime.model_fields if field != "torch_compile"),
+    runtime=tuple(field for field in NOT_SHARDED if field != "torch_compile"),
 )
 def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Make a model faster: remove heads, neurons and layers, and let the rest learn from the dense model.

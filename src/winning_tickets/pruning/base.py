@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -108,12 +108,18 @@ class PreparedSearch:
         """Take copies of the weights that a method made before it writes to the loaded model."""
         self._weights = {name: copies.get(name, view).to(self.device) for name, view in self.loaded.items()}
 
+    def keep_shapes_only(self) -> None:
+        """Let go of the whole matrices, of which a method has what it needs; their memory is then free."""
+        self.loaded = {name: view.to("meta") for name, view in self.loaded.items()}
+        self.ranked, self._weights = replace(self.ranked, weights=self.loaded), None
+
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
         """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern."""
         config = self.config
         placed = Computed(scores, lambda name: scores[name].to(self.device))
+        weights = {name: self.weights[name] for name in scores}
         return keep_top(
-            placed, sparsity, config.ranking, self.weights, rounding=config.count_rounding, pattern=config.n_of_m
+            placed, sparsity, config.ranking, weights, rounding=config.count_rounding, pattern=config.n_of_m
         )
 
     def ticket(self, masks: Mapping[str, Tensor], sparsity: float, step: int | None = None, head: Any = None) -> Ticket:

@@ -179,7 +179,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         formed. Without a call `step` does the same. Gradients that are set to None in between are not applied.
         """
         self._form_gradients()
-        self._norm = self._norm_of(self._gradients())
+        self._norm = self._norm_of(*self._gradients())
         return self._norm
 
     @torch.no_grad()
@@ -192,7 +192,7 @@ class MaskOptimizer(torch.optim.Optimizer):
         for name, score in self.scores.items():
             if self.masked.parameters[name].grad is None:
                 score.grad = None
-        self._clip(self._gradients())
+        self._clip(*self._gradients())
         # The scheduler sets the rates of the outer groups.
         for inner, outer in zip(self._inner.param_groups, self.param_groups, strict=True):
             inner["lr"] = outer["lr"]
@@ -217,27 +217,36 @@ class MaskOptimizer(torch.optim.Optimizer):
         for name, score in self.scores.items():
             score.grad = found[name].to(score.dtype) if name in found else None
 
-    def _gradients(self) -> list[Tensor]:
-        """Return the gradients of the scores and of the head, where there are some."""
-        return [one.grad for one in (*self.scores.values(), *self.head.values()) if one.grad is not None]
+    def _gradients(self) -> tuple[list[Tensor], list[Tensor]]:
+        """Return the gradients of the scores, and those of the head, where there are some."""
+        scores, head = (
+            [one.grad for one in group.values() if one.grad is not None] for group in (self.scores, self.head)
+        )
+        return scores, head
 
-    def _norm_of(self, gradients: list[Tensor]) -> Tensor:
-        """Return the norm of gradients over all processes."""
+    def _norm_of(self, scores: list[Tensor], head: list[Tensor]) -> Tensor:
+        """Return the norm of gradients of scores, over all processes that share them, and of the head."""
+        if self._shared_by is None:
+            return self._norm_here([*scores, *head])
+        shared = self._shared_by.totals(self._norm_here(scores).double().square().view(1))
+        return (shared + self._norm_here(head).double().square()).sqrt().to(self._flat.dtype)[0]
+
+    def _norm_here(self, gradients: list[Tensor]) -> Tensor:
         norm = self._flat.new_zeros(())
         if gradients:
             norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        if self._shared_by is None:
-            return norm
-        return self._shared_by.totals(norm.double().square().view(1)).sqrt().to(norm.dtype)[0]
+        return norm
 
-    def _clip(self, gradients: list[Tensor]) -> None:
+    def _clip(self, scores: list[Tensor], head: list[Tensor]) -> None:
         """Scale the gradients down to the configured norm, together or one by one; nothing is read back."""
         if self.config.clip == "global":
-            self.grad_norm = self._norm_of(gradients) if self._norm is None else self._norm
-            self._scale_down(gradients, self.grad_norm)
+            self.grad_norm = self._norm_of(scores, head) if self._norm is None else self._norm
+            self._scale_down([*scores, *head], self.grad_norm)
         elif self.config.clip == "tensor":
-            for one in gradients:
-                self._scale_down([one], self._norm_of([one]))
+            for one in scores:
+                self._scale_down([one], self._norm_of([one], []))
+            for one in head:
+                self._scale_down([one], self._norm_here([one]))
 
     def _scale_down(self, gradients: list[Tensor], norm: Tensor) -> None:
         if gradients:
@@ -259,6 +268,10 @@ class MaskOptimizer(torch.optim.Optimizer):
         """
         found = self.masked.split(self._mask(self._exact if exact is None else exact))
         return {name: found[name] for name in self.scores}
+
+    def whole_masks(self, exact: bool | None = None) -> dict[str, Tensor]:
+        """Return `masks` of whole matrices, also where several processes share them."""
+        return self.masks(exact)
 
     @torch.no_grad()
     def take_counts(self) -> None:

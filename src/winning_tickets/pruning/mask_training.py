@@ -7,7 +7,7 @@ every further level needs fewer steps than a search of its own (docs/explanation
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from typing import Any
@@ -17,17 +17,18 @@ from torch import Tensor, nn
 
 from winning_tickets.config import MODEL_DROPOUT, ResolvedSearch, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
-from winning_tickets.models.architectures import present_in
+from winning_tickets.models.architectures import present_in, split_name
 from winning_tickets.models.loading import PLM, head_without_decoder, untie_decoder
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.base import PreparedSearch, train_in_order
 from winning_tickets.pruning.block_wise import BlockOptimizer, LayerDistance, Turn, turns_of
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
+from winning_tickets.pruning.sharded import ShardedMaskOptimizer, shard_
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.tickets.masking import MaskedWeights
+from winning_tickets.tickets.masking import MaskedWeights, is_sharded, own_rows
 from winning_tickets.tickets.selection import Computed, count_true, magnitudes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.base import Objective, TermSettings
@@ -82,30 +83,65 @@ def horizon(config: SearchConfig, dataset: Any) -> int | None:
 
 def find_trained_mask(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Train the masks; tickets are saved at the end of each sparsity level and at the steps of `save_at`."""
-    config, plm = prepared.config, prepared.plm
+    config = prepared.config
     dataset = prepared.batches(config.total_steps, needs_lm_head(config.terms), config.kd_masked_tokens)
-    model = plm.model.to(prepared.device)
     # A profile may train without dropout; the papers keep the model's own.
     if config.student_dropout != MODEL_DROPOUT:
-        set_dropout(model, config.student_dropout)
+        set_dropout(prepared.plm.model, config.student_dropout)
     sparsities = ", ".join(f"{sparsity:.0%}" for sparsity in config.sparsities)
     title = f"searching a {sparsities} ticket"
     if config.block_wise:
+        prepared.plm.model.to(prepared.device)
         blocks = BlockSearch(prepared, dataset)
         train_scores(blocks, title, run, runtime, dataset, blocks.objective, levels=blocks.levels)
         ticket = blocks.ticket(config.total_steps)
         distributed.on_main(lambda: ticket.save_pretrained(run.path))
         return
-    # The dense weights are copied before a mask, or a checkpoint of masked weights, could reach the model. The initial
-    # scores have no name here: they are as large as the weights, and the search keeps its own.
-    masked = copy_weights(prepared, [trained_names(config, plm, prepared.shapes)])
-    importance = initial_importance(prepared, dataset)
-    state = MaskSearch(prepared, masked, scores_of(config, importance), head="mlm" in config.terms)
-    objective = make_objective(prepared, state.masked.dense_weights)
-    levels = sparsity_levels(config)
-    # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
-    state.set_level(level_at(levels, last_step(run.scratch)))
-    train_scores(state, title, run, runtime, dataset, objective, [_SaveLevels(state, levels, run)])
+    with distributed.collectives():
+        state, objective = (prepare_sharded if runtime.shard else prepare_whole)(prepared, dataset)
+        levels = sparsity_levels(config)
+        # Before the optimizer restores the scores of a checkpoint, which are selected at the sparsity of that level.
+        state.set_level(level_at(levels, last_step(run.scratch)))
+        train_scores(state, title, run, runtime, dataset, objective, [_SaveLevels(state, levels, run)])
+
+
+def prepare_whole(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
+    """Return the search of a model that this process has whole, and its objective."""
+    config, plm = prepared.config, prepared.plm
+    plm.model.to(prepared.device)
+    trained = trained_names(config, plm, prepared.shapes)
+    # The dense weights are copied before a mask, or a checkpoint of masked weights, could reach the model.
+    masked = copy_weights(prepared, [trained])
+    start = start_of(prepared, initial_importance(prepared, dataset))
+    objective = make_objective(prepared, masked.dense_weights)
+    head = trained_head(prepared)
+    freeze_all_but(plm.model, masked.trained(trained) + list(head.values()))
+    masked.write({name: mask for name, mask in (start.masks | start.fixed[0]).items() if name in masked.kept})
+    start.masks.clear()
+    return MaskSearch(prepared, start, MaskOptimizer(masked, start.scores, head, config)), objective
+
+
+def prepare_sharded(prepared: PreparedSearch, dataset: CorpusBatches) -> tuple[MaskSearch, PretrainingObjective]:
+    """Return the search of a model of which each process keeps its rows, and its objective.
+
+    The loaded matrices stay whole on the CPU until each process has its rows of the initial scores; the moments come
+    after that.
+    """
+    config, plm = prepared.config, prepared.plm
+    inside = present_in(plm.encoder, prepared.shapes)
+    objective = make_objective(prepared, {name: prepared.loaded[name] for name in inside})
+    head = trained_head(prepared)
+    # Before FSDP2 sees which gradients are wanted; a name for these parameters would keep them whole in memory.
+    trained = trained_names(config, plm, prepared.shapes)
+    freeze_all_but(plm.model, [*map(plm.encoder.get_parameter, trained), *head.values()])
+    shard_(plm, objective.teacher, prepared.device)
+    on_cpu = replace(prepared, device=torch.device("cpu"))
+    start = start_of(on_cpu, initial_importance(on_cpu, dataset, prepared.device))
+    del on_cpu
+    prepared.keep_shapes_only()
+    masks = {name: mask for name, mask in (start.masks | start.fixed[0]).items() if name in inside}
+    optimizer = ShardedMaskOptimizer(plm.encoder, masks, start.scores, config, head=head)
+    return MaskSearch(prepared, start, optimizer), objective
 
 
 def train_scores(
@@ -159,14 +195,50 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
     return PretrainingObjective(config.terms, plm.architecture, teacher, settings)
 
 
-def initial_importance(prepared: PreparedSearch, dataset: CorpusBatches) -> Mapping[str, Tensor]:
-    """Return the importance that initial scores rank, by name, computed when it is read; the model has to be dense."""
+def initial_importance(
+    prepared: PreparedSearch, dataset: CorpusBatches, device: torch.device | None = None
+) -> Mapping[str, Tensor]:
+    """Return the importance that initial scores rank, by name, computed when it is read; the model has to be dense.
+
+    `device` is that of the model, where the matrices are on another one.
+    """
     if prepared.config.score_init != "activation":
         return magnitudes(prepared.weights)
     names = present_in(prepared.plm.encoder, prepared.shapes)
     batches = (dataset[index] for index in range(min(prepared.config.calibration_batches, len(dataset))))
-    norms = input_norms(prepared.plm.model, names, batches, prepared.device)
+    norms = input_norms(prepared.plm.model, names, batches, device or prepared.device)
     return activation_importance(prepared.weights, norms)
+
+
+@dataclass
+class Start:
+    """What a search starts from; of matrices that are sharded, this process's rows and their counts."""
+
+    scores: dict[str, Tensor]  # of the matrices that are trained
+    masks: dict[str, Tensor]  # of these, at the first sparsity
+    kept: list[dict[str, int]]  # by sparsity, how many entries of each of these are kept
+    fixed: list[dict[str, Tensor]]  # by sparsity, the masks of the other matrices, always whole
+
+
+def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Start:
+    """Return the initial scores of an importance, and the masks of these scores."""
+    config, encoder = prepared.config, prepared.plm.encoder
+    parameters = dict(encoder.named_parameters())
+    trained = {n: parameters[split_name(n).parameter] for n in trained_names(config, prepared.plm, prepared.shapes)}
+    levels = list(enumerate(config.sparsities))
+    start = Start({}, {}, [{} for _ in levels], [{} for _ in levels])
+    # Of sharded matrices only one at a time has whole scores, unless the scores depend on all of them.
+    together = config.ranking == "global" or config.score_init == "random"
+    alone = any(map(is_sharded, trained.values())) and not together
+    for group in [[name] for name in importance] if alone else [list(importance)]:
+        scores = scores_of(config, Computed(group, importance.__getitem__))
+        for level, sparsity in reversed(levels):
+            masks = prepared.keep(scores, sparsity)
+            start.fixed[level] |= {name: mask for name, mask in masks.items() if name not in trained}
+            start.masks |= {name: own_rows(mask, trained[name]) for name, mask in masks.items() if name in trained}
+            start.kept[level] |= {name: count_true(start.masks[name]) for name in masks if name in trained}
+        start.scores |= {name: own_rows(scores[name], trained[name]) for name in group if name in trained}
+    return start
 
 
 def scores_of(config: ResolvedSearch, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -232,35 +304,23 @@ def copy_weights(prepared: PreparedSearch, groups: Sequence[Sequence[str]]) -> M
 
 
 class MaskSearch:
-    """The live state of a search: dense weights, scores, the optimizer that moves them, and the MLM head on request."""
+    """The live state of a search: the optimizer of the scores, and the masks that are not trained."""
 
-    def __init__(
-        self, prepared: PreparedSearch, masked: MaskedWeights, scores: Mapping[str, Tensor], head: bool
-    ) -> None:
-        self.prepared, self.masked = prepared, masked
-        config, plm = prepared.config, prepared.plm
-        trained = trained_names(config, plm, prepared.shapes)
-        # Of each sparsity: the masks that are not trained, and how many entries the trained ones keep.
-        self._starts: list[dict[str, Tensor]] = []
-        self._kept: list[dict[str, int]] = []
-        for sparsity in reversed(config.sparsities):
-            masks = prepared.keep(scores, sparsity)
-            self._starts.insert(0, {name: mask for name, mask in masks.items() if name not in trained})
-            self._kept.insert(0, {name: count_true(masks[name]) for name in trained})
-        self._level = 0
-        masked.kept |= self._kept[0]
-        masked.write({name: mask for name, mask in self._starts[0].items() if name in masked.kept})
-        self.head = trainable_head(plm, masked) if head else {}
-        freeze_all_but(plm.model, masked.trained(trained) + list(self.head.values()))
-        self.optimizer = MaskOptimizer(masked, {name: scores[name] for name in trained}, self.head, config)
+    def __init__(self, prepared: PreparedSearch, start: Start, optimizer: MaskOptimizer) -> None:
+        self.prepared, self.optimizer = prepared, optimizer
+        self._fixed, self._kept, self._level = start.fixed, start.kept, 0
+        # They are as large as the weights, and the optimizer has its own.
+        start.scores.clear()
+        start.masks.clear()
 
     def set_level(self, level: int) -> None:
         """Continue at another sparsity: the scores stay, matrices whose mask is not trained get their start there."""
         if level == self._level:
             return
         self._level = level
-        self.masked.write({name: mask for name, mask in self._starts[level].items() if name in self.masked.kept})
-        self.masked.kept |= self._kept[level]
+        masked = self.optimizer.masked
+        masked.write({name: mask for name, mask in self._fixed[level].items() if name in masked.kept})
+        masked.kept |= self._kept[level]
         self.optimizer.take_counts()
 
     def record(self) -> dict[str, Any]:
@@ -269,8 +329,8 @@ class MaskSearch:
 
     def ticket(self, step: int) -> Ticket:
         """Return the ticket of the present scores, exactly at the sparsity whatever the cadence of the threshold."""
-        masks = self._starts[self._level] | self.optimizer.masks(exact=True)
-        head = {name: value.detach().cpu().clone() for name, value in self.head.items()}
+        masks = self.optimizer.whole_masks(exact=True) | self._fixed[self._level]
+        head = {name: value.detach().cpu().clone() for name, value in self.optimizer.head.items()}
         sparsity = self.prepared.config.sparsities[self._level]
         return self.prepared.ticket(masks, sparsity, step, head or None)
 
@@ -322,10 +382,9 @@ def freeze_all_but(model: nn.Module, trained: list[nn.Parameter]) -> None:
         parameter.requires_grad_(id(parameter) in wanted)
 
 
-def trainable_head(plm: PLM, masked: MaskedWeights) -> dict[str, nn.Parameter]:
-    """Untie the decoder, which keeps the dense embeddings as in the released code; return the rest of the MLM head."""
-    untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
-    return head_without_decoder(plm)
+def trained_head(prepared: PreparedSearch) -> dict[str, nn.Parameter]:
+    """Return the parameters of the MLM head where it is trained: all but the decoder, as in the released code."""
+    return head_without_decoder(prepared.plm) if "mlm" in prepared.config.terms else {}
 
 
 class _SaveSteps(Callback):

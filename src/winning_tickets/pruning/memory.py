@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
-from winning_tickets.config import ResolvedSearch
+from winning_tickets.config import ResolvedSearch, Runtime
 from winning_tickets.models.architectures import prunable_views
-from winning_tickets.models.loading import ModelNotFound, outline, prunable_names
+from winning_tickets.models.loading import PLM, ModelNotFound, choose_device, outline, prunable_names, untie_decoder
 from winning_tickets.pruning.low_precision import bytes_of_moment
 from winning_tickets.pruning.mask_optimizer import DTYPES
 from winning_tickets.pruning.mask_training import trained_names
+from winning_tickets.pruning.sharded import sharded_modules
+from winning_tickets.runs.distributed import launched
 from winning_tickets.runs.errors import ContentError, UsageError
-from winning_tickets.training.objectives.terms import lm_head_of
+from winning_tickets.training.objectives.terms import lm_head_of, needs_lm_head, needs_teacher
+
+_FLOAT = 4  # bytes of a weight of a sharded search
 
 
-def memory_plan(config: ResolvedSearch) -> dict[str, int]:
+def memory_plan(config: ResolvedSearch, processes: int = 1) -> dict[str, int]:
     """Return the bytes of a search by what they hold; without activations, whose size follows from `--batch-tokens`.
+
+    Over several `processes` they are those of each one of a sharded search, on its device.
 
     Example:
         >>> config = SearchConfig(model="Qwen/Qwen2.5-0.5B", corpus="pydocs", block_wise=True)
@@ -32,7 +40,8 @@ def memory_plan(config: ResolvedSearch) -> dict[str, int]:
         return found | {"at_once": found["model"]}
     scope = "encoder" if plm.architecture.causal and "scope" not in config.model_fields_set else config.scope
     names = prunable_names(plm, scope.removesuffix("+pooler"))
-    shapes = {name: view.shape.numel() for name, view in prunable_views(plm.encoder, names).items()}
+    views = prunable_views(plm.encoder, names)
+    shapes = {name: view.shape.numel() for name, view in views.items()}
     trained = {name: shapes[name] for name in trained_names(config, plm, shapes)}
     if config.block_wise:
         layers = plm.architecture.layer_paths(plm.encoder)
@@ -49,24 +58,48 @@ def memory_plan(config: ResolvedSearch) -> dict[str, int]:
         "gradients": entries * (long + (score.itemsize if score.itemsize != long else 0)),
         "selection": entries * (1 + (4 if score.itemsize < 4 else 0)),
     }
-    steady = sum(found[name] for name in ("model", "dense_weights", "scores", "moments"))
+    if processes > 1:
+        found = _of_each(found, plm, views, config, processes)
+    steady = sum(size for name, size in found.items() if name not in ("gradients", "selection"))
     return found | {"at_once": steady + max(found["gradients"], found["selection"])}
 
 
-def planned_memory(config: ResolvedSearch) -> dict[str, dict[str, int]]:
+def _of_each(
+    whole: Mapping[str, int], plm: PLM, views: Mapping[str, Tensor], config: ResolvedSearch, n: int
+) -> dict[str, int]:
+    """Return the bytes of each of `n` processes of a sharded search from those of one process."""
+    if needs_lm_head(config.terms):
+        untie_decoder(plm, views.get(plm.architecture.word_embeddings))
+    modules = [plm.encoder.get_submodule(path) for path in sharded_modules(plm)]
+    sizes = [sum(parameter.numel() for parameter in module.parameters()) for module in modules]
+    every = sum(parameter.numel() for parameter in plm.model.parameters())
+    share = -(-sum(sizes) // n)
+    return {
+        "model": (every - sum(sizes) + share) * _FLOAT,
+        "teacher": share * _FLOAT if needs_teacher(config.terms) else 0,
+        **{name: -(-size // n) for name, size in whole.items() if name != "model"},
+        # In the backward pass the largest module is whole, with its gradients and the buffer that these are sent from.
+        "gathered": 3 * max(sizes) * _FLOAT,
+    }
+
+
+def planned_memory(config: ResolvedSearch, runtime: Runtime) -> dict[str, dict[str, int]]:
     """Return `memory_plan` for `--dry-run`; nothing where the model is not here or is refused later."""
     try:
-        return {"memory_bytes": memory_plan(config)}
+        return {"memory_bytes": memory_plan(config, launched() if runtime.shard else 1)}
     except (ModelNotFound, UsageError, ContentError):
         return {}
 
 
-def check_memory(config: ResolvedSearch, device: torch.device) -> None:
+def check_memory(config: ResolvedSearch, runtime: Runtime) -> None:
     """Refuse a model that this machine, or its GPU, has no memory for, before its weights are loaded."""
+    device = choose_device(runtime.device)
     has = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else None
     if device.type == "cuda":
         has = torch.cuda.mem_get_info(device)[1]
-    needs = memory_plan(config)["at_once"]
+    needs = memory_plan(config, launched() if runtime.shard else 1)["at_once"]
+    if device.type == "cpu" and launched() > 1:
+        needs *= int(os.environ.get("LOCAL_WORLD_SIZE", "1"))  # the processes of a machine share its memory
     if has is None or needs <= has:
         return
     advice = [
@@ -75,10 +108,11 @@ def check_memory(config: ResolvedSearch, device: torch.device) -> None:
             ("--weights-dtype bfloat16", config.weights_dtype != "float32"),
             ("--score-dtype bfloat16 --moment-dtype float8", config.moment_dtype == "float8"),
             ("--block-wise", config.block_wise or config.terms.keys() != {"kd"}),
+            ("--shard with several GPUs", device.type != "cuda" or config.block_wise or config.needs.structured),
         )
         if not given and (config.needs.mask_training or "weights" in text)
     ]
-    hint = f"; give {' or '.join(advice)}" if advice else ""
+    hint = "; start more processes" if runtime.shard else f"; give {' or '.join(advice)}" if advice else ""
     raise UsageError(
         f"The search needs {needs / 1e9:.1f} GB for {config.model} without activations, and {device.type} has "
         f"{has / 1e9:.1f} GB{hint}, or use a larger machine. --dry-run says what the bytes are for."

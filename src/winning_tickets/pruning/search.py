@@ -11,11 +11,11 @@ from winning_tickets.config.weights import PRETRAINED, parse_rewind, parse_start
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import check_countable, parse_segments
 from winning_tickets.data.tasks import TASKS
-from winning_tickets.models.loading import choose_device
 from winning_tickets.models.structure import count_units
 from winning_tickets.pruning import imp, mask_training, movement, one_shot, structured
 from winning_tickets.pruning.base import PreparedSearch, prepare_search
 from winning_tickets.pruning.memory import check_memory
+from winning_tickets.pruning.sharded import check_matrices, check_sharding
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
 from winning_tickets.runs.errors import UsageError, unknown
@@ -93,9 +93,13 @@ def _find_tickets(
         found = f"{len(config.rungs)} {'levels' if config.needs.structured else 'sparsities'}"
         raise UsageError(f"search finds one ticket and was given {found}; use search_all.")
     runtime = runtime or Runtime()
+    if runtime.shard:
+        check_sharding(config.resolved(), runtime)
     if not is_trusted():  # a model with code of its own has no outline
-        check_memory(config.resolved(), choose_device(runtime.device))
+        check_memory(config.resolved(), runtime)
     prepared = prepare_search(config, runtime)
+    if runtime.shard:
+        check_matrices(prepared.plm, prepared.shapes)
     settings = prepared.config.model_dump(mode="json")
     with RunDirectory.claim(Path(out), "search", prepared.run_id, settings, force=force) as run:
         finished = run.status == "done"

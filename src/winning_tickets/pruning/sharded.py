@@ -14,10 +14,14 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from winning_tickets.config import ResolvedSearch
+from winning_tickets.config import ResolvedSearch, Runtime
+from winning_tickets.data.segments import parse_segments
+from winning_tickets.models.architectures import module_of, split_name
+from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order
+from winning_tickets.runs import distributed
 from winning_tickets.runs.errors import UsageError
-from winning_tickets.tickets.masking import MaskedWeights, rows_here
+from winning_tickets.tickets.masking import MaskedWeights, own_rows
 from winning_tickets.tickets.selection import Ranks
 
 
@@ -26,18 +30,19 @@ class ShardedMaskOptimizer(MaskOptimizer):
 
     FSDP2 averages gradients over the ranks, where a loss over several of them is a sum: multiply a loss that is
     divided by the count of all ranks by their number. A teacher is a twin that was made before both were sharded, with
-    `reshard_after_forward=True`, so that it leaves none of its whole weights in memory. `state_dict` holds the rows of
-    this rank. docs/how_to/run_on_several_processes.md has a whole training loop.
+    `reshard_after_forward=True`, so that it leaves none of its whole weights in memory. `tickets search --shard` does
+    all this; docs/how_to/run_on_several_processes.md also has a training loop.
 
     Args:
         encoder: sharded by rows over a mesh of one dimension.
-        masks: initial masks of whole matrices by name, the same on every rank; each group keeps pruning as many
+        masks: initial masks by name, of whole matrices or of this rank's rows of them; each group keeps pruning as many
             entries as they do.
-        scores: initial scores of whole matrices by name, as `initial_scores` gives them for the weights before they
-            were sharded; those matrices are trained.
+        scores: initial scores by name, as `initial_scores` gives them for the weights before they were sharded, or this
+            rank's rows of them; those matrices are trained.
         config: the resolved settings of a search by mask training.
         dense: the encoder of the teacher, sharded as `encoder` is: its parameters then are the dense weights, which
             are copied from `encoder` otherwise.
+        head: trained parameters of an MLM head by name, whole in every process; their gradients are those of all ranks.
 
     Raises:
         UsageError: a matrix is not sharded by rows, is part of a fused parameter, or leaves a rank without rows.
@@ -50,6 +55,7 @@ class ShardedMaskOptimizer(MaskOptimizer):
         scores: Mapping[str, Tensor],
         config: ResolvedSearch,
         dense: nn.Module | None = None,
+        head: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         for module in (encoder,) if dense is None else (dense, encoder):
             parameters: dict[str, Any] = dict(module.named_parameters())
@@ -58,35 +64,59 @@ class ShardedMaskOptimizer(MaskOptimizer):
         self._placed = {name: parameters[name] for name in masks}
         order = buffer_order({name: parameters[name].shape for name in scores}, config.ranking)
         masked = MaskedWeights(encoder, list(masks), order, dense)
-        own = {name: self._rows(name, mask) for name, mask in masks.items()}
-        masked.write(own)
-        self._fixed = {name: mask for name, mask in own.items() if name not in scores}
-        group = next(iter(self._placed.values())).device_mesh.get_group()
+        masked.write(masks)
+        self._fixed = {name: own_rows(masks[name], self._placed[name]) for name in masks if name not in scores}
+        mesh = next(iter(self._placed.values())).device_mesh
+        self._is_main = mesh.get_local_rank() == 0
         sizes = [masked.dense_weights[name].numel() for name in order]
         super().__init__(
             masked,
-            {name: self._rows(name, score) for name, score in scores.items()},
-            {},
+            {name: own_rows(score, self._placed[name]) for name, score in scores.items()},
+            head or {},
             config,
-            ranks=Shards(group, masked.flat.device, sizes),
+            ranks=Shards(mesh.get_group(), masked.flat.device, sizes),
         )
 
-    def whole_masks(self) -> dict[str, Tensor]:
-        """Return the masks of whole matrices, on every rank; all ranks must call this."""
-        masks = self.masks() | self._fixed
-        return {name: self._whole(name, masks[name].byte()).bool() for name in self._placed}
+    def whole_masks(self, exact: bool | None = None) -> dict[str, Tensor]:
+        """Return the masks of whole matrices, on the CPU of every rank; all ranks must call this."""
+        masks = self._fixed | self.masks(exact)
+        return {name: self._whole(name, masks[name].byte()).bool().cpu() for name in self._placed}
 
     def whole_scores(self) -> dict[str, Tensor]:
-        """Return the scores of whole matrices, on every rank; all ranks must call this."""
-        return {name: self._whole(name, score.detach()) for name, score in self.scores.items()}
+        """Return the scores of whole matrices, on the CPU of every rank; all ranks must call this."""
+        return {name: self._whole(name, score.detach()).cpu() for name, score in self.scores.items()}
 
-    def _rows(self, name: str, whole: Tensor) -> Tensor:
-        """Return the rows of a whole matrix that this rank holds of the parameter."""
-        parameter = self._placed[name]
-        here = rows_here(parameter)
-        rank, count = parameter.device_mesh.get_local_rank(), parameter.device_mesh.size()
-        rows: Tensor = torch.chunk(whole, count)[rank]
-        return rows.to(here.device).contiguous()
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state that one process with whole matrices would have, on the CPU of rank 0.
+
+        All ranks must call this; the other ones get an empty state.
+        """
+        state = super().state_dict()
+        state["scores"] = self._gathered(state["scores"])
+        for key in ("exp_avg", "exp_avg_sq"):
+            for name, whole in self._gathered({name: state["moments"][name][key] for name in self.scores}).items():
+                state["moments"][name] = state["moments"][name] | {key: whole}
+        return state if self._is_main else {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the state of whole matrices, which any number of processes may have had, and compute the masks."""
+
+        def own(name: str, value: Any) -> Any:
+            return own_rows(value, self._placed[name]) if isinstance(value, Tensor) and value.dim() else value
+
+        known = self._placed.keys() & state_dict["scores"].keys()
+        scores = {name: own(name, state_dict["scores"][name]) for name in known}
+        moments = {name: {key: own(name, one) for key, one in state_dict["moments"][name].items()} for name in known}
+        super().load_state_dict(state_dict | {"scores": scores, "moments": state_dict["moments"] | moments})
+
+    def _gathered(self, rows: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Return whole tensors on the CPU of rank 0; only one of them is whole on the other ranks at a time."""
+        found = {}
+        for name, own in rows.items():
+            whole = self._whole(name, own)
+            if self._is_main:
+                found[name] = whole.cpu()
+        return found
 
     def _whole(self, name: str, rows: Tensor) -> Tensor:
         from torch.distributed.tensor import DTensor
@@ -101,15 +131,102 @@ class ShardedMaskOptimizer(MaskOptimizer):
 
 def _check(name: str, parameter: Any) -> None:
     placements: Any = getattr(parameter, "placements", ())
-    if len(placements) != 1 or not placements[0].is_shard(0) or "[" in name:
+    if len(placements) != 1 or not placements[0].is_shard(0):
         raise UsageError(
             f"{name} is not sharded by rows over one dimension of processes; call fully_shard on the encoder and its "
             "layers first, with a mesh of one dimension. Parts of fused parameters are not supported."
         )
-    rows, size = len(parameter), parameter.device_mesh.size()
+    _check_rows(name, len(parameter), parameter.device_mesh.size())
+
+
+def _check_rows(name: str, rows: int, size: int) -> None:
     each = -(-rows // size)  # as torch.chunk gives them; the last processes may get none
     if each * (size - 1) >= rows:
         raise UsageError(f"{name} has {rows} rows for {size} processes, which leaves some without any; use fewer.")
+
+
+def sharded_modules(plm: PLM) -> list[str]:
+    """Return the paths of the modules of an encoder that are sharded: its layers, and the word embeddings.
+
+    Word embeddings that are the output embeddings too stay whole: those compute logits when activations are largest,
+    and would be gathered then.
+    """
+    name = plm.architecture.word_embeddings
+    embeddings = plm.encoder.get_parameter(name)
+    uses = sum(value is embeddings for _, value in plm.model.named_parameters(remove_duplicate=False))
+    return [*([module_of(name)] if uses == 1 else []), *plm.architecture.layer_paths(plm.encoder)]
+
+
+def shard_(plm: PLM, teacher: Any, device: torch.device) -> None:
+    """Shard a model, and the twin that is its teacher, over all processes by FSDP2; both are then on the device.
+
+    One module after the other gets onto the device whole, and leaves this process's rows of its parameters there.
+    """
+    from torch.distributed.device_mesh import DeviceMesh
+    from torch.distributed.fsdp import fully_shard
+
+    models = [plm.model] if teacher is None else [plm.model, teacher]
+    world: Any = dist.group.WORLD
+    mesh = DeviceMesh.from_group(world, device.type)
+    for path in sharded_modules(plm):
+        for model in models:
+            fully_shard(model.base_model.get_submodule(path), mesh=mesh, reshard_after_forward=True)
+    for model in models:
+        model.to(device)
+
+
+def check_sharding(config: ResolvedSearch, runtime: Runtime) -> None:
+    """Refuse a search that cannot be sharded over the processes of the launch; nothing is loaded for it."""
+    processes, device = distributed.launched(), choose_device(runtime.device)
+    if processes == 1:
+        raise UsageError(
+            "--shard divides a model among the processes of a launch, and there is one: start several with torchrun "
+            "--nproc-per-node N -m winning_tickets search ... --shard, or leave --shard out."
+        )
+    if not config.needs.mask_training or config.needs.structured:
+        what = "with --level or counts trains gates" if config.needs.mask_training else f"is --method {config.method}"
+        raise UsageError(
+            f"--shard is for --method mask-training of weights, and this search {what}; leave --shard out."
+        )
+    dtypes = {option: getattr(config, option) for option in ("weights_dtype", "score_dtype", "moment_dtype")}
+    found = [f"{config.option_of(option)} {dtype}" for option, dtype in dtypes.items() if dtype != "float32"]
+    found += ["--block-wise"] if config.block_wise else []
+    if found:
+        raise UsageError(
+            f"--shard trains all layers at once in float32, and {found[0]} saves memory in another way; give one of "
+            "them."
+        )
+    if runtime.torch_compile:
+        raise UsageError("--compile is for models that are whole in each process; leave it out, or leave --shard out.")
+    if runtime.bf16 and not runtime.gradient_checkpointing:
+        raise UsageError(
+            "--bf16 with --shard needs --gradient-checkpointing: without it each process would keep the weights of all "
+            "layers in bfloat16 until the backward pass."
+        )
+    longest = parse_segments(config.segments).longest
+    if config.batch_tokens // longest < processes:
+        raise UsageError(
+            f"--shard needs a segment of every batch for each of {processes} processes, and --batch-tokens "
+            f"{config.batch_tokens} may hold {config.batch_tokens // longest} of {config.segments}; raise it to at "
+            f"least {processes * longest}."
+        )
+    if device.type not in ("cpu", "cuda"):
+        raise UsageError(f"--shard works on GPUs with CUDA and on CPUs, and the device is {device.type}.")
+    if device.type == "cuda" and dist.is_initialized() and "nccl" not in dist.get_backend_config():
+        raise UsageError("--shard needs a GPU for each process, and there are fewer; start as many as there are GPUs.")
+
+
+def check_matrices(plm: PLM, shapes: Mapping[str, torch.Size]) -> None:
+    """Refuse a model whose matrices, given by their shapes, cannot be sharded by rows over the processes."""
+    parts = [name for name in shapes if str(split_name(name)) != split_name(name).parameter]
+    if parts or plm.architecture.shared_layers:
+        found = f"stores {parts[0]} inside a larger parameter" if parts else "applies the same layer several times"
+        raise UsageError(
+            f"--shard is for models in which every matrix is a parameter of one layer, as in BERT, Llama or Qwen, and "
+            f"{plm.name} {found}; leave --shard out."
+        )
+    for name, shape in shapes.items():
+        _check_rows(name, shape[0], distributed.launched())
 
 
 class Shards(Ranks):

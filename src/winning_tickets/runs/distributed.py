@@ -373,6 +373,21 @@ def all_reduce_(tensor: Any) -> None:
         group.collective(lambda: dist.all_reduce(tensor))
 
 
+@contextmanager
+def collectives() -> Iterator[None]:
+    """Run collective operations of torch; where one of them fails, raise the error of the rank that failed."""
+    try:
+        yield
+    except RuntimeError as error:
+        import torch.distributed as dist
+
+        group = _active()
+        lost = isinstance(error, dist.DistError) or "gloo" in str(error)
+        if group is None or not lost:
+            raise
+        raise group._connection_error(error) from error
+
+
 def check_same(value: str, what: str) -> None:
     """Refuse a launch whose ranks do not agree on a value."""
     found = all_gather(value)
@@ -410,9 +425,9 @@ def check_launcher() -> None:
     for name, what in _REFUSED.items():
         if os.environ.get(name, "").lower() in ("1", "true"):
             raise UsageError(
-                f"accelerate launch was asked for {what} ({name}), and here every process has the whole model. Start "
-                "the processes with torchrun, or with accelerate launch --multi_gpu; accelerate config may have chosen "
-                "this."
+                f"accelerate launch was asked for {what} ({name}), which is not done here. Start the processes with "
+                "torchrun, or with accelerate launch --multi_gpu; accelerate config may have chosen this. To shard a "
+                "model over the processes give --shard to tickets search."
             )
     precision = os.environ.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     if precision not in ("no", "bf16"):
@@ -425,6 +440,15 @@ def check_launcher() -> None:
         )
     if precision == "bf16" and is_main():
         print("Using bfloat16, as accelerate launch --mixed_precision bf16 asks.", file=sys.stderr)  # noqa: T201
+
+
+def launched() -> int:
+    """Return the number of processes of this launch, whether they are inside `together` or not."""
+    if not _is_launch():
+        return 1
+    found: Any = sys.modules.get("torch.distributed")
+    started = found is not None and found.is_initialized()
+    return int(found.get_world_size() if started else os.environ["WORLD_SIZE"])
 
 
 def _is_launch() -> bool:

@@ -20,8 +20,23 @@ from winning_tickets.tickets.selection import count_true, write_masked_
 
 def rows_here(tensor: Any) -> Tensor:
     """Return the rows of a DTensor on this rank, or any other tensor unchanged."""
-    here: Tensor = tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    here: Tensor = tensor.to_local() if is_sharded(tensor) else tensor
     return here
+
+
+def is_sharded(tensor: Any) -> bool:
+    """Return whether a tensor is a DTensor, of which each rank has some rows."""
+    return hasattr(tensor, "to_local")
+
+
+def own_rows(whole: Tensor, parameter: Any) -> Tensor:
+    """Return a copy of this rank's rows of a whole matrix where its parameter is a DTensor; else the matrix itself."""
+    # As `fully_shard` cuts parameters. A view would keep the whole matrix in memory.
+    if not is_sharded(parameter) or whole.shape == parameter.to_local().shape:
+        return whole
+    mesh = parameter.device_mesh
+    rows: Tensor = torch.chunk(whole, mesh.size())[mesh.get_local_rank()]
+    return rows.clone()
 
 
 class MaskedWeights:
@@ -84,8 +99,9 @@ class MaskedWeights:
 
     @torch.no_grad()
     def write(self, masks: Mapping[str, Tensor]) -> None:
-        """Write W * M of some matrices into their parameters, and note how many entries they keep."""
+        """Write W * M of some whole matrices into their parameters, and note how many entries they keep here."""
         for name, mask in masks.items():
+            mask = own_rows(mask, self.parameters[name])
             self.kept[name] = count_true(mask)
             write_masked_(self._here(name), self.dense_weights[name], mask.to(self.flat.device))
 

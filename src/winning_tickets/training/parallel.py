@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from winning_tickets.data.batches import shard_rows
 from winning_tickets.runs import distributed
+from winning_tickets.tickets.masking import is_sharded, rows_here
 
 _BUCKET = 1 << 23  # gradient entries per all-reduce
 _AHEAD = 2  # steps whose batches are prepared before they are needed
@@ -79,14 +80,21 @@ def nonempty(batch: Mapping[str, Any]) -> Mapping[str, Any]:
 
 @torch.no_grad()
 def all_reduce_gradients(parameters: Iterable[nn.Parameter]) -> None:
-    """Sum the gradients over all ranks; a parameter that no rank used keeps `grad=None`."""
+    """Sum the gradients over all ranks; a parameter that no rank used keeps `grad=None`.
+
+    FSDP2 has averaged the gradients of sharded parameters in the backward pass; they are only multiplied.
+    """
     # `DistributedDataParallel` does not fit: objectives call the encoder inside the model, some of them several times;
     # gates are not parameters of the model; a step of `tickets share` must not touch the heads of other tasks.
     # Therefore gradients are summed after the backward pass, when all hooks on gradients have run.
     if distributed.world_size() == 1:
         return
     # Ranks may have used different heads: find the parameters that any rank has a gradient of.
-    every = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
+    trained = list(dict.fromkeys(parameter for parameter in parameters if parameter.requires_grad))
+    sharded = [rows_here(one.grad) for one in trained if is_sharded(one) and one.grad is not None]
+    if sharded:
+        torch._foreach_mul_(sharded, distributed.world_size())
+    every = [parameter for parameter in trained if not is_sharded(parameter)]
     used = distributed.all_reduce_sums([float(parameter.grad is not None) for parameter in every])
     wanted = [parameter for parameter, users in zip(every, used, strict=True) if users]
     for parameter in wanted:

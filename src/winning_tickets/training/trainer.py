@@ -27,9 +27,10 @@ from winning_tickets.config import Runtime
 from winning_tickets.models.loading import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
-from winning_tickets.runs.errors import Interrupted, TrainingError
+from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
 from winning_tickets.runs.files import REFUSALS, save_tensors, to_disk
 from winning_tickets.runs.progress import check_trackers, tracked
+from winning_tickets.tickets.masking import is_sharded
 from winning_tickets.training import execution, parallel
 from winning_tickets.training.objectives.base import Objective
 from winning_tickets.training.optimizers import adamw
@@ -220,6 +221,7 @@ class TrainerArguments:
     bf16: bool = False
     torch_compile: bool = False
     gradient_checkpointing: bool = False
+    shard: bool = False  # parameters of the model are DTensors
     skip_not_finite: bool = False
     report_to: tuple[str, ...] = ()  # trackers
 
@@ -232,7 +234,7 @@ class TrainerArguments:
 
     def as_of_transformers(self) -> dict[str, Any]:
         """Return the settings that `transformers.TrainingArguments` has too, for trackers."""
-        own = ("output_dir", "device", "skip_not_finite", "report_to", "gradient_checkpointing")
+        own = ("output_dir", "device", "skip_not_finite", "report_to", "gradient_checkpointing", "shard")
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name not in own}
         return shared | {"use_cpu": self.device.type == "cpu"}
 
@@ -250,6 +252,7 @@ def trainer_arguments(scratch: Path, runtime: Runtime, **settings: Any) -> Train
         bf16=runtime.bf16,
         torch_compile=runtime.torch_compile,
         gradient_checkpointing=runtime.gradient_checkpointing,
+        shard=runtime.shard,
         skip_not_finite=runtime.non_finite == "skip",
         report_to=runtime.report_to if distributed.is_main() else (),
         **settings,
@@ -297,12 +300,18 @@ class TicketTrainer:
         self._totals: Mapping[str, int] = {}  # divisors of the present step
         self._rank, self._world_size = distributed.rank(), distributed.world_size()
         self._random_state: dict[str, Any] = {}  # before the present step, so that it can be repeated
+        if args.shard and not any(map(is_sharded, model.parameters())):
+            raise UsageError(
+                "--shard is for tickets search by mask training, and nothing is sharded here; leave it out."
+            )
 
     def train(self, resume_from_checkpoint: Path | str | None = None) -> None:
         """Train to the last step, or until a callback stops the training."""
         set_seed(self.args.seed)
         self.model.to(self.args.device)
-        state = None if resume_from_checkpoint is None else _read_checkpoint(Path(resume_from_checkpoint))
+        state = None
+        if resume_from_checkpoint is not None:
+            state = _read_checkpoint(Path(resume_from_checkpoint), mapped=self.args.shard)
         # The weights come before the optimizer, which may take its own state from them.
         if state is not None and self._save_weights:
             self.model.load_state_dict(state["model"])
@@ -358,6 +367,11 @@ class TicketTrainer:
         for batch in batches:
             for name, found in self.objective.counts(batch).items():
                 totals[name] = totals.get(name, 0) + int(found)
+        if self.args.shard and (rows := min(len(batch["input_ids"]) for batch in batches)) < self._world_size:
+            raise TrainingError(
+                f"With --shard every process needs a segment of each batch, and that of step {step + 1} has {rows} "
+                f"for {self._world_size} processes; use fewer, or raise --batch-tokens."
+            )
         own = [parallel.shard_batch(batch, self._rank, self._world_size) for batch in batches]
         if self.args.device.type == "cuda":
             own = [parallel.each_tensor(batch, Tensor.pin_memory) for batch in own]
@@ -399,7 +413,9 @@ class TicketTrainer:
 
     def training_step(self, inputs: Mapping[str, Any]) -> dict[str, Tensor]:
         """Run forward and backward of a micro-batch on the device; return the sum of each part of the loss."""
-        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16):
+        # A cache would keep a copy in bfloat16 of every layer that was whole for a moment.
+        cached = not self.args.shard
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.args.bf16, cache_enabled=cached):
             sums = self.objective(self.model, inputs)
         loss = sum(self.objective.weights[name] * value / self._totals[name] for name, value in sums.items())
         loss.backward()  # type: ignore[union-attr]
@@ -423,14 +439,15 @@ class TicketTrainer:
     def save_checkpoint(self) -> None:
         """Write everything that the next step depends on; older checkpoints are removed."""
         random_states = distributed.all_gather(parallel.random_state())
-        distributed.on_main(lambda: self._write_checkpoint(random_states))
+        optimizer = self.optimizer.state_dict()  # on all ranks, which may share it
+        distributed.on_main(lambda: self._write_checkpoint(random_states, optimizer))
 
     def keep_last_good_state(self) -> None:
         """Write a checkpoint from which the failed step can be repeated with the same dropout."""
         parallel.set_random_state(self._random_state)
         self.save_checkpoint()
 
-    def _write_checkpoint(self, random_states: list[dict[str, Any]]) -> None:
+    def _write_checkpoint(self, random_states: list[dict[str, Any]], optimizer: dict[str, Any]) -> None:
         """Write a file under another name and rename it when it is complete and on the disk."""
         folder = self.args.output_dir
         target, staged = folder / f"{CHECKPOINT}{self.step}", folder / "incomplete"
@@ -439,7 +456,7 @@ class TicketTrainer:
         state = {
             "step": self.step,
             "model": self.model.state_dict() if self._save_weights else None,
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": optimizer,
             "scheduler": self.lr_scheduler.state_dict(),
             "random_states": random_states,
         }
@@ -464,8 +481,9 @@ class TicketTrainer:
             old.unlink()
 
 
-def _read_checkpoint(path: Path) -> dict[str, Any]:
-    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+def _read_checkpoint(path: Path, mapped: bool) -> dict[str, Any]:
+    """Return a checkpoint; if it is mapped, only what is copied from it gets into memory."""
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     return state
 
 
