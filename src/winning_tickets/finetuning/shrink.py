@@ -380,7 +380,7 @@ def train_gates(
     counts: dict[Unit, int] = {"heads": 0, "neurons": 0}
     start = gate_scores(start_values, "rank", counts, structure, 0, top, config.seed)
     # A score means the loss of the unit that had this score at the start, so that heads and neurons compare.
-    scales = {
+    scales: dict[str, tuple[Any, Any]] = {
         unit: (
             np.sort(torch.cat([start[f"layers.{i}.{unit}"] for i in range(len(structure.layers))]).numpy()),
             np.sort(start_values[unit].numpy().ravel()),
@@ -389,7 +389,7 @@ def train_gates(
     }
 
     def choose(scores: Mapping[str, Tensor], **options: Any) -> dict[str, Tensor]:
-        stacked = {
+        stacked: dict[str, Tensor] = {
             unit: torch.stack([scores[f"layers.{layer}.{unit}"].detach().cpu() for layer in every]) for unit in counts
         }
         losses = {unit: torch.from_numpy(np.interp(found.numpy(), *scales[unit])) for unit, found in stacked.items()}

@@ -92,8 +92,8 @@ class Distillation:
         mask = batch.get("attention_mask")
         sums: dict[str, Tensor] = {}
         if "states" in self.weights:
-            theirs = tuple(teacher.states[layer] for layer in self.layers)
-            sums["states"] = kd_sum(student.states[-len(theirs) :], theirs, mask)
+            states = tuple(teacher.states[layer] for layer in self.layers)
+            sums["states"] = kd_sum(student.states[-len(states) :], states, mask)
         if {"pooled", "similarity"} & set(self.weights):
             with torch.autocast(batch["input_ids"].device.type, enabled=False):
                 ours, theirs = (self._pooled(outputs.last, mask) for outputs in (student, teacher))
