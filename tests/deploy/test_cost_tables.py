@@ -38,16 +38,16 @@ def test_counted_costs_add_up_to_those_of_the_model(bert, counted):
     assert table.of([(2, 64), (0, 0)]) < 1 - (1 - table.base) / 2 + 1e-9
 
 
-def test_times_never_fall_with_more_units_and_are_measured_once(bert, monkeypatch, tmp_path):
+def test_times_never_fall_with_more_units_and_are_measured_once(bert, monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / "cache"))
     generator = np.random.default_rng(0)
-    calls = []
+    calls, noise = [], 0.01
 
     def noisy(passes, repeats, device, bf16):
         # As many seconds as the encoder has parameters in its layers, and noise.
         calls.append(len(passes))
         numbers = [sum(value.numel() for value in one.func.parameters()) - 10_000 for one in passes]
-        return np.array(numbers) * (1 + 0.3 * generator.random((repeats, len(passes))))
+        return np.array(numbers) * (1 + noise * generator.random((repeats, len(passes))))
 
     monkeypatch.setattr(measure, "take_turns", noisy)
     table = cost_table(bert, "latency", 2, 8, QUIET)
@@ -67,6 +67,12 @@ def test_times_never_fall_with_more_units_and_are_measured_once(bert, monkeypatc
         file.write_text(json.dumps({"counted": "latency"}))
     cost_table(bert, "latency", 2, 8, QUIET)
     assert calls
+    # Times that contradict each other are used once, with a warning, and not kept.
+    noise = 3
+    monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / "busy"))
+    assert cost_table(bert, "latency", 2, 8, Runtime(device="cpu")).about["scatter"] > 0.05
+    assert "of a layer's time faster than fewer" in capsys.readouterr().err
+    assert not (tmp_path / "busy" / "costs").exists()
 
 
 def test_times_that_say_nothing_are_no_table(bert, monkeypatch, tmp_path):

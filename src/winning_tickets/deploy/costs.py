@@ -24,7 +24,7 @@ from winning_tickets.models.structure import Structure, structure_of
 from winning_tickets.runs.errors import TrainingError
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.identity import digest
-from winning_tickets.runs.progress import progress
+from winning_tickets.runs.progress import progress, tell
 from winning_tickets.runs.provenance import machine, versions
 
 Counted = Literal["latency", "flops", "size"]
@@ -33,6 +33,7 @@ GRID = 12
 _TOGETHER = 3  # variants that are timed next to the same passes of the dense model
 _REPEATS = 10
 _STEP = 32  # neurons
+_MOST_SCATTER = 0.05  # of a layer's time; below 0.01 on a quiet machine
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,14 @@ def cost_table(plm: PLM, counted: Counted, batch: int, length: int, runtime: Run
     else:
         shares = _counts(plm, counted, sizes, batch, length)
     table = _table(counted, shares, structure.num_heads, sizes, len(structure.layers), about)
-    if file is not None:
+    if table.about["scatter"] > _MOST_SCATTER:
+        tell(
+            f"Warning: more heads or neurons were up to {table.about['scatter']:.0%} of a layer's time faster than "
+            "fewer, as on a machine that does other work. The structure is chosen by these times, and they are not "
+            "kept; try again when the machine is less busy, or give --by flops.",
+            runtime.quiet,
+        )
+    elif file is not None:
         write_json(file, asdict(table) | {"machine": machine(), "versions": versions()})
     return table
 
@@ -101,9 +109,12 @@ def _table(
     layer = max(0.0, (empty - one) / max(1, layers - 1))
     base = max(0.0, one - layer)
     # More heads or neurons never cost less; what says so is noise.
-    rows = [np.array([0.0, *part]) for part in (others[:heads], others[heads:])]
-    for row in rows:
-        row[1:] = isotonic_regression(np.maximum(0.0, (row[1:] - empty) / layers)).x
+    rows, moved = [], 0.0
+    for part in (others[:heads], others[heads:]):
+        measured = np.maximum(0.0, (np.array(part) - empty) / layers)
+        rising = isotonic_regression(measured).x
+        rows.append(np.array([0.0, *rising]))
+        moved = max(moved, float(np.abs(measured - rising).max()))
     # The parts are measured apart; together they are the dense encoder.
     whole = layers * sum(float(row[-1]) for row in rows)
     if not (whole > 0 and base + layers * layer < 1):
@@ -113,7 +124,7 @@ def _table(
         )
     factor = (1 - base - layers * layer) / whole
     of_heads, of_neurons = (tuple((row * factor).tolist()) for row in rows)
-    about = about | {"sum_of_parts": base + layers * layer + whole}
+    about = about | {"sum_of_parts": base + layers * layer + whole, "scatter": moved * layers / whole}
     return CostTable(counted, base, layer, of_heads, tuple(sizes), of_neurons, layers, about)
 
 
