@@ -43,6 +43,7 @@ ROWS: dict[str, dict] = {
     "flops": {"by": "flops"},
     "gates": {"choice": "gates"},
     "sts": {"text": "sts"},
+    "wikipedia": {"text": "wikipedia"},
     "steps-320": {"steps": 320},
     "steps-320-seed1": {"steps": 320, "seed": 1},
     "steps-320-seed2": {"steps": 320, "seed": 2},
