@@ -68,10 +68,12 @@ def test_times_never_fall_with_more_units_and_are_measured_once(bert, monkeypatc
     cost_table(bert, "latency", 2, 8, QUIET)
     assert calls
     # Times that contradict each other are used once, with a warning, and not kept.
-    noise = 3
+    noise, once = 3, len(calls)
+    calls.clear()
     monkeypatch.setenv("WINNING_TICKETS_CACHE", str(tmp_path / "busy"))
     assert cost_table(bert, "latency", 2, 8, Runtime(device="cpu")).about["scatter"] > 0.05
     assert "of a layer's time faster than fewer" in capsys.readouterr().err
+    assert len(calls) == 3 * once
     assert not (tmp_path / "busy" / "costs").exists()
 
 
