@@ -31,10 +31,10 @@ from memory import measured_apart, peak_of
 from utilisation import model_flops, product_flops_a_second
 from winning_tickets.config import ResolvedSearch, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
-from winning_tickets.models.loading import PLM, prunable_names
+from winning_tickets.models.loading import PLM, head_without_decoder, prunable_names, untie_decoder
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
-from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout, trainable_head
+from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.objectives.pretraining import PretrainingObjective
@@ -97,7 +97,10 @@ class MaskBench(Bench):
         config = self._search(objective_name)
         shapes = {name: view.shape for name, view in prunable_views(plm.encoder, trained).items()}
         masked = MaskedWeights(plm.encoder, names, buffer_order(shapes, config.ranking))
-        head = trainable_head(plm, masked) if objective_name == "mlm" else {}
+        head = {}
+        if objective_name == "mlm":
+            untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
+            head = head_without_decoder(plm)
         freeze_all_but(plm.model, [masked.parameters[n] for n in trained] + list(head.values()))
         scores = initial_scores(
             {n: w.abs() for n, w in masked.dense_weights.items()},

@@ -90,7 +90,7 @@ def trace(config, out, monkeypatch):
     original, horizon = mask_training_module.MaskSearch.record, mask_training_module.horizon
 
     def record(self):
-        groups = (self.optimizer.scores, self.optimizer.masks(), self.head)
+        groups = (self.optimizer.scores, self.optimizer.masks(), self.optimizer.head)
         states.append(tuple({n: v.detach().clone() for n, v in group.items()} for group in groups))
         return original(self)
 
