@@ -134,6 +134,15 @@ BENCHMARKS = (
         takes_device=True,
     ),
     Benchmark(
+        "attention_step",
+        "attention_step",
+        ("--bf16", "--rounds", "20", "--json"),
+        ("--bf16", *_TINY_STEP),
+        (Row("training step in bf16, attention as chosen, beside fused", ratio="chosen_over_fused", asked=1.0),),
+        takes_device=True,
+        on_gpu=_GPU_STEP,
+    ),
+    Benchmark(
         "padding_step",
         "padding_step",
         ("--rounds", "8", "--json"),

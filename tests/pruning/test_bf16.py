@@ -5,7 +5,9 @@ import torch
 
 from samples.tiny_models import TEXT, make_model
 from winning_tickets import EvaluateConfig, Runtime, SearchConfig, evaluate, search
+from winning_tickets.models.loading import load_plm
 from winning_tickets.runs.directory import read_log
+from winning_tickets.training.execution import attention_for_training
 
 QUIET = Runtime(quiet=True)
 BF16 = Runtime(quiet=True, bf16=True)
@@ -55,3 +57,14 @@ def test_a_search_computes_in_bfloat16_and_learns_the_same(tmp_path, corpus, ber
         for part in objective.split("+"):
             # CPUs sum products of bfloat16 differently, and masks that differ amplify it: 6 % were seen.
             assert rounded[part] == pytest.approx(exact[part], rel=0.12)
+
+
+def test_fused_attention_is_replaced_in_training_and_comes_back(bert):
+    """On a CPU, in bfloat16, its backward pass is slow; float32 keeps it."""
+    model = load_plm(bert, head="mlm").model
+    kinds = []
+    for bf16 in (True, False):
+        with attention_for_training(model, torch.device("cpu"), bf16):
+            kinds.append(model.bert.encoder.layer[0].attention.self.config._attn_implementation)
+        kinds.append(model.config._attn_implementation)
+    assert kinds == ["eager", "sdpa", "sdpa", "sdpa"]

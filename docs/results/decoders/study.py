@@ -22,40 +22,31 @@ from typing import Any
 SPARSITIES = (0.5, 0.6, 0.7)
 SEEDS = (0, 1, 2)
 OBJECTIVES = ("kd+clm", "kd", "clm", "logits", "kd+logits")
-BEST = "logits"  # of the first four with seed 0; it gets all seeds
 SEARCH_CHARACTERS = 8_000_000  # of the training articles; the model has read them too
 
 
 def settings_of_runs(steps: int) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields the name and the settings of each search, the most telling ones first; seeds where something is drawn."""
+    """Yields the name and the settings of each search: all methods with the first seed, then the other seeds."""
     levels: dict[str, Any] = {"sparsity": SPARSITIES}
     pattern: dict[str, Any] = {"pattern": "2:4"}
-    one_shot = ("wanda", "magnitude")
-    trained = {"method": "mask-training", "steps": steps}
-    terms: dict[str, dict[str, Any]] = {one: {"objective": one, "seed": 0} for one in OBJECTIVES}
-    for objective in ("logits", "kd+logits"):
-        terms[objective]["logits_top_k"] = 100
-    for method in one_shot:
+    whole = {"method": "mask-training", "steps": steps, "objective": "kd", "sparsity": 0.5}
+    for method in ("wanda", "magnitude"):
         yield method, levels | {"method": method}
-    yield f"{OBJECTIVES[0]}-seed0", levels | trained | terms[OBJECTIVES[0]]
-    yield "random-seed0", levels | {"method": "random", "seed": 0}
-    for objective in OBJECTIVES[1:]:
-        yield f"{objective}-seed0", levels | trained | terms[objective]
-    whole = trained | {"objective": "kd", "sparsity": 0.5}
-    yield "end-to-end-seed0", whole
-    yield "block-wise-seed0", whole | {"block_wise": True}
-    for method in one_shot:
-        yield f"{method}-2:4", pattern | {"method": method}
-    for objective in OBJECTIVES:
-        yield f"{objective}-2:4-seed0", pattern | trained | terms[objective]
-    yield "random-2:4-seed0", pattern | {"method": "random", "seed": 0}
-    for seed in SEEDS[1:]:
-        yield f"random-seed{seed}", levels | {"method": "random", "seed": seed}
-        yield f"random-2:4-seed{seed}", pattern | {"method": "random", "seed": seed}
-        yield f"{BEST}-seed{seed}", levels | trained | terms[BEST] | {"seed": seed}
-        yield f"{BEST}-2:4-seed{seed}", pattern | trained | terms[BEST] | {"seed": seed}
-    rounds = {"method": "imp", "objective": "clm", "round_steps": steps, "learning_rate": 5e-4}
-    yield "imp-seed0", levels | rounds
+        yield f"{method}-2of4", pattern | {"method": method}
+    for seed in SEEDS:
+        drawn: dict[str, Any] = {"seed": seed}
+        yield f"random-seed{seed}", levels | {"method": "random"} | drawn
+        yield f"random-2of4-seed{seed}", pattern | {"method": "random"} | drawn
+        for objective in OBJECTIVES:
+            trained = {"method": "mask-training", "steps": steps, "objective": objective} | drawn
+            if "logits" in objective:
+                trained["logits_top_k"] = 100
+            yield f"{objective}-seed{seed}", levels | trained
+            yield f"{objective}-2of4-seed{seed}", pattern | trained
+        yield f"end-to-end-seed{seed}", whole | drawn
+        yield f"block-wise-seed{seed}", whole | {"block_wise": True} | drawn
+        rounds = {"method": "imp", "objective": "clm", "round_steps": steps, "learning_rate": 5e-4}
+        yield f"imp-seed{seed}", levels | rounds | drawn
 
 
 def search_text(articles: Path, out: Path) -> Path:
@@ -103,9 +94,9 @@ def run_all(args: argparse.Namespace) -> None:
         read = text if settings["method"] not in ("magnitude", "random") else {}
         started = time.process_time()
         config = SearchConfig(model=str(args.model), **read | settings)
-        tickets = search_all(config, args.out / name.replace(":", "of"), runtime)
+        tickets = search_all(config, args.out / name, runtime)
         seconds = round(time.process_time() - started)
-        folders = [args.out / name.replace(":", "of") / config.rung_folder(level) for level in tickets]
+        folders = [args.out / name / config.rung_folder(level) for level in tickets]
         if len(tickets) == 1:
             folders = [folders[0].parent]
         measured = {str(level): perplexity(folder) for level, folder in zip(tickets, folders, strict=True)}
@@ -119,9 +110,9 @@ def table(raw: Path) -> str:
     for path in sorted(raw.glob("*.json")):
         if path.stem == "dense":
             continue
-        method = path.stem.partition("-seed")[0].replace("-2:4", "")
+        method = path.stem.partition("-seed")[0].replace("-2of4", "")
         for level, measured in json.loads(path.read_text())["tickets"].items():
-            column = "2:4" if "2:4" in path.stem else f"{float(level):.0%}"
+            column = "2:4" if "2of4" in path.stem else f"{float(level):.0%}"
             found.setdefault(method, {}).setdefault(column, []).append(measured["perplexity"])
     columns = [f"{one:.0%}" for one in SPARSITIES] + ["2:4"]
     lines = [f"Dense: {dense:.1f}", "", f"| method | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]

@@ -34,6 +34,7 @@ from winning_tickets.runs.errors import ContentError, TrainingError, UsageError
 from winning_tickets.runs.files import read_json, write_bytes
 from winning_tickets.runs.identity import digest, write_checked
 from winning_tickets.tickets.masking import modes
+from winning_tickets.training.execution import attention_for_training
 from winning_tickets.training.objectives.base import Batch, Objective
 from winning_tickets.training.predict import TaskInfo, encode_split, find_model, load_fine_tuned
 from winning_tickets.training.task_data import load_data, train_split
@@ -241,7 +242,11 @@ def add_up(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
     try:
-        with modes(model, training=False), GateGradients(model.base_model, structure, sums.units, sums.receive):
+        with (
+            modes(model, training=False),
+            attention_for_training(model, model.device, bf16),
+            GateGradients(model.base_model, structure, sums.units, sums.receive),
+        ):
             for batch in batches:
                 inputs = {name: value.to(model.device, non_blocking=True) for name, value in batch.items()}
                 # The divisor is only recorded: the sums are divided once, at the end.

@@ -16,6 +16,7 @@ from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.selection import Computed, keep_counts, magnitudes
+from winning_tickets.training.execution import attention_for_training
 from winning_tickets.training.objectives.base import Batch
 
 
@@ -127,7 +128,11 @@ def _accumulate_gradients(sources: Sources, prepared: PreparedSearch, runtime: R
         parameter.requires_grad_(name in wanted)
     dataset = sources.dataset(config, config.steps)
     weights = sources.objective.weights
-    with modes(model, training=False), progress("gradients", config.steps, runtime.quiet) as advance:
+    with (
+        modes(model, training=False),
+        attention_for_training(model, prepared.device, runtime.bf16),
+        progress("gradients", config.steps, runtime.quiet) as advance,
+    ):
         for step in range(config.steps):
             batch = {
                 source: {key: value.to(prepared.device) for key, value in part.items()}

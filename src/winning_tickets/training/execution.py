@@ -37,6 +37,31 @@ def matrix_precision(device: torch.device, bf16: bool) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
+@contextmanager
+def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: bool) -> Iterator[None]:
+    """Replace fused attention inside the block by plain operations, with bfloat16 on a CPU.
+
+    There the backward pass of torch's fused kernel takes two to six times as long as the products and the softmax.
+    """
+    fused = []
+    if bf16 and device.type == "cpu":
+        fused = [one for one in _whole_models(model) if one.config._attn_implementation == "sdpa"]
+    for one in fused:
+        one.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        for one in fused:
+            one.set_attn_implementation("sdpa")
+
+
+def _whole_models(model: torch.nn.Module) -> list[PreTrainedModel]:
+    """Return the Hugging Face models inside a module that are not part of another one."""
+    if isinstance(model, PreTrainedModel):
+        return [model]
+    return [found for child in model.children() for found in _whole_models(child)]
+
+
 def check_compiler(runtime: Runtime) -> None:
     """Refuse `--compile` on a machine that cannot compile."""
     if not runtime.torch_compile:
@@ -54,7 +79,7 @@ def check_compiler(runtime: Runtime) -> None:
 
 def checkpoint_activations(model: torch.nn.Module) -> None:
     """Let the layers of a model in training keep no activations for the backward pass, which computes them again."""
-    whole = next(module for module in model.modules() if isinstance(module, PreTrainedModel))
+    whole = _whole_models(model)[0]
     if not whole.supports_gradient_checkpointing:
         kind = whole.config.model_type
         raise TrainingError(f"{kind} models have no gradient checkpointing; leave --gradient-checkpointing out.")

@@ -336,6 +336,7 @@ class TicketTrainer:
         device, steps = self.args.device, range(self.step, self.max_steps)
         with (
             execution.matrix_precision(device, self.args.bf16),
+            execution.attention_for_training(self.model, device, self.args.bf16),
             parallel.prepared_ahead(self._prepare, steps, device) as prepared,
         ):
             while self.step < self.max_steps and not self.should_stop:
