@@ -24,8 +24,7 @@ from interleave import Step
 from winning_tickets import Ticket
 from winning_tickets.config import SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
-from winning_tickets.models.loading import PLM, prunable_names
-from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.models.loading import PLM, prunable_names, set_dropout
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.selection import keep_top

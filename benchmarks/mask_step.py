@@ -31,10 +31,10 @@ from memory import measured_apart, peak_of
 from utilisation import model_flops, product_flops_a_second
 from winning_tickets.config import ResolvedSearch, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
-from winning_tickets.models.loading import PLM, head_without_decoder, prunable_names, untie_decoder
+from winning_tickets.models.loading import PLM, head_without_decoder, prunable_names, set_dropout, untie_decoder
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
-from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
+from winning_tickets.pruning.mask_training import freeze_all_but
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
 from winning_tickets.training.objectives.pretraining import PretrainingObjective

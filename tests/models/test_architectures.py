@@ -32,8 +32,7 @@ from winning_tickets import (
 )
 from winning_tickets.finetuning.setup import prepare_transfer as prepare_transfer
 from winning_tickets.models.architectures import ARCHITECTURES, MatrixView, join_parts, prunable_views, split_name
-from winning_tickets.models.loading import load_plm, prunable_names
-from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.models.loading import load_plm, prunable_names, set_dropout
 from winning_tickets.pruning.one_shot import input_norms
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo

@@ -108,6 +108,13 @@ _EVALUATION = """
 --mnli-dev both | 2 | 'matched'
 --padding most | 2 | 'longest'
 --select-on-seed -1 | 2 | select-on-seed
+--dropout 1 | 2 | dropout
+--dropout -1 | 2 | dropout
+--teacher nowhere | 2 | no run nowhere
+--teacher ticket | 2 | is a ticket
+--teacher bert --teacher-weight 0 | 2 | teacher-weight
+--teacher-weight 2 | 2 | --teacher-weight needs --teacher
+--teacher-states | 2 | --teacher-states needs --teacher
 """
 _SEEDS = """
 --seeds 0,0 | 2 | seeds

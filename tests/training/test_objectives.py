@@ -5,9 +5,8 @@ import torch
 
 from samples.batches import batch_of, labels_of
 from samples.tiny_models import CONFIGS, make_model
-from winning_tickets.models.loading import load_plm, prunable_names
+from winning_tickets.models.loading import load_plm, prunable_names, set_dropout
 from winning_tickets.models.twin import make_twin
-from winning_tickets.pruning.mask_training import set_dropout
 from winning_tickets.pruning.one_shot import activation_importance, input_norms
 from winning_tickets.tickets.masking import MaskedWeights, modes
 from winning_tickets.training.objectives.pretraining import PretrainingObjective

@@ -16,12 +16,14 @@ MODEL = "Model and data"
 FILES = "Your own files"
 FINE_TUNING = "Fine-tuning"
 EVALUATION = "Evaluation and results"
+TEACHER = "Teacher"
 SMART = "Adversarial regularization (SMART)"
 
 _model = partial(setting, panel=MODEL)
 _files = partial(setting, panel=FILES)
 _tune = partial(setting, panel=FINE_TUNING)
 _evaluate = partial(setting, panel=EVALUATION)
+_teach = partial(setting, panel=TEACHER)
 _smart = partial(setting, panel=SMART)
 
 
@@ -147,6 +149,7 @@ class TransferConfig(Settings):
     head_dropout: Share | None = _tune(
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
+    dropout: Share | None = _tune(None, "Dropout inside the encoder. By default that of the model.", ge=0, lt=1)
     max_length: int | None = _tune(
         None, "Maximum tokens of an example, or of a window over a long text; tokens of a segment of text.", ge=1
     )
@@ -194,6 +197,17 @@ class TransferConfig(Settings):
         "Stop after this many epochs without a better score, with one evaluation after each epoch; with --eval-steps, "
         "after this many evaluations. A training never stops during the warm-up.",
         ge=1,
+    )
+    teacher: str | None = _teach(
+        None,
+        "Model that was fine-tuned on the same task, such as a transfer of the dense model with --save-model; of one "
+        "with several seeds the first.",
+    )
+    teacher_weight: float = _teach(
+        1.0, "Weight of each distance from the teacher; the loss on the labels has weight 1.", gt=0
+    )
+    teacher_states: bool = _teach(
+        False, "Follow the hidden states of all layers too, not only the outputs of the head."
     )
     smart: Smart | None = _smart(None, "Adversarial regularization.")
     save_model: bool = _evaluate(False, "Save the fine-tuned model of each seed.")

@@ -20,8 +20,16 @@ from winning_tickets.data.corpora import load_corpus
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.token_cache import TokenStream
 from winning_tickets.finetuning.setup import problems_of, refuse
-from winning_tickets.models.loading import PLM, base_hash, choose_device, load_plm, outside_encoder, weight_hashes
-from winning_tickets.pruning.mask_training import freeze_all_but, set_dropout
+from winning_tickets.models.loading import (
+    PLM,
+    base_hash,
+    choose_device,
+    load_plm,
+    outside_encoder,
+    set_dropout,
+    weight_hashes,
+)
+from winning_tickets.pruning.mask_training import freeze_all_but
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import HEAD_MARKER, RunDirectory
 from winning_tickets.runs.errors import ContentError, UsageError

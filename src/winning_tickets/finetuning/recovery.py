@@ -12,8 +12,7 @@ from torch import Tensor
 
 from winning_tickets.config import Runtime
 from winning_tickets.config.shrink import ShrinkConfig
-from winning_tickets.models.loading import PLM
-from winning_tickets.pruning.mask_training import set_dropout
+from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.runs.directory import METRICS, RunDirectory, read_log
 from winning_tickets.runs.files import save_tensors, write_atomic
 from winning_tickets.runs.progress import progress

@@ -17,9 +17,10 @@ from winning_tickets.data.tasks import TASKS, TEXT_TASKS
 from winning_tickets.finetuning.adaptation import Adaptation, adaptation_problems
 from winning_tickets.finetuning.evaluation import EvaluationPlan
 from winning_tickets.finetuning.prepared_task import PreparedTask, prepare_task, task_digest
+from winning_tickets.finetuning.teacher import Teacher, teacher_problems
 from winning_tickets.finetuning.text_target import TextTarget, keep_decoder_dense, text_problems
 from winning_tickets.models.heads import load_for_task
-from winning_tickets.models.loading import PLM, base_hash, choose_device, weight_hashes
+from winning_tickets.models.loading import PLM, base_hash, choose_device, set_dropout, weight_hashes
 from winning_tickets.models.weights import content_hash, load_start_weights, write_state_
 from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import ContentError, UsageError, unknown
@@ -41,6 +42,7 @@ class PreparedTransfer(PreparedTask):
     target: Target
     adaptation: Adaptation | None
     text: TextTarget | None  # where it learns from text
+    teacher: Teacher | None
     base: str
     start_hash: str | None
     learning_rate: float
@@ -60,6 +62,8 @@ class PreparedTransfer(PreparedTask):
             config, content = config.model_copy(update={"start_from": PRETRAINED}), content | {"start": self.start_hash}
         if self.adaptation is not None:
             config = config.model_copy(update={"target": "", "from_task": None})
+        if self.teacher is not None:
+            config, content = config.model_copy(update={"teacher": ""}), content | {"teacher": self.teacher.content}
         if config.task_file is not None:
             config, content = config.model_copy(update={"task_file": None}), content | {"task": task_digest(self.task)}
         return run_id(config, slug, **content)
@@ -86,6 +90,8 @@ class PreparedTransfer(PreparedTask):
                 raise _changed(f"The model {self.adaptation.source.folder} has", "it")
         if self.text is not None:
             keep_decoder_dense(plm, self.target.ticket)
+        if self.config.dropout is not None:
+            set_dropout(plm.encoder, self.config.dropout)
         return plm
 
     def start(self, plm: PLM, seed: int) -> None:
@@ -123,6 +129,7 @@ def refuse(problems: Sequence[str]) -> None:
 def check_transfer(config: TransferConfig) -> None:
     """Refuse settings that contradict each other before anything is loaded; all problems at once."""
     problems = _data_problems(config) + text_problems(config) + adaptation_problems(config)
+    problems += teacher_problems(config)
     if config.mnli_dev is not None and config.task != "mnli":
         problems.append(f"--mnli-dev {config.mnli_dev} needs --task mnli.")
     if (problem := missing(config.target)) is not None:
@@ -192,7 +199,7 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         target = adaptation.target
     if config.smart is not None:
         check_smart(task)
-    # The weights are loaded once to check them and to name the run by their hash; each seed loads its own again.
+    # The base weights are loaded once to check them and to name the run by their hash; each seed loads its own again.
     plm = load_base(target, task) if adaptation is None else adaptation.load(task)
     if config.smart is not None and plm.architecture.causal:
         raise UsageError(f"--smart is for encoders, and {plm.name} is a decoder; leave it out.")
@@ -206,12 +213,16 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         examples = train_split(config, data, config.seeds[0])
         sizes = (config.batch_size, config.max_length, config.doc_stride)
         found = prepare_task(plm, data, examples, *sizes, config.select_on)
+    teacher = None
+    if config.teacher is not None:
+        teacher = Teacher.find(config.teacher, task, plm, config.teacher_states)
     prepared = PreparedTransfer(
         **vars(found),
         config=config,
         target=target,
         adaptation=adaptation,
         text=text,
+        teacher=teacher,
         base=base,
         start_hash=start_hash,
         learning_rate=config.learning_rate or task.learning_rate,

@@ -33,7 +33,7 @@ from winning_tickets.finetuning.recovery import held_out_losses, recover, recove
 from winning_tickets.finetuning.setup import problems_of, refuse
 from winning_tickets.finetuning.shrink_source import ShrinkSource, dense_shape
 from winning_tickets.models.heads import KINDS
-from winning_tickets.models.loading import ONNX_FILE, PLM, choose_device, load_plm
+from winning_tickets.models.loading import ONNX_FILE, PLM, choose_device, load_plm, set_dropout
 from winning_tickets.models.modeling_compact import COMPACT
 from winning_tickets.models.onnx_runtime import OnnxModel
 from winning_tickets.models.removal import first_layer_differs, remove_
@@ -404,7 +404,7 @@ def train_gates(
     level = Level(("heads", "neurons"), given={"heads": 0, "neurons": 0})
     model = source.plm.model
     mask_training.freeze_all_but(model, [])
-    mask_training.set_dropout(model, 0.0)
+    set_dropout(model, 0.0)
     state = GateSearch(prepared, structure, level, counts, start_values, choose_in_training)
     own = RunDirectory(folder / "gates", run.status, f"{run.id}-{folder.name}-gates")
     batches = _Some(source.batches, config.gate_steps)

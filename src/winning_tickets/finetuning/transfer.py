@@ -21,7 +21,7 @@ from winning_tickets.data.records import Task
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
-from winning_tickets.models.loading import PLM
+from winning_tickets.models.loading import PLM, choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
@@ -150,7 +150,7 @@ def _trainer(
         groups = decay_groups(model.parameters(), config.weight_decay)
         return make_optimizer(config.optimizer, groups, prepared.learning_rate)
 
-    batches, objective = _learning(prepared, plm, seed)
+    batches, objective = _learning(prepared, plm, seed, choose_device(runtime.device))
     held = [] if ticket is None else [HeldTicket(ticket)]
     return TicketTrainer(
         model=plm.model,
@@ -172,7 +172,9 @@ def _trainer(
     )
 
 
-def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatches | CorpusBatches, Objective]:
+def _learning(
+    prepared: PreparedTransfer, plm: PLM, seed: int, device: torch.device
+) -> tuple[TaskBatches | CorpusBatches, Objective]:
     """Return the batches of a seed, of examples or of text, and the loss."""
     config, settings = prepared.config, prepared.plan.config
     if prepared.text is not None:
@@ -183,7 +185,9 @@ def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatc
     if settings.group_by_length:
         order = grouped_order([len(ids) for ids in examples.columns["input_ids"]], prepared.batch_size)
     pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)
-    objective = make_task_objective(prepared.task, config.smart)
+    objective: Objective = make_task_objective(prepared.task, config.smart)
+    if prepared.teacher is not None:
+        objective = prepared.teacher.objective(prepared.task, config, device)
     return TaskBatches(examples, pad, prepared.batch_size, seed, order), objective
 
 
@@ -232,7 +236,7 @@ _SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` h
     *("verb", "run_id", "task", "metrics", "seeds", "failed_seeds", "primary_metric", "degenerate", "majority"),
     *("labels", "classes", "confusion", "warnings"),
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
-    *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart"),
+    *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart", "teacher"),
     *("corpus", "segments"),
     *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
     *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
@@ -279,6 +283,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "train_windows": prepared.train_windows,
         "soft_labels": prepared.data.train.soft is not None,
         "smart": None if config.smart is None else config.smart.model_dump(),
+        "teacher": config.teacher,
         "unlabelled_examples": prepared.data.unlabelled,
         **({} if prepared.text is None else {"corpus": config.corpus, "segments": f"packed:{prepared.max_length}"}),
         "epochs": prepared.steps / prepared.steps_per_epoch,

@@ -420,6 +420,17 @@ def untie_decoder(plm: PLM, dense: Tensor | None) -> None:
         decoder.weight = nn.Parameter(dense, requires_grad=False)
 
 
+def set_dropout(model: nn.Module, probability: float) -> None:
+    """Set the probability of every dropout module, and of those modules that have a number instead."""
+    module: Any
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = probability
+        for name in ("attention_dropout", "dropout"):
+            if isinstance(getattr(module, name, None), int | float):
+                setattr(module, name, probability)
+
+
 def separate_decoder(plm: PLM, masked: bool) -> None:
     """Give tied output embeddings their dense matrix and bias where embeddings are masked, so that both are saved."""
     decoder = plm.model.get_submodule(plm.architecture.lm_decoder)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from winning_tickets.config import MODEL_DROPOUT, ResolvedSearch, Runtime, SearchConfig
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.models.architectures import present_in, split_name
-from winning_tickets.models.loading import PLM, head_without_decoder, untie_decoder
+from winning_tickets.models.loading import PLM, head_without_decoder, set_dropout, untie_decoder
 from winning_tickets.models.twin import make_twin
 from winning_tickets.pruning.base import PreparedSearch, train_in_order
 from winning_tickets.pruning.block_wise import BlockOptimizer, LayerDistance, Turn, turns_of
@@ -254,17 +254,6 @@ def scores_of(config: ResolvedSearch, importance: Mapping[str, Tensor]) -> dict[
         config.seed,
         config.n_of_m,
     )
-
-
-def set_dropout(model: nn.Module, probability: float) -> None:
-    """Set the probability of every dropout module, and of those modules that have a number instead."""
-    module: Any
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = probability
-        for name in ("attention_dropout", "dropout"):
-            if isinstance(getattr(module, name, None), int | float):
-                setattr(module, name, probability)
 
 
 def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> list[str]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from winning_tickets.config import MODEL_DROPOUT, Level, Runtime
 from winning_tickets.config.structured import Unit
 from winning_tickets.data.batches import CorpusBatches
-from winning_tickets.models.loading import PLM
+from winning_tickets.models.loading import PLM, set_dropout
 from winning_tickets.models.structure import UNITS, Structure, gated, structure_of
 from winning_tickets.pruning import importance, mask_training
 from winning_tickets.pruning.base import PreparedSearch, counted
@@ -121,7 +121,7 @@ def find_gate_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runti
     model.to(prepared.device)
     mask_training.freeze_all_but(model, [])
     if config.student_dropout != MODEL_DROPOUT:
-        mask_training.set_dropout(model, config.student_dropout)
+        set_dropout(model, config.student_dropout)
     levels = unit_counts(config, structure)
     importances = {} if config.score_init == "random" else _start_importances(prepared, structure, dataset, runtime)
     for level, counts in levels:
