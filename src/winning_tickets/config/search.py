@@ -231,7 +231,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
     schedule_steps: int | None = setting(
         None,
         "Steps after which the linearly decaying learning rate is zero. By default it follows from --schedule-passes, "
-        "or for imp from --rate-horizon; a longer decay of imp does not reach zero.",
+        "or for imp from --rate-horizon; imp may end before this many steps, at a rate above zero.",
         TRAINING,
         (*TRAINED, "imp"),
     )

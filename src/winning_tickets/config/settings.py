@@ -180,8 +180,8 @@ class Runtime(Settings):
     )
     shard: bool = _running(
         False,
-        "Shard weights, scores and moments of mask training over the processes of the launch (FSDP2), for models that "
-        "do not fit on one GPU. The ticket is the same.",
+        "Shard weights, scores and moments of mask training over all processes (FSDP2), for models that do not fit on "
+        "one GPU. The ticket is the same.",
     )
     checkpoint_steps: int | None = _running(
         None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1

@@ -48,7 +48,7 @@ class ShrinkConfig(Settings):
     pairs_file: str | None = _model(None, "Your own scored pairs, instead of a task: csv, tsv or jsonl.")
     data_dir: str | None = _model(None, "Folder with the data of the task.")
     speedup: tuple[float, ...] = _budget(
-        (2.0,), "How many times faster than the dense model. Several values, such as 1.5,2,3, give a model each."
+        (2.0,), "How many times as fast as the dense model. Several values, such as 1.5,2,3, give one model each."
     )
     size: tuple[float, ...] = _budget(
         (), "Share of the encoder's parameters that may stay, such as 0.5, instead of --speedup. Several are allowed."
@@ -56,7 +56,7 @@ class ShrinkConfig(Settings):
     by: Literal["latency", "flops"] = _budget(
         "latency", "What --speedup counts: time measured on this machine, or operations."
     )
-    latency_on: str = _budget("batch=8,length=64", "Batch size and tokens of a text that the speed is about.")
+    latency_on: str = _budget("batch=8,length=64", "Batch size and tokens per text for which the speed is measured.")
     choice: Literal["importance", "gates", "magnitude", "even", "depth"] = _choose(
         "importance",
         "How heads, neurons and layers are chosen under the budget: by importance, or by training gates that start "
@@ -64,18 +64,18 @@ class ShrinkConfig(Settings):
         "(even), or evenly spread whole layers (depth).",
     )
     uniform: bool = _choose(
-        False, "Keep all heads and as many neurons in every layer that stays, so that no remote code is needed."
+        False, "Keep all heads and equally many neurons in every layer that stays, so that no remote code is needed."
     )
     vocabulary: bool = _choose(
         False,
-        "Also remove the word embeddings of tokens that the text never has; the tokenizer spells other words with "
-        "what stays.",
+        "Also remove the word embeddings of tokens that do not occur in the text; the tokenizer then splits other "
+        "words into tokens that remain.",
     )
-    importance_batches: Count = _choose(64, "Batches of text that importances are computed on.")
+    importance_batches: Count = _choose(64, "Batches of text on which importances are computed.")
     removal_batches: Count = _choose(
-        4, "Batches of text that the loss of a layer with fewer heads or neurons is measured on."
+        4, "Batches of text on which the loss of a layer with fewer heads or neurons is measured."
     )
-    gate_steps: Count = _choose(100, "Optimizer steps that gates are trained with --choice gates.")
+    gate_steps: Count = _choose(100, "Optimizer steps in which --choice gates trains gates.")
     steps: int | None = _recover(
         None, "Optimizer steps of the recovery of each model. By default 1,000, or what --minutes allow.", ge=0
     )
@@ -83,7 +83,7 @@ class ShrinkConfig(Settings):
     losses: str | None = _recover(
         None,
         "Sum of the losses between the small and the dense model: states, pooled, similarity, logits, such as "
-        "states+pooled:2. By default those that the kind of model has.",
+        "states+pooled:2. The default depends on the kind of model.",
     )
     layer_map: Literal["same", "next"] = _recover(
         "same",

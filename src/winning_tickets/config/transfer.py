@@ -200,8 +200,8 @@ class TransferConfig(Settings):
     )
     teacher: str | None = _teach(
         None,
-        "Model that was fine-tuned on the same task, such as a transfer of the dense model with --save-model; of one "
-        "with several seeds the first.",
+        "Model fine-tuned on the same task, whose outputs are followed too, such as a transfer of the dense model with "
+        "--save-model; with several seeds, the first.",
     )
     teacher_weight: float = _teach(
         1.0, "Weight of each distance from the teacher; the loss on the labels has weight 1.", gt=0
@@ -290,8 +290,8 @@ class EvaluateConfig(Settings):
     layers: Count | None = _model(None, "Number of layers to keep, from the first. By default all.")
     objectives: tuple[str, ...] = _measure(
         ("kd",),
-        "Any of kd, mlm (encoders), clm and perplexity (decoders), attention, contrastive, logits, agreement (greedy "
-        "predictions as those of the dense model) and similarity, with commas.",
+        "Any of kd, mlm (encoders), clm and perplexity (decoders), attention, contrastive, logits, agreement (share of "
+        "tokens that the dense model predicts too) and similarity, with commas.",
         option="--objective",
     )
     corpus: str | None = _model(
