@@ -132,14 +132,16 @@ def test_dropout_is_that_of_the_encoder(ticket):
         ({"teacher_weight": 2.0}, "--teacher-weight needs --teacher"),
         ({"teacher_states": True}, "--teacher-states needs --teacher"),
         ({"teacher": "nowhere"}, "no run nowhere"),
+        ({"teacher": "PARENT/runn"}, r"--teacher: There is no folder .*Did you mean"),
         ({"teacher": "TICKET"}, "is a ticket, not a fine-tuned model"),
         ({"teacher": "RUN", "smart": {}}, "--teacher and --smart contradict each other"),
         ({"teacher": "RUN", "task": "mnli"}, "was fine-tuned for sst2"),
         ({"teacher": "RUN", "task": "mlm", "corpus": "pydocs"}, "--teacher is for tasks with labels"),
     ],
 )
-def test_a_teacher_that_cannot_be_followed_is_refused(tmp_path, ticket, teacher, fields, message):
-    places = {"RUN": str(teacher), "TICKET": ticket}
+def test_a_teacher_that_cannot_be_followed_is_refused(monkeypatch, tmp_path, ticket, teacher, fields, message):
+    monkeypatch.chdir(teacher.parent.parent)
+    places = {"RUN": str(teacher), "TICKET": ticket, "PARENT/runn": f"{teacher.parent.name}/runn"}
     fields = {name: places.get(value, value) if isinstance(value, str) else value for name, value in fields.items()}
     with pytest.raises(UsageError, match=message):
         transfer(settings(ticket, **{"task": "sst2"} | fields), tmp_path / "run", QUIET)

@@ -14,6 +14,7 @@ from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import TEXT_TASKS
 from winning_tickets.models.loading import PLM, is_onnx
 from winning_tickets.models.weights import content_hash
+from winning_tickets.runs.directory import missing
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.training.objectives.base import Batch
 from winning_tickets.training.objectives.distillation import Distillation
@@ -27,7 +28,7 @@ def teacher_problems(config: TransferConfig) -> list[str]:
         fields = ("teacher_weight", "teacher_states")
         changed = [one for one in fields if getattr(config, one) != TransferConfig.model_fields[one].default]
         return [f"{config.option_of(one)} needs --teacher." for one in changed]
-    problems = []
+    problems = [] if (problem := missing(config.teacher)) is None else [f"--teacher: {problem}"]
     if config.smart is not None:
         problems.append("--teacher and --smart contradict each other; leave one of them out.")
     if config.task in TEXT_TASKS:
