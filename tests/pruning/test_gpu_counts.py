@@ -6,7 +6,7 @@ is kept busy. They do not depend on the width of a model, only on its layers: 12
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,11 @@ BOUNDS: dict[str, tuple[dict[str, Any], tuple[int, int, int]]] = {
     "global": ({"objective": "kd", "ranking": "global"}, (1200, 2, 8)),
     "gates": ({"objective": "kd", "prune_heads": (6,), "prune_ffns": (3,)}, (1050, 2, 0)),
 }
+
+
+def _names(bounds: Iterable[str], others: Iterable[str]) -> list[Any]:
+    """Parameters of a test; the others, which are much like one of the rest, are slow."""
+    return [pytest.param(name, marks=[pytest.mark.slow] if name in others else []) for name in bounds]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +96,7 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Counts]]:
         yield found
 
 
-@pytest.mark.parametrize("name", BOUNDS)
+@pytest.mark.parametrize("name", _names(BOUNDS, ["mlm", "2:4", "global"]))
 def test_a_step_of_mask_training(
     model: Path, tmp_path: Path, steps: list[Counts], name: str, record_property: Callable[[str, object], None]
 ) -> None:
@@ -110,7 +115,7 @@ DECODER_BOUNDS: dict[str, tuple[str, dict[str, Any], tuple[int, int, int]]] = {
 }
 
 
-@pytest.mark.parametrize("name", DECODER_BOUNDS)
+@pytest.mark.parametrize("name", _names(DECODER_BOUNDS, ["llama, kd, 2:4", "gpt_neox, kd", "llama, clm"]))
 def test_a_step_of_a_decoder(
     model: Path, tmp_path: Path, steps: list[Counts], name: str, record_property: Callable[[str, object], None]
 ) -> None:
