@@ -10,11 +10,9 @@ Variants, interleaved, whole optimizer steps on the same batch:
 from __future__ import annotations
 
 import argparse
-from contextlib import nullcontext
 from typing import Any
 
 import torch
-from transformers import BertForSequenceClassification
 
 from bench import Bench, common_options, run, timings
 from interleave import Step
@@ -30,22 +28,15 @@ class AttentionBench(Bench):
     def make(self, variant: str) -> Step:
         """A function that does one optimizer step."""
         self.config.hidden_dropout_prob = self.config.attention_probs_dropout_prob = self.options.dropout
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(self.config).to(self.device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        labels = torch.zeros(self.options.batch, dtype=torch.long, device=self.device)
+        model = self.classifier()
+        labels = torch.zeros(self.options.batch, dtype=torch.long)
+        step = self.fine_tuning(model, [self.inputs | {"labels": labels}])
 
-        def step() -> None:
-            chosen = attention_for_training(model, self.device, self.options.bf16)
-            with chosen if variant == "chosen" else nullcontext():
-                with self.autocast():
-                    loss = model(**self.inputs, labels=labels).loss
-                loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad()
+        def with_chosen_attention() -> None:
+            with attention_for_training(model, self.device, self.options.bf16):
+                step()
 
-        return step
+        return with_chosen_attention if variant == "chosen" else step
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertConfig
+from transformers import BertConfig, BertForSequenceClassification
 
 from interleave import Step, interleaved, ratio
 from winning_tickets.runs.provenance import machine, versions
@@ -45,6 +45,28 @@ class Bench:
     def autocast(self) -> Any:
         """bfloat16 autocast if requested."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16)
+
+    def classifier(self) -> BertForSequenceClassification:
+        """A model in training, with the same weights at every call."""
+        torch.manual_seed(0)
+        model: BertForSequenceClassification = BertForSequenceClassification(self.config).to(self.device).train()
+        return model
+
+    def fine_tuning(self, model: BertForSequenceClassification, batches: Sequence[Mapping[str, torch.Tensor]]) -> Step:
+        """A function that does one optimizer step on each of the batches, which have labels."""
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        batches = [{name: value.to(self.device) for name, value in batch.items()} for batch in batches]
+
+        def step() -> None:
+            for batch in batches:
+                with self.autocast():
+                    loss = model(**batch).loss
+                loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+                optimizer.step()
+                optimizer.zero_grad()
+
+        return step
 
 
 def timings(bench: Bench, steps: Mapping[str, Step], pairs: Mapping[str, tuple[str, str]]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import BertForSequenceClassification
 
 from bench import Bench, common_options, run, timings
 from interleave import Step
@@ -60,27 +59,14 @@ class GroupingBench(Bench):
 
     def make(self, variant: str) -> Step:
         """A function that does one optimizer step on each of the batches."""
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(self.config).to(self.device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
+        model = self.classifier()
         batches = []
         for lengths in self.shapes[variant]:
             mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
             ids = torch.randint(1, self.config.vocab_size, mask.shape) * mask
             labels = torch.arange(len(lengths)) % self.config.num_labels
-            batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-            batches.append({name: value.to(self.device) for name, value in batch.items()})
-
-        def step() -> None:
-            for batch in batches:
-                with self.autocast():
-                    loss = model(**batch).loss
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-
-        return step
+            batches.append({"input_ids": ids, "attention_mask": mask, "labels": labels})
+        return self.fine_tuning(model, batches)
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:

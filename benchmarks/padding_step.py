@@ -12,9 +12,6 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-import torch
-from transformers import BertForSequenceClassification
-
 from bench import Bench, common_options, run, timings
 from interleave import Step
 from texts import tokenizer_of
@@ -50,21 +47,7 @@ class PaddingBench(Bench):
 
     def make(self, variant: str) -> Step:
         """A function that does one optimizer step on each of the batches."""
-        torch.manual_seed(0)
-        model = BertForSequenceClassification(self.config).to(self.device).train()
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        batches = [{name: value.to(self.device) for name, value in batch.items()} for batch in self.texts[variant]]
-
-        def step() -> None:
-            for batch in batches:
-                with self.autocast():
-                    loss = model(**batch).loss
-                loss.backward()
-                torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-                optimizer.step()
-                optimizer.zero_grad()
-
-        return step
+        return self.fine_tuning(self.classifier(), self.texts[variant])
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:

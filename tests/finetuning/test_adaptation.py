@@ -51,11 +51,6 @@ def _tiny_tasks():
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
-
-
-@pytest.fixture(scope="module")
 def ticket(bert, tmp_path_factory):
     path = tmp_path_factory.mktemp("tickets") / "ticket"
     return search(SearchConfig(model=bert, method="magnitude", sparsity=0.6), path, QUIET)

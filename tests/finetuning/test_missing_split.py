@@ -4,7 +4,6 @@ import json
 
 import pytest
 
-from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, tasks_fixture
 from winning_tickets import Runtime, ShareConfig, TransferConfig, share, transfer
 from winning_tickets.analysis.averages import average_runs
@@ -28,11 +27,6 @@ def without_mismatched(name):
 
 
 _tiny_tasks = tasks_fixture(without_mismatched)
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
 
 
 @pytest.fixture(scope="module")

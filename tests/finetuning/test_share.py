@@ -47,11 +47,6 @@ _tiny_tasks = tasks_fixture(lambda name: task_data(name, SIZES.get(name, 12), 12
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
-
-
-@pytest.fixture(scope="module")
 def folders(bert, tmp_path_factory):
     """Tickets of heads and FFNs, and one of single weights."""
     path = tmp_path_factory.mktemp("tickets")

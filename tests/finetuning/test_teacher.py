@@ -7,9 +7,8 @@ import pytest
 import torch
 from torch.nn import functional
 
-from samples.tiny_models import make_model
 from samples.tiny_tasks import tasks_fixture
-from winning_tickets import Runtime, SearchConfig, TransferConfig, search, transfer
+from winning_tickets import Runtime, TransferConfig, transfer
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.finetuning.setup import prepare_transfer
 from winning_tickets.finetuning.teacher import Teacher
@@ -24,15 +23,8 @@ _tiny_tasks = tasks_fixture()
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
-
-
-@pytest.fixture(scope="module")
-def ticket(bert, tmp_path_factory):
-    path = tmp_path_factory.mktemp("tickets") / "ticket"
-    search(SearchConfig(model=bert, method="magnitude", sparsity=0.6), path, QUIET)
-    return str(path)
+def ticket(ticket_path):
+    return str(ticket_path)
 
 
 def settings(target, task="sst2", **fields):
@@ -53,8 +45,8 @@ def test_the_loss_is_that_of_the_task_and_the_distances(dense, ticket):
     prepared = prepare_transfer(config, QUIET)
     student = prepared.load(0)
     student.model.eval()
-    objective = prepared.teacher.objective(prepared.task, config, torch.device("cpu"))
-    batch = transfer_module._learning(prepared, student, 0, torch.device("cpu"))[0][0]
+    objective = prepared.teacher.objective(prepared.task, config)
+    batch = transfer_module._learning(prepared, student, 0)[0][0]
     with torch.no_grad():
         found, counts = objective(student.model, batch), objective.counts(batch)
 

@@ -35,18 +35,6 @@ QUIET = Runtime(quiet=True)
 _tiny_tasks = tasks_fixture()
 
 
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
-
-
-@pytest.fixture(scope="module")
-def ticket_path(bert, tmp_path_factory):
-    path = tmp_path_factory.mktemp("tickets") / "ticket"
-    search(SearchConfig(model=bert, method="magnitude", sparsity=0.6), path, QUIET)
-    return path
-
-
 @pytest.fixture
 def ticket(ticket_path):
     return Ticket.from_pretrained(ticket_path)

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from samples.tiny_models import make_model
 from samples.tiny_tasks import tasks_fixture
-from winning_tickets import Runtime, SearchConfig, Ticket, TransferConfig, cli, search, transfer
+from winning_tickets import Runtime, Ticket, TransferConfig, cli, transfer
 from winning_tickets.finetuning.setup import prepare_transfer
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.models.weights import (
@@ -29,18 +29,6 @@ QUIET = Runtime(quiet=True)
 
 
 _tiny_tasks = tasks_fixture()
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
-
-
-@pytest.fixture(scope="module")
-def ticket_path(bert, tmp_path_factory):
-    path = tmp_path_factory.mktemp("tickets") / "ticket"
-    search(SearchConfig(model=bert, method="magnitude", sparsity=0.6), path, QUIET)
-    return path
 
 
 def config_of(target, **fields):

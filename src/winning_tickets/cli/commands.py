@@ -247,6 +247,7 @@ def written(value: Any) -> str:
 
 
 NOT_SHARDED = tuple(field for field in Runtime.model_fields if field != "shard")
+NOT_COMPILED = tuple(field for field in NOT_SHARDED if field != "torch_compile")
 
 
 def verb(
@@ -516,7 +517,7 @@ def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -
     "",
     "winning_tickets.finetuning.sharing_setup:check_sharing",
     defaults={"tasks": ()},
-    runtime=tuple(field for field in NOT_SHARDED if field != "torch_compile"),
+    runtime=NOT_COMPILED,
 )
 def share(config: ShareConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Train one encoder for several tasks, each with its ticket; without tickets that is MT-DNN.
@@ -578,7 +579,7 @@ def _plan_of_shrink(config: ShrinkConfig, runtime: Runtime) -> tuple[ShrinkConfi
     "winning_tickets.finetuning.shrink:check_shrink",
     metavar="MODEL_OR_RUN",
     plan=_plan_of_shrink,
-    runtime=tuple(field for field in NOT_SHARDED if field != "torch_compile"),
+    runtime=NOT_COMPILED,
 )
 def shrink(config: ShrinkConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Make a model faster: remove heads, neurons and layers, and let the rest learn from the dense model.

@@ -97,6 +97,10 @@ class Settings(BaseModel):
         """The first option of a field, for messages."""
         return cls.options_of(field, inner).split()[0].partition("/")[0]
 
+    def changed(self, *fields: str) -> list[str]:
+        """Return those of the fields that differ from their defaults."""
+        return [field for field in fields if getattr(self, field) != type(self).model_fields[field].default]
+
     @classmethod
     def help_of(cls, field: str) -> str:
         return str(cls.model_fields[field].description)

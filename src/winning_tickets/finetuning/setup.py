@@ -176,8 +176,7 @@ def _data_problems(config: TransferConfig) -> list[str]:
     fields = ("text_columns", "label_column", "metric", "kind", "task_name", "drop_unlabelled")
     return problems + [
         f"{config.option_of(field)} needs --train-file; --task {config.task} has its own."
-        for field in fields
-        if getattr(config, field) != TransferConfig.model_fields[field].default
+        for field in config.changed(*fields)
     ]
 
 
@@ -205,6 +204,10 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         raise UsageError(f"--smart is for encoders, and {plm.name} is a decoder; leave it out.")
     if target.ticket is not None:  # a fine-tuned model has other weights than the ticket was made for
         target.ticket.check(plm.encoder, config.allow_other_weights or adaptation is not None)
+    teacher = None
+    if config.teacher is not None:
+        teacher = Teacher.find(config.teacher, task, plm, config.teacher_states)
+        teacher.plm.model.to(choose_device(runtime.device))
     base = (adaptation and adaptation.source.base) or base_hash(weight_hashes(plm.encoder))
     start_hash = _try_start(config, plm, base) if adaptation is None else adaptation.content(plm)
     if text is not None:
@@ -213,9 +216,6 @@ def prepare_transfer(config: TransferConfig, runtime: Runtime) -> PreparedTransf
         examples = train_split(config, data, config.seeds[0])
         sizes = (config.batch_size, config.max_length, config.doc_stride)
         found = prepare_task(plm, data, examples, *sizes, config.select_on)
-    teacher = None
-    if config.teacher is not None:
-        teacher = Teacher.find(config.teacher, task, plm, config.teacher_states)
     prepared = PreparedTransfer(
         **vars(found),
         config=config,

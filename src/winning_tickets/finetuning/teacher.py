@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from winning_tickets.config import TransferConfig
@@ -25,8 +24,7 @@ from winning_tickets.training.predict import TaskInfo, find_model, load_fine_tun
 def teacher_problems(config: TransferConfig) -> list[str]:
     """Return a message for each setting of a teacher that contradicts another one or has no effect."""
     if config.teacher is None:
-        fields = ("teacher_weight", "teacher_states")
-        changed = [one for one in fields if getattr(config, one) != TransferConfig.model_fields[one].default]
+        changed = config.changed("teacher_weight", "teacher_states")
         return [f"{config.option_of(one)} needs --teacher." for one in changed]
     problems = [] if (problem := missing(config.teacher)) is None else [f"--teacher: {problem}"]
     if config.smart is not None:
@@ -57,9 +55,8 @@ class Teacher:
         plm.model.eval().requires_grad_(False)
         return cls(plm, content_hash({name: value.detach() for name, value in plm.model.named_parameters()}))
 
-    def objective(self, task: Task, config: TransferConfig, device: torch.device) -> TaughtObjective:
+    def objective(self, task: Task, config: TransferConfig) -> TaughtObjective:
         """Return the loss of the task with the distances from the teacher."""
-        self.plm.model.to(device)
         terms = ("logits", "states") if config.teacher_states else ("logits",)
         weights = dict.fromkeys(terms, config.teacher_weight)
         distances = Distillation(weights, self.plm.architecture, self.plm.model, range(_layers(self.plm)), task.kind)
@@ -106,8 +103,6 @@ class TaughtObjective:
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Sum of each part over the batch."""
-        with torch.no_grad():
-            theirs = self._distances.outputs(self._distances.teacher, batch)
-        ours = self._distances.outputs(model, batch)
+        theirs, ours = self._distances.dense_outputs(batch), self._distances.outputs(model, batch)
         distances = self._distances.compare(ours, theirs, batch)
         return {**self._base.sums(ours.logits.float(), batch), **self._named(distances)}

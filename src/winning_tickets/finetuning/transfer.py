@@ -21,7 +21,7 @@ from winning_tickets.data.records import Task
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
-from winning_tickets.models.loading import PLM, choose_device
+from winning_tickets.models.loading import PLM
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
@@ -150,7 +150,7 @@ def _trainer(
         groups = decay_groups(model.parameters(), config.weight_decay)
         return make_optimizer(config.optimizer, groups, prepared.learning_rate)
 
-    batches, objective = _learning(prepared, plm, seed, choose_device(runtime.device))
+    batches, objective = _learning(prepared, plm, seed)
     held = [] if ticket is None else [HeldTicket(ticket)]
     return TicketTrainer(
         model=plm.model,
@@ -172,9 +172,7 @@ def _trainer(
     )
 
 
-def _learning(
-    prepared: PreparedTransfer, plm: PLM, seed: int, device: torch.device
-) -> tuple[TaskBatches | CorpusBatches, Objective]:
+def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatches | CorpusBatches, Objective]:
     """Return the batches of a seed, of examples or of text, and the loss."""
     config, settings = prepared.config, prepared.plan.config
     if prepared.text is not None:
@@ -185,9 +183,11 @@ def _learning(
     if settings.group_by_length:
         order = grouped_order([len(ids) for ids in examples.columns["input_ids"]], prepared.batch_size)
     pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)
-    objective: Objective = make_task_objective(prepared.task, config.smart)
-    if prepared.teacher is not None:
-        objective = prepared.teacher.objective(prepared.task, config, device)
+    objective: Objective
+    if prepared.teacher is None:
+        objective = make_task_objective(prepared.task, config.smart)
+    else:
+        objective = prepared.teacher.objective(prepared.task, config)
     return TaskBatches(examples, pad, prepared.batch_size, seed, order), objective
 
 

@@ -41,7 +41,7 @@ def matrix_precision(device: torch.device, bf16: bool) -> Iterator[None]:
 def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: bool) -> Iterator[None]:
     """Replace fused attention inside the block by plain operations, with bfloat16 on a CPU.
 
-    There the backward pass of torch's fused kernel takes two to six times as long as the products and the softmax.
+    There the backward pass of torch's fused kernel takes longer than the products and the softmax one by one.
     """
     fused = []
     if bf16 and device.type == "cpu":

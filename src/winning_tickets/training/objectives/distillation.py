@@ -80,8 +80,7 @@ class Distillation:
 
     def __call__(self, model: Any, batch: Batch) -> dict[str, Tensor]:
         """Sum of each part over the batch."""
-        with torch.no_grad():
-            teacher = self.outputs(self.teacher, batch)
+        teacher = self.dense_outputs(batch)
         own = dict(batch)
         if self.places is not None:
             own["input_ids"] = self.places.to(own["input_ids"].device)[own["input_ids"]]
@@ -110,6 +109,11 @@ class Distillation:
         if self.pooling == "cls":
             return functional.normalize(last[:, 0].float(), dim=-1)
         return mean_pooled(last, mask)
+
+    def dense_outputs(self, batch: Batch) -> Outputs:
+        """Run the teacher on a batch, without gradients."""
+        with torch.no_grad():
+            return self.outputs(self.teacher, batch)
 
     def outputs(self, model: Any, batch: Batch) -> Outputs:
         """Run a model on a batch and return the outputs that are compared."""

@@ -1,0 +1,18 @@
+"""A tiny model and a ticket of it, which several files of this folder fine-tune."""
+
+import pytest
+
+from samples.tiny_models import make_model
+from winning_tickets import Runtime, SearchConfig, search
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
+
+
+@pytest.fixture(scope="module")
+def ticket_path(bert, tmp_path_factory):
+    path = tmp_path_factory.mktemp("tickets") / "ticket"
+    search(SearchConfig(model=bert, method="magnitude", sparsity=0.6), path, Runtime(quiet=True))
+    return path
