@@ -210,6 +210,16 @@ def test_what_cannot_be_meant_is_refused(config, fields, fine_tuning, message, t
     assert not (tmp_path / "run").exists()
 
 
+def test_a_folder_that_is_no_model_is_refused_before_anything_is_trained(config, tmp_path):
+    (tmp_path / "ticket").mkdir()
+    changed = config.model_copy(
+        update={"fine_tuning": config.fine_tuning.model_copy(update={"target": str(tmp_path / "ticket")})}
+    )
+    with pytest.raises(UsageError, match="ticket has no config.json; give a model folder"):
+        super_ticket(changed, tmp_path / "run", QUIET)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_level_that_prunes_nothing_is_refused_before_anything_is_trained(config, tmp_path):
     with pytest.raises(UsageError, match="--level 10% prunes nothing of this model"):
         super_ticket(config.model_copy(update={"level": (10.0, 50.0)}), tmp_path / "out", QUIET)

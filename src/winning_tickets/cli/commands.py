@@ -212,7 +212,14 @@ def leaves(
                 yield f"{field}__{inner}", (*path, field, inner), part, cls.options_of(field, inner)
 
 
-def annotated(cls: type[Settings], field: str, options: str, default: Any = None, metavar: str | None = None) -> Any:
+def annotated(
+    cls: type[Settings],
+    field: str,
+    options: str,
+    default: Any = None,
+    metavar: str | None = None,
+    meaning: str | None = None,
+) -> Any:
     """The type of a parameter as Typer reads it; an argument where there is a `metavar`."""
     about = cls.model_fields[field]
     extra: Any = about.json_schema_extra
@@ -223,7 +230,7 @@ def annotated(cls: type[Settings], field: str, options: str, default: Any = None
     elif PERCENT in (*about.metadata, *(one for inner in get_args(about.annotation) for one in get_args(inner)[1:])):
         kind = str  # 10% is a number too
     if metavar is not None:
-        return Annotated[kind, typer.Argument(metavar=metavar, help=about.description)]
+        return Annotated[kind, typer.Argument(metavar=metavar, help=meaning or about.description)]
     if kind is bool and about.default is not False and "/" not in options:
         options = f"{options}/--no-{options[2:]}"
     default = about.default if default is None else default
@@ -257,6 +264,7 @@ def verb(
     check: str,  # module and function that refuse impossible settings, for `--dry-run`
     *,
     metavar: str = "MODEL",  # of the argument
+    meaning: str | None = None,  # the help of the argument, if its field has another meaning here
     inline: str = "",  # a field that has settings of its own, whose options have no prefix
     without: Iterable[str] = (),  # fields that are no options, as others set them
     defaults: Mapping[str, Any] | None = None,  # of fields that neither options nor a file give
@@ -275,7 +283,8 @@ def verb(
         for part in path:
             default = default.get(part) if isinstance(default, Mapping) else None
         paths.setdefault(key, []).append((path, cls))
-        types.setdefault(key, annotated(cls, path[-1], options, default, metavar if key == argument else None))
+        argued = {"metavar": metavar, "meaning": meaning} if key == argument else {}
+        types.setdefault(key, annotated(cls, path[-1], options, default, **argued))
         readers.setdefault(key, methods_of(cls, path[-1]))
     types = {key: types[key] for key in sorted(types, key=lambda key: key != argument)}
     types |= {key: annotated(Runtime, key, Runtime.options_of(key)) for key in runtime}
@@ -481,7 +490,7 @@ def evaluate(config: EvaluateConfig, runtime: Runtime) -> Printed:
 
 @verb("fit-head", FitHeadConfig, "model", "winning_tickets.finetuning.fit_head:check_fit_head")
 def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
-    """Give a model without MLM head a good one, and save an ordinary ForMaskedLM folder.
+    """Train an MLM head for a model that has none, and save both as an ordinary ForMaskedLM folder.
 
     Example: tickets fit-head builtin:minilm --corpus pydocs --steps 200 --out minilm-mlm
     """
@@ -550,6 +559,7 @@ def _plan_of_super(config: SuperConfig, runtime: Runtime) -> tuple[SuperConfig, 
     SuperConfig,
     "target",
     "winning_tickets.finetuning.super_ticket:check_super_ticket",
+    meaning="Hub id, local folder or builtin:minilm.",
     inline="fine_tuning",
     without=("learning_rate", "batch_size"),
     defaults={"fine_tuning": {"seeds": (0, 1, 2)}},

@@ -25,7 +25,7 @@ from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer,
 from winning_tickets.finetuning.setup import check_transfer as check_transfer
 from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.finetuning.transfer import transfer
-from winning_tickets.models.loading import choose_device, load_plm
+from winning_tickets.models.loading import choose_device, load_plm, resolve_model
 from winning_tickets.models.structure import gated, structure_of
 from winning_tickets.models.weights import StateInfo, save_state
 from winning_tickets.pruning.importance import unit_counts
@@ -191,6 +191,8 @@ def check_super_ticket(config: SuperConfig) -> None:
         problems.append("--recover makes the weights that fine-tuning starts from; leave --start-from out.")
     if config.recover and distributed.world_size() > 1:
         problems.append("--recover runs in one process; start the search without a launcher, or leave --recover out.")
+    if Path(config.fine_tuning.target).expanduser().is_dir():
+        problems += problems_of(lambda: resolve_model(config.fine_tuning.target))
     problems += problems_of(lambda: check_transfer(config.fine_tuning))
     problems += problems_of(lambda: check_search(_search(config, "winning", Path("fine-tuned"), 0)))
     refuse(problems)
