@@ -100,7 +100,7 @@ class ShrinkConfig(Settings):
         "of --train-file, and mixed for other text.",
     )
     eval_steps: Count = _recover(50, "Optimizer steps between evaluations on held-out text.")
-    patience: Count = _recover(4, "Stop after this many evaluations without a lower held-out loss.")
+    patience: Count = _recover(10, "Stop after this many evaluations without a lower held-out loss.")
     max_tokens: Count = _recover(20_000, "Tokens of held-out text in an evaluation.")
     formats: tuple[Literal["onnx", "int8"], ...] = _export(
         (), "Further formats: onnx, and int8 (ONNX with weights of one byte)."

@@ -256,9 +256,10 @@ def _is_made(data: str | None) -> bool:
     return data is not None and (data.startswith("tiny:") or Path(data).parent.name == "tiny")
 
 
-def _length(name: str | None, limit: float, padded: bool = False) -> float:
-    """Tokens of an example in a batch, with padding to the longest or to the limit."""
-    return limit if padded else min(TASK_SIZES.get(str(name), _UNKNOWN).longest, limit)
+def _length(name: str | None, limit: float, padded: bool = False, grouped: bool = False) -> float:
+    """Tokens of an example in a batch, with padding to the longest or to the limit; hardly any among similar lengths."""
+    size = TASK_SIZES.get(str(name), _UNKNOWN)
+    return limit if padded else min(size.mean if grouped else size.longest, limit)
 
 
 def _examples(name: str | None, asked: str | None) -> float:
@@ -289,7 +290,7 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
         every, measured = _examples(data, config.train_size), _validation(data, limit)
     per_epoch = math.ceil(every / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
-    length = _length(data, limit, config.padding == "max-length" or task is MLM)
+    length = _length(data, limit, config.padding == "max-length" or task is MLM, config.group_by_length)
     # SMART runs the model once more for the outputs, and twice for each step of its ascent.
     smart = 1.0 if config.smart is None or not config.smart.alpha else 2.0 + config.smart.steps
     evaluations = _evaluations(config.patience, config.eval_steps, task, steps, per_epoch)
@@ -307,8 +308,8 @@ def _evaluations(
 
 
 def _validation(task: str | None, limit: float) -> float:
-    """Tokens of an evaluation."""
-    return TASK_SIZES.get(str(task), _UNKNOWN).validation * _length(task, limit)
+    """Tokens of an evaluation, which has batches of similar lengths."""
+    return TASK_SIZES.get(str(task), _UNKNOWN).validation * _length(task, limit, grouped=True)
 
 
 def _training(steps: float, tokens: float, evaluations: float, measured: float, length: float) -> Cost:
