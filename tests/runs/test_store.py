@@ -163,6 +163,15 @@ def test_a_transfer_with_failed_seeds_is_not_done(store):
     assert store.status("run-1") == "done"
 
 
+def test_seeds_that_are_tried_again_have_a_cost(store):
+    with store.claim("run-1"):
+        RunDirectory.claim(store.folder("run-1"), "transfer", "x", {}).finish(RESULT | {"failed_seeds": [1]})
+    with store.claim("run-1"):
+        RunDirectory.claim(store.folder("run-1"), "transfer", "x", {}).finish(RESULT | {"failed_seeds": []})
+        store.seal("run-1")
+    assert store.record("run-1").seconds > 0
+
+
 def test_a_damaged_file_is_a_failed_run_and_not_the_end_of_the_list(store):
     do(store, "run-1")
     do(store, "run-2")

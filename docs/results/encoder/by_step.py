@@ -1,7 +1,9 @@
 """Keep checkpoints of a running `fit-head`, and measure them on another text.
 
-    python docs/results/encoder/by_step.py keep RUN FOLDER --every 1000     beside the training, until it is done
-    python docs/results/encoder/by_step.py measure RUN FOLDER CORPUS        afterwards; prints JSON
+    python docs/results/encoder/by_step.py keep RUN FOLDER --every 1000
+    python docs/results/encoder/by_step.py measure RUN FOLDER CORPUS
+
+The first command runs beside the training, until it is done; the second one prints JSON afterwards.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -35,12 +38,12 @@ def keep(run: Path, folder: Path, every: int) -> None:
 
 
 def measure(run: Path, folder: Path, corpus: str, work: Path) -> list[dict[str, float]]:
-    """Return MLM loss and accuracy of each kept checkpoint, and of the finished model, on the text's validation part."""
+    """Return MLM loss and accuracy of each kept checkpoint and of the finished model on the validation part."""
     found = []
     tokenizer, last = AutoTokenizer.from_pretrained(run), AutoModelForMaskedLM.from_pretrained(run)
     models = {int(path.name): path for path in folder.iterdir() if path.name.isdigit()}
     steps = json.loads((run / "result.json").read_text(encoding="utf-8"))["steps"]
-    for step, path in sorted(models.items()) + [(steps, run)]:
+    for step, path in [*sorted(models.items()), (steps, run)]:
         if path != run:
             state = torch.load(path, map_location="cpu", weights_only=True)["model"]
             last.load_state_dict(state)
@@ -63,4 +66,4 @@ if __name__ == "__main__":
     if given.action == "keep":
         keep(given.run, given.folder, given.every)
     else:
-        print(json.dumps(measure(given.run, given.folder, given.corpus, given.folder / "model"), indent=1))
+        json.dump(measure(given.run, given.folder, given.corpus, given.folder / "model"), sys.stdout, indent=1)

@@ -185,7 +185,7 @@ class Runtime(Settings):
     shard: bool = _running(
         False,
         "Shard weights, scores and moments of mask training over all processes (FSDP2), for models that do not fit on "
-        "one GPU. The ticket is the same.",
+        "one GPU. The ticket is the same up to rounding.",
     )
     checkpoint_steps: int | None = _running(
         None, "Optimizer steps between checkpoints. By default checkpoints are written by time.", ge=1

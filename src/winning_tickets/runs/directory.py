@@ -153,7 +153,7 @@ class RunDirectory:
                 f"--out {path} holds another run ({found.verb} {found.id}), this one is {verb} {self.id}{differ}; "
                 "it was left untouched. Give another directory, or --force to replace that run."
             )
-        return "done" if (path / RESULT).exists() and not _has_failed_seeds(path / RESULT) else "unfinished"
+        return "done" if is_done(path) else "unfinished"
 
     @property
     def scratch(self) -> Path:
@@ -223,13 +223,16 @@ def _empty(path: Path) -> None:
             entry.unlink()
 
 
-def _has_failed_seeds(result: Path) -> bool:
-    """Return whether the same command tries seeds of a stored result again; a damaged result is left to its reader."""
+def is_done(path: Path) -> bool:
+    """Return whether a run has a result, and none of its seeds failed, which the same command tries again."""
+    result = path / RESULT
+    if not result.exists():
+        return False
     try:
         content = parse_json(result.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and bool(content.get("failed_seeds"))
+    except (OSError, ValueError):  # a damaged result is left to its reader
+        return True
+    return not (isinstance(content, dict) and content.get("failed_seeds"))
 
 
 def _tidy(path: Path) -> None:
@@ -238,7 +241,7 @@ def _tidy(path: Path) -> None:
 
 
 def skipped_steps(path: Path) -> dict[str, list[int]]:
-    """Return the entry `skipped_steps` of a result, see `finite.FiniteSteps`; empty without such steps."""
+    """Return the entry `skipped_steps` of a result, see `training.trainer.FiniteSteps`; empty without such steps."""
     log = read_log(path) if (path / METRICS).exists() else []
     skipped = [record["step"] for record in log if record.get("skipped")]
     return {"skipped_steps": skipped} if skipped else {}

@@ -257,7 +257,7 @@ def _is_made(data: str | None) -> bool:
 
 
 def _length(name: str | None, limit: float, padded: bool = False, grouped: bool = False) -> float:
-    """Tokens of an example in a batch, with padding to the longest or to the limit; hardly any among similar lengths."""
+    """Tokens of an example in a batch, with padding to the longest or to the limit; with few if lengths are similar."""
     size = TASK_SIZES.get(str(name), _UNKNOWN)
     return limit if padded else min(size.mean if grouped else size.longest, limit)
 

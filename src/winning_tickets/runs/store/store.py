@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from winning_tickets.runs.directory import MARKER, RESULT
+from winning_tickets.runs.directory import MARKER, is_done
 from winning_tickets.runs.errors import ContentError, TicketsError, UsageError
 from winning_tickets.runs.files import write_json
 from winning_tickets.runs.locks import DEAD_AFTER_SECONDS, HEARTBEAT_SECONDS, Lock, adopt
@@ -94,7 +94,7 @@ class Store:
         claim = self._claims.take(run_id)
         hold = adopt(folder, claim)  # for the run directory in it
         # A run that was killed between its result and its checksums is done; its cost is unknown.
-        self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not (folder / RESULT).exists())
+        self._accounts[run_id] = Account((folder / MARKER).exists(), measured=not is_done(folder))
         try:
             yield claim
         finally:
