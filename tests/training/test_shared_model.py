@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from samples.tiny_models import make_model
 from samples.tiny_tasks import split
 from winning_tickets import SearchConfig
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.deploy.verify import verify
 from winning_tickets.models.heads import load_for_task
 from winning_tickets.models.loading import base_hash, load_plm, weight_hashes
 from winning_tickets.pruning.search import search
@@ -163,6 +165,16 @@ def test_missing_parts_are_named(copy, part):
     (copy / part).unlink()
     with pytest.raises(ContentError, match=f"lacks {part}; copy the whole folder again"):
         SharedModel.open(copy)
+
+
+def test_verify_compares_its_files_with_their_checksums(copy):
+    whole = verify([copy])
+    assert whole["ok"]
+    head = copy / "tasks" / "mnli" / "head.safetensors"
+    save_file({name: value + 1 for name, value in load_file(head).items()}, head)
+    changed = verify([copy])
+    assert [Path(one["path"]).name for one in changed["findings"]] == ["shared.json"]
+    assert "tasks/mnli/head.safetensors does not match its checksum" in changed["findings"][0]["detail"]
 
 
 def test_a_missing_ticket_is_no_task_without_one(copy):

@@ -86,6 +86,12 @@ def _look_inside(folder: Path, report: _Report) -> None:
     hashed: set[Path] = set()
     from winning_tickets.pruning.importance import Importance
     from winning_tickets.tickets.ticket import Ticket
+    from winning_tickets.training.shared_model import SHARED_FILE, SharedModel
+
+    def count(files: Sequence[Path]) -> None:
+        hashed.update(files)
+        report.hashed += len(files)
+        report.bytes_hashed += sum(one.stat().st_size for one in files)
 
     # Files with hashes of their own and of files next to them, and the function that checks them.
     carriers: dict[str, tuple[tuple[str, ...], Callable[[Path], Any]]] = {
@@ -95,10 +101,11 @@ def _look_inside(folder: Path, report: _Report) -> None:
     for file, (members, load) in carriers.items():
         for path in _files(folder, file):
             files = [path, *(path.with_name(name) for name in members if path.with_name(name).exists())]
-            hashed.update(files)
             _try(load, path.parent, path, report)
-            report.hashed += len(files)
-            report.bytes_hashed += sum(one.stat().st_size for one in files)
+            count(files)
+    for path in _files(folder, SHARED_FILE):
+        files = _try(lambda shared: SharedModel.open(shared).check(), path.parent, path, report)
+        count([path, *(files or ())])
     for path in _files(folder, "*.safetensors"):
         if path not in hashed:
             _open_tensors(path, report)
@@ -136,8 +143,10 @@ def _open_tensors(path: Path, report: _Report) -> None:
         report.opened += 1
 
 
-def _try(load: Callable[[Path], Any], what: Path, path: Path, report: _Report) -> None:
+def _try(load: Callable[[Path], Any], what: Path, path: Path, report: _Report) -> Any:
+    """Return what a function loads; None, and a finding, if the file is damaged."""
     try:
-        load(what)
+        return load(what)
     except TicketsError as error:
         report.findings.append(Finding("damaged", path, str(error)))
+        return None

@@ -105,6 +105,12 @@ class SharedModel:
         """Files of the encoder, relative to its folder."""
         return [name.removeprefix(f"{ENCODER}/") for name in self._files if name.startswith(f"{ENCODER}/")]
 
+    def check(self) -> list[Path]:
+        """Compare all files with their checksums, and return them; those of tickets have their own."""
+        for name in self._files:
+            self._check(name)
+        return [self.path / name for name in self._files]
+
     def info(self, task: str) -> TaskInfo:
         """Return the description of a task."""
         return TaskInfo.read(self._folder(task))
