@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoModelForMaskedLM, AutoTokenizer
 
 from samples.analyse_samples import command_line
 from samples.tiny_models import TEXT, make_model
-from winning_tickets import Runtime, ShrinkConfig, Ticket, TransferConfig, predict, shrink, transfer
+from winning_tickets import Runtime, ShrinkConfig, Ticket, TransferConfig, predict, push, shrink, transfer
 from winning_tickets.deploy.costs import cost_table
 from winning_tickets.models.loading import load_plm
 from winning_tickets.models.modeling_compact import COMPACT
@@ -305,7 +305,7 @@ def test_a_fine_tuned_model_keeps_its_head_and_its_task(world, tmp_path, kind):
     own = shrink(unlabelled, tmp_path / "own", QUIET)
     assert own["models"][0]["vocabulary"] < own["dense"]["vocabulary"]
     if kind == "classification":
-        found = predict(tmp_path / "own" / "model", [(row["text"],) for row in ROWS[kind]], runtime=QUIET)
+        found = predict(tmp_path / "own", [(row["text"],) for row in ROWS[kind]], runtime=QUIET)
         right = [one["label"] == row["label"] for one, row in zip(found["predictions"], ROWS[kind], strict=True)]
         assert own["models"][0]["quality"]["accuracy"] == pytest.approx(sum(right) / len(right))
     two = unlabelled.model_copy(update={"text_columns": ("text", "text")})
@@ -313,3 +313,21 @@ def test_a_fine_tuned_model_keeps_its_head_and_its_task(world, tmp_path, kind):
         shrink(two, tmp_path / "two", QUIET)
     made = predict(tmp_path / "out" / "model", [(TEXT[0],)], runtime=QUIET)
     assert len(made["predictions"]) == 1
+
+
+def test_a_small_model_is_pushed_with_its_card(ladder, world, tmp_path, monkeypatch):
+    out, _ = ladder
+    pushed = {}
+    monkeypatch.setattr("winning_tickets.runs.hub.check_access", lambda repo, token: repo)
+    monkeypatch.setattr("winning_tickets.runs.hub.push", lambda repo, content, *_: pushed.setdefault(repo, content))
+    small = out / "speedup-1.5" / "model"
+    with pytest.raises(UsageError, match=r"has 2 models; push one of .*speedup-1.5/model, .*speedup-2.5/model\."):
+        push(out, "me/fast")
+    push(small, "me/fast")
+    assert set(pushed["me/fast"]) >= {"config.json", "model.safetensors", "README.md"}
+    card = pushed["me/fast"]["README.md"].decode()
+    assert "# bert, made faster" in card
+    assert str(world) not in card
+    shrink(settings(world), tmp_path / "one", QUIET)
+    push(tmp_path / "one", "me/one")
+    assert set(pushed["me/one"]) == {path.name for path in (tmp_path / "one" / "model").iterdir()}

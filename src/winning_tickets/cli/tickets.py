@@ -66,7 +66,8 @@ def predict(
     runs: Annotated[
         list[str],
         typer.Argument(
-            metavar="RUN...", help="A transfer or super run made with --save-model, an export, or a hub id."
+            metavar="RUN...",
+            help="A transfer or super run made with --save-model, the run of a shrink of one, an export, or a hub id.",
         ),
     ],
     text: Annotated[

@@ -8,13 +8,14 @@ from typing import Any
 
 from winning_tickets.deploy.export import EXPORT_FILE
 from winning_tickets.deploy.source import files_in
-from winning_tickets.runs.directory import HEAD_MARKER, METRICS, RESULT, refuse_unfinished
+from winning_tickets.runs.directory import HEAD_MARKER, MARKER, METRICS, RESULT, refuse_unfinished, stored_run
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.files import read_object
-from winning_tickets.tickets.cards import publish, ticket_facts
-from winning_tickets.tickets.files import FILES, find_ticket, is_super, is_ticket
+from winning_tickets.runs.progress import TENSORBOARD_FOLDER
+from winning_tickets.tickets.cards import CARD, publish, ticket_facts
+from winning_tickets.tickets.files import FILES, find_ticket, is_run_of, is_ticket
 from winning_tickets.tickets.ticket import Ticket
-from winning_tickets.training.predict import TASK_FILE, find_model, find_saved
+from winning_tickets.training.predict import MODEL_FOLDER, TASK_FILE, find_model, find_saved
 from winning_tickets.training.shared_model import SHARED_FILE
 
 _OF_RUNS = (METRICS, RESULT, HEAD_MARKER)  # files of a run that stay here
@@ -24,7 +25,8 @@ def push(target: Path | str, repo: str, *, seed: int | None = None, **options: A
     """Push a ticket, an export, or the model of a run to the Hugging Face hub, with its model card.
 
     Args:
-        target: a ticket, an export, a transfer or share that has saved its models, or the folder of `fit_head`.
+        target: a ticket, an export, a transfer or share that has saved its models, a run of `shrink` or one of its
+            models, or the folder of `fit_head`.
         repo: such as `me/ticket`; created if needed.
         seed: seed of the model in a run; None takes the first one saved.
         options: `results`: folders of transfers of this ticket, or files with what `tickets evaluate --json` printed,
@@ -59,7 +61,7 @@ def push(target: Path | str, repo: str, *, seed: int | None = None, **options: A
 
 def _find_model(path: Path, seed: int | None) -> Path:
     """Return the folder of an export, or of the model of a run."""
-    if is_super(path):
+    if is_run_of(path, "super"):
         return find_model(path, seed)
     found = find_saved(path, TASK_FILE, seed) or find_saved(path, SHARED_FILE, seed)
     if found is not None:
@@ -68,7 +70,14 @@ def _find_model(path: Path, seed: int | None) -> Path:
         raise UsageError(f"--seed {seed} chooses among the seeds of a run, and {path} is a single model.")
     if (path / EXPORT_FILE).is_file():
         return path
-    if (path / RESULT).is_file() and read_object(path / RESULT, "result").get("verb") == "fit-head":
+    result = read_object(path / RESULT, "result") if (path / RESULT).is_file() else {}
+    if result.get("verb") == "shrink":
+        models = [path / str(one["folder"]) / MODEL_FOLDER for one in result["models"]]
+        if len(models) > 1:
+            raise UsageError(f"{path} has {len(models)} models; push one of {', '.join(map(str, models))}.")
+        return models[0]
+    is_model = (path / "config.json").is_file() and stored_run(path / MARKER) is None
+    if result.get("verb") == "fit-head" or (is_model and (path / CARD).is_file()):
         return path
     refuse_unfinished(path)
     raise UsageError(
@@ -77,4 +86,5 @@ def _find_model(path: Path, seed: int | None) -> Path:
 
 
 def _is_private(name: str) -> bool:
-    return name in _OF_RUNS or any(part.startswith(".") for part in Path(name).parts)
+    parts = Path(name).parts
+    return name in _OF_RUNS or parts[0] == TENSORBOARD_FOLDER or any(part.startswith(".") for part in parts)

@@ -71,13 +71,13 @@ def is_ticket(path: Path | str) -> bool:
     if str(path).startswith(IN_MEMORY):
         return True
     path = Path(path)
-    return (path / INFO_FILE).is_file() or (bool(children(path)) and not is_super(path))
+    return (path / INFO_FILE).is_file() or (bool(children(path)) and not is_run_of(path, "super", "shrink"))
 
 
-def is_super(path: Path | str) -> bool:
-    """Return whether a folder is a run of `tickets super`, which has fine-tuned models beside its ticket."""
+def is_run_of(path: Path | str, *verbs: str) -> bool:
+    """Return whether a folder is a run of one of the commands; `super` and `shrink` have models beside their ticket."""
     found = stored_run(Path(path) / MARKER)
-    return found is not None and found.verb == "super"
+    return found is not None and found.verb in verbs
 
 
 def children(path: Path | str) -> list[str]:

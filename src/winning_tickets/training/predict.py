@@ -30,7 +30,7 @@ from winning_tickets.runs.directory import RESULT, refuse_unfinished, remote_cod
 from winning_tickets.runs.errors import ContentError, UsageError, shown
 from winning_tickets.runs.files import read_json, write_json
 from winning_tickets.runs.hub import local, not_local
-from winning_tickets.tickets.files import is_super, is_ticket
+from winning_tickets.tickets.files import is_run_of, is_ticket
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.task import task_logits
@@ -114,7 +114,7 @@ def find_model(run: Path | str, seed: int | None = None) -> Path:
     # `run` is the folder of a transfer, one of its `seed-N`, a super run, or a saved model or export, also by its hub
     # id; without a seed the first model is taken.
     path = Path(local(run))
-    if is_super(path) and (path / RESULT).is_file():
+    if is_run_of(path, "super") and (path / RESULT).is_file():
         return _model_of_super(path, seed)
     if is_ticket(path):
         raise UsageError(f"{path} is a ticket, not a fine-tuned model; run tickets transfer {path} --save-model first.")

@@ -9,9 +9,9 @@ from winning_tickets.analysis.report.figures import DASHED, ORANGE, Drawing, Ser
 from winning_tickets.analysis.report.page import fill_template
 from winning_tickets.analysis.report.tables import Result, Row, Table, columns, decimal, format_count
 from winning_tickets.runs.files import write_text
+from winning_tickets.tickets.cards import CARD, base_facts
 
 PAGE = "report.html"
-_CARD = "README.md"
 _QUALITY = {"kd_loss": "KD loss", "embedding_distance": "Embedding distance"}
 _LOWER_IS_BETTER = (*_QUALITY, "pairs_from", "pairs")
 
@@ -45,13 +45,13 @@ def shrink_table(result: Result) -> Table:
             | facts["quality"]
         )
     notes = [
-        f"Batch of {result['batch']} texts of {result['length']} tokens, {result['threads']} threads, "
+        f"Batch of {result['batch']} texts of {result['length']} tokens, {_threads(result)}, "
         f"{result['repeats']} passes of each model in turns; speed-ups are medians of ratios of adjacent passes, with "
         "quartiles.",
         "KD loss and embedding distance: 1 - cosine to the dense model, of all states and of pooled embeddings, on "
         "text that the model was not trained on; early stopping saw it.",
     ]
-    return Table(rows, heads, notes, title=f"{result['model']}, dense and small")
+    return Table(rows, heads, notes, title=f"{base_facts(result['model'])['base']}, dense and small")
 
 
 def _models(result: Result) -> list[tuple[str, Result]]:
@@ -96,7 +96,11 @@ def write_report(result: dict[str, Any], folder: Path) -> None:
     }
     write_text(folder / PAGE, fill_template("shrink.html.j2", values))
     for one in result["models"]:
-        write_text(folder / one["folder"] / "model" / _CARD, _card(result, one, table))
+        write_text(folder / one["folder"] / "model" / CARD, _card(result, one, table))
+
+
+def _threads(result: Result) -> str:
+    return f"{result['threads']} thread{'s' if result['threads'] > 1 else ''}"
 
 
 def layer_table(one: Result) -> Table:
@@ -107,15 +111,16 @@ def layer_table(one: Result) -> Table:
 
 def _card(result: Result, one: Result, table: Table) -> str:
     """Return a model card in Markdown."""
+    dense = base_facts(result["model"])
     lines = ["---", "library_name: transformers"]
-    if "/" in result["model"] and not result["model"].startswith(("/", ".", "~")):
-        lines.append(f"base_model: {result['model']}")
-    lines += ["tags:", "- winning-tickets", "---", "", f"# {Path(result['model']).name}, made faster", ""]
+    lines += [f"base_model: {dense['base']}"] if dense["on_hub"] else []
+    lines += [f"license: {dense['license']}"] if dense["license"] else []
+    lines += ["tags:", "- winning-tickets", "---", "", f"# {dense['base']}, made faster", ""]
     speed, recovery = one["speedup"]["median"], one["recovery"]
     lines.append(
-        f"Made from `{Path(result['model']).name}` by `tickets shrink`: heads, neurons and layers were removed, and "
+        f"Made from `{dense['base']}` by `tickets shrink`: heads, neurons and layers were removed, and "
         f"the rest learned for {recovery['steps']:,} steps to follow the dense model. It is {speed:.2f} times as fast "
-        f"at batches of {result['batch']} texts of {result['length']} tokens on {result['threads']} threads."
+        f"at batches of {result['batch']} texts of {result['length']} tokens on {_threads(result)}."
     )
     lines += ["", table.markdown(), layer_table(one).markdown()]
     if one["remote_code"]:
