@@ -75,6 +75,13 @@ def test_a_target_that_no_ticket_can_be_leaves_the_method_open(target):
     assert method_of({"ticket_id": "a", "target": target}) is None
 
 
+def test_measures_of_decoders_are_columns_too(world, tmp_path):
+    more = {"clm_loss": 4.5, "perplexity": 90.0, "logits_loss": 0.2, "sparsity": 0.6000001, "method": "magnitude"}
+    path = evaluation(tmp_path / "decoder.json", "b", kd=0.2, search_objective="kd", **more)
+    result = predictors([*world, path])
+    assert {"clm[wikitext-2]", "perplexity[wikitext-2]", "logits[wikitext-2]"} <= set(result["predictors"])
+
+
 def test_the_table_is_joined_by_ticket(world):
     result = predictors(world)
     assert result["predictors"] == ["kd[wikitext-2]", "kd[task:stsb]", "similarity_pearson[stsb]"]

@@ -33,10 +33,18 @@ MEASURES = {
     "kd_loss": "kd",
     "mlm_loss": "mlm",
     "mlm_accuracy": "mlm_accuracy",
+    "clm_loss": "clm",
+    "perplexity": "perplexity",
+    "logits_loss": "logits",
+    "greedy_agreement": "greedy_agreement",
+    "attention_loss": "attention",
+    "contrastive_loss": "contrastive",
     "similarity_pearson": "similarity_pearson",
     "similarity_spearman": "similarity_spearman",
 }
 """Keys of an evaluation and the names of their columns."""
+
+_ALWAYS = ("kd_loss", "mlm_loss", "ticket_id", "sparsity", "target")  # keys of evaluations of every version
 
 MEAN = "mean over tasks"
 Key = tuple[str, str]
@@ -69,7 +77,7 @@ _MEASUREMENT = TypeAdapter(Measurement)
 
 def is_evaluation(content: Any) -> bool:
     """Return True if a parsed JSON file is an output of `tickets evaluate`."""
-    return isinstance(content, Mapping) and {*MEASURES, "ticket_id", "sparsity", "target"} <= content.keys()
+    return isinstance(content, Mapping) and {*_ALWAYS} <= content.keys()
 
 
 def measurements(content: Mapping[str, Any], path: str) -> list[Measurement]:
@@ -87,7 +95,7 @@ def _measurements(content: Mapping[str, Any], path: str) -> Iterator[Measurement
     subject = content["ticket_id"], content.get("model"), content.get("base_hash")
     target = str(content["target"])
     for key, short in MEASURES.items():
-        if content[key] is None:
+        if content.get(key) is None:
             continue
         value = float(content[key])
         settings: dict[str, str] = {}

@@ -248,7 +248,8 @@ def compact(source: ExportSource) -> Export:
         return found.origin
 
     loading = PLAIN_LOADING if made.get("plain") else COMPACT_LOADING
-    return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading, found.card)
+    card = found.card | {"remote_code": not made.get("plain")}
+    return Export(facts, fill, COMPACT_NOTE.format(**sizes) + loading, card)
 
 
 ENCODER_NOTE = (

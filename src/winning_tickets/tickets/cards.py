@@ -272,7 +272,7 @@ def make_card(facts: Mapping[str, Any], results: Iterable[EvalResult] = (), name
         "tasks": ", ".join(facts.get("tasks", ())) or "a task",
         "task": next(iter(facts.get("tasks", ())), ""),
         "auto": f"AutoModel{ending}",
-        "trust": ", trust_remote_code=True" if kind == "compact" else "",
+        "trust": ", trust_remote_code=True" if facts.get("remote_code") else "",
     }
     is_model, title = usage == _AUTO, f"{kind} of {base}"
     data = ModelCardData(
