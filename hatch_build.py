@@ -6,7 +6,7 @@ from typing import Any
 
 from hatchling.metadata.plugin.interface import MetadataHookInterface
 
-LINK = re.compile(r"(\]\()(?!\w+:|#)([^)]+\))")
+LINK = re.compile(r"(!?)(\[[^\]]*\]\()(?!\w+:|#)([^)]+\))")
 
 
 class CustomMetadataHook(MetadataHookInterface):
@@ -14,5 +14,11 @@ class CustomMetadataHook(MetadataHookInterface):
         """Set the README with absolute links, without the marks of its tests."""
         text = (Path(self.root) / "README.md").read_text(encoding="utf-8")
         text = re.sub(r"<!-- test: .*? -->\n", "", text)
-        text = LINK.sub(rf"\1{metadata['urls']['Homepage']}/blob/main/\2", text)
+        home = metadata["urls"]["Homepage"]
+
+        def absolute(link: re.Match[str]) -> str:
+            image, words, target = link.groups()
+            return f"{image}{words}{home}/{'raw' if image else 'blob'}/main/{target}"
+
+        text = LINK.sub(absolute, text)
         metadata["readme"] = {"content-type": "text/markdown", "text": text}

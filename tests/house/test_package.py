@@ -68,8 +68,9 @@ def test_the_wheel_runs_the_demo_in_a_new_environment(tmp_path: Path) -> None:
     assert links
     assert [link for link in links if not link.startswith("https://")] == []
     for link in links:
-        if link.startswith(f"{HOME}/blob/main/"):
-            assert (ROOT / link.removeprefix(f"{HOME}/blob/main/").partition("#")[0]).exists(), link
+        for kind in ("blob", "raw"):
+            if link.startswith(f"{HOME}/{kind}/main/"):
+                assert (ROOT / link.removeprefix(f"{HOME}/{kind}/main/").partition("#")[0]).exists(), link
 
     run(sys.executable, "-m", "venv", "new")
     python, tickets = tmp_path / "new/bin/python", tmp_path / "new/bin/tickets"
