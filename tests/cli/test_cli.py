@@ -228,6 +228,13 @@ def test_dry_run_does_nothing(tickets, world):
     assert not (world / "t").exists()
 
 
+def test_a_dry_run_refuses_what_the_run_would(tickets, world):
+    words = ("transfer", "builtin:minilm", "--task", "rte", "--smart", 1, "--out", world / "t", "--dry-run")
+    assert tickets(*words)[0] == 0
+    code, _, err = tickets(*words, "--bf16")
+    assert (code, "--smart and --bf16 contradict each other" in err) == (2, True)
+
+
 def long_search_words(world, steps):
     words = [str(word) for word in search_words(world, world / "t", "--checkpoint-steps", "2")]
     words[words.index("--steps") + 1] = str(steps)

@@ -500,12 +500,21 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     return result, show.fitted_head(result)
 
 
+def _plan_of_transfer(config: TransferConfig, runtime: Runtime) -> tuple[TransferConfig, dict[str, Any]]:
+    from winning_tickets.training.objectives.smart import check_precision
+
+    if config.smart is not None:
+        check_precision(runtime)
+    return config, {}
+
+
 @verb(
     "transfer",
     TransferConfig,
     "target",
     "winning_tickets.finetuning.setup:check_transfer",
     metavar="MODEL_OR_TICKET_OR_RUN",
+    plan=_plan_of_transfer,
 )
 def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
