@@ -70,6 +70,7 @@ def test_a_masked_export_is_the_task_with_its_ticket(tmp_path, run, tickets, tas
     result = export(run, "masked", tmp_path / "e", task=task)
     ticket = tickets[1].get(task)
     assert (result["task"], result["ticket_id"]) == (task, None if ticket is None else ticket.id)
+    assert ("none of its weights were pruned" in result["note"]) == (ticket is None)
     assert (result["model_class"], result["sparsity"]) == (
         "BertForSequenceClassification",
         0.0 if ticket is None else ticket.sparsity,

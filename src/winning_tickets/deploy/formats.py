@@ -36,6 +36,7 @@ MASKED_NOTE = (
     "The pruned weights are stored as zeros: the files are as large, and the model as fast, as the dense one. "
     "The ticket itself takes one bit per weight."
 )
+UNPRUNED_NOTE = "The model has no ticket, so none of its weights were pruned."
 
 
 @dataclass(frozen=True)
@@ -147,7 +148,7 @@ def masked(source: ExportSource) -> Export:
             save_model(model.load(), model.info, model.ticket, staging)
         return found.origin
 
-    return Export(found.facts, fill, MASKED_NOTE, found.card)
+    return Export(found.facts, fill, UNPRUNED_NOTE if found.facts["ticket_id"] is None else MASKED_NOTE, found.card)
 
 
 def _mask(plm: PLM, ticket: Ticket, has_head: bool) -> None:
