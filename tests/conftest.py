@@ -72,3 +72,11 @@ def shared_data():
     if not SHARED_DATA.is_dir():
         pytest.skip("shared/data is not beside the repository")
     return SHARED_DATA
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    """The folder of a tiny model with an MLM head and a pooler."""
+    from samples.tiny_models import make_model
+
+    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))

@@ -228,8 +228,16 @@ def test_dry_run_does_nothing(tickets, world):
     assert not (world / "t").exists()
 
 
-def test_a_dry_run_refuses_what_the_run_would(tickets, world):
-    words = ("transfer", "builtin:minilm", "--task", "rte", "--smart", 1, "--out", world / "t", "--dry-run")
+@pytest.mark.parametrize(
+    "verb",
+    [
+        "transfer builtin:minilm --task rte",
+        "super builtin:minilm --task rte",
+        "share --tasks rte,mrpc --model builtin:minilm",
+    ],
+)
+def test_a_dry_run_refuses_what_the_run_would(tickets, world, verb):
+    words = (*verb.split(), "--smart", 1, "--out", world / "t", "--dry-run")
     assert tickets(*words)[0] == 0
     code, _, err = tickets(*words, "--bf16")
     assert (code, "--smart and --bf16 contradict each other" in err) == (2, True)

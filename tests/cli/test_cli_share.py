@@ -6,7 +6,6 @@ import sys
 
 import pytest
 
-from samples.tiny_models import make_model
 from samples.tiny_tasks import task_data, transfers_read
 from winning_tickets import Runtime, SearchConfig, ShareConfig, SharedModel, Ticket, cli
 from winning_tickets.pruning.search import search
@@ -20,11 +19,6 @@ SHORT = ("--steps", "2", "--batch-size", "4", "--quiet")
 @pytest.fixture(autouse=True)
 def _tiny_tasks(monkeypatch):
     transfers_read(monkeypatch, lambda name: task_data(name, 8, 6))
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
 
 
 @pytest.fixture(scope="module")

@@ -1,14 +1,8 @@
-"""A tiny model and a ticket of it, which several files of this folder fine-tune."""
+"""A ticket that several files of this folder fine-tune."""
 
 import pytest
 
-from samples.tiny_models import make_model
 from winning_tickets import Runtime, SearchConfig, search
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
 
 
 @pytest.fixture(scope="module")

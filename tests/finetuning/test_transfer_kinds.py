@@ -68,11 +68,6 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
-
-
-@pytest.fixture(scope="module")
 def ticket(bert: str, tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("tickets") / "ticket"
     scope = "encoder+embeddings+pooler"

@@ -26,11 +26,6 @@ _tiny_tasks = tasks_fixture()
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
-
-
-@pytest.fixture(scope="module")
 def run(bert, tmp_path_factory):
     """A model fine-tuned on 36 examples, the last batch of 4 of them."""
     out = tmp_path_factory.mktemp("runs") / "run"

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from samples.tiny_models import TEXT, make_model
+from samples.tiny_models import TEXT
 from winning_tickets import Runtime, SearchConfig, Ticket, search, search_all
 from winning_tickets.pruning import mask_training as mask_training_module
 from winning_tickets.pruning.mask_training import decay, level_at, sparsity_levels
@@ -24,11 +24,6 @@ def corpus(tmp_path_factory):
     path = tmp_path_factory.mktemp("corpora") / "corpus.txt"
     path.write_text("\n".join(TEXT))
     return str(path)
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory):
-    return str(make_model(tmp_path_factory.mktemp("models") / "bert", head="mlm+pooler"))
 
 
 def climbing(model, corpus, **fields):

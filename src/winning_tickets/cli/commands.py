@@ -311,7 +311,7 @@ def verb(
             begun = out is not None and (out / MARKER).is_file()
             unread = [] if begun else unread_options(chosen)
             if given["dry_run"] or unread:
-                refuse(chosen, check, unread)
+                refuse(chosen, execution, check, unread)
                 planned, facts = plan(chosen, execution)
                 return plan_of(planned, out, as_json, **facts)
             with trusting(execution.trust_remote_code):
@@ -338,13 +338,19 @@ def unread_options(settings: Settings) -> list[str]:
     return settings.unread(settings.model_fields_set) if isinstance(settings, SearchConfig) else []
 
 
-def refuse(settings: Settings, check: str, problems: list[str]) -> None:
-    """Raise these problems of settings and those that the check of the command finds, all at once."""
+def refuse(settings: Settings, runtime: Runtime, check: str, problems: list[str]) -> None:
+    """Raise these problems of settings and those that the checks of the command and of SMART find, all at once."""
+    from winning_tickets.training.objectives.smart import check_precision
+
     module, _, function = check.partition(":")
-    try:
-        getattr(import_module(module), function)(settings)
-    except UsageError as error:
-        problems = [*problems, *str(error).splitlines()]
+    checks = [partial(getattr(import_module(module), function), settings)]
+    if getattr(getattr(settings, "fine_tuning", settings), "smart", None) is not None:
+        checks.append(partial(check_precision, runtime))
+    for one in checks:
+        try:
+            one()
+        except UsageError as error:
+            problems = [*problems, *str(error).splitlines()]
     if problems:
         raise UsageError("\n".join(dict.fromkeys(problems)))
 
@@ -500,21 +506,12 @@ def fit_head(config: FitHeadConfig, out: Path, runtime: Runtime, force: bool) ->
     return result, show.fitted_head(result)
 
 
-def _plan_of_transfer(config: TransferConfig, runtime: Runtime) -> tuple[TransferConfig, dict[str, Any]]:
-    from winning_tickets.training.objectives.smart import check_precision
-
-    if config.smart is not None:
-        check_precision(runtime)
-    return config, {}
-
-
 @verb(
     "transfer",
     TransferConfig,
     "target",
     "winning_tickets.finetuning.setup:check_transfer",
     metavar="MODEL_OR_TICKET_OR_RUN",
-    plan=_plan_of_transfer,
 )
 def transfer(config: TransferConfig, out: Path, runtime: Runtime, force: bool) -> Printed:
     """Fine-tune a model or ticket on a task, once for each seed, and store the metrics.
