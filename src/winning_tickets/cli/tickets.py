@@ -67,7 +67,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="A transfer or super run made with --save-model, the run of a shrink of one, an export, or a hub id.",
+            help="A transfer or super run made with --save-model, a shrink run of such a one, an export or a hub id.",
         ),
     ],
     text: Annotated[
