@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ def copy_raw(out: Path, data: str) -> None:
         _copy(path, name, out, data)
     for path in sorted(out.glob("*-60steps/metrics.jsonl")):
         _copy(path, f"{path.parent.name}.metrics.jsonl", out, data)
-    for path in sorted(out.glob("sst2-*/seed-*/result.json")):
-        _copy(path, f"{path.parts[-3]}.{path.parts[-2]}.result.json", out, data)
 
 
 def _copy(path: Path, name: str, out: Path, data: str) -> None:
@@ -64,21 +61,6 @@ def table(rows: list[list[Any]]) -> str:
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
-def transfers() -> str:
-    """Mean, standard deviation and values over the finished seeds of every transfer."""
-    lines = ["| | final | best | values (final) |", "| --- | --- | --- | --- |"]
-    for name in ("dense", "magnitude-70", "tuned-70"):
-        found = [json.loads(path.read_text()) for path in sorted(RAW.glob(f"sst2-{name}.seed-*.result.json"))]
-        cells = [name]
-        for kind in ("final", "best"):
-            values = [100 * result[kind]["accuracy"] for result in found]
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            cells.append(f"{statistics.mean(values):.1f}{spread}" if values else "-")
-        cells.append(", ".join(f"{100 * result['final']['accuracy']:.1f}" for result in found))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     """Copy, then print."""
     copy_raw(Path(os.environ["OUT"]), os.environ["DATA"])
@@ -87,7 +69,7 @@ def main() -> None:
     variants = [row("tuned 60 %, 60 steps", "tuned-60-60steps")]
     names = ("rank-60", "plateau-60", "plateau-60-lr1e-3", "randominit-60", "paper-60", "code-60")
     variants += [row(f"{name}, 60 steps", f"{name}-60steps") for name in names]
-    sys.stdout.write("\n\n".join([table(rows), table(variants), transfers()]) + "\n")
+    sys.stdout.write("\n\n".join([table(rows), table(variants)]) + "\n")
 
 
 if __name__ == "__main__":

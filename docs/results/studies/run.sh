@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Recipes at scale small with MiniLM, made smaller. See README.md.
-# Usage: OUT=<folder with models/minilm-mlm (of ../fit_head/run.sh), data/wikitext-2 and data/glue> bash run.sh [run|report|plan]
+# Usage: OUT=<folder with models/minilm-mlm (of ../transfer/fit_head/run.sh), data/wikitext-2 and data/glue> bash run.sh [run|report|plan]
 # Finished runs are not done again, so it can be stopped and started; two of it at a time share the runs.
 set -eu
 cd "${OUT:?}"

@@ -100,7 +100,8 @@ MODEL_SIZES = {
 
 MACHINE = "two x86-64 cores without a GPU"
 STEP_SECONDS = 1.05
-"""Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores; see docs/results/hold_step."""
+"""Seconds per fine-tuning step of MiniLM on 16 x 128 tokens on two cores, on the slower of two machines; the other one
+needs 0.81 (docs/results/speed/hold_step.json)."""
 _SCORE_SECONDS = 1e-8  # of a training step for a score of an attention head, of which there is one per pair of tokens
 _TOKEN_SECONDS = (STEP_SECONDS / (16 * 128) - 128 * MODEL_SIZES["minilm"].all_heads * _SCORE_SECONDS) / MODEL_SIZES[
     "minilm"
