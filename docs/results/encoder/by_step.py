@@ -50,7 +50,8 @@ def measure(run: Path, folder: Path, corpus: str, work: Path) -> list[dict[str, 
             last.save_pretrained(work)
             tokenizer.save_pretrained(work)
         target = str(run if path == run else work)
-        result = evaluate(EvaluateConfig(target=target, corpus=corpus, objectives=("mlm",), max_tokens=60000), Runtime(quiet=True))
+        config = EvaluateConfig(target=target, corpus=corpus, objectives=("mlm",), max_tokens=60000)
+        result = evaluate(config, Runtime(quiet=True))
         found.append({"step": step, "mlm_loss": result["mlm_loss"], "mlm_accuracy": result["mlm_accuracy"]})
     return found
 

@@ -18,7 +18,6 @@ SUPER=(--set tasks=cola,stsb,mrpc --set 'seeds=[0]' --set 'levels=[20, 40]' --se
 study tamt-figure-5 "${TAMT[@]}" --set trained_steps=120 --set 'sparsities=[0.5, 0.7]'
 study tamt-figure-8 "${TAMT[@]}" --set trained_steps=120
 study tamt-figure-6 "${TAMT[@]}" --set trained_steps=120 --set 'imp_steps={60: {round_steps: 20}, 120: {round_steps: 40}}'
-# Not run to their end yet
 study tamt-figure-3 "${TAMT[@]}" --set 'search_steps={0.5: 120, 0.7: 120}' --set 'sparsities=[0.5, 0.7]'
 study tamt-figure-7 "${TAMT[@]}" --set trained_steps=120
 study bert-tickets-figure-10 "${MLM[@]}" --set 'sparsities=[0.3, 0.5, 0.7]' --set round_steps=40 --set mlm_round_steps=40
