@@ -9,9 +9,11 @@ from winning_tickets.config import (
     EvaluateConfig,
     SearchConfig,
     ShareConfig,
+    SuperConfig,
     TransferConfig,
     load_config_file,
 )
+from winning_tickets.config.profiles import tuned_rate
 from winning_tickets.config.search import TaskSettings
 from winning_tickets.config.structured import StructuredSettings
 from winning_tickets.pruning.search import METHODS
@@ -85,7 +87,7 @@ def test_ids_are_frozen():
     search = SearchConfig(model="builtin:minilm", corpus="pydocs", sparsity=0.7)
     assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-e1a5ca825f32"
     transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
-    assert run_id(transfer, "rte", base="b") == "rte-18845b8f9fdc"
+    assert run_id(transfer, "rte", base="b") == "rte-4b73d2fc7adb"
     defaults = {
         n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
     }
@@ -99,6 +101,30 @@ def test_ids_are_frozen():
     assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (2, {"paper": 4, "code": 3})
     transfers = [transfer_profile(profile, task) for profile in ("tuned", "paper", "code") for task in (None, "squad")]
     assert digest([defaults, profiles, transfers]) == "4ba69b57db51"
+
+
+def test_the_tuned_rate_falls_with_width_and_steps():
+    assert [tuned_rate(384, steps) for steps in (1, 79, 1000)] == [1e-4] * 3
+    assert [tuned_rate(width, 300) for width in (32, 256, 768, 1024)] == pytest.approx([3e-4, 1.5e-4, 5e-5, 3.75e-5])
+    assert tuned_rate(768, 4000) == pytest.approx(2.5e-5)
+    widths, lengths = (64, 384, 768), (100, 1000, 5000, 50_000)
+    for rates in (
+        *([tuned_rate(w, s) for s in lengths] for w in widths),
+        *([tuned_rate(w, s) for w in widths] for s in lengths),
+    ):
+        assert rates == sorted(rates, reverse=True)
+
+
+def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
+    """A rate that is given, and the profiles of the papers, do not depend on the rule."""
+    open_, given = TransferConfig(target="m", task="rte"), TransferConfig(target="m", task="rte", learning_rate=2e-5)
+    assert open_.rule_versions == {"tuned_rate": 1}
+    assert given.rule_versions == TransferConfig(target="m", task="rte", profile="paper").rule_versions == {}
+    assert SearchConfig(model="m", method="imp", tasks=("rte",)).rule_versions == open_.rule_versions
+    assert SearchConfig(model="m", method="imp", objective="mlm").rule_versions == {}
+    assert SearchConfig(model="m", method="snip", tasks=("rte",)).rule_versions == {}
+    assert SuperConfig(fine_tuning=open_).rule_versions == open_.rule_versions
+    assert SuperConfig(fine_tuning=open_, learning_rates=(1e-4,)).rule_versions == {}
 
 
 def test_a_default_spelled_out_changes_nothing_and_another_value_does():

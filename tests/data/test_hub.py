@@ -259,7 +259,7 @@ def test_a_transfer_from_a_copy_says_what_it_left_out(tmp_path: Path, capsys: py
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["unlabelled_examples"] == {"train": 1, "validation": 1}
     assert (result["train_examples"], result["validation_examples"]) == (3, {"validation": 2})
-    settings = {"learning_rate": 2e-5, "batch_size": 32, "max_length": 128, "eval_steps": 500}
+    settings = {"learning_rate": 3e-4, "batch_size": 32, "max_length": 128, "eval_steps": 500}
     assert {name: result[name] for name in settings} == settings
     assert "rows without a label, left out: 1 of train, 1 of validation" in capsys.readouterr().out
     with pytest.raises(UsageError, match="--train-size 4 asks for more than the 3 training examples there are"):

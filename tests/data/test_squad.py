@@ -80,7 +80,7 @@ def test_the_official_files(folder: Path) -> None:
 
 def test_the_settings_are_those_of_the_paper() -> None:
     task = TASKS["squad"]
-    assert (task.learning_rate, task.batch_size, task.epochs, task.eval_steps) == (3e-5, 16, 2, 1000)
+    assert (task.paper_rate, task.batch_size, task.epochs, task.eval_steps) == (3e-5, 16, 2, 1000)
     assert (task.max_length, task.doc_stride, task.metrics[0]) == (384, 128, "f1")
 
 

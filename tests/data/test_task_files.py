@@ -108,7 +108,7 @@ def test_records(write):
     assert (names.labels, names.metrics) == (("O", "B-PER", "I-PER"), ("f1", "accuracy"))
     assert (names.text_columns, names.soft_loss) == (("words",), None)
     assert (answers.metrics, answers.max_length, answers.doc_stride) == (("f1", "exact_match"), 384, 128)
-    assert answers.learning_rate == 3e-5
+    assert (answers.learning_rate, answers.paper_rate) == (None, 3e-5)
     for task in found.values():
         assert set(task.metrics) <= set(METRICS_OF[task.kind])
         assert num_outputs(task.kind, task.labels) == {"answers": 2, "alike": 1}.get(task.name, len(task.labels))
@@ -130,7 +130,7 @@ other: {task_type: Regression, data_format: PremiseOnly, train_size: 0.5%, soft_
     mine, other = load_definitions(write(text))
     assert (mine.labels, mine.data, mine.train_size, mine.weight) == (("1", "2"), "folder", "100", 2.0)
     assert (mine.ticket, task_of(mine).learning_rate, task_of(mine).train_size) == ("tickets/mine", 1e-3, "100")
-    assert (other.train_size, other.weight, task_of(other).learning_rate) == ("0.5%", 1.0, 2e-5)
+    assert (other.train_size, other.weight, task_of(other).learning_rate) == ("0.5%", 1.0, None)
     assert (task_of(mine).metrics, task_of(other).metrics) == (("accuracy",), ("pearson", "spearman"))
     with pytest.raises(ValueError, match="frozen"):
         mine.weight = 3.0

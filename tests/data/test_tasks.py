@@ -91,6 +91,15 @@ def glue(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_the_peak_rate_of_a_task() -> None:
+    """The task's own, else that of the profile; a tuned rate is never below the paper's."""
+    rte, squad, pydocs = (TASKS[name] for name in ("rte", "squad", "pydocs"))
+    assert [rte.peak_rate(profile, 384, 200) for profile in ("tuned", "paper", "code")] == [1e-4, 2e-5, 2e-5]
+    assert rte.peak_rate("tuned", 1024, 50_000) == 2e-5
+    assert [squad.peak_rate(profile, 768, 11_000) for profile in ("tuned", "paper")] == [3e-5, 3e-5]
+    assert {pydocs.peak_rate(profile, width, 9) for profile in ("tuned", "paper") for width in (64, 768)} == {1e-4}
+
+
 def test_registry_is_consistent() -> None:
     """Names, metrics and numbers are those of the papers."""
     assert {name: TASKS[name].hub for name in HUB} == HUB
@@ -110,8 +119,9 @@ def test_registry_is_consistent() -> None:
         "rte": "accuracy",
     }
     on_the_hub = [TASKS[name] for name, hub_name in HUB.items() if hub_name]
-    numbers = {(t.learning_rate, t.batch_size, t.max_length, t.epochs) for t in on_the_hub}
+    numbers = {(t.paper_rate, t.batch_size, t.max_length, t.epochs) for t in on_the_hub}
     assert numbers == {(2e-5, 32, 128, 3)}
+    assert {task.name for task in TASKS.values() if task.learning_rate is not None} == {"pydocs"}
     assert {task.name for task in on_the_hub if task.eval_steps == 500} == {"mnli", "snli"}
     assert [task.name for task in on_the_hub if task.is_regression] == ["stsb"]
     assert TASKS["snli"].labels == TASKS["mnli"].labels == ("entailment", "neutral", "contradiction")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,6 +12,13 @@ from winning_tickets.config.objective import paper_objective
 Profile = Literal["paper", "code", "tuned"]
 PROFILES = ("paper", "code", "tuned")
 MODEL_DROPOUT = -1.0  # `student_dropout` of a profile that leaves the model's own dropout on
+
+# Learning rate of a fine-tuning of up to `_SHORT` steps, measured on models 384 and 256 wide (docs/results/rates). That
+# of other widths is inversely proportional to the width, as the best rates of BERT's sizes are.
+_MINILM_RATE, _MINILM_WIDTH = 1e-4, 384
+_SHORT = 1000
+_HIGHEST_RATE = 3e-4
+TUNED_RATE_VERSION = 1  # increased whenever the rule changes, so that old and new runs never share an id
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
@@ -97,6 +105,11 @@ _LEARNED_PAPER = _LEARNED_TUNED | {"scope": "encoder+pooler", "batch_tokens": 16
 _LEARNED_CODE = _LEARNED_PAPER | {"rewind_scope": "encoder", "rate_horizon": "total", "count_rounding": "nearest"}
 # Its MLM script rewinds to a reference to the weights in training, so nothing is rewound.
 _LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}
+
+
+def tuned_rate(width: int, steps: int) -> float:
+    """Return the peak learning rate of `tuned` for the fine-tuning of a model with this hidden size."""
+    return min(_HIGHEST_RATE, _MINILM_RATE * _MINILM_WIDTH / width * math.sqrt(min(1.0, _SHORT / steps)))
 
 
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:

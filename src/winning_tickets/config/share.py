@@ -327,6 +327,11 @@ class SuperConfig(WithLevels):
     def _in_one_order(cls, value: tuple[Selection, ...]) -> tuple[Selection, ...]:
         return tuple(selection for selection in SELECTIONS if selection in value)
 
+    @property
+    def rule_versions(self) -> dict[str, int]:
+        """Those of the fine-tuning, where no learning rates are given."""
+        return {} if self.learning_rates else self.fine_tuning.rule_versions
+
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None; others do not change."""
         values = dict(_SUPER_PAPER if self.profile in ("paper", "code") else _SUPER_TUNED)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
-from winning_tickets.config.profiles import Profile
+from winning_tickets.config.profiles import TUNED_RATE_VERSION, Profile
 from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, setting
 from winning_tickets.config.weights import PRETRAINED
 
@@ -140,7 +140,12 @@ class TransferConfig(Settings):
     epochs: float | None = _tune(None, "Passes over the training set.", gt=0)
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
-    learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
+    learning_rate: float | None = _tune(
+        None,
+        "Peak learning rate, which decays linearly to zero. By default one that fits the width of the model and the "
+        "number of steps (tuned), or the paper's.",
+        gt=0,
+    )
     warmup_ratio: Share = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float = _tune(0.0, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] = _tune(
@@ -214,6 +219,11 @@ class TransferConfig(Settings):
     allow_other_weights: bool = _model(
         False, "Use the ticket on weights it was not made for, or start from a state of another model."
     )
+
+    @property
+    def rule_versions(self) -> dict[str, int]:
+        """The rule for the learning rate, where no rate is given."""
+        return {"tuned_rate": TUNED_RATE_VERSION} if self.profile == "tuned" and self.learning_rate is None else {}
 
     def resolved(self) -> ResolvedTransfer:
         """Return this configuration with the values of its profile where a choice is None."""

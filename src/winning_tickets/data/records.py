@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from winning_tickets.config.profiles import Profile, tuned_rate
 from winning_tickets.data.readers import fingerprint
 
 Kind = Literal["classification", "regression", "multilabel", "tokens", "span", "mlm", "clm"]
@@ -38,7 +39,8 @@ class Task:
     hub: tuple[str, str | None] | None = None  # data set and configuration on the Hugging Face hub
     folder: str | None = None  # name of its folder in a GLUE download, or in its own release
     validation_splits: tuple[str, ...] = ("validation",)
-    learning_rate: float = 2e-5  # peak rate of AdamW
+    learning_rate: float | None = None  # peak rate of AdamW; None takes that of the profile, see `peak_rate`
+    paper_rate: float = 2e-5  # the peak rate of TAMT
     batch_size: int = 32
     max_length: int = 128  # tokens an example is cut to
     epochs: int = 3
@@ -52,6 +54,12 @@ class Task:
     soft_form: Literal["probabilities", "logits"] = "probabilities"  # of soft labels; those of a regression are scores
     adversarial_loss: Distance | None = None  # in SMART, from the outputs of the unchanged text; None: that of the kind
     weight: float = 1.0  # of its loss, where several tasks are trained together
+
+    def peak_rate(self, profile: Profile, width: int, steps: int) -> float:
+        """Return the peak learning rate for a model with this hidden size, where the user gives none."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return max(self.paper_rate, tuned_rate(width, steps)) if profile == "tuned" else self.paper_rate
 
     def may_lack(self, split: str) -> bool:
         """True if a copy of the data may lack this split, whose metrics are None then: one after the first dev set."""

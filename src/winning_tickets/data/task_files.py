@@ -321,7 +321,7 @@ def task_of(definition: TaskDefinition) -> Task:
         weight=definition.weight,
     )
     if kind == "span":
-        numbers = ("learning_rate", "batch_size", "max_length", "epochs", "eval_steps", "doc_stride")
+        numbers = ("paper_rate", "batch_size", "max_length", "epochs", "eval_steps", "doc_stride")
         task = dataclasses.replace(task, **{field: getattr(TASKS["squad"], field) for field in numbers})
     if definition.learning_rate is not None:
         task = dataclasses.replace(task, learning_rate=definition.learning_rate)

@@ -65,7 +65,7 @@ _TASKS = (
     ),
     Task(
         "squad", ("question", "context"), (), ("f1", "exact_match"), kind="span", label_column="answers",
-        hub=("rajpurkar/squad", None), folder="squad", learning_rate=3e-5, batch_size=16, max_length=384, epochs=2,
+        hub=("rajpurkar/squad", None), folder="squad", paper_rate=3e-5, batch_size=16, max_length=384, epochs=2,
         eval_steps=1000, doc_stride=128, citation="Rajpurkar et al. 2016", licence="CC BY-SA 4.0",
     ),
     Task(

@@ -398,7 +398,6 @@ def load_sources(prepared: PreparedSearch) -> Sources:
     found = {} if text is None else {text: _text_source(prepared, text)}
     found |= {data.task.name: _task_source(prepared, data) for data in prepared.tasks}
     model = SharedEncoder({name: source.plm.model for name, source in found.items()})
-    rate = prepared.tasks[0].task.learning_rate if text is None else TEXT_LEARNING_RATE
     if text is not None:
         # With word embeddings in scope the decoder keeps the dense matrix, and misses the gradient that a tied one has.
         plm = found[text].plm
@@ -407,7 +406,12 @@ def load_sources(prepared: PreparedSearch) -> Sources:
     objectives = {name: source.objective for name, source in found.items()}
     objective = JointObjective(objectives, {name: source.weight for name, source in found.items()})
     epochs = max((data.task.epochs for data in prepared.tasks), default=1)
-    return Sources(model, objective, config.learning_rate or rate, found, epochs)
+    sources = Sources(model, objective, config.learning_rate or TEXT_LEARNING_RATE, found, epochs)
+    if config.learning_rate is None and text is None:
+        steps = sources.round_steps(config) if config.method == "imp" else config.steps
+        width = model.base_model.config.hidden_size
+        sources.learning_rate = prepared.tasks[0].task.peak_rate(config.profile, width, steps)
+    return sources
 
 
 def _text_source(prepared: PreparedSearch, term: str) -> TrainingSource:

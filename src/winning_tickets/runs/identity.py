@@ -7,9 +7,7 @@ import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
+from typing import Any, Protocol
 
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.runs.files import read_json, write_json
@@ -17,6 +15,15 @@ from winning_tickets.runs.files import read_json, write_json
 DEFAULTS_VERSION = 2  # increased whenever a default changes, so that old and new runs never share an id
 PROFILE_VERSIONS = {"paper": 4, "code": 3}
 """The version of profiles whose values changed while those of `tuned` stayed; used instead."""
+
+
+class Identified(Protocol):
+    """Settings that a run id can be made of."""
+
+    @property
+    def rule_versions(self) -> dict[str, int]: ...
+
+    def model_dump(self, *, mode: str, exclude_defaults: bool) -> dict[str, Any]: ...
 
 
 def canonical_json(value: Any) -> str:
@@ -29,7 +36,7 @@ def digest(value: Any, length: int = 12) -> str:
     return hashlib.sha256(canonical_json(value).encode("utf-8")).hexdigest()[:length]
 
 
-def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
+def run_id(config: Identified, slug: str, **content: str | None) -> str:
     """Return a readable slug and a hash of the settings and of the content that they point to.
 
     Only fields that differ from their defaults enter the hash, so a new field leaves old ids unchanged.
@@ -37,6 +44,8 @@ def run_id(config: BaseModel, slug: str, **content: str | None) -> str:
     fields = config.model_dump(mode="json", exclude_defaults=True)
     version = PROFILE_VERSIONS.get(fields.get("profile", ""), DEFAULTS_VERSION)
     body = {"config": fields, "content": content, "defaults_version": version}
+    if config.rule_versions:
+        body["rules"] = config.rule_versions
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", slug).strip("-").lower()
     return f"{readable}-{digest(body)}"
 
