@@ -1,15 +1,18 @@
-"""Draw docs/results/figure.svg, "Do tickets win?", from the raw JSON of mask_training and decoders.
+"""Draw docs/results/figure.svg, "Do tickets win?", from the raw numbers of tickets_win, mask_training and decoders.
 
     python docs/results/figure.py
 
-Left: the similarity that unstructured tickets of MiniLM keep without fine-tuning. Right: the perplexity of a small
-decoder as a multiple of the dense model's, the mean of all seeds.
+Left: scores of 70 % tickets of MiniLM-MLM after fine-tuning, each seed as a share of the dense model's mean. Middle: the
+similarity that tickets of MiniLM keep without fine-tuning. Right: the perplexity of a small decoder as a multiple of the
+dense model's, the mean of all seeds.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,9 @@ LOOK = {
     "magnitude": (VERMILLION, "^"),
     "random": (BLACK, "x"),
 }
+TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
+PRIMARY = {"sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson"}
+FINE_TUNED = {"mask training, KD": "TAMT-KD", "iterative magnitude pruning": "IMP", "magnitude": "OMP"}
 ENCODER = {"mask training, KD": "tuned", "magnitude": "magnitude", "random": "random"}
 DECODER = {
     "mask training, KD": "kd",
@@ -50,6 +56,21 @@ def read(path: Path) -> dict[str, Any]:
     """Return the content of a JSON file."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def scores() -> dict[str, dict[str, list[float]]]:
+    """Return by method and task the final scores of all seeds at 70 %, in percent of the dense model's mean."""
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+    with (HERE / "tickets_win" / "report" / "runs.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if row["value"] == f"metrics.{PRIMARY.get(row['task'])}.final.mean" and row["stage"] in ("dense", "transfer"):
+                if row["stage"] == "dense" or row["sparsity"] == "0.7":
+                    found[row["method"]][row["task"]].append(float(row["number"]))
+    dense = {task: statistics.mean(values) for task, values in found.pop("Full").items()}
+    return {
+        name: {task: [100 * one / dense[task] for one in found[method].get(task, [])] for task in TASKS}
+        for name, method in FINE_TUNED.items()
+    }
 
 
 def similarities() -> dict[str, dict[float, float]]:
@@ -81,8 +102,16 @@ def perplexities() -> dict[str, dict[float, float]]:
 
 def main() -> None:
     """Write the figure."""
-    with canvas(8.6, 3.9, "do tickets win", ("svg",)) as (drawing, made):
-        left, right = drawing.subplots(1, 2)
+    with canvas(11.6, 3.9, "do tickets win", ("svg",)) as (drawing, made):
+        first, left, right = drawing.subplots(1, 3)
+        first.axhline(100, **DASHED)
+        for place, (name, by_task) in enumerate(scores().items()):
+            color, marker = LOOK[name]
+            for at, values in enumerate(by_task.values()):
+                first.plot([at + 0.2 * (place - 1)] * len(values), values, marker, color=color, fillstyle="none")
+        first.set(title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, 2.5))
+        first.set(xticks=range(len(TASKS)), xticklabels=TASKS.values())
+        first.grid(axis="y")
         panels = (
             (left, similarities(), "MiniLM: similarity kept", "percent of the dense model", 100),
             (right, perplexities(), "Decoder: perplexity", "multiple of the dense model", 1),
