@@ -63,7 +63,10 @@ def scores() -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with (HERE / "tickets_win" / "report" / "runs.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row["value"] == f"metrics.{PRIMARY.get(row['task'])}.final.mean" and row["stage"] in ("dense", "transfer"):
+            if row["value"] == f"metrics.{PRIMARY.get(row['task'])}.final.mean" and row["stage"] in (
+                "dense",
+                "transfer",
+            ):
                 if row["stage"] == "dense" or row["sparsity"] == "0.7":
                     found[row["method"]][row["task"]].append(float(row["number"]))
     dense = {task: statistics.mean(values) for task, values in found.pop("Full").items()}

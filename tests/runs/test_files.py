@@ -188,6 +188,9 @@ def test_unknown_names_get_the_closest_ones():
     error = unknown("method", "magnitud", ["random", "magnitude"])
     assert str(error) == "Unknown method 'magnitud'. Did you mean 'magnitude'? Known: magnitude, random."
     assert error.exit_code == 2
+    many = [f"name_{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"] + ["learning_rate"]
+    assert str(unknown("field", "learning_rat", many)) == "Unknown field 'learning_rat'. Did you mean 'learning_rate'?"
+    assert "Known: learning_rate, name_a, name_b" in str(unknown("field", "lr", many))
 
 
 def test_files_are_written_where_the_system_syncs_only_what_is_writable_and_opens_no_folders(tmp_path, monkeypatch):

@@ -14,12 +14,8 @@ study() {
 }
 MLM=(--set corpus=data/wikitext-2 --set model=models/minilm-mlm --set encoder=models/minilm-mlm --set fit_head=false --set batch_tokens=1024)
 TAMT=("${MLM[@]}" --set tasks=stsb,sst2 --set 'search_seeds=[0]' --set 'seeds=[0]' --set fine_tuning_steps=120 --set 'save_at=[20, 60]' --set round_steps=20)
-SUPER=(--set tasks=cola,stsb,mrpc --set 'seeds=[0]' --set 'levels=[20, 40]' --set steps=120 --set 'learning_rates=[1e-4]')
 study tamt-figure-5 "${TAMT[@]}" --set trained_steps=120 --set 'sparsities=[0.5, 0.7]'
 study tamt-figure-8 "${TAMT[@]}" --set trained_steps=120
 study tamt-figure-6 "${TAMT[@]}" --set trained_steps=120 --set 'imp_steps={60: {round_steps: 20}, 120: {round_steps: 40}}'
-study tamt-figure-3 "${TAMT[@]}" --set 'search_steps={0.5: 120, 0.7: 120}' --set 'sparsities=[0.5, 0.7]'
 study tamt-figure-7 "${TAMT[@]}" --set trained_steps=120
 study bert-tickets-figure-10 "${MLM[@]}" --set 'sparsities=[0.3, 0.5, 0.7]' --set round_steps=40 --set mlm_round_steps=40
-study super-tickets-figure-4 "${SUPER[@]}"
-study super-tickets-table-1 "${SUPER[@]}"

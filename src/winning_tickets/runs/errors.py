@@ -70,11 +70,18 @@ def foreign(out: object, ours: str) -> UsageError:
     return UsageError(f"--out {out} holds files that are not {ours}; {hint}")
 
 
+_MANY = 20
+
+
 def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> UsageError:
-    """Return the error for an unknown name, with the closest known names and an optional hint."""
+    """Return the error for an unknown name: the closest known names, all of them, and an optional hint.
+
+    A long list of all names is left out where one of them is nearly what was given.
+    """
     names = sorted(known)
-    text = f"Unknown {kind} {found!r}.{closest(found, names)} Known: {', '.join(names)}."
-    return UsageError(f"{text} {hint}".rstrip())
+    typo = len(names) > _MANY and difflib.get_close_matches(found, names, n=1, cutoff=0.75)
+    listed = "" if typo else f" Known: {', '.join(names)}."
+    return UsageError(f"Unknown {kind} {found!r}.{closest(found, names)}{listed} {hint}".rstrip())
 
 
 def closest(found: str, names: Iterable[str], prefix: str = "") -> str:
