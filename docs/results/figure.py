@@ -2,9 +2,9 @@
 
     python docs/results/figure.py
 
-Left: scores of 70 % tickets of MiniLM-MLM after fine-tuning, each seed as a share of the dense model's mean. Middle: the
-similarity that tickets of MiniLM keep without fine-tuning. Right: the perplexity of a small decoder as a multiple of the
-dense model's, the mean of all seeds.
+Left: scores of 70 % tickets of MiniLM-MLM after fine-tuning, each seed as a share of the dense model's mean. Middle:
+the similarity that tickets of MiniLM keep without fine-tuning. Right: the perplexity of a small decoder as a multiple
+of the dense model's, the mean of all seeds.
 """
 
 from __future__ import annotations
@@ -63,12 +63,9 @@ def scores() -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with (HERE / "tickets_win" / "report" / "runs.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            if row["value"] == f"metrics.{PRIMARY.get(row['task'])}.final.mean" and row["stage"] in (
-                "dense",
-                "transfer",
-            ):
-                if row["stage"] == "dense" or row["sparsity"] == "0.7":
-                    found[row["method"]][row["task"]].append(float(row["number"]))
+            final = row["value"] == f"metrics.{PRIMARY.get(row['task'])}.final.mean"
+            if final and (row["stage"] == "dense" or (row["stage"] == "transfer" and row["sparsity"] == "0.7")):
+                found[row["method"]][row["task"]].append(float(row["number"]))
     dense = {task: statistics.mean(values) for task, values in found.pop("Full").items()}
     return {
         name: {task: [100 * one / dense[task] for one in found[method].get(task, [])] for task in TASKS}
