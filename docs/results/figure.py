@@ -103,17 +103,17 @@ def perplexities() -> dict[str, dict[float, float]]:
 def main() -> None:
     """Write the figure."""
     with canvas(11.6, 3.9, "do tickets win", ("svg",)) as (drawing, made):
-        first, left, right = drawing.subplots(1, 3)
-        first.axhline(100, **DASHED)
+        left, middle, right = drawing.subplots(1, 3)
+        left.axhline(100, **DASHED)
         for place, (name, by_task) in enumerate(scores().items()):
             color, marker = LOOK[name]
             for at, values in enumerate(by_task.values()):
-                first.plot([at + 0.2 * (place - 1)] * len(values), values, marker, color=color, fillstyle="none")
-        first.set(title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, 2.5))
-        first.set(xticks=range(len(TASKS)), xticklabels=TASKS.values())
-        first.grid(axis="y")
+                left.plot([at + 0.2 * (place - 1)] * len(values), values, marker, color=color, fillstyle="none")
+        left.set(title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, 2.5))
+        left.set(xticks=range(len(TASKS)), xticklabels=TASKS.values())
+        left.grid(axis="y")
         panels = (
-            (left, similarities(), "MiniLM: similarity kept", "percent of the dense model", 100),
+            (middle, similarities(), "MiniLM: similarity kept", "percent of the dense model", 100),
             (right, perplexities(), "Decoder: perplexity", "multiple of the dense model", 1),
         )
         for axes, values, title, label, dense in panels:
@@ -130,7 +130,7 @@ def main() -> None:
         right.set(xticks=(50, 60, 70))
         right.minorticks_off()
         handles = {
-            name: line for axes in (left, right) for line, name in zip(*axes.get_legend_handles_labels(), strict=True)
+            name: line for axes in (middle, right) for line, name in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         add_legend(drawing, 3, [handles[name] for name in LOOK])
     (HERE / "figure.svg").write_bytes(made["svg"])

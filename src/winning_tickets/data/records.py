@@ -55,11 +55,16 @@ class Task:
     adversarial_loss: Distance | None = None  # in SMART, from the outputs of the unchanged text; None: that of the kind
     weight: float = 1.0  # of its loss, where several tasks are trained together
 
+    @property
+    def fixed_rate(self) -> float:
+        """The peak learning rate of the task for every model: its own, or that of TAMT."""
+        return self.paper_rate if self.learning_rate is None else self.learning_rate
+
     def peak_rate(self, profile: Profile, width: int, steps: int) -> float:
         """Return the peak learning rate for a model with this hidden size, where the user gives none."""
-        if self.learning_rate is not None:
-            return self.learning_rate
-        return max(self.paper_rate, tuned_rate(width, steps)) if profile == "tuned" else self.paper_rate
+        if self.learning_rate is None and profile == "tuned":
+            return max(self.paper_rate, tuned_rate(width, steps))
+        return self.fixed_rate
 
     def may_lack(self, split: str) -> bool:
         """True if a copy of the data may lack this split, whose metrics are None then: one after the first dev set."""

@@ -110,7 +110,7 @@ def _task(name: str | None) -> Task:
 def _trained(settings: TransferConfig | ShareConfig, task: Task) -> dict[str, Any]:
     values = {
         "batch_size": _batch(settings.batch_size or task.batch_size),
-        "learning_rate": _rate(settings.learning_rate or task.learning_rate or task.paper_rate),
+        "learning_rate": _rate(settings.learning_rate or task.fixed_rate),
         "train_size": _subset(settings.train_size),
     }
     length = (settings.max_length or task.max_length) // LENGTH
@@ -154,7 +154,7 @@ def _search(settings: SearchConfig) -> dict[str, Any]:
     if config.method != "imp":
         return values
     tasks = [_task(name) for name in config.tasks]
-    usual = 5e-5 if config.reads_corpus or not tasks else tasks[0].learning_rate or tasks[0].paper_rate
+    usual = 5e-5 if config.reads_corpus or not tasks else tasks[0].fixed_rate
     values["learning_rate"] = _rate(config.learning_rate or usual)
     if config.round_examples is not None:
         values["round_examples"] = _fewer(config.round_examples, SEGMENTS)
