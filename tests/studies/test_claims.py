@@ -55,6 +55,8 @@ def test_conditions_may_hold_parameters(tmp_path):
     claim = {"better": TO_DENSE, "pair_by": ["task", "sparsity", "seed"], "where": [{"sparsity": "${wanted}"}]}
     assert judged(tmp_path / "one", claim, wanted=0.7).finding.n == 6
     assert judged(tmp_path / "two", claim, wanted=[0.5, 0.7]).finding.n == 12
+    claim["better"] = TO_DENSE | {"second": {"stage": "dense", "where": [{"task": "${task}"}]}}
+    assert judged(tmp_path / "three", claim, wanted=0.7, task="rte").finding.n == 3
 
 
 def test_what_no_run_is_planned_for(tmp_path):
@@ -70,6 +72,8 @@ def test_unknown_stages_and_parameters_are_told(tmp_path):
         judged(tmp_path, {"better": TO_DENSE | {"second": {"stage": "dens"}}})
     with pytest.raises(UsageError, match="Unknown parameter 'task'. Did you mean 'tasks'"):
         judged(tmp_path, {"better": TO_DENSE, "where": [{"task": "${task}"}]})
+    with pytest.raises(UsageError, match="Unknown parameter 'task'. Did you mean 'tasks'"):
+        judged(tmp_path, {"better": TO_DENSE | {"second": {"stage": "dense", "where": [{"task": "${task}"}]}}})
 
 
 def test_exactly_the_margin_worse_is_not_above_it_whatever_the_rounding(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 from winning_tickets.runs.errors import UsageError, shown, unknown
 from winning_tickets.studies import expressions
 from winning_tickets.studies.expressions import LADDERS, Reference, is_reference, names_in
-from winning_tickets.studies.schema import LOG, MATRIX_AXES, Stage, Study, Value
+from winning_tickets.studies.schema import LOG, MATRIX_AXES, Stage, Study, Value, map_conditions
 from winning_tickets.studies.verbs import verb_named
 
 Problem = tuple[tuple[str | int, ...], str]  # place in the study, and text
@@ -200,7 +200,9 @@ def _check_shown(study: Study) -> Iterator[Problem]:
                 for axis in _axes_shown(item):
                     if axis not in known:
                         yield place, str(unknown("axis", axis, known))
-            for missing in sorted(names_in([item.where, getattr(item, "minus", None)]) - _parameters(study)):
+            conditions: list[Any] = []
+            map_conditions(item, conditions.append)
+            for missing in sorted(names_in(conditions) - _parameters(study)):
                 yield (*place, "where"), str(unknown("parameter", missing, _parameters(study)))
     names = {*study.tables, *study.figures}
     for index, number in enumerate(study.published):

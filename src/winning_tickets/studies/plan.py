@@ -26,7 +26,7 @@ from winning_tickets.studies.miniature import (
     miniature_settings,
 )
 from winning_tickets.studies.references import Point, Resolver, Run, target_id
-from winning_tickets.studies.schema import SCALES, Stage, Study
+from winning_tickets.studies.schema import SCALES, Stage, Study, map_conditions
 from winning_tickets.studies.verbs import verb_named
 
 MAX_SLUG = 60
@@ -86,13 +86,11 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
 
 
 def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
-    def filled(item: Any) -> dict[str, Any]:
-        minus = getattr(item, "minus", None)
-        found = {"where": substitute(item.where, parameters)}
-        return found | ({"minus": substitute(minus, parameters)} if isinstance(minus, Mapping) else {})
-
     shown = {
-        kind: {name: item.model_copy(update=filled(item)) for name, item in getattr(study, kind).items()}
+        kind: {
+            name: map_conditions(item, lambda found: substitute(found, parameters))
+            for name, item in getattr(study, kind).items()
+        }
         for kind in ("tables", "figures", "claims")
     }
     return study.model_copy(update=shown)

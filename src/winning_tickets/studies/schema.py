@@ -5,6 +5,7 @@ A study is written as YAML; docs/reference/studies.md explains every key with ex
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -246,3 +247,18 @@ class Study(Settings):
     def scale_names(self) -> list[str]:
         """The scales that the study can run at, from the smallest."""
         return [name for name in SCALES if ("paper" if name == "miniature" else name) in self.scales]
+
+
+def map_conditions(shown: Any, change: Callable[[Any], Any]) -> Any:
+    """Return a table, figure or claim with its conditions changed, also those of the values in it."""
+    if isinstance(shown, Settings):
+        found = {
+            name: change(value)
+            if name in ("where", "minus") and not isinstance(value, Settings)
+            else map_conditions(value, change)
+            for name, value in shown
+        }
+        return shown.model_copy(update=found)
+    if isinstance(shown, Mapping):
+        return {name: map_conditions(value, change) for name, value in shown.items()}
+    return tuple(map_conditions(value, change) for value in shown) if isinstance(shown, tuple) else shown

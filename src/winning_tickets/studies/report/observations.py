@@ -289,7 +289,7 @@ def _has_value(item: Any, name: str, wanted: str) -> bool:
 
 def _planned_seeds(run: StudyRun) -> Sequence[Any]:
     """The seeds that one run will have; None where it has one number."""
-    seeds = run.config.get("seeds")
+    seeds = run.config.get("seeds", getattr(run.settings, "seeds", None))  # the planned fields lack default seeds
     return seeds if isinstance(seeds, Sequence) and not isinstance(seeds, str) and SEED not in run.axes else [None]
 
 
