@@ -87,7 +87,7 @@ def test_ids_are_frozen():
     search = SearchConfig(model="builtin:minilm", corpus="pydocs", sparsity=0.7)
     assert run_id(search, "mask training 0.7", base="b", corpus="c") == "mask-training-0.7-e1a5ca825f32"
     transfer = TransferConfig(target="builtin:minilm", task="rte", seeds=(0, 1))
-    assert run_id(transfer, "rte", base="b") == "rte-4b73d2fc7adb"
+    assert run_id(transfer, "rte", base="b") == "rte-5b6bcb98e3e1"
     defaults = {
         n: repr(f.default) for c in (SearchConfig, EvaluateConfig, TransferConfig) for n, f in c.model_fields.items()
     }
@@ -100,7 +100,7 @@ def test_ids_are_frozen():
     ]
     assert (DEFAULTS_VERSION, PROFILE_VERSIONS) == (2, {"paper": 4, "code": 3})
     transfers = [transfer_profile(profile, task) for profile in ("tuned", "paper", "code") for task in (None, "squad")]
-    assert digest([defaults, profiles, transfers]) == "4ba69b57db51"
+    assert digest([defaults, profiles, transfers]) == "ccb3e5fba1f4"
 
 
 def test_the_tuned_rate_falls_with_width_and_steps():
@@ -116,15 +116,19 @@ def test_the_tuned_rate_falls_with_width_and_steps():
 
 
 def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
-    """A rate that is given, and the profiles of the papers, do not depend on the rule."""
-    open_, given = TransferConfig(target="m", task="rte"), TransferConfig(target="m", task="rte", learning_rate=2e-5)
-    assert open_.rule_versions == {"tuned_rate": 1}
-    assert given.rule_versions == TransferConfig(target="m", task="rte", profile="paper").rule_versions == {}
-    assert SearchConfig(model="m", method="imp", tasks=("rte",)).rule_versions == open_.rule_versions
+    """Values that are given, and the profiles of the papers, do not depend on the rules."""
+    open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 1}, {"tuned_dropout": 1}
+    assert open_.rule_versions == rate | dropout
+    assert TransferConfig(target="m", task="rte", learning_rate=2e-5).rule_versions == dropout
+    assert TransferConfig(target="m", task="rte", dropout="model").rule_versions == rate
+    assert TransferConfig(target="m", task="rte", profile="paper").rule_versions == {}
+    assert ShareConfig(model="m", tasks=("rte", "mrpc")).rule_versions == dropout
+    assert ShareConfig(model="m", tasks=("rte", "mrpc"), dropout=0.1).rule_versions == {}
+    assert SearchConfig(model="m", method="imp", tasks=("rte",)).rule_versions == rate
     assert SearchConfig(model="m", method="imp", objective="mlm").rule_versions == {}
     assert SearchConfig(model="m", method="snip", tasks=("rte",)).rule_versions == {}
     assert SuperConfig(fine_tuning=open_).rule_versions == open_.rule_versions
-    assert SuperConfig(fine_tuning=open_, learning_rates=(1e-4,)).rule_versions == {}
+    assert SuperConfig(fine_tuning=open_, learning_rates=(1e-4,)).rule_versions == dropout
 
 
 def test_a_default_spelled_out_changes_nothing_and_another_value_does():
@@ -161,7 +165,13 @@ def test_a_config_file_is_yaml_or_json(tmp_path):
 
 @pytest.mark.parametrize(
     ("field", "written", "value"),
-    [("select_on", "10%", 0.1), ("warmup_ratio", "6%", 0.06), ("head_dropout", "0.2", 0.2), ("select_on", 0.29, 0.29)],
+    [
+        ("select_on", "10%", 0.1),
+        ("warmup_ratio", "6%", 0.06),
+        ("head_dropout", "0.2", 0.2),
+        ("dropout", "10%", 0.1),
+        ("select_on", 0.29, 0.29),
+    ],
 )
 def test_a_fraction_may_carry_a_percent_sign(field, written, value):
     assert getattr(TransferConfig.of(target="m", **{field: written}), field) == value

@@ -298,19 +298,10 @@ def naive_multi_task(bert, seed, steps, optimizer_of):
     return model
 
 
-def test_without_tickets_it_is_plain_multi_task_fine_tuning(tmp_path, bert, monkeypatch):
+def test_without_tickets_it_is_plain_multi_task_fine_tuning(tmp_path, bert):
     """The same batches through a naive loop with torch's AdamW give the same weights, on what every task moves."""
-    original = sharing_module.Sharing
-
-    def without_dropout(*args):
-        made = original(*args)
-        for module in made.model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = 0.0
-        return made
-
-    monkeypatch.setattr(sharing_module, "Sharing", without_dropout)
-    config = ShareConfig(tasks=NAMES, model=bert, epochs=1, batch_size=4, learning_rate=1e-3, weight_decay=0.0)
+    settings = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.0}
+    config = ShareConfig(tasks=NAMES, model=bert, **settings, dropout_p="0")
     result = share(config, tmp_path / "run", QUIET)
     assert (result["tickets"], result["weight_remaining"]) == ("none", 1.0)
     expected = naive_multi_task(bert, 0, 11, lambda model: torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0))
@@ -466,6 +457,7 @@ def test_heads_are_drawn_from_the_seed_and_dropout_is_that_of_the_task(bert):
     assert made.model.base_model.embeddings.dropout.p == 0.1
     tuned = Sharing(prepare_sharing(config.model_copy(update={"profile": "tuned", "dropout_p": None}), QUIET), 3, QUIET)
     assert {plm.model.dropout.p for plm in tuned.plms.values()} == {0.1}
+    assert tuned.model.base_model.embeddings.dropout.p == 0.0
     assert prepare_sharing(config.model_copy(update={"profile": "code"}), QUIET).tasks["mnli"].task.head_dropout == 0.2
 
 

@@ -111,11 +111,20 @@ def test_the_content_of_a_teacher_counts_and_not_its_place(tmp_path, ticket, tea
     assert ids[0] == ids[1] != ids[2]
 
 
-def test_dropout_is_that_of_the_encoder(ticket):
-    model = prepare_transfer(settings(ticket, dropout=0.25), QUIET).load(0).model
-    inside = {module.p for module in model.bert.modules() if isinstance(module, torch.nn.Dropout)}
-    assert inside == {0.25}
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [({"dropout": 0.25}, 0.25), ({"dropout": "model"}, 0.1), ({}, 0.0), ({"profile": "paper"}, 0.1)],
+)
+def test_dropout_is_that_of_the_encoder(ticket, fields, expected):
+    model = prepare_transfer(settings(ticket, **fields), QUIET).load(0).model
+    assert {module.p for module in model.bert.modules() if isinstance(module, torch.nn.Dropout)} == {expected}
     assert model.dropout.p == 0.1
+
+
+@pytest.mark.parametrize("value", ["1", "-0.1", "nan", "none", True])
+def test_an_impossible_dropout_is_refused(value):
+    with pytest.raises(UsageError, match="it must be a number from 0 to below 1, or model"):
+        TransferConfig.of(target="m", task="rte", dropout=value)
 
 
 @pytest.mark.parametrize(

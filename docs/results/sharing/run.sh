@@ -18,14 +18,14 @@ for seed in 0 1; do
   echo "tickets share --tasks rte,mrpc,cola,stsb --tickets $TICKETS $SIZE --epochs 3 --seeds $seed --out $OUT/shared-s$seed"
 done | two_at_a_time
 for seed in 0 1; do for task in $TASKS; do
-  echo "tickets transfer builtin:minilm --task $task $SIZE --epochs 3 --eval-steps 5000 --seeds $seed --out $OUT/single-$task-s$seed"
-  echo "tickets transfer $OUT/mtdnn-s$seed --task $task $TUNE --seeds $seed --out $OUT/mtdnn-tuned-$task-s$seed"
-  echo "tickets transfer $OUT/shared-s$seed --task $task $TUNE --seeds $seed --out $OUT/shared-tuned-$task-s$seed"
+  echo "tickets transfer builtin:minilm --task $task $SIZE --epochs 3 --dropout model --eval-steps 5000 --seeds $seed --out $OUT/single-$task-s$seed"
+  echo "tickets transfer $OUT/mtdnn-s$seed --task $task $TUNE --dropout model --seeds $seed --out $OUT/mtdnn-tuned-$task-s$seed"
+  echo "tickets transfer $OUT/shared-s$seed --task $task $TUNE --dropout model --seeds $seed --out $OUT/shared-tuned-$task-s$seed"
 done; done | two_at_a_time
 # RTE stands in for SNLI and SciTail, which are not at hand: from models that know MRPC, or all four tasks.
 for size in 1% 10% 100%; do
   for start in "single=$FULL/dense-mrpc" "mtdnn=$OUT/mtdnn-s0 --from-task rte" "shared=$OUT/shared-s0 --from-task rte" "pretrained=builtin:minilm"; do
-    echo "tickets transfer ${start#*=} --task rte --train-size $size --batch-size 16 --max-length 96 --learning-rate 1e-4 --warmup-ratio 0.1 --steps 40 --eval-steps 5000 --seeds 0,1 --out $OUT/adapt-${start%%=*}-${size%\%}"
+    echo "tickets transfer ${start#*=} --task rte --train-size $size --dropout model --batch-size 16 --max-length 96 --learning-rate 1e-4 --warmup-ratio 0.1 --steps 40 --eval-steps 5000 --seeds 0,1 --out $OUT/adapt-${start%%=*}-${size%\%}"
   done
 done | two_at_a_time
 TICKET_LIST=$(for task in $TASKS; do printf '%s ' "$OUT/ticket-$task"; done)

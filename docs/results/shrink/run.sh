@@ -27,13 +27,13 @@ tickets shrink builtin:minilm --corpus rows/nli.txt --segments lines --task stsb
 # Fine-tuned models.
 fast="--by flops --speedup 2.4 --data-dir $DATA/glue --steps 800 --eval-steps 100 --importance-batches 24 --repeats 5 --bf16"
 for seed in 0 1 2; do
-    tickets transfer builtin:minilm --task mrpc --epochs 4 --learning-rate 1e-4 --data-dir $DATA/glue --seeds $seed --save-model \
+    tickets transfer builtin:minilm --task mrpc --epochs 4 --dropout model --learning-rate 1e-4 --data-dir $DATA/glue --seeds $seed --save-model \
         --out mrpc-$seed
-    tickets transfer builtin:minilm --task sst2 --train-size 10000 --train-size-seed 0 --epochs 2 --learning-rate 1e-4 \
+    tickets transfer builtin:minilm --task sst2 --train-size 10000 --train-size-seed 0 --epochs 2 --dropout model --learning-rate 1e-4 \
         --data-dir $DATA/glue --seeds $seed --save-model --out sst2-$seed
     tickets shrink mrpc-$seed $fast --out mrpc-$seed-fast
     tickets shrink sst2-$seed $fast --out sst2-$seed-fast
-    tickets transfer mrpc-$seed-fast/model --task mrpc --data-dir $DATA/glue --teacher mrpc-$seed --epochs 2 \
+    tickets transfer mrpc-$seed-fast/model --task mrpc --dropout model --data-dir $DATA/glue --teacher mrpc-$seed --epochs 2 \
         --learning-rate 5e-5 --bf16 --seeds $seed --out mrpc-$seed-taught
 done
 python speed.py builtin:minilm {mrpc,sst2}-{0,1,2}-fast/model --passes 30 > raw/speed-fine-tuned.json

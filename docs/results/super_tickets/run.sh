@@ -7,13 +7,13 @@ export DATA=${DATA:?} OUT=${OUT:?} OMP_NUM_THREADS=1
 mkdir -p "$OUT"
 two_at_a_time() { xargs -P 2 -I{} sh -c '{} --data-dir $DATA/glue --learning-rate 1e-4 --bf16 --quiet --json > /dev/null'; }
 for task in rte mrpc cola stsb; do
-  echo "tickets transfer builtin:minilm --task $task --epochs 3 --batch-size 32 --max-length 128 --seeds 0 --save-model --out $OUT/dense-$task"
+  echo "tickets transfer builtin:minilm --task $task --epochs 3 --dropout model --batch-size 32 --max-length 128 --seeds 0 --save-model --out $OUT/dense-$task"
 done | two_at_a_time
 # RTE once more with a higher rate: does MiniLM learn it at all?
-tickets transfer builtin:minilm --task rte --epochs 3 --data-dir "$DATA/glue" --eval-steps 5000 --batch-size 16 --learning-rate 3e-4 \
+tickets transfer builtin:minilm --task rte --epochs 3 --dropout model --data-dir "$DATA/glue" --eval-steps 5000 --batch-size 16 --learning-rate 3e-4 \
   --warmup-ratio 0.1 --max-length 96 --bf16 --seeds 0 --quiet --json --out "$OUT/pilot-rte-3e-4" > /dev/null
 super() { # task, examples for the importances, the rest
-  echo "tickets super builtin:minilm --task $1 --importance-from $OUT/dense-$1 --importance-train-size $2 --level 10,20,40,60,80 ${*:3} --out $OUT/super-$1"
+  echo "tickets super builtin:minilm --task $1 --dropout model --importance-from $OUT/dense-$1 --importance-train-size $2 --level 10,20,40,60,80 ${*:3} --out $OUT/super-$1"
 }
 {
   super rte 1000 --seeds 0,1,2 --steps 60 --eval-steps 30 --batch-size 16 --max-length 96

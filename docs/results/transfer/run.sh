@@ -16,7 +16,7 @@ transfer() { # task, name, seed
   local size="--epochs 4"
   [ "$1" = sst2 ] && size="--epochs 2 --train-size 4000"
   [ "$1" = stsb ] && size="--epochs 3"
-  echo "tickets transfer $(folder "$2") --task $1 --data-dir $DATA/glue $size --eval-steps 5000 --batch-size 32" \
+  echo "tickets transfer $(folder "$2") --task $1 --dropout model --data-dir $DATA/glue $size --eval-steps 5000 --batch-size 32" \
     "--learning-rate 1e-4 --bf16 --seeds $3 --quiet --json --out $OUT/$1-$2-s$3 > /dev/null"
 }
 measure() { # name

@@ -21,7 +21,7 @@ K = TypeVar("K")
 Score = Literal["final", "best"]
 SCORES: tuple[Score, ...] = ("final", "best")
 
-SETTINGS = ("steps", "train_examples", "max_length", "batch_size", "learning_rate", "data_hash")
+SETTINGS = ("steps", "train_examples", "max_length", "batch_size", "learning_rate", "dropout", "data_hash")
 """Settings that comparable runs share; the result of one seed has the first three only."""
 
 _ORIGIN = ("method", "search", "search_seed", "asked", "start_from")
@@ -198,7 +198,7 @@ def _cells(content: Any, path: str, score: Score, wanted: str | None, common: Ma
 
 
 def _setting(name: str, value: Any) -> Any:
-    expected: tuple[type, ...] = (str,) if name == "data_hash" else (int, float)
+    expected: tuple[type, ...] = {"data_hash": (str,), "dropout": (str, int, float)}.get(name, (int, float))
     if value is not None and type(value) not in expected:
         raise TypeError(f"{name} is {shown(value)}")
     return value

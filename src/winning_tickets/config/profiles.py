@@ -18,7 +18,9 @@ MODEL_DROPOUT = -1.0  # `student_dropout` of a profile that leaves the model's o
 _MINILM_RATE, _MINILM_WIDTH = 1e-4, 384
 _SHORT = 1000
 _HIGHEST_RATE = 3e-4
-TUNED_RATE_VERSION = 1  # increased whenever the rule changes, so that old and new runs never share an id
+# Versions of rules of `tuned`, increased whenever one changes, so that old and new runs never share an id.
+TUNED_RATE = {"tuned_rate": 1}
+TUNED_DROPOUT = {"tuned_dropout": 1}
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
-from winning_tickets.config.profiles import METHOD_NEEDS, TUNED_RATE_VERSION, MethodNeeds, Profile
+from winning_tickets.config.profiles import METHOD_NEEDS, TUNED_RATE, MethodNeeds, Profile
 from winning_tickets.config.settings import CORPORA, PERCENT, Count, Seed, Settings, Share, impossible, setting
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
@@ -412,7 +412,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         """The rule for the learning rate, where weights are trained on tasks and no rate is given."""
         on_tasks = self.needs.sources and self.text_term is None and self.method != "snip"
         usual = on_tasks and self.profile == "tuned" and self.learning_rate is None
-        return {"tuned_rate": TUNED_RATE_VERSION} if usual else {}
+        return TUNED_RATE if usual else {}
 
     @property
     def reads_corpus(self) -> bool:

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from winning_tickets.config.profiles import Profile
+from winning_tickets.config.profiles import TUNED_DROPOUT, Profile
 from winning_tickets.config.settings import Count, Share, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
-from winning_tickets.config.transfer import FILES, MODEL, SMART, Smart, TransferConfig
+from winning_tickets.config.transfer import DROPOUT_MEANING, FILES, MODEL, SMART, Dropout, Smart, TransferConfig
 from winning_tickets.runs.errors import UsageError, unknown
 
 AUTO = "auto"
@@ -27,11 +27,18 @@ _TUNED: dict[str, Any] = {
     "weight_decay": 0.01,
     "strict": True,
     "best_by": "task",
+    "dropout": 0.0,
 }
 # Super Tickets, appendix A.2.1: early stopping of the one model, and 512 tokens; the paper names no patience.
-_PAPER = _TUNED | {"optimizer": "adamax-mtdnn", "max_length": 512, "best_by": "average", "patience": 1}
+_PAPER = _TUNED | {
+    "optimizer": "adamax-mtdnn",
+    "max_length": 512,
+    "best_by": "average",
+    "patience": 1,
+    "dropout": "model",
+}
 # Momentum and decay still change weights outside the ticket of a batch.
-_CODE = _TUNED | {"optimizer": "adamax-mtdnn", "max_length": 512, "strict": False}
+_CODE = _TUNED | {"optimizer": "adamax-mtdnn", "max_length": 512, "strict": False, "dropout": "model"}
 _VALUES: dict[Profile, dict[str, Any]] = {"tuned": _TUNED, "paper": _PAPER, "code": _CODE}
 _DROPOUT: dict[Profile, dict[str, float]] = {
     "paper": {"mnli": 0.3, "cola": 0.05},  # Super Tickets, appendix A
@@ -109,6 +116,7 @@ class ShareConfig(WithLevels):
     warmup_ratio: Share | None = _tune(None, "Fraction of the steps with linear warm-up.", ge=0, le=1)
     weight_decay: float | None = _tune(None, "Weight decay of matrices. Biases and norms never decay.", ge=0)
     max_grad_norm: float = _tune(1.0, "Norm that gradients are clipped to.", gt=0)
+    dropout: Dropout = _tune(None, DROPOUT_MEANING)
     dropout_p: dict[str, float] | None = _tune(
         None, "Dropout before the heads: 0.1, or task=0.05. By default that of the task file, the profile or the model."
     )
@@ -184,6 +192,11 @@ class ShareConfig(WithLevels):
                 values[field] = by_task(cls.option_of(field), values[field], tasks, what, one_for_all)
         return values
 
+    @property
+    def rule_versions(self) -> dict[str, int]:
+        """That of `tuned` for dropout, where it is not given."""
+        return TUNED_DROPOUT if self.profile == "tuned" and self.dropout is None else {}
+
     def resolved(self) -> ResolvedShare:
         """Return this configuration with the values of its profile where a choice is None."""
         return self.filled(ResolvedShare, _VALUES[self.profile])
@@ -211,6 +224,7 @@ class ResolvedShare(ShareConfig):
         weight_decay: float
         strict: bool
         best_by: Literal["task", "average"]
+        dropout: float | Literal["model"]
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:
@@ -266,6 +280,7 @@ _SUPER_PAPER: dict[str, Any] = {
     "warmup_ratio": 0.1,
     "weight_decay": 0.01,
     "max_length": 512,
+    "dropout": "model",
 }
 _SELECT_ON = 0.1
 _SUPER_TUNED: dict[str, Any] = {"learning_rates": (), "batch_sizes": ()}
@@ -329,8 +344,9 @@ class SuperConfig(WithLevels):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Those of the fine-tuning, where no learning rates are given."""
-        return {} if self.learning_rates else self.fine_tuning.rule_versions
+        """Those of the fine-tuning, without that of the learning rate where rates are given."""
+        rules = self.fine_tuning.rule_versions
+        return {name: rules[name] for name in rules if name != "tuned_rate" or not self.learning_rates}
 
     def resolved(self) -> SuperConfig:
         """Return this configuration with the values of its profile where a choice is None; others do not change."""

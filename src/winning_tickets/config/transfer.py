@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import BeforeValidator, model_validator
 
-from winning_tickets.config.profiles import TUNED_RATE_VERSION, Profile
-from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, setting
+from winning_tickets.config.profiles import TUNED_DROPOUT, TUNED_RATE, Profile
+from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, as_fraction, impossible, setting
 from winning_tickets.config.weights import PRETRAINED
+from winning_tickets.runs.errors import shown
 
 MODEL = "Model and data"
 FILES = "Your own files"
@@ -25,6 +26,26 @@ _tune = partial(setting, panel=FINE_TUNING)
 _evaluate = partial(setting, panel=EVALUATION)
 _teach = partial(setting, panel=TEACHER)
 _smart = partial(setting, panel=SMART)
+
+
+def _dropout(value: Any) -> Any:
+    """A dropout as a fraction; the word `model` and None as they are."""
+    if value is None or value == "model":
+        return value
+    try:
+        number = float(as_fraction(value))
+    except (TypeError, ValueError):
+        number = -1.0
+    if not 0 <= number < 1:
+        raise impossible(f"--dropout {shown(value)} is impossible; it must be a number from 0 to below 1, or model.")
+    return number
+
+
+Dropout = Annotated[Literal["model"] | float | None, BeforeValidator(_dropout)]
+"""A dropout, or `model` for that of the model."""
+DROPOUT_MEANING = (
+    "Dropout inside the encoder, or model for that of the model. By default none (tuned), or that of the model."
+)
 
 
 class Smart(Settings):
@@ -55,8 +76,9 @@ _TUNED: dict[str, Any] = {
     "mnli_dev": "matched",
     "padding": "longest",
     "group_by_length": True,
+    "dropout": 0.0,
 }
-_PAPER: dict[str, Any] = _TUNED | {"evaluate_each_epoch": False, "group_by_length": False}
+_PAPER: dict[str, Any] = _TUNED | {"evaluate_each_epoch": False, "group_by_length": False, "dropout": "model"}
 # Values of the released code where it differs from the paper; see docs/explanation/profiles.md.
 _CODE: dict[str, Any] = _PAPER | {
     "best_includes_final": False,
@@ -154,7 +176,7 @@ class TransferConfig(Settings):
     head_dropout: Share | None = _tune(
         None, "Dropout before the head. By default that of the task or model.", ge=0, lt=1
     )
-    dropout: Share | None = _tune(None, "Dropout inside the encoder. By default that of the model.", ge=0, lt=1)
+    dropout: Dropout = _tune(None, DROPOUT_MEANING)
     max_length: int | None = _tune(
         None, "Maximum tokens of an example, or of a window over a long text; tokens of a segment of text.", ge=1
     )
@@ -222,8 +244,10 @@ class TransferConfig(Settings):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """The rule for the learning rate, where no rate is given."""
-        return {"tuned_rate": TUNED_RATE_VERSION} if self.profile == "tuned" and self.learning_rate is None else {}
+        """Those of `tuned` for the learning rate and for dropout, where these are not given."""
+        if self.profile != "tuned":
+            return {}
+        return (TUNED_RATE if self.learning_rate is None else {}) | (TUNED_DROPOUT if self.dropout is None else {})
 
     def resolved(self) -> ResolvedTransfer:
         """Return this configuration with the values of its profile where a choice is None."""
@@ -242,6 +266,7 @@ class ResolvedTransfer(TransferConfig):
         mnli_dev: Literal["matched", "mismatched"]
         padding: Literal["longest", "max-length"]
         group_by_length: bool
+        dropout: float | Literal["model"]
 
 
 WARMUP_RATIO = 0.06  # default fraction of the steps with linear warm-up, for `FitHeadConfig`

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from torch import Tensor
 
@@ -53,6 +53,10 @@ class PreparedTransfer(PreparedTask):
     def plan(self) -> EvaluationPlan:
         return EvaluationPlan(self.config.resolved(), self.task, self.eval_steps, self.steps_per_epoch, self.steps)
 
+    @property
+    def dropout(self) -> float | Literal["model"]:
+        return self.config.resolved().dropout
+
     def identity(self, config: TransferConfig) -> str:
         """The id of the transfer, or of one seed of it; the content of files counts, not their place."""
         ticket = self.target.ticket
@@ -90,8 +94,8 @@ class PreparedTransfer(PreparedTask):
                 raise _changed(f"The model {self.adaptation.source.folder} has", "it")
         if self.text is not None:
             keep_decoder_dense(plm, self.target.ticket)
-        if self.config.dropout is not None:
-            set_dropout(plm.encoder, self.config.dropout)
+        if self.dropout != "model":
+            set_dropout(plm.encoder, self.dropout)
         return plm
 
     def start(self, plm: PLM, seed: int) -> None:

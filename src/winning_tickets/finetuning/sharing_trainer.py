@@ -18,7 +18,7 @@ from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_spli
 from winning_tickets.finetuning.sharing_optimizer import SharedUpdate, SharingOptimizer
 from winning_tickets.finetuning.sharing_setup import PreparedSharing, train_examples
 from winning_tickets.models.heads import load_for_task, seeded_loader
-from winning_tickets.models.loading import PLM, choose_device
+from winning_tickets.models.loading import PLM, choose_device, set_dropout
 from winning_tickets.models.structure import Structure, expand_gates, gated
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.tickets.holding import Mask, mask_gradient
@@ -106,6 +106,8 @@ class Sharing:
         load = seeded_loader(prepared.target.load, seed)
         self.plms: dict[str, PLM] = {name: load_for_task(load, task.task) for name, task in prepared.tasks.items()}
         self.model = SharedEncoder({name: plm.model for name, plm in self.plms.items()})
+        if settings.dropout != "model":
+            set_dropout(self.model.base_model, settings.dropout)
         self.model.to(choose_device(runtime.device))  # before the optimizer cuts parameters into pieces of their memory
         # The tickets were checked against the base weights before; the weights of a checkpoint are others.
         self.tickets = TaskTickets(self.model.base_model, prepared.tickets or {}, allow_other_weights=True)

@@ -238,8 +238,8 @@ _SUMMARY = (  # keys of a summary in their order, which the rows of `runs.csv` h
     *("target", "model", "ticket_id", "sparsity", "method", "search", "search_seed", "asked", "start_from"),
     *("start_hash", "from_task", "head", "train_examples", "train_windows", "soft_labels", "smart", "teacher"),
     *("corpus", "segments"),
-    *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "max_length"),
-    *("doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
+    *("validation_examples", "unlabelled_examples", "epochs", "steps", "batch_size", "learning_rate", "dropout"),
+    *("max_length", "doc_stride", "eval_steps", "data_hash", "base_hash", "versions"),
 )
 
 
@@ -289,6 +289,7 @@ def _summarize(prepared: PreparedTransfer, results: list[dict[str, Any]], failed
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "learning_rate": prepared.learning_rate,
+        "dropout": prepared.dropout,
         "doc_stride": prepared.doc_stride,
         "eval_steps": prepared.eval_steps,
         **seeds.run_facts(results, failed, prepared.target, prepared.base),

@@ -6,7 +6,7 @@ export DATA=${DATA:?} OUT=${OUT:?} OMP_NUM_THREADS=1
 tickets search builtin:minilm --method imp --objective task --task mrpc --data-dir "$DATA/glue" --sparsity 0.3,0.5,0.6,0.7 \
   --round-epochs 2 --learning-rate 1e-4 --seed 0 --bf16 --quiet --json --out "$OUT/imp-mrpc" > /dev/null
 transfer() {
-  echo "tickets transfer $OUT/imp-mrpc/sparsity-0.70 --task $1 $3 --data-dir $DATA/glue --eval-steps 5000 --batch-size 32" \
+  echo "tickets transfer $OUT/imp-mrpc/sparsity-0.70 --task $1 $3 --dropout model --data-dir $DATA/glue --eval-steps 5000 --batch-size 32" \
     "--learning-rate 1e-4 --bf16 --seeds $2 --quiet --json --out $OUT/$1-impmrpc-70-s$2 > /dev/null"
 }
 {
