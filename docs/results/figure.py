@@ -39,8 +39,8 @@ LOOK = {
     "magnitude": (VERMILLION, "^"),
     "random": (BLACK, "x"),
 }
-TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B"}
-PRIMARY = {"sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson"}
+TASKS = {"sst2": "SST-2", "mrpc": "MRPC", "stsb": "STS-B", "mnli": "MNLI"}
+PRIMARY = {"sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson", "mnli": "accuracy_matched"}
 FINE_TUNED = {"mask training, KD": "TAMT-KD", "iterative magnitude pruning": "IMP", "magnitude": "OMP"}
 ENCODER = {"mask training, KD": "tuned", "magnitude": "magnitude", "random": "random"}
 DECODER = {
@@ -64,6 +64,7 @@ def scores() -> dict[str, dict[str, list[float]]]:
     with (HERE / "tickets_win" / "report" / "runs.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             final = row["value"] == f"metrics.{PRIMARY.get(row['task'])}.final.mean"
+            final = final and row["fine_tuning"] == "without dropout"
             if final and (row["stage"] == "dense" or (row["stage"] == "transfer" and row["sparsity"] == "0.7")):
                 found[row["method"]][row["task"]].append(float(row["number"]))
     dense = {task: statistics.mean(values) for task, values in found.pop("Full").items()}
@@ -109,7 +110,7 @@ def main() -> None:
             color, marker = LOOK[name]
             for at, values in enumerate(by_task.values()):
                 left.plot([at + 0.2 * (place - 1)] * len(values), values, marker, color=color, fillstyle="none")
-        left.set(title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, 2.5))
+        left.set(title="MiniLM-MLM at 70 %: fine-tuned", ylabel="percent of the dense model", xlim=(-0.5, len(TASKS) - 0.5))
         left.set(xticks=range(len(TASKS)), xticklabels=TASKS.values())
         left.grid(axis="y")
         panels = (
