@@ -544,6 +544,9 @@ def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
         body["scales"]["smoke"] = {**PARAMETERS, "sparsities": [0.5, 0.6, 0.7, 0.8, 0.9]}
         body["claims"]["wrong"] = {"text": "Not so.", "correlates": {**body["claims"]["loss"]["correlates"]}}
         body["claims"]["wrong"]["correlates"]["sign"] = "positive"
+        wanted = body["claims"]["loss"]["correlates"]
+        some = wanted | {"y": wanted["y"] | {"where": [{"sparsity": {"below": 0.75}}]}}
+        body["claims"]["some"] = {"text": "So.", "correlates": some}
 
     plan = sample_plan(more)
     runs = gather_runs(plan, fill_store(tmp_path, plan))
@@ -551,6 +554,7 @@ def test_a_correlation_needs_points_and_its_interval_decides(full, tmp_path):
     assert (verdict.word, verdict.finding.n, verdict.finding.planned) == ("holds", 10, 10)
     assert verdict.finding.effect.interval[1] < 0
     assert judge_claim(plan.study, "wrong", runs).word == "contradicted"
+    assert judge_claim(plan.study, "some", runs).finding.planned == 6
 
 
 # All of it

@@ -507,7 +507,8 @@ def _too_few(claim: StudyClaim, planned: int, n: int, most: int, missing: int, d
 
 def _judge_correlation(name: str, claim: StudyClaim, wanted: Correlation, runs: Sequence[StudyRun]) -> Verdict:
     """Pearson's r, whose interval must be on the claimed side of zero."""
-    observations = observe(select_runs(runs, wanted.y.stage, claim.where), wanted.y.value)
+    chosen = select_runs(select_runs(runs, wanted.y.stage, wanted.y.where), wanted.y.stage, claim.where)
+    observations = observe(chosen, wanted.y.value)
     points = match_points(wanted.x, observations, runs, claim.average)
     complete = [point for point in points if point.complete]
     xs, ys = [float(point.x) for point in complete], [point.cell.mean or 0.0 for point in complete]
