@@ -338,6 +338,7 @@ ROWS: dict[str, str] = {
         --level 0 | 2 | level
         --task-file nowhere.yaml | 2 | nowhere.yaml
         --data-dir nowhere | 2 | nowhere
+        --dropout 1 | 2 | dropout
         --dropout-p 1 | 2 | dropout
         --mixing anealed | 2 | 'annealed'
         --mixing ratio --main-task cla --ratio 0.5 | 2 | cola
