@@ -63,8 +63,8 @@ def scores() -> dict[str, dict[str, list[float]]]:
     found: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with (HERE / "tickets_win" / "report" / "runs.csv").open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
-            final = row["value"] == f"metrics.{PRIMARY.get(row['task'])}.final.mean"
-            final = final and row["fine_tuning"] == "without dropout"
+            score = f"metrics.{PRIMARY.get(row['task'])}.final.mean"
+            final = (row["value"], row["fine_tuning"]) == (score, "without dropout")
             if final and (row["stage"] == "dense" or (row["stage"] == "transfer" and row["sparsity"] == "0.7")):
                 found[row["method"]][row["task"]].append(float(row["number"]))
     dense = {task: statistics.mean(values) for task, values in found.pop("Full").items()}

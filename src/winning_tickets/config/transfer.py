@@ -42,9 +42,10 @@ def _dropout(value: Any) -> Any:
 
 
 Dropout = Annotated[Literal["model"] | float | None, BeforeValidator(_dropout)]
-"""A dropout, or `model` for that of the model."""
+"""A dropout, or `model` for the value in the model's configuration."""
 DROPOUT_MEANING = (
-    "Dropout inside the encoder, or model for that of the model. By default none (tuned), or that of the model."
+    "Dropout inside the encoder: a number, or model for the value in the model's configuration. By default 0 (tuned) "
+    "or model (paper, code)."
 )
 
 

@@ -44,7 +44,7 @@ class Value(Settings):
 
     stage: str | tuple[str, ...]
     value: str = "score"  # a dotted path into `result.json`, `score`, `score.best`, `run.seconds` or `log.` and a path
-    where: tuple[Condition, ...] = ()  # of a `level` and of `values`: only runs that match one of these
+    where: tuple[Condition, ...] = ()  # only runs that match one of these
     name: str | None = None  # of a `level`; by default the stage
 
     @property
