@@ -14,7 +14,7 @@ from winning_tickets.config import EvaluateConfig, SearchConfig, ShareConfig, Su
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.costs import Estimator, cost_of, size_of
+from winning_tickets.studies.costs import Estimator, _counted, cost_of, size_of
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.needs import room_problem
 from winning_tickets.studies.plan import plan_study
@@ -76,6 +76,28 @@ def test_parts_of_the_data_and_seeds_count():
     assert cost_of(config.model_copy(update={"train_size": "10%", "seeds": (0, 1)}), BASE).steps == 2 * 211
     assert whole == 2105
     assert cost_of(config.model_copy(update={"save_model": True}), BASE).weight_bytes == 4 * BASE.parameters
+
+
+def test_a_local_folder_has_the_examples_of_its_files(tmp_path):
+    for folder, name, rows in (("RTE", "train.tsv", 320), ("SciTail", "scitail_1.0_train.tsv", 64)):
+        (tmp_path / folder).mkdir()
+        header = [] if folder == "SciTail" else ["index\tsentence1\tsentence2\tlabel"]
+        (tmp_path / folder / name).write_text("\n".join([*header, *["a\tb\tc"] * rows]) + "\n")
+    fields = {"target": "m", "batch_size": 32, "epochs": 1}
+    steps = {
+        task: cost_of(TransferConfig(**fields, task=task, data_dir=str(tmp_path)), BASE).steps
+        for task in ("rte", "scitail", "cola")
+    }
+    assert steps == {"rte": 10, "scitail": 2, "cola": 268}  # the published size where the folder lacks a task
+    # MNLI has two validation files, of which a folder may have one.
+    (tmp_path / "MNLI").mkdir()
+    (tmp_path / "MNLI" / "train.tsv").write_text("header\n" + "row\n" * 32)
+    few = cost_of(TransferConfig(**fields, task="mnli", data_dir=str(tmp_path)), BASE)
+    (tmp_path / "MNLI" / "dev_matched.tsv").write_text("header\n" + "row\n" * 1000)
+    _counted.cache_clear()
+    more = cost_of(TransferConfig(**fields, task="mnli", data_dir=str(tmp_path)), BASE)
+    assert few.steps == more.steps == 1
+    assert more.tokens < few.tokens / 10
 
 
 def test_text_costs_its_segments_and_its_held_out_part():

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from winning_tickets.data.examples import build_split, known_label_reader
-from winning_tickets.data.readers import jsonl_rows, tsv_rows
+from winning_tickets.data.readers import jsonl_rows, read_lines, tsv_rows
 from winning_tickets.data.records import Split, Task, TaskData
 from winning_tickets.runs.errors import ContentError, UsageError
 
@@ -89,6 +89,19 @@ def read_release(task: Task, data_dir: Path) -> TaskData:
     for split, name in names.items():
         splits[split], unlabeled[split] = _read_split(task, folder / name)
     return TaskData.of(task, splits.pop("train"), splits, "folder", unlabeled)
+
+
+def count_rows(task: Task, data_dir: Path) -> dict[str, int]:
+    """Count the rows of the training and validation files that a folder has, with or without labels, by split."""
+    layout = LAYOUTS[task.name]
+    folder = next(iter(folders_of(task, data_dir, layout.files["train"])), data_dir)
+    paths = {split: folder / layout.files[split] for split in ("train", *task.validation_splits)}
+    headers = {split: path.suffix == ".tsv" and layout.header is None for split, path in paths.items()}
+    return {
+        split: sum(1 for line in read_lines(path) if line.strip()) - headers[split]
+        for split, path in paths.items()
+        if path.is_file()
+    }
 
 
 def _read_split(task: Task, path: Path) -> tuple[Split, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -23,9 +24,10 @@ from winning_tickets.config import (
     TransferConfig,
 )
 from winning_tickets.config.structured import written_levels
+from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import MLM, TASKS
-from winning_tickets.runs.errors import TicketsError
+from winning_tickets.runs.errors import TicketsError, UsageError
 from winning_tickets.runs.store.index import Record
 from winning_tickets.studies.plan import Plan
 from winning_tickets.studies.verbs import VERBS
@@ -207,7 +209,7 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
         batch = config.batch_size or (task.batch_size if task else 32)
         data = _data_of(config, name)
         length = _length(data, config.max_length or (task.max_length if task else 128))
-        sources.append((batch, batch * length, _examples(data, config.train_size) / batch))
+        sources.append((batch, batch * length, _subset(data.train, config.train_size) / batch))
     sources = sources or [(1.0, float(config.batch_tokens), 1.0)]
     together = sum if config.mixing == "sum" else statistics.fmean
     per_step = float(together([tokens for _, tokens, _ in sources]))
@@ -232,9 +234,9 @@ def _importance(config: ResolvedSearch, model: ModelSize) -> Cost:
     if config.importance_from is None:
         tokens = float(config.steps * config.batch_tokens)
         return Cost(tokens, 0, 0, gates * tokens / 128)
-    name = _data_of(config, _task_in(config.importance_from))
-    examples = _examples(name, config.train_size)
-    return Cost(2 * _FORWARD * examples * _length(name, 512), 0, 0, gates * examples)
+    data = _data_of(config, _task_in(config.importance_from))
+    examples = _subset(data.train, config.train_size)
+    return Cost(2 * _FORWARD * examples * _length(data, 512), 0, 0, gates * examples)
 
 
 def _longest(segments: str) -> int:
@@ -247,9 +249,23 @@ def _task_in(reference: str) -> str | None:
     return next((part for part in re.split(r"[-/]", reference) if part in TASKS), None)
 
 
-def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | None) -> str | None:
-    """The name in `TASK_SIZES` of a task's data."""
-    return "tiny" if _is_made(settings.data_dir) else task
+def _data_of(settings: SearchConfig | TransferConfig | ShareConfig, task: str | None) -> TaskSize:
+    """The size of a task's data: in a local folder as many examples as its files have."""
+    if _is_made(settings.data_dir):
+        return TASK_SIZES["tiny"]
+    size = TASK_SIZES.get(str(task), _UNKNOWN)
+    return size._replace(**_counted(str(task), settings.data_dir)) if task in LAYOUTS and settings.data_dir else size
+
+
+@functools.lru_cache
+def _counted(task: str, data_dir: str) -> dict[str, int]:
+    """The examples of a task's files in a local folder; empty where it has none, and the run will be refused."""
+    try:
+        rows = count_rows(TASKS[task], Path(data_dir))
+    except UsageError:
+        return {}
+    counted = {"train": rows.pop("train", 0), "validation": sum(rows.values())}
+    return {part: count for part, count in counted.items() if count}
 
 
 def _is_made(data: str | None) -> bool:
@@ -257,14 +273,9 @@ def _is_made(data: str | None) -> bool:
     return data is not None and (data.startswith("tiny:") or Path(data).parent.name == "tiny")
 
 
-def _length(name: str | None, limit: float, padded: bool = False, grouped: bool = False) -> float:
+def _length(size: TaskSize, limit: float, padded: bool = False, grouped: bool = False) -> float:
     """Tokens of an example in a batch, with padding to the longest or to the limit; with few if lengths are similar."""
-    size = TASK_SIZES.get(str(name), _UNKNOWN)
     return limit if padded else min(size.mean if grouped else size.longest, limit)
-
-
-def _examples(name: str | None, asked: str | None) -> float:
-    return _subset(TASK_SIZES.get(str(name), _UNKNOWN).train, asked)
 
 
 def _corpus_tokens(corpus: str | None) -> float:
@@ -288,7 +299,7 @@ def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:
         every = _subset(_corpus_tokens(config.corpus) / limit, config.train_size)
         measured = float(config.max_tokens or min(_VALIDATION_TOKENS, _corpus_tokens(config.corpus) / 4))
     else:
-        every, measured = _examples(data, config.train_size), _validation(data, limit)
+        every, measured = _subset(data.train, config.train_size), _validation(data, limit)
     per_epoch = math.ceil(every / batch)
     steps = config.steps or math.ceil(float(config.epochs or (task.epochs if task else 3)) * per_epoch)
     length = _length(data, limit, config.padding == "max-length" or task is MLM, config.group_by_length)
@@ -308,9 +319,9 @@ def _evaluations(
     return steps // every + 1
 
 
-def _validation(task: str | None, limit: float) -> float:
+def _validation(data: TaskSize, limit: float) -> float:
     """Tokens of an evaluation, which has batches of similar lengths."""
-    return TASK_SIZES.get(str(task), _UNKNOWN).validation * _length(task, limit, grouped=True)
+    return data.validation * _length(data, limit, grouped=True)
 
 
 def _training(steps: float, tokens: float, evaluations: float, measured: float, length: float) -> Cost:
@@ -324,7 +335,7 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
     batches = {}
     for name in config.tasks:
         task = TASKS.get(name)
-        batches[name] = _examples(_data_of(config, name), config.train_size) / (
+        batches[name] = _subset(_data_of(config, name).train, config.train_size) / (
             config.batch_size or (task.batch_size if task else 32)
         )
     epochs = float(config.epochs)
