@@ -1,10 +1,12 @@
-"""Time of a training step in bfloat16 with the attention that trainings choose, compared with torch's fused attention.
+"""Time of a training step in bfloat16 with the attention that trainings choose, compared with torch's fused attention,
+and with a step in float32.
 
     python benchmarks/attention_step.py --bf16 --json > result.json
 
 Variants, interleaved, whole optimizer steps on the same batch:
   chosen  what `winning_tickets.training.execution.attention_for_training` leaves: plain operations on a CPU in bfloat16
   fused   `scaled_dot_product_attention`, the default of transformers
+  float32 the same in float32; on a CPU only AMX makes bfloat16 faster
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from bench import Bench, common_options, run, timings
 from interleave import Step
 from winning_tickets.training.execution import attention_for_training
 
-VARIANTS = ("chosen", "fused")
-PAIRS = {"chosen_over_fused": ("chosen", "fused")}
+VARIANTS = ("chosen", "fused", "float32")
+PAIRS = {"chosen_over_fused": ("chosen", "fused"), "chosen_over_float32": ("chosen", "float32")}
 
 
 class AttentionBench(Bench):
@@ -30,13 +32,14 @@ class AttentionBench(Bench):
         self.config.hidden_dropout_prob = self.config.attention_probs_dropout_prob = self.options.dropout
         model = self.classifier()
         labels = torch.zeros(self.options.batch, dtype=torch.long)
-        step = self.fine_tuning(model, [self.inputs | {"labels": labels}])
+        bf16 = self.options.bf16 and variant != "float32"
+        step = self.fine_tuning(model, [self.inputs | {"labels": labels}], bf16)
 
         def with_chosen_attention() -> None:
-            with attention_for_training(model, self.device, self.options.bf16):
+            with attention_for_training(model, self.device, bf16):
                 step()
 
-        return with_chosen_attention if variant == "chosen" else step
+        return step if variant == "fused" else with_chosen_attention
 
 
 def report(options: argparse.Namespace) -> dict[str, Any]:
