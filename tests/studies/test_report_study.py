@@ -12,7 +12,7 @@ import pytest
 from samples.study_report_samples import PARAMETERS, fill_store, result_of, sample_plan, score_of, write_run
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.store.store import Store
-from winning_tickets.studies.report import charts, long_form, report_study
+from winning_tickets.studies.report import charts, long_form, report_files, report_study
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.claims import judge_claim
 from winning_tickets.studies.report.grids import condense_cell, make_cell, required_places, table_grid
@@ -251,6 +251,27 @@ def test_a_path_that_no_run_has_is_told(full):
         "main: No finished run has metrics.acuracy.final; their results have failed_seeds, metrics, primary_metric, "
         "run_id, seeds, task, verb, versions.",
     )
+
+
+ABSENT = {"stage": "transfer", "value": "score.last"}
+
+
+@pytest.mark.parametrize(
+    ("claim", "fields"),
+    [
+        ("better", {"value": "score.last"}),
+        ("better", {"better": {"axis": None, "first": None, "second": ABSENT}}),
+        ("loss", {"correlates": {"x": ABSENT, "y": {"stage": "transfer"}, "sign": "positive"}}),
+    ],
+)
+def test_a_path_of_a_claim_that_no_run_has_is_told(full, claim, fields):
+    def misspelt(body):
+        body["claims"][claim] |= fields
+
+    plan = sample_plan(misspelt)
+    _, report = report_files(plan, full[1], ())
+    (problem,) = report["problems"]
+    assert problem.startswith(f"{claim}: No finished run has score.last; their results have failed_seeds, metrics, ")
 
 
 def test_a_path_without_a_value_is_right():

@@ -73,12 +73,6 @@ def main() -> None:
     if shared is not None:
         of_each = {task: round(100 * shared["tasks"][task]["weight_remaining"], 1) for task in TASKS}
         say(f"\nweight remaining: {100 * shared['weight_remaining']:.1f}; {json.dumps(of_each)}")
-    say("\n| RTE | 1 % | 10 % | 100 % |\n| --- | --- | --- | --- |")
-    for start in ("pretrained", "single", "mtdnn", "shared"):
-        row = [read(f"adapt-{start}-{size}") for size in (1, 10, 100)]
-        scores = ["-" if one is None else f"{100 * one['metrics']['accuracy']['final']['mean']:.1f}" for one in row]
-        head = next((one["head"] for one in row if one is not None and one.get("head")), "fresh")
-        say(f"| {start} ({head}) | " + " | ".join(scores) + " |")
 
 
 if __name__ == "__main__":

@@ -175,8 +175,8 @@ class Runtime(Settings):
     )
     bf16: bool = _running(
         False,
-        "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32. A CPU without "
-        "AMX is slower with it.",
+        "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32. A CPU "
+        "without AMX is slower with it.",
         validate_default=True,
     )
     torch_compile: bool = _running(

@@ -215,11 +215,11 @@ def _stages_of(shown: Any) -> Iterator[str]:
     own = shown.stage
     yield from (own,) if isinstance(own, str) else own or ()
     yield from (one for one in getattr(shown, "level", ()) if isinstance(one, str))
-    for value in _values_of(shown):
+    for value in values_of(shown):
         yield from value.stages
 
 
-def _values_of(shown: Any) -> list[Value]:
+def values_of(shown: Any) -> list[Value]:
     """Return the values of stages that a table, figure or claim names."""
     found: list[Any] = [getattr(shown, name, None) for name in ("x", "y", "minus", "mark_at_least", "x_at")]
     correlation = getattr(shown, "correlates", None)

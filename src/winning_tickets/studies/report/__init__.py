@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
     plots = [plot_of(study, name, runs) for name in study.figures]
     plotted = [plot_grid(plot, study.published) for plot in plots]
     verdicts = [judge_claim(study, name, runs) for name in study.claims]
-    problems = list(dict.fromkeys(note for grid in (*grids, *plotted) for note in grid.problems))
+    told = (*(grid.problems for grid in (*grids, *plotted)), *(verdict.problems for verdict in verdicts))
+    problems = list(dict.fromkeys(chain.from_iterable(told)))
     files: dict[str, bytes] = {}
     for grid in (*grids, *plotted):
         writers = {"md": grid.markdown, "tex": grid.latex, "csv": grid.csv}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 from typing import Any
 
@@ -25,6 +25,7 @@ from winning_tickets.analysis.report import tables
 from winning_tickets.analysis.statistics import CONFIDENCE
 from winning_tickets.runs.files import is_number
 from winning_tickets.runs.statistics import TIE
+from winning_tickets.studies.grid import values_of
 from winning_tickets.studies.report.grids import (
     Cell,
     Key,
@@ -38,7 +39,7 @@ from winning_tickets.studies.report.grids import (
     row_label,
     subtract,
 )
-from winning_tickets.studies.report.observations import Observation, StudyRun, observe, select_runs
+from winning_tickets.studies.report.observations import Observation, StudyRun, describe_absent, observe, select_runs
 from winning_tickets.studies.report.plots import match_points
 from winning_tickets.studies.schema import MATRIX_AXES, Comparison, Correlation, Study, StudyClaim, Value
 
@@ -70,6 +71,7 @@ class Verdict:
     finding: Finding
     cells: Mapping[str, Cell]  # by group and pair
     parts: Mapping[str, Finding] = field(default_factory=dict)  # of a claim that is made for each task
+    problems: tuple[str, ...] = ()  # errors in its declaration
 
     @property
     def word(self) -> Word:
@@ -83,6 +85,13 @@ class Verdict:
 def judge_claim(study: Study, name: str, runs: Sequence[StudyRun]) -> Verdict:
     """Judge one of the study's claims on all its planned runs."""
     claim = study.claims[name]
+    own = [Value(stage=claim.stage, value=claim.value, where=claim.where)] if claim.stage else []
+    read = [(one.value, select_runs(runs, one.stage, one.where)) for one in [*own, *values_of(claim)]]
+    problems = tuple(f"{name}: {words}" for path, there in read for words in describe_absent(path, there))
+    return replace(_judge_planned(name, claim, runs), problems=problems)
+
+
+def _judge_planned(name: str, claim: StudyClaim, runs: Sequence[StudyRun]) -> Verdict:
     if claim.correlates is not None:
         return _judge_correlation(name, claim, claim.correlates, runs)
     pairs = _pairs(claim, runs)
