@@ -275,6 +275,13 @@ def test_impossible_settings_name_the_stage_and_the_axes():
         planned(study({"search": SEARCH | {"over": {"seed": ["a"]}}}))
 
 
+def test_settings_that_a_method_does_not_read_are_refused_at_once():
+    told = r"Stage search \(method=random\): --method random does not read --level; it needs --method importance or"
+    over = {"method": {"importance": {"method": "importance"}, "random": {"method": "random"}}}
+    with pytest.raises(UsageError, match=told):
+        planned(study({"search": {"verb": "search", "with": {"model": "tiny:bert", "level": ["30%"]}, "over": over}}))
+
+
 def test_a_mistyped_built_in_model_is_refused_at_once():
     with pytest.raises(UsageError, match="Unknown built-in model 'minlm'. Did you mean 'minilm'"):
         planned(little(), model="builtin:minlm")

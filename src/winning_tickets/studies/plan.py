@@ -225,7 +225,9 @@ def _place_stage(
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
     settings = verb_named(stage.verb).settings.of(**fields)
     # Files and texts are looked for on the machine that runs it.
-    if problems := misnamed(settings, with_files=False, with_corpus=False):
+    problems = misnamed(settings, with_files=False, with_corpus=False)
+    problems += settings.unread() if isinstance(settings, SearchConfig) else []
+    if problems:
         raise UsageError(" ".join(problems))
     if miniature:
         settings = miniature_settings(settings)
