@@ -42,9 +42,9 @@ class Bench:
         masked = {"masked_positions": positions, "masked_ids": ids.flatten()[positions]}
         self.batch = {name: value.to(self.device) for name, value in ({"input_ids": ids} | masked).items()}
 
-    def autocast(self, bf16: bool | None = None) -> Any:
-        """bfloat16 autocast if requested, here or by the command line."""
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16 if bf16 is None else bf16)
+    def autocast(self) -> Any:
+        """bfloat16 autocast if requested."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.options.bf16)
 
     def classifier(self) -> BertForSequenceClassification:
         """A model in training, with the same weights at every call."""
@@ -52,19 +52,14 @@ class Bench:
         model: BertForSequenceClassification = BertForSequenceClassification(self.config).to(self.device).train()
         return model
 
-    def fine_tuning(
-        self,
-        model: BertForSequenceClassification,
-        batches: Sequence[Mapping[str, torch.Tensor]],
-        bf16: bool | None = None,
-    ) -> Step:
+    def fine_tuning(self, model: BertForSequenceClassification, batches: Sequence[Mapping[str, torch.Tensor]]) -> Step:
         """A function that does one optimizer step on each of the batches, which have labels."""
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
         batches = [{name: value.to(self.device) for name, value in batch.items()} for batch in batches]
 
         def step() -> None:
             for batch in batches:
-                with self.autocast(bf16):
+                with self.autocast():
                     loss = model(**batch).loss
                 loss.backward()
                 torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -176,7 +176,7 @@ class Runtime(Settings):
     bf16: bool = _running(
         False,
         "Use bfloat16 autocast, which accelerate launch can ask for too. Weights and scores stay float32. A CPU "
-        "without AMX is slower with it.",
+        "without AMX can be slower with it.",
         validate_default=True,
     )
     torch_compile: bool = _running(

@@ -110,8 +110,8 @@ def report_files(plan: Plan, store: Store, formats: Sequence[str]) -> tuple[dict
     plots = [plot_of(study, name, runs) for name in study.figures]
     plotted = [plot_grid(plot, study.published) for plot in plots]
     verdicts = [judge_claim(study, name, runs) for name in study.claims]
-    told = (*(grid.problems for grid in (*grids, *plotted)), *(verdict.problems for verdict in verdicts))
-    problems = list(dict.fromkeys(chain.from_iterable(told)))
+    problems_of_each = [grid.problems for grid in (*grids, *plotted)] + [verdict.problems for verdict in verdicts]
+    problems = list(dict.fromkeys(chain.from_iterable(problems_of_each)))
     files: dict[str, bytes] = {}
     for grid in (*grids, *plotted):
         writers = {"md": grid.markdown, "tex": grid.latex, "csv": grid.csv}
