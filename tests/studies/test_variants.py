@@ -98,11 +98,20 @@ def test_a_part_by_its_axes():
     assert 0 < len(part.runs) < len(plan.runs)
 
 
+def test_a_part_by_its_stage_has_what_it_needs_and_nothing_else():
+    plan = plan_study(load_study(BASE), "smoke")
+    part = part_of(plan, ("stage=transfer", "method=OMP"))
+    ends = {point.run for point in plan.points if point.stage == "transfer" and point.axes["method"] == "OMP"}
+    assert set(part.runs) == ends | {need for run in ends for need in plan.runs[run].needs}
+    assert {point.stage for point in part.points} > {"transfer"}
+
+
 @pytest.mark.parametrize(
     ("where", "shard", "message"),
     [
         (("mehtod=OMP",), None, "Unknown axis 'mehtod'. Did you mean 'method'"),
         (("method",), None, "--where 'method' is not of the form NAME=VALUE"),
+        (("stage=trnsfer",), None, "Unknown value of stage 'trnsfer'. Did you mean 'transfer'"),
         (("method=XYZ",), None, "Unknown value of method 'XYZ'. Known: Full, IMP"),
         ((), "4/3", "--shard 4/3 is not a part"),
         ((), "x", "--shard x is not a part"),

@@ -33,7 +33,11 @@ Workers = Annotated[int, typer.Option("--workers", min=1, help="Processes at a t
 
 Where = Annotated[
     list[str] | None,
-    typer.Option("--where", metavar="AXIS=VALUE", help="Only runs with these values, such as task=rte,mrpc."),
+    typer.Option(
+        "--where",
+        metavar="AXIS=VALUE",
+        help="Only runs with these values, such as task=rte,mrpc or stage=search, and those that they need.",
+    ),
 ]
 Shard = Annotated[
     str | None,

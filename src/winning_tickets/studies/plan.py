@@ -131,7 +131,7 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
 
     Args:
         plan: the whole plan.
-        where: conditions on axes, such as `task=rte,mrpc`, which must all hold.
+        where: conditions on axes, such as `task=rte,mrpc`, or on the `stage`, which must all hold.
         shard: `i/n`: of the runs that no other run needs, every n-th from the i-th on. All n parts together are the
             plan; a run that several parts need is done once by those that share a store.
 
@@ -139,15 +139,16 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
         UsageError: an unknown axis, no run, or a shard that is not `i/n`.
     """
     condition = parse_overrides(list(where), "--where")
-    axes = {axis for point in plan.points for axis in point.axes}
+    values = [(point.run, {"stage": point.stage} | point.axes) for point in plan.points]
+    axes = {axis for _, own in values for axis in own}
     for axis, wanted in condition.items():
         if axis not in axes:
             raise unknown("axis", axis, axes)
-        known = {str(point.axes[axis]) for point in plan.points if axis in point.axes}
+        known = {str(own[axis]) for _, own in values if axis in own}
         for value in wanted if isinstance(wanted, list) else [wanted]:
             if not isinstance(value, Mapping) and str(value) not in known:  # a mapping is a test, such as above: 0.5
                 raise unknown(f"value of {axis}", str(value), known)
-    chosen = dict.fromkeys(point.run for point in plan.points if not condition or matches([condition], point.axes))
+    chosen = dict.fromkeys(run for run, own in values if not condition or matches([condition], own))
     if shard is not None:
         found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", shard.strip())
         index, count = (int(found[1]), int(found[2])) if found else (1, 0)
