@@ -115,6 +115,14 @@ def test_the_tuned_rate_falls_with_width_and_steps():
         assert rates == sorted(rates, reverse=True)
 
 
+def test_a_shared_training_takes_the_tuned_rate_and_never_less_than_that_of_the_paper():
+    tuned, paper = (ShareConfig(model="m", tasks=("rte", "mrpc"), profile=profile) for profile in ("tuned", "paper"))
+    assert [tuned.peak_rate(384, steps) for steps in (10, 1000, 4000, 9000)] == pytest.approx([1e-4, 1e-4, 5e-5, 5e-5])
+    assert [tuned.peak_rate(width, 300) for width in (32, 768, 1024)] == pytest.approx([3e-4, 5e-5, 5e-5])
+    assert paper.peak_rate(384, 10) == 5e-5
+    assert tuned.model_copy(update={"learning_rate": 2e-5}).peak_rate(384, 10) == 2e-5
+
+
 def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     """Values that are given, and the profiles of the papers, do not depend on the rules."""
     open_, rate, dropout = TransferConfig(target="m", task="rte"), {"tuned_rate": 1}, {"tuned_dropout": 1}
@@ -122,8 +130,8 @@ def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     assert TransferConfig(target="m", task="rte", learning_rate=2e-5).rule_versions == dropout
     assert TransferConfig(target="m", task="rte", dropout="model").rule_versions == rate
     assert TransferConfig(target="m", task="rte", profile="paper").rule_versions == {}
-    assert ShareConfig(model="m", tasks=("rte", "mrpc")).rule_versions == dropout
-    assert ShareConfig(model="m", tasks=("rte", "mrpc"), dropout=0.1).rule_versions == {}
+    assert ShareConfig(model="m", tasks=("rte", "mrpc")).rule_versions == rate | dropout
+    assert ShareConfig(model="m", tasks=("rte", "mrpc"), learning_rate=5e-5, dropout=0.1).rule_versions == {}
     assert SearchConfig(model="m", method="imp", tasks=("rte",)).rule_versions == rate
     assert SearchConfig(model="m", method="imp", objective="mlm").rule_versions == {}
     assert SearchConfig(model="m", method="snip", tasks=("rte",)).rule_versions == {}

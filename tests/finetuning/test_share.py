@@ -652,6 +652,7 @@ def test_a_part_of_an_epoch_and_a_task_without_a_ticket_in_the_result(tmp_path, 
     two = ShareConfig(tasks=("rte", "mrpc"), tickets={"rte": folders["rte"]}, steps=2, batch_size=4, save_model=False)
     result = share(two, tmp_path / "run", QUIET)
     assert (result["steps_per_epoch"], result["steps"], result["epochs"]) == (8, 2, 0.25)
+    assert result["learning_rate"] == 3e-4  # the rule's highest, for a model of this width
     with_ticket, without = result["tasks"]["rte"], result["tasks"]["mrpc"]
     assert (without["ticket_id"], without["sparsity"], without["weight_remaining"]) == (None, 0.0, 1.0)
     assert with_ticket["sparsity"] == Ticket.from_pretrained(folders["rte"]).sparsity > 0

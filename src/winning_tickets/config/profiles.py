@@ -20,7 +20,7 @@ _SHORT = 1000
 _HIGHEST_RATE = 3e-4
 # Versions of rules of `tuned`, increased whenever one changes, so that old and new runs never share an id.
 TUNED_RATE = {"tuned_rate": 1}
-TUNED_DROPOUT = {"tuned_dropout": 1}
+_TUNED_DROPOUT = {"tuned_dropout": 1}
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
@@ -112,6 +112,13 @@ _LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}
 def tuned_rate(width: int, steps: int) -> float:
     """Return the peak learning rate of `tuned` for the fine-tuning of a model with this hidden size."""
     return min(_HIGHEST_RATE, _MINILM_RATE * _MINILM_WIDTH / width * math.sqrt(min(1.0, _SHORT / steps)))
+
+
+def tuned_rules(profile: Profile, learning_rate: object, dropout: object) -> dict[str, int]:
+    """Return the versions of the rules that decide where a fine-tuning has None for these settings."""
+    if profile != "tuned":
+        return {}
+    return (TUNED_RATE if learning_rate is None else {}) | (_TUNED_DROPOUT if dropout is None else {})
 
 
 def learned_values(profile: Profile, terms: Iterable[str]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from winning_tickets.config.profiles import TUNED_DROPOUT, Profile
+from winning_tickets.config.profiles import Profile, tuned_rate, tuned_rules
 from winning_tickets.config.settings import Count, Share, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import DROPOUT_MEANING, FILES, MODEL, SMART, Dropout, Smart, TransferConfig
@@ -19,9 +19,9 @@ AUTO = "auto"
 NONE = "none"
 USUAL_LEVEL = 30.0  # percent of the heads and FFNs that the tickets of `auto` lose, where no level is given
 
+_PAPER_RATE = 5e-5
 _TUNED: dict[str, Any] = {
     "epochs": 5.0,
-    "learning_rate": 5e-5,
     "optimizer": "adamw",
     "warmup_ratio": 0.1,
     "weight_decay": 0.01,
@@ -31,6 +31,7 @@ _TUNED: dict[str, Any] = {
 }
 # Super Tickets, appendix A.2.1: early stopping of the one model, and 512 tokens; the paper names no patience.
 _PAPER = _TUNED | {
+    "learning_rate": _PAPER_RATE,
     "optimizer": "adamax-mtdnn",
     "max_length": 512,
     "best_by": "average",
@@ -38,7 +39,13 @@ _PAPER = _TUNED | {
     "dropout": "model",
 }
 # Momentum and decay still change weights outside the ticket of a batch.
-_CODE = _TUNED | {"optimizer": "adamax-mtdnn", "max_length": 512, "strict": False, "dropout": "model"}
+_CODE = _TUNED | {
+    "learning_rate": _PAPER_RATE,
+    "optimizer": "adamax-mtdnn",
+    "max_length": 512,
+    "strict": False,
+    "dropout": "model",
+}
 _VALUES: dict[Profile, dict[str, Any]] = {"tuned": _TUNED, "paper": _PAPER, "code": _CODE}
 _DROPOUT: dict[Profile, dict[str, float]] = {
     "paper": {"mnli": 0.3, "cola": 0.05},  # Super Tickets, appendix A
@@ -109,7 +116,12 @@ class ShareConfig(WithLevels):
     epochs: float | None = _tune(None, "Passes over the training sets; --mixing decides the batches of a pass.", gt=0)
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
-    learning_rate: float | None = _tune(None, "Peak learning rate, which decays linearly to zero.", gt=0)
+    learning_rate: float | None = _tune(
+        None,
+        "Peak learning rate, which decays linearly to zero. By default one that fits the width of the model and the "
+        "number of steps (tuned), or the paper's.",
+        gt=0,
+    )
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
         None, "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as in the paper)."
     )
@@ -151,7 +163,9 @@ class ShareConfig(WithLevels):
         gt=0,
     )
     single_learning_rate: float | None = _tickets(
-        None, "Peak learning rate of the single-task fine-tuning. By default --learning-rate, as in the paper.", gt=0
+        None,
+        "Peak learning rate of the single-task fine-tuning. By default --learning-rate, or that of the profile.",
+        gt=0,
     )
     fine_tune: bool = _tickets(
         False, "Afterwards fine-tune the shared model on each task alone, with the mask of its ticket."
@@ -194,12 +208,17 @@ class ShareConfig(WithLevels):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """That of `tuned` for dropout, where it is not given."""
-        return TUNED_DROPOUT if self.profile == "tuned" and self.dropout is None else {}
+        """Those of `tuned` for the learning rate and for dropout, where they are not given."""
+        return tuned_rules(self.profile, self.learning_rate, self.dropout)
 
     def resolved(self) -> ResolvedShare:
         """Return this configuration with the values of its profile where a choice is None."""
         return self.filled(ResolvedShare, _VALUES[self.profile])
+
+    def peak_rate(self, width: int, steps: int) -> float:
+        """Return the peak learning rate for an encoder with this hidden size, trained for so many steps."""
+        given = self.resolved().learning_rate
+        return max(_PAPER_RATE, tuned_rate(width, steps)) if given is None else given
 
     def level_of(self, task: str) -> float:
         """Percent that the ticket of a task loses under `auto`."""
@@ -218,7 +237,6 @@ class ResolvedShare(ShareConfig):
 
     if TYPE_CHECKING:
         epochs: float
-        learning_rate: float
         optimizer: Literal["adamw", "adamax", "adamax-mtdnn"]
         warmup_ratio: float
         weight_decay: float

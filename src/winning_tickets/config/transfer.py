@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BeforeValidator, model_validator
 
-from winning_tickets.config.profiles import TUNED_DROPOUT, TUNED_RATE, Profile
+from winning_tickets.config.profiles import Profile, tuned_rules
 from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, as_fraction, impossible, setting
 from winning_tickets.config.weights import PRETRAINED
 from winning_tickets.runs.errors import shown
@@ -246,9 +246,7 @@ class TransferConfig(Settings):
     @property
     def rule_versions(self) -> dict[str, int]:
         """Those of `tuned` for the learning rate and for dropout, where these are not given."""
-        if self.profile != "tuned":
-            return {}
-        return (TUNED_RATE if self.learning_rate is None else {}) | (TUNED_DROPOUT if self.dropout is None else {})
+        return tuned_rules(self.profile, self.learning_rate, self.dropout)
 
     def resolved(self) -> ResolvedTransfer:
         """Return this configuration with the values of its profile where a choice is None."""

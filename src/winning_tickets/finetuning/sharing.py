@@ -33,7 +33,7 @@ from winning_tickets.training.trainer import run_training
 STAGES = "stages"
 FINE_TUNED = "fine-tuned"
 TICKET = "ticket"
-_SHOWN = {"mixing", "main_task", "ratio", "optimizer", "learning_rate", "dropout"}
+_SHOWN = {"mixing", "main_task", "ratio", "optimizer", "dropout"}
 _SHOWN |= {"warmup_ratio", "weight_decay", "strict", "best_by", "smart"}  # settings that a summary repeats
 _TASK = (  # keys of the summary of a task in their order, which the rows of `runs.csv` have too
     *("metrics", "primary_metric", "degenerate", "ticket_id", "sparsity", "weight_remaining", "train_examples"),
@@ -165,6 +165,7 @@ def _summarize(
         "epochs": prepared.steps / prepared.steps_per_epoch,
         "steps": prepared.steps,
         "steps_per_epoch": prepared.steps_per_epoch,
+        "learning_rate": prepared.learning_rate,
         **prepared.settings.model_dump(mode="json", include=_SHOWN),
     }
 

@@ -45,6 +45,7 @@ class PreparedSharing:
     base: str
     steps_per_epoch: int
     steps: int
+    learning_rate: float
 
     @property
     def settings(self) -> ResolvedShare:
@@ -205,7 +206,8 @@ def prepare_sharing(config: ShareConfig, runtime: Runtime) -> PreparedSharing:
     )
     steps = config.steps or math.ceil(settings.epochs * per_epoch)
     base = base_hash(weight_hashes(plm.encoder))
-    return PreparedSharing(config, target, tasks, tickets, base, per_epoch, steps)
+    rate = config.peak_rate(plm.model.config.hidden_size, steps)
+    return PreparedSharing(config, target, tasks, tickets, base, per_epoch, steps, rate)
 
 
 def _open(config: ShareConfig) -> tuple[dict[str, Ticket] | None, Target]:

@@ -111,7 +111,7 @@ class Sharing:
         self.model.to(choose_device(runtime.device))  # before the optimizer cuts parameters into pieces of their memory
         # The tickets were checked against the base weights before; the weights of a checkpoint are others.
         self.tickets = TaskTickets(self.model.base_model, prepared.tickets or {}, allow_other_weights=True)
-        update = SharedUpdate(settings.optimizer, settings.learning_rate, settings.weight_decay)
+        update = SharedUpdate(settings.optimizer, prepared.learning_rate, settings.weight_decay)
         self.optimizer = sharing_optimizer(self.model, names, self.tickets, update, settings.strict)
 
     def acting(self, batch: Mapping[str, Any]) -> AbstractContextManager[None]:
@@ -149,7 +149,7 @@ def make_sharing_trainer(
             run.scratch,
             runtime,
             max_steps=prepared.steps,
-            learning_rate=settings.learning_rate,
+            learning_rate=prepared.learning_rate,
             warmup_steps=math.ceil(settings.warmup_ratio * prepared.steps),
             max_grad_norm=settings.max_grad_norm,
             seed=seed,
