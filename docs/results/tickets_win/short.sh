@@ -1,0 +1,20 @@
+#!/bin/sh
+# The study with a masked language model of 1,000 steps and fewer examples of each task, float32.
+# Usage, in a checkout: sh docs/results/tickets_win/short.sh WIKIPEDIA GLUE OUT. Runs that were stopped resume.
+set -e
+export OMP_NUM_THREADS=1
+wikipedia=$1 glue=$2 out=$3 here=$(dirname "$0")
+mkdir -p "$out"
+tickets fit-head builtin:minilm --corpus "$wikipedia" --train-encoder --encoder-learning-rate 6e-4 --steps 1000 \
+    --eval-steps 250 --max-tokens 60000 --checkpoint-seconds 120 --out "$out/minilm-mlm"
+study() { # verb of `tickets study`, more options
+    verb=$1; shift
+    tickets study "$verb" "$here/study.yaml" --scale small --store "$out/store" \
+        --set encoder="$out/minilm-mlm" --set before=builtin:minilm --set corpus="$wikipedia" --set data_dir="$glue" \
+        --set tasks=[sst2,mrpc,stsb,mnli] --set searched=[0.5,0.6,0.7] --set searched_by_imp=[0.1,0.2,0.3,0.4,0.5,0.6,0.7] \
+        --set 'train_sizes={mnli: "6000", sst2: "4000", stsb: "2500", mrpc: "2000"}' \
+        --set 'epochs={mnli: 1, sst2: 2, stsb: 3, mrpc: 3}' "$@"
+}
+study run --where method=Full,TAMT-KD,IMP,OMP --where "fine_tuning=without dropout" --where sparsity=0.7
+study run --where method=TAMT-KD,IMP,OMP --where sparsity=0.7 --where "stage=losses"
+study report --out "$out/report"
