@@ -15,6 +15,10 @@ study() { # verb of `tickets study`, more options
         --set 'train_sizes={mnli: "6000", sst2: "4000", stsb: "2500", mrpc: "2000"}' \
         --set 'epochs={mnli: 1, sst2: 2, stsb: 3, mrpc: 3}' "$@"
 }
-study run --where method=Full,TAMT-KD,IMP,OMP --where "fine_tuning=without dropout" --where sparsity=0.7
-study run --where method=TAMT-KD,IMP,OMP --where sparsity=0.7 --where "stage=losses"
+set -- --where "fine_tuning=without dropout"
+study run --where method=TAMT-KD,IMP --where sparsity=0.7 "$@"
+study run --where stage=losses --where method=TAMT-KD,IMP,OMP --where sparsity=0.7
+# For comparison: the dense model and magnitude tickets with one seed.
+study run --set all_seeds=[0] --where method=Full --where task=sst2,stsb,mrpc "$@"
+study run --set all_seeds=[0] --where method=OMP --where task=sst2,stsb,mrpc --where sparsity=0.7 "$@"
 study report --out "$out/report"
