@@ -12,7 +12,16 @@ from pydantic import field_validator, model_validator
 from winning_tickets.config.profiles import Profile, tuned_rate, tuned_rules
 from winning_tickets.config.settings import Count, Share, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
-from winning_tickets.config.transfer import DROPOUT_MEANING, FILES, MODEL, SMART, Dropout, Smart, TransferConfig
+from winning_tickets.config.transfer import (
+    DROPOUT_MEANING,
+    FILES,
+    MODEL,
+    RATE_MEANING,
+    SMART,
+    Dropout,
+    Smart,
+    TransferConfig,
+)
 from winning_tickets.runs.errors import UsageError, unknown
 
 AUTO = "auto"
@@ -116,12 +125,7 @@ class ShareConfig(WithLevels):
     epochs: float | None = _tune(None, "Passes over the training sets; --mixing decides the batches of a pass.", gt=0)
     steps: int | None = _tune(None, "Optimizer steps, instead of --epochs.", ge=1)
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
-    learning_rate: float | None = _tune(
-        None,
-        "Peak learning rate, which decays linearly to zero. By default one that fits the width of the model and the "
-        "number of steps (tuned), or the paper's.",
-        gt=0,
-    )
+    learning_rate: float | None = _tune(None, RATE_MEANING, gt=0)
     optimizer: Literal["adamw", "adamax", "adamax-mtdnn"] | None = _tune(
         None, "Optimizer: adamw, adamax, or adamax-mtdnn (without bias correction, as in the paper)."
     )

@@ -43,6 +43,10 @@ def _dropout(value: Any) -> Any:
 
 Dropout = Annotated[Literal["model"] | float | None, BeforeValidator(_dropout)]
 """A dropout, or `model` for the value in the model's configuration."""
+RATE_MEANING = (
+    "Peak learning rate, which decays linearly to zero. By default one that fits the width of the model and the number "
+    "of steps (tuned), or the paper's."
+)
 DROPOUT_MEANING = (
     "Dropout inside the encoder: a number, or model for the value in the model's configuration. By default 0 (tuned) "
     "or model (paper, code)."
@@ -165,8 +169,7 @@ class TransferConfig(Settings):
     batch_size: int | None = _tune(None, "Examples per step.", ge=1)
     learning_rate: float | None = _tune(
         None,
-        "Peak learning rate, which decays linearly to zero. By default one that fits the width of the model and the "
-        "number of steps (tuned), or the paper's.",
+        RATE_MEANING,
         gt=0,
     )
     warmup_ratio: Share = _tune(0.0, "Fraction of the steps with linear warm-up.", ge=0, le=1)
