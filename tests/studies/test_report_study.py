@@ -15,7 +15,7 @@ from winning_tickets.runs.store.store import Store
 from winning_tickets.studies.report import charts, long_form, report_files, report_study
 from winning_tickets.studies.report.charts import draw_plot
 from winning_tickets.studies.report.claims import judge_claim
-from winning_tickets.studies.report.grids import condense_cell, make_cell, required_places, table_grid
+from winning_tickets.studies.report.grids import condense_cell, form_of, make_cell, required_places, table_grid
 from winning_tickets.studies.report.observations import StudyRun, describe_absent, gather_runs, observe
 from winning_tickets.studies.report.plots import describe_reached, plot_grid, plot_of
 
@@ -657,3 +657,18 @@ def test_no_torch():
     code = "import sys, winning_tickets.studies.report; print(sorted({'torch', 'pandas'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("path", "shown"),
+    [
+        ("score.best", "50.0"),
+        ("full.rest.mean", "50.0"),  # the part of a dev set that chose nothing
+        ("super_ticket.selection.mean", "50.0"),
+        ("selections.winning.20.whole.mean", "50.0"),
+        ("kd_loss", "0.500"),
+        ("interest.mean", "0.500"),
+    ],
+)
+def test_scores_are_shown_times_100(path, shown):
+    assert form_of(path)(0.5) == shown

@@ -237,7 +237,9 @@ def slug(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-.") or "unnamed"
 
 
-_FRACTION = re.compile(r"score|metrics|whole|remaining|accuracy|similarity|jaccard|chance|f1|matthews|sparsity|pearson")
+_FRACTION = re.compile(
+    r"score|metrics|whole|\b(selection|rest)\.|remaining|accuracy|similarity|jaccard|chance|f1|matthews|sparsity|pearson"
+)
 
 
 def form_of(path: str, signed: bool = False) -> Form:
