@@ -201,6 +201,23 @@ def test_words_come_after_the_numbers_of_a_logarithmic_axis():
     )
 
 
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers():
+    steps = (2, 5, 10, 25, 50, 100, 500, 600, 700, 800, 900, 1000)
+    plot, grid = lines({"A": {step: 1 / step for step in steps}}, {"x_scale": "log"})
+    svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+    assert all(f">{tick}<" in svg for tick in ("2", "10", "100", "1k"))
+    assert ">600<" not in svg, "no room"
+    assert "mathdefault" not in svg
+
+
+def test_ticks_of_a_logarithmic_axis_at_other_values_are_these_values(tmp_path):
+    at = {"x_scale": "log", "x_at": {"stage": "search", "value": "log.hours"}}
+    plot, grid = lines({"A": {100: 0.5, 300: 0.6}, "B": {100: 0.4, 300: 0.3}}, at, tmp_path)
+    svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+    assert all(f">{hours}<" in svg for hours in (1, 2, 3, 6))
+    assert "mathdefault" not in svg
+
+
 def test_the_full_model_is_a_point_of_a_scatter():
     x, y = {"stage": "targets", "value": "loss"}, "accuracy"
     points = {"Full BERT": {"x": {"stage": "dense", "value": "loss"}, "y": {"stage": "dense", "value": "accuracy"}}}

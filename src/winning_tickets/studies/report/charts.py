@@ -77,13 +77,16 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
     else:
         for one in drawn:
             figures.draw_line(axes, one)
-        if figure.x_scale == "log":
+        log = figure.x_scale == "log"
+        if log:
             axes.set_xscale("log")
         positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
         words = any(isinstance(x, str) for x in positions)
-        if words or (0 < len(positions) <= _MOST_TICKS and figure.x_at is None):
-            shown = positions if len(positions) <= _MOST_TICKS else _thin(positions, figure.x_scale == "log")
-            axes.set_xticks(list(shown.values()), [_tick(x, figure.x_scale == "log") for x in shown])
+        few = len(positions) <= _MOST_TICKS
+        if words or (positions and (log or (few and figure.x_at is None))):
+            shown = positions if few else _thin(positions, log)
+            named = [x if figure.x_at is None or isinstance(x, str) else float(f"{at:.2g}") for x, at in shown.items()]
+            axes.set_xticks(list(shown.values()), [_tick(x, log) for x in named])
             axes.minorticks_off()
         # Numbers of the paper are crosses in the color of the line of this study.
         for one, name in zip(series, names, strict=True):
