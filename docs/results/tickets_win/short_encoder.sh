@@ -1,5 +1,6 @@
 #!/bin/sh
-# The study with a masked language model of 1,000 steps, float32: TAMT-KD and IMP with all examples of the study, then with fewer.
+# The study with a masked language model of 1,000 steps, float32: TAMT-KD and IMP with fewer examples of four tasks, and with
+# all of two.
 # Usage, in a checkout: sh docs/results/tickets_win/short_encoder.sh WIKIPEDIA GLUE OUT. Runs that were stopped resume.
 set -e
 export OMP_NUM_THREADS=1
@@ -11,18 +12,20 @@ study() { # verb of `tickets study`, more options
     verb=$1; shift
     tickets study "$verb" "$here/study.yaml" --scale small --store "$out/store" \
         --set encoder="$out/minilm-mlm" --set before=builtin:minilm --set corpus="$wikipedia" --set data_dir="$glue" \
-        --set tasks=[sst2,mrpc,stsb,mnli] --set searched=[0.5,0.6,0.7] --set searched_by_imp=[0.1,0.2,0.3,0.4,0.5,0.6,0.7] "$@"
+        --set searched=[0.5,0.6,0.7] --set searched_by_imp=[0.1,0.2,0.3,0.4,0.5,0.6,0.7] "$@"
 }
-fewer() { # the same with fewer examples
-    study "$@" --set 'train_sizes={mnli: "6000", sst2: "4000", stsb: "2500", mrpc: "2000"}' \
+short() { # the same with fewer examples
+    study "$@" --set tasks=[sst2,mrpc,stsb,mnli] \
+        --set 'train_sizes={mnli: "6000", sst2: "4000", stsb: "2500", mrpc: "2000"}' \
         --set 'epochs={mnli: 1, sst2: 2, stsb: 3, mrpc: 3}'
 }
 set -- --where "fine_tuning=without dropout"
-study run --where stage=losses --where method=TAMT-KD,IMP,OMP --where sparsity=0.7
-study run --where method=TAMT-KD,IMP --where task=stsb,mnli,mrpc --where sparsity=0.7 "$@"
-study report --out "$out/report"
-fewer run --where method=TAMT-KD,IMP --where sparsity=0.7 "$@"
+short run --where method=TAMT-KD,IMP --where sparsity=0.7 "$@"
+short run --where stage=losses --where method=TAMT-KD,IMP,OMP --where sparsity=0.7
 # For comparison: the dense model and magnitude tickets with one seed.
-fewer run --set all_seeds=[0] --where method=Full --where task=sst2,stsb,mrpc "$@"
-fewer run --set all_seeds=[0] --where method=OMP --where task=sst2,stsb,mrpc --where sparsity=0.7 "$@"
-fewer report --out "$out/report-of-short-trainings"
+short run --set all_seeds=[0] --where method=Full --where task=sst2,stsb,mrpc "$@"
+short run --set all_seeds=[0] --where method=OMP --where task=sst2,stsb,mrpc --where sparsity=0.7 "$@"
+short report --out "$out/short_trainings"
+# At full length
+study run --set tasks=[stsb,mnli] --where method=TAMT-KD,IMP --where sparsity=0.7 "$@"
+study report --set tasks=[stsb,mnli] --out "$out/long_trainings"
