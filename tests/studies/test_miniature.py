@@ -36,7 +36,10 @@ ONE = {"seeds": [0], "search_seeds": [0]}
 HANDFULS = [
     {
         "tamt-table-1": {"tasks": ["mnli", "squad"]},
-        "bert-tickets-figure-10": {"sources": {"cola": {"tasks": ["cola"]}}, "names": ["cola", "MLM"]},
+        "bert-tickets-figure-10": {  # one of its claims compares pairs of tasks
+            "sources": {"cola": {"tasks": ["cola"]}, "stsb": {"tasks": ["stsb"]}},
+            "names": ["cola", "stsb", "MLM"],
+        },
     },
     {
         "tamt-table-2": {"sparsities": [0.9], "methods": ["TAMT-KD", "IMP"]},
