@@ -83,7 +83,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
-        if words or (positions and (log or (few and figure.x_at is None))):
+        if positions and (words or log or (few and figure.x_at is None)):
             shown = positions if few else _thin(positions, log)
             named = [x if figure.x_at is None or isinstance(x, str) else float(f"{at:.2g}") for x, at in shown.items()]
             axes.set_xticks(list(shown.values()), [_tick(x, log) for x in named])
