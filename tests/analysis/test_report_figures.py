@@ -67,6 +67,15 @@ def test_partial_points_are_hollow_and_gaps_are_left_out() -> None:
     assert (list(hollow.get_xdata()), hollow.get_markerfacecolor()) == ([3], "none")
 
 
+def test_a_single_point_has_an_error_bar() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().add_subplot()
+    figures.draw_line(axes, Series("a", [0.7], [0.5], [(0.4, 0.6)], marker="o"))
+    (bar,) = axes.collections
+    assert [list(map(float, end)) for end in bar.get_segments()[0]] == [[0.7, 0.4], [0.7, 0.6]]
+
+
 def test_nothing_global_is_left_changed() -> None:
     before = dict(mpl.rcParams)
     charts()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 
 import pytest
 from scipy import stats
@@ -216,6 +217,16 @@ def test_ticks_of_a_logarithmic_axis_at_other_values_are_these_values(tmp_path):
     svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
     assert all(f">{hours}<" in svg for hours in (1, 2, 3, 6))
     assert "mathdefault" not in svg
+
+
+def test_lines_of_one_position_are_points_beside_each_other():
+    plot, grid = lines({"A": {100: 0.5}, "B": {100: 0.5}, "C": {100: 0.5}}, {})
+    svg = draw_plot(plot, ["svg"], grid)["svg"].decode()
+    # Ticks are gray; the first three other marks are the points, and the next ones those of the legend.
+    marks = re.findall(r'<use [^>]*x="([\d.]+)" y="[\d.]+" style="fill: #(?!333333)', svg)
+    first, second, third = map(float, marks[:3])
+    assert third - second == pytest.approx(second - first)
+    assert second - first > 20
 
 
 def test_the_full_model_is_a_point_of_a_scatter():

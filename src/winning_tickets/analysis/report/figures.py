@@ -228,7 +228,7 @@ class Series:
 
 
 def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
-    """A line with its band; hollow points are those with missing runs."""
+    """A line with its band, a single point with its error bar; hollow points are those with missing runs."""
     xs, ys, spreads, marks = (list(part) for part in zip(*series.points, strict=True))
     look = {"color": series.color, "marker": series.marker or None, "markersize": 5}
     filled, hollow = ([index for index, mark in enumerate(marks) if mark == kind] for kind in ("filled", "hollow"))
@@ -238,8 +238,10 @@ def draw_line(axes: Any, series: Series, linewidth: float = 1.8) -> None:
         places = [xs[index] for index in hollow], [ys[index] for index in hollow]
         axes.plot(*places, linestyle="", markerfacecolor="none", **look)
     low, high = ([ends[side] for ends in spreads] for side in (0, 1))
-    if low != high:
+    if low != high and len(xs) > 1:
         axes.fill_between(xs, low, high, color=series.color, alpha=0.15, linewidth=0)
+    elif low != high:
+        axes.vlines(xs, low, high, color=series.color, linewidth=1.2)
 
 
 def draw_bars(axes: Any, bars: Sequence[Series], groups: Sequence[str], values: bool = False) -> None:

@@ -56,7 +56,7 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         _draw_matrix(axes, plot, panel)
         return
     # A curve looks the same in all panels, and a bar has the same place in all of them.
-    names = list(dict.fromkeys(curve.name for one in plot.panels for curve in one.curves))
+    names = _line_names(plot)
     curves = {curve.name: curve for curve in panel.curves}
     series = [_series(plot, curves.get(name, Curve(name, ())), index) for index, name in enumerate(names)]
     drawn = [one for one in series if one.y]
@@ -80,6 +80,8 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
         log = figure.x_scale == "log"
         if log:
             axes.set_xscale("log")
+        if len(_places(plot)) == 1:
+            axes.margins(x=1.0)  # lines are points beside each other in the middle
         positions = dict(sorted(_places(plot).items(), key=lambda item: item[1]))
         words = any(isinstance(x, str) for x in positions)
         few = len(positions) <= _MOST_TICKS
@@ -89,11 +91,12 @@ def _draw_panel(axes: Any, plot: Plot, panel: Panel, paper: Mapping[tuple[str, .
             axes.set_xticks(list(shown.values()), [_tick(x, log) for x in named])
             axes.minorticks_off()
         # Numbers of the paper are crosses in the color of the line of this study.
-        for one, name in zip(series, names, strict=True):
+        for index, name in enumerate(names):
             for point in curves[name].points if name in curves else ():
                 x = _places(plot).get(point.x)
                 if (value := paper.get((panel.title, name, label(point.x)))) is not None and x is not None:
-                    axes.plot([x], [_scaled(plot.path, value)], "x", color=one.color, markersize=7, label="paper")
+                    place = [x + _shift(plot, index)], [_scaled(plot.path, value)]
+                    axes.plot(*place, "x", color=series[index].color, markersize=7, label="paper")
     # Reference values, such as the score of the dense model, are horizontal dashed lines.
     for index, (name, cell) in enumerate(panel.levels.items()):
         if cell.mean is not None:
@@ -128,6 +131,18 @@ def _places(plot: Plot) -> dict[Any, float]:
     return places
 
 
+def _shift(plot: Plot, index: int) -> float:
+    """How far a line is moved where all lines have one and the same position, so that none hides another."""
+    places = list(_places(plot).values())
+    if len(places) != 1 or plot.x_value is not None:
+        return 0.0
+    return 0.01 * (index - (len(_line_names(plot)) - 1) / 2) * (abs(places[0]) or 1.0)
+
+
+def _line_names(plot: Plot) -> list[str]:
+    return list(dict.fromkeys(curve.name for panel in plot.panels for curve in panel.curves))
+
+
 def _tick(x: Any, log: bool) -> str:
     """The label of a position; thousands on a logarithmic axis, which has little room, are `10k`."""
     return f"{x / 1000:g}k" if log and isinstance(x, int | float) and x >= 1000 else label(x)
@@ -157,8 +172,8 @@ def _series(plot: Plot, curve: Curve, index: int) -> figures.Series:
     if kind == "bar":
         xs = [label(point.x) for point in points]
     elif kind == "line":
-        places = _places(plot)
-        xs = [places[point.x] for point in points]
+        places, shift = _places(plot), _shift(plot, index)
+        xs = [places[point.x] + shift for point in points]
     elif isinstance(plot.figure.x, Value):
         xs = [_scaled(plot.figure.x.value, point.x) for point in points]
     color, marker = figures.PALETTE[index % len(figures.PALETTE)], figures.MARKERS[index % 8]
