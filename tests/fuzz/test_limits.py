@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from fuzz import seeds
 from fuzz.seeds import resealed
+from samples.claims import wait_shortly
 from winning_tickets.config import SearchConfig, TransferConfig
 from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import parse_segments
@@ -156,7 +157,8 @@ def test_a_result_of_another_verb_may_hold_anything(tmp_path, metrics):
 
 
 @pytest.mark.parametrize("content", ["[]", "filelock/2\npid=../x\nhost=h\nmode=lease\n", "{", "\0"])
-def test_claims_that_are_none(tmp_path, content):
+def test_claims_that_are_none(tmp_path, content, monkeypatch):
+    wait_shortly(monkeypatch)
     marker = tmp_path / "store" / "claims" / "run" / "lease"
     store = Store(tmp_path / "store")
     store.describe("run", "search", {})

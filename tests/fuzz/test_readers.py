@@ -17,7 +17,7 @@ from fuzz.guard import Violation
 from fuzz.mutate import FORMS
 from fuzz.readers import READERS, Reader
 
-EXAMPLES = {100_000: 100, 10_000: 20, 1_000: 4}
+EXAMPLES = {100_000: 50, 10_000: 12, 1_000: 3}
 """Of the short run, by the inputs of the long one."""
 
 

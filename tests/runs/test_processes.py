@@ -109,7 +109,10 @@ def test_a_failure_ends_those_that_wait_for_the_main_process(tmp_path):
     assert ended[1].err == "Process 0 failed with KeyError: 'a bug'.\n"
 
 
-def test_a_process_that_is_killed_ends_all(tmp_path):
+def test_a_process_that_is_killed_ends_all(tmp_path, monkeypatch):
+    for wait in ("_REASON_SECONDS", "_END_SECONDS"):
+        monkeypatch.setattr(distributed, wait, 0.5)
+
     def work(rank):
         with distributed.together():
             distributed.all_reduce_max(1)

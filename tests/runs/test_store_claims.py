@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from filelock import SoftFileLease
 
+from samples.claims import wait_shortly
 from winning_tickets.runs.errors import TrainingError, UsageError
 from winning_tickets.runs.locks import ClaimedError
 from winning_tickets.runs.store.claims import Claims
@@ -221,7 +222,8 @@ def test_a_dead_claim_from_the_future_is_taken_over_after_watching_it(store):
 
 
 @pytest.mark.parametrize("content", ["", "filelock/2\npid=", "[]", "filelock/2\npid=1\nhost=h\nmode=lease\n"])
-def test_a_claim_that_was_cut_off_counts_while_it_is_young(store, content):
+def test_a_claim_that_was_cut_off_counts_while_it_is_young(store, content, monkeypatch):
+    wait_shortly(monkeypatch)
     store = Store(store.path, heartbeat_seconds=0.05, dead_after_seconds=30)
     path = foreign_claim(store)
     path.write_text(content)
