@@ -240,6 +240,8 @@ NAMES = {
         "dense": "fine-tuning, dense",
         "held": "fine-tuning with a ticket held",
         "torch_prune": "fine-tuning with torch.nn.utils.prune",
+        "units_held": "fine-tuning, half of heads and FFNs held as zeros",
+        "removed": "fine-tuning, half of heads and FFNs removed",
         "mlm": "training on MLM, plain loop",
         "imp": "step of iterative pruning",
     },

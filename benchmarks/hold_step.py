@@ -6,6 +6,8 @@ Variants, interleaved step by step:
   dense        fine-tuning all weights with fused AdamW, gradients clipped
   held         the same with a 70 % ticket held: gradients masked before clipping, pruned weights zero after each step
   torch_prune  the same with torch.nn.utils.prune, which keeps weight_orig and multiplies by the mask in each forward
+  units_held   the same with a ticket without half of the heads and FFNs, held as zeros
+  removed      the same with these heads and FFNs removed from the model, as `tickets transfer` and `super` do it
   mlm          training all weights on MLM, a plain loop
   imp          a step of `--method imp` on MLM inside a round, with the same ticket
 """
@@ -25,6 +27,8 @@ from winning_tickets import Ticket
 from winning_tickets.config import SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, prunable_names, set_dropout
+from winning_tickets.models.removal import remove_closed_
+from winning_tickets.models.structure import structure_of
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.holding import Held, hold
 from winning_tickets.tickets.selection import keep_top
@@ -33,13 +37,19 @@ from winning_tickets.training.objectives.pretraining import PretrainingObjective
 from winning_tickets.training.objectives.terms import lm_logits
 from winning_tickets.training.trainer import FiniteSteps
 
-VARIANTS = ("dense", "held", "torch_prune", "mlm", "imp")
+VARIANTS = ("dense", "held", "torch_prune", "units_held", "removed", "mlm", "imp")
 PAIRS = {
     "held_over_dense": ("held", "dense"),
     "torch_prune_over_dense": ("torch_prune", "dense"),
+    "units_held_over_dense": ("units_held", "dense"),
+    "removed_over_dense": ("removed", "dense"),
     "imp_over_mlm": ("imp", "mlm"),
 }
 SPARSITY = 0.7
+
+
+def _plm(model: Any) -> PLM:
+    return PLM(model, None, ARCHITECTURES["bert"], "benchmark", None, None, True)
 
 
 class HoldBench(Bench):
@@ -55,27 +65,37 @@ class HoldBench(Bench):
         set_dropout(model, self.options.dropout)
         return model.train()
 
-    def _ticket(self, model: Any) -> Ticket:
-        plm = PLM(model, None, ARCHITECTURES["bert"], "benchmark", None, None, True)
-        weights = prunable_views(model.base_model, prunable_names(plm))
-        masks = keep_top({name: weight.abs() for name, weight in weights.items()}, SPARSITY)
+    def _ticket(self, model: Any, units: bool = False) -> Ticket:
+        plm = _plm(model)
+        masks: dict[str, torch.Tensor] = {}
+        structure, gates = structure_of(plm), {}
+        if units:
+            # Every second head of each layer, and every second FFN.
+            for layer in range(len(structure.layers)):
+                gates[f"layers.{layer}.heads"] = torch.arange(structure.num_heads) % 2 > 0
+                gates[f"layers.{layer}.ffn"] = torch.tensor([layer % 2 > 0])
+        else:
+            weights = prunable_views(model.base_model, prunable_names(plm))
+            masks = keep_top({name: weight.abs() for name, weight in weights.items()}, SPARSITY)
         config = SearchConfig(model="benchmark", method="magnitude").model_dump(mode="json")
         base = BaseModelInfo.of(model.base_model, "benchmark", "bert", None, None)
         info = TicketInfo(
             method="magnitude", scope="encoder+embeddings", config=config, applies_to=base, seed=0, step=None
         )
-        return Ticket({name: mask.cpu() for name, mask in masks.items()}, info, None)
+        return Ticket({name: mask.cpu() for name, mask in masks.items()}, info, None, gates, structure)
 
     def _fine_tuning(self, variant: str) -> Step:
         model = self._model(BertForSequenceClassification)
         labels = torch.zeros(self.options.batch, dtype=torch.long, device=self.device)
-        ticket = self._ticket(model)
+        ticket = self._ticket(model, units=variant in ("units_held", "removed"))
+        if variant == "removed":
+            remove_closed_(model.base_model, structure_of(_plm(model)), ticket.gates)
         if variant == "torch_prune":
             for name, mask in ticket.masks.items():
                 module = model.base_model.get_submodule(name.removesuffix(".weight"))
                 prune.custom_from_mask(module, "weight", mask.to(self.device))
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-5, fused=True)
-        if variant == "held":
+        if variant in ("held", "units_held"):
             hold(model, ticket, optimizer)
 
         def step() -> None:

@@ -88,6 +88,8 @@ BENCHMARKS = (
         (
             Row("fine-tuning with a ticket held, beside dense", ratio="held_over_dense", asked=1.04),
             Row("fine-tuning with torch.nn.utils.prune, beside dense", ratio="torch_prune_over_dense"),
+            Row("fine-tuning, half of heads and FFNs held as zeros, beside dense", ratio="units_held_over_dense"),
+            Row("fine-tuning, half of heads and FFNs removed, beside dense", ratio="removed_over_dense"),
             Row("step of iterative pruning beside plain MLM", ratio="imp_over_mlm", asked=1.05),
         ),
         takes_device=True,

@@ -30,7 +30,7 @@ def test_a_variant_of_the_step_benchmark_takes_steps(monkeypatch, variant, bf16)
     forget()
 
 
-@pytest.mark.parametrize("variant", ["dense", "held", "torch_prune", "mlm", "imp"])
+@pytest.mark.parametrize("variant", ["dense", "held", "torch_prune", "units_held", "removed", "mlm", "imp"])
 def test_a_variant_of_the_holding_benchmark_takes_steps(monkeypatch, variant):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     import hold_step

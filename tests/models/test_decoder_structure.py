@@ -8,6 +8,7 @@ from samples.tiny_decoders import DECODERS, make_decoder
 from samples.tiny_models import TEXT
 from winning_tickets import Runtime, SearchConfig, Ticket, export, load_compact, search
 from winning_tickets.models.loading import load_plm
+from winning_tickets.models.removal import remove_closed_
 from winning_tickets.models.structure import gated, structure_of
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
@@ -69,6 +70,25 @@ def test_gates_are_masks_of_weights_and_compact_exports_compute_the_same(model, 
     remote = AutoModelForCausalLM.from_pretrained(tmp_path / "e", trust_remote_code=True)
     assert torch.equal(logits(remote), logits(small))
     remote.generate(IDS[:, :4], max_new_tokens=3, do_sample=False, pad_token_id=0)
+
+
+@pytest.mark.parametrize("closed", [UNEVEN, NO_HEADS], ids=["uneven", "no heads"])
+def test_without_its_closed_units_a_model_learns_the_same_and_is_written_back(model, tmp_path, closed):
+    masked, small, full = (load_plm(str(model), head="clm") for _ in range(3))
+    ticket = ticket_of(masked, closed, tmp_path / "t")
+    ticket.apply_(masked.model)
+    removed = remove_closed_(small.encoder, ticket.structure, ticket.gates)
+    for plm in (masked, small):
+        plm.model(input_ids=IDS, labels=IDS).loss.backward()
+        with torch.no_grad():
+            for parameter in plm.model.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.1 * parameter.grad
+    ticket.apply_(masked.model, allow_other_weights=True)
+    removed.write_back_(full.model, small.model)
+    wanted = dict(masked.model.named_parameters())
+    for name, parameter in full.model.named_parameters():
+        torch.testing.assert_close(parameter, wanted[name], atol=1e-5, rtol=1e-4, msg=name)
 
 
 def test_a_closed_group_closes_its_query_heads_and_its_key_and_value(model, tmp_path):

@@ -1,9 +1,11 @@
 """Structured tickets: on disk, in weights, held in training, evaluated, transferred, exported."""
 
+import copy
 import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForPreTraining
 
 from samples.structures import IDS, PADDED, SEPARATE, naive, some_gates, tiny_plm
@@ -25,10 +27,12 @@ from winning_tickets import (
     transfer,
 )
 from winning_tickets.models.loading import load_plm
+from winning_tickets.models.removal import remove_closed_
 from winning_tickets.models.structure import structure_of
 from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.ticket import describe
+from winning_tickets.training.trainer import StepLog
 
 QUIET = Runtime(quiet=True)
 WORDS = "encoder.layer.0.attention.self.query.weight"
@@ -144,7 +148,10 @@ def test_as_many_heads_are_needed_as_the_ticket_counts(plm, tmp_path):
 @pytest.mark.parametrize("kind", SEPARATE)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_holding_trains_as_gates_in_the_forward_pass_would(kind, decay):
-    """Weights that a gate takes away never matter; the others move exactly as if hooks had closed the gates."""
+    """Weights that a gate takes away never matter; the others move exactly as if hooks had closed the gates.
+
+    So they do in a model that has lost the closed units, and whose weights are written back into the full one.
+    """
     plm = tiny_plm(kind)
     structure = structure_of(plm)
     gates = some_gates(structure)
@@ -161,15 +168,21 @@ def test_holding_trains_as_gates_in_the_forward_pass_would(kind, decay):
 
     hooked = naive(plm, gates)  # a copy
     train(hooked, torch.optim.AdamW(hooked.parameters(), lr=1e-2, weight_decay=decay))
+    small, full = copy.deepcopy(plm.model), copy.deepcopy(plm.model)
+    removed = remove_closed_(small, structure, gates)
+    assert sum(one.numel() for one in small.parameters()) < sum(one.numel() for one in full.parameters())
+    train(small, torch.optim.AdamW(small.parameters(), lr=1e-2, weight_decay=decay))
+    removed.write_back_(full, small)
     optimizer = torch.optim.AdamW(plm.model.parameters(), lr=1e-2, weight_decay=decay)
     held = hold(plm.model, ticket, optimizer)
     train(plm.model, optimizer)
     masks = ticket.masks_on(plm.encoder)
     others = dict(hooked.named_parameters())
-    for name, parameter in plm.encoder.named_parameters():
-        kept = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
-        torch.testing.assert_close(parameter[kept], others[name][kept], atol=1e-9, rtol=1e-7)
-        assert not parameter[~kept].any()
+    for model in (plm.model, full):
+        for name, parameter in model.named_parameters():
+            kept = masks.get(name, torch.ones_like(parameter, dtype=torch.bool))
+            torch.testing.assert_close(parameter[kept], others[name][kept], atol=1e-9, rtol=1e-7)
+            assert not parameter[~kept].any()
     assert any("bias" in name for name in masks) == (kind != "modernbert")
     held.remove()
 
@@ -220,6 +233,44 @@ def test_transfer_predict_export_and_measure(plm, structured, tmp_path, monkeypa
     assert again[0]["scores"] == pytest.approx(labelled[0]["scores"], abs=1e-5)
     sizes = measure(str(structured), (1,), (8,), repeats=1, runtime=QUIET)["parameters"]
     assert sizes["encoder"] - sizes["non_zero"] >= Ticket.from_pretrained(structured).pruned
+
+
+def test_fine_tuning_without_the_closed_units_is_that_with_zeros(plm, structured, tmp_path, monkeypatch):
+    transfers_read(monkeypatch)
+    config = TransferConfig(
+        target=str(structured), task="rte", steps=6, batch_size=8, eval_steps=3, save_model=True, weight_decay=0.1
+    )
+    runtime = Runtime(quiet=True, checkpoint_steps=2)
+    transfer(config, tmp_path / "small", runtime)
+    step = StepLog.on_step_end
+
+    def stop(log, trainer):
+        step(log, trainer)
+        if trainer.step == 5:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(StepLog, "on_step_end", stop)
+    with pytest.raises(KeyboardInterrupt):
+        transfer(config, tmp_path / "stopped", runtime)
+    monkeypatch.setattr(StepLog, "on_step_end", step)
+    with monkeypatch.context() as patch:
+        patch.setattr(Ticket, "only_units", False)
+        transfer(config, tmp_path / "zeros", runtime)
+        with pytest.raises(ContentError, match="is of a model of another shape: an earlier version"):
+            transfer(config, tmp_path / "stopped", runtime)
+    transfer(config, tmp_path / "stopped", runtime)
+    small, again, zeros = (
+        load_file(tmp_path / name / "seed-0" / "model" / "model.safetensors") for name in ("small", "stopped", "zeros")
+    )
+    assert small.keys() == again.keys() == zeros.keys()
+    for name, weights in small.items():
+        assert torch.equal(weights, again[name]), name
+        if "key.bias" not in name:  # attention does not depend on it: its gradients are rounding errors
+            torch.testing.assert_close(weights, zeros[name], atol=1e-5, rtol=1e-4, msg=name)
+    # Dropped units are +0.0 in the saved model too.
+    masks = Ticket.from_pretrained(structured).masks_on(plm.encoder)
+    for name, mask in masks.items():
+        assert not small[f"bert.{name}"].view(torch.int32)[~mask].any(), name
 
 
 def test_compact_export_of_a_ticket_has_what_its_gates_leave(structured, tmp_path):

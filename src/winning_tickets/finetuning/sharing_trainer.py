@@ -19,7 +19,7 @@ from winning_tickets.finetuning.sharing_optimizer import SharedUpdate, SharingOp
 from winning_tickets.finetuning.sharing_setup import PreparedSharing, train_examples
 from winning_tickets.models.heads import load_for_task, seeded_loader
 from winning_tickets.models.loading import PLM, choose_device, set_dropout
-from winning_tickets.models.structure import Structure, expand_gates, gated
+from winning_tickets.models.structure import Structure, gated
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.tickets.holding import Mask, mask_gradient
 from winning_tickets.tickets.selection import write_masked_
@@ -44,7 +44,7 @@ class TaskTickets:
         for task, ticket in tickets.items():
             ticket.check(encoder, allow_other_weights)
             self.selections[task] = {n: mask for n, mask in ticket.masks_on(encoder).items() if not bool(mask.all())}
-            if ticket.structure is not None and _is_gates_alone(ticket, ticket.structure):
+            if ticket.structure is not None and ticket.only_units:
                 # On the device and in the type of the hidden states, so that no forward pass has to convert them.
                 closing = {n: gate.to(at.device, at.dtype) for n, gate in ticket.gates.items() if not bool(gate.all())}
                 self._gates[task] = ticket.structure, closing
@@ -78,12 +78,6 @@ class TaskTickets:
     @torch.no_grad()
     def _restore(self, name: str) -> None:
         self._parameters[name].copy_(self._buffers[name])
-
-
-def _is_gates_alone(ticket: Ticket, structure: Structure) -> bool:
-    """Return True if the gates describe everything that a ticket prunes."""
-    masks = expand_gates(ticket.gates, structure)[0]
-    return all(name in masks and torch.equal(mask, masks[name]) for name, mask in ticket.masks.items())
 
 
 def sharing_optimizer(

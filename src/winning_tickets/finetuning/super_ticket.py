@@ -26,7 +26,8 @@ from winning_tickets.finetuning.setup import check_transfer as check_transfer
 from winning_tickets.finetuning.shrink_source import example_batches
 from winning_tickets.finetuning.transfer import transfer
 from winning_tickets.models.loading import choose_device, load_plm, resolve_model
-from winning_tickets.models.structure import gated, structure_of
+from winning_tickets.models.removal import remove_closed_
+from winning_tickets.models.structure import structure_of
 from winning_tickets.models.weights import StateInfo, save_state
 from winning_tickets.pruning.importance import unit_counts
 from winning_tickets.pruning.search import check_search, search_all
@@ -261,10 +262,11 @@ def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folde
     encoded = prepared.encode(plm, prepared.data.train)
     batches, held_out = example_batches(plm, encoded, settings.batch_tokens, seed)
     run = RunDirectory(state.with_suffix(""), "unfinished", ticket.id)
-    with gated(plm.encoder, structure, ticket.gates):
-        recover(settings, plm, objective, batches, held_out, run, runtime)
+    removed = remove_closed_(plm.encoder, structure, ticket.gates)
+    recover(settings, plm, objective, batches, held_out, run, runtime)
+    removed.write_back_(dense, plm.model)
     info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)
-    save_state(state, plm.encoder, info=info)
+    save_state(state, dense.base_model, info=info)
     shutil.rmtree(run.scratch, ignore_errors=True)
     return str(state)
 

@@ -22,6 +22,7 @@ from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.models.loading import PLM
+from winning_tickets.models.removal import Removed, remove_closed_
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
@@ -100,18 +101,22 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         return run.result()
     # The head is initialized from the seed that `claim_seed` has set.
     plm = prepared.load(seed)
+    removed = None
+    if ticket is not None and ticket.structure is not None and ticket.only_units:
+        removed = remove_closed_(plm.encoder, ticket.structure, ticket.gates)
     measure: Callable[[], dict[str, Any]] = partial(evaluate_dev_splits, prepared, plm, runtime.bf16)
     if prepared.text is not None:
         measure = prepared.text.evaluation(config, prepared, plm, runtime)
     evaluations = Evaluations(run, plan, measure)
     with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
-        run_training(_trainer(prepared, plm, seed, run, runtime, evaluations, advance), run)
+        held = ticket if removed is None else None
+        run_training(_trainer(prepared, plm, held, seed, run, runtime, evaluations, advance), run)
     # A mask that did not hold would make this a result of another model.
-    if ticket is not None:
-        _check_pruned(ticket, plm)
+    if held is not None:
+        _check_pruned(held, plm)
     scores = seeds.task_result(plan, evaluations.records, ticket)
     if config.save_model:
-        distributed.on_main(lambda: _save_model(prepared, plm, run.path / MODEL_FOLDER, scores))
+        distributed.on_main(lambda: _save_model(prepared, plm, removed, seed, run.path / MODEL_FOLDER, scores))
     confusion = evaluations.confusion
     if confusion is None and has_confusion(prepared.task):  # the run was stopped right after its last checkpoint
         confusion = distributed.on_main(measure).get("confusion")
@@ -138,13 +143,14 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
 def _trainer(
     prepared: PreparedTransfer,
     plm: PLM,
+    ticket: Ticket | None,
     seed: int,
     run: RunDirectory,
     runtime: Runtime,
     evaluations: Callback,
     advance: Callable[[int, str], None],
 ) -> TicketTrainer:
-    config, ticket = prepared.config, prepared.target.ticket
+    config = prepared.config
 
     def build_optimizer(model: Any) -> torch.optim.Optimizer:
         groups = decay_groups(model.parameters(), config.weight_decay)
@@ -220,7 +226,13 @@ def _check_pruned(ticket: Ticket, plm: PLM) -> None:
             )
 
 
-def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path, scores: dict[str, Any]) -> None:
+def _save_model(
+    prepared: PreparedTransfer, plm: PLM, removed: Removed | None, seed: int, folder: Path, scores: dict[str, Any]
+) -> None:
+    if removed is not None:  # saved models have all units, those of the ticket as zeros
+        full = prepared.load(seed)
+        removed.write_back_(full.model, plm.model)
+        plm = full
     ticket, task = prepared.target.ticket, prepared.task.name
     facts = model_facts("fine-tuned", prepared.target.model, ticket, [task], type(plm.model).__name__)
 

@@ -38,7 +38,7 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     # Find the units that contribute something, layer by layer.
     plm = PLM(model, None, ARCHITECTURES[config.model_type], name, None, None, has_mlm_head=False)
     structure = structure_of(plm)
-    paths = _paths(structure, encoder)
+    paths = paths_of(structure, encoder)
     layers = [
         _live(encoder, structure, index, open_units(gates or {}, structure, index))
         for index in range(len(structure.layers))
@@ -52,15 +52,12 @@ def compact_(model: Any, gates: Mapping[str, Tensor] | None = None) -> dict[str,
     # an ordinary configuration can say so too, it does.
     compact: dict[str, Any] = {
         "paths": paths,
-        "layers": [
-            {"heads": _indices(kept.heads).tolist(), "neurons": int(kept.neurons.sum()), "ffn": kept.ffn}
-            for kept in layers
-        ],
+        "layers": [size_of(kept) for kept in layers],
     }
     biases = [name for layer in range(len(layers)) for name in structure.bias_names(layer, "AO")]
     biased = any(bool(encoder.get_parameter(name).any()) for name in biases)
     plain = _plain(config, structure, compact["layers"], biased)
-    shrink_(encoder, compact, [_indices(kept.neurons) for kept in layers])
+    shrink_(encoder, compact, [indices_of(kept.neurons) for kept in layers])
     if plain is None:
         setattr(config, COMPACT, compact)
         config.auto_map = _auto_map(config)
@@ -113,11 +110,17 @@ def load_compact(folder: Path | str, head: Head = "none") -> Any:
     return load_plm(str(folder), head=head, num_labels=len(config.get("id2label", (0, 1)))).model
 
 
-def _indices(kept: Tensor) -> Tensor:
+def indices_of(kept: Tensor) -> Tensor:
+    """Indices of the true entries of a bool tensor."""
     return kept.nonzero().flatten()
 
 
-def _paths(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
+def size_of(kept: OpenUnits) -> dict[str, Any]:
+    """What is left of a layer, as `shrink_` takes it."""
+    return {"heads": indices_of(kept.heads).tolist(), "neurons": int(kept.neurons.sum()), "ffn": kept.ffn}
+
+
+def paths_of(structure: Structure, encoder: nn.Module) -> dict[str, Any]:
     """Paths, within a layer, of the modules that become smaller, and the rows of each matrix that they join."""
     size = structure.key_size or structure.head_size
     widths: dict[Role, int] = {"Q": structure.head_size, "K": size, "V": size}

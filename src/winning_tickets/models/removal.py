@@ -1,18 +1,74 @@
-"""Removal of the closed units and of whole layers from a loaded model, in place."""
+"""Removal of the closed units and of whole layers from a loaded model, in place, and the way back."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from winning_tickets.models.compact import compact_
+from winning_tickets.models.compact import compact_, indices_of, paths_of, size_of
 from winning_tickets.models.loading import PLM
-from winning_tickets.models.modeling_compact import COMPACT
-from winning_tickets.models.structure import Structure, open_units
+from winning_tickets.models.modeling_compact import COMPACT, shrink_
+from winning_tickets.models.structure import OpenUnits, Structure, open_units
 
 _NEURON_FIELDS = ("intermediate_size", "hidden_dim")  # of the configuration
+
+
+@dataclass(frozen=True)
+class Removed:
+    """The closed units that an encoder has lost, so that the weights of the others can go back into the full one."""
+
+    paths: dict[str, Any]  # as `shrink_` takes them
+    kept: tuple[OpenUnits, ...]  # of each layer
+
+    @torch.no_grad()
+    def write_back_(self, full: Any, small: Any) -> None:
+        """Write all weights of a model that has lost units into the full one, in place; the lost ones are zeros."""
+        state = small.state_dict()
+        prefix = next(f"{name}." if name else "" for name, one in full.named_modules() if one is full.base_model)
+        for index, path in enumerate(self.paths["layers"]):
+            places = self._places(full.base_model, index)
+            for name, parameter in full.base_model.get_submodule(path).named_parameters():
+                whole, own = torch.zeros_like(parameter), f"{prefix}{path}.{name}"
+                if own in state:
+                    whole.view(-1)[places[name].flatten()] = state[own].flatten().to(whole.device)
+                state[own] = whole
+        full.load_state_dict(state)
+
+    def _places(self, encoder: nn.Module, index: int) -> dict[str, Tensor]:
+        """For each parameter of a layer that lost units, the places of its entries in that of the full layer."""
+        layer = encoder.get_submodule(self.paths["layers"][index])
+        # A copy of the layer whose weights are their own places loses the same units.
+        numbered = {
+            id(one): nn.Parameter(torch.arange(one.numel()).view(one.shape), requires_grad=False)
+            for one in layer.parameters()
+        }
+        alone = nn.ModuleList([copy.deepcopy(layer, numbered)])
+        _shrink_(alone, self.paths | {"layers": ["0"]}, self.kept[index : index + 1])
+        return dict(alone[0].named_parameters())
+
+
+def remove_closed_(encoder: nn.Module, structure: Structure, gates: Mapping[str, Tensor]) -> Removed:
+    """Remove the units that gates close from an encoder, in place.
+
+    It computes and learns what the full encoder does with zeros in their place, whose gradients are zero, in less time.
+    """
+    kept = tuple(open_units(gates, structure, layer) for layer in range(len(structure.layers)))
+    removed = Removed(paths_of(structure, encoder), kept)
+    _shrink_(encoder, removed.paths, kept)
+    for parameter in encoder.parameters():
+        if not parameter.numel():  # of a layer without heads, which uses them no more
+            parameter.requires_grad_(False)
+    return removed
+
+
+def _shrink_(encoder: nn.Module, paths: dict[str, Any], kept: Sequence[OpenUnits]) -> None:
+    compact = {"paths": paths, "layers": [size_of(one) for one in kept]}
+    shrink_(encoder, compact, [indices_of(one.neurons) for one in kept])
 
 
 def remove_(plm: PLM, gates: Mapping[str, Tensor], structure: Structure) -> list[int]:

@@ -129,6 +129,14 @@ class Ticket:
         """The masks of biases that gates prune, by name; they do not count in the sparsity."""
         return self._expanded[1]
 
+    @functools.cached_property
+    def only_units(self) -> bool:
+        """Whether the gates describe everything that the ticket prunes."""
+        by_gates = self._expanded[0]
+        return bool(by_gates) and all(
+            name in by_gates and torch.equal(mask, by_gates[name]) for name, mask in self.masks.items()
+        )
+
     def encoder_of(self, model: nn.Module) -> Encoder:
         """Find the encoder that this ticket fits best inside a model, which may be wrapped."""
         return find_encoder(model, [split_name(name).parameter for name in (*self.masks, *self.bias_masks)])

@@ -27,7 +27,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.models.loading import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
-from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
+from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError, UsageError
 from winning_tickets.runs.files import REFUSALS, save_tensors, to_disk
 from winning_tickets.runs.progress import check_trackers, tracked
 from winning_tickets.tickets.masking import is_sharded
@@ -314,7 +314,13 @@ class TicketTrainer:
             state = _read_checkpoint(Path(resume_from_checkpoint), mapped=self.args.shard)
         # The weights come before the optimizer, which may take its own state from them.
         if state is not None and self._save_weights:
-            self.model.load_state_dict(state["model"])
+            try:
+                self.model.load_state_dict(state["model"])
+            except RuntimeError as error:
+                raise ContentError(
+                    f"The checkpoint {resume_from_checkpoint} is of a model of another shape: an earlier version of "
+                    "winning-tickets kept pruned units during the training. Use another --out to start again."
+                ) from error
         self._make_optimizer()
         if self.args.torch_compile:
             execution.compile_(self.model)
