@@ -154,12 +154,12 @@ def test_every_architecture_is_pruned_on_text_and_tasks(tmp_path, monkeypatch, k
 @pytest.mark.parametrize(
     ("policy", "fields"),
     [
-        ("pretrained", {}),
+        pytest.param("pretrained", {}, marks=pytest.mark.slow),
         ("pretrained", {"rewind_scope": "prunable", "prune_first": True}),
-        ("step:3", {}),
+        pytest.param("step:3", {}, marks=pytest.mark.slow),
         ("step:3", {"rewind_scope": "prunable"}),
-        ("step:3", {"reset_optimizer": False}),
-        ("step:3", {"prune_first": True}),
+        pytest.param("step:3", {"reset_optimizer": False}, marks=pytest.mark.slow),
+        pytest.param("step:3", {"prune_first": True}, marks=pytest.mark.slow),
         ("none", {"reset_optimizer": False}),
     ],
 )
