@@ -156,7 +156,7 @@ def test_majority_of_words(tmp_path: Path, bert: str, files: dict[str, str]) -> 
     assert transfer(config_of("span", bert, files, steps=1), tmp_path / "span", QUIET)["majority"] is None
 
 
-@pytest.mark.parametrize(("architecture", "kind"), zip(CONFIGS, itertools.cycle(NEW), strict=False))
+@pytest.mark.parametrize(("architecture", "kind"), list(zip(CONFIGS, itertools.cycle(NEW), strict=False)))
 def test_pruned_weights_stay_positive_zero(tmp_path: Path, kind: str, architecture: str, files: dict[str, str]) -> None:
     model = str(make_model(tmp_path / "model", architecture))
     found = search(SearchConfig(model=model, method="magnitude", sparsity=0.7), tmp_path / "t", QUIET)
