@@ -318,8 +318,9 @@ class TicketTrainer:
                 self.model.load_state_dict(state["model"])
             except RuntimeError as error:
                 raise ContentError(
-                    f"The checkpoint {resume_from_checkpoint} is of a model of another shape: an earlier version of "
-                    "winning-tickets kept pruned units during the training. Use another --out to start again."
+                    f"The checkpoint {resume_from_checkpoint} is of a model of another shape: earlier versions of "
+                    f"winning-tickets kept pruned units in training. Remove {Path(resume_from_checkpoint).parent} and "
+                    "run the same command again, which then trains from the first step."
                 ) from error
         self._make_optimizer()
         if self.args.torch_compile:
