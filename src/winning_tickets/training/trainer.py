@@ -311,17 +311,11 @@ class TicketTrainer:
         self.model.to(self.args.device)
         state = None
         if resume_from_checkpoint is not None:
-            state = _read_checkpoint(Path(resume_from_checkpoint), mapped=self.args.shard)
-        # The weights come before the optimizer, which may take its own state from them.
-        if state is not None and self._save_weights:
-            try:
-                self.model.load_state_dict(state["model"])
-            except RuntimeError as error:
-                raise ContentError(
-                    f"The checkpoint {resume_from_checkpoint} is of a model of another shape: earlier versions of "
-                    f"winning-tickets kept pruned units in training. Remove {Path(resume_from_checkpoint).parent} and "
-                    "run the same command again, which then trains from the first step."
-                ) from error
+            checkpoint = Path(resume_from_checkpoint)
+            state = _read_checkpoint(checkpoint, mapped=self.args.shard)
+            # The weights come before the optimizer, which may take its own state from them.
+            if self._save_weights:
+                self._load_weights(state["model"], checkpoint)
         self._make_optimizer()
         if self.args.torch_compile:
             execution.compile_(self.model)
@@ -356,6 +350,16 @@ class TicketTrainer:
                     seconds = time.monotonic() - began
                     print(f"Compiled; the first step took {seconds:.1f} s.", file=sys.stderr, flush=True)  # noqa: T201
         self._tell("on_train_end")
+
+    def _load_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
+        try:
+            self.model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise ContentError(
+                f"The checkpoint {checkpoint} is of a model of another shape: earlier versions of winning-tickets kept "
+                f"pruned units in training. Remove {checkpoint.parent} and run the same command again, which then "
+                "trains from the first step."
+            ) from error
 
     def _make_optimizer(self) -> None:
         args = self.args
