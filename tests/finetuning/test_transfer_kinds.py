@@ -156,7 +156,16 @@ def test_majority_of_words(tmp_path: Path, bert: str, files: dict[str, str]) -> 
     assert transfer(config_of("span", bert, files, steps=1), tmp_path / "span", QUIET)["majority"] is None
 
 
-@pytest.mark.parametrize(("architecture", "kind"), list(zip(CONFIGS, itertools.cycle(NEW), strict=False)))
+ONE_EACH = set(zip(CONFIGS, itertools.cycle(NEW), strict=False))
+
+
+@pytest.mark.parametrize(
+    ("architecture", "kind"),
+    [
+        pytest.param(*pair, marks=[] if pair in ONE_EACH else [pytest.mark.slow])
+        for pair in itertools.product(CONFIGS, NEW)
+    ],
+)
 def test_pruned_weights_stay_positive_zero(tmp_path: Path, kind: str, architecture: str, files: dict[str, str]) -> None:
     model = str(make_model(tmp_path / "model", architecture))
     found = search(SearchConfig(model=model, method="magnitude", sparsity=0.7), tmp_path / "t", QUIET)

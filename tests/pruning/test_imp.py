@@ -156,7 +156,7 @@ def test_every_architecture_is_pruned_on_text_and_tasks(tmp_path, monkeypatch, k
     [
         pytest.param("pretrained", {}, marks=pytest.mark.slow),
         ("pretrained", {"rewind_scope": "prunable", "prune_first": True}),
-        pytest.param("step:3", {}, marks=pytest.mark.slow),
+        ("step:3", {}),
         ("step:3", {"rewind_scope": "prunable"}),
         pytest.param("step:3", {"reset_optimizer": False}, marks=pytest.mark.slow),
         pytest.param("step:3", {"prune_first": True}, marks=pytest.mark.slow),

@@ -236,16 +236,18 @@ def test_a_browser_sorts_a_table_by_keyboard_and_changes_colors(made, tmp_path):
     assert found["opened"] is True
 
 
-def test_runs_to_do_are_folded_away(tmp_path):
+def test_runs_that_are_not_begun_are_folded_away(tmp_path):
     plan = sample_plan()
     store = fill_store(tmp_path / "store", plan, wanted=lambda point: point.stage == "dense")
+    begun = next(point.run for point in plan.points if point.stage != "dense")
+    store.describe(begun, plan.runs[begun].verb, plan.runs[begun].config)
     report_study(plan, store, tmp_path / "out", ["html"])
     text = (tmp_path / "out" / "index.html").read_text()
     page = Page(text)
     assert {link[1:] for link in page.links} <= set(page.ids)
     shown = re.sub(r"<details>.*?</details>", "", text, flags=re.DOTALL)
     listed = set(re.findall(r'<tr id="run-([^"]+)"', shown))
-    assert listed == {point.run for point in plan.points if point.stage == "dense"}
+    assert listed == {begun, *(point.run for point in plan.points if point.stage == "dense")}
     assert set(re.findall(r'<tr id="run-([^"]+)"', text)) == set(plan.runs)
 
 

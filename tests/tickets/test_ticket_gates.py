@@ -2,7 +2,6 @@
 
 import copy
 import json
-import re
 import shutil
 
 import pytest
@@ -237,7 +236,7 @@ def test_transfer_predict_export_and_measure(plm, structured, tmp_path, monkeypa
     assert sizes["encoder"] - sizes["non_zero"] >= Ticket.from_pretrained(structured).pruned
 
 
-def test_fine_tuning_without_the_closed_units_is_that_with_zeros(plm, structured, tmp_path, monkeypatch):
+def test_fine_tuning_without_the_closed_units_is_that_with_zeros(plm, structured, tmp_path, monkeypatch, capsys):
     transfers_read(monkeypatch)
     config = TransferConfig(
         target=str(structured), task="rte", steps=6, batch_size=8, eval_steps=3, save_model=True, weight_decay=0.1
@@ -256,14 +255,12 @@ def test_fine_tuning_without_the_closed_units_is_that_with_zeros(plm, structured
         transfer(config, tmp_path / "stopped", runtime)
     monkeypatch.setattr(StepLog, "on_step_end", step)
     with monkeypatch.context() as patch:
-        patch.setattr(Ticket, "only_units", False)
+        patch.setattr(Ticket, "prunes_only_units", False)
         transfer(config, tmp_path / "zeros", runtime)
-        # A checkpoint of an earlier version has the closed units.
+        # The checkpoint is of a model of another shape, as one of an earlier version is: the training begins anew.
         shutil.copytree(tmp_path / "stopped", tmp_path / "other")
-        with pytest.raises(ContentError, match="is of a model of another shape") as refused:
-            transfer(config, tmp_path / "other", runtime)
-        shutil.rmtree(re.search("Remove (.*) and run the same command", str(refused.value))[1])
         transfer(config, tmp_path / "other", runtime)
+        assert "are of a model of another shape" in capsys.readouterr().err
     transfer(config, tmp_path / "stopped", runtime)
     small, again, zeros, other = (
         load_file(tmp_path / name / "seed-0" / "model" / "model.safetensors")

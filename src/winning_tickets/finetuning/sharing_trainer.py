@@ -44,7 +44,7 @@ class TaskTickets:
         for task, ticket in tickets.items():
             ticket.check(encoder, allow_other_weights)
             self.selections[task] = {n: mask for n, mask in ticket.masks_on(encoder).items() if not bool(mask.all())}
-            if ticket.structure is not None and ticket.only_units:
+            if ticket.structure is not None and ticket.prunes_only_units:
                 # On the device and in the type of the hidden states, so that no forward pass has to convert them.
                 closing = {n: gate.to(at.device, at.dtype) for n, gate in ticket.gates.items() if not bool(gate.all())}
                 self._gates[task] = ticket.structure, closing

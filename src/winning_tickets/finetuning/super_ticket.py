@@ -264,7 +264,7 @@ def _recovered(config: SuperConfig, prepared: PreparedTransfer, path: str, folde
     run = RunDirectory(state.with_suffix(""), "unfinished", ticket.id)
     removed = remove_closed_(plm.encoder, structure, ticket.gates)
     recover(settings, plm, objective, batches, held_out, run, runtime)
-    removed.write_back_(dense, plm.model)
+    removed.write_back_(dense, plm.model)  # the teacher has done its work
     info = StateInfo(base_hash=prepared.base, what="recovery of a ticket", step=config.recover, seed=seed)
     save_state(state, dense.base_model, info=info)
     shutil.rmtree(run.scratch, ignore_errors=True)

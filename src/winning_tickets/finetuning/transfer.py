@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,6 @@ from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
 from winning_tickets.finetuning.setup import PreparedTransfer, prepare_transfer
 from winning_tickets.models.loading import PLM
-from winning_tickets.models.removal import Removed, remove_closed_
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.errors import TrainingError
@@ -51,7 +52,7 @@ from winning_tickets.training.trainer import (
 def transfer(
     config: TransferConfig, out: Path | str, runtime: Runtime | None = None, force: bool = False
 ) -> dict[str, Any]:
-    """Fine-tune a model or ticket on a task, once for each seed, with pruned weights held at zero.
+    """Fine-tune a model or ticket on a task, once for each seed, with pruned weights at zero or removed.
 
     AdamW with a linearly decaying learning rate (TAMT, section 4.1.3, and Table 1 for the settings of each task).
     Finished seeds are skipped, an unfinished one resumes from its checkpoint, failed ones are tried again.
@@ -101,9 +102,11 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
         return run.result()
     # The head is initialized from the seed that `claim_seed` has set.
     plm = prepared.load(seed)
-    removed = None
-    if ticket is not None and ticket.structure is not None and ticket.only_units:
-        removed = remove_closed_(plm.encoder, ticket.structure, ticket.gates)
+    # Where a ticket prunes whole units, a model without them learns the same in less time. A saved model has them all.
+    whole = plm
+    if config.save_model and ticket is not None and ticket.prunes_only_units:
+        whole = replace(plm, model=copy.deepcopy(plm.model))
+    removed = None if ticket is None else ticket.remove_units_(plm.encoder)
     measure: Callable[[], dict[str, Any]] = partial(evaluate_dev_splits, prepared, plm, runtime.bf16)
     if prepared.text is not None:
         measure = prepared.text.evaluation(config, prepared, plm, runtime)
@@ -111,12 +114,14 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
     with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         held = ticket if removed is None else None
         run_training(_trainer(prepared, plm, held, seed, run, runtime, evaluations, advance), run)
+    if removed is not None and config.save_model:
+        removed.write_back_(whole.model, plm.model)
     # A mask that did not hold would make this a result of another model.
-    if held is not None:
-        _check_pruned(held, plm)
+    if ticket is not None and (removed is None or config.save_model):
+        _check_pruned(ticket, whole)
     scores = seeds.task_result(plan, evaluations.records, ticket)
     if config.save_model:
-        distributed.on_main(lambda: _save_model(prepared, plm, removed, seed, run.path / MODEL_FOLDER, scores))
+        distributed.on_main(lambda: _save_model(prepared, whole, run.path / MODEL_FOLDER, scores))
     confusion = evaluations.confusion
     if confusion is None and has_confusion(prepared.task):  # the run was stopped right after its last checkpoint
         confusion = distributed.on_main(measure).get("confusion")
@@ -226,13 +231,7 @@ def _check_pruned(ticket: Ticket, plm: PLM) -> None:
             )
 
 
-def _save_model(
-    prepared: PreparedTransfer, plm: PLM, removed: Removed | None, seed: int, folder: Path, scores: dict[str, Any]
-) -> None:
-    if removed is not None:  # saved models have all units, those of the ticket as zeros
-        full = prepared.load(seed)
-        removed.write_back_(full.model, plm.model)
-        plm = full
+def _save_model(prepared: PreparedTransfer, plm: PLM, folder: Path, scores: dict[str, Any]) -> None:
     ticket, task = prepared.target.ticket, prepared.task.name
     facts = model_facts("fine-tuned", prepared.target.model, ticket, [task], type(plm.model).__name__)
 

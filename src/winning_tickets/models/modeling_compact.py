@@ -119,7 +119,9 @@ def _shrink_ffn_(layer: nn.Module, paths: dict[str, Any], kept: Tensor, ffn: boo
             _keep_(module, rows=torch.cat([rows_of(part, features(module)[0])[kept] for part in parts]).sort().values)
         _keep_(second, columns=kept)
     if not ffn and hasattr(second, "nf"):
-        second.bias = nn.Parameter(torch.zeros_like(second.bias), requires_grad=False)  # Conv1D cannot do without
+        zeros = torch.zeros_like(second.bias)  # Conv1D cannot do without
+        del second.bias
+        second.register_buffer("bias", zeros)  # which no training changes
     elif not ffn:
         second.bias = None
 

@@ -27,46 +27,46 @@ class Removed:
 
     @torch.no_grad()
     def write_back_(self, full: Any, small: Any) -> None:
-        """Write all weights of a model that has lost units into the full one, in place; the lost ones are zeros."""
-        state = small.state_dict()
+        """Write the weights of a model that has lost units, with its embeddings and its head, into the full model.
+
+        What was lost becomes zero, also the rows of DeBERTa's projections of positions, which are in no mask.
+        """
+        full_state = small.state_dict()
         prefix = next(f"{name}." if name else "" for name, one in full.named_modules() if one is full.base_model)
         for index, path in enumerate(self.paths["layers"]):
             places = self._places(full.base_model, index)
             for name, parameter in full.base_model.get_submodule(path).named_parameters():
                 whole, own = torch.zeros_like(parameter), f"{prefix}{path}.{name}"
-                if own in state:
-                    whole.view(-1)[places[name].flatten()] = state[own].flatten().to(whole.device)
-                state[own] = whole
-        full.load_state_dict(state)
+                if name in places:
+                    whole.view(-1)[places[name].flatten()] = full_state[own].flatten().to(whole.device)
+                full_state[own] = whole
+        full.load_state_dict(full_state)
 
     def _places(self, encoder: nn.Module, index: int) -> dict[str, Tensor]:
         """For each parameter of a layer that lost units, the places of its entries in that of the full layer."""
+        # In a copy of the full layer every weight is its own place; those that the removal leaves say where they were.
         layer = encoder.get_submodule(self.paths["layers"][index])
-        # A copy of the layer whose weights are their own places loses the same units.
         numbered = {
             id(one): nn.Parameter(torch.arange(one.numel()).view(one.shape), requires_grad=False)
             for one in layer.parameters()
         }
         alone = nn.ModuleList([copy.deepcopy(layer, numbered)])
-        _shrink_(alone, self.paths | {"layers": ["0"]}, self.kept[index : index + 1])
+        _keep_units_(alone, self.paths | {"layers": ["0"]}, self.kept[index : index + 1])
         return dict(alone[0].named_parameters())
 
 
 def remove_closed_(encoder: nn.Module, structure: Structure, gates: Mapping[str, Tensor]) -> Removed:
     """Remove the units that gates close from an encoder, in place.
 
-    It computes and learns what the full encoder does with zeros in their place, whose gradients are zero, in less time.
+    It computes, and learns, what the full encoder does with zeros in their place that no training changes.
     """
     kept = tuple(open_units(gates, structure, layer) for layer in range(len(structure.layers)))
     removed = Removed(paths_of(structure, encoder), kept)
-    _shrink_(encoder, removed.paths, kept)
-    for parameter in encoder.parameters():
-        if not parameter.numel():  # of a layer without heads, which uses them no more
-            parameter.requires_grad_(False)
+    _keep_units_(encoder, removed.paths, kept)
     return removed
 
 
-def _shrink_(encoder: nn.Module, paths: dict[str, Any], kept: Sequence[OpenUnits]) -> None:
+def _keep_units_(encoder: nn.Module, paths: dict[str, Any], kept: Sequence[OpenUnits]) -> None:
     compact = {"paths": paths, "layers": [size_of(one) for one in kept]}
     shrink_(encoder, compact, [indices_of(one.neurons) for one in kept])
 

@@ -27,7 +27,7 @@ from winning_tickets.config import Runtime
 from winning_tickets.models.loading import choose_device
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import METRICS, RunDirectory
-from winning_tickets.runs.errors import ContentError, Interrupted, TrainingError, UsageError
+from winning_tickets.runs.errors import Interrupted, TrainingError, UsageError
 from winning_tickets.runs.files import REFUSALS, save_tensors, to_disk
 from winning_tickets.runs.progress import check_trackers, tracked
 from winning_tickets.tickets.masking import is_sharded
@@ -314,8 +314,11 @@ class TicketTrainer:
             checkpoint = Path(resume_from_checkpoint)
             state = _read_checkpoint(checkpoint, mapped=self.args.shard)
             # The weights come before the optimizer, which may take its own state from them.
-            if self._save_weights:
-                self._load_weights(state["model"], checkpoint)
+            if self._save_weights and self._fits(state["model"]):
+                self.model.load_state_dict(state["model"])
+            elif self._save_weights:
+                distributed.on_main(lambda: _forget_checkpoints(checkpoint.parent))
+                state = None
         self._make_optimizer()
         if self.args.torch_compile:
             execution.compile_(self.model)
@@ -351,15 +354,10 @@ class TicketTrainer:
                     print(f"Compiled; the first step took {seconds:.1f} s.", file=sys.stderr, flush=True)  # noqa: T201
         self._tell("on_train_end")
 
-    def _load_weights(self, weights: dict[str, Tensor], checkpoint: Path) -> None:
-        try:
-            self.model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ContentError(
-                f"The checkpoint {checkpoint} is of a model of another shape: earlier versions of winning-tickets kept "
-                f"pruned units in training. Remove {checkpoint.parent} and run the same command again, which then "
-                "trains from the first step."
-            ) from error
+    def _fits(self, weights: Mapping[str, Tensor]) -> bool:
+        """Return whether weights have the shapes of the model; earlier versions kept pruned units in training."""
+        own = self.model.state_dict()
+        return all(name not in own or own[name].shape == weight.shape for name, weight in weights.items())
 
     def _make_optimizer(self) -> None:
         args = self.args
@@ -503,6 +501,18 @@ def checkpoints(scratch: Path) -> list[Path]:
     """Return the complete checkpoints of a run, oldest first."""
     found = [path for path in scratch.glob(f"{CHECKPOINT}*") if path.name.removeprefix(CHECKPOINT).isdecimal()]
     return sorted((path for path in found if path.is_file()), key=lambda path: int(path.name.removeprefix(CHECKPOINT)))
+
+
+def _forget_checkpoints(scratch: Path) -> None:
+    """Remove checkpoints of a model of another shape, and say so."""
+    for checkpoint in checkpoints(scratch):
+        checkpoint.unlink()
+    print(  # noqa: T201
+        f"Warning: the checkpoints in {scratch} are of a model of another shape, as an earlier version of "
+        "winning-tickets trained it; the training begins at its first step.",
+        file=sys.stderr,
+        flush=True,
+    )
 
 
 def last_step(scratch: Path) -> int:
