@@ -166,9 +166,9 @@ def _recolor(svg: str, colors: Mapping[str, str]) -> str:
 
 
 def layout_panels(count: int, most: int = 3) -> tuple[int, int]:
-    """Columns and rows of a grid of panels."""
-    across = min(most, count)
-    return across, -(-count // across)
+    """Columns and rows of a grid of panels, whose rows are of about one length."""
+    down = -(-count // most)
+    return -(-count // max(1, down)), down
 
 
 def add_panels(drawing: Any, count: int, most: int = 3, **options: Any) -> list[Any]:
