@@ -27,8 +27,8 @@ short run --set all_seeds=[0] --where method=Full --where task=sst2,stsb,mrpc "$
 short run --set all_seeds=[0] --where method=OMP --where task=sst2,stsb,mrpc --where sparsity=0.7 "$@"
 short report --out "$out/short_trainings"
 # At full length
-long() { study "$@" --set tasks=[sst2,mrpc,stsb,mnli] --set sparsities=[0.6,0.7]; }
+long() { study "$@" --set tasks=[sst2,mrpc,stsb,mnli]; }
 long run --where method=TAMT-KD,IMP --where sparsity=0.7 "$@"
 long run --where method=Full --where task=sst2,stsb "$@"
-long run --where method=TAMT-KD --where sparsity=0.6 --where task=sst2 "$@"
+long run --set sparsities=[0.6,0.7] --where method=TAMT-KD --where sparsity=0.6 --where task=sst2 "$@"
 long report --out "$out/long_trainings"
