@@ -113,7 +113,7 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
     evaluations = Evaluations(run, plan, measure)
     with progress(f"fine-tuning on {prepared.task.name}, seed {seed}", prepared.steps, runtime.quiet) as advance:
         held = ticket if removed is None else None
-        run_training(_trainer(prepared, plm, held, seed, run, runtime, evaluations, advance), run)
+        run_training(_trainer(prepared, plm, seed, run, runtime, evaluations, advance, held), run)
     if removed is not None and config.save_model:
         removed.write_back_(whole.model, plm.model)
     # A mask that did not hold would make this a result of another model.
@@ -148,12 +148,12 @@ def transfer_seed(prepared: PreparedTransfer, seed: int, parent: Path, runtime: 
 def _trainer(
     prepared: PreparedTransfer,
     plm: PLM,
-    ticket: Ticket | None,
     seed: int,
     run: RunDirectory,
     runtime: Runtime,
     evaluations: Callback,
     advance: Callable[[int, str], None],
+    ticket: Ticket | None,
 ) -> TicketTrainer:
     config = prepared.config
 
