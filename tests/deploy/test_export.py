@@ -38,8 +38,15 @@ def randomise_biases(path, loader=AutoModelForMaskedLM):
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-@pytest.mark.parametrize("head", ["mlm", "none"])
-@pytest.mark.parametrize("scope", ["encoder+embeddings", "encoder"])
+@pytest.mark.parametrize(
+    ("head", "scope"),
+    [
+        ("mlm", "encoder+embeddings"),
+        ("none", "encoder"),
+        pytest.param("mlm", "encoder", marks=pytest.mark.slow),
+        pytest.param("none", "encoder+embeddings", marks=pytest.mark.slow),
+    ],
+)
 def test_a_reloaded_export_is_the_masked_model(tmp_path, kind, head, scope):
     model = make_model(tmp_path / "m", kind, head)
     randomise_biases(model, AutoModelForMaskedLM if head == "mlm" else AutoModel)
