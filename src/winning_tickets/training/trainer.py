@@ -317,6 +317,7 @@ class TicketTrainer:
             if self._save_weights and self._fits(state["model"]):
                 self.model.load_state_dict(state["model"])
             elif self._save_weights:
+                distributed.barrier()  # all ranks have read it
                 distributed.on_main(lambda: _forget_checkpoints(checkpoint.parent))
                 state = None
         self._make_optimizer()
