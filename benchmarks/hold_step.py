@@ -27,7 +27,6 @@ from winning_tickets import Ticket
 from winning_tickets.config import SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, prunable_names, set_dropout
-from winning_tickets.models.removal import remove_closed_
 from winning_tickets.models.structure import structure_of
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.holding import Held, hold
@@ -48,10 +47,6 @@ PAIRS = {
 SPARSITY = 0.7
 
 
-def _plm(model: Any) -> PLM:
-    return PLM(model, None, ARCHITECTURES["bert"], "benchmark", None, None, True)
-
-
 class HoldBench(Bench):
     """The variants on one shape."""
 
@@ -66,7 +61,7 @@ class HoldBench(Bench):
         return model.train()
 
     def _ticket(self, model: Any, units: bool = False) -> Ticket:
-        plm = _plm(model)
+        plm = PLM(model, None, ARCHITECTURES["bert"], "benchmark", None, None, True)
         masks: dict[str, torch.Tensor] = {}
         structure, gates = structure_of(plm), {}
         if units:
@@ -89,7 +84,7 @@ class HoldBench(Bench):
         labels = torch.zeros(self.options.batch, dtype=torch.long, device=self.device)
         ticket = self._ticket(model, units=variant in ("units_held", "removed"))
         if variant == "removed":
-            remove_closed_(model.base_model, structure_of(_plm(model)), ticket.gates)
+            ticket.remove_units_(model.base_model)
         if variant == "torch_prune":
             for name, mask in ticket.masks.items():
                 module = model.base_model.get_submodule(name.removesuffix(".weight"))
