@@ -33,7 +33,7 @@ from winning_tickets.config import ResolvedSearch, SearchConfig
 from winning_tickets.models.architectures import ARCHITECTURES, prunable_views
 from winning_tickets.models.loading import PLM, head_without_decoder, prunable_names, set_dropout, untie_decoder
 from winning_tickets.models.twin import make_twin
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, initial_scores
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, buffer_order, rank_scores
 from winning_tickets.pruning.mask_training import freeze_all_but
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
@@ -102,16 +102,9 @@ class MaskBench(Bench):
             untie_decoder(plm, masked.dense_weights.get(plm.architecture.word_embeddings))
             head = head_without_decoder(plm)
         freeze_all_but(plm.model, [masked.parameters[n] for n in trained] + list(head.values()))
-        scores = initial_scores(
-            {n: w.abs() for n, w in masked.dense_weights.items()},
-            "rank",  # as `activation`, which would need a corpus
-            SPARSITY,
-            config.ranking,
-            config.count_rounding,
-            config.alpha,
-            config.phi,
-            config.seed,
-        )
+        # As `activation`, which would need a corpus.
+        importance = {n: w.abs() for n, w in masked.dense_weights.items()}
+        scores = rank_scores(importance, config.ranking, config.alpha * config.phi)
         masked.write(keep_top(scores, SPARSITY, config.ranking, weights=masked.dense_weights))
         return plm, MaskOptimizer(masked, {n: scores[n] for n in trained}, head, config)
 

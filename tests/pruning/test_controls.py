@@ -72,6 +72,46 @@ def test_a_matched_random_ticket_has_the_counts_of_every_matrix(tmp_path, kind, 
         assert overlap == pytest.approx(density**2, abs=5 * (density * (1 - density) / total**0.5) + 1 / total)
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"method": "magnitude"},
+        {"method": "wanda", "corpus": "pydocs"},
+        {"method": "snip", "corpus": "pydocs", "steps": 1},
+        {"method": "movement", "corpus": "pydocs", "steps": 2},
+        {"corpus": "pydocs", "steps": 3},
+        {"corpus": "pydocs", "steps": 3, "profile": "paper"},
+        {"corpus": "pydocs", "steps": 3, "profile": "paper", "score_init": "random"},
+        {"corpus": "pydocs", "steps": 12, "block_wise": True},
+    ],
+    ids=str,
+)
+def test_every_method_can_match_the_counts_of_a_ticket(tmp_path, fields):
+    model = model_of(tmp_path)
+    like = magnitude(model, tmp_path / "like", sparsity=0.6, ranking="global", scope="encoder")
+    assert len({round(value, 3) for value in like.sparsity_by_matrix().values()}) > 3
+    config = SearchConfig(model=model, like=str(tmp_path / "like"), batch_tokens=512, **fields)
+    ticket = search(config, tmp_path / "out", QUIET)
+    assert counts(ticket) == counts(like)
+    assert ticket.sparsity == ticket.info.config["sparsity"] == like.sparsity
+    assert (ticket.info.scope, ticket.info.config["ranking"], ticket.info.parents) == ("encoder", "matrix", (like.id,))
+
+
+def test_equal_counts_leave_the_choice_inside_a_matrix_to_the_method(tmp_path):
+    model = model_of(tmp_path)
+    like = magnitude(model, tmp_path / "like", sparsity=0.6, ranking="global")
+    again = search(SearchConfig(model=model, method="magnitude", like=str(tmp_path / "like")), tmp_path / "m", QUIET)
+    assert all(torch.equal(mask, like.masks[name]) for name, mask in again.masks.items())
+    trained = {"model": model, "corpus": "pydocs", "batch_tokens": 512, "steps": 3, "seed": 1}
+    found = search(SearchConfig(**trained, like=str(tmp_path / "like")), tmp_path / "k", QUIET)
+    assert any(not torch.equal(mask, like.masks[name]) for name, mask in found.masks.items())
+    # The counts of a uniform ticket are those of its sparsity: the search is the one without a ticket to match.
+    magnitude(model, tmp_path / "uniform", sparsity=0.6)
+    plain = search(SearchConfig(**trained, sparsity=0.6), tmp_path / "plain", QUIET)
+    matched = search(SearchConfig(**trained, like=str(tmp_path / "uniform")), tmp_path / "matched", QUIET)
+    assert all(torch.equal(mask, plain.masks[name]) for name, mask in matched.masks.items())
+
+
 def test_of_the_ticket_the_masks_count_and_not_the_place(tmp_path):
     model = model_of(tmp_path)
     magnitude(model, tmp_path / "a")
@@ -89,7 +129,7 @@ def test_of_the_ticket_the_masks_count_and_not_the_place(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"method": "magnitude"}, "--method magnitude does not read --like; it needs --method random."),
+        ({"method": "imp"}, "--method imp does not read --like; it needs --method random, magnitude, wanda,"),
         ({"sparsity": 0.5}, "--sparsity contradicts --like, which takes the counts of each matrix from a ticket"),
         ({"ranking": "global"}, "--ranking contradicts --like"),
         ({"pattern": "2:4"}, "--pattern contradicts --like"),

@@ -1,6 +1,7 @@
 """The mask optimiser against a naive re-implementation of the papers' arithmetic, step by step."""
 
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import BertConfig, BertModel
 
 from samples.tickets import CONFIG, QUERY
 from winning_tickets.config import SearchConfig
-from winning_tickets.pruning.mask_optimizer import BertAdam, MaskOptimizer, _ascending, initial_scores
+from winning_tickets.pruning.mask_optimizer import BertAdam, MaskOptimizer, _ascending, initial_scores, rank_scores
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights
 from winning_tickets.tickets.selection import keep_top
@@ -26,6 +27,11 @@ def absolute(weights):
     return {name: weight.abs() for name, weight in weights.items()}
 
 
+def scores_at_first(weights, init, update, seed):
+    keep = partial(keep_top, sparsity=0.6, ranking=update.ranking)
+    return initial_scores(absolute(weights), init, keep, update.ranking, 0.02, seed)
+
+
 def make(update, init="plateau", seed=0):
     torch.manual_seed(seed)
     model = BertModel(BertConfig(**CONFIG, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0)).train()
@@ -35,7 +41,7 @@ def make(update, init="plateau", seed=0):
     for name in NAMES:
         parameters[name].requires_grad_(True)
     masked = MaskedWeights(model, NAMES)
-    scores = initial_scores(absolute(masked.dense_weights), init, 0.6, update.ranking, "floor", 2.0, 0.01, seed)
+    scores = scores_at_first(masked.dense_weights, init, update, seed)
     masked.write(keep_top(scores, 0.6, update.ranking, weights=masked.dense_weights, pattern=update.n_of_m))
     return model, masked, MaskOptimizer(masked, scores, {}, update)
 
@@ -50,7 +56,7 @@ def naive_search(update, steps, init="plateau"):
     """The same search as masked products in the graph: W * M with a straight-through gradient for the scores."""
     model, masked, _ = make(update, init)
     dense = {name: value.clone() for name, value in masked.dense_weights.items()}
-    scores = initial_scores(absolute(dense), init, 0.6, update.ranking, "floor", 2.0, 0.01, 0)
+    scores = scores_at_first(dense, init, update, 0)
     moments = {name: (torch.zeros_like(s), torch.zeros_like(s)) for name, s in scores.items()}
     key = torch.abs if update.rank_by == "absolute" else (lambda s: s)
     masks = keep_top({n: key(s) for n, s in scores.items()}, 0.6, update.ranking, dense, pattern=update.n_of_m)
@@ -197,17 +203,16 @@ def test_groups_stay_exact_at_every_step(fields, size):
 
 def test_rank_scores_put_the_threshold_in_the_middle_of_a_dense_scale():
     weights = {"w": torch.tensor([[0.1, -0.4], [0.2, -0.3]])}
-    scores = initial_scores(absolute(weights), "rank", 0.5, "matrix", "floor", 2.0, 0.01, 0)["w"]
+    scores = rank_scores(absolute(weights), "matrix", 0.02)["w"]
     assert scores.reshape(-1).tolist() == pytest.approx([0.0, 0.02, 0.02 / 3, 0.04 / 3])
-    equal = initial_scores({"w": torch.ones(4)}, "rank", 0.5, "matrix", "floor", 2.0, 0.01, 0)["w"]
+    equal = rank_scores({"w": torch.ones(4)}, "matrix", 0.02)["w"]
     assert equal.tolist() == sorted(equal.tolist(), reverse=True)  # of equal weights the lower index survives
 
 
 def test_plateau_scores_are_those_of_equation_5():
     weights = {"w": torch.tensor([0.1, -0.4, 0.2, -0.3])}
-    assert initial_scores(absolute(weights), "plateau", 0.5, "matrix", "floor", 2.0, 0.01, 0)[
-        "w"
-    ].tolist() == pytest.approx([0.0, 0.02, 0.0, 0.02])
+    scores = initial_scores(absolute(weights), "plateau", partial(keep_top, sparsity=0.5), "matrix", 0.02, 0)
+    assert scores["w"].tolist() == pytest.approx([0.0, 0.02, 0.0, 0.02])
 
 
 @pytest.mark.parametrize("corrected", [True, False])

@@ -14,7 +14,7 @@ from samples.tiny_models import make_model
 from winning_tickets import Runtime, SearchConfig, Ticket, hold
 from winning_tickets.models.loading import load_plm, prunable_names
 from winning_tickets.models.twin import make_twin
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, rank_scores
 from winning_tickets.runs import distributed
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
 from winning_tickets.tickets.masking import MaskedWeights
@@ -147,7 +147,7 @@ def search(bert, way, folder):
     masked, importance, masks = dense_and_masks(plm)
     teacher = make_twin(plm.model, masked.dense_weights)
     masked.write(masks)
-    scores = initial_scores(importance, "rank", SPARSITY, "matrix", "floor", 2.0, 0.01, 0)
+    scores = rank_scores(importance, "matrix", 0.02)
     optimizer = MaskOptimizer(masked, scores, {}, SETTINGS)
     for parameter in set(plm.model.parameters()) - set(masked.parameters.values()):
         parameter.requires_grad_(False)

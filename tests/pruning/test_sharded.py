@@ -5,6 +5,7 @@ import itertools
 import math
 import re
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -108,17 +109,9 @@ def start(config):
     plm = load_plm(config.model)
     names = prunable_names(plm, "encoder+embeddings")
     weights = {name: view.clone() for name, view in prunable_views(plm.encoder, names).items()}
-    scores = initial_scores(
-        {name: value.abs() for name, value in weights.items()},
-        config.score_init or "rank",
-        0.5,
-        config.ranking,
-        "floor",
-        2.0,
-        0.01,
-        0,
-        config.n_of_m,
-    )
+    keep = partial(keep_top, sparsity=0.5, ranking=config.ranking, pattern=config.n_of_m)
+    importance = {name: value.abs() for name, value in weights.items()}
+    scores = initial_scores(importance, config.score_init or "rank", keep, config.ranking, 0.02, 0)
     masks = keep_top(scores, 0.5, config.ranking, weights, pattern=config.n_of_m)
     scores.pop(plm.architecture.word_embeddings)
     for name, parameter in plm.encoder.named_parameters():

@@ -3,6 +3,7 @@
 import itertools
 import math
 from fractions import Fraction
+from functools import partial
 
 import pytest
 import torch
@@ -35,9 +36,8 @@ def test_pruned_count_is_exact_for_every_method_and_scope(method, ranking, spars
     elif method == "random":
         masks = keep_top(random_scores(weights, 3), sparsity, ranking)
     else:
-        scores = initial_scores(
-            {n: w.abs() for n, w in weights.items()}, method, sparsity, ranking, "floor", 2.0, 0.01, 0
-        )
+        keep = partial(keep_top, sparsity=sparsity, ranking=ranking)
+        scores = initial_scores({n: w.abs() for n, w in weights.items()}, method, keep, ranking, 0.02, 0)
         masks = keep_top(scores, sparsity, ranking, weights=weights)
         magnitude = keep_top({n: w.abs() for n, w in weights.items()}, sparsity, ranking)
         assert all(torch.equal(masks[n], magnitude[n]) for n in masks)

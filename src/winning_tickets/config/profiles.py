@@ -174,8 +174,7 @@ class MethodNeeds:
     corpus: bool = False  # it always reads text
     objective: bool = False  # it minimizes or differentiates an objective
     mask_training: bool = False  # it trains scores of masks or gates
-    patterns: bool = False  # its masks can follow an N:M pattern
-    like: bool = False  # another ticket can give the number of weights of each matrix
+    counts: bool = False  # an N:M pattern or another ticket can say how many weights it keeps
     other_weights: bool = False  # it can rank other weights than those of the model
     sources: bool = False  # its objective is a sum of `mlm` on a corpus and `task` on tasks
     structured: bool = False  # its tickets lose heads, FFNs, neurons or layers
@@ -190,13 +189,13 @@ class MethodNeeds:
 TENTHS = tuple(tenth / 10 for tenth in range(1, 10))  # 10 to 90 %, the sparsities of the papers' iterative pruning
 
 METHOD_NEEDS = {
-    "random": MethodNeeds(patterns=True, like=True),
-    "magnitude": MethodNeeds(patterns=True, other_weights=True),
-    "wanda": MethodNeeds(corpus=True, patterns=True, defaults={"ranking": "row"}),
-    "mask-training": MethodNeeds(corpus=True, objective=True, mask_training=True, patterns=True),
+    "random": MethodNeeds(counts=True),
+    "magnitude": MethodNeeds(counts=True, other_weights=True),
+    "wanda": MethodNeeds(corpus=True, counts=True, defaults={"ranking": "row"}),
+    "mask-training": MethodNeeds(corpus=True, objective=True, mask_training=True, counts=True),
     "imp": MethodNeeds(objective=True, sources=True, defaults={"objective": "mlm", "sparsity": TENTHS}),
-    "snip": MethodNeeds(objective=True, sources=True, patterns=True, defaults={"objective": "mlm"}),
-    "movement": MethodNeeds(objective=True, sources=True, patterns=True, defaults={"objective": "mlm"}),
+    "snip": MethodNeeds(objective=True, sources=True, counts=True, defaults={"objective": "mlm"}),
+    "movement": MethodNeeds(objective=True, sources=True, counts=True, defaults={"objective": "mlm"}),
     "importance": MethodNeeds(objective=True, structured=True, defaults={"scope": "encoder"}),
 }
 METHOD_NAMES = tuple(METHOD_NEEDS)

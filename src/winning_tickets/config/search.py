@@ -22,6 +22,7 @@ TRAINED = ("mask-training", GATES)
 MASKS = ("mask-training",)
 ON_TEXT = ("wanda", *TRAINED, *LEARNED, "importance")
 OF_WEIGHTS = ("random", "magnitude", "wanda", "mask-training", *LEARNED)
+COUNTED = tuple(name for name, needs in METHOD_NEEDS.items() if needs.counts)
 
 _Sparsity = Annotated[float, Field(allow_inf_nan=True), PERCENT]
 """The validator refuses values that are not finite, with a better message."""
@@ -133,10 +134,10 @@ class SearchConfig(TaskSettings, StructuredSettings):
     pattern: str | None = _ticket(
         None,
         "N:M pattern, such as 2:4: N of every M consecutive weights of a row are kept. It sets the sparsity.",
-        methods=tuple(name for name in OF_WEIGHTS if name != "imp"),
+        methods=COUNTED,
     )
     like: str | None = _ticket(
-        None, "Ticket to match: each matrix keeps as many weights as in that ticket.", methods=("random",)
+        None, "Ticket to match: each matrix keeps as many weights as in that ticket.", methods=COUNTED
     )
     weights_from: str = _ticket(
         PRETRAINED,
@@ -320,9 +321,10 @@ class SearchConfig(TaskSettings, StructuredSettings):
             defaults["ranking"] = "global"  # one threshold over all matrices (Chen et al. 2020)
         if needs.structured and not needs.gates and values.get("importance_from") is not None:
             defaults["objective"] = "task"
-        if needs.patterns and isinstance(values.get("pattern"), str):
+        patterned = isinstance(values.get("pattern"), str)
+        if needs.counts and (patterned or values.get("like") is not None):
             defaults = {key: value for key, value in defaults.items() if key not in ("ranking", "sparsity")}
-            defaults |= _defaults_of_a_pattern(values["pattern"])
+            defaults |= _defaults_of_a_pattern(values["pattern"]) if patterned else {}
         return defaults | values
 
     @field_validator("pattern", mode="before")

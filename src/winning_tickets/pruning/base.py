@@ -39,7 +39,7 @@ from winning_tickets.runs.errors import ContentError, UsageError
 from winning_tickets.runs.identity import run_id
 from winning_tickets.runs.progress import Advance, progress
 from winning_tickets.tickets.files import BaseModelInfo, TicketInfo
-from winning_tickets.tickets.selection import Computed, check_finite, keep_top
+from winning_tickets.tickets.selection import Computed, check_finite, count_true, keep_counts, keep_top
 from winning_tickets.tickets.ticket import Ticket, search_settings_of
 from winning_tickets.training.execution import check_compiler
 from winning_tickets.training.multitask import JointObjective, SharedEncoder
@@ -114,10 +114,15 @@ class PreparedSearch:
         self.ranked, self._weights = replace(self.ranked, weights=self.loaded), None
 
     def keep(self, scores: Mapping[str, Tensor], sparsity: float) -> dict[str, Tensor]:
-        """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern."""
+        """Return the masks of scores at a sparsity, by the configured ranking, rounding and pattern.
+
+        With a ticket to match, each matrix keeps as many weights as there.
+        """
         config = self.config
         placed = Computed(scores, lambda name: scores[name].to(self.device))
         weights = {name: self.weights[name] for name in scores}
+        if self.like is not None:
+            return keep_counts(placed, {name: count_true(self.like.masks[name]) for name in scores}, weights)
         return keep_top(
             placed, sparsity, config.ranking, weights, rounding=config.count_rounding, pattern=config.n_of_m
         )
@@ -195,7 +200,8 @@ def prepare_search(config: SearchConfig, runtime: Runtime) -> PreparedSearch:
     if like is not None:
         found = search_settings_of(like)
         kind = " ".join(filter(None, (found["method"], found["search"].get("objective"))))
-        settings = settings.model_copy(update={"like": kind, "scope": like.info.scope, "sparsity": like.sparsity})
+        about = {"like": kind, "scope": like.info.scope, "sparsity": like.sparsity, "ranking": "matrix"}
+        settings = settings.model_copy(update=about)
 
     # Data comes before the model, so that a missing file is reported at once.
     importance_source = ImportanceSource.find(settings)

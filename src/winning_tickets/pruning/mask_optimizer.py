@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from winning_tickets.config import Pattern, ResolvedSearch
+from winning_tickets.config import ResolvedSearch
 from winning_tickets.pruning.low_precision import LowPrecisionAdamW
 from winning_tickets.runs.errors import ContentError
 from winning_tickets.tickets.masking import MaskedWeights
-from winning_tickets.tickets.selection import Block, Ranking, Ranks, Rounding, Selector, groups_of, keep_top, wide
+from winning_tickets.tickets.selection import Block, Ranking, Ranks, Selector, groups_of, wide
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.float8_e4m3fn}
 """Types of scores, moments and weights by the names of the settings."""
@@ -29,28 +29,23 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float8": torch.
 def initial_scores(
     importance: Mapping[str, Tensor],
     init: Literal["activation", "rank", "plateau", "random"],
-    sparsity: float,
+    keep: Callable[[Mapping[str, Tensor]], Mapping[str, Tensor]],
     ranking: Ranking,
-    rounding: Rounding,
-    alpha: float,
-    phi: float,
+    top: float,
     seed: int,
-    pattern: Pattern | None = None,
 ) -> dict[str, Tensor]:
-    """Return the scores before the first step, float32 of the shapes of `importance`.
+    """Return the scores before the first step, float32 of the shapes of `importance`; the highest is `top`.
 
-    `rank` and `activation`: evenly spaced from 0 to alpha * phi by the rank of the importance in its matrix (or among
-    all matrices, if ranked globally), so that weights close to the threshold change first. Rows and N:M groups take
+    `rank` and `activation`: evenly spaced from 0 to `top` by the rank of the importance in its matrix (or among all
+    matrices, if ranked globally), so that weights close to the threshold change first. Rows and N:M groups take
     their scores from the ranks in the whole matrix. The two names differ in the importance that the caller passes.
-    `plateau`: alpha * phi for the weights that one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
-    `random`: the same two values over a uniformly random mask (TAMT section 4.2.4).
+    `plateau`: `top` for the weights that one-shot pruning by the importance keeps, else 0 (TAMT eq. 5).
+    `random`: the same two values over a uniformly random mask (TAMT section 4.2.4). `keep` makes these masks.
     """
-    top = alpha * phi
     if init in ("rank", "activation"):
-        return _rank_scores(importance, ranking, top)
+        return rank_scores(importance, ranking, top)
     ranked = importance if init == "plateau" else random_scores(importance, seed)
-    kept = keep_top(ranked, sparsity, ranking, rounding=rounding, pattern=pattern)
-    return {name: mask.float() * top for name, mask in kept.items()}
+    return {name: mask.float() * top for name, mask in keep(ranked).items()}
 
 
 def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
@@ -60,7 +55,8 @@ def random_scores(weights: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]
     return {name: draw.to(weights[name].device) for name, draw in draws.items()}
 
 
-def _rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
+def rank_scores(importance: Mapping[str, Tensor], ranking: Ranking, top: float) -> dict[str, Tensor]:
+    """Return scores evenly spaced from 0 to `top` by the rank of the importance in its matrix, or among all."""
     # One buffer: when they are freed, the memory of many tensors would be too scattered to be of use.
     shapes = {name: values.shape for name, values in importance.items()}
     device = next(iter(importance.values())).device

@@ -231,7 +231,7 @@ def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Star
     together = config.ranking == "global" or config.score_init == "random"
     alone = any(map(is_sharded, trained.values())) and not together
     for group in [[name] for name in importance] if alone else [list(importance)]:
-        scores = scores_of(config, Computed(group, importance.__getitem__))
+        scores = scores_of(prepared, Computed(group, importance.__getitem__))
         for level, sparsity in reversed(levels):
             masks = prepared.keep(scores, sparsity)
             start.fixed[level] |= {name: mask for name, mask in masks.items() if name not in trained}
@@ -241,19 +241,12 @@ def start_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> Star
     return start
 
 
-def scores_of(config: ResolvedSearch, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def scores_of(prepared: PreparedSearch, importance: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the configured initial scores of matrices with an importance, by name."""
-    return initial_scores(
-        importance,
-        config.score_init,
-        config.sparsities[0],
-        config.ranking,
-        config.count_rounding,
-        config.alpha,
-        config.phi,
-        config.seed,
-        config.n_of_m,
-    )
+    config = prepared.config
+    keep = partial(prepared.keep, sparsity=config.sparsities[0])
+    top = config.alpha * config.phi
+    return initial_scores(importance, config.score_init, keep, config.ranking, top, config.seed)
 
 
 def trained_names(config: ResolvedSearch, plm: PLM, scope: Iterable[str]) -> list[str]:
@@ -336,7 +329,7 @@ class BlockSearch:
         masked = copy_weights(prepared, [turn.matrices for turn in turns])
         importance = initial_importance(prepared, dataset)
         # Scores are computed for a layer at a time: all of them would be the largest part of the memory.
-        scores = Computed(importance, lambda name: scores_of(config, {name: importance[name]})[name])
+        scores = Computed(importance, lambda name: scores_of(prepared, {name: importance[name]})[name])
         masks = prepared.keep(scores, config.sparsities[0])
         masked.write({name: mask for name, mask in masks.items() if name in masked.kept})
         self._masks = {name: mask.cpu() for name, mask in masks.items()}
@@ -346,7 +339,7 @@ class BlockSearch:
         self.optimizer = BlockOptimizer(
             masked,
             turns,
-            lambda names: scores_of(config, {name: importance[name] for name in names}),
+            lambda names: scores_of(prepared, {name: importance[name] for name in names}),
             self._begin,
             config,
         )

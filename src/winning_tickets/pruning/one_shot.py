@@ -15,21 +15,14 @@ from winning_tickets.pruning.mask_optimizer import random_scores
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
 from winning_tickets.tickets.masking import modes
-from winning_tickets.tickets.selection import Computed, keep_counts, magnitudes
+from winning_tickets.tickets.selection import Computed, magnitudes
 from winning_tickets.training.execution import attention_for_training
 from winning_tickets.training.objectives.base import Batch
 
 
 def find_random_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:
     """Save uniformly random tickets, with the exact counts of a sparsity or pattern, or of a ticket to match."""
-    draws = random_scores(prepared.weights, prepared.config.seed)
-    if prepared.like is None:
-        prepared.save_tickets(run, draws)
-        return
-    # Each matrix keeps as many weights as in the ticket to match, but at random places.
-    masks = keep_counts(draws, {name: int(mask.sum()) for name, mask in prepared.like.masks.items()})
-    for sparsity in prepared.config.sparsities:
-        prepared.ticket(masks, sparsity).save_pretrained(prepared.folder(run, sparsity))
+    prepared.save_tickets(run, random_scores(prepared.weights, prepared.config.seed))
 
 
 def find_magnitude_ticket(prepared: PreparedSearch, run: RunDirectory, runtime: Runtime) -> None:

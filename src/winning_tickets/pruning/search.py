@@ -179,9 +179,9 @@ def check_search(config: SearchConfig) -> None:
         problems += _source_problems(config, terms)
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
-    if config.pattern is not None and needs.patterns:
+    if config.pattern is not None and needs.counts:
         attempt(_check_pattern, config, config.pattern)
-    if config.like is not None and needs.like:
+    if config.like is not None and needs.counts:
         written = ("ranking", "pattern" if config.pattern is not None else "sparsity")  # a pattern writes its sparsity
         problems += [
             f"--{field} contradicts --like, which takes the counts of each matrix from a ticket; leave it out."

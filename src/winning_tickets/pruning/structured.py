@@ -23,7 +23,7 @@ from winning_tickets.models.structure import UNITS, Structure, gated, structure_
 from winning_tickets.pruning import importance, mask_training
 from winning_tickets.pruning.base import PreparedSearch, counted
 from winning_tickets.pruning.importance import IMPORTANCE_FILE, Importance, pruned_units, unit_counts
-from winning_tickets.pruning.mask_optimizer import MaskOptimizer, initial_scores
+from winning_tickets.pruning.mask_optimizer import MaskOptimizer, rank_scores
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory
 from winning_tickets.runs.progress import progress
@@ -183,7 +183,7 @@ def gate_scores(
     """Return the scores of gates before the first step, by name, float32 `(n,)`, from importances `(layers, n)`."""
     # The search starts at the ticket of importance: ranked over all layers, or with one plateau for what it keeps.
     if init == "rank":
-        ranked = initial_scores(importances, "rank", 0.0, "matrix", "floor", alpha=top, phi=1.0, seed=seed)
+        ranked = rank_scores(importances, "matrix", top)
         layers = range(len(structure.layers))
         return {f"layers.{layer}.{UNITS[unit]}": ranked[unit][layer] for layer in layers for unit in counts}
     ordered = importances if init == "plateau" else importance.random_unit_scores(structure, list(counts), seed)

@@ -148,12 +148,16 @@ def keep_top(
     return masks
 
 
-def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
-    """Keep the given number of highest scores of each tensor; of equal scores the one with the lower index survives."""
+def keep_counts(
+    scores: Mapping[str, Tensor], counts: Mapping[str, int], weights: Mapping[str, Tensor] | None = None
+) -> dict[str, Tensor]:
+    """Keep the given number of highest scores of each tensor; of equal scores those survive that `keep_top` keeps."""
+    check_finite(scores, "scores")
     masks = {}
     for name, count in counts.items():
         flat, (shape,) = _join(scores, [name])
-        masks[name] = Selector([Block(1, flat.numel(), count)]).select(flat).reshape(shape)
+        ties = None if weights is None else _join(weights, [name])[0]
+        masks[name] = Selector([Block(1, flat.numel(), count)]).select(flat, ties).reshape(shape)
     return masks
 
 
