@@ -20,6 +20,7 @@ def curve(seed: Path) -> dict[str, Any]:
         **{name: result[name] for name in named},
         "learning_rate": settings["learning_rate"],
         "epochs": settings["epochs"],
+        "dropout": settings["dropout"],  # None is the default of the profile
         "evaluations": evaluations,
     }
 
