@@ -130,11 +130,16 @@ def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     assert TransferConfig(target="m", task="rte", learning_rate=2e-5).rule_versions == dropout
     assert TransferConfig(target="m", task="rte", dropout="model").rule_versions == rate
     assert TransferConfig(target="m", task="rte", profile="paper").rule_versions == {}
-    assert ShareConfig(model="m", tasks=("rte", "mrpc")).rule_versions == rate | dropout
-    assert ShareConfig(model="m", tasks=("rte", "mrpc"), learning_rate=5e-5, dropout=0.1).rule_versions == {}
-    assert SearchConfig(model="m", method="imp", tasks=("rte",)).rule_versions == rate
+    batches = {"tuned_batches": 1}
+    assert ShareConfig(model="m", tasks=("rte", "mrpc")).rule_versions == rate | dropout | batches
+    given = ShareConfig(model="m", tasks=("rte", "mrpc"), learning_rate=5e-5, dropout=0.1, group_by_length=False)
+    assert given.rule_versions == {}
+    assert SearchConfig(model="m", method="imp", tasks=("rte",)).rule_versions == rate | batches
+    assert SearchConfig(model="m", method="imp", tasks=("rte",), group_by_length=True).rule_versions == rate
+    assert SearchConfig(model="m", method="imp", objective="mlm+task", tasks=("rte",)).rule_versions == batches
     assert SearchConfig(model="m", method="imp", objective="mlm").rule_versions == {}
-    assert SearchConfig(model="m", method="snip", tasks=("rte",)).rule_versions == {}
+    assert SearchConfig(model="m", method="imp", tasks=("rte",), profile="paper").rule_versions == {}
+    assert SearchConfig(model="m", method="snip", tasks=("rte",)).rule_versions == batches
     assert SuperConfig(fine_tuning=open_).rule_versions == open_.rule_versions
     assert SuperConfig(fine_tuning=open_, learning_rates=(1e-4,)).rule_versions == dropout
 

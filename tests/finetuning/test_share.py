@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import statistics
+from functools import partial
 
 import numpy as np
 import pytest
@@ -270,14 +271,14 @@ def test_strict_and_leaking_updates_differ(tmp_path, config, folders, monkeypatc
         watched(monkeypatch, leaking, tmp_path / "watched")
 
 
-def naive_multi_task(bert, seed, steps, optimizer_of):
+def naive_multi_task(bert, seed, steps, optimizer_of, by_length=False):
     """Plain multi-task fine-tuning, written anew: batches of tasks in turn, one torch optimiser."""
     models, batches = {}, {}
     for name, size in SIZES.items():
         torch.manual_seed(seed)
         plm = load_for_task(lambda **options: load_plm(bert, **options), TASKS[name])
         encoded = encode_split(plm, task_data(name, size, 12).train, 128)
-        batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), 4, seed)
+        batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), 4, seed, by_length=by_length)
         models[name] = plm.model
     model = SharedEncoder(models).train()
     for module in model.modules():
@@ -298,13 +299,16 @@ def naive_multi_task(bert, seed, steps, optimizer_of):
     return model
 
 
-def test_without_tickets_it_is_plain_multi_task_fine_tuning(tmp_path, bert):
+@pytest.mark.parametrize("by_length", [True, False])
+def test_without_tickets_it_is_plain_multi_task_fine_tuning(tmp_path, bert, by_length):
     """The same batches through a naive loop with torch's AdamW give the same weights, on what every task moves."""
     settings = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-3, "weight_decay": 0.0}
-    config = ShareConfig(tasks=NAMES, model=bert, **settings, dropout_p="0")
+    grouping = {} if by_length else {"group_by_length": False}  # the default of the profile
+    config = ShareConfig(tasks=NAMES, model=bert, **settings, **grouping, dropout_p="0")
     result = share(config, tmp_path / "run", QUIET)
     assert (result["tickets"], result["weight_remaining"]) == ("none", 1.0)
-    expected = naive_multi_task(bert, 0, 11, lambda model: torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=0))
+    adamw = partial(torch.optim.AdamW, lr=1e-3, weight_decay=0)
+    expected = naive_multi_task(bert, 0, 11, lambda model: adamw(model.parameters()), by_length)
     found = weights_of(tmp_path / "run")
     start = load_plm(bert).encoder.state_dict()
     moved = 0.0

@@ -119,6 +119,24 @@ def test_embeddings_in_scope_untie_the_decoder(tmp_path):
     assert not decoder.requires_grad
 
 
+@pytest.mark.parametrize("method", TRAINERS)
+def test_batches_of_tasks_have_similar_lengths_in_profile_tuned(tmp_path, monkeypatch, method):
+    with_tiny_tasks(monkeypatch)
+    model = str(make_model(tmp_path / "m"))
+
+    def epoch_of(**fields):
+        config = learning(model, method, None, objective="task", tasks=("mrpc",), batch_size=4, **fields)
+        batches = load_sources(prepare_search(config, QUIET)).dataset(config, 9)
+        masks = [batches[step]["mrpc"]["attention_mask"] for step in range(9)]
+        texts = sorted(tuple(row[row > 0].tolist()) for step in range(9) for row in batches[step]["mrpc"]["input_ids"])
+        return texts, sum(int((mask == 0).sum()) for mask in masks)
+
+    (texts, padding), (same, more) = epoch_of(), epoch_of(group_by_length=False)
+    assert texts == same
+    assert padding < 0.7 * more
+    assert epoch_of(profile="paper")[1] == more
+
+
 def test_the_length_of_a_round_in_every_unit(tmp_path, monkeypatch):
     with_tiny_tasks(monkeypatch)  # 36 training examples: 5 batches of 8
     model, corpus = str(make_model(tmp_path / "m")), corpus_of(tmp_path)

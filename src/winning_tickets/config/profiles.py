@@ -20,6 +20,7 @@ _SHORT = 1000
 _HIGHEST_RATE = 3e-4
 # Versions of rules of `tuned`, increased whenever one changes, so that old and new runs never share an id.
 TUNED_RATE = {"tuned_rate": 1}
+TUNED_BATCHES = {"tuned_batches": 1}
 _TUNED_DROPOUT = {"tuned_dropout": 1}
 
 _TUNED: dict[str, Any] = {
@@ -102,8 +103,14 @@ _LEARNED_TUNED: dict[str, Any] = {
     "prune_first": False,
     "rate_horizon": "round",
     "reset_optimizer": True,
+    "group_by_length": True,
 }
-_LEARNED_PAPER = _LEARNED_TUNED | {"scope": "encoder+pooler", "batch_tokens": 16 * 512, "segments": "packed:512"}
+_LEARNED_PAPER = _LEARNED_TUNED | {
+    "scope": "encoder+pooler",
+    "batch_tokens": 16 * 512,
+    "segments": "packed:512",
+    "group_by_length": False,
+}
 _LEARNED_CODE = _LEARNED_PAPER | {"rewind_scope": "encoder", "rate_horizon": "total", "count_rounding": "nearest"}
 # Its MLM script rewinds to a reference to the weights in training, so nothing is rewound.
 _LEARNED_CODE_MLM = {"rewind": "none", "prune_first": True}

@@ -10,8 +10,18 @@ from pydantic import Field, field_validator, model_validator
 
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
-from winning_tickets.config.profiles import METHOD_NEEDS, TUNED_RATE, MethodNeeds, Profile
-from winning_tickets.config.settings import CORPORA, PERCENT, Count, Seed, Settings, Share, impossible, setting
+from winning_tickets.config.profiles import METHOD_NEEDS, TUNED_BATCHES, TUNED_RATE, MethodNeeds, Profile
+from winning_tickets.config.settings import (
+    CORPORA,
+    GROUPING_MEANING,
+    PERCENT,
+    Count,
+    Seed,
+    Settings,
+    Share,
+    impossible,
+    setting,
+)
 from winning_tickets.config.sparsity import Pattern, check_sparsity
 from winning_tickets.config.structured import GATES, UNIT_FIELDS, UNITS, StructuredSettings
 from winning_tickets.config.weights import PRETRAINED
@@ -70,6 +80,7 @@ class TaskSettings(Settings):
     max_length: int | None = _task(
         None, "Maximum tokens of a task's example. By default that of the task's definition.", ge=1
     )
+    group_by_length: bool | None = _task(None, GROUPING_MEANING)
     mixing: Literal["sum", "proportional"] = _task(
         "sum",
         "A step over several sources (text and tasks): one batch of each with their losses added (sum), or a batch of "
@@ -411,10 +422,12 @@ class SearchConfig(TaskSettings, StructuredSettings):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """The rule for the learning rate, where weights are trained on tasks and no rate is given."""
-        on_tasks = self.needs.sources and self.text_term is None and self.method != "snip"
-        usual = on_tasks and self.profile == "tuned" and self.learning_rate is None
-        return TUNED_RATE if usual else {}
+        """Those of `tuned` for tasks: the rate of weights that are trained on them, and the batches of examples."""
+        if not self.needs.sources or self.profile != "tuned":
+            return {}
+        trained = self.text_term is None and self.method != "snip"
+        rules = TUNED_RATE if trained and self.learning_rate is None else {}
+        return rules | (TUNED_BATCHES if "task" in self.terms and self.group_by_length is None else {})
 
     @property
     def reads_corpus(self) -> bool:
@@ -503,6 +516,7 @@ class ResolvedSearch(SearchConfig):
         prune_first: bool
         rate_horizon: Literal["round", "total"]
         reset_optimizer: bool
+        group_by_length: bool
         importance: Literal["sample", "token", "batch", "released"]
         min_heads_per_layer: int
 

@@ -161,6 +161,9 @@ CORPORA = (
     "folder of text or Parquet files"
 )
 """The corpora, for help texts."""
+GROUPING_MEANING = (
+    "Put examples of similar lengths into a batch, so that little is padding. Otherwise batches are random."
+)
 _running = partial(setting, panel="Running")
 _USUAL_DEVICES = ("cpu", "cuda", "mps", "xpu")  # names that need no look into torch
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import field_validator, model_validator
 
-from winning_tickets.config.profiles import Profile, tuned_rate, tuned_rules
-from winning_tickets.config.settings import Count, Share, as_percent, setting
+from winning_tickets.config.profiles import TUNED_BATCHES, Profile, tuned_rate, tuned_rules
+from winning_tickets.config.settings import GROUPING_MEANING, Count, Share, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import (
     DROPOUT_MEANING,
@@ -37,6 +37,7 @@ _TUNED: dict[str, Any] = {
     "strict": True,
     "best_by": "task",
     "dropout": 0.0,
+    "group_by_length": True,
 }
 # Super Tickets, appendix A.2.1: early stopping of the one model, and 512 tokens; the paper names no patience.
 _PAPER = _TUNED | {
@@ -46,6 +47,7 @@ _PAPER = _TUNED | {
     "best_by": "average",
     "patience": 1,
     "dropout": "model",
+    "group_by_length": False,
 }
 # Momentum and decay still change weights outside the ticket of a batch.
 _CODE = _TUNED | {
@@ -54,6 +56,7 @@ _CODE = _TUNED | {
     "max_length": 512,
     "strict": False,
     "dropout": "model",
+    "group_by_length": False,
 }
 _VALUES: dict[Profile, dict[str, Any]] = {"tuned": _TUNED, "paper": _PAPER, "code": _CODE}
 _DROPOUT: dict[Profile, dict[str, float]] = {
@@ -136,6 +139,7 @@ class ShareConfig(WithLevels):
     dropout_p: dict[str, float] | None = _tune(
         None, "Dropout before the heads: 0.1, or task=0.05. By default that of the task file, the profile or the model."
     )
+    group_by_length: bool | None = _tune(None, GROUPING_MEANING)
     mixing: Literal["proportional", "annealed", "ratio", "round-robin"] = _tune(
         "proportional", "Order of the tasks' batches: proportional, annealed, ratio or round-robin."
     )
@@ -212,8 +216,9 @@ class ShareConfig(WithLevels):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Those of `tuned` for the learning rate and for dropout, where they are not given."""
-        return tuned_rules(self.profile, self.learning_rate, self.dropout)
+        """Those of `tuned` for the learning rate, dropout and batches, where they are not given."""
+        rules = tuned_rules(self.profile, self.learning_rate, self.dropout)
+        return rules | (TUNED_BATCHES if self.profile == "tuned" and self.group_by_length is None else {})
 
     def resolved(self) -> ResolvedShare:
         """Return this configuration with the values of its profile where a choice is None."""
@@ -247,6 +252,7 @@ class ResolvedShare(ShareConfig):
         strict: bool
         best_by: Literal["task", "average"]
         dropout: float | Literal["model"]
+        group_by_length: bool
 
 
 def by_task(option: str, value: Any, tasks: Sequence[str], what: str, one_for_all: bool = False) -> dict[str, Any]:

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from pydantic import BeforeValidator, model_validator
 
 from winning_tickets.config.profiles import Profile, tuned_rules
-from winning_tickets.config.settings import CORPORA, Count, Seed, Settings, Share, as_fraction, impossible, setting
+from winning_tickets.config.settings import (
+    CORPORA,
+    GROUPING_MEANING,
+    Count,
+    Seed,
+    Settings,
+    Share,
+    as_fraction,
+    impossible,
+    setting,
+)
 from winning_tickets.config.weights import PRETRAINED
 from winning_tickets.runs.errors import shown
 
@@ -208,9 +218,7 @@ class TransferConfig(Settings):
     padding: Literal["longest", "max-length"] | None = _tune(
         None, "Length that training batches are padded to: the longest example, or --max-length (max-length)."
     )
-    group_by_length: bool | None = _tune(
-        None, "Put examples of similar lengths into a batch, so that little is padding. Otherwise batches are random."
-    )
+    group_by_length: bool | None = _tune(None, GROUPING_MEANING)
     select_on: Share = _evaluate(
         0.0,
         "Random fraction of each validation split on which the best evaluation is chosen. Metrics are then reported on "

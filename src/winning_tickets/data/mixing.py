@@ -57,7 +57,10 @@ def grouped_order(lengths: Sequence[int], batch_size: int) -> Order:
 
 
 class TaskBatches:
-    """Batches of a task's examples: every example once per epoch, in a new order each epoch."""
+    """Batches of a task's examples: every example once per epoch, in a new order each epoch.
+
+    With `by_length` the examples of a batch have similar lengths, and `order` is not used.
+    """
 
     def __init__(
         self,
@@ -66,9 +69,11 @@ class TaskBatches:
         batch_size: int,
         seed: int,
         order: Order = task_order,
+        by_length: bool = False,
     ) -> None:
         self._examples, self._collate, self._batch_size, self._seed = examples, collate, batch_size, seed
-        self._draw = order
+        lengths = [len(ids) for ids in examples.columns["input_ids"]] if by_length else []
+        self._draw = grouped_order(lengths, batch_size) if by_length else order
         self.per_epoch = -(-len(examples) // batch_size)
         self._last: tuple[int, np.ndarray[Any, Any]] = 0, self._order(0)
 

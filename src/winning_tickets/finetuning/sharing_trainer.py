@@ -130,7 +130,8 @@ def make_sharing_trainer(
     for name, task in prepared.tasks.items():
         plm = sharing.plms[name]
         encoded = task.encode(plm, train_examples(settings, task.data, seed))
-        batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), task.batch_size, seed)
+        by_length = settings.group_by_length
+        batches[name] = TaskBatches(encoded, make_collator(plm.tokenizer), task.batch_size, seed, by_length=by_length)
     return TicketTrainer(
         model=sharing.model,
         build_optimizer=lambda model: sharing.optimizer,

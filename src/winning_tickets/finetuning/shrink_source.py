@@ -16,7 +16,7 @@ from winning_tickets.data.batches import ENDLESS, CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
 from winning_tickets.data.encode import EncodedSplit, make_collator
 from winning_tickets.data.loading import load_task
-from winning_tickets.data.mixing import TaskBatches, grouped_order, task_order
+from winning_tickets.data.mixing import TaskBatches, task_order
 from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.user_files import load_texts
 from winning_tickets.deploy.formats import sentence_modules
@@ -238,7 +238,7 @@ def example_batches(plm: PLM, encoded: EncodedSplit, tokens: int, seed: int) -> 
     size = max(2, round(tokens / (sum(lengths) / max(1, len(lengths)))))
     rest = TaskBatches(held_out, collate, size, seed)
     return (
-        TaskBatches(train, collate, size, seed, grouped_order(lengths, size)),
+        TaskBatches(train, collate, size, seed, by_length=True),
         [rest[index] for index in range(rest.per_epoch)],
     )
 

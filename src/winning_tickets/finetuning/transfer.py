@@ -18,7 +18,7 @@ from winning_tickets.config import Runtime, TransferConfig
 from winning_tickets.data.batches import CorpusBatches
 from winning_tickets.data.encode import make_collator
 from winning_tickets.data.metrics import class_scores, majority
-from winning_tickets.data.mixing import Order, TaskBatches, grouped_order, trainer_order
+from winning_tickets.data.mixing import TaskBatches, trainer_order
 from winning_tickets.data.records import Task
 from winning_tickets.finetuning import seeds
 from winning_tickets.finetuning.evaluation import Evaluations, evaluate_dev_splits, has_confusion
@@ -190,16 +190,14 @@ def _learning(prepared: PreparedTransfer, plm: PLM, seed: int) -> tuple[TaskBatc
         batches = prepared.text.batches(config, plm, seed, prepared.max_length)
         return batches, PretrainingObjective({prepared.task.kind: 1.0}, plm.architecture)
     examples = prepared.encode(plm, train_split(config, prepared.data, seed))
-    order: Order = trainer_order
-    if settings.group_by_length:
-        order = grouped_order([len(ids) for ids in examples.columns["input_ids"]], prepared.batch_size)
     pad = make_collator(plm.tokenizer, prepared.max_length if settings.padding == "max-length" else None)
     objective: Objective
     if prepared.teacher is None:
         objective = make_task_objective(prepared.task, config.smart)
     else:
         objective = prepared.teacher.objective(prepared.task, config)
-    return TaskBatches(examples, pad, prepared.batch_size, seed, order), objective
+    by_length = settings.group_by_length
+    return TaskBatches(examples, pad, prepared.batch_size, seed, trainer_order, by_length), objective
 
 
 class HeldTicket(Callback):

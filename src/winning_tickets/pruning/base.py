@@ -441,7 +441,8 @@ def _task_source(prepared: PreparedSearch, data: TaskData) -> TrainingSource:
     split = train_subset(data.train, config.train_size, config.seed)
     examples = encode_split(plm, split, length, task.kind, choose_doc_stride(None, task, length))
     batch_size = config.batch_size or task.batch_size
-    batches = TaskBatches(examples, make_collator(plm.tokenizer), batch_size, config.seed)
+    by_length = config.group_by_length
+    batches = TaskBatches(examples, make_collator(plm.tokenizer), batch_size, config.seed, by_length=by_length)
     return TrainingSource(plm, TaskObjective(task.kind), config.terms["task"], batches, batches.per_epoch, batch_size)
 
 

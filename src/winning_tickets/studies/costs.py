@@ -208,7 +208,8 @@ def _source_steps(config: ResolvedSearch) -> tuple[float, float, float]:
         task = TASKS.get(name)
         batch = config.batch_size or (task.batch_size if task else 32)
         data = _data_of(config, name)
-        length = _length(data, config.max_length or (task.max_length if task else 128))
+        limit = config.max_length or (task.max_length if task else 128)
+        length = _length(data, limit, grouped=config.group_by_length)
         sources.append((batch, batch * length, _subset(data.train, config.train_size) / batch))
     sources = sources or [(1.0, float(config.batch_tokens), 1.0)]
     together = sum if config.mixing == "sum" else statistics.fmean
@@ -347,7 +348,7 @@ def _sharing(settings: ShareConfig, model: ModelSize) -> Cost:
         batch = config.batch_size or (task.batch_size if task else 32)
         own = steps * count / per_epoch
         data = _data_of(config, name)
-        length = _length(data, limit)
+        length = _length(data, limit, grouped=config.group_by_length)
         total += _training(own, own * batch * length, steps // per_epoch + 1, _validation(data, limit), length)
     total += Cost(weight_bytes=_WEIGHT_BYTES * model.parameters * config.save_model)
     total *= len(config.seeds)
