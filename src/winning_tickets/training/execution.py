@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from transformers import PreTrainedModel
 from winning_tickets.config import Runtime
 from winning_tickets.models.loading import choose_device
 from winning_tickets.runs.errors import TrainingError, UsageError
+from winning_tickets.runs.progress import tell
 
 BACKEND = "inductor"  # of torch.compile
 _COMPILERS = ("g++", "clang++", "c++")
@@ -53,6 +55,23 @@ def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: b
     finally:
         for one in fused:
             one.set_attn_implementation("sdpa")
+
+
+def warn_of_slow_bf16(device: torch.device, runtime: Runtime) -> None:
+    """Say once in a process that `--bf16` can be slower here: the CPU has no instructions for products of bfloat16."""
+    if runtime.bf16 and device.type == "cpu" and _lacks_amx():
+        _warn_of_slow_bf16(runtime.quiet)
+
+
+def _lacks_amx() -> bool:
+    # Older versions of torch do not say what a processor has.
+    known = getattr(torch.cpu, "get_capabilities", dict[str, Any])()
+    return known.get("architecture") == "x86_64" and not known.get("amx_bf16")
+
+
+@cache
+def _warn_of_slow_bf16(quiet: bool) -> None:
+    tell("Warning: this processor has no AMX, so steps with --bf16 can take longer than in float32.", quiet)
 
 
 def _whole_models(model: torch.nn.Module) -> list[PreTrainedModel]:

@@ -246,6 +246,7 @@ def trainer_arguments(scratch: Path, runtime: Runtime, **settings: Any) -> Train
     device = choose_device(runtime.device)
     if device.type == "cuda":
         device = torch.device("cuda", torch.cuda.current_device())  # threads have a current device of their own
+    execution.warn_of_slow_bf16(device, runtime)
     return TrainerArguments(
         output_dir=scratch,
         device=device,
