@@ -37,9 +37,8 @@ def main(encoder: str, out: Path) -> None:
             masks |= keep_top(magnitudes({one: weight}), own)
         ticket = Ticket.from_masks(masks, encoder, method=f"denser-{name}", settings={"denser": part})
         ticket.save_pretrained(out / name)
-        print(
-            f"{name}: {sparsity:.0%} of {len(inside)} matrices, {other:.1%} of the others, {ticket.sparsity:.2%} in all"
-        )
+        made = f"{name}: {sparsity:.0%} of {len(inside)} matrices"
+        print(f"{made}, {other:.1%} of the others, {ticket.sparsity:.2%} in all")  # noqa: T201
 
 
 if __name__ == "__main__":
