@@ -58,7 +58,7 @@ def attention_for_training(model: torch.nn.Module, device: torch.device, bf16: b
 
 
 def warn_of_slow_bf16(device: torch.device, runtime: Runtime) -> None:
-    """Say once in a process that `--bf16` can be slower here: the CPU has no instructions for products of bfloat16."""
+    """Warn once in a process if `--bf16` runs on a CPU without AMX, where it can be slower than float32."""
     if runtime.bf16 and device.type == "cpu" and _lacks_amx():
         _warn_of_slow_bf16(runtime.quiet)
 
