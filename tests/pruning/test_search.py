@@ -103,6 +103,25 @@ def test_the_sparsity_is_exact_in_every_scope(tmp_path, corpus, bert, method, sc
     assert ticket.pruned == sum(counts.values())
 
 
+def test_a_global_ranking_compares_weights_that_are_comparable_and_an_empty_matrix_is_named(tmp_path, corpus, capsys):
+    """Weights times input norms are larger than weights alone, and the embeddings have no inputs."""
+    model, embeddings = str(make_model(tmp_path / "bert", head="mlm+pooler")), "embeddings.word_embeddings.weight"
+    loud = Runtime(device="cpu")
+    default = training(model, corpus, ranking="global", sparsity=0.7, steps=1)
+    magnitude = SearchConfig(model=model, method="magnitude", ranking="global", sparsity=0.7)
+    found, ranked = search(default, tmp_path / "default", loud), search(magnitude, tmp_path / "magnitude", loud)
+    assert default.resolved().score_init == "rank"
+    assert torch.equal(found.masks[embeddings], ranked.masks[embeddings])
+    assert "Warning" not in capsys.readouterr().err
+    for name, fields in {"trained": {"score_init": "activation"}, "wanda": {"method": "wanda"}}.items():
+        config = training(model, corpus, ranking="global", sparsity=0.7, steps=1, **fields)
+        assert not search(config, tmp_path / name, loud).masks[embeddings].any()
+        warning = f"Warning: the 70% ticket keeps no weight of 1 of 13 matrices: {embeddings}. Rank in"
+        assert warning in capsys.readouterr().err
+        search(config, tmp_path / name, loud)  # is opened again
+        assert "Warning" not in capsys.readouterr().err
+
+
 def test_a_pooler_that_the_checkpoint_lacks_is_never_masked(tmp_path, corpus):
     model = str(make_model(tmp_path / "no-pooler"))
     with pytest.raises(UsageError, match="asks for a pooler, and .* has none; use a scope without it"):

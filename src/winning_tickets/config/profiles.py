@@ -22,6 +22,7 @@ _HIGHEST_RATE = 3e-4
 TUNED_RATE = {"tuned_rate": 1}
 TUNED_BATCHES = {"tuned_batches": 1}
 _TUNED_DROPOUT = {"tuned_dropout": 1}
+TUNED_GLOBAL = {"tuned_global": 1}
 
 _TUNED: dict[str, Any] = {
     "scope": "encoder+embeddings",
@@ -48,6 +49,9 @@ _TUNED: dict[str, Any] = {
     "kd_masked_tokens": 0,
     "kd_padding": "ignored",
 }
+
+# Over all matrices, weights times input norms are larger than the weights of the embeddings, which would all be pruned.
+_TUNED_GLOBAL: dict[str, Any] = _TUNED | {"score_init": "rank"}
 
 _PAPER: dict[str, Any] = _TUNED | {
     "batch_tokens": 16 * 512,
@@ -161,10 +165,10 @@ def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
     return _STRUCTURED | {"importance": "released", "min_heads_per_layer": 0 if selection == "random" else 1}
 
 
-def profile_values(profile: Profile, method: str, objective: str) -> dict[str, Any]:
-    """Return the values of fields of a `SearchConfig` that are None, by method and objective."""
+def profile_values(profile: Profile, method: str, objective: str, ranking: str = "matrix") -> dict[str, Any]:
+    """Return the values of fields of a `SearchConfig` that are None, by method, objective and ranking."""
     if profile == "tuned":
-        return _TUNED
+        return _TUNED_GLOBAL if ranking == "global" else _TUNED
     objective = paper_objective(objective)
     values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
     if profile == "code":

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from winning_tickets.config import objective as objectives
 from winning_tickets.config import profiles
-from winning_tickets.config.profiles import METHOD_NEEDS, TUNED_BATCHES, TUNED_RATE, MethodNeeds, Profile
+from winning_tickets.config.profiles import METHOD_NEEDS, TUNED_BATCHES, TUNED_GLOBAL, TUNED_RATE, MethodNeeds, Profile
 from winning_tickets.config.settings import (
     CORPORA,
     GROUPING_MEANING,
@@ -422,9 +422,12 @@ class SearchConfig(TaskSettings, StructuredSettings):
 
     @property
     def rule_versions(self) -> dict[str, int]:
-        """Those of `tuned` for tasks: the rate of weights that are trained on them, and the batches of examples."""
-        if not self.needs.sources or self.profile != "tuned":
+        """Those of `tuned`: initial scores by ranking; for tasks the rate of trained weights, and the batches."""
+        if self.profile != "tuned":
             return {}
+        if not self.needs.sources:
+            starts = self.needs.mask_training and not self.needs.structured and self.score_init is None
+            return TUNED_GLOBAL if starts and self.ranking == "global" else {}
         trained = self.text_term is None and self.method != "snip"
         rules = TUNED_RATE if trained and self.learning_rate is None else {}
         return rules | (TUNED_BATCHES if "task" in self.terms and self.group_by_length is None else {})
@@ -476,7 +479,7 @@ class SearchConfig(TaskSettings, StructuredSettings):
         elif self.needs.structured:
             values = profiles.structured_values(self.profile, self.selection)
         else:
-            values = profiles.profile_values(self.profile, self.method, self.objective)
+            values = profiles.profile_values(self.profile, self.method, self.objective, self.ranking)
         return self.filled(ResolvedSearch, values)
 
 

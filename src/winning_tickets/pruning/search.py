@@ -19,6 +19,7 @@ from winning_tickets.pruning.sharded import check_matrices, check_sharding
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
 from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.progress import tell
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.terms import check_negatives
@@ -112,7 +113,23 @@ def _find_tickets(
         tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
         if not finished:
             run.finish(summarize_search(tickets, prepared, run))
+            if prepared.config.ranking == "global" and not prepared.config.needs.structured:
+                _warn_of_empty_matrices(tickets[max(tickets)], runtime.quiet)
     return tickets
+
+
+def _warn_of_empty_matrices(ticket: Ticket, quiet: bool) -> None:
+    """Warn if a matrix has no weights left, as can happen where those of all matrices are ranked together."""
+    by_matrix = ticket.sparsity_by_matrix()
+    empty = [name for name, sparsity in by_matrix.items() if sparsity == 1.0]
+    if empty:
+        names = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
+        matrices = f"{len(empty)} of {len(by_matrix)} matrices: {names}"
+        tell(
+            f"Warning: the {ticket.sparsity:.0%} ticket keeps no weight of {matrices}. Rank in each matrix "
+            "(--ranking matrix), or take the numbers of kept weights from another ticket (--like).",
+            quiet,
+        )
 
 
 def summarize_search(tickets: dict[Any, Ticket], prepared: PreparedSearch, run: RunDirectory) -> dict[str, Any]:
