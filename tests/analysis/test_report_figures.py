@@ -49,6 +49,16 @@ def test_bars_carry_their_values_with_equal_decimals() -> None:
     assert "a" not in texts(small), "one set of bars needs no legend"
 
 
+@pytest.mark.parametrize(("name", "columns"), [("ticket", 4), ("iterative pruning with 1050 steps", 2), ("w" * 90, 1)])
+def test_a_legend_has_as_many_columns_as_fit(name: str, columns: int) -> None:
+    drawing = mpl.figure.Figure(figsize=(7.2, 4.2), layout="constrained")
+    figures.add_legend(drawing, 4, [figures.swatch(f"{name} {number}", marker="o") for number in range(8)])
+    (legend,) = drawing.legends
+    assert legend._ncols == columns
+    if columns > 1:
+        assert legend.get_window_extent().width <= drawing.bbox.width
+
+
 def test_ids_of_different_figures_do_not_clash() -> None:
     first, second = (
         set(re.findall(r' id="([^"]+)"', figures.line_chart(LINES, "x", "y", title))) for title in ("One", "Two")

@@ -181,9 +181,14 @@ def add_panels(drawing: Any, count: int, most: int = 3, **options: Any) -> list[
 
 
 def add_legend(drawing: Any, columns: int, handles: Sequence[Any] | None = None, **options: Any) -> None:
-    """A legend below all panels, of these handles or of all labels that were drawn."""
+    """A legend below all panels, of these handles or of all labels that were drawn, in at most so many columns."""
     given = {} if handles is None else {"handles": handles}
-    drawing.legend(loc="outside lower center", ncols=columns, **{"fontsize": 9, **given, **options})
+    # Names of any length: fewer columns, where the picture is too narrow for them.
+    for ncols in range(columns, 0, -1):
+        legend = drawing.legend(loc="outside lower center", ncols=ncols, **{"fontsize": 9, **given, **options})
+        if ncols == 1 or legend.get_window_extent().width <= drawing.bbox.width:
+            return
+        legend.remove()
 
 
 def cut_label(name: str) -> str:
