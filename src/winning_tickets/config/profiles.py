@@ -50,7 +50,7 @@ _TUNED: dict[str, Any] = {
     "kd_padding": "ignored",
 }
 
-# Over all matrices, weights times input norms are larger than the weights of the embeddings, which would all be pruned.
+# Weights times input norms exceed the weights of the embeddings, which a ranking over all matrices would empty.
 _TUNED_GLOBAL: dict[str, Any] = _TUNED | {"score_init": "rank"}
 
 _PAPER: dict[str, Any] = _TUNED | {

@@ -119,15 +119,16 @@ def _find_tickets(
 
 
 def _warn_of_empty_matrices(ticket: Ticket, quiet: bool) -> None:
-    """Warn if a matrix has no weights left, as can happen where those of all matrices are ranked together."""
+    """Warn if a matrix is nearly empty, as can happen where the weights of all matrices are ranked together."""
     by_matrix = ticket.sparsity_by_matrix()
-    empty = [name for name, sparsity in by_matrix.items() if sparsity == 1.0]
+    least = (1 - ticket.sparsity) / 100
+    empty = [name for name, sparsity in by_matrix.items() if 1 - sparsity < least]
     if empty:
         names = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
-        matrices = f"{len(empty)} of {len(by_matrix)} matrices: {names}"
         tell(
-            f"Warning: the {ticket.sparsity:.0%} ticket keeps no weight of {matrices}. Rank in each matrix "
-            "(--ranking matrix), or take the numbers of kept weights from another ticket (--like).",
+            f"Warning: the {ticket.sparsity:.0%} ticket keeps less than {least:.2%} of {len(empty)} of "
+            f"{len(by_matrix)} matrices: {names}. Rank in each matrix (--ranking matrix), or take the numbers of kept "
+            "weights from another ticket (--like).",
             quiet,
         )
 
