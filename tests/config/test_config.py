@@ -142,6 +142,7 @@ def test_a_rule_that_changes_gives_other_ids_where_it_is_used():
     assert SearchConfig(model="m", method="snip", tasks=("rte",)).rule_versions == batches
     ranked = {"ranking": "global", "corpus": "c"}
     assert SearchConfig(model="m", **ranked).rule_versions == {"tuned_global": 1}
+    assert SearchConfig(model="m", method="magnitude", ranking="global").resolved().score_init == "activation"
     for given in ({"score_init": "rank"}, {"ranking": "row"}, {"method": "wanda"}, {"profile": "paper"}):
         assert SearchConfig(model="m", **(ranked | given)).rule_versions == {}
     assert SuperConfig(fine_tuning=open_).rule_versions == open_.rule_versions

@@ -168,7 +168,7 @@ def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
 def profile_values(profile: Profile, method: str, objective: str, ranking: str = "matrix") -> dict[str, Any]:
     """Return the values of fields of a `SearchConfig` that are None, by method, objective and ranking."""
     if profile == "tuned":
-        return _TUNED_GLOBAL if ranking == "global" else _TUNED
+        return _TUNED_GLOBAL if method == "mask-training" and ranking == "global" else _TUNED
     objective = paper_objective(objective)
     values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
     if profile == "code":
