@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 
 import matplotlib as mpl
 import pytest
+from matplotlib.figure import Figure
 
 from winning_tickets.analysis.report import figures
 from winning_tickets.analysis.report.figures import Series
@@ -51,7 +52,7 @@ def test_bars_carry_their_values_with_equal_decimals() -> None:
 
 @pytest.mark.parametrize(("name", "columns"), [("ticket", 4), ("iterative pruning with 1050 steps", 2), ("w" * 90, 1)])
 def test_a_legend_has_as_many_columns_as_fit(name: str, columns: int) -> None:
-    drawing = mpl.figure.Figure(figsize=(7.2, 4.2), layout="constrained")
+    drawing = Figure(figsize=(7.2, 4.2), layout="constrained")
     figures.add_legend(drawing, 4, [figures.swatch(f"{name} {number}", marker="o") for number in range(8)])
     (legend,) = drawing.legends
     assert legend._ncols == columns

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from winning_tickets.runs.errors import listed
+
 
 def search(result: dict[str, Any], tickets: list[str]) -> str:
     """One ticket, or those of several sparsity levels."""
@@ -319,6 +321,6 @@ def verification(result: dict[str, Any]) -> str:
         seen += f"; {result['runs']} runs of stores"
     for key, meaning in (("running", "running, left alone"), ("unsealed", "done, never hashed")):
         if ids := result[key]:
-            lines.append(f"{meaning}: {', '.join(ids[:5])}" + (f" and {len(ids) - 5} more" if len(ids) > 5 else ""))
+            lines.append(f"{meaning}: {listed(ids, 5)}")
     verdict = "nothing is wrong" if result["ok"] else f"{len(result['findings'])} findings"
     return "\n".join([*lines, f"{verdict}; {seen}"])

@@ -165,10 +165,15 @@ def structured_values(profile: Profile, selection: str) -> dict[str, Any]:
     return _STRUCTURED | {"importance": "released", "min_heads_per_layer": 0 if selection == "random" else 1}
 
 
+def starts_from_ranks(method: str, ranking: str) -> bool:
+    """Return whether `tuned` starts from the ranks of absolute weights."""
+    return method == "mask-training" and ranking == "global"
+
+
 def profile_values(profile: Profile, method: str, objective: str, ranking: str = "matrix") -> dict[str, Any]:
     """Return the values of fields of a `SearchConfig` that are None, by method, objective and ranking."""
     if profile == "tuned":
-        return _TUNED_GLOBAL if method == "mask-training" and ranking == "global" else _TUNED
+        return _TUNED_GLOBAL if starts_from_ranks(method, ranking) else _TUNED
     objective = paper_objective(objective)
     values = _PAPER | _PAPER_BY_OBJECTIVE.get(objective, {})
     if profile == "code":

@@ -426,8 +426,8 @@ class SearchConfig(TaskSettings, StructuredSettings):
         if self.profile != "tuned":
             return {}
         if not self.needs.sources:
-            starts = self.needs.mask_training and not self.needs.structured and self.score_init is None
-            return TUNED_GLOBAL if starts and self.ranking == "global" else {}
+            ranked = self.score_init is None and profiles.starts_from_ranks(self.method, self.ranking)
+            return TUNED_GLOBAL if ranked else {}
         trained = self.text_term is None and self.method != "snip"
         rules = TUNED_RATE if trained and self.learning_rate is None else {}
         return rules | (TUNED_BATCHES if "task" in self.terms and self.group_by_length is None else {})

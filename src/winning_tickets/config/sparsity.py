@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Self
 
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, listed
 
 
 def check_sparsity(sparsity: float) -> Fraction:
@@ -53,8 +53,7 @@ class Pattern:
         """Refuse matrices, of shape `(out, in)` by name, whose rows are not a whole number of groups."""
         uneven = [f"{name} ({shape[-1]})" for name, shape in shapes.items() if shape[-1] % self.of]
         if uneven:
-            rest = f" and {len(uneven) - _NAMED} more" if len(uneven) > _NAMED else ""
             raise UsageError(
                 f"The pattern {self} needs input dimensions that {self.of} divides; it does not divide those of "
-                f"{', '.join(uneven[:_NAMED])}{rest}. Choose another pattern, or prune without one."
+                f"{listed(uneven, _NAMED)}. Choose another pattern, or prune without one."
             )

@@ -16,7 +16,7 @@ from winning_tickets.data.tasks import TEXT_TASKS
 from winning_tickets.models.heads import load_for_task, num_outputs
 from winning_tickets.models.loading import PLM, outside_encoder, with_fresh_head
 from winning_tickets.models.weights import content_hash
-from winning_tickets.runs.errors import UsageError
+from winning_tickets.runs.errors import UsageError, listed
 from winning_tickets.tickets.target import Target
 from winning_tickets.training.fine_tuned import FineTunedModel, is_fine_tuned, open_fine_tuned
 from winning_tickets.training.predict import TaskInfo
@@ -42,16 +42,12 @@ def kept_head(old: TaskInfo, task: Task, fresh: bool = False) -> KeptHead:
     if task.kind in _WITHOUT_LABELS:
         return KeptHead(tuple(range(num_outputs(task.kind, ()))), "kept")
     if not set(task.labels) <= set(old.labels):
-        note = f"fresh (labels differ: {_listed(task.labels)}; the model has {_listed(old.labels)})"
+        wanted, found = (listed(labels, _SHOWN_LABELS) for labels in (task.labels, old.labels))
+        note = f"fresh (labels differ: {wanted}; the model has {found})"
         return KeptHead(None, note)
     fewer = len(task.labels) < len(old.labels)
     note = f"kept: {len(task.labels)} of {len(old.labels)} labels" if fewer else "kept"
     return KeptHead(tuple(old.labels.index(label) for label in task.labels), note)
-
-
-def _listed(labels: tuple[str, ...]) -> str:
-    more = f" and {len(labels) - _SHOWN_LABELS} more" if len(labels) > _SHOWN_LABELS else ""
-    return ", ".join(labels[:_SHOWN_LABELS]) + more
 
 
 @dataclass(frozen=True)

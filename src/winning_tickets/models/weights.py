@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from winning_tickets.config import Start
 from winning_tickets.models.architectures import matrices_of
 from winning_tickets.models.loading import PLM, base_hash, load_plm, prunable_names, tensor_hash
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError, UsageError, listed
 from winning_tickets.runs.files import parse_json, write_bytes
 from winning_tickets.runs.identity import canonical_json
 
@@ -124,18 +124,13 @@ def _check_same_names(parameters: Mapping[str, Tensor], tensors: Mapping[str, Te
     differing = sorted(name for name in parameters.keys() ^ tensors.keys() if not name.startswith("pooler."))
     missing = [name for name in differing if name in parameters]
     surplus = [name for name in differing if name in tensors]
-    found = [f"{_first_three(missing)} of the model are missing there"] if missing else []
-    found += [f"{_first_three(surplus)} there are unknown to the model"] if surplus else []
+    found = [f"{listed(missing)} of the model are missing there"] if missing else []
+    found += [f"{listed(surplus)} there are unknown to the model"] if surplus else []
     if found:
         raise ContentError(
             f"The weights to start from do not fit: {', and '.join(found)}; is it another architecture, or another "
             "number of layers (--layers)?"
         )
-
-
-def _first_three(names: list[str]) -> str:
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
 
 
 def copy_encoder_weights(plm: PLM) -> dict[str, Tensor]:

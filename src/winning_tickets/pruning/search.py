@@ -18,7 +18,7 @@ from winning_tickets.pruning.memory import check_memory
 from winning_tickets.pruning.sharded import check_matrices, check_sharding
 from winning_tickets.runs import distributed
 from winning_tickets.runs.directory import RunDirectory, execution_of, is_trusted, skipped_steps
-from winning_tickets.runs.errors import UsageError, unknown
+from winning_tickets.runs.errors import UsageError, listed, unknown
 from winning_tickets.runs.progress import tell
 from winning_tickets.tickets.selection import count_true
 from winning_tickets.tickets.ticket import Ticket
@@ -113,7 +113,7 @@ def _find_tickets(
         tickets = {level: Ticket.from_pretrained(prepared.folder(run, level)) for level in prepared.config.rungs}
         if not finished:
             run.finish(summarize_search(tickets, prepared, run))
-            if prepared.config.ranking == "global" and not prepared.config.needs.structured:
+            if prepared.config.ranking == "global":
                 _warn_of_empty_matrices(tickets[max(tickets)], runtime.quiet)
     return tickets
 
@@ -124,11 +124,10 @@ def _warn_of_empty_matrices(ticket: Ticket, quiet: bool) -> None:
     least = (1 - ticket.sparsity) / 100
     empty = [name for name, sparsity in by_matrix.items() if 1 - sparsity < least]
     if empty:
-        names = ", ".join(empty[:3]) + (f" and {len(empty) - 3} more" if len(empty) > 3 else "")
         tell(
             f"Warning: the {ticket.sparsity:.0%} ticket keeps less than {least:.2%} of {len(empty)} of "
-            f"{len(by_matrix)} matrices: {names}. Rank in each matrix (--ranking matrix), or take the numbers of kept "
-            "weights from another ticket (--like).",
+            f"{len(by_matrix)} matrices: {listed(empty)}. Rank in each matrix (--ranking matrix), or take the numbers "
+            "of kept weights from another ticket (--like).",
             quiet,
         )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 
@@ -47,6 +47,12 @@ _SHORT.maxlevel = 3
 def shown(value: Any) -> str:
     """Return a value as short text for a message."""
     return _SHORT.repr(value)
+
+
+def listed(names: Sequence[str], most: int = 3) -> str:
+    """Return the first names, separated by commas, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def explain(error: Any) -> str:
