@@ -31,4 +31,4 @@ long() { study "$@" --set tasks=[sst2,mrpc,stsb,mnli]; }
 long run --where method=TAMT-KD,IMP --where sparsity=0.7 "$@"
 long run --where method=Full --where task=sst2,stsb "$@"
 long run --set sparsities=[0.6,0.7] --where method=TAMT-KD --where sparsity=0.6 --where task=sst2 "$@"
-long report --out "$out/long_trainings"
+long report --set sparsities=[0.6,0.7] --out "$out/long_trainings"

@@ -1,0 +1,125 @@
+"""Write the intervals of these pages that no report has, from the numbers of runs beside them: python intervals.py."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from winning_tickets.analysis.effects import Effect, clustered_correlation, crossed_effect
+
+HERE = Path(__file__).parent
+MAIN = {"mnli": "accuracy_matched", "sst2": "accuracy", "mrpc": "accuracy", "stsb": "pearson"}
+
+Scores = dict[tuple[str, str], dict[tuple[str, str], float]]  # by method and setting, then by task and seed
+
+
+def _rows(report: str) -> list[dict[str, str]]:
+    with (HERE / report / "runs.csv").open(encoding="utf-8") as handle:
+        return list(csv.DictReader(handle))
+
+
+def fine_tuned(report: str) -> Scores:
+    """Return the scores of a report of tickets_win at 70 %; the seed of the ticket is that of its fine-tuning."""
+    found: Scores = defaultdict(dict)
+    for row in _rows(report):
+        if row["value"] == f"metrics.{MAIN.get(row['task'])}.final.mean" and row["sparsity"] in ("", "0.7"):
+            method = {"dense": "Full", "transfer": row["method"]}.get(row["stage"])
+            if method:
+                seed = row["search_seed"] or row["seed"]
+                found[method, row["fine_tuning"]][row["task"], seed] = float(row["number"])
+    return found
+
+
+def shared() -> Scores:
+    """Return the scores of docs/results/sharing by method and rate."""
+    found: Scores = defaultdict(dict)
+    for row in _rows("sharing/report"):
+        for task, metric in MAIN.items():
+            of_all = row["value"] == f"tasks.{task}.metrics.{metric}.final.mean"
+            alone = row["stage"] == "single" and row["task"] == task and row["value"] == f"metrics.{metric}.final.mean"
+            if of_all or alone:
+                found[row["method"], row["rate"]][task, row["seed"]] = float(row["number"])
+    return found
+
+
+def share(first: Mapping[tuple[str, str], float], second: Mapping[tuple[str, str], float], tasks: set[str]) -> Effect:
+    """Return the ratio of the means over tasks, paired by seed."""
+    seeds = sorted({seed for _, seed in first})
+    logs = [
+        math.log(fmean(first[task, seed] for task in tasks) / fmean(second[task, seed] for task in tasks))
+        for seed in seeds
+    ]
+    return crossed_effect(logs, {"seed": seeds}).on_scale(math.exp)
+
+
+def difference(
+    first: Mapping[tuple[str, str], float], second: Mapping[tuple[str, str], float], tasks_vary: bool
+) -> Effect:
+    """Return the mean difference, with the seeds as a sample, and the tasks too if they vary."""
+    pairs = sorted(first.keys() & second.keys())
+    if tasks_vary:
+        factors: dict[str, list[str]] = {"task": [task for task, _ in pairs], "seed": [seed for _, seed in pairs]}
+        return crossed_effect([first[pair] - second[pair] for pair in pairs], factors)
+    seeds = sorted({seed for _, seed in pairs})
+    return crossed_effect(
+        [fmean(first[pair] - second[pair] for pair in pairs if pair[1] == seed) for seed in seeds], {"seed": seeds}
+    )
+
+
+def goes_with(loss: str, scores: Scores) -> Effect | None:
+    """Return the correlation of a loss of the tickets with dropout and their mean scores; one-shot is one ticket."""
+    losses: dict[tuple[str, str], list[float]] = defaultdict(list)
+    means: dict[tuple[str, str], list[float]] = defaultdict(list)
+    for row in _rows("tickets_win/report"):
+        ticket = (row["method"], "" if row["method"] == "OMP" else row["search_seed"])
+        if row["stage"] == "losses" and row["value"] == loss and row["sparsity"] == "0.7":
+            losses[ticket].append(float(row["number"]))
+    for method in ("OMP", "IMP", "TAMT-KD"):
+        for (_, seed), score in scores[method, "with dropout"].items():
+            means[method, "" if method == "OMP" else seed].append(score)
+    tickets = sorted(losses.keys() & means.keys())
+    return clustered_correlation(
+        [fmean(losses[ticket]) for ticket in tickets], [fmean(means[ticket]) for ticket in tickets], tickets
+    )
+
+
+def main() -> None:
+    """Write intervals.json."""
+    best, long, short = "without dropout", fine_tuned("tickets_win/report"), fine_tuned("tickets_win/long_trainings")
+    models = shared()
+    rates = sorted({rate for method, rate in models if method == "Ticket-Share"})
+    found: dict[str, Effect | None] = {}
+    for method in ("TAMT-KD", "OMP"):
+        for tasks in (set(MAIN), set(MAIN) - {"mnli"}):
+            name = f"tickets_win: {method}, share of the dense mean of {len(tasks)} tasks, without dropout"
+            found[name] = share(long[method, best], long["Full", best], tasks)
+    found["tickets_win: TAMT-KD, share of the dense mean of 3 tasks, with dropout"] = share(
+        long["TAMT-KD", "with dropout"], long["Full", "with dropout"], set(MAIN) - {"mnli"}
+    )
+    for method in ("TAMT-KD", "IMP"):
+        name = f"tickets_win, encoder of 1,000 steps: {method}, share of the dense mean of SST-2 and STS-B"
+        found[name] = share(short[method, best], short["Full", best], {"sst2", "stsb"})
+    for loss in ("kd_loss", "mlm_loss"):
+        found[f"tickets_win, with dropout: correlation of {loss} and the mean of 3 tasks"] = goes_with(loss, long)
+    for rate in rates:
+        name = f"sharing, {rate}: Ticket-Share minus MT-DNN, tasks and seeds as samples"
+        found[name] = difference(models["Ticket-Share", rate], models["MT-DNN", rate], tasks_vary=True)
+    single = next(scores for (method, _), scores in models.items() if method == "ST-DNN")
+    found["sharing, 1e-4: Ticket-Share minus single-task models"] = difference(
+        models["Ticket-Share", rates[0]], single, tasks_vary=False
+    )
+    written: dict[str, Any] = {
+        name: None if effect is None else {"estimate": effect.estimate, "interval": effect.interval, "p": effect.p}
+        for name, effect in found.items()
+    }
+    (HERE / "intervals.json").write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
