@@ -195,6 +195,28 @@ def test_a_fraction_may_carry_a_percent_sign(field, written, value):
     assert getattr(TransferConfig.of(target="m", **{field: written}), field) == value
 
 
+@pytest.mark.parametrize(
+    ("size", "message"),
+    [
+        ("all", "--train-size all is not a size; use a number of examples such as 1000, or a percentage such as 10%"),
+        ("0", "--train-size 0 is not a whole number of at least 1"),
+        ("120%", r"--train-size 120% is outside \(0%, 100%\]"),
+        ("10,000", "--train-size 10,000 is not a size"),
+        (True, "train-size: Input should be a valid string"),
+    ],
+)
+def test_a_size_of_a_training_set_is_checked_with_the_settings(size, message):
+    with pytest.raises(UsageError, match=message):
+        TransferConfig.of(target="m", task="rte", train_size=size)
+
+
+def test_a_size_may_be_a_number():
+    number = TransferConfig.of(target="m", task="rte", train_size=1000)
+    assert number == TransferConfig.of(target="m", task="rte", train_size="1000")
+    with pytest.raises(UsageError, match="--importance-train-size 0 is not a whole number"):
+        SuperConfig.of(fine_tuning={"target": "m", "task": "rte"}, importance_train_size=0)
+
+
 def test_sparsities_may_carry_a_percent_sign():
     assert SearchConfig.of(model="m", sparsity="60%").sparsity == 0.6
     assert SearchConfig.of(model="m", sparsity=("70%", "57.5%")).sparsity == (0.575, 0.7)

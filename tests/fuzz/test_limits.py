@@ -13,7 +13,7 @@ from fuzz import seeds
 from fuzz.seeds import resealed
 from samples.claims import wait_shortly
 from winning_tickets.config import SearchConfig, TransferConfig
-from winning_tickets.data.encode import parse_size
+from winning_tickets.config.settings import parse_size
 from winning_tickets.data.segments import parse_segments
 from winning_tickets.data.user_files import load_files
 from winning_tickets.pruning.importance import Importance

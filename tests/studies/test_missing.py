@@ -8,10 +8,12 @@ import pytest
 
 from samples.study_samples import little, planned
 from winning_tickets.runs.directory import RunDirectory
+from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.hub import unreachable
 from winning_tickets.runs.store.store import Store
 from winning_tickets.studies import needs
 from winning_tickets.studies.needs import list_hub_problems, list_problems, unmet_needs
+from winning_tickets.studies.plan import part_of
 from winning_tickets.studies.worker import TINY
 
 
@@ -24,11 +26,30 @@ def test_missing_data_is_told(tmp_path):
         needs={"model": "a model", "data": "a folder", "far": "text", "hub": "a corpus"},
         parameters={"data": None, "far": str(tmp_path / "no"), "hub": "org/name"},
     )
-    assert list_problems(planned(content), done_in(Store(tmp_path / "store"))) == [
+    content["stages"]["evaluate"]["with"]["corpus"] = "${far}"
+    plan = planned(content)
+    unset, missing = (
         "data is not set; it has to be a folder: --set data=...",
         f"far: there is no {tmp_path / 'no'}; it has to be text: --set far=...",
+    )
+    assert list_problems(plan, done_in(Store(tmp_path / "store"))) == [unset, missing]
+    assert unmet_needs(part_of(plan, ("stage=evaluate",))) == [unset, missing]
+    assert unmet_needs(part_of(plan, ("stage=transfer",))) == [unset], "no run of this part reads it"
+    assert plan.parameters["model"].startswith(TINY)
+
+
+def test_all_that_is_not_set_is_told_at_once():
+    content = little(
+        needs={"encoder": "a model", "text": "a folder", "data_dir": "a folder, or the hub"},
+        parameters={"encoder": None, "text": None, "data_dir": None},
+    )
+    content["stages"]["evaluate"]["with"] |= {"target": "${encoder}", "corpus": "${text}"}
+    with pytest.raises(UsageError) as told:
+        planned(content)
+    assert str(told.value).splitlines() == [
+        "encoder is not set; it has to be a model: --set encoder=...",
+        "text is not set; it has to be a folder: --set text=...",
     ]
-    assert planned(content).parameters["model"].startswith(TINY)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from samples.study_samples import little, planned
 from winning_tickets.runs.errors import UsageError
 from winning_tickets.studies.load import load_study
 from winning_tickets.studies.plan import part_of, plan_study
@@ -106,6 +107,17 @@ def test_a_part_by_its_stage_has_what_it_needs_and_nothing_else():
     assert {point.stage for point in part.points} > {"transfer"}
 
 
+def test_values_of_a_condition_may_be_written_in_other_ways():
+    content = little()
+    content["stages"]["transfer"]["over"] |= {"learning_rate": [0.0001, 0.0002]}
+    plan = planned(content)
+    for text in ("1e-4", "0.0001", "0.00010"):
+        chosen = [point.axes for point in part_of(plan, (f"learning_rate={text}",)).points if point.stage == "transfer"]
+        assert {axes["learning_rate"] for axes in chosen} == {0.0001}
+    with pytest.raises(UsageError, match="Unknown value of method 'Magnitude'. Did you mean 'magnitude'"):
+        part_of(plan, ("method=Magnitude",))
+
+
 @pytest.mark.parametrize(
     ("where", "shard", "message"),
     [
@@ -113,6 +125,9 @@ def test_a_part_by_its_stage_has_what_it_needs_and_nothing_else():
         (("method",), None, "--where 'method' is not of the form NAME=VALUE"),
         (("stage=trnsfer",), None, "Unknown value of stage 'trnsfer'. Did you mean 'transfer'"),
         (("method=XYZ",), None, "Unknown value of method 'XYZ'. Known: Full, IMP"),
+        (("method=Full", "sparsity=0.5"), None, "no run of .* is left; those with method=Full have no axis sparsity"),
+        (("method=Full,OMP", "sparsity=0.5"), None, "--where method=Full: none of its runs has sparsity=0.5; leave it"),
+        (("stage=search", "method=Full"), None, "those with stage=search have method .*OMP"),
         ((), "4/3", "--shard 4/3 is not a part"),
         ((), "x", "--shard x is not a part"),
     ],

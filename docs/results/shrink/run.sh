@@ -1,4 +1,8 @@
+#!/usr/bin/env bash
+# Usage: DATA=FOLDER bash docs/results/shrink/run.sh; runs are written beside this file.
 # DATA has folders glue, snli and wikipedia (wiki.train.txt, wiki.valid.txt). Finished runs are kept, stopped ones resume.
+set -e
+cd "$(dirname "$0")"
 
 # Pieces of Wikipedia, the default of --segments for a corpus.
 common="--corpus $DATA/wikipedia --task stsb --data-dir $DATA/glue --speedup 2 --eval-steps 25 --repeats 3"
@@ -9,7 +13,7 @@ python speed.py builtin:minilm importance/model whole-layers/model > raw/speed.j
 
 # Sentences: one row for each choice, text, loss and number of steps; rows can be named.
 python compare.py $DATA rows
-pip install torch-pruning
+pip install torch-pruning==1.6.1
 python peer.py $DATA rows
 python speed.py builtin:minilm rows/importance/model --int8 --glue $DATA/glue > raw/int8.json
 

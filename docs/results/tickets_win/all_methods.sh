@@ -10,16 +10,15 @@ study() { # verb of `tickets study`, more options
         --set first_steps=150 --set steps=30 --set search_tokens=512 --set batch_size=16 --set tasks=[sst2,stsb] \
         --set 'train_sizes={sst2: "4800", stsb: "4800"}' --set 'epochs={sst2: 1, stsb: 1}' "$@"
 }
-run() { # stages, more options
-    stages=$1; shift
-    study run --workers 2 --where stage="$stages" --where "fine_tuning=without dropout" "$@"
-}
-run dense
+run() { study run --workers 2 "$@"; }
+best="fine_tuning=without dropout"
+run --where stage=dense --where "$best"
+run --where stage=dense-losses
 for sparsity in 0.7 0.5 0.8; do
-    run search,imp,transfer --set sparsities=[$sparsity] --where sparsity=$sparsity --where method=TAMT-KD,IMP,OMP
+    run --set sparsities=[$sparsity] --where stage=transfer --where sparsity=$sparsity --where method=TAMT-KD,IMP,OMP --where "$best"
 done
 for methods in Rand,TAMT-MLM TAMT-MLM+KD; do
-    run search,imp,transfer --set sparsities=[0.7] --where sparsity=0.7 --where method=$methods
+    run --set sparsities=[0.7] --where stage=transfer --where sparsity=0.7 --where method=$methods --where "$best"
 done
-run losses --where method=TAMT-KD,TAMT-MLM,TAMT-MLM+KD,IMP,OMP,Rand --where sparsity=0.7
+run --where stage=losses --where method=TAMT-KD,TAMT-MLM,TAMT-MLM+KD,IMP,OMP,Rand --where sparsity=0.7
 study report --set sparsities=[0.5,0.7,0.8] --out "$out/all_methods"

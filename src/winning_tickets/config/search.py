@@ -19,6 +19,7 @@ from winning_tickets.config.settings import (
     Seed,
     Settings,
     Share,
+    Size,
     impossible,
     setting,
 )
@@ -69,7 +70,7 @@ class TaskSettings(Settings):
         "Kind of the labels of your file: classification, regression, multilabel, tokens or span. By default the file "
         "is inspected.",
     )
-    train_size: str | None = setting(
+    train_size: Size | None = setting(
         None,
         "N examples or P% of each task's training set, and N segments or P% of the corpus. With one seed, larger "
         "subsets contain smaller ones.",

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
 from winning_tickets.runs.errors import UsageError, shown, unknown
@@ -47,6 +47,48 @@ _NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, whose number
 PERCENT = BeforeValidator(as_fraction)
 Share = Annotated[float, PERCENT]
 """A fraction, which may be written as 0.1 or as 10%."""
+
+_WANTED_SIZE = "use a number of examples such as 1000, or a percentage such as 10%"
+
+
+def parse_size(size: str, option: str = "--train-size") -> tuple[Fraction, bool]:
+    """Parse a number of examples or a percentage; the second value says whether it is a percentage."""
+    percent = size.strip().endswith("%")
+    text = size.strip().removesuffix("%").strip()
+    if not _NUMBER.fullmatch(text):
+        raise UsageError(f"{option} {size} is not a size; {_WANTED_SIZE}.")
+    number = Fraction(text)
+    if percent and not 0 < number <= 100:
+        raise UsageError(f"{option} {size} is outside (0%, 100%]; {_WANTED_SIZE}.")
+    if not percent and (number.denominator != 1 or number < 1):
+        raise UsageError(f"{option} {size} is not a whole number of at least 1; {_WANTED_SIZE}.")
+    return number, percent
+
+
+def count_of(size: str, available: int, what: str = "training examples") -> int:
+    """Return how many of the available examples a size asks for, at least one."""
+    number, percent = parse_size(size)
+    count = int(number * available / 100) if percent else int(number)
+    if count > available:
+        raise UsageError(f"--train-size {size} asks for more than the {available} {what} there are.")
+    if count == 0:
+        raise UsageError(f"--train-size {size} of {available} {what} leaves none; {_WANTED_SIZE}.")
+    return count
+
+
+def as_size(value: Any, info: ValidationInfo) -> Any:
+    """Return a size as text, and refuse text that is none."""
+    size = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+    if isinstance(size, str):
+        try:
+            parse_size(size, f"--{str(info.field_name).replace('_', '-')}")
+        except UsageError as error:
+            raise impossible(str(error)) from error
+    return size
+
+
+Size = Annotated[str, BeforeValidator(as_size)]
+"""A number of examples, such as `1000`, or a part of them, such as `10%`."""
 
 AnySettings = TypeVar("AnySettings", bound="Settings")
 

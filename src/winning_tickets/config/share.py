@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import field_validator, model_validator
 
 from winning_tickets.config.profiles import TUNED_BATCHES, Profile, tuned_rate, tuned_rules
-from winning_tickets.config.settings import GROUPING_MEANING, Count, Share, as_percent, setting
+from winning_tickets.config.settings import GROUPING_MEANING, Count, Share, Size, as_percent, setting
 from winning_tickets.config.structured import StructuredSettings, Unit, WithLevels
 from winning_tickets.config.transfer import (
     DROPOUT_MEANING,
@@ -122,7 +122,7 @@ class ShareConfig(WithLevels):
         "the first.",
         option="--seeds --seed",
     )
-    train_size: str | None = _model(
+    train_size: Size | None = _model(
         None, "N examples or P% of each training set. With one seed, larger subsets contain smaller ones."
     )
     epochs: float | None = _tune(None, "Passes over the training sets; --mixing decides the batches of a pass.", gt=0)
@@ -339,7 +339,7 @@ class SuperConfig(WithLevels):
         "Unit over which a gradient is summed before its absolute value is taken: sample (Super Tickets, eq. 3), token "
         "or batch; or as in the released code (released).",
     )
-    importance_train_size: str | None = _super(
+    importance_train_size: Size | None = _super(
         None, "N examples or P% of the training set to compute importances on. By default all."
     )
     importance_from: str | None = _super(

@@ -16,6 +16,7 @@ from winning_tickets.config.settings import (
     Seed,
     Settings,
     Share,
+    Size,
     as_fraction,
     impossible,
     setting,
@@ -168,7 +169,7 @@ class TransferConfig(Settings):
     seeds: tuple[int, ...] = _tune(
         (0,), "Seeds of the head, the data order and dropout, such as 0,1,2; one run for each.", option="--seeds --seed"
     )
-    train_size: str | None = _tune(
+    train_size: Size | None = _tune(
         None,
         "N examples or P% of the training set, or of the segments of a text. With one seed, larger subsets contain "
         "smaller ones.",

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from winning_tickets.config.settings import count_of, parse_size
 from winning_tickets.data import segments as segmentation
 from winning_tickets.data.corpora import CorpusText
-from winning_tickets.data.encode import Array, count_of, parse_size
+from winning_tickets.data.encode import Array
 from winning_tickets.data.segments import Segments, Spans, generator
 from winning_tickets.data.token_cache import TokenStream, tokenize
 from winning_tickets.runs.errors import UsageError

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections.abc import Callable
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from winning_tickets.config.settings import count_of
 from winning_tickets.data.records import Split
-from winning_tickets.runs.errors import ContentError, UsageError
+from winning_tickets.runs.errors import ContentError
 
 Array = np.ndarray[Any, Any]
 Item = dict[str, Any]
@@ -105,32 +104,3 @@ def train_subset(split: Split, size: str | None, seed: int) -> Split:
         return split
     order = np.random.default_rng(seed).permutation(len(split))[: count_of(size, len(split))].tolist()
     return split.take(order)
-
-
-_WANTED = "use a number of examples such as 1000, or a percentage such as 10%"
-_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d{1,15})?")  # no exponent, whose number could fill the memory
-
-
-def parse_size(size: str) -> tuple[Fraction, bool]:
-    """Parse a number of examples or a percentage; the second value says whether it is a percentage."""
-    percent = size.strip().endswith("%")
-    text = size.strip().removesuffix("%").strip()
-    if not _NUMBER.fullmatch(text):
-        raise UsageError(f"--train-size {size} is not a size; {_WANTED}.")
-    number = Fraction(text)
-    if percent and not 0 < number <= 100:
-        raise UsageError(f"--train-size {size} is outside (0%, 100%]; {_WANTED}.")
-    if not percent and (number.denominator != 1 or number < 1):
-        raise UsageError(f"--train-size {size} is not a whole number of at least 1; {_WANTED}.")
-    return number, percent
-
-
-def count_of(size: str, available: int, what: str = "training examples") -> int:
-    """Return how many of the available examples a size asks for, at least one."""
-    number, percent = parse_size(size)
-    count = int(number * available / 100) if percent else int(number)
-    if count > available:
-        raise UsageError(f"--train-size {size} asks for more than the {available} {what} there are.")
-    if count == 0:
-        raise UsageError(f"--train-size {size} of {available} {what} leaves none; {_WANTED}.")
-    return count

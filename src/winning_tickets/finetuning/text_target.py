@@ -17,7 +17,6 @@ from winning_tickets.analysis.evaluate import average_terms
 from winning_tickets.config import EvaluateConfig, Runtime, TransferConfig
 from winning_tickets.data.batches import ENDLESS, CorpusBatches
 from winning_tickets.data.corpora import CorpusText, load_corpus
-from winning_tickets.data.encode import parse_size
 from winning_tickets.data.metrics import beats_one_answer
 from winning_tickets.data.readers import fingerprint
 from winning_tickets.data.records import Split, Task, TaskData
@@ -25,7 +24,7 @@ from winning_tickets.data.tasks import TEXT_TASKS
 from winning_tickets.finetuning.prepared_task import PreparedTask
 from winning_tickets.models.heads import choose_max_length
 from winning_tickets.models.loading import PLM, separate_decoder
-from winning_tickets.runs.errors import TrainingError, UsageError
+from winning_tickets.runs.errors import TrainingError
 from winning_tickets.tickets.masking import modes
 from winning_tickets.tickets.ticket import Ticket
 from winning_tickets.training.objectives.terms import predicted_tokens
@@ -58,11 +57,6 @@ def text_problems(config: TransferConfig) -> list[str]:
         problems.append(
             f"--task {config.task} needs --corpus: pydocs, wikitext-103, wikipedia:20231101.en, a file or a folder."
         )
-    if config.train_size is not None:
-        try:
-            parse_size(config.train_size)
-        except UsageError as error:
-            problems.append(str(error))
     return problems
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from winning_tickets.config import METHOD_NAMES, SCOPES, Pattern, ResolvedSearch, Runtime, SearchConfig
 from winning_tickets.config.weights import PRETRAINED, parse_rewind, parse_start
-from winning_tickets.data.encode import parse_size
 from winning_tickets.data.segments import check_countable, parse_segments
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.models.structure import count_units
@@ -209,10 +208,8 @@ def check_search(config: SearchConfig) -> None:
         attempt(_check_weights, config.weights_from)
     if config.segments is not None:
         attempt(parse_segments, config.segments)
-    if config.train_size is not None:
-        attempt(parse_size, config.train_size)
-        if (terms and config.reads_corpus) or needs.corpus:
-            attempt(check_countable, config.resolved().segments)
+    if config.train_size is not None and ((terms and config.reads_corpus) or needs.corpus):
+        attempt(check_countable, config.resolved().segments)
     if needs.corpus and config.corpus is None:
         problems.append(f"--method {config.method} needs --corpus: {_TEXTS}")
     if needs.structured:

@@ -92,5 +92,6 @@ def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> Usag
 
 def closest(found: str, names: Iterable[str], prefix: str = "") -> str:
     """Return the sentence " Did you mean ...?" with the closest names; empty if none is close."""
-    close = difflib.get_close_matches(found, list(names), n=3, cutoff=0.5)
+    lower = {name.lower(): name for name in names}
+    close = [lower[one] for one in difflib.get_close_matches(found.lower(), lower, n=3, cutoff=0.5)]
     return f" Did you mean {' or '.join(repr(prefix + name) for name in close)}?" if close else ""

@@ -154,5 +154,15 @@ def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], so_far: bo
 
 
 def same(first: Any, second: Any) -> bool:
-    """Return whether two values of an axis are equal or have the same text."""
-    return bool(first == second) or str(first) == str(second)
+    """Return whether two values of an axis are equal, as numbers too, or have the same text."""
+    return bool(first == second) or str(first) == str(second) or _number(first) == _number(second) is not None
+
+
+def _number(value: Any) -> float | None:
+    """Return a number, also one that is written as text, such as 1e-4."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return None

@@ -65,6 +65,7 @@ def _line(path: YamlPath, lines: Lines) -> str:
 
 
 SUFFIXES = (".yaml", ".yml")
+_IN_FOLDER = "study.yaml"  # of a folder that is given as a study
 _OF_A_BASE = ("needs", "deviations", "parameters", "scales", "stages")
 _SHOWN = ("tables", "figures", "claims")
 
@@ -93,7 +94,7 @@ def load_study(source: str | Path | Mapping[str, Any]) -> Study:
     """Load a study and check it.
 
     Args:
-        source: the name of a recipe, a YAML file, or a study as a mapping.
+        source: the name of a recipe, a YAML file, a folder with a study.yaml, or a study as a mapping.
 
     Raises:
         UsageError: no such recipe or file, not valid YAML, or not a study; every problem is named, with its line.
@@ -216,6 +217,8 @@ def _text(source: str | Path) -> tuple[str, str]:
     if isinstance(source, str) and source in recipes:
         return recipes[source], f"recipe {source}"
     path = Path(source)
+    if (path / _IN_FOLDER).is_file():
+        path /= _IN_FOLDER
     if path.is_file():
         try:
             return path.read_text(encoding="utf-8"), str(path)

@@ -14,7 +14,7 @@ from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference
 from winning_tickets.studies.miniature import CUT
-from winning_tickets.studies.plan import Plan
+from winning_tickets.studies.plan import Plan, unset_needs
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
 
@@ -23,9 +23,6 @@ _FILES = ("task_file", "train_file", "validation_file", "pairs_file")
 _MODELS = ("model", "target", "base", "like", "targets", "reference", "paths", "baseline", "dense")
 """Settings that name tickets, runs and models; they may be names of the hub."""
 _ON_HUB = ("model", "target")
-BY_DEFAULT = ("data_dir",)
-"""Needs that are read from the hub where no folder is given."""
-
 Place = tuple[str, str]  # a setting and its value
 
 
@@ -46,14 +43,13 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
 
 def unmet_needs(plan: Plan) -> list[str]:
     """Return the missing inputs that a study declares; values that may be names of the hub are not checked."""
-    problems = []
-    for name, what in plan.study.needs.items():
-        for one in _values(plan, name):
-            if one is None and (name not in BY_DEFAULT or _reads_test_files(plan)):
-                problems.append(f"{name} is not set; it has to be {what}: --set {name}=...")
-            elif _is_missing(one):
-                problems.append(f"{name}: there is no {one}; it has to be {what}: --set {name}=...")
-    return problems
+    read = {value for run in plan.runs.values() for _, value in _places(run.config)}
+    return unset_needs(plan.study, plan.parameters, by_default=not _reads_test_files(plan)) + [
+        f"{name}: there is no {one}; it has to be {what}: --set {name}=..."
+        for name, what in plan.study.needs.items()
+        for one in _values(plan, name)
+        if _is_missing(one) and any(value.startswith(one) for value in read)  # a part of a study may not read it
+    ]
 
 
 def _reads_test_files(plan: Plan) -> bool:

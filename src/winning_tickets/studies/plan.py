@@ -16,7 +16,7 @@ from winning_tickets.config.settings import parse_yaml
 from winning_tickets.data.names import misnamed
 from winning_tickets.runs.errors import UsageError, unknown
 from winning_tickets.runs.identity import run_id
-from winning_tickets.studies.expressions import is_reference, matches, strings_in, substitute
+from winning_tickets.studies.expressions import is_reference, matches, same, strings_in, substitute
 from winning_tickets.studies.grid import MAX_PLACES, order_of, own_grid
 from winning_tickets.studies.miniature import (
     MINIATURE,
@@ -79,10 +79,28 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     parameters = parameters_of(study, scale, overrides or {})
     runs: dict[str, Run] = {}
     placed: dict[str, list[Point]] = {}
-    for name in order_of(study):
-        placed[name] = list(_place_stage(study, name, parameters, placed, runs, scale == MINIATURE))
+    try:
+        for name in order_of(study):
+            placed[name] = list(_place_stage(study, name, parameters, placed, runs, scale == MINIATURE))
+    except UsageError as error:
+        if unset := unset_needs(study, parameters):
+            raise UsageError("\n".join(unset)) from error
+        raise
     points = [point for name in study.stages for point in placed[name]]
     return Plan(_with_conditions(study, parameters), scale, parameters, runs, tuple(points))
+
+
+BY_DEFAULT = ("data_dir",)
+"""Needs that are read from the hub where no folder is given."""
+
+
+def unset_needs(study: Study, parameters: Mapping[str, Any], by_default: bool = True) -> list[str]:
+    """Return one sentence for each input that a study declares and that is not given."""
+    return [
+        f"{name} is not set; it has to be {what}: --set {name}=..."
+        for name, what in study.needs.items()
+        if parameters.get(name) is None and not (by_default and name in BY_DEFAULT)
+    ]
 
 
 def _with_conditions(study: Study, parameters: Mapping[str, Any]) -> Study:
@@ -111,10 +129,15 @@ def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dic
     for name in overrides:
         if name not in parameters:
             raise unknown(f"parameter of {study.name}", name, parameters)
-    merged = parameters | dict(overrides)
+    merged = parameters | {name: _like(parameters[name], value) for name, value in overrides.items()}
     # Parameters may use others, such as a corpus in the data folder.
     filled = {name: substitute(value, merged) for name, value in merged.items()}
     return {name: _of_tasks(value, filled.get("tasks")) for name, value in filled.items()}
+
+
+def _like(default: Any, value: Any) -> Any:
+    """Return one value for a parameter that is a list as a list."""
+    return [value] if isinstance(default, list) and isinstance(value, str | int | float) else value
 
 
 def _of_tasks(value: Any, tasks: Any) -> Any:
@@ -138,17 +161,7 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
     Raises:
         UsageError: an unknown axis, no run, or a shard that is not `i/n`.
     """
-    condition = parse_overrides(list(where), "--where")
-    values = [(point.run, {"stage": point.stage} | point.axes) for point in plan.points]
-    axes = {axis for _, own in values for axis in own}
-    for axis, wanted in condition.items():
-        if axis not in axes:
-            raise unknown("axis", axis, axes)
-        known = {str(own[axis]) for _, own in values if axis in own}
-        for value in wanted if isinstance(wanted, list) else [wanted]:
-            if not isinstance(value, Mapping) and str(value) not in known:  # a mapping is a test, such as above: 0.5
-                raise unknown(f"value of {axis}", str(value), known)
-    chosen = dict.fromkeys(run for run, own in values if not condition or matches([condition], own))
+    chosen = _chosen(plan, parse_overrides(list(where), "--where"))
     if shard is not None:
         found = re.fullmatch(r"([1-9]\d{0,5})/([1-9]\d{0,5})", shard.strip())
         index, count = (int(found[1]), int(found[2])) if found else (1, 0)
@@ -157,7 +170,7 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
         needed = {need for run in chosen for need in plan.runs[run].needs}
         chosen = dict.fromkeys([run for run in chosen if run not in needed][index - 1 :: count])
     if not chosen:
-        raise UsageError(f"No run of {plan.study.name} at {plan.scale} is in this part; see tickets study plan.")
+        raise UsageError(f"Part {shard} of {plan.study.name} at {plan.scale} has no run; see tickets study plan.")
     kept: set[str] = set()
     for run in reversed(plan.runs.values()):  # each comes after those that it needs
         if run.id in chosen or run.id in kept:
@@ -166,13 +179,56 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
     return replace(plan, runs=runs, points=tuple(point for point in plan.points if point.run in kept))
 
 
+def _chosen(plan: Plan, condition: Mapping[str, Any]) -> dict[str, None]:
+    """Return the runs whose axes meet all conditions; one that has no effect, or leaves nothing, is an error."""
+    left = [(point.run, {"stage": point.stage} | point.axes) for point in plan.points]
+    axes = {axis for _, own in left for axis in own}
+    for axis, wanted in condition.items():
+        if axis not in axes:
+            raise unknown("axis", axis, axes)
+        known = {str(own[axis]) for _, own in left if axis in own}
+        for value in _plain_values(wanted):
+            if not any(same(value, one) for one in known):
+                raise unknown(f"value of {axis}", str(value), known)
+    # One condition after the other, so that the one that leaves nothing can be named.
+    met: list[str] = []
+    for axis, wanted in condition.items():
+        there = {str(own[axis]): None for _, own in left if axis in own}
+        left = [(run, own) for run, own in left if matches([{axis: wanted}], own)]
+        if not left:
+            found = f"have {axis} {', '.join(there)}" if there else f"have no axis {axis}"
+            those = f"those with {' and '.join(met)}" if met else "they"
+            name = f"{plan.study.name} at {plan.scale}"
+            raise UsageError(f"--where {axis}={_listed(wanted)}: no run of {name} is left; {those} {found}.")
+        met.append(f"{axis}={_listed(wanted)}")
+    for axis, wanted in condition.items():
+        for value in _plain_values(wanted):
+            if not any(same(value, own[axis]) for _, own in left):
+                others = [text for text in met if not text.startswith(f"{axis}=")]
+                raise UsageError(
+                    f"--where {axis}={_listed(value)}: none of its runs has {' and '.join(others)}; leave it out, and "
+                    "choose its runs in a command of their own."
+                )
+    return dict.fromkeys(run for run, _ in left)
+
+
+def _plain_values(wanted: Any) -> list[Any]:
+    """Return the values of a condition; a mapping is a test, such as above: 0.5, and names none."""
+    return [one for one in (wanted if isinstance(wanted, list) else [wanted]) if not isinstance(one, Mapping)]
+
+
+def _listed(wanted: Any) -> str:
+    return ",".join(map(shown_setting, wanted)) if isinstance(wanted, list) else shown_setting(wanted)
+
+
 def parse_overrides(given: list[str], option: str = "--set") -> dict[str, Any]:
     """Parse `--set` options: `tasks=rte,mrpc` is a list, any other value is YAML."""
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
         if not equals or not name.strip():
-            raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE, such as tasks=rte,mrpc.")
+            example = "tasks=rte,mrpc" if option == "--set" else "task=rte,mrpc"
+            raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE, such as {example}.")
         plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
         try:
             _, found[name.strip()] = parse_yaml(f"[{value}]" if plain else value)
@@ -221,6 +277,8 @@ def _place_stage(
         except UsageError as error:
             where = ", ".join(f"{axis}={value}" for axis, value in own.items())
             raise UsageError(f"Stage {name}{f' ({where})' if where else ''}: {error}") from error
+    if not count and only:
+        raise UsageError(f"Stage {name}: its `only` leaves no run: {_listed(only)}.")
 
 
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
