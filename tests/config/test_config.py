@@ -202,7 +202,8 @@ def test_a_fraction_may_carry_a_percent_sign(field, written, value):
         ("0", "--train-size 0 is not a whole number of at least 1"),
         ("120%", r"--train-size 120% is outside \(0%, 100%\]"),
         ("10,000", "--train-size 10,000 is not a size"),
-        (True, "train-size: Input should be a valid string"),
+        (True, "--train-size True is not a size"),
+        (2.5, "--train-size 2.5 is not a whole number"),
     ],
 )
 def test_a_size_of_a_training_set_is_checked_with_the_settings(size, message):

@@ -26,15 +26,16 @@ def test_missing_data_is_told(tmp_path):
         needs={"model": "a model", "data": "a folder", "far": "text", "hub": "a corpus"},
         parameters={"data": None, "far": str(tmp_path / "no"), "hub": "org/name"},
     )
-    content["stages"]["evaluate"]["with"]["corpus"] = "${far}"
+    content["stages"]["evaluate"]["with"]["corpus"] = "${far}/text"
+    content["stages"]["transfer"]["with"]["task_file"] = "${data}"
     plan = planned(content)
     unset, missing = (
         "data is not set; it has to be a folder: --set data=...",
         f"far: there is no {tmp_path / 'no'}; it has to be text: --set far=...",
     )
-    assert list_problems(plan, done_in(Store(tmp_path / "store"))) == [unset, missing]
-    assert unmet_needs(part_of(plan, ("stage=evaluate",))) == [unset, missing]
-    assert unmet_needs(part_of(plan, ("stage=transfer",))) == [unset], "no run of this part reads it"
+    assert list_problems(plan, done_in(Store(tmp_path / "store")))[:2] == [unset, missing]
+    assert unmet_needs(part_of(plan, ("stage=evaluate",))) == [missing], "a part is asked for what it uses only"
+    assert unmet_needs(part_of(plan, ("stage=transfer",))) == [unset]
     assert plan.parameters["model"].startswith(TINY)
 
 
@@ -46,10 +47,12 @@ def test_all_that_is_not_set_is_told_at_once():
     content["stages"]["evaluate"]["with"] |= {"target": "${encoder}", "corpus": "${text}"}
     with pytest.raises(UsageError) as told:
         planned(content)
-    assert str(told.value).splitlines() == [
+    assert str(told.value).splitlines()[:2] == [
         "encoder is not set; it has to be a model: --set encoder=...",
         "text is not set; it has to be a folder: --set text=...",
     ]
+    with pytest.raises(UsageError, match="text is not set(.|\n)*Unknown task 'rtte'. Did you mean 'rte'"):
+        planned(content, encoder="tiny:bert", tasks=["rtte"])
 
 
 @pytest.fixture

@@ -70,7 +70,7 @@ def test_a_base_gives_parameters_and_stages():
     assert set(study.figures) == set(base.figures)  # of the stages that are left
     assert all("imp" not in (figure.stage or ()) for figure in study.figures.values())
     (search,) = set(plan_study(study, "smoke", {"methods": ["OMP"], "released": []}).stage_runs("search"))
-    assert search in plan_study(base, "smoke", own["scales"]["smoke"]).runs
+    assert search in plan_study(base, "smoke", {"sparsities": [0.9], "search_steps": {0.9: 4}}).runs
 
 
 def test_a_base_must_be_a_recipe(tmp_path):

@@ -111,11 +111,35 @@ def test_values_of_a_condition_may_be_written_in_other_ways():
     content = little()
     content["stages"]["transfer"]["over"] |= {"learning_rate": [0.0001, 0.0002]}
     plan = planned(content)
-    for text in ("1e-4", "0.0001", "0.00010"):
+    for text in ("1e-4", "0.0001", "0.00010", "{below: 1.5e-4}"):
         chosen = [point.axes for point in part_of(plan, (f"learning_rate={text}",)).points if point.stage == "transfer"]
         assert {axes["learning_rate"] for axes in chosen} == {0.0001}
+    with pytest.raises(UsageError, match="Unknown value of learning_rate '1{400}'"):
+        part_of(plan, (f"learning_rate={'1' * 400}",))
     with pytest.raises(UsageError, match="Unknown value of method 'Magnitude'. Did you mean 'magnitude'"):
         part_of(plan, ("method=Magnitude",))
+
+
+def test_labels_are_text():
+    content = little()
+    content["stages"]["transfer"]["over"]["version"] = {
+        "1.1": {"steps": 1},
+        "1.10": {"steps": 2},
+        "2024-01-01": {"steps": 3},
+    }
+    plan = planned(content)
+    for label in ("1.1", "1.10", "2024-01-01"):
+        quoted = label if "-" in label else f'"{label}"'
+        chosen = part_of(plan, (f"version={quoted}", "stage=transfer")).points
+        assert {point.axes["version"] for point in chosen if point.stage == "transfer"} == {label}
+
+
+def test_a_folder_may_be_a_study(tmp_path):
+    (tmp_path / "study.yaml").write_text(f"name: mine\nbase: {BASE}\n")
+    assert load_study(tmp_path).name == "mine"
+    (tmp_path / "other").mkdir()
+    with pytest.raises(UsageError, match="There is no study.yaml in the folder"):
+        load_study(tmp_path / "other")
 
 
 @pytest.mark.parametrize(
@@ -126,7 +150,8 @@ def test_values_of_a_condition_may_be_written_in_other_ways():
         (("stage=trnsfer",), None, "Unknown value of stage 'trnsfer'. Did you mean 'transfer'"),
         (("method=XYZ",), None, "Unknown value of method 'XYZ'. Known: Full, IMP"),
         (("method=Full", "sparsity=0.5"), None, "no run of .* is left; those with method=Full have no axis sparsity"),
-        (("method=Full,OMP", "sparsity=0.5"), None, "--where method=Full: none of its runs has sparsity=0.5; leave it"),
+        (("method=Full,OMP", "sparsity=0.5"), None, "--where method=Full has no run with sparsity=0.5; remove it"),
+        (("method=OMP", "method=Rand"), None, "--where method is given twice"),
         (("stage=search", "method=Full"), None, "those with stage=search have method .*OMP"),
         ((), "4/3", "--shard 4/3 is not a part"),
         ((), "x", "--shard x is not a part"),

@@ -23,7 +23,12 @@ study_app = typer.Typer(
 )
 app.add_typer(study_app, name="study")
 
-Source = Annotated[str, typer.Argument(metavar="NAME_OR_FILE", help="A recipe of `tickets recipes`, or a YAML file.")]
+Source = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME_OR_FILE", help="A recipe of `tickets recipes`, a YAML file, or a folder with a study.yaml."
+    ),
+]
 Scale = Annotated[str, typer.Option("--scale", help="Scale: smoke, miniature, small or paper.")]
 Set = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Replace a parameter, such as tasks=rte,mrpc.")

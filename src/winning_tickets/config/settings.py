@@ -77,9 +77,9 @@ def count_of(size: str, available: int, what: str = "training examples") -> int:
 
 
 def as_size(value: Any, info: ValidationInfo) -> Any:
-    """Return a size as text, and refuse text that is none."""
-    size = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if isinstance(size, str):
+    """Return a size as text, and refuse what is none."""
+    size = None if value is None else str(value)
+    if size is not None:
         try:
             parse_size(size, f"--{str(info.field_name).replace('_', '-')}")
         except UsageError as error:

@@ -85,7 +85,9 @@ def unknown(kind: str, found: str, known: Iterable[str], hint: str = "") -> Usag
     A long list of all names is left out where one of them is nearly what was given.
     """
     names = sorted(known)
-    typo = len(names) > _MANY and difflib.get_close_matches(found, names, n=1, cutoff=0.75)
+    typo = len(names) > _MANY and difflib.get_close_matches(
+        found.lower(), [name.lower() for name in names], n=1, cutoff=0.75
+    )
     listed = "" if typo else f" Known: {', '.join(names)}."
     return UsageError(f"Unknown {kind} {found!r}.{closest(found, names)}{listed} {hint}".rstrip())
 

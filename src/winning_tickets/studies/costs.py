@@ -23,6 +23,7 @@ from winning_tickets.config import (
     SuperConfig,
     TransferConfig,
 )
+from winning_tickets.config.settings import parse_size
 from winning_tickets.config.structured import written_levels
 from winning_tickets.data.glue import LAYOUTS, count_rows
 from winning_tickets.data.records import Task
@@ -287,8 +288,8 @@ def _subset(every: float, asked: str | None) -> float:
     """The examples that `--train-size` leaves."""
     if asked is None:
         return every
-    number = float(asked.rstrip("% "))
-    return max(1.0, every * number / 100) if asked.strip().endswith("%") else min(every, number)
+    number, percent = parse_size(asked)
+    return max(1.0, every * float(number) / 100) if percent else min(every, float(number))
 
 
 def _fine_tuning(settings: TransferConfig, model: ModelSize) -> Cost:

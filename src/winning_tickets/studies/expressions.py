@@ -147,22 +147,22 @@ def _test(test: str, value: Any, limit: Any, axes: Mapping[str, Any], so_far: bo
         return not _holds(value, limit, axes, False)
     if test == "same":  # as another axis
         return same(value, axes[limit]) if limit in axes else so_far
-    numbers = [one for one in (value, limit) if is_number(one)]
-    if len(numbers) < 2:
+    number, bound = _number(value), _number(limit)
+    if number is None or bound is None:
         raise UsageError(f"{test} compares numbers, found {shown(value)} and {shown(limit)}.")
-    return bool(value > limit if test == "above" else value < limit)
+    return number > bound if test == "above" else number < bound
 
 
 def same(first: Any, second: Any) -> bool:
-    """Return whether two values of an axis are equal, as numbers too, or have the same text."""
-    return bool(first == second) or str(first) == str(second) or _number(first) == _number(second) is not None
+    """Return whether two values of an axis are equal or have the same text; a number may be written in any form."""
+    if bool(first == second) or str(first) == str(second):
+        return True
+    return is_number(first) != is_number(second) and _number(first) == _number(second) is not None
 
 
 def _number(value: Any) -> float | None:
-    """Return a number, also one that is written as text, such as 1e-4."""
-    if isinstance(value, bool):
-        return None
+    """Return a number, also one that is written as text, as YAML reads 1e-4."""
     try:
-        return float(value)
-    except (TypeError, ValueError):
+        return float(value) if isinstance(value, str) or is_number(value) else None
+    except (ValueError, OverflowError):
         return None

@@ -1,4 +1,4 @@
-"""Load a study: a recipe by its name, a YAML file, or a mapping."""
+"""Load a study: a recipe by its name, a YAML file, a folder with a study.yaml, or a mapping."""
 
 from __future__ import annotations
 
@@ -224,9 +224,11 @@ def _text(source: str | Path) -> tuple[str, str]:
             return path.read_text(encoding="utf-8"), str(path)
         except UnicodeDecodeError as error:
             raise UsageError(f"{path} is not UTF-8 text: {error}.") from error
+    if path.is_dir():
+        raise UsageError(f"There is no {_IN_FOLDER} in the folder {path}; give the file of a study.")
     if path.suffix in SUFFIXES or "/" in str(source):
         raise UsageError(f"There is no file {path}; `tickets study new {path}` writes one to start from.")
-    raise unknown("recipe", str(source), recipes, "A path to a YAML file works too.")
+    raise unknown("recipe", str(source), recipes, "A path to a YAML file, or to a folder with a study.yaml, works too.")
 
 
 def _build(content: dict[str, Any], name: str, lines: Lines) -> Study:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from winning_tickets.config import EvaluateConfig, SearchConfig, Settings, ShareConfig, SuperConfig, TransferConfig
+from winning_tickets.config.settings import parse_size
 from winning_tickets.data.records import Task
 from winning_tickets.data.tasks import MLM, TASKS
 
@@ -90,9 +91,8 @@ def _subset(size: str | None, share: int = EXAMPLES) -> str | None:
     """Return a smaller subset of a training set; of percents 10 times the root, because 1 % would be no example."""
     if size is None:
         return None
-    if size.strip().endswith("%"):
-        return f"{10 * math.sqrt(float(size.strip().rstrip('% '))):.3g}%"
-    return str(max(1, int(size) // share))
+    number, percent = parse_size(size)
+    return f"{10 * math.sqrt(number):.3g}%" if percent else str(max(1, int(number) // share))
 
 
 def _rate(rate: float, times: int = RATE) -> float:

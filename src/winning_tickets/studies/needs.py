@@ -12,9 +12,9 @@ from winning_tickets.data.hub import HubPart
 from winning_tickets.data.tasks import TASKS
 from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.costs import bytes_text
-from winning_tickets.studies.expressions import is_reference
+from winning_tickets.studies.expressions import is_reference, names_in
 from winning_tickets.studies.miniature import CUT
-from winning_tickets.studies.plan import Plan, unset_needs
+from winning_tickets.studies.plan import BY_DEFAULT, Plan, unset_needs
 from winning_tickets.studies.references import Run
 from winning_tickets.studies.worker import TINY
 
@@ -43,13 +43,27 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
 
 def unmet_needs(plan: Plan) -> list[str]:
     """Return the missing inputs that a study declares; values that may be names of the hub are not checked."""
-    read = {value for run in plan.runs.values() for _, value in _places(run.config)}
-    return unset_needs(plan.study, plan.parameters, by_default=not _reads_test_files(plan)) + [
-        f"{name}: there is no {one}; it has to be {what}: --set {name}=..."
-        for name, what in plan.study.needs.items()
+    used = _used_parameters(plan)
+    needed = [name for name in plan.study.needs if name in used]  # a part of a study may not need all
+    by_default = () if _reads_test_files(plan) else BY_DEFAULT
+    return unset_needs(plan.study, plan.parameters, [name for name in needed if name not in by_default]) + [
+        f"{name}: there is no {one}; it has to be {plan.study.needs[name]}: --set {name}=..."
+        for name in needed
         for one in _values(plan, name)
-        if _is_missing(one) and any(value.startswith(one) for value in read)  # a part of a study may not read it
+        if _is_missing(one)
     ]
+
+
+def _used_parameters(plan: Plan) -> set[str]:
+    """Return the parameters that the stages of a plan use, also through other parameters."""
+    stages = [plan.study.stages[name] for name in {point.stage for point in plan.points}]
+    open_ = {name for stage in stages for name in names_in([stage.settings, stage.over, stage.label])}
+    sources = [plan.study.parameters, *plan.study.scales.values()]
+    used: set[str] = set()
+    while open_:
+        used |= open_
+        open_ = names_in([source.get(name) for source in sources for name in open_]) - used
+    return used
 
 
 def _reads_test_files(plan: Plan) -> bool:

@@ -31,11 +31,13 @@ from winning_tickets.studies.verbs import verb_named
 
 MAX_SLUG = 60
 _PLACES = ("data_dir",)  # parameters that say where the same data lie
+BY_DEFAULT = ("data_dir",)
+"""Needs that are read from the hub where no folder is given."""
 
 
 def shown_setting(value: Any) -> str:
     """Return a setting as text: words as they are, all else as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 @dataclass(frozen=True)
@@ -79,27 +81,23 @@ def plan_study(study: Study, scale: str, overrides: Mapping[str, Any] | None = N
     parameters = parameters_of(study, scale, overrides or {})
     runs: dict[str, Run] = {}
     placed: dict[str, list[Point]] = {}
+    order = order_of(study)
     try:
-        for name in order_of(study):
+        for name in order:
             placed[name] = list(_place_stage(study, name, parameters, placed, runs, scale == MINIATURE))
     except UsageError as error:
-        if unset := unset_needs(study, parameters):
-            raise UsageError("\n".join(unset)) from error
-        raise
+        unset = unset_needs(study, parameters, [name for name in study.needs if name not in BY_DEFAULT])
+        raise UsageError("\n".join([*unset, str(error)])) from error
     points = [point for name in study.stages for point in placed[name]]
     return Plan(_with_conditions(study, parameters), scale, parameters, runs, tuple(points))
 
 
-BY_DEFAULT = ("data_dir",)
-"""Needs that are read from the hub where no folder is given."""
-
-
-def unset_needs(study: Study, parameters: Mapping[str, Any], by_default: bool = True) -> list[str]:
-    """Return one sentence for each input that a study declares and that is not given."""
+def unset_needs(study: Study, parameters: Mapping[str, Any], names: Sequence[str]) -> list[str]:
+    """Return one sentence for each of the needs `names` that is not given."""
     return [
-        f"{name} is not set; it has to be {what}: --set {name}=..."
-        for name, what in study.needs.items()
-        if parameters.get(name) is None and not (by_default and name in BY_DEFAULT)
+        f"{name} is not set; it has to be {study.needs[name]}: --set {name}=..."
+        for name in names
+        if parameters.get(name) is None
     ]
 
 
@@ -129,15 +127,10 @@ def parameters_of(study: Study, scale: str, overrides: Mapping[str, Any]) -> dic
     for name in overrides:
         if name not in parameters:
             raise unknown(f"parameter of {study.name}", name, parameters)
-    merged = parameters | {name: _like(parameters[name], value) for name, value in overrides.items()}
+    merged = parameters | dict(overrides)
     # Parameters may use others, such as a corpus in the data folder.
     filled = {name: substitute(value, merged) for name, value in merged.items()}
     return {name: _of_tasks(value, filled.get("tasks")) for name, value in filled.items()}
-
-
-def _like(default: Any, value: Any) -> Any:
-    """Return one value for a parameter that is a list as a list."""
-    return [value] if isinstance(default, list) and isinstance(value, str | int | float) else value
 
 
 def _of_tasks(value: Any, tasks: Any) -> Any:
@@ -170,7 +163,8 @@ def part_of(plan: Plan, where: Sequence[str] = (), shard: str | None = None) -> 
         needed = {need for run in chosen for need in plan.runs[run].needs}
         chosen = dict.fromkeys([run for run in chosen if run not in needed][index - 1 :: count])
     if not chosen:
-        raise UsageError(f"Part {shard} of {plan.study.name} at {plan.scale} has no run; see tickets study plan.")
+        part = f"part {shard} of " if shard else ""
+        raise UsageError(f"There is no run in {part}{plan.study.name} at {plan.scale}; see tickets study plan.")
     kept: set[str] = set()
     for run in reversed(plan.runs.values()):  # each comes after those that it needs
         if run.id in chosen or run.id in kept:
@@ -186,35 +180,40 @@ def _chosen(plan: Plan, condition: Mapping[str, Any]) -> dict[str, None]:
     for axis, wanted in condition.items():
         if axis not in axes:
             raise unknown("axis", axis, axes)
-        known = {str(own[axis]) for _, own in left if axis in own}
-        for value in _plain_values(wanted):
-            if not any(same(value, one) for one in known):
-                raise unknown(f"value of {axis}", str(value), known)
+        known = _values_of(axis, left)
+        if (value := _not_among(wanted, known)) is not None:
+            raise unknown(f"value of {axis}", value, known)
     # One condition after the other, so that the one that leaves nothing can be named.
-    met: list[str] = []
-    for axis, wanted in condition.items():
-        there = {str(own[axis]): None for _, own in left if axis in own}
+    given = {axis: f"{axis}={_listed(wanted)}" for axis, wanted in condition.items()}
+    for index, (axis, wanted) in enumerate(condition.items()):
+        there = _values_of(axis, left)
         left = [(run, own) for run, own in left if matches([{axis: wanted}], own)]
         if not left:
+            those = " and ".join([*given.values()][:index])
+            those = f"those with {those}" if those else "they"
             found = f"have {axis} {', '.join(there)}" if there else f"have no axis {axis}"
-            those = f"those with {' and '.join(met)}" if met else "they"
             name = f"{plan.study.name} at {plan.scale}"
-            raise UsageError(f"--where {axis}={_listed(wanted)}: no run of {name} is left; {those} {found}.")
-        met.append(f"{axis}={_listed(wanted)}")
+            raise UsageError(f"--where {given[axis]}: no run of {name} is left; {those} {found}.")
     for axis, wanted in condition.items():
-        for value in _plain_values(wanted):
-            if not any(same(value, own[axis]) for _, own in left):
-                others = [text for text in met if not text.startswith(f"{axis}=")]
-                raise UsageError(
-                    f"--where {axis}={_listed(value)}: none of its runs has {' and '.join(others)}; leave it out, and "
-                    "choose its runs in a command of their own."
-                )
+        if (value := _not_among(wanted, _values_of(axis, left))) is not None:
+            others = " and ".join(text for name, text in given.items() if name != axis)
+            raise UsageError(
+                f"--where {axis}={value} has no run with {others}; remove it, or select it in a second command."
+            )
     return dict.fromkeys(run for run, _ in left)
 
 
-def _plain_values(wanted: Any) -> list[Any]:
-    """Return the values of a condition; a mapping is a test, such as above: 0.5, and names none."""
-    return [one for one in (wanted if isinstance(wanted, list) else [wanted]) if not isinstance(one, Mapping)]
+def _values_of(axis: str, runs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, Any]:
+    """Return the values of an axis by their text."""
+    return {str(own[axis]): own[axis] for _, own in runs if axis in own}
+
+
+def _not_among(wanted: Any, known: Mapping[str, Any]) -> str | None:
+    """Return the first value of a condition that is not known; a mapping is a test, and names no value."""
+    for value in wanted if isinstance(wanted, list) else [wanted]:
+        if not isinstance(value, Mapping) and not any(same(value, one) for one in known.values()):
+            return str(value)
+    return None
 
 
 def _listed(wanted: Any) -> str:
@@ -226,10 +225,14 @@ def parse_overrides(given: list[str], option: str = "--set") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for text in given:
         name, equals, value = text.partition("=")
+        example = "tasks=rte,mrpc" if option == "--set" else "task=rte,mrpc"
         if not equals or not name.strip():
-            example = "tasks=rte,mrpc" if option == "--set" else "task=rte,mrpc"
             raise UsageError(f"{option} {text!r} is not of the form NAME=VALUE, such as {example}.")
         plain = "," in value and not value.lstrip().startswith(("[", "{", '"', "'"))
+        if option == "--where" and name.strip() in found:
+            raise UsageError(
+                f"{option} {name.strip()} is given twice; write its values as one list, such as {example}."
+            )
         try:
             _, found[name.strip()] = parse_yaml(f"[{value}]" if plain else value)
         except yaml.YAMLError as error:
@@ -277,8 +280,6 @@ def _place_stage(
         except UsageError as error:
             where = ", ".join(f"{axis}={value}" for axis, value in own.items())
             raise UsageError(f"Stage {name}{f' ({where})' if where else ''}: {error}") from error
-    if not count and only:
-        raise UsageError(f"Stage {name}: its `only` leaves no run: {_listed(only)}.")
 
 
 def _run(stage_name: str, stage: Stage, fields: Mapping[str, Any], miniature: bool) -> Run:
