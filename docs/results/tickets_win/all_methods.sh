@@ -13,12 +13,11 @@ study() { # verb of `tickets study`, more options
 run() { study run --workers 2 "$@"; }
 best="fine_tuning=without dropout"
 run --where stage=dense --where "$best"
-run --where stage=dense-losses
-for sparsity in 0.7 0.5 0.8; do
+for sparsity in 0.7 0.5; do
     run --set sparsities=[$sparsity] --where stage=transfer --where sparsity=$sparsity --where method=TAMT-KD,IMP,OMP --where "$best"
 done
+run --set sparsities=[0.8] --where stage=transfer --where sparsity=0.8 --where method=TAMT-KD,IMP,OMP --where task=sst2 --where "$best"
 for methods in Rand,TAMT-MLM TAMT-MLM+KD; do
     run --set sparsities=[0.7] --where stage=transfer --where sparsity=0.7 --where method=$methods --where "$best"
 done
-run --where stage=losses --where method=TAMT-KD,TAMT-MLM,TAMT-MLM+KD,IMP,OMP,Rand --where sparsity=0.7
 study report --set sparsities=[0.5,0.7,0.8] --out "$out/all_methods"
