@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Usage: DATA=FOLDER bash docs/results/shrink/run.sh; runs are written beside this file.
+# Usage: DATA=FOLDER bash docs/results/shrink/run.sh, with an absolute path; runs are written beside this file.
 # DATA has folders glue, snli and wikipedia (wiki.train.txt, wiki.valid.txt). Finished runs are kept, stopped ones resume.
 set -e
 cd "$(dirname "$0")"
