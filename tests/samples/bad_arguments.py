@@ -196,6 +196,11 @@ ROWS: dict[str, str] = {
         ! roberta --method random --like ticket --out out | 1 | ticket
         --logits-temperature 0 | 2 | logits-temperature
         --logits-top-k 0 | 2 | logits-top-k
+        --kd-layers 0 | 2 | kd-layers
+        --kd-layers 1,3 --corpus corpus.txt | 2 | --kd-layers 3 is no layer of the model
+        --kd-layers 1 --corpus corpus.txt | 2 | add 2
+        --kd-layers 2 --objective mlm --corpus corpus.txt | 2 | about the kd term
+        --kd-layers 2 --block-wise --corpus corpus.txt | 2 | --block-wise contradicts --kd-layers
         --weights-dtype int8 | 2 | 'float32' or 'bfloat16'
         --score-dtype float8 | 2 | 'float32' or 'bfloat16'
         --moment-dtype int8 | 2 | 'float8'

@@ -250,6 +250,21 @@ def test_a_term_and_its_gradient_are_those_of_a_naive_loop(tmp_path, kind, name)
     assert int(objective.counts(batch)[name]) == int(sizes[COUNTS[name]])
 
 
+@pytest.mark.parametrize("error", ["cosine", "mse"])
+def test_kd_of_some_layers_compares_these_only(error):
+    teacher, student = states_of(0), [state.requires_grad_() for state in states_of(1)]
+    mask = batch_of()["attention_mask"]
+    chosen = TermSettings(kd_error=error, kd_layers=(1, 3))
+    found = terms.TERMS["kd"].sum(
+        Outputs(states=tuple(student)), Outputs(states=teacher), {"attention_mask": mask}, chosen
+    )
+    distance = {"cosine": kd_sum, "mse": kd_squared_sum}[error]
+    expected = sum(distance((student[at],), (teacher[at],), mask) for at in (0, 2)) / 2
+    torch.testing.assert_close(found, expected)
+    found.backward()
+    assert [state.grad is None or not state.grad.any() for state in student] == [False, True, False]
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_student_that_is_the_teacher_has_nothing_to_learn_from_it(tmp_path, kind):
     plm, masked = pruned_model(tmp_path, kind)
@@ -533,6 +548,27 @@ def test_the_temperatures_reach_the_search(tmp_path, world):
             losses.append(json.loads(text.splitlines()[0])[name])
         assert losses[0] != pytest.approx(losses[1], rel=0.01)
         assert run_id(configs[0], "x") != run_id(configs[1], "x")
+
+
+def test_the_compared_layers_reach_the_search_and_equal_sets_are_one_run(tmp_path, world):
+    # The tiny model has two layers.
+    alike = [training(world, "kd", steps=1, kd_layers=layers) for layers in ((2, 1, 2), (1, 2))]
+    configs = {"all": training(world, "kd", steps=1), "both": alike[0], "last": training(world, "kd", kd_layers=(2,))}
+    losses = {}
+    for name, config in configs.items():
+        search(config, tmp_path / name, QUIET)
+        losses[name] = json.loads((tmp_path / name / "metrics.jsonl").read_text().splitlines()[0])["kd"]
+    assert losses["all"] == losses["both"] != pytest.approx(losses["last"], rel=0.01)
+    assert run_id(alike[0], "x") == run_id(alike[1], "x") != run_id(configs["last"], "x")
+
+
+def test_layers_without_gradient_are_refused_unless_the_trained_matrices_are_named(tmp_path, world):
+    with pytest.raises(UsageError, match="After layer 1, .* layers would learn nothing, and .* has 2; add 2"):
+        search(training(world, "kd", kd_layers=(1,)), tmp_path / "refused", QUIET)
+    assert not (tmp_path / "refused").exists()
+    first = training(world, "kd", kd_layers=(1,), train_matrices=("encoder.layer.0.*",))
+    assert search(first, tmp_path / "first", QUIET).sparsity == pytest.approx(0.5, abs=0.01)
+    search(training(world, "mlm+kd", kd_layers=(1,)), tmp_path / "sum", QUIET)
 
 
 def test_evaluate_measures_terms_together_as_it_does_apart(tmp_path, world):

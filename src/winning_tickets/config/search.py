@@ -179,6 +179,11 @@ class SearchConfig(TaskSettings, StructuredSettings):
         methods=MASKS,
         ge=1,
     )
+    kd_layers: tuple[Count, ...] = _objective(
+        (),
+        "Layers whose hidden states the kd term compares, counted from 1, such as 12 or 4,8,12. By default all.",
+        methods=TRAINED,
+    )
     corpus: str | None = _text(None, f"Text: {CORPORA}.")
     data_dir: str | None = _text(
         None, "Folder with the data of tasks: a GLUE download (CoLA/ ...), or a copy of the hub's repository."
@@ -362,6 +367,12 @@ class SearchConfig(TaskSettings, StructuredSettings):
         if not rungs:
             raise ValueError("give at least one sparsity")
         return rungs if len(rungs) > 1 else rungs[0]
+
+    @field_validator("kd_layers")
+    @classmethod
+    def _layers_in_order(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        """Sort the layers and drop repeated ones, so that equal sets are equal runs."""
+        return tuple(sorted(set(value)))
 
     @field_validator("objective")
     @classmethod

@@ -268,6 +268,7 @@ def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
     )
     if needs_maps:
         check_attention_maps(plm.model)
+    _check_compared_layers(settings, plm)
     # A ticket names the weights of the checkpoint, also where it is searched on rounded ones. These are loaded in
     # float32 first, which takes no more memory than the search.
     base = BaseModelInfo.of(plm.encoder, plm.name, plm.model.config.model_type, settings.revision, settings.layers)
@@ -279,6 +280,20 @@ def _load_models(settings: ResolvedSearch) -> tuple[PLM, PLM, BaseModelInfo]:
         for one in {id(plm): plm, id(encoder): encoder}.values():
             round_weights_(one, torch.bfloat16)
     return plm, encoder, base
+
+
+def _check_compared_layers(settings: ResolvedSearch, plm: PLM) -> None:
+    """Refuse layers of `kd_layers` that the model lacks, and a choice that leaves layers without gradient."""
+    if not settings.kd_layers:
+        return
+    last, total, found = settings.kd_layers[-1], plm.model.config.num_hidden_layers, f"{settings.model} has"
+    if last > total:
+        raise UsageError(f"--kd-layers {last} is no layer of the model: {found} {total}.")
+    if last < total and set(settings.terms) == {"kd"} and not settings.train_matrices:
+        raise UsageError(
+            f"After layer {last}, the last of --kd-layers, layers would learn nothing, and {found} {total}; add "
+            f"{total}, or choose what is trained with --train-matrices."
+        )
 
 
 def _load_ticket_to_match(config: SearchConfig) -> Ticket | None:

@@ -187,6 +187,7 @@ def make_objective(prepared: PreparedSearch, dense_weights: Mapping[str, Tensor]
     if needs_teacher(config.terms):
         teacher = make_twin(plm.model, dense_weights, copied).train(config.teacher_dropout)
     settings = TermSettings(
+        kd_layers=config.kd_layers,
         count_padding=config.kd_padding == "counted",
         temperature=config.temperature,
         logits_temperature=config.logits_temperature,

@@ -193,6 +193,8 @@ def check_search(config: SearchConfig) -> None:
     terms = attempt(lambda: config.terms) or {}
     if needs.sources:
         problems += _source_problems(config, terms)
+    if config.kd_layers and config.method == "mask-training" and terms and "kd" not in terms:
+        problems.append(f"--kd-layers is about the kd term, which --objective {config.objective} does not have.")
     if config.scope is not None and config.scope not in SCOPES:
         problems.append(str(unknown("scope", config.scope, SCOPES)))
     if config.pattern is not None and needs.counts:
@@ -253,6 +255,7 @@ def _memory_problems(config: SearchConfig, filled: ResolvedSearch, terms: Mappin
         return problems
     contradictions = {
         f"--objective {config.objective}, which needs the last layer; give kd": bool(terms) and set(terms) != {"kd"},
+        "--kd-layers: each layer learns from its own output": bool(config.kd_layers),
         "several sparsities; give one": len(config.sparsities) > 1,
         "--ranking global, which compares all layers": config.ranking == "global",
         "--train-embeddings, which are no part of a layer": bool(filled.train_embeddings),

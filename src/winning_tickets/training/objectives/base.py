@@ -66,6 +66,7 @@ class TermSettings:
     temperature: float = 0.05  # of `contrastive`
     logits_temperature: float = 1.0  # of `logits`
     logits_top_k: int | None = None  # most probable tokens that `logits` compares one by one; None for all
+    kd_layers: tuple[int, ...] = ()  # that `kd` compares, counted from 1; empty for all
 
 
 @dataclass(frozen=True)

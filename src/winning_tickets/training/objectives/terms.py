@@ -144,7 +144,11 @@ def _compared(batch: Batch, settings: TermSettings) -> Tensor | None:
 
 def _kd_term(student: Outputs, teacher: Outputs, batch: Batch, settings: TermSettings) -> Tensor:
     distance = kd_sum if settings.kd_error == "cosine" else kd_squared_sum
-    return distance(student.states, teacher.states, _compared(batch, settings))
+    ours, theirs = (
+        tuple(states[layer - 1] for layer in settings.kd_layers) if settings.kd_layers else states
+        for states in (student.states, teacher.states)
+    )
+    return distance(ours, theirs, _compared(batch, settings))
 
 
 def attention_sum(student: tuple[Tensor, ...], teacher: tuple[Tensor, ...], attention_mask: Tensor | None) -> Tensor:
