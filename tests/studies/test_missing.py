@@ -80,8 +80,39 @@ def test_missing_paths_of_fields_are_told(fields, tmp_path):
     assert fields(data_dir="${data}")[0] == ["data=glue: there is no folder glue."]
     (tmp_path / "glue").unlink()
     (tmp_path / "glue").mkdir()
-    for known in ("wikitext-2", "pydocs", "task:rte", "glue"):
+    for known in ("wikitext-2", "pydocs", "task:pydocs", "glue"):
         assert fields(corpus=known, data_dir="${data}", target="org/name")[0] == []
+
+
+def test_tasks_whose_files_are_not_in_the_folder_are_told_before_the_first_run(tmp_path):
+    glue, squad = tmp_path / "glue", tmp_path / "squad"
+    (glue / "RTE").mkdir(parents=True)
+    squad.mkdir()
+    stages = {
+        name: {"verb": "transfer", "with": {"target": "tiny:bert", "task": name, "data_dir": str(folder)}}
+        for name, folder in {"rte": glue, "mrpc": glue, "squad": squad}.items()
+    }
+    stages["text"] = {
+        "verb": "search",
+        "with": {"model": "tiny:bert", "corpus": "task:cola", "data_dir": str(glue), "steps": 2},
+    }
+    plan = planned(little(needs={}, parameters={}, stages=stages))
+
+    def problems():
+        return [line.partition(";")[0] for line in list_problems(plan, lambda run: False)]
+
+    assert problems() == [
+        f"data_dir: {glue / 'RTE'} lacks train.tsv and dev.tsv of the task rte",
+        f"data_dir: {glue} has no folder MRPC for the task mrpc, and no train.tsv or Parquet files of its own",
+        f"data_dir: {squad} must hold one train*.json of squad (as train-v1.1.json and dev-v1.1.json) or Parquet "
+        "files of its own",
+        f"data_dir: {glue} has no folder CoLA for the task cola, and no train.tsv or Parquet files of its own",
+    ]
+    assert list_problems(plan, lambda run: True) == []
+    for split in ("train", "dev"):
+        (glue / "RTE" / f"{split}.tsv").touch()
+        (squad / f"{split}-v1.1.json").touch()
+    assert len(problems()) == 2
 
 
 def test_a_missing_path_is_told_once(fields):

@@ -71,6 +71,14 @@ def describe_release(task: Task) -> str:
 
 def read_release(task: Task, data_dir: Path) -> TaskData:
     """Read a task from a GLUE download, from its own release, or from its folder in one of them."""
+    splits, unlabeled = {}, {}
+    for split, file in find_release(task, data_dir).items():
+        splits[split], unlabeled[split] = _read_split(task, file)
+    return TaskData.of(task, splits.pop("train"), splits, "folder", unlabeled)
+
+
+def find_release(task: Task, data_dir: Path) -> dict[str, Path]:
+    """Find the files of a task in a GLUE download, in its own release, or in its folder in one of them, by split."""
     layout = LAYOUTS[task.name]
     names = {split: layout.files[split] for split in ("train", *task.validation_splits)}
     candidates = folders_of(task, data_dir, names["train"])
@@ -85,10 +93,7 @@ def read_release(task: Task, data_dir: Path) -> TaskData:
     if missing := [name for name in names.values() if not (folder / name).is_file()]:
         found = ", ".join(path.name for path in sorted(folder.iterdir())) or "nothing"
         raise UsageError(f"{folder} lacks {' and '.join(missing)} of the task {task.name}; found {found}.")
-    splits, unlabeled = {}, {}
-    for split, name in names.items():
-        splits[split], unlabeled[split] = _read_split(task, folder / name)
-    return TaskData.of(task, splits.pop("train"), splits, "folder", unlabeled)
+    return {split: folder / name for split, name in names.items()}
 
 
 def count_rows(task: Task, data_dir: Path) -> dict[str, int]:

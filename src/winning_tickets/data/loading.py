@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from winning_tickets.data.records import TaskData
-from winning_tickets.data.tasks import get_task
+from winning_tickets.data.tasks import TASKS, get_task
 from winning_tickets.runs.errors import UsageError
 
 
@@ -29,3 +29,14 @@ def load_task(name: str, data_dir: str | Path | None = None) -> TaskData:
     if task.kind == "span":
         return squad.read_squad(task, Path(data_dir))
     return glue.read_release(task, Path(data_dir))
+
+
+def check_task_files(name: str, data_dir: str | Path) -> None:
+    """Refuse a folder without the files of a task, without reading them; tasks that are not built in pass."""
+    from winning_tickets.data import glue, hub, squad
+
+    task, folder = TASKS.get(name), Path(data_dir).expanduser()
+    if task is None or name == "pydocs" or hub.find_copy(task, folder):
+        return
+    find = squad.find_squad if task.kind == "span" else glue.find_release
+    find(task, folder)

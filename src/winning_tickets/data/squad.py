@@ -30,7 +30,13 @@ _PUNCTUATION = frozenset(string.punctuation)
 
 
 def read_squad(task: Task, data_dir: Path) -> TaskData:
-    """Read the official files, `train-v1.1.json` and `dev-v1.1.json`, of a folder or of `squad/` in it."""
+    """Read the official files of a folder."""
+    found = find_squad(task, data_dir)
+    return _read(task, found["train"], found["validation"], "folder")
+
+
+def find_squad(task: Task, data_dir: Path) -> dict[str, Path]:
+    """Find the official files, `train-v1.1.json` and `dev-v1.1.json`, in a folder or in `squad/` in it, by split."""
     if not data_dir.is_dir():
         raise UsageError(
             f"There is no folder {data_dir}; --data-dir takes one with train-v1.1.json and dev-v1.1.json, or a copy of "
@@ -52,7 +58,7 @@ def read_squad(task: Task, data_dir: Path) -> TaskData:
                 f"Parquet files of its own; found {there}."
             )
         found[split] = files[0]
-    return _read(task, found["train"], found["validation"], "folder")
+    return found
 
 
 def read_files(train_file: Path, validation_file: Path) -> TaskData:

@@ -9,7 +9,9 @@ from typing import Any
 
 from winning_tickets.data.corpora import PYDOCS_PARTS, hub_repository, table_column
 from winning_tickets.data.hub import HubPart
+from winning_tickets.data.loading import check_task_files
 from winning_tickets.data.tasks import TASKS
+from winning_tickets.runs.errors import UsageError
 from winning_tickets.runs.hub import unreachable
 from winning_tickets.studies.costs import bytes_text
 from winning_tickets.studies.expressions import is_reference, names_in
@@ -38,7 +40,8 @@ def list_problems(plan: Plan, is_done: Callable[[str], bool]) -> list[str]:
         for (field, value), what in absent.items()
         if value not in reported
     )
-    return [*unmet_needs(plan), *dict.fromkeys(lines)]
+    to_do = [run for run in plan.runs.values() if not is_done(run.id)]
+    return [*unmet_needs(plan), *dict.fromkeys(lines), *_tasks_without_files(to_do)]
 
 
 def unmet_needs(plan: Plan) -> list[str]:
@@ -93,6 +96,28 @@ def _absent(runs: Iterable[Run]) -> dict[Place, str]:
     """Return the settings that name missing files or folders, and what they should be."""
     places = dict.fromkeys(place for run in runs for place in _places(run.config))
     return {place: what for place in places if (what := _lacks(*place)) is not None}
+
+
+def _tasks_without_files(runs: Iterable[Run]) -> Iterator[str]:
+    """Yield a line for each task whose files are not in the folder that runs read it from."""
+    for name, folder in dict.fromkeys(one for run in runs for one in _task_folders(run.config)):
+        if _there(folder, Path.is_dir):  # a folder that is not there is named with its setting
+            try:
+                check_task_files(name, folder)
+            except UsageError as error:
+                yield f"data_dir: {error}"
+
+
+def _task_folders(config: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the built-in tasks of settings, also of nested ones, with the folder of their data."""
+    for value in config.values():
+        if isinstance(value, Mapping):
+            yield from _task_folders(value)
+    folder = config.get("data_dir")
+    if not isinstance(folder, str) or folder.startswith(TINY) or config.get("task_file") is not None:
+        return
+    names = [config.get("task"), *(config.get("tasks") or ()), str(config.get("corpus")).removeprefix("task:")]
+    yield from ((str(name), folder) for name in names if name in TASKS)
 
 
 def _places(config: Mapping[str, Any]) -> Iterator[Place]:
