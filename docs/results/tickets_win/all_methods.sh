@@ -13,11 +13,13 @@ study() { # verb of `tickets study`, more options
 run() { study run --workers 2 "$@"; }
 best="fine_tuning=without dropout"
 run --where stage=dense --where "$best"
-for sparsity in 0.7 0.5; do
+for sparsity in 0.7 0.5 0.8; do
     run --set sparsities=[$sparsity] --where stage=transfer --where sparsity=$sparsity --where method=TAMT-KD,IMP,OMP --where "$best"
 done
-run --set sparsities=[0.8] --where stage=transfer --where sparsity=0.8 --where method=TAMT-KD,IMP,OMP --where task=sst2 --where "$best"
-for methods in Rand,TAMT-MLM TAMT-MLM+KD; do
-    run --set sparsities=[0.7] --where stage=transfer --where sparsity=0.7 --where method=$methods --where "$best"
+run --set sparsities=[0.6] --where stage=transfer --where sparsity=0.6 --where method=TAMT-KD --where "$best"
+for methods in Rand,TAMT-MLM TAMT-MLM+KD "released IMP"; do
+    run --set sparsities=[0.7] --where stage=transfer --where sparsity=0.7 --where "method=$methods" --where "$best"
 done
-study report --set sparsities=[0.5,0.7,0.8] --out "$out/all_methods"
+run --where stage=losses --where sparsity=0.7 --where "method=TAMT-KD,TAMT-MLM,TAMT-MLM+KD,IMP,released IMP,OMP,Rand"
+run --where stage=dense-losses
+study report --set sparsities=[0.5,0.6,0.7,0.8] --out "$out/all_methods"
